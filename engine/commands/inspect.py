@@ -70,7 +70,7 @@ def _images(store: EmbeddingStore) -> dict[str, Any]:
     """Images, classes and splits; empty for a store without a manifest."""
     if not store.has_manifest():
         nothing = dict.fromkeys(SPLITS, 0)
-        return {"images": 0, "classes": _classes(()), "splits": nothing, "moved": 0, "quarantined": 0}
+        return {"images": 0, "classes": _classes(()), "splits": nothing, "duplicates": 0, "moved": 0, "quarantined": 0}
     manifest, facts = store.manifest(), store_facts(store)
     counts = np.bincount(manifest.split_N, minlength=len(SPLITS)).tolist()
     return {
@@ -78,6 +78,7 @@ def _images(store: EmbeddingStore) -> dict[str, Any]:
         "classes": _classes(manifest.class_names),
         "splits": dict(zip(SPLITS, counts, strict=True)),
         "photographs": _photographs(store),
+        "duplicates": facts.copies,
         "moved": len(facts.moved),  # moved to the split of a near-duplicate when a table is read
         "quarantined": len(facts.quarantined),
     }
@@ -125,7 +126,8 @@ def _lines(answer: dict[str, Any]) -> list[str]:
     """Format the description as text."""
     names, classes, splits = answer["transformations"], answer["classes"], answer["splits"]
     shown = ", ".join(classes["first"]) + (", …" if classes["number"] > FIRST else "")
-    moved = f" ({answer['moved']} moved to the split of a near-duplicate)" if answer["moved"] else ""
+    copies, moved = answer["duplicates"], answer["moved"]
+    moved = f" ({copies} near-duplicates of others, {moved} of them moved to another split)" if copies else ""
     lines = [
         f"store            {answer['store']}, {_size(answer['bytes'])}, UUID {answer['uuid']}",
         *(["damage           found by verify; run embed to repair it"] if answer["damaged"] else []),

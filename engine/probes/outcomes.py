@@ -20,6 +20,7 @@ from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.store.files import write_durably
+from substyle.engine.store.layout import ResampleBy
 from substyle.kernels.errors import SubstyleError
 
 _RESULTS, _SCORES = "probes.json", "scores.npz"
@@ -41,6 +42,7 @@ class ProbeOutcome:
         by_resample: (S, T) float32 by name of a score: accuracies of the S probes trained on resampled training images;
             may be missing.
         group_N: bootstrap groups of the test images; None resamples images.
+        resample_by: what these groups are.
     """
 
     results: dict[str, Any]
@@ -53,6 +55,7 @@ class ProbeOutcome:
     seed: int = 0
     by_resample: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     group_N: tuple[int, ...] | None = None
+    resample_by: ResampleBy = "photograph"
 
     def save(self, folder: Path) -> None:
         """Write ``probes.json`` and ``scores.npz`` to a folder, each atomically, the JSON last."""
@@ -83,6 +86,7 @@ class ProbeOutcome:
                 int(document["seed"]),
                 {n.removeprefix(_BY_RESAMPLE): array for n, array in arrays.items() if n.startswith(_BY_RESAMPLE)},
                 None if group_N is None else tuple(int(group) for group in group_N),
+                document["resample_by"],
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise SubstyleError(f"{folder}: cannot read probe results: {error}") from error

@@ -91,6 +91,7 @@ def run_probes(
         config.seed,
         run.by_resample,
         None if run.scored_group_N is None else tuple(run.scored_group_N.tolist()),
+        config.resample_by,
     )
 
 
@@ -120,7 +121,9 @@ class _Run:
         self.held = hold(self.table, self.config, device, quiet=self.quiet)
         self.metadata["table"] = self.held.how
         self.group_N = self.table.groups(self.config.resample_by)
-        self.scored_group_N = None if self.config.resample_by == "photograph" else self.group_N[self.images]
+        scored_group_N = self.group_N[self.images]
+        alone = len(np.unique(scored_group_N)) == len(scored_group_N)
+        self.scored_group_N = None if alone and self.config.resample_by == "photograph" else scored_group_N
 
     @property
     def total(self) -> int:

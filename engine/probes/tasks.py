@@ -99,16 +99,18 @@ class Task:
 def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -> tuple[I64, I64, I64]:
     """Train, validation and test images among the eligible ones.
 
-    Without eligible validation images, a random tenth of the training images (at least one) is used.
+    Without eligible validation images, a random tenth of the training images (at least one) is used, with their
+    near-duplicates.
 
     Raises:
         SubstyleError: a split is empty.
     """
     train, val, test = (np.flatnonzero((table.split_N == s) & eligible_N) for s in (TRAIN, VAL, TEST))
     if len(val) == 0 and len(train) > 1:
-        order = np.random.default_rng([seed, 0x76616C]).permutation(train)
-        cut = max(1, len(train) // 10)
-        val, train = np.sort(order[:cut]), np.sort(order[cut:])
+        drawn = np.random.default_rng([seed, 0x76616C]).permutation(train)[: max(1, len(train) // 10)]
+        group_N = table.groups("photograph")
+        taken = np.isin(group_N[train], group_N[drawn])
+        val, train = train[taken], train[~taken]
     if len(train) == 0 or len(val) == 0 or len(test) == 0:
         raise SubstyleError(
             f"probes of {table.backbone} need train, validation and test images; got {len(train)}, {len(val)} and "

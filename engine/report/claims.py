@@ -376,7 +376,8 @@ def _held_back(results: Results, claim: Claim, names: Sequence[str], used: Seque
         count = "an unknown number of" if photographs is None else str(photographs)
         reasons.append(f"{count} test photographs, fewer than {FEWEST_PHOTOGRAPHS}")
     elif groups is not None and groups < FEWEST_PHOTOGRAPHS:
-        reasons.append(f"test photographs of {groups} folders, fewer than {FEWEST_PHOTOGRAPHS}")
+        units = "folders" if dig(results, "resampled", "by") == "folder" else "distinct pictures"
+        reasons.append(f"test photographs of {groups} {units}, fewer than {FEWEST_PHOTOGRAPHS}")
     if not reasons:
         return claim
     return claim | {"status": UNDECIDED, "reasons": [*reasons, *claim["reasons"]]}

@@ -195,6 +195,7 @@ _RESULTS: dict[str, Shape] = {
     **dict.fromkeys(("splits", "chance", "indistinct"), _NUMBERS),
     "name": _Required(str),
     "images": _Required(int),
+    **dict.fromkeys(("duplicates", "duplicates_moved"), int),
     "classes": list,
     "transformations": _Required(
         [

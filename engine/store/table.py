@@ -76,6 +76,7 @@ class EmbeddingTable:
             its image's. Such rows are excluded from transformation training and scores. All True for identity.
         content_N2: content hashes of the photographs, two numbers each, zeros if unknown; None if all are unknown.
         tokens: number of tokens P of an embedding, which are D / P numbers each, one after another; 0 for one vector.
+        first_N: (N,) int64 first near-duplicate of each image, the image itself if there is none; None if unknown.
     """
 
     backbone: str
@@ -90,6 +91,7 @@ class EmbeddingTable:
     distinct_TN: NDArray[np.bool_]
     content_N2: NDArray[np.uint64] | None = None
     tokens: int = 0
+    first_N: NDArray[np.int64] | None = None
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -128,9 +130,9 @@ class EmbeddingTable:
         return np.flatnonzero(self.split_N == split)
 
     def groups(self, by: ResampleBy) -> NDArray[np.int64]:
-        """Return the group (N,) of each image for the bootstrap: the image itself, or the folder of its key."""
+        """Return the group (N,) of each image for the bootstrap: its near-duplicates, or the folder of its key."""
         if by == "photograph":
-            return np.arange(len(self.keys))
+            return np.arange(len(self.keys)) if self.first_N is None else self.first_N
         return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
 
     def to_xarray(self) -> xarray.DataArray:
@@ -301,12 +303,14 @@ class StoreFacts:
         quarantined: reason by key of images that could not be decoded.
         indistinct: number of images by transformation that hardly changed them.
         moved: keys of images moved to the split of a near-duplicate.
+        copies: number of images that are near-duplicates of an earlier one.
         seconds: wall time of all finished shards, summed over backbones.
     """
 
     quarantined: dict[str, str]
     indistinct: dict[str, int]
     moved: tuple[str, ...]
+    copies: int
     seconds: float
 
 
@@ -372,7 +376,8 @@ def open_tables(
         )
     nowhere_N = np.zeros(len(good_N), np.bool_)
     distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[index_N] for name in names])
-    split_N, _ = _splits(manifest, noted, index_N)
+    first_N = _first(noted, index_N)
+    split_N = manifest.split_N[index_N][first_N]
     # variants were rendered with the motifs of the image's split at that time
     other_N = (split_N == TEST) != (manifest.split_N[index_N] == TEST)
     distinct_TN[np.ix_([bool(d.get("split_assets")) for d in shown[0]], other_N)] = False
@@ -392,6 +397,7 @@ def open_tables(
             distinct_TN=distinct_TN,
             content_N2=content_N2,
             tokens=entry.tokens,
+            first_N=first_N,
         )
         for entry, those in zip(entries, shown, strict=True)
     ]
@@ -425,22 +431,21 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
     finished = store.finished()
     manifest = store.manifest()
     noted = store.notes(manifest)
-    _, moved = _splits(manifest, noted, np.flatnonzero(noted.ok_N))
+    index_N = np.flatnonzero(noted.ok_N)
+    first_N, split_N = _first(noted, index_N), manifest.split_N[index_N]
     return StoreFacts(
         quarantined={manifest.keys[i]: noted.reasons[i] for i in sorted(noted.reasons)},
         indistinct={name: int(there_N.sum()) for name, there_N in noted.indistinct.items() if there_N.any()},
-        moved=moved,
+        moved=tuple(manifest.keys[i] for i in index_N[split_N[first_N] != split_N].tolist()),
+        copies=int(np.count_nonzero(first_N != np.arange(len(first_N)))),
         seconds=float(finished.seconds_R.sum()),
     )
 
 
-def _splits(manifest: Manifest, noted: Notes, index_N: I64) -> tuple[NDArray[np.int8], tuple[str, ...]]:
-    """Splits with every near-duplicate in that of the first of its group, and the keys of moved images."""
-    split_N = manifest.split_N[index_N]
-    # imported embeddings have no thumbnails and form no groups
-    seen = np.flatnonzero(noted.seen_N[index_N])
-    together_N = split_N.copy()
+def _first(noted: Notes, index_N: I64) -> I64:
+    """The first near-duplicate of each of some images, as its place among them; of others the image itself."""
+    first_N = np.arange(len(index_N))
+    seen = np.flatnonzero(noted.seen_N[index_N])  # imported embeddings have no thumbnails
     if len(seen):
-        together_N[seen] = split_N[seen[groups(noted.small_NRC[index_N[seen]])]]
-    moved = tuple(manifest.keys[i] for i in index_N[together_N != split_N].tolist())
-    return together_N, moved
+        first_N[seen] = seen[groups(noted.small_NRC[index_N[seen]])]
+    return first_N

@@ -316,7 +316,8 @@ def _mean(
     *,
     proportion: bool = True,
 ) -> Estimate:
-    # photographs have no group: their indices in a table would undo the order of `rows`
-    group_N = None if config.resample_by == "photograph" else table.groups(config.resample_by)[rows]
+    # numbered as they come in `rows`: tables of the same photographs may have them in another order
+    _, first, group_N = np.unique(table.groups(config.resample_by)[rows], return_index=True, return_inverse=True)
+    group_N = np.argsort(np.argsort(first))[group_N]
     found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, group_N, proportion=proportion)
     return found.mean(np.ones(len(score_TN)))

@@ -248,6 +248,7 @@ def assemble(
         "chance": _chance(table),
         "quarantined": [{"key": key, "reason": reason} for key, reason in facts.quarantined.items()],
         "indistinct": {each: count for each, count in facts.indistinct.items() if each in names},
+        "duplicates": facts.copies,
         "duplicates_moved": len(facts.moved),
         "identity": {
             "store": store.uuid,
@@ -276,8 +277,7 @@ def assemble(
     }
     if outcome := next(iter(outcomes.values()), None):
         groups = outcome.keys if outcome.group_N is None else set(outcome.group_N)
-        by = "photograph" if outcome.group_N is None else "folder"
-        document["resampled"] = {"by": by, "groups": len(groups)}
+        document["resampled"] = {"by": outcome.resample_by, "groups": len(groups)}
     try:
         validate_results(document)
     except SubstyleError:  # no verdicts on invalid numbers; the report rejects them with an error

@@ -70,6 +70,14 @@ def test_samples_depend_on_seed_and_keys_not_on_position() -> None:
     assert drawn == {t.keys[i] for i in geometry.draw_images(t, kept, 10, 1)}
 
 
+def test_of_near_duplicates_one_is_drawn() -> None:
+    t = replace(table(), first_N=np.arange(60) // 3 * 3)
+    assert geometry.draw_images(t, np.arange(60)[::-1], 60, 0).tolist() == list(range(0, 60, 3))
+    assert geometry.draw_images(t, np.array([4, 5, 8]), 60, 0).tolist() == [4, 8]
+    drawn = geometry.draw_images(t, np.arange(60), 7, 0)
+    assert len(drawn) == len(set((drawn // 3).tolist())) == 7
+
+
 def test_interval_holds_the_mean_and_narrows_with_images() -> None:
     rng = np.random.default_rng(0)
     widths = []

@@ -71,6 +71,7 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
         "shard_rows": 8,
         "images": 40,
         "classes": {"number": 2, "first": ["even", "odd"]},
+        "duplicates": 0,
         "moved": 0,
         "quarantined": 0,
         "transformations": list(suite("mini5")),
@@ -131,10 +132,11 @@ def test_quarantined_and_near_duplicates_are_counted(tmp_path: Path, capsys: pyt
     embed(plan(images, tmp_path / "s.zarr", "identity"), [PIXELS], quiet=True)
     answer, lines = info(tmp_path / "s.zarr", capsys)
     assert (answer["images"], answer["quarantined"]) == (25, 1)
+    assert answer["duplicates"] == 12
     assert answer["moved"] > 0
     assert answer["classes"] == {"number": 0, "first": []}
     assert "images           25, 1 of them quarantined" in lines
-    assert any(f"({answer['moved']} moved to the split of a near-duplicate)" in line for line in lines)
+    assert any(f"(12 near-duplicates of others, {answer['moved']} of them moved to another split)" in line for line in lines)
 
 
 def test_many_classes_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,14 @@ OUTCOME = ProbeOutcome(
     ("train", "held_out"),
     by_resample={"fine/linear": np.array([[0.25, 0.5], [0.75, np.nan], [1, 0]], np.float32)},
     group_N=(4, 4, 9),
+    resample_by="folder",
 )
 
 
 def test_resampled_probes_and_groups_survive_the_disk(tmp_path: Path) -> None:
     OUTCOME.save(tmp_path)
     loaded = ProbeOutcome.load(tmp_path)
-    assert loaded.group_N == (4, 4, 9)
+    assert (loaded.group_N, loaded.resample_by) == ((4, 4, 9), "folder")
     assert loaded.scores.keys() == loaded.by_resample.keys() == {"fine/linear"}
     np.testing.assert_array_equal(loaded.scores["fine/linear"], SCORES["fine/linear"])
     np.testing.assert_array_equal(loaded.by_resample["fine/linear"], OUTCOME.by_resample["fine/linear"])

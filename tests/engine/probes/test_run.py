@@ -226,13 +226,17 @@ def test_photographs_of_one_folder_are_resampled_together(
     for by in ("photograph", "folder"):
         config = quick(resample_by=by, tasks=("fine",), heads=("linear",), resamples=8, equal_width=0)
         found[by] = run_probes(copies, config, out_dir=None, quiet=True)
+    known = replace(copies, first_N=np.arange(400) // 10 * 10)
+    config = quick(tasks=("fine",), heads=("linear",), resamples=8, equal_width=0)
+    near = run_probes(known, config, out_dir=None, quiet=True)
     apart, together = (plain(outcome)["fine"]["linear"] for outcome in found.values())
+    assert plain(near)["fine"]["linear"]["ci95"] == together["ci95"]
     assert together["accuracy"] == apart["accuracy"]
     assert np.diff(together["ci95"]) > 2 * np.diff(apart["ci95"])
     spread = [times_SN.reshape(8, 40, 10).std(axis=2).max() for times_SN in drawn]
-    assert len(spread) == 2
+    assert len(spread) == 3
     assert spread[0] > 0.5
-    assert spread[1] == 0.0
+    assert spread[1] == spread[2] == 0.0
     assert found["photograph"].group_N is None
     groups = found["folder"].group_N
     assert groups is not None

@@ -53,6 +53,11 @@ def test_an_empty_validation_split_is_carved_from_training_images(make_table: Ma
     assert list(test) == list(table.rows(2))
     again = images_of(table, np.ones(120, bool), 0)
     assert np.array_equal(val, again[1])
+    pairs = np.arange(120) // 2 * 2
+    paired = replace(table, split_N=np.repeat(table.split_N[::2], 2), first_N=pairs)
+    train, val, _ = images_of(paired, np.ones(120, bool), 0)
+    assert len(val) >= len(train) // 10
+    assert not set(pairs[train]) & set(pairs[val])
 
 
 @pytest.mark.parametrize("split", [0, 2])

@@ -115,8 +115,10 @@ def test_near_duplicates_move_to_the_split_of_the_first(home: Place) -> None:
     same = note(0).thumbnail
     notes = [note(0), note(1), note(2, thumbnail=same), note(3)]
     store.write_shard(entry, 0, rows(0, 4), notes, seconds=1.0, run="r")
-    assert load_table(store, "timm:x").split_N.tolist() == [0, 2, 0, 1]
-    assert store_facts(store).moved == ("c",)
+    table = load_table(store, "timm:x")
+    assert table.split_N.tolist() == [0, 2, 0, 1]
+    assert table.groups("photograph").tolist() == [0, 1, 0, 3]
+    assert (store_facts(store).moved, store_facts(store).copies) == (("c",), 1)
 
 
 def test_variants_with_motifs_of_another_split_do_not_count(home: Place) -> None:
