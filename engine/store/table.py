@@ -135,6 +135,14 @@ class EmbeddingTable:
             return np.arange(len(self.keys)) if self.first_N is None else self.first_N
         return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
 
+    def new_to(self, other: EmbeddingTable) -> NDArray[np.bool_]:
+        """Whether each image's bytes differ from those of all training and validation images of another table.
+
+        Shape: (N,). Images without content hash are taken as new.
+        """
+        learned = {each for each, split in zip(other.contents, other.split_N, strict=True) if split != TEST} - {""}
+        return np.array([each not in learned for each in self.contents], np.bool_)
+
     def to_xarray(self) -> xarray.DataArray:
         """Return all embeddings as a labelled array with the dimensions transformation, image, (token,) feature.
 

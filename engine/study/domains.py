@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -80,7 +81,12 @@ def transfer(
         outcomes = {folder: ProbeOutcome.load(folder) for folder in {paths[key].parent for key in probes}}
         found: dict[str, Any] = {}
         for name, other in everywhere.items():
-            for (task, trained), cell in _scored(probes, name, other, config).items():
+            new_N = {trained: other.new_to(table) for trained, table in everywhere.items() if trained != name}
+            for trained, here_N in new_N.items():
+                if not answer and (count := np.count_nonzero(~here_N[other.rows(TEST)])):
+                    told = f"domain {name}: {count:,} test photographs were used to train the probes of {trained}"
+                    print(f"{told}; not scored with these", file=sys.stderr)
+            for (task, trained), cell in _scored(probes, name, other, config, new_N).items():
                 if cell is not None:
                     cell["converged"] = bool(outcomes[paths[task, trained].parent].results[task][HEAD]["converged"])
                 found.setdefault(task, {}).setdefault(trained, {})[name] = cell
@@ -88,7 +94,7 @@ def transfer(
         folder = out / DOMAINS / slug(backbone)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / "domains.json", json.dumps(found).encode())
+        write_durably(folder / "domains.json", json.dumps(found, allow_nan=False).encode())
         finish(folder, _stamp(study, table, out, own, stores, folders, tasks), time.perf_counter() - began)
     return answer
 
@@ -164,12 +170,23 @@ def _stamp(
 
 
 def _scored(
-    probes: Mapping[tuple[str, str], Probe], domain: str, table: EmbeddingTable, config: ProbeConfig
+    probes: Mapping[tuple[str, str], Probe],
+    domain: str,
+    table: EmbeddingTable,
+    config: ProbeConfig,
+    new_N: Mapping[str, NDArray[np.bool_]],
 ) -> dict[tuple[str, str], dict[str, Any] | None]:
-    """Scores of probes on the test photographs of a domain's table, read once; None where none can be scored."""
+    """Scores of probes on the test photographs of a domain's table, read once; None where none can be scored.
+
+    Args:
+        new_N: by other training domain, which images of the table are not among its training photographs.
+    """
     images = table.rows(TEST)
     score_KTN = {key: np.full((len(table.transformations), len(images)), np.nan, np.float32) for key in probes}
     truth_KTN = {key: _truth(key[0], probe, table, images, own=key[1] == domain) for key, probe in probes.items()}
+    for key, truth_TN in truth_KTN.items():
+        if key[1] in new_N:
+            truth_KTN[key] = np.where(new_N[key[1]][images], truth_TN, -1)
     for t in range(len(table.transformations)):
         x_ND = table.take(t, images)
         for key, probe in probes.items():

@@ -35,6 +35,7 @@ from substyle.engine.study.train import derive
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
 from substyle.pipelines.sources.base import Understood
+from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.transforms.registry import suite
 
 HEAD = "linear"
@@ -110,21 +111,28 @@ def shift(
         kept = {"sensitivity": _sensitivity(table, analysis)}
         for number, (name, store) in enumerate(stores.items(), 1):
             shifted = open_table(store, backbone)
+            own_photographs = folders[name] == OWN
+            new_N = shifted.new_to(table)
+            if len(answer) == 1 and not new_N.all():
+                count = np.count_nonzero(~new_N)
+                print(f"shift {name}: {count:,} photographs were used to train the probes; not scored", file=sys.stderr)
             made = range(min(1, len(shifted.transformations) - 1), len(shifted.transformations))
-            reached = _accuracy(
-                shifted, probe, np.arange(len(shifted.keys)), made, analysis, number * (folders[name] != OWN)
-            )
+            rows, draw = np.flatnonzero(new_N), 0 if own_photographs else number
+            reached = _accuracy(shifted, probe, rows, made, analysis, draw, own=own_photographs)
             if reached is None:
-                found, classes = shifted.class_names, probe.labels["class"]
-                raise ConfigError(f"shift.{name}", ", ".join(found) or "no classes", f"some of {', '.join(classes)}")
+                found = ", ".join(shifted.class_names) or "no classes"
+                allowed = f"new photographs of some of {', '.join(probe.labels['class'])}"
+                if any(map(numbered, shifted.class_names)):
+                    allowed += " (numbers are not names: class 0 of one data set is not class 0 of another)"
+                raise ConfigError(f"shift.{name}", found, allowed)
             scores[name] = reached[0].entries("accuracy") | {"images": reached[1]}
-            clean = _accuracy(table, probe, _tested(table, shifted if folders[name] == OWN else None), [0], analysis)
+            clean = _accuracy(table, probe, _tested(table, shifted if own_photographs else None), [0], analysis)
             if clean is not None:
                 kept[f"loss/{name}"] = clean[0] - reached[0]
         folder = out / SHIFT / slug(backbone)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / "shift.json", json.dumps(scores).encode())
+        write_durably(folder / "shift.json", json.dumps(scores, allow_nan=False).encode())
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
         write_durably(folder / REPLICATES, content.getvalue())
@@ -272,14 +280,20 @@ def _accuracy(
     made: Sequence[int],
     config: AnalysisConfig,
     draw: int = 0,
+    *,
+    own: bool = True,
 ) -> tuple[Estimate, int] | None:
     """Mean accuracy on some transformations, and the number of images; None without images of known classes.
 
-    Images are in the order of their keys, so that scores of the same images are paired. ``draw`` selects other
-    resamples for other images.
+    Images are in the order of their keys, so that scores of the same images are paired.
+
+    Args:
+        draw: selects other resamples for other images.
+        own: whether the probe was trained on photographs of this source. Others have the same classes by name, not by
+            number.
     """
-    classes = probe.labels["class"]
-    known = {label: classes.index(text) for label, text in enumerate(table.class_names) if text in classes}
+    place = {text: index for index, text in enumerate(probe.labels["class"]) if own or not numbered(text)}
+    known = {label: place[text] for label, text in enumerate(table.class_names) if text in place}
     named = [n for n in rows.tolist() if table.label_N[n] in known]
     if not named:
         return None

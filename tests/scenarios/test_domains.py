@@ -101,6 +101,15 @@ def test_classes_of_another_domain_are_not_scored(scene: Scene) -> None:
     assert found["other"]["images"] < found["small"]["images"]
 
 
+def test_training_photographs_of_another_domain_are_not_scored(scene: Scene) -> None:
+    for path in sorted((scene.root / "other" / "test").rglob("*.jpg"))[:2]:
+        path.write_bytes(scene.one(f"train/{path.parent.name}/*.jpg").read_bytes())
+    found = scene.run()["backbones"][PIXELS]["domains"]
+    for cells in found.values():
+        assert cells["small"]["other"]["images"] == COUNTS["test"] - 2
+        assert cells["other"]["other"]["images"] == cells["other"]["small"]["images"] == COUNTS["test"]
+
+
 def test_numbered_classes_are_compared_between_domains_only_if_named(scene: Scene) -> None:
     for number, name in enumerate(CLASSES):
         for folder in [*scene.photos.glob(f"*/{name}"), *(scene.root / "other").glob(f"*/{name}")]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.scenarios.scene import Scene, numbers, other_bytes, read
+from tests.scenarios.scene import CLASSES, Scene, numbers, other_bytes, read
 
 from substyle.engine.store import lock
 from substyle.engine.store.store import EmbeddingStore
@@ -88,6 +88,29 @@ def test_corruptions_are_variants_of_the_test_photographs(scene: Scene) -> None:
     scene.run_refused("corruptions", "ConfigError")
     scene.study |= {"corruptions": "pixelate,jpeg", "adapt": {"methods": ["pisco"]}}  # adapters are trained on jpeg
     scene.run_refused("corruptions", "ConfigError")
+
+
+def test_training_photographs_are_not_scored_again(shifted: Scene) -> None:
+    before = shifted.run()["backbones"]["control:pixels"]["shift"]["other"]
+    copies = [shifted.root / "shifted" / name / f"copy-{name}.jpg" for name in CLASSES]
+    for copy in copies:
+        copy.write_bytes(shifted.one(f"train/{copy.parent.name}/*.jpg").read_bytes())
+    assert shifted.run()["backbones"]["control:pixels"]["shift"]["other"] == before
+    for path in (shifted.root / "shifted").rglob("*.jpg"):
+        if path not in copies:
+            path.unlink()
+    shifted.run_refused("shift.other", "ConfigError")
+
+
+def test_numbered_classes_of_a_shift_are_not_those_of_the_study(shifted: Scene) -> None:
+    for number, name in enumerate(CLASSES):
+        for folder in [*shifted.photos.glob(f"*/{name}"), shifted.root / "shifted" / name]:
+            folder.rename(folder.with_name(str(number)))
+    shifted.run_refused("shift.other", "ConfigError")
+    names = shifted.root / "names.txt"
+    names.write_text("\n".join(CLASSES))
+    shifted.study["source"] = {"names": str(names)}
+    assert shifted.fresh()["backbones"]["control:pixels"]["shift"]["other"]["images"] == 6
 
 
 @pytest.mark.parametrize("change", [_elsewhere, _renamed, _dropped], ids=lambda f: f.__name__[1:])

@@ -136,7 +136,9 @@ def test_quarantined_and_near_duplicates_are_counted(tmp_path: Path, capsys: pyt
     assert answer["moved"] > 0
     assert answer["classes"] == {"number": 0, "first": []}
     assert "images           25, 1 of them quarantined" in lines
-    assert any(f"(12 near-duplicates of others, {answer['moved']} of them moved to another split)" in line for line in lines)
+    assert any(
+        f"(12 near-duplicates of others, {answer['moved']} of them moved to another split)" in line for line in lines
+    )
 
 
 def test_many_classes_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
