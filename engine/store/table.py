@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from substyle.engine.store import arrays, compaction
 from substyle.engine.store.journal import Notes, hex_of
 from substyle.engine.store.layout import SPLITS, TEST, BackboneEntry, ResampleBy, StoreError
-from substyle.engine.store.manifest import Manifest, groups
+from substyle.engine.store.manifest import groups
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
