@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
@@ -17,7 +17,8 @@ from substyle.kernels.errors import ConfigError
 
 Runs = Sequence[tuple[str, Results]]
 
-_SETUP = ("suite", "transformations", "images", "photographs", "canvas", "seed", "classes", "splits")
+_SETUP = ("suite", "transformations", "images", "photographs", "canvas", "seed", "classes", "splits", "resampled")
+_NO_NUMBERS = ("device", "threads", "table", "stream_buffer", "save")  # settings that change no score
 _PROBES = (
     ("style", "Style", "fine", "accuracy"),
     ("seen", "Coarse class, seen", "coarse", "seen"),
@@ -113,12 +114,30 @@ def _differences(runs: Runs) -> list[Difference]:
         values = [_setup(results, what) for _, results in runs]
         if any(value != values[0] for value in values):
             found.append(Difference(what, tuple(_words(value, values[0]) for value in values)))
+    for stage in ("probes", "analysis"):
+        settings = [dig(results, "settings", stage) for _, results in runs]
+        found += _fields(f"settings of {stage}", settings, leave_out=_NO_NUMBERS)
+    definitions = [{row["name"]: row for row in results["transformations"]} for _, results in runs]
+    for name in dict.fromkeys(name for rows in definitions for name in rows):
+        found += _fields(name, [rows.get(name) for rows in definitions])
     for name in dict.fromkeys(name for _, results in runs for name in results["backbones"]):
         hashes = [dig(results, "backbones", name, "spec", "weights_hash") for _, results in runs]
         known = [value for value in hashes if value is not None]
         if any(value != known[0] for value in known):
             found.append(Difference(f"weights of {name}", tuple("–" if h is None else str(h) for h in hashes)))
     return found
+
+
+def _fields(what: str, values: Sequence[dict[str, Any] | None], leave_out: Collection[str] = ()) -> list[Difference]:
+    """The fields in which tables of several runs differ, as one difference; runs without the table are left out."""
+    known = [value for value in values if value is not None]
+    names = [
+        name
+        for name in dict.fromkeys(name for value in known for name in value)
+        if name not in leave_out and any(value.get(name) != known[0].get(name) for value in known)
+    ]
+    shown = ["–" if value is None else "; ".join(f"{name} {value.get(name)}" for name in names) for value in values]
+    return [Difference(what, tuple(shown))] if names else []
 
 
 def _setup(results: Results, what: str) -> Any:  # noqa: ANN401 (any part of a results.json)

@@ -191,6 +191,7 @@ _SCORED: tuple[tuple[str, Shape], ...] = (("", _number), ("_ci95", _interval))
 _RESULTS: dict[str, Shape] = {
     **dict.fromkeys(("version", "created", "suite"), str),
     **dict.fromkeys(("resampled", "identity", "stamps", "environment"), dict),
+    "settings": {"*": dict},
     "throughput": {"backbone_only_per_s": _NUMBERS, "*": _number},
     **dict.fromkeys(("splits", "chance", "indistinct"), _NUMBERS),
     "name": _Required(str),

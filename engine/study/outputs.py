@@ -319,12 +319,20 @@ def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def checksum(results: Mapping[str, Any]) -> str:
+    """Digest of the contents of results.json, except of the digest itself; 16 hex digits."""
+    content = json.dumps({name: value for name, value in results.items() if name != "checksum"})
+    return hashlib.sha256(json.dumps(json.loads(content), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def require_current(out: Path, results: Mapping[str, Any]) -> None:
-    """Check that results.json matches the stages and the store it was computed from, if they exist.
+    """Check that results.json is as it was written, and matches the stages and the store it was computed from, if any.
 
     Raises:
-        StaleError: stages were rerun or embeddings recomputed since.
+        StaleError: it was edited, or stages were rerun or embeddings recomputed since.
     """
+    if results.get("checksum", own := checksum(results)) != own:
+        raise StaleError(f"{out / RESULTS}: modified since it was written", "substyle report")
     reported = results.get("stamps")
     if not isinstance(reported, dict) or claimed(out) is None:
         return  # results.json was copied elsewhere

@@ -271,5 +271,6 @@ def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> Rep
     """Write ``results.json`` and the report."""
     outputs.discard_report(out)  # it may have tables and figures of other sections
     out.mkdir(parents=True, exist_ok=True)
+    results["checksum"] = outputs.checksum(results)
     write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
     return write_report(results, out, gallery=gallery)

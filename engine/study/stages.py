@@ -258,6 +258,7 @@ def assemble(
             "embeddings": {each.backbone: table_digest(store, each) for each in tables},
         },
         "stamps": stamps(out, [entry.slug for entry in entries]),
+        "settings": _settings(out, [entry.slug for entry in entries]),
         "throughput": _throughput(entries, table, sum(spent.values()), out),
         "environment": {
             "python": platform.python_version(),
@@ -286,6 +287,12 @@ def assemble(
     if rows := robustness({name: own[name] for name in networks(document) if name in own}):
         document["robustness"] = rows
     return document | {"claims": claims(document)}
+
+
+def _settings(out: Path, slugs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings of probes and analysis, which are the same for all backbones."""
+    notes = {stage: [note_of(out / stage / slug) for slug in slugs] for stage in (PROBES, ANALYSIS)}
+    return {stage: note.stamp.settings for stage, found in notes.items() for note in found[:1] if note is not None}
 
 
 def _backbone(entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any]) -> dict[str, Any]:

@@ -229,9 +229,12 @@ def relabel(scene: Scene) -> None:
     path.rename(scene.photos / "train" / "odd" / path.name)
 
 
+_OF_THE_RUN = ("created", "stamps", "throughput", "environment", "identity", "checksum")
+
+
 def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
     """results.json without what differs between runs on the same inputs: times, stamps, UUID of the store."""
-    kept = {k: v for k, v in results.items() if k not in ("created", "stamps", "throughput", "environment", "identity")}
+    kept = {k: v for k, v in results.items() if k not in _OF_THE_RUN}
     kept["photographs"] = results["identity"]["photographs"]
     kept["backbones"] = {}
     for name, backbone in results["backbones"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,13 @@ def test_kept_results_are_edited(scene: Scene) -> None:
     path.write_text(path.read_text().replace("0.", "1.", 1))
     scene.refused("report", store, "--study", study, kind="StaleError")
     assert numbers(scene.run()) == before
+    results = scene.root / "out" / "results.json"
+    written = results.read_text()
+    results.write_text(json.dumps(json.loads(written)))  # in another layout
+    assert scene.ok("card", scene.root / "out")
+    results.write_text(re.sub(r'("accuracy": 0\.)\d', r"\g<1>9", written))
+    scene.refused("card", scene.root / "out", kind="StaleError")
+    scene.refused("compare", scene.root / "out", scene.root / "out", "--out", scene.root / "c", kind="StaleError")
 
 
 # --- embeddings made elsewhere ----------------------------------------------------------------------------------------

@@ -57,6 +57,25 @@ def test_every_difference_of_setup_is_flagged(fake: ModuleType, tmp_path: Path) 
     assert "The runs agree" not in page
 
 
+def test_roles_settings_and_units_are_part_of_the_setup(fake: ModuleType, tmp_path: Path) -> None:
+    runs = [fake.fake_results(images=100) for _ in range(2)]
+    for results, by, strengths in zip(runs, ("photograph", "folder"), ([0.1, 1.0], [1e-6]), strict=True):
+        results["resampled"] = {"by": by, "groups": 20}
+        results["settings"] = {"probes": {"Cs": strengths, "seed": 0, "device": by}}
+    name = runs[0]["transformations"][3]["name"]
+    runs[1]["transformations"][3] = {**runs[1]["transformations"][3], "role": "elsewhere"}
+    role = runs[0]["transformations"][3]["role"]
+    found = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path).setup
+    assert [(difference.what, difference.values) for difference in found] == [
+        ("resampled", ("by photograph, groups 20", "by folder, groups 20")),
+        ("settings of probes", ("Cs [0.1, 1.0]", "Cs [1e-06]")),
+        (name, (f"role {role}", "role elsewhere")),
+    ]
+    del runs[1]["settings"]  # older results
+    older = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path).setup
+    assert [difference.what for difference in older] == ["resampled", name]
+
+
 def test_a_backbone_of_one_run_has_no_difference(fake: ModuleType, tmp_path: Path) -> None:
     runs = [("a", fake.fake_results({"x": (0.9, 0.9), "y": (0.9, 0.9)})), ("b", fake.fake_results({"y": (0.9, 0.9)}))]
     table = compare_results(runs, tmp_path).table
