@@ -34,7 +34,7 @@ Layout = Literal["folder", "webdataset"]
 LAYOUTS: tuple[Layout, ...] = ("folder", "webdataset")
 IMAGE_FORMATS = ("png", "jpeg")
 INDEX = "variants.csv"  # of a folder: the `--rows` of `substyle import`, in the order of the files
-COLUMNS = ("key", "transformation", "label", "split", "content_hash", "seed", "canvas", "file")
+COLUMNS = ("key", "transformation", "label", "split", "content_hash", "seed", "canvas", "distinct", "file")
 TAR_SAMPLES = 10_000  # variants in a tar shard
 
 
@@ -48,6 +48,7 @@ class VariantBatch:
         splits: ``train``, ``val`` or ``test`` of each, as `embed` assigns them.
         transformation: its name.
         pixels_BSSC: (B, S, S, 3) uint8.
+        distinct_B: (B,) bool, False where the variant hardly differs from its photograph.
     """
 
     records: Sequence[ImageRecord]
@@ -55,6 +56,7 @@ class VariantBatch:
     splits: Sequence[str]
     transformation: str
     pixels_BSSC: NDArray[np.uint8]
+    distinct_B: NDArray[np.bool_]
 
 
 def iter_variants(
@@ -139,8 +141,8 @@ def batches(
         splits = [SPLITS[code] for code in split_N[own]]
         make = pipeline.maker(settings.transformations)
         for variant in make(decoded.canvas_BSSC[good_B], [records[n].key for n in own], split_N[own] == TEST):
-            pixels_BSSC = variant.pixels_BSSC.numpy(force=True)
-            yield VariantBatch([records[n] for n in own], contents, splits, variant.name, pixels_BSSC)
+            pixels_BSSC, distinct_B = variant.pixels_BSSC.numpy(force=True), variant.distinct_B.numpy(force=True)
+            yield VariantBatch([records[n] for n in own], contents, splits, variant.name, pixels_BSSC, distinct_B)
 
 
 def write_variants(
@@ -200,14 +202,15 @@ def write_variants(
     total = len(records) * len(pipeline.settings.transformations)
     with stage("variants", total, "variants", quiet=quiet) as bar:
         for batch in batches(records, _splits(opened, records, seed), pipeline, quarantined.__setitem__):
-            for record, content, split, pixels in zip(
-                batch.records, batch.contents, batch.splits, batch.pixels_BSSC, strict=True
+            for record, content, split, pixels, distinct in zip(
+                batch.records, batch.contents, batch.splits, batch.pixels_BSSC, batch.distinct_B.tolist(), strict=True
             ):
                 file = io.BytesIO()
                 Image.fromarray(pixels).save(file, image_format, **options)
                 label = None if record.label is None else opened.class_names[record.label]
                 facts = {"key": record.key, "transformation": batch.transformation, "label": label, "split": split}
-                write(facts | {"content_hash": content, "seed": seed, "canvas": canvas}, file.getvalue(), image_format)
+                facts |= {"content_hash": content, "seed": seed, "canvas": canvas, "distinct": distinct}
+                write(facts, file.getvalue(), image_format)
                 count += 1
             bar.advance(len(batch.records))
     write.close()

@@ -35,7 +35,7 @@ from substyle.pipelines.transforms.registry import load_all
 
 SHARD_ROWS = 1024
 _SETTINGS = ("seed", "canvas")
-_OPTIONAL = ("label", "split", "content_hash", *_SETTINGS)
+_OPTIONAL = ("label", "split", "content_hash", "distinct", *_SETTINGS)
 _COLUMNS = ("key", "transformation", *_OPTIONAL)
 
 
@@ -47,6 +47,7 @@ class _Given:
     labels: dict[str, str | None]  # names of classes
     splits: dict[str, str | None]
     contents: dict[str, str | None]  # hashes of photographs
+    indistinct: dict[str, tuple[str, ...]]  # transformations whose variant hardly differs from the photograph
     settings: dict[str, int]  # seed and canvas of the variants, where given
     definitions: list[Definition]  # of the T transformations, identity first
     x_RD: NDArray[np.float32]
@@ -78,7 +79,18 @@ class _Given:
         for key, text in contents.items():
             if text is not None and not re.fullmatch("[0-9a-f]{32}", text):
                 raise ConfigError(f"content_hash of {key}", text, "32 hexadecimal digits, as in variants.csv")
-        return cls(keys, labels, splits, contents, settings, definitions, x_RD, at_TN, digest.hexdigest()[:16])
+        return cls(
+            keys,
+            labels,
+            splits,
+            contents,
+            _indistinct(columns),
+            settings,
+            definitions,
+            x_RD,
+            at_TN,
+            digest.hexdigest()[:16],
+        )
 
     def rows(self, n_B: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Embeddings of images by transformation; NaN for images -1. Shape of each: (B, D)."""
@@ -104,7 +116,7 @@ def import_store(
     Args:
         embeddings: a Parquet file, or a folder of them, with columns ``key``, ``transformation``, ``embedding`` (a list
             of numbers), and optionally ``label`` (class name), ``split`` (train, val, test), and ``content_hash``,
-            ``seed`` and ``canvas`` as `write_variants` writes them; or a ``.npy`` array (rows, D).
+            ``distinct``, ``seed`` and ``canvas`` as `write_variants` writes them; or a ``.npy`` array (rows, D).
         store_path: path of the store. An existing one keeps its classes and splits.
         backbone: name of the embeddings.
         rows: for ``.npy``: a CSV file with the columns above except ``embedding``, one line per row.
@@ -182,7 +194,7 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
         n_R[row_B - shard * rows] = [number.get(key, -1) for key in manifest.keys[own]]
         new_B = ~noted.known_N[own]
         notes = [
-            ImageNote(row, 0, 0, "", "", (), found.contents.get(key) or "")
+            ImageNote(row, 0, 0, "", "", found.indistinct.get(key, ()), found.contents.get(key) or "")
             for row, key, new in zip(row_B.tolist(), manifest.keys[own], new_B.tolist(), strict=True)
             if new
         ]
@@ -293,6 +305,17 @@ def _one_each(columns: Mapping[str, list[Any]], column: str) -> dict[str, str | 
     for key, text in zip(columns["key"], columns[column], strict=True):
         if found.setdefault(key, text) != text:
             raise ConfigError(f"{column} of {key}", f"{found[key]} and {text}", "the same in all rows of an image")
+    return found
+
+
+def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]]:
+    """Transformations that are not distinct, by key. Raises ConfigError for what is not true or false."""
+    found: dict[str, tuple[str, ...]] = {}
+    for key, name, text in zip(columns["key"], columns["transformation"], columns["distinct"], strict=True):
+        if text is not None and text.lower() not in ("true", "false"):
+            raise ConfigError(f"distinct of {key}, {name}", text, "true or false")
+        if text is not None and text.lower() == "false" and name != "identity":
+            found[key] = (*found.get(key, ()), name)
     return found
 
 

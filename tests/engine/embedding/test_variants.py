@@ -79,6 +79,7 @@ def test_variants_embedded_elsewhere_are_imported_beside_ours(
         (lambda rows: [{**row, "content_hash": "0" * 32} for row in rows], "content_hash"),
         (lambda rows: [{**row, "canvas": 96} for row in rows], "canvas"),
         (lambda rows: [{**row, "seed": 5} for row in rows], "seed"),
+        (lambda rows: [{**row, "distinct": "perhaps"} for row in rows], "distinct"),
     ],
 )
 def test_other_photographs_are_refused(
@@ -110,6 +111,20 @@ def test_numbers_beyond_the_range_of_the_store_are_refused(
     import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX)
     settings = substyle.open_store(tmp_path / "s.zarr").settings
     assert (settings.dtype, settings.canvas) == ("float32", SIDE)
+
+
+def test_a_store_of_imports_keeps_which_variants_are_distinct(
+    store: substyle.EmbeddingStore, written: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", np.ones((160, 3), np.float32))
+    import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX)
+    ours = substyle.load_table(store, "control:pixels")
+    theirs = substyle.load_table(substyle.open_store(tmp_path / "s.zarr"), "import:x")
+    assert theirs.transformations == ours.transformations
+    assert not ours.distinct_TN.all()
+    np.testing.assert_array_equal(
+        theirs.distinct_TN[:, np.argsort(theirs.keys)], ours.distinct_TN[:, np.argsort(ours.keys)]
+    )
 
 
 def test_content_hashes_are_kept_in_a_store_of_imports(written: Path, tmp_path: Path) -> None:

@@ -45,10 +45,10 @@ def facts(name: str = "timm:x", dim: int = 3, weights: str = "w", precision: str
     }
 
 
-def note(row: int, reason: str = "", thumbnail: str | None = None) -> ImageNote:
+def note(row: int, reason: str = "", thumbnail: str | None = None, indistinct: tuple[str, ...] = ()) -> ImageNote:
     rng = np.random.default_rng(row)
     small = rng.integers(0, 256, 72, dtype=np.uint8).tobytes().hex() if thumbnail is None else thumbnail
-    return ImageNote(row, 10, 10, reason, "" if reason else small, ())
+    return ImageNote(row, 10, 10, reason, "" if reason else small, indistinct)
 
 
 def make(path: Place, images: int = 6, settings: StoreSettings = SETTINGS) -> tuple[EmbeddingStore, BackboneEntry]:

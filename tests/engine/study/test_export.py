@@ -23,12 +23,12 @@ from substyle.kernels.errors import ConfigError, MissingError
 
 
 def write(store: EmbeddingStore, shards: range, *, seed: int = 0) -> None:
-    """Shards of four rows of ten images; images 2 and 7 are quarantined."""
+    """Shards of four rows of ten images; images 2 and 7 are quarantined, and a JPEG of image 4 is as image 4."""
     entry = store.backbone("timm:x")
     with hold(store.path, "r"):
         for shard in shards:
             own = range(4 * shard, min(4 * shard + 4, 10))
-            notes = [note(i, "broken" if i in (2, 7) else "") for i in own]
+            notes = [note(i, "broken" if i in (2, 7) else "", indistinct=("jpeg",) * (i == 4)) for i in own]
             store.write_shard(entry, shard, rows(shard + seed, len(own)), notes, seconds=1.0, run="r")
 
 
@@ -55,6 +55,8 @@ def test_parquet_is_imported_again(store: EmbeddingStore, tmp_path: Path) -> Non
     np.testing.assert_array_equal(before.x_TND, after.x_TND)
     assert (before.keys, before.transformations) == (after.keys, after.transformations)
     np.testing.assert_array_equal(before.label_N, after.label_N)
+    assert np.count_nonzero(~before.distinct_TN) == 1
+    np.testing.assert_array_equal(before.distinct_TN, after.distinct_TN)
 
 
 def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Pa
     lines = (folder / "images.csv").read_text().splitlines()
     assert lines[:2] == ["key,label,split", "0.jpg,cat,train"]
     assert [line.split(",")[0] for line in lines[1:]] == list(table.keys)
-    assert np.load(folder / "distinct.npy").all()
+    np.testing.assert_array_equal(np.load(folder / "distinct.npy"), table.distinct_TN)
 
 
 def test_huggingface_loads_it(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
