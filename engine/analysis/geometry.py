@@ -106,7 +106,7 @@ def _gather(
     start = 0
     for t in range(len(table.transformations)):
         rows = images_N[chosen_TN[t]]
-        x_RD[start : start + len(rows)] = unit(table.take(t, rows))
+        x_RD[start : start + len(rows)] = unit(table.take_finite(t, rows))
         start += len(rows)
     image_R = images_N[i_R]
     order = list(dict.fromkeys(table.families))  # severities count as one transformation

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from substyle.engine.analysis import geometry, neighbors
-from substyle.engine.analysis.geometry import F32, I64
 from substyle.engine.analysis.projection import embedding_map
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import ProgressBar, stage
@@ -72,11 +71,11 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
     answer: dict[str, Any] = {name: {} for name in (*names, "steerability", "steerability_unchanged")}
     ridges: dict[bytes, geometry.Ridge] = {}
     group_N = table.groups(config.resample_by)
-    mean_D = (_rows(table, 0, test).sum(axis=0, dtype=np.float64) / max(len(test), 1)).astype(np.float32)
+    mean_D = (table.take_finite(0, test).sum(axis=0, dtype=np.float64) / max(len(test), 1)).astype(np.float32)
     for t in moving:
         name, keep_N = table.transformations[t], table.distinct_TN[t]
         fit, choose, score = train[keep_N[train]], val[keep_N[val]], test[keep_N[test]]
-        identity_MD, variant_MD = _rows(table, 0, score), _rows(table, t, score)
+        identity_MD, variant_MD = table.take_finite(0, score), table.take_finite(t, score)
         for measure, value_M in (
             ("sensitivity", geometry.sensitivity(identity_MD, variant_MD, mean_D)),
             ("equivariance", geometry.equivariance(identity_MD, variant_MD)),
@@ -84,30 +83,26 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
             known_M = value_M[~np.isnan(value_M)]
             answer[measure][name] = float(known_M.mean(dtype=np.float64)) if len(known_M) else None
             answer[f"{measure}_ci95"][name] = geometry.bootstrap_mean(value_M, group_N[score], config.seed)
-        train_y_ND = _rows(table, t, fit)
+        train_y_ND = table.take_finite(t, fit)
         answer["steerability_unchanged"][name] = geometry.unchanged_r2(train_y_ND, identity_MD, variant_MD)
         answer["steerability"][name] = None
         if len(fit) >= 2:
             # transformations with the same distinct training images share one decomposition
             cached = fit.tobytes()
             if cached not in ridges:
-                ridges[cached] = geometry.Ridge.of(_rows(table, 0, fit))
+                ridges[cached] = geometry.Ridge.of(table.take_finite(0, fit))
             ridge = ridges[cached]
             answer["steerability"][name] = geometry.steerability(
                 ridge,
                 train_y_ND,
-                val_z_VK=ridge.coordinates(_rows(table, 0, choose)),
-                val_y_VD=_rows(table, t, choose),
+                val_z_VK=ridge.coordinates(table.take_finite(0, choose)),
+                val_y_VD=table.take_finite(t, choose),
                 test_z_MK=ridge.coordinates(identity_MD),
                 test_y_MD=variant_MD,
             )
         bar.advance()
     answer["sampled"] = {"ridge_train": len(train), "ridge_val": len(val), "test_images": len(test)}
     return answer
-
-
-def _rows(table: EmbeddingTable, t: int, images_N: I64) -> F32:
-    return table.take(t, images_N).astype(np.float32)
 
 
 @contextmanager

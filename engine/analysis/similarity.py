@@ -70,8 +70,7 @@ def similarity(tables: Sequence[EmbeddingTable], config: AnalysisConfig, *, quie
             np.put_along_axis(half_SG[1:], chosen, 1, axis=1)
             xs, offsets = [], []
             for table in tables:
-                x_MTD = np.stack([table.take(t, images) for t in range(len(table.transformations))], axis=1)
-                x_MTD = x_MTD.astype(np.float32)
+                x_MTD = np.stack([table.take_finite(t, images) for t in range(len(table.transformations))], axis=1)
                 if styled:
                     offsets.append(_offset_cosines(x_MTD, there_MT, block_M, half_SG))
                 xs.append(_centred(x_MTD.reshape(-1, x_MTD.shape[2])[rows]))

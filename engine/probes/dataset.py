@@ -30,7 +30,7 @@ from substyle.engine.probes.tasks import I64, Task
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.dispatch import CPU, upload
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import ConfigError
 from substyle.kernels.probe_data import gather, quantise
 
 FLOAT16: Final = "float16"  # the dtype of the store, which may be float32
@@ -173,7 +173,7 @@ def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standardizer:
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     mean += shift
     if not np.isfinite(mean).all() or not np.isfinite(deviation).all():
-        raise not_finite(table)
+        raise table.not_finite()
     varies = deviation > 1e-5 * np.maximum(np.abs(mean), 1e-3)
     scale = np.divide(1.0, deviation, out=np.zeros(width), where=varies)
     return Standardizer(*(np.tile(v.astype(np.float32), tokens) for v in (mean, scale)))
@@ -184,11 +184,6 @@ def raw(table: EmbeddingTable, t_B: I64, n_B: I64) -> tuple[torch.Tensor, I64]:
     if isinstance(table.x_TND, np.ndarray) and table.x_TND.flags.c_contiguous:
         return torch.from_numpy(table.x_TND.reshape(-1, table.width)), t_B * table.x_TND.shape[1] + n_B
     return torch.from_numpy(np.ascontiguousarray(table.take(t_B, n_B))), np.arange(len(t_B))
-
-
-def not_finite(table: EmbeddingTable) -> SubstyleError:
-    """Create the error for embeddings that are not finite."""
-    return SubstyleError(f"embeddings of {table.backbone} contain NaN or infinite values")
 
 
 class Dataset(Protocol):
@@ -325,7 +320,7 @@ def _rounded(table: EmbeddingTable, device: torch.device, config: ProbeConfig) -
     for own, piece_BD in _on_device(table, device, config.stream_buffer):
         x_RD[own], scale_R[own] = quantise(piece_BD, mean_D, scale_D)
     if not bool(torch.isfinite(scale_R).all()):
-        raise not_finite(table)
+        raise table.not_finite()
     return Resident(table, x_RD, scale_R, centre)
 
 

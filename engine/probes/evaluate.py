@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.dataset import not_finite
 from substyle.engine.probes.tasks import UNKNOWN, Task
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
@@ -79,7 +78,7 @@ def score(features: Features, task: Task, heads: Heads, images: NDArray[np.int64
         if not bool(logits_KCB.isfinite().all()):  # argmax would name a class all the same
             table = features.held.table
             if not bool(x_BD.isfinite().all()):
-                raise not_finite(table)
+                raise table.not_finite()
             raise SubstyleError(f"a probe of {table.backbone} ({task.name}) has diverged: its logits are not finite")
         predicted_SB = logits_KCB.argmax(1).cpu().numpy()
         answers = task.answers(t[here], n[here])

@@ -19,7 +19,7 @@ from substyle.engine.store.manifest import groups
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
-from substyle.kernels.errors import MissingError
+from substyle.kernels.errors import MissingError, SubstyleError
 from substyle.pipelines.storage import REQUESTS, ObjectPlace
 from substyle.pipelines.transforms.registry import SUITES
 
@@ -117,6 +117,17 @@ class EmbeddingTable:
             return rows_BD
         out_BD[...] = rows_BD
         return out_BD
+
+    def take_finite(self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        """`take` as float32. Raises SubstyleError if a number is not finite."""
+        rows_BD: NDArray[np.float32] = self.take(t_B, n_B).astype(np.float32)
+        if not np.isfinite(rows_BD).all():
+            raise self.not_finite()
+        return rows_BD
+
+    def not_finite(self) -> SubstyleError:
+        """Create the error for embeddings that are not finite."""
+        return SubstyleError(f"embeddings of {self.backbone} contain NaN or infinite values")
 
     def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
         """Copy images [first, last) of one transformation into ``out_BD``."""

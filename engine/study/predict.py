@@ -85,9 +85,11 @@ def predict(
                     quarantined.append({"key": record.key, "reason": str(error.strerror or error)})
             decoded = pipeline.decoder(blobs)
             if blobs:
-                outputs = probe.predict_all(embed(decoded.canvas_BSSC.numpy()))
+                x_BD = embed(decoded.canvas_BSSC.numpy())
+                finite_B = np.isfinite(x_BD).all(axis=1)
+                outputs = probe.predict_all(np.where(finite_B[:, None], x_BD, 0))
             for i, record in enumerate(readable):
-                reason = decoded.reasons[i]
+                reason = decoded.reasons[i] or (None if finite_B[i] else "its embedding is not finite")
                 if reason is not None:
                     quarantined.append({"key": record.key, "reason": reason})
                 else:

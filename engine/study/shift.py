@@ -308,12 +308,12 @@ def _sensitivity(table: EmbeddingTable, config: AnalysisConfig) -> Estimate:
     table = averaged(table)
     drawn = geometry.draw_images(table, table.rows(TEST), config.max_images, config.seed).tolist()
     rows = np.array(sorted(drawn, key=table.keys.__getitem__), np.int64)
-    identity_ND = table.take(0, rows).astype(np.float32)
+    identity_ND = table.take_finite(0, rows)
     mean_D = identity_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     moved_TN = [
         np.where(
             table.distinct_TN[t, rows],
-            geometry.sensitivity(identity_ND, table.take(t, rows).astype(np.float32), mean_D),
+            geometry.sensitivity(identity_ND, table.take_finite(t, rows), mean_D),
             np.nan,
         )
         for t in range(1, len(table.transformations))

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph, the_json
 
+from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
 from substyle.engine.commands.arguments import parser
@@ -283,7 +284,7 @@ def test_a_study_whose_store_and_shards_lie_in_a_bucket(
         found = json.loads((out / "results.json").read_text())
         for backbone in found["backbones"].values():
             assert set(backbone.pop("cost")) == {"store_bytes", "device_hours"}
-        places = ("throughput", "environment", "created", "seconds", "stamps")
+        places = ("throughput", "environment", "created", "seconds", "stamps", "checksum")
         results.append({key: value for key, value in found.items() if key not in places})
     stores = [found.pop("identity") for found in results]
     assert stores[0]["photographs"] == stores[1]["photographs"]
@@ -314,6 +315,24 @@ def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "a folder" in capsys.readouterr().err
 
 
+def test_an_embedding_that_is_not_finite_is_quarantined(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in (60, 61):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
+    call = TorchModule.__call__
+
+    def broken(self: TorchModule, pixels: np.ndarray) -> np.ndarray:
+        return call(self, pixels) * np.array([[np.inf], [1]], np.float32)
+
+    monkeypatch.setattr(TorchModule, "__call__", broken)
+    (probe,) = (finished / "probes").glob("control_pixels-*/semantic-linear.safetensors")
+    assert main(["predict", str(probe), str(tmp_path), "--json", "--quiet"]) == 0
+    answer = the_json(capsys)
+    assert [row["key"] for row in answer["predictions"]] == ["61.jpg"]
+    assert answer["quarantined"] == [{"key": "60.jpg", "reason": "its embedding is not finite"}]
+
+
 def test_the_remedy_for_outdated_results_names_the_study(
     two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,7 +356,7 @@ def test_compare(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     other = tmp_path / "other"
     other.mkdir()
     results = json.loads((finished / "results.json").read_text())
-    results["seed"] = 5
+    results |= {"seed": 5, "checksum": outputs.checksum(results | {"seed": 5})}
     (other / "results.json").write_text(json.dumps(results))
     assert main(["compare", str(finished), str(other), "--out", str(tmp_path / "c"), "--json"]) == 0
     answer = the_json(capsys)

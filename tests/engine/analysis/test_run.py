@@ -9,6 +9,7 @@ from substyle.engine.analysis import geometry, run
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.errors import SubstyleError
 
 KEYS = {
     "knn",
@@ -25,6 +26,15 @@ KEYS = {
     "map",
     "sampled",
 }
+
+
+@pytest.mark.parametrize("split", [TRAIN, TEST])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_refused(split: int, bad: float) -> None:
+    t = table()
+    t.x_TND[2, t.rows(split)[3], 5] = bad
+    with pytest.raises(SubstyleError, match="toy contain NaN"):
+        run.analyze(t, AnalysisConfig(), quiet=True)
 
 
 def table(
