@@ -208,8 +208,8 @@ def write_variants(
                 file = io.BytesIO()
                 Image.fromarray(pixels).save(file, image_format, **options)
                 label = None if record.label is None else opened.class_names[record.label]
-                facts = {"key": record.key, "transformation": batch.transformation, "label": label, "split": split}
-                facts |= {"content_hash": content, "seed": seed, "canvas": canvas, "distinct": distinct}
+                named = {"key": record.key, "transformation": batch.transformation, "label": label, "split": split}
+                facts = {**named, "content_hash": content, "seed": seed, "canvas": canvas, "distinct": distinct}
                 write(facts, file.getvalue(), image_format)
                 count += 1
             bar.advance(len(batch.records))

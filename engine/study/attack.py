@@ -46,13 +46,13 @@ from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import resample
 from substyle.engine.store import identity, lock
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.files import read_object, remove, write_durably
+from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import SPLITS, TEST, TRAIN, BackboneEntry, StoreSettings
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote, content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.study.outputs import Stamp, file_digest, fits, note_of, require_fresh
+from substyle.engine.study.outputs import Stamp, file_digest, fits, note_of, replacing, require_fresh
 from substyle.engine.study.stages import PROBES, finish_unchanged, tables
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.philox import image_keys
@@ -112,13 +112,13 @@ def attack(
             raise ConfigError("attack.attacks", ", ".join(config.attacks), allowed)
         stamp = Stamp.of(store, table, inputs)
         if not fits(folder, stamp):
-            remove(folder)
             began = time.perf_counter()
             target = devices.resolve(device).torch_device
             subject = _Subject(store, out, table, config, inputs, dict(checkpoints or {}), target)
-            found = subject.run(folder, source or identity.open_own(store), quiet=quiet)
-            write_durably(folder / "attack.json", json.dumps(found, allow_nan=False).encode())
-            finish_unchanged(store, table, folder, stamp, began)
+            with replacing(folder) as new:
+                found = subject.run(new, source or identity.open_own(store), quiet=quiet)
+                write_durably(new / "attack.json", json.dumps(found, allow_nan=False).encode())
+                finish_unchanged(store, table, new, stamp, began)
         answer[name] = read_object(folder / "attack.json")
     return answer
 

@@ -20,12 +20,12 @@ from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import identity
 from substyle.engine.store import catalog
-from substyle.engine.store.files import read_object, write_durably, writing
+from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.study import stages
-from substyle.engine.study.outputs import DOMAINS, Stamp, file_digest, finish, note_of, require_fresh
+from substyle.engine.study.outputs import DOMAINS, Stamp, file_digest, finish, note_of, replacing, require_fresh
 from substyle.engine.study.stages import PROBES
 from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.sources.labels import numbered
@@ -92,10 +92,10 @@ def transfer(
                 found.setdefault(task, {}).setdefault(trained, {})[name] = cell
         answer[backbone] = found
         folder = out / DOMAINS / slug(backbone)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / "domains.json", json.dumps(found, allow_nan=False).encode())
-        finish(folder, _stamp(study, table, out, own, stores, folders, tasks), time.perf_counter() - began)
+        stamp = _stamp(study, table, out, own, stores, folders, tasks)
+        with replacing(folder) as new:
+            write_durably(new / "domains.json", json.dumps(found, allow_nan=False).encode())
+            finish(new, stamp, time.perf_counter() - began)
     return answer
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import secrets
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +147,29 @@ class Note:
     stamp: Stamp
     seconds: float
     files: dict[str, str]
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give an empty folder for new results, which replaces ``folder`` at the end of the block unless an error occurs.
+
+    Processes that compute the same results do not mix their files: the last to finish replaces the others'.
+    """
+    new = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    with writing(new):
+        new.mkdir(parents=True)
+    try:
+        yield new
+        while True:
+            try:
+                remove(folder)
+                new.rename(folder)
+                break
+            except OSError as error:  # another process replaces the folder too
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or not new.exists():
+                    raise
+    finally:
+        remove(new)
 
 
 def finish(folder: Path, stamp: Stamp, spent: float) -> None:

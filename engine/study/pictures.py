@@ -25,12 +25,12 @@ from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.report.data import HEADS
 from substyle.engine.store import identity
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.files import read_object, remove, write_durably
+from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, store_facts
-from substyle.engine.study.outputs import MISTAKES, StaleError, Stamp, finish, fits, note_of
+from substyle.engine.study.outputs import MISTAKES, StaleError, Stamp, finish, fits, note_of, replacing
 from substyle.engine.study.stages import PROBES
 from substyle.engine.style_transfer.networks import networks_for
 from substyle.kernels.errors import SubstyleError
@@ -76,30 +76,29 @@ def _draw(
     stamp = _stamp(store, [(r.key, content_hash(blob)) for r, blob in zip(records, blobs, strict=True)], settings)
     if fits(folder, stamp):
         return folder
-    remove(folder)
     networks = networks_for(
         settings.transformations, side=settings.canvas, threads=threads, precision=settings.style_precision
     )
     manifest = store.manifest()
     test = {manifest.keys[n] for n in np.flatnonzero(manifest.split_N == TEST)}
     began = time.perf_counter()
-    for number, (record, blob) in enumerate(zip(records, blobs, strict=True)):
-        made = variants_of(
-            blob,
-            settings.transformations,
-            key=record.key,
-            side=settings.canvas,
-            seed=settings.seed,
-            threads=threads,
-            networks=networks,
-            orientation=settings.orientation,
-            test=record.key in test,
-        )
-        place = folder / str(number)
-        place.mkdir(parents=True, exist_ok=True)
-        for name, pixels in made.items():
-            Image.fromarray(pixels).save(place / f"{name}.png")
-    finish(folder, stamp, time.perf_counter() - began)
+    with replacing(folder) as new:
+        for number, (record, blob) in enumerate(zip(records, blobs, strict=True)):
+            made = variants_of(
+                blob,
+                settings.transformations,
+                key=record.key,
+                side=settings.canvas,
+                seed=settings.seed,
+                threads=threads,
+                networks=networks,
+                orientation=settings.orientation,
+                test=record.key in test,
+            )
+            (new / str(number)).mkdir()
+            for name, pixels in made.items():
+                Image.fromarray(pixels).save(new / str(number) / f"{name}.png")
+        finish(new, stamp, time.perf_counter() - began)
     return folder
 
 
@@ -227,7 +226,7 @@ def mistakes(store: EmbeddingStore, out: Path, tables: Sequence[EmbeddingTable])
     """
     began = time.perf_counter()
     found: dict[str, Any] = {}
-    new: dict[str, tuple[Path, Stamp]] = {}
+    missing: dict[str, tuple[Path, Stamp]] = {}
     for table in tables:
         entry = store.backbone(table.backbone)
         probes = note_of(out / PROBES / entry.slug)
@@ -238,7 +237,7 @@ def mistakes(store: EmbeddingStore, out: Path, tables: Sequence[EmbeddingTable])
         if fits(folder, stamp):
             found[entry.name] = read_object(folder / _FILE)
             continue
-        new[entry.name] = folder, stamp
+        missing[entry.name] = folder, stamp
         found[entry.name] = {}
         for task, chosen in (
             ("fine", range(len(table.transformations))),
@@ -248,19 +247,18 @@ def mistakes(store: EmbeddingStore, out: Path, tables: Sequence[EmbeddingTable])
             if names:
                 probe = Probe.load(out / PROBES / entry.slug / names[0])
                 found[entry.name][task] = most_confident(probe, table, chosen, SHOWN)
-    if new:
-        pictures = _pictures(store, tables[0], [row for name in new for row in _rows(found[name])])
-    for name, (folder, stamp) in new.items():
-        remove(folder)
-        folder.mkdir(parents=True)
-        for i, row in enumerate(_rows(found[name])):
-            pixels = pictures.get((row["transformation"], row["key"]))
-            if pixels is not None:
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-                row["picture"] = f"{folder.name}/{i}.png"
-        write_durably(folder / _FILE, json.dumps(found[name], allow_nan=False).encode())
-        if all("picture" in row for row in _rows(found[name])):  # else try again next time
-            finish(folder, stamp, time.perf_counter() - began)
+    if missing:
+        pictures = _pictures(store, tables[0], [row for name in missing for row in _rows(found[name])])
+    for name, (folder, stamp) in missing.items():
+        with replacing(folder) as new:
+            for i, row in enumerate(_rows(found[name])):
+                pixels = pictures.get((row["transformation"], row["key"]))
+                if pixels is not None:
+                    Image.fromarray(pixels).save(new / f"{i}.png")
+                    row["picture"] = f"{folder.name}/{i}.png"
+            write_durably(new / _FILE, json.dumps(found[name], allow_nan=False).encode())
+            if all("picture" in row for row in _rows(found[name])):  # else try again next time
+                finish(new, stamp, time.perf_counter() - began)
     return found
 
 

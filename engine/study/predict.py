@@ -86,7 +86,7 @@ def predict(
             decoded = pipeline.decoder(blobs)
             if blobs:
                 x_BD = embed(decoded.canvas_BSSC.numpy())
-                finite_B = np.isfinite(x_BD).all(axis=1)
+                finite_B = np.logical_and.reduce(np.isfinite(x_BD), axis=1)
                 outputs = probe.predict_all(np.where(finite_B[:, None], x_BD, 0))
             for i, record in enumerate(readable):
                 reason = decoded.reasons[i] or (None if finite_B[i] else "its embedding is not finite")

@@ -29,7 +29,7 @@ from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, averaged, open_table
-from substyle.engine.study.outputs import Stamp, file_digest, finish, note_of, require_fresh
+from substyle.engine.study.outputs import Stamp, file_digest, finish, note_of, replacing, require_fresh
 from substyle.engine.study.stages import PROBES
 from substyle.engine.study.train import derive
 from substyle.kernels.errors import ConfigError
@@ -130,14 +130,13 @@ def shift(
             if clean is not None:
                 kept[f"loss/{name}"] = clean[0] - reached[0]
         folder = out / SHIFT / slug(backbone)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / "shift.json", json.dumps(scores, allow_nan=False).encode())
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
-        write_durably(folder / REPLICATES, content.getvalue())
         stamp = _stamp(study, table, out, stores, folders, _settings(analysis))
-        finish(folder, stamp, time.perf_counter() - began)
+        with replacing(folder) as new:
+            write_durably(new / "shift.json", json.dumps(scores, allow_nan=False).encode())
+            write_durably(new / REPLICATES, content.getvalue())
+            finish(new, stamp, time.perf_counter() - began)
     return answer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from substyle.engine.analysis.similarity import similarity
 from substyle.engine.config import AnalysisConfig
-from substyle.engine.store.files import read_object, remove, write_durably, writing
+from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_tables
 from substyle.engine.study import stages
@@ -21,6 +21,7 @@ from substyle.engine.study.outputs import (
     finish,
     fits,
     note_of,
+    replacing,
     require_fresh,
     table_digest,
 )
@@ -44,14 +45,11 @@ def compare(
     if not fits(folder, stamp):
         began = time.perf_counter()
         found = similarity(tables, config, quiet=quiet)
-        with writing(folder):
-            remove(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / _FILE, json.dumps(found, allow_nan=False).encode())
         if stamp != _stamp(store, names, tables[0].transformations, settings):
-            remove(folder)
             raise StaleError(f"{store.path}: embeddings changed during the comparison of backbones; rerun it")
-        finish(folder, stamp, time.perf_counter() - began)
+        with replacing(folder) as new:
+            write_durably(new / _FILE, json.dumps(found, allow_nan=False).encode())
+            finish(new, stamp, time.perf_counter() - began)
     return read_object(folder / _FILE)
 
 

@@ -29,7 +29,7 @@ from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
 from substyle.engine.report.data import networks
 from substyle.engine.report.validation import SCHEMA, validate_results
-from substyle.engine.store.files import read_object, remove, write_durably
+from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_tables, store_facts
@@ -40,6 +40,7 @@ from substyle.engine.study.outputs import (
     fits,
     note_of,
     photographs_digest,
+    replacing,
     require_fresh,
     seconds,
     stamps,
@@ -49,6 +50,7 @@ from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms.registry import suite_name
 
 PROBES, ANALYSIS = "probes", "analysis"
+_ANALYSIS = "analysis.json"
 
 
 def tables(
@@ -73,7 +75,6 @@ def tables(
 def finish_unchanged(store: EmbeddingStore, table: EmbeddingTable, folder: Path, stamp: Stamp, began: float) -> None:
     """Mark a folder of results as complete. Raises StaleError if the embeddings changed meanwhile."""
     if stamp != Stamp.of(store, table, stamp.settings):
-        remove(folder)
         raise StaleError(f"{store.path}: embeddings of {table.backbone} changed during the stage; rerun it")
     finish(folder, stamp, time.perf_counter() - began)
 
@@ -107,7 +108,6 @@ def probe(
         own = replace(config, rotate=False, redraws=0) if adapted else config
         stamp = Stamp.of(store, table, stage_settings(config))
         if not fits(folder, stamp):
-            remove(folder)
             began = time.perf_counter()
             metadata = {
                 "canvas": store.settings.canvas,
@@ -118,8 +118,9 @@ def probe(
                 "checkpoint": entry.facts.get("checkpoint"),
             }
             multitask = not adapted and not entry.facts["spec"]["control"]
-            run_probes(table, own, out_dir=folder, quiet=quiet, metadata=metadata, multitask=multitask).save(folder)
-            finish_unchanged(store, table, folder, stamp, began)
+            with replacing(folder) as new:
+                run_probes(table, own, out_dir=new, quiet=quiet, metadata=metadata, multitask=multitask).save(new)
+                finish_unchanged(store, table, new, stamp, began)
         outcomes[entry.name] = ProbeOutcome.load(folder)
     return outcomes
 
@@ -132,16 +133,14 @@ def analysis(
     for table in tables:
         entry = store.backbone(table.backbone)
         folder = out / ANALYSIS / entry.slug
-        path = folder / "analysis.json"
         stamp = Stamp.of(store, table, stage_settings(config))
         if not fits(folder, stamp):
-            remove(folder)
             began = time.perf_counter()
             answer = analyze(table, config, quiet=quiet)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_durably(path, json.dumps(answer, allow_nan=False).encode())
-            finish_unchanged(store, table, folder, stamp, began)
-        results[entry.name] = read_object(path)
+            with replacing(folder) as new:
+                write_durably(new / _ANALYSIS, json.dumps(answer, allow_nan=False).encode())
+                finish_unchanged(store, table, new, stamp, began)
+        results[entry.name] = read_object(folder / _ANALYSIS)
     return results
 
 
@@ -195,7 +194,7 @@ def kept(
         if stage == PROBES:
             outcomes[name] = ProbeOutcome.load(folder)
         else:
-            analyses[name] = read_object(folder / "analysis.json")
+            analyses[name] = read_object(folder / _ANALYSIS)
     return Kept(outcomes, analyses, list(of.values()))
 
 

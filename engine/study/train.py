@@ -27,11 +27,10 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, Objective, fit
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.store import lock
-from substyle.engine.store.files import remove
 from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.outputs import ADAPTERS, FINETUNED, Stamp, discard, finish, fits
+from substyle.engine.study.outputs import ADAPTERS, FINETUNED, Stamp, discard, finish, fits, replacing
 from substyle.engine.study.stages import finish_unchanged, stage_settings, tables
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
@@ -106,7 +105,6 @@ def _adapter(
     folder = out / ADAPTERS / f"{entry.slug}-{method}"
     stamp = Stamp.of(store, table, {"method": method, **asdict(config), **stage_settings(probes)})
     if not fits(folder, stamp):
-        remove(folder)
         began = time.perf_counter()
         with stage(f"adapt {entry.name}", 3 * probes.multitask_steps, "steps", quiet=quiet) as bar:
             bar.note(method)
@@ -126,8 +124,9 @@ def _adapter(
             **made.facts,
         }
         adapter = Adapter(made.weight_ED, made.bias_E, metadata)
-        adapter.save(folder / f"{adapter.digest}.safetensors")
-        finish_unchanged(store, table, folder, stamp, began)
+        with replacing(folder) as new:
+            adapter.save(new / f"{adapter.digest}.safetensors")
+            finish_unchanged(store, table, new, stamp, began)
     (path,) = folder.glob("*.safetensors")
     return path
 
@@ -245,7 +244,6 @@ def _trained(
     settings = {**budget, "objective": objective, "seed": seed, "group": pipeline.config.images}
     stamp = Stamp.of(store, table, settings)
     if not fits(folder, stamp):
-        remove(folder)
         began = time.perf_counter()
         base = load_trainable(choice, pipeline)
         names = tuple(name for name, role in zip(table.transformations, table.roles, strict=True) if role == "train")
@@ -285,8 +283,9 @@ def _trained(
             "settings": {**budget, "photographs": stamp.photographs},
         }
         state = {name: tensor.cpu() for name, tensor in base.module.state_dict().items()}
-        Finetuned(state, metadata).save(folder / f"{tensors_hash(state)}.safetensors")
-        finish(folder, stamp, time.perf_counter() - began)
+        with replacing(folder) as new:
+            Finetuned(state, metadata).save(new / f"{tensors_hash(state)}.safetensors")
+            finish(new, stamp, time.perf_counter() - began)
     (path,) = folder.glob("*.safetensors")
     return path
 

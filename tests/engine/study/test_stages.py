@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from substyle.engine.config import AnalysisConfig, EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_tables
-from substyle.engine.study import stages
+from substyle.engine.study import outputs, stages
 from substyle.engine.study.api import embed
 from substyle.engine.study.outputs import SIMILARITY, StaleError
 from substyle.engine.study.similarity import compare, kept_similarity
@@ -72,3 +73,29 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
     embed(two_classes, tmp_path / "other.zarr", names, seed=1, **images)
     with pytest.raises(StaleError, match="another store"):
         kept_similarity(other := EmbeddingStore.open(tmp_path / "other.zarr"), tmp_path, open_tables(other, names))
+
+
+def test_results_of_several_processes_are_not_mixed(tmp_path: Path) -> None:
+    folder = tmp_path / "probes" / "x"
+
+    def compute(number: int) -> None:
+        for _ in range(50):
+            with outputs.replacing(folder) as new:
+                for part in ("a", "b", "c"):
+                    (new / f"{part}{number}").touch()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(compute, range(4)))
+    (kept,) = {path.name[1:] for path in folder.iterdir()}
+    assert {path.name for path in folder.iterdir()} == {f"a{kept}", f"b{kept}", f"c{kept}"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "probes" / "x"
+    with outputs.replacing(folder) as new:
+        (new / "before").touch()
+    with pytest.raises(ZeroDivisionError), outputs.replacing(folder) as new:
+        (new / "after").write_text(str(1 / len(list(new.iterdir()))))
+    assert [path.name for path in folder.iterdir()] == ["before"]
+    assert list(folder.parent.iterdir()) == [folder]
