@@ -69,8 +69,8 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         print(f"quarantined {key}: {reason}")
     rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
     print(
-        f"{options.store}: {summary.images} photographs × {len(settings.transformations)} variants, "
-        f"{summary.shards} shards, {summary.new_shards} of them new" + (f", {rate:.0f} variants/s" if rate else "")
+        f"{options.store}: {summary.images} photographs × {len(settings.transformations)} variants, new shards: "
+        f"{summary.new_shards} of {summary.shards}" + (f", {rate:.0f} variants/s" if rate else "")
     )
     return {**dataclasses.asdict(summary), "store": str(options.store)}
 

@@ -323,7 +323,7 @@ def all_tables(results: Results) -> list[Table]:
 def headline_table(results: Results) -> str:
     """Overview as text for the terminal: accuracies of each backbone in per cent, and chance.
 
-    Coarse and class scores are those of the first head, linear if available.
+    Coarse and class scores are those of the first head, linear if available. † marks probes that have not converged.
     """
     tried, first = heads(results), first_head(results) or "linear"
     columns: list[tuple[str, tuple[str, ...], str]] = [
@@ -335,15 +335,21 @@ def headline_table(results: Results) -> str:
         ("obfuscated", ("semantic", first, "obfuscated"), "semantic"),
         ("10-NN style", ("knn", "transformation", "10"), "fine"),
     ]
-    lines = [["backbone", "dim", *(heading for heading, _, _ in columns)]]
+    late = {
+        (name, path)
+        for name in results["backbones"]
+        for _, path, _ in columns
+        if dig(results, "backbones", name, *path[:2], "converged") is False
+    }
+    blank = " " * bool(late)  # keeps digits below each other
+    lines = [["backbone", "dim", *(heading + blank for heading, _, _ in columns)]]
     for name in ordered(results):
         backbone = results["backbones"][name]
-        lines.append(
-            [name, show(backbone.get("dim"), "count"), *(show(dig(backbone, *path)) for _, path, _ in columns)]
-        )
+        cells = (show(dig(backbone, *path)) + ("†" if (name, path) in late else blank) for _, path, _ in columns)
+        lines.append([name, show(backbone.get("dim"), "count"), *cells])
     chances = [dig(results, "chance", task) for _, _, task in columns]
-    lines.append(["chance", "", *("" if chance is None else show(chance) for chance in chances)])
-    return text_table(lines)
+    lines.append(["chance", "", *("" if chance is None else show(chance) + blank for chance in chances)])
+    return text_table(lines) + "\n† The probe has not converged." * bool(late)
 
 
 def text_table(lines: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -177,8 +176,8 @@ def finish(folder: Path, stamp: Stamp, spent: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NOTE)
     files = {path.relative_to(folder).as_posix(): file_digest(path) for path in written}
-    note = {"stamp": asdict(stamp), "seconds": round(spent, 3), "files": files}
-    write_durably(folder / NOTE, json.dumps(note).encode())
+    note: dict[str, Any] = {"stamp": asdict(stamp), "seconds": round(spent, 3), "files": files}
+    write_durably(folder / NOTE, json.dumps(note | {"checksum": checksum(note)}).encode())
 
 
 def note_of(folder: Path) -> Note | None:
@@ -191,12 +190,9 @@ def note_of(folder: Path) -> Note | None:
     if not path.exists():
         return None
     content = read_json(path)
-    try:
-        note = Note(Stamp(**content["stamp"]), float(content["seconds"]), dict(content["files"]))
-        if not 0 <= note.seconds < math.inf or not isinstance(note.stamp.transformations, dict):
-            raise ValueError(f"{note.seconds} seconds")
-    except (KeyError, TypeError, ValueError) as error:
-        raise StaleError(f"{path}: damaged ({error!r}); rerun the stage") from error
+    if not isinstance(content, dict) or content.get("checksum") != checksum(content):
+        raise StaleError(f"{path}: damaged; rerun the stage")
+    note = Note(Stamp(**content["stamp"]), content["seconds"], content["files"])
     for name, digest in note.files.items():
         if file_digest(folder / name) != digest:
             raise StaleError(f"{folder / name}: modified since it was written; rerun the stage")
@@ -345,9 +341,9 @@ def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def checksum(results: Mapping[str, Any]) -> str:
-    """Digest of the contents of results.json, except of the digest itself; 16 hex digits."""
-    content = json.dumps({name: value for name, value in results.items() if name != "checksum"})
+def checksum(document: Mapping[str, Any]) -> str:
+    """Digest of a JSON object, except of its field ``checksum``; 16 hex digits."""
+    content = json.dumps({name: value for name, value in document.items() if name != "checksum"})
     return hashlib.sha256(json.dumps(json.loads(content), sort_keys=True).encode()).hexdigest()[:16]
 
 

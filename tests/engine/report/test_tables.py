@@ -178,6 +178,16 @@ def test_headline_has_a_line_for_each_backbone_and_chance(fake: ModuleType) -> N
     assert len({len(line) for line in lines}) == 1
 
 
+def test_headline_marks_probes_that_have_not_converged(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8)})
+    assert "†" not in headline_table(results)
+    results["backbones"]["beta"]["coarse"]["linear"]["converged"] = False
+    *lines, note = headline_table(results).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert [line.count("†") for line in lines if line.startswith(("alpha", "beta"))] == [0, 3]  # seen, held-out, gap
+    assert note.startswith("†")
+
+
 def test_headline_of_nearly_nothing(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.5, 0.5)}, suite=fake.SUITE[:2], classes=(), analysis=False, heads=("mlp",))
     text = headline_table(results)
