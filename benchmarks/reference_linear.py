@@ -132,9 +132,11 @@ def balanced(table: Table, role: str) -> NDArray[np.float64]:
 
 
 def groups(table: Table, *, by_folder: bool) -> I64:
-    """Return the resampling group of each test image: itself or its folder."""
-    keys = table.key_N[table.images(TEST)].tolist()
-    return np.unique([key.rpartition("/")[0] if by_folder else key for key in keys], return_inverse=True)[1]
+    """Return the resampling group of each test image: its near-duplicates or its folder."""
+    images = table.images(TEST)
+    if not by_folder:
+        return table.first_N[images]
+    return np.unique([key.rpartition("/")[0] for key in table.key_N[images].tolist()], return_inverse=True)[1]
 
 
 def interval(

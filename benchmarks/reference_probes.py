@@ -129,7 +129,7 @@ def _rate(step: int, steps: int) -> float:
 def neighbours(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, float | None, float]]:
     """Recompute k-NN, balance and clusters of all variants of test images, unless the run sampled them."""
     every = np.arange(len(table.names))
-    (t, n), (bank_t, bank_n) = (table.rows(every, table.images(split)) for split in (TEST, TRAIN))
+    (t, n), (bank_t, bank_n) = (table.rows(every, table.photographs(split)) for split in (TEST, TRAIN))
     if (dig(ours, "sampled", "queries"), dig(ours, "sampled", "bank")) != (len(t), len(bank_t)):
         print(f"skipping neighbours: the run sampled {ours['sampled']['queries']} of {len(t)} queries", file=sys.stderr)
         return
@@ -171,7 +171,7 @@ def neighbours(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, f
 
 def geometry(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, float | None, float]]:
     """Recompute mean sensitivity, equivariance and steerability over transformations, and their largest difference."""
-    train, val, test = (table.images(split) for split in (TRAIN, VAL, TEST))
+    train, val, test = (table.photographs(split) for split in (TRAIN, VAL, TEST))
     if dig(ours, "sampled", "test_images") != len(test) or dig(ours, "sampled", "ridge_train") != len(train):
         print("skipping geometry: the run sampled the images", file=sys.stderr)
         return

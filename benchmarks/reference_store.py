@@ -30,6 +30,7 @@ class Table:
         names, coarse, roles: per transformation; the first is identity.
         x_TND: float32 embeddings.
         label_N: classes, -1 for none.
+        first_N: first near-duplicate of each image, itself if there is none.
         split_N: ``train``, ``val`` or ``test``; near-duplicates share the split of the first of them.
         distinct_TN: False if a transformation hardly changed the image.
         key_N: keys of the images.
@@ -40,6 +41,7 @@ class Table:
     roles: NDArray[np.str_]
     x_TND: NDArray[np.float32]
     label_N: NDArray[np.int64]
+    first_N: NDArray[np.int64]
     split_N: NDArray[np.str_]
     distinct_TN: NDArray[np.bool_]
     key_N: NDArray[np.str_]
@@ -47,6 +49,10 @@ class Table:
     def images(self, split: str) -> NDArray[np.int64]:
         """Return the indices of the images of a split."""
         return np.flatnonzero(self.split_N == split)
+
+    def photographs(self, split: str) -> NDArray[np.int64]:
+        """Return the indices of the images of a split, of near-duplicates the first."""
+        return np.flatnonzero((self.split_N == split) & (self.first_N == np.arange(len(self.first_N))))
 
     def rows(
         self, transformations: NDArray[np.int64], images: NDArray[np.int64]
@@ -81,13 +87,15 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
     x_TND = np.stack([_means(np.asarray(groups[backbone][name][:])[row_N]) for name in names]).astype(np.float32)
     keep_N = np.array([reason.get(int(row)) == "" for row in row_N]) & np.isfinite(x_TND).all(axis=(0, 2))
     row_N, split_N, label_N, key_N = row_N[keep_N], split_N[keep_N], label_N[keep_N], key_N[keep_N]
+    first_N = _first([thumbnail.get(int(row)) for row in row_N])
     return Table(
         names=names,
         coarse=np.array([entry["coarse"] for entry in suite]),
         roles=np.array([entry["role"] for entry in suite]),
         x_TND=np.ascontiguousarray(x_TND[:, keep_N]),
         label_N=label_N,
-        split_N=_together(split_N, [thumbnail.get(int(row)) for row in row_N]),
+        first_N=first_N,
+        split_N=split_N[first_N],
         distinct_TN=np.array([[name not in same.get(int(row), ()) for row in row_N] for name in names]),
         key_N=key_N,
     )
@@ -115,8 +123,8 @@ def _notes(store: Path) -> tuple[dict[int, str], dict[int, bytes], dict[int, set
     return reason, thumbnail, same
 
 
-def _together(split_N: NDArray[np.str_], thumbnails: list[bytes | None]) -> NDArray[np.str_]:
-    """Assign near-duplicates, transitively, to the split of the first of them."""
+def _first(thumbnails: list[bytes | None]) -> NDArray[np.int64]:
+    """Return the first near-duplicate of each image, transitively; itself if there is none."""
     seen = np.array([i for i, small in enumerate(thumbnails) if small], dtype=np.int64)
     small_NRC = np.array([np.frombuffer(thumbnails[i], np.uint8) for i in seen], np.int16).reshape(-1, 8, 9)
     bit_NB = (small_NRC[:, :, 1:] > small_NRC[:, :, :-1]).reshape(len(seen), 64)
@@ -125,6 +133,6 @@ def _together(split_N: NDArray[np.str_], thumbnails: list[bytes | None]) -> NDAr
     near = np.abs(small_NRC[a] - small_NRC[b]).mean(axis=(1, 2)) <= GREY_LEVELS
     pairs = coo_array((np.ones(near.sum()), (a[near], b[near])), shape=(len(seen), len(seen)))
     _, first, group = np.unique(connected_components(pairs, directed=False)[1], return_index=True, return_inverse=True)
-    moved_N = split_N.copy()
-    moved_N[seen] = split_N[seen[first[group]]]
-    return moved_N
+    first_N = np.arange(len(thumbnails))
+    first_N[seen] = seen[first[group]]
+    return first_N

@@ -229,7 +229,7 @@ def relabel(scene: Scene) -> None:
     path.rename(scene.photos / "train" / "odd" / path.name)
 
 
-_OF_THE_RUN = ("created", "stamps", "throughput", "environment", "identity", "checksum")
+_OF_THE_RUN = ("created", "stamps", "throughput", "environment", "identity", "settings", "checksum")
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
