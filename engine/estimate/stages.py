@@ -19,6 +19,7 @@ from torch import nn
 from substyle import kernels
 from substyle.engine.backbones.families import open_clip as open_clip_family
 from substyle.engine.backbones.families import packaged, preset, timm
+from substyle.engine.backbones.packages import require_model
 from substyle.engine.backbones.presets import PRESETS
 from substyle.engine.backbones.registry import check_name
 from substyle.engine.backbones.spec import expand, split
@@ -211,7 +212,7 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
         side = int(size if isinstance(size, int) else size[0])
         return open_clip_family.read_at(name, tower, readout, side)[0], side
     if family == "package":
-        row = packaged.require_model(name, model)
+        row = require_model(name, model)
         network, side = packaged.network(row), row.side
     elif family in ("control", "timm"):
         architecture = model.partition(":")[2] if family == "control" else model

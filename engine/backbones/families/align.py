@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout
+from substyle.engine.backbones.spec import TOKENS, Readout
 from substyle.engine.backbones.weights import WeightsError, fit, read_checkpoint, require_repository
 from substyle.kernels.errors import ConfigError
 
@@ -56,40 +54,24 @@ class Tower(nn.Module):
         return [found[number] for number in wanted]
 
 
-def load(
-    name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path | None = None
-) -> Backbone:
+def load(name: str, repository: str, checkpoint: Path | None = None) -> Tower:
     """Load ALIGN's image tower; 640 features in the joint space, which needs no projection.
 
     Args:
-        name: full name of the backbone.
-        preset: its preset.
-        readout: where to read the embedding.
-        canvas: canvas side S in pixels.
-        checkpoint: a folder written by `save_pretrained`, or a file of weights for the preset's architecture.
+        name: full name of the backbone, for errors.
+        repository: weights of both towers on a hub.
+        checkpoint: instead of these a folder written by `save_pretrained`, or a file of weights of the published size.
 
     Raises:
-        ConfigError: transformers is not installed, the checkpoint does not exist, or the tower does not support the
-            readout.
+        ConfigError: transformers is not installed, or the checkpoint does not exist.
         WeightsError: the weights are not available or do not fit.
     """
     library = require_transformers(name)
     if checkpoint is None:
-        require_repository(name, preset.model)
+        require_repository(name, repository)
         # AlignVisionModel.from_pretrained does not find its keys in these files of both towers
-        model = _local(name, library, _from_hub(name, preset.model))
-        weights, licence = preset.weights, preset.licence
-    else:
-        model = _local(name, library, checkpoint)
-        weights, licence = f"checkpoint {checkpoint.name}", "see the source of the weights"
-    return timm_family.wrap(
-        *(name, preset.architecture, Tower(model)),
-        canvas=canvas,
-        weights=weights,
-        licence=licence,
-        config={"side": preset.side, "mean": preset.mean, "std": preset.std},
-        readout=readable(name, readout),
-    )
+        checkpoint = _from_hub(name, repository)
+    return Tower(_local(name, library, checkpoint))
 
 
 def readable(name: str, readout: Readout) -> Readout:

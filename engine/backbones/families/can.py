@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from substyle.engine.backbones import weights
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import State
 from substyle.kernels.errors import ConfigError
 
@@ -26,14 +26,12 @@ DROPPED = (
 _STEM = "patch_embed.proj.weight"
 
 
-def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path) -> Backbone:
+def load(name: str, model: str, checkpoint: Path) -> nn.Module:
     """Load a CAN encoder.
 
     Args:
-        name: full name of the backbone.
-        preset: its preset.
-        readout: where to read the embedding.
-        canvas: canvas side S in pixels.
+        name: full name of the backbone, for errors.
+        model: timm's name of the architecture.
         checkpoint: PyTorch, safetensors, or Flax parameters in an ``.npz``.
 
     Raises:
@@ -42,17 +40,11 @@ def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, ch
     """
     if not checkpoint.is_file():
         raise ConfigError(f"{name}: checkpoint", str(checkpoint), "an existing file")
-    network = timm_family.create(preset.model)
+    network = timm_family.create(model)
     state = weights.read_checkpoint(name, checkpoint)
     state = weights.flax_to_timm(state, network) if checkpoint.suffix == ".npz" else unwrapped(state)
     weights.fit(name, network, state, checkpoint.name, DROPPED)
-    return timm_family.wrap(
-        *(name, preset.architecture, network),
-        canvas=canvas,
-        weights=f"checkpoint {checkpoint.name}",
-        config={"side": preset.side, "mean": preset.mean, "std": preset.std},
-        readout=readout,
-    )
+    return network
 
 
 def unwrapped(state: State) -> State:

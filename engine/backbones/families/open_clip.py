@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import blocks, timm
-from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.families.timm import such_as
-from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, BackboneSpec, Readout, tensors_hash
+from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, hub_repository, require_repository
 from substyle.kernels.errors import ConfigError
 
@@ -68,31 +65,21 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
             raise WeightsError(f"{name}: cannot load the weights ({weights}): {error}") from error
         # the library's message names all keys that are missing, unexpected or of another shape
         raise WeightsError(f"{name}: {path.name} does not fit: {error}") from error
-    tower = whole.visual.eval().requires_grad_(False)
+    tower = whole.visual
     config = open_clip.get_model_preprocess_cfg(whole)
     size = config.get("size", 224)
     side = int(size if isinstance(size, int) else size[0])
-    levels = {**config, **trained, **readout.levels}
-    mean, std = (timm_family.rgb(levels[key]) for key in ("mean", "std"))
-    weights_hash = tensors_hash(tower.state_dict())
-    read, pooling = read_at(name, tower, readout, side)
-    module = Preprocessed(read, canvas=canvas, side=side, mean=mean, std=std).eval()
-    with torch.inference_mode():
-        dim = timm.require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
-    spec = BackboneSpec(
-        name=name,
-        architecture=architecture.removeprefix(HUB),
-        dim=dim,
-        input_side=side,
-        mean=mean,
-        std=std,
-        pooling=pooling,
+    levels = {**config, **trained}
+    mean, std = (timm.rgb(levels[key]) for key in ("mean", "std"))
+    return timm.wrap(
+        *(name, architecture.removeprefix(HUB), tower),
+        canvas=canvas,
         weights=weights,
-        weights_hash=weights_hash,
         licence="see the source of the weights",
-        tokens=getattr(read, "tokens", 0),
+        config={"side": side, "mean": mean, "std": std},
+        readout=readout,
+        apply=read_at,
     )
-    return Backbone(spec, module)
 
 
 def require_model(name: str, model: str) -> tuple[str, str]:

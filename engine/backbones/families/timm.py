@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -241,43 +241,6 @@ def rgb(values: Sequence[float]) -> RGB:
     return red, green, blue
 
 
-def wrap(
-    name: str,
-    model: str,
-    network: nn.Module,
-    *,
-    canvas: int,
-    weights: str,
-    licence: str = "unstated",
-    control: bool = False,
-    config: dict[str, Any] | None = None,
-    readout: Readout = WHOLE,
-) -> Backbone:
-    """Wrap a float network as a Backbone. Raises ConfigError if it does not support the readout."""
-    network = network.eval().requires_grad_(False)
-    config = (config or data_config(network)) | readout.levels
-    weights_hash = tensors_hash(network.state_dict())
-    read, pooling = read_at(name, network, readout, config["side"])
-    module = Preprocessed(read, canvas=canvas, **config).eval()
-    with torch.inference_mode():
-        dim = require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
-    spec = BackboneSpec(
-        name=name,
-        architecture=model,
-        dim=dim,
-        input_side=config["side"],
-        mean=config["mean"],
-        std=config["std"],
-        pooling=pooling,
-        weights=weights,
-        weights_hash=weights_hash,
-        licence=licence,
-        control=control,
-        tokens=getattr(read, "tokens", 0),
-    )
-    return Backbone(spec, module)
-
-
 def read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
     """Apply a readout; return the network and its pooling. Raises ConfigError if the network does not support it."""
     own = getattr(network, "global_pool", None)
@@ -302,6 +265,47 @@ def _projection(network: nn.Module) -> nn.Module | None:
     """The projection of a network created with a width."""
     head = getattr(network, "head", None)
     return head if isinstance(head, nn.Linear) and getattr(network, "num_classes", None) else None
+
+
+def wrap(
+    name: str,
+    model: str,
+    network: nn.Module,
+    *,
+    canvas: int,
+    weights: str,
+    licence: str = "unstated",
+    control: bool = False,
+    config: dict[str, Any] | None = None,
+    readout: Readout = WHOLE,
+    apply: Callable[[str, nn.Module, Readout, int], tuple[nn.Module, str]] = read_at,
+) -> Backbone:
+    """Wrap a float network as a Backbone; ``apply`` is `read_at` of its family.
+
+    Raises ConfigError if the network does not support the readout.
+    """
+    network = network.eval().requires_grad_(False)
+    config = (config or data_config(network)) | readout.levels
+    weights_hash = tensors_hash(network.state_dict())
+    read, pooling = apply(name, network, readout, config["side"])
+    module = Preprocessed(read, canvas=canvas, **config).eval()
+    with torch.inference_mode():
+        dim = require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
+    spec = BackboneSpec(
+        name=name,
+        architecture=model,
+        dim=dim,
+        input_side=config["side"],
+        mean=config["mean"],
+        std=config["std"],
+        pooling=pooling,
+        weights=weights,
+        weights_hash=weights_hash,
+        licence=licence,
+        control=control,
+        tokens=getattr(read, "tokens", 0),
+    )
+    return Backbone(spec, module)
 
 
 @contextmanager

