@@ -102,7 +102,7 @@ class _Bench:
             (network,) = networks.values()
             assert isinstance(network, StyleNetwork)
             pieces = [[self.canvas_BSSC[i : i + 1].numpy()] for i in range(BATCH)]
-            contenders[CEILING] = lambda: network.graph.run(pieces)
+            contenders[CEILING] = lambda: list(network.graph.run(pieces))
             if len(styles) > 1:
                 published = transforms_styles.published(styles, SIDE, CORES)
                 contenders[transforms_styles.NAME] = lambda: published(self.canvas_BSSC)

@@ -26,7 +26,6 @@ from substyle.engine.backbones.runtimes.base import (
     TorchOnDevice,
     TorchThreads,
 )
-from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
 from substyle.engine.backbones.spec import AsyncResult, Backbone, BackboneSpec, CompletedResult, Embed, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
@@ -194,7 +193,7 @@ def _gated(
     own: GateSamples | None,
     options: CompileOptions,
     note: Callable[[str], None],
-) -> tuple[dict[str, Any], FixedBatch | ChunkedBatch]:
+) -> tuple[dict[str, Any], Starts]:
     """The policy that passes the gate and the spot check, with its result, see `PrecisionSearch.result`, and compiled.
 
     Where the spot check fails, the precision is searched for on the store's own photographs.
@@ -207,7 +206,7 @@ def _gated(
             builder, photographs, options.precision, options.dtype, extent=extent, policy=first, note=note
         )
 
-    def compiled(found: dict[str, Any]) -> FixedBatch | ChunkedBatch:
+    def compiled(found: dict[str, Any]) -> Starts:
         return builder.runtime(PrecisionPolicy.of(found), keep=True)
 
     if own is None or options.full_gate:

@@ -356,8 +356,12 @@ class Starts(Protocol):
     """A runtime that computes in the background."""
 
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """Start a batch. Do not modify the canvas until `result()` returns."""
+        """Start a batch, on the runtime's device or the host. Do not modify it until `result()` returns."""
         ...
+
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
+        """Embed (B, S, S, 3) uint8 to (B, D) float32."""
+        return self.start(canvas_BSSC).result()
 
 
 @dataclass(frozen=True)

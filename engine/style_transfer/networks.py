@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from typing import Any
@@ -22,7 +21,7 @@ from onnx import numpy_helper
 from PIL import Image, ImageOps
 
 from substyle.engine.backbones.export import TYPES
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch_compile import Mode, compiled
 from substyle.engine.cuda import capture, exact
 from substyle.engine.devices import Precision
@@ -167,20 +166,10 @@ class StyleNetwork:
         missing = -len(canvas) % self.batch
         padded = np.pad(canvas, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else np.ascontiguousarray(canvas)
         made = {name: np.empty_like(padded) for name in self.styles}
-        running: deque[tuple[slice, Running]] = deque()
-
-        def finish() -> None:
-            piece, ended = running.popleft()
-            for name, cells in ended.result().items():
+        pieces = [slice(first, first + self.batch) for first in range(0, len(padded), self.batch)]
+        for piece, outputs in zip(pieces, self.graph.run([padded[piece]] for piece in pieces), strict=True):
+            for name, cells in outputs.items():
                 put_together(cells, PHASES, made[name][piece])
-
-        for first in range(0, len(padded), self.batch):
-            if len(running) == self.graph.waiting:
-                finish()
-            piece = slice(first, first + self.batch)
-            running.append((piece, self.graph.start([padded[piece]])))
-        while running:
-            finish()
         return {name: torch.from_numpy(x[: len(canvas)]).to(canvas_BSSC.device) for name, x in made.items()}
 
 

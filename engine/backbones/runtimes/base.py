@@ -18,8 +18,7 @@ from torch import nn
 
 from substyle.engine import cache
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
-from substyle.engine.backbones.spec import Concatenated, Embed
+from substyle.engine.backbones.spec import Concatenated, Embed, Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, exact
 from substyle.engine.devices import OPENVINO_ON_CPU, EightBits, Precision, Target, as_eight_bits, as_precision
 from substyle.kernels.errors import ConfigError
@@ -32,9 +31,6 @@ class TorchModule:
         module: maps uint8 (B, S, S, 3) to (B, D) float32.
     """
 
-    name = "torch"
-    precision = "fp32"
-
     def __init__(self, module: nn.Module) -> None:
         # the canvas is channels_last, which makes convolutions on a CPU about twice as fast
         self.module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -45,8 +41,8 @@ class TorchModule:
             return np.asarray(self.module(torch.as_tensor(canvas_BSSC)).float().numpy())
 
 
-class TorchOnDevice:
-    """A module run eagerly in float32 on a device, in the background on a GPU.
+class TorchOnDevice(Starts):
+    """A module run eagerly in float32 on a device, on batches of any size, in the background on a GPU.
 
     Args:
         module: as in `TorchModule`; it is copied.
@@ -57,19 +53,15 @@ class TorchOnDevice:
         exact()
         self.module, self.device = copy.deepcopy(module).eval().to(device), device
 
-    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """Embed (B, S, S, 3) uint8 of any B, on the device or the host, to (B, D) float32."""
-        return self.start(canvas_BSSC).result()
-
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
-        """Embed on the current stream. Do not modify the canvas until `result()` returns."""
+        """Start a batch on the current stream."""
         canvas = torch.as_tensor(canvas_BSSC)
         # constants created in the forward pass must be on the same device
         with torch.inference_mode(), self.device:
             return AsyncCopy.of(self.module(canvas.to(self.device)).float(), held=canvas)
 
 
-class TorchThreads:
+class TorchThreads(Starts):
     """A module run in the background on threads that each embed a part of the batch.
 
     Torch's own threads synchronise after every operation, which is slow while other work uses the cores.
@@ -83,12 +75,7 @@ class TorchThreads:
         self.module, self.threads = TorchModule(module), threads
         self._pool = _single_threads(threads)
 
-    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """Embed (B, S, S, 3) uint8 of any B to (B, D) float32."""
-        return self.start(canvas_BSSC).result()
-
     def start(self, canvas_BSSC: Canvas) -> Concatenated:
-        """Embed in the background. Do not modify the canvas until `result()` returns."""
         size = -(-len(canvas_BSSC) // self.threads)
         parts = [canvas_BSSC[start : start + size] for start in range(0, len(canvas_BSSC), size)]
         return Concatenated([self._pool.submit(self.module, part) for part in parts])
@@ -159,7 +146,7 @@ def fingerprint(batches_GSSC: Sequence[NDArray[np.uint8]]) -> str:
 
 
 @dataclass(frozen=True)
-class GivenSamples:
+class GivenSamples(CalibrationSamples):
     """`CalibrationSamples` in memory.
 
     Attributes:
@@ -173,33 +160,26 @@ class GivenSamples:
     further_GSSC: Sequence[NDArray[np.uint8]] = ()
 
     def fingerprint(self) -> str:
-        """Return a digest that changes with any pixel of the variants."""
         return fingerprint(self.batches_GSSC)
 
     def images(self) -> int:
-        """Return the number of photographs."""
         return self.count
 
     def names(self) -> Sequence[str]:
-        """Return no names."""
         return ()
 
     def first(self) -> NDArray[np.uint8]:
-        """Return a batch of untransformed photographs. Shape: (b, S, S, 3) uint8."""
         return self.batches_GSSC[0]
 
     def variants(self) -> Sequence[NDArray[np.uint8]]:
-        """Return all batches."""
         return self.batches_GSSC
 
     def further(self) -> Sequence[NDArray[np.uint8]]:
-        """Return the other batches. Raises ConfigError if there are none."""
         if not self.further_GSSC:
             raise ConfigError("precision", "8 bits", "16 or 32 bits; quantisation needs photographs outside the gate")
         return self.further_GSSC
 
     def further_fingerprint(self) -> str:
-        """Return a digest that changes with any pixel of `further`."""
         return fingerprint(self.further())
 
 
@@ -295,11 +275,11 @@ class RuntimeBuilder(ABC):
         return 0
 
     @abstractmethod
-    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> FixedBatch | ChunkedBatch:
+    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> Starts:
         """Compile the backbone; with ``keep``, cache the result."""
 
     @abstractmethod
-    def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
+    def describe(self, runtime: Starts) -> dict[str, str]:
         """Return ``name`` and ``version`` of the runtime, for the store."""
 
     def reference(self) -> Embed:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,6 @@ class OpenVINOGraph:
         identity: identifies the graph in the name of its blob; defaults to the hash of the model.
     """
 
-    name = "openvino"
-
     def __init__(
         self,
         graph: bytes | Callable[[], bytes | Model],
@@ -166,15 +164,15 @@ class OpenVINOGraph:
         request.start_async(list(inputs), share_inputs=True)
         return Running(self, request, inputs)
 
-    def run(self, batches: Sequence[Sequence[NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+    def run(self, batches: Iterable[Sequence[NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
         """Run several batches concurrently; outputs keep their order."""
         running: deque[Running] = deque()
-        outputs: list[dict[str, NDArray[Any]]] = []
         for inputs in batches:
             if len(running) == self.waiting:
-                outputs.append(running.popleft().result())
+                yield running.popleft().result()
             running.append(self.start(inputs))
-        return outputs + [batch.result() for batch in running]
+        while running:
+            yield running.popleft().result()
 
 
 def _kept(folder: str, facts: dict[str, Any], make: Callable[[], Model], options: dict[str, Any]) -> Model:
@@ -195,7 +193,7 @@ def _kept(folder: str, facts: dict[str, Any], make: Callable[[], Model], options
     return compiled
 
 
-class FixedBatch:
+class FixedBatch(Starts):
     """Runs a graph with fixed batch b on any number of images, in pieces with padding.
 
     If each stream has one thread, as in `compile_backbone`, an image's embedding is bitwise independent of its
@@ -206,23 +204,14 @@ class FixedBatch:
     def __init__(self, graph: OpenVINOGraph, batch: int) -> None:
         self.graph, self.batch = graph, batch
 
-    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """Embed (B, S, S, 3) uint8 to (B, D) float32."""
-        return self.start(canvas_BSSC).result()
-
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """Embed in the background. Do not modify the canvas until `result()` returns."""
-        return _Pieces(self.begin(canvas_BSSC), len(canvas_BSSC))
-
-    def begin(self, canvas_BSSC: Canvas) -> list[Running]:
-        """Start the pieces of a batch, for access to all outputs of the graph; the last piece may be padded."""
         canvas = canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC
         pieces = [canvas[start : start + self.batch] for start in range(0, len(canvas), self.batch)]
         short = self.batch - len(pieces[-1])
         if short:
             padding = np.zeros((short, *canvas.shape[1:]), np.uint8)
             pieces[-1] = np.concatenate([pieces[-1], padding])
-        return [self.graph.start([piece]) for piece in pieces]
+        return _Pieces([self.graph.start([piece]) for piece in pieces], len(canvas))
 
 
 @dataclass(frozen=True)
@@ -235,22 +224,12 @@ class _Pieces:
         return np.concatenate(outputs)[: self.count].astype(np.float32, copy=False)
 
 
-class ChunkedBatch:
-    """Runs a network that accepts at most b images on any number of images.
-
-    Args:
-        network: accepts at most b images.
-        batch: b.
-    """
+class ChunkedBatch(Starts):
+    """Runs a network that accepts at most ``batch`` images on any number of images."""
 
     def __init__(self, network: Starts, batch: int) -> None:
         self.network, self.batch = network, batch
 
-    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """Embed (B, S, S, 3) uint8 to (B, D) float32."""
-        return self.start(canvas_BSSC).result()
-
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """Embed in the background. Do not modify the canvas until `result()` returns."""
         firsts = range(0, max(len(canvas_BSSC), 1), self.batch)
         return Concatenated([self.network.start(canvas_BSSC[first : first + self.batch]) for first in firsts])

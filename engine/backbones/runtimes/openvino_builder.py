@@ -21,7 +21,6 @@ from substyle.engine import cache
 from substyle.engine.backbones.export import export
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import (
-    ChunkedBatch,
     FixedBatch,
     Model,
     OpenVINOGraph,
@@ -29,7 +28,7 @@ from substyle.engine.backbones.runtimes.openvino import (
     first_layers,
     layers,
 )
-from substyle.engine.backbones.spec import Embed
+from substyle.engine.backbones.spec import Embed, Starts
 from substyle.engine.devices import INT8, Precision, as_precision
 from substyle.kernels.errors import ConfigError, SubstyleError
 
@@ -166,7 +165,7 @@ class OpenVINOBuilder(RuntimeBuilder):
         )
         return FixedBatch(graph, self.batch)
 
-    def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
+    def describe(self, runtime: Starts) -> dict[str, str]:
         """Return name and version of OpenVINO."""
         return {"name": "openvino", "version": version("openvino")}
 

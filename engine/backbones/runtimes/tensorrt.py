@@ -10,17 +10,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.export import as_typed, cast_first, typed_graph
 from substyle.engine.backbones.quantization import Range, calibrate, in_batches, products, quantise
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
-from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
+from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
-from substyle.engine.backbones.spec import Embed
+from substyle.engine.backbones.spec import Embed, Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph
 from substyle.engine.devices import EightBits, Precision, as_eight_bits, as_precision, graph_batch, missing
 from substyle.kernels.errors import ConfigError, SubstyleError
@@ -137,7 +135,7 @@ def _words(tensors: list[tuple[str, tuple[int, ...], Any]]) -> str:
     return ", ".join(f"{name} {shape} {kind}" for name, shape, kind in tensors) or "no tensors"
 
 
-class TensorRTGraph:
+class TensorRTGraph(Starts):
     """An engine with fixed batch B on a GPU.
 
     Args:
@@ -147,8 +145,6 @@ class TensorRTGraph:
     Raises:
         EngineError: no CUDA device, or the library or card cannot run the engine.
     """
-
-    name = "tensorrt"
 
     def __init__(self, engine: bytes, device: torch.device) -> None:
         if device.type != "cuda" or not torch.cuda.is_available():
@@ -179,12 +175,8 @@ class TensorRTGraph:
             raise EngineError("TensorRT failed to run the engine")
         return self._embedding_BD
 
-    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """Embed (b, S, S, 3) uint8, b ≤ B, on the GPU or the host, to (b, D) float32."""
-        return self.start(canvas_BSSC).result()
-
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
-        """Embed in the background. Do not modify the canvas until `result()` returns."""
+        """Start a batch (b, S, S, 3) uint8, b ≤ B, on the GPU or the host."""
         return self._captured.start(canvas_BSSC)
 
 
@@ -305,7 +297,7 @@ class TensorRTBuilder(RuntimeBuilder):
             graph = TensorRTGraph(engine, device)
         return ChunkedBatch(graph, self.batch)
 
-    def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
+    def describe(self, runtime: Starts) -> dict[str, str]:
         """Return name and version of the library."""
         trt = library()
         return {"name": trt.__name__, "version": trt.__version__}

@@ -12,15 +12,13 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.export import Preprocessed, Typed, as_typed
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
-from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
-from substyle.engine.backbones.spec import Embed
+from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
+from substyle.engine.backbones.spec import Embed, Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph, as_batch, exact
 from substyle.engine.devices import Precision, as_precision
 from substyle.kernels.errors import ConfigError
@@ -49,7 +47,7 @@ def compiled(module: Callable[..., Any], example: torch.Tensor, mode: Mode) -> t
     return run, None
 
 
-class TorchCompiled:
+class TorchCompiled(Starts):
     """A backbone with fixed batch B, compiled by torch.
 
     Args:
@@ -91,12 +89,8 @@ class TorchCompiled:
             self._captured = CapturedGraph(lambda stream: self._run(self.canvas_BSSC), self.canvas_BSSC)
         self.stream = self._captured.stream if self._captured else None
 
-    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """Embed (b, S, S, 3) uint8, b ≤ B, on the device or the host, to (b, D) float32."""
-        return self.start(canvas_BSSC).result()
-
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
-        """Embed, in the background on a GPU. Do not modify the canvas until `result()` returns."""
+        """Start a batch (b, S, S, 3) uint8, b ≤ B, on the device or the host."""
         if self._captured is not None:
             return self._captured.start(canvas_BSSC)
         canvas = as_batch(canvas_BSSC, self.canvas_BSSC)
@@ -129,7 +123,7 @@ class TorchBuilder(RuntimeBuilder):
             self._last = mixture, ChunkedBatch(compiled, self.batch)
         return self._last[1]
 
-    def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
+    def describe(self, runtime: Starts) -> dict[str, str]:
         """Return name and version: torch.compile, or torch if compilation failed, which a store distinguishes."""
         network = runtime.network if isinstance(runtime, ChunkedBatch) else None
         plain = isinstance(network, TorchCompiled) and network.fallback is not None
