@@ -233,7 +233,7 @@ class PrecisionSearch:
         return {
             "graph": self.builder.key,
             "samples": self.samples.fingerprint(),
-            "names": list(self.samples.names()),  # they order the pictures
+            "names": list(self.samples.names()),  # order the pictures
             "extent": self.extent,
             "device": self.builder.target.identity,
         }
@@ -275,16 +275,17 @@ class PrecisionSearch:
             mixture = PrecisionPolicy("bf16", high)
             speedup = self._speedup(mixture)
             if speedup >= MIN_SPEEDUP:
-                if high:
-                    print(
-                        f"{self.name}: bf16 with the first {high} of {total} layers in float32 passes the gate "
-                        f"(cosine min {passed[high]['gate']['cosine_min']:.5f}); with fewer: {failure}",
-                        file=sys.stderr,
-                    )
-                return passed[high]
+                return self._told(mixture, passed[high], failure)
             why = f"{self._words(mixture)} is only {speedup:.2f} times as fast"
         print(f"{self.name}: using float32; {why}", file=sys.stderr)
         return self._float32()
+
+    def _told(self, mixture: PrecisionPolicy, found: dict[str, Any], failure: GateError | None) -> dict[str, Any]:
+        """A result; prints why first layers have more bits, if any have."""
+        if mixture.float32_layers or mixture.unquantised_layers:
+            passes = f"passes the gate (cosine min {found['gate']['cosine_min']:.5f})"
+            print(f"{self.name}: {self._words(mixture)} {passes}; with fewer: {failure}", file=sys.stderr)
+        return found
 
     def _tried(self) -> dict[str, Any]:
         assert self.policy is not None
@@ -335,12 +336,7 @@ class PrecisionSearch:
             except GateError as error:
                 failure = error
                 continue
-            if count:
-                print(
-                    f"{self.name}: {precision} with the first {count} of {total} layers in {between} passes the "
-                    f"gate (cosine min {found['gate']['cosine_min']:.5f}); with fewer: {failure}",
-                    file=sys.stderr,
-                )
+            self._told(mixture, found, failure)
             if narrow and (speedup := self._speedup(mixture, PrecisionPolicy(between))) < MIN_SPEEDUP_8_BITS:
                 words = f'{precision} is only {speedup:.2f} times as fast as {between}; consider precision = "auto"'
                 print(f"{self.name}: {words}", file=sys.stderr)
@@ -391,8 +387,7 @@ class PrecisionSearch:
     @property
     def _block(self) -> int:
         """Pictures of a block: as many as the runtime computes at once."""
-        parallel = 1 if self.builder.target.on_gpu else self.builder.threads
-        return self.builder.batch * max(parallel, 1)
+        return self.builder.batch * (1 if self.builder.target.on_gpu else max(self.builder.threads, 1))
 
     @cached_property
     def _pictures(self) -> NDArray[np.uint8]:
@@ -446,9 +441,6 @@ class PrecisionSearch:
 
     def _words(self, mixture: PrecisionPolicy) -> str:
         """A policy, for messages."""
-        if mixture.float32_layers:
-            return f"{mixture.precision} with the first {mixture.float32_layers} of {self._layers} layers in float32"
-        if mixture.unquantised_layers:
-            first = f"the first {mixture.unquantised_layers} of {self._layers} layers in {mixture.between}"
-            return f"{mixture.precision} with {first}"
-        return str(mixture.precision)
+        count = mixture.float32_layers or mixture.unquantised_layers
+        kind = "float32" if mixture.float32_layers else mixture.between
+        return mixture.precision + (f" with the first {count} of {self._layers} layers in {kind}" if count else "")
