@@ -8,7 +8,7 @@ normalisations, activation functions and sums keep their types.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,15 +60,6 @@ class Range:
 
     largest: float
     shift: tuple[int, ...] = ()
-
-    def describe(self) -> dict[str, Any]:
-        """Return the range as plain JSON."""
-        return {"largest": self.largest, "shift": list(self.shift)}
-
-    @staticmethod
-    def of(found: Mapping[str, Any]) -> Range:
-        """Parse a range from plain JSON."""
-        return Range(float(found["largest"]), tuple(int(n) for n in found["shift"]))
 
 
 def products(model: onnx.ModelProto) -> list[Product]:
@@ -221,15 +212,11 @@ def calibrate(
     by_data: dict[str, list[Product]] = {}
     for product in products(model):
         by_data.setdefault(product.data, []).append(product)
-    activations = _Activations(model, list(by_data), threads)
     channels = {name: np.zeros(0, np.float32) for name in by_data}
-
-    def largest(name: str, x: NDArray[np.float32]) -> None:
+    for name, x in _activations(model, list(by_data), batches_GSSC, threads):
         convolved = by_data[name][0].in_axis is None
         found = np.abs(x).max(axis=tuple(a for a in range(x.ndim) if a != (1 if convolved else x.ndim - 1)))
         channels[name] = np.maximum(channels[name], found) if channels[name].size else found
-
-    activations.visit(batches_GSSC, largest)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     ranges = {}
     for name, group in by_data.items():
@@ -260,26 +247,20 @@ def _shift(data_C: NDArray[np.float32], group: Sequence[tuple[NDArray[np.float32
     return np.where(idle, 0, np.rint(exact)).astype(np.int64)
 
 
-class _Activations:
-    """A graph with the named activations as additional float32 outputs."""
+def _activations(
+    model: Model, names: Sequence[str], batches_GSSC: Sequence[NDArray[np.uint8]], threads: int
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Names and values of the named activations for each batch, as additional float32 outputs of the graph."""
+    import onnx
 
-    def __init__(self, model: Model, names: Sequence[str], threads: int) -> None:
-        import onnx
-
-        extended = onnx.ModelProto()
-        extended.CopyFrom(model)
-        for i, name in enumerate(names):
-            extended.graph.node.append(onnx.helper.make_node("Cast", [name], [f"measured_{i}"], to=FLOAT))
-            extended.graph.output.append(onnx.helper.make_tensor_value_info(f"measured_{i}", FLOAT, None))
-        self.graph = OpenVINOGraph(extended.SerializeToString(), precision="fp32", threads=threads)
-        # matched by position, because OpenVINO may name a tensor after an equal one
-        self.names = dict(zip(names, self.graph.outputs[-len(names) :], strict=True)) if names else {}
-
-    def visit(
-        self, batches_GSSC: Sequence[NDArray[np.uint8]], look: Callable[[str, NDArray[np.float32]], None]
-    ) -> None:
-        """Call `look` with the name and value of every activation, for each batch."""
-        for batch in batches_GSSC:
-            outputs = self.graph(batch)
-            for name, output in self.names.items():
-                look(name, outputs[output])
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    for i, name in enumerate(names):
+        extended.graph.node.append(onnx.helper.make_node("Cast", [name], [f"measured_{i}"], to=FLOAT))
+        extended.graph.output.append(onnx.helper.make_tensor_value_info(f"measured_{i}", FLOAT, None))
+    graph = OpenVINOGraph(extended.SerializeToString(), precision="fp32", threads=threads)
+    # matched by position, because OpenVINO may name a tensor after an equal one
+    measured = dict(zip(names, graph.outputs[-len(names) :], strict=True)) if names else {}
+    for batch in batches_GSSC:
+        outputs = graph(batch)
+        yield from ((name, outputs[output]) for name, output in measured.items())

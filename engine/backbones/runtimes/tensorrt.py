@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -248,7 +249,7 @@ class TensorRTBuilder(RuntimeBuilder):
         between = mixture.between
         make = partial(self._ranges, precision, between)
         found = cache.remember("ranges", self._calibration(precision, between), make)
-        ranges = {name: Range.of(one) for name, one in found.items()}
+        ranges = {name: Range(one["largest"], tuple(one["shift"])) for name, one in found.items()}
         model = quantise(
             self._model(PrecisionPolicy(between)), ranges, precision, unquantised=mixture.unquantised_layers
         )
@@ -267,7 +268,7 @@ class TensorRTBuilder(RuntimeBuilder):
                 batch = self.batch
         batches = in_batches(self.samples.further(), batch)
         found = calibrate(model, batches, precision, threads=self.threads)
-        return {name: one.describe() for name, one in found.items()}
+        return {name: asdict(one) for name, one in found.items()}
 
     def _build(self, mixture: PrecisionPolicy) -> bytes:
         name = self.source.spec.name
