@@ -6,7 +6,7 @@ transformations remain new to the adapted embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import hold, standard_of
 from substyle.engine.probes.evaluate import pick_dtype
 from substyle.engine.probes.mlp import JOINT, settings_of, train_joint
-from substyle.engine.probes.tasks import I64, UNKNOWN, Task, fine_task, identity, semantic_task
+from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task, fine_task, identity, semantic_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.validation import Distinct, validated
@@ -63,9 +63,7 @@ def seen_of(table: EmbeddingTable) -> I64:
     return np.array(seen, np.int64)
 
 
-def fit_multitask(
-    table: EmbeddingTable, config: ProbeConfig, advance: Callable[[int], None] = lambda count: None
-) -> AdapterLayer:
+def fit_multitask(table: EmbeddingTable, config: ProbeConfig, advance: Advance = lambda count: None) -> AdapterLayer:
     """Return the hidden layer of an MLP trained on transformation and class together.
 
     Settings, grid and stopping are those of the multi-task probe (`train_joint`).

@@ -12,14 +12,13 @@ the training rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
@@ -27,13 +26,11 @@ from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
 from substyle.engine.probes.linear import TIGHTER, Linear, variant_weights
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
-from substyle.engine.probes.tasks import I64, Task
+from substyle.engine.probes.tasks import F64, I64, Advance, Task
 from substyle.engine.probes.trainer import Validation
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
 
-F64 = NDArray[np.float64]
-Advance = Callable[[int], None]
 # of the training photographs, as in the paper
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 NEEDED = 0.9  # of the way from chance to the accuracy with all training photographs

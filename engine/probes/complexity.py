@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -15,7 +15,7 @@ from substyle.engine.probes.evaluate import Resampled, resample, score, uniform_
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.mlp import by_accuracy, part_of, scored_in_validation, until_agreed
-from substyle.engine.probes.tasks import I64, Task, identity
+from substyle.engine.probes.tasks import I64, Advance, Task, identity
 from substyle.engine.probes.trainer import Validation
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
@@ -75,7 +75,7 @@ def train_sizes(
     config: ProbeConfig,
     images: I64,
     group_N: I64 | None,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Advance = lambda count: None,
 ) -> dict[str, Sized]:
     """Train a task with every architecture at once, and score it on test ``images``.
 

@@ -8,7 +8,6 @@ on some variants of the training photographs and scored on their other variants.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +20,11 @@ from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_o
 from substyle.engine.probes.linear import Linear, fit_heads, variant_weights
 from substyle.engine.probes.mlp import Mlp, part_of
 from substyle.engine.probes.solver import CovarianceBasis, TrainingRows
-from substyle.engine.probes.tasks import I64, UNKNOWN, Task
+from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task
 from substyle.engine.probes.trainer import Validation, train
 from substyle.kernels.probe_heads import Heads
 
 SCORED = 20_000  # maximum number of training photographs to score
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.tasks import UNKNOWN, Task
+from substyle.engine.probes.tasks import F64, I64, UNKNOWN, Task
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
@@ -110,8 +110,6 @@ def cpu_has_bf16() -> bool:
     return any(name in flags.split() for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 _ALIKE = 1e-9  # spread of replicates that are equal but for rounding
 _DRAWS_AT_ONCE = 4_000_000  # maximum image draws in memory
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from pydantic import Field, StrictFloat, StrictInt
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from substyle.engine.probes.tasks import UNKNOWN
+from substyle.engine.probes.tasks import UNKNOWN, Advance
 from substyle.pipelines.validation import Distinct, validated
 
 Objective = Literal["semantic", "transformation", "joint"]
@@ -75,7 +75,7 @@ def fit(
     classes: int,
     seed: int,
     device: torch.device,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Advance = lambda count: None,
 ) -> dict[str, list[float]]:
     """Fine-tune a backbone in place.
 

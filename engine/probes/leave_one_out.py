@@ -7,7 +7,6 @@ of a coarse class cannot be held out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,13 +19,12 @@ from substyle.engine.probes.evaluate import balanced_over, resample, score, unif
 from substyle.engine.probes.linear import TIGHTER, certified, fit_heads, variant_weights
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
-from substyle.engine.probes.tasks import I64, Task, coarse_task
+from substyle.engine.probes.tasks import F64, I64, Advance, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.transforms.style import by_generator
 
-F64 = NDArray[np.float64]
 STYLE = "style"  # coarse class of painting styles
 
 
@@ -106,7 +104,7 @@ def rotate(
     *,
     redraws: int,
     tighter: float = 1.0,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Advance = lambda count: None,
 ) -> LeaveOneOut:
     """Fit and score the probes of all held-out sets.
 

@@ -8,23 +8,20 @@ to all rows they would retain, within the tolerance, information about rows that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
-from substyle.engine.probes.tasks import I64, Task
+from substyle.engine.probes.tasks import F64, I64, Advance, Task
 from substyle.engine.probes.trainer import Validation, asked, compare
 from substyle.kernels.probe_heads import Heads
 
-F64 = NDArray[np.float64]
-Advance = Callable[[int], None]
 TIGHTER = 3.0
 AGREEMENT = 0.002  # maximum difference in accuracy of two fits that agree
 

@@ -17,13 +17,12 @@ from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
 from substyle.engine.probes.heads import Setting, grid
-from substyle.engine.probes.tasks import I64, Task, identity, stream_of
+from substyle.engine.probes.tasks import I64, Advance, Task, identity, stream_of
 from substyle.engine.probes.trainer import Trained, Validation, train
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
 _STEPS_PER_EPOCH = 16  # minimum; limits the batch size
-Advance = Callable[[int], None]
 Rank = Callable[[Trained], tuple[float, ...]]
 
 
@@ -238,7 +237,7 @@ def train_multitask(
     semantic: Task,
     config: ProbeConfig,
     images: I64,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Advance = lambda count: None,
 ) -> Multitask:
     """Train the joint probe and its twins and score them on test ``images``."""
     made = train_joint(features, fine, semantic, config, settings_of(fine, semantic, config), advance)

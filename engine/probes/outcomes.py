@@ -19,6 +19,7 @@ from substyle.engine.probes.attentive import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
+from substyle.engine.probes.tasks import F64
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import ResampleBy
 from substyle.kernels.errors import SubstyleError
@@ -98,7 +99,6 @@ class ProbeOutcome:
         return outcome
 
 
-F64 = NDArray[np.float64]
 Row = dict[str, Any]
 # metrics that generalise to unseen transformations: their standard error is over images and transformations
 GENERAL = frozenset(

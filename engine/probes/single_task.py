@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +16,9 @@ from substyle.engine.probes.evaluate import Estimate, Resampled, Scores, balance
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images
 from substyle.engine.probes.mlp import Mlp, train_mlp
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.tasks import I64, Task, identity
+from substyle.engine.probes.tasks import F64, I64, Advance, Task, identity
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
-
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def train_single(
     *,
     images: I64,
     group_N: I64,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Advance = lambda count: None,
 ) -> Single:
     """Train a probe on a task and score it on test ``images``.
 

@@ -12,7 +12,7 @@ Shapes: R rows, B rows of a block, K heads, C classes, D embedding width, T tran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,13 +23,11 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.loader import Drawn
-from substyle.engine.probes.tasks import I64, Task
+from substyle.engine.probes.tasks import F64, I64, Advance, Task
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import upload
 from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import linear_gradients
-
-F64 = NDArray[np.float64]
 
 MEMORY = 20  # L-BFGS history size
 COVARIANCE_ROWS = 65_536  # sample size for the preconditioner
@@ -118,7 +116,7 @@ def fit(
     most: int,
     start: Heads | None = None,
     basis: CovarianceBasis | None = None,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Advance = lambda count: None,
 ) -> Fit:
     """Fit heads, first in the dtype of the features, then in float32, and in float64 where rounding hides the descent.
 
@@ -302,9 +300,7 @@ class _Objective:
 class _Search:
     """L-BFGS of all heads. Each pass tries one step per head and accepts it or shortens the step."""
 
-    def __init__(
-        self, objective: _Objective, u_KP: torch.Tensor, goal: float, most: int, advance: Callable[[int], None]
-    ) -> None:
+    def __init__(self, objective: _Objective, u_KP: torch.Tensor, goal: float, most: int, advance: Advance) -> None:
         self.objective, self.goal, self.most, self.advance = objective, goal, most, advance
         count, device = len(u_KP), u_KP.device
         self.found_KP = u_KP.clone()

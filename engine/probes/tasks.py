@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +18,9 @@ from substyle.kernels.errors import SubstyleError
 from substyle.kernels.philox import name_word, philox_4x32_torch
 from substyle.kernels.shuffle import Shuffle
 
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+Advance = Callable[[int], None]  # progress callback, receives the number of steps of optimisers or passes over rows
 _Array = TypeVar("_Array", I64, torch.Tensor)
 UNKNOWN = -1  # the target is none of the labels; always scored as wrong
 

@@ -7,25 +7,23 @@ weights are used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from substyle.engine.probes.attentive import AttentionBank
 from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, DeviceBatches, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import DeviceHeadBank, HeadBank, Setting, replays
-from substyle.engine.probes.tasks import UNKNOWN, Task
+from substyle.engine.probes.tasks import F64, UNKNOWN, Advance, Task
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward, judge
 
-F64 = NDArray[np.float64]
 _PIECE, _WIDE = 4096, 1 << 24  # rows and numbers per block, to bound the memory of logits and rows
 _HELD = 1 << 26  # numbers of validation rows of tokens that are kept
 AGREEMENT = 0.005  # maximum difference in accuracy of two trainings that agree
@@ -159,7 +157,7 @@ def train(
     steps: int,
     *,
     seeds: Sequence[int] | None = None,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Advance = lambda count: None,
 ) -> dict[Setting, Trained]:
     """Train all settings with all seeds.
 
