@@ -12,9 +12,10 @@ import numpy as np
 from substyle.engine.estimate import stages
 from substyle.engine.estimate.roofline import Device, Efficiency, Launch, Work
 from substyle.engine.estimate.stages import BATCH, NetworkFacts
-from substyle.engine.probes import attentive, complexity
+from substyle.engine.probes import complexity
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
+from substyle.engine.probes.heads import token_grid, token_shapes
 from substyle.pipelines.transforms.base import get
 
 # Host seconds, measured on one Xeon core in 2026-11, in batches of 256. Python: per photograph headers (98 µs) and
@@ -253,8 +254,8 @@ def _grids(
             # forward, and gradients of weights and of inputs
             add(task, "complexity", config.mlp_steps, rates, [(count, 6.0 * count) for count in counts], 2.0 * width)
         for kind in config.token_heads if facts.tokens else ():
-            settings = attentive.settings(config, kind, width)
-            shapes = attentive.shapes(kind, settings[0].groups, width, classes)
+            settings = token_grid(config, kind, width)
+            shapes = token_shapes(kind, settings[0].groups, width, classes)
             count, pooled = sum(map(math.prod, shapes)), 8.0 * settings[0].groups * facts.dim
             flop = pooled + 6.0 * width * (width + classes)
             add(task, kind, config.attentive_steps, len(settings), [(count, flop)], 4 * 2.0 * facts.dim)

@@ -82,7 +82,7 @@ def fit_multitask(table: EmbeddingTable, config: ProbeConfig, advance: Advance =
     features = Features(hold(table, config, device), standard, device, pick_dtype(config.precision, device))
     settings = [setting for setting in settings_of(fine, semantic, config) if setting.group == JOINT]
     found = train_joint(features, fine, semantic, config, settings, advance)[JOINT]
-    ((w_HD, b_H),) = (tuple(each[0].cpu().double() for each in pair) for pair in found.trained.heads.layers[:1])
+    ((w_HD, b_H),) = (tuple(each[0].cpu().double() for each in pair) for pair in found.heads.layers[:1])
     weight_HD = w_HD * torch.from_numpy(standard.scale_D).double()
     bias_H = b_H - weight_HD @ torch.from_numpy(standard.mean_D).double()
     facts = {"transformations": list(fine.labels), **found.trained.setting.describe(), "converged": found.converged}

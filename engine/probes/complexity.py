@@ -99,7 +99,7 @@ def train_sizes(
         made = until_agreed(
             *(features, [part], settings, config, config.mlp_steps, by_accuracy, [asked], advance), together=False
         )
-        found |= {name: sized(m.trained.heads, m.trained.validation, m.converged) for name, m in made.items()}
+        found |= {name: sized(m.heads, m.trained.validation, m.converged) for name, m in made.items()}
     return found
 
 

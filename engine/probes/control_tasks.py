@@ -111,7 +111,7 @@ def control(
 
     named: dict[str, Estimate] = {}
     if found.rows is None:
-        named["task"] = accuracy(found.task, fit.given, found.held_TN, found.scored_N)
+        named["task"] = accuracy(found.task, made.heads, found.held_TN, found.scored_N)
     else:
         named["task"] = accuracy(found.task, fit(found.task), task.distinct_TN, task.test_N)
         named["memorised"] = accuracy(found.rows, fit(found.rows), found.rows.distinct_TN, found.scored_N)
@@ -138,11 +138,8 @@ class _Fitter:
         self.features, self.made, self.config, self.advance = features, made, config, advance
         self.converged = bool(made.describe()["converged"])
         if isinstance(made, Linear):
-            self.given = made.heads
             self.weight_KT = variant_weights(task, task.train_T)[None]
             self.basis = basis or CovarianceBasis.of(TrainingRows(features, task, self.weight_KT))
-        else:
-            self.given = made.trained.heads
 
     def __call__(self, task: Task) -> Heads:
         """Fit to the labels of ``task``."""

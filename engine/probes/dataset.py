@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -186,34 +186,15 @@ def raw(table: EmbeddingTable, t_B: I64, n_B: I64) -> tuple[torch.Tensor, I64]:
     return torch.from_numpy(np.ascontiguousarray(table.take(t_B, n_B))), np.arange(len(t_B))
 
 
-class Dataset(Protocol):
-    """Embeddings accessible from a device.
+class Resident:
+    """Embeddings held entirely on the device.
 
     Attributes:
-        table: the table.
-        how: float16, int8 or streamed.
+        how: float16 or int8.
         device: device of the rows.
         drawn_on: device on which steps are drawn.
         centre: standardisation of int8 embeddings before rounding, else None.
     """
-
-    table: EmbeddingTable
-    how: str
-    device: torch.device
-    drawn_on: torch.device
-    centre: Standardizer | None
-
-    def rows(self, t_B: I64, n_B: I64) -> Placed:
-        """Return rows (transformation t of image n)."""
-        ...
-
-    def feed(self, draw: Draw, size: int, steps: int) -> Loader:
-        """Create a loader of ``steps`` steps of ``size`` rows each, which ``draw`` draws on ``drawn_on``."""
-        ...
-
-
-class Resident:
-    """Embeddings held entirely on the device."""
 
     def __init__(
         self,
@@ -237,7 +218,7 @@ class Resident:
         return Placed(self.x_RD, upload(t_B * self.table.x_TND.shape[1] + n_B, self.device), self.scale_R)
 
     def feed(self, draw: Draw, size: int, steps: int) -> Loader:
-        """Create a loader."""
+        """Create a loader of ``steps`` steps of ``size`` rows each, which ``draw`` draws on ``drawn_on``."""
 
         def place(drawn: Drawn) -> Placed:
             return Placed(self.x_RD, drawn.t_nB * self.table.x_TND.shape[1] + drawn.n_nB, self.scale_R)
@@ -280,6 +261,9 @@ class Streamed:
             allowed = f"at least {2 * each}, two steps of {size} rows of width {self.table.width}"
             raise ConfigError("probes.stream_buffer", self.buffer, allowed)
         return ReadAhead(self.table, self.device, draw, size=size, steps=steps, at_once=at_once)
+
+
+Dataset = Resident | Streamed
 
 
 def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, quiet: bool = True) -> Dataset:

@@ -16,6 +16,7 @@ from substyle.engine import cuda
 from substyle.engine.probes.batches import BatchPart, Queue, StepBlock, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels import dispatch, probe_data
+from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.dispatch import installed, upload
 from substyle.kernels.probe_data import gather
 from substyle.kernels.probe_heads import Heads, Term
@@ -81,16 +82,20 @@ def initial(
     """
     between = [(width, width)] * (depth - 1)
     sizes = [(outputs, inputs)] if width == 0 else [(width, inputs), *between, (outputs, width)]
-    tensors: list[torch.Tensor] = []
+    shapes = [(shape, size[1] ** -0.5) for size in sizes for shape in (size, size[:1])]
     rngs = [np.random.Generator(np.random.PCG64([seed, 0x696E6974])) for seed in seeds]
-    for size in sizes:
-        bound = size[1] ** -0.5
-        for shape in (size, size[:1]):
-            draws = [rng.random(shape, dtype=np.float32) * np.float32(2 * bound) - np.float32(bound) for rng in rngs]
-            of_seeds = torch.from_numpy(np.stack(draws)).to(device)
-            whole = dispatch.empty((settings, *of_seeds.shape), torch.float32, device).copy_(of_seeds)
-            tensors.append(whole.flatten(0, 1))
-    return Heads(*tensors)
+    return Heads(*(_repeated([_uniform(rng, *one) for rng in rngs], settings, device) for one in shapes))
+
+
+def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> NDArray[np.float32]:
+    return rng.random(shape, dtype=np.float32) * np.float32(2 * bound) - np.float32(bound)
+
+
+def _repeated(draws: Sequence[NDArray[np.float32]], settings: int, device: torch.device) -> torch.Tensor:
+    """Values of each seed for each setting, setting-major."""
+    of_seeds = torch.from_numpy(np.stack(draws)).to(device)
+    whole = dispatch.empty((settings, *of_seeds.shape), torch.float32, device)
+    return whole.copy_(of_seeds).flatten(0, 1)
 
 
 class Dropout:
@@ -228,6 +233,60 @@ class StepSpec:
 
 def _scale(loss_K: Sequence[float], device: torch.device) -> torch.Tensor | None:
     return None if all(v == 1.0 for v in loss_K) else torch.tensor(loss_K, dtype=torch.float32, device=device)
+
+
+# Attentive and efficient heads of tokens, see `kernels.attention_heads`
+
+ATTENTIVE, EFFICIENT = "attentive", "efficient"
+_QUERY_STD = 0.02  # of initial queries, as in AIM and efficient probing
+
+
+def token_grid(config: ProbeConfig, head: str, width: int) -> list[Setting]:
+    """The grid of a head on tokens of width D. G is the largest divisor of D up to the configured number."""
+    most = config.queries if head == EFFICIENT else config.attention_heads
+    groups = max(g for g in range(1, min(most, width) + 1) if width % g == 0)
+    each = product(config.attentive_learning_rates, config.attentive_weight_decays)
+    return [Setting(lr, decay, 0, kind=head, groups=groups) for lr, decay in each]
+
+
+def token_shapes(kind: str, groups: int, width: int, outputs: int) -> list[tuple[int, ...]]:
+    """Shapes of the parameters of a head with G groups on tokens of width D."""
+    query, squares = ((groups, width), 1) if kind == EFFICIENT else ((width,), 2)
+    return [query, *([(width, width)] * squares), (outputs, width), (outputs,)]
+
+
+def initial_of_tokens(
+    setting: Setting, inputs: int, tokens: int, outputs: int, settings: int, seeds: Sequence[int], device: torch.device
+) -> AttentionHeads:
+    """As `initial`, for heads of P tokens, ``inputs`` = P · D.
+
+    Queries are normal with standard deviation 0.02, so that attention begins almost uniform; keys, values and the
+    classifier are uniform in ±1/sqrt(D), as in ``torch.nn.Linear``.
+    """
+    width = inputs // tokens
+    rngs = [np.random.Generator(np.random.PCG64([seed, 0x61747465])) for seed in seeds]
+    query, *others = token_shapes(setting.kind, setting.groups, width, outputs)
+    drawn = [[rng.standard_normal(query, dtype=np.float32) * np.float32(_QUERY_STD) for rng in rngs]]
+    drawn += [[_uniform(rng, shape, width**-0.5) for rng in rngs] for shape in others]
+    tensors = [_repeated(draws, settings, device) for draws in drawn]
+    return AttentionHeads(*tensors, tokens=tokens, groups=setting.groups)
+
+
+class AttentionBank(HeadBank):
+    """The heads of settings of one kind with all seeds, setting-major, trained together without captured steps."""
+
+    def __init__(
+        self,
+        settings: Sequence[Setting],
+        inputs: int,
+        tokens: int,
+        outputs: int,
+        seeds: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.settings, self.seeds, self.width, self.depth, self.in_turn = list(settings), len(seeds), 0, 1, False
+        self.dropout, self.lessons = Dropout(0.0, seeds), []
+        self.pieces = [initial_of_tokens(settings[0], inputs, tokens, outputs, len(settings), seeds, device)]
 
 
 # Training on a GPU: a step of all heads of one shape is captured in a CUDA graph and replayed. A step reads rows,

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes import attentive
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
-from substyle.engine.probes.heads import Setting, grid
+from substyle.engine.probes.heads import Setting, grid, token_grid
 from substyle.engine.probes.tasks import I64, Advance, Task, identity, stream_of
 from substyle.engine.probes.trainer import Trained, Validation, train
 from substyle.engine.store.table import EmbeddingTable
@@ -41,6 +40,11 @@ class Mlp:
     difference: float
     converged: bool
     resampled: Heads | None = None
+
+    @property
+    def heads(self) -> Heads:
+        """The heads trained on all training photographs."""
+        return self.trained.heads
 
     def describe(self) -> dict[str, Any]:
         """Training fields of results.json."""
@@ -95,7 +99,7 @@ def train_mlp(
         settings, steps = grid(config), config.mlp_steps
     else:
         width = features.width // features.held.table.tokens
-        settings, steps = attentive.settings(config, head, width), config.attentive_steps
+        settings, steps = token_grid(config, head, width), config.attentive_steps
     asked = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
     part = part_of(features, task, config)
     each = until_agreed(features, [part], settings, config, steps, by_accuracy, [asked], advance)
@@ -249,7 +253,7 @@ def train_multitask(
         TWIN_SEMANTIC: (TWIN_SEMANTIC, semantic),
     }
     scores_TN = {
-        name: score(features, task, made[group].trained.heads, images).mean_TN for name, (group, task) in scored.items()
+        name: score(features, task, made[group].heads, images).mean_TN for name, (group, task) in scored.items()
     }
     return Multitask(fine, semantic, made, scores_TN)
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from substyle.engine.probes.attentive import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
+from substyle.engine.probes.heads import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import F64

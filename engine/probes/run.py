@@ -202,12 +202,12 @@ class _Run:
         for name in ("fine", "semantic"):
             for head, one in self.trained.get(name, {}).items():
                 features, _ = self.features(one.task)
-                given = (features, one.task, one.made, self.config)
-                basis = basis_of(features, one.task) if isinstance(one.made, Linear) else None
+                made = one.made
+                basis = basis_of(features, one.task) if isinstance(made, Linear) else None
                 bar.note(f"{name} {head}, control tasks")
-                found = {"selectivity": control(*given, groups, basis, bar.advance)}
-                if isinstance(one.made, Linear) and basis is not None:
-                    linear = (features, one.task, one.made, self.config)
+                found = {"selectivity": control(features, one.task, made, self.config, groups, basis, bar.advance)}
+                if isinstance(made, Linear) and basis is not None:
+                    linear = (features, one.task, made, self.config)
                     bar.note(f"{name}, codelength and learning curve")
                     found |= grow(*linear, self.images, groups, basis, bar.advance)
                     bar.note(f"{name}, shuffled labels")
@@ -244,7 +244,7 @@ class _Run:
         bar.note(f"{name} {head}")
         one = self._train(f"{name}/{head}", features, task, head, bar)
         self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
-        self._save(name, head, one.heads, standard, [task], one.made.describe()["setting"])
+        self._save(name, head, one.made.heads, standard, [task], one.made.describe()["setting"])
         return one
 
     def _train(self, score: str, features: Features, task: Task, head: str, bar: ProgressBar) -> Single:

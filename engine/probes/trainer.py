@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from substyle.engine.probes.attentive import AttentionBank
 from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, DeviceBatches, Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.heads import DeviceHeadBank, HeadBank, Setting, replays
+from substyle.engine.probes.heads import AttentionBank, DeviceHeadBank, HeadBank, Setting, replays
 from substyle.engine.probes.tasks import F64, UNKNOWN, Advance, Task
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads

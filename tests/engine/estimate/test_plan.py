@@ -14,9 +14,9 @@ from substyle.engine.estimate import stages
 from substyle.engine.estimate.counting import of_network
 from substyle.engine.estimate.plan import PRODUCTS, Plan, plan
 from substyle.engine.estimate.roofline import DEVICES, FULL, Device, Efficiency, Launch, Work, card_of, device
-from substyle.engine.probes import attentive
 from substyle.engine.probes.complexity import grid_bytes
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.heads import initial_of_tokens, token_grid
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms.registry import suite
 
@@ -262,8 +262,8 @@ def test_token_heads_of_a_token_store() -> None:
     made = plan([f"{VIT}@tokens=7"], SUITE, 1000, H100, probes=config)
     assert made.store_bytes == 31_000 * 49 * 768 * 2
     for grid in made.probes:
-        (*_, one), count = attentive.settings(config, grid.kind, 768), len(config.attentive_learning_rates)
-        heads = attentive.initial(one, 49 * 768, 49, 31, 1, [0], torch.device("cpu"))
+        (*_, one), count = token_grid(config, grid.kind, 768), len(config.attentive_learning_rates)
+        heads = initial_of_tokens(one, 49 * 768, 49, 31, 1, [0], torch.device("cpu"))
         assert (grid.heads, grid.parameters) == (count, count * sum(p.numel() for p in heads.parameters))
     assert [grid.kind for grid in made.probes] == ["attentive", "efficient"]
     layers = plan([f"{VIT}@layer=5:11,tokens=7"], SUITE, 1000, H100, probes=config)

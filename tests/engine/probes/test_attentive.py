@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from substyle.engine.probes import attentive, trainer
+from substyle.engine.probes import heads, trainer
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
@@ -171,16 +171,16 @@ def test_resampled_heads(make_table: Make, quick: Quick) -> None:
 def test_groups_divide_the_width(width: int, most: int, groups: int) -> None:
     config = ProbeConfig(attention_heads=most, queries=most)
     for head in ("attentive", "efficient"):
-        settings = attentive.settings(config, head, width)
+        settings = heads.token_grid(config, head, width)
         assert {s.groups for s in settings} == {groups}
         assert [s.lr for s in settings] == list(config.attentive_learning_rates)
 
 
 def test_initial_weights_depend_on_the_seed_only() -> None:
     config = ProbeConfig(queries=4)
-    (setting, *_) = attentive.settings(config, "efficient", D)
-    one = attentive.initial(setting, P * D, P, 3, 2, [5], torch.device("cpu"))
-    two = attentive.initial(setting, P * D, P, 3, 1, [4, 5], torch.device("cpu"))
+    (setting, *_) = heads.token_grid(config, "efficient", D)
+    one = heads.initial_of_tokens(setting, P * D, P, 3, 2, [5], torch.device("cpu"))
+    two = heads.initial_of_tokens(setting, P * D, P, 3, 1, [4, 5], torch.device("cpu"))
     for a, b in zip(one.parameters, two.parameters, strict=True):
         assert torch.equal(a[0], b[1])
         assert torch.equal(a[0], a[1])
