@@ -107,7 +107,6 @@ class CompileOptions:
     Attributes:
         batch: compiled batch B.
         canvas: canvas side S in pixels.
-        threads: number of CPU threads.
         precision: ``fp32``, ``bf16``, ``fp16``; ``auto``: in OpenVINO bf16 with as many first layers in float32 as the
             gate requires, elsewhere the first of bf16, fp16 and fp32 that passes; ``int8`` (OpenVINO, TensorRT) and
             ``fp8`` (TensorRT): 8-bit products with as many first layers in 16 bits as the gate requires.
@@ -138,9 +137,7 @@ def compile_backbone(
     """Compile and gate a backbone.
 
     Args:
-        backbone: the loaded backbone.
         samples_GSSC: batches of photographs in every variant for the gate, each (b, S, S, 3) uint8, b ≤ B.
-        images: number of photographs.
 
     Raises:
         GateError: the compiled backbone disagrees with its float32 reference.
@@ -160,7 +157,6 @@ def compile_source(
 
     Args:
         samples: photographs that calibrate quantisation, and those of the gate.
-        note: progress callback, receives what is being tried.
         own: the store's own photographs, for a spot check of what passed the gate.
 
     Raises:

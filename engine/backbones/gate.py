@@ -139,7 +139,6 @@ def pictures(samples: GateSamples, extent: Extent) -> NDArray[np.uint8]:
     Each round has every variant once, the hardest first, of another photograph.
 
     Args:
-        samples: photographs in all variants.
         extent: ``full``: all pictures. ``each``: each variant of `GATE_EACH` photographs, all photographs in turn.
             ``once``: each variant of one photograph. Of short suites both have more photographs, for at least
             `GATE_FEWEST` pictures: cosines are relative to their mean. ``spot``: one picture of each photograph: of the
@@ -166,14 +165,10 @@ class PrecisionSearch:
     """Gates one backbone, searching for its precision if ``auto``.
 
     Args:
-        builder: builder of the backbone.
-        samples: photographs of the gate.
-        precision: a precision, or auto.
         dtype: dtype of the store's embeddings.
         extent: pictures to compare. Instead of ``each``, a GPU compares all, and a float32 that becomes the reference
             of others every variant once.
         policy: tried before searching, since a search may find another one on another day: it measures time.
-        note: progress callback, receives what is being tried.
     """
 
     def __init__(

@@ -93,7 +93,6 @@ def quantise(
     Args:
         model: typed graph of a 16-bit network.
         ranges: range of every activation in `products`.
-        precision: type of the products.
         unquantised: number of leading products that stay in 16 bits.
 
     Returns:
@@ -203,8 +202,6 @@ def calibrate(
     Args:
         model: graph with fixed batch b.
         batches_GSSC: batches of photographs, (b, S, S, 3) uint8 each.
-        precision: target of the quantisation.
-        threads: number of CPU threads.
 
     Returns:
         ranges by name of activation.

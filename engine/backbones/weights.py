@@ -101,8 +101,6 @@ def read_checkpoint(name: str, path: Path, inside: Sequence[str] = ()) -> State:
     ``state_dict``, ``model``. A prefix ``module.`` is removed.
 
     Args:
-        name: name of the backbone, for errors.
-        path: the file.
         inside: other keys of nested dictionaries with weights.
 
     Raises:
@@ -128,10 +126,7 @@ def fit(name: str, network: nn.Module, state: State, source: str, dropped: Seque
     """Load a state into a network with the same keys and shapes.
 
     Args:
-        name: name of the backbone, for errors.
-        network: the network.
         state: tensors by the network's names.
-        source: source of the weights, for errors.
         dropped: patterns of whole keys that may be ignored.
 
     Raises:

@@ -113,7 +113,6 @@ def fit_pisco(
 
     Args:
         table: embeddings (T, N, D).
-        config: seed and device.
         content: rank of the new embedding as a fraction of D, style directions included.
         penalty: weight of the differences between variants and originals.
 

@@ -26,8 +26,6 @@ class Features:
 
     Args:
         table: a dataset, or a table, which is then copied to the device.
-        standard: standardisation of the task.
-        device: training device.
         dtype: dtype of matrix products.
     """
 
@@ -102,7 +100,6 @@ class BatchPart:
     """The part of each batch that belongs to one loss.
 
     Attributes:
-        task: the task.
         stream: source of its rows.
         count: rows per batch.
     """
@@ -136,8 +133,6 @@ class Batches:
     """Gathers blocks of batches into one array; each block overwrites the previous one.
 
     Args:
-        features: gathers the rows.
-        parts: parts of each batch.
         most: maximum batches per block.
         steps: total number of batches.
     """
@@ -232,8 +227,6 @@ class Queue:
 
     Attributes:
         script: schedule, at a fixed address during a training.
-        steps: number of steps.
-        features: standardise the rows.
         x_RD, scale_R: as in `loader.Placed`, at fixed addresses during a training.
     """
 
@@ -251,8 +244,6 @@ class DeviceBatches:
     """Schedules the steps of a training on the device.
 
     Args:
-        features: standardise the rows.
-        parts: parts of each batch.
         most: maximum steps per schedule.
         steps: total number of steps.
     """

@@ -82,11 +82,7 @@ class Growing:
     """Fits linear heads to growing prefixes of random orders of a task's training photographs.
 
     Attributes:
-        features: standardise the rows.
-        task: the task.
         made: its linear probe.
-        config: orders, tolerance and passes.
-        basis: basis of the training rows.
     """
 
     features: Features
@@ -247,9 +243,7 @@ def grow(
 
     Args:
         made: linear probe trained on all photographs.
-        images: test images.
         group_N: bootstrap groups of all images, None for images.
-        basis: basis of the training rows.
     """
     growing = Growing(features, task, made, config, basis, advance)
     blocks, sizes = code_sizes(growing.count), curve_sizes(growing.count)

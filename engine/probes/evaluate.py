@@ -121,7 +121,6 @@ class Resampled:
     Attributes:
         value_T: (T,) accuracies.
         replicates_RT: (R, T) accuracies over R resamples of the images.
-        seed: seed of the resamples.
         images_T: (T,) number of images with a score; None if unknown.
         units_T: (T,) number of resampled units with a score: these images, or groups of them; None if unknown.
         proportion: whether these are accuracies; else differences of accuracies, or other numbers.
@@ -302,7 +301,6 @@ def resample(
     Args:
         score_TN: scores, NaN if not scored.
         resamples: R.
-        seed: seed of the resamples.
         group_N: groups of images to resample as a whole instead, such as the photograph that a crop is from. One
             group, or one image, has no intervals: its replicates are NaN.
         proportion: whether the scores are accuracies, from 0 to 1.

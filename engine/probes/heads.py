@@ -349,8 +349,6 @@ class Steps:
     """Captured training steps of heads.
 
     Args:
-        heads: heads to train.
-        lesson: constants of the steps.
         queue: first scheduled steps; later ones use the same memory.
         seeds: dropout seeds; head k has the masks of seed k % S, different in each layer.
         threshold: dropout threshold, 0 for none.

@@ -109,10 +109,8 @@ def rotate(
     """Fit and score the probes of all held-out sets.
 
     Args:
-        features: standardise the rows.
         task: result of :func:`whole_task`.
         C: inverse regularisation strength.
-        images: test images.
         redraws: number of random sets.
         tighter: divisor of the configured tolerance.
     """

@@ -91,11 +91,8 @@ def fit_linear(
     """Fit the linear probe of a task.
 
     Args:
-        features: standardise the rows.
         task: task; classes of a coarse task are weighted equally.
-        config: grid, tolerance and passes.
         times_SN: multiplicity of each image in each resample of the training images; None for no resamples.
-        advance: progress callback, receives the number of passes.
     """
     weight_T = variant_weights(task, task.train_T)
     validation = Validation(features.full(), task, config)

@@ -146,7 +146,6 @@ class ReadAhead:
     """Loader that reads rows of a store several steps ahead.
 
     Args:
-        table: the table.
         device: training device.
         draw: draws steps of ``size`` rows on the CPU; called on the reader thread.
         size: rows per step.

@@ -88,11 +88,7 @@ def train_mlp(
     """Train the MLP of a task, or an attentive or efficient head.
 
     Args:
-        features: standardise the rows.
-        task: task.
-        config: grid, steps and doublings.
         times_SN: as in :func:`substyle.engine.probes.linear.fit_linear`.
-        advance: progress callback, receives the number of steps.
         head: mlp, attentive or efficient; the latter two on features of tokens.
     """
     if head == "mlp":

@@ -25,7 +25,6 @@ class Single:
     """A trained and scored single-task probe.
 
     Attributes:
-        task: task.
         made: result of training.
         scores: test scores of the probe trained on all training photographs.
         training_ST: accuracies of probes trained on resampled photographs; None without any.
@@ -50,7 +49,6 @@ def train_single(
     """Train a probe on a task and score it on test ``images``.
 
     Args:
-        features: standardise the rows.
         head: linear, mlp, attentive or efficient; the latter two on features of tokens.
         group_N: groups of all images, for resamples of the training photographs.
     """

@@ -46,8 +46,6 @@ class TrainingRows:
     """Training rows and their weights for K heads.
 
     Attributes:
-        features: standardise the rows.
-        task: provides rows and targets.
         variant_KT: weight of each transformation for each head; 0 excludes it.
         image_KN: weight of each image for each head; None for 1.
     """
@@ -121,13 +119,10 @@ def fit(
     """Fit heads, first in the dtype of the features, then in float32, and in float64 where rounding hides the descent.
 
     Args:
-        rows: training rows.
-        strength_K: regularisation strength of each head.
         tolerance: largest absolute gradient of a converged head.
         most: maximum passes over the rows.
         start: initial heads; default zeros.
         basis: precomputed basis of these rows.
-        advance: progress callback, receives the number of passes.
     """
     features, count = rows.features, len(strength_K)
     metric = _Metric.of(basis or CovarianceBasis.of(rows), len(rows.task.labels), np.asarray(strength_K, np.float64))
@@ -190,7 +185,6 @@ class _Metric:
     Args:
         basis_DD: eigenvectors of the features' covariance.
         scale_KD1: 1 / sqrt(eigenvalue / classes + strength) per head, the intercept's last.
-        strength_K: regularisation strength of each head.
     """
 
     def __init__(self, basis_DD: torch.Tensor, scale_KD1: torch.Tensor, strength_K: torch.Tensor) -> None:

@@ -122,11 +122,9 @@ class Trained:
     """A trained setting.
 
     Attributes:
-        setting: the setting.
         heads: trained heads, one per seed.
         validation: validation accuracy, weighted by ``setting.score``, mean over seeds.
         loss: validation loss, weighted as in training, mean over seeds.
-        steps: optimiser steps.
     """
 
     setting: Setting
@@ -161,13 +159,8 @@ def train(
     """Train all settings with all seeds.
 
     Args:
-        features: gathers the rows.
         parts: parts of each batch and of the loss.
-        settings: the grid.
-        config: dropout and validation rows.
-        steps: optimiser steps.
         seeds: seeds of initial weights and dropout; default: the configured seed.
-        advance: progress callback, receives the number of steps.
     """
     seeds = [config.seed] if seeds is None else seeds
     outputs = max(part.task.outputs.stop for part in parts)

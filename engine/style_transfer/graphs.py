@@ -132,9 +132,7 @@ def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side:
     The 48 channels of an output are the 4 x 4 phases of an image (B, S, S, 3); :func:`put_together` restores it.
 
     Args:
-        generator: weights.
         names: name of the output of each style of the generator.
-        batch: batch size B.
         side: canvas side S, a multiple of 4, at least 32.
     """
     require_side(side)

@@ -50,11 +50,9 @@ class DeviceStyles:
     the device. On a CPU, used in tests, it runs without CUDA graphs.
 
     Args:
-        generator: weights.
         styles: name of each style of the generator.
         side: canvas side S, a multiple of 4, at least 32.
         precision: precision of the convolutions.
-        device: device to run on.
         piece: images per execution; the last piece of a batch is padded.
         mode: mode of torch.compile, "off" to disable it.
 
@@ -140,7 +138,6 @@ class StyleNetwork:
             8 on two cores.
         side: canvas side S, a multiple of 4, at least 32.
         threads: number of CPU threads, and so of concurrent pieces.
-        precision: precision of the network.
         cache_dir: folder for compiled artefacts, or None.
     """
 
@@ -186,10 +183,8 @@ def networks_for(
     """Compile the networks required by transformations, by name of the network.
 
     Args:
-        names: names of transformations.
         side: canvas side S.
         batch, threads, cache_dir: as in :class:`StyleNetwork`; not used on a GPU.
-        precision: precision of the networks.
         device: ``cpu`` (OpenVINO), ``cuda`` or ``cuda:N`` (torch).
 
     Raises:

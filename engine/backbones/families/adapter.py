@@ -125,7 +125,6 @@ class Adapter:
         objective of the backbone.
 
         Args:
-            name: name of the adapted backbone.
             spec: facts of the backbone; imported embeddings have few.
             dim: width D of its embeddings.
 

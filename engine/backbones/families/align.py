@@ -58,7 +58,6 @@ def load(name: str, repository: str, checkpoint: Path | None = None) -> Tower:
     """Load ALIGN's image tower; 640 features in the joint space, which needs no projection.
 
     Args:
-        name: full name of the backbone, for errors.
         repository: weights of both towers on a hub.
         checkpoint: instead of these a folder written by `save_pretrained`, or a file of weights of the published size.
 

@@ -184,7 +184,6 @@ def tokens(name: str, network: nn.Module, grid: int | None, *, side: int) -> tup
     """Return a network that outputs its tokens, and their description.
 
     Args:
-        name: name of the backbone, for errors.
         network: on any device, including meta.
         grid: side of the grid that patches are averaged to; None for all tokens.
         side: input side in pixels.
@@ -251,7 +250,6 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
     """Return a network that outputs a pooled block, and a description of the pooling.
 
     Args:
-        name: name of the backbone, for errors.
         network: on any device, including meta.
         readout: a readout with a layer.
         side: input side in pixels.

@@ -30,8 +30,6 @@ def load(name: str, model: str, checkpoint: Path) -> nn.Module:
     """Load a CAN encoder.
 
     Args:
-        name: full name of the backbone, for errors.
-        model: timm's name of the architecture.
         checkpoint: PyTorch, safetensors, or Flax parameters in an ``.npz``.
 
     Raises:

@@ -21,7 +21,6 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
     """Load an image tower with its projection, which outputs `encode_image` without normalisation.
 
     Args:
-        name: full name of the backbone.
         model: architecture and tag or path, or ``hf-hub:`` and a repository.
         canvas: canvas side S in pixels.
         checkpoint: local weights of both towers.

@@ -24,7 +24,6 @@ def load(
     """Load a preset.
 
     Args:
-        name: full name of the backbone.
         canvas: canvas side S in pixels.
         checkpoint: local weights; None for those of the hub.
 

@@ -56,8 +56,6 @@ def load(name: str, model: str, checkpoint: Path) -> nn.Module:
     """Load a SimCLR ResNet-50; 2048 features (4096 at double width) before the projection head.
 
     Args:
-        name: full name of the backbone, for errors.
-        model: as in `create`.
         checkpoint: a TensorFlow checkpoint's prefix or index, a SavedModel's or hub module's folder, or a PyTorch or
             safetensors file.
 

@@ -92,11 +92,9 @@ def load(
     """Load a timm model with its pretrained weights or a local checkpoint.
 
     Args:
-        name: full name of the backbone.
         model: timm's name of the model.
         canvas: canvas side S in pixels.
         checkpoint: local weights: a PyTorch or safetensors file, or big_vision's ``.npz`` of a ViT.
-        readout: where to read the embedding.
         side: input side in pixels if not timm's default; timm resamples position embeddings.
         dropped: patterns of checkpoint keys that do not affect the embedding.
 

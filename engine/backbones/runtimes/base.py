@@ -46,7 +46,6 @@ class TorchOnDevice(Starts):
 
     Args:
         module: as in `TorchModule`; it is copied.
-        device: device to run on.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -68,7 +67,6 @@ class TorchThreads(Starts):
 
     Args:
         module: as in `TorchModule`; embeddings must not depend on other images of the batch.
-        threads: number of threads.
     """
 
     def __init__(self, module: nn.Module, threads: int) -> None:
@@ -188,7 +186,6 @@ class PrecisionPolicy:
     """Arithmetic of a compiled graph.
 
     Attributes:
-        precision: precision of the graph.
         float32_layers: number of first layers in float32.
         unquantised_layers: with int8 or fp8, number of first layers that are not quantised.
         between: with int8 or fp8, precision of unquantised layers and of everything between products.
@@ -219,12 +216,9 @@ class RuntimeBuilder(ABC):
     """Compiles a backbone for one runtime, cached by everything it depends on.
 
     Args:
-        source: the backbone.
         samples: photographs to calibrate quantisation.
-        batch: batch of the graph.
         canvas: canvas side S in pixels.
         threads: CPU threads of a runtime.
-        target: the device.
     """
 
     libraries: ClassVar[tuple[str, ...]]  # libraries whose versions affect the compiled graph

@@ -107,7 +107,6 @@ class OpenVINOGraph:
         graph: the serialised ONNX model, or a function that returns it or an OpenVINO model, called only if no compiled
             blob is cached.
         precision: arithmetic precision inside the graph; weights and interface keep their types.
-        threads: number of CPU threads.
         streams: number of batches that run concurrently, each on a share of the threads.
         float32_layers: with bf16 or fp16, number of first convolutions and matrix products in float32.
         cache_dir: folder in the cache for the compiled blob; None disables caching.
