@@ -10,7 +10,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -31,15 +33,46 @@ class BundleError(SubstyleError):
     """A TensorFlow checkpoint that cannot be read."""
 
 
-@dataclass(frozen=True)
-class _Entry:
-    dtype: int
-    shape: tuple[int, ...]
-    shard: int
-    offset: int
-    size: int
-    checksum: int
-    sliced: bool
+# fields that are read, by message: number, and type, or message (repeated ones end in *)
+_MESSAGES = {
+    "Header": {"num_shards": (1, "INT32"), "endianness": (2, "INT32")},
+    "Dim": {"size": (1, "INT64")},
+    "Shape": {"dim": (2, "Dim*")},
+    "Entry": {
+        **{"dtype": (1, "INT32"), "shape": (2, "Shape"), "shard_id": (3, "INT32"), "offset": (4, "INT64")},
+        **{"size": (5, "INT64"), "crc32c": (6, "FIXED32"), "slices": (7, "Shape*")},
+    },
+    "Reference": {"node_id": (1, "INT32"), "local_name": (2, "BYTES")},
+    "Attribute": {"name": (1, "BYTES"), "checkpoint_key": (3, "BYTES")},
+    "Node": {"children": (1, "Reference*"), "attributes": (2, "Attribute*")},
+    "Graph": {"nodes": (1, "Node*")},
+}
+_Message = Any  # made at run time
+
+
+@cache
+def _messages() -> dict[str, Any]:
+    """Classes of the messages by name."""
+    from google.protobuf import descriptor_pb2, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="substyle_tensorflow.proto", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, (number, kind) in fields.items():
+            label = f"LABEL_{'REPEATED' if kind.endswith('*') else 'OPTIONAL'}"
+            own = {"type": f"TYPE_{kind}"} if kind.isupper() else {"type_name": kind.strip("*")}
+            message.field.add(name=field, number=number, label=label, **own)
+    return dict(message_factory.GetMessages([file]))
+
+
+def parsed(name: str, data: bytes) -> _Message:
+    """Parse a message. Raises ValueError if it is malformed."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        return _messages()[name].FromString(data)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
 
 
 def prefix_of(path: Path) -> Path | None:
@@ -78,15 +111,15 @@ class TensorBundle:
             if index.stat().st_size > _MAX_INDEX:
                 raise BundleError(f"{index}: too long for an index of tensors")
             table = dict(_table(index.read_bytes(), str(index)))
+            header = parsed("Header", table.pop(b"", b""))
+            self._entries = {key.decode(): parsed("Entry", value) for key, value in table.items()}
         except OSError as error:
             raise BundleError(f"{index}: {error.strerror}") from error
         except (IndexError, UnicodeDecodeError, ValueError, struct.error) as error:
             raise BundleError(f"{index}: not the index of a TensorFlow checkpoint ({error})") from error
-        header = _fields(table.pop(b"", b""), str(index))
-        self._shards = int(header.get(1, [1])[-1])
-        if header.get(2, [0])[-1] != 0:
+        self._shards = header.num_shards or 1
+        if header.endianness:
             raise BundleError(f"{index}: big-endian tensors are not supported")
-        self._entries = {key.decode(): _entry(value, str(index)) for key, value in table.items()}
 
     def names(self) -> list[str]:
         """Return the sorted names of all tensors."""
@@ -94,12 +127,12 @@ class TensorBundle:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape without reading it."""
-        return self._entries[name].shape
+        return tuple(dim.size for dim in self._entries[name].shape.dim)
 
     def is_numeric(self, name: str) -> bool:
         """Return whether a tensor has a supported numeric type."""
         entry = self._entries[name]
-        return (entry.dtype in _DTYPES or entry.dtype == _BFLOAT16) and not entry.sliced
+        return (entry.dtype in _DTYPES or entry.dtype == _BFLOAT16) and not entry.slices
 
     def read(self, name: str) -> NDArray[np.generic]:
         """Read a numeric tensor; bfloat16 as float32. Raises BundleError on a checksum mismatch."""
@@ -107,20 +140,21 @@ class TensorBundle:
         if not self.is_numeric(name):
             raise BundleError(f"{where}: type {entry.dtype} or a sliced tensor is not supported")
         data = self._bytes(entry, where)
-        if _masked(google_crc32c.value(data)) != entry.checksum:
+        if _masked(google_crc32c.value(data)) != entry.crc32c:
             raise BundleError(f"{where}: checksum mismatch")
         if entry.dtype == _BFLOAT16:
             flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
         else:
             flat = np.frombuffer(data, _DTYPES[entry.dtype])
-        if flat.size != np.prod(entry.shape, dtype=np.int64):
-            raise BundleError(f"{where}: {flat.size} numbers for shape {list(entry.shape)}")
-        return flat.reshape(entry.shape)
+        shape = self.shape(name)
+        if flat.size != np.prod(shape, dtype=np.int64):
+            raise BundleError(f"{where}: {flat.size} numbers for shape {list(shape)}")
+        return flat.reshape(shape)
 
     def text(self, name: str) -> bytes:
         """Read a scalar string, such as the object graph of a TensorFlow 2 checkpoint."""
         entry, where = self._entries[name], f"{self.prefix}: {name}"
-        if entry.dtype != _STRING or entry.shape != ():
+        if entry.dtype != _STRING or self.shape(name):
             raise BundleError(f"{where}: not a scalar string")
         data = self._bytes(entry, where)
         length, start = _varint(data, 0)
@@ -131,8 +165,8 @@ class TensorBundle:
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
-    def _bytes(self, entry: _Entry, where: str) -> bytes:
-        path = Path(f"{self.prefix}.data-{entry.shard:05d}-of-{self._shards:05d}")
+    def _bytes(self, entry: _Message, where: str) -> bytes:
+        path = Path(f"{self.prefix}.data-{entry.shard_id:05d}-of-{self._shards:05d}")
         try:
             with path.open("rb") as file:
                 file.seek(entry.offset)
@@ -142,55 +176,6 @@ class TensorBundle:
         if len(data) != entry.size:
             raise BundleError(f"{where}: {path.name} is truncated")
         return data
-
-
-def fields(message: bytes) -> dict[int, list[int | bytes]]:
-    """Parse a protocol-buffer message into lists of values by field number: integers or bytes.
-
-    Raises ValueError if it is malformed.
-    """
-    out: dict[int, list[int | bytes]] = {}
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        number, kind = tag >> 3, tag & 7
-        value: int | bytes
-        if kind == 0:
-            value, at = _varint(message, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-            value, at = int.from_bytes(message[at : at + size], "little"), at + size
-        elif kind == 2:
-            size, at = _varint(message, at)
-            value, at = message[at : at + size], at + size
-        else:
-            raise ValueError(f"wire type {kind}")
-        if at > len(message):
-            raise ValueError("truncated message")
-        out.setdefault(number, []).append(value)
-    return out
-
-
-def _fields(message: bytes, where: str) -> dict[int, list[int | bytes]]:
-    try:
-        return fields(message)
-    except (ValueError, IndexError) as error:
-        raise BundleError(f"{where}: not the index of a TensorFlow checkpoint ({error})") from error
-
-
-def _entry(message: bytes, where: str) -> _Entry:
-    found = _fields(message, where)
-
-    def number(field: int) -> int:
-        value = found.get(field, [0])[-1]
-        return value if isinstance(value, int) else 0
-
-    dims = []
-    for shape in found.get(2, [])[-1:]:
-        for dim in _fields(shape if isinstance(shape, bytes) else b"", where).get(2, []):
-            size = _fields(dim if isinstance(dim, bytes) else b"", where).get(1, [0])[-1]
-            dims.append(int(size) if isinstance(size, int) else 0)
-    return _Entry(number(1), tuple(dims), number(3), number(4), number(5), number(6), bool(found.get(7)))
 
 
 def _table(data: bytes, where: str) -> Iterator[tuple[bytes, bytes]]:
@@ -275,8 +260,14 @@ def base_names(bundle: TensorBundle) -> dict[str, str]:
         BundleError: the graph does not contain exactly one ResNet.
     """
     try:
-        nodes = [_node(message) for message in fields(bundle.text(KEY)).get(1, []) if isinstance(message, bytes)]
-    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        nodes = [
+            _Node(
+                {child.local_name.decode(): child.node_id for child in node.children},
+                next((each.checkpoint_key.decode() for each in node.attributes if each.name == _VALUE), None),
+            )
+            for node in parsed("Graph", bundle.text(KEY)).nodes
+        ]
+    except (ValueError, IndexError) as error:
         raise BundleError(f"{bundle.prefix}: {KEY} is not an object graph ({error})") from error
     if any(not 0 <= child < len(nodes) for node in nodes for child in node.children.values()):
         raise BundleError(f"{bundle.prefix}: {KEY} refers to missing objects")
@@ -325,20 +316,3 @@ def _items(nodes: list[_Node], node: _Node, name: str) -> list[_Node]:
         return []
     members = nodes[node.children[name]].children
     return [nodes[members[number]] for number in sorted((key for key in members if key.isdigit()), key=int)]
-
-
-def _node(message: bytes) -> _Node:
-    found = fields(message)
-    children: dict[str, int] = {}
-    for child in found.get(1, []):
-        parts = fields(child if isinstance(child, bytes) else b"")
-        number, name = parts.get(1, [0])[-1], parts.get(2, [b""])[-1]
-        if isinstance(number, int) and isinstance(name, bytes):
-            children[name.decode()] = number
-    key = None
-    for attribute in found.get(2, []):
-        parts = fields(attribute if isinstance(attribute, bytes) else b"")
-        if parts.get(1, [b""])[-1] == _VALUE and isinstance(parts.get(3, [b""])[-1], bytes):
-            value = parts[3][-1]
-            key = value.decode() if isinstance(value, bytes) else None
-    return _Node(children, key)
