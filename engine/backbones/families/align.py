@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from substyle.engine.backbones.families.blocks import maps_of
 from substyle.engine.backbones.spec import TOKENS, Readout
 from substyle.engine.backbones.weights import WeightsError, fit, read_checkpoint, require_repository
 from substyle.kernels.errors import ConfigError
@@ -36,22 +37,12 @@ class Tower(nn.Module):
         return self.forward_intermediates(x, indices=[-1])[0].mean((2, 3))
 
     def forward_intermediates(
-        self,
-        x: torch.Tensor,
-        indices: list[int] | None = None,
-        stop_early: bool = True,
-        intermediates_only: bool = True,
+        self, x: torch.Tensor, indices: list[int] | None = None, **options: bool
     ) -> list[torch.Tensor]:
-        """Return the maps (B, D, H, W) of these blocks, or all for None. Blocks after the last are not computed."""
+        """Maps (B, D, H, W) of these blocks, or all for None."""
         blocks = self.model.get_submodule("encoder.blocks")
         assert isinstance(blocks, nn.ModuleList)
-        wanted = range(len(blocks)) if indices is None else [index % len(blocks) for index in indices]
-        x = self.model.get_submodule("embeddings")(x)
-        found = {}
-        for number in range(max(wanted) + 1):
-            x = blocks[number](x)
-            found[number] = x
-        return [found[number] for number in wanted]
+        return maps_of(blocks, self.model.get_submodule("embeddings")(x), indices)
 
 
 def load(name: str, repository: str, checkpoint: Path | None = None) -> Tower:

