@@ -62,12 +62,10 @@ class Features:
         other.projection = upload((rng.standard_normal((wide, width)) / wide**0.5).astype(np.float32), self.device)
         return other
 
-    def __call__(self, t_B: I64, n_B: I64, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Gather standardised rows (B, D), into ``out`` if given."""
-        if out is None:
-            out = dispatch.empty((len(t_B), self.width), self.dtype, self.device)
+    def __call__(self, t_B: I64, n_B: I64) -> torch.Tensor:
+        """Gather standardised rows (B, D)."""
         placed = self.held.rows(t_B, n_B)
-        return self.of(placed, placed.row_nB, out)
+        return self.of(placed, placed.row_nB, dispatch.empty((len(t_B), self.width), self.dtype, self.device))
 
     def of(self, placed: Placed, row_B: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Standardise rows ``row_B`` of ``placed.x_RD`` into ``out`` (B, D)."""

@@ -108,7 +108,8 @@ def test_features_on_every_path(make_table: Make, kind: type, contiguous: bool) 
     t, n = task.rows(task.train_T, task.train_N)
     features = Features(table, standard_of(table, task, 0), CPU, torch.bfloat16)
     found, full, given = features(t, n), features.full()(t, n), torch.empty(len(t), 20, dtype=torch.bfloat16)
-    assert features(t, n, given) is given
+    placed = features.held.rows(t, n)
+    assert features.of(placed, placed.row_nB, given) is given
     assert torch.equal(given, found)
     assert (found.dtype, full.dtype, features.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
     rows = torch.from_numpy(x_TND[t, n].astype(np.float32))
