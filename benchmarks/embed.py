@@ -20,7 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import networks
 from benchmarks.harness import OURS, Row, interleave, main
 from benchmarks.networks import BATCH, CANVAS, CORES, GFLOP, LITE0, RESNET50, SHOWN, VIT_B16
-from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_backbone
+from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
+from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.devices import graph_batch
 
@@ -65,7 +67,8 @@ def _auto(name: str, *, quick: bool) -> CompiledBackbone:
     batches = networks.samples().variants()
     some = batches if name == LITE0 and not quick else batches[:: 10 if name != VIT_B16 else 16]
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=CORES)
-    return compile_backbone(networks.load(name), some, options, images=networks.samples().images())
+    samples = GivenSamples(some, networks.samples().images())
+    return compile_source(LazyBackbone.of(networks.load(name)), samples, options)
 
 
 def _torch(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.gate import Extent, GateError, PrecisionSearch
@@ -20,13 +19,12 @@ from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import (
     CalibrationSamples,
     GateSamples,
-    GivenSamples,
     PrecisionPolicy,
     RuntimeBuilder,
     TorchOnDevice,
     TorchThreads,
 )
-from substyle.engine.backbones.spec import AsyncResult, Backbone, BackboneSpec, CompletedResult, Embed, Starts
+from substyle.engine.backbones.spec import AsyncResult, BackboneSpec, CompletedResult, Embed, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
 from substyle.engine.observability import fastest
@@ -131,20 +129,6 @@ class CompileOptions:
         self.target.require_precision("precision", self.precision)
 
 
-def compile_backbone(
-    backbone: Backbone, samples_GSSC: Sequence[NDArray[np.uint8]], options: CompileOptions, *, images: int
-) -> CompiledBackbone:
-    """Compile and gate a backbone.
-
-    Args:
-        samples_GSSC: batches of photographs in every variant for the gate, each (b, S, S, 3) uint8, b ≤ B.
-
-    Raises:
-        GateError: the compiled backbone disagrees with its float32 reference.
-    """
-    return compile_source(LazyBackbone.of(backbone), GivenSamples(samples_GSSC, images), options)
-
-
 def compile_source(
     source: LazyBackbone,
     samples: CalibrationSamples,
@@ -153,7 +137,7 @@ def compile_source(
     *,
     own: GateSamples | None = None,
 ) -> CompiledBackbone:
-    """`compile_backbone` that reads weights and samples only if results are not cached.
+    """Compile and gate a backbone. Weights and samples are read only if results are not cached.
 
     Args:
         samples: photographs that calibrate quantisation, and those of the gate.

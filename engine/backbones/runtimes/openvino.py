@@ -195,7 +195,7 @@ def _kept(folder: str, facts: dict[str, Any], make: Callable[[], Model], options
 class FixedBatch(Starts):
     """Runs a graph with fixed batch b on any number of images, in pieces with padding.
 
-    If each stream has one thread, as in `compile_backbone`, an image's embedding is bitwise independent of its
+    If each stream has one thread, as in `OpenVINOBuilder`, an image's embedding is bitwise independent of its
     neighbours, position, padding and the number of threads. Graphs with another b agree within 1e-5 (float32) or 1e-2
     (bf16) of an embedding's distance from the mean of all; on processors tested so far they were bitwise equal.
     """

@@ -14,10 +14,11 @@ from tests.conftest import photograph
 from torch import nn
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import CompileOptions, compile_backbone
+from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.gate import GateError, PrecisionSearch
-from substyle.engine.backbones.runtimes.base import TorchModule
+from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.runtimes.base import GivenSamples, TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, layers, with_float32_layers
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from substyle.kernels.errors import ConfigError
@@ -48,10 +49,14 @@ def options(precision: str = "fp32", dtype: str = "float16") -> CompileOptions:
     return CompileOptions(batch=BATCH, canvas=224, threads=1, precision=precision, dtype=dtype)
 
 
+def compiled_on_samples(backbone: Backbone, options: CompileOptions) -> CompiledBackbone:
+    return compile_source(LazyBackbone.of(backbone), GivenSamples(samples(), BATCH), options)
+
+
 @pytest.mark.parametrize("model", ["test_efficientnet", "test_vit"])
 def test_compiled_agrees_with_eager(model: str) -> None:
     backbone = load(f"control:random:{model}")
-    compiled = compile_backbone(backbone, samples(), options(), images=BATCH)
+    compiled = compiled_on_samples(backbone, options())
     assert compiled.runtime["name"] == "openvino"
     assert compiled.gate is not None
     assert compiled.gate["cosine_min"] >= 0.9999
@@ -63,7 +68,7 @@ def test_compiled_agrees_with_eager(model: str) -> None:
 
 
 def test_short_batches_are_padded_and_rows_do_not_mix() -> None:
-    compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options(), images=BATCH)
+    compiled = compiled_on_samples(load("control:random:test_efficientnet"), options())
     whole = compiled.embed(samples()[0])
     for count in (1, 3):
         np.testing.assert_array_equal(compiled.embed(samples()[0][:count]), whole[:count])
@@ -72,7 +77,7 @@ def test_short_batches_are_padded_and_rows_do_not_mix() -> None:
 def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
     backbone = load("control:random:test_resnet")
-    first = compile_backbone(backbone, samples(), options(), images=BATCH)
+    first = compiled_on_samples(backbone, options())
     kinds = sorted(p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file())
     assert kinds == ["gates", "graphs", "openvino", "rates", "references"]
 
@@ -80,13 +85,13 @@ def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
         raise AssertionError("exported again")
 
     monkeypatch.setattr("substyle.engine.backbones.runtimes.openvino_builder.export", refuse)
-    second = compile_backbone(backbone, samples(), options(), images=BATCH)
+    second = compiled_on_samples(backbone, options())
     assert (second.gate, second.rate) == (first.gate, first.rate)
     np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
 
 
 def test_arithmetic_controls_need_no_gate() -> None:
-    compiled = compile_backbone(load("control:pixels"), samples(), options(), images=BATCH)
+    compiled = compiled_on_samples(load("control:pixels"), options())
     assert compiled.gate is None
     assert compiled.runtime["name"] == "torch"
 
@@ -114,12 +119,12 @@ def test_auto_keeps_layers_in_float32_until_the_gate_passes(
     monkeypatch.setattr(FixedBatch, "__init__", remember)
     monkeypatch.setattr(FixedBatch, "__call__", spoil)
     monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 2.0)
-    compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options("auto"), images=BATCH)
+    compiled = compiled_on_samples(load("control:random:test_efficientnet"), options("auto"))
     assert compiled.runtime["precision"] == "bf16"
     assert compiled.runtime["float32_layers"] == 5
     assert "the first 5 of" in capsys.readouterr().err
     with pytest.raises(GateError, match=r"^control:random:test_efficientnet: bf16 .*≥ 0\.999\)"):
-        compile_backbone(load("control:random:test_efficientnet"), samples(), options("bf16"), images=BATCH)
+        compiled_on_samples(load("control:random:test_efficientnet"), options("bf16"))
 
 
 def test_unknown_precision() -> None:
@@ -174,7 +179,7 @@ def test_onnx_file_with_its_preprocessing(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps(facts))
     backbone = load(f"onnx:{path}")
     assert (backbone.spec.dim, backbone.spec.input_side, backbone.spec.licence) == (20, 32, "CC0")
-    compiled = compile_backbone(backbone, samples(), options(), images=BATCH)
+    compiled = compiled_on_samples(backbone, options())
     x = torch.from_numpy(samples()[0]).permute(0, 3, 1, 2).float()
     x = torch.nn.functional.interpolate(x, (32, 32), mode="bicubic", antialias=True).clamp(0, 255) / 255
     x = (x - torch.tensor(facts["mean"]).view(3, 1, 1)) / torch.tensor(facts["std"]).view(3, 1, 1)
