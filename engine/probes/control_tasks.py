@@ -19,7 +19,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
 from substyle.engine.probes.linear import Linear, fit_heads, variant_weights
 from substyle.engine.probes.mlp import Mlp, part_of
-from substyle.engine.probes.solver import CovarianceBasis, TrainingRows
+from substyle.engine.probes.solver import CovarianceBasis
 from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task
 from substyle.engine.probes.trainer import Validation, train
 from substyle.kernels.probe_heads import Heads
@@ -99,7 +99,18 @@ def control(
         training photograph's other variants are just those that it was not trained on.
     """
     found = controls_of(task, config.seed)
-    fit = _Fitter(features, found.task, made, config, basis, advance)
+    weight_KT = variant_weights(found.task, found.task.train_T)[None]
+    converged = bool(made.describe()["converged"])
+
+    def fit(own: Task) -> Heads:
+        """Heads with the probe's setting on other labels of the same rows."""
+        nonlocal converged
+        if isinstance(made, Linear):
+            fitted = fit_heads(features, own, config, weight_KT, [made.C], basis=basis, advance=advance)
+            converged &= bool(fitted.converged_K.all())
+            return fitted.heads
+        part, setting, steps = part_of(features, own, config), made.trained.setting, made.trained.steps
+        return train(features, [part], [setting], config, steps, advance=advance)[setting].heads
 
     def accuracy(own: Task, heads: Heads, rows_TN: NDArray[np.bool_], images: I64) -> Estimate:
         every_T = np.arange(len(rows_TN))
@@ -120,40 +131,7 @@ def control(
     answer: dict[str, Any] = {}
     for name, estimate in named.items():
         answer |= estimate.entries(name)
-    return answer | {"photographs": len(found.scored_N), "converged": fit.converged}
-
-
-class _Fitter:
-    """Fits heads with the setting of a probe to other labels of the same rows."""
-
-    def __init__(
-        self,
-        features: Features,
-        task: Task,
-        made: Linear | Mlp,
-        config: ProbeConfig,
-        basis: CovarianceBasis | None,
-        advance: Advance,
-    ) -> None:
-        self.features, self.made, self.config, self.advance = features, made, config, advance
-        self.converged = bool(made.describe()["converged"])
-        if isinstance(made, Linear):
-            self.weight_KT = variant_weights(task, task.train_T)[None]
-            self.basis = basis or CovarianceBasis.of(TrainingRows(features, task, self.weight_KT))
-
-    def __call__(self, task: Task) -> Heads:
-        """Fit to the labels of ``task``."""
-        if isinstance(self.made, Linear):
-            fit = fit_heads(
-                *(self.features, task, self.config, self.weight_KT, [self.made.C]),
-                basis=self.basis,
-                advance=self.advance,
-            )
-            self.converged &= bool(fit.converged_K.all())
-            return fit.heads
-        part = part_of(self.features, task, self.config)
-        setting, steps = self.made.trained.setting, self.made.trained.steps
-        return train(self.features, [part], [setting], self.config, steps, advance=self.advance)[setting].heads
+    return answer | {"photographs": len(found.scored_N), "converged": converged}
 
 
 def shuffled_task(task: Task, seed: int) -> Task:
