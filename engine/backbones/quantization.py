@@ -118,12 +118,6 @@ def quantise(
     return model
 
 
-def weight_scale(weight: NDArray[np.float32], out_axis: int, precision: EightBits, kind: int) -> NDArray[np.float32]:
-    """Return the scale of each output channel, rounded to the graph's type. Shape: (channels,) float32."""
-    axes = tuple(axis for axis in range(weight.ndim) if axis != out_axis)
-    return rounded(np.maximum(np.abs(weight).max(axis=axes) / LARGEST[precision], _SMALLEST), kind)
-
-
 class _Rewrite:
     """Inserts QDQ pairs: one per activation, shared by its consumers, and an 8-bit weight with DQ per product."""
 
@@ -177,7 +171,8 @@ class _Rewrite:
         if shift and product.in_axis is not None:
             factors = np.exp2(np.array(shift, np.float32))
             values = values / np.expand_dims(factors, 1 - product.in_axis)
-        scale = weight_scale(values, product.out_axis, self.precision, kind)
+        inner = tuple(axis for axis in range(values.ndim) if axis != product.out_axis)
+        scale = rounded(np.maximum(np.abs(values).max(axis=inner) / largest, _SMALLEST), kind)  # per output channel
         steps = values / scale.reshape([-1 if axis == product.out_axis else 1 for axis in range(values.ndim)])
         steps = np.clip(np.rint(steps) if self.precision == "int8" else steps, -largest, largest)
         name = f"{product.node}_weight"

@@ -135,7 +135,7 @@ def fit(name: str, network: nn.Module, state: State, source: str, dropped: Seque
     ours = network.state_dict()
     kept = {key: value for key, value in state.items() if key in ours}
     missing = [key for key in ours if key not in kept]
-    surplus = [key for key in state if key not in ours and not is_dropped(key, dropped)]
+    surplus = [key for key in state if key not in ours and not any(re.fullmatch(one, key) for one in dropped)]
     other = [
         f"{key} {list(kept[key].shape)}, not {list(value.shape)}"
         for key, value in ours.items()
@@ -147,11 +147,6 @@ def fit(name: str, network: nn.Module, state: State, source: str, dropped: Seque
             f"{_some(surplus)}, {len(other)} of another shape {_some(other)}"
         )
     network.load_state_dict(kept)
-
-
-def is_dropped(key: str, patterns: Sequence[str]) -> bool:
-    """Return whether a key matches a pattern of dropped heads."""
-    return any(re.fullmatch(pattern, key) for pattern in patterns)
 
 
 def _some(keys: Sequence[str]) -> str:
@@ -198,7 +193,7 @@ def flax_to_timm(state: State, network: nn.Module) -> State:
         network: the timm ViT to load. If it needs a position embedding of the class token, which big_vision does not
             have, zeros are added.
     """
-    flat = {_unwrapped(key.replace(".", "/")): value for key, value in state.items()}
+    flat = {_WRAPPERS.sub("", key.replace(".", "/")): value for key, value in state.items()}
     out: State = {}
     parts: dict[str, torch.Tensor] = {}
     for key, value in flat.items():
@@ -242,10 +237,6 @@ def joined(parts: State) -> State:
         if all(each in parts for each in three):
             out[key.replace(".query.", ".qkv.")] = torch.cat([out.pop(each) for each in three])
     return out
-
-
-def _unwrapped(key: str) -> str:
-    return _WRAPPERS.sub("", key)
 
 
 def _laid_out(key: str, value: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ transformations remain new to the adapted embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -171,7 +170,8 @@ class _Moments:
         self.second_DD = torch.zeros(width, width, dtype=torch.float64)
         self.moved_DD = torch.zeros_like(self.second_DD)
         both = table.distinct_TN[t, images] & table.distinct_TN[base, images]
-        for n_B in _chunks(images[both]):
+        own = images[both]
+        for n_B in (own[start : start + _CHUNK] for start in range(0, len(own), _CHUNK)):
             x_BD, original_BD = (torch.from_numpy(table.take(each, n_B)).to(device).double() for each in (t, base))
             self.rows += len(n_B)
             self.sum_D += x_BD.sum(0).cpu()
@@ -182,8 +182,3 @@ class _Moments:
             raise SubstyleError(
                 f"embeddings of {table.backbone} have no finite training rows of {table.transformations[t]}"
             )
-
-
-def _chunks(images: I64) -> Iterator[I64]:
-    for start in range(0, len(images), _CHUNK):
-        yield images[start : start + _CHUNK]

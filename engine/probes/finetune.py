@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from substyle.engine.probes.tasks import UNKNOWN, Advance
+from substyle.engine.probes.trainer import learning_rate
 from substyle.pipelines.validation import Distinct, validated
 
 Objective = Literal["semantic", "transformation", "joint"]
@@ -125,20 +125,9 @@ def fit(
             total.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = group["highest"] * _rate(step, config.steps)
+                group["lr"] = group["highest"] * learning_rate(step, config.steps, max(int(_WARMUP * config.steps), 1))
             optimizer.step()
         advance(1)
     module.requires_grad_(False)
-    return {name: _tenths(values) for name, values in losses.items()}
-
-
-def _rate(step: int, steps: int) -> float:
-    """Learning rate of a step relative to the highest."""
-    warmup = max(int(_WARMUP * steps), 1)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-
-
-def _tenths(values: list[float]) -> list[float]:
-    return [float(part.mean()) for part in np.array_split(np.array(values), 10) if len(part)]
+    tenths = {name: np.array_split(np.array(values), 10) for name, values in losses.items()}
+    return {name: [float(part.mean()) for part in parts if len(part)] for name, parts in tenths.items()}

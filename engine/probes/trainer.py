@@ -138,9 +138,9 @@ class Trained:
         return {"setting": self.setting.describe(), "validation": self.validation, "steps": self.steps}
 
 
-def learning_rate(done: int, steps: int) -> float:
-    """Learning rate after ``done`` steps, relative to its peak."""
-    warm = max(1, round(_WARM_UP * steps))
+def learning_rate(done: int, steps: int, warm_up: int | None = None) -> float:
+    """Learning rate after ``done`` steps, relative to its peak, which follows ``warm_up`` steps (a twentieth)."""
+    warm = max(1, round(_WARM_UP * steps)) if warm_up is None else warm_up
     if done < warm:
         return (done + 1) / warm
     return 0.5 * (1.0 + math.cos(math.pi * (done - warm) / max(1, steps - warm)))

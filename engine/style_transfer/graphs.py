@@ -288,7 +288,7 @@ class StyleModule(nn.Module):
         self.contract = nn.ModuleList(_Convolution(*pair) for pair in zip(generator.contract, _STRIDES, strict=True))
         self.residual = nn.ModuleList(_Convolution(layer) for pair in generator.residual for layer in pair)
         self.expand = nn.ModuleList(_Convolution(layer) for layer in generator.expand)
-        self.styles = _styles(generator)
+        (self.styles,) = {len(layer.scale) for layer in _layers(generator) if layer.scale is not None}
         self.contracted = contraction.contract
         convolutions = [*self.contract, *self.residual, *self.expand]
         for convolution in convolutions:
@@ -390,8 +390,3 @@ def _scaled(x: torch.Tensor, convolution: nn.Module, style: int) -> torch.Tensor
 
 def _layers(generator: Generator) -> list[Layer]:
     return [*generator.contract, *(layer for pair in generator.residual for layer in pair), *generator.expand]
-
-
-def _styles(generator: Generator) -> int:
-    (count,) = {len(layer.scale) for layer in _layers(generator) if layer.scale is not None}
-    return count

@@ -11,7 +11,7 @@ import torch
 from tests.scenarios.scene import Scene, read
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned, path_of
+from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
@@ -38,7 +38,7 @@ def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) ->
     results = tuned.run()
     names = [name for name in results["backbones"] if name.startswith(PREFIX)]
     assert [results["backbones"][name]["spec"]["finetuned"]["objective"] for name in names] == ["semantic", "joint"]
-    facts = [Finetuned.load(tuned.root / path_of(name)).metadata for name in names]
+    facts = [Finetuned.load(tuned.root / name.removeprefix(PREFIX)).metadata for name in names]
     assert all(each["transformations"] == ["identity", "grayscale", "jpeg"] for each in facts)
     assert {tuple(each["losses"]) for each in facts} == {("class",), ("class", "transformation")}
     hashes = {results["backbones"][name]["spec"]["weights_hash"] for name in results["backbones"]}
@@ -64,7 +64,7 @@ def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) ->
     assert {path: path.stat().st_mtime_ns for path in before} == before
     # a store that holds out what they were trained on refuses them
     tuned.study |= {"backbones": [{"name": names[0]}], "suite": "identity,grayscale,jpeg,saturate", "finetune": {}}
-    header = Finetuned.load(tuned.root / path_of(names[0]))
+    header = Finetuned.load(tuned.root / names[0].removeprefix(PREFIX))
     changed = {**header.metadata, "transformations": ["saturate"]}
     Finetuned(header.state, changed).save(tuned.root / "seen.safetensors")
     tuned.study["backbones"] = [f"{PREFIX}seen.safetensors"]

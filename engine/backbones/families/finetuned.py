@@ -49,11 +49,6 @@ class Finetuned:
         return cls(state, metadata)
 
 
-def path_of(name: str) -> Path:
-    """Path of the weights in the name of a fine-tuned backbone."""
-    return Path(name.removeprefix(PREFIX))
-
-
 def wrap(name: str, tuned: Finetuned, base: Backbone) -> Backbone:
     """Return a backbone with fine-tuned weights in place of its own, which are overwritten.
 
