@@ -7,9 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dataset import standard_of
+from substyle.engine.probes.tasks import Task
+from substyle.engine.probes.torch_dataset import TASKS
 from substyle.engine.store.table import EmbeddingTable
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
 
 SUITE = (
     ("identity", "identity", "train"),
@@ -21,6 +30,13 @@ SUITE = (
     ("tone_a", "tone", "train"),
     ("tone_b", "tone", "train"),
 )
+
+
+def features_of(table: EmbeddingTable, task: Task | str | None) -> tuple[Features, Task]:
+    """Features of a task of a table, or of the one of this name, on the CPU."""
+    task = TASKS[task](table, 0) if isinstance(task, str) else task
+    assert task is not None
+    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
 
 
 @pytest.fixture

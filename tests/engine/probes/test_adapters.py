@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from tests.engine.probes.conftest import Make, Quick
 
 from substyle.engine.probes.adapters import AdapterLayer, fit_multitask, fit_pisco
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError, SubstyleError
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
 
 
 def adapted(layer: AdapterLayer, x_BD: NDArray[Any]) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.engine.probes.conftest import Make, Quick
 
 from substyle.engine.probes import heads, trainer
 from substyle.engine.probes.batches import Features
@@ -23,8 +23,6 @@ from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
 P, D = 6, 12
 
 pytestmark = pytest.mark.usefixtures("one_thread")

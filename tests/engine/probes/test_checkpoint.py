@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.engine.probes.conftest import CPU
 
 from substyle.engine.probes.checkpoint import FORMAT, Probe, save_probe
 from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.probes.heads import initial
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_step import forward
-
-CPU = torch.device("cpu")
 
 
 def standard(width: int) -> Standardizer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from tests.engine.probes.conftest import Make, Quick, features_of
 from tests.engine.report.fake import fake_results
 
-from substyle.engine.probes.batches import Features
 from substyle.engine.probes.codelength import (
     Growing,
     code_sizes,
@@ -23,27 +22,13 @@ from substyle.engine.probes.codelength import (
     mixed_bits,
     photographs_needed,
 )
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.control_tasks import shuffled_task
-from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.linear import basis_of, fit_linear
 from substyle.engine.probes.run import run_probes
-from substyle.engine.probes.tasks import Task, fine_task, semantic_task
 from substyle.engine.report.extraction import extractability
 from substyle.engine.report.validation import validate_results
-from substyle.engine.store.table import EmbeddingTable
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def setup(table: EmbeddingTable, name: str) -> tuple[Features, Task]:
-    task = (fine_task if name == "fine" else semantic_task)(table, 0)
-    assert task is not None
-    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
 
 
 @pytest.mark.parametrize("name", ["fine", "semantic"])
@@ -52,7 +37,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
     table = make_table(images=100, style=1.0)
     distinct = table.distinct_TN.copy()
     distinct[2, ::3] = False
-    features, task = setup(replace(table, distinct_TN=distinct), name)
+    features, task = features_of(replace(table, distinct_TN=distinct), name)
     config = quick(orders=2, tolerance=1e-6)
     made = fit_linear(features, task, config)
     test_N = np.flatnonzero(table.split_N == 2)
@@ -100,7 +85,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
 
 def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make, quick: Quick) -> None:
     """The last point of the curve is the probe itself; shuffled labels cannot be compressed."""
-    features, task = setup(make_table(images=200, style=4.0), "fine")
+    features, task = features_of(make_table(images=200, style=4.0), "fine")
     config, test_N = quick(), np.flatnonzero(make_table(images=200).split_N == 2)
     made = fit_linear(features, task, config)
     found = grow(features, task, made, config, test_N, None, basis_of(features, task))

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from tests.engine.probes.conftest import Make, Quick
 from torch import nn
 
 from substyle.engine.probes.complexity import LINEAR, grid_bytes, pareto_front, selected, settings_of
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.run import run_probes
-from substyle.engine.store.table import EmbeddingTable
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TWO = ("fine", "semantic")

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from tests.engine.probes.conftest import Make, Quick, features_of
 
 from substyle.engine.probes import control_tasks
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.control_tasks import by_chance, control, controls_of, shuffled, shuffled_task
-from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.linear import Linear, fit_heads, fit_linear, variant_weights
 from substyle.engine.probes.mlp import train_mlp
-from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
 
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def setup(table: EmbeddingTable, name: str) -> tuple[Features, Task]:
-    task = (fine_task if name == "fine" else semantic_task)(table, 0)
-    assert task is not None
-    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
 
 
 def photographs_only(table: EmbeddingTable) -> EmbeddingTable:
@@ -47,7 +35,7 @@ def weakly_regularised(features: Features, task: Task, config: ProbeConfig) -> L
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_memorised_photographs_are_not_selective(make_table: Make, quick: Quick, head: str) -> None:
     """Any label of a photograph can be read from its one-hot vector, at random or not."""
-    features, task = setup(photographs_only(make_table(images=60)), "semantic")
+    features, task = features_of(photographs_only(make_table(images=60)), "semantic")
     config = quick(mlp_steps=150)
     made = weakly_regularised(features, task, config) if head == "linear" else train_mlp(features, task, config)
     found = control(features, task, made, config, None)
@@ -58,7 +46,7 @@ def test_memorised_photographs_are_not_selective(make_table: Make, quick: Quick,
 
 
 def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make, quick: Quick) -> None:
-    features, task = setup(photographs_only(make_table(images=60)), "fine")
+    features, task = features_of(photographs_only(make_table(images=60)), "fine")
     config = quick()
     found = control(features, task, weakly_regularised(features, task, config), config, None)
     assert found["control"] == pytest.approx(1.0, abs=0.02)
@@ -68,7 +56,7 @@ def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make,
 
 
 def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Quick) -> None:
-    features, task = setup(make_table(style=4.0), "fine")
+    features, task = features_of(make_table(style=4.0), "fine")
     config = quick()
     found = control(features, task, fit_linear(features, task, config), config, None)
     assert found["task"] > 0.97
@@ -81,7 +69,7 @@ def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Qu
 
 def test_a_wide_probe_memorises_more(make_table: Make, quick: Quick) -> None:
     """Trained for long enough, the MLP recovers more random labels than the linear probe."""
-    features, task = setup(make_table(width=8), "fine")
+    features, task = features_of(make_table(width=8), "fine")
     config = quick(mlp_steps=300, widths=(128,))
     linear, mlp = (
         control(features, task, made, config, None)
@@ -95,7 +83,7 @@ def test_rows_are_halved_per_photograph(make_table: Make) -> None:
     table = make_table()
     distinct = table.distinct_TN.copy()
     distinct[3, :20] = False
-    _, task = setup(replace(table, distinct_TN=distinct), "fine")
+    _, task = features_of(replace(table, distinct_TN=distinct), "fine")
     found = controls_of(task, 0)
     train, others = task.train_N, np.setdiff1d(np.arange(120), task.train_N)
     both = found.task.distinct_TN[:, train].astype(int) + found.held_TN[:, train]
@@ -111,7 +99,7 @@ def test_rows_are_halved_per_photograph(make_table: Make) -> None:
 
 
 def test_labels_of_other_photographs_have_the_same_counts(make_table: Make) -> None:
-    _, task = setup(make_table(), "semantic")
+    _, task = features_of(make_table(), "semantic")
     found = controls_of(task, 0)
     assert found.rows is None
     assert found.task is task
@@ -125,7 +113,7 @@ def test_labels_of_other_photographs_have_the_same_counts(make_table: Make) -> N
 def test_shuffled_labels_are_at_chance_and_true_ones_are_not(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    features, task = setup(make_table(images=200, style=4.0), name)
+    features, task = features_of(make_table(images=200, style=4.0), name)
     config = quick()
     made = fit_linear(features, task, config)
     found = shuffled(features, task, made, config)
@@ -139,7 +127,7 @@ def test_shuffled_labels_are_at_chance_and_true_ones_are_not(
 
 @pytest.mark.parametrize("name", ["fine", "semantic"])
 def test_labels_are_shuffled_within_splits(make_table: Make, name: str) -> None:
-    _, task = setup(make_table(), name)
+    _, task = features_of(make_table(), name)
     own = shuffled_task(task, 0)
     for split in (task.train_N, task.val_N, task.test_N):
         rows = task.rows(task.train_T, split)

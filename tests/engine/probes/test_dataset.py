@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.engine.probes.conftest import SUITE
+from tests.engine.probes.conftest import CPU, SUITE, Make, Quick
 
 from substyle.engine.probes import dataset, loader
 from substyle.engine.probes import dataset as held_module
@@ -23,9 +22,6 @@ from substyle.engine.probes.tasks import fine_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError, SubstyleError
 
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
 BYTES = 20 * 2  # of a row of the made-up tables
 
 pytestmark = pytest.mark.usefixtures("one_thread")

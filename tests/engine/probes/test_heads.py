@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from tests.engine.probes.conftest import CPU, Make, Quick
 
 from substyle.engine.probes.batches import Batches, BatchPart, Features
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import HeadBank, Setting
 from substyle.engine.probes.tasks import fine_task, semantic_task, stream_of
 from substyle.engine.probes.trainer import Validation
-from substyle.engine.store.table import EmbeddingTable
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.engine.probes.conftest import CPU, Make, Quick
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
@@ -27,10 +27,6 @@ from substyle.engine.probes.leave_one_out import (
 from substyle.engine.probes.linear import fit_heads, variant_weights
 from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

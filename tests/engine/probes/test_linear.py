@@ -10,28 +10,17 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from tests.engine.probes.conftest import Make, Quick, features_of
 
 from substyle.engine.probes import linear
-from substyle.engine.probes.batches import Features
-from substyle.engine.probes.config import C_RANGE, ProbeConfig
-from substyle.engine.probes.dataset import standard_of
+from substyle.engine.probes.config import C_RANGE
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images, variant_weights
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
+from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.probes.trainer import Validation
-from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def features_of(table: EmbeddingTable, task: Task | None) -> tuple[Features, Task]:
-    assert task is not None
-    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
 
 
 @pytest.fixture

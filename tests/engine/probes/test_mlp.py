@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+from tests.engine.probes.conftest import CPU, Make, Quick, features_of
 
 from substyle.engine.probes import mlp as module
 from substyle.engine.probes import mlp as multitask
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import Setting, grid, initial
 from substyle.engine.probes.linear import resampled_images
 from substyle.engine.probes.mlp import (
@@ -36,16 +36,7 @@ from substyle.engine.probes.trainer import Trained, Validation, train
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def setup(table: EmbeddingTable, task: Task | None) -> tuple[Features, Task]:
-    assert task is not None
-    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
 
 
 @dataclass
@@ -178,7 +169,7 @@ def test_groups_are_trained_on_together_until_all_agree(agreed: Agreed) -> None:
 
 def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quick) -> None:
     """The result equals training this setting alone for as many steps."""
-    features, task = setup(make_table(), fine_task(make_table(), 0))
+    features, task = features_of(make_table(), fine_task(make_table(), 0))
     config = quick(mlp_steps=10)
     steps: list[int] = []
     found = train_mlp(features, task, config, advance=steps.append)
@@ -197,7 +188,7 @@ def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quic
 
 def test_mlps_of_resampled_photographs(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     """The selected setting with half the steps, individual seeds, and only drawn photographs."""
-    features, task = setup(table := make_table(), fine_task(make_table(), 0))
+    features, task = features_of(table := make_table(), fine_task(make_table(), 0))
     times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
     calls: list[tuple[Sequence[BatchPart], list[Setting], int, object]] = []
 
@@ -271,7 +262,7 @@ def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
     monkeypatch.setattr(multitask, "until_agreed", spy)
     table = make_table(style=1.0)
     fine, semantic = both(table)
-    features, _ = setup(table, fine)
+    features, _ = features_of(table, fine)
     config = quick(multitask_learning_rates=(1e-1, 1e-2, 1e-4), multitask_steps=10)
     found = train_multitask(features, fine, semantic, config, table.rows(2))
     assert ranks == [by_loss]
@@ -295,7 +286,7 @@ def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> Non
     """The twin's class outputs are not trained, so its hidden layer depends only on transformations."""
     table = make_table()
     fine, semantic = both(table)
-    features, _ = setup(table, fine)
+    features, _ = features_of(table, fine)
     config = quick(mlp_weight_decays=(0.0,), multitask_steps=8)
     made = train_multitask(features, fine, semantic, config, table.rows(2)).made
     start = initial(32, 20, 11, 1, [0], CPU)
@@ -321,7 +312,7 @@ def test_two_trainings_of_a_class_probe_must_agree_on_transformed_photographs(
 
     monkeypatch.setattr(module, "until_agreed", spy)
     for kind in (semantic_task, coarse_task):
-        features, task = setup(table, kind(table, 0))
+        features, task = features_of(table, kind(table, 0))
         train_mlp(features, task, quick(mlp_steps=2))
     val = len(table.rows(1))
     assert asked == [8 * val, 6 * val]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.engine.probes.conftest import CPU, Make, Quick
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from substyle.engine import cuda
@@ -22,10 +23,6 @@ from substyle.engine.probes.mlp import settings_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_of
 from substyle.engine.probes.trainer import Trained, train
 from substyle.engine.store.table import EmbeddingTable
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,28 +1,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.engine.probes.conftest import Make, Quick
 from tests.engine.report.fake import fake_results
 
 from substyle.engine.probes import single_task
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.linear import resampled_images
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.report import tables
 from substyle.engine.report.validation import validate_results
-from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
 
 
 def plain(outcome: ProbeOutcome) -> dict[str, Any]:

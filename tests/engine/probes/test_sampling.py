@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.engine.probes.conftest import Make
 
 from substyle.engine.probes.tasks import Stream, Task, coarse_task, fine_task, semantic_task, stream_of
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
 from substyle.kernels.shuffle import Shuffle
-
-Make = Callable[..., EmbeddingTable]
 
 
 def many(stream: Stream, batches: int = 40, count: int = 200) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from tests.engine.probes.conftest import CPU
 
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
@@ -18,7 +19,6 @@ from substyle.engine.probes.tasks import Task, fine_task, semantic_task
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 
-CPU = torch.device("cpu")
 NAMES = ("identity", "a", "b", "c")
 # The objective is strongly convex: weights of two fits differ by both gradients over the penalty at most. Gradients of
 # at most 1e-6 in each of 48 weights are 7e-6 together, and with a penalty of 1e-2 the weights agree to 1.4e-3.

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.engine.probes.conftest import Make
 
 from substyle.engine.probes.tasks import coarse_task, fine_task, identity, images_of, semantic_task
-from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
-
-Make = Callable[..., EmbeddingTable]
 
 
 def test_answers(make_table: Make) -> None:

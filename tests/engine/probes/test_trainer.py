@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from tests.engine.probes.conftest import CPU, Make, Quick
 
 from substyle.engine.probes import heads as bank
 from substyle.engine.probes import trainer
 from substyle.engine.probes.batches import BatchPart, Features
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import Dropout, Setting, grid, host_bytes, initial
 from substyle.engine.probes.mlp import settings_of
@@ -19,11 +19,6 @@ from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_
 from substyle.engine.probes.trainer import Validation, learning_rate, train
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads, Numbers, Term
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

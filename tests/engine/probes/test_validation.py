@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.engine.probes.conftest import CPU, Make, Quick
 
 from substyle.engine.probes import trainer as module
 from substyle.engine.probes.batches import Features
@@ -19,10 +20,6 @@ from substyle.engine.probes.trainer import AGREEMENT, Validation, asked, compare
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
-
-Make = Callable[..., EmbeddingTable]
-Quick = Callable[..., ProbeConfig]
-CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
