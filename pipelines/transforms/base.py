@@ -43,13 +43,15 @@ class Choice:
 
     Values in ``px`` are multiplied by S / 224, values in ``S`` by S: both arrive in pixels of the canvas.
 
-    With ``severity``, the values are those of severity 1, 2, … of the transformation.
+    With ``severity``, the values are those of severity 1, 2, … of the transformation. Suite files may choose other
+    values ``within`` bounds, which are whole numbers if only these are possible; None for any.
     """
 
     name: str
     values: tuple[Any, ...]
     unit: str = ""
     severity: bool = False
+    within: tuple[float, float] | None = None
 
     draws = 1
 
@@ -69,7 +71,7 @@ class Choice:
 class Uniform:
     """A parameter of ``count`` numbers drawn uniformly from [low, high); ``signed`` also draws their signs.
 
-    Units as in :class:`Choice`.
+    Units and ``within`` as in :class:`Choice`.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Uniform:
     unit: str = ""
     signed: bool = False
     count: int = 1
+    within: tuple[float, float] | None = None
 
     @property
     def draws(self) -> int:

@@ -38,7 +38,7 @@ def gaussian_lines(args: Arrays, side: int) -> Arrays:
     "gaussian_blur",
     coarse="blur",
     role="train",
-    parameters=[Choice("sigma", SIGMAS, unit="px")],
+    parameters=[Choice("sigma", SIGMAS, unit="px", within=(0.1, max(SIGMAS)))],
     prepare=gaussian_lines,
     version=2,
 )
@@ -100,7 +100,10 @@ def _one_block(radius: int, side: int) -> int:
     "motion_blur",
     coarse="blur",
     role="train",
-    parameters=[Choice("line", MOTION, unit="px"), Uniform("angle", -45, 45, unit="degree")],
+    parameters=[
+        Choice("line", MOTION, unit="px", within=(0.5, max(map(max, MOTION)))),
+        Uniform("angle", -45, 45, unit="degree", within=(-45.0, 45.0)),
+    ],
     prepare=motion_kernels,
     version=2,
     on_gpu=ON_GPU,
@@ -134,7 +137,7 @@ def disk_kernels(args: Arrays, side: int) -> Arrays:
     "defocus_blur",
     coarse="blur",
     role="held_out",
-    parameters=[Choice("radius", DISK_RADII, unit="px")],
+    parameters=[Choice("radius", DISK_RADII, unit="px", within=(0.5, max(DISK_RADII)))],
     prepare=disk_kernels,
     on_gpu=ON_GPU,
 )

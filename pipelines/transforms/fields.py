@@ -26,7 +26,7 @@ def severities(name: str, *values: float | tuple[float, ...], unit: str = "") ->
     return Choice(name, values, unit, severity=True)
 
 
-SEVERITY = severities("severity", 1, 2, 3, 4, 5)
+SEVERITY = Choice("severity", (1, 2, 3, 4, 5), severity=True, within=(1, 5))
 
 
 def row(table: tuple[tuple[float, ...], ...] | tuple[float, ...], args: Arrays) -> F32:

@@ -41,7 +41,7 @@ PREFIX = "imagenet_c_"
 def _with(name: str, of: str, role: str, parameter: Choice) -> None:
     """Register an existing transformation with the strengths of ImageNet-C."""
     known = REGISTRY[of]
-    kept = tuple(parameter if p.name == parameter.name else p for p in known.parameters)
+    kept = tuple(replace(parameter, within=p.within) if p.name == parameter.name else p for p in known.parameters)
     register(replace(known, name=PREFIX + name, role=role, parameters=kept))  # type: ignore[arg-type]
 
 

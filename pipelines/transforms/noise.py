@@ -38,7 +38,7 @@ def impulse_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
     "shot_noise",
     coarse="noise",
     role="held_out",
-    parameters=[Choice("rate", (25, 12, 5, 3), unit="photons at full range")],
+    parameters=[Choice("rate", (25, 12, 5, 3), unit="photons at full range", within=(0.5, 500.0))],
 )
 def shot_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Poisson noise, as of a sensor in low light."""

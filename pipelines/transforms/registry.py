@@ -9,6 +9,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
@@ -268,16 +269,33 @@ def _parameter(place: str, known: base.Parameter, value: Any, severity: bool) ->
             and all(map(_number, low_high))
         ):
             signed, count = (known.signed, known.count) if isinstance(known, base.Uniform) else (False, 1)
-            return base.Uniform(known.name, float(low_high[0]), float(low_high[1]), known.unit, signed, count)
+            low, high = map(float, low_high)
+            _require_within(place, known, [low, high])
+            return base.Uniform(known.name, low, high, known.unit, signed, count, known.within)
     elif isinstance(value, list) and value:
         values = tuple(tuple(each) if isinstance(each, list) else each for each in value)
         like = known.values[0] if isinstance(known, base.Choice) else 0.0
         width = len(like) if isinstance(like, tuple) else 0
         fits = (_numbers(v, width) if width else _number(v) for v in values)
         if (not isinstance(known, base.Uniform) or known.count == 1) and all(fits):
-            return base.Choice(known.name, values, known.unit, severity)
+            _require_within(
+                place, known, [n for each in values for n in (each if isinstance(each, tuple) else (each,))]
+            )
+            return base.Choice(known.name, values, known.unit, severity, known.within)
     allowed = "a list of values" + ("" if severity else " or { uniform = [low, high] }")
     raise ConfigError(place, value, f"{allowed}, numbers like {known.describe()}")
+
+
+def _require_within(place: str, known: base.Parameter, values: Sequence[float]) -> None:
+    """Raise ConfigError unless the transformation can be made with these values."""
+    if known.within is None:
+        return
+    low, high = known.within
+    whole = isinstance(low, int) and isinstance(high, int)
+    for value in values:
+        if not low <= value <= high or (whole and value != int(value)):
+            allowed = f"{'whole ' * whole}numbers from {low} to {high}" if low < high else f"only {low}"
+            raise ConfigError(place, value, f"{allowed}{f' {known.unit}' * bool(known.unit)}")
 
 
 def _numbers(value: object, width: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from substyle.kernels.dispatch import upload
 from substyle.pipelines.transforms.base import Arrays, Choice, Uniform, kernel
 from substyle.pipelines.transforms.fields import LUMA, Keys, bits, normal, per_image, pixels, plane, severities, unit
 from substyle.pipelines.transforms.viewpoint import sampled
@@ -32,9 +33,9 @@ def chromatic_aberration(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) 
 def bayer(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """A mosaic of red, green, green and blue filters; each cell loses the other two channels by ``strength``."""
     side, device = canvas_BSSC.shape[1], canvas_BSSC.device
-    cell = max(round(float(args["cell"][0])), 1) if len(canvas_BSSC) else 1
-    odd = torch.arange(side, device=device) // cell % 2
-    kind = odd[:, None] + odd  # 0 red, 1 green, 2 blue
+    cell_B = np.maximum(np.rint(args["cell"]), 1).astype(np.int64)
+    odd_BS = torch.arange(side, device=device) // upload(cell_B, device)[:, None] % 2
+    kind = odd_BS[:, :, None] + odd_BS[:, None]  # 0 red, 1 green, 2 blue
     filters = (kind[..., None] == torch.arange(3, device=device)).float()
     strength = per_image(args["strength"], device)
     # brighter, so that half of the filters' loss is made up for

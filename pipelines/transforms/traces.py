@@ -24,8 +24,9 @@ from torch.nn.functional import conv2d
 
 from substyle.kernels import jpeg_codec
 from substyle.kernels.dispatch import for_each_image
+from substyle.kernels.noise import F32
 from substyle.pipelines.transforms.base import Arrays, Choice, Parameter, Role, Uniform, kernel
-from substyle.pipelines.transforms.fields import Keys
+from substyle.pipelines.transforms.fields import Keys, per_image
 
 PREFIX = "traces_"
 LAST = 95  # quality of the last encoding, with 4:4:4 chroma
@@ -74,7 +75,7 @@ def resized(canvas_BSSC: torch.Tensor, scale_B: NDArray[np.floating], interpolat
     return out_BSSC
 
 
-def sharpened(canvas_BSSC: torch.Tensor, factor: float) -> torch.Tensor:
+def sharpened(canvas_BSSC: torch.Tensor, factor_B: F32) -> torch.Tensor:
     """Extrapolate from a smoothed picture, in plain torch. Shape: (B, S, S, C) uint8."""
     batch, side, _, channels = canvas_BSSC.shape
     planes = canvas_BSSC.permute(0, 3, 1, 2).reshape(batch * channels, 1, side, side).float()
@@ -82,6 +83,7 @@ def sharpened(canvas_BSSC: torch.Tensor, factor: float) -> torch.Tensor:
     kernel_33[..., 1, 1] = 5
     smooth = planes.clone()  # the outermost pixels stay as they are
     smooth[..., 1:-1, 1:-1] = (conv2d(planes, kernel_33 / 13.0) + 0.5).floor()
+    factor = per_image(factor_B, canvas_BSSC.device).repeat_interleave(channels, 0)
     sharp = (smooth + factor * (planes - smooth)).clamp(0, 255).to(torch.uint8)
     return sharp.view(batch, channels, side, side).permute(0, 2, 3, 1)
 
@@ -108,9 +110,8 @@ def _encoded(picture: Image.Image, quality: int, chroma: str) -> Image.Image:
     return Image.open(file)
 
 
-def _recoded(canvas_BSSC: torch.Tensor, quality: int, chroma: str) -> torch.Tensor:
-    quality_B = np.full(len(canvas_BSSC), quality, np.int32)
-    return jpeg_codec.compressed(canvas_BSSC, quality_B, whole_chroma=chroma == "4:4:4")
+def _last(canvas_BSSC: torch.Tensor) -> torch.Tensor:
+    return jpeg_codec.compressed(canvas_BSSC, np.full(len(canvas_BSSC), LAST, np.int32), whole_chroma=True)
 
 
 def _register(
@@ -120,25 +121,27 @@ def _register(
 
 
 def _jpeg(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys, *, chroma: str) -> torch.Tensor:
-    quality = int(args["quality"][0]) if len(canvas_BSSC) else LAST
+    quality_B = args["quality"].astype(np.int32)
     if canvas_BSSC.device.type == "cpu":
-        return _by_pillow(canvas_BSSC, lambda picture, i: _encoded(picture, quality, chroma))
-    return _recoded(canvas_BSSC, quality, chroma)
+        return _by_pillow(canvas_BSSC, lambda picture, i: _encoded(picture, int(quality_B[i]), chroma))
+    return jpeg_codec.compressed(canvas_BSSC, quality_B, whole_chroma=chroma == "4:4:4")
 
 
 def _sharpen(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    factor = float(args["factor"][0]) if len(canvas_BSSC) else 1.0
-    if canvas_BSSC.device.type == "cpu":
-        return _by_pillow(
-            canvas_BSSC, lambda picture, i: _encoded(ImageEnhance.Sharpness(picture).enhance(factor), LAST, "4:4:4")
-        )
-    return _recoded(sharpened(canvas_BSSC, factor), LAST, "4:4:4")
+    factor_B = args["factor"]
+    if canvas_BSSC.device.type != "cpu":
+        return _last(sharpened(canvas_BSSC, factor_B))
+
+    def sharper(picture: Image.Image, i: int) -> Image.Image:
+        return _encoded(ImageEnhance.Sharpness(picture).enhance(float(factor_B[i])), LAST, "4:4:4")
+
+    return _by_pillow(canvas_BSSC, sharper)
 
 
 def _resize(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys, *, interpolation: str) -> torch.Tensor:
     side, scale_B = canvas_BSSC.shape[1], args["scale"]
     if canvas_BSSC.device.type != "cpu":
-        return _recoded(resized(canvas_BSSC, scale_B, interpolation), LAST, "4:4:4")
+        return _last(resized(canvas_BSSC, scale_B, interpolation))
 
     def there_and_back(picture: Image.Image, i: int) -> Image.Image:
         length = _scaled(side, float(scale_B[i]))

@@ -20,7 +20,10 @@ CELLS = 5  # of the distorted grid, along each axis
     "elastic",
     coarse="warp",
     role="train",
-    parameters=[Choice("amplitude", (16, 21, 25, 30), unit="px"), Choice("smoothing", (SMOOTHING,), unit="S")],
+    parameters=[
+        Choice("amplitude", (16, 21, 25, 30), unit="px"),
+        Choice("smoothing", (SMOOTHING,), unit="S", within=(SMOOTHING, SMOOTHING)),
+    ],
     version=2,
 )
 def elastic(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:

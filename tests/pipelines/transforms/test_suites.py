@@ -117,7 +117,7 @@ def test_a_suite_file(own: None, tmp_path: Path) -> None:
     keys = philox.image_keys(0, [str(i) for i in range(50)])
     assert set(base.get("jpeg_web").draw(keys, 224)["quality"].tolist()) == {60, 80}
     sigma = Uniform("sigma", 1.0, 2.0, "px")
-    assert base.get("blurred").parameters == (sigma,)
+    assert [parameter.describe() for parameter in base.get("blurred").parameters] == [sigma.describe()]
     assert len({base.get(name).definition_hash() for name in names}) == 7
 
 
@@ -141,6 +141,24 @@ def test_severities_are_paired_and_the_whole_draws_among_them(own: None, tmp_pat
     assert whole.at(1).definition_hash() != whole.at(2).definition_hash() != whole.definition_hash()
     with pytest.raises(ConfigError):
         whole.at(3)
+
+
+@pytest.mark.parametrize(
+    ("of", "parameter"),
+    [("bayer", "cell = [2, 8]"), ("traces_sharpen2", "factor = [2, 8]"), ("traces_jpeg75_420", "quality = [90, 10]")],
+)
+def test_values_differ_between_photographs_and_not_with_their_batch(
+    own: None, tmp_path: Path, of: str, parameter: str
+) -> None:
+    suite(str(_file(tmp_path, f'transformations = [{{ name = "v", of = "{of}", parameters = {{ {parameter} }} }}]')))
+    canvas = torch.from_numpy(np.asarray(photograph(0, 64, 64))[None].repeat(8, axis=0))
+    maker = VariantMaker(["identity", "v"], side=64, seed=0, batch=8, threads=1)
+    keys = [str(i) for i in range(8)]
+    together = {v.name: v.pixels_BSSC.clone() for v in maker(canvas, keys)}["v"]
+    assert len(torch.unique(together.flatten(1), dim=0)) > 1
+    for i, key in enumerate(keys):
+        alone = {v.name: v.pixels_BSSC for v in maker(canvas[:1], [key])}["v"]
+        assert torch.equal(alone[0], together[i])
 
 
 def test_a_severity_has_the_pixels_of_its_parameters(own: None, tmp_path: Path) -> None:
@@ -179,6 +197,25 @@ def test_a_severity_has_the_pixels_of_its_parameters(own: None, tmp_path: Path) 
         (
             'transformations = [{ name = "a", of = "motion_blur", parameters = { line = [3] } }]',
             "suite own.toml: transformations[0].parameters.line",
+        ),
+        *(
+            (
+                f'transformations = [{{ name = "a", of = "{of}", parameters = {{ {parameter} = {values} }} }}]',
+                f"suite own.toml: transformations[0].parameters.{parameter}",
+            )
+            for of, parameter, values in (
+                ("gaussian_blur", "sigma", "[2, 8]"),
+                ("gaussian_blur", "sigma", "{ uniform = [1, 7] }"),
+                ("imagenet_c_gaussian_blur", "sigma", "[0]"),
+                ("motion_blur", "line", "[[40, 30]]"),
+                ("motion_blur", "angle", "[90]"),
+                ("imagenet_c_motion_blur", "line", "[[25, 5]]"),
+                ("defocus_blur", "radius", "[15]"),
+                ("elastic", "smoothing", "[0.05]"),
+                ("shot_noise", "rate", "[1000]"),
+                ("imagenet_c_fog", "severity", "[9]"),
+                ("imagenet_c_fog", "severity", "[1.5]"),
+            )
         ),
         ('transformations = [{ name = "a/b", of = "jpeg" }]', "transformation"),
         ('transformations = [{ name = "gaussian_noise", of = "jpeg" }]', "transformation"),
