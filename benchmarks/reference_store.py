@@ -51,8 +51,9 @@ class Table:
         return np.flatnonzero(self.split_N == split)
 
     def photographs(self, split: str) -> NDArray[np.int64]:
-        """Return the indices of the images of a split, of near-duplicates the first."""
-        return np.flatnonzero((self.split_N == split) & (self.first_N == np.arange(len(self.first_N))))
+        """Return the indices of the images of a split, of near-duplicates with the same label the first."""
+        named = [(int(self.first_N[n]), int(self.label_N[n])) for n in self.images(split)]
+        return self.images(split)[[i for i, pair in enumerate(named) if pair not in named[:i]]]
 
     def rows(
         self, transformations: NDArray[np.int64], images: NDArray[np.int64]

@@ -59,12 +59,14 @@ def unit(x_ND: NDArray[np.floating]) -> F32:
 
 
 def draw_images(table: EmbeddingTable, images_N: I64, count: int, seed: int) -> I64:
-    """Draw at most ``count`` of the images by a hash of (seed, key), one of near-duplicates. Returns ascending indices.
+    """Draw at most ``count`` of the images by a hash of (seed, key). Returns ascending indices.
 
-    With a second copy of a photograph, each variant would have a neighbour that differs in nothing.
+    Of near-duplicates with the same label, only the first may be drawn: with a second copy of a photograph, each
+    variant would have a neighbour that differs in nothing.
     """
     images_N = np.sort(images_N)
-    images_N = np.sort(images_N[np.unique(table.groups("photograph")[images_N], return_index=True)[1]])
+    alike_2N = np.stack([table.groups("photograph")[images_N], table.label_N[images_N]])
+    images_N = images_N[np.sort(np.unique(alike_2N, axis=1, return_index=True)[1])]
     if len(images_N) <= count:
         return images_N
     hashed = philox.image_keys(seed, [table.keys[i] for i in images_N])

@@ -81,6 +81,8 @@ class _Space:
 class Growing:
     """Fits linear heads to growing prefixes of random orders of a task's training photographs.
 
+    Of near-duplicates only the first is used.
+
     Attributes:
         made: its linear probe.
     """
@@ -97,6 +99,7 @@ class Growing:
         task, rng = self.task, np.random.default_rng([self.config.seed, 0x6F726472])
         self.weight_T = variant_weights(task, task.train_T)
         some_N = task.train_N[task.distinct_TN[np.ix_(task.train_T, task.train_N)].any(axis=0)]
+        some_N = some_N[np.sort(np.unique(task.first_N[some_N], return_index=True)[1])]
         self.order_ON = np.stack([rng.permutation(some_N) for _ in range(self.config.orders)])
         self.validation = Validation(self.features.full(), task, self.config)
 

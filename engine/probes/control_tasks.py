@@ -50,14 +50,16 @@ def controls_of(task: Task, seed: int) -> Controls:
     """Create the control tasks of a task.
 
     Of a task on transformations a random half of each photograph's variants are training rows, and random labels are
-    uniform. A task on photographs keeps its training rows, and random labels are those of other photographs.
+    uniform. A task on photographs keeps its training rows, and random labels are those of other photographs. Labels per
+    photograph are the same for its near-duplicates.
     """
     rng = np.random.default_rng([seed, 0x636F6E74])
     images, classes = task.distinct_TN.shape[1], len(task.labels)
     scored_N = np.sort(rng.permutation(task.train_N)[:SCORED])
     if task.by_image:
         answer_N = task.answer.copy()
-        answer_N[task.train_N] = rng.permutation(task.answer[task.train_N])
+        _, first, place_N = np.unique(task.first_N[task.train_N], return_index=True, return_inverse=True)
+        answer_N[task.train_N] = rng.permutation(task.answer[task.train_N[first]])[place_N]
         held_TN = task.distinct_TN.copy()
         held_TN[task.train_T] = False
         return Controls(task, replace(task, answer=answer_N), None, scored_N, held_TN)
@@ -71,7 +73,8 @@ def controls_of(task: Task, seed: int) -> Controls:
     held_TN[:, task.train_N] = may_TN & (order_TN > middle_N)
     own = replace(task, distinct_TN=half_TN)
     answer_N, answer_TN = (np.asarray(rng.integers(classes, size=size)) for size in ((images,), half_TN.shape))
-    by_photograph, by_row = replace(own, by_image=True, answer=answer_N), replace(own, answer=answer_TN)
+    by_photograph = replace(own, by_image=True, answer=answer_N[task.first_N])
+    by_row = replace(own, answer=answer_TN)
     return Controls(own, by_photograph, by_row, scored_N, held_TN)
 
 

@@ -38,6 +38,7 @@ class Task:
         score_T: transformations to score.
         train_N, val_N, test_N: disjoint images, ascending.
         distinct_TN: valid rows; all others are neither trained on nor scored.
+        first_N: first near-duplicate of each image, itself if there is none.
         first: first output of a head for this task; not 0 if another task comes before it.
     """
 
@@ -51,6 +52,7 @@ class Task:
     val_N: I64
     test_N: I64
     distinct_TN: NDArray[np.bool_]
+    first_N: I64
     first: int = 0
 
     @property
@@ -133,7 +135,7 @@ def fine_task(table: EmbeddingTable, seed: int) -> Task | None:
     answer = np.array([labels.index(family) for family in table.families], np.int64)
     split = images_of(table, np.ones(len(table.keys), bool), seed)
     trainable = _with_rows(table, every, split[0])
-    return Task("fine", labels, False, answer, trainable, every, *split, table.distinct_TN)
+    return Task("fine", labels, False, answer, trainable, every, *split, table.distinct_TN, table.groups("photograph"))
 
 
 def coarse_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = None) -> Task | None:
@@ -148,7 +150,8 @@ def coarse_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = N
     if len(labels) < 2:
         return None
     answer = np.array([labels.index(c) if c in labels else UNKNOWN for c in table.coarse], np.int64)
-    return Task("coarse", labels, False, answer, train_T, np.flatnonzero(answer >= 0), *split, table.distinct_TN)
+    images = table.distinct_TN, table.groups("photograph")
+    return Task("coarse", labels, False, answer, train_T, np.flatnonzero(answer >= 0), *split, *images)
 
 
 def semantic_task(table: EmbeddingTable, seed: int) -> Task | None:
@@ -171,7 +174,8 @@ def semantic_task(table: EmbeddingTable, seed: int) -> Task | None:
         answer[table.label_N == label] = index
     labels = tuple(table.class_names[label] for label in present)
     every = np.arange(len(table.transformations))
-    return Task("semantic", labels, True, answer, np.array([identity(table)]), every, *split, table.distinct_TN)
+    images = table.distinct_TN, table.groups("photograph")
+    return Task("semantic", labels, True, answer, np.array([identity(table)]), every, *split, *images)
 
 
 def identity(table: EmbeddingTable) -> int:

@@ -77,6 +77,8 @@ class EmbeddingTable:
         content_N2: content hashes of the photographs, two numbers each, zeros if unknown; None if all are unknown.
         tokens: number of tokens P of an embedding, which are D / P numbers each, one after another; 0 for one vector.
         first_N: (N,) int64 first near-duplicate of each image, the image itself if there is none; None if unknown.
+        thumbnail_NRC: (N, 8, 9) uint8 luma, as `manifest.thumbnails` makes it, and seen_N: (N,) bool, whether an image
+            has one; None if unknown.
     """
 
     backbone: str
@@ -92,6 +94,8 @@ class EmbeddingTable:
     content_N2: NDArray[np.uint64] | None = None
     tokens: int = 0
     first_N: NDArray[np.int64] | None = None
+    thumbnail_NRC: NDArray[np.uint8] | None = None
+    seen_N: NDArray[np.bool_] | None = None
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -147,12 +151,19 @@ class EmbeddingTable:
         return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
 
     def new_to(self, other: EmbeddingTable) -> NDArray[np.bool_]:
-        """Whether each image's bytes differ from those of all training and validation images of another table.
+        """Whether each image is neither a copy nor a near-duplicate of a training or validation image of another table.
 
-        Shape: (N,). Images without content hash are taken as new.
+        Shape: (N,). Imported embeddings have no thumbnails, and may have no content hashes: these images are new.
         """
         learned = {each for each, split in zip(other.contents, other.split_N, strict=True) if split != TEST} - {""}
-        return np.array([each not in learned for each in self.contents], np.bool_)
+        new_N = np.array([each not in learned for each in self.contents], np.bool_)
+        if self.thumbnail_NRC is None or self.seen_N is None or other.thumbnail_NRC is None or other.seen_N is None:
+            return new_N
+        own, others = np.flatnonzero(self.seen_N), np.flatnonzero(other.seen_N & (other.split_N != TEST))
+        # those of the other table come first, and so does the first of a group with any of them
+        first = groups(np.concatenate([other.thumbnail_NRC[others], self.thumbnail_NRC[own]]))[len(others) :]
+        new_N[own] &= first >= len(others)
+        return new_N
 
     def to_xarray(self) -> xarray.DataArray:
         """Return all embeddings as a labelled array with the dimensions transformation, image, (token,) feature.
@@ -417,6 +428,8 @@ def open_tables(
             content_N2=content_N2,
             tokens=entry.tokens,
             first_N=first_N,
+            thumbnail_NRC=noted.small_NRC[index_N],
+            seen_N=noted.seen_N[index_N],
         )
         for entry, those in zip(entries, shown, strict=True)
     ]

@@ -71,11 +71,13 @@ def test_samples_depend_on_seed_and_keys_not_on_position() -> None:
 
 
 def test_of_near_duplicates_one_is_drawn() -> None:
-    t = replace(table(), first_N=np.arange(60) // 3 * 3)
+    t = replace(table(), first_N=np.arange(60) // 3 * 3, label_N=np.zeros(60, np.int64))
     assert geometry.draw_images(t, np.arange(60)[::-1], 60, 0).tolist() == list(range(0, 60, 3))
     assert geometry.draw_images(t, np.array([4, 5, 8]), 60, 0).tolist() == [4, 8]
     drawn = geometry.draw_images(t, np.arange(60), 7, 0)
     assert len(drawn) == len(set((drawn // 3).tolist())) == 7
+    labelled = replace(t, label_N=np.arange(60) % 3 // 2)  # the third of each group has another label
+    assert geometry.draw_images(labelled, np.arange(60), 60, 0).tolist() == [n for n in range(60) if n % 3 != 1]
 
 
 def test_interval_holds_the_mean_and_narrows_with_images() -> None:

@@ -83,6 +83,28 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
         assert points[str(size)]["accuracy"] == pytest.approx(np.mean(accuracies), abs=0.011)
 
 
+def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: Quick) -> None:
+    """With each photograph four times, nothing is learned from a copy about another."""
+    table = make_table(images=60, style=0.3)
+    copies = replace(
+        table,
+        x_TND=np.repeat(table.x_TND, 4, axis=1),
+        keys=tuple(f"{key} {copy}" for key in table.keys for copy in range(4)),
+        first_N=np.arange(240) // 4 * 4,
+        **{name: np.repeat(getattr(table, name), 4, axis=-1) for name in ("label_N", "split_N", "distinct_TN")},
+    )
+    bits = []
+    for each in (table, copies):
+        features, task = features_of(each, "fine")
+        config = quick(orders=2)
+        made = fit_linear(features, task, config)
+        found = grow(features, task, made, config, each.rows(2), each.groups("photograph"), basis_of(features, task))
+        assert list(found["codelength"]["blocks"]) == [str(size) for size in code_sizes(len(table.rows(0)))]
+        bits.append(found["codelength"]["bits"])
+    assert bits[0] > 0.5
+    assert bits[1] == pytest.approx(bits[0], rel=0.1)
+
+
 def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make, quick: Quick) -> None:
     """The last point of the curve is the probe itself; shuffled labels cannot be compressed."""
     features, task = features_of(make_table(images=200, style=4.0), "fine")

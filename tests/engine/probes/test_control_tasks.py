@@ -55,6 +55,19 @@ def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make,
     assert found["selectivity"] == pytest.approx(found["task"] - found["control"])
 
 
+@pytest.mark.parametrize("name", ["fine", "semantic"])
+def test_near_duplicates_have_the_same_random_label(make_table: Make, name: str) -> None:
+    table = make_table(images=120)
+    pairs = np.arange(120) // 2 * 2
+    split_N, label_N = np.repeat(table.split_N[::2], 2), np.repeat(table.label_N[::2], 2)
+    _, task = features_of(replace(table, split_N=split_N, label_N=label_N, first_N=pairs), name)
+    answer_N = controls_of(task, 0).photographs.answer
+    assert np.array_equal(answer_N[task.train_N], answer_N[pairs[task.train_N]])
+    assert len(np.unique(answer_N[task.train_N])) > 1
+    if name == "semantic":  # a permutation
+        assert np.array_equal(np.sort(answer_N[task.train_N]), np.sort(task.answer[task.train_N]))
+
+
 def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Quick) -> None:
     features, task = features_of(make_table(style=4.0), "fine")
     config = quick()
