@@ -72,14 +72,13 @@ def _images(store: EmbeddingStore) -> dict[str, Any]:
         nothing = dict.fromkeys(SPLITS, 0)
         return {"images": 0, "classes": _classes(()), "splits": nothing, "duplicates": 0, "moved": 0, "quarantined": 0}
     manifest, facts = store.manifest(), store_facts(store)
-    counts = np.bincount(manifest.split_N, minlength=len(SPLITS)).tolist()
     return {
         "images": len(manifest.keys),
         "classes": _classes(manifest.class_names),
-        "splits": dict(zip(SPLITS, counts, strict=True)),
+        "splits": dict(zip(SPLITS, facts.splits, strict=True)),
         "photographs": _photographs(store),
         "duplicates": facts.copies,
-        "moved": len(facts.moved),  # moved to the split of a near-duplicate when a table is read
+        "moved": len(facts.moved),  # to the split of a near-duplicate
         "quarantined": len(facts.quarantined),
     }
 

@@ -116,9 +116,11 @@ def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -
         taken = np.isin(group_N[train], group_N[drawn])
         val, train = train[taken], train[~taken]
     if len(train) == 0 or len(val) == 0 or len(test) == 0:
+        images, groups = int(eligible_N.sum()), len(np.unique(table.groups("photograph")[eligible_N]))
+        alike = f"; near-duplicates share a split, and {groups} of {images} images differ"
         raise SubstyleError(
             f"probes of {table.backbone} need train, validation and test images; got {len(train)}, {len(val)} and "
-            f"{len(test)}"
+            f"{len(test)}" + alike * (groups < images)
         )
     return train, val, test
 

@@ -35,7 +35,8 @@ from substyle.pipelines.transforms.registry import load_all
 
 SHARD_ROWS = 1024
 _SETTINGS = ("seed", "canvas")
-_OPTIONAL = ("label", "split", "content_hash", "distinct", *_SETTINGS)
+_ROLES = ("coarse", "role")
+_OPTIONAL = ("label", "split", "content_hash", "distinct", *_ROLES, *_SETTINGS)
 _COLUMNS = ("key", "transformation", *_OPTIONAL)
 
 
@@ -62,6 +63,7 @@ class _Given:
         load_all()
         order = {name: t for t, name in enumerate(dict.fromkeys(["identity", *names_R]))}
         definitions = [Definition(each.describe(), each.definition_hash()) for each in map(base.get, order)]
+        _require_roles(columns)
         keys = sorted(labels)
         number = {key: n for n, key in enumerate(keys)}
         at_TN = np.full((len(order), len(keys)), -1, dtype=np.int64)
@@ -263,6 +265,10 @@ def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
         return [None] * len(table)
     if count != 1:
         raise ConfigError(f"columns of {file.name}", table.column_names, "key, transformation; optional: label, split")
+    if name == "label" and pa.types.is_integer(table[name].type) and b"huggingface" in (table.schema.metadata or {}):
+        raise ConfigError(
+            f"label of {file.name}", "numbers of a Hugging Face dataset", "names; use export --to parquet"
+        )
     texts = [text or None for text in table[name].cast(pa.string()).to_pylist()]
     if None in texts and name not in _OPTIONAL:
         raise ConfigError(f"{name} of {file.name}", f"empty in row {texts.index(None)}", "a string in every row")
@@ -306,6 +312,17 @@ def _one_each(columns: Mapping[str, list[Any]], column: str) -> dict[str, str | 
         if found.setdefault(key, text) != text:
             raise ConfigError(f"{column} of {key}", f"{found[key]} and {text}", "the same in all rows of an image")
     return found
+
+
+def _require_roles(columns: Mapping[str, list[Any]]) -> None:
+    """Raise ConfigError if a transformation has another role or coarse class here, such as without its suite file."""
+    for column in _ROLES:
+        for name, text in dict.fromkeys(zip(columns["transformation"], columns[column], strict=True)):
+            known = getattr(base.get(name), column)
+            if text not in (None, known):
+                raise ConfigError(
+                    f"{column} of {name}", text, f"{known}; pass the suite file of the export with --plugin"
+                )
 
 
 def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]]:

@@ -334,6 +334,7 @@ class StoreFacts:
         indistinct: number of images by transformation that hardly changed them.
         moved: keys of images moved to the split of a near-duplicate.
         copies: number of images that are near-duplicates of an earlier one.
+        splits: number of images in train, val and test, after moving.
         seconds: wall time of all finished shards, summed over backbones.
     """
 
@@ -341,6 +342,7 @@ class StoreFacts:
     indistinct: dict[str, int]
     moved: tuple[str, ...]
     copies: int
+    splits: tuple[int, ...]
     seconds: float
 
 
@@ -465,11 +467,14 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
     noted = store.notes(manifest)
     index_N = np.flatnonzero(noted.ok_N)
     first_N, split_N = _first(noted, index_N), manifest.split_N[index_N]
+    every_N = manifest.split_N.copy()
+    every_N[index_N] = split_N[first_N]
     return StoreFacts(
         quarantined={manifest.keys[i]: noted.reasons[i] for i in sorted(noted.reasons)},
         indistinct={name: int(there_N.sum()) for name, there_N in noted.indistinct.items() if there_N.any()},
         moved=tuple(manifest.keys[i] for i in index_N[split_N[first_N] != split_N].tolist()),
         copies=int(np.count_nonzero(first_N != np.arange(len(first_N)))),
+        splits=tuple(np.bincount(every_N, minlength=len(SPLITS)).tolist()),
         seconds=float(finished.seconds_R.sum()),
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import SPLIT_FOLDERS, label_text, shown
+from substyle.pipelines.sources.base import SPLIT_FOLDERS, label_text, log, shown
 
 WNID = re.compile(r"n\d{8}")
 MAX_LIST = 1 << 28  # bytes of a file of class names or synsets
@@ -83,7 +84,8 @@ class Names:
         if label is None:
             return None
         if label not in self._named:
-            name = self.by_synset.get(label) or self.by_number.get(label, label)
+            number = str(int(label)) if numbered(label) else label  # a folder may be called 007
+            name = self.by_synset.get(label) or self.by_number.get(number, label)
             self._add(label, name, int(label) if numbered(label) else None)
         return self._named[label]
 
@@ -96,7 +98,10 @@ class Names:
         return self._named[label]
 
     def order(self) -> list[str]:
-        """The classes named so far, by number if all have one, else by name."""
+        """The classes named so far, by number if all have one, else by name; warns of numbers without a name."""
+        unnamed = [name for name in self._number if self.by_number and numbered(name)]
+        if unnamed:
+            log.warning("source.names: no line for %s; the first line names class 0", ", ".join(sorted(unnamed)))
         numbers = self._number
         if None in numbers.values():
             return sorted(numbers)
@@ -132,12 +137,11 @@ def read_names(path: Path | None) -> Names:
 
 
 def distinct(texts: Sequence[str], ids: Sequence[str]) -> list[str]:
-    """Make names unique: an empty one is replaced by its id, a repeated one gets it appended."""
+    """Make names unique: an empty one is replaced by its id, and repeated ones get it appended until they differ."""
     names = [_name(text) or number for text, number in zip(texts, ids, strict=True)]
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return [name if counts[name] == 1 else f"{name} ({number})" for name, number in zip(names, ids, strict=True)]
+    while (counts := Counter(names)) and len(counts) < len(names):
+        names = [f"{name} ({number})" if counts[name] > 1 else name for name, number in zip(names, ids, strict=True)]
+    return names
 
 
 def _name(text: str) -> str | None:

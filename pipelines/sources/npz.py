@@ -95,7 +95,8 @@ class NpzSource:
 
     The archive has arrays ``train_images``, ``val_images`` and ``test_images``, or any of them, as MedMNIST does, or
     one array ``images``: uint8, (N, H, W) or (N, H, W, 3). Labels are integers in ``train_labels``, …, of shape (N,) or
-    (N, 1). Several labels per image make no classes. A key is ``<split>/<row>``, such as ``train/000000017``.
+    (N, 1); a negative one means none. Several labels per image make no classes. A key is ``<split>/<row>``, such as
+    ``train/000000017``.
 
     Raises:
         ConfigError: not an archive, no such arrays, or arrays of other types and shapes.
@@ -150,7 +151,7 @@ class NpzSource:
         if label_N.ndim == 2 and label_N.shape[1] != 1:
             remarks[f"several labels per image in {name}: no classes"] = None
             return [None] * array.count
-        return [label_text(value) for value in label_N.reshape(-1).tolist()]
+        return [label_text(value) if value >= 0 else None for value in label_N.reshape(-1).tolist()]
 
     def _place(self, place: int) -> tuple[_Pixels, int]:
         first, array = next((first, array) for first, array in reversed(self._arrays) if first <= place)

@@ -291,9 +291,11 @@ def _is_parquet(path: str) -> bool:
 
 
 def _label(value: object, classes: tuple[str, ...] | None, readable: Names) -> str | None:
-    if isinstance(value, int) and classes is not None:
+    if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             return None
+        if classes is None:
+            return readable.of(str(value))
         if value >= len(classes):
             raise ValueError(f"label {value}, outside its {len(classes)} classes")
         return readable.of_numbered(value, classes[value])

@@ -57,6 +57,13 @@ def test_parquet_is_imported_again(store: EmbeddingStore, tmp_path: Path) -> Non
     np.testing.assert_array_equal(before.label_N, after.label_N)
     assert np.count_nonzero(~before.distinct_TN) == 1
     np.testing.assert_array_equal(before.distinct_TN, after.distinct_TN)
+    assert (before.roles, before.coarse) == (after.roles, after.coarse)
+    (file,) = list(folder.glob("*.parquet"))[:1]
+    table = pq.read_table(file)
+    other = pa.array(["held_out"] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("role"), "role", other), file)
+    with pytest.raises(ConfigError, match=r"role of .*--plugin"):
+        import_store(file, tmp_path / "other.zarr", "import:x")
 
 
 def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Path) -> None:
@@ -86,6 +93,8 @@ def test_huggingface_loads_it(store: EmbeddingStore, tmp_path: Path, monkeypatch
         assert row["embedding"] == table.x_TND[t, n].tolist()
         assert row["label"] == table.label_N[n]
     assert len(loaded["train"]) == 12
+    with pytest.raises(ConfigError, match=r"label of .*--to parquet"):  # its classes are numbers, its splits file names
+        import_store(tmp_path / "out" / entry.slug, tmp_path / "again.zarr", "import:x")
 
 
 @pytest.mark.parametrize("to", FORMATS)

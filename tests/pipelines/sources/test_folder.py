@@ -281,6 +281,17 @@ def test_readable_class_names(tmp_path: Path) -> None:
     assert source.options == {"kind": "folder", "names": str(names)}
 
 
+def test_folders_with_padded_numbers_have_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = fill(tmp_path / "root", *(f"{number:02d}/a.jpg" for number in range(12)))
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(["crane", "crane", "crane (1)", *(f"class {number}" for number in range(3, 11))]))
+    source = FolderSource(root, SourceConfig(names=names))
+    three = ("crane (0)", "crane (1) (1)", "crane (1) (2)")  # the third is the name in the file, with its number
+    assert source.class_names == (*three, *(f"class {number}" for number in range(3, 11)), "11")
+    assert [record.label for record in source.records] == list(range(12))
+    assert "no line for 11" in caplog.text
+
+
 @pytest.mark.parametrize("content", [(), ("readme.txt", "cat/labels.csv")])
 def test_an_empty_folder_is_an_error(tmp_path: Path, content: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"\.jpg") as caught:

@@ -69,6 +69,12 @@ def test_images_are_decoded_to_their_pixels(tmp_path: Path) -> None:
         assert np.abs(canvas.numpy().astype(int) - np.asarray(picture)).mean() < 4
 
 
+def test_a_negative_label_is_none(tmp_path: Path) -> None:
+    source = open_source(archive(tmp_path / "x.npz", test_images=VAL, test_labels=np.array([5, -1, 0])))
+    assert source.class_names == ("0", "5")
+    assert [record.label for record in source.records] == [1, None, 0]
+
+
 def test_several_labels_make_no_classes(tmp_path: Path) -> None:
     source = open_source(archive(tmp_path / "x.npz", test_images=VAL, test_labels=np.zeros((3, 14), np.uint8)))
     assert [record.label for record in source.records] == [None] * 3

@@ -219,10 +219,11 @@ def test_files_that_number_their_classes_in_two_ways(tmp_path: Path) -> None:
         (pa.array(["b", None, "a"]).dictionary_encode(), ["b", None, "a"]),
         (pa.array(["b", "", "a" * 2000], pa.large_string()), ["b", None, None]),
         (pa.array([3, 10, None], pa.uint64()), ["3", "10", None]),
+        ([3, -1, 10], ["3", None, "10"]),
         ([0.5, 1.0, 2.0], [None, None, None]),
         ([b"a", b"b", b"c"], [None, None, None]),
     ],
-    ids=["text", "dictionary", "odd", "number", "fraction", "bytes"],
+    ids=["text", "dictionary", "odd", "number", "negative", "fraction", "bytes"],
 )
 def test_labels_of_other_types(tmp_path: Path, values: Any, expected: list[str | None]) -> None:  # noqa: ANN401
     columns = {"image": structs(BLOBS[:3]), "label": values}
