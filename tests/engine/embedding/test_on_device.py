@@ -34,7 +34,7 @@ from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import Variant, VariantMaker
 
 SIDE, POISON = 32, 0xA5
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "settled")
 
 
 class Lender:
