@@ -33,7 +33,7 @@ class Curve:
         colour: ``full`` or ``open``, colours of the page, or any other.
         dashed: whether the line is.
         points: (layer or severity, value, low, high), ascending.
-        unconverged: layers whose probe has not converged.
+        unconverged: layers or severities whose probe has not converged, drawn hollow.
     """
 
     label: str
@@ -114,10 +114,16 @@ def severity_plots(results: Results) -> list[CurvePlot]:
     plots = []
     for name in names(results):
         curves = [
-            Curve(backbone, COLOURS[at % len(COLOURS)], dashed, points)
+            Curve(
+                backbone,
+                COLOURS[at % len(COLOURS)],
+                dashed,
+                tuple((r[2], *r[column]) for r in own),
+                tuple(r[2] for r in own if dagger(r[column])),
+            )
             for dashed, column in ((False, 3), (True, 4))
             for at, backbone in enumerate(ordered(results))
-            if (points := tuple((r[2], *r[column]) for r in rows if r[:2] == (backbone, name) and r[column]))
+            if (own := [r for r in rows if r[:2] == (backbone, name) and r[column]])
         ]
         if curves:
             last = max(point[0] for curve in curves for point in curve.points)
@@ -200,6 +206,9 @@ def draw_curves(plots: Sequence[CurvePlot], level: str, most: int = 3) -> Any:  
             line = {"color": colour, "ls": "--" if curve.dashed else "-", "lw": 1.2, "marker": "o", "ms": 2.5}
             (drawn,) = axis.plot(x, [100 * value for value in values], **line)
             legend.setdefault(curve.label, drawn)
+            late = [(level, 100 * value) for level, value, _, _ in curve.points if level in curve.unconverged]
+            if late:
+                axis.plot(*zip(*late, strict=True), **line | {"ls": "", "mfc": "white", "zorder": 3})
             for at, low, high in zip(x, lows, highs, strict=True):
                 if low is not None:
                     axis.plot([at, at], [100 * low, 100 * high], color=colour, lw=0.6)

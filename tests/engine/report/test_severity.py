@@ -76,6 +76,10 @@ def test_probes_that_have_not_converged_are_not_ranked(swept: dict[str, Any]) ->
     assert [dagger(value) for value in halfway(swept).rows[0][1:]] == [" †", ""]
     assert [dagger(row[3]) for row in severities(swept).rows[:2]] == [" †", " †"]
     assert severity_plots(swept)[0].summary == "Halfway at severity 4.0 (beta)."
+    assert {curve.label: curve.unconverged for curve in severity_plots(swept)[0].curves} == {
+        "alpha": (1, 2),
+        "beta": (),
+    }
     swept["backbones"]["beta"]["fine"]["linear"]["converged"] = False
     assert severity_plots(swept)[0].summary.startswith("No converged probe")
 
@@ -88,6 +92,9 @@ def test_results_without_severities_have_no_plot(fake: ModuleType) -> None:
 def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
     files = write_report(swept, tmp_path)
     assert 'id="severity"' in files.html.read_text()
+    assert 'class="hollow"' not in files.html.read_text()
+    swept["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
+    assert write_report(swept, tmp_path).html.read_text().count('class="hollow"') == 2
     assert {"severity.pdf", "severity.png"} <= {path.name for path in files.figures}
 
 
