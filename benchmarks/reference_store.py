@@ -52,8 +52,8 @@ class Table:
 
     def photographs(self, split: str) -> NDArray[np.int64]:
         """Return the indices of the images of a split, of near-duplicates with the same label the first."""
-        named = [(int(self.first_N[n]), int(self.label_N[n])) for n in self.images(split)]
-        return self.images(split)[[i for i, pair in enumerate(named) if pair not in named[:i]]]
+        of = {(int(self.first_N[n]), int(self.label_N[n])): int(n) for n in self.images(split)[::-1]}
+        return np.array(sorted(of.values()), np.int64)
 
     def rows(
         self, transformations: NDArray[np.int64], images: NDArray[np.int64]

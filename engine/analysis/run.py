@@ -13,7 +13,8 @@ from substyle.engine.analysis.projection import embedding_map
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store.layout import TEST, TRAIN, VAL
-from substyle.engine.store.table import EmbeddingTable, averaged
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
 
 
 def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = False) -> dict[str, Any]:

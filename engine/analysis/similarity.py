@@ -21,7 +21,8 @@ from substyle.engine.analysis.run import limited
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import stage
 from substyle.engine.store.layout import TEST
-from substyle.engine.store.table import EmbeddingTable, averaged
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
 
 F64 = NDArray[np.float64]
 MEASURES = ("cka", "rsa", "rsa_offsets")

@@ -228,7 +228,7 @@ class PrecisionSearch:
         return {
             "graph": self.builder.key,
             "samples": self.samples.fingerprint(),
-            "names": list(self.samples.names()),  # order the pictures
+            "names": list(self.samples.names()),  # their order is that of the pictures
             "extent": self.extent,
             "device": self.builder.target.identity,
         }

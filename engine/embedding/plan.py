@@ -140,7 +140,8 @@ def added(
     new = [record for record in records if record.key not in keys]
     classes = source.class_names
     taken = {classes[record.label] for record in new if record.label is not None}
-    names += [name for name in classes if name in taken and name not in names]
+    known = set(names)
+    names += [name for name in classes if name in taken and name not in known]
     number = {name: i for i, name in enumerate(names)}
     labels = [UNLABELLED if record.label is None else number[classes[record.label]] for record in new]
     split_N = assign(

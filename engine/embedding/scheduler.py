@@ -188,7 +188,7 @@ class Scheduler:
             oldest.result()
 
     def done(self, shard: ShardInProgress) -> None:
-        """Count a batch of a shard as embedded; or, once, that all of its batches have been added."""
+        """Count down what a shard lacks: its batches, and the notice that no more will be added."""
         with self._changed:
             shard.missing -= 1
             if not shard.missing:

@@ -30,7 +30,8 @@ from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.single_task import Single, report, train_single
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity, semantic_task
 from substyle.engine.store.layout import TEST
-from substyle.engine.store.table import EmbeddingTable, averaged
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
 from substyle.kernels.probe_heads import Heads
 
 _PASSES = 600  # estimated passes of a linear probe, resamples included, for the progress bar

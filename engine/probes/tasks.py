@@ -103,17 +103,21 @@ class Task:
 def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -> tuple[I64, I64, I64]:
     """Train, validation and test images among the eligible ones.
 
-    Without eligible validation images, a random tenth of the training images (at least one) is used, with their
-    near-duplicates.
+    Without eligible validation images, a random tenth of the training images (at least one) is used. Near-duplicates
+    stay together.
 
     Raises:
         SubstyleError: a split is empty.
     """
     train, val, test = (np.flatnonzero((table.split_N == s) & eligible_N) for s in (TRAIN, VAL, TEST))
     if len(val) == 0 and len(train) > 1:
-        drawn = np.random.default_rng([seed, 0x76616C]).permutation(train)[: max(1, len(train) // 10)]
-        group_N = table.groups("photograph")
-        taken = np.isin(group_N[train], group_N[drawn])
+        _, place, count_G = np.unique(table.groups("photograph")[train], return_inverse=True, return_counts=True)
+        left, drawn = max(1, len(train) // 10), []
+        for group in np.random.default_rng([seed, 0x76616C]).permutation(len(count_G)).tolist():
+            if count_G[group] <= left:
+                drawn.append(group)
+                left -= int(count_G[group])
+        taken = np.isin(place, drawn or [int(count_G.argmin())])
         val, train = train[taken], train[~taken]
     if len(train) == 0 or len(val) == 0 or len(test) == 0:
         images, groups = int(eligible_N.sum()), len(np.unique(table.groups("photograph")[eligible_N]))

@@ -49,11 +49,12 @@ class _Given:
     splits: dict[str, str | None]
     contents: dict[str, str | None]  # hashes of photographs
     indistinct: dict[str, tuple[str, ...]]  # transformations whose variant hardly differs from the photograph
+    told: bool  # whether there is such a column
     settings: dict[str, int]  # seed and canvas of the variants, where given
     definitions: list[Definition]  # of the T transformations, identity first
     x_RD: NDArray[np.float32]
     at_TN: NDArray[np.int64]  # the row of each embedding
-    digest: str  # of all of these
+    digest: str  # of keys, transformations and embeddings
 
     @classmethod
     def of(cls, columns: Mapping[str, list[Any]], x_RD: NDArray[np.float32]) -> _Given:
@@ -78,6 +79,7 @@ class _Given:
         for at_N in at_TN:
             digest.update(x_RD[at_N].tobytes())
         contents, settings = _one_each(columns, "content_hash"), _settings(columns)
+        told = any(text is not None for text in columns["distinct"])
         for key, text in contents.items():
             if text is not None and not re.fullmatch("[0-9a-f]{32}", text):
                 raise ConfigError(f"content_hash of {key}", text, "32 hexadecimal digits, as in variants.csv")
@@ -87,6 +89,7 @@ class _Given:
             splits,
             contents,
             _indistinct(columns),
+            told,
             settings,
             definitions,
             x_RD,
@@ -231,6 +234,14 @@ def _require_same_images(store: EmbeddingStore, found: _Given) -> None:
         label = manifest.class_names[label_of[key]] if label_of[key] >= 0 else None
         if given is not None and given != label:
             raise ConfigError(f"label of {key}", given, f"{label}, as in {store.path}")
+    place = {key: n for n, key in enumerate(manifest.keys)}
+    for name in [definition.name for definition in found.definitions] if found.told else []:
+        alike_N = noted.indistinct.get(name)
+        for key in found.keys:
+            kept = alike_N is not None and bool(alike_N[place[key]])
+            mine = name in found.indistinct.get(key, ())
+            if noted.known_N[place[key]] and kept != mine:
+                raise ConfigError(f"distinct of {key}, {name}", not mine, f"{not kept}, as in {store.path}")
     there = set(found.keys)
     if missing := [key for key in readable if key not in there]:
         some = f"no embedding of {missing[0]}" + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
@@ -326,7 +337,7 @@ def _require_roles(columns: Mapping[str, list[Any]]) -> None:
 
 
 def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]]:
-    """Transformations that are not distinct, by key. Raises ConfigError for what is not true or false."""
+    """Transformations that are not distinct, by key. Raises ConfigError for values other than true and false."""
     found: dict[str, tuple[str, ...]] = {}
     for key, name, text in zip(columns["key"], columns["transformation"], columns["distinct"], strict=True):
         if text is not None and text.lower() not in ("true", "false"):

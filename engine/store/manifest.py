@@ -377,17 +377,21 @@ def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
     from scipy.sparse import coo_array  # slow to import
     from scipy.sparse.csgraph import connected_components
 
-    count = len(small_NRC)
-    bits = np.packbits((small_NRC[:, :, 1:] > small_NRC[:, :, :-1]).reshape(count, 64), axis=1)
+    if not len(small_NRC):
+        return np.zeros(0, np.int64)
+    # equal ones first: pairs of them would be many
+    small_MX, of_N = np.unique(small_NRC.reshape(len(small_NRC), -1), axis=0, return_inverse=True)
+    small_MRC, count = small_MX.reshape(-1, *small_NRC.shape[1:]), len(small_MX)
+    bits = np.packbits((small_MRC[:, :, 1:] > small_MRC[:, :, :-1]).reshape(count, 64), axis=1)
     pairs = [np.zeros((2, 0), np.int64)]
     for a, b in _candidates(bits):
         differing = np.unpackbits(bits[a] ^ bits[b], axis=1).sum(axis=1)
-        levels = np.abs(small_NRC[a].astype(np.int16) - small_NRC[b]).mean(axis=(1, 2))
+        levels = np.abs(small_MRC[a].astype(np.int16) - small_MRC[b]).mean(axis=(1, 2))
         near = (differing <= MAX_BITS) & (levels <= MAX_LEVELS)
         pairs.append(np.stack([a[near], b[near]]))
     pair_2K = np.concatenate(pairs, axis=1)
     graph = coo_array((np.ones(pair_2K.shape[1], np.bool_), tuple(pair_2K)), shape=(count, count))
-    _, first, group = np.unique(connected_components(graph)[1], return_index=True, return_inverse=True)
+    _, first, group = np.unique(connected_components(graph)[1][of_N], return_index=True, return_inverse=True)
     return first[group].astype(np.int64)
 
 

@@ -303,7 +303,8 @@ class Index:
 
     def of(self, slugs: Iterable[str]) -> Index:
         """Select the records of some backbones."""
-        return self._rows(np.isin(self.backbone_R, [i for i, slug in enumerate(self.backbones) if slug in set(slugs)]))
+        wanted = set(slugs)
+        return self._rows(np.isin(self.backbone_R, [i for i, slug in enumerate(self.backbones) if slug in wanted]))
 
     def finished(self, slug: str, names: Sequence[str], shards: int) -> NDArray[np.bool_]:
         """Return which transformations of a backbone are finished in each shard. Shape: (shards, T) for T names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -155,8 +155,10 @@ class EmbeddingTable:
 
         Shape: (N,). Imported embeddings have no thumbnails, and may have no content hashes: these images are new.
         """
-        learned = {each for each, split in zip(other.contents, other.split_N, strict=True) if split != TEST} - {""}
-        new_N = np.array([each not in learned for each in self.contents], np.bool_)
+        new_N = np.ones(len(self.keys), np.bool_)
+        if self.content_N2 is not None and other.content_N2 is not None:
+            own_N, other_N = (np.ascontiguousarray(x.content_N2).view("V16")[:, 0] for x in (self, other))
+            new_N = ~np.isin(own_N, other_N[other.split_N != TEST]) | ~self.content_N2.any(axis=1)
         if self.thumbnail_NRC is None or self.seen_N is None or other.thumbnail_NRC is None or other.seen_N is None:
             return new_N
         own, others = np.flatnonzero(self.seen_N), np.flatnonzero(other.seen_N & (other.split_N != TEST))
@@ -220,7 +222,6 @@ class EmbeddingTable:
 
 _READERS = 2  # transformations read at once: one is copied while the next is read from disk
 _TAKERS = 4  # files read at once
-_PIECE = 64 << 20  # bytes of tokens that are averaged at once
 
 
 class StoredRows:
@@ -273,56 +274,6 @@ class StoredRows:
         with ThreadPoolExecutor(_READERS) as readers:
             list(readers.map(lambda t: self.part(t, 0, len(self.row_N), x_TND[t]), range(len(self.names))))
         return x_TND
-
-
-def averaged(table: EmbeddingTable) -> EmbeddingTable:
-    """Return a table of the means over tokens, rounded to the stored dtype; the same table if it has no tokens.
-
-    Means of a table in memory are computed at once, others when they are read.
-    """
-    if not table.tokens:
-        return table
-    means = TokenMeans(table)
-    return replace(table, x_TND=means.whole() if isinstance(table.x_TND, np.ndarray) else means, tokens=0)
-
-
-class TokenMeans:
-    """`LazyArray` of the means over the P tokens of the rows of a table."""
-
-    def __init__(self, table: EmbeddingTable) -> None:
-        self.table = table
-        *outer, width = table.x_TND.shape
-        self.shape, self.dtype = (*outer, width // table.tokens), table.x_TND.dtype
-
-    def _mean(self, x_BD: NDArray[Any], out_BD: NDArray[Any]) -> None:
-        out_BD[...] = x_BD.reshape(len(x_BD), self.table.tokens, -1).mean(axis=1, dtype=np.float32)
-
-    def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return means of images n in transformations t."""
-        out = np.empty((len(n_B), self.shape[2]), self.dtype) if out_BD is None else out_BD
-        t_B = np.broadcast_to(t_B, n_B.shape)
-        for own in self._pieces(len(n_B)):
-            self._mean(self.table.take(t_B[own], n_B[own]), out[own])
-        return out
-
-    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
-        """Compute means of images [first, last) of one transformation into ``out_BD``."""
-        for own in self._pieces(last - first):
-            rows = np.empty((own.stop - own.start, self.table.width), self.dtype)
-            self.table.part(t, first + own.start, first + own.stop, rows)
-            self._mean(rows, out_BD[own])
-
-    def whole(self) -> NDArray[Any]:
-        """Compute all means. Shape: (T, N, D)."""
-        x_TND = np.empty(self.shape, self.dtype)
-        for t in range(len(x_TND)):
-            self.part(t, 0, x_TND.shape[1], x_TND[t])
-        return x_TND
-
-    def _pieces(self, count: int) -> Iterator[slice]:
-        """Slices of at most 64 MiB of tokens."""
-        rows = max(1, _PIECE // (self.table.width * self.dtype.itemsize))
-        return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
 
 
 @dataclass(frozen=True)
@@ -387,7 +338,9 @@ def open_tables(
     for entry in entries:
         compaction.require_none(store.path, entry.slug)
     chosen, finished = _snapshot(store, entries)
-    names = list(transformations) or [name for name in chosen[0] if all(name in made for made in chosen)]
+    names = list(transformations) or [
+        name for name in (chosen[0] if chosen else ()) if all(name in made for made in chosen)
+    ]
     shown = []
     for entry, by_name in zip(entries, chosen, strict=True):
         absent = [name for name in names if name not in by_name]
@@ -413,7 +366,7 @@ def open_tables(
     # variants were rendered with the motifs of the image's split at that time
     other_N = (split_N == TEST) != (manifest.split_N[index_N] == TEST)
     distinct_TN[np.ix_([bool(d.get("split_assets")) for d in shown[0]], other_N)] = False
-    content_N2 = noted.content_N2[index_N]
+    content_N2, thumbnail_NRC, seen_N = noted.content_N2[index_N], noted.small_NRC[index_N], noted.seen_N[index_N]
     keys = tuple(manifest.keys[i] for i in index_N.tolist())
     return [
         EmbeddingTable(
@@ -430,8 +383,8 @@ def open_tables(
             content_N2=content_N2,
             tokens=entry.tokens,
             first_N=first_N,
-            thumbnail_NRC=noted.small_NRC[index_N],
-            seen_N=noted.seen_N[index_N],
+            thumbnail_NRC=thumbnail_NRC,
+            seen_N=seen_N,
         )
         for entry, those in zip(entries, shown, strict=True)
     ]

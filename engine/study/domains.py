@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -65,6 +64,7 @@ def transfer(
     """
     tasks = tuple(task for task in config.tasks if task in TASKS)
     linear = replace(config, tasks=tasks, heads=(HEAD,), rotate=False, redraws=0, resamples=0, equal_width=0)
+    photographs = stages.NewPhotographs()
     answer: dict[str, dict[str, Any]] = {}
     for backbone, table in tables.items():
         began = time.perf_counter()
@@ -81,11 +81,11 @@ def transfer(
         outcomes = {folder: ProbeOutcome.load(folder) for folder in {paths[key].parent for key in probes}}
         found: dict[str, Any] = {}
         for name, other in everywhere.items():
-            new_N = {trained: other.new_to(table) for trained, table in everywhere.items() if trained != name}
-            for trained, here_N in new_N.items():
-                if not answer and (count := np.count_nonzero(~here_N[other.rows(TEST)])):
-                    told = f"domain {name}: {count:,} test photographs were used to train the probes of {trained}"
-                    print(f"{told}; not scored with these", file=sys.stderr)
+            new_N = {
+                trained: photographs.of(other, table, f"domain {name}, probes of {trained}", other.rows(TEST))
+                for trained, table in everywhere.items()
+                if trained != name
+            }
             for (task, trained), cell in _scored(probes, name, other, config, new_N).items():
                 if cell is not None:
                     cell["converged"] = bool(outcomes[paths[task, trained].parent].results[task][HEAD]["converged"])

@@ -22,7 +22,8 @@ from substyle.engine.analysis.projection import PROJECTIONS, project
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, averaged, open_table
+from substyle.engine.store.table import EmbeddingTable, open_table
+from substyle.engine.store.tokens import averaged
 from substyle.engine.study import stages
 from substyle.engine.study.outputs import StaleError
 from substyle.engine.study.pictures import current_variants

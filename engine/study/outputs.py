@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.store import catalog
-from substyle.engine.store.files import read_json, remove, write_durably, writing
+from substyle.engine.store.files import flush, read_json, remove, write_durably, writing
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
@@ -154,21 +155,29 @@ def replacing(folder: Path) -> Iterator[Path]:
 
     Processes that compute the same results do not mix their files: the last to finish replaces the others'.
     """
-    new = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    new, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(4)}") for _ in range(2))
     with writing(new):
         new.mkdir(parents=True)
     try:
         yield new
-        while True:
+        while new.exists():
+            with suppress(FileNotFoundError):
+                folder.rename(old)
             try:
-                remove(folder)
                 new.rename(folder)
-                break
-            except OSError as error:  # another process replaces the folder too
-                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or not new.exists():
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was faster
                     raise
+            finally:
+                remove(old)
+        flush(folder.parent)
     finally:
         remove(new)
+
+
+def _with_leftovers(path: Path) -> list[Path]:
+    """A path, and what processes that were killed in `replacing` left beside it."""
+    return [path, *path.parent.glob(f".{glob.escape(path.name)}-????????")]
 
 
 def finish(folder: Path, stamp: Stamp, spent: float) -> None:
@@ -191,8 +200,11 @@ def note_of(folder: Path) -> Note | None:
         return None
     content = read_json(path)
     if not isinstance(content, dict) or content.get("checksum") != checksum(content):
-        raise StaleError(f"{path}: damaged; rerun the stage")
-    note = Note(Stamp(**content["stamp"]), content["seconds"], content["files"])
+        raise StaleError(f"{path}: damaged, or of another version of substyle; rerun the stage")
+    try:
+        note = Note(Stamp(**content["stamp"]), content["seconds"], content["files"])
+    except (KeyError, TypeError) as error:
+        raise StaleError(f"{path}: of another version of substyle; rerun the stage") from error
     for name, digest in note.files.items():
         if file_digest(folder / name) != digest:
             raise StaleError(f"{folder / name}: modified since it was written; rerun the stage")
@@ -312,8 +324,8 @@ def start_fresh(out: Path) -> None:
     require_ours(out)
     with writing(out):
         remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
-        for name in _ALL:
-            remove(out / name)
+        for path in (path for name in _ALL for path in _with_leftovers(out / name)):
+            remove(path)
 
 
 def discard_report(out: Path) -> None:
@@ -326,8 +338,8 @@ def discard_report(out: Path) -> None:
 def discard(out: Path, slug: str) -> None:
     """Delete the results of a backbone."""
     with writing(out):
-        for stage in STAGES:
-            remove(out / stage / slug)
+        for path in (path for stage in STAGES for path in _with_leftovers(out / stage / slug)):
+            remove(path)
 
 
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:

@@ -28,9 +28,10 @@ from substyle.engine.store.files import read_object, remove, write_durably, writ
 from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, averaged, open_table
+from substyle.engine.store.table import EmbeddingTable, open_table
+from substyle.engine.store.tokens import averaged
 from substyle.engine.study.outputs import Stamp, file_digest, finish, note_of, replacing, require_fresh
-from substyle.engine.study.stages import PROBES
+from substyle.engine.study.stages import PROBES, NewPhotographs
 from substyle.engine.study.train import derive
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
@@ -102,6 +103,7 @@ def shift(
         for name in adapted:
             derive(store, name, quiet=quiet)
     answer: dict[str, dict[str, Any]] = {}
+    photographs = NewPhotographs()
     for backbone in [*(name for each in compiled for name in each.names), *adapted]:
         answer[backbone] = scores = {}
         probe_path = _probe(out, backbone)
@@ -112,16 +114,15 @@ def shift(
         for number, (name, store) in enumerate(stores.items(), 1):
             shifted = open_table(store, backbone)
             own_photographs = folders[name] == OWN
-            new_N = shifted.new_to(table)
-            if len(answer) == 1 and not new_N.all():
-                count = np.count_nonzero(~new_N)
-                print(f"shift {name}: {count:,} photographs were used to train the probes; not scored", file=sys.stderr)
+            new_N = photographs.of(shifted, table, f"shift {name}", np.arange(len(shifted.keys)))
             made = range(min(1, len(shifted.transformations) - 1), len(shifted.transformations))
             rows, draw = np.flatnonzero(new_N), 0 if own_photographs else number
             reached = _accuracy(shifted, probe, rows, made, analysis, draw, own=own_photographs)
             if reached is None:
                 found = ", ".join(shifted.class_names) or "no classes"
-                allowed = f"new photographs of some of {', '.join(probe.labels['class'])}"
+                allowed = f"photographs of some of {', '.join(probe.labels['class'])}"
+                if not new_N.all():
+                    allowed += f"; {np.count_nonzero(~new_N):,} are near-duplicates of training photographs"
                 if any(map(numbered, shifted.class_names)):
                     allowed += " (numbers are not names: class 0 of one data set is not class 0 of another)"
                 raise ConfigError(f"shift.{name}", found, allowed)

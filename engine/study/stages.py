@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from substyle import __version__
 from substyle.engine.analysis.robustness import Replicates, robustness
@@ -32,7 +33,7 @@ from substyle.engine.report.validation import SCHEMA, validate_results
 from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, open_tables, store_facts
+from substyle.engine.store.table import I64, EmbeddingTable, open_tables, store_facts
 from substyle.engine.study.outputs import (
     StaleError,
     Stamp,
@@ -142,6 +143,22 @@ def analysis(
                 finish_unchanged(store, table, new, stamp, began)
         results[entry.name] = read_object(folder / _ANALYSIS)
     return results
+
+
+class NewPhotographs:
+    """Photographs of other tables that probes were not trained on; most backbones of a store have the same ones."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], NDArray[np.bool_]] = {}
+
+    def of(self, table: EmbeddingTable, trained: EmbeddingTable, what: str, images: I64) -> NDArray[np.bool_]:
+        """`EmbeddingTable.new_to`, (N,); says once how many of the scored ``images`` are left out."""
+        same = what, table.keys, trained.keys
+        if same not in self._known:
+            self._known[same] = table.new_to(trained)
+            if count := np.count_nonzero(~self._known[same][images]):
+                print(f"{what}: {count:,} not scored: near-duplicates of training photographs", file=sys.stderr)
+        return self._known[same]
 
 
 @dataclass(frozen=True)
@@ -290,8 +307,12 @@ def assemble(
 
 def _settings(out: Path, slugs: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Settings of probes and analysis, which are the same for all backbones."""
-    notes = {stage: [note_of(out / stage / slug) for slug in slugs] for stage in (PROBES, ANALYSIS)}
-    return {stage: note.stamp.settings for stage, found in notes.items() for note in found[:1] if note is not None}
+    found = {}
+    for stage in (PROBES, ANALYSIS):
+        note = next((note for slug in slugs if (note := note_of(out / stage / slug)) is not None), None)
+        if note is not None:
+            found[stage] = note.stamp.settings
+    return found
 
 
 def _backbone(entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def _compressed(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint
     "jpeg",
     coarse="quality",
     role="train",
-    parameters=[Choice("quality", (18, 15, 10, 7))],
+    parameters=[Choice("quality", (18, 15, 10, 7), within=(1, 100))],
     prepare=lambda args, side: {"quality": args["quality"].astype(np.int32)},
     on_gpu=OnGPU(_compressed),  # DALI's GPU operator produces other pixels
 )

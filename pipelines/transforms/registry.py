@@ -271,6 +271,8 @@ def _parameter(place: str, known: base.Parameter, value: Any, severity: bool) ->
             signed, count = (known.signed, known.count) if isinstance(known, base.Uniform) else (False, 1)
             low, high = map(float, low_high)
             _require_within(place, known, [low, high])
+            if _whole(known):
+                raise ConfigError(place, value, "a list of values; those drawn from a range would not be whole")
             return base.Uniform(known.name, low, high, known.unit, signed, count, known.within)
     elif isinstance(value, list) and value:
         values = tuple(tuple(each) if isinstance(each, list) else each for each in value)
@@ -286,12 +288,16 @@ def _parameter(place: str, known: base.Parameter, value: Any, severity: bool) ->
     raise ConfigError(place, value, f"{allowed}, numbers like {known.describe()}")
 
 
+def _whole(known: base.Parameter) -> bool:
+    return known.within is not None and all(isinstance(bound, int) for bound in known.within)
+
+
 def _require_within(place: str, known: base.Parameter, values: Sequence[float]) -> None:
     """Raise ConfigError unless the transformation can be made with these values."""
     if known.within is None:
         return
     low, high = known.within
-    whole = isinstance(low, int) and isinstance(high, int)
+    whole = _whole(known)
     for value in values:
         if not low <= value <= high or (whole and value != int(value)):
             allowed = f"{'whole ' * whole}numbers from {low} to {high}" if low < high else f"only {low}"

@@ -28,7 +28,7 @@ def chromatic_aberration(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) 
 
 @kernel(
     "bayer", coarse="sensor", role="train",
-    parameters=[severities("strength", 0.4, 0.55, 0.7, 0.85, 1.0), Choice("cell", (2,), unit="px")],
+    parameters=[severities("strength", 0.4, 0.55, 0.7, 0.85, 1.0), Choice("cell", (2,), unit="px", within=(1, 64))],
 )  # fmt: skip
 def bayer(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """A mosaic of red, green, green and blue filters; each cell loses the other two channels by ``strength``."""

@@ -155,7 +155,7 @@ for _chroma in ("4:2:0", "4:4:4"):
     for _quality in (75, 85, 95):
         _register(
             f"jpeg{_quality}_{_chroma.replace(':', '')}", "quality", "held_out" if _quality == 85 else "train",
-            partial(_jpeg, chroma=_chroma), Choice("quality", (_quality,)),
+            partial(_jpeg, chroma=_chroma), Choice("quality", (_quality,), within=(1, 100)),
         )  # fmt: skip
 for _factor in (2, 4, 8):
     _register(

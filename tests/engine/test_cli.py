@@ -320,12 +320,8 @@ def test_an_embedding_that_is_not_finite_is_quarantined(
 ) -> None:
     for i in (60, 61):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
-    call = TorchModule.__call__
-
-    def broken(self: TorchModule, pixels: np.ndarray) -> np.ndarray:
-        return call(self, pixels) * np.array([[np.inf], [1]], np.float32)
-
-    monkeypatch.setattr(TorchModule, "__call__", broken)
+    call, infinite = TorchModule.__call__, np.array([[np.inf], [1]], np.float32)
+    monkeypatch.setattr(TorchModule, "__call__", lambda self, pixels: call(self, pixels) * infinite)
     (probe,) = (finished / "probes").glob("control_pixels-*/semantic-linear.safetensors")
     assert main(["predict", str(probe), str(tmp_path), "--json", "--quiet"]) == 0
     answer = the_json(capsys)
@@ -443,8 +439,7 @@ def test_ctrl_c_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom substyle.engine.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom substyle.engine.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'nvidia', 'numpy', 'timm', 'zarr', 'openvino', 'faiss', 'pydantic'}\n"
         "print(sorted(set(sys.modules) & heavy))"
     )

@@ -80,6 +80,7 @@ def test_variants_embedded_elsewhere_are_imported_beside_ours(
         (lambda rows: [{**row, "canvas": 96} for row in rows], "canvas"),
         (lambda rows: [{**row, "seed": 5} for row in rows], "seed"),
         (lambda rows: [{**row, "distinct": "perhaps"} for row in rows], "distinct"),
+        (lambda rows: [{**row, "distinct": row["transformation"] == "identity"} for row in rows], "distinct"),
     ],
 )
 def test_other_photographs_are_refused(

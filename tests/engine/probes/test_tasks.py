@@ -55,6 +55,10 @@ def test_an_empty_validation_split_is_carved_from_training_images(make_table: Ma
     train, val, _ = images_of(paired, np.ones(120, bool), 0)
     assert len(val) >= len(train) // 10
     assert not set(pairs[train]) & set(pairs[val])
+    large = np.where((table.split_N == 0) & (np.arange(120) > 20), 21, np.arange(120))  # most training images are alike
+    train, val, _ = images_of(replace(table, first_N=large), np.ones(120, bool), 0)
+    assert len(val) == len(table.rows(0)) // 10
+    assert {21} == set(large[train]) - set(range(21))
 
 
 @pytest.mark.parametrize("split", [0, 2])

@@ -54,6 +54,12 @@ def test_agrees_with_all_pairs() -> None:
     assert expected != list(range(len(every)))
 
 
+def test_many_equal_ones_take_little_memory() -> None:
+    small = np.random.default_rng(0).integers(0, 256, (20_000, 8, 9), dtype=np.uint8)
+    small[5:] = small[5]  # such as a placeholder: 200 million pairs
+    assert groups(small).tolist() == [0, 1, 2, 3, 4, *[5] * 19_995]
+
+
 def test_none() -> None:
     assert groups(np.zeros((0, 8, 9), np.uint8)).shape == (0,)
 

@@ -14,7 +14,8 @@ from tests.engine.store.test_store import FOUND, SETTINGS, facts, make, note
 from substyle.engine.store.catalog import files, read
 from substyle.engine.store.layout import Codec, DifferentError, StoreError, StoreSettings
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import averaged, load_table, open_table
+from substyle.engine.store.table import load_table, open_table
+from substyle.engine.store.tokens import averaged
 from substyle.engine.store.verify import verify
 from substyle.pipelines.storage import Place
 
@@ -72,7 +73,7 @@ def test_means_over_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(loaded.x_TND, expected)
     t_B, n_B = np.array([1, 0, 1, 1]), np.array([5, 2, 0, 5])
     for piece in (1, 1 << 20):
-        monkeypatch.setattr("substyle.engine.store.table._PIECE", piece)
+        monkeypatch.setattr("substyle.engine.store.tokens._PIECE", piece)
         assert not isinstance(lazy.x_TND, np.ndarray)
         np.testing.assert_array_equal(lazy.x_TND.whole(), expected)
         np.testing.assert_array_equal(lazy.take(t_B, n_B), expected[t_B, n_B])

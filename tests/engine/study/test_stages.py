@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,29 @@ def test_results_of_several_processes_are_not_mixed(tmp_path: Path) -> None:
     (kept,) = {path.name[1:] for path in folder.iterdir()}
     assert {path.name for path in folder.iterdir()} == {f"a{kept}", f"b{kept}", f"c{kept}"}
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_a_killed_process_left_is_deleted_with_the_results(tmp_path: Path) -> None:
+    outputs.claim(tmp_path / "out", tmp_path / "s.zarr", "uuid")
+    kept = tmp_path / "out" / "probes" / ".other-0123abcd"
+    for folder in (tmp_path / "out" / "similarity", tmp_path / "out" / "probes" / "x", kept.with_name("other")):
+        for killed in (False, True):
+            with suppress(ZeroDivisionError), outputs.replacing(folder) as new:
+                (new / "file").touch()
+                if killed:
+                    shutil.copytree(new, new.with_name(f".{folder.name}-0123abcd"))
+    outputs.discard(tmp_path / "out", "x")
+    assert sorted(path.name for path in kept.parent.iterdir()) == [kept.name, "other"]
+    outputs.start_fresh(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    outputs.claim(tmp_path / "out", tmp_path / "s.zarr", "uuid")  # the folder is ours still
+
+
+def test_a_note_of_another_version_is_outdated(tmp_path: Path) -> None:
+    note = {"stamp": {"other": 1}, "seconds": 0.0, "files": {}}
+    (tmp_path / outputs.NOTE).write_text(json.dumps(note | {"checksum": outputs.checksum(note)}))
+    with pytest.raises(StaleError, match="another version"):
+        outputs.note_of(tmp_path)
 
 
 def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:

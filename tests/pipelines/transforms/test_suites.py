@@ -215,6 +215,7 @@ def test_a_severity_has_the_pixels_of_its_parameters(own: None, tmp_path: Path) 
                 ("shot_noise", "rate", "[1000]"),
                 ("imagenet_c_fog", "severity", "[9]"),
                 ("imagenet_c_fog", "severity", "[1.5]"),
+                ("imagenet_c_fog", "severity", "{ uniform = [1, 5] }"),
             )
         ),
         ('transformations = [{ name = "a/b", of = "jpeg" }]', "transformation"),
