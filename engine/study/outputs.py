@@ -345,7 +345,7 @@ def discard(out: Path, slug: str) -> None:
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     """Digests (16 hex digits) of the stamps of backbones' complete results, by relative path."""
     found = {}
-    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), SIMILARITY, "gallery"):
+    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), SIMILARITY):
         note = note_of(out / name)
         if note is not None:
             stamp = json.dumps(asdict(note.stamp), sort_keys=True)

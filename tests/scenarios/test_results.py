@@ -172,6 +172,17 @@ def test_kept_results_are_edited(scene: Scene) -> None:
     scene.refused("compare", scene.root / "out", scene.root / "out", "--out", scene.root / "c", kind="StaleError")
 
 
+def test_a_damaged_gallery_is_drawn_again(scene: Scene, pages: None) -> None:
+    before = numbers(scene.run())
+    note = scene.root / "out" / "gallery" / "complete.json"
+    written = note.read_text()
+    note.write_text("{}")
+    store, study = scene.root / "out" / "store.zarr", scene.study_file()
+    scene.ok("report", store, "--study", study, "--out", scene.root / "out")  # without it
+    assert numbers(scene.run()) == before
+    assert json.loads(note.read_text())["files"] == json.loads(written)["files"]
+
+
 # --- embeddings made elsewhere ----------------------------------------------------------------------------------------
 
 
