@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: invalid arguments (code 2), ``--help`` or ``--version``.
     """
     if arguments is None:
-        atexit.register(gc.freeze)  # looking for garbage in all that was imported would delay the exit by a second
+        atexit.register(_leave)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not requested(words):
         return _reported(words)[0]
@@ -177,6 +177,12 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _leave() -> None:
+    """Exit without a last search for garbage in all that was imported, which takes up to a second."""
+    if "triton" not in sys.modules:  # its bindings report all objects that are not collected as leaks
+        gc.freeze()
 
 
 @contextmanager

@@ -199,6 +199,7 @@ class Estimate:
         unseen: standard error of one more disagreement of an image in each direction.
         trials: number of images or groups of images.
         proportion: whether it is an accuracy, whose interval is in [0, 1].
+        difference: whether it is a difference of accuracies, whose interval is in [-1, 1].
     """
 
     value: float
@@ -207,6 +208,7 @@ class Estimate:
     unseen: float = 0.0
     trials: float = math.inf
     proportion: bool = False
+    difference: bool = False
 
     @staticmethod
     def of(array: F64) -> Estimate:
@@ -220,7 +222,10 @@ class Estimate:
 
     def __sub__(self, other: Estimate) -> Estimate:
         units, unseen = min(self.units, other.units), max(self.unseen, other.unseen)
-        return Estimate(self.value - other.value, self.replicates_R - other.replicates_R, units, unseen)
+        accuracies = self.proportion and other.proportion
+        return Estimate(
+            self.value - other.value, self.replicates_R - other.replicates_R, units, unseen, difference=accuracies
+        )
 
     @property
     def number(self) -> float | None:
@@ -275,7 +280,9 @@ class Estimate:
         unseen = self.quantile(per_cent) * self.unseen if alike or not self.proportion else 0.0
         below, above = (math.hypot(wider * max(d, 0.0), unseen) for d in (self.value - low, high - self.value))
         ends = self.value - below, self.value + above
-        return [min(max(end, 0.0), 1.0) if self.proportion else end for end in ends]
+        if not self.proportion and not self.difference:
+            return list(ends)
+        return [min(max(end, 0.0 if self.proportion else -1.0), 1.0) for end in ends]
 
     def within(self, low: float, high: float) -> list[float] | None:
         """The 95 % interval of a number that is never below ``low`` or above ``high``."""

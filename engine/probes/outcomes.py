@@ -234,4 +234,5 @@ def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
     half = error.quantile(90.0) * se
     ratio = abs(error.value) / se if se > 0 else (math.inf if error.value else 0.0)
     p = 2 * float(stdtr(max(error.units - 1, 1), -ratio))  # Student's t, both tails
-    return {"se": se, "se_training": training, "ci90": [error.value - half, error.value + half], "p": p}
+    ci90 = [max(error.value - half, -1.0), min(error.value + half, 1.0)]
+    return {"se": se, "se_training": training, "ci90": ci90, "p": p}

@@ -66,9 +66,9 @@ def _image_text_leads(results: Results) -> Claim:
     claim = _pairs_decide(results, "C2", _C2, "image_text", _HELD_OUT_STYLES, +1)
     left, right = claim["groups"].values()
     crossed = across_generators(results, "linear", [*left, *right]).strip()
-    claim["reasons"].append(
-        crossed.rstrip(".") or "all styles come from one generator, whose fingerprint a probe may learn"
-    )
+    styles = any(dig(row, "coarse") == "style" for row in results["transformations"])
+    one = "all styles come from one generator, whose fingerprint a probe may learn"
+    claim["reasons"].append(crossed.rstrip(".") or (one if styles else "no painting styles among the transformations"))
     if every := _differences(results, "rotation", "accuracy", left, right):
         claim["reasons"].append(f"over all transformations held out in turn: {_shown(every)}")
     return claim

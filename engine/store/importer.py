@@ -24,7 +24,7 @@ from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
-from substyle.engine.store.manifest import SourceEntry, assign
+from substyle.engine.store.manifest import SourceEntry, as_hex, assign
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import store_facts
@@ -197,11 +197,16 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
         row_B = manifest.row_N[own]
         n_R = np.full(int(row_B[-1]) + 1 - shard * rows, -1, np.int64)  # padding and quarantined images stay -1
         n_R[row_B - shard * rows] = [number.get(key, -1) for key in manifest.keys[own]]
-        new_B = ~noted.known_N[own]
-        notes = [
-            ImageNote(row, 0, 0, "", "", found.indistinct.get(key, ()), found.contents.get(key) or "")
-            for row, key, new in zip(row_B.tolist(), manifest.keys[own], new_B.tolist(), strict=True)
-            if new
+        thumbnails = as_hex(noted.small_NRC[own])
+        notes = [  # of all images of the shard, with what is known of them
+            ImageNote(
+                *(row, 0, 0, noted.reasons.get(n, ""), thumbnail if noted.seen_N[n] else ""),
+                () if noted.known_N[n] else found.indistinct.get(key, ()),
+                found.contents.get(key) or "",
+            )
+            for n, row, key, thumbnail in zip(
+                range(own.start, own.stop), row_B.tolist(), manifest.keys[own], thumbnails, strict=True
+            )
         ]
         store.write_shard(entry, shard, found.rows(n_R), notes, seconds=0.0, run=run)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -233,13 +233,15 @@ REGISTRY: dict[str, Transformation] = {}
 
 
 def register(transformation: Transformation) -> None:
-    """Register a transformation. Raises ConfigError for an invalid or duplicate name, or an unknown coarse class."""
+    """Register a transformation. Raises ConfigError for an invalid or duplicate name, or an unknown role or class."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", transformation.name):
         raise ConfigError("transformation", transformation.name, "letters, digits, _, - and .")
     if transformation.name in REGISTRY:
         raise ConfigError("transformation", transformation.name, "a name that is not registered yet")
     if transformation.coarse not in COARSE:
         raise ConfigError(f"{transformation.name}.coarse", transformation.coarse, ", ".join(COARSE))
+    if transformation.role not in get_args(Role):
+        raise ConfigError(f"{transformation.name}.role", transformation.role, ", ".join(get_args(Role)))
     REGISTRY[transformation.name] = transformation
 
 

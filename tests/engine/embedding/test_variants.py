@@ -16,6 +16,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.embedding.variants import COLUMNS, INDEX, write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import DifferentError
+from substyle.engine.store.verify import verify
 from substyle.kernels.errors import ConfigError
 
 SUITE = "identity,gaussian_blur,icon_overlay,gaussian_noise"
@@ -61,6 +62,11 @@ def test_variants_embedded_elsewhere_are_imported_beside_ours(
         np.testing.assert_array_equal(theirs.x_TND, ours.x_TND)
         np.testing.assert_array_equal(theirs.distinct_TN, ours.distinct_TN)
     import_store(tmp_path / "x.npy", store.path, "import:one", rows=written / INDEX)  # nothing to do
+    assert verify(store.path, quiet=True).damage == []
+    np.testing.assert_array_equal(
+        substyle.load_table(store, "import:two").groups("photograph"), ours.groups("photograph")
+    )
+    assert substyle.load_table(store, "import:two").seen_N.all()  # thumbnails are kept
     np.save(tmp_path / "x.npy", 2 * embedded_elsewhere(pixels))
     with pytest.raises(DifferentError, match="import:one"):
         import_store(tmp_path / "x.npy", store.path, "import:one", rows=written / INDEX)

@@ -262,3 +262,16 @@ def test_a_probe_that_has_diverged_is_not_scored(
     )
     with pytest.raises(SubstyleError, match=r"synthetic \(fine\) has diverged"):
         run_probes(make_table(), quick(tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
+
+
+def test_differences_of_accuracies_stay_between_minus_one_and_one() -> None:
+    good, bad = (
+        resample(np.array([right, right]), 500, 0).mean(np.ones(2)) for right in ([1.0, 1, 1, 0], [0.0, 0, 0, 1])
+    )
+    found, turned = (good - bad).ci95, (bad - good).ci95
+    assert found is not None
+    assert turned is not None
+    assert found[1] == -turned[0] == 1.0
+    assert found[0] == -turned[1] < 0.5
+    wide = Estimate(0.0, np.linspace(-9, 9, 500), 5)  # no difference of accuracies
+    assert (wide.ci95 or [0])[0] < -9

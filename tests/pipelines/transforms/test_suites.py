@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,13 @@ def test_severities_are_paired_and_the_whole_draws_among_them(own: None, tmp_pat
     assert whole.at(1).definition_hash() != whole.at(2).definition_hash() != whole.definition_hash()
     with pytest.raises(ConfigError):
         whole.at(3)
+
+
+def test_an_unknown_role_is_refused(own: None) -> None:
+    known = base.get("jpeg")
+    with pytest.raises(ConfigError) as caught:
+        base.register(replace(known, name="mine", role="heldout"))  # type: ignore[arg-type]
+    assert (caught.value.field, caught.value.given) == ("mine.role", "heldout")
 
 
 @pytest.mark.parametrize(
