@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,7 +30,7 @@ from substyle.engine.study import outputs, stages
 from substyle.engine.study.attack import attack as attack_store
 from substyle.engine.study.attack import attackable, kept_attacks
 from substyle.engine.study.domains import kept_domains
-from substyle.engine.study.file import find_study, load_study, study_of, study_schema
+from substyle.engine.study.file import find_study, load_study, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, StaleError, require_current
 from substyle.engine.study.pictures import current_gallery, mistakes
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
@@ -79,6 +80,17 @@ def _of_file(options: argparse.Namespace) -> Study:
 
 
 def _of_photographs(options: argparse.Namespace) -> Study:
+    given = options.study
+    if (
+        not options.backbone
+        and isinstance(given, Path)
+        and not given.exists()
+        and not re.search(r"[*?\[{]", str(given))
+    ):
+        names = shipped_studies()
+        near = get_close_matches(str(given), names, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError("STUDY", str(given), f"photographs, a study file, or one of {', '.join(names)}{meant}")
     if options.images is not None:
         raise ConfigError("--images", str(options.images), f"only with a study file; {options.study} is photographs")
     if not options.backbone:

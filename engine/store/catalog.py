@@ -196,7 +196,13 @@ def read_header(store: Place) -> StoreHeader:
             raise StoreError(_absent(store))
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("kind") != "store":
-            raise StoreError(f"{store}: not a store ({HEADER} is of another kind)")
+            run = isinstance(content, dict) and content.get("kind") == "results"
+            its = (
+                f"the results of a run, whose store is {content.get('store')}"
+                if run
+                else f"{HEADER} is of another kind"
+            )
+            raise StoreError(f"{store}: not a store ({its})")
         if content.get("schema") != SCHEMA:
             raise StoreError(f"{store}: schema {content.get('schema')}; this version reads {SCHEMA}: {_OLDER}")
         found = content.pop("digest", None)

@@ -230,7 +230,7 @@ class _Check:
         there_I = self.images.row_N[self.images.between(first, first + self.store.settings.shard_rows)]
         if record.start == first and len(there_I) and np.array_equal(record.row_I, there_I):
             return True
-        where = f"{journal.FOLDER}: shard {record.shard}, {record.backbone}"
+        where = f"shard {record.shard}, {record.backbone}"
         self.verdict.add("journal", where, "rows differ from the manifest")
         self.redo(record, record.checksums)
         return False

@@ -31,6 +31,11 @@ def find_study(name: str | Path) -> Path | None:
     return None if shipped is None or path.exists() else shipped
 
 
+def shipped_studies() -> list[str]:
+    """Names of the studies of the package."""
+    return sorted(path.stem for path in STUDIES.glob("*.toml"))
+
+
 def load_study(path: Path | str, *, device: str | None = None, runtime: str | None = None) -> Study:
     """Read a study file. Paths in it are relative to its folder.
 
@@ -46,7 +51,7 @@ def load_study(path: Path | str, *, device: str | None = None, runtime: str | No
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        names = ", ".join(sorted(each.stem for each in STUDIES.glob("*.toml")))
+        names = ", ".join(shipped_studies())
         raise ConfigError("study", str(path), f"a readable study file ({error.strerror}), or one of {names}") from error
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error

@@ -412,6 +412,7 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["probe", "nowhere.zarr"], 1, "nowhere.zarr"),
         (["transforms", "--gallery", "x.png"], 2, "--image"),
         (["transforms", "--suite", "nothing"], 2, "substance31"),
+        (["run", "demoo"], 2, "did you mean demo"),
         (["predict", "nothing.safetensors", "."], 1, "nothing.safetensors"),
         (["compare", "a"], 1, "No such file"),
     ],

@@ -234,7 +234,7 @@ def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
     entry = store.backbone("timm:x")
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(3)], seconds=1.0, run="r")
     verdict = look(store.path)
-    assert [(f.kind, f.path) for f in verdict.findings] == [("journal", f"journal: shard 0, {entry.slug}")]
+    assert [(f.kind, f.path) for f in verdict.findings] == [("journal", f"shard 0, {entry.slug}")]
 
 
 def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
