@@ -114,6 +114,8 @@ def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -
         _, place, count_G = np.unique(table.groups("photograph")[train], return_inverse=True, return_counts=True)
         left, drawn = max(1, len(train) // 10), []
         for group in np.random.default_rng([seed, 0x76616C]).permutation(len(count_G)).tolist():
+            if not left:
+                break
             if count_G[group] <= left:
                 drawn.append(group)
                 left -= int(count_G[group])
@@ -141,7 +143,7 @@ def fine_task(table: EmbeddingTable, seed: int) -> Task | None:
     answer = np.array([labels.index(family) for family in table.families], np.int64)
     split = images_of(table, np.ones(len(table.keys), bool), seed)
     trainable = _with_rows(table, every, split[0])
-    return Task("fine", labels, False, answer, trainable, every, *split, table.distinct_TN, table.groups("photograph"))
+    return Task("fine", labels, False, answer, trainable, every, *split, *_rows_of(table))
 
 
 def coarse_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = None) -> Task | None:
@@ -156,8 +158,7 @@ def coarse_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = N
     if len(labels) < 2:
         return None
     answer = np.array([labels.index(c) if c in labels else UNKNOWN for c in table.coarse], np.int64)
-    images = table.distinct_TN, table.groups("photograph")
-    return Task("coarse", labels, False, answer, train_T, np.flatnonzero(answer >= 0), *split, *images)
+    return Task("coarse", labels, False, answer, train_T, np.flatnonzero(answer >= 0), *split, *_rows_of(table))
 
 
 def semantic_task(table: EmbeddingTable, seed: int) -> Task | None:
@@ -180,8 +181,7 @@ def semantic_task(table: EmbeddingTable, seed: int) -> Task | None:
         answer[table.label_N == label] = index
     labels = tuple(table.class_names[label] for label in present)
     every = np.arange(len(table.transformations))
-    images = table.distinct_TN, table.groups("photograph")
-    return Task("semantic", labels, True, answer, np.array([identity(table)]), every, *split, *images)
+    return Task("semantic", labels, True, answer, np.array([identity(table)]), every, *split, *_rows_of(table))
 
 
 def identity(table: EmbeddingTable) -> int:
@@ -189,6 +189,11 @@ def identity(table: EmbeddingTable) -> int:
     if "identity" not in table.transformations:
         raise SubstyleError(f"embeddings of {table.backbone} have no identity variant, which probes require")
     return table.transformations.index("identity")
+
+
+def _rows_of(table: EmbeddingTable) -> tuple[NDArray[np.bool_], I64]:
+    """Valid rows, and the first near-duplicate of each image."""
+    return table.distinct_TN, table.groups("photograph")
 
 
 def _with_rows(table: EmbeddingTable, transformations: I64, images: I64) -> I64:

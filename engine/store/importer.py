@@ -48,8 +48,7 @@ class _Given:
     labels: dict[str, str | None]  # names of classes
     splits: dict[str, str | None]
     contents: dict[str, str | None]  # hashes of photographs
-    indistinct: dict[str, tuple[str, ...]]  # transformations whose variant hardly differs from the photograph
-    told: bool  # whether there is such a column
+    indistinct: dict[str, tuple[str, ...]] | None  # transformations that hardly change the photograph; None: unknown
     settings: dict[str, int]  # seed and canvas of the variants, where given
     definitions: list[Definition]  # of the T transformations, identity first
     x_RD: NDArray[np.float32]
@@ -79,7 +78,6 @@ class _Given:
         for at_N in at_TN:
             digest.update(x_RD[at_N].tobytes())
         contents, settings = _one_each(columns, "content_hash"), _settings(columns)
-        told = any(text is not None for text in columns["distinct"])
         for key, text in contents.items():
             if text is not None and not re.fullmatch("[0-9a-f]{32}", text):
                 raise ConfigError(f"content_hash of {key}", text, "32 hexadecimal digits, as in variants.csv")
@@ -89,7 +87,6 @@ class _Given:
             splits,
             contents,
             _indistinct(columns),
-            told,
             settings,
             definitions,
             x_RD,
@@ -201,7 +198,7 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
         notes = [  # of all images of the shard, with what is known of them
             ImageNote(
                 *(row, 0, 0, noted.reasons.get(n, ""), thumbnail if noted.seen_N[n] else ""),
-                () if noted.known_N[n] else found.indistinct.get(key, ()),
+                () if noted.known_N[n] else (found.indistinct or {}).get(key, ()),
                 found.contents.get(key) or "",
             )
             for n, row, key, thumbnail in zip(
@@ -240,12 +237,13 @@ def _require_same_images(store: EmbeddingStore, found: _Given) -> None:
         if given is not None and given != label:
             raise ConfigError(f"label of {key}", given, f"{label}, as in {store.path}")
     place = {key: n for n, key in enumerate(manifest.keys)}
-    for name in [definition.name for definition in found.definitions] if found.told else []:
+    for name in [definition.name for definition in found.definitions] if found.indistinct is not None else []:
         alike_N = noted.indistinct.get(name)
         for key in found.keys:
             kept = alike_N is not None and bool(alike_N[place[key]])
-            mine = name in found.indistinct.get(key, ())
-            if noted.known_N[place[key]] and kept != mine:
+            mine = name in (found.indistinct or {}).get(key, ())
+            # an export leaves out variants of moved images that show motifs of another split
+            if noted.known_N[place[key]] and kept != mine and not (mine and key in moved):
                 raise ConfigError(f"distinct of {key}, {name}", not mine, f"{not kept}, as in {store.path}")
     there = set(found.keys)
     if missing := [key for key in readable if key not in there]:
@@ -341,8 +339,13 @@ def _require_roles(columns: Mapping[str, list[Any]]) -> None:
                 )
 
 
-def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]]:
-    """Transformations that are not distinct, by key. Raises ConfigError for values other than true and false."""
+def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]] | None:
+    """Transformations that are not distinct, by key; None without values.
+
+    Raises ConfigError for values other than true and false.
+    """
+    if not any(columns["distinct"]):
+        return None
     found: dict[str, tuple[str, ...]] = {}
     for key, name, text in zip(columns["key"], columns["transformation"], columns["distinct"], strict=True):
         if text is not None and text.lower() not in ("true", "false"):

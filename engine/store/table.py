@@ -77,7 +77,7 @@ class EmbeddingTable:
         content_N2: content hashes of the photographs, two numbers each, zeros if unknown; None if all are unknown.
         tokens: number of tokens P of an embedding, which are D / P numbers each, one after another; 0 for one vector.
         first_N: (N,) int64 first near-duplicate of each image, the image itself if there is none; None if unknown.
-        thumbnail_NRC: (N, 8, 9) uint8 luma, as `manifest.thumbnails` makes it, and seen_N: (N,) bool, whether an image
+        thumbnail_NRC: (N, 8, 9) uint8 luma, as `manifest.shrunk` makes it, and seen_N: (N,) bool, whether an image
             has one; None if unknown.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -220,6 +221,31 @@ def test_a_signal_while_a_library_loads(
     assert main(["doctor", "--json"]) == code
     assert error(capsys.readouterr().out)["type"] == ("Interrupted" if number == signal.SIGINT else "Terminated")
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("bindings", [False, True])
+def test_garbage_is_collected_at_exit_only_for_bindings_that_report_it(
+    bindings: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen: list[bool] = []
+    monkeypatch.setattr(cli, "gc", SimpleNamespace(freeze=lambda: frozen.append(True)))
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    if bindings:
+        monkeypatch.setitem(sys.modules, "triton", SimpleNamespace())  # type: ignore[arg-type]
+    cli._leave()
+    assert bool(frozen) is not bindings
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_garbage_is_not_searched_for_during_imports(enabled: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with cli._uncollected():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("lock"), SubstyleError("store"), OSError(5, "disk")])

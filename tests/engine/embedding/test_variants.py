@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from substyle.engine.backbones import registry
 from substyle.engine.embedding.variants import COLUMNS, INDEX, write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import DifferentError
+from substyle.engine.store.table import store_facts
 from substyle.engine.store.verify import verify
+from substyle.engine.study.export import export
 from substyle.kernels.errors import ConfigError
 
 SUITE = "identity,gaussian_blur,icon_overlay,gaussian_noise"
@@ -200,3 +203,26 @@ def test_jpeg_and_a_file_that_is_no_image(tmp_path: Path) -> None:
     assert not (images / "variants").exists()
     with pytest.raises(ConfigError, match="a new or empty folder"):
         write_variants(images, tmp_path / "out", suite="identity")
+
+
+def test_an_export_of_a_moved_photograph_is_imported_beside_it(two_classes: Path, tmp_path: Path) -> None:
+    """Its overlays show motifs of another split: they do not count in the export, and need not in the store's notes."""
+    images = tmp_path / "images"
+    shutil.copytree(two_classes, images)
+    store = substyle.embed(images, tmp_path / "s.zarr", ["control:pixels"], transformations=NAMES, canvas=SIDE)
+    table = substyle.load_table(store, "control:pixels")
+    original = images / next(key for key, split in zip(table.keys, table.split_N, strict=True) if split == 0)
+    for n in range(40):  # until a copy of a training photograph is drawn for the test split
+        copied = original.with_name(f"{n}-copy.jpg")
+        shutil.copy(original, copied)
+        shutil.rmtree(tmp_path / "s.zarr")
+        store = substyle.embed(images, tmp_path / "s.zarr", ["control:pixels"], transformations=NAMES, canvas=SIDE)
+        if store_facts(store).moved:
+            break
+        copied.unlink()
+    assert store_facts(store).moved
+    export(store, tmp_path / "out", to="parquet", quiet=True)
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    import_store(folder, store.path, "import:again")
+    again = substyle.load_table(store, "import:again")
+    np.testing.assert_array_equal(again.distinct_TN, substyle.load_table(store, "control:pixels").distinct_TN)
