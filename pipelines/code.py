@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -18,7 +18,7 @@ from typing import Any
 from substyle.kernels.errors import ConfigError
 
 PACKAGE = "substyle"
-SOURCE = "__substyle_source__"  # attribute of a plug-in module: `file_source` of the executed code
+SOURCE = "__substyle_source__"  # attribute of a plug-in module: the sources that were run, as one text
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -40,15 +40,30 @@ def in_package(function: Callable[..., Any] | None) -> bool:
     return all(type(part) in _PLAIN or _module(part)[0] == PACKAGE for part in _parts(function, {}))
 
 
-def file_source(file: Path, source: bytes | None = None, root: Path | None = None) -> str:
-    """Source of a file and of all files below the root (by default its folder) that it imports."""
-    root, texts, todo = root or file.parent, dict[str, str](), [file]
+def sources_of(file: Path, source: bytes, root: Path | None = None, name: str = "") -> dict[str, str]:
+    """Source, without comments, of a file and of all files below the root (by default its folder) that it imports.
+
+    Keys are paths relative to the root, and ``name`` for the file.
+    """
+    root = root or file.parent
+    tree = _parse(file, source)
+    texts, todo = {name or file.relative_to(root).as_posix(): ast.unparse(tree)}, list(_imports(tree, file, root))
     while todo:
         path = todo.pop()
-        if path.is_relative_to(root) and (name := path.relative_to(root).as_posix()) not in texts:
-            texts[name] = ast.unparse(tree := _parse(path, source if path == file else None))
-            todo += [each for each in _imports(tree, path, root) if each.is_file()]
-    return json.dumps(texts, sort_keys=True)
+        if path.is_relative_to(root) and path.is_file() and (label := path.relative_to(root).as_posix()) not in texts:
+            texts[label] = ast.unparse(tree := _parse(path))
+            todo += _imports(tree, path, root)
+    return texts
+
+
+def text_of(sources: Mapping[str, str]) -> str:
+    """One text for `sources_of`."""
+    return json.dumps(sources, sort_keys=True)
+
+
+def installed(file: Path) -> bool:
+    """Whether a file belongs to an installed distribution, whose version is recorded."""
+    return not _INSTALLED.isdisjoint(file.parts)
 
 
 def _parts(value: object, seen: dict[int, object]) -> Iterator[object]:
@@ -87,9 +102,9 @@ def _text(part: object) -> str:
         return f"{name} {scope[SOURCE]}"
     if code and "__file__" not in scope:
         return ascii((name, code.co_code, code.co_names, [getattr(each, "co_code", each) for each in code.co_consts]))
-    if top in sys.stdlib_module_names or file.suffix != ".py" or not _INSTALLED.isdisjoint(file.parts):
+    if top in sys.stdlib_module_names or file.suffix != ".py" or installed(file):
         return f"{module}.{name}"
-    return f"{name} {file_source(file, root=[*file.parents][: module.count('.') + 1][-1])}"
+    return f"{name} {text_of(sources_of(file, _read(file), [*file.parents][: module.count('.') + 1][-1]))}"
 
 
 def _module(part: object) -> tuple[str, dict[str, Any]]:
@@ -99,11 +114,18 @@ def _module(part: object) -> tuple[str, dict[str, Any]]:
     return str(scope.get("__name__")).partition(".")[0], scope
 
 
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError("plugin", str(file), f"a readable file ({error.strerror})") from error
+
+
 def _parse(file: Path, source: bytes | None = None) -> ast.Module:
     """The syntax tree of a file, without docstrings."""
     try:
-        tree = ast.parse(file.read_bytes() if source is None else source)
-    except (OSError, SyntaxError, ValueError) as error:
+        tree = ast.parse(_read(file) if source is None else source)
+    except (SyntaxError, ValueError) as error:
         raise ConfigError("plugin", str(file), f"Python source ({error})") from error
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -123,7 +145,7 @@ def _imports(tree: ast.Module, file: Path, root: Path) -> Iterator[Path]:
         for base, name in itertools.product(bases, names):
             parts = name.split(".")
             for place in [base.joinpath(*parts[:i]) for i in range(len(parts) + 1)]:
-                if parts[0] != PACKAGE and _INSTALLED.isdisjoint(place.parts):
+                if parts[0] != PACKAGE and not installed(place):
                     yield from (place / "__init__.py", Path(f"{place}.py"))
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import json
 import math
 import pkgutil
 import re
-import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
@@ -18,56 +17,44 @@ from typing import Any, get_args
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import transforms
-from substyle.pipelines.code import SOURCE, file_source
+from substyle.pipelines.plugins import run_file
 from substyle.pipelines.transforms import base
 
 _loaded: list[Path] = []
 
 
 @cache
-def load_all() -> None:
-    """Register every transformation of the package."""
+def load_all() -> Mapping[str, base.Transformation]:
+    """Register every transformation of the package; returns them by name, as the package defines them."""
     for module in pkgutil.iter_modules(transforms.__path__):
         importlib.import_module(f"{transforms.__name__}.{module.name}")
+    return dict(base.REGISTRY)
 
 
-@cache
 def load_plugin(path: str | Path) -> None:
     """Run a Python file that registers transformations, or read a suite file (.toml), once per path.
 
     Raises:
-        ConfigError: not a Python file, a syntax error, or a duplicate name.
+        ConfigError: not a Python file, one that fails, or a duplicate name.
     """
+    load_file(Path(path).absolute())
+
+
+@cache
+def load_file(file: Path) -> tuple[str, ...]:
+    """`load_plugin` and `load_suite` of an absolute path; returns the transformations of a suite file."""
     load_all()
-    file = Path(path).absolute()
+    known, names = set(base.REGISTRY), tuple[str, ...]()
     if file.suffix == ".toml":
-        load_suite(path)
-        return
-    if not file.is_file() or file.suffix != ".py":
-        raise ConfigError("plugin", str(path), "an existing Python file (.py)")
-    _run(file)
-    _loaded.append(file)
-
-
-def _run(file: Path) -> None:
-    """Run a file as a module from its source, never from stale bytecode; the digest covers the source that ran."""
-    name = f"substyle_plugin_{file.stem}"
-    while name in sys.modules:  # plug-ins of the same name in different folders
-        name += "_"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    source = file.read_bytes()
-    vars(module)[SOURCE] = file_source(file, source)
-    known = set(base.REGISTRY)
-    sys.modules[name] = module  # for dataclasses and pickle
-    try:
-        exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
-    except BaseException:
-        del sys.modules[name]
-        raise
+        names = _read_suite(file)
+    elif file.is_file() and file.suffix == ".py":
+        run_file(file)
+    else:
+        raise ConfigError("plugin", str(file), "an existing Python file (.py)")
     for added in base.REGISTRY.keys() - known:
         _ = base.REGISTRY[added].code
+    _loaded.append(file)
+    return names
 
 
 def loaded() -> tuple[Path, ...]:
@@ -192,7 +179,6 @@ def _members(part: str) -> list[str]:
     return [base.get(f"{name}@{level}").name for name in members if name != "identity" for level in levels]
 
 
-@cache
 def load_suite(path: str | Path) -> tuple[str, ...]:
     """Read a suite from a TOML file and register the transformations that it defines; once per path.
 
@@ -205,13 +191,15 @@ def load_suite(path: str | Path) -> tuple[str, ...]:
     Raises:
         ConfigError: the file cannot be read or has an invalid field.
     """
-    load_all()
-    file = Path(path).absolute()
+    return load_file(Path(path).absolute())
+
+
+def _read_suite(file: Path) -> tuple[str, ...]:
     where = f"suite {file.name}"
     try:
         rows = tomllib.loads(file.read_text(encoding="utf-8")).get("transformations")
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(where, str(path), f"a readable TOML file ({error})") from error
+        raise ConfigError(where, str(file), f"a readable TOML file ({error})") from error
     if not isinstance(rows, list) or not rows:
         raise ConfigError(f"{where}: transformations", rows, "a list of names or tables")
     names = []
@@ -222,7 +210,6 @@ def load_suite(path: str | Path) -> tuple[str, ...]:
         if unknown or not isinstance(given.get("name"), str):
             raise ConfigError(place, row, f"a name, or a table with {', '.join(sorted(_FIELDS))}")
         names.append(_defined(place, given))
-    _loaded.append(file)
     return tuple(names)
 
 
@@ -312,9 +299,20 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def suite_name(transformations: tuple[str, ...]) -> str:
-    """The name of the suite with exactly these transformations, else their comma-separated names."""
+def _meaning(definition: Mapping[str, Any]) -> str:
+    return json.dumps([definition.get(key) for key in ("coarse", "role", "parameters")], sort_keys=True)
+
+
+def suite_name(definitions: Sequence[Mapping[str, Any]]) -> str:
+    """The name of the suite with exactly these transformations as the package defines them, else their names.
+
+    Args:
+        definitions: as of `Transformation.describe`.
+    """
+    made, packaged = {str(each["name"]): each for each in definitions}, load_all()
     for name, members in SUITES.items():
-        if set(members) == set(transformations):
-            return name
-    return ",".join(transformations)
+        if set(members) == set(made):
+            own = (packaged[member].describe() for member in members)
+            if all(_meaning(made[each["name"]]) == _meaning(each) for each in own):
+                return name
+    return ",".join(made)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.code import file_source, in_package, source_digest
+from substyle.pipelines.code import in_package, source_digest, sources_of
 from substyle.pipelines.transforms.base import OnGPU, Transformation
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -81,7 +81,8 @@ def test_processes_agree_wherever_the_plug_in_is(tmp_path: Path) -> None:
     ],
 )
 def test_edits_of_a_plug_in(tmp_path: Path, file: str, old: str, new: str, seen: bool) -> None:
-    assert (file_source(write(tmp_path)) != file_source(write(tmp_path, file, old, new))) == seen
+    before, after = (sources_of(path := write(tmp_path, *how), path.read_bytes()) for how in ((), (file, old, new)))
+    assert (before != after) == seen
 
 
 def test_the_source_that_was_run_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

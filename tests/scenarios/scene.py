@@ -20,7 +20,7 @@ from substyle.engine.cli import main
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import load_plugin
+from substyle.pipelines.transforms.registry import load_file
 
 SUITE = "identity,grayscale,jpeg"
 STUDY: dict[str, Any] = {
@@ -182,7 +182,7 @@ class Scene:
 
     def new_process(self) -> None:
         """Undo registrations of plug-ins, like a new process."""
-        load_plugin.cache_clear()
+        load_file.cache_clear()
         for name, made in list(base.REGISTRY.items()):
             if made.name.startswith("mine"):
                 del base.REGISTRY[name]
@@ -269,10 +269,10 @@ def same_file(path: Path, target: Path) -> Path:
 def toml(table: Mapping[str, Any]) -> str:
     """Write a study as TOML, with inline lists and inner tables."""
     plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    text = "".join(f"{key} = {_value(value)}\n" for key, value in plain.items())
+    text = "".join(f"{json.dumps(key)} = {_value(value)}\n" for key, value in plain.items())
     for name, inner in table.items():
         if isinstance(inner, dict):
-            text += f"[{name}]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in inner.items())
+            text += f"[{name}]\n" + "".join(f"{json.dumps(key)} = {_value(value)}\n" for key, value in inner.items())
     return text
 
 

@@ -16,7 +16,7 @@ from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.base import Choice, Uniform
-from substyle.pipelines.transforms.registry import SUITES, load_suite, suite
+from substyle.pipelines.transforms.registry import SUITES, load_file, suite
 from substyle.pipelines.variants import VariantMaker, load_all
 
 
@@ -72,7 +72,7 @@ def test_one_name() -> None:
         ("jpeg,gausian_blur", "suite", "gausian_blur", "gaussian_blur"),
         ("jpeg@3", "severity", "jpeg@3", ""),
         ("jpeg@x", "suite", "jpeg@x", "@1..5"),
-        ("missing.toml", "suite missing.toml", "missing.toml", ""),
+        ("missing.toml", "suite missing.toml", str(Path("missing.toml").absolute()), ""),
         ("jpeg,jpeg", "suite", "jpeg", ""),
         ("", "suite", "", "substance31"),
     ],
@@ -90,7 +90,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     load_all()
     monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
     yield
-    load_suite.cache_clear()
+    load_file.cache_clear()
 
 
 FILE = """

@@ -1,0 +1,173 @@
+"""Run plug-in files. Each has modules of its own, imported from source, all of which its digest covers."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.code import PACKAGE, SOURCE, installed, sources_of, text_of
+
+_LOCK = threading.RLock()
+_LIBRARIES = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib"))
+
+
+def run_file(file: Path) -> ModuleType:
+    """Run a plug-in and return its module.
+
+    Modules that it imports from files that are not installed are its own, even if another plug-in has modules of the
+    same names. They are compiled from source, never loaded from bytecode. Those that it imports later, while a
+    transformation runs, must be known from an import statement, and unchanged.
+
+    Raises:
+        ConfigError: the file, or one that it imports, cannot be read or parsed, or fails.
+    """
+    return _Plugin(file).run()
+
+
+class _Plugin(MetaPathFinder):
+    """Finds the modules of one plug-in that are not installed, while they are `active`.
+
+    Args:
+        file: the plug-in.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.texts: dict[str, str] = {}  # of all sources, by path relative to the plug-in's folder, or by module
+        self.modules: dict[str, ModuleType] = {}
+        self.path: list[str] | None = None  # sys.path that the plug-in has left; None while it is loaded
+        self.depth = 0
+        self.builtins = {**vars(builtins), "__import__": self.load}
+
+    def run(self) -> ModuleType:
+        """Run the plug-in."""
+        name = f"substyle_plugin_{self.file.stem}"
+        while name in sys.modules:  # plug-ins of the same name in different folders
+            name += "_"
+        spec = importlib.util.spec_from_file_location(name, self.file)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        source = self.file.read_bytes()
+        self.texts = sources_of(self.file, source)
+        code = compile(source, str(self.file), "exec", dont_inherit=True)
+        sys.modules[name] = module  # for dataclasses and pickle
+        try:
+            with self.active():
+                self.execute(module, code)
+                self.path = list(sys.path)
+        except BaseException as error:
+            del sys.modules[name]
+            if isinstance(error, Exception) and not isinstance(error, SubstyleError):
+                given = f"{type(error).__name__}: {error}"
+                raise ConfigError("plugin", str(self.file), f"a file that runs ({given})") from error
+            raise
+        vars(module)[SOURCE] = text_of(self.texts)
+        return module
+
+    def execute(self, module: ModuleType, code: Any) -> None:  # noqa: ANN401 - a code object
+        """Run the code of a module whose import statements, now and later, see the plug-in's modules."""
+        vars(module)["__builtins__"] = self.builtins
+        exec(code, vars(module))
+
+    def load(
+        self,
+        name: str,
+        scope: Mapping[str, object] | None = None,
+        local: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """``__import__`` of the plug-in's modules."""
+        with self.active():
+            return builtins.__import__(name, scope, local, fromlist or (), level)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Put the plug-in's modules and ``sys.path`` in place of those of the program and of other plug-ins."""
+        with _LOCK:
+            self.depth += 1
+            if self.depth > 1:
+                try:
+                    yield
+                finally:
+                    self.depth -= 1
+                return
+            hidden, path = _local_modules(), list(sys.path)
+            for name in hidden:
+                del sys.modules[name]
+            sys.modules.update(self.modules)
+            sys.path[:] = path if self.path is None else self.path
+            sys.meta_path.insert(0, self)
+            try:
+                yield
+            finally:
+                sys.meta_path.remove(self)
+                sys.path[:] = path
+                self.modules = _local_modules()
+                for name in self.modules:
+                    del sys.modules[name]
+                sys.modules.update(hidden)
+                self.depth -= 1
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module in a file that is not installed; None for others."""
+        found = PathFinder.find_spec(name, path, target)
+        if found is None or not isinstance(found.loader, SourceFileLoader) or not _is_local(name, found.origin):
+            return None
+        return importlib.util.spec_from_file_location(
+            name, found.origin, loader=_Source(self, name, str(found.origin)),
+            submodule_search_locations=found.submodule_search_locations,
+        )  # fmt: skip
+
+    def record(self, name: str, file: Path, source: bytes) -> None:
+        """Add a module to the digest. Raises ImportError if the plug-in has been loaded without it."""
+        root = self.file.parent
+        label = file.relative_to(root).as_posix() if file.is_relative_to(root) else name
+        for label, text in sources_of(file, source, root, label).items():  # noqa: B020
+            if self.path is not None and self.texts.get(label) != text:
+                how = "has changed since" if label in self.texts else "was not imported when"
+                raise ImportError(f"{file}: {how} the plug-in {self.file} was loaded")
+            self.texts[label] = text
+
+
+class _Source(SourceFileLoader):
+    """Loads a module of a plug-in from its source."""
+
+    def __init__(self, plugin: _Plugin, name: str, path: str) -> None:
+        super().__init__(name, path)
+        self.plugin = plugin
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Compile and run the source, which is recorded."""
+        source = Path(self.path).read_bytes()
+        self.plugin.record(self.name, Path(self.path).absolute(), source)
+        self.plugin.execute(module, compile(source, self.path, "exec", dont_inherit=True))
+
+
+def _local_modules() -> dict[str, ModuleType]:
+    """Modules that were imported from files that are not installed, apart from plug-ins and the main program."""
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if _is_local(name, getattr(module, "__file__", None)) and SOURCE not in vars(module)
+    }
+
+
+def _is_local(name: str, file: str | None) -> bool:
+    if file is None or not file.endswith(".py") or name.partition(".")[0] in (PACKAGE, "__main__"):
+        return False
+    return not file.startswith(_LIBRARIES) and not installed(Path(file))
