@@ -143,7 +143,7 @@ def _control(name: str, rest: str, context: LoadContext) -> Backbone:
 
 def _adapt(name: str, rest: str, context: LoadContext) -> Backbone:
     trained = adapter.Adapter.load(Path(rest))
-    return adapter.wrap(name, trained, load(trained.backbone, context))
+    return adapter.wrap(name, trained, load(trained.backbone, context), context.canvas)
 
 
 def _identify_adapt(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
@@ -154,7 +154,7 @@ def _identify_adapt(name: str, rest: str, context: LoadContext) -> dict[str, Any
 
 def _finetuned(name: str, rest: str, context: LoadContext) -> Backbone:
     tuned = finetuned.Finetuned.load(Path(rest))
-    return finetuned.wrap(name, tuned, load(tuned.metadata["backbone"], context))
+    return finetuned.wrap(name, tuned, load(tuned.metadata["backbone"], context), context.canvas)
 
 
 def _identify_finetuned(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
@@ -174,11 +174,12 @@ def _identify_open_clip(name: str, rest: str, context: LoadContext) -> dict[str,
 
 
 def _identify_onnx(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    path = Path(rest).expanduser()
-    beside = path.with_suffix(".json")
-    if not path.is_file() or not beside.is_file() or b"location" in path.read_bytes():  # tensors in other files
+    from substyle.engine.backbones.families import onnx_file
+
+    files = onnx_file.files_of(Path(rest).expanduser())
+    if not files or not all(each.is_file() for each in files):
         return None
-    return {"weights": cache.file_hash(path), "preprocessing": cache.file_hash(beside)}
+    return {"weights": {each.name: cache.file_hash(each) for each in files}}
 
 
 def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:

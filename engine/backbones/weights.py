@@ -326,3 +326,9 @@ def read_described(
     if not all(isinstance(metadata.get(name), kind) for name, kind in required.items()):
         raise WeightsError(f"{path}: missing or invalid entries in the header; required: {', '.join(required)}")
     return state, metadata
+
+
+def require_canvas(name: str, metadata: Mapping[str, Any], canvas: int) -> None:
+    """Raise WeightsError if weights with this metadata were trained on a canvas of another side than S."""
+    if (trained := metadata.get("canvas", canvas)) != canvas:
+        raise WeightsError(f"{name}: trained on a canvas of {trained} pixels, got {canvas}")

@@ -24,7 +24,7 @@ from substyle.engine.config import BackboneChoice, EmbedConfig, Settings, names_
 from substyle.engine.devices import AUTO, Target, graph_batch
 from substyle.engine.observability import stage
 from substyle.engine.store import catalog
-from substyle.engine.store.layout import DifferentError
+from substyle.engine.store.layout import DifferentError, changes, network_identity
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys
@@ -370,12 +370,13 @@ def require_asked(
             if facts is None or facts["runtime"]["name"] == "imported":
                 continue
             spec, made = facts["spec"], facts["runtime"]
-            pairs = {
+            pairs: dict[str, tuple[Any, Any]] = {
                 "code": (spec.get("code", ""), registry.check_name(name).code),
                 "computed_with": (made.get("computed_with", name), choice.name),
             }
             if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
-                pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
+                old, new = network_identity(spec), network_identity(source.spec.describe())
+                pairs |= {field: (old.get(field), new.get(field)) for field in ("weights", "input_side", "mean", "std")}
             if device != AUTO:
                 pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
             if facts.get("gate") is not None:  # others are plain arithmetic in float32
@@ -383,11 +384,11 @@ def require_asked(
                     pairs["runtime"] = (made["name"], runtime)
                 if (precision := choice.precision or pipeline.config.precision) != AUTO:
                     pairs["precision"] = (made["precision"], precision)
-            changes = [f"{field} {old} in the store, {new} now" for field, (old, new) in pairs.items() if old != new]
-            if changes:
+            then, now = ({field: pair[i] for field, pair in pairs.items()} for i in (0, 1))
+            if changed := changes(then, now, "in the store"):
                 how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
                 raise DifferentError(
-                    f"{store.path}: {name} was embedded with different settings: {'; '.join(changes)}{how}"
+                    f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"
                 )
 
 

@@ -13,6 +13,7 @@ from substyle.engine.report.findings import interval_key
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
 from substyle.engine.report.validation import validate_results
+from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
 
 Runs = Sequence[tuple[str, Results]]
@@ -121,10 +122,8 @@ def _differences(runs: Runs) -> list[Difference]:
     for name in dict.fromkeys(name for rows in definitions for name in rows):
         found += _fields(name, [rows.get(name) for rows in definitions])
     for name in dict.fromkeys(name for _, results in runs for name in results["backbones"]):
-        hashes = [dig(results, "backbones", name, "spec", "weights_hash") for _, results in runs]
-        known = [value for value in hashes if value is not None]
-        if any(value != known[0] for value in known):
-            found.append(Difference(f"weights of {name}", tuple("–" if h is None else str(h) for h in hashes)))
+        specs = [dig(results, "backbones", name, "spec") for _, results in runs]
+        found += _fields(name, [spec and network_identity(spec) for spec in specs])
     return found
 
 

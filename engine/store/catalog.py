@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from substyle.engine.store.files import digest, listed, make_folder, read_named, write_durably
-from substyle.engine.store.layout import HEADER, METADATA, SCHEMA, BackboneEntry, StoreError, StoreSettings, slug
+from substyle.engine.store.layout import (
+    HEADER,
+    METADATA,
+    SCHEMA,
+    BackboneEntry,
+    StoreError,
+    StoreSettings,
+    changes,
+    network_identity,
+    slug,
+)
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import require_bounded
@@ -119,12 +129,10 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe the differences that prevent embeddings with both facts of a backbone from sharing an array."""
 
     def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
-        spec, runtime = facts["spec"], facts["runtime"]
+        runtime = facts["runtime"]
         return {
             "dim": facts["dim"],
-            "weights": spec["weights_hash"],
-            "tokens": spec.get("tokens", 0),
-            "code": spec.get("code", ""),  # of the backbone's plug-in
+            **network_identity(facts["spec"]),
             "runtime": runtime["name"],
             "device": runtime.get("device", "cpu"),
             "precision": runtime["precision"],
@@ -135,7 +143,7 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         }
 
     old, new = identity(stored), identity(now)
-    return [f"{key} {old[key]} in the store, {new[key]} now" for key in old if old[key] != new[key]]
+    return changes(old, new, "in the store")
 
 
 def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from substyle.pipelines.storage import Place
 from substyle.pipelines.validation import PowerOfTwo, validated
 
 SCHEMA = 3
+PIXELS = ("seed", "canvas", "orientation", "style_precision")  # settings of a store that decide about pixels
 Dtype = Literal["float16", "float32"]
 Codec = Literal["none", "zstd", "blosc", "bitround+zstd"]
 ResampleBy = Literal["photograph", "folder"]
@@ -52,6 +54,28 @@ class BackboneEntry:
         """Return the file or object of one shard's chunk."""
         folder = store / ARRAYS / self.slug / transformation / CHUNKS / str(shard)
         return folder / "0" / "0" if self.tokens else folder / "0"
+
+
+def network_identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a backbone computes a row with, apart from its runtime: weights, code of a plug-in, preprocessing.
+
+    Args:
+        spec: `BackboneSpec.describe`, or the spec of a store; imported embeddings have weights only.
+    """
+    return {
+        "weights": spec.get("weights_hash"),
+        "tokens": spec.get("tokens", 0),
+        "code": spec.get("code", ""),
+        "input_side": spec.get("input_side"),
+        "mean": list(spec.get("mean") or ()),
+        "std": list(spec.get("std") or ()),
+    }
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
+    """Describe the entries that differ between an earlier and the current record."""
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} {old.get(name)} {where}, {new.get(name)} now" for name in names]
 
 
 @validated()

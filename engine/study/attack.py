@@ -47,7 +47,15 @@ from substyle.engine.probes.evaluate import resample
 from substyle.engine.store import identity, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.files import read_object, write_durably
-from substyle.engine.store.layout import SPLITS, TEST, TRAIN, BackboneEntry, StoreSettings
+from substyle.engine.store.layout import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    BackboneEntry,
+    StoreSettings,
+    changes,
+    network_identity,
+)
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote, content_hash
 from substyle.engine.store.store import EmbeddingStore
@@ -172,7 +180,7 @@ def _inputs(
 
     def facts(each: BackboneEntry, *tasks: str) -> dict[str, Any]:
         files = {task: file_digest(_probe(out, each, task)) for task in tasks}
-        return {"name": each.name, "weights": each.facts["spec"]["weights_hash"], "probes": files}
+        return {"name": each.name, "network": network_identity(each.facts["spec"]), "probes": files}
 
     network = entry.name.partition("@")[0]
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name and not e.tokens]
@@ -280,9 +288,9 @@ class _Subject:
         loaded = registry.load(
             name, registry.LoadContext(settings.canvas, BATCH, settings.seed, self.checkpoints.get(name))
         )
-        trained = entry.facts["spec"]["weights_hash"]
-        if loaded.spec.weights_hash != trained:
-            raise SubstyleError(f"{name}: weights {trained} in the store, {loaded.spec.weights_hash} now")
+        stored, now = network_identity(entry.facts["spec"]), network_identity(loaded.spec.describe())
+        if changed := changes(stored, now, "in the store"):
+            raise SubstyleError(f"{name}: {'; '.join(changed)}")
         probe = Probe.load(path)
         return Victim(name, loaded.module, probe, device=self.device), probe
 

@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.backbones.weights import WeightsError, read_described, write_described
+from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
 from substyle.kernels.errors import ConfigError
 
 PREFIX = "adapt:"
@@ -118,7 +118,7 @@ class Adapter:
             raise WeightsError(f"{path}: weights must be finite float32 numbers (E, D) and (E,)")
         return cls(weight.numpy(), bias.numpy(), metadata)
 
-    def changed(self, name: str, spec: Mapping[str, Any], dim: int) -> dict[str, Any]:
+    def changed(self, name: str, spec: Mapping[str, Any], dim: int, canvas: int) -> dict[str, Any]:
         """Facts of the adapted backbone that differ from those of its backbone (`BackboneSpec.describe`).
 
         The objective is unstated: an adapter is trained on transformations, so its embeddings say nothing about the
@@ -127,10 +127,13 @@ class Adapter:
         Args:
             spec: facts of the backbone; imported embeddings have few.
             dim: width D of its embeddings.
+            canvas: side S of the canvas they are computed from.
 
         Raises:
-            WeightsError: the backbone has other weights or another width than the one the adapter was trained on.
+            WeightsError: the backbone has other weights, another width or another canvas than the one the adapter was
+                trained on.
         """
+        require_canvas(name, self.metadata, canvas)
         mine, width = self.metadata["weights_hash"], self.weight_ED.shape[1]
         if spec["weights_hash"] != mine:
             raise WeightsError(f"{name}: trained on {self.backbone} with weights {mine}, got {spec['weights_hash']}")
@@ -153,14 +156,14 @@ def path_of(name: str) -> Path:
     return Path(name.removeprefix(PREFIX))
 
 
-def wrap(name: str, adapter: Adapter, base: Backbone) -> Backbone:
+def wrap(name: str, adapter: Adapter, base: Backbone, canvas: int) -> Backbone:
     """Return a backbone followed by an adapter.
 
     Raises:
         ConfigError: the backbone is a graph, whose network cannot be extended.
         WeightsError: the adapter was trained on another backbone.
     """
-    spec = replace(base.spec, **adapter.changed(name, base.spec.describe(), base.spec.dim))
+    spec = replace(base.spec, **adapter.changed(name, base.spec.describe(), base.spec.dim, canvas))
     if base.module is None:
         raise ConfigError(f"backbone {name}", f"an adapter of {adapter.backbone}", "an adapter of a torch network")
     if not isinstance(base.module, Preprocessed):

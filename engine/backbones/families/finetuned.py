@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from substyle.engine.backbones.spec import Backbone, tensors_hash
-from substyle.engine.backbones.weights import WeightsError, read_described, write_described
+from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
 from substyle.kernels.errors import ConfigError
 
 PREFIX = "finetuned:"
@@ -49,15 +49,16 @@ class Finetuned:
         return cls(state, metadata)
 
 
-def wrap(name: str, tuned: Finetuned, base: Backbone) -> Backbone:
+def wrap(name: str, tuned: Finetuned, base: Backbone, canvas: int) -> Backbone:
     """Return a backbone with fine-tuned weights in place of its own, which are overwritten.
 
     The objective of the spec is unstated: claims compare objectives of pretraining.
 
     Raises:
         ConfigError: the backbone is a graph.
-        WeightsError: the weights are of another network, or were trained from other weights.
+        WeightsError: the weights are of another network, or were trained from other weights or on another canvas.
     """
+    require_canvas(name, tuned.metadata, canvas)
     if base.module is None:
         raise ConfigError(f"backbone {name}", f"weights of {base.spec.name}", "weights of a torch network")
     before = tuned.metadata["weights_hash"]

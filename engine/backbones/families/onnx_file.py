@@ -33,11 +33,17 @@ def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
         raise ConfigError(f"backbone {name}", str(path), "an existing file")
     facts = _facts(path)
     try:
-        model = onnx.load(str(path))
-    except (DecodeError, OSError, ValueError) as error:
+        data = path.read_bytes()
+        model = onnx.load_model_from_string(data)
+        digest = hashlib.sha256(data)
+        if _external(model):
+            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+            digest = hashlib.sha256(model.SerializeToString(deterministic=True))  # of the tensors that were read
+    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ConfigError(f"backbone {name}", f"{path}: {error}", "an ONNX file") from error
     side, source = _image_input(path, model)
     output = _output(path, model, facts.get("output"))
+    digest.update(str(facts.get("output", "")).encode())
     _fix_batch(model, batch)
     front = _front(canvas=canvas, side=side, batch=batch, mean=facts["mean"], std=facts["std"])
     # both parts need the same opset: the newer one
@@ -56,12 +62,37 @@ def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
         std=facts["std"],
         pooling=f"output {output}",
         weights=f"file {path.name}",
-        weights_hash=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        weights_hash=digest.hexdigest()[:16],
         licence=str(facts.get("licence", "unstated")),
         objective=str(facts.get("objective", "")),
         data=str(facts.get("data", "")),
     )
     return Backbone(spec, graph=joined.SerializeToString())
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that `load` reads: the model, its preprocessing, and those with its tensors; [] if unknown."""
+    try:
+        data = path.read_bytes()
+        names = _external(onnx.load_model_from_string(data)) if b"location" in data else []
+    except (DecodeError, OSError):
+        return []
+    folder = path.parent.resolve()
+    files = [folder / name for name in names]
+    inside = all(each.resolve().is_relative_to(folder) for each in files)
+    return [path, path.with_suffix(".json"), *files] if inside else []
+
+
+def _external(model: onnx.ModelProto) -> list[str]:
+    """Names of the files that hold tensors of a model."""
+    graphs, names = [model.graph], set[str]()
+    for graph in graphs:  # grows
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        graphs += [each for attribute in attributes for each in (attribute.g, *attribute.graphs) if each.node]
+        tensors = [each for attribute in attributes for each in (attribute.t, *attribute.tensors)]
+        for tensor in (*graph.initializer, *tensors):
+            names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    return sorted(names)
 
 
 def _facts(path: Path) -> dict[str, Any]:

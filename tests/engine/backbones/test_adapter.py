@@ -86,7 +86,7 @@ def test_the_backbone_is_followed_by_the_adapter(base: LazyBackbone, tmp_path: P
 
 def test_plain_arithmetic_can_be_adapted() -> None:
     pixels = registry.load("control:pixels", CONTEXT)
-    found = wrap("adapt:x", adapter(pixels.spec), pixels)
+    found = wrap("adapt:x", adapter(pixels.spec), pixels, 64)
     canvas = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     assert found.module is not None
     assert found.module(canvas).shape == (2, 7)
@@ -95,11 +95,11 @@ def test_plain_arithmetic_can_be_adapted() -> None:
 
 def test_another_backbone_is_refused(base: LazyBackbone) -> None:
     with pytest.raises(WeightsError):
-        wrap("adapt:x", adapter(replace(base.spec, weights_hash="other")), base.backbone)
+        wrap("adapt:x", adapter(replace(base.spec, weights_hash="other")), base.backbone, 64)
     with pytest.raises(WeightsError):
-        wrap("adapt:x", adapter(replace(base.spec, dim=base.spec.dim + 1)), base.backbone)
+        wrap("adapt:x", adapter(replace(base.spec, dim=base.spec.dim + 1)), base.backbone, 64)
     with pytest.raises(ConfigError):
-        wrap("adapt:x", adapter(base.spec), replace(base.backbone, module=None))
+        wrap("adapt:x", adapter(base.spec), replace(base.backbone, module=None), 64)
 
 
 GOOD = {"method": "pisco", "backbone": "b", "weights_hash": "w", "relu": False, "format": FORMAT}

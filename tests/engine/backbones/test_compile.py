@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples, TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, layers, with_float32_layers
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
 
 BATCH = 4
@@ -210,3 +212,24 @@ def test_onnx_file_without_preprocessing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=str(path)) as caught:
         load(f"onnx:{path}")
     assert caught.value.field == f"backbone onnx:{path}"
+
+
+def test_an_onnx_backbone_is_known_by_all_that_it_is_loaded_from(tmp_path: Path) -> None:
+    path, _ = onnx_file(tmp_path)
+    model, beside, data = onnx.load(str(path)), tmp_path / "model.json", tmp_path / "model.data"
+    convolved = model.graph.node[0].output[0]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(convolved, onnx.TensorProto.FLOAT, ["n", 5, 15, 15]))
+    names = [value.name for value in model.graph.output]
+    onnx.save(model, str(path), save_as_external_data=True, location=data.name, size_threshold=0)
+
+    def known(mean: float, output: str) -> dict[str, Any]:
+        beside.write_text(json.dumps({"mean": [mean] * 3, "std": [0.5] * 3, "output": output}))
+        return network_identity(load(f"onnx:{path}").spec.describe())
+
+    first = known(0.1, names[0])
+    assert known(0.1, names[0]) == first
+    assert [key for key in first if known(0.2, names[0])[key] != first[key]] == ["mean"]
+    assert known(0.1, names[1])["weights"] != first["weights"]
+    weights = onnx.numpy_helper.to_array(next(t for t in onnx.load(str(path)).graph.initializer if len(t.dims) == 4))
+    data.write_bytes(data.read_bytes().replace(weights.tobytes(), (2 * weights).tobytes()))
+    assert known(0.1, names[0])["weights"] != first["weights"]

