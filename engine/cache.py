@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_MAGIC = b"substyle"  # followed by the SHA-256 of the data, then the data
+_MAGIC = b"substyle"  # followed by the SHA-256 of the entry's name and data, then the data
 _HEAD = len(_MAGIC) + 32
 _FOLDERS = ("native", "inductor", "timings")  # files of compilers, in formats of their own
 EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
@@ -86,7 +86,7 @@ def read(name: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     data = memoryview(raw)[_HEAD:]
-    if raw[:_HEAD] != _MAGIC + hashlib.sha256(data).digest():
+    if raw[:_HEAD] != _head(name, data):
         print(f"{path}: checksum mismatch; rebuilding", file=sys.stderr)
         return None
     return bytes(data)
@@ -94,7 +94,14 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, data: bytes) -> None:
     """Write a cache entry with its checksum."""
-    replace(root() / name, _MAGIC + hashlib.sha256(data).digest() + data)
+    replace(root() / name, _head(name, data) + data)
+
+
+def _head(name: str, data: bytes | memoryview) -> bytes:
+    """Head of an entry's file; an entry that was moved to another name has the wrong one."""
+    digest = hashlib.sha256(f"{name}\0".encode())
+    digest.update(data)
+    return _MAGIC + digest.digest()
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -97,6 +97,7 @@ class EmbeddingStore:
         self.uuid, self.settings = head.uuid, head.settings
         self.calibration = head.calibration  # keys of the images that gates use
         self._group: zarr.Group | None = None
+        self._mark: object = None  # of the header's file, when it was last read
         self._read: dict[str, tuple[object, Any]] = {}  # what has been read, with the files it was read from
 
     @classmethod
@@ -131,6 +132,19 @@ class EmbeddingStore:
         """
         path = place(path)
         return cls(path, catalog.read_header(path))
+
+    def require_same_store(self) -> None:
+        """Raise StoreError if the path leads to another store than the one that was opened, or to none."""
+        header = self.path / HEADER
+        try:
+            stat = header.stat() if isinstance(header, Path) else None
+        except OSError as error:
+            raise StoreError(f"{self.path}: no store any more ({error.strerror})") from error
+        mark = stat and (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+        if mark is None or mark != self._mark:
+            if (found := catalog.read_header(self.path).uuid) != self.uuid:
+                raise StoreError(f"{self.path}: store {self.uuid} was opened here, and this is store {found}")
+            self._mark = mark
 
     @property
     def group(self) -> zarr.Group:

@@ -242,7 +242,7 @@ class StoredRows:
         """Read rows of images n in transformations t, in file order.
 
         Raises:
-            StoreError: a chunk is missing, truncated or cannot be read.
+            StoreError: a chunk is missing, truncated or cannot be read, or another store has taken this one's place.
         """
         out = np.empty((len(n_B), self.entry.dim), self.dtype) if out_BD is None else out_BD
         t_B = np.broadcast_to(t_B, n_B.shape)
@@ -257,6 +257,7 @@ class StoredRows:
 
         with ThreadPoolExecutor(REQUESTS if isinstance(self.store.path, ObjectPlace) else _TAKERS) as readers:
             list(readers.map(one, files))
+        self.store.require_same_store()
         return out
 
     def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
@@ -267,6 +268,7 @@ class StoredRows:
             self.store.read(self.entry, self.names[t], start, stop, out_RD=out_BD)
         else:  # gathering from whole chunks is hundreds of times faster than reading single rows
             np.take(self.store.read(self.entry, self.names[t], start, stop), row - start, axis=0, out=out_BD)
+        self.store.require_same_store()
 
     def whole(self) -> NDArray[Any]:
         """Read all rows into memory. Shape: (T, N, D)."""
