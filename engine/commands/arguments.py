@@ -153,6 +153,15 @@ def _checkpoint(command: Any) -> None:  # noqa: ANN401
     _many(command, "--checkpoint", "weights of a backbone", "NAME=PATH")
 
 
+_OF_STUDY = "photographs of the study, if they are not those that its file names"
+
+
+def _pixels(command: Any) -> None:  # noqa: ANN401
+    """Further settings of a store that decide about pixels."""
+    command.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
+    command.add_argument("--style-precision", help="arithmetic of style networks: bf16, fp16 or fp32 (bf16)")
+
+
 def _variants(command: Any, seed: str, *, default: bool = True) -> None:  # noqa: ANN401
     """Options of variants, None unless given if they are those of a store or a study."""
     text = "suites, suite files or names, joined by + or , (substance31)"
@@ -217,8 +226,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")
     _checkpoint(embed)
     _variants(embed, "variants and splits", default=False)
-    embed.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
-    embed.add_argument("--style-precision", help="arithmetic of style networks: bf16, fp16 or fp32 (bf16)")
+    _pixels(embed)
     embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
     embed.add_argument("--batch", type=int, help="batch size in images (32 on a CPU, 256 on a GPU)")
     embed.add_argument("--threads", type=_whole(0, 1024), default=0, help="CPU threads (all)")
@@ -260,6 +268,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
             help="output folder (the folder of the run that created the store, else runs/<name of the store>)",
         )
         stage.add_argument("--study", type=Path, metavar="STUDY", help="study file, or its name, to take settings from")
+        stage.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
         if name != "report":
             _many(stage, "--backbone", "backbone (all; repeatable)")
 
@@ -350,6 +359,7 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     which.add_argument("--adapter", type=Path, metavar="FILE", help="apply this adapter instead of training one")
     adapt.add_argument("--method", choices=("multitask", "pisco"), default="multitask", help="method (multitask)")
     adapt.add_argument("--study", type=Path, metavar="STUDY", help="study with settings in [adapt] and [probes]")
+    adapt.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
     adapt.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
 
     attack = _command(commands, "attack", "study", "attack backbones, and detect the attacks with probes", plugins=True)
@@ -358,6 +368,7 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     _checkpoint(attack)
     attack.add_argument("--photographs", type=_COUNT, metavar="N", help="photographs of each split (200; 0: all)")
     attack.add_argument("--study", type=Path, metavar="STUDY", help="study with settings in [attack]")
+    attack.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
     attack.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
 
     predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
@@ -437,6 +448,7 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
     variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")
     _variants(variants, "variants and splits")
+    _pixels(variants)
     variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
     variants.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
     _source(variants)

@@ -92,7 +92,7 @@ def _suite_of(store: EmbeddingStore | None) -> str:
     entries = store.backbones() if store else []
     if store is None or not entries:
         return "substance31"
-    return suite_name(tuple(str(d["name"]) for d in definitions(store, entries[0])))
+    return suite_name(definitions(store, entries[0]))
 
 
 def backbone_choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:

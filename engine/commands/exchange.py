@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from substyle.engine.commands.options import out_of, source_config
+from substyle.engine.devices import as_precision
 from substyle.engine.embedding.variants import write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
@@ -70,7 +71,9 @@ def variants(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle variants IMAGES --out DIR`."""
     answer = write_variants(
         options.images, options.out, to=options.to, image_format=options.format, quality=options.quality,
-        suite=options.suite, canvas=options.canvas, seed=options.seed, source=source_config(options),
+        suite=options.suite, canvas=options.canvas, seed=options.seed, orientation=options.orientation or "ignore",
+        style_precision=as_precision(options.style_precision or "bf16", "--style-precision"),
+        source=source_config(options),
         limit=options.limit, device=options.device, quiet=options.quiet,
     )  # fmt: skip
     for key, reason in answer["quarantined"].items():

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ from substyle.engine.report.data import dig, labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.report.validation import read_results
 from substyle.engine.store.identity import PhotographsError, Remedies
+from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.attack import attack as attack_store
@@ -35,7 +37,7 @@ from substyle.engine.study.outputs import RESULTS, StaleError, require_current
 from substyle.engine.study.pictures import current_gallery, mistakes
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
-from substyle.engine.study.runner import run_study, save_report, store_of
+from substyle.engine.study.runner import require_elsewhere, require_study, run_study, save_report, store_of
 from substyle.engine.study.shift import kept_replicates, kept_shift, shifts_of
 from substyle.engine.study.similarity import compare as compare_backbones
 from substyle.engine.study.similarity import kept_similarity
@@ -151,9 +153,9 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle probe STORE`."""
     store, out, study = _stage(options)
     config = study.probes if study else ProbeConfig(seed=store.settings.seed)
-    outputs.claim(out, store.path, store.uuid)
-    tables = stages.tables(store, options.backbone, _suite(study))
-    outcomes = stages.probe(store, out, config, tables, quiet=options.quiet)
+    with outputs.locked(out, store.path, store.uuid):
+        tables = stages.tables(store, options.backbone, _suite(study))
+        outcomes = stages.probe(store, out, config, tables, quiet=options.quiet)
     for name, outcome in outcomes.items():
         for task, heads in outcome.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
@@ -167,10 +169,10 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle analyze STORE`."""
     store, out, study = _stage(options)
     config = study.analysis if study else AnalysisConfig(seed=store.settings.seed)
-    outputs.claim(out, store.path, store.uuid)
-    tables = stages.tables(store, options.backbone, _suite(study))
-    analyses = stages.analysis(store, out, config, tables, quiet=options.quiet)
-    similarity = compare_backbones(store, out, config, tables, quiet=options.quiet)
+    with outputs.locked(out, store.path, store.uuid):
+        tables = stages.tables(store, options.backbone, _suite(study))
+        analyses = stages.analysis(store, out, config, tables, quiet=options.quiet)
+        similarity = compare_backbones(store, out, config, tables, quiet=options.quiet)
     for name, answer in analyses.items():
         shares = "  ".join(f"{k}-NN {v:.3f}" for k, v in answer["knn"]["transformation"].items() if v is not None)
         print(f"{name}  transformation: {shares}")
@@ -192,31 +194,37 @@ def _report(options: argparse.Namespace) -> dict[str, Any]:
     configs: dict[str, ProbeConfig | AnalysisConfig] = {}
     if study is not None:
         configs = {stages.PROBES: study.probes, stages.ANALYSIS: study.analysis}
-    kept = stages.kept(store, out, _suite(study), configs)
-    if not kept.tables:
-        raise ConfigError("STORE", str(store.path), f"a store with probe or analyze results in {out}")
-    tables = {table.backbone: table for table in kept.tables}
-    parts: dict[str, Mapping[str, Any]] = {
-        "shift": kept_shift(
-            *(store, out, tables, shifts_of(study) if study else None, study.analysis if study else None)
-        ),
-        "domains": kept_domains(store, out, tables, study.domains if study else None),
-        "attack": kept_attacks(store, out, kept.tables, study.attack if study else None),
-        "label": labels_of(study.backbones) if study else {},
-    }
-    shown = study is None or study.gallery
-    if shown:
-        parts["mistakes"] = mistakes(store, out, kept.tables)
-    name = study.name if study else store.path.stem
-    threads = (study.embed if study else EmbedConfig()).cores
-    results = assemble(
-        *(name, store, out, kept.outcomes, kept.analyses, parts),
-        tables=kept.tables,
-        threads=threads,
-        similarity=kept_similarity(store, out, kept.tables, study.analysis if study else None),
-        shifted=kept_replicates(out, parts["shift"]),
-    )
-    save_report(results, out, current_gallery(store, out, kept.tables[0]) if shown else None)
+    allowed = f"a store with probe or analyze results in {out}"
+    if not out.is_dir():
+        raise ConfigError("STORE", str(store.path), allowed)
+    with outputs.locked(out):
+        kept = stages.kept(store, out, _suite(study), configs)
+        if not kept.tables:
+            raise ConfigError("STORE", str(store.path), allowed)
+        tables = {table.backbone: table for table in kept.tables}
+        parts: dict[str, Mapping[str, Any]] = {
+            "shift": kept_shift(
+                *(store, out, tables, shifts_of(study) if study else None, study.analysis if study else None)
+            ),
+            "domains": kept_domains(store, out, tables, study.domains if study else None),
+            "attack": kept_attacks(store, out, kept.tables, study.attack if study else None),
+            "label": labels_of(study.backbones) if study else {},
+        }
+        if study is not None:
+            require_elsewhere(study, out, quiet=options.quiet)
+        shown = study is None or study.gallery
+        if shown:
+            parts["mistakes"] = mistakes(store, out, kept.tables)
+        name = study.name if study else store.path.stem
+        threads = (study.embed if study else EmbedConfig()).cores
+        results = assemble(
+            *(name, store, out, kept.outcomes, kept.analyses, parts),
+            tables=kept.tables,
+            threads=threads,
+            similarity=kept_similarity(store, out, kept.tables, study.analysis if study else None),
+            shifted=kept_replicates(out, parts["shift"]),
+        )
+        save_report(results, out, current_gallery(store, out, kept.tables[0]) if shown else None)
     return _show(results, out, store.path)
 
 
@@ -253,10 +261,13 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
     else:
         probes = study.probes if study else ProbeConfig(seed=store.settings.seed)
         config = dataclasses.replace(study.adapt if study else AdaptConfig(), methods=(options.method,))
-        outputs.claim(out, store.path, store.uuid)
-        (name,) = adapt_store(
-            store, out, config, probes, backbones=[options.backbone], transformations=_suite(study), quiet=options.quiet
-        )
+        with outputs.locked(out, store.path, store.uuid):
+            (name,) = adapt_store(
+                *(store, out, config, probes),
+                backbones=[options.backbone],
+                transformations=_suite(study),
+                quiet=options.quiet,
+            )
     entry = store.backbone(name)
     print(f"{name}: embeddings of width {entry.dim} in {store.path}")
     return {
@@ -275,21 +286,21 @@ def attack(options: argparse.Namespace) -> dict[str, Any]:
         config = dataclasses.replace(config, attacks=ATTACKS)
     if options.photographs is not None:
         config = dataclasses.replace(config, photographs=options.photographs)
-    outputs.claim(out, store.path, store.uuid)
-    kept = stages.kept(store, out)  # refuses outdated probes
-    names = options.backbone or config.backbones or attackable(store, [entry.name for entry in store.backbones()])
-    if not names:
-        raise ConfigError("STORE", str(store.path), "a store with networks; name controls with --backbone")
-    chosen = [*(study.backbones if study else ()), *backbone_choices(names, options.checkpoint)]
-    attacks = attack_store(
-        *(store, out, config),
-        backbones=names,
-        probed=list(kept.outcomes),
-        transformations=kept.tables[0].transformations if kept.tables else _suite(study),
-        checkpoints={name: c.checkpoint for c in chosen for name in c.names},
-        device=study.probes.device if study else "auto",
-        quiet=options.quiet,
-    )
+    with outputs.locked(out, store.path, store.uuid):
+        kept = stages.kept(store, out)  # refuses outdated probes
+        names = options.backbone or config.backbones or attackable(store, [entry.name for entry in store.backbones()])
+        if not names:
+            raise ConfigError("STORE", str(store.path), "a store with networks; name controls with --backbone")
+        chosen = [*(study.backbones if study else ()), *backbone_choices(names, options.checkpoint)]
+        attacks = attack_store(
+            *(store, out, config),
+            backbones=names,
+            probed=list(kept.outcomes),
+            transformations=kept.tables[0].transformations if kept.tables else _suite(study),
+            checkpoints={name: c.checkpoint for c in chosen for name in c.names},
+            device=study.probes.device if study else "auto",
+            quiet=options.quiet,
+        )
     for name, found in attacks.items():
         for row, scores in found["attacks"].items():
             detector = (scores["detection"].get("detector") or {}).get("auroc")
@@ -303,6 +314,10 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
     study = load_study(options.study) if options.study else None
     if study is not None:
         _require_settings(store, study)
+        if store.has_manifest() and all(entry.kind != "imported" for entry in store.manifest().sources):
+            require_study(study, store, options.images, quiet=options.quiet)
+    elif options.images is not None:
+        raise ConfigError("--images", str(options.images), "only with --study")
     out = options.out or out_of(store)
     outputs.require_own(out, store.path, Remedies(*3 * ("use another --out",)))
     return store, out, study
@@ -310,10 +325,13 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
 
 def _require_settings(store: EmbeddingStore, study: Study) -> None:
     """Raise PhotographsError if settings of the study differ from those of the store."""
-    if store.has_manifest() and all(entry.kind == "imported" for entry in store.manifest().sources):
-        return  # imported embeddings have no such settings
-    stored = store.settings
-    for name in ("seed", "canvas", "orientation", "style_precision"):
+    stored, known = store.settings, list(PIXELS)
+    sources = store.manifest().sources if store.has_manifest() else ()
+    if sources and all(entry.kind == "imported" for entry in sources):
+        known = [name for name in PIXELS if all(name in entry.options for entry in sources)]
+        if unknown := sorted(set(PIXELS) - set(known)):
+            print(f"{store.path}: imported without {', '.join(unknown)}, which are not checked", file=sys.stderr)
+    for name in known:
         old, new = getattr(stored, name), getattr(study, name)
         if old != new:
             raise PhotographsError(

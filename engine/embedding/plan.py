@@ -108,8 +108,7 @@ class EmbedPlan:
 
     def definitions(self) -> list[Definition]:
         """Return the transformations that every backbone needs."""
-        known = map(base.get, self.pipeline.settings.transformations)
-        return [Definition(each.describe(), each.definition_hash()) for each in known]
+        return definitions_of(self.pipeline.settings.transformations)
 
     def samples(self) -> OwnSamples:
         """Return the photographs and, of an existing store, the policies of its backbones, for gates.
@@ -126,6 +125,11 @@ class EmbedPlan:
         count = GATE_IMAGES if self.pipeline.config.gate == "full" else SPOT_IMAGES
         policies = {name: PrecisionPolicy.of(runtime) for name, runtime in gated.items()}
         return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count, policies)
+
+
+def definitions_of(transformations: Sequence[str]) -> list[Definition]:
+    """Return transformations by name, as they are defined now."""
+    return [Definition(each.describe(), each.definition_hash()) for each in map(base.get, transformations)]
 
 
 def added(

@@ -300,6 +300,23 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
     return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=store_facts(store).quarantined)
 
 
+def require_embedded(plan: EmbedPlan, store: EmbeddingStore, *, quiet: bool = False) -> None:
+    """Check that a store has the photographs of a plan and no others, unchanged, and its definitions.
+
+    Raises:
+        PhotographsError: the photographs have changed, or some are not in the store.
+        DifferentError: the definition of a transformation has changed.
+    """
+    plan = plan.matched(store, quiet=quiet)
+    keys = set(store.manifest().keys)
+    missing = [record.key for record in plan.records() if record.key not in keys]
+    missing += [store.manifest().keys[n] for n in np.flatnonzero(np.isin(store.manifest().row_N, plan.match.redo))]
+    if missing:
+        some = f"{missing[0]}{f' and {len(missing) - 1} others' * (len(missing) > 1)}"
+        raise PhotographsError(f"{store.path}: photographs are not embedded: {some}; {plan.ways.changed}")
+    store.require_definitions(plan.definitions())
+
+
 def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """Raise PhotographsError if the settings of a store differ from those of a plan."""
     stored, settings = store.settings, plan.pipeline.settings

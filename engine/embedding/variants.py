@@ -11,20 +11,22 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.devices import Precision
 from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
-from substyle.engine.store.layout import SPLITS, TEST, UNLABELLED
+from substyle.engine.store.layout import PIXELS, SPLITS, TEST, UNLABELLED
 from substyle.engine.store.manifest import assign
 from substyle.engine.store.records import content_hash
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.image_header import Orientation
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, describe, open_source
 from substyle.pipelines.storage import is_remote
 from substyle.pipelines.transforms import base
@@ -34,7 +36,7 @@ Layout = Literal["folder", "webdataset"]
 LAYOUTS: tuple[Layout, ...] = ("folder", "webdataset")
 IMAGE_FORMATS = ("png", "jpeg")
 INDEX = "variants.csv"  # of a folder: the `--rows` of `substyle import`, in the order of the files
-COLUMNS = ("key", "transformation", "label", "split", "content_hash", "seed", "canvas", "distinct", "file")
+COLUMNS = ("key", "transformation", "label", "split", "content_hash", "definition", *PIXELS, "distinct", "file")
 TAR_SAMPLES = 10_000  # variants in a tar shard
 
 
@@ -65,6 +67,8 @@ def iter_variants(
     suite: str | Sequence[str] = "substance31",
     canvas: int = 224,
     seed: int = 0,
+    orientation: Orientation = "ignore",
+    style_precision: Precision = "bf16",
     batch: int | None = None,
     source: SourceConfig | None = None,
     limit: int = 0,
@@ -75,7 +79,8 @@ def iter_variants(
     A photograph that cannot be decoded is left out, with a warning.
 
     Args:
-        images: photographs, as for `embed`; ``source``, ``limit``, ``seed`` and ``canvas`` as well.
+        images: photographs, as for `embed`; ``source``, ``limit`` and the settings of a store (``seed``, ``canvas``,
+            ``orientation``, ``style_precision``) as well.
         suite: name of a suite, or names of transformations.
         batch: maximum number of photographs in a batch; default: 32 on a CPU, 256 on a GPU.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -88,7 +93,8 @@ def iter_variants(
     """
     names = suite if isinstance(suite, str) else ",".join(suite)
     opened = open_source(images, source or SourceConfig())
-    pipeline = PixelPipeline(Settings(seed, canvas, names_of_suite(names)), EmbedConfig(batch=batch, device=device))
+    settings = Settings(seed, canvas, names_of_suite(names), orientation, style_precision)
+    pipeline = PixelPipeline(settings, EmbedConfig(batch=batch, device=device))
     records = limited(opened.records, seed, limit)
 
     def warn(key: str, reason: str) -> None:
@@ -155,6 +161,8 @@ def write_variants(
     suite: str = "substance31",
     canvas: int = 224,
     seed: int = 0,
+    orientation: Orientation = "ignore",
+    style_precision: Precision = "bf16",
     source: SourceConfig | None = None,
     limit: int = 0,
     device: str = "auto",
@@ -168,7 +176,7 @@ def write_variants(
     with default shares of splits.
 
     Args:
-        images: as for `iter_variants`, and so are suite, canvas, seed, source, limit and device.
+        images: as for `iter_variants`, and so are suite, settings, source, limit and device.
         out: a new or empty folder.
         to: ``folder`` or ``webdataset``.
         image_format: ``png``, which is exact, or ``jpeg``.
@@ -180,7 +188,10 @@ def write_variants(
     Raises:
         ConfigError: an invalid argument, or the folder holds files.
     """
-    for field, given, allowed in (("--to", to, LAYOUTS), ("--format", image_format, IMAGE_FORMATS)):
+    for field, given, allowed in (
+        *(("--to", to, LAYOUTS), ("--format", image_format, IMAGE_FORMATS)),
+        ("--orientation", orientation, get_args(Orientation)),
+    ):
         if given not in allowed:
             raise ConfigError(field, given, ", ".join(allowed))
     if not 1 <= quality <= 100:
@@ -193,7 +204,10 @@ def write_variants(
     opened = open_source(images, source or SourceConfig())
     print(describe(opened), file=sys.stderr)
     records = limited(opened.records, seed, limit)
-    pipeline = PixelPipeline(Settings(seed, canvas, names_of_suite(suite)), EmbedConfig(device=device))
+    settings = Settings(seed, canvas, names_of_suite(suite), orientation, style_precision)
+    pipeline = PixelPipeline(settings, EmbedConfig(device=device))
+    pixels_of = {name: getattr(settings, name) for name in PIXELS}
+    definition = {name: base.get(name).definition_hash() for name in settings.transformations}
     quarantined: dict[str, str] = {}
     out.mkdir(parents=True, exist_ok=True)
     write = _Folder(out) if to == "folder" else _Tars(out)
@@ -209,7 +223,8 @@ def write_variants(
                 Image.fromarray(pixels).save(file, image_format, **options)
                 label = None if record.label is None else opened.class_names[record.label]
                 named = {"key": record.key, "transformation": batch.transformation, "label": label, "split": split}
-                facts = {**named, "content_hash": content, "seed": seed, "canvas": canvas, "distinct": distinct}
+                made = {"content_hash": content, "definition": definition[batch.transformation], **pixels_of}
+                facts = {**named, **made, "distinct": distinct}
                 write(facts, file.getvalue(), image_format)
                 count += 1
             bar.advance(len(batch.records))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
-from substyle.engine.store.layout import SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
+from substyle.engine.store.layout import PIXELS, SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
 from substyle.engine.store.manifest import SourceEntry, as_hex, assign
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
@@ -34,9 +35,9 @@ from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
 
 SHARD_ROWS = 1024
-_SETTINGS = ("seed", "canvas")
 _ROLES = ("coarse", "role")
-_OPTIONAL = ("label", "split", "content_hash", "distinct", *_ROLES, *_SETTINGS)
+_CHECKED = ("content_hash", "definition", *PIXELS)  # whether the embedded pixels are those of the store
+_OPTIONAL = ("label", "split", "distinct", *_ROLES, *_CHECKED)
 _COLUMNS = ("key", "transformation", *_OPTIONAL)
 
 
@@ -49,7 +50,7 @@ class _Given:
     splits: dict[str, str | None]
     contents: dict[str, str | None]  # hashes of photographs
     indistinct: dict[str, tuple[str, ...]] | None  # transformations that hardly change the photograph; None: unknown
-    settings: dict[str, int]  # seed and canvas of the variants, where given
+    settings: dict[str, Any]  # those of `PIXELS` that the variants were made with, where given
     definitions: list[Definition]  # of the T transformations, identity first
     x_RD: NDArray[np.float32]
     at_TN: NDArray[np.int64]  # the row of each embedding
@@ -64,6 +65,7 @@ class _Given:
         order = {name: t for t, name in enumerate(dict.fromkeys(["identity", *names_R]))}
         definitions = [Definition(each.describe(), each.definition_hash()) for each in map(base.get, order)]
         _require_roles(columns)
+        _require_definitions(columns)
         keys = sorted(labels)
         number = {key: n for n, key in enumerate(keys)}
         at_TN = np.full((len(order), len(keys)), -1, dtype=np.int64)
@@ -118,7 +120,8 @@ def import_store(
     Args:
         embeddings: a Parquet file, or a folder of them, with columns ``key``, ``transformation``, ``embedding`` (a list
             of numbers), and optionally ``label`` (class name), ``split`` (train, val, test), and ``content_hash``,
-            ``distinct``, ``seed`` and ``canvas`` as `write_variants` writes them; or a ``.npy`` array (rows, D).
+            ``distinct``, ``definition`` and those of `PIXELS` as `write_variants` and `export` write them; or a
+            ``.npy`` array (rows, D).
         store_path: path of the store. An existing one keeps its classes and splits.
         backbone: name of the embeddings.
         rows: for ``.npy``: a CSV file with the columns above except ``embedding``, one line per row.
@@ -135,7 +138,13 @@ def import_store(
     """
     if not backbone:
         raise ConfigError("backbone", backbone, "a name for the embeddings")
-    found = _Given.of(*_read(embeddings, rows))
+    columns, x_RD = _read(embeddings, rows)
+    found = _Given.of(columns, x_RD)
+    if unknown := [name for name in _CHECKED if not any(columns[name])]:
+        print(
+            f"{embeddings}: not checked against {store_path}, since there is no column {', '.join(unknown)}",
+            file=sys.stderr,
+        )
     largest = float(np.abs(found.x_RD).max(initial=0.0))
     if catalog.exists(store_path):
         store = EmbeddingStore.open(store_path)
@@ -150,14 +159,16 @@ def import_store(
         _require_same_images(store, found)
     else:
         shard_rows = min(SHARD_ROWS, 1 << max(len(found.keys) - 1, 1).bit_length())
-        seed, canvas = found.settings.get("seed", seed), found.settings.get("canvas", base.CANVAS)
-        settings = StoreSettings(seed, canvas, shard_rows, dtype or ("float16" if largest < 6e4 else "float32"))
+        stated = {"seed": seed, "canvas": base.CANVAS, **found.settings}
+        made = dtype or ("float16" if largest < 6e4 else "float32")
+        settings = StoreSettings(shard_rows=shard_rows, dtype=made, **stated)
         _require_range(largest, settings.dtype, store_path)
         label_N, class_names = _labels([found.labels[key] for key in found.keys])
         given = [found.splits[key] for key in found.keys]
-        split_N = assign(found.keys, label_N.tolist(), given, seed=seed)
+        split_N = assign(found.keys, label_N.tolist(), given, seed=settings.seed)
         store = EmbeddingStore.create(store_path, settings)
-        source = SourceEntry("", "imported", os.path.abspath(embeddings))
+        stated = {name: str(value) for name, value in found.settings.items()}
+        source = SourceEntry("", "imported", os.path.abspath(embeddings), stated)
         with lock.hold(store_path, lock.new_run_id()):
             store.add_images(found.keys, label_N, class_names, split_N, given=given, source=source)
     spec = {"weights_hash": found.digest, "weights": f"imported from {embeddings.name}", "control": False}
@@ -339,6 +350,14 @@ def _require_roles(columns: Mapping[str, list[Any]]) -> None:
                 )
 
 
+def _require_definitions(columns: Mapping[str, list[Any]]) -> None:
+    """Raise ConfigError if a transformation was defined otherwise when the variants were made."""
+    for name, text in dict.fromkeys(zip(columns["transformation"], columns["definition"], strict=True)):
+        if text not in (None, known := base.get(name).definition_hash()):
+            allowed = f"{known}, as it is defined now; write the variants again, or pass their suite file or plug-in"
+            raise ConfigError(f"definition of {name}", text, allowed)
+
+
 def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]] | None:
     """Transformations that are not distinct, by key; None without values.
 
@@ -355,15 +374,15 @@ def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]] 
     return found
 
 
-def _settings(columns: Mapping[str, list[Any]]) -> dict[str, int]:
-    """Seed and canvas. Raises ConfigError unless they are the same number in all rows."""
-    found = {}
-    for name in _SETTINGS:
-        texts = set(columns[name]) - {None}
-        if len(texts) > 1 or not all(text.isdecimal() for text in texts):
-            raise ConfigError(name, ", ".join(sorted(texts)), "one whole number in all rows")
+def _settings(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Those of `PIXELS` that are given. Raises ConfigError unless each is the same in all rows."""
+    found: dict[str, Any] = {}
+    for name in PIXELS:
+        texts, whole = set(columns[name]) - {None}, name in ("seed", "canvas")
+        if len(texts) > 1 or (whole and not all(text.isdecimal() for text in texts)):
+            raise ConfigError(name, ", ".join(sorted(texts)), f"one {'whole number' if whole else 'value'} in all rows")
         if texts:
-            found[name] = int(texts.pop())
+            found[name] = int(texts.pop()) if whole else texts.pop()
     return found
 
 

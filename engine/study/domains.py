@@ -51,7 +51,7 @@ def transfer(
     Args:
         stores: embeddings of the other domains, by name.
         folders: their photographs.
-        out: output folder of the study; probes of other domains are written to ``out/domains/<name>/``.
+        out: output folder of the study; probes of other domains are written to ``out/domains/<name>.results``.
         config: settings of probes; tasks and heads are restricted to linear probes.
         study: store of the study, whose photographs are a domain too.
         own: name of that domain.
@@ -70,7 +70,7 @@ def transfer(
         began = time.perf_counter()
         everywhere = {own: table}
         for name, store in stores.items():
-            where = out / DOMAINS / slug(name)
+            where = _results(out, name)
             (everywhere[name],) = stages.tables(store, [backbone], table.transformations)
             stages.probe(store, where, linear, [everywhere[name]], quiet=quiet)
         paths: dict[tuple[str, str], Path] = {
@@ -136,8 +136,13 @@ def store_path(out: Path, name: str) -> Path:
     return out / DOMAINS / f"{slug(name)}.zarr"
 
 
+def _results(out: Path, name: str) -> Path:
+    """Folder of a domain's probes; without a suffix, folders are those of backbones."""
+    return out / DOMAINS / f"{slug(name)}.results"
+
+
 def _probe(out: Path, domain: str, own: str, backbone: str, task: str) -> Path:
-    folder = out if domain == own else out / DOMAINS / slug(domain)
+    folder = out if domain == own else _results(out, domain)
     return folder / PROBES / slug(backbone) / f"{task}-{HEAD}.safetensors"
 
 

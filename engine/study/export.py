@@ -20,10 +20,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from substyle.engine.observability import stage
 from substyle.engine.store.files import write_durably
-from substyle.engine.store.layout import SPLITS, BackboneEntry
+from substyle.engine.store.journal import hex_of
+from substyle.engine.store.layout import PIXELS, SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions, open_table
-from substyle.engine.study.outputs import embeddings_digest
+from substyle.engine.study.outputs import embeddings_digest, file_digest
 from substyle.kernels.errors import ConfigError, MissingError
 
 FORMATS = ("parquet", "numpy", "huggingface", "lance")
@@ -99,9 +100,7 @@ def export(
     with stage("export", len(parts), "files", quiet=quiet) as bar:
         for part in parts:
             found = note["parts"].get(part.name)
-            files = {out / name: size for name, size in found["files"].items()} if found else {}
-            intact = all(path.is_file() and path.stat().st_size == size for path, size in files.items())
-            if found and found["digest"] == part.digest and intact:
+            if found and found["digest"] == part.digest and _intact(out, found["files"]):
                 done[part.name] = found
                 count["kept"] += 1
             else:
@@ -111,7 +110,7 @@ def export(
                 later = {name: each for name, each in note["parts"].items() if name not in gone}
                 _write_note(out, store, to, asked, {**later, **done})
                 _remove(out, found["files"] if found else ())
-                made = {str(path.relative_to(out)): path.stat().st_size for path in part.write()}
+                made = {str(path.relative_to(out)): file_digest(path) for path in part.write()}
                 done[part.name] = {"digest": part.digest, "files": made}
                 count["written"] += 1
             bar.advance()
@@ -120,7 +119,7 @@ def export(
         write_durably(out / "README.md", _card(entries, tables, done).encode())
     if to == "lance":
         for name, table in tables.items():
-            _commit(out / f"{entries[name].slug}.lance", table)
+            _commit(store, out / f"{entries[name].slug}.lance", table)
     return {"out": str(out), "format": to, "backbones": list(tables), **count}
 
 
@@ -153,9 +152,14 @@ def _write_note(
     write_durably(out / NOTE, json.dumps(note, indent=1).encode())
 
 
-def _remove(out: Path, files: Sequence[str] | Mapping[str, int]) -> None:
+def _remove(out: Path, files: Sequence[str] | Mapping[str, str]) -> None:
     for name in files:
         (out / name).unlink(missing_ok=True)
+
+
+def _intact(out: Path, files: Mapping[str, str]) -> bool:
+    """Whether files are as they were written."""
+    return all(file_digest(out / name) == digest for name, digest in files.items())
 
 
 def _shards(store: EmbeddingStore, table: EmbeddingTable) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -172,6 +176,8 @@ def _digest(table: EmbeddingTable, n_B: NDArray[np.int64], embeddings: str = "")
     described = [table.transformations, table.coarse, table.roles, table.class_names, [table.keys[n] for n in n_B]]
     digest = hashlib.sha256(json.dumps([*described, embeddings]).encode())
     digest.update(table.label_N[n_B].tobytes() + table.split_N[n_B].tobytes() + table.distinct_TN[:, n_B].tobytes())
+    if table.content_N2 is not None:
+        digest.update(table.content_N2[n_B].tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -181,7 +187,20 @@ def _shard_digest(
     return _digest(table, n_B, embeddings_digest(store, entry.slug, table.transformations, np.array([shard])))
 
 
-def _columns(table: EmbeddingTable, t: int, n_B: NDArray[np.int64], dtype: DTypeLike = np.float32) -> Table:
+def _pixels(store: EmbeddingStore, table: EmbeddingTable, t: int) -> dict[str, Any]:
+    """What decides about the pixels of a transformation, for `substyle import`."""
+    made = store.catalog.transformations[store.backbone(table.backbone).slug][table.transformations[t]]
+    return {"definition": made.hash, **{name: getattr(store.settings, name) for name in PIXELS}}
+
+
+def _contents(table: EmbeddingTable, n_B: NDArray[np.int64]) -> list[str | None]:
+    """Content hashes of images, None if unknown."""
+    return [None] * len(n_B) if table.content_N2 is None else [text or None for text in hex_of(table.content_N2[n_B])]
+
+
+def _columns(
+    store: EmbeddingStore, table: EmbeddingTable, t: int, n_B: NDArray[np.int64], dtype: DTypeLike = np.float32
+) -> Table:
     """Columns of one transformation of some images; embeddings in float32, which every reader of Parquet has."""
     label_B = table.label_N[n_B].tolist()
     x_BD = table.take(t, n_B).astype(dtype)
@@ -189,10 +208,12 @@ def _columns(table: EmbeddingTable, t: int, n_B: NDArray[np.int64], dtype: DType
     if table.tokens:
         embedding = pa.FixedSizeListArray.from_arrays(embedding, table.tokens)
     same = {"transformation": table.transformations[t], "coarse": table.coarse[t], "role": table.roles[t]}
+    same |= _pixels(store, table, t)
     return {
         "key": [table.keys[n] for n in n_B],
         "label": pa.array([table.class_names[label] if label >= 0 else None for label in label_B], pa.string()),
         "split": [SPLITS[code] for code in table.split_N[n_B]],
+        "content_hash": pa.array(_contents(table, n_B), pa.string()),
         **{name: [value] * len(n_B) for name, value in same.items()},
         "distinct": pa.array(table.distinct_TN[t, n_B]),
         "embedding": embedding,
@@ -227,7 +248,7 @@ def _parquet(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable,
         name = f"{entry.slug}/{shard:05d}"
 
         def write(name: str = name, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
-            made = (pa.table(_columns(table, t, n_B)) for t in range(len(table.transformations)))
+            made = (pa.table(_columns(store, table, t, n_B)) for t in range(len(table.transformations)))
             yield _write(out / f"{name}.parquet", made)
 
         yield _Part(name, _shard_digest(store, entry, table, shard, n_B), write)
@@ -241,14 +262,16 @@ def _huggingface(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTa
         def write(shard: int = shard, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
             for code, split in enumerate(SPLITS):
                 if len(own_B := n_B[table.split_N[n_B] == code]):
-                    made = (_hub_rows(table, t, own_B, schema) for t in range(len(table.transformations)))
+                    made = (_hub_rows(store, table, t, own_B, schema) for t in range(len(table.transformations)))
                     yield _write(out / entry.slug / f"{_HUB_SPLITS[split]}-{shard:05d}.parquet", made)
 
         yield _Part(name, _shard_digest(store, entry, table, shard, n_B), write)
 
 
-def _hub_rows(table: EmbeddingTable, t: int, n_B: NDArray[np.int64], schema: pa.Schema) -> pa.Table:
-    columns = _columns(table, t, n_B)
+def _hub_rows(
+    store: EmbeddingStore, table: EmbeddingTable, t: int, n_B: NDArray[np.int64], schema: pa.Schema
+) -> pa.Table:
+    columns = _columns(store, table, t, n_B)
     if table.class_names:
         label_B = table.label_N[n_B]
         columns["label"] = pa.array(label_B, mask=label_B < 0)
@@ -271,6 +294,9 @@ def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is opt
             "coarse": text,
             "role": text,
             "distinct": datasets.Value("bool"),
+            "content_hash": text,
+            "definition": text,
+            **{name: datasets.Value("int64") if name in ("seed", "canvas") else text for name in PIXELS},
             "embedding": datasets.List(embedding, length=table.tokens) if table.tokens else embedding,
         }
     )
@@ -282,11 +308,11 @@ def _lance(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
         from lance.fragment import write_fragments
     except ImportError:
         raise MissingError("lance", "install it with pip install 'substyle[lance]'") from None
-    folder, schema = out / f"{entry.slug}.lance", _schema(table)
+    folder, schema = out / f"{entry.slug}.lance", _schema(store, table)
     for shard, n_B in _shards(store, table):
 
         def write(shard: int = shard, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
-            made = (_stored(table, t, n_B).to_batches() for t in range(len(table.transformations)))
+            made = (_stored(store, table, t, n_B).to_batches() for t in range(len(table.transformations)))
             rows = pa.RecordBatchReader.from_batches(schema, itertools.chain.from_iterable(made))
             fragments = [fragment.to_json() for fragment in write_fragments(rows, str(folder), schema=schema)]
             note = folder / _FRAGMENTS / f"{shard:05d}.json"
@@ -298,15 +324,15 @@ def _lance(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
         yield _Part(f"{entry.slug}/{shard:05d}", _shard_digest(store, entry, table, shard, n_B), write)
 
 
-def _stored(table: EmbeddingTable, t: int, n_B: NDArray[np.int64]) -> pa.Table:
-    return pa.table(_columns(table, t, n_B, table.x_TND.dtype))
+def _stored(store: EmbeddingStore, table: EmbeddingTable, t: int, n_B: NDArray[np.int64]) -> pa.Table:
+    return pa.table(_columns(store, table, t, n_B, table.x_TND.dtype))
 
 
-def _schema(table: EmbeddingTable) -> pa.Schema:
-    return _stored(table, 0, np.array([0])).schema
+def _schema(store: EmbeddingStore, table: EmbeddingTable) -> pa.Schema:
+    return _stored(store, table, 0, np.array([0])).schema
 
 
-def _commit(folder: Path, table: EmbeddingTable) -> None:
+def _commit(store: EmbeddingStore, folder: Path, table: EmbeddingTable) -> None:
     """Make the fragments of all shards the latest version of a Lance dataset, unless they are already."""
     import lance
 
@@ -315,7 +341,7 @@ def _commit(folder: Path, table: EmbeddingTable) -> None:
     if committed.is_file() and committed.read_text() == digest:
         return
     fragments = [lance.FragmentMetadata.from_json(json.dumps(each)) for note in notes for each in json.loads(note)]
-    data = lance.LanceDataset.commit(str(folder), lance.LanceOperation.Overwrite(_schema(table), fragments))
+    data = lance.LanceDataset.commit(str(folder), lance.LanceOperation.Overwrite(_schema(store, table), fragments))
     # earlier versions refer to files that are gone, and an interrupted export leaves files without a version
     data.cleanup_old_versions(timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False)
     write_durably(committed, digest.encode())
@@ -348,12 +374,18 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
     def describe() -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         images = [
-            (key, table.class_names[label] if label >= 0 else "", SPLITS[split])
-            for key, label, split in zip(table.keys, table.label_N.tolist(), table.split_N.tolist(), strict=True)
+            (key, table.class_names[label] if label >= 0 else "", SPLITS[split], content or "")
+            for key, label, split, content in zip(
+                *(table.keys, table.label_N.tolist(), table.split_N.tolist(), _contents(table, every_N)), strict=True
+            )
         ]
-        yield _csv(folder / "images.csv", [("key", "label", "split"), *images])
-        made = list(zip(table.transformations, table.coarse, table.roles, strict=True))
-        yield _csv(folder / "transformations.csv", [("transformation", "coarse", "role"), *made])
+        yield _csv(folder / "images.csv", [("key", "label", "split", "content_hash"), *images])
+        pixels = [_pixels(store, table, t) for t in range(len(table.transformations))]
+        made = [
+            (name, coarse, role, *map(str, each.values()))
+            for name, coarse, role, each in zip(table.transformations, table.coarse, table.roles, pixels, strict=True)
+        ]
+        yield _csv(folder / "transformations.csv", [("transformation", "coarse", "role", *pixels[0]), *made])
         np.save(folder / "distinct.npy", table.distinct_TN)
         yield folder / "distinct.npy"
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.store import catalog
+from substyle.engine.store import catalog, lock
 from substyle.engine.store.files import flush, read_json, remove, write_durably, writing
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
@@ -211,6 +211,13 @@ def note_of(folder: Path) -> Note | None:
     return note
 
 
+def require_own_file(path: Path) -> None:
+    """Raise StaleError for a file in a folder of results that is not one of its results, such as a copied probe."""
+    note = note_of(path.parent)
+    if note is not None and path.name not in note.files:
+        raise StaleError(f"{path}: not a result of {path.parent}; copy it to a folder of its own")
+
+
 def fits(folder: Path, stamp: Stamp) -> bool:
     """Whether a folder is complete, unmodified and has this stamp."""
     try:
@@ -284,9 +291,29 @@ def claim(out: Path, store: Place, uuid: str) -> None:
         write_durably(marker, data)
 
 
+_LOCK = (lock.NAME, lock.MUTEX)
+
+
+@contextmanager
+def locked(out: Path, store: Place | None = None, uuid: str = "") -> Iterator[None]:
+    """Hold the lock of an output folder, which is created if it does not exist, and `claim` it for a store, if given.
+
+    Raises:
+        ConfigError: the folder contains other files.
+        LockedError: another run is writing results into the folder.
+    """
+    require_ours(out)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with lock.hold(out, lock.new_run_id()):
+        if store is not None:
+            claim(out, store, uuid)
+        yield
+
+
 def require_ours(out: Path) -> None:
     """Raise ConfigError if a folder is not empty and not an output folder, to protect other files."""
-    if out.is_dir() and claimed(out) is None and any(path.name != STORE for path in out.iterdir()):
+    if out.is_dir() and claimed(out) is None and any(path.name not in (STORE, *_LOCK) for path in out.iterdir()):
         raise ConfigError("--out", str(out), "a new, empty or output folder; this one contains other files")
 
 
@@ -365,8 +392,8 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     Raises:
         StaleError: it was edited, or stages were rerun or embeddings recomputed since.
     """
-    if results.get("checksum", own := checksum(results)) != own:
-        raise StaleError(f"{out / RESULTS}: modified since it was written", "substyle report")
+    if results.get("checksum") != checksum(results):
+        raise StaleError(f"{out / RESULTS}: modified since it was written, or of an older version", "substyle report")
     reported = results.get("stamps")
     if not isinstance(reported, dict) or claimed(out) is None:
         return  # results.json was copied elsewhere

@@ -21,6 +21,8 @@ from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.store.layout import changes, network_identity
+from substyle.engine.study.outputs import require_own_file
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
 
@@ -45,10 +47,12 @@ def predict(
 
     Raises:
         ConfigError: the images do not exist, or ``top`` is below 1.
-        SubstyleError: the weights or code of the backbone differ from training.
+        SubstyleError: weights, code or preprocessing of the backbone differ from training.
+        StaleError: the probe lies among results that it does not belong to, or that were modified.
     """
     if top < 1:
         raise ConfigError("--top", top, "1 or more")
+    require_own_file(probe_path)
     probe = Probe.load(probe_path)
     facts = probe.metadata
     config = EmbedConfig(device="cpu")
@@ -57,12 +61,8 @@ def predict(
     backbone = registry.load(
         str(facts["backbone"]), registry.LoadContext(canvas, config.graph_images, seed, checkpoint)
     )
-    for what, now in (("weights_hash", backbone.spec.weights_hash), ("code", backbone.spec.code)):
-        trained = facts.get(what)
-        if trained is not None and trained != now:
-            raise SubstyleError(
-                f"{probe_path}: trained on {facts['backbone']} with {what.replace('_', ' ')} {trained}, now {now}"
-            )
+    if changed := changes(facts["network"], network_identity(backbone.spec.describe()), "in training"):
+        raise SubstyleError(f"{probe_path}: {facts['backbone']} has changed: {'; '.join(changed)}")
     embed: Embed
     if backbone.module is not None:
         embed = TorchModule(backbone.module)

@@ -11,16 +11,17 @@ from typing import Any
 
 from substyle.engine import devices, observability
 from substyle.engine.analysis.neighbors import search_device
-from substyle.engine.config import BackboneChoice, Study, labels_of, names_of
-from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.config import HERE, BackboneChoice, Study, labels_of, names_of
+from substyle.engine.devices import AUTO
+from substyle.engine.embedding.plan import EmbedPlan, definitions_of
 from substyle.engine.embedding.preflight import check_study
-from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
-from substyle.engine.embedding.run import complete, embed, repair, require_same
+from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones, require_asked
+from substyle.engine.embedding.run import complete, embed, repair, require_embedded, require_same
 from substyle.engine.report.page import ReportFiles, write_report
 from substyle.engine.report.tracking import tracked
 from substyle.engine.store import catalog, identity, lock
 from substyle.engine.store.files import write_durably
-from substyle.engine.store.identity import RUN
+from substyle.engine.store.identity import RUN, PhotographsError, Remedies
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study import outputs, stages
@@ -29,13 +30,14 @@ from substyle.engine.study.domains import store_path as store_path_of
 from substyle.engine.study.domains import transfer
 from substyle.engine.study.outputs import RESULTS, STORE
 from substyle.engine.study.pictures import current_gallery, draw_gallery, mistakes
-from substyle.engine.study.shift import embedded, kept_replicates, shift, shifts_of
+from substyle.engine.study.shift import embedded, kept_replicates, plan_elsewhere, shift, shift_path, shifts_of
 from substyle.engine.study.similarity import compare
 from substyle.engine.study.stages import assemble
 from substyle.engine.study.train import adapt, adaptable, derive, finetune, load_trainable
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.pipelines.sources import describe, open_source
-from substyle.pipelines.storage import Place, place
+from substyle.pipelines.sources import absolute_root, describe, open_source
+from substyle.pipelines.storage import Place, is_remote, place
+from substyle.pipelines.transforms.registry import suite
 
 
 def store_of(study: Study, out: Path) -> Place:
@@ -69,6 +71,62 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
         ways=RUN,
         asked=(study.embed.device, study.embed.runtime),
     )
+
+
+STUDY = Remedies(*3 * ("run substyle run with the study, into another --out if the store is to be kept",))
+
+
+def require_study(
+    study: Study, store: EmbeddingStore, images: Path | str | None = None, *, quiet: bool = False
+) -> None:
+    """Check that a store has the embeddings that a study asks for now.
+
+    Photographs are compared if the study or ``images`` names them. Of photographs that are gone, the path is compared.
+
+    Raises:
+        PhotographsError: the store has other photographs, labels, splits or settings, or more or fewer photographs.
+        DifferentError: a transformation or a backbone has changed.
+    """
+    # nothing is computed here, so the study's devices are not needed
+    own = replace(study, embed=replace(study.embed, device="cpu", runtime="auto"), executor=HERE)
+    named = images or study.images
+    entry = store.manifest().sources[0]
+    if named is not None and not is_remote(named) and not Path(named).exists():
+        if absolute_root(str(named)) != entry.root:
+            raise PhotographsError(f"{store.path}: embedded from {entry.root}, not {named}; {STUDY.other}")
+        print(f"{named}: not found, so its photographs are not compared with {store.path}", file=sys.stderr)
+        named = None
+    if named is None:
+        pipeline = PixelPipeline(own.settings(), own.embed)
+        store.require_definitions(definitions_of(pipeline.settings.transformations))
+    else:
+        plan = replace(plan_of(own, named, store.path), ways=STUDY)
+        require_same(store, plan)
+        require_embedded(plan, store, quiet=quiet)
+        pipeline = plan.pipeline
+    stored = {entry.name for entry in store.backbones()}
+    require_asked(store, [each for each in own.backbones if stored.issuperset(each.names)], pipeline, AUTO, AUTO)
+
+
+def require_elsewhere(study: Study, out: Path, *, quiet: bool = False) -> None:
+    """Check that stores of domains and shifts in an output folder have the photographs of a study as they are now.
+
+    Raises as `require_study`.
+    """
+    own, embed = study.settings(), replace(study.embed, device="cpu", runtime="auto")
+    plain = replace(own, transformations=("identity",))
+    places = [(f"domain {n}", folder, store_path_of(out, n), own, study.limit) for n, folder in study.domains.items()]
+    places += [(f"shift {n}", folder, shift_path(out, n), plain, 0) for n, folder in study.shift.items()]
+    for title, folder, path, settings, limit in places:
+        if not catalog.exists(path):
+            continue
+        if not is_remote(folder) and not Path(folder).exists():
+            print(f"{title}: {folder} not found, so its photographs are not compared with {path}", file=sys.stderr)
+            continue
+        plan = plan_elsewhere(title, folder, path, settings, embed, source=study.source, limit=limit)
+        require_embedded(replace(plan, ways=STUDY), EmbeddingStore.open(path), quiet=quiet)
+    if study.corruptions and catalog.exists(path := shift_path(out, study.corruptions)):
+        EmbeddingStore.open(path).require_definitions(definitions_of(suite(study.corruptions)))
 
 
 def run_study(
@@ -119,46 +177,49 @@ def _run(
         plan = plan_of(study, images or study.images or plan.source.root, store_path)
     outputs.require_own(out, store_path, RUN)
     plan = _checked(study, plan, out, quiet=quiet)
-    store, choices = _embedded(study, plan, out, quiet=quiet)
-    chosen = study.settings().transformations
-    adapted: list[str] = []
-    if study.adapt.methods:
-        bases = adaptable(store, names_of(study.backbones))
-        with observability.span("run", "adapt", len(bases)):
-            adapted = adapt(store, out, study.adapt, study.probes, backbones=bases, transformations=chosen, quiet=quiet)
-    tables = stages.tables(store, [*names_of(choices), *adapted], chosen)
-    with observability.span("run", "probe", len(tables)):
-        outcomes = stages.probe(store, out, study.probes, tables, quiet=quiet)
-    with observability.span("run", "analyze", len(tables)):
-        analyses = stages.analysis(store, out, study.analysis, tables, quiet=quiet)
-        similarity = compare(store, out, study.analysis, tables, quiet=quiet)
-    parts: dict[str, Mapping[str, Any]] = {"label": labels_of(study.backbones)}
-    if study.attack.attacks:
-        targets = study.attack.backbones or attackable(store, names_of(study.backbones))
-        with observability.span("run", "attack", len(targets)):
-            parts["attack"] = attack(
-                *(store, out, study.attack),
-                backbones=targets,
-                probed=names_of(study.backbones),
-                transformations=chosen,
-                source=plan.source,
-                checkpoints={name: choice.checkpoint for choice in study.backbones for name in choice.names},
-                device=study.probes.device,
-                quiet=quiet,
-            )
-    parts |= _elsewhere(study, plan, store, out, choices, adapted, tables, quiet=quiet)
-    if study.gallery:
-        parts["mistakes"] = mistakes(store, out, tables)
-    results = assemble(
-        *(study.name, store, out, outcomes, analyses, parts),
-        tables=tables,
-        threads=study.embed.cores,
-        similarity=similarity,
-        shifted=kept_replicates(out, parts.get("shift", {})),
-    )
-    with observability.span("run", "gallery and report"):
-        draw_gallery(plan.source, study, store, out)
-        save_report(results, out, current_gallery(store, out, tables[0]) if study.gallery else None)
+    with outputs.locked(out):
+        store, choices = _embedded(study, plan, out, quiet=quiet)
+        chosen = study.settings().transformations
+        adapted: list[str] = []
+        if study.adapt.methods:
+            bases = adaptable(store, names_of(study.backbones))
+            with observability.span("run", "adapt", len(bases)):
+                adapted = adapt(
+                    store, out, study.adapt, study.probes, backbones=bases, transformations=chosen, quiet=quiet
+                )
+        tables = stages.tables(store, [*names_of(choices), *adapted], chosen)
+        with observability.span("run", "probe", len(tables)):
+            outcomes = stages.probe(store, out, study.probes, tables, quiet=quiet)
+        with observability.span("run", "analyze", len(tables)):
+            analyses = stages.analysis(store, out, study.analysis, tables, quiet=quiet)
+            similarity = compare(store, out, study.analysis, tables, quiet=quiet)
+        parts: dict[str, Mapping[str, Any]] = {"label": labels_of(study.backbones)}
+        if study.attack.attacks:
+            targets = study.attack.backbones or attackable(store, names_of(study.backbones))
+            with observability.span("run", "attack", len(targets)):
+                parts["attack"] = attack(
+                    *(store, out, study.attack),
+                    backbones=targets,
+                    probed=names_of(study.backbones),
+                    transformations=chosen,
+                    source=plan.source,
+                    checkpoints={name: choice.checkpoint for choice in study.backbones for name in choice.names},
+                    device=study.probes.device,
+                    quiet=quiet,
+                )
+        parts |= _elsewhere(study, plan, store, out, choices, adapted, tables, quiet=quiet)
+        if study.gallery:
+            parts["mistakes"] = mistakes(store, out, tables)
+        results = assemble(
+            *(study.name, store, out, outcomes, analyses, parts),
+            tables=tables,
+            threads=study.embed.cores,
+            similarity=similarity,
+            shifted=kept_replicates(out, parts.get("shift", {})),
+        )
+        with observability.span("run", "gallery and report"):
+            draw_gallery(plan.source, study, store, out)
+            save_report(results, out, current_gallery(store, out, tables[0]) if study.gallery else None)
     return results
 
 
@@ -242,7 +303,9 @@ def _start_fresh(out: Path, store_path: Place) -> None:
             raise ConfigError("--fresh", str(store_path), allowed)
         with lock.hold(store_path, lock.new_run_id()):
             pass
-    outputs.start_fresh(out)
+    if out.exists():
+        with outputs.locked(out):
+            outputs.start_fresh(out)
 
 
 def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:

@@ -97,7 +97,7 @@ def shift(
             records = [record for record in own.records if record.key in test]
             given = _Part(own.root, own.class_names, records, own.options, own.understood)
         plain = replace(settings, transformations=names)
-        path = out / SHIFT / f"{slug(name)}.zarr"
+        path = shift_path(out, name)
         stores[name] = embedded(f"shift {name}", given, path, compiled, plain, config, source=source, quiet=quiet)
     for store in stores.values():
         for name in adapted:
@@ -166,7 +166,7 @@ def kept_shift(
         if note is None:
             continue
         before = note.stamp.settings
-        paths = {each: out / SHIFT / f"{slug(each)}.zarr" for each in before.get("shifted", {})}
+        paths = {each: shift_path(out, each) for each in before.get("shifted", {})}
         stores = {each: EmbeddingStore.open(path) for each, path in paths.items() if catalog.exists(path)}
         settings = before.get("analysis", {}) if analysis is None else _settings(analysis)
         now = _stamp(study, table, out, stores, before.get("folders", {}) if folders is None else folders, settings)
@@ -202,6 +202,24 @@ class _Part:
     understood: Understood
 
 
+def plan_elsewhere(
+    title: str,
+    folder: Path | str | Source,
+    path: Path,
+    settings: Settings,
+    config: EmbedConfig,
+    *,
+    source: SourceConfig | None,
+    limit: int = 0,
+    fractions: Fractions | None = None,
+) -> EmbedPlan:
+    """Plan of embedding other photographs in a store of their own."""
+    photographs = folder
+    if isinstance(photographs, Path | str):
+        photographs = open_source(photographs, (source or SourceConfig()).fitting(kind_of(photographs)))
+    return EmbedPlan(photographs, path, PixelPipeline(settings, config), limit, fractions, title=title, only=True)
+
+
 def embedded(
     title: str,
     folder: Path | str | Source,
@@ -216,14 +234,11 @@ def embedded(
     fractions: Fractions | None = None,
 ) -> EmbeddingStore:
     """Embed other photographs in a store of their own, replacing a store of other ones."""
-    photographs = folder
-    if isinstance(photographs, Path | str):
-        photographs = open_source(photographs, (source or SourceConfig()).fitting(kind_of(photographs)))
-    print(f"{title}: {describe(photographs)}", file=sys.stderr)
+    plan = plan_elsewhere(title, folder, path, settings, config, source=source, limit=limit, fractions=fractions)
+    print(f"{title}: {describe(plan.source)}", file=sys.stderr)
     if not catalog.exists(path):
         with writing(path):
             remove(path)  # remainder of an interrupted deletion
-    plan = EmbedPlan(photographs, path, PixelPipeline(settings, config), limit, fractions, title=title, only=True)
     try:
         embed_compiled(plan, compiled, quiet=quiet)
     except DifferentError as error:
@@ -234,6 +249,11 @@ def embedded(
             remove(path)
         embed_compiled(plan, compiled, quiet=quiet)
     return EmbeddingStore.open(path)
+
+
+def shift_path(out: Path, name: str) -> Path:
+    """Path of the store of a shift."""
+    return out / SHIFT / f"{slug(name)}.zarr"
 
 
 def _probe(out: Path, backbone: str) -> Path:

@@ -31,7 +31,7 @@ from substyle.engine.report.claims import claims
 from substyle.engine.report.data import networks
 from substyle.engine.report.validation import SCHEMA, validate_results
 from substyle.engine.store.files import read_object, write_durably
-from substyle.engine.store.layout import SPLITS, BackboneEntry
+from substyle.engine.store.layout import SPLITS, BackboneEntry, network_identity
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import I64, EmbeddingTable, open_tables, store_facts
 from substyle.engine.study.outputs import (
@@ -114,8 +114,7 @@ def probe(
                 "canvas": store.settings.canvas,
                 "seed": store.settings.seed,
                 "orientation": store.settings.orientation,
-                "weights_hash": entry.facts["spec"]["weights_hash"],
-                "code": entry.facts["spec"].get("code", ""),
+                "network": network_identity(entry.facts["spec"]),
                 "checkpoint": entry.facts.get("checkpoint"),
             }
             multitask = not adapted and not entry.facts["spec"]["control"]
@@ -255,7 +254,7 @@ def assemble(
         "name": name,
         "seed": store.settings.seed,
         "canvas": store.settings.canvas,
-        "suite": suite_name(table.transformations),
+        "suite": suite_name([known[each].definition for each in names]),
         "images": len(table.keys),
         "variants": len(table.keys) * len(table.transformations),
         "splits": {split: len(table.rows(code)) for code, split in enumerate(SPLITS)},

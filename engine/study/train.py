@@ -146,7 +146,7 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
     """
     adapter = Adapter.load(path_of(name))
     base = store.backbone(adapter.backbone)
-    spec = {**base.facts["spec"], **adapter.changed(name, base.facts["spec"], base.dim)}
+    spec = {**base.facts["spec"], **adapter.changed(name, base.facts["spec"], base.dim, store.settings.canvas)}
     runtime = {"name": DERIVED, "precision": base.facts["runtime"]["precision"], "computed_with": base.name}
     facts = {"name": name, "dim": spec["dim"], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
     facts["adapter"] = {"backbone": base.name, "method": adapter.metadata["method"]}

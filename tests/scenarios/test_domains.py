@@ -33,7 +33,7 @@ def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
     out = scene.root / "out"
     folders = {
         "small": (out, out / "store.zarr"),
-        "other": (out / "domains" / slug("other"), out / "domains" / f"{slug('other')}.zarr"),
+        "other": (out / "domains" / f"{slug('other')}.results", out / "domains" / f"{slug('other')}.zarr"),
     }
     tables = {name: load_table(EmbeddingStore.open(store), PIXELS) for name, (_, store) in folders.items()}
     for trained, (folder, _) in folders.items():

@@ -50,6 +50,10 @@ def test_parquet_is_imported_again(store: EmbeddingStore, tmp_path: Path) -> Non
     assert len(frame) == 2 * 6
     assert {row["coarse"] for row in frame} == {"identity", "quality"}
     assert {row["label"] for row in frame} == {"cat", "dog"}
+    with pytest.raises(ConfigError, match=r"definition of identity: got 'hash'"):  # no hash that substyle computes
+        import_store(folder, tmp_path / "again.zarr", "import:x")
+    for path in folder.glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["definition"]), path)
     import_store(folder, tmp_path / "again.zarr", "import:x")
     before, after = load_table(store, "timm:x"), load_table(EmbeddingStore.open(tmp_path / "again.zarr"), "import:x")
     np.testing.assert_array_equal(before.x_TND, after.x_TND)
@@ -75,7 +79,12 @@ def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Pa
         assert array.dtype == np.float16
         np.testing.assert_array_equal(array, table.x_TND[t])
     lines = (folder / "images.csv").read_text().splitlines()
-    assert lines[:2] == ["key,label,split", "0.jpg,cat,train"]
+    assert lines[0] == "key,label,split,content_hash"
+    assert lines[1].startswith("0.jpg,cat,train,")
+    first = (folder / "transformations.csv").read_text().splitlines()[:2]
+    assert first[0] == "transformation,coarse,role,definition,seed,canvas,orientation,style_precision"
+    settings = store.settings
+    assert first[1] == f"identity,identity,train,hash,{settings.seed},{settings.canvas},ignore,bf16"
     assert [line.split(",")[0] for line in lines[1:]] == list(table.keys)
     np.testing.assert_array_equal(np.load(folder / "distinct.npy"), table.distinct_TN)
 

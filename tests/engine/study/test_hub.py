@@ -18,6 +18,7 @@ from tests.engine.report import fake
 
 from substyle.engine.report.data import ordered
 from substyle.engine.study import hub
+from substyle.engine.study.outputs import checksum
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 
 REPO, PROBE = "somebody/photographs", "probes/a/fine-linear.safetensors"
@@ -30,7 +31,7 @@ def run(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     results = fake.fake_results() | {"stamps": {"probes/a": "0" * 16, "analysis/a": "0" * 16}}
-    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "results.json").write_text(json.dumps(results | {"checksum": checksum(results)}))
     return tmp_path
 
 
