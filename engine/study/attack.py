@@ -7,7 +7,6 @@ the study's store come from a compiled network, and a detector would learn that 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache as cache_calls
@@ -60,8 +59,8 @@ from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote, content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.study.outputs import Stamp, file_digest, fits, note_of, replacing, require_fresh
-from substyle.engine.study.stages import PROBES, finish_unchanged, tables
+from substyle.engine.study.outputs import Stamp, cached, file_digest, note_of, require_fresh
+from substyle.engine.study.stages import PROBES, tables
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import Source
@@ -118,15 +117,17 @@ def attack(
         if not config.names(transfer=inputs["transfer"] is not None):
             allowed = f"also another attack; no other network with a class probe to craft an attack on {name}"
             raise ConfigError("attack.attacks", ", ".join(config.attacks), allowed)
-        stamp = Stamp.of(store, table, inputs)
-        if not fits(folder, stamp):
-            began = time.perf_counter()
+
+        def compute(new: Path, table: EmbeddingTable = table, inputs: dict[str, Any] = inputs) -> None:
             target = devices.resolve(device).torch_device
             subject = _Subject(store, out, table, config, inputs, dict(checkpoints or {}), target)
-            with replacing(folder) as new:
-                found = subject.run(new, source or identity.open_own(store), quiet=quiet)
-                write_durably(new / "attack.json", json.dumps(found, allow_nan=False).encode())
-                finish_unchanged(store, table, new, stamp, began)
+            found = subject.run(new, source or identity.open_own(store), quiet=quiet)
+            write_durably(new / "attack.json", json.dumps(found, allow_nan=False).encode())
+
+        def stamp(table: EmbeddingTable = table, entry: BackboneEntry = entry) -> Stamp:
+            return Stamp.of(store, table, _inputs(store, out, entry, config, probed))
+
+        cached(folder, stamp, compute)
         answer[name] = read_object(folder / "attack.json")
     return answer
 

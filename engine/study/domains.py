@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,13 @@ from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.study import stages
-from substyle.engine.study.outputs import DOMAINS, Stamp, file_digest, finish, note_of, replacing, require_fresh
+from substyle.engine.study.outputs import DOMAINS, Stamp, cached, file_digest, note_of, require_fresh
 from substyle.engine.study.stages import PROBES
 from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.sources.labels import numbered
 
 HEAD: Final = "linear"
+_FILE = "domains.json"
 TASKS = ("fine", "coarse", "semantic")
 _INTERVALS = ("seed", "bootstrap", "resample_by")  # settings of probes that change intervals
 _OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}
@@ -67,36 +68,46 @@ def transfer(
     photographs = stages.NewPhotographs()
     answer: dict[str, dict[str, Any]] = {}
     for backbone, table in tables.items():
-        began = time.perf_counter()
         everywhere = {own: table}
         for name, store in stores.items():
-            where = _results(out, name)
             (everywhere[name],) = stages.tables(store, [backbone], table.transformations)
-            stages.probe(store, where, linear, [everywhere[name]], quiet=quiet)
+            stages.probe(store, _results(out, name), linear, [everywhere[name]], quiet=quiet)
         paths: dict[tuple[str, str], Path] = {
             (task, name): _probe(out, name, own, backbone, task) for task in tasks for name in everywhere
         }
-        # photographs without classes have no class probe
-        probes = {key: Probe.load(path) for key, path in paths.items() if path.is_file()}
-        outcomes = {folder: ProbeOutcome.load(folder) for folder in {paths[key].parent for key in probes}}
-        found: dict[str, Any] = {}
-        for name, other in everywhere.items():
-            new_N = {
-                trained: photographs.of(other, table, f"domain {name}, probes of {trained}", other.rows(TEST))
-                for trained, table in everywhere.items()
-                if trained != name
-            }
-            for (task, trained), cell in _scored(probes, name, other, config, new_N).items():
-                if cell is not None:
-                    cell["converged"] = bool(outcomes[paths[task, trained].parent].results[task][HEAD]["converged"])
-                found.setdefault(task, {}).setdefault(trained, {})[name] = cell
-        answer[backbone] = found
+
+        def compute(new: Path, everywhere: Mapping[str, EmbeddingTable] = everywhere, paths: _Paths = paths) -> None:
+            found = _transferred(everywhere, paths, photographs, config)
+            write_durably(new / _FILE, json.dumps(found, allow_nan=False).encode())
+
         folder = out / DOMAINS / slug(backbone)
-        stamp = _stamp(study, table, out, own, stores, folders, tasks)
-        with replacing(folder) as new:
-            write_durably(new / "domains.json", json.dumps(found, allow_nan=False).encode())
-            finish(new, stamp, time.perf_counter() - began)
+        cached(folder, partial(_stamp, study, table, out, own, stores, folders, tasks), compute)
+        answer[backbone] = read_object(folder / _FILE)
     return answer
+
+
+_Paths: TypeAlias = Mapping[tuple[str, str], Path]  # of probes, by task and training domain
+
+
+def _transferred(
+    everywhere: Mapping[str, EmbeddingTable], paths: _Paths, photographs: stages.NewPhotographs, config: ProbeConfig
+) -> dict[str, Any]:
+    """Scores of the probes of all domains on all domains, by task, training domain and test domain."""
+    # photographs without classes have no class probe
+    probes = {key: Probe.load(path) for key, path in paths.items() if path.is_file()}
+    outcomes = {folder: ProbeOutcome.load(folder) for folder in {paths[key].parent for key in probes}}
+    found: dict[str, Any] = {}
+    for name, other in everywhere.items():
+        new_N = {
+            trained: photographs.of(other, table, f"domain {name}, probes of {trained}", other.rows(TEST))
+            for trained, table in everywhere.items()
+            if trained != name
+        }
+        for (task, trained), cell in _scored(probes, name, other, config, new_N).items():
+            if cell is not None:
+                cell["converged"] = bool(outcomes[paths[task, trained].parent].results[task][HEAD]["converged"])
+            found.setdefault(task, {}).setdefault(trained, {})[name] = cell
+    return found
 
 
 def kept_domains(
@@ -127,7 +138,7 @@ def kept_domains(
         given = settings.get("folders", {}) if folders is None else folders
         now = _stamp(study, table, out, settings.get("own", ""), stores, given, tuple(settings.get("tasks", ())))
         require_fresh(folder, note, now)
-        found[backbone] = read_object(folder / "domains.json")
+        found[backbone] = read_object(folder / _FILE)
     return found
 
 

@@ -8,7 +8,8 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -229,6 +230,26 @@ def fits(folder: Path, stamp: Stamp) -> bool:
     if differing:
         print(f"{folder}: recomputing, since it was computed from {'; '.join(differing)}", file=sys.stderr)
     return note is not None and not differing
+
+
+def cached(folder: Path, stamp: Callable[[], Stamp], compute: Callable[[Path], None]) -> None:
+    """Compute results, unless the folder is complete, unmodified and has the current stamp.
+
+    Args:
+        stamp: returns the stamp of the inputs as they are now.
+        compute: writes the results into an empty folder, which replaces ``folder`` when it is complete.
+
+    Raises:
+        StaleError: an input changed during the computation.
+    """
+    before, began = stamp(), time.perf_counter()
+    if fits(folder, before):
+        return
+    with replacing(folder) as new:
+        compute(new)
+        if differing := before.differences(stamp()):
+            raise StaleError(f"{folder}: inputs changed during the computation: {'; '.join(differing)}; rerun it")
+        finish(new, before, time.perf_counter() - began)
 
 
 def require_fresh(folder: Path, note: Note, now: Stamp, command: str = "") -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
-from substyle.engine.study.outputs import Stamp, file_digest, finish, note_of, replacing, require_fresh
+from substyle.engine.study.outputs import Stamp, cached, file_digest, note_of, require_fresh
 from substyle.engine.study.stages import PROBES, NewPhotographs
 from substyle.engine.study.train import derive
 from substyle.kernels.errors import ConfigError
@@ -42,6 +42,7 @@ from substyle.pipelines.transforms.registry import suite
 HEAD = "linear"
 SHIFT = "shift"
 REPLICATES = "replicates.npz"
+_FILE = "shift.json"
 BOOTSTRAP = 2000
 OWN = ""  # in place of a folder: the study's test photographs in the suite that names the shift
 
@@ -85,7 +86,6 @@ def shift(
     Raises:
         ConfigError: a folder has none of the probe's classes.
     """
-    began = time.perf_counter()
     first = next(iter(tables.values()))
     test = {first.keys[n] for n in first.rows(TEST).tolist()}
     stores = {}
@@ -105,40 +105,54 @@ def shift(
     answer: dict[str, dict[str, Any]] = {}
     photographs = NewPhotographs()
     for backbone in [*(name for each in compiled for name in each.names), *adapted]:
-        answer[backbone] = scores = {}
-        probe_path = _probe(out, backbone)
-        if not probe_path.is_file():
+        answer[backbone] = {}
+        if not _probe(out, backbone).is_file():
             continue
-        probe, table = Probe.load(probe_path), tables[backbone]
-        kept = {"sensitivity": _sensitivity(table, analysis)}
-        for number, (name, store) in enumerate(stores.items(), 1):
-            shifted = open_table(store, backbone)
-            own_photographs = folders[name] == OWN
-            new_N = photographs.of(shifted, table, f"shift {name}", np.arange(len(shifted.keys)))
-            made = range(min(1, len(shifted.transformations) - 1), len(shifted.transformations))
-            rows, draw = np.flatnonzero(new_N), 0 if own_photographs else number
-            reached = _accuracy(shifted, probe, rows, made, analysis, draw, own=own_photographs)
-            if reached is None:
-                found = ", ".join(shifted.class_names) or "no classes"
-                allowed = f"photographs of some of {', '.join(probe.labels['class'])}"
-                if not new_N.all():
-                    allowed += f"; {np.count_nonzero(~new_N):,} are near-duplicates of training photographs"
-                if any(map(numbered, shifted.class_names)):
-                    allowed += " (numbers are not names: class 0 of one data set is not class 0 of another)"
-                raise ConfigError(f"shift.{name}", found, allowed)
-            scores[name] = reached[0].entries("accuracy") | {"images": reached[1]}
-            clean = _accuracy(table, probe, _tested(table, shifted if own_photographs else None), [0], analysis)
-            if clean is not None:
-                kept[f"loss/{name}"] = clean[0] - reached[0]
-        folder = out / SHIFT / slug(backbone)
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
-        stamp = _stamp(study, table, out, stores, folders, _settings(analysis))
-        with replacing(folder) as new:
-            write_durably(new / "shift.json", json.dumps(scores, allow_nan=False).encode())
+        table, folder = tables[backbone], out / SHIFT / slug(backbone)
+
+        def compute(new: Path, table: EmbeddingTable = table) -> None:
+            scores, kept = _scores(table, _probe(out, table.backbone), stores, folders, photographs, analysis)
+            content = io.BytesIO()
+            np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
+            write_durably(new / _FILE, json.dumps(scores, allow_nan=False).encode())
             write_durably(new / REPLICATES, content.getvalue())
-            finish(new, stamp, time.perf_counter() - began)
+
+        cached(folder, partial(_stamp, study, table, out, stores, folders, _settings(analysis)), compute)
+        answer[backbone] = read_object(folder / _FILE)
     return answer
+
+
+def _scores(
+    table: EmbeddingTable,
+    probe_path: Path,
+    stores: Mapping[str, EmbeddingStore],
+    folders: Mapping[str, Path | str],
+    photographs: NewPhotographs,
+    analysis: AnalysisConfig,
+) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    """Scores of a backbone's probe on shifted photographs by name, and replicates of sensitivity and loss."""
+    scores: dict[str, Any] = {}
+    probe, kept = Probe.load(probe_path), {"sensitivity": _sensitivity(table, analysis)}
+    for number, (name, store) in enumerate(stores.items(), 1):
+        shifted = open_table(store, table.backbone)
+        own_photographs = folders[name] == OWN
+        new_N = photographs.of(shifted, table, f"shift {name}", np.arange(len(shifted.keys)))
+        made = range(min(1, len(shifted.transformations) - 1), len(shifted.transformations))
+        rows, draw = np.flatnonzero(new_N), 0 if own_photographs else number
+        reached = _accuracy(shifted, probe, rows, made, analysis, draw, own=own_photographs)
+        if reached is None:
+            found = ", ".join(shifted.class_names) or "no classes"
+            allowed = f"photographs of some of {', '.join(probe.labels['class'])}"
+            if not new_N.all():
+                allowed += f"; {np.count_nonzero(~new_N):,} are near-duplicates of training photographs"
+            if any(map(numbered, shifted.class_names)):
+                allowed += " (numbers are not names: class 0 of one data set is not class 0 of another)"
+            raise ConfigError(f"shift.{name}", found, allowed)
+        scores[name] = reached[0].entries("accuracy") | {"images": reached[1]}
+        clean = _accuracy(table, probe, _tested(table, shifted if own_photographs else None), [0], analysis)
+        if clean is not None:
+            kept[f"loss/{name}"] = clean[0] - reached[0]
+    return scores, kept
 
 
 def kept_shift(
@@ -171,7 +185,7 @@ def kept_shift(
         settings = before.get("analysis", {}) if analysis is None else _settings(analysis)
         now = _stamp(study, table, out, stores, before.get("folders", {}) if folders is None else folders, settings)
         require_fresh(folder, note, now)
-        found[name] = read_object(folder / "shift.json")
+        found[name] = read_object(folder / _FILE)
     return found
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,8 @@ from substyle.engine.study.outputs import (
     SIMILARITY,
     StaleError,
     Stamp,
-    finish,
-    fits,
+    cached,
     note_of,
-    replacing,
     require_fresh,
     table_digest,
 )
@@ -41,15 +39,12 @@ def compare(
         return {}
     names = [table.backbone for table in tables]
     settings = stages.stage_settings(config)
-    stamp = _stamp(store, names, tables[0].transformations, settings)
-    if not fits(folder, stamp):
-        began = time.perf_counter()
+
+    def compute(new: Path) -> None:
         found = similarity(tables, config, quiet=quiet)
-        if stamp != _stamp(store, names, tables[0].transformations, settings):
-            raise StaleError(f"{store.path}: embeddings changed during the comparison of backbones; rerun it")
-        with replacing(folder) as new:
-            write_durably(new / _FILE, json.dumps(found, allow_nan=False).encode())
-            finish(new, stamp, time.perf_counter() - began)
+        write_durably(new / _FILE, json.dumps(found, allow_nan=False).encode())
+
+    cached(folder, partial(_stamp, store, names, tables[0].transformations, settings), compute)
     return read_object(folder / _FILE)
 
 

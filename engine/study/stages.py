@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -37,11 +37,9 @@ from substyle.engine.store.table import I64, EmbeddingTable, open_tables, store_
 from substyle.engine.study.outputs import (
     StaleError,
     Stamp,
-    finish,
-    fits,
+    cached,
     note_of,
     photographs_digest,
-    replacing,
     require_fresh,
     seconds,
     stamps,
@@ -73,13 +71,6 @@ def tables(
     return found
 
 
-def finish_unchanged(store: EmbeddingStore, table: EmbeddingTable, folder: Path, stamp: Stamp, began: float) -> None:
-    """Mark a folder of results as complete. Raises StaleError if the embeddings changed meanwhile."""
-    if stamp != Stamp.of(store, table, stamp.settings):
-        raise StaleError(f"{store.path}: embeddings of {table.backbone} changed during the stage; rerun it")
-    finish(folder, stamp, time.perf_counter() - began)
-
-
 def stage_settings(config: ProbeConfig | AnalysisConfig) -> dict[str, Any]:
     """Settings in the stamp of a stage, without the GPU index."""
     return asdict(config) | {"device": config.device.partition(":")[0]}
@@ -107,20 +98,20 @@ def probe(
             raise ConfigError("backbone", given, "a backbone that was not trained on held-out transformations")
         adapted = entry.name.startswith(ADAPTED) or "finetuned" in entry.facts["spec"]
         own = replace(config, rotate=False, redraws=0) if adapted else config
-        stamp = Stamp.of(store, table, stage_settings(config))
-        if not fits(folder, stamp):
-            began = time.perf_counter()
-            metadata = {
-                "canvas": store.settings.canvas,
-                "seed": store.settings.seed,
-                "orientation": store.settings.orientation,
-                "network": network_identity(entry.facts["spec"]),
-                "checkpoint": entry.facts.get("checkpoint"),
-            }
-            multitask = not adapted and not entry.facts["spec"]["control"]
-            with replacing(folder) as new:
-                run_probes(table, own, out_dir=new, quiet=quiet, metadata=metadata, multitask=multitask).save(new)
-                finish_unchanged(store, table, new, stamp, began)
+        metadata = {
+            "canvas": store.settings.canvas,
+            "seed": store.settings.seed,
+            "orientation": store.settings.orientation,
+            "network": network_identity(entry.facts["spec"]),
+            "checkpoint": entry.facts.get("checkpoint"),
+        }
+        multitask = not adapted and not entry.facts["spec"]["control"]
+        train = partial(run_probes, table, own, quiet=quiet, metadata=metadata, multitask=multitask)
+
+        def compute(new: Path, train: Callable[..., ProbeOutcome] = train) -> None:
+            train(out_dir=new).save(new)
+
+        cached(folder, partial(Stamp.of, store, table, stage_settings(config)), compute)
         outcomes[entry.name] = ProbeOutcome.load(folder)
     return outcomes
 
@@ -133,13 +124,12 @@ def analysis(
     for table in tables:
         entry = store.backbone(table.backbone)
         folder = out / ANALYSIS / entry.slug
-        stamp = Stamp.of(store, table, stage_settings(config))
-        if not fits(folder, stamp):
-            began = time.perf_counter()
+
+        def compute(new: Path, table: EmbeddingTable = table) -> None:
             answer = analyze(table, config, quiet=quiet)
-            with replacing(folder) as new:
-                write_durably(new / _ANALYSIS, json.dumps(answer, allow_nan=False).encode())
-                finish_unchanged(store, table, new, stamp, began)
+            write_durably(new / _ANALYSIS, json.dumps(answer, allow_nan=False).encode())
+
+        cached(folder, partial(Stamp.of, store, table, stage_settings(config)), compute)
         results[entry.name] = read_object(folder / _ANALYSIS)
     return results
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -30,8 +31,8 @@ from substyle.engine.store import lock
 from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.outputs import ADAPTERS, FINETUNED, Stamp, discard, finish, fits, replacing
-from substyle.engine.study.stages import finish_unchanged, stage_settings, tables
+from substyle.engine.study.outputs import ADAPTERS, FINETUNED, Stamp, cached, discard, photographs_digest
+from substyle.engine.study.stages import stage_settings, tables
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
 
@@ -103,9 +104,9 @@ def _adapter(
     """Train an adapter unless it is up to date; returns its file."""
     entry = store.backbone(table.backbone)
     folder = out / ADAPTERS / f"{entry.slug}-{method}"
-    stamp = Stamp.of(store, table, {"method": method, **asdict(config), **stage_settings(probes)})
-    if not fits(folder, stamp):
-        began = time.perf_counter()
+    stamp = partial(Stamp.of, store, table, {"method": method, **asdict(config), **stage_settings(probes)})
+
+    def compute(new: Path) -> None:
         with stage(f"adapt {entry.name}", 3 * probes.multitask_steps, "steps", quiet=quiet) as bar:
             bar.note(method)
             if method == "multitask":
@@ -120,13 +121,13 @@ def _adapter(
             "relu": made.relu,
             "canvas": store.settings.canvas,
             "store": store.uuid,
-            "photographs": stamp.photographs,
+            "photographs": photographs_digest(table),
             **made.facts,
         }
         adapter = Adapter(made.weight_ED, made.bias_E, metadata)
-        with replacing(folder) as new:
-            adapter.save(new / f"{adapter.digest}.safetensors")
-            finish_unchanged(store, table, new, stamp, began)
+        adapter.save(new / f"{adapter.digest}.safetensors")
+
+    cached(folder, stamp, compute)
     (path,) = folder.glob("*.safetensors")
     return path
 
@@ -242,9 +243,8 @@ def _trained(
     budget = {name: value for name, value in asdict(config).items() if name not in _LISTS}
     # photographs are shuffled in groups of a batch of `embed`
     settings = {**budget, "objective": objective, "seed": seed, "group": pipeline.config.images}
-    stamp = Stamp.of(store, table, settings)
-    if not fits(folder, stamp):
-        began = time.perf_counter()
+
+    def compute(new: Path) -> None:
         base = load_trainable(choice, pipeline)
         names = tuple(name for name, role in zip(table.transformations, table.roles, strict=True) if role == "train")
         families = [name.partition("@")[0] for name in names]
@@ -280,12 +280,12 @@ def _trained(
             "canvas": store.settings.canvas,
             "store": store.uuid,
             "losses": losses,
-            "settings": {**budget, "photographs": stamp.photographs},
+            "settings": {**budget, "photographs": photographs_digest(table)},
         }
         state = {name: tensor.cpu() for name, tensor in base.module.state_dict().items()}
-        with replacing(folder) as new:
-            Finetuned(state, metadata).save(new / f"{tensors_hash(state)}.safetensors")
-            finish(new, stamp, time.perf_counter() - began)
+        Finetuned(state, metadata).save(new / f"{tensors_hash(state)}.safetensors")
+
+    cached(folder, partial(Stamp.of, store, table, settings), compute)
     (path,) = folder.glob("*.safetensors")
     return path
 
