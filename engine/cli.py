@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from substyle.engine.commands.arguments import BadUsage, parser
-from substyle.engine.commands.json_output import discard_stdout, requested, stdout_to_stderr, write
+from substyle.engine.commands.json_output import STDERR, STDOUT, discard_stdout, requested, stdout_to_stderr, write
 from substyle.kernels.errors import SubstyleError
 
 EXIT_QUARANTINED = 3
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]:
     """Run one command and report errors on stderr. Returns the exit code and the JSON object (empty without it)."""
     try:
-        with _terminable():
+        with _terminable(as_json=as_json):
             options = parser().parse_args(words)
             # file names may not be encodable in the terminal's encoding; skipped if stdout is closed or replaced
             with suppress(AttributeError, OSError, ValueError):
@@ -163,8 +163,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Raise on SIGTERM within the block, so that locks are released. Signals can only be handled on the main thread."""
+def _terminable(*, as_json: bool) -> Iterator[None]:
+    """Raise on SIGTERM within the block, so that locks are released, and end the process if that takes too long.
+
+    Signals can only be handled on the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -174,9 +177,56 @@ def _terminable() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with _within_grace(as_json=as_json):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+GRACE_S = 8.0  # time to stop after a signal
+
+
+@contextmanager
+def _within_grace(*, as_json: bool) -> Iterator[None]:
+    """End the process `GRACE_S` seconds after the first SIGINT or SIGTERM, unless the block ends before.
+
+    Python handles signals when a call into a library returns, which may take minutes. Nothing is lost: files are put in
+    place whole, and the locks of a process that has ended are taken over.
+    """
+    stdout = None
+    if as_json:
+        with suppress(OSError):
+            stdout = os.dup(STDOUT)
+    received, sent = os.pipe()
+    os.set_blocking(sent, False)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while (number := os.read(received, 1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
+            continue
+        if not number or ended.wait(GRACE_S):
+            return
+        failure = _Failure.of(KeyboardInterrupt() if number[0] == signal.SIGINT else _Terminated())
+        with suppress(OSError):
+            os.write(STDERR, f"\nsubstyle: {failure.message} (stopped within a library)\n".encode())
+        if stdout is not None:
+            with suppress(OSError):
+                os.write(stdout, f"{failure.to_json()}\n".encode())
+        os._exit(failure.code)
+
+    before = signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, name="substyle-stop", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(sent)  # ends the thread
+        watcher.join()
+        os.close(received)
+        if stdout is not None:
+            os.close(stdout)
 
 
 def _leave() -> None:

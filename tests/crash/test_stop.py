@@ -86,3 +86,27 @@ def test_stopped_while_it_starts(
     if ended.code == 0:  # it was over before, as it may be after the longest delay
         assert ended.answer["new_shards"] == finished.shards
     assert not list(store.glob("lock*"))
+
+
+NATIVE = """
+import ctypes, pathlib
+from substyle.pipelines.transforms.base import kernel
+
+@kernel("mine_endless", coarse="tone", role="train")
+def endless(canvas_BSSC, args, keys_B):
+    pathlib.Path({flag!r}).touch()
+    ctypes.CDLL(None).sleep(3600)
+"""
+
+
+@KINDS
+def test_a_run_inside_a_library_is_stopped(finished: Whole, tmp_path: Path, kind: signal.Signals, code: int) -> None:
+    flag, plugin, store = tmp_path / "flag", tmp_path / "mine.py", tmp_path / "s.zarr"
+    plugin.write_text(NATIVE.format(flag=str(flag)))
+    words = embed(finished.images, store)
+    words[words.index("--suite") + 1] = "identity,mine_endless"
+    run = cold([*words, "--plugin", str(plugin)])
+    until(flag.exists, run)
+    run.signal(kind)
+    ended = run.wait().require(code, "substyle: ", "kept")
+    assert ended.answer["error"]["type"] == ("Interrupted" if kind == signal.SIGINT else "Terminated")
