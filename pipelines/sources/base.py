@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -238,7 +239,7 @@ class Records(Sequence[ImageRecord]):
         order: class names in the desired order; other names follow, sorted.
 
     Attributes:
-        class_names: the class names that occur.
+        class_names: the class names that occur, in Unicode's composed form (NFC).
     """
 
     def __init__(
@@ -252,10 +253,13 @@ class Records(Sequence[ImageRecord]):
     ) -> None:
         places = sorted(range(len(keys)), key=keys.__getitem__)
         self.keys = [keys[i] for i in places]
-        occurring = sorted({name for name in labels if name is not None})
-        rank = {name: i for i, name in enumerate(dict.fromkeys(order))}
+        # file systems and archives differ in how they encode accents: names that look alike are one class
+        composed = {name: unicodedata.normalize("NFC", name) for name in set(labels) if name is not None}
+        rank = {unicodedata.normalize("NFC", name): i for i, name in enumerate(dict.fromkeys(order))}
+        occurring = sorted(set(composed.values()))
         self.class_names = tuple(sorted(occurring, key=lambda name: rank.get(name, len(rank))))
-        index: dict[str | None, int] = {name: i for i, name in enumerate(self.class_names)}
+        number = {name: i for i, name in enumerate(self.class_names)}
+        index: dict[str | None, int] = {name: number[whole] for name, whole in composed.items()}
         self._label_N = np.fromiter((index.get(labels[i], -1) for i in places), np.int32, len(places))
         self._split_N: NDArray[np.int8] | None = None
         if splits is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from onnx import TensorProto, helper, numpy_helper, save
 from tests.conftest import jpeg, photograph
 from tests.scenarios.scene import Scene, numbers, other_bytes, rows, write
 
@@ -143,6 +146,43 @@ def test_weights_change(scene: Scene) -> None:
     scene.add(50)
     scene.run_refused(None, "DifferentError")
     assert numbers(scene.run("out", None, "--fresh"))["backbones"] != before["backbones"]
+
+
+@pytest.mark.parametrize("part", ["preprocessing", "output", "external data"])
+def test_preprocessing_of_a_graph_changes(scene: Scene, part: str) -> None:
+    """What is beside an ONNX graph decides about its embeddings, too."""
+    path, beside, data = (scene.root / f"m.{suffix}" for suffix in ("onnx", "json", "data"))
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+            helper.make_node("Mul", ["pooled", "w"], ["weighted"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info(each, TensorProto.FLOAT, ["n", 3, 1, 1]) for each in ("pooled", "weighted")],
+        [numpy_helper.from_array(np.array([1, 2, 3], np.float32).reshape(1, 3, 1, 1), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    save(model, path, save_as_external_data=True, location=data.name, size_threshold=0)
+    facts = {"mean": [0.5] * 3, "std": [0.5] * 3, "output": "weighted"}
+    beside.write_text(json.dumps(facts))
+    scene.study |= {"backbones": [f"onnx:{path}"], "suite": "identity,jpeg"}
+    scene.study["embed"]["precision"] = "fp32"
+    before = scene.run()
+    assert numbers(scene.run()) == numbers(before)
+    (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
+    if part == "external data":
+        data.write_bytes(np.array([3, 2, 1], np.float32).tobytes())
+    else:
+        change: dict[str, Any] = {"output": "pooled"} if part == "output" else {"mean": [0.25] * 3}
+        beside.write_text(json.dumps(facts | change))
+    scene.refused("predict", probe, scene.one(), kind="SubstyleError")
+    scene.run_refused(None, "DifferentError")
+    scene.add(50)
+    scene.run_refused(None, "DifferentError")
+    scene.run("other")
+    found = scene.ok("compare", scene.root / "out", scene.root / "other", "--out", scene.root / "both")
+    assert f"onnx:{path}" in found["setup"]
 
 
 @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"runtime": "torch", "precision": "fp32"}])

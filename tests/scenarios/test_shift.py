@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -162,3 +163,15 @@ def test_shift_after_its_embeddings_changed(shifted: Scene) -> None:
 
 def _results(scene: Scene) -> dict[str, Any]:
     return read(scene.root / "out" / "results.json")
+
+
+def test_class_names_that_look_alike_are_one_class(scene: Scene) -> None:
+    composed, decomposed = unicodedata.normalize("NFC", "été"), unicodedata.normalize("NFD", "été")
+    shifted = scene.add_all(scene.root / "shifted", seed=40)
+    for folder, names in ((scene.photos, (composed, composed, decomposed)), (shifted, (decomposed,) * 3)):
+        for split, name in zip(("train", "val", "test"), names, strict=True):
+            (folder / split / "even").rename(folder / split / name)
+    scene.study["shift"] = {"shifted": str(shifted)}
+    results = scene.run()
+    assert results["classes"] == [composed, "odd"] or results["classes"] == ["odd", composed]
+    assert results["backbones"]["control:pixels"]["shift"]["shifted"]["images"] == 18
