@@ -29,8 +29,8 @@ from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.storage import Place, place
 
 NOTE = "complete.json"  # written last into a stage's folder: stamp, wall time and checksum of each file
-# source code and libraries that compute results from embeddings
-_CODE = ("kernels", "engine/store", "engine/probes", "engine/analysis", "engine/study")
+# source code and libraries that compute results: of photographs and networks, too, which attacks and trainings read
+_CODE = (*cache.EMBEDDING, "engine/store", "engine/probes", "engine/analysis", "engine/study")
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 

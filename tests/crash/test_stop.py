@@ -12,6 +12,7 @@ from tests.crash.conftest import Whole
 from tests.crash.harness import Witness, differences, embed
 from tests.crash.moments import after, records, until
 from tests.crash.processes import Warm, cold
+from tests.scenarios.scene import STUDY, numbers, read, toml
 
 KINDS = pytest.mark.parametrize(
     ("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "terminate"]
@@ -110,3 +111,32 @@ def test_a_run_inside_a_library_is_stopped(finished: Whole, tmp_path: Path, kind
     run.signal(kind)
     ended = run.wait().require(code, "substyle: ", "kept")
     assert ended.answer["error"]["type"] == ("Interrupted" if kind == signal.SIGINT else "Terminated")
+
+
+@pytest.mark.slow
+def test_a_study_stopped_at_any_stage_goes_on(finished: Whole, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(toml(STUDY))
+
+    def words(out: str) -> list[str]:
+        return ["run", str(study), "--images", str(finished.images), "--out", str(tmp_path / out), "--quiet", "--json"]
+
+    began = time.monotonic()
+    cold(words("whole")).wait().require(0)
+    whole, stopped = time.monotonic() - began, 0
+    for part in range(3, 10):
+        run = cold(words("stopped"))
+        time.sleep(whole * part / 10)
+        run.signal(signal.SIGTERM)
+        ended = run.wait()
+        assert ended.code in (143, -signal.SIGTERM, 0), ended.err
+        stopped += ended.code == 143
+        assert not list((tmp_path / "stopped").glob("**/lock*.json"))
+    assert stopped
+    cold(words("stopped")).wait().require(0)
+    found = [numbers(read(tmp_path / out / "results.json")) for out in ("whole", "stopped")]
+    assert found[0] == found[1]
+    names = [
+        {path.relative_to(tmp_path / out) for path in (tmp_path / out).rglob(".*")} for out in ("whole", "stopped")
+    ]
+    assert names[0] == names[1]  # no temporary files
