@@ -397,3 +397,21 @@ def require_only(
             f"(has limit been reduced?); {ways.other}",
             "limit",
         )
+
+
+def read_unchanged(record: ImageRecord, content: str) -> bytes:
+    """Read a photograph that has been embedded.
+
+    Args:
+        content: its content hash, or "" if unknown.
+
+    Raises:
+        PhotographsError: it cannot be read, or has changed since.
+    """
+    try:
+        data = record.read()
+    except OSError as error:
+        raise PhotographsError(f"{record.key}: cannot read the photograph again: {error.strerror or error}") from error
+    if content and content_hash(data) != content:
+        raise PhotographsError(f"{record.key}: the photograph has changed since it was embedded")
+    return data

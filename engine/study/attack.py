@@ -56,7 +56,7 @@ from substyle.engine.store.layout import (
     network_identity,
 )
 from substyle.engine.store.manifest import SourceEntry
-from substyle.engine.store.records import ImageNote, content_hash
+from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.study.outputs import Stamp, cached, file_digest, note_of, require_fresh
@@ -314,10 +314,8 @@ class _Subject:
             rows = sorted(rows[i] for i in order[: self.config.photographs or None].tolist())
             canvases: list[Canvas] = []
             for start in range(0, len(rows), BATCH):
-                blobs = [records[table.keys[n]].read() for n in rows[start : start + BATCH]]
-                for n, blob in zip(rows[start : start + BATCH], blobs, strict=True):
-                    if contents[n] and content_hash(blob) != contents[n]:
-                        raise SubstyleError(f"{table.keys[n]}: the photograph has changed since it was embedded")
+                part = rows[start : start + BATCH]
+                blobs = [identity.read_unchanged(records[table.keys[n]], contents[n]) for n in part]
                 canvases.append(pipeline.decoder(blobs).canvas_BSSC.numpy().copy())
             canvas_NSSC = np.concatenate(canvases or [np.empty((0, *2 * (settings.canvas,), 3), np.uint8)])
             keys, row_N = [table.keys[n] for n in rows], np.array(rows, np.int64)

@@ -28,6 +28,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, Objective, fit
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.store import lock
+from substyle.engine.store.identity import read_unchanged
 from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
@@ -253,6 +254,7 @@ def _trained(
         batches = labelled_variants(
             pipeline,
             [records[table.keys[n]] for n in train_N],
+            [table.contents[n] for n in train_N],
             np.array([labels.index(name) for name in families], np.int64),
             np.where(table.label_N[train_N] >= 0, table.label_N[train_N], UNKNOWN),
             transformations=names,
@@ -305,6 +307,7 @@ def load_trainable(choice: BackboneChoice, pipeline: PixelPipeline) -> Backbone:
 def labelled_variants(
     pipeline: PixelPipeline,
     records: Sequence[ImageRecord],
+    contents: Sequence[str],
     label_T: NDArray[np.int64],
     class_N: NDArray[np.int64],
     *,
@@ -318,11 +321,15 @@ def labelled_variants(
 
     Args:
         records: N photographs; undecodable ones are left out.
+        contents: content hash of each, "" if unknown.
         label_T: (T,) labels of the transformations.
         class_N: (N,) labels of the photographs, UNKNOWN for none.
         transformations: T names.
         batch: maximum batch size B.
         seed: seed of orders and parameters.
+
+    Raises:
+        PhotographsError: a photograph cannot be read, or has changed since it was embedded.
     """
     size, make = pipeline.config.images, pipeline.maker(transformations)
     for epoch in count():
@@ -330,7 +337,7 @@ def labelled_variants(
         order_N = rng.permutation(len(records))
         for first in range(0, len(order_N), size):
             part = order_N[first : first + size]
-            decoded = pipeline.decoder([records[n].read() for n in part])
+            decoded = pipeline.decoder([read_unchanged(records[n], contents[n]) for n in part])
             keys = [f"{records[n].key}#{seed}.{epoch}" for n in part]
             made = list(make(decoded.canvas_BSSC, keys))
             # rows are variants of all photographs, transformation by transformation

@@ -85,7 +85,7 @@ def cast_shadow(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.
     ],
 )  # fmt: skip
 def vignette(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """Darkening towards the corners: light falls as 1 / (1 + falloff r²)², r = 1 in the middle of an edge."""
+    """Darkening towards the corners: light falls as 1 / (1 + falloff r² / 4), r = 1 in the middle of an edge."""
     x, device = unit(canvas_BSSC), canvas_BSSC.device
     square = _distance(args, x.shape[1], device) * (4.0 * per_image(args["falloff"] / 4, device))
     return pixels(x / (1.0 + square))

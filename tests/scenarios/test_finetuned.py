@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.scenarios.scene import Scene, read
+from tests.scenarios.scene import Scene, other_bytes, read
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned
@@ -17,6 +17,8 @@ from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.probes.tasks import UNKNOWN
+from substyle.engine.store.identity import PhotographsError
+from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study.train import _discard_others, labelled_variants
@@ -142,9 +144,8 @@ def test_batches_hold_every_variant_of_every_photograph_once_an_epoch(scene: Sce
     pipeline = PixelPipeline(Settings(0, 64, ("identity",)), EmbedConfig(device="cpu", batch=4))
     names = ("identity", "hue_shift")
     class_N = np.arange(10, dtype=np.int64)
-    made = labelled_variants(
-        *(pipeline, records, np.array([0, 1], np.int64), class_N), transformations=names, batch=3, seed=5
-    )
+    asked = pipeline, records, [""] * 10, np.array([0, 1], np.int64), class_N
+    made = labelled_variants(*asked, transformations=names, batch=3, seed=5)
     epochs = []
     for _ in range(2):
         rows: list[tuple[int, int, bytes]] = []
@@ -162,3 +163,16 @@ def test_batches_hold_every_variant_of_every_photograph_once_an_epoch(scene: Sce
     changed = [first[key] != second[key] for key in first.keys() & second.keys() if key[0] == 1]
     assert any(changed)  # parameters are drawn anew
     assert [row[:2] for row in epochs[0]] != [row[:2] for row in epochs[1]]
+
+
+@pytest.mark.parametrize("how", ["edited", "gone"])
+def test_training_reads_the_photographs_that_were_embedded(scene: Scene, how: str) -> None:
+    records = open_source(scene.photos).records[:4]
+    contents = [content_hash(record.read()) for record in records]
+    path = scene.photos / records[2].key
+    path.unlink() if how == "gone" else path.write_bytes(other_bytes(path))
+    pipeline = PixelPipeline(Settings(0, 64, ("identity",)), EmbedConfig(device="cpu", batch=4))
+    asked = pipeline, records, contents, np.array([0], np.int64), np.zeros(4, np.int64)
+    made = labelled_variants(*asked, transformations=("identity",), batch=3, seed=5)
+    with pytest.raises(PhotographsError, match=records[2].key):
+        next(made)
