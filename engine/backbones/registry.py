@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
-from substyle.engine.backbones.families import adapter, blocks, controls, finetuned, open_clip, timm
+from substyle.engine.backbones.families import (
+    adapter,
+    blocks,
+    controls,
+    finetuned,
+    open_clip,
+    python_function,
+    timm,
+    transformers_model,
+)
 from substyle.engine.backbones.families import preset as presets
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import package_identity, require_model
@@ -75,6 +84,7 @@ class Family:
         identify: identifies a loader's result without loading, so that later runs need not read the weights. Without
             it, every run loads its backbones.
         checkpoint: whether weights may come from a local file.
+        function: ``function(name, rest)`` returns the function that a name refers to, whose code counts as well.
         check: ``check(name, rest)`` raises ConfigError for an invalid name before loading, such as `spec.split` for
             families that support its options; without it, names with options are refused.
     """
@@ -86,6 +96,7 @@ class Family:
     identify: Identify | None = None
     checkpoint: bool = False
     check: Callable[[str, str], object] | None = None
+    function: Callable[[str, str], Callable[..., Any]] | None = None
 
     @cached_property
     def code(self) -> str:
@@ -93,6 +104,12 @@ class Family:
         if in_package(self.loader) and in_package(self.identify):
             return ""
         return source_digest(self.loader, self.identify)
+
+    def code_of(self, name: str) -> str:
+        """Digest of the source that loads one of its backbones, by name."""
+        if self.function is None:
+            return self.code
+        return source_digest(self.function(name, split(name, name.partition(":")[2])[0]))
 
 
 def _timm(name: str, rest: str, context: LoadContext) -> Backbone:
@@ -122,6 +139,21 @@ def _package(name: str, rest: str, context: LoadContext) -> Backbone:
 
     model, readout = split(name, rest)
     return packaged.load(name, model, canvas=context.canvas, readout=readout)
+
+
+def _transformers(name: str, rest: str, context: LoadContext) -> Backbone:
+    folder, readout = split(name, rest)
+    return transformers_model.load(name, folder, canvas=context.canvas, readout=readout)
+
+
+def _identify_transformers(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    folder = split(name, rest)[0]
+    return None if folder.startswith(HUB) else checkpoint_identity(transformers_model.folder_of(name, folder))
+
+
+def _python(name: str, rest: str, context: LoadContext) -> Backbone:
+    function, readout = split(name, rest)
+    return python_function.load(name, function, canvas=context.canvas, readout=readout)
 
 
 _RANDOM = "random:"
@@ -226,6 +258,17 @@ FAMILIES: dict[str, Family] = {
             check=split,
         ),
         Family(
+            *("transformers", "<folder>|hf-hub:<owner>/<name>", "image models saved by transformers"),
+            *(_transformers, _identify_transformers),
+            check=split,
+        ),
+        Family(
+            *("python", "<module>:<function>", "a torch module and its preprocessing that a function returns"),
+            loader=_python,
+            check=split,
+            function=python_function.function_of,
+        ),
+        Family(
             *("onnx", "<path.onnx>", "an ONNX file with its preprocessing in a JSON file beside it"),
             *(_onnx, _identify_onnx),
         ),
@@ -301,7 +344,7 @@ def load(name: str, context: LoadContext) -> Backbone:
         whole = _several(name, layers, context)
         pooling = " + ".join(member.pooling for member in whole.members)
         return replace(whole, spec=replace(whole.spec, pooling=pooling), members=())
-    code = family.code  # before the loader can change values that it refers to
+    code = family.code_of(name)  # before the loader can change values that it refers to
     backbone = family.loader(name, name.partition(":")[2], context)
     return replace(backbone, spec=replace(_trained(backbone, context.checkpoint), code=code))
 
@@ -355,5 +398,5 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         "code": cache.code_hash(),
         "versions": cache.versions("torch", "torchvision", "timm", "open_clip_torch", "onnx", "transformers"),
         **found,
-        "family": family.code,
+        "family": family.code_of(first),
     }

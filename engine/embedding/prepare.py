@@ -371,7 +371,7 @@ def require_asked(
                 continue
             spec, made = facts["spec"], facts["runtime"]
             pairs: dict[str, tuple[Any, Any]] = {
-                "code": (spec.get("code", ""), registry.check_name(name).code),
+                "code": (spec.get("code", ""), registry.check_name(name).code_of(name)),
                 "computed_with": (made.get("computed_with", name), choice.name),
             }
             if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading

@@ -1,0 +1,71 @@
+"""`python:<module>:<function>`: a torch module that a function of an importable module returns."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from substyle.engine.backbones.families import timm
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+_ALLOWED = 'a torch module and {"side": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}'
+
+
+def function_of(name: str, rest: str) -> Callable[[], Any]:
+    """Import the function that a name refers to, also from the current folder.
+
+    Raises:
+        ConfigError: the module cannot be imported or has no such function.
+    """
+    module, _, attribute = rest.partition(":")
+    allowed = "python:<module>:<function>, such as python:my_package.encoders:tower"
+    if not module or not attribute.isidentifier():
+        raise ConfigError("backbone", name, allowed)
+    sys.path.append(os.getcwd())  # last: nothing in this folder replaces an installed module
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except SubstyleError:
+        raise
+    except Exception as error:  # whatever the module raises while it is imported
+        raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", allowed) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(function):
+        raise ConfigError(f"backbone {name}", f"{attribute}, which is no function", allowed)
+    return function  # type: ignore[no-any-return]
+
+
+def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
+    """Call the function, and wrap the network that it returns with its preprocessing.
+
+    The network maps (B, 3, side, side) float32, normalised, to (B, D).
+
+    Raises:
+        ConfigError: the function fails, or returns something else.
+    """
+    function = function_of(name, rest)
+    try:
+        made = function()
+    except Exception as error:  # whatever the function raises
+        raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", _ALLOWED) from error
+    try:
+        network, facts = made
+        seen = {"side": int(facts["side"]), **{key: timm.rgb(facts[key]) for key in ("mean", "std")}}
+        if not isinstance(network, nn.Module) or min(seen["std"]) <= 0 or not 0 < seen["side"] <= 4096:
+            raise ValueError(f"{type(network).__name__}, {seen}")
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"backbone {name}", f"{type(made).__name__} ({error})", _ALLOWED) from error
+    try:
+        return timm.wrap(
+            name, rest, network.to(torch.float32), canvas=canvas, weights=f"function {rest}", config=seen,
+            readout=readout,
+        )  # fmt: skip
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", _ALLOWED) from error

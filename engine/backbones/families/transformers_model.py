@@ -1,0 +1,229 @@
+"""`transformers:<folder>`: an image model that `save_pretrained` of `transformers` has written, or one of a hub."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from substyle.engine.backbones.families import blocks, timm
+from substyle.engine.backbones.families.align import require_transformers
+from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout
+from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, hub_repository
+from substyle.kernels.errors import ConfigError
+
+_PROCESSOR = "preprocessor_config.json"
+_POOLS = ("cls", "avg", "max")
+_OWN = "the model's own"
+_PROJECTED = "WithProjection"  # ending of the classes of towers with their projection
+
+
+class ImageModel(nn.Module):
+    """An image model of `transformers` with timm's interface.
+
+    Args:
+        model: a model for images, or one with `get_image_features`, which projects them to a joint space with text.
+        pooler: whether its own pooling has trained weights, or needs none.
+        side: input side in pixels.
+    """
+
+    def __init__(self, model: nn.Module, *, pooler: bool, side: int) -> None:
+        super().__init__()
+        self.projects = hasattr(model, "get_image_features") or type(model).__name__.endswith(_PROJECTED)
+        for name in ("text_model", "text_projection"):  # not used for images
+            if hasattr(model, name):
+                delattr(model, name)
+        self.model, self.pool, self.head = model, _OWN, True
+        with torch.no_grad():
+            x = torch.zeros(1, 3, side, side)
+            last = self.forward_features(x)
+            if not pooler or self._own(x) is None:
+                self.pool = "cls"
+        self.num_prefix_tokens = last.shape[1] - math.isqrt(last.shape[1]) ** 2 if last.ndim == 3 else 0
+        self.cls_token = True if self.num_prefix_tokens else None  # timm's mark of a class token
+        if self.pool == "cls" and not self.num_prefix_tokens:
+            self.pool = "avg"
+
+    @property
+    def tower(self) -> Any:  # noqa: ANN401 - a module of transformers
+        """The part that reads pixels."""
+        return getattr(self.model, "vision_model", self.model)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, side, side) float32 to (B, D)."""
+        if self.pool != _OWN:
+            map_BDHW, prefix_BPD = blocks._output(self, x)
+            return blocks._pool(map_BDHW, prefix_BPD, self.pool)
+        vector = self._own(x)
+        assert vector is not None
+        return vector.flatten(1)
+
+    def _own(self, x: torch.Tensor) -> torch.Tensor | None:
+        """What the model itself makes of its tokens; None if it has no pooling."""
+        features = getattr(self.model, "get_image_features", None)
+        found = (features or self.model)(pixel_values=x) if self.projects and self.head else self.tower(pixel_values=x)
+        if isinstance(found, torch.Tensor):
+            return found
+        return found.get("image_embeds", found.get("pooler_output"))  # type: ignore[no-any-return]
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """The last tokens (B, P, D) or map (B, D, H, W)."""
+        return self.tower(pixel_values=x).last_hidden_state  # type: ignore[no-any-return]
+
+    def forward_intermediates(
+        self, x: torch.Tensor, indices: list[int] | None = None, *, return_prefix_tokens: bool = False, **options: bool
+    ) -> list[Any]:
+        """Maps (B, D, H, W) of these blocks, or all for None; with prefix tokens (B, P, D) if asked."""
+        found = self.tower(pixel_values=x, output_hidden_states=True)
+        states = (found.get("reshaped_hidden_states") or found.hidden_states)[1:]
+        picked = states if indices is None else [states[index] for index in indices]
+        return [self._map(state, prefix=return_prefix_tokens) for state in picked]
+
+    def _map(self, state: torch.Tensor, *, prefix: bool) -> Any:  # noqa: ANN401 - a map, or a map and tokens
+        if state.ndim == 4:
+            return (state, None) if prefix else state
+        first = self.num_prefix_tokens
+        patches = state[:, first:].transpose(1, 2)
+        side = math.isqrt(patches.shape[2])
+        found = patches.reshape(*patches.shape[:2], side, side)
+        return (found, state[:, :first]) if prefix else found
+
+
+def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
+    """Load a model from a folder with ``config.json``, weights in safetensors and ``preprocessor_config.json``.
+
+    No code of the folder is run. Weights of heads are left out.
+
+    Args:
+        folder: the folder, or ``hf-hub:<owner>/<name>``.
+
+    Raises:
+        ConfigError: `transformers` is not installed, the folder has no model for images, its output is random, or it
+            does not support the readout.
+        WeightsError: weights are missing or of another shape.
+    """
+    library = require_transformers(name)
+    path = folder_of(name, folder)
+    with _quietly(library):
+        try:
+            config = library.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            architecture = (getattr(config, "architectures", None) or [type(config).__name__])[0]
+            projected = architecture.endswith(_PROJECTED) and hasattr(library, architecture)
+            kind = getattr(library, architecture) if projected else library.AutoModel
+            model, report = kind.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
+                dtype=torch.float32,
+            )  # fmt: skip
+        except UNREADABLE as error:
+            raise WeightsError(f"{name}: cannot load {path}: {str(error).strip().splitlines()[0]}") from error
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise WeightsError(f"{name}: {path} has no weights for {', '.join(missing[:3])} ({len(missing)} in all)")
+    seen = _preprocessing(name, path, config, readout)
+    try:
+        network = ImageModel(model.eval(), pooler=not report["missing_keys"], side=seen["side"])
+        _require_deterministic(name, network, seen["side"])
+        return timm.wrap(
+            *(name, architecture, network),
+            canvas=canvas,
+            weights=f"{'hub' if folder.startswith(HUB) else 'folder'}: {folder}",
+            config=seen,
+            readout=readout,
+            apply=_read_at,
+        )
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"backbone {name}", architecture, f"a model of images ({error})") from error
+
+
+def folder_of(name: str, folder: str) -> Path:
+    """The local folder of a model. Raises ConfigError if it does not exist, WeightsError if its hub is out of reach."""
+    if repository := hub_repository(name, folder):
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+        except UNREADABLE as error:
+            raise WeightsError(f"{name}: cannot load {repository}: {error}") from error
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"backbone {name}", str(path), "a folder with config.json, or hf-hub:<owner>/<name>")
+    return path
+
+
+def _read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
+    assert isinstance(network, ImageModel)
+    if readout.head is not None and not network.projects:
+        raise ConfigError(
+            f"backbone {name}", f"head={readout.head}", "a model that projects to a joint space with text"
+        )
+    if readout.layer is not None:
+        return blocks.block(name, network, readout, side=side, own="token" if network.cls_token else None)
+    if readout.pool == TOKENS:
+        return blocks.tokens(name, network, readout.tokens, side=side)
+    if readout.pool is not None:
+        allowed = _POOLS if network.cls_token else _POOLS[1:]
+        if readout.pool not in allowed:
+            raise ConfigError(f"backbone {name}", f"pool={readout.pool}", ", ".join((*allowed, TOKENS)))
+        network.pool = readout.pool
+    network.head = readout.head != "none"
+    projected = ", projected" * (network.projects and network.head and network.pool == _OWN)
+    return network, f"{network.pool}{projected}"
+
+
+def _preprocessing(name: str, path: Path, config: Any, readout: Readout) -> dict[str, Any]:  # noqa: ANN401
+    """Input side, mean and std, as keyword arguments of `Preprocessed`."""
+    file = path / _PROCESSOR
+    allowed = "JSON with image_mean, image_std and size, as save_pretrained of an image processor writes"
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        facts = facts.get("image_processor", facts)
+        if facts.get("do_rescale", True) and not math.isclose(facts.get("rescale_factor", 1 / 255), 1 / 255):
+            raise ValueError(f"rescale_factor {facts['rescale_factor']}, not 1/255")
+        if facts and not facts.get("do_normalize", True):
+            facts |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+        levels = {key: timm.rgb(facts[f"image_{key}"]) for key in ("mean", "std") if key not in readout.levels}
+        size = getattr(getattr(config, "vision_config", config), "image_size", None)
+        side = _side(size or facts.get("crop_size") or facts["size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        given = f"{file.name}: {error!r}" if file.is_file() else f"no {file.name}"
+        raise ConfigError(f"preprocessing of {name}", given, allowed) from error
+    return {"side": side, **levels, **readout.levels}
+
+
+def _side(size: Any) -> int:  # noqa: ANN401 - a number, a pair or a table, as processors have them
+    if isinstance(size, dict):
+        size = [size[key] for key in ("height", "width", "shortest_edge") if key in size]
+    sides = {int(each) for each in (size if isinstance(size, list | tuple) else [size])}
+    if len(sides) != 1 or not 0 < min(sides) <= 4096:
+        raise ValueError(f"size {size}, not that of a square")
+    return sides.pop()
+
+
+def _require_deterministic(name: str, network: ImageModel, side: int) -> None:
+    """Raise ConfigError if the output is not a function of the pixels, such as of a masked autoencoder."""
+    x = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        first, second = (network(x) for _ in range(2))
+    if not torch.equal(first, second):
+        raise ConfigError(f"backbone {name}", type(network.model).__name__, "a model without random masks")
+
+
+@contextlib.contextmanager
+def _quietly(library: Any) -> Iterator[None]:  # noqa: ANN401 - a module
+    """Silence the library's progress bars and remarks on heads that are left out."""
+    log = library.utils.logging
+    before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(before)
+        if bars:
+            log.enable_progress_bar()
