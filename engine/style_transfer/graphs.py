@@ -143,19 +143,19 @@ def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side:
     while contract and contract[0][0].scale is None:  # shared by all styles
         layer, stride = contract.pop(0)
         x = graph.op("Relu", graph.convolve(x, layer, stride))
-    shared: Layer | None = None
-    if contract:  # shared but for scale and shift, as is the padding of the next layer
-        shared, stride = contract.pop(0)
-        x = graph.convolve(x, shared, stride)
-        one, zero = (graph.constant(np.full(len(shared.weight), value, np.float32)) for value in (1, 0))
-        x = graph.op("InstanceNormalization", x, one, zero, epsilon=generator.epsilon)
-        x = graph.pad(x, contract[0][0].weight.shape[2] // 2)
+    # The next layer is shared but for scale and shift, as is the padding of the layer after it. Left to OpenVINO, it
+    # would be shared if there are several styles, and be fused with scale and shift, which rounds otherwise, if not.
+    skip = "" if contract else x  # of the first residual block
+    shared, stride = contract.pop(0) if contract else (generator.residual[0][0], 1)
+    after = contract[0][0] if contract else generator.residual[0][1]
+    x = graph.convolve(x, shared, stride)
+    one, zero = (graph.constant(np.full(len(shared.weight), value, np.float32)) for value in (1, 0))
+    x = graph.op("InstanceNormalization", x, one, zero, epsilon=generator.epsilon)
+    x = graph.pad(x, after.weight.shape[2] // 2)
     for style, name in enumerate(names):
-        y = x
-        if shared is not None:
-            scale, shift = (graph.constant(values.reshape(1, -1, 1, 1)) for values in shared.of_style(style))
-            y = graph.op("Relu", graph.op("Add", graph.op("Mul", x, scale), shift))
-        graph.branch(y, contract, generator, style, name)
+        scale, shift = (graph.constant(values.reshape(1, -1, 1, 1)) for values in shared.of_style(style))
+        y = graph.op("Relu", graph.op("Add", graph.op("Mul", x, scale), shift))
+        graph.branch(y, skip, contract, generator, style, name)
     return graph.serialise(names)
 
 
@@ -230,16 +230,23 @@ class _Graph:
         return self.op("Conv", line, self.constant(kernel))
 
     def branch(
-        self, y: str, contract: Sequence[tuple[Layer, int]], generator: Generator, style: int, name: str
+        self, y: str, skip: str, contract: Sequence[tuple[Layer, int]], generator: Generator, style: int, name: str
     ) -> None:
-        """Add the layers of one style; ``y`` is its first activation, padded if contracting convolutions remain."""
+        """Add the layers of one style.
+
+        Args:
+            y: its first activation, padded.
+            skip: if the activation is inside the first residual block, the input of the block, else empty.
+            contract: contracting convolutions that remain.
+        """
         epsilon = generator.epsilon
         for i, (layer, stride) in enumerate(contract):
             y = self.convolve(y, layer, stride, padded=i == 0)
             y = self.op("Relu", self.normalise(y, layer, style, epsilon))
         for first, second in generator.residual:
-            z = self.op("Relu", self.normalise(self.convolve(y, first), first, style, epsilon))
-            y = self.op("Add", y, self.normalise(self.convolve(z, second), second, style, epsilon))
+            z = y if skip else self.op("Relu", self.normalise(self.convolve(y, first), first, style, epsilon))
+            z = self.normalise(self.convolve(z, second, padded=bool(skip)), second, style, epsilon)
+            y, skip = self.op("Add", skip or y, z), ""
         phases = 1
         for layer, after in zip(generator.expand, (2, 4, PHASES), strict=True):
             # reflecting the upsampled image about its edge pixel repeats the edge pixel of the small one

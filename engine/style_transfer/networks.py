@@ -261,12 +261,13 @@ def arbitrary_generator(vector_GV: NDArray[np.float32]) -> Generator:
         if node.op_type == "Conv"
     }
 
+    # a style at a time and in float64: a product of several styles sums in another order, and so rounds otherwise
     def layer(name: str, *, styled: bool = True) -> Layer:
         weight, bias = convolutions[f"transformer/{name}"]
         if not styled:
             return Layer(weight, bias)
         shift, scale = (  # in the model, Conv computes the shifts and Conv_1 the scales
-            vector_GV @ w[:, :, 0, 0].T + b
+            np.stack([w[:, :, 0, 0].astype(np.float64) @ vector_V + b for vector_V in vector_GV]).astype(np.float32)
             for w, b in (
                 convolutions[f"style_params/transformer/{name}/StyleNorm/{part}"] for part in ("Conv", "Conv_1")
             )
