@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -109,14 +109,10 @@ def as_batch(canvas_BSSC: Canvas, into_BSSC: torch.Tensor) -> torch.Tensor:
     return canvas
 
 
-def capture(
+def _capture(
     launch: Callable[[torch.cuda.Stream], Output], device: torch.device
 ) -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph, Output]:
-    """Capture the work that ``launch`` queues on a stream. Replays write to the memory of the returned output.
-
-    Returns:
-        the stream, the graph and the output of ``launch``.
-    """
+    """Capture the work that ``launch`` queues on a stream. Use `Captured`, which keeps alive what replays read."""
     with torch.no_grad(), torch.cuda.device(device):
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))  # weights and buffers were initialised there
@@ -129,6 +125,32 @@ def capture(
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             output = launch(stream)
     return stream, graph, output
+
+
+class Captured(Generic[Output]):
+    """Work captured in a CUDA graph.
+
+    A graph has addresses only: it does not keep the memory at them alive. This object holds ``launch``, and so the
+    weights and buffers that it refers to. ``launch`` must not refer to an owner of this object: the memory of such a
+    cycle is freed late.
+
+    Args:
+        launch: queues the work on a stream and returns its output.
+        device: a CUDA device.
+
+    Attributes:
+        stream: stream of the capture.
+        output: output of ``launch``; each replay overwrites it.
+    """
+
+    def __init__(self, launch: Callable[[torch.cuda.Stream], Output], device: torch.device) -> None:
+        self._launch = launch
+        self.stream, self._graph, self.output = _capture(launch, device)
+
+    def replay(self) -> Output:
+        """Queue the work on the current stream. Returns ``output``."""
+        self._graph.replay()
+        return self.output
 
 
 class CapturedGraph:
@@ -144,7 +166,8 @@ class CapturedGraph:
 
     def __init__(self, launch: Callable[[torch.cuda.Stream], torch.Tensor], canvas_BSSC: torch.Tensor) -> None:
         self.canvas_BSSC, self.device = canvas_BSSC, canvas_BSSC.device
-        self.stream, self._graph, self.embedding_BD = capture(launch, self.device)
+        self._captured = Captured(launch, self.device)
+        self.stream = self._captured.stream
         self.copies = copy_stream(self.device)
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
@@ -156,9 +179,9 @@ class CapturedGraph:
             self.canvas_BSSC[:count].copy_(canvas, non_blocking=True)
             if canvas.is_cuda:
                 canvas.record_stream(self.stream)  # its memory is not reused before the copy ends
-            self._graph.replay()
+            embedding_BD = self._captured.replay()
             # cloned on the device, since the next batch overwrites the output
-            return AsyncCopy.of(self.embedding_BD[:count].clone(), self.copies, held=canvas)
+            return AsyncCopy.of(embedding_BD[:count].clone(), self.copies, held=canvas)
 
 
 def exact() -> None:

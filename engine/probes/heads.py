@@ -299,25 +299,13 @@ def replays(device: torch.device) -> bool:
     return device.type == "cuda" and installed()
 
 
-class Replay:
-    """Work captured in a CUDA graph after `cuda.WARM` runs; the result is at a fixed address."""
-
-    def __init__(self, work: Callable[[], torch.Tensor], device: torch.device) -> None:
-        _, self._graph, self._result = cuda.capture(lambda stream: work(), device)
-
-    def __call__(self) -> torch.Tensor:
-        """Replay the graph."""
-        self._graph.replay()
-        return self._result
-
-
 class DeviceHeadBank(HeadBank):
     """The heads of one shape on a GPU, with captured steps and validations."""
 
     _steps: Steps | None = None
 
     @cached_property
-    def _judged(self) -> dict[int, Replay]:
+    def _judged(self) -> dict[int, cuda.Captured[torch.Tensor]]:
         return {}
 
     def learn(self, block: StepBlock | Queue, parts: Sequence[BatchPart]) -> None:
@@ -340,8 +328,8 @@ class DeviceHeadBank(HeadBank):
         """
         (heads,) = self.pieces
         if number not in self._judged:
-            self._judged[number] = Replay(lambda: judge(heads), heads.w1.device)
-        result: NDArray[np.float64] = self._judged[number]().cpu().numpy()
+            self._judged[number] = cuda.Captured(lambda stream: judge(heads), heads.w1.device)
+        result: NDArray[np.float64] = self._judged[number].replay().cpu().numpy()
         return result
 
 
@@ -353,6 +341,34 @@ class Steps:
         seeds: dropout seeds; head k has the masks of seed k % S, different in each layer.
         threshold: dropout threshold, 0 for none.
     """
+
+    def __init__(self, heads: Heads, lesson: StepSpec, queue: Queue, seeds: Sequence[int], threshold: int) -> None:
+        self._step = _Step(heads, lesson, queue, seeds, threshold)
+        self._loss_KB = torch.empty(len(heads), 0, device=heads.w1.device)
+        self._captured: cuda.Captured[torch.Tensor] | None = None
+
+    @property
+    def loss_K(self) -> torch.Tensor:
+        """Losses before the last step."""
+        return self._loss_KB.sum(1)
+
+    def take(self, count: int) -> None:
+        """Queue the first ``count`` scheduled steps.
+
+        The step is captured once ``count`` exceeds the warm-up runs, which are training steps too.
+        """
+        work = self._step
+        work.at.zero_()
+        work.heads.steps += count
+        if self._captured is None and count > cuda.WARM:
+            self._captured = cuda.Captured(lambda stream: work(), work.at.device)
+            count -= cuda.WARM
+        for _ in range(count):
+            self._loss_KB = work() if self._captured is None else self._captured.replay()
+
+
+class _Step:
+    """The scheduled step at a counter on the device; arguments as in :class:`Steps`."""
 
     def __init__(self, heads: Heads, lesson: StepSpec, queue: Queue, seeds: Sequence[int], threshold: int) -> None:
         self.heads, self.lesson, self.queue, self.threshold = heads, lesson, queue, threshold
@@ -369,29 +385,9 @@ class Steps:
         ]
         heads.start()  # allocate persistent buffers outside of the capture
         heads.lowered(0, features.dtype)
-        self._loss_KB = torch.empty(len(heads), 0, device=device)
-        self._replay: Replay | None = None
 
-    @property
-    def loss_K(self) -> torch.Tensor:
-        """Losses before the last step."""
-        return self._loss_KB.sum(1)
-
-    def take(self, count: int) -> None:
-        """Queue the first ``count`` scheduled steps.
-
-        The step is captured once ``count`` exceeds the warm-up runs, which are training steps too.
-        """
-        self.at.zero_()
-        self.heads.steps += count
-        if self._replay is None and count > cuda.WARM:
-            self._replay = Replay(self._one, self.at.device)
-            count -= cuda.WARM
-        for _ in range(count):
-            self._loss_KB = (self._replay or self._one)()
-
-    def _one(self) -> torch.Tensor:
-        """Perform the scheduled step at the counter."""
+    def __call__(self) -> torch.Tensor:
+        """Perform the step. Returns the losses before it."""
         now, lesson, features = self.now, self.lesson, self.queue.features
         self.queue.script.step(self.at, now)
         gather(self.queue.x_RD, now.row_nB[0], features.mean, features.scale, self.x_BD, self.queue.scale_R)

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from substyle.engine.backbones.export import TYPES
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch_compile import Mode, compiled
-from substyle.engine.cuda import capture, exact
+from substyle.engine.cuda import Captured, exact
 from substyle.engine.devices import Precision
 from substyle.engine.style_transfer.graphs import (
     PHASES,
@@ -75,21 +75,15 @@ class DeviceStyles:
         self.styles, self.side, self.precision, self.device = tuple(styles), side, precision, device
         module = StyleModule(generator, TYPES[precision]).eval()
         module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.canvas_BSSC = torch.zeros(piece, side, side, 3, dtype=torch.uint8, device=device)
+        canvas_BSSC = torch.zeros(piece, side, side, 3, dtype=torch.uint8, device=device)
+        self.canvas_BSSC = canvas_BSSC
         exact()
         if mode != "off":  # Triton kernels run between the compiled parts
             module.contracted = torch.compiler.disable(module.contracted)  # type: ignore[no-untyped-call]
-        run, self.fallback = compiled(module, self.canvas_BSSC, mode)
-        self._run: Callable[[], tuple[torch.Tensor, ...]] = lambda: run(self.canvas_BSSC)
+        run, self.fallback = compiled(module, canvas_BSSC, mode)
+        self._run: Callable[[], tuple[torch.Tensor, ...]] = lambda: run(canvas_BSSC)
         if device.type == "cuda":
-            _, graph, output = capture(lambda stream: run(self.canvas_BSSC), device)
-            pictures: tuple[torch.Tensor, ...] = output
-
-            def replay() -> tuple[torch.Tensor, ...]:
-                graph.replay()
-                return pictures
-
-            self._run = replay
+            self._run = Captured(lambda stream: run(canvas_BSSC), device).replay
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
         """Stylise a uint8 canvas (B, S, S, 3), any B. Returns a tensor like it on the device for each style."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from benchmarks.gpu_check import probe_replay, probe_solver, probe_tables, probe
 from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED
 from tests.benchmarks.conftest import Run
+from tests.fake_graphs import FakeGraphs
 
 from substyle.engine import cuda
 from substyle.engine.probes.config import ProbeConfig
@@ -28,20 +26,13 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def fake_capture(launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
-    """A graph that does its work when it is replayed, into the memory of the captured output."""
-    for _ in range(cuda.WARM):
-        output = launch(None)
-    return None, SimpleNamespace(replay=lambda: output.copy_(launch(None))), output
-
-
 @pytest.mark.usefixtures("steps_alone")
 @pytest.mark.parametrize("wrong", [False, True])
 def test_replayed_steps_are_held_against_float64_and_measured(
     run: Run, monkeypatch: pytest.MonkeyPatch, wrong: bool
 ) -> None:
     """With graphs that stand in for a GPU's, and once with a rate that does not change from step to step."""
-    monkeypatch.setattr(cuda, "capture", fake_capture)
+    monkeypatch.setattr(cuda, "_capture", FakeGraphs().capture)
     monkeypatch.setattr(probe_replay, "cannot", lambda bench: "")
     if wrong:
         right = probe_replay.schedule

@@ -160,21 +160,22 @@ class TensorRTGraph(Starts):
                 why = "; ".join(logger.lines) or "no reason given"
                 words = f"{trt.__name__} {trt.__version__} cannot run this engine on {device}"
                 raise EngineError(f"{words}; rebuild it: {why}")
-            self._context = self._engine.create_execution_context()
+            context = self._engine.create_execution_context()
             names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
             (output,) = [name for name in names if name != "canvas"]
             shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in names}
             canvas_BSSC = torch.zeros(shapes["canvas"], dtype=torch.uint8, device=device)
-            self._embedding_BD = torch.zeros(shapes[output], device=device)
-            self._context.set_tensor_address("canvas", canvas_BSSC.data_ptr())
-            self._context.set_tensor_address(output, self._embedding_BD.data_ptr())
-            self._captured = CapturedGraph(self._launch, canvas_BSSC)
-        self.batch, self.stream = len(canvas_BSSC), self._captured.stream
+            embedding_BD = torch.zeros(shapes[output], device=device)
+            context.set_tensor_address("canvas", canvas_BSSC.data_ptr())
+            context.set_tensor_address(output, embedding_BD.data_ptr())
 
-    def _launch(self, stream: torch.cuda.Stream) -> torch.Tensor:
-        if not self._context.execute_async_v3(stream.cuda_stream):
-            raise EngineError("TensorRT failed to run the engine")
-        return self._embedding_BD
+            def launch(stream: torch.cuda.Stream) -> torch.Tensor:
+                if not context.execute_async_v3(stream.cuda_stream):
+                    raise EngineError("TensorRT failed to run the engine")
+                return embedding_BD
+
+            self._captured = CapturedGraph(launch, canvas_BSSC)
+        self.batch, self.stream = len(canvas_BSSC), self._captured.stream
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
         """Start a batch (b, S, S, 3) uint8, b ≤ B, on the GPU or the host."""

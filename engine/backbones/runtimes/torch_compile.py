@@ -80,13 +80,14 @@ class TorchCompiled(Starts):
         typed = Typed(module, precision).eval().requires_grad_(False)
         # convolutions use the layout of the canvas
         typed.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.canvas_BSSC = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8, device=device)
+        canvas_BSSC = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8, device=device)
         exact()
-        self._run: Run
-        self._run, self.fallback = compiled(typed, self.canvas_BSSC, mode)
+        run: Run
+        run, self.fallback = compiled(typed, canvas_BSSC, mode)
+        self._run, self.canvas_BSSC = run, canvas_BSSC
         self._captured: CapturedGraph | None = None
         if device.type == "cuda":
-            self._captured = CapturedGraph(lambda stream: self._run(self.canvas_BSSC), self.canvas_BSSC)
+            self._captured = CapturedGraph(lambda stream: run(canvas_BSSC), canvas_BSSC)
         self.stream = self._captured.stream if self._captured else None
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:

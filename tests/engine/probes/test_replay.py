@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.engine.probes.conftest import CPU, Make, Quick
+from tests.fake_graphs import FakeGraphs, track
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from substyle.engine import cuda
@@ -27,31 +28,11 @@ from substyle.engine.store.table import EmbeddingTable
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@dataclass
-class Graphs:
-    """Records for each graph the number of warm-up runs and replays."""
-
-    replays: list[int] = field(default_factory=list)
-
-    def capture(self, launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
-        """Like the real one: runs the work as warm-up, but not during the capture."""
-        for _ in range(cuda.WARM):
-            result = launch(None)
-        output, number = result.clone(), len(self.replays)
-        self.replays.append(0)
-
-        def again() -> None:
-            output.copy_(launch(None))
-            self.replays[number] += 1
-
-        return None, SimpleNamespace(replay=again), output
-
-
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> FakeGraphs:
     """A CPU for which `replays` is true."""
-    made = Graphs()
-    monkeypatch.setattr(cuda, "capture", made.capture)
+    made = FakeGraphs()
+    monkeypatch.setattr(cuda, "_capture", made.capture)
     monkeypatch.setattr(trainer, "replays", lambda device: True)
     monkeypatch.setattr(heads, "takes_turns", lambda width, device: False)
     return made
@@ -63,7 +44,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def call() -> None:
         monkeypatch.setattr(cuda, "WARM", 1 << 40)
-        monkeypatch.setattr(heads, "Replay", lambda work, device: work)
+        monkeypatch.setattr(cuda, "Captured", lambda launch, device: SimpleNamespace(replay=lambda: launch(None)))
 
     return call
 
@@ -99,7 +80,7 @@ def assert_same(ours: dict[Setting, Trained], theirs: dict[Setting, Trained], *,
 
 @pytest.mark.parametrize("width", [0, 16])
 def test_replayed_steps_learn_what_the_host_s_do(
-    make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch, width: int
+    make_table: Make, quick: Quick, graphs: FakeGraphs, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     """With two seeds and individual rates, without dropout, whose masks differ on a GPU."""
     config = quick(dropout=0.0)
@@ -115,7 +96,7 @@ def test_replayed_steps_learn_what_the_host_s_do(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
 @pytest.mark.parametrize("steps", [3, 30])
 def test_what_is_captured_is_what_runs_by_itself(
-    make_table: Make, quick: Quick, graphs: Graphs, eager: Callable[[], None], dtype: torch.dtype, steps: int
+    make_table: Make, quick: Quick, graphs: FakeGraphs, eager: Callable[[], None], dtype: torch.dtype, steps: int
 ) -> None:
     """Bit-identical, with dropout, two widths and schedules of four steps."""
     table, config = make_table(), quick(dropout=0.2)
@@ -130,8 +111,23 @@ def test_what_is_captured_is_what_runs_by_itself(
     assert_same(ours, learned(table, settings, config, steps, dtype), bits=True)
 
 
+def test_captured_steps_end_with_the_training(
+    make_table: Make, quick: Quick, graphs: FakeGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a reference cycle: their memory is not left to the garbage collector."""
+    made = track(monkeypatch, heads, "_Step")
+    gc.collect()
+    gc.disable()
+    try:
+        learned(make_table(), [Setting(1e-2, 0.1, 0)], quick(dropout=0.0), 12)
+        assert graphs.replays == [12 - cuda.WARM, 1]
+        assert [step() for step in made] == [None]
+    finally:
+        gc.enable()
+
+
 def test_scripts_too_short_to_warm_up_run_eagerly(
-    make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch
+    make_table: Make, quick: Quick, graphs: FakeGraphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three steps at a time: none is captured, all are performed."""
     monkeypatch.setattr(trainer, "AHEAD", 3)
@@ -143,7 +139,7 @@ def test_scripts_too_short_to_warm_up_run_eagerly(
 
 
 @pytest.mark.parametrize("how", ["streamed", "int8"])
-def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: Graphs, how: str) -> None:
+def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: FakeGraphs, how: str) -> None:
     """Streamed windows of five steps: schedules are at most that long, and their rows stay valid."""
     table, settings = make_table(), [Setting(1e-2, 0.1, 0), Setting(1e-3, 0.1, 0)]
     config = quick(dropout=0.0, stream_buffer=1 << 16)
@@ -161,7 +157,9 @@ def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: Graphs, ho
             assert ours[setting].validation == pytest.approx(expected[setting].validation, abs=0.05)
 
 
-def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twins_and_their_parts(
+    make_table: Make, quick: Quick, graphs: FakeGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two losses over halves of each batch, with individual factors per head; two validations."""
     table = make_table()
     fine, semantic = the_task(table), semantic_task(table, 0)
@@ -182,7 +180,7 @@ def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, m
     assert_same(ours, run())
 
 
-def test_dropout_is_keyed_by_seed_and_step(make_table: Make, quick: Quick, graphs: Graphs) -> None:
+def test_dropout_is_keyed_by_seed_and_step(make_table: Make, quick: Quick, graphs: FakeGraphs) -> None:
     """Independent of what is captured together; other seeds draw other units."""
     table, setting = make_table(), Setting(1e-2, 0.1, 16)
     config = quick(dropout=0.5)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.engine.style_transfer.test_networks import SIDE, network, photographs
+from tests.fake_graphs import FakeGPU, fake_gpu
 
 from substyle.engine.style_transfer import graphs, networks
 from substyle.engine.style_transfer.graphs import StyleModule
@@ -107,36 +108,11 @@ def test_a_gpu_is_given_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_graph_is_replayed_for_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a fake CUDA graph whose replay runs the network and overwrites the captured outputs."""
-    replays: list[int] = []
-
-    class Graph:
-        def replay(self) -> None:
-            replays.append(len(replays))
-            for old, new in zip(made, launched(None), strict=True):
-                old.copy_(new)
-
-    made: tuple[torch.Tensor, ...] = ()
-    launched: Any = None
-
-    def capture(launch: Any, device: torch.device) -> Any:  # noqa: ANN401
-        nonlocal made, launched
-        launched, made = launch, launch(None)
-        return None, Graph(), made
-
-    class Device:
-        type = "cuda"
-
-    right = torch.zeros
-    monkeypatch.setattr(networks, "capture", capture)
-    monkeypatch.setattr(torch, "zeros", lambda *shape, dtype, device: right(*shape, dtype=dtype))
-    monkeypatch.setattr(torch, "empty_like", lambda x, device: torch.empty(x.shape, dtype=x.dtype))
-    monkeypatch.setattr(StyleModule, "to", lambda module, *given, **how: module)
-    names = ("style_wave",)
-    net = DeviceStyles(generator_for(names), names, side=SIDE, precision="fp32", device=Device(), piece=2, mode="off")  # type: ignore[arg-type]
+    made, names, device = fake_gpu(monkeypatch), ("style_wave",), FakeGPU()
+    net = DeviceStyles(generator_for(names), names, side=SIDE, precision="fp32", device=device, piece=2, mode="off")  # type: ignore[arg-type]
     pictures = net(photographs(3))["style_wave"]
     monkeypatch.undo()
-    assert len(replays) == 2
+    assert made.replays == [2]
     assert torch.equal(pictures, in_torch(names)(photographs(3))["style_wave"])
 
 
