@@ -331,7 +331,9 @@ def _note(store: Place, verdict: Verdict, before: bytes | None) -> None:
     """
     broken = {key: names for key, names in verdict.broken.items() if names}
     damaged = {finding.path for finding in verdict.damage}
-    files = tuple(name for name in verdict.files("catalog", "journal") if name in damaged and (store / name).is_file())
+    # names of files, some of which are missing, and no words for where damage is
+    named = [name for name in verdict.files("catalog", "journal") if name in damaged]
+    files = tuple(name for name in named if (store / name).is_file() or _OURS.fullmatch(name))
     found = Damage(broken, files, verdict.files("metadata"))
     if not found and before is None:
         return

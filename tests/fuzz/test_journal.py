@@ -65,6 +65,17 @@ def test_verify_and_embed_mend_what_is_spoilt(sound: Sound, kind: str, cases: in
     examine(check, st.one_of(contents(data, kind), st.none()), cases=cases // 20)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_missing_is_made_again(sound: Sound, kind: str, folder: bool) -> None:
+    """A file that is gone, or has a folder in its place."""
+    path = file_of(sound, kind)
+    put(path, None)
+    if not folder:
+        path.rmdir()
+    assert mend(sound) is not None
+
+
 def forged(data: bytes, kind: str) -> st.SearchStrategy[bytes]:
     """Files that are what their names say, but that no run has written."""
     if kind == "loose":
