@@ -59,14 +59,20 @@ demo families:
 photographs: setup
 	$(BIN)/python -m substyle.pipelines.packaged_photographs $(PHOTOGRAPHS)
 
+TRITONS := build/triton-3.6.0 build/triton-3.7.1
+
 # many tests start processes, each of which would compile the package where bytecode is not kept
 test test-slow: export PYTHONDONTWRITEBYTECODE :=
 
 test: setup
 	$(BIN)/pytest -m "not slow" $(AT_ONCE)
 
-test-slow: setup
+test-slow: setup $(TRITONS)
 	$(BIN)/pytest $(AT_ONCE)
+
+# a folder with a Triton that some torch pins; without it the test that compiles kernels under it is skipped
+build/triton-%: | $(INSTALLED)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$*
 
 lint: setup
 	$(BIN)/ruff check .

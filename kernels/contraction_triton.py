@@ -46,8 +46,8 @@ def _contract(maps, factors, offsets, kernel, out, tile_means, tile_squares, ima
         row, column = tl.abs(y + tap // 3 - 1), tl.abs(x + tap % 3 - 1)
         level = tl.load(corner + ((row * width + column) * CHANNELS)[:, None], mask=inside, other=0.0)
         level = (level.to(tl.float32) * factor + offset).to(maps.dtype.element_ty)
-        # two values at once in 16 bits
-        level = tl.maximum(level, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        # two values at once in 16 bits; before Triton 3.9 the maximum is float32
+        level = tl.maximum(level, 0.0, propagate_nan=tl.PropagateNan.ALL).to(maps.dtype.element_ty)
         total = tl.dot(level, tl.load(weights + tap * CHANNELS * MADE), total, input_precision="ieee")
     level = total.to(maps.dtype.element_ty)
     tl.store(out + (result * pixels + pixel[:, None]) * MADE + made[None, :], level, mask=inside)
