@@ -13,7 +13,7 @@ import pytest
 from tests.crash.conftest import Whole
 from tests.crash.harness import MORE, Witness, copy, differences, embed
 from tests.crash.moments import begun
-from tests.crash.processes import Fault, Limits, Warm
+from tests.crash.processes import Ended, Fault, Limits, Warm
 
 CHUNK = 8 * 768 * 2  # bytes of one shard's chunk
 
@@ -76,18 +76,22 @@ def test_a_full_disk(warm: Warm, finished: Whole, tmp_path: Path, room: int) -> 
         folder = disk / "stores"
         store = folder / "s.zarr"
         arguments = embed(finished.images, store)
-        warm(arguments).wait().require(1, str(folder), os.strerror(28))
+        full(warm(arguments).wait(), folder)
         witness = Witness(finished.store)
         done = witness.look(store)
         assert done > 0 or room < 500_000
-        ended = warm(arguments).wait()  # still full: seen when something is written, or before
-        assert ended.code in (1, 2)
-        ended.require(ended.code, str(folder), os.strerror(28) if ended.code == 1 else "enough room")
+        full(warm(arguments).wait(), folder)
         witness.look(store)
         ballast.unlink()
         warm(arguments).wait().require(0)
         witness.look(store)
         assert differences(store, finished.store) == []
+
+
+def full(ended: Ended, folder: Path) -> None:
+    """A run says that the disk is full: when something cannot be written, or before, when embeddings cannot fit."""
+    assert ended.code in (1, 2)
+    ended.require(ended.code, str(folder), os.strerror(28) if ended.code == 1 else "enough room")
 
 
 def fails_at(warm: Warm, folder: Path, reference: Whole, at: int, error: str) -> None:
