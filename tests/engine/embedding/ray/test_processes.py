@@ -18,7 +18,11 @@ from tests.engine.embedding.ray.shards import chunks, embed, left
 from substyle.engine.store import journal
 from substyle.engine.store.store import EmbeddingStore
 
-pytestmark = pytest.mark.slow
+CORES = os.cpu_count() or 1
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CORES < 2, reason=f"Ray needs a CPU for each of two workers; there is {CORES}"),
+]
 SLOW = "identity,slow"
 # so that there is time to kill somebody
 PLUGIN = """
@@ -42,12 +46,14 @@ def slow(tmp_path: Path) -> Path:
 
 
 def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """A run in a process group of its own."""
+    """A run in a process group of its own, on all cores: a worker of pytest-xdist has one, and Ray as many CPUs."""
     with log.open("wb") as out:
-        return subprocess.Popen(
+        run = subprocess.Popen(
             [sys.executable, "-m", "substyle.engine.cli", *arguments],
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+    os.sched_setaffinity(run.pid, range(CORES))  # before its interpreter starts a thread
+    return run
 
 
 def until(condition: Callable[[], object], run: subprocess.Popen[bytes] | None = None) -> None:
