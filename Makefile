@@ -88,7 +88,7 @@ bench: setup
 
 # make gpu-check               on a machine with a GPU: holds every claim about GPUs against it; installs nothing;
 #                              fails where there is no GPU
-# make gpu-check ONLY=kernels  one part of it
+# make gpu-check ONLY=kernels,probes  some parts of it
 gpu-check:
 	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(ONLY),--only $(ONLY))
 

@@ -1,4 +1,4 @@
-"""The command line: ``python3 -m benchmarks.gpu_check [--only PART] [--seconds S] [--out FILE] [--fake-device]``."""
+"""The command line: ``python3 -m benchmarks.gpu_check [--only PARTS] [--seconds S] [--out FILE] [--fake-device]``."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without a GPU nothing is checked, which is an error.
     """
     parser = argparse.ArgumentParser(prog="gpu_check", description="Check and measure everything that runs on a GPU.")
-    parser.add_argument("--only", action="append", choices=list(parts.PARTS), metavar="PART", default=None,
-                        help=f"a part; may be given again. Parts: {', '.join(parts.PARTS)}")  # fmt: skip
+    parser.add_argument("--only", action="extend", type=_names, metavar="PARTS", default=None,
+                        help=f"these parts alone, separated by commas: {', '.join(parts.PARTS)}")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time for all parts (default %(default)s)")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="the JSON file that keeps the rows "
                         "(default: a new one in benchmarks/results, in runs of a rehearsal)")  # fmt: skip
@@ -49,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(rows))
     print(f"\n{goals.table(rows, fake=options.fake_device, card=bench.card or bench.name)}\n\nkept in {out}")
     return 1 if any(row.status == FAILED for row in rows) else 0
+
+
+def _names(text: str) -> list[str]:
+    """Names of parts, separated by commas."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in parts.PARTS]:
+        raise argparse.ArgumentTypeError(f"got {', '.join(map(repr, unknown))}; allowed: {', '.join(parts.PARTS)}")
+    return names
 
 
 def new_file(bench: Bench) -> Path:

@@ -7,6 +7,7 @@ import importlib.util
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench, OutOfTime
 from benchmarks.gpu_check.rows import FAILED, Job, Row, check, document, save, skipped
+from benchmarks.gpu_check.stand_ins import stand_ins
 from substyle.engine import cache
 
 # in order of value for the time they take, with the share of the time that each may have
@@ -68,7 +70,9 @@ def _rows(name: str, bench: Bench) -> Iterator[Row]:
 def _jobs(name: str, bench: Bench) -> Iterator[Job]:
     """The pieces of a part; if it dies while it is imported or between two of them, a last piece dies of the same."""
     try:
-        yield from importlib.import_module(f"benchmarks.gpu_check.{name}").run(bench)
+        with stand_ins() if name == "probes" else nullcontext():
+            part = importlib.import_module(f"benchmarks.gpu_check.{name}")
+        yield from part.run(bench)
     except ImportError as error:  # of the first library that is missing, which may be one that another brings along
         lacks = ", ".join(f"No module named {needed!r}" for needed in NEEDS.get(name, ()) if not _there(needed))
         yield name, partial(_die, ImportError(lacks) if lacks else error)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import photographs
 from benchmarks.gpu_check import goals, networks, tolerances
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
@@ -57,6 +56,8 @@ def _device(bench: Bench) -> str:
 def files(count: int, side: int) -> list[bytes]:
     """Encoded photographs: those of SUBSTYLE_PHOTOGRAPHS, else smooth random fields of ImageNet's size."""
     if "SUBSTYLE_PHOTOGRAPHS" in os.environ:
+        from benchmarks import photographs  # needs libraries that a bare machine lacks
+
         return [record.read() for record in photographs.records(count)]
     fields = [Image.fromarray(field.numpy()).resize((WIDTH, HEIGHT)) for field in networks.canvases(8, side)]
     made = [_encoded(field, "JPEG", quality=90, subsampling=(2, 2, 0)[i % 3]) for i, field in enumerate(fields)]

