@@ -18,7 +18,7 @@ $(error EXTRA: got '$(EXTRA)'; allowed: cpu, gpu)
 endif
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup package-weights demo families photographs test test-slow lint docs format bench gpu-check clean
+.PHONY: setup package-weights demo families photographs test test-slow test-part lint docs format bench gpu-check clean
 
 setup: $(INSTALLED)
 
@@ -62,7 +62,7 @@ photographs: setup
 TRITONS := build/triton-3.6.0 build/triton-3.7.1
 
 # many tests start processes, each of which would compile the package where bytecode is not kept
-test test-slow: export PYTHONDONTWRITEBYTECODE :=
+test test-slow test-part: export PYTHONDONTWRITEBYTECODE :=
 
 test: setup
 	$(BIN)/pytest -m "not slow" $(AT_ONCE)
@@ -73,6 +73,13 @@ test-slow: setup $(TRITONS)
 # a folder with a Triton that some torch pins; without it the test that compiles kernels under it is skipped
 build/triton-%: | $(INSTALLED)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$*
+
+# the part of the slow tests that SLOW seconds allow: first those beside what has changed SINCE a revision, then others
+# with each commit
+SLOW ?= 75
+SINCE ?= HEAD~1
+test-part: setup
+	$(BIN)/pytest --slow-part $(SLOW) --since $(SINCE) -n auto --maxprocesses 8 --dist load --maxschedchunk 1
 
 lint: setup
 	$(BIN)/ruff check .
