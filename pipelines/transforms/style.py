@@ -9,8 +9,8 @@ from substyle.pipelines.transforms.base import REGISTRY, Role, Transformation, r
 MULTISTYLE, ARBITRARY = "multistyle", "arbitrary"  # names of the networks
 
 
-def _register(name: str, role: Role, network: str) -> None:
-    register(Transformation(name, "style", role, "network", version=2, network=network))
+def _register(name: str, role: Role, network: str, version: int = 2) -> None:
+    register(Transformation(name, "style", role, "network", version=version, network=network))
 
 
 _register("style_starry", "train", MULTISTYLE)
@@ -20,7 +20,7 @@ _register("style_wave", "held_out", MULTISTYLE)
 _register("style_fauvist", "held_out", MULTISTYLE)
 # another generator, not in the default suite
 for _name in ("style_arbitrary", "style_tissue", "style_bricks", "style_gravel", "style_retina"):
-    _register(_name, "held_out", ARBITRARY)
+    _register(_name, "held_out", ARBITRARY, version=3)
 
 
 def by_generator(names: Sequence[str]) -> dict[str, list[int]]:
