@@ -78,7 +78,7 @@ build/triton-%: | $(INSTALLED)
 # with each commit
 SLOW ?= 75
 SINCE ?= HEAD~1
-test-part: setup
+test-part: setup $(TRITONS)
 	$(BIN)/pytest --slow-part $(SLOW) --since $(SINCE) -n auto --maxprocesses 8 --dist load --maxschedchunk 1
 
 lint: setup
