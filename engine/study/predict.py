@@ -61,6 +61,8 @@ def predict(
     backbone = registry.load(
         str(facts["backbone"]), registry.LoadContext(canvas, config.graph_images, seed, checkpoint)
     )
+    if not isinstance(facts.get("network"), dict):
+        raise SubstyleError(f"{probe_path}: does not record its network, as of an older version; train it again")
     if changed := changes(facts["network"], network_identity(backbone.spec.describe()), "in training"):
         raise SubstyleError(f"{probe_path}: {facts['backbone']} has changed: {'; '.join(changed)}")
     embed: Embed
