@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -91,7 +92,7 @@ def require_study(
     own = replace(study, embed=replace(study.embed, device="cpu", runtime="auto"), executor=HERE)
     named = images or study.images
     entry = store.manifest().sources[0]
-    if named is not None and not is_remote(named) and not Path(named).exists():
+    if named is not None and _gone(named):
         if absolute_root(str(named)) != entry.root:
             raise PhotographsError(f"{store.path}: embedded from {entry.root}, not {named}; {STUDY.other}")
         print(f"{named}: not found, so its photographs are not compared with {store.path}", file=sys.stderr)
@@ -108,6 +109,11 @@ def require_study(
     require_asked(store, [each for each in own.backbones if stored.issuperset(each.names)], pipeline, AUTO, AUTO)
 
 
+def _gone(photographs: Path | str) -> bool:
+    """Whether photographs are no longer where they were; patterns of file names are not looked up."""
+    return not is_remote(photographs) and not re.search(r"[*?\[{]", str(photographs)) and not Path(photographs).exists()
+
+
 def require_elsewhere(study: Study, out: Path, *, quiet: bool = False) -> None:
     """Check that stores of domains and shifts in an output folder have the photographs of a study as they are now.
 
@@ -120,7 +126,7 @@ def require_elsewhere(study: Study, out: Path, *, quiet: bool = False) -> None:
     for title, folder, path, settings, limit in places:
         if not catalog.exists(path):
             continue
-        if not is_remote(folder) and not Path(folder).exists():
+        if _gone(folder):
             print(f"{title}: {folder} not found, so its photographs are not compared with {path}", file=sys.stderr)
             continue
         plan = plan_elsewhere(title, folder, path, settings, embed, source=study.source, limit=limit)
