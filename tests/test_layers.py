@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("kernels", "engine.cache", "engine.hardware", "engine.observability"),
+    ("kernels",),
+    ("engine.cache", "engine.hardware", "engine.observability"),
     ("pipelines", "engine.devices", "engine.cuda"),
     ("engine.backbones",),
     ("engine.store", "engine.style_transfer"),
