@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
-import os
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from substyle.kernels import files as doors
+
 _MAGIC = b"substyle"  # followed by the SHA-256 of the entry's name and data, then the data
 _HEAD = len(_MAGIC) + 32
-_FOLDERS = ("native", "inductor", "timings")  # files of compilers, in formats of their own
+_FOLDERS = ("native", "inductor", "triton", "timings")  # files of compilers, in formats of their own
 EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
 
 
 def root() -> Path:
     """Cache folder: $SUBSTYLE_CACHE, else ``substyle`` in $XDG_CACHE_HOME or ~/.cache."""
-    named = os.environ.get("SUBSTYLE_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "substyle"
+    return doors.cache_root()
 
 
 def key(facts: dict[str, Any]) -> str:
@@ -71,18 +68,24 @@ def fetch_once(name: str, make: Callable[[], bytes]) -> bytes:
     data = read(name)
     if data is not None:
         return data
-    path = root() / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with doors.locked(_placed(f"{name}.lock")):
         return fetch(name, make)
 
 
+def _placed(name: str) -> Path:
+    """Path of an entry to write, in a private folder."""
+    *folders, last = name.split("/")
+    return doors.cache_folder(*folders) / last
+
+
 def read(name: str) -> bytes | None:
-    """Return a cached entry, or None if it is missing or its checksum does not match."""
+    """Return a cached entry, or None if it is missing or its checksum does not match.
+
+    Raises UnsafeFileError if other users can change it: entries are parsed by native libraries, and believed.
+    """
     path = root() / name
     try:
-        raw = path.read_bytes()
+        raw = doors.read_private(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     data = memoryview(raw)[_HEAD:]
@@ -94,7 +97,7 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, data: bytes) -> None:
     """Write a cache entry with its checksum."""
-    replace(root() / name, _head(name, data) + data)
+    replace(_placed(name), _head(name, data) + data)
 
 
 def _head(name: str, data: bytes | memoryview) -> bytes:
@@ -105,16 +108,8 @@ def _head(name: str, data: bytes | memoryview) -> bytes:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file atomically: under a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115 - closed below, then renamed
-    try:
-        with temporary as file:
-            file.write(data)
-        os.replace(temporary.name, path)
-    except BaseException:
-        Path(temporary.name).unlink(missing_ok=True)
-        raise
+    """Write a file atomically, for this user alone."""
+    doors.write(path, data, mode=0o600)
 
 
 def files() -> dict[Path, int]:
@@ -140,13 +135,25 @@ def clean() -> int:
     """Remove all files of the cache, which are made again when needed. Returns their size in bytes."""
     removed = files()
     for path in removed:
-        path.unlink(missing_ok=True)
+        doors.remove(path)
     return sum(removed.values())
 
 
 def remember(kind: str, facts: dict[str, Any], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - plain JSON
     """Return a JSON value that depends only on ``facts``; computed once, then read from the cache."""
     return json.loads(fetch(f"{kind}/{key(facts)}.json", lambda: json.dumps(make()).encode()))
+
+
+def note(kind: str, facts: dict[str, Any]) -> None:
+    """Remember that this user has done something. Without a writable cache it is forgotten."""
+    with suppress(OSError):
+        if not noted(kind, facts):
+            write(f"{kind}/{key(facts)}", b"noted")
+
+
+def noted(kind: str, facts: dict[str, Any]) -> bool:
+    """Whether `note` was called with these facts by this user, which no file of somebody else can pretend."""
+    return read(f"{kind}/{key(facts)}") is not None
 
 
 @functools.cache

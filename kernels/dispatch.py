@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
 
 _GRID = 65535  # programs along the second axis of a CUDA grid
@@ -37,8 +38,14 @@ def on_triton(tensor: torch.Tensor) -> bool:
 
 @cache
 def installed() -> bool:
-    """Whether Triton, an optional dependency, is installed."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether Triton, an optional dependency, is installed. Its kernels are then compiled in our cache.
+
+    Raises UnsafeFileError if other users can change that folder.
+    """
+    found = importlib.util.find_spec("triton") is not None
+    if found:
+        files.require_compiler_caches()
+    return found
 
 
 def expect(

@@ -13,11 +13,12 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from substyle.kernels import files
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _X86 = ("-mprefer-vector-width=512",)  # gcc halves its vectors otherwise
@@ -42,13 +43,16 @@ def state(name: str) -> str:
 def _loaded(name: str) -> tuple[ctypes.CDLL | None, str]:
     try:
         path = _compiled(Path(__file__).with_name(f"{name}.c"))
-        return ctypes.CDLL(str(path)), str(path)
+        return ctypes.CDLL(str(files.require_private(path))), str(path)
     except (Unavailable, OSError) as error:
         return None, f"no compiled kernel: {error}"
 
 
 def _compiled(source: Path) -> Path:
-    """The shared library of a C file, compiled if missing. Safe for concurrent processes."""
+    """The shared library of a C file, compiled if missing. Safe for concurrent processes.
+
+    Raises UnsafeFileError if other users can change its folder.
+    """
     if not source.is_file():
         raise Unavailable(f"{source} is missing")
     command = _compiler()
@@ -56,17 +60,15 @@ def _compiled(source: Path) -> Path:
     flags = [*_FLAGS, *(_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
     facts = [source.read_text(), *command, *flags, _version(command), openmp.name, _processor()]
     digest = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
-    path = _folder() / f"{source.stem}-{digest}.so"
+    path = files.cache_folder("native") / f"{source.stem}-{digest}.so"
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        parts = Path(place) / "part.o", Path(place) / "whole.so"
+    with files.scratch(path.parent) as place:
+        parts = place / "part.o", place / "whole.so"
         _run([*command, *flags, "-c", str(source), "-o", str(parts[0])])
         # by path: -fopenmp would link the compiler's OpenMP library, with its own threads
         _run([*command, "-shared", str(parts[0]), str(openmp), "-lm", "-o", str(parts[1])])
-        os.replace(parts[1], path)
-    return path
+        return files.write(path, parts[1].read_bytes(), mode=0o600)
 
 
 def _compiler() -> list[str]:
@@ -115,10 +117,3 @@ def _processor() -> str:
         kinds = ("model name", "flags", "Features", "CPU part")
         return "|".join(sorted({line for line in info.read_text().splitlines() if line.startswith(kinds)}))
     return platform.processor() or platform.machine()
-
-
-def _folder() -> Path:
-    """Cache folder: "native" in $SUBSTYLE_CACHE, else in substyle under $XDG_CACHE_HOME or ~/.cache."""
-    named = os.environ.get("SUBSTYLE_CACHE")
-    root = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "substyle"
-    return root.expanduser() / "native"

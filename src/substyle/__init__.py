@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from substyle.kernels.files import name_compiler_caches
+
 if TYPE_CHECKING:
     from substyle.engine.config import BackboneChoice as BackboneChoice
     from substyle.engine.config import EmbedConfig as EmbedConfig
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from substyle.pipelines.sources import open_source as open_source
 
 __version__ = "0.1.0"
+name_compiler_caches()  # here, because every module is imported after this one, and torch after it
 _MODULES = {
     "engine.config": ("BackboneChoice", "EmbedConfig", "Study"),
     "engine.study.file": ("load_study",),

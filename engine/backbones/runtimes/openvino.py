@@ -6,12 +6,10 @@ import functools
 import hashlib
 import io
 import sys
-import tempfile
 import xml.etree.ElementTree as ET
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from substyle.engine import cache
 from substyle.engine.backbones.spec import AsyncResult, Concatenated, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import Precision
+from substyle.kernels.files import scratch
 
 # Rounding in the first layers affects all later features and is most of the error of bf16 in networks of depthwise
 # convolutions. OpenVINO keeps layers in float32 if their IR has the attribute ``precise``.
@@ -61,8 +60,8 @@ def with_float32_layers(model: Any, count: int) -> Any:  # noqa: ANN401 - OpenVI
         if seen > count:
             break
         first.add(op.get_friendly_name())
-    with tempfile.TemporaryDirectory() as folder:
-        xml, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+    with scratch() as folder:
+        xml, weights = folder / "graph.xml", folder / "graph.bin"
         ov.serialize(model, str(xml), str(weights))
         tree = ET.parse(xml)
         for layer in tree.iter("layer"):

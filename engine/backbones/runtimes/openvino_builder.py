@@ -7,11 +7,9 @@ import importlib
 import io
 import logging
 import struct
-import tempfile
 from collections.abc import Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from substyle.engine.backbones.runtimes.openvino import (
 from substyle.engine.backbones.spec import Embed, Starts
 from substyle.engine.devices import INT8, Precision, as_precision
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.files import scratch
 
 _LENGTH = struct.Struct("<Q")  # length of the graph's XML, which precedes the weights
 
@@ -74,8 +73,8 @@ def quantised(onnx: bytes, batches_GSSC: Sequence[NDArray[np.uint8]], *, unquant
 def _packed(model: Model) -> bytes:
     import openvino as ov
 
-    with tempfile.TemporaryDirectory() as folder:
-        xml, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+    with scratch() as folder:
+        xml, weights = folder / "graph.xml", folder / "graph.bin"
         ov.serialize(model, str(xml), str(weights))
         text = xml.read_bytes()
         return _LENGTH.pack(len(text)) + text + weights.read_bytes()

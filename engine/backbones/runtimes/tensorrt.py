@@ -23,6 +23,7 @@ from substyle.engine.backbones.spec import Embed, Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph
 from substyle.engine.devices import EightBits, Precision, as_eight_bits, as_precision, graph_batch, missing
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.files import cache_folder, read_private
 
 if TYPE_CHECKING:
     import onnx
@@ -103,7 +104,7 @@ def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -
     config.add_optimization_profile(profile)
     timing = timing if trt.__name__ == "tensorrt" else None  # tensorrt_rtx does not time kernels
     if timing is not None:
-        kept = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
+        kept = config.create_timing_cache(read_private(timing) if timing.is_file() else b"")
         config.set_timing_cache(kept, ignore_mismatch=True)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -274,7 +275,7 @@ class TensorRTBuilder(RuntimeBuilder):
     def _build(self, mixture: PrecisionPolicy) -> bytes:
         name = self.source.spec.name
         print(f"{name}: building a TensorRT engine in {mixture.precision} (cached)", file=sys.stderr)
-        timing = cache.root() / TIMINGS / f"{engine_key('timings', gpu=self.target.identity)}.cache"
+        timing = cache_folder(TIMINGS) / f"{engine_key('timings', gpu=self.target.identity)}.cache"
         return build(self.graph(mixture), batch=self.batch, canvas=self.canvas, timing=timing)
 
     def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:

@@ -6,7 +6,6 @@ runs uncompiled, on a GPU still in a CUDA graph.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 
-from substyle.engine import cache
 from substyle.engine.backbones.export import Preprocessed, Typed, as_typed
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
@@ -22,9 +20,9 @@ from substyle.engine.backbones.spec import Embed, Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph, as_batch, exact
 from substyle.engine.devices import Precision, as_precision
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import require_compiler_caches
 
 Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
-CODE = "inductor"  # folder in the cache
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -32,8 +30,7 @@ def compiled(module: Callable[..., Any], example: torch.Tensor, mode: Mode) -> t
     """Compile a module for the shape of an example. Returns the module itself and the reason if that fails."""
     if mode == "off":
         return module, None
-    # generated code is kept in our cache, for later runs and other workers
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.root() / CODE))
+    require_compiler_caches()  # generated code is kept there, for later runs and other workers
     # earlier modules count against torch's limit of recompilations
     torch._dynamo.reset()
     run = torch.compile(module, mode=mode, dynamic=False)
