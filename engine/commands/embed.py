@@ -21,7 +21,7 @@ from substyle.engine.store.lock import Part
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import definitions
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
+from substyle.pipelines.sources import Source, absolute_root, describe, open_source
 from substyle.pipelines.transforms.registry import suite, suite_name
 
 
@@ -79,12 +79,12 @@ def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source
     """Open the given photographs, else those of the store, with the options recorded in the store."""
     entries = store.manifest().sources if store and store.has_manifest() else ()
     if options.images is None:
-        if not entries:
+        if store is None or not entries:
             raise MissingError("IMAGES", "name a folder of photographs, or an existing store")
-        return identity.open_entry(dataclasses.replace(entries[0], name=""))
+        return identity.open_recorded(store, dataclasses.replace(entries[0], name=""))
     root = absolute_root(str(options.images))
     own = next((entry for entry in entries if entry.root == root), None)
-    base = SourceConfig.from_options({"kind": own.kind, **own.options}) if own else None
+    base = identity.recorded_config(store, own) if store and own else None
     return open_source(options.images, source_config(options, base))
 
 

@@ -353,6 +353,7 @@ def _add_missing(store: EmbeddingStore, plan: EmbedPlan) -> None:
         )
     given = [record.split for record in new]
     store.add_images([record.key for record in new], label_N, names, split_N, given=given, source=entry)
+    identity.remember(store, entry)
 
 
 def _fractions(known: Manifest | None, source: Source) -> Fractions:

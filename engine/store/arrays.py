@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial, reduce
+from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.store.files import flush, make_folder, naming, replace_durably, writing
 from substyle.engine.store.layout import CHUNKS, METADATA, Codec, Dtype, OverflowError16, StoreError, StoreSettings
+from substyle.kernels import files as doors
 from substyle.pipelines.storage import ObjectPlace, Place, each
 
 if TYPE_CHECKING:
@@ -219,16 +220,23 @@ def write_chunk(chunk: Place, rows_RD: NDArray[Any], settings: StoreSettings) ->
 
 
 def _write_file(chunk: Path, data: memoryview) -> None:
-    if chunk.parent.is_dir():  # of an interrupted run, or a chunk that is embedded again
-        shutil.rmtree(chunk.parent)
+    # of an interrupted run, or a chunk that is embedded again
+    doors.remove(chunk.parent, root=_array_folder(chunk))
     chunk.parent.mkdir(parents=True)
-    partial = chunk.with_suffix(".partial")  # readers must never see a partial chunk
-    with partial.open("wb", buffering=0) as file:
-        done = 0
-        while done < len(data):
-            done += file.write(data[done:])
-        os.fsync(file.fileno())
-    os.replace(partial, chunk)
+    doors.write(chunk, data, durable=True)
+
+
+def _array_folder(chunk: Path) -> Path:
+    return chunk.parents[_depth(chunk)]
+
+
+def open_chunk(chunk: Path) -> BufferedReader:
+    """Open the file of a chunk for reading. Raises OSError, or StoreError if it is reached through a link."""
+    folder = _array_folder(chunk)
+    try:
+        return doors.open_inside(folder, chunk.relative_to(folder).as_posix())
+    except doors.UnsafeFileError as error:
+        raise StoreError(f"{error}; run substyle verify") from error
 
 
 def flush_folders(chunks: Iterable[Place]) -> None:
@@ -343,6 +351,13 @@ def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: N
         raise _unreadable(path, error) from error
 
 
+def _whole(path: Place) -> bytes:
+    if isinstance(path, ObjectPlace):
+        return path.read_bytes()
+    with open_chunk(path) as file:
+        return file.read()
+
+
 @contextmanager
 def _reading(path: Place, like_RD: NDArray[Any], codec: Codec) -> Iterator[Read]:
     """Yield a function that reads consecutive rows of a chunk, from the first on, into a contiguous array.
@@ -357,7 +372,7 @@ def _reading(path: Place, like_RD: NDArray[Any], codec: Codec) -> Iterator[Read]
             raise StoreError(f"{path}: truncated; run substyle verify")
 
     if codec != "none":
-        data = path.read_bytes()
+        data = _whole(path)
         try:
             whole = decode(data, codec, like_RD.dtype, like_RD.shape[1]).data.cast("B")
         except (ValueError, RuntimeError) as error:
@@ -366,7 +381,7 @@ def _reading(path: Place, like_RD: NDArray[Any], codec: Codec) -> Iterator[Read]
     elif isinstance(path, ObjectPlace):
         yield partial(read, lambda place, offset: _copy(path.read_range(offset, len(place)), place))
     else:
-        with path.open("rb", buffering=0) as file:
+        with open_chunk(path) as file:
             yield partial(read, partial(_copy_from_file, file.fileno()))
 
 

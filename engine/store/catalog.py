@@ -21,6 +21,7 @@ from substyle.engine.store.layout import (
     StoreError,
     StoreSettings,
     changes,
+    is_array_name,
     network_identity,
     slug,
 )
@@ -115,7 +116,7 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
         found = {}
         for row in content["transformations"]:
             made = Definition(row["definition"], row["hash"])
-            good = good and isinstance(made.definition["name"], str) and isinstance(made.definition["coarse"], str)
+            good = good and is_array_name(made.definition["name"]) and isinstance(made.definition["coarse"], str)
             good = good and made.definition["role"] in _ROLES and isinstance(made.hash, str)
             found[made.name] = made
         if not good or path.name.rpartition("-")[0] != slug(name):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from substyle.engine.store import journal, lock, manifest
+from substyle.engine.store import catalog, journal, lock, manifest
 from substyle.engine.store.files import (
     clear_temporary,
     digest,
@@ -30,7 +30,7 @@ from substyle.engine.store.files import (
     write_durably,
     writing,
 )
-from substyle.engine.store.layout import ARRAYS, StoreError
+from substyle.engine.store.layout import ARRAYS, METADATA, StoreError
 from substyle.engine.store.records import (
     INDEX_SCHEMA,
     Record,
@@ -40,6 +40,7 @@ from substyle.engine.store.records import (
     index_rows,
     together,
 )
+from substyle.kernels.files import UnsafeFileError, inside, is_regular, relative
 from substyle.pipelines.storage import Place, at_once
 
 RECORDS = 256  # number of loose records that triggers compaction
@@ -199,7 +200,7 @@ def clear_leftovers(store: Place) -> None:
             for folder in (manifest.FOLDER, journal.FOLDER, f"{journal.FOLDER}/{journal.DETAILS}", ""):
                 clear_temporary(store / folder)
             for half in _metadata(store):
-                half.unlink(missing_ok=True)
+                remove(half)
             clear_temporary(store.parent, store.name)  # a process killed while another created the store
     with writing(store):
         clear_unnamed(store)
@@ -224,6 +225,12 @@ def _metadata(store: Path) -> Iterator[Path]:
 # Damage found by `verify`, stored until `embed` repairs it. `verify` changes nothing else in a store, so a second run
 # finds the same. Readers refuse damaged backbones.
 NAME = "damage.json"
+# what the note may name; a store may be somebody else's, and `embed` removes what it names
+_FILES = re.compile(
+    rf"{catalog.FOLDER}/[^/.][^/]*\.json|{journal.FOLDER}/[^/.][^/]*\.(json|parquet)"
+    rf"|{journal.FOLDER}/{journal.DETAILS}/[^/.][^/]*\.parquet"
+)
+_NODES = re.compile(rf"({ARRAYS}/([^/]+/){{0,2}})?{re.escape(METADATA)}")
 
 
 @dataclass(frozen=True)
@@ -252,11 +259,22 @@ def read(store: Place) -> Damage | None:
     try:
         content = json.loads(path.read_bytes())
         chunks = {(int(shard), str(slug)): {str(name) for name in names} for shard, slug, names in content["chunks"]}
-        return Damage(chunks, tuple(map(str, content["files"])), tuple(map(str, content["metadata"])))
+        names = {kind: _named(content[kind], known) for kind, known in (("files", _FILES), ("metadata", _NODES))}
+        return Damage(chunks, names["files"], names["metadata"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UnsafeFileError) as error:
         raise StoreError(f"{path}: invalid file: {error!r}; run substyle verify to rewrite it") from error
+
+
+def _named(names: Iterable[object], known: re.Pattern[str]) -> tuple[str, ...]:
+    """Names in the note of damage. Raises ValueError for one that is not of a file that `verify` may note."""
+    found = tuple(map(str, names))
+    for name in found:
+        if known.fullmatch(name) is None:
+            raise ValueError(f"{name[:200]!a} is not a file of a store")
+        relative(name)
+    return found
 
 
 def write(store: Place, found: Damage) -> None:
@@ -283,9 +301,18 @@ def require_none(store: Place, slug: str) -> None:
 
 
 def repair(store: Place, found: Damage) -> None:
-    """Remove damaged chunks from the journal, and damaged files from the store. The caller must own the store."""
-    inside = [store / name for name in found.files]
-    for path in inside:
-        if path.parent.name == "catalog":
+    """Remove damaged chunks from the journal, and damaged files from the store. The caller must own the store.
+
+    Raises StoreError before anything is removed if a damaged file is not a regular file of the store.
+    """
+    paths = [_regular(store, name) for name in found.files]
+    for path in paths:
+        if path.parent.name == catalog.FOLDER:
             remove(path)
-    withdraw(store, found.chunks, [path for path in inside if path.parent.name != "catalog"])
+    withdraw(store, found.chunks, [path for path in paths if path.parent.name != catalog.FOLDER])
+
+
+def _regular(store: Place, name: str) -> Place:
+    if isinstance(store, Path) and (path := inside(store, name)).exists() and not is_regular(path):
+        raise StoreError(f"{path}: named in {NAME}, but not a regular file; remove the note and run substyle verify")
+    return store / name

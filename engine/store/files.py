@@ -6,13 +6,10 @@ immutable ones are put only if absent.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
 import os
-import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from substyle.engine.store.layout import StoreError
+from substyle.kernels import files as doors
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, at_once, matching, translated_errors
 
@@ -68,9 +66,6 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()  # the name in parentheses may contain spaces
 
 
-_TEMPORARY = ".tmp"
-
-
 def naming(path: Place) -> AbstractContextManager[None]:
     """Convert bucket failures raised through other libraries, such as zarr, to errors that name the place."""
     return translated_errors(path) if isinstance(path, ObjectPlace) else nullcontext()
@@ -90,11 +85,6 @@ def writing(path: Place) -> Iterator[None]:
         raise StoreError(f"{where}: cannot write: {reason}. Finished shards are kept.") from error
 
 
-def temporary_name(path: Path) -> Path:
-    """Return a hidden name beside the path with the host and process id, so that leftovers can be cleared."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{_TEMPORARY}")
-
-
 def clear_temporary(folder: Place, name: str = "") -> None:
     """Remove temporary files of dead processes of this host. Does nothing in a bucket.
 
@@ -104,10 +94,9 @@ def clear_temporary(folder: Place, name: str = "") -> None:
     """
     if isinstance(folder, ObjectPlace):
         return
-    for path in folder.glob(f".{glob.escape(name)}*.{glob.escape(socket.gethostname())}-*{_TEMPORARY}"):
-        pid = path.name.removesuffix(_TEMPORARY).rpartition("-")[2]
-        if pid.isdigit() and not is_running(int(pid)):
-            remove(path)
+    for path, pid in doors.temporaries(folder, name):
+        if not is_running(pid):
+            doors.remove(path)
 
 
 def write_durably(path: Place, data: bytes) -> None:
@@ -127,17 +116,8 @@ def write_durably(path: Place, data: bytes) -> None:
                 if path.read_bytes() != data:
                     raise
         return
-    temporary = temporary_name(path)
     with writing(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        doors.write(path, data, durable=True)
         flush(path.parent)
 
 
@@ -174,22 +154,17 @@ def make_folder(path: Place) -> None:
 
 
 def remove(path: Place) -> None:
-    """Remove a file, or a folder with its content, if it exists."""
-    if isinstance(path, Path) and path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    """Remove a file, or a folder with its content, if it exists. Links are not followed."""
+    if isinstance(path, ObjectPlace):
         path.unlink(missing_ok=True)
+    else:
+        doors.remove(path)
 
 
 def flush(path: Place) -> None:
     """Flush a file or folder to the disk. Does nothing in a bucket."""
-    if isinstance(path, ObjectPlace):
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if isinstance(path, Path):
+        doors.flush(path)
 
 
 def digest(data: bytes) -> str:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,43 @@ def entry_of(source: Source, fractions: Fractions = DEFAULT_FRACTIONS) -> Source
     return SourceEntry(name, source.options["kind"], absolute_root(source.root), options, fractions)
 
 
+def remember(store: EmbeddingStore, entry: SourceEntry) -> None:
+    """Note in the cache that this user has named a source as photographs of a store; see `open_recorded`."""
+    cache.note("sources", _facts(store, entry))
+
+
+def _named(store: EmbeddingStore, entry: SourceEntry) -> bool:
+    return cache.noted("sources", _facts(store, entry))
+
+
+def _facts(store: EmbeddingStore, entry: SourceEntry) -> dict[str, Any]:
+    return {"store": store.uuid, "kind": entry.kind, "root": entry.root, "options": dict(entry.options)}
+
+
+def recorded_config(store: EmbeddingStore, entry: SourceEntry) -> SourceConfig:
+    """How a store's source was opened; without files that only the store names, see `open_recorded`."""
+    options = dict(entry.options)
+    if not _named(store, entry):
+        options = {name: value for name, value in options.items() if name not in ("synsets", "names")}
+    return SourceConfig.from_options({"kind": entry.kind, **options})
+
+
+def open_recorded(store: EmbeddingStore, entry: SourceEntry) -> Source:
+    """Open a source from what its store records, if this user has named it for the store before.
+
+    A store may be somebody else's, and would otherwise decide which files are read.
+
+    Raises:
+        MissingError: the user has not named it, or not with this cache.
+        ConfigError: its photographs have moved or are gone.
+    """
+    if _known(entry) and not _named(store, entry):
+        raise MissingError(
+            "IMAGES", f"pass the path of the photographs; {store.path} names {entry.root!r}, but was made by others"
+        )
+    return open_entry(entry)
+
+
 def open_entry(entry: SourceEntry) -> Source:
     """Open a source of a store. Raises ConfigError if its photographs have moved or are gone."""
     if not _known(entry):
@@ -119,7 +157,7 @@ def _known(entry: SourceEntry) -> bool:
 
 def open_own(store: EmbeddingStore) -> Source:
     """Open the first source of a store. Raises ConfigError if its photographs have moved or are gone."""
-    return open_entry(store.manifest().sources[0])
+    return open_recorded(store, store.manifest().sources[0])
 
 
 def match(
@@ -165,6 +203,8 @@ class _Matching:
         number = self._by_root(source)
         if number is None:
             number = self._by_photographs(source, add)
+        else:
+            remember(self.store, entry_of(source))
         entries = self.manifest.sources
         name = self._new_name(source) if number is None else entries[number].name
         source = Named(source, name) if name else source
@@ -173,7 +213,7 @@ class _Matching:
         for other, entry in enumerate(entries):
             if other != number and _known(entry):
                 try:
-                    opened[other] = open_entry(entry)
+                    opened[other] = open_recorded(self.store, entry)
                 except ConfigError:
                     absent.append(entry)
         redo: set[int] = set()

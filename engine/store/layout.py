@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, StrictInt
 
 from substyle.engine.devices import Precision
 from substyle.kernels.errors import SubstyleError
+from substyle.kernels.files import UnsafeFileError, relative
 from substyle.pipelines.image_header import Orientation
 from substyle.pipelines.sources.files import MARKER
 from substyle.pipelines.storage import Place
@@ -107,6 +108,14 @@ def slug(name: str) -> str:
     tail = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).name if name.startswith("onnx:") else name)
     # names come from the command line and may contain any bytes
     return f"{tail[-80:].lstrip('.')}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def is_array_name(name: object) -> bool:
+    """Whether a backbone's slug or a transformation's name, read from a file, is the name of one folder."""
+    try:
+        return isinstance(name, str) and "/" not in relative(name)
+    except UnsafeFileError:
+        return False
 
 
 TRAIN, VAL, TEST = 0, 1, 2  # split codes

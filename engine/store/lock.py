@@ -9,7 +9,6 @@ replaced has lost the lock.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -28,9 +27,10 @@ from pathlib import Path
 import pydantic.dataclasses
 from pydantic import TypeAdapter
 
-from substyle.engine.store.files import is_running, started, write_durably, writing
+from substyle.engine.store.files import is_running, remove, started, write_durably, writing
 from substyle.engine.store.layout import STRICT, LockedError, StoreError
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import locked
 from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, Version
 
 NAME = "lock.json"
@@ -262,7 +262,7 @@ def _first(place: ObjectPlace, content: bytes) -> Version:
             attempt()
         except FileExistsError:
             continue
-        place.unlink()
+        remove(place)
         raise refused
     return made
 
@@ -280,21 +280,17 @@ def mutex(store: Place) -> Iterator[None]:
     """
     if isinstance(store, ObjectPlace):
         require(store)
-        held = _take(store / MUTEX)
+        lease = _take(store / MUTEX)
         try:
             yield
-            held.require()
+            lease.require()
         finally:
-            held.end()
+            lease.end()
         return
-    with writing(store / MUTEX):
-        descriptor = os.open(store / MUTEX, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
+    with ExitStack() as held:
         with writing(store / MUTEX):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            held.enter_context(locked(store / MUTEX))
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -361,7 +357,7 @@ def _release(path: Path, content: bytes) -> None:
     except OSError:
         return  # never written, removed by hand, or not a file
     if mine:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | None = None) -> None:
@@ -385,7 +381,7 @@ def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | N
     holder = Holder.read(content)
     if not holder.alive() or (not holder.is_here and (take_over or age > STALE)):
         print(f"taking over the lock of {holder}", file=sys.stderr)
-        path.unlink(missing_ok=True)
+        remove(path)
     elif not holder.beside(part.numbers):
         raise LockedError(f"{path.parent}: locked by {holder}{advice}")
 
@@ -411,6 +407,6 @@ def _give_back(store: ObjectPlace, held: Lease) -> None:
     try:
         with mutex(store):
             if held.end():
-                held.place.unlink(missing_ok=True)
+                remove(held.place)
     except (StoreError, ObjectError) as error:
         print(f"cannot release lock {held.place}, which expires after {STALE:.0f} s: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from substyle.engine.store.files import arrow_file, digest, encoded
-from substyle.engine.store.layout import STRICT
+from substyle.engine.store.layout import STRICT, is_array_name
 from substyle.engine.store.manifest import COLUMNS, ROWS
 
 THUMBNAIL_BYTES = ROWS * COLUMNS
@@ -82,6 +82,8 @@ class Record:
         rows = {note.row for note in self.images}
         if len(rows) < len(self.images) or not all(self.start <= row < self.stop for row in rows):
             raise ValueError(f"shard {self.shard}: images outside rows {self.start} to {self.stop}, or duplicated")
+        if not all(map(is_array_name, (self.backbone, *self.checksums))):
+            raise ValueError(f"shard {self.shard}: a name of an array that is not the name of a folder")
 
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
@@ -230,6 +232,8 @@ def decode_index(data: bytes) -> pa.Table:
         raise ValueError("negative shard number")
     for text in table["transformations"].unique().to_pylist():
         _names(text)
+    if not all(map(is_array_name, table["backbone"].unique().to_pylist())):
+        raise ValueError("a backbone that is not the name of a folder")
     for name in table["details"].unique().to_pylist():
         if not DETAILS.fullmatch(name):
             raise ValueError(f"not a detail file: {name[:100]}")
@@ -257,7 +261,7 @@ def by_details(table: pa.Table) -> dict[str, pa.Table]:
 
 def _names(text: str) -> tuple[str, ...]:
     names = json.loads(text)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(map(is_array_name, names)):
         raise ValueError(f"not a list of transformations: {text[:100]}")
     return tuple(names)
 

@@ -5,8 +5,6 @@ Inside the engine a row of tokens is one row of P · D numbers.
 
 from __future__ import annotations
 
-import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from substyle.engine.store import arrays, catalog, compaction, journal, lock
 from substyle.engine.store import manifest as manifests
 from substyle.engine.store.catalog import Catalog, Definition, StoreHeader
-from substyle.engine.store.files import clear_temporary, flush, temporary_name, write_durably, writing
+from substyle.engine.store.files import clear_temporary, flush, write_durably, writing
 from substyle.engine.store.journal import Notes
 from substyle.engine.store.layout import (
     ARRAYS,
@@ -32,6 +30,7 @@ from substyle.engine.store.layout import (
 )
 from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
 from substyle.engine.store.records import ImageNote, Index, Record
+from substyle.kernels import files as doors
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import ObjectPlace, Place, each, place
 
@@ -48,27 +47,20 @@ def root_attributes(settings: StoreSettings) -> dict[str, object]:
 
 
 def _make_folder(path: Path, header: StoreHeader) -> None:
-    temporary = temporary_name(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     clear_temporary(path.parent, path.name)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: already exists and is not empty")
-    try:
-        # unlike `arrays.write`: the folder appears as a whole, and errors name the store
-        (temporary / ARRAYS).mkdir(parents=True)
+    # unlike `arrays.write`: the folder appears as a whole, and errors name the store
+    with doors.new_folder(path) as temporary:
+        (temporary / ARRAYS).mkdir()
         for file, data in (
             (temporary / ARRAYS / METADATA, arrays.group({})),
             (temporary / METADATA, arrays.group(root_attributes(header.settings))),
             (temporary / HEADER, header.encode()),
         ):
-            file.write_bytes(data)
-            flush(file)
+            doors.write(file, data, durable=True)
         flush(temporary / ARRAYS)
         flush(temporary)
-        os.rename(temporary, path)  # fails if another process was faster
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     flush(path.parent)
 
 
@@ -127,10 +119,16 @@ class EmbeddingStore:
         """Open the store at a path or URL.
 
         Raises:
-            StoreError: no store exists there, its header is damaged, or its schema version is not supported.
+            StoreError: no store exists there, its header is damaged, its schema version is not supported, or it
+                contains symbolic links.
             ObjectError: its bucket cannot be reached.
         """
         path = place(path)
+        if isinstance(path, Path):
+            try:  # down to the arrays; a link among chunks is refused when a chunk is opened
+                doors.require_no_links(path.resolve(), 3)
+            except doors.UnsafeFileError as error:
+                raise StoreError(f"{path} must not contain links: {error}") from error
         return cls(path, catalog.read_header(path))
 
     def require_same_store(self) -> None:

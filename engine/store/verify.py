@@ -28,7 +28,7 @@ from substyle.pipelines.storage import REQUESTS, ObjectError, ObjectPlace, Place
 
 REDO = "run embed to compute it again"
 KEEP = "nothing to do: substyle ignores it"
-_TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # .tmp: metadata and records; .partial: chunks
+_TEMPORARY = re.compile(r"\..*\.tmp")
 _OURS = re.compile(
     rf"""{"|".join(map(re.escape, (HEADER, METADATA, compaction.NAME, lock.MUTEX)))}|lock(-\d+-of-\d+)?\.json
     |{re.escape(manifest.FOLDER)}/segment-\d{{5,}}-[0-9a-f]{{16}}\.parquet
@@ -271,10 +271,10 @@ def _chunk(path: Place, checksum: str) -> tuple[int, str]:
             data = path.read_bytes()
             digest, size = hashlib.sha256(data).hexdigest(), len(data)
         else:
-            with path.open("rb") as file:
+            with arrays.open_chunk(path) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = file.tell()
-    except (OSError, ValueError) as error:  # ValueError: invalid file name
+    except (OSError, ValueError, StoreError) as error:  # ValueError: invalid file name; StoreError: a link
         return 0, f"cannot read: {getattr(error, 'strerror', None) or error}"
     return size, "" if digest == checksum else "checksum mismatch"
 

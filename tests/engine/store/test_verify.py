@@ -171,7 +171,7 @@ def test_files_of_an_interrupted_run_are_no_damage(tmp_path: Path) -> None:
     chunk = store.chunk_path(entry.slug, "jpeg", 1)
     chunk.parent.mkdir()
     chunk.write_bytes(b"half")
-    chunk.with_name("0.abc.partial").write_bytes(b"half")
+    chunk.with_name(".0.host-1-01234567.tmp").write_bytes(b"half")
     verdict = look(store.path)
     assert verdict.ok
     assert verdict.unfinished == 2

@@ -1,0 +1,290 @@
+"""Stores that somebody else has made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.security.conftest import Outside
+
+from substyle.engine.cli import main
+from substyle.engine.store import arrays, catalog, compaction, identity, lock, manifest
+from substyle.engine.store.files import digest, encoded
+from substyle.engine.store.layout import HEADER, StoreError
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
+from substyle.engine.store.verify import verify
+from substyle.engine.study import outputs
+from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.sources import open_source
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# --- the note of damage -----------------------------------------------------------------------------------------------
+
+NAMES = (
+    "{outside}",
+    "{outside}/folder",
+    "{outside}/secret.json",
+    "../outside",
+    "../outside/secret.json",
+    "catalog/../../outside/secret.json",
+    "journal/../../outside/secret.json",
+    "catalog/../manifest",
+    "journal",
+    "journal/details",
+    "catalog",
+    "manifest",
+    "embeddings",
+    ".",
+    "..",
+    "",
+    "zarr.json/..",
+    "embeddings/../../zarr.json",
+    "substyle.json",
+    "catalog/\0.json",
+    "catalog/a\\..\\b.json",
+)
+
+
+@pytest.mark.parametrize("kind", ["files", "metadata"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_of_damage_names_files_of_the_store_alone(foreign: Path, outside: Outside, kind: str, name: str) -> None:
+    note = {"chunks": [], "files": [], "metadata": [], kind: [name.format(outside=outside.path)]}
+    (foreign / compaction.NAME).write_text(json.dumps(note))
+    before = contents(foreign)
+    with pytest.raises(StoreError, match=r"damage\.json: invalid file"):
+        EmbeddingStore.open(foreign).repair()
+    assert contents(foreign) == before
+
+
+def test_a_note_of_damage_may_not_remove_folders(foreign: Path) -> None:
+    (foreign / "catalog" / "x.json").mkdir()
+    (foreign / "catalog" / "x.json" / "mine").touch()
+    good = next((foreign / "catalog").glob("*.json")).name
+    note = {"chunks": [], "files": [f"catalog/{good}", "catalog/x.json"], "metadata": []}
+    (foreign / compaction.NAME).write_text(json.dumps(note))
+    before = contents(foreign)
+    with pytest.raises(StoreError, match="not a regular file"):
+        EmbeddingStore.open(foreign).repair()
+    assert contents(foreign) == before
+
+
+@pytest.mark.parametrize("command", ["embed", "run"])
+def test_commands_refuse_such_a_note(
+    command: str,
+    embedded: Path,
+    photographs: Path,
+    outside: Outside,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note = {"chunks": [], "files": [str(outside.path), "../outside"], "metadata": [str(outside.path)]}
+    (embedded / compaction.NAME).write_text(json.dumps(note))
+    words = ["--store", str(embedded), "--backbone", "control:pixels", "--suite", "identity", "--quiet"]
+    more = ["--out", str(tmp_path / "out"), "--canvas", "64"] if command == "run" else []
+    assert main([command, str(photographs), *words, *more]) == 1
+    assert "damage.json: invalid file" in capsys.readouterr().err
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+PARTS = (
+    *(".mutex", "lock.json", "substyle.json", "zarr.json", "damage.json", "manifest", "journal", "journal/details"),
+    *("catalog", "embeddings", "embeddings/{slug}", "embeddings/{slug}/identity", "embeddings/{slug}/identity/c"),
+    *("embeddings/{slug}/zarr.json", "embeddings/{slug}/identity/zarr.json"),
+)
+CHUNKS = ("embeddings/{slug}/identity/c/0", "embeddings/{slug}/identity/c/0/0")
+
+
+def linked(store: Path, part: str, outside: Outside) -> Path:
+    """Replace a part of a store by a link that leads out of it; the target has what the store had, and more."""
+    path = store / part.format(slug=EmbeddingStore.open(store).backbones()[0].slug)
+    target = outside.path.parent / "target"
+    if path.exists():
+        path.rename(target)
+    path.symlink_to(target)
+    return path
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_link_in_a_store_is_refused(foreign: Path, outside: Outside, part: str) -> None:
+    path = linked(foreign, part, outside)
+    for act in (EmbeddingStore.open, lambda store: verify(store, quiet=True)):
+        with pytest.raises(StoreError, match="symbolic link"):
+            act(foreign)
+    assert path.is_symlink()
+
+
+@pytest.mark.parametrize("part", CHUNKS)
+def test_a_linked_chunk_is_neither_read_nor_followed(foreign: Path, outside: Outside, part: str) -> None:
+    name = EmbeddingStore.open(foreign).backbones()[0].name
+    path = linked(foreign, part, outside)
+    store = EmbeddingStore.open(foreign)
+    with pytest.raises(StoreError, match="symbolic link"):
+        load_table(store, name)
+    assert any("symbolic link" in finding.problem for finding in verify(foreign, quiet=True, note=False).damage)
+    kept = contents(outside.path.parent / "target") if path.is_dir() else path.read_bytes()
+    entry = store.backbone(name)
+    chunk = entry.chunk(foreign, "identity", 0)
+    assert isinstance(chunk, Path)
+    rows_RD = np.zeros((store.settings.shard_rows, entry.dim), store.settings.dtype)
+    arrays.write_chunk(chunk, rows_RD, store.settings)
+    target = outside.path.parent / "target"
+    assert (contents(target) if target.is_dir() else target.read_bytes()) == kept
+    assert not path.is_symlink()
+
+
+def test_the_mutex_of_a_store_is_no_link(foreign: Path, outside: Outside) -> None:
+    (foreign / lock.MUTEX).unlink(missing_ok=True)
+    (foreign / lock.MUTEX).symlink_to(outside.path / "made")
+    with pytest.raises(StoreError), lock.mutex(foreign):
+        pass
+
+
+# --- names in catalog and journal -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../../../outside", "a/b", "..", "", "/x", "a\\b", "a\0b"])
+def test_a_transformation_is_named_like_a_folder(foreign: Path, outside: Outside, name: str) -> None:
+    (path,) = [each for each in catalog.files(foreign) if "x" in each.name][:1]
+    assert isinstance(path, Path)
+    content = json.loads(path.read_bytes())
+    content["transformations"][0]["definition"]["name"] = name
+    data = json.dumps(content, sort_keys=True).encode()
+    path.unlink()
+    path.with_name(f"{path.name.rpartition('-')[0]}-{digest(data)}.json").write_bytes(data)
+    with pytest.raises(StoreError, match="damaged catalog"):
+        EmbeddingStore.open(foreign).backbones()
+
+
+@pytest.mark.parametrize("field", ["backbone", "checksums"])
+def test_a_record_names_arrays_of_the_store(foreign: Path, outside: Outside, field: str) -> None:
+    (path, *_) = (foreign / "journal").glob("0*.json")
+    content = json.loads(path.read_bytes())
+    way = "../../outside"
+    content[field] = way if field == "backbone" else {way: "0" * 64}
+    data = json.dumps(content).encode()
+    path.with_name(f"00000001-x-{digest(data)}.json").write_bytes(data)
+    with pytest.raises(StoreError, match="invalid journal file"):
+        EmbeddingStore.open(foreign).finished()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("backbone", "../../outside"), ("transformations", '["../../outside"]'), ("details", "../../outside/secret.json")],
+)
+def test_an_index_names_arrays_and_files_of_the_store(foreign: Path, outside: Outside, column: str, value: str) -> None:
+    (path, *_) = (foreign / "journal").glob("segment-*.parquet")
+    table = pq.read_table(path)
+    table = table.set_column(table.schema.get_field_index(column), column, pa.array([value] * len(table)))
+    data = encoded(table)
+    path.unlink()
+    path.with_name(f"segment-00000-{len(table)}-{digest(data)}.parquet").write_bytes(data)
+    with pytest.raises(StoreError, match="invalid journal file"):
+        EmbeddingStore.open(foreign).finished()
+
+
+# --- which photographs are read ---------------------------------------------------------------------------------------
+
+
+def redirected(store: Path, root: Path) -> None:
+    """Let a store name other photographs as its source."""
+    (path,) = manifest.segments(store)
+    assert isinstance(path, Path)
+    table = pq.read_table(path)
+    meta = {key: value for key, value in table.schema.metadata.items()}
+    (key,) = [key for key, value in meta.items() if b"root" in value]
+    source = json.loads(meta[key]) | {"root": str(root)}
+    data = encoded(table.replace_schema_metadata({key: json.dumps(source).encode()}))
+    path.unlink()
+    path.with_name(f"segment-00000-{digest(data)}.parquet").write_bytes(data)
+
+
+def test_a_store_does_not_choose_the_photographs(
+    embedded: Path, outside: Outside, capsys: pytest.CaptureFixture[str]
+) -> None:
+    redirected(embedded, outside.path)
+    words = ["--store", str(embedded), "--backbone", "control:statistics", "--suite", "identity", "--quiet"]
+    assert main(["embed", *words]) == 2
+    assert "IMAGES is required" in capsys.readouterr().err
+
+
+def test_other_sources_of_a_store_are_not_read(embedded: Path, photographs: Path, outside: Outside) -> None:
+    """Also where the user has named one source, which the store has too."""
+    store = EmbeddingStore.open(embedded)
+    entry = manifest.SourceEntry("more", "folder", str(outside.path), {}, ())
+    store.add_images(["more/x"], np.array([0]), store.manifest().class_names, np.array([0], np.int8), source=entry)
+    _, found = identity.match(EmbeddingStore.open(embedded), open_source(photographs), quiet=True)
+    assert [each.root for each in found.absent] == [str(outside.path)]
+
+
+def test_the_user_who_made_a_store_need_not_name_them_again(
+    embedded: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["embed", "--store", str(embedded), "--suite", "identity", "--quiet", "--backbone"]
+    assert main([*words, "control:pixels"]) == 0
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))  # as for another user, or on another machine
+    assert main([*words, "control:statistics"]) == 2
+    assert main([*words, "control:statistics", str(photographs)]) == 0
+    assert main([*words, "control:statistics"]) == 0
+
+
+def test_files_of_a_source_that_the_store_names_are_not_read(
+    embedded: Path, photographs: Path, outside: Outside
+) -> None:
+    """Its class names; the photographs are named by the user."""
+    (entry,) = EmbeddingStore.open(embedded).manifest().sources
+    foreign_entry = manifest.SourceEntry("", entry.kind, entry.root, {"names": str(outside.secret)}, ())
+    assert identity.recorded_config(EmbeddingStore.open(embedded), foreign_entry).names is None
+
+
+# --- deletion of results ----------------------------------------------------------------------------------------------
+
+
+def test_fresh_deletes_what_this_user_has_made(tmp_path: Path, embedded: Path) -> None:
+    """A marker alone, which anybody can write, does not make a folder an output folder."""
+    mine = tmp_path / "mine"
+    (mine / "gallery").mkdir(parents=True)
+    (mine / "gallery" / "holiday.jpg").touch()
+    for marker in (
+        {"kind": "results"},
+        {"kind": "results", "store": str(embedded), "uuid": EmbeddingStore.open(embedded).uuid},
+    ):
+        (mine / HEADER).write_text(json.dumps(marker))
+        with pytest.raises(SubstyleError, match=r"delete this one|contains other files"):
+            outputs.start_fresh(mine)
+    (mine / HEADER).unlink()
+    made = tmp_path / "made"
+    outputs.claim(made, embedded, EmbeddingStore.open(embedded).uuid)
+    shutil.copytree(mine / "gallery", made / "gallery")
+    (tmp_path / "copy").mkdir()
+    shutil.copy(made / HEADER, mine / HEADER)
+    with pytest.raises(SubstyleError, match="delete this one"):
+        outputs.start_fresh(mine)
+    outputs.start_fresh(made)
+    assert list(made.iterdir()) == []
+    assert (mine / "gallery" / "holiday.jpg").exists()
+
+
+@pytest.mark.parametrize("part", ["store.zarr", "substyle.json", "gallery"])
+def test_fresh_does_not_follow_links(tmp_path: Path, foreign: Path, outside: Outside, part: str) -> None:
+    out, before = tmp_path / "out", contents(foreign)
+    outputs.claim(out, out / "store.zarr", "")
+    target = {"store.zarr": foreign, "substyle.json": tmp_path / "marker", "gallery": outside.path}[part]
+    if part == HEADER:
+        (out / HEADER).rename(target)
+    (out / part).symlink_to(target)
+    with pytest.raises(SubstyleError, match="symbolic link"):
+        outputs.start_fresh(out)
+    assert os.path.lexists(out / part)
+    assert contents(foreign) == before
