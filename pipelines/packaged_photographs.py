@@ -14,7 +14,6 @@ is in the public domain. China (Daniel Büchele) and flower (vultilion) are CC B
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from substyle.engine import cache
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
 
 # by package: photographs (no charts, masks or drawings) of at least 300 px in height and width
@@ -151,12 +151,9 @@ def ensure(folder: Path, names: Sequence[str] = ()) -> None:
         return
     if folder.exists() and not stamp.is_file() and any(folder.iterdir()):
         raise ConfigError("photographs", f"{folder}, which holds other files", "an empty or new folder, or --images")
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    write(part, names)
-    (part / STAMP).write_text(made_from)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with files.replacing_folder(folder) as new:
+        write(new, names)
+        files.write(new / STAMP, made_from)
 
 
 STAMP = ".substyle-photographs"  # file in a folder of `ensure`: what its crops were made from

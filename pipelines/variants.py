@@ -20,6 +20,7 @@ from substyle.kernels import color, philox
 from substyle.kernels.color import distinct
 from substyle.kernels.dispatch import as_device, keep_freed_memory
 from substyle.kernels.errors import ConfigError, ImageError, SubstyleError
+from substyle.kernels.files import replacing
 from substyle.pipelines.dali import Graph
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.transforms import base
@@ -241,4 +242,5 @@ def draw(
             sheet.paste(Image.fromarray(np.ascontiguousarray(variants[name])), (left, top))
             caption = (titles or {}).get(name, name)
             pen.text((left, top + side + 2), caption, fill="black", font=font, anchor="la")
-    sheet.save(out, format="PNG")
+    with replacing(out) as file:
+        sheet.save(file, format="PNG")

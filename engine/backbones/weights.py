@@ -7,8 +7,9 @@ import os
 import re
 import socket
 import zipfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlparse
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 HUB = "hf-hub:"  # before a repository in the names of timm and open_clip
@@ -26,6 +28,27 @@ _CONNECT_S = 3.0
 
 class WeightsError(SubstyleError):
     """A backbone's weights are unavailable or do not fit."""
+
+
+@contextmanager
+def cached_only() -> Iterator[None]:
+    """Contact no hub or other host for weights within the block: only those in the local caches are used."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def require_url(backbone: str, url: str) -> None:
+    """Raise WeightsError in offline mode unless weights at an address are in torch's cache of downloads."""
+    from huggingface_hub import constants
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if constants.HF_HUB_OFFLINE and not (folder / PurePosixPath(urlparse(url).path).name).is_file():
+        raise WeightsError(f"{backbone}: weights ({url}) are not in {folder}, and downloads are switched off")
 
 
 def require_repository(backbone: str, repository: str) -> None:
@@ -293,11 +316,9 @@ def write_described(path: Path, tensors: Mapping[str, torch.Tensor], metadata: M
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # written here, since errors of safetensors' own files are no OSError
-    temporary.write_bytes(save(held, {"substyle": json.dumps({**metadata, "format": form})}))
-    temporary.replace(path)
+    files.write(path, save(held, {"substyle": json.dumps({**metadata, "format": form})}))
 
 
 def read_described(

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,6 +26,7 @@ from substyle.engine.observability import stage
 from substyle.engine.store.layout import PIXELS, SPLITS, TEST, UNLABELLED
 from substyle.engine.store.manifest import assign
 from substyle.engine.store.records import content_hash
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.image_header import Orientation
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, describe, open_source
@@ -204,6 +206,8 @@ def write_variants(
     opened = open_source(images, source or SourceConfig())
     print(describe(opened), file=sys.stderr)
     records = limited(opened.records, seed, limit)
+    if to == "folder":
+        _require_names(opened, records)
     settings = Settings(seed, canvas, names_of_suite(suite), orientation, style_precision)
     pipeline = PixelPipeline(settings, EmbedConfig(device=device))
     pixels_of = {name: getattr(settings, name) for name in PIXELS}
@@ -232,6 +236,16 @@ def write_variants(
     return {"out": str(out), "images": len(records), "variants": count, "quarantined": quarantined}
 
 
+def _require_names(source: Source, records: Sequence[ImageRecord]) -> None:
+    """Raise ConfigError for a key that is no path below a folder: ids of Parquet files may be any text."""
+    for record in records:
+        try:
+            files.relative(record.key)
+        except files.UnsafeFileError as error:
+            allowed = "keys that are relative paths without .. for files; --to webdataset numbers them"
+            raise ConfigError("IMAGES", f"{source.root} with the key {record.key[:200]!a}", allowed) from error
+
+
 class _Folder:
     """Writes files by transformation; the index is written last."""
 
@@ -241,17 +255,18 @@ class _Folder:
 
     def __call__(self, facts: dict[str, Any], data: bytes, suffix: str) -> None:
         name = f"{facts['transformation']}/{facts['key']}.{suffix}"
-        path = self.out / name
+        path = files.inside(self.out, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        files.write(path, data)
         self.rows.append({**facts, "file": name})
 
     def close(self) -> None:
         """Write the index."""
-        with (self.out / INDEX).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        files.write(self.out / INDEX, text.getvalue())
 
 
 class _Tars:
@@ -259,13 +274,14 @@ class _Tars:
 
     def __init__(self, out: Path) -> None:
         self.out, self.count = out, 0
+        self.opened = ExitStack()
         self.tar: tarfile.TarFile | None = None
 
     def __call__(self, facts: dict[str, Any], data: bytes, suffix: str) -> None:
         if self.count % TAR_SAMPLES == 0:
             self.close()
             path = self.out / f"variants-{self.count // TAR_SAMPLES:05d}.tar"
-            self.tar = tarfile.open(path, "w")  # noqa: SIM115 - closed by `close`
+            self.tar = self.opened.enter_context(_tar(path))
         assert self.tar is not None
         described = {**facts, "coarse": base.get(facts["transformation"]).coarse}
         for end, content in ((suffix, data), ("json", json.dumps(described).encode())):
@@ -276,5 +292,10 @@ class _Tars:
 
     def close(self) -> None:
         """Finish the last tar file."""
-        if self.tar is not None:
-            self.tar.close()
+        self.opened.close()
+
+
+@contextmanager
+def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+    with files.replacing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        yield tar

@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,9 +45,11 @@ from substyle.engine.report.data import (
 )
 from substyle.engine.report.sections import save_figures
 from substyle.engine.report.validation import validate_results
+from substyle.kernels import files
 from substyle.kernels.errors import SubstyleError
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+_FORMATS = ("PNG", "JPEG", "WEBP")  # by content; Pillow would start Ghostscript for EPS under any name
 _SIDE = 160  # thumbnail side in pixels
 _MOST = 4  # maximum photographs in the gallery
 
@@ -73,28 +74,30 @@ def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list
         one list per photograph, at most four.
 
     Raises:
-        SubstyleError: a file is not a picture.
+        SubstyleError: a file is not a picture (PNG, JPEG or WebP), or a link.
     """
     if path is None or not path.exists():
         return []
     if path.is_file():
-        return [[Picture("", _encode(path, 1200))]]
-    folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir())]
+        return [[Picture("", _encode(path.parent, path.name, 1200))]]
+    folders = ["", *sorted(f"{folder.name}/" for folder in path.iterdir() if folder.is_dir())]
     photographs = []
     for folder in folders:
-        files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in _ENDINGS}
-        photographs.append([Picture(name, _encode(files[name], _SIDE)) for name in transformations if name in files])
+        listed = sorted((path / folder).iterdir())
+        found = {file.stem: folder + file.name for file in listed if file.suffix.lower() in _ENDINGS}
+        names = [name for name in transformations if name in found]
+        photographs.append([Picture(name, _encode(path, found[name], _SIDE)) for name in names])
     return [photograph for photograph in photographs if photograph][:_MOST]
 
 
-def _encode(file: Path, side: int) -> str:
+def _encode(folder: Path, name: str, side: int) -> str:
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
+        with files.open_inside(folder, name) as file, Image.open(file, formats=_FORMATS) as opened:
             picture = opened.convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
-        raise SubstyleError(f"{file}: not a picture ({error})") from error
+        raise SubstyleError(f"{folder / name}: not a picture in PNG, JPEG or WebP ({error})") from error
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     picture.save(out, format="JPEG", quality=82, optimize=True)
@@ -106,10 +109,12 @@ def _mistakes(results: Results, folder: Path) -> list[tuple[str, str, dict[str, 
     found = []
     for name in ordered(results):
         for task, part in (dig(results, "backbones", name, "mistakes") or {}).items():
-            files = [folder / str(row["picture"]) if row.get("picture") else None for row in part["rows"]]
-            uris = [_encode(file, _SIDE) if file and file.is_file() else "" for file in files]
-            found.append((name, task, part, uris))
+            found.append((name, task, part, [_picture(folder, row.get("picture")) for row in part["rows"]]))
     return found
+
+
+def _picture(folder: Path, name: str | None) -> str:
+    return _encode(folder, name, _SIDE) if name and files.inside(folder, name).is_file() else ""
 
 
 _LATEX = str.maketrans(
@@ -163,19 +168,16 @@ def latex_escape(text: str) -> str:
 def _csv(table: Table, folder: Path) -> Path:
     path = folder / f"{table.name}.csv"
     columns, rows = flat(table)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([name for name, _ in columns])
-        writer.writerows(rows)
-    return path
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([[name for name, _ in columns], *rows])
+    return files.write(path, text.getvalue())
 
 
 def _json(table: Table, folder: Path) -> Path:
     path = folder / f"{table.name}.json"
     columns, rows = flat(table)
     records = [{name: value for (name, _), value in zip(columns, row, strict=True)} for row in rows]
-    path.write_text(json.dumps({"caption": table.caption, "rows": records}, indent=1) + "\n", encoding="utf-8")
-    return path
+    return files.write(path, json.dumps({"caption": table.caption, "rows": records}, indent=1) + "\n")
 
 
 def _parquet(table: Table, folder: Path) -> Path:
@@ -193,7 +195,8 @@ def _parquet(table: Table, folder: Path) -> Path:
             arrays[name] = pa.array(values, type=pa.int64())
         else:  # means of counts have fractions, which int64 would cut off
             arrays[name] = pa.array([None if value is None else float(value) for value in values], type=pa.float64())
-    pq.write_table(pa.table(arrays), path)
+    with files.replacing(path) as file:
+        pq.write_table(pa.table(arrays), file)
     return path
 
 
@@ -216,8 +219,7 @@ def _latex(table: Table, folder: Path) -> Path:
         "\\bottomrule",
         "\\end{tabular}",
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return files.write(path, "\n".join(lines) + "\n")
 
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -250,11 +252,7 @@ def environment() -> Environment:
 def write_page(path: Path, template: str, context: dict[str, Any]) -> Path:
     """Render a template to a file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = environment().get_template(template).render(context)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(part, path)
-    return path
+    return files.write(path, environment().get_template(template).render(context))
 
 
 def soft(name: object) -> Markup:

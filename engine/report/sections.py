@@ -24,6 +24,7 @@ from substyle.engine.report.data import (
 )
 from substyle.engine.report.figures import FULL, INK, MUTED, OPEN, Matrix, confusion, panels
 from substyle.engine.report.findings import task_score
+from substyle.kernels.files import replacing
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,9 @@ def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
     return replace(table, rows=tuple(rows))
 
 
+FIGURES = ("overview", "depth", "severity", "complexity", "similarity", "map", "shift", "robustness")
+
+
 def save_figures(results: Results, folder: Path) -> list[Path]:
     """Write figures as PDF and PNG.
 
@@ -186,19 +190,20 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
         "pdf.fonttype": 42,
         "text.parse_math": False,
     }
-    wanted: tuple[tuple[str, Callable[[Results], Any], Callable[[Any], Any]], ...] = (
-        ("overview", dot_plots, _overview),
-        ("depth", curves.depth_plots, partial(curves.draw_curves, level="layer")),
-        ("severity", curves.severity_plots, partial(curves.draw_curves, level="severity", most=4)),
-        ("complexity", extraction.size_plots, extraction.draw_sizes),
-        ("similarity", maps.similarity_maps, maps.draw_similarity),
-        ("map", maps.embedding_maps, maps.draw_maps),
-        ("shift", shift.shift_plots, extraction.draw_sizes),
-        ("robustness", _moved, _robustness),
+    wanted: tuple[tuple[Callable[[Results], Any], Callable[[Any], Any]], ...] = (
+        (dot_plots, _overview),
+        (curves.depth_plots, partial(curves.draw_curves, level="layer")),
+        (curves.severity_plots, partial(curves.draw_curves, level="severity", most=4)),
+        (extraction.size_plots, extraction.draw_sizes),
+        (maps.similarity_maps, maps.draw_similarity),
+        (maps.embedding_maps, maps.draw_maps),
+        (shift.shift_plots, extraction.draw_sizes),
+        (_moved, _robustness),
     )
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(style):
-        drawn = {name: draw(found) for name, find, draw in wanted if (found := find(results))}
+        made = zip(FIGURES, wanted, strict=True)
+        drawn = {name: draw(found) for name, (find, draw) in made if (found := find(results))}
         return [path for name, figure in drawn.items() for path in _save(figure, folder / name)]
 
 
@@ -218,7 +223,8 @@ def _save(figure: Any, stem: Path) -> list[Path]:  # noqa: ANN401 (matplotlib sh
     # no date, so that equal results give equal files
     for ending, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         paths.append(stem.with_name(f"{stem.name}.{ending}"))
-        figure.savefig(paths[-1], dpi=dpi, bbox_inches=cut, metadata=metadata)
+        with replacing(paths[-1]) as file:
+            figure.savefig(file, format=ending, dpi=dpi, bbox_inches=cut, metadata=metadata)
     return paths
 
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from substyle.engine.store.layout import PIXELS, SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions, open_table
 from substyle.engine.study.outputs import embeddings_digest, file_digest
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 
 FORMATS = ("parquet", "numpy", "huggingface", "lance")
@@ -137,7 +138,10 @@ def _note(out: Path, store: EmbeddingStore, to: str) -> dict[str, Any]:
         note = json.loads(file.read_text())
         made = {"store": note["store"], "format": note["format"]}
         found = {"backbones": dict(note["backbones"]), "parts": dict(note["parts"])}
-    except (ValueError, KeyError, TypeError) as error:
+        for name in (name for part in found["parts"].values() for name in part["files"]):
+            if (path := files.inside(out, name)).exists() and not files.is_regular(path):
+                raise ValueError(f"{name} is not a file")
+    except (ValueError, KeyError, TypeError, AttributeError, files.UnsafeFileError) as error:
         raise ConfigError("--out", f"{out} with a damaged {NOTE}", "a new or empty folder") from error
     if made != {"store": store.uuid, "format": to}:
         given = f"{out}, a {made['format']} export of store {made['store']}"
@@ -152,14 +156,14 @@ def _write_note(
     write_durably(out / NOTE, json.dumps(note, indent=1).encode())
 
 
-def _remove(out: Path, files: Sequence[str] | Mapping[str, str]) -> None:
-    for name in files:
-        (out / name).unlink(missing_ok=True)
+def _remove(out: Path, names: Iterable[str]) -> None:
+    for name in names:
+        files.remove(files.inside(out, name))
 
 
-def _intact(out: Path, files: Mapping[str, str]) -> bool:
+def _intact(out: Path, digests: Mapping[str, str]) -> bool:
     """Whether files are as they were written."""
-    return all(file_digest(out / name) == digest for name, digest in files.items())
+    return all(file_digest(files.inside(out, name)) == digest for name, digest in digests.items())
 
 
 def _shards(store: EmbeddingStore, table: EmbeddingTable) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -223,16 +227,13 @@ def _columns(
 def _write(path: Path, tables: Iterator[pa.Table]) -> Path:
     """Write a Parquet file with one row group per table, under a temporary name until it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, writer = path.with_name(f".{path.name}.part"), None
-    for table in tables:
-        # the low bytes of numbers that were float16 are zero: split by byte they take no space
-        writer = writer or pq.ParquetWriter(
-            part, table.schema, compression="zstd", use_dictionary=False, use_byte_stream_split=_floats(table.schema)
-        )
-        writer.write_table(table)
-    assert writer is not None
-    writer.close()
-    return part.rename(path)
+    first = next(tables)
+    # the low bytes of numbers that were float16 are zero: split by byte they take no space
+    options = {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": _floats(first.schema)}
+    with files.replacing(path) as file, pq.ParquetWriter(file, first.schema, **options) as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table)
+    return path
 
 
 def _floats(schema: pa.Schema) -> list[str]:
@@ -353,10 +354,10 @@ def _card(
     """README of a Hugging Face dataset: a configuration per backbone."""
     lines = ["---", "configs:"]
     for entry in entries.values():
-        files = [file for part in parts.values() for file in part["files"] if file.startswith(f"{entry.slug}/")]
+        made = [file for part in parts.values() for file in part["files"] if file.startswith(f"{entry.slug}/")]
         lines += [f"- config_name: {json.dumps(entry.slug)}", "  data_files:"]
         for split in _HUB_SPLITS.values():
-            if any(Path(file).name.startswith(f"{split}-") for file in files):
+            if any(Path(file).name.startswith(f"{split}-") for file in made):
                 lines += [f"  - split: {split}", f"    path: {json.dumps(f'{entry.slug}/{split}-*.parquet')}"]
     lines += ["---", "", "# Embeddings of transformed photographs", ""]
     lines += ["| configuration | backbone | images | transformations | width |", "|---|---|---|---|---|"]
@@ -386,7 +387,8 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
             for name, coarse, role, each in zip(table.transformations, table.coarse, table.roles, pixels, strict=True)
         ]
         yield _csv(folder / "transformations.csv", [("transformation", "coarse", "role", *pixels[0]), *made])
-        np.save(folder / "distinct.npy", table.distinct_TN)
+        with files.replacing(folder / "distinct.npy") as file:
+            np.save(file, table.distinct_TN)
         yield folder / "distinct.npy"
 
     yield _Part(f"{entry.slug}/images", _digest(table, every_N), describe)
@@ -395,13 +397,13 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
 
         def write(t: int = t, name: str = name) -> Iterator[Path]:
             folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f".{name}.npy.part"
-            shape = (len(table.keys), *entry.shape)
-            array = np.lib.format.open_memmap(part, "w+", table.x_TND.dtype, shape)
-            for _, n_B in shards:
-                array[n_B[0] : n_B[-1] + 1] = table.take(t, n_B).reshape(-1, *entry.shape)
-            array.flush()
-            yield part.rename(folder / f"{name}.npy")
+            path, dtype = folder / f"{name}.npy", table.x_TND.dtype
+            header = {"shape": (len(table.keys), *entry.shape), "fortran_order": False, "descr": dtype.str}
+            with files.replacing(path) as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for _, n_B in shards:  # consecutive images
+                    file.write(np.ascontiguousarray(table.take(t, n_B), dtype).data.cast("B"))
+            yield path
 
         embeddings = embeddings_digest(store, entry.slug, [name], number_S)
         yield _Part(f"{entry.slug}/{name}", f"{embeddings}-{hash_of_rows}", write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from pathlib import Path
@@ -10,13 +11,20 @@ from typing import Any
 from substyle.engine.report.data import Results, dig, head_name, heads, labelled, ordered, scored
 from substyle.engine.report.findings import SCORES, interval_key
 from substyle.engine.report.page import cell_text
-from substyle.engine.report.tables import overview
+from substyle.engine.report.sections import FIGURES
+from substyle.engine.report.tables import all_tables, overview
 from substyle.engine.report.validation import read_results
 from substyle.engine.store.files import write_durably
-from substyle.engine.study.outputs import CARD, PAGE, RESULTS, require_current
+from substyle.engine.study.outputs import CARD, PAGE, RESULTS, note_of, require_current
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.kernels.files import UnsafeFileError, inside, is_regular
 
-_SHARED = [CARD, PAGE, RESULTS, "tables/*", "figures/*"]
+_ENDINGS = {"tables": ("csv", "json", "parquet", "tex"), "figures": ("pdf", "png")}
+
+
+def _plain(text: object) -> str:
+    """Escape HTML and Markdown in names, which may come from somebody else's results."""
+    return re.sub(r"([\\`|\[\]])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 
 
 def write_card(run: Path, out: Path | None = None) -> Path:
@@ -79,19 +87,21 @@ def card(results: Results) -> str:
     data = CardData(library_name="substyle", tags=["substyle", "probing"], **{"model-index": index})
     table = overview(results)
     lines = [[column.heading for column in table.columns], ["---"] * len(table.columns)]
-    lines += [[cell_text(v, column) for v, column in zip(row, table.columns, strict=True)] for row in table.rows]
+    for row in table.rows:
+        cells = [(cell_text(v, column), column.kind) for v, column in zip(row, table.columns, strict=True)]
+        lines.append([_plain(text) if kind == "text" else text for text, kind in cells])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    chance = ", ".join(f"{task} {100 * value:.1f}" for task, value in (results.get("chance") or {}).items())
-    variants, images, version = len(results["transformations"]), results["images"], results.get("version", "")
+    chance = ", ".join(f"{_plain(task)} {100 * value:.1f}" for task, value in (results.get("chance") or {}).items())
+    variants, images, version = len(results["transformations"]), results["images"], _plain(results.get("version", ""))
     return f"""---
 {data.to_yaml()}
 ---
 
-# {results["name"]}: what image embeddings know
+# {_plain(results["name"])}: what image embeddings know
 
 Probes of {len(index)} frozen image embeddings, trained and tested by substyle {version} on {variants} variants of
-{images:,} photographs ({photographs}). Accuracy on test photographs in per cent, with 95 % intervals; † marks probes
-that have not converged:
+{images:,} photographs ({_plain(photographs)}). Accuracy on test photographs in per cent, with 95 % intervals; † marks
+probes that have not converged:
 
 {rows}
 
@@ -100,6 +110,26 @@ the probe's training set; *class* is predicted from original and from transforme
 
 `report.html` has all results. Apply a probe with `substyle predict probes/<backbone>/<task>-<head>.safetensors IMAGES`.
 """
+
+
+def _reported(run: Path, results: Results) -> list[str]:
+    """Files that a report of these results has written and that exist, and those of its probes.
+
+    Raises:
+        StaleError: a file of a probe has changed.
+        UnsafeFileError: one is a link or no regular file; nobody knows what else it would upload.
+    """
+    made = {"tables": [table.name for table in all_tables(labelled(results))], "figures": FIGURES}
+    names = [CARD, PAGE, RESULTS]
+    names += [f"{kind}/{name}.{end}" for kind, ends in _ENDINGS.items() for name in made[kind] for end in ends]
+    for stage in results.get("stamps", {}):
+        note = note_of(inside(run, stage)) if stage.startswith("probes/") else None
+        names += [f"{stage}/{name}" for name in (note.files if note else ())]
+    found = [name for name in names if inside(run, name).exists()]
+    for name in found:
+        if not is_regular(run / name):
+            raise UnsafeFileError(f"{run / name}: not a regular file")
+    return found
 
 
 def push(run: Path, repo: str, *, private: bool = False) -> str:
@@ -121,20 +151,19 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
         ConfigError: an invalid name.
         SubstyleError: the upload failed.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HFValidationError
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ConfigError("--repo", repo, "user/name")
     write_card(run)
-    reported = [f"{name}/*" for name in read_results(run / RESULTS).get("stamps", {}) if name.startswith("probes/")]
+    names = _reported(run, read_results(run / RESULTS))
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        commit = api.upload_folder(
+        commit = api.create_commit(
             repo_id=repo,
-            folder_path=run,
-            allow_patterns=_SHARED + reported,
+            operations=[CommitOperationAdd(name, str(run / name)) for name in names],
             commit_message=f"Results of {run.resolve().name}",
         )
     except HFValidationError as error:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import glob
 import hashlib
 import json
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +17,12 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.store import catalog, lock
-from substyle.engine.store.files import flush, read_json, remove, write_durably, writing
+from substyle.engine.store.files import read_json, remove, write_durably, writing
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, open_tables
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.storage import Place, place
 
@@ -156,29 +154,15 @@ def replacing(folder: Path) -> Iterator[Path]:
 
     Processes that compute the same results do not mix their files: the last to finish replaces the others'.
     """
-    new, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(4)}") for _ in range(2))
-    with writing(new):
-        new.mkdir(parents=True)
-    try:
+    with ExitStack() as made:
+        with writing(folder):
+            new = made.enter_context(files.replacing_folder(folder))
         yield new
-        while new.exists():
-            with suppress(FileNotFoundError):
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was faster
-                    raise
-            finally:
-                remove(old)
-        flush(folder.parent)
-    finally:
-        remove(new)
 
 
 def _with_leftovers(path: Path) -> list[Path]:
     """A path, and what processes that were killed in `replacing` left beside it."""
-    return [path, *path.parent.glob(f".{glob.escape(path.name)}-????????")]
+    return [path, *(left for left, _ in files.temporaries(path.parent, path.name))]
 
 
 def finish(folder: Path, stamp: Stamp, spent: float) -> None:
@@ -195,8 +179,9 @@ def note_of(folder: Path) -> Note | None:
 
     Raises:
         StaleError: the note is damaged, or a file in the folder has changed.
+        UnsafeFileError: a file in the note is outside the folder, or a link.
     """
-    path = folder / NOTE
+    path = files.inside(folder, NOTE)
     if not path.exists():
         return None
     content = read_json(path)
@@ -207,7 +192,7 @@ def note_of(folder: Path) -> Note | None:
     except (KeyError, TypeError) as error:
         raise StaleError(f"{path}: of another version of substyle; rerun the stage") from error
     for name, digest in note.files.items():
-        if file_digest(folder / name) != digest:
+        if file_digest(files.inside(folder, name)) != digest:
             raise StaleError(f"{folder / name}: modified since it was written; rerun the stage")
     return note
 
@@ -310,6 +295,11 @@ def claim(out: Path, store: Place, uuid: str) -> None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         write_durably(marker, data)
+    cache.note("claims", _claim(out, json.loads(data)))
+
+
+def _claim(out: Path, marker: Mapping[str, Any]) -> dict[str, Any]:
+    return {"out": str(out.absolute()), "store": marker["store"], "uuid": marker["uuid"]}
 
 
 _LOCK = (lock.NAME, lock.MUTEX)
@@ -333,15 +323,22 @@ def locked(out: Path, store: Place | None = None, uuid: str = "") -> Iterator[No
 
 
 def require_ours(out: Path) -> None:
-    """Raise ConfigError if a folder is not empty and not an output folder, to protect other files."""
+    """Raise ConfigError if a folder is not empty and not an output folder, to protect other files.
+
+    Raises UnsafeFileError if its results contain links, which would be read or written outside.
+    """
+    for name in (*_REPORT, *STAGES, ADAPTERS, FINETUNED, SIMILARITY, "gallery", HEADER):
+        files.require_no_links(out / name, 2)
     if out.is_dir() and claimed(out) is None and any(path.name not in (STORE, *_LOCK) for path in out.iterdir()):
         raise ConfigError("--out", str(out), "a new, empty or output folder; this one contains other files")
 
 
 def claimed(out: Path) -> dict[str, Any] | None:
-    """The marker written by `claim`, or None."""
-    content = read_json(out / HEADER) if (out / HEADER).is_file() else None
-    return content if isinstance(content, dict) and content.get("kind") == _KIND else None
+    """The marker written by `claim`, or None: a regular file that names a store and its UUID."""
+    content = read_json(out / HEADER) if files.is_regular(out / HEADER) else None
+    if not isinstance(content, dict) or content.get("kind") != _KIND or not isinstance(content.get("store"), str):
+        return None
+    return content if isinstance(content.get("uuid"), str) else None
 
 
 def require_own(out: Path, store: Place, ways: Remedies) -> None:
@@ -365,11 +362,16 @@ def start_fresh(out: Path) -> None:
     """Delete results and store of an output folder, and nothing else.
 
     Raises:
-        ConfigError: the folder contains other files.
+        ConfigError: the folder contains other files, or was not made here by this user: its marker alone shows nothing.
+        UnsafeFileError: its store is a link.
     """
     if not out.exists():
         return
     require_ours(out)
+    marker = claimed(out)
+    if marker is not None and not cache.noted("claims", _claim(out, marker)):
+        raise ConfigError("--fresh", str(out), "an output folder that you have made here; delete this one yourself")
+    files.inside(out, STORE)
     with writing(out):
         remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
         for path in (path for name in _ALL for path in _with_leftovers(out / name)):
@@ -394,7 +396,7 @@ def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     """Digests (16 hex digits) of the stamps of backbones' complete results, by relative path."""
     found = {}
     for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), SIMILARITY):
-        note = note_of(out / name)
+        note = note_of(files.inside(out, name))
         if note is not None:
             stamp = json.dumps(asdict(note.stamp), sort_keys=True)
             found[name] = hashlib.sha256(stamp.encode()).hexdigest()[:16]
@@ -413,6 +415,8 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     Raises:
         StaleError: it was edited, or stages were rerun or embeddings recomputed since.
     """
+    if claimed(out) is not None:
+        require_ours(out)
     if results.get("checksum") != checksum(results):
         raise StaleError(f"{out / RESULTS}: modified since it was written, or of an older version", "substyle report")
     reported = results.get("stamps")

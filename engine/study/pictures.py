@@ -30,7 +30,7 @@ from substyle.engine.store.layout import TEST
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, store_facts
-from substyle.engine.study.outputs import MISTAKES, StaleError, Stamp, finish, fits, note_of, replacing
+from substyle.engine.study.outputs import MISTAKES, NOTE, StaleError, Stamp, finish, fits, note_of, replacing
 from substyle.engine.study.stages import PROBES
 from substyle.engine.style_transfer.networks import networks_for
 from substyle.kernels.errors import SubstyleError
@@ -125,6 +125,11 @@ def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> 
         return None
     if note is None:
         return None
+    listed = {*note.files, NOTE}
+    for path in folder.rglob("*"):
+        if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder).as_posix() not in listed:
+            print(f"{path}: not of the gallery; omitting the gallery", file=sys.stderr)
+            return None
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     content_of = dict(zip(table.keys, table.contents, strict=True))
     wanted = {name: known[name].hash for name in table.transformations}
@@ -146,7 +151,7 @@ def current_variants(
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     try:
         store.require_definitions([Definition(d.describe(), d.definition_hash()) for d in map(base.get, known)])
-        sources = [identity.open_entry(entry) for entry in manifest.sources]
+        sources = [identity.open_recorded(store, entry) for entry in manifest.sources]
     except (SubstyleError, OSError) as error:
         print(f"no thumbnails: {error}", file=sys.stderr)
         return

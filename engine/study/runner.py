@@ -36,14 +36,15 @@ from substyle.engine.study.similarity import compare
 from substyle.engine.study.stages import assemble
 from substyle.engine.study.train import adapt, adaptable, derive, finetune, load_trainable
 from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.files import inside
 from substyle.pipelines.sources import absolute_root, describe, open_source
 from substyle.pipelines.storage import Place, is_remote, place
 from substyle.pipelines.transforms.registry import suite
 
 
 def store_of(study: Study, out: Path) -> Place:
-    """Store of a study's embeddings."""
-    return place(study.store, "store") if study.store else out / STORE
+    """Store of a study's embeddings. Raises UnsafeFileError if the one in the output folder is a link."""
+    return place(study.store, "store") if study.store else inside(out, STORE)
 
 
 def plan_of(study: Study, images: Path | str | None, store_path: Place) -> EmbedPlan:

@@ -33,6 +33,7 @@ from substyle.engine.store.tokens import averaged
 from substyle.engine.study.outputs import Stamp, cached, file_digest, note_of, require_fresh
 from substyle.engine.study.stages import PROBES, NewPhotographs
 from substyle.engine.study.train import derive
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
 from substyle.pipelines.sources.base import Understood
@@ -250,6 +251,7 @@ def embedded(
     """Embed other photographs in a store of their own, replacing a store of other ones."""
     plan = plan_elsewhere(title, folder, path, settings, config, source=source, limit=limit, fractions=fractions)
     print(f"{title}: {describe(plan.source)}", file=sys.stderr)
+    files.inside(path.parent, path.name)
     if not catalog.exists(path):
         with writing(path):
             remove(path)  # remainder of an interrupted deletion
@@ -259,7 +261,7 @@ def embedded(
         # the folder, its bytes or a backbone have changed
         print(f"{title}: {error}; re-embedding", file=sys.stderr)
         with writing(path):
-            remove(path / HEADER)  # first: a partly deleted store without its header is not opened
+            files.remove(path / HEADER, root=path.parent)  # first: without it a partly deleted store is not opened
             remove(path)
         embed_compiled(plan, compiled, quiet=quiet)
     return EmbeddingStore.open(path)

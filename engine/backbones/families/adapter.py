@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
 
 PREFIX = "adapt:"
@@ -90,7 +91,6 @@ class Adapter:
         write_described(path, tensors, self.metadata, FORMAT)
 
     def _onnx(self, path: Path) -> None:
-        import onnx
         from onnx import TensorProto, helper, numpy_helper
 
         wide, narrow = self.weight_ED.shape
@@ -104,7 +104,7 @@ class Adapter:
             [numpy_helper.from_array(self.weight_ED, "weight"), numpy_helper.from_array(self.bias_E, "bias")],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        onnx.save(model, str(path))
+        files.write(path, model.SerializeToString())
 
     @classmethod
     def load(cls, path: Path) -> Adapter:

@@ -10,7 +10,14 @@ from torch import nn
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.timm import such_as
 from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout
-from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, hub_repository, require_repository
+from substyle.engine.backbones.weights import (
+    HUB,
+    UNREADABLE,
+    WeightsError,
+    hub_repository,
+    require_repository,
+    require_url,
+)
 from substyle.kernels.errors import ConfigError
 
 # suffixes of weights; no tag of open_clip ends in one
@@ -49,6 +56,8 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
             require_repository(name, repository)
         elif not config.get("url"):
             raise WeightsError(f"{name}: open_clip has no source for these weights")
+        else:
+            require_url(name, config["url"])
         pretrained, weights = tag, f"open_clip: {repository or config['url']}"
     trained = _trained(architecture, tag)
     try:

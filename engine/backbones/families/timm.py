@@ -29,6 +29,7 @@ from substyle.engine.backbones.weights import (
     is_one,
     read_checkpoint,
     require_repository,
+    require_url,
 )
 from substyle.kernels.errors import ConfigError
 
@@ -136,6 +137,8 @@ def _source(name: str, model: str) -> str:
         repository += f"{config.architecture}.{config.tag}" if config.tag else config.architecture
     if repository and not config.file:
         require_repository(name, repository)
+    elif config.url and not config.file:
+        require_url(name, config.url)
     return str(repository or config.url or config.file)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -96,13 +97,17 @@ def test_results_of_several_processes_are_not_mixed(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_deleted_with_the_results(tmp_path: Path) -> None:
     outputs.claim(tmp_path / "out", tmp_path / "s.zarr", "uuid")
-    kept = tmp_path / "out" / "probes" / ".other-0123abcd"
+
+    def left(folder: Path) -> Path:
+        return folder.with_name(f".{folder.name}.{socket.gethostname()}-1-0123abcd.tmp")
+
+    kept = left(tmp_path / "out" / "probes" / "other")
     for folder in (tmp_path / "out" / "similarity", tmp_path / "out" / "probes" / "x", kept.with_name("other")):
         for killed in (False, True):
             with suppress(ZeroDivisionError), outputs.replacing(folder) as new:
                 (new / "file").touch()
                 if killed:
-                    shutil.copytree(new, new.with_name(f".{folder.name}-0123abcd"))
+                    shutil.copytree(new, left(folder))
     outputs.discard(tmp_path / "out", "x")
     assert sorted(path.name for path in kept.parent.iterdir()) == [kept.name, "other"]
     outputs.start_fresh(tmp_path / "out")
