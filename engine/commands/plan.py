@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import importlib
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +24,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
 from substyle.engine.study.runner import plan_of
 from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.files import scratch
 from substyle.pipelines.sources import describe, open_source
 
 ROOT = Path(substyle.engine.__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ RESULTS = ROOT / "benchmarks" / "results"  # only in a checkout
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle plan STUDY.toml`: estimate the study on GPUs by counting what it runs, or here from a sample."""
-    study = load_study(options.study)
+    study = load_study(options.study, allow_plugins=options.allow_plugins)
     if options.sample:
         return _sampled(options, study)
     settings = study.settings()
@@ -71,8 +71,8 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
 def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
     """Embed a sample of the photographs into a temporary store and extrapolate to all."""
     photographs, _ = _photographs(options, study)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "sample.zarr")
+    with scratch() as folder:
+        path = folder / "sample.zarr"
         chosen = dataclasses.replace(study, limit=min(options.sample, photographs))
         made = plan_of(chosen, options.images, path)
         summary = embed(made, study.backbones, quiet=options.quiet)

@@ -44,6 +44,7 @@ from substyle.engine.study.similarity import kept_similarity
 from substyle.engine.study.stages import assemble
 from substyle.engine.study.train import adapt as adapt_store
 from substyle.engine.study.train import derive
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.storage import Place, is_remote
@@ -78,7 +79,9 @@ def _of_file(options: argparse.Namespace) -> Study:
         given = getattr(options, option)
         if given is not None and given != []:
             raise ConfigError(f"--{option}", given, f"only with IMAGES; set {field} in {options.study} instead")
-    return load_study(options.study, device=options.device, runtime=options.runtime)
+    return load_study(
+        options.study, device=options.device, runtime=options.runtime, allow_plugins=options.allow_plugins
+    )
 
 
 def _of_photographs(options: argparse.Namespace) -> Study:
@@ -311,7 +314,7 @@ def attack(options: argparse.Namespace) -> dict[str, Any]:
 
 def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
     store = EmbeddingStore.open(options.store)
-    study = load_study(options.study) if options.study else None
+    study = load_study(options.study, allow_plugins=options.allow_plugins) if options.study else None
     if study is not None:
         _require_settings(store, study)
         if store.has_manifest() and all(entry.kind != "imported" for entry in store.manifest().sources):
@@ -345,7 +348,7 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("--out", str(options.out), f"a file name that ends in {' or '.join(PREDICTIONS)}")
     answer = predict_all(
         options.probe, options.images, source=source_config(options), checkpoint=options.checkpoint,
-        top=options.top, quiet=options.quiet,
+        download=options.download, top=options.top, quiet=options.quiet,
     )  # fmt: skip
     if options.out is not None:
         write_predictions(answer, options.out)
@@ -391,5 +394,5 @@ def schema(options: argparse.Namespace) -> dict[str, Any]:
     if options.out is None:
         print(text, end="")
     else:
-        options.out.write_text(text, encoding="utf-8")
+        files.write(options.out, text)
     return made

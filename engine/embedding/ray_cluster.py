@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from substyle.engine.config import ExecutorConfig
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 NAMESPACE = "substyle"
 _OBJECT_STORE = 80 << 20  # bytes, near the least that Ray takes: nothing of size is put there
 _PATIENCE_S = 20.0
-_FOLDER = "/tmp"  # paths of Ray's sockets below it must stay shorter than 108 bytes, whatever $TMPDIR is
+_FOLDER = Path("/tmp")  # paths of Ray's sockets below it must stay shorter than 108 bytes, whatever $TMPDIR is
 
 
 class ClusterError(SubstyleError):
@@ -91,7 +91,7 @@ def joined(config: ExecutorConfig, need: Mapping[str, float], *, cpus: int = 0) 
             return
         cluster = Cluster(not config.joins, need)
         if cluster.own:
-            cluster.logs = tempfile.mkdtemp(prefix="substyle-ray-", dir=_FOLDER)
+            cluster.logs = str(files.temporary_folder(_FOLDER, "substyle-ray-"))
         try:
             with _terminable():
                 _connect(config, cluster, cpus or len(os.sched_getaffinity(0)))
@@ -101,7 +101,8 @@ def joined(config: ExecutorConfig, need: Mapping[str, float], *, cpus: int = 0) 
             if cluster.keep_logs and cluster.logs:
                 print(f"Ray's logs are kept in {cluster.logs}", file=sys.stderr)
             elif cluster.logs:
-                shutil.rmtree(cluster.logs, ignore_errors=True)  # a process of Ray's may be writing its last words
+                # a process of Ray's may be writing its last words
+                files.remove(Path(cluster.logs), ignore_errors=True)
 
 
 def _connect(config: ExecutorConfig, cluster: Cluster, cpus: int) -> None:
@@ -119,7 +120,7 @@ def _connect(config: ExecutorConfig, cluster: Cluster, cpus: int) -> None:
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE,
                 _node_ip_address="127.0.0.1",
-                _temp_dir=cluster.logs,
+                _temp_dir=f"{cluster.logs}/r",  # Ray gives it mode 0777; the folder around it stays private
                 **common,
             )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +34,7 @@ from substyle.engine.study import stages
 from substyle.engine.study.outputs import StaleError
 from substyle.engine.study.pictures import current_variants
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.kernels.files import scratch
 
 NEIGHBOURS = 10
 THUMBNAIL = 96  # px
@@ -73,25 +80,72 @@ def explore(
     n_M = np.sort(np.random.default_rng(seed).permutation(len(table.keys))[:photographs])
     drawn = current_variants(store, table, n_M, table.transformations)
     images = {(transformation, key): _thumbnail(pixels) for transformation, key, pixels in drawn}
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "embeddings.parquet"
+    with scratch() as place:
+        file, page = place / "embeddings.parquet", place / "page"
         rows = _rows(table, n_M, images, projection, seed)
         for name, column in _predictions(store, whole, n_M, results).items():
             rows = rows.append_column(name, column)
         pq.write_table(rows, file)
         options = ["--x", "x", "--y", "y", "--neighbors", "neighbors"]
         options += ["--image", "variant"] if images else ["--text", "transformation"]
-        if export is not None:
-            options += ["--export-application", str(Path(place) / "page")]
-        command = [sys.executable, "-m", "embedding_atlas.cli", str(file), *options]
-        # without --export it prints its address and serves until Ctrl-C
-        code = subprocess.run(command, check=False, stdout=sys.stderr if export is not None else None).returncode
+        # its own server answers SQL queries of any page that the browser shows, so only its static page is used;
+        # -P: its imports must not be found in the current folder
+        command = [sys.executable, "-P", "-m", "embedding_atlas.cli", str(file), *options]
+        code = subprocess.run([*command, "--export-application", str(page)], check=False, stdout=sys.stderr).returncode
         if code:
             raise SubstyleError(f"embedding-atlas: ended with exit code {code}")
         if export is not None:
-            shutil.copytree(Path(place) / "page", export, dirs_exist_ok=True)
+            shutil.copytree(page, export, dirs_exist_ok=True)
+        else:
+            _serve(page)
     made = {"photographs": len(n_M), "points": len(rows), "thumbnails": bool(images)}
     return {"backbone": backbone, **made, "page": str(export / "index.html") if export is not None else None}
+
+
+def _serve(page: Path) -> None:
+    """Serve until interrupted."""
+    with serving(page) as address:
+        print(f"{address}  (Ctrl-C ends)", flush=True)
+        threading.Event().wait()
+
+
+class _Page(SimpleHTTPRequestHandler):
+    """Files of a folder, at an address with a secret, for requests that name this machine as their host."""
+
+    secret, hosts = "", frozenset[str]()
+
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
+        """Answer 403 to other users of the machine, who do not know the secret, and to pages of other hosts."""
+        start = f"/{self.secret}"
+        if self.headers.get("Host") not in self.hosts or not self.path.startswith(f"{start}/"):
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return None
+        self.path = self.path.removeprefix(start)
+        return super().send_head()
+
+    def end_headers(self) -> None:
+        """Keep the address, with the secret, from other sites."""
+        self.send_header("Referrer-Policy", "no-referrer")
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a folder on the loopback within the block. Yields the address, which holds a secret."""
+
+    class Page(_Page):
+        secret = secrets.token_urlsafe(24)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Page, directory=str(folder))) as server:
+        Page.hosts = frozenset(f"{name}:{server.server_port}" for name in ("127.0.0.1", "localhost"))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/{Page.secret}/"
+        finally:
+            server.shutdown()
 
 
 def _rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import replace
@@ -36,16 +37,22 @@ def shipped_studies() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.toml"))
 
 
-def load_study(path: Path | str, *, device: str | None = None, runtime: str | None = None) -> Study:
+ALLOW_PLUGINS = "SUBSTYLE_ALLOW_PLUGINS"  # environment variable; 1 is --allow-plugins
+
+
+def load_study(
+    path: Path | str, *, device: str | None = None, runtime: str | None = None, allow_plugins: bool = False
+) -> Study:
     """Read a study file. Paths in it are relative to its folder.
 
     Args:
         path: the file, or the name of a study of the package, such as ``demo``.
         device: overrides ``embed.device``; also used for probes and analysis unless the file sets their ``device``.
         runtime: overrides ``embed.runtime``.
+        allow_plugins: accept a file with ``plugins``, which are run; so does ``SUBSTYLE_ALLOW_PLUGINS=1``.
 
     Raises:
-        ConfigError: the file cannot be read, is not TOML, or has an invalid field.
+        ConfigError: the file cannot be read, is not TOML, has an invalid field, or has plug-ins that are not allowed.
     """
     path = find_study(path) or Path(path)
     try:
@@ -56,6 +63,9 @@ def load_study(path: Path | str, *, device: str | None = None, runtime: str | No
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
     study = study_of(data, device=device, runtime=runtime)
+    if study.plugins and not (allow_plugins or os.environ.get(ALLOW_PLUGINS) == "1"):
+        allowed = f"files whose code you trust: pass --allow-plugins, or set {ALLOW_PLUGINS}=1"
+        raise ConfigError("plugins", ", ".join(map(str, study.plugins)), allowed)
     folder, source = path.parent, study.source
     choices = tuple(replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones)
     return replace(

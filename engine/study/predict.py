@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
-from substyle.engine.backbones.spec import Embed
+from substyle.engine.backbones.spec import Backbone, Embed
+from substyle.engine.backbones.weights import WeightsError, cached_only
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
@@ -24,6 +26,7 @@ from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store.layout import changes, network_identity
 from substyle.engine.study.outputs import require_own_file
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.files import replacing
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
 
 
@@ -33,6 +36,7 @@ def predict(
     *,
     source: SourceConfig | None = None,
     checkpoint: Path | None = None,
+    download: bool = False,
     top: int = 3,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -43,6 +47,8 @@ def predict(
         images: any source of photographs, or one image file.
         source: kind and columns of the source, if not detected.
         checkpoint: local weights of the backbone.
+        download: fetch the backbone that the probe names from a hub, unless it is cached; the probe may be somebody
+            else's, and is not allowed to choose what this machine contacts.
         top: labels per image, most likely first.
 
     Raises:
@@ -58,11 +64,10 @@ def predict(
     config = EmbedConfig(device="cpu")
     canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
     pipeline = PixelPipeline(Settings(seed, canvas, ("identity",), facts.get("orientation", "ignore")), config)
-    backbone = registry.load(
-        str(facts["backbone"]), registry.LoadContext(canvas, config.graph_images, seed, checkpoint)
-    )
     if not isinstance(facts.get("network"), dict):
         raise SubstyleError(f"{probe_path}: does not record its network, as of an older version; train it again")
+    context = registry.LoadContext(canvas, config.graph_images, seed, checkpoint)
+    backbone = _backbone(str(facts["backbone"]), context, download)
     if changed := changes(facts["network"], network_identity(backbone.spec.describe()), "in training"):
         raise SubstyleError(f"{probe_path}: {facts['backbone']} has changed: {'; '.join(changed)}")
     embed: Embed
@@ -107,6 +112,16 @@ def predict(
     }
 
 
+def _backbone(name: str, context: registry.LoadContext, download: bool) -> Backbone:
+    try:
+        with nullcontext() if download else cached_only():
+            return registry.load(name, context)
+    except WeightsError as error:
+        if download or context.checkpoint is not None:
+            raise
+        raise WeightsError(f"{error} (predict downloads only with --download)") from error
+
+
 PREDICTIONS = (".csv", ".parquet")
 
 
@@ -124,7 +139,8 @@ def write_predictions(answer: Mapping[str, Any], path: Path) -> None:
     kinds = {"key": pa.string(), "output": pa.string(), "rank": pa.int64(), "label": pa.string()}
     table = pa.Table.from_pylist(rows, pa.schema({**kinds, "probability": pa.float64()}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    (pq.write_table if path.suffix == ".parquet" else pa.csv.write_csv)(table, path)
+    with replacing(path) as file:
+        (pq.write_table if path.suffix == ".parquet" else pa.csv.write_csv)(table, file)
 
 
 def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:

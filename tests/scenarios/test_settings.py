@@ -74,6 +74,12 @@ def test_the_suite_shrinks_grows_and_is_reordered(scene: Scene) -> None:
         assert numbers(results) == numbers(scene.fresh())
 
 
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plug-ins of study files may run."""
+    monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
+
+
 def test_a_plug_in_transformation_is_edited(scene: Scene) -> None:
     """Edited code, values that it reads, and parameters are rejected; comments are not."""
     plugin = scene.root / "mine.py"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import ModuleType
@@ -33,11 +34,11 @@ def atlas(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], object]]:
     calls: list[tuple[list[str], object]] = []
 
     def run(command: list[str], **_: object) -> CompletedProcess[bytes]:
-        calls.append((command, pq.read_table(command[3])))
-        if "--export-application" in command:
-            page = Path(command[command.index("--export-application") + 1])
-            page.mkdir()
-            (page / "index.html").touch()
+        assert command[1] == "-P"  # nothing is imported from the current folder
+        calls.append((command, pq.read_table(command[4])))
+        page = Path(command[command.index("--export-application") + 1])
+        page.mkdir()
+        (page / "index.html").touch()
         return CompletedProcess(command, 0)
 
     umap = ModuleType("umap")
@@ -45,6 +46,7 @@ def atlas(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], object]]:
     monkeypatch.setitem(sys.modules, "umap", umap)
     monkeypatch.setattr(module, "find_spec", lambda name: name)
     monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module, "_serve", lambda page: None)
     return calls
 
 
@@ -137,6 +139,32 @@ def test_without_photographs_there_are_no_thumbnails(
     ((command, rows),) = atlas
     assert "--text" in command
     assert "variant" not in rows.column_names  # type: ignore[attr-defined]
+
+
+def test_the_map_is_served_to_those_who_know_its_address(tmp_path: Path) -> None:
+    """Neither other users of the machine nor pages of other hosts (by rebinding a name) can read it."""
+    (tmp_path / "index.html").write_text("the map")
+    with module.serving(tmp_path) as address:
+        host, _, secret = address.removeprefix("http://").rstrip("/").partition("/")
+
+        def get(path: str, host_header: str = host) -> tuple[int, bytes]:
+            connection = HTTPConnection(host)
+            connection.request("GET", path, headers={"Host": host_header})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        assert host.startswith("127.0.0.1:")
+        assert get(f"/{secret}/index.html") == (200, b"the map")
+        assert get(f"/{secret}/") == (200, b"the map")
+        for path, header in (
+            ("/", host),
+            ("/index.html", host),
+            (f"/{secret[:-1]}/index.html", host),
+            (f"/{secret}/index.html", "attacker.example"),
+            (f"/{secret}/index.html", f"attacker.example:{host.partition(':')[2]}"),
+        ):
+            status, body = get(path, header)
+            assert (status, b"the map" in body) == (403, False), path
 
 
 def test_bad_arguments(store: substyle.EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
