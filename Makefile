@@ -3,13 +3,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STUDY ?= studies/$(if $(IMAGES),photographs,demo).toml
 PHOTOGRAPHS := runs/photographs
+
+# what is given is taken as it is: make would run $(shell ...) in the name of a folder, and the shell `...`, so that
+# recipes read it from the environment
+override IMAGES := $(value IMAGES)
+override STUDY := $(value STUDY)
+override OUT := $(value OUT)
 
 # results of your own photographs go to a folder of their name, and never among the demo's; make splits names at spaces
 empty :=
 NAME = $(notdir $(abspath $(subst $(empty) $(empty),-,$(IMAGES))))
-OUT ?= runs/$(if $(IMAGES),$(patsubst photographs,photographs-results,$(or $(NAME),photographs)),demo)
+RUN = runs/$(if $(IMAGES),$(patsubst photographs,photographs-results,$(or $(NAME),photographs)),demo)
 
 # what is installed: the extra gpu where there is an NVIDIA driver, else cpu; `make EXTRA=cpu` says it
 EXTRA ?= $(if $(or $(wildcard /proc/driver/nvidia/version),$(shell command -v nvidia-smi)),gpu,cpu)
@@ -51,10 +56,13 @@ AT_ONCE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 #                              weights it installs; into runs/families, or runs/<name of the folder>-families
 demo: setup
 families: package-weights
-families: STUDY := studies/families.toml
-families: OUT := $(if $(IMAGES),$(OUT)-families,runs/families)
+demo: export BY := $(or $(STUDY),studies/$(if $(IMAGES),photographs,demo).toml)
+demo: export TO := $(or $(OUT),$(RUN))
+families: export BY := $(or $(STUDY),studies/families.toml)
+families: export TO := $(or $(OUT),$(if $(IMAGES),$(RUN)-families,runs/families))
+demo families: export IMAGES := $(IMAGES)
 demo families:
-	$(BIN)/substyle demo --study $(STUDY) $(if $(IMAGES),--images "$(IMAGES)") --out "$(OUT)" $(if $(filter-out 0,$(FRESH)),--fresh)
+	$(BIN)/substyle demo --study "$$BY" $(if $(IMAGES),--images "$$IMAGES") --out "$$TO" $(if $(filter-out 0,$(FRESH)),--fresh)
 
 photographs: setup
 	$(BIN)/python -m substyle.pipelines.packaged_photographs $(PHOTOGRAPHS)

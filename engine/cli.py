@@ -14,12 +14,21 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from substyle.engine.commands.arguments import BadUsage, parser
-from substyle.engine.commands.json_output import STDERR, STDOUT, discard_stdout, requested, stdout_to_stderr, write
+from substyle.engine.commands.json_output import (
+    STDERR,
+    STDOUT,
+    discard_stdout,
+    printable,
+    printable_stdout,
+    requested,
+    stdout_to_stderr,
+    write,
+)
 from substyle.kernels.errors import SubstyleError
 
 EXIT_QUARANTINED = 3
@@ -102,7 +111,7 @@ def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]
             # file names may not be encodable in the terminal's encoding; skipped if stdout is closed or replaced
             with suppress(AttributeError, OSError, ValueError):
                 sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-            with stdout_to_stderr() if as_json else nullcontext():
+            with stdout_to_stderr() if as_json else printable_stdout():
                 answer = _run(options)
             text = json.dumps(answer, allow_nan=False) if as_json else ""
     except BrokenPipeError as error:
@@ -140,7 +149,7 @@ def _tell(error: BaseException) -> _Failure:
         failure = replace(failure, message=f"{failure.message} ({type(error).__name__}: {error})")
     start = "\n" if stopped is not None else ""  # the terminal shows ^C on this line
     with suppress(OSError):
-        print(f"{start}substyle: {failure.message}", file=sys.stderr)
+        print(f"{start}substyle: {printable(failure.message)}", file=sys.stderr)
     return failure
 
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
+# credentials in an address, or a mistyped one: all that precedes an @, and a query
+_CREDENTIALS = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]+://|\b(?:s3|gs|az|file|https?):/*)[^\s'\"]*(?P<at>@|%40)", re.IGNORECASE
+)
+_QUERY = re.compile(r"(?P<address>[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"?]*\?)[^\s'\"]+")
+
+
+def redacted(text: str) -> str:
+    """Replace credentials in addresses."""
+    return _QUERY.sub(r"\g<address>…", _CREDENTIALS.sub(r"\g<scheme>…\g<at>", text))
+
 
 class SubstyleError(Exception):
     """Base class of errors raised by substyle. The command line prints the message without a traceback (exit code 1).
+
+    Messages do not show credentials of addresses.
 
     Attributes:
         field: the field, flag or argument at fault, or None.
@@ -12,6 +27,9 @@ class SubstyleError(Exception):
 
     exit_code = 1
     field: str | None = None
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in args))
 
 
 class ConfigError(SubstyleError):
@@ -46,7 +64,7 @@ class MissingError(ConfigError):
 
     def __init__(self, field: str, hint: str) -> None:
         super().__init__(field, None, hint)
-        self.args = (f"{field} is required: {hint}",)
+        self.args = (redacted(f"{field} is required: {hint}"),)
 
     def __reduce__(self) -> tuple[type[MissingError], tuple[str, str]]:  # type: ignore[override]
         return type(self), (self.field, self.allowed)

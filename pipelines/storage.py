@@ -336,6 +336,7 @@ Place: TypeAlias = Path | ObjectPlace
 
 BUCKETS = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ALMOST = re.compile(rf"({'|'.join(BUCKETS)}|file):", re.IGNORECASE)  # mistyped: s3:/bucket, s3:bucket
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 ALLOWED = "a local path, s3://bucket/name, gs://bucket/name, az://container/name, file:///path"
 
@@ -344,6 +345,11 @@ def is_remote(text: object) -> bool:
     """Whether a text has a URL scheme other than ``file``. `place` validates it."""
     match = _SCHEME.match(str(text))
     return match is not None and match[1].lower() != "file"
+
+
+def is_address(text: object) -> bool:
+    """Whether a text is an address, or almost one, such as ``s3:/bucket``."""
+    return bool(_SCHEME.match(str(text)) or _ALMOST.match(str(text)))
 
 
 def place(text: str | Place, field: str = "place") -> Place:
@@ -362,6 +368,8 @@ def place(text: str | Place, field: str = "place") -> Place:
         return text
     scheme = _SCHEME.match(text)
     if scheme is None:
+        if almost := _ALMOST.match(text):  # would become a folder
+            raise ConfigError(field, f"{almost[0]}…", ALLOWED)
         return Path(text)
     kind = scheme[1].lower()
     if kind == "file":

@@ -14,7 +14,7 @@ import pydantic.dataclasses
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.pipelines.storage import is_remote
+from substyle.pipelines.storage import is_address, is_remote
 
 T = TypeVar("T")
 _DEPTH, _VALUES, _TEXT = 16, 10_000, 4_096  # more than any study needs; 4,096 is also the longest path on Linux
@@ -58,6 +58,8 @@ def _power_of_two(value: int) -> int:
 
 def _path(value: object) -> Path:
     if isinstance(value, str | Path) and "\x00" not in str(value):
+        if is_address(value):  # would become a folder
+            raise ValueError("a local path")
         return Path(value)
     raise ValueError("a path")
 

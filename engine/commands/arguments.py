@@ -42,7 +42,7 @@ class _Completion(argparse.Action):
         """Print it and exit."""
         from substyle.engine.commands.completion import script
 
-        print(script(parser, str(values), (Path, _place, _photographs, _study_or_photographs, _folder)))
+        print(script(parser, str(values), (_local, _place, _photographs, _study_or_photographs)))
         parser.exit()
 
 
@@ -99,10 +99,10 @@ def _study_or_photographs(text: str) -> object:
     return find_study(text) or _photographs(text)
 
 
-def _folder(text: str) -> Path:
-    """Argument type of a local output folder."""
-    if "://" in text:
-        raise argparse.ArgumentTypeError("got an address; allowed: a local folder")
+def _local(text: str) -> Path:
+    """Argument type of a local path: an address, such as ``s3:/bucket``, would become a folder."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/|(s3|gs|az|file):", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError("got an address; allowed: a local path")
     return Path(text)
 
 
@@ -141,8 +141,13 @@ def _command(
     command.add_argument("--quiet", action="store_true", help="hide progress")
     if plugins:
         text = "Python file that registers transformations or backbone families (repeatable)"
-        command.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py", help=text)
+        command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
     return command
+
+
+def _study_plugins(command: argparse.ArgumentParser) -> None:
+    text = "run the Python files that the study file names as plugins"
+    command.add_argument("--allow-plugins", action="store_true", help=text)
 
 
 def _many(command: Any, option: str, text: str, metavar: str = "NAME") -> None:  # noqa: ANN401
@@ -177,12 +182,12 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     )
     transforms = _command(commands, "transforms", "describe", "list the transformations of a suite", plugins=True)
     _variants(transforms, "the variants of --gallery")
-    transforms.add_argument("--gallery", type=Path, metavar="OUT.png", help="draw all variants of --image")
-    transforms.add_argument("--image", type=Path, help="photograph for --gallery")
+    transforms.add_argument("--gallery", type=_local, metavar="OUT.png", help="draw all variants of --image")
+    transforms.add_argument("--image", type=_local, help="photograph for --gallery")
     info = _command(commands, "info", "inspect", "show contents and progress of a store")
     info.add_argument("store", type=_place, metavar="STORE")
     schema = _command(commands, "schema", "study", "print the JSON Schema of study files")
-    schema.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of stdout")
+    schema.add_argument("--out", type=_local, metavar="FILE", help="write to FILE instead of stdout")
     backbones = _command(commands, "backbones", "describe", "list available or stored backbones", plugins=True)
     backbones.add_argument("--store", type=_place, help="list the backbones of this store")
     backbones.add_argument("--search", metavar="TEXT", help="list presets, timm and open_clip models containing TEXT")
@@ -209,8 +214,8 @@ def _source(command: argparse.ArgumentParser) -> None:
         help="if only some subfolders are named like splits: folders (use those as splits, ignore the rest) or none "
         "(all are classes)",
     )
-    group.add_argument("--synsets", type=Path, metavar="FILE", help="ImageNet: classes of a flat val/ folder")
-    group.add_argument("--class-names", type=Path, metavar="FILE", help="readable names, as LOC_synset_mapping.txt")
+    group.add_argument("--synsets", type=_local, metavar="FILE", help="ImageNet: classes of a flat val/ folder")
+    group.add_argument("--class-names", type=_local, metavar="FILE", help="readable names, as LOC_synset_mapping.txt")
 
 
 def _pipeline(commands: Any) -> None:  # noqa: ANN401
@@ -263,12 +268,15 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
         stage.add_argument("store", type=_place, metavar="STORE")
         stage.add_argument(
             "--out",
-            type=_folder,
+            type=_local,
             metavar="DIR",
             help="output folder (the folder of the run that created the store, else runs/<name of the store>)",
         )
-        stage.add_argument("--study", type=Path, metavar="STUDY", help="study file, or its name, to take settings from")
+        stage.add_argument(
+            "--study", type=_local, metavar="STUDY", help="study file, or its name, to take settings from"
+        )
         stage.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
+        _study_plugins(stage)
         if name != "report":
             _many(stage, "--backbone", "backbone (all; repeatable)")
 
@@ -319,8 +327,9 @@ def _demo(demo: argparse.ArgumentParser) -> None:
 
 def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
+    _study_plugins(run)
     run.add_argument(
-        "--out", type=_folder, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
+        "--out", type=_local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
     )
     run.add_argument("--store", type=_place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
     run.add_argument("--limit", type=_COUNT, metavar="N", help="use only N photographs")
@@ -336,15 +345,20 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
     bench = _command(commands, "bench", "plan", "run benchmarks against other software and upper bounds")
     bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
     bench.add_argument("--quick", action="store_true", help="short runs with rough numbers")
-    bench.add_argument("--out", type=Path, metavar="DIR", help="output folder (benchmarks/results or runs/bench-quick)")
+    bench.add_argument(
+        "--out", type=_local, metavar="DIR", help="output folder (benchmarks/results or runs/bench-quick)"
+    )
     plan = _command(commands, "plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")
-    plan.add_argument("study", type=Path, metavar="STUDY", help="a study file, or a study of the package such as demo")
+    plan.add_argument(
+        "study", type=_local, metavar="STUDY", help="a study file, or a study of the package such as demo"
+    )
+    _study_plugins(plan)
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
     plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
     plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
     plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
-    plan.add_argument("--measured", type=Path, metavar="DIR", help="results of gpu-check (benchmarks/results)")
+    plan.add_argument("--measured", type=_local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
     plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else 0.6)")
     plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
     profile = _command(commands, "profile", "plan", "run a study and print the time spent in each part")
@@ -356,34 +370,37 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     adapt.add_argument("store", type=_place, metavar="STORE", help="store with embeddings of the backbone")
     which = adapt.add_mutually_exclusive_group(required=True)
     which.add_argument("--backbone", metavar="NAME", help="backbone to adapt")
-    which.add_argument("--adapter", type=Path, metavar="FILE", help="apply this adapter instead of training one")
+    which.add_argument("--adapter", type=_local, metavar="FILE", help="apply this adapter instead of training one")
     adapt.add_argument("--method", choices=("multitask", "pisco"), default="multitask", help="method (multitask)")
-    adapt.add_argument("--study", type=Path, metavar="STUDY", help="study with settings in [adapt] and [probes]")
+    adapt.add_argument("--study", type=_local, metavar="STUDY", help="study with settings in [adapt] and [probes]")
     adapt.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
-    adapt.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
+    _study_plugins(adapt)
+    adapt.add_argument("--out", type=_local, metavar="DIR", help="output folder (that of the store's run)")
 
     attack = _command(commands, "attack", "study", "attack backbones, and detect the attacks with probes", plugins=True)
     attack.add_argument("store", type=_place, metavar="STORE", help="store with probes of the backbones")
     _many(attack, "--backbone", "backbone (all but controls; repeatable)")
     _checkpoint(attack)
     attack.add_argument("--photographs", type=_COUNT, metavar="N", help="photographs of each split (200; 0: all)")
-    attack.add_argument("--study", type=Path, metavar="STUDY", help="study with settings in [attack]")
+    attack.add_argument("--study", type=_local, metavar="STUDY", help="study with settings in [attack]")
     attack.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
-    attack.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
+    _study_plugins(attack)
+    attack.add_argument("--out", type=_local, metavar="DIR", help="output folder (that of the store's run)")
 
     predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
-    predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file in probes/")
+    predict.add_argument("probe", type=_local, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
-    predict.add_argument("--checkpoint", type=Path, help="weights of the backbone")
-    predict.add_argument("--out", type=_folder, metavar="FILE", help="write all predictions to a .csv or .parquet file")
+    predict.add_argument("--checkpoint", type=_local, help="weights of the backbone")
+    predict.add_argument("--download", action="store_true", help="fetch weights that the probe names from a hub")
+    predict.add_argument("--out", type=_local, metavar="FILE", help="write all predictions to a .csv or .parquet file")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")
     predict.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _source(predict)
 
     compare = _command(commands, "compare", "study", "compare the results of runs")
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders with results.json, or such files")
+    compare.add_argument("runs", type=_local, nargs="+", metavar="RUN", help="folders with results.json, or such files")
     compare.add_argument(
-        "--out", type=Path, default=Path("comparison"), metavar="DIR", help="output folder (comparison)"
+        "--out", type=_local, default=Path("comparison"), metavar="DIR", help="output folder (comparison)"
     )
 
     for name, about in (
@@ -391,9 +408,9 @@ def _use(commands: Any) -> None:  # noqa: ANN401
         ("push", "upload report, tables and probes of a run to the Hugging Face Hub"),
     ):
         share = _command(commands, name, "exchange", about)
-        share.add_argument("run", type=Path, metavar="RUN", help="output folder of a run")
+        share.add_argument("run", type=_local, metavar="RUN", help="output folder of a run")
         if name == "card":
-            share.add_argument("--out", type=Path, metavar="FILE", help="file to write (RUN/README.md)")
+            share.add_argument("--out", type=_local, metavar="FILE", help="file to write (RUN/README.md)")
         else:
             share.add_argument("--repo", required=True, metavar="USER/NAME", help="repository, created if missing")
             share.add_argument("--private", action="store_true", help="make a new repository private")
@@ -406,11 +423,11 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     bring.set_defaults(function="import_embeddings")
     bring.add_argument(
         "embeddings",
-        type=Path,
+        type=_local,
         help="Parquet file or folder (key, transformation, embedding), or a .npy array (rows, D)",
     )
     bring.add_argument(
-        "--rows", type=Path, help="for .npy: CSV with columns key, transformation, optional label, split"
+        "--rows", type=_local, help="for .npy: CSV with columns key, transformation, optional label, split"
     )
     bring.add_argument("--store", type=_place, required=True, help="new store, or one with the same photographs")
     bring.add_argument("--backbone", required=True, metavar="NAME", help="name for it, such as import:my_model")
@@ -422,7 +439,7 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     export = _command(commands, "export", "exchange", "write embeddings to files of other libraries; resumable")
     export.add_argument("store", type=_place, metavar="STORE")
     export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy, huggingface or lance")
-    export.add_argument("--out", type=_folder, required=True, metavar="DIR", help="new folder, or that of an export")
+    export.add_argument("--out", type=_local, required=True, metavar="DIR", help="new folder, or that of an export")
     _many(export, "--backbone", "backbone (all; repeatable)")
     _many(export, "--transformation", "transformation (all; repeatable)")
 
@@ -431,8 +448,8 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     )
     explore.add_argument("store", type=_place, metavar="STORE")
     explore.add_argument("--backbone", required=True, metavar="NAME", help="a backbone of the store")
-    explore.add_argument("--export", type=_folder, metavar="DIR", help="write a static page instead; a new folder")
-    explore.add_argument("--results", type=_folder, metavar="DIR", help="output folder of its probes (that of the run)")
+    explore.add_argument("--export", type=_local, metavar="DIR", help="write a static page instead; a new folder")
+    explore.add_argument("--results", type=_local, metavar="DIR", help="output folder of its probes (that of the run)")
     explore.add_argument("--projection", default="umap", metavar="NAME", help="umap, pacmap or tsne (umap)")
     explore.add_argument(
         "--photographs", type=_whole(1, 1 << 20), default=200, metavar="N", help="photographs, drawn at random (200)"
@@ -443,7 +460,7 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
         commands, "variants", "exchange", "write the variants of photographs to image files", plugins=True
     )
     variants.add_argument("images", type=_photographs, metavar="IMAGES")
-    variants.add_argument("--out", type=_folder, required=True, metavar="DIR", help="new folder")
+    variants.add_argument("--out", type=_local, required=True, metavar="DIR", help="new folder")
     variants.add_argument("--to", default="folder", metavar="LAYOUT", help="folder or webdataset (folder)")
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
     variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")

