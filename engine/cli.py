@@ -165,10 +165,28 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
             for plugin in plugins:
                 load_plugin(plugin)
-        answer: dict[str, Any] = getattr(module, options.function)(options)
+        with _allowing_code(options):
+            answer: dict[str, Any] = getattr(module, options.function)(options)
     except SystemExit as stop:  # from a plug-in: its exit code must not become ours
         raise SubstyleError(f"{options.command}: aborted by sys.exit({stop.code!r})") from stop
     return answer
+
+
+@contextmanager
+def _allowing_code(options: argparse.Namespace) -> Iterator[None]:
+    """Let the command and its workers run code that files name, with ``--allow-plugins``."""
+    from substyle.pipelines.plugins import ALLOW
+
+    before = os.environ.get(ALLOW)
+    if getattr(options, "allow_plugins", False):
+        os.environ[ALLOW] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(ALLOW, None)
+        else:
+            os.environ[ALLOW] = before
 
 
 @contextmanager

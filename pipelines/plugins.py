@@ -19,8 +19,14 @@ from typing import Any
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.code import PACKAGE, SOURCE, installed, sources_of, text_of
 
+ALLOW = "SUBSTYLE_ALLOW_PLUGINS"  # environment variable; 1 is --allow-plugins
 _LOCK = threading.RLock()
 _LIBRARIES = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib"))
+
+
+def code_allowed() -> bool:
+    """Whether code that a file names, such as a study or a probe, may be run."""
+    return os.environ.get(ALLOW) == "1"
 
 
 def run_file(file: Path) -> ModuleType:

@@ -29,6 +29,7 @@ from substyle.engine.backbones.weights import HUB
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.code import in_package, source_digest
+from substyle.pipelines.plugins import ALLOW, code_allowed
 
 # Identities of weights, computed without loading them: file hashes, versions, seeds. None: only loading tells.
 
@@ -59,12 +60,19 @@ class LoadContext:
         batch: batch that graphs are compiled for.
         seed: the study's seed.
         checkpoint: a local file with the weights, or None.
+        run_code: whether the name may be that of a function: not if only a file names it, unless plug-ins are allowed.
     """
 
     canvas: int
     batch: int
     seed: int
     checkpoint: Path | None = None
+    run_code: bool = True
+
+    @property
+    def of_a_file(self) -> LoadContext:
+        """The context for a name that a file contains."""
+        return replace(self, run_code=self.run_code and code_allowed())
 
 
 Loader = Callable[[str, str, LoadContext], Backbone]
@@ -175,22 +183,23 @@ def _control(name: str, rest: str, context: LoadContext) -> Backbone:
 
 def _adapt(name: str, rest: str, context: LoadContext) -> Backbone:
     trained = adapter.Adapter.load(Path(rest))
-    return adapter.wrap(name, trained, load(trained.backbone, context), context.canvas)
+    return adapter.wrap(name, trained, load(trained.backbone, context.of_a_file), context.canvas)
 
 
 def _identify_adapt(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     trained = adapter.Adapter.load(Path(rest))
-    base = identity(trained.backbone, context)
+    base = identity(trained.backbone, context.of_a_file)
     return None if base is None else {"adapter": trained.digest, "base": base}
 
 
 def _finetuned(name: str, rest: str, context: LoadContext) -> Backbone:
     tuned = finetuned.Finetuned.load(Path(rest))
-    return finetuned.wrap(name, tuned, load(tuned.metadata["backbone"], context), context.canvas)
+    return finetuned.wrap(name, tuned, load(tuned.metadata["backbone"], context.of_a_file), context.canvas)
 
 
 def _identify_finetuned(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    base = identity(finetuned.Finetuned.load(Path(rest), tensors=False).metadata["backbone"], context)
+    before = finetuned.Finetuned.load(Path(rest), tensors=False).metadata["backbone"]
+    base = identity(before, context.of_a_file)
     return None if base is None else {"finetuned": cache.file_hash(Path(rest)), "base": base}
 
 
@@ -263,7 +272,11 @@ FAMILIES: dict[str, Family] = {
             check=split,
         ),
         Family(
-            *("python", "<module>:<function>", "a torch module and its preprocessing that a function returns"),
+            *(
+                python_function.PREFIX,
+                "<module>:<function>",
+                "a torch module and its preprocessing that a function returns",
+            ),
             loader=_python,
             check=split,
             function=python_function.function_of,
@@ -337,9 +350,18 @@ def check_checkpoint(name: str, checkpoint: Path | None) -> Family:
     return family
 
 
+def _require_allowed(name: str, context: LoadContext) -> Family:
+    """`check_checkpoint`, and raise ConfigError for a name that would run code that the user has not asked for."""
+    family = check_checkpoint(name, context.checkpoint)
+    if family.function is not None and not context.run_code:
+        allowed = f"code that you trust, since only a file names it: pass --allow-plugins, or set {ALLOW}=1"
+        raise ConfigError("backbone", name, allowed)
+    return family
+
+
 def load(name: str, context: LoadContext) -> Backbone:
     """Load a backbone by name. Raises ConfigError for an invalid name, WeightsError for unavailable weights."""
-    family = check_checkpoint(name, context.checkpoint)
+    family = _require_allowed(name, context)
     if layers := fused(name):
         whole = _several(name, layers, context)
         pooling = " + ".join(member.pooling for member in whole.members)
@@ -386,7 +408,7 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
     """
     first = expand(name)[0]
     first = (fused(first) or [first])[0]
-    family = check_checkpoint(first, context.checkpoint)
+    family = _require_allowed(first, context)
     found = family.identify(first, first.partition(":")[2], context) if family.identify else None
     if found is None:
         return None

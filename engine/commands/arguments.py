@@ -146,7 +146,7 @@ def _command(
 
 
 def _study_plugins(command: argparse.ArgumentParser) -> None:
-    text = "run the Python files that the study file names as plugins"
+    text = "run code that files name: plug-ins of the study file, python: backbones"
     command.add_argument("--allow-plugins", action="store_true", help=text)
 
 
@@ -391,6 +391,7 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     predict.add_argument("probe", type=_local, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
     predict.add_argument("--checkpoint", type=_local, help="weights of the backbone")
+    _study_plugins(predict)
     predict.add_argument("--download", action="store_true", help="fetch weights that the probe names from a hub")
     predict.add_argument("--out", type=_local, metavar="FILE", help="write all predictions to a .csv or .parquet file")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")

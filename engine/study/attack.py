@@ -287,7 +287,7 @@ class _Subject:
             )
         settings = self.store.settings
         loaded = registry.load(
-            name, registry.LoadContext(settings.canvas, BATCH, settings.seed, self.checkpoints.get(name))
+            name, registry.LoadContext(settings.canvas, BATCH, settings.seed, self.checkpoints.get(name)).of_a_file
         )
         stored, now = network_identity(entry.facts["spec"]), network_identity(loaded.spec.describe())
         if changed := changes(stored, now, "in the store"):

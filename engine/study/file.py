@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from dataclasses import replace
@@ -12,8 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 import substyle
+from substyle.engine.backbones.families.python_function import PREFIX
 from substyle.engine.config import Study
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.plugins import ALLOW, code_allowed
 from substyle.pipelines.storage import below
 from substyle.pipelines.validation import require_bounded
 
@@ -37,9 +38,6 @@ def shipped_studies() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.toml"))
 
 
-ALLOW_PLUGINS = "SUBSTYLE_ALLOW_PLUGINS"  # environment variable; 1 is --allow-plugins
-
-
 def load_study(
     path: Path | str, *, device: str | None = None, runtime: str | None = None, allow_plugins: bool = False
 ) -> Study:
@@ -49,7 +47,8 @@ def load_study(
         path: the file, or the name of a study of the package, such as ``demo``.
         device: overrides ``embed.device``; also used for probes and analysis unless the file sets their ``device``.
         runtime: overrides ``embed.runtime``.
-        allow_plugins: accept a file with ``plugins``, which are run; so does ``SUBSTYLE_ALLOW_PLUGINS=1``.
+        allow_plugins: accept a file with ``plugins`` or ``python:`` backbones, which are run; so does
+            ``SUBSTYLE_ALLOW_PLUGINS=1``.
 
     Raises:
         ConfigError: the file cannot be read, is not TOML, has an invalid field, or has plug-ins that are not allowed.
@@ -63,9 +62,11 @@ def load_study(
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
     study = study_of(data, device=device, runtime=runtime)
-    if study.plugins and not (allow_plugins or os.environ.get(ALLOW_PLUGINS) == "1"):
-        allowed = f"files whose code you trust: pass --allow-plugins, or set {ALLOW_PLUGINS}=1"
-        raise ConfigError("plugins", ", ".join(map(str, study.plugins)), allowed)
+    functions = [choice.name for choice in study.backbones if choice.name.startswith(f"{PREFIX}:")]
+    for field, named in (("plugins", [*map(str, study.plugins)]), ("backbones", functions)):
+        if named and not (allow_plugins or code_allowed()):
+            allowed = f"code that you trust: pass --allow-plugins, or set {ALLOW}=1"
+            raise ConfigError(field, ", ".join(named), allowed)
     folder, source = path.parent, study.source
     choices = tuple(replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones)
     return replace(

@@ -66,7 +66,7 @@ def predict(
     pipeline = PixelPipeline(Settings(seed, canvas, ("identity",), facts.get("orientation", "ignore")), config)
     if not isinstance(facts.get("network"), dict):
         raise SubstyleError(f"{probe_path}: does not record its network, as of an older version; train it again")
-    context = registry.LoadContext(canvas, config.graph_images, seed, checkpoint)
+    context = registry.LoadContext(canvas, config.graph_images, seed, checkpoint).of_a_file
     backbone = _backbone(str(facts["backbone"]), context, download)
     if changed := changes(facts["network"], network_identity(backbone.spec.describe()), "in training"):
         raise SubstyleError(f"{probe_path}: {facts['backbone']} has changed: {'; '.join(changed)}")

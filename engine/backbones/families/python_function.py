@@ -15,6 +15,7 @@ from substyle.engine.backbones.families import timm
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
 from substyle.kernels.errors import ConfigError, SubstyleError
 
+PREFIX = "python"
 _ALLOWED = 'a torch module and {"side": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}'
 
 
@@ -57,15 +58,18 @@ def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Back
         raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", _ALLOWED) from error
     try:
         network, facts = made
-        seen = {"side": int(facts["side"]), **{key: timm.rgb(facts[key]) for key in ("mean", "std")}}
-        if not isinstance(network, nn.Module) or min(seen["std"]) <= 0 or not 0 < seen["side"] <= 4096:
-            raise ValueError(f"{type(network).__name__}, {seen}")
+        side, mean, std = int(facts["side"]), timm.rgb(facts["mean"]), timm.rgb(facts["std"])
+        if not isinstance(network, nn.Module) or min(std) <= 0 or not 0 < side <= 4096:
+            raise ValueError(f"{type(network).__name__}, {facts}")
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"backbone {name}", f"{type(made).__name__} ({error})", _ALLOWED) from error
     try:
         return timm.wrap(
-            name, rest, network.to(torch.float32), canvas=canvas, weights=f"function {rest}", config=seen,
+            *(name, rest, network.to(torch.float32)),
+            canvas=canvas,
+            weights=f"function {rest}",
+            config={"side": side, "mean": mean, "std": std},
             readout=readout,
-        )  # fmt: skip
+        )
     except (AttributeError, TypeError, RuntimeError) as error:
         raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", _ALLOWED) from error
