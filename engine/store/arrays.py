@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -171,12 +172,28 @@ def encode(x_RD: NDArray[Any], codec: Codec) -> memoryview:
     return memoryview(_codec(codec).encode(plain_RD))
 
 
-def decode(data: bytes, codec: Codec, dtype: np.dtype[Any], width: int) -> NDArray[Any]:
-    """Decode a chunk. Shape: (R, D). Raises ValueError or RuntimeError if it is damaged."""
+def decode(data: bytes, codec: Codec, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Decode a chunk of the shape (R, D).
+
+    Raises ValueError or RuntimeError if it is damaged, and before anything is allocated if it decodes to another size.
+    """
     # blosc reads beyond the end of truncated data; bytes 12 to 15 of its header are their size
     if codec == "blosc" and int.from_bytes(data[12:16], "little") != len(data):
         raise ValueError("truncated")
-    return np.frombuffer(_codec(codec).decode(data), dtype).reshape(-1, width)
+    size = int.from_bytes(data[4:8], "little") if codec == "blosc" else _zstd_size(data)
+    if size != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{size} bytes, expected {shape} × {dtype.itemsize}")
+    out_RD = np.empty(shape, dtype)
+    _codec(codec).decode(data, out_RD.data.cast("B"))
+    return out_RD
+
+
+def _zstd_size(data: bytes) -> int:
+    """The decoded size in the header of a Zstandard frame (RFC 8878, section 3.1.1.1); 0 if it has none."""
+    flags = data[4] if len(data) > 4 else 0
+    single = flags >> 5 & 1
+    start, length = 5 + 1 - single + (0, 1, 2, 4)[flags & 3], (single, 2, 4, 8)[flags >> 6]
+    return int.from_bytes(data[start : start + length], "little") + 256 * (length == 2)
 
 
 def _codec(codec: Codec) -> Blosc | Zstd:
@@ -302,14 +319,14 @@ def read_rows(
         if isinstance(place, ObjectPlace):
             objects.append((place, first, part_RD))
         else:
-            _read_part(place, first, part_RD, array.fill_value, codec)
+            _read_part(place, first, part_RD, array.fill_value, codec, rows)
         at += count
-    each(lambda part: _read_part(*part, array.fill_value, codec), objects)
+    each(lambda part: _read_part(*part, array.fill_value, codec, rows), objects)
 
 
-def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object, codec: Codec) -> None:
+def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object, codec: Codec, rows: int) -> None:
     try:
-        with _reading(path, out_RD, codec) as read:
+        with _reading(path, out_RD, codec, rows) as read:
             read(first, out_RD)
     except FileNotFoundError:
         out_RD[...] = fill
@@ -321,12 +338,20 @@ def _unreadable(path: Place, error: OSError) -> StoreError:
     return StoreError(f"{path}: cannot read: {error.strerror or error}; run substyle verify")
 
 
-def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: NDArray[np.int64], codec: Codec) -> None:
+def take(
+    path: Place,
+    row_M: NDArray[np.int64],
+    out_RD: NDArray[Any],
+    place_M: NDArray[np.int64],
+    codec: Codec,
+    rows: int,
+) -> None:
     """Read rows of a chunk into rows ``place_M`` of an array; neighbouring rows are read together.
 
     Args:
         row_M: rows of the chunk, ascending, possibly repeated.
         out_RD: contiguous, in the store's dtype.
+        rows: R, rows of the whole chunk.
 
     Raises:
         StoreError: the chunk is missing, truncated or cannot be read.
@@ -337,7 +362,7 @@ def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: N
     ends = np.flatnonzero(np.append(apart_M, True)) + 1 if len(row_M) else row_M
     start = 0
     try:
-        with _reading(path, out_RD, codec) as read:
+        with _reading(path, out_RD, codec, rows) as read:
             for end in ends.tolist():
                 row_K, place_K = row_M[start:end], place_M[start:end]
                 if end - start == 1:  # read without a copy
@@ -359,7 +384,7 @@ def _whole(path: Place) -> bytes:
 
 
 @contextmanager
-def _reading(path: Place, like_RD: NDArray[Any], codec: Codec) -> Iterator[Read]:
+def _reading(path: Place, like_RD: NDArray[Any], codec: Codec, rows: int) -> Iterator[Read]:
     """Yield a function that reads consecutive rows of a chunk, from the first on, into a contiguous array.
 
     Raises OSError; or StoreError if the chunk is truncated or cannot be decoded.
@@ -374,7 +399,7 @@ def _reading(path: Place, like_RD: NDArray[Any], codec: Codec) -> Iterator[Read]
     if codec != "none":
         data = _whole(path)
         try:
-            whole = decode(data, codec, like_RD.dtype, like_RD.shape[1]).data.cast("B")
+            whole = decode(data, codec, like_RD.dtype, (rows, like_RD.shape[1])).data.cast("B")
         except (ValueError, RuntimeError) as error:
             raise StoreError(f"{path}: cannot be decoded ({error}); run substyle verify") from error
         yield partial(read, lambda place, offset: _copy(whole[offset : offset + len(place)], place))

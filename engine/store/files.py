@@ -211,14 +211,3 @@ def encoded(table: pa.Table) -> bytes:
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
-
-def arrow_file(data: bytes) -> pa.BufferReader:
-    """Return bytes as a file that Arrow owns.
-
-    Threads of Arrow may end after the interpreter. Releasing a Python object then aborts the process.
-    """
-    import pyarrow as pa
-
-    buffer = pa.allocate_buffer(len(data))
-    memoryview(buffer).cast("B")[:] = data
-    return pa.BufferReader(buffer)

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pydantic.dataclasses
 import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 
-from substyle.engine.store.files import arrow_file, digest, encoded, make_folder, read_named, write_durably
+from substyle.engine.store.files import digest, encoded, make_folder, read_named, write_durably
 from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL, StoreError
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import for_each_image
 from substyle.kernels.displacement import Banded
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.philox import image_keys
+from substyle.pipelines import limits
 from substyle.pipelines.storage import Place, matching
 from substyle.pipelines.validation import brief
 
@@ -45,6 +45,9 @@ _SCHEMA = pa.schema(
         ("given", pa.string()),  # the source's own split, if any
     ]
 )
+# in memory, strings are codes of a dictionary: a repeated one is held once
+_CODED = pa.schema([(f.name, pa.dictionary(pa.int32(), f.type) if f.type == pa.string() else f.type) for f in _SCHEMA])
+_ROW_BYTES = 0.5  # least size of a row: a key of consecutive ones, compressed, takes about two bytes
 _SOURCE = b"substyle.source"
 Fractions = tuple[float, float, float]
 DEFAULT_FRACTIONS: Fractions = (0.65, 0.15, 0.20)
@@ -164,8 +167,8 @@ def read(store: Place, shard_rows: int) -> Manifest:
 
 
 def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
-    table = pq.ParquetFile(arrow_file(read_named(path))).read()
-    if not table.schema.equals(_SCHEMA):
+    table = limits.read_parquet(read_named(path), path.name, _ROW_BYTES)
+    if not table.schema.equals(_CODED):
         raise ValueError("unexpected columns for a manifest")
     described = (table.schema.metadata or {}).get(_SOURCE)
     if described is None:
@@ -176,7 +179,7 @@ def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
 
 def _manifest(table: pa.Table) -> Manifest:
     """Parse the concatenated segments. Raises ValueError if they contradict each other."""
-    keys, names, splits, given = (table[name].to_pylist() for name in ("key", "class_name", "split", "given"))
+    keys, names, splits, given = (limits.values(table[name]) for name in ("key", "class_name", "split", "given"))
     labels = table["label"].to_pylist()
     if None in keys or len(set(keys)) < len(keys):
         raise ValueError("duplicate or missing image keys")
@@ -238,7 +241,7 @@ def append(
     }
     try:
         table = pa.table(columns, schema=_SCHEMA)
-        _manifest(pa.concat_tables([*(_segment(path)[0] for path in segments(store)), table]))
+        _manifest(pa.concat_tables([*(_segment(path)[0] for path in segments(store)), table.cast(_CODED)]))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{folder}: cannot add images: {error}") from error
     described = json.dumps({**asdict(source), "options": dict(source.options)}).encode()

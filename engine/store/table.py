@@ -253,7 +253,7 @@ class StoredRows:
 
         def one(own: I64) -> None:
             chunk = self.entry.chunk(self.store.path, self.names[t_B[own[0]]], int(shard_B[own[0]]))
-            arrays.take(chunk, at_B[own], out, own, self.store.settings.codec)
+            arrays.take(chunk, at_B[own], out, own, self.store.settings.codec, self.store.settings.shard_rows)
 
         with ThreadPoolExecutor(REQUESTS if isinstance(self.store.path, ObjectPlace) else _TAKERS) as readers:
             list(readers.map(one, files))

@@ -23,6 +23,7 @@ from substyle.pipelines.validation import LocalPath, validated
 log = logging.getLogger(__name__)
 
 MAX_TEXT = 1000  # characters of a label or key
+IMAGE_BYTES = 16  # least size of an image in a file of many: of compressed pixels, or of the smallest format
 _SHOWN = 20  # log lines per source
 _KEPT = 1000  # skipped names kept per source
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -47,9 +48,10 @@ def label_text(value: object) -> str | None:
         raise ValueError(f"a label of type {type(value).__name__}")
     if isinstance(value, int) and abs(value) >= 1 << 63:
         raise ValueError("a label of more than 64 bits")
-    text = _HALVES.sub("\ufffd", str(value)).strip()
+    text = str(value)
     if len(text) > MAX_TEXT:
         raise ValueError(f"a label of {len(text)} characters")
+    text = _HALVES.sub("\ufffd", text).strip()
     return sys.intern(text) if text else None  # shared by many images
 
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.pipelines.sources.base import LeftOut, SourceConfig, words
+from substyle.pipelines import limits
+from substyle.pipelines.sources.base import IMAGE_BYTES, LeftOut, SourceConfig, words
 from substyle.pipelines.sources.files import FileState, Shard, inside, mark_of_file, open_regular, read_span, shards
 from substyle.pipelines.sources.labels import (
     IMAGE_COLUMNS,
@@ -208,6 +209,7 @@ def _list(names: Sequence[str]) -> str:
 # raised by pyarrow for invalid files
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError)
 _MAGIC = b"ARROW1"  # of the file format; other files are streams, as Hugging Face writes
+_STREAM = 8  # where the stream starts that a file holds before its index
 
 
 class ArrowRows:
@@ -237,14 +239,16 @@ class ArrowRows:
         finally:
             os.close(descriptor)
         is_file = whole.slice(0, min(len(_MAGIC), whole.size)).to_pybytes() == _MAGIC
-        reader = pa.ipc.open_file(whole) if is_file else pa.ipc.open_stream(whole)
+        stream = whole.slice(_STREAM) if is_file else whole
+        limits.require_uncompressed(stream)
+        reader = pa.ipc.open_stream(stream)
         self.columns = columns(reader.schema, path, config)
         self.values: dict[str, list[object]] = {name: [] for name in self.columns.small}
         self.damage: str | None = None
         spans = [np.zeros((0, 2), np.int64)]
         try:
-            batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
-            for batch in batches:
+            for batch in reader:
+                limits.require_rows("batch", sum(map(len, spans)) + len(batch), self._stamp.size, IMAGE_BYTES)
                 part = _spans(batch, self.columns, whole)
                 values = {name: _values(batch, name) for name in self.values}
                 spans.append(part)
@@ -293,4 +297,4 @@ def _spans(batch: pa.RecordBatch, found: Columns, whole: pa.Buffer) -> NDArray[n
 def _values(batch: pa.RecordBatch, name: str) -> list[object]:
     array = batch.column(name)
     array.validate(full=True)
-    return list(array.to_pylist())
+    return limits.values(array)

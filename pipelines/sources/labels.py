@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import SPLIT_FOLDERS, label_text, log, shown
+from substyle.pipelines.sources.base import MAX_TEXT, SPLIT_FOLDERS, label_text, log, shown
 
 WNID = re.compile(r"n\d{8}")
 MAX_LIST = 1 << 28  # bytes of a file of class names or synsets
@@ -56,7 +56,7 @@ def split_text(value: object, where: str) -> str | None:
         return None
     split = split_word(text)
     if split is None:
-        raise ConfigError(f"split {where}", value, ", ".join(SPLIT_FOLDERS))
+        raise ConfigError(f"split {where}", text[:MAX_TEXT], ", ".join(SPLIT_FOLDERS))
     return split
 
 

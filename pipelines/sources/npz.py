@@ -13,11 +13,12 @@ from collections import OrderedDict
 from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import SPLITS, LeftOut, Records, SourceConfig, Understood, label_text
+from substyle.pipelines import limits
+from substyle.pipelines.image_header import MAX_PIXELS
+from substyle.pipelines.sources.base import IMAGE_BYTES, SPLITS, LeftOut, Records, SourceConfig, Understood, label_text
 from substyle.pipelines.sources.files import FileState, mark_of_file
 from substyle.pipelines.sources.labels import read_names
 
@@ -33,7 +34,7 @@ class _Pixels:
     def __init__(self, path: str, stamp: FileState, archive: zipfile.ZipFile, member: str) -> None:
         self.path, self.member, self._stamp = path, member, stamp
         with archive.open(member) as file:
-            shape, fortran, dtype = _header(file)
+            shape, fortran, dtype = limits.array_header(file)
             self._start, size = file.tell(), archive.getinfo(member).file_size
         if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
             raise ValueError(
@@ -41,9 +42,9 @@ class _Pixels:
             )
         self.count, self.shape = shape[0], shape[1:]
         self._size = math.prod(self.shape)
-        # a wrong header must not exhaust memory: zlib compresses by at most 1,032
-        if not self._size or self.count * self._size != size - self._start or size > 1100 * stamp.size:
+        if not self._size or self.count * self._size != size - self._start or math.prod(self.shape[:2]) > MAX_PIXELS:
             raise ValueError(f"{member}: {size:,} bytes for an array of shape {shape}")
+        limits.require_rows(member, self.count, stamp.size, IMAGE_BYTES)
         self._rows = max(1, _BLOCK_BYTES // self._size)
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
@@ -80,16 +81,6 @@ class _Pixels:
         return block
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
-    """Shape, order and dtype of an array."""
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if read is None:
-        raise ValueError(f"array of format {version}")
-    shape, fortran, dtype = read(file)
-    return shape, fortran, dtype
-
-
 class NpzSource:
     """Images in arrays of a NumPy archive.
 
@@ -123,11 +114,7 @@ class NpzSource:
                     self._arrays.append((len(keys), array))
                     keys += [f"{split or 'images'}/{row:09d}" for row in range(array.count)]
                     splits += [split] * array.count
-                    member, label_N = f"{prefix}labels.npy", None
-                    if member in members:
-                        with archive.open(member) as file:
-                            label_N = np.lib.format.read_array(file, allow_pickle=False)
-                    labels += [readable.of(each) for each in self._labels(label_N, array, remarks)]
+                    labels += map(readable.of, _labels(archive, array, remarks))
         except _DAMAGE as error:
             raise ConfigError("images", self.root, f"a NumPy archive of images ({error})") from error
         if not keys:
@@ -139,20 +126,6 @@ class NpzSource:
         self.records = Records(keys, labels, given, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
 
-    def _labels(
-        self, label_N: NDArray[np.generic] | None, array: _Pixels, remarks: dict[str, None]
-    ) -> list[str | None]:
-        name = array.member.removesuffix(".npy").replace("images", "labels")
-        if label_N is None:
-            remarks[f"no array {name}: no classes"] = None
-            return [None] * array.count
-        if label_N.shape[:1] != (array.count,) or label_N.ndim > 2 or label_N.dtype.kind not in "iu":
-            raise ValueError(f"{name}: {label_N.dtype} of shape {label_N.shape}; allowed: {array.count} integers")
-        if label_N.ndim == 2 and label_N.shape[1] != 1:
-            remarks[f"several labels per image in {name}: no classes"] = None
-            return [None] * array.count
-        return [label_text(value) if value >= 0 else None for value in label_N.reshape(-1).tolist()]
-
     def _place(self, place: int) -> tuple[_Pixels, int]:
         first, array = next((first, array) for first, array in reversed(self._arrays) if first <= place)
         return array, place - first
@@ -163,3 +136,21 @@ class NpzSource:
 
     def _mark(self, place: int) -> int:
         return mark_of_file(self.root, place)
+
+
+def _labels(archive: zipfile.ZipFile, array: _Pixels, remarks: dict[str, None]) -> list[str | None]:
+    """The labels beside an array of images; nothing is read before shape and type fit."""
+    name = array.member.removesuffix(".npy").replace("images", "labels")
+    nothing: list[str | None] = [None] * array.count
+    if f"{name}.npy" not in archive.namelist():
+        remarks[f"no array {name}: no classes"] = None
+        return nothing
+    with archive.open(f"{name}.npy") as file:
+        shape, _, dtype = limits.array_header(file)
+        if shape[:1] != (array.count,) or len(shape) > 2 or dtype.kind not in "iu":
+            raise ValueError(f"{name}: {dtype} of shape {shape}; allowed: {array.count} integers")
+        if shape[1:] not in ((), (1,)):
+            remarks[f"several labels per image in {name}: no classes"] = None
+            return nothing
+        label_N = np.frombuffer(file.read(array.count * dtype.itemsize), dtype, array.count)
+    return [label_text(value) if value >= 0 else None for value in label_N.tolist()]

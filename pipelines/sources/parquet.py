@@ -12,10 +12,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import MAX_TEXT, LeftOut, Records, SourceConfig, Understood, label_text, words
+from substyle.pipelines import limits
+from substyle.pipelines.sources.base import (
+    IMAGE_BYTES,
+    MAX_TEXT,
+    LeftOut,
+    Records,
+    SourceConfig,
+    Understood,
+    label_text,
+    words,
+)
 from substyle.pipelines.sources.files import MAX_BYTES, FileState, Shard, mark_of_file
 from substyle.pipelines.sources.hf_dataset import ARROW_ERRORS, ArrowRows, Columns, columns, table_files
 from substyle.pipelines.sources.labels import Names, no_label, read_names, says_splits, split_text, splits_of_files
@@ -23,6 +34,7 @@ from substyle.pipelines.sources.labels import Names, no_label, read_names, says_
 BLOCK_BYTES = 32 << 20  # of images decoded at once
 BLOCKS = 4  # cached: four readers request neighbouring rows, and a limit leaves gaps
 _MAX_BLOCK_ROWS = 4096
+_MAX_BLOCK_BYTES = 128 << 20  # of rows that all hold the largest image of a dictionary
 _BUFFER = 1 << 20  # bytes of a column read at once: a row group may not fit in memory
 
 
@@ -48,23 +60,31 @@ class ParquetRows:
             self.metadata = file.metadata
             self.columns = columns(file.schema_arrow, path, config)
             self.rows = int(self.metadata.num_rows)
-            groups = [self.metadata.row_group(i) for i in range(self.metadata.num_row_groups)]
+            groups = limits.footer(file, "footer", self.stamp.size, IMAGE_BYTES)
             sizes = [int(group.num_rows) for group in groups]
-            # an image takes more than a byte: the footer is wrong, and so many rows would exhaust memory
-            if min(sizes, default=0) < 0 or sum(sizes) != self.rows or self.rows > self.stamp.size:
-                raise ValueError(f"footer claims {self.rows} rows in {self.stamp.size} bytes")
-            names = self.columns.small
+            texts = set(limits.texts(file))
+        names = self.columns.small
+        with self.opened(sorted(texts.intersection(names))) as file:
             table = file.read(columns=names, use_threads=False) if names else None
-        self.values: dict[str, list[object]] = {name: table[name].to_pylist() for name in names} if table else {}
+        self.values: dict[str, list[object]] = {name: limits.values(table[name]) for name in names} if table else {}
         if any(len(values) != self.rows for values in self.values.values()):
             raise ValueError("columns differ in length")
         self.start_G = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.image = f"{self.columns.image}.bytes" if self.columns.in_struct else self.columns.image
-        # do not access a group's columns: pyarrow aborts the process if a damaged footer is inconsistent
         self.block_rows = [
             max(1, min(_MAX_BLOCK_ROWS, BLOCK_BYTES * rows // max(1, int(group.total_byte_size))))
             for rows, group in zip(sizes, groups, strict=True)
         ]
+
+    def opened(self, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+        """Open the file; these columns are read as dictionaries, so that a repeated value is held once."""
+        return pq.ParquetFile(
+            self.path,
+            metadata=self.metadata,
+            read_dictionary=dictionaries,
+            buffer_size=_BUFFER,
+            page_checksum_verification=True,
+        )
 
     def read(self, row: int) -> bytes:
         """Read the image of a row. Raises OSError."""
@@ -151,12 +171,21 @@ class Blocks:
 
 
 def _batches(file: ParquetRows, group: int) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(
-        file.path, metadata=file.metadata, buffer_size=_BUFFER, page_checksum_verification=True
-    ) as opened:
-        yield from opened.iter_batches(
-            batch_size=file.block_rows[group], row_groups=[group], columns=[file.image], use_threads=False
-        )
+    what = {"row_groups": [group], "columns": [file.image], "use_threads": False}
+    # a dictionary may repeat one large image: then fewer rows make a block
+    with file.opened([file.image]) as opened:
+        first = next(opened.iter_batches(batch_size=1, **what), None)
+        largest = 0 if first is None else _largest(first.column(0))
+    with file.opened() as opened:
+        rows = min(file.block_rows[group], max(1, _MAX_BLOCK_BYTES // max(1, largest)))
+        yield from opened.iter_batches(batch_size=rows, **what)
+
+
+def _largest(image: pa.Array) -> int:
+    """The size of the largest image of a dictionary; 0 without a dictionary."""
+    if pa.types.is_struct(image.type):
+        (image,) = image.flatten()
+    return pc.max(pc.binary_length(image.dictionary)).as_py() or 0 if pa.types.is_dictionary(image.type) else 0
 
 
 class TableSource:
@@ -253,7 +282,7 @@ class TableSource:
             if columns.key is not None:
                 name = str(key) if key is not None else ""
                 if not name or len(name) > MAX_TEXT or name in self._known:
-                    left_out.add(where, f"has a missing or repeated id ({name!r}); skipped")
+                    left_out.add(where, f"has a missing or repeated id ({name[:MAX_TEXT]!r}); skipped")
                     continue
                 self._known.add(name)
             try:
