@@ -169,6 +169,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             answer: dict[str, Any] = getattr(module, options.function)(options)
     except SystemExit as stop:  # from a plug-in: its exit code must not become ours
         raise SubstyleError(f"{options.command}: aborted by sys.exit({stop.code!r})") from stop
+    except MemoryError as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        where = f"{last.name}, {last.filename}:{last.lineno}"
+        raise SubstyleError(f"{options.command}: out of memory in {where} ({error or 'MemoryError'})") from error
     return answer
 
 

@@ -57,7 +57,7 @@ class AnalysisConfig:
     device: str = AUTO
     """Device for nearest neighbours and clusters: cpu, cuda, cuda:N, or ``auto``: the first GPU if FAISS supports it,
     else the CPU."""
-    threads: Annotated[StrictInt, Field(ge=0)] = 0
+    threads: Annotated[StrictInt, Field(ge=0, le=1024)] = 0
     """CPU threads; 0 keeps the defaults of the libraries."""
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class EmbedConfig:
 
     batch: Annotated[StrictInt, Field(ge=1, le=4096)] | None = None
     """Batch size in images. Default: 32 on a CPU, 256 on a GPU."""
-    threads: Annotated[StrictInt, Field(ge=0)] = 0
+    threads: Annotated[StrictInt, Field(ge=0, le=1024)] = 0
     """CPU threads; 0 uses all."""
     device: str = AUTO
     """Device for decoding, transformations and embedding: cpu, cuda, cuda:N, or ``auto``: the first GPU visible to

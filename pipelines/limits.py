@@ -87,7 +87,9 @@ def require_archive(path: Path) -> None:
 def footer(file: pq.ParquetFile, what: str, size: int, row_bytes: float) -> list[Any]:
     """Check rows and bytes that the footer of a Parquet file claims; return the metadata of its row groups.
 
-    Does not access a group's columns: pyarrow aborts the process if a damaged footer is inconsistent. Raises ValueError.
+    Does not access a group's columns: pyarrow aborts the process if a damaged footer is inconsistent.
+
+    Raises ValueError.
     """
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     rows = [int(group.num_rows) for group in groups]

@@ -21,6 +21,7 @@ from torch import nn
 
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines import limits
 
 HUB = "hf-hub:"  # before a repository in the names of timm and open_clip
 _CONNECT_S = 3.0
@@ -113,6 +114,7 @@ UNREADABLE = (
     ValueError,
     KeyError,
     SafetensorError,
+    MemoryError,
     zipfile.BadZipFile,
 )
 
@@ -132,6 +134,8 @@ def read_checkpoint(name: str, path: Path, inside: Sequence[str] = ()) -> State:
     from timm.models import load_state_dict
 
     try:
+        if zipfile.is_zipfile(path):  # .npz, or as torch.save writes
+            limits.require_archive(path)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {key: torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in arrays.files}
@@ -340,7 +344,7 @@ def read_described(
         with safe_open(str(path), framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("substyle", "null"))
             state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot read {title}: {error}") from error
     if not isinstance(metadata, dict) or metadata.pop("format", None) != form:
         raise WeightsError(f"{path}: not {title}")

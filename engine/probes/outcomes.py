@@ -23,6 +23,7 @@ from substyle.engine.probes.tasks import F64
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import ResampleBy
 from substyle.kernels.errors import SubstyleError
+from substyle.pipelines import limits
 
 _RESULTS, _SCORES = "probes.json", "scores.npz"
 TOKEN_HEADS = (ATTENTIVE, EFFICIENT)
@@ -72,7 +73,8 @@ class ProbeOutcome:
     def load(cls, folder: Path) -> ProbeOutcome:
         """Load results written by :meth:`save`. Raises SubstyleError if they are missing or damaged."""
         try:
-            document = json.loads((folder / _RESULTS).read_text(encoding="utf-8"))
+            document = json.loads(limits.read_text(folder / _RESULTS))
+            limits.require_archive(folder / _SCORES)
             with np.load(folder / _SCORES, allow_pickle=False) as file:
                 arrays = {name: np.asarray(file[name], np.float32) for name in file.files}
             group_N = document.get("group_N")

@@ -400,7 +400,7 @@ def _reading(path: Place, like_RD: NDArray[Any], codec: Codec, rows: int) -> Ite
         data = _whole(path)
         try:
             whole = decode(data, codec, like_RD.dtype, (rows, like_RD.shape[1])).data.cast("B")
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
             raise StoreError(f"{path}: cannot be decoded ({error}); run substyle verify") from error
         yield partial(read, lambda place, offset: _copy(whole[offset : offset + len(place)], place))
     elif isinstance(path, ObjectPlace):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from substyle.engine.store.layout import StoreError
 from substyle.kernels import files as doors
 from substyle.kernels.errors import SubstyleError
+from substyle.pipelines import limits
 from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, at_once, matching, translated_errors
 
 if TYPE_CHECKING:
@@ -175,10 +176,10 @@ def digest(data: bytes) -> str:
 def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
     """Read a JSON file. Raises SubstyleError if it cannot be read or parsed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(limits.read_text(path))
     except OSError as error:
         raise SubstyleError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise SubstyleError(f"{path}: not JSON ({error})") from error
 
 
@@ -210,4 +211,3 @@ def encoded(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
-

@@ -30,9 +30,11 @@ from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import store_facts
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.pipelines import limits
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
+from substyle.pipelines.validation import brief
 
 SHARD_ROWS = 1024
 _ROLES = ("coarse", "role")
@@ -271,16 +273,24 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
     file = rows if rows is not None and embeddings.suffix == ".npy" else embeddings
     text = pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
     try:
-        table = pa.csv.read_csv(file, convert_options=text) if file is rows else pq.read_table(file)
+        table = pa.csv.read_csv(file, convert_options=text) if file is rows else _table(file)
         table.validate(full=True)
         columns = {name: _texts(table, name, file) for name in _COLUMNS}
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise SubstyleError(f"{file}: cannot read: {error}") from error
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise SubstyleError(f"{file}: cannot read: {brief(error)}") from error
     x_RD = _array(embeddings) if file is rows else _lists(table, embeddings)
     if x_RD.ndim != 2 or len(x_RD) != len(table) or not x_RD.size or not np.isfinite(x_RD).all():
         given = f"array {x_RD.shape} for {len(table)} rows"
         raise ConfigError(f"embeddings of {embeddings.name}", given, "finite numbers (rows, D) within float32's range")
     return columns, x_RD
+
+
+def _table(path: Path) -> pa.Table:
+    """A Parquet file, or all of a folder, with strings as codes of dictionaries."""
+    for file in pq.ParquetDataset(path).files:
+        with pq.ParquetFile(file) as opened:
+            limits.footer(opened, file, os.path.getsize(file), row_bytes=1)
+    return pq.read_table(path, read_dictionary=_COLUMNS)
 
 
 def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
@@ -294,10 +304,15 @@ def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
         raise ConfigError(
             f"label of {file.name}", "numbers of a Hugging Face dataset", "names; use export --to parquet"
         )
-    texts = [text or None for text in table[name].cast(pa.string()).to_pylist()]
+    column = table[name]
+    texts = [text or None for text in limits.values(column if _coded(column.type) else column.cast(pa.string()))]
     if None in texts and name not in _OPTIONAL:
         raise ConfigError(f"{name} of {file.name}", f"empty in row {texts.index(None)}", "a string in every row")
     return texts
+
+
+def _coded(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
 
 
 def _array(file: Path) -> NDArray[np.float32]:

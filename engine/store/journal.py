@@ -95,7 +95,7 @@ def _decoded(path: Place, decode: Callable[[bytes], T]) -> T:
         return decode(read_named(path))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError, pa.ArrowException) as error:
         raise StoreError(f"{path}: invalid journal file: {brief(error)}; run substyle verify") from error
 
 

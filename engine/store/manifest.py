@@ -162,7 +162,7 @@ def read(store: Place, shard_rows: int) -> Manifest:
             source_N=np.repeat(np.array(of_segment, np.int32), list(map(len, tables))),
             digest=hashlib.sha256(" ".join(path.name for path in paths).encode()).hexdigest()[:16],
         )
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise StoreError(f"{where}: cannot read the manifest: {brief(error)}") from error
 
 

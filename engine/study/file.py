@@ -14,6 +14,7 @@ import substyle
 from substyle.engine.backbones.families.python_function import PREFIX
 from substyle.engine.config import Study
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines import limits
 from substyle.pipelines.plugins import ALLOW, code_allowed
 from substyle.pipelines.storage import below
 from substyle.pipelines.validation import require_bounded
@@ -55,7 +56,7 @@ def load_study(
     """
     path = find_study(path) or Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        data = tomllib.loads(limits.read_text(path))
     except OSError as error:
         names = ", ".join(shipped_studies())
         raise ConfigError("study", str(path), f"a readable study file ({error.strerror}), or one of {names}") from error

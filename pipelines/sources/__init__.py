@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import overload
 
 from substyle.kernels.errors import ConfigError, MissingError
+from substyle.pipelines import limits
 from substyle.pipelines.sources.base import (
     AUTO,
     EXTENSIONS,
@@ -189,7 +190,8 @@ def open_source(path: str | Path, config: SourceConfig | None = None) -> Source:
     kind = kind_of(path, config) if config.kind == AUTO else config.kind
     if is_remote(path) and kind != "tar":
         raise ConfigError("images", str(path), f"tar shards (.tar) in a bucket, not {kind}")
-    return _OPEN[kind](str(path), config.of_kind(kind))
+    with limits.named(path):
+        return _OPEN[kind](str(path), config.of_kind(kind))
 
 
 def kind_of(path: str | Path, config: SourceConfig | None = None) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines import transforms
+from substyle.pipelines import limits, transforms
 from substyle.pipelines.plugins import run_file
 from substyle.pipelines.transforms import base
 
@@ -197,7 +197,7 @@ def load_suite(path: str | Path) -> tuple[str, ...]:
 def _read_suite(file: Path) -> tuple[str, ...]:
     where = f"suite {file.name}"
     try:
-        rows = tomllib.loads(file.read_text(encoding="utf-8")).get("transformations")
+        rows = tomllib.loads(limits.read_text(file)).get("transformations")
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(where, str(file), f"a readable TOML file ({error})") from error
     if not isinstance(rows, list) or not rows:

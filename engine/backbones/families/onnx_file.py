@@ -14,12 +14,18 @@ from typing import Any
 import onnx
 import torch
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, compose, helper
+from onnx import TensorProto, checker, compose, helper
 from torch import nn
 
 from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.spec import RGB, Backbone, BackboneSpec
 from substyle.kernels.errors import ConfigError
+
+# raised by onnx for invalid files and graphs; RuntimeError: its checks in C++
+_INVALID = (
+    *(DecodeError, checker.ValidationError, OSError, ValueError, TypeError, LookupError),
+    *(RuntimeError, StopIteration, MemoryError),
+)
 
 
 def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
@@ -39,11 +45,19 @@ def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
         if _external(model):
             onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
             digest = hashlib.sha256(model.SerializeToString(deterministic=True))  # of the tensors that were read
-    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ConfigError(f"backbone {name}", f"{path}: {error}", "an ONNX file") from error
+        digest.update(str(facts.get("output", "")).encode())
+        return _joined(name, path, facts, model, digest.hexdigest()[:16], canvas=canvas, batch=batch)
+    except _INVALID as error:
+        reason = " ".join(str(error).split())[:500]
+        raise ConfigError(f"backbone {name}", f"{path}: {reason or error!r}", "a valid ONNX file") from error
+
+
+def _joined(
+    name: str, path: Path, facts: dict[str, Any], model: onnx.ModelProto, digest: str, *, canvas: int, batch: int
+) -> Backbone:
+    """Put the preprocessing in front of a model whose weights have this digest."""
     side, source = _image_input(path, model)
     output = _output(path, model, facts.get("output"))
-    digest.update(str(facts.get("output", "")).encode())
     _fix_batch(model, batch)
     front = _front(canvas=canvas, side=side, batch=batch, mean=facts["mean"], std=facts["std"])
     # both parts need the same opset: the newer one
@@ -62,7 +76,7 @@ def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
         std=facts["std"],
         pooling=f"output {output}",
         weights=f"file {path.name}",
-        weights_hash=digest.hexdigest()[:16],
+        weights_hash=digest,
         licence=str(facts.get("licence", "unstated")),
         objective=str(facts.get("objective", "")),
         data=str(facts.get("data", "")),
@@ -75,7 +89,7 @@ def files_of(path: Path) -> list[Path]:
     try:
         data = path.read_bytes()
         names = _external(onnx.load_model_from_string(data)) if b"location" in data else []
-    except (DecodeError, OSError):
+    except _INVALID:
         return []
     folder = path.parent.resolve()
     files = [folder / name for name in names]

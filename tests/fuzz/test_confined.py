@@ -1,0 +1,634 @@
+"""Files made by others, spoilt and malicious: an answer or an error that names them, and nothing else happens.
+
+Each is read by a process of its own with 1 GiB more than its size explains, beside a folder that it is not told of. The
+number of inputs and of refusals is printed (``pytest -rP``).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+from safetensors.torch import save
+from tests.engine.store.test_verify import finished
+from tests.fuzz.test_import import ROWS, SCHEMA
+from tests.fuzz.test_probe_file import whole
+from tests.fuzz.test_results import results
+
+from substyle.engine.store.files import digest
+from substyle.engine.store.manifest import FOLDER as MANIFEST
+from substyle.pipelines import limits
+
+FEW, MANY = 5, 150  # spoilt inputs of each kind
+CANARY = b"nobody reads, changes or deletes this"
+
+
+@dataclass(frozen=True)
+class Confined:
+    """The process of `confined`, and the folder that it must leave alone."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+
+    @property
+    def outside(self) -> Path:
+        """The folder that is watched."""
+        return self.folder / "outside"
+
+    def run(self, arguments: Sequence[str | Path], inputs: Sequence[Path]) -> tuple[int, str, list[str]]:
+        """Exit code, output, and what was done with files outside."""
+        output = self.folder / "output.txt"
+        size = sum(_size(path) for path in inputs)
+        request = {
+            "arguments": list(map(str, arguments)),
+            "explained": limits.decoded(size),
+            "watched": str(self.outside),
+            "output": str(output),
+        }
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        code = json.loads(self.process.stdout.readline())["code"]
+        touched = Path(f"{output}.touched")
+        found = json.loads(touched.read_text()) if touched.is_file() else []
+        touched.unlink(missing_ok=True)
+        return code, output.read_text(errors="replace"), found
+
+
+def _size(path: Path) -> int:
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size if path.is_symlink() or path.exists() else 0
+    return sum(_size(each) for each in path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def confined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confined]:
+    folder = tmp_path_factory.mktemp("confined")
+    outside = folder / "outside"
+    outside.mkdir()
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("confined.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=folder,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield Confined(process, folder)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _fill(outside: Path) -> None:
+    """Make the watched folder as it was."""
+    shutil.rmtree(outside)
+    (outside / "inner").mkdir(parents=True)
+    (outside / "canary.txt").write_bytes(CANARY)
+    (outside / "inner" / "canary.txt").write_bytes(CANARY)
+    (outside / "canary.png").write_bytes(png(9))
+    (outside / "canary.json").write_text("{}")
+
+
+def _state(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Content, time and mode of everything below a folder."""
+    found = {}
+    for path in [folder, *folder.rglob("*")]:
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path)] = (content, status.st_mtime_ns, status.st_mode)
+    return found
+
+
+Make = Callable[[Path, Path, random.Random], None]
+MEMORY = ("memory", "allocate", "bad_alloc")
+
+
+def spoilt(data: bytes, rng: random.Random) -> bytes:
+    """Bytes after one to four edits."""
+    content = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(max(len(content), 1))
+        match rng.randrange(5):
+            case 0 | 1 if content:
+                content[at] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
+            case 2:
+                del content[at : at + rng.randint(1, 40)]
+            case 3:
+                content[at:at] = content[at : at + rng.randint(1, 40)]
+            case _ if content:
+                content[at : at + 4] = struct.pack("<I", rng.choice([0, 2**31 - 1, 2**32 - 1, 1 << 28]))
+    return bytes(content)
+
+
+def spoil(path: Path, rng: random.Random) -> None:
+    """Spoil a file, or one of a folder."""
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    file = rng.choice(files)
+    data = spoilt(file.read_bytes(), rng)
+    name = file.name
+    if "-" in file.stem and len(file.stem.rpartition("-")[2]) == 16:  # named by its content: the spoilt one is, too
+        name = f"{file.stem.rpartition('-')[0]}-{digest(data)}{file.suffix}"
+        file.unlink()
+    file.with_name(name).write_bytes(data)
+
+
+# --- inputs as they should be -----------------------------------------------------------------------------------------
+
+
+def png(seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (12, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def table(keys: Sequence[str] = ("a", "b", "c", "d")) -> pa.Table:
+    return pa.table(
+        {
+            "image": pa.array([png(i) for i in range(len(keys))], pa.binary()),
+            "label": ["cat", "dog"] * (len(keys) // 2),
+            "id": list(keys),
+        }
+    )
+
+
+def make_npz(path: Path) -> None:
+    np.savez_compressed(path, images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.arange(4))
+
+
+def make_arrow(path: Path) -> None:
+    with pa.ipc.new_stream(path, table().schema) as file:
+        file.write_table(table(), max_chunksize=2)
+
+
+def make_tar(path: Path, names: Sequence[str] = ("a", "b"), link: tuple[bytes, str] | None = None) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(f"{name}.png")
+            info.size = len(png())
+            tar.addfile(info, io.BytesIO(png()))
+        if link is not None:
+            info = tarfile.TarInfo("link.png")
+            info.type, info.linkname = link
+            tar.addfile(info)
+
+
+def make_csv(path: Path, names: Sequence[str] = ("p.png",)) -> None:
+    path.with_name("p.png").write_bytes(png())
+    path.write_text("path,label\n" + "".join(f"{name},cat\n" for name in names))
+
+
+def make_export(path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), path)
+
+
+def make_run(path: Path) -> None:
+    for place, name in ((path, "a"), (path.with_name("other"), "b")):
+        place.mkdir()
+        (place / "results.json").write_text(json.dumps(results(name)))
+
+
+def make_onnx(path: Path) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (4, 3, 8, 8), np.zeros(768, np.float32).tobytes(), raw=True)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[8, 8])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 1, 1])
+    graph = helper.make_graph([node], "g", [x], [y], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    path.with_suffix(".json").write_text('{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}')
+
+
+STUDY = 'images = "photographs"\nsuite = "suite.toml"\nseed = 1\n\n[[backbones]]\nname = "control:pixels"\n'
+SUITE = 'transformations = ["identity", { name = "soft", of = "gaussian_blur", parameters = { sigma = [1.0] } }]\n'
+
+
+def make_study(path: Path) -> None:
+    (path.parent / "photographs").mkdir(exist_ok=True)
+    (path.parent / "photographs" / "a.png").write_bytes(png())
+    (path.parent / "suite.toml").write_text(SUITE)
+    path.write_text(STUDY)
+
+
+TENSORS = {"w": torch.zeros(8, 4), "b": torch.ones(8)}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of input: its name, how it is made, and the commands that read it."""
+
+    name: str
+    make: Callable[[Path], object]
+    commands: tuple[tuple[str, ...], ...]
+
+
+KINDS = {
+    "npz": Kind("x.npz", make_npz, (("photographs", "{input}"),)),
+    "parquet": Kind("x.parquet", lambda path: pq.write_table(table(), path), (("photographs", "{input}"),)),
+    "arrow": Kind("x.arrow", make_arrow, (("photographs", "{input}"),)),
+    "tar": Kind("x.tar", make_tar, (("photographs", "{input}"),)),
+    "csv": Kind("x.csv", make_csv, (("photographs", "{input}"),)),
+    "store": Kind(
+        "x.zarr",
+        finished,
+        (
+            ("verify", "{input}", "--quiet"),
+            ("info", "{input}"),
+            ("export", "{input}", "--to", "parquet", "--out", "{folder}/exported", "--quiet"),
+            ("mend", "{input}"),
+        ),
+    ),
+    "export": Kind(
+        "x.parquet", make_export, (("import", "{input}", "--store", "{folder}/new.zarr", "--backbone", "net"),)
+    ),
+    "run": Kind(
+        "x", make_run, (("compare", "{input}", "{folder}/other", "--out", "{folder}/compared"), ("card", "{input}"))
+    ),
+    "probe": Kind("x.safetensors", lambda path: path.write_bytes(whole()), (("probe", "{input}"),)),
+    "study": Kind("x.toml", make_study, (("plan", "{input}", "--photographs", "100"),)),
+    "suite": Kind("x.toml", lambda path: path.write_text(SUITE), (("transforms", "--suite", "{input}"),)),
+    "onnx": Kind("x.onnx", make_onnx, (("onnx", "{input}"),)),
+    "pt": Kind("x.pt", lambda path: torch.save(TENSORS, path), (("checkpoint", "{input}"),)),
+    "safetensors": Kind("x.safetensors", lambda path: path.write_bytes(save(TENSORS)), (("checkpoint", "{input}"),)),
+    "weights": Kind(
+        "x.npz", lambda path: np.savez_compressed(path, w=np.zeros((8, 4), np.float32)), (("checkpoint", "{input}"),)
+    ),
+}
+
+
+# --- malicious inputs -------------------------------------------------------------------------------------------------
+
+
+def header(shape: tuple[int, ...], dtype: str) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def zeros_npz(path: Path, members: dict[str, tuple[bytes, int]]) -> None:
+    """An archive of arrays: header and number of zero bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (start, count) in members.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                file.write(start)
+                for first in range(0, count, 1 << 24):
+                    file.write(bytes(min(1 << 24, count - first)))
+
+
+def repeated(text: str | bytes, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([text]))
+
+
+def many_pictures(path: Path, _: Path) -> None:
+    zeros_npz(path, {"images": (header((20_000_000, 1, 1), "|u1"), 20_000_000)})
+
+
+def many_labels(path: Path, _: Path) -> None:
+    zeros_npz(
+        path,
+        {"images": (header((4, 8, 8), "|u1"), 256), "labels": (header((4, 300_000_000), "|i1"), 1_200_000_000)},
+    )
+
+
+def parquet_labels(path: Path, _: Path) -> None:
+    pq.write_table(
+        pa.table({"image": pa.array([png()] * 60_000), "label": repeated("x" * 500_000, 60_000)}), path,
+        compression="zstd",
+    )  # fmt: skip
+
+
+def parquet_ids(path: Path, _: Path) -> None:
+    columns = {"image": [png()] * 60_000, "label": ["a"] * 60_000, "split": repeated("x" * 500_000, 60_000)}
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def parquet_images(path: Path, _: Path) -> None:
+    large = np.random.default_rng(0).bytes(4 << 20)
+    made = pa.table({"image": repeated(large, 1024), "label": ["a"] * 1024})
+    pq.write_table(made, path, dictionary_pagesize_limit=1 << 30, store_schema=False)
+
+
+def parquet_zeros(path: Path, _: Path) -> None:
+    pq.write_table(
+        pa.table({"image": pa.array([bytes(1 << 29)] * 3), "label": ["a"] * 3}), path, compression="zstd",
+        use_dictionary=False,
+    )  # fmt: skip
+
+
+def parquet_outside(path: Path, outside: Path) -> None:
+    pq.write_table(table(("../outside/canary.txt", str(outside / "canary.png"), "..", "/")), path)
+
+
+def arrow_labels(path: Path, _: Path) -> None:
+    made = pa.table({"image": pa.array([png()] * 2500), "label": repeated("x" * 3_000_000, 2500)})
+    with pa.ipc.new_stream(path, made.schema) as file:
+        file.write_table(made)
+
+
+def arrow_compressed(path: Path, _: Path) -> None:
+    made = pa.table({"image": pa.array([png()] * 2), "label": ["x" * 700_000_000] * 2})
+    with pa.ipc.new_file(path, made.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
+        file.write_table(made)
+
+
+def tar_outside(path: Path, outside: Path) -> None:
+    make_tar(path, ("../outside/canary", str(outside / "canary"), "a/../../outside/x"))
+
+
+def tar_link(kind: bytes) -> Callable[[Path, Path], None]:
+    return lambda path, outside: make_tar(path, ("a",), (kind, str(outside / "canary.png")))
+
+
+def csv_outside(path: Path, outside: Path) -> None:
+    (path.parent / "link.png").symlink_to(outside / "canary.png")
+    make_csv(path, ("p.png", "../outside/canary.png", str(outside / "canary.png"), "link.png", "/etc/passwd"))
+
+
+def linked(path: Path, outside: Path) -> None:
+    """A folder of photographs with links that leave it."""
+    path.mkdir()
+    (path / "a.png").write_bytes(png())
+    (path / "b.png").symlink_to(outside / "canary.png")
+    (path / "c").symlink_to(outside, target_is_directory=True)
+
+
+def manifest_of(store: Path, rows: int, text: str) -> None:
+    """Replace a store's manifest by one of so many equal rows."""
+    for segment in (store / MANIFEST).glob("*.parquet"):
+        segment.unlink()
+    columns = {
+        "row": pa.array(np.arange(rows)),
+        "key": repeated(text, rows),
+        "label": pa.array(np.zeros(rows, np.int32)),
+        "class_name": repeated("cat", rows),
+        "split": repeated("train", rows),
+        "given": pa.nulls(rows, pa.string()),
+    }
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd", store_schema=False)
+    (store / MANIFEST / f"segment-00000-{digest(buffer.getvalue())}.parquet").write_bytes(buffer.getvalue())
+
+
+def long_manifest(path: Path, _: Path) -> None:
+    finished(path)
+    manifest_of(path, 8_000_000, "a")
+
+
+def wide_manifest(path: Path, _: Path) -> None:
+    finished(path)
+    manifest_of(path, 60_000, "x" * 400_000)
+
+
+def damage(files: Sequence[str], metadata: Sequence[str]) -> Callable[[Path, Path], None]:
+    def make(path: Path, outside: Path) -> None:
+        finished(path)
+        names = [[name.format(outside=outside) for name in each] for each in (files, metadata)]
+        (path / "damage.json").write_text(json.dumps({"chunks": [], "files": names[0], "metadata": names[1]}))
+
+    return make
+
+
+def linked_store(pattern: str, target: str) -> Callable[[Path, Path], None]:
+    """A store in which a file or folder is a link to one outside."""
+
+    def make(path: Path, outside: Path) -> None:
+        finished(path)
+        there = sorted(path.glob(pattern))[0]
+        if there.is_dir():
+            shutil.rmtree(there)
+        else:
+            there.unlink()
+        there.symlink_to(outside / target)
+
+    return make
+
+
+def sparse(path: Path, _: Path) -> None:
+    """A file that takes no space on the disk."""
+    with path.open("wb") as file:
+        file.truncate(1 << 34)
+
+
+def sparse_run(path: Path, outside: Path) -> None:
+    path.mkdir()
+    sparse(path / "results.json", outside)
+
+
+def linked_run(path: Path, outside: Path) -> None:
+    path.mkdir()
+    (path / "results.json").symlink_to(outside / "canary.json")
+
+
+def study_outside(path: Path, outside: Path) -> None:
+    make_study(path)
+    path.write_text(
+        STUDY.replace('"suite.toml"', f'"{outside}/canary.json.toml"').replace('"photographs"', '"../outside"')
+    )
+
+
+def external_onnx(location: str) -> Callable[[Path, Path], None]:
+    def make(path: Path, outside: Path) -> None:
+        make_onnx(path)
+        model = onnx.load(path)
+        (tensor,) = model.graph.initializer
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location.format(outside=outside)), ("offset", "0"), ("length", "3072")):
+            tensor.external_data.add(key=key, value=value)
+        path.write_bytes(model.SerializeToString())
+
+    return make
+
+
+def huge_onnx(path: Path, _: Path) -> None:
+    make_onnx(path)
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[0] = 1 << 40
+    path.write_bytes(model.SerializeToString())
+
+
+def huge_array(path: Path, _: Path) -> None:
+    zeros_npz(path, {"w": (header((1 << 40,), "<f4"), 64)})
+
+
+def deflated_array(path: Path, _: Path) -> None:
+    zeros_npz(path, {"w": (header((1_200_000_000,), "|i1"), 1_200_000_000)})
+
+
+def deflated_checkpoint(path: Path, _: Path) -> None:
+    """A checkpoint as torch.save writes it, with its storage compressed."""
+    buffer = io.BytesIO()
+    torch.save({"w": torch.zeros(400_000_000, dtype=torch.int8)}, buffer)
+    with zipfile.ZipFile(buffer) as whole_file, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole_file.namelist():
+            for part in range(5 if "data/0" in name else 1):
+                packed.writestr(name if not part else f"{name}-{part}", whole_file.read(name))
+
+
+def pickled(path: Path, _: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, ("true",)
+
+    path.write_bytes(pickle.dumps({"w": Evil()}))
+
+
+MALICIOUS: list[tuple[str, str, Callable[[Path, Path], None]]] = [
+    ("npz", "pictures of one pixel", many_pictures),
+    ("npz", "labels", many_labels),
+    ("npz", "sparse", sparse),
+    ("parquet", "labels", parquet_labels),
+    ("parquet", "splits", parquet_ids),
+    ("parquet", "images", parquet_images),
+    ("parquet", "zeros", parquet_zeros),
+    ("parquet", "ids outside", parquet_outside),
+    ("arrow", "labels", arrow_labels),
+    ("arrow", "compressed", arrow_compressed),
+    ("tar", "names", tar_outside),
+    ("tar", "link", tar_link(tarfile.SYMTYPE)),
+    ("tar", "hard link", tar_link(tarfile.LNKTYPE)),
+    ("csv", "names", csv_outside),
+    ("csv", "sparse", sparse),
+    ("folder", "links", linked),
+    ("store", "long manifest", long_manifest),
+    ("store", "wide manifest", wide_manifest),
+    ("store", "damage outside", damage((), ("../outside", "{outside}"))),
+    ("store", "damaged files outside", damage(("../outside/canary.txt", "{outside}/inner/canary.txt"), ())),
+    ("store", "damage in a catalog outside", damage(("{outside}/catalog/../canary.txt",), ())),
+    ("store", "linked chunk", linked_store("embeddings/*/*/c/0/0", "canary.txt")),
+    ("store", "linked folder of a chunk", linked_store("embeddings/*/*/c/0", "inner")),
+    ("store", "linked manifest", linked_store("images.parquet", "inner")),
+    ("store", "linked journal", linked_store("journal", "inner")),
+    ("store", "linked header", linked_store("substyle.json", "canary.json")),
+    ("run", "sparse", sparse_run),
+    ("run", "linked results", linked_run),
+    ("study", "sparse", sparse),
+    ("study", "names", study_outside),
+    ("suite", "sparse", sparse),
+    ("onnx", "external data above", external_onnx("../outside/canary.txt")),
+    ("onnx", "external data elsewhere", external_onnx("{outside}/canary.txt")),
+    ("onnx", "shape", huge_onnx),
+    ("weights", "shape", huge_array),
+    ("weights", "zeros", deflated_array),
+    ("pt", "zeros", deflated_checkpoint),
+    ("pt", "code", pickled),
+    ("probe", "sparse", sparse),
+]
+KINDS["folder"] = Kind("x", lambda path: linked(path, path), (("photographs", "{input}"),))
+
+
+BACKBONES = ("onnx", "pt", "safetensors", "weights")  # whose libraries take seconds to import
+LARGE = (many_labels, parquet_zeros, arrow_compressed, parquet_images)  # take seconds to make
+
+
+# --- what must hold ---------------------------------------------------------------------------------------------------
+
+
+def ends_well(confined: Confined, command: Sequence[str], path: Path, *, may_read: bool = False) -> bool:
+    """Read an input; returns whether it was refused.
+
+    Args:
+        may_read: the input is a study or such, whose author may name files that are read.
+    """
+    _fill(confined.outside)
+    before = _state(confined.outside)
+    arguments = [word.format(input=path, folder=path.parent) for word in command]
+    code, output, touched = confined.run(arguments, [path.parent])
+    said = f"{arguments}: exit code {code}\n{output[-3000:]}"
+    assert _state(confined.outside) == before, said
+    assert touched == [] or may_read, f"{touched}\n{said}"
+    assert code in (0, 1, 2, 3), said
+    assert "Traceback" not in output, said
+    assert not any(word in output for word in MEMORY), f"memory ran out\n{said}"
+    errors = [line for line in output.splitlines() if line.startswith("substyle: ")]
+    assert len(errors) == (code in (1, 2) and command[0] != "verify"), said
+    if errors:
+        assert len(errors[0]) < 4000, said
+        assert any(name in errors[0] for name in _names(path)), said
+    return bool(errors)
+
+
+def _names(path: Path) -> list[str]:
+    """What an error may name: the input, or a file of it."""
+    inside = [each.name for each in path.rglob("*")] if path.is_dir() and not path.is_symlink() else []
+    return [path.name, *inside]
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        *((kind, FEW) for kind in KINDS if kind not in BACKBONES),
+        *(pytest.param(kind, MANY, marks=pytest.mark.slow) for kind in KINDS),
+    ],
+)
+def test_spoilt_inputs(confined: Confined, tmp_path: Path, kind: str, count: int) -> None:
+    row, rng = KINDS[kind], random.Random(f"{kind} {os.environ.get('SUBSTYLE_FUZZ_SEED', '0')}")
+    sound = tmp_path / "sound"
+    sound.mkdir()
+    row.make(sound / row.name)
+    refused = inputs = 0
+    for _ in range(count):
+        folder = confined.folder / "spoilt"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(sound, folder, symlinks=True)
+        spoil(folder / row.name, rng)
+        for command in row.commands:
+            refused += ends_well(confined, command, folder / row.name)
+            inputs += 1
+    print(f"{kind}: {inputs} spoilt inputs, {refused} refused")
+
+
+def _malicious() -> Iterator[Any]:
+    for kind, what, make in MALICIOUS:
+        slow = kind in BACKBONES or make in LARGE
+        yield pytest.param(kind, what, make, id=f"{kind}: {what}", marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("kind", "what", "make"), _malicious())
+def test_malicious_inputs(
+    confined: Confined, tmp_path: Path, kind: str, what: str, make: Callable[[Path, Path], None]
+) -> None:
+    row = KINDS[kind]
+    refused = 0
+    folder = confined.folder / "malicious"
+    for command in row.commands:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        make(folder / row.name, confined.outside)
+        refused += ends_well(confined, command, folder / row.name, may_read=kind == "study")
+    print(f"{kind}, {what}: {len(row.commands)} inputs, {refused} refused")
+
+
+@pytest.mark.slow
+def test_sound_inputs_are_read(confined: Confined) -> None:
+    for kind, row in KINDS.items():
+        folder = confined.folder / f"sound-{kind}"
+        folder.mkdir()
+        row.make(folder / row.name)
+        for command in row.commands:
+            assert not ends_well(confined, command, folder / row.name), kind
