@@ -170,6 +170,8 @@ def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
     table = limits.read_parquet(read_named(path), path.name, _ROW_BYTES)
     if not table.schema.equals(_CODED):
         raise ValueError("unexpected columns for a manifest")
+    if sum(len(chunk.dictionary) for chunk in table["key"].chunks) < len(table):  # before they become Python's strings
+        raise ValueError("duplicate or missing image keys")
     described = (table.schema.metadata or {}).get(_SOURCE)
     if described is None:
         return table, NOWHERE
