@@ -73,9 +73,10 @@ def read_below(real_root: str, name: str) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not os.path.isfile(file.fileno()):
             raise OSError(errno.EINVAL, "not a regular file", name)
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"larger than {MAX_BYTES} bytes", name)
-        return file.read(MAX_BYTES)
+        return file.read(size)  # which allocates as much as it is asked for
 
 
 def files_below(root: str, extensions: Collection[str], left_out: LeftOut) -> list[str]:

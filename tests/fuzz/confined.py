@@ -111,8 +111,8 @@ def run(request: dict[str, Any]) -> int:
     from substyle.engine import cli
     from substyle.kernels.errors import SubstyleError
 
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + SPARE + request["explained"]
+    before = _memory("VmSize")
+    most = before + SPARE + request["explained"]
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.alarm(_SECONDS)
     found: list[str] = []
@@ -129,10 +129,17 @@ def run(request: dict[str, Any]) -> int:
         code = error.exit_code
     except SystemExit as stop:
         code = int(stop.code or 0)
-    touched = list(found)  # the next line opens a file
-    Path(f"{request['output']}.touched").write_text(json.dumps(touched))
+    touched = list(found)  # the next lines open files
+    report = {"touched": touched, "memory": _memory("VmPeak") - before}
+    Path(f"{request['output']}.report").write_text(json.dumps(report))
     sys.stdout.flush()
     return code
+
+
+def _memory(name: str) -> int:
+    """A number of bytes in proc(5)'s status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
 def serve() -> None:

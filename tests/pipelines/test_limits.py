@@ -101,7 +101,9 @@ def test_compressed_buffers_are_found_before_they_are_read(tmp_path: Path, kind:
                 limits.require_uncompressed(stream)
 
 
-@pytest.mark.parametrize(("shape", "size", "sound"), [((4, 2), 32, True), ((1 << 40,), 32, False), ((60, 2), 32, False)])
+@pytest.mark.parametrize(
+    ("shape", "size", "sound"), [((4, 2), 32, True), ((1 << 40,), 32, False), ((60, 2), 32, False)]
+)
 def test_arrays_of_an_archive(tmp_path: Path, shape: tuple[int, ...], size: int, sound: bool) -> None:
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
