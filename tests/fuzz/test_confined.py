@@ -392,7 +392,8 @@ def manifest_of(store: Path, rows: int, text: str) -> None:
     }
     buffer = io.BytesIO()
     pq.write_table(
-        pa.table(columns), buffer, compression="zstd", store_schema=False, column_encoding={"row": "DELTA_BINARY_PACKED"},
+        pa.table(columns), buffer, compression="zstd", store_schema=False,
+        column_encoding={"row": "DELTA_BINARY_PACKED"},
         use_dictionary=["key", "class_name", "split"],
     )  # fmt: skip
     (store / MANIFEST / f"segment-00000-{digest(buffer.getvalue())}.parquet").write_bytes(buffer.getvalue())
