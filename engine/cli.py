@@ -52,6 +52,12 @@ class _Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> _Failure:
+        found = cls._of(error)
+        notes = [each for each in getattr(error, "__notes__", ()) if each not in found.message]
+        return replace(found, message="; ".join((found.message, *notes)))
+
+    @classmethod
+    def _of(cls, error: BaseException) -> _Failure:
         match error:
             case BadUsage():
                 return cls(2, "UsageError", error.message, error.field)

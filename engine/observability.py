@@ -325,10 +325,14 @@ def add(stage: str, name: str, began: Mark, items: int = 0) -> None:
 
 @contextmanager
 def span(stage: str, name: str, items: int = 0) -> Iterator[None]:
-    """Add the block as a span, if recording."""
+    """Add the block as a span, if recording; an exception in a stage of a run gets a note of it."""
     began = Mark.now()
     try:
         yield
+    except Exception as error:
+        if stage == "run":
+            error.add_note(f"stage {name}")
+        raise
     finally:
         add(stage, name, began, items)
 

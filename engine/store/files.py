@@ -79,11 +79,11 @@ def writing(path: Place) -> Iterator[None]:
         with naming(path):
             yield
     except ObjectError as error:
-        raise StoreError(f"{error}. Finished shards are kept.") from error
+        raise StoreError(f"{error}. Finished work is kept.") from error
     except OSError as error:
         where = error.filename or path
         reason = error.strerror or str(error)
-        raise StoreError(f"{where}: cannot write: {reason}. Finished shards are kept.") from error
+        raise StoreError(f"{where}: cannot write: {reason}. Finished work is kept.") from error
 
 
 def clear_temporary(folder: Place, name: str = "") -> None:
