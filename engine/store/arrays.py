@@ -132,7 +132,7 @@ def _named(path: Place) -> Iterator[None]:
         with naming(path):
             yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise StoreError(f"{path / METADATA}: cannot read: {error!r}; run substyle verify") from error
+        raise StoreError(f"{path / METADATA}: cannot read: {repr(error)[:300]}; run substyle verify") from error
 
 
 # Chunks are plain numbers, or compressed by numcodecs. Any Zarr v3 reader has these codecs.

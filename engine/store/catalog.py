@@ -123,7 +123,7 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
             raise ValueError("not the entry of a backbone")
         return BackboneEntry(name, slug(name), dim, facts), found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path}: damaged catalog file: {error!r}; run substyle verify") from error
+        raise StoreError(f"{path}: damaged catalog file: {repr(error)[:300]}; run substyle verify") from error
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -221,7 +221,7 @@ def read_header(store: Place) -> StoreHeader:
         settings = StoreSettings(**content["settings"])
         return StoreHeader(str(content["uuid"]), settings, tuple(map(str, content["calibration"])))
     except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
-        raise StoreError(f"{path}: damaged header: {error!r}; restore the file from a copy of the store") from error
+        raise StoreError(f"{path}: damaged header: {repr(error)[:300]}; restore it from a copy of the store") from error
     except OSError as error:
         raise StoreError(f"{path}: cannot read: {error.strerror or error}") from error
 

@@ -127,3 +127,20 @@ def test_damage_is_found(home: Place, codec: Codec, how: str) -> None:
     if how != "gone":
         with pytest.raises(StoreError):
             store.read(entry, "jpeg")
+
+
+@pytest.mark.parametrize("codec", ["zstd", "blosc"])
+@pytest.mark.parametrize("rows", [1, 3, 1000, 1 << 20])
+def test_a_chunk_of_another_size_is_refused_before_it_is_decoded(
+    codec: Codec, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(arrays.encode(np.zeros((rows, 64), np.float16), codec))
+    assert arrays.decode(data, codec, np.dtype(np.float16), (rows, 64)).shape == (rows, 64)
+
+    def fail(_: Codec) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(arrays, "_codec", fail)
+    for other in (rows + 1, 2 * rows + 2):
+        with pytest.raises(ValueError, match=f"{rows * 128} bytes, expected"):
+            arrays.decode(data, codec, np.dtype(np.float16), (other, 64))
