@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -131,6 +132,7 @@ UNREADABLE = (
     SafetensorError,
     MemoryError,
     zipfile.BadZipFile,
+    zlib.error,
 )
 
 

@@ -75,7 +75,7 @@ class Confined:
         report = json.loads(written.read_text()) if written.is_file() else {"touched": [], "memory": 0}
         written.unlink(missing_ok=True)
         # where memory runs out, the limit is met; what runs into it by steps comes near
-        most = explained + SPARE // 2
+        most = explained + SPARE * 3 // 4
         excess = [f"{report['memory']:,} bytes of memory, more than {most:,}"] if report["memory"] > most else []
         return code, output.read_text(errors="replace"), [*report["touched"], *excess]
 
