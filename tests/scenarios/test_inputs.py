@@ -40,7 +40,8 @@ transformations = [
 
 
 @pytest.fixture
-def scene(scene: Scene) -> Scene:
+def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
     scene.add_all()
     return scene
 
