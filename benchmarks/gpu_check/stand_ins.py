@@ -35,6 +35,10 @@ class Missing(ModuleType):
     def __getitem__(self, key: object) -> Any:  # noqa: ANN401
         return self._part("[]")
 
+    def __iter__(self) -> Iterator[Any]:
+        self._part("[]")
+        return iter(())  # by items it would not end
+
     def _part(self, name: str) -> Missing:
         if not _importing:
             library = self.__name__.partition(".")[0]
