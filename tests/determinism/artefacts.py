@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from tests.determinism.canvases import KINDS, Picture
 
@@ -42,7 +41,7 @@ def graph(name: str, batch: int) -> bytes:
     return bytes(export(module, canvas=SIDE, batch=batch).SerializeToString())
 
 
-def compiled(artefact: Artefact, cache_dir: Path | None = None) -> FixedBatch:
+def compiled(artefact: Artefact, cache_dir: str | None = None) -> FixedBatch:
     """Compile a backbone, or load it from the cache folder."""
     made = OpenVINOGraph(
         graph(artefact.name, artefact.batch),
@@ -50,7 +49,7 @@ def compiled(artefact: Artefact, cache_dir: Path | None = None) -> FixedBatch:
         threads=artefact.threads,
         streams=artefact.threads,
         float32_layers=artefact.float32_layers,
-        cache_dir=str(cache_dir) if cache_dir else None,
+        cache_dir=cache_dir,
     )
     return FixedBatch(made, artefact.batch)
 

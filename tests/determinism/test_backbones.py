@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tests.determinism.artefacts import REAL, SIDE, SMALL, SOME, Artefact, compiled, graph, kept
 from tests.determinism.canvases import Picture, pictures, stack
 
+from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import core, layers
@@ -69,9 +70,10 @@ def test_neighbours_at_length(name: str, precision: Precision, kept_layers: int,
 def test_an_artefact_from_the_cache_gives_the_same_bits(tmp_path: Path, precision: Precision, kept_layers: int) -> None:
     artefact = Artefact(SMALL, precision, kept_layers)
     fresh = kept(artefact)(stack(SOME, SIDE))
-    assert np.array_equal(compiled(artefact, tmp_path)(stack(SOME, SIDE)), fresh)
-    assert any(tmp_path.iterdir())
-    assert np.array_equal(compiled(artefact, tmp_path)(stack(SOME, SIDE)), fresh)
+    name = f"determinism/{tmp_path.name}"
+    assert np.array_equal(compiled(artefact, name)(stack(SOME, SIDE)), fresh)
+    assert any((cache.root() / name).iterdir())
+    assert np.array_equal(compiled(artefact, name)(stack(SOME, SIDE)), fresh)
 
 
 def test_float32_layers_matter() -> None:

