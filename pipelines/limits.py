@@ -9,6 +9,7 @@ size, the journal of a store with 200 transformations to 250 times. A larger cla
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,10 +70,14 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.ge
     return shape, fortran, dtype
 
 
+# raised by zipfile and zlib for damaged archives, besides OSError and ValueError
+BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+
+
 def require_archive(path: Path) -> None:
     """Check a zip archive, such as ``.npz`` or a PyTorch checkpoint: its members decode to what its size explains.
 
-    Raises OSError, BadZipFile, or ValueError.
+    Raises OSError, ValueError, or one of `BAD_ARCHIVE`.
     """
     with zipfile.ZipFile(path) as archive:
         require(path.name, sum(member.file_size for member in archive.infolist()), decoded(path.stat().st_size))

@@ -91,7 +91,7 @@ class ProbeOutcome:
                 None if group_N is None else tuple(int(group) for group in group_N),
                 document["resample_by"],
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, *limits.BAD_ARCHIVE) as error:
             raise SubstyleError(f"{folder}: cannot read probe results: {error}") from error
         shape = (len(outcome.transformations), len(outcome.keys))
         good = all(score.shape == shape for score in outcome.scores.values())
