@@ -364,7 +364,7 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle compare RUN RUN …`."""
-    paths = [files.inside(path, RESULTS) if path.is_dir() else path for path in options.runs]
+    paths = [path / RESULTS if path.is_dir() else path for path in options.runs]
     runs = [(_name(path, paths), read_results(path)) for path in paths]
     for path, (_, results) in zip(paths, runs, strict=True):
         require_current(path.parent, results)

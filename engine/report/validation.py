@@ -10,6 +10,7 @@ from pathlib import Path
 from substyle.engine.report.data import Results, dig
 from substyle.engine.store.files import read_json
 from substyle.kernels.errors import SubstyleError
+from substyle.kernels.files import inside
 
 SCHEMA = 1
 STATUSES = ("supported", "contradicted", "undecided", "not testable")
@@ -308,8 +309,8 @@ def _numbers(value: object, place: str, key: str = "") -> Iterator[tuple[str, st
 
 
 def read_results(path: Path) -> Results:
-    """Read and validate a results.json. Raises SubstyleError with the path."""
-    results = read_json(path)
+    """Read and validate a results.json. Raises SubstyleError with the path, also for a link."""
+    results = read_json(inside(path.parent, path.name))
     try:
         validate_results(results)
     except SubstyleError as error:
