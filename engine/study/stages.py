@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -106,10 +106,12 @@ def probe(
             "checkpoint": entry.facts.get("checkpoint"),
         }
         multitask = not adapted and not entry.facts["spec"]["control"]
-        train = partial(run_probes, table, own, quiet=quiet, metadata=metadata, multitask=multitask)
+        how = {"quiet": quiet, "metadata": metadata, "multitask": multitask}
 
-        def compute(new: Path, train: Callable[..., ProbeOutcome] = train) -> None:
-            train(out_dir=new).save(new)
+        def compute(
+            new: Path, table: EmbeddingTable = table, own: ProbeConfig = own, how: dict[str, Any] = how
+        ) -> None:
+            run_probes(table, own, out_dir=new, **how).save(new)
 
         cached(folder, partial(Stamp.of, store, table, stage_settings(config)), compute)
         outcomes[entry.name] = ProbeOutcome.load(folder)
