@@ -103,9 +103,9 @@ build/triton-%: | $(INSTALLED)
 
 # the part of the slow tests that SLOW seconds allow: first those beside what has changed SINCE a revision, then others
 # with each commit
-SLOW ?= 75
+SLOW ?= 45
 SINCE ?= HEAD~1
-test-part: setup $(TRITONS)
+test-part: setup
 	$(BIN)/pytest --slow-part $(SLOW) --since $(SINCE) -n auto --maxprocesses 8 --dist load --maxschedchunk 1
 
 lint: setup
