@@ -142,9 +142,17 @@ def replacing(path: Path, *, durable: bool = False, mode: int | None = None) -> 
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # a full disk names no file
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # a full disk names no file
+            _name_final(error, temporary, path)
         raise
+
+
+def _name_final(error: OSError, temporary: Path, path: Path) -> None:
+    """Let an error name the final path of a temporary file or folder, or of a file in it."""
+    name = str(error.filename)
+    if name == str(temporary) or name.startswith(f"{temporary}{os.sep}"):
+        error.filename = f"{path}{name.removeprefix(str(temporary))}"
 
 
 def write(path: Path, data: bytes | memoryview | str, *, durable: bool = False, mode: int | None = None) -> Path:
@@ -174,8 +182,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         remove(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            _name_final(error, temporary, path)
         raise
 
 
@@ -200,6 +210,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             finally:
                 remove(old)
         flush(path.parent)
+    except OSError as error:
+        _name_final(error, new, path)
+        raise
     finally:
         remove(new)
 
