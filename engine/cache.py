@@ -18,6 +18,7 @@ from substyle.kernels import files as doors
 _MAGIC = b"substyle"  # followed by the SHA-256 of the entry's name and data, then the data
 _HEAD = len(_MAGIC) + 32
 _FOLDERS = ("native", "inductor", "triton", "timings")  # files of compilers, in formats of their own
+NOTES = "notes"  # folder of what this user has done, which is not made again
 EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
 
 
@@ -132,8 +133,8 @@ def _ours(path: Path) -> bool:
 
 
 def clean() -> int:
-    """Remove all files of the cache, which are made again when needed. Returns their size in bytes."""
-    removed = files()
+    """Remove all files of the cache that are made again when needed, so all but notes. Returns their size in bytes."""
+    removed = {path: size for path, size in files().items() if path.relative_to(root()).parts[0] != NOTES}
     for path in removed:
         doors.remove(path)
     return sum(removed.values())
@@ -146,14 +147,18 @@ def remember(kind: str, facts: dict[str, Any], make: Callable[[], Any]) -> Any: 
 
 def note(kind: str, facts: dict[str, Any]) -> None:
     """Remember that this user has done something. Without a writable cache it is forgotten."""
-    with suppress(OSError):
+    with suppress(OSError, doors.UnsafeFileError):
         if not noted(kind, facts):
-            write(f"{kind}/{key(facts)}", b"noted")
+            write(f"{NOTES}/{kind}-{key(facts)}", b"noted")
 
 
 def noted(kind: str, facts: dict[str, Any]) -> bool:
     """Whether `note` was called with these facts by this user, which no file of somebody else can pretend."""
-    return read(f"{kind}/{key(facts)}") is not None
+    try:
+        return read(f"{NOTES}/{kind}-{key(facts)}") is not None
+    except doors.UnsafeFileError as error:
+        print(f"{error}; ignoring it", file=sys.stderr)
+        return False
 
 
 @functools.cache

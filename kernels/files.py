@@ -206,9 +206,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 os.rename(new, path)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was faster
+                    with suppress(OSError):
+                        os.rename(old, path)  # what was there stays
                     raise
-            finally:
-                remove(old)
+            remove(old)
         flush(path.parent)
     except OSError as error:
         _name_final(error, new, path)
@@ -326,16 +327,21 @@ def _require_private(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (0, os.geteuid()):
         raise UnsafeFileError(f"{path}: belongs to another user (uid {status.st_uid}); {advice}")
     if status.st_mode & _OTHERS:
-        raise UnsafeFileError(f"{path}: writable by other users; {advice}, or run chmod go-w on it")
+        raise UnsafeFileError(f"{path}: writable by other users; {advice}, or run chmod -R go-w {cache_root()}")
 
 
-def name_compiler_caches() -> None:
+def name_compiler_caches(*, again: bool = False) -> None:
     """Let torch and Triton keep what they compile in our cache. Call before torch is imported, which sets a default.
 
     Torch's own default is a predictable folder in ``$TMPDIR``, which another user may have made.
+
+    Args:
+        again: the cache is another one than before.
     """
     for variable, name in _COMPILERS.items():
-        os.environ.setdefault(variable, str(cache_root() / name))
+        if again or variable not in os.environ:
+            with suppress(RuntimeError):  # no home folder: torch has a default of its own
+                os.environ[variable] = str(cache_root() / name)
 
 
 def require_compiler_caches() -> None:

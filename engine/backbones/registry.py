@@ -48,7 +48,8 @@ def checkpoint_identity(path: Path | None) -> dict[str, Any] | None:
         files = files_of(prefix)
     else:
         files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
-    return {"weights": {each.name: cache.file_hash(each) for each in files}} if files else None
+    root = path if path.is_dir() else path.parent  # files of several folders may have one name
+    return {"weights": {each.relative_to(root).as_posix(): cache.file_hash(each) for each in files}} if files else None
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _transformers(name: str, rest: str, context: LoadContext) -> Backbone:
 
 def _identify_transformers(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     folder = split(name, rest)[0]
-    return None if folder.startswith(HUB) else checkpoint_identity(transformers_model.folder_of(name, folder))
+    return None if folder.startswith(HUB) else checkpoint_identity(Path(folder).expanduser())
 
 
 def _python(name: str, rest: str, context: LoadContext) -> Backbone:
@@ -220,7 +221,8 @@ def _identify_onnx(name: str, rest: str, context: LoadContext) -> dict[str, Any]
     files = onnx_file.files_of(Path(rest).expanduser())
     if not files or not all(each.is_file() for each in files):
         return None
-    return {"weights": {each.name: cache.file_hash(each) for each in files}}
+    # in the order of their names, which the model has: files of several folders may have one name
+    return {"weights": [cache.file_hash(each) for each in files]}
 
 
 def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
@@ -368,7 +370,8 @@ def load(name: str, context: LoadContext) -> Backbone:
         return replace(whole, spec=replace(whole.spec, pooling=pooling), members=())
     code = family.code_of(name)  # before the loader can change values that it refers to
     backbone = family.loader(name, name.partition(":")[2], context)
-    return replace(backbone, spec=replace(_trained(backbone, context.checkpoint), code=code))
+    # of a backbone made from another one: the code of that one
+    return replace(backbone, spec=replace(_trained(backbone, context.checkpoint), code=code or backbone.spec.code))
 
 
 def load_all(name: str, context: LoadContext) -> Backbone:

@@ -47,6 +47,7 @@ from substyle.engine.study.train import derive
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
+from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.storage import Place, is_remote
 
 # options for photographs, and the equivalent fields of study files
@@ -301,6 +302,7 @@ def attack(options: argparse.Namespace) -> dict[str, Any]:
             probed=list(kept.outcomes),
             transformations=kept.tables[0].transformations if kept.tables else _suite(study),
             checkpoints={name: c.checkpoint for c in chosen for name in c.names},
+            source=open_source(options.images, study.source if study else SourceConfig()) if options.images else None,
             device=study.probes.device if study else "auto",
             quiet=options.quiet,
         )
@@ -319,7 +321,7 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
         _require_settings(store, study)
         if store.has_manifest() and all(entry.kind != "imported" for entry in store.manifest().sources):
             require_study(study, store, options.images, quiet=options.quiet)
-    elif options.images is not None:
+    elif options.images is not None and options.command != "attack":
         raise ConfigError("--images", str(options.images), "only with --study")
     out = options.out or out_of(store)
     outputs.require_own(out, store.path, Remedies(*3 * ("use another --out",)))

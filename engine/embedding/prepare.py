@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
+from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
+from substyle.engine.backbones.families.finetuned import PREFIX as FINETUNED
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, fingerprint
@@ -370,10 +372,9 @@ def require_asked(
             if facts is None or facts["runtime"]["name"] == "imported":
                 continue
             spec, made = facts["spec"], facts["runtime"]
-            pairs: dict[str, tuple[Any, Any]] = {
-                "code": (spec.get("code", ""), registry.check_name(name).code_of(name)),
-                "computed_with": (made.get("computed_with", name), choice.name),
-            }
+            pairs: dict[str, tuple[Any, Any]] = {"computed_with": (made.get("computed_with", name), choice.name)}
+            if not name.startswith((ADAPTED, FINETUNED)):  # these have the code of another one, known after loading
+                pairs["code"] = spec.get("code", ""), registry.check_name(name).code_of(name)
             if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
                 old, new = network_identity(spec), network_identity(source.spec.describe())
                 pairs |= {field: (old.get(field), new.get(field)) for field in ("weights", "input_side", "mean", "std")}

@@ -19,6 +19,7 @@ from substyle.engine.store import identity, lock
 from substyle.engine.store.identity import Match
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.store import EmbeddingStore
+from substyle.kernels import files
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -77,6 +78,7 @@ class Worker:
         if os.path.isdir(spec.folder):  # else relative paths are reported as missing
             os.chdir(spec.folder)
         os.environ["SUBSTYLE_CACHE"] = spec.cache
+        files.name_compiler_caches(again=True)
         for plugin in spec.plugins:
             load_plugin(plugin)
         store = EmbeddingStore.open(spec.store)

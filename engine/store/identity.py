@@ -104,11 +104,11 @@ def entry_of(source: Source, fractions: Fractions = DEFAULT_FRACTIONS) -> Source
 
 def remember(store: EmbeddingStore, entry: SourceEntry) -> None:
     """Note in the cache that this user has named a source as photographs of a store; see `open_recorded`."""
-    cache.note("sources", _facts(store, entry))
+    cache.note("photographs", _facts(store, entry))
 
 
 def _named(store: EmbeddingStore, entry: SourceEntry) -> bool:
-    return cache.noted("sources", _facts(store, entry))
+    return cache.noted("photographs", _facts(store, entry))
 
 
 def _facts(store: EmbeddingStore, entry: SourceEntry) -> dict[str, Any]:

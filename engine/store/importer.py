@@ -153,8 +153,11 @@ def import_store(
         if dtype not in (None, store.settings.dtype):
             raise ConfigError("--dtype", dtype, f"{store.settings.dtype}, that of {store_path}")
         _require_range(largest, store.settings.dtype, store_path)
+        sources = store.manifest().sources if store.has_manifest() else ()
         for name, value in found.settings.items():
-            if value != (stored := getattr(store.settings, name)):
+            if any(entry.kind == "imported" and name not in entry.options for entry in sources):
+                print(f"{store_path}: imported without {name}, which is not compared", file=sys.stderr)
+            elif value != (stored := getattr(store.settings, name)):
                 raise ConfigError(
                     name, value, f"{stored}, as in {store_path}; write the variants with --{name} {stored}"
                 )

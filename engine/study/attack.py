@@ -59,7 +59,7 @@ from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.study.outputs import Stamp, cached, file_digest, note_of, require_fresh
+from substyle.engine.study.outputs import Stamp, cached, file_digest, is_result, note_of, require_fresh
 from substyle.engine.study.stages import PROBES, tables
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.philox import image_keys
@@ -185,7 +185,7 @@ def _inputs(
 
     network = entry.name.partition("@")[0]
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name and not e.tokens]
-    others = [e for e in others if _probe(out, e, "semantic").is_file()]
+    others = [e for e in others if is_result(_probe(out, e, "semantic"))]
     names = [e.name for e in others]
     if config.surrogate not in ("", entry.name, *names):
         allowed = ", ".join(names) or "another network of the store with a class probe"
@@ -281,7 +281,7 @@ class _Subject:
         path = _probe(self.out, entry, "semantic")
         if entry.tokens:
             raise ConfigError("backbone", name, "a backbone with one vector per image")
-        if not path.is_file():
+        if not is_result(path):
             raise MissingError(
                 str(path), f"run substyle probe {self.store.path} with the semantic task and linear heads"
             )
@@ -416,7 +416,7 @@ class _Subject:
         stored, config = EmbeddingStore.open(path), self.config
         entry = self.store.backbone(self.table.backbone)
         paths = {task: _probe(self.out, entry, task) for task in ("semantic", "fine", "coarse")}
-        probes = {task: Probe.load(own) for task, own in paths.items() if own.is_file()}
+        probes = {task: Probe.load(own) for task, own in paths.items() if is_result(own)}
 
         @cache_calls
         def read(name: str, layer: str = "", split: int = TEST) -> F32:

@@ -24,7 +24,7 @@ from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.study import stages
-from substyle.engine.study.outputs import DOMAINS, Stamp, cached, file_digest, note_of, require_fresh
+from substyle.engine.study.outputs import DOMAINS, Stamp, cached, file_digest, is_result, note_of, require_fresh
 from substyle.engine.study.stages import PROBES
 from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.sources.labels import numbered
@@ -94,7 +94,7 @@ def _transferred(
 ) -> dict[str, Any]:
     """Scores of the probes of all domains on all domains, by task, training domain and test domain."""
     # photographs without classes have no class probe
-    probes = {key: Probe.load(path) for key, path in paths.items() if path.is_file()}
+    probes = {key: Probe.load(path) for key, path in paths.items() if is_result(path)}
     outcomes = {folder: ProbeOutcome.load(folder) for folder in {paths[key].parent for key in probes}}
     found: dict[str, Any] = {}
     for name, other in everywhere.items():

@@ -31,7 +31,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
 from substyle.engine.study import stages
-from substyle.engine.study.outputs import StaleError
+from substyle.engine.study.outputs import StaleError, is_result
 from substyle.engine.study.pictures import current_variants
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.files import scratch
@@ -193,7 +193,10 @@ def _predictions(
     times = len(table.transformations)
     t_R, n_R = np.repeat(np.arange(times), len(n_M)), np.tile(n_M, times)
     columns: dict[str, pa.Array] = {}
-    for file in sorted((results / stages.PROBES / store.backbone(table.backbone).slug).glob("*.safetensors")):
+    folder = results / stages.PROBES / store.backbone(table.backbone).slug
+    for file in sorted(folder.glob("*.safetensors")):
+        if not is_result(file):
+            continue
         probe = Probe.load(file)
         if len(probe.labels) == 1:
             truth_R, predicted_R, confidence_R = probe.judge(table, t_R, n_R)

@@ -88,6 +88,9 @@ def export(
     asked = {name: list(transformations) for name in backbones or [entry.name for entry in store.backbones()]}
     asked = {**note["backbones"], **asked}
     entries = {name: store.backbone(name) for name in asked}
+    for entry in entries.values():
+        for folder in (entry.slug, f"{entry.slug}.lance"):
+            files.inside(out, folder)  # the folder may be somebody else's
     every = {name: [str(each["name"]) for each in definitions(store, entry)] for name, entry in entries.items()}
     tables = {name: open_table(store, name, those or every[name]) for name, those in asked.items()}
     make = {"parquet": _parquet, "numpy": _numpy, "huggingface": _huggingface, "lance": _lance}[to]
@@ -138,9 +141,11 @@ def _note(out: Path, store: EmbeddingStore, to: str) -> dict[str, Any]:
         note = json.loads(file.read_text())
         made = {"store": note["store"], "format": note["format"]}
         found = {"backbones": dict(note["backbones"]), "parts": dict(note["parts"])}
-        for name in (name for part in found["parts"].values() for name in part["files"]):
+        for name in (name for part in found["parts"].values() for name in dict[str, str](part["files"])):
             if (path := files.inside(out, name)).exists() and not files.is_regular(path):
                 raise ValueError(f"{name} is not a file")
+        if not all(isinstance(part["digest"], str) for part in found["parts"].values()):
+            raise ValueError("a part without its digest")
     except (ValueError, KeyError, TypeError, AttributeError, files.UnsafeFileError) as error:
         raise ConfigError("--out", f"{out} with a damaged {NOTE}", "a new or empty folder") from error
     if made != {"store": store.uuid, "format": to}:

@@ -184,7 +184,10 @@ def note_of(folder: Path) -> Note | None:
     path = files.inside(folder, NOTE)
     if not path.exists():
         return None
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except SubstyleError as error:
+        raise StaleError(f"{error}; rerun the stage") from error
     if not isinstance(content, dict) or content.get("checksum") != checksum(content):
         raise StaleError(f"{path}: damaged, or of another version of substyle; rerun the stage")
     try:
@@ -199,8 +202,7 @@ def note_of(folder: Path) -> Note | None:
 
 def require_own_file(path: Path) -> None:
     """Raise StaleError for a file in a folder of results that is not one of its results, such as a copied probe."""
-    note = note_of(path.parent)
-    if note is not None and path.name not in note.files:
+    if note_of(path.parent) is not None and not is_result(path):
         raise StaleError(f"{path}: not a result of {path.parent}; copy it to a folder of its own")
 
 
@@ -215,6 +217,12 @@ def fits(folder: Path, stamp: Stamp) -> bool:
     if differing:
         print(f"{folder}: recomputing, since it was computed from {'; '.join(differing)}", file=sys.stderr)
     return note is not None and not differing
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is a result that its folder's note lists, not one that was put there."""
+    note = note_of(path.parent)
+    return note is not None and path.name in note.files
 
 
 def cached(folder: Path, stamp: Callable[[], Stamp], compute: Callable[[Path], None]) -> None:

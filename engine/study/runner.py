@@ -12,6 +12,7 @@ from typing import Any
 
 from substyle.engine import devices, observability
 from substyle.engine.analysis.neighbors import search_device
+from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import HERE, BackboneChoice, Study, labels_of, names_of
 from substyle.engine.devices import AUTO
 from substyle.engine.embedding.plan import EmbedPlan, definitions_of
@@ -107,7 +108,11 @@ def require_study(
         require_embedded(plan, store, quiet=quiet)
         pipeline = plan.pipeline
     stored = {entry.name for entry in store.backbones()}
-    require_asked(store, [each for each in own.backbones if stored.issuperset(each.names)], pipeline, AUTO, AUTO)
+    for choice in (each for each in own.backbones if stored.issuperset(each.names)):
+        try:
+            require_asked(store, [choice], pipeline, AUTO, AUTO)
+        except (ConfigError, WeightsError) as error:  # its files are gone, or its library
+            print(f"{choice.name}: not compared with {store.path}: {error}", file=sys.stderr)
 
 
 def _gone(photographs: Path | str) -> bool:

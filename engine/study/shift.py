@@ -30,7 +30,7 @@ from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
-from substyle.engine.study.outputs import Stamp, cached, file_digest, note_of, require_fresh
+from substyle.engine.study.outputs import Stamp, cached, file_digest, is_result, note_of, require_fresh
 from substyle.engine.study.stages import PROBES, NewPhotographs
 from substyle.engine.study.train import derive
 from substyle.kernels import files
@@ -107,7 +107,7 @@ def shift(
     photographs = NewPhotographs()
     for backbone in [*(name for each in compiled for name in each.names), *adapted]:
         answer[backbone] = {}
-        if not _probe(out, backbone).is_file():
+        if not is_result(_probe(out, backbone)):
             continue
         table, folder = tables[backbone], out / SHIFT / slug(backbone)
 

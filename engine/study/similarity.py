@@ -37,14 +37,13 @@ def compare(
     folder = out / SIMILARITY
     if len(tables) < 2:
         return {}
-    names = [table.backbone for table in tables]
     settings = stages.stage_settings(config)
 
     def compute(new: Path) -> None:
         found = similarity(tables, config, quiet=quiet)
         write_durably(new / _FILE, json.dumps(found, allow_nan=False).encode())
 
-    cached(folder, partial(_stamp, store, names, tables[0].transformations, settings), compute)
+    cached(folder, partial(_stamp_of, store, tables, settings), compute)
     return read_object(folder / _FILE)
 
 
@@ -82,6 +81,9 @@ def kept_similarity(
 def _stamp(
     store: EmbeddingStore, names: Sequence[str], transformations: Sequence[str], settings: dict[str, Any]
 ) -> Stamp:
-    tables = open_tables(store, names, transformations)
+    return _stamp_of(store, open_tables(store, names, transformations), settings)
+
+
+def _stamp_of(store: EmbeddingStore, tables: Sequence[EmbeddingTable], settings: dict[str, Any]) -> Stamp:
     digests = {table.backbone: table_digest(store, table) for table in tables}
     return Stamp.of(store, tables[0], settings | {"backbones": digests})

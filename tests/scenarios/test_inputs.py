@@ -14,11 +14,13 @@ import pytest
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, read, write
 
 from substyle.engine.backbones.families.adapter import Adapter
+from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import StoreError, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
-from substyle.engine.study import outputs
+from substyle.engine.study import outputs, stages
+from substyle.engine.study.similarity import compare, kept_similarity
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import SUITES, suite_name
 
@@ -358,3 +360,46 @@ def test_a_domain_may_be_named_like_a_backbone(scene: Scene) -> None:
     assert numbers(scene.run()) == numbers(before)
     again = scene.ok("report", scene.root / "out" / "store.zarr", "--study", scene.study_file())
     assert numbers(read(again["results"])) == numbers(before)
+
+
+def test_what_lies_among_results_is_no_result(scene: Scene) -> None:
+    scene.run()
+    folder = scene.root / "out" / "probes" / slug(PIXELS)
+    probe = folder / "fine-linear.safetensors"
+    shutil.copy(probe, folder / "coarse-linear.safetensors")
+    assert outputs.is_result(probe)
+    assert not outputs.is_result(folder / "coarse-linear.safetensors")
+    assert not outputs.is_result(scene.root / "nowhere" / "x")
+
+
+def test_similarity_belongs_to_the_tables_it_was_computed_from(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.study["backbones"] = [PIXELS, "control:statistics"]
+    last = scene.one("test/*/*.jpg", at=-1)
+    data = last.read_bytes()
+    last.unlink()
+    scene.run()
+    write(last, data)
+    store = scene.root / "out" / "store.zarr"
+    opened = stages.tables(EmbeddingStore.open(store), scene.study["backbones"])
+    scene.embed(scene.photos, "--backbone", "control:statistics", store="out/store.zarr")
+    assert len(opened[0].keys) == 17
+    shutil.rmtree(scene.root / "out" / "similarity")
+    compare(EmbeddingStore.open(store), scene.root / "out", AnalysisConfig(), opened, quiet=True)
+    now = stages.tables(EmbeddingStore.open(store), scene.study["backbones"])
+    with pytest.raises(outputs.StaleError, match="other photographs"):
+        kept_similarity(EmbeddingStore.open(store), scene.root / "out", now)
+
+
+@pytest.mark.parametrize("to", ["parquet", "numpy"])
+def test_an_export_follows_no_link(scene: Scene, to: str) -> None:
+    scene.embed(scene.photos)
+    words = ["export", scene.root / "s.zarr", "--to", to, "--out", scene.root / "exported"]
+    scene.ok(*words)
+    folder = scene.root / "exported" / slug(PIXELS)
+    folder.rename(scene.root / "outside")
+    folder.symlink_to(scene.root / "outside")
+    note = scene.root / "exported" / "_substyle.json"
+    note.write_text(json.dumps({**read(note), "parts": {}}))
+    before = {path: path.read_bytes() for path in (scene.root / "outside").iterdir()}
+    scene.refused(*words, kind="UnsafeFileError")
+    assert {path: path.read_bytes() for path in (scene.root / "outside").iterdir()} == before

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,17 @@ PREFIX = "python"
 _ALLOWED = 'a torch module and {"side": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}'
 
 
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Import from the current folder, too: last, so that nothing in it replaces an installed module."""
+    before = list(sys.path)
+    sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 def function_of(name: str, rest: str) -> Callable[[], Any]:
     """Import the function that a name refers to, also from the current folder.
 
@@ -29,15 +41,13 @@ def function_of(name: str, rest: str) -> Callable[[], Any]:
     allowed = "python:<module>:<function>, such as python:my_package.encoders:tower"
     if not module or not attribute.isidentifier():
         raise ConfigError("backbone", name, allowed)
-    sys.path.append(os.getcwd())  # last: nothing in this folder replaces an installed module
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        with _current_folder():
+            function = getattr(importlib.import_module(module), attribute)
     except SubstyleError:
         raise
     except Exception as error:  # whatever the module raises while it is imported
         raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", allowed) from error
-    finally:
-        sys.path.remove(os.getcwd())
     if not callable(function):
         raise ConfigError(f"backbone {name}", f"{attribute}, which is no function", allowed)
     return function  # type: ignore[no-any-return]
@@ -53,7 +63,8 @@ def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Back
     """
     function = function_of(name, rest)
     try:
-        made = function()
+        with _current_folder():
+            made = function()
     except Exception as error:  # whatever the function raises
         raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", _ALLOWED) from error
     try:

@@ -110,3 +110,12 @@ def test_a_folder_of_weights_is_known_by_all_its_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert registry.checkpoint_identity(tmp_path) not in (None, first)
     assert registry.checkpoint_identity(tmp_path / "nothing") is None
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "original").mkdir()
+    for folder in (tmp_path, tmp_path / "original"):
+        (folder / "model.safetensors").write_bytes(b"1")
+    first = registry.checkpoint_identity(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"2")
+    assert registry.checkpoint_identity(tmp_path) not in (None, first)

@@ -125,3 +125,20 @@ def test_a_file_s_name_runs_no_code(module: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(ALLOW, "1")
     module.write_text(MODULE)
     assert registry.load(name, LoadContext(16, 2, 0).of_a_file).spec.dim == 3
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_current_folder_is_searched_last_and_only_meanwhile(
+    module: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    module.with_name("my_layers_of_a_test.py").write_text(MODULE)
+    module.write_text("import os\n\ndef encoder():\n    from my_layers_of_a_test import encoder\n    os.chdir('/')\n"
+                      "    return encoder()\n")  # fmt: skip
+    if first:
+        sys.path.insert(0, str(module.parent))
+    before = list(sys.path)
+    assert load("encoder").spec.dim == 3
+    assert sys.path == before
+    if first:
+        del sys.path[0]
+    sys.modules.pop("my_layers_of_a_test")
