@@ -30,6 +30,7 @@ from substyle.engine.commands.json_output import (
     write,
 )
 from substyle.kernels.errors import SubstyleError
+from substyle.kernels.files import remove_temporary_folders
 
 EXIT_QUARANTINED = 3
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -249,6 +250,8 @@ def _within_grace(*, as_json: bool) -> Iterator[None]:
         if stdout is not None:
             with suppress(OSError):
                 os.write(stdout, f"{failure.to_json()}\n".encode())
+        with suppress(Exception):
+            remove_temporary_folders()
         os._exit(failure.code)
 
     before = signal.set_wakeup_fd(sent, warn_on_full_buffer=False)

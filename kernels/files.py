@@ -218,9 +218,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         remove(new)
 
 
+_folders: set[Path] = set()  # made by `temporary_folder`
+
+
 def temporary_folder(parent: Path, prefix: str) -> Path:
     """Create an empty folder of this user alone (mode 0700) with a short random name; the caller removes it."""
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    _folders.add(path)
+    return path
+
+
+def remove_temporary_folders() -> None:
+    """Remove what `temporary_folder` made, for a process that ends at once."""
+    for path in list(_folders):
+        remove(path, ignore_errors=True)
 
 
 @contextmanager
