@@ -128,7 +128,7 @@ def _state(folder: Path) -> dict[str, tuple[bytes, int, int]]:
 
 
 Make = Callable[[Path, Path, random.Random], None]
-MEMORY = ("memory", "alloc")
+MEMORY = ("more memory", "of memory", "MemoryError", "nable to allocate", "t allocate", "alloc of size", "bad_alloc")
 
 
 def spoilt(data: bytes, rng: random.Random) -> bytes:
