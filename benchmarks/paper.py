@@ -7,7 +7,7 @@ photograph. This file needs Pillow, NumPy, timm, torch and scikit-learn, and not
     python benchmarks/paper.py PHOTOGRAPHS --model tf_efficientnet_lite0 --checkpoint weights.pth
 
 PHOTOGRAPHS has a subfolder for each class. Read it from top to bottom: `study` is the whole experiment. substyle does
-the same with more transformations, probes and backbones, for millions of photographs; a test compares the accuracies.
+the same with more transformations, probes and backbones, for millions of photographs.
 """
 
 from __future__ import annotations
