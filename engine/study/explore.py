@@ -31,10 +31,10 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
 from substyle.engine.study import stages
-from substyle.engine.study.outputs import StaleError, is_result
+from substyle.engine.study.outputs import StaleError, note_of
 from substyle.engine.study.pictures import current_variants
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
-from substyle.kernels.files import scratch
+from substyle.kernels.files import inside, scratch
 
 NEIGHBOURS = 10
 THUMBNAIL = 96  # px
@@ -194,15 +194,16 @@ def _predictions(
     t_R, n_R = np.repeat(np.arange(times), len(n_M)), np.tile(n_M, times)
     columns: dict[str, pa.Array] = {}
     folder = results / stages.PROBES / store.backbone(table.backbone).slug
-    for file in sorted(folder.glob("*.safetensors")):
-        if not is_result(file):
+    note = note_of(folder)
+    for name in sorted(note.files if note else ()):  # not what else lies there
+        if not name.endswith(".safetensors"):
             continue
-        probe = Probe.load(file)
+        probe = Probe.load(inside(folder, name))
         if len(probe.labels) == 1:
             truth_R, predicted_R, confidence_R = probe.judge(table, t_R, n_R)
             right = [None if t is None else t == p for t, p in zip(truth_R, predicted_R, strict=True)]
-            name = f"{probe.metadata['task']}_{probe.metadata['head']}"
-            columns |= {f"{name}_correct": pa.array(right, pa.bool_()), f"{name}_confidence": pa.array(confidence_R)}
+            head = f"{probe.metadata['task']}_{probe.metadata['head']}"
+            columns |= {f"{head}_correct": pa.array(right, pa.bool_()), f"{head}_confidence": pa.array(confidence_R)}
     return columns
 
 

@@ -202,7 +202,8 @@ def note_of(folder: Path) -> Note | None:
 
 def require_own_file(path: Path) -> None:
     """Raise StaleError for a file in a folder of results that is not one of its results, such as a copied probe."""
-    if note_of(path.parent) is not None and not is_result(path):
+    note = note_of(path.parent)
+    if note is not None and path.name not in note.files:
         raise StaleError(f"{path}: not a result of {path.parent}; copy it to a folder of its own")
 
 

@@ -1,7 +1,7 @@
 """Files made by others, spoilt and malicious: an answer or an error that names them, and nothing else happens.
 
-Each is read by a process of its own with 1 GiB more than its size explains, beside a folder that it is not told of. The
-number of inputs and of refusals is printed (``pytest -rP``).
+Each is read by a process of its own with 1 GiB more than its size explains, beside a watched folder, which must
+stay as it is. The number of inputs and of refusals is printed (``pytest -rP``).
 """
 
 from __future__ import annotations
