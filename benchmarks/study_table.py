@@ -15,7 +15,8 @@ from typing import Any
 
 from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.gains import attentive, finetuned
-from substyle.engine.report.shift import domains, shift_table
+from substyle.engine.stages.domains.section import domains
+from substyle.engine.stages.shift.section import shift_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -17,6 +17,7 @@ LAYERS = (
     ("engine.probes", "engine.report"),
     ("engine.config", "engine.estimate"),
     ("engine.embedding", "engine.analysis"),
+    ("engine.stages",),
     ("engine.study",),
     ("engine.commands",),
     ("engine.cli",),

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import default_out, executor_config, out_of, source_config
-from substyle.engine.config import AnalysisConfig, EmbedConfig, Study, labels_of
+from substyle.engine.config import AnalysisConfig, Study
 from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import ATTACKS, AttackConfig
 from substyle.engine.probes.config import ProbeConfig
@@ -25,25 +25,23 @@ from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import dig, labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.report.validation import read_results
+from substyle.engine.stages.attack import attackable
+from substyle.engine.stages.registry import stage
+from substyle.engine.stages.stage import Run
+from substyle.engine.stages.stamp import StaleError
+from substyle.engine.stages.tables import reported_tables, tables
+from substyle.engine.stages.training import adapt as adapt_store
+from substyle.engine.stages.training import derive
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.study import outputs, stages
-from substyle.engine.study.attack import attack as attack_store
-from substyle.engine.study.attack import attackable, kept_attacks
-from substyle.engine.study.domains import kept_domains
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.study import outputs
 from substyle.engine.study.file import find_study, load_study, shipped_studies, study_of, study_schema
-from substyle.engine.study.outputs import RESULTS, StaleError, require_current
-from substyle.engine.study.pictures import current_gallery, mistakes
+from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
-from substyle.engine.study.runner import require_elsewhere, require_study, run_study, save_report, store_of
-from substyle.engine.study.shift import kept_replicates, kept_shift, shifts_of
-from substyle.engine.study.similarity import compare as compare_backbones
-from substyle.engine.study.similarity import kept_similarity
-from substyle.engine.study.stages import assemble
-from substyle.engine.study.train import adapt as adapt_store
-from substyle.engine.study.train import derive
+from substyle.engine.study.runner import report_study, require_study, run_study, store_of
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
@@ -158,8 +156,8 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     store, out, study = _stage(options)
     config = study.probes if study else ProbeConfig(seed=store.settings.seed)
     with outputs.locked(out, store.path, store.uuid):
-        tables = stages.tables(store, options.backbone, _suite(study))
-        outcomes = stages.probe(store, out, config, tables, quiet=options.quiet)
+        run = _run_of(store, out, tables(store, options.backbone, _suite(study)), options, probes=config)
+        outcomes = stage("probes").computed(run)
     for name, outcome in outcomes.items():
         for task, heads in outcome.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
@@ -174,9 +172,10 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
     store, out, study = _stage(options)
     config = study.analysis if study else AnalysisConfig(seed=store.settings.seed)
     with outputs.locked(out, store.path, store.uuid):
-        tables = stages.tables(store, options.backbone, _suite(study))
-        analyses = stages.analysis(store, out, config, tables, quiet=options.quiet)
-        similarity = compare_backbones(store, out, config, tables, quiet=options.quiet)
+        opened = tables(store, options.backbone, _suite(study))
+        run = _run_of(store, out, opened, options, analysis=config, similarity=config)
+        analyses = stage("analysis").computed(run)
+        similarity: dict[str, Any] = next(iter(stage("similarity").computed(run).values()), {})
     for name, answer in analyses.items():
         shares = "  ".join(f"{k}-NN {v:.3f}" for k, v in answer["knn"]["transformation"].items() if v is not None)
         print(f"{name}  transformation: {shares}")
@@ -185,51 +184,21 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle report STORE`."""
+    store, out, study = _stage(options)
     try:
-        return _report(options)
+        results = report_study(store, out, study, quiet=options.quiet)
     except StaleError as error:
         if options.study is None or not error.command:
             raise
         raise StaleError(f"{error} --study {shlex.quote(str(options.study))}") from None
-
-
-def _report(options: argparse.Namespace) -> dict[str, Any]:
-    store, out, study = _stage(options)
-    configs: dict[str, ProbeConfig | AnalysisConfig] = {}
-    if study is not None:
-        configs = {stages.PROBES: study.probes, stages.ANALYSIS: study.analysis}
-    allowed = f"a store with probe or analyze results in {out}"
-    if not out.is_dir():
-        raise ConfigError("STORE", str(store.path), allowed)
-    with outputs.locked(out):
-        kept = stages.kept(store, out, _suite(study), configs)
-        if not kept.tables:
-            raise ConfigError("STORE", str(store.path), allowed)
-        tables = {table.backbone: table for table in kept.tables}
-        parts: dict[str, Mapping[str, Any]] = {
-            "shift": kept_shift(
-                *(store, out, tables, shifts_of(study) if study else None, study.analysis if study else None)
-            ),
-            "domains": kept_domains(store, out, tables, study.domains if study else None),
-            "attack": kept_attacks(store, out, kept.tables, study.attack if study else None),
-            "label": labels_of(study.backbones) if study else {},
-        }
-        if study is not None:
-            require_elsewhere(study, out, quiet=options.quiet)
-        shown = study is None or study.gallery
-        if shown:
-            parts["mistakes"] = mistakes(store, out, kept.tables)
-        name = study.name if study else store.path.stem
-        threads = (study.embed if study else EmbedConfig()).cores
-        results = assemble(
-            *(name, store, out, kept.outcomes, kept.analyses, parts),
-            tables=kept.tables,
-            threads=threads,
-            similarity=kept_similarity(store, out, kept.tables, study.analysis if study else None),
-            shifted=kept_replicates(out, parts["shift"]),
-        )
-        save_report(results, out, current_gallery(store, out, kept.tables[0]) if shown else None)
     return _show(results, out, store.path)
+
+
+def _run_of(
+    store: EmbeddingStore, out: Path, opened: Sequence[EmbeddingTable], options: argparse.Namespace, **configs: object
+) -> Run:
+    """What a command of one stage computes from."""
+    return Run(store, out, {table.backbone: table for table in opened}, configs=configs, quiet=options.quiet)
 
 
 def _suite(study: Study | None) -> Sequence[str]:
@@ -291,21 +260,18 @@ def attack(options: argparse.Namespace) -> dict[str, Any]:
     if options.photographs is not None:
         config = dataclasses.replace(config, photographs=options.photographs)
     with outputs.locked(out, store.path, store.uuid):
-        kept = stages.kept(store, out)  # refuses outdated probes
+        opened = reported_tables(store, out)
+        run = _run_of(store, out, opened, options)
+        run.results["probes"] = stage("probes").kept(run)  # refuses outdated ones
         names = options.backbone or config.backbones or attackable(store, [entry.name for entry in store.backbones()])
         if not names:
             raise ConfigError("STORE", str(store.path), "a store with networks; name controls with --backbone")
+        run.study, run.configs = study, {"attack": dataclasses.replace(config, backbones=tuple(names))}
         chosen = [*(study.backbones if study else ()), *backbone_choices(names, options.checkpoint)]
-        attacks = attack_store(
-            *(store, out, config),
-            backbones=names,
-            probed=list(kept.outcomes),
-            transformations=kept.tables[0].transformations if kept.tables else _suite(study),
-            checkpoints={name: c.checkpoint for c in chosen for name in c.names},
-            source=open_source(options.images, study.source if study else SourceConfig()) if options.images else None,
-            device=study.probes.device if study else "auto",
-            quiet=options.quiet,
-        )
+        run.checkpoints = {name: choice.checkpoint for choice in chosen for name in choice.names}
+        if options.images:
+            run.source = open_source(options.images, study.source if study else SourceConfig())
+        attacks = stage("attack").computed(run)
     for name, found in attacks.items():
         for row, scores in found["attacks"].items():
             detector = (scores["detection"].get("detector") or {}).get("auroc")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from substyle.engine.report.data import (
     Column,
@@ -47,6 +47,7 @@ class Curve:
 class CurvePlot:
     """Curves from level ``first`` to ``last``, with ``ticks`` at some levels, and a sentence on them."""
 
+    macro: ClassVar = "curve_plot"
     name: str
     first: int
     last: int

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, words
 from substyle.engine.report.figures import FULL, MUTED, OPEN, panels
@@ -204,6 +204,7 @@ class Axis:
 class SizePlot:
     """Points with intervals on two axes: architectures of one backbone by class and style accuracy, if not labelled."""
 
+    macro: ClassVar = "size_plot"
     name: str
     points: tuple[SizePoint, ...]
     summary: str

@@ -1,17 +1,13 @@
-"""Maps of embeddings, coloured by coarse class and by class, and similarity of backbones."""
+"""Maps of embeddings, coloured by coarse class and by class."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from substyle.engine.report.data import Column, Results, Table, dig, minus, ordered, real, scored, show
-from substyle.engine.report.figures import HEAT, Matrix, heat_png
+from substyle.engine.report.data import Results, dig, ordered
 
 # the ten colours of Tableau, and grey for everything else
 COLOURS = (
@@ -32,6 +28,11 @@ class Group:
     points: tuple[tuple[int, int], ...]
 
     @property
+    def shown(self) -> str:
+        """The colour."""
+        return COLOURS[self.colour]
+
+    @property
     def path(self) -> str:
         """Points as an SVG path of strokes without length."""
         return "".join(f"M{x} {y}h0" for x, y in self.points)
@@ -44,6 +45,16 @@ class EmbeddingMap:
     name: str
     by_coarse: tuple[Group, ...]
     by_class: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The points of one map in one grouping."""
+
+    macro: ClassVar = "scatter"
+    name: str
+    by: str
+    groups: tuple[Group, ...]
 
 
 def embedding_maps(results: Results) -> list[EmbeddingMap]:
@@ -97,116 +108,4 @@ def draw_maps(maps: list[EmbeddingMap]) -> Any:  # noqa: ANN401 (matplotlib ship
             axes[0, column].legend(
                 loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=6, markerscale=2, handletextpad=0
             )
-    return figure
-
-
-_MEASURES = (
-    ("cka", "CKA", "Debiased linear CKA of the embeddings of variants of different photographs."),
-    ("rsa", "RSA", "Spearman correlation of the cosines between variants of different photographs."),
-    (
-        "rsa_offsets",
-        "RSA of styles",
-        "Spearman correlation of the cosines between mean offsets of transformations from their originals: whether "
-        "backbones arrange styles alike, whatever the photographs.",
-    ),
-)
-_NUMBERED = 12  # most backbones with a number in each cell
-
-
-def _pairs(results: Results) -> list[tuple[str, str, Any]]:
-    """(backbone, other backbone, measures)."""
-    rows = dig(results, "similarity", "pairs") or {}
-    return [(a, b, pair) for a, row in rows.items() for b, pair in (row or {}).items()]
-
-
-def similarity(results: Results) -> Table:
-    """Similarity of each pair of backbones."""
-    columns = (
-        Column("a", "Backbone", "text"),
-        Column("b", "Other backbone", "text"),
-        *(Column(key, title, "number", interval=True) for key, title, _ in _MEASURES),
-    )
-    rows = [(a, b, *(scored(pair, key) for key, _, _ in _MEASURES)) for a, b, pair in _pairs(results)]
-    return Table("similarity", "Similarity of backbones on variants of test photographs.", columns, tuple(rows))
-
-
-@dataclass(frozen=True)
-class SimilarityMap:
-    """A measure as a matrix of backbones, NaN where undefined."""
-
-    title: str
-    text: str
-    names: tuple[str, ...]
-    value_BB: NDArray[np.float64]
-
-    @property
-    def cells(self) -> list[list[str]]:
-        """Text of each cell."""
-        return [["–" if np.isnan(v) else minus(f"{v:.2f}") for v in row] for row in self.value_BB.tolist()]
-
-    @property
-    def drawn(self) -> Matrix:
-        """The matrix as a picture; with numbers unless there are many backbones."""
-        few = len(self.names) <= _NUMBERED
-        return Matrix(
-            labels=self.names,
-            png=heat_png(0.6 * np.nan_to_num(np.clip(self.value_BB, 0, 1)), linear=True),  # text stays legible
-            worst=(),
-            side=len(self.names) * (44.0 if few else 17.5),
-            margin=min(14 + 5.6 * max(map(len, self.names)), 220.0),
-            cells=tuple(map(tuple, self.cells)) if few else (),
-        )
-
-
-def similarity_maps(results: Results) -> list[SimilarityMap]:
-    """Measures with numbers, as matrices of the backbones that were compared, controls last."""
-    pairs = {frozenset((a, b)): pair for a, b, pair in _pairs(results)}
-    names = tuple(name for name in ordered(results) if any(name in pair for pair in pairs))
-    maps = []
-    for key, title, text in _MEASURES:
-        rows = [[1.0 if a == b else dig(pairs.get(frozenset((a, b))), key) for b in names] for a in names]
-        value_BB = np.array(rows, np.float64).reshape(len(names), len(names))  # None becomes NaN
-        if np.isfinite(value_BB[~np.eye(len(names), dtype=bool)]).any():
-            maps.append(SimilarityMap(title, text, names, value_BB))
-    return maps
-
-
-def similarity_summary(results: Results) -> str:
-    """The most and the least similar pair of backbones that are not controls."""
-    names = real(results)
-    found = [(a, b, scored(pair, "cka")) for a, b, pair in _pairs(results) if a in names and b in names]
-    pairs = sorted((cka, a, b) for a, b, cka in found if cka is not None)
-    if not pairs:
-        return ""
-
-    def shown(pair: tuple[tuple[float, float | None, float | None], str, str]) -> str:
-        (value, low, high), a, b = pair
-        interval = "" if low is None else f", {show(low, 'number')} to {show(high, 'number')}"
-        return f"{a} and {b} (CKA {show(value, 'number')}{interval})"
-
-    if len(pairs) == 1:
-        return f"Compared are {shown(pairs[0])}."
-    return f"Most similar are {shown(pairs[-1])}, least similar {shown(pairs[0])}."
-
-
-def draw_similarity(maps: list[SimilarityMap]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    """Draw the matrices side by side."""
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
-
-    colours = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#{:02x}{:02x}{:02x}".format(*HEAT)])
-    count = len(maps[0].names)
-    side, margin = 0.3 * count + 0.3, 0.065 * max(map(len, maps[0].names))
-    figure = Figure(figsize=(side * len(maps) + margin, side + margin), layout="constrained")
-    axes = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
-    names = maps[0].names
-    for axis, each in zip(axes, maps, strict=True):
-        axis.imshow(each.value_BB, cmap=colours, vmin=0, vmax=1.4)
-        axis.set(title=each.title, xticks=range(count), yticks=range(count))
-        axis.set_xticklabels(names, rotation=90)
-        axis.set_yticklabels(names)
-        axis.spines[:].set_visible(False)
-        for i, row in enumerate(each.cells if count <= _NUMBERED else ()):
-            for j, text in enumerate(row):
-                axis.text(j, i, text, ha="center", va="center", fontsize=6)
     return figure

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,35 +16,23 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from substyle.engine.report import (
-    attacks,
-    curves,
-    extraction,
-    findings,
-    gains,
-    heat_tables,
-    maps,
-    sections,
-    shift,
-    tables,
-)
+from substyle.engine.report import findings
 from substyle.engine.report.data import (
     Column,
     Results,
     Table,
     dagger,
     dig,
-    first_head,
     head_name,
     heads,
-    labelled,
     ordered,
     real,
     show,
     transformations,
 )
-from substyle.engine.report.sections import save_figures
-from substyle.engine.report.validation import validate_results
+from substyle.engine.report.figures import save_figures
+from substyle.engine.report.section import Data, Explained, Pictures, Plots, Section, blocks_of, drawn
+from substyle.engine.report.tables import claims
 from substyle.kernels import files
 from substyle.kernels.errors import SubstyleError
 
@@ -102,19 +90,6 @@ def _encode(folder: Path, name: str, side: int) -> str:
     out = io.BytesIO()
     picture.save(out, format="JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
-
-
-def _mistakes(results: Results, folder: Path) -> list[tuple[str, str, dict[str, Any], list[str]]]:
-    """(backbone, task, mistakes, data URI or "" of each) of the most confident mistakes."""
-    found = []
-    for name in ordered(results):
-        for task, part in (dig(results, "backbones", name, "mistakes") or {}).items():
-            found.append((name, task, part, [_picture(folder, row.get("picture")) for row in part["rows"]]))
-    return found
-
-
-def _picture(folder: Path, name: str | None) -> str:
-    return _encode(folder, name, _SIDE) if name and files.inside(folder, name).is_file() else ""
 
 
 _LATEX = str.maketrans(
@@ -291,61 +266,67 @@ class ReportFiles:
     figures: tuple[Path, ...]
 
 
-def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None) -> ReportFiles:
+def write_report(
+    results: Results, out_dir: Path, sections: Sequence[Section], *, gallery: Path | None = None
+) -> ReportFiles:
     """Write ``report.html``, ``tables/*.{csv,json,parquet,tex}`` and ``figures/*.{pdf,png}``.
 
-    The page is self-contained and has no scripts. Sections without numbers are omitted.
+    The page is self-contained and has no scripts.
 
     Args:
-        results: results.json; see :func:`substyle.engine.report.validation.validate_results`.
+        results: results.json, with labels in place of names of backbones.
         out_dir: output folder, created if missing.
+        sections: what the page shows besides findings, claims and facts.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
 
     Raises:
-        SubstyleError: invalid results, or a gallery file that is not a picture.
+        SubstyleError: a gallery file that is not a picture.
     """
-    validate_results(results)
-    results = labelled(results)
-    made = tables.all_tables(results)
-    context = _context(results, made, gallery, out_dir)
+    blocks = [block for section in sections for block in blocks_of(section)]
+    drawings = {b.figure: b.draw for b in blocks if isinstance(b, Plots | Explained) and b.figure and b.draw}
     return ReportFiles(
-        html=write_page(out_dir / "report.html", "report.html.j2", context),
-        tables=tuple(write_tables([table for table in made if table.rows], out_dir / "tables")),
-        figures=tuple(save_figures(results, out_dir / "figures")),
+        html=write_page(out_dir / "report.html", "report.html.j2", _context(results, sections, gallery, out_dir)),
+        tables=tuple(write_tables(tables_of(results, sections), out_dir / "tables")),
+        figures=tuple(save_figures(drawings, out_dir / "figures")),
     )
 
 
-# functions whose result the template shows under their name
-_SECTIONS: tuple[Callable[[Results], Any], ...] = (
-    *(ordered, real, heads, findings.findings, findings.unconverged),
-    *(sections.dot_plots, sections.knn_beside_probes, sections.balance_bars),
-    *(curves.severity_plots, curves.depth_plots, extraction.size_plots, heat_tables.geometry_tables),
-    *(gains.adapters_summary, gains.finetuned_summary, gains.attentive_summary, attacks.attack_summary),
-    *(extraction.extractability_summary, maps.embedding_maps, maps.similarity_maps, maps.similarity_summary),
-    *(shift.shift_table, shift.shift_plots, shift.shift_summary, shift.domains_summary),
-)
+def tables_of(results: Results, sections: Sequence[Section]) -> list[Table]:
+    """Tables of a report that have rows and are written to files."""
+    blocks = [block for section in sections for block in blocks_of(section)]
+    found = [claims(results), *(block.table for block in blocks if isinstance(block, Data) and block.saved)]
+    return [table for table in found if table.rows]
 
 
-def _context(results: Results, every: Sequence[Table], gallery: Path | None, out_dir: Path) -> dict[str, Any]:
-    """Variables of the template: tables and results of `_SECTIONS` by name, and others."""
-    made: dict[str, Any] = {make.__name__: make(results) for make in _SECTIONS}
-    made |= {table.name: table for table in every}
-    return made | {
+def figures_of(sections: Sequence[Section]) -> list[str]:
+    """Names of the figures of a report."""
+    blocks = [block for section in sections for block in blocks_of(section)]
+    return [block.figure for block in blocks if isinstance(block, Plots | Explained) and block.figure]
+
+
+def _context(results: Results, sections: Sequence[Section], gallery: Path | None, out_dir: Path) -> dict[str, Any]:
+    """Variables of the template."""
+    files_of = [
+        file
+        for section in sections
+        for block in blocks_of(section)
+        if isinstance(block, Pictures)
+        for file, _, _ in block.pictures
+        if file
+    ]
+    return {
         "results": results,
         "dig": dig,
-        "controls": [name for name in made["ordered"] if name not in made["real"]],
+        "sections": sections,
+        "drawn": drawn(results),
+        "ordered": ordered(results),
+        "real": real(results),
+        "heads": heads(results),
+        "controls": [name for name in ordered(results) if name not in real(results)],
+        "findings": findings.findings(results),
+        "claims": claims(results),
         "coarse_of": {row["name"]: row["coarse"] for row in results["transformations"]},
-        "portraits": [(name, findings.portrait(results, name)) for name in made["real"]],
+        "portraits": [(name, findings.portrait(results, name)) for name in real(results)],
         "gallery": read_gallery(gallery, transformations(results)),
-        "fine_matrices": sections.matrices(results, "fine"),
-        "coarse_matrices": sections.matrices(results, "coarse"),
-        "mistakes": _mistakes(results, out_dir / "mistakes"),
-        "style_tables": heat_tables.accuracies(results, "fine"),
-        "new_style_tables": heat_tables.accuracies(results, "coarse", role="held_out"),
-        "seen_tables": heat_tables.accuracies(results, "coarse", role="train"),
-        "rotation_tables": heat_tables.accuracies(results, "coarse_rotation"),
-        "substance_tables": heat_tables.accuracies(results, "semantic"),
-        "map_kinds": maps.KINDS,
-        "map_colours": maps.COLOURS,
-        "comparisons_real": sections.comparisons_between(made["comparisons"], made["real"], first_head(results)),
+        "uris": {file: _encode(out_dir, file, _SIDE) for file in files_of if files.inside(out_dir, file).is_file()},
     }

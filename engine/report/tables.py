@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from substyle.engine.report import curves, extraction, gains, maps, shift
-from substyle.engine.report.attacks import attack_detection, attacks
 from substyle.engine.report.data import (
     Column,
     Kind,
@@ -285,39 +283,6 @@ def confusions(results: Results, task: str) -> Table:
                 pairs = zip(labels, counts, strict=True)
                 rows += [(name, head, truth, predicted, count) for predicted, count in pairs if count]
     return Table(f"confusion_{task}", f"Confusions of the {task} probes.", columns, tuple(rows))
-
-
-def all_tables(results: Results) -> list[Table]:
-    """All tables, also those without rows."""
-    return [
-        overview(results),
-        *(by_transformation(results, task) for task in ("fine", "coarse", "coarse_rotation")),
-        redrawn(results),
-        equal_width(results),
-        gains.attentive(results),
-        extraction.extractability(results),
-        extraction.learning_curves(results),
-        extraction.complexity(results),
-        by_transformation(results, "semantic"),
-        multitask(results),
-        knn(results),
-        neighbours(results),
-        geometry(results),
-        shift.shifts(results),
-        attacks(results),
-        *attack_detection(results),
-        comparisons(results),
-        claims(results),
-        training(results),
-        gains.adapters(results),
-        gains.finetuned(results),
-        shift.domains(results),
-        maps.similarity(results),
-        curves.severities(results),
-        curves.halfway(results),
-        confusions(results, "fine"),
-        confusions(results, "coarse"),
-    ]
 
 
 def headline_table(results: Results) -> str:

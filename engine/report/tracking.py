@@ -22,8 +22,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from substyle.engine import observability
+from substyle.engine.report.data import Table
 from substyle.engine.report.page import flat
-from substyle.engine.report.tables import all_tables, overview
+from substyle.engine.report.tables import overview
 from substyle.kernels.errors import MissingError
 from substyle.pipelines.validation import validated
 
@@ -171,8 +172,8 @@ class _Calls:
 @contextmanager
 def tracked(
     config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path
-) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Track progress of the stages in the block. Yields a function to call with its results.
+) -> Iterator[Callable[[Mapping[str, Any], Sequence[Table]], None]]:
+    """Track progress of the stages in the block. Yields a function to call with its results and their tables.
 
     Args:
         config: the tracker; none if ``to`` is empty.
@@ -183,7 +184,7 @@ def tracked(
         MissingError: the library is not installed.
     """
     if not config.to:
-        yield lambda results: None
+        yield lambda *_: None
         return
     if importlib.util.find_spec(config.to) is None:
         extra = "substyle[track]" if config.to == "trackio" else config.to
@@ -194,9 +195,9 @@ def tracked(
         values = {f"{stage}/done": done, f"{stage}/total": total, f"{stage}/per_second": per_s}
         calls.calls.put(lambda tracker: tracker.log(values, done))
 
-    def finished(results: Mapping[str, Any]) -> None:
-        for table in all_tables(dict(results)):
-            if table.rows and not table.name.startswith("confusion"):  # long, and in the report
+    def finished(results: Mapping[str, Any], tables: Sequence[Table]) -> None:
+        for table in tables:
+            if not table.name.startswith("confusion"):  # long, and in the report
                 columns, rows = flat(table)
                 records = [dict(zip([each for each, _ in columns], row, strict=True)) for row in rows]
                 calls.calls.put(partial(lambda title, rows, tracker: tracker.table(title, rows), table.name, records))

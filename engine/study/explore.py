@@ -26,13 +26,15 @@ from PIL import Image
 from substyle.engine.analysis import neighbors
 from substyle.engine.analysis.projection import PROJECTIONS, project
 from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.stages.pictures import current_variants
+from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.stage import Run
+from substyle.engine.stages.stamp import StaleError, note_of
+from substyle.engine.stages.tables import reported_tables
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
-from substyle.engine.study import stages
-from substyle.engine.study.outputs import StaleError, note_of
-from substyle.engine.study.pictures import current_variants
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.files import inside, scratch
 
@@ -184,7 +186,9 @@ def _predictions(
 ) -> dict[str, pa.Array]:
     """Two columns for each saved probe of one task: whether it is right (null if not scored), and its confidence."""
     try:
-        known = results is not None and table.backbone in stages.kept(store, results).outcomes
+        opened = reported_tables(store, results) if results is not None else []
+        run = Run(store, results or Path(), {each.backbone: each for each in opened})
+        known = table.backbone in PROBES.kept(run)
     except StaleError as error:
         print(f"{error}; omitting predictions", file=sys.stderr)
         return {}
@@ -193,7 +197,7 @@ def _predictions(
     times = len(table.transformations)
     t_R, n_R = np.repeat(np.arange(times), len(n_M)), np.tile(n_M, times)
     columns: dict[str, pa.Array] = {}
-    folder = results / stages.PROBES / store.backbone(table.backbone).slug
+    folder = results / PROBES.name / store.backbone(table.backbone).slug
     note = note_of(folder)
     for name in sorted(note.files if note else ()):  # not what else lies there
         if not name.endswith(".safetensors"):

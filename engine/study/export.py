@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
 from substyle.engine.observability import stage
+from substyle.engine.stages.stamp import embeddings_digest, file_digest
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import PIXELS, SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions, open_table
-from substyle.engine.study.outputs import embeddings_digest, file_digest
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 

@@ -11,11 +11,12 @@ from typing import Any
 from substyle.engine.report.data import Results, dig, head_name, heads, labelled, ordered, scored
 from substyle.engine.report.findings import SCORES, interval_key
 from substyle.engine.report.page import cell_text
-from substyle.engine.report.sections import FIGURES
-from substyle.engine.report.tables import all_tables, overview
+from substyle.engine.report.tables import overview
 from substyle.engine.report.validation import read_results
+from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.files import write_durably
-from substyle.engine.study.outputs import CARD, PAGE, RESULTS, note_of, require_current
+from substyle.engine.study.outputs import CARD, PAGE, RESULTS, require_current
+from substyle.engine.study.report import all_figures, all_tables
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.files import UnsafeFileError, inside, is_regular
 
@@ -119,7 +120,7 @@ def _reported(run: Path, results: Results) -> list[str]:
         StaleError: a file of a probe has changed.
         UnsafeFileError: one is a link or no regular file; nobody knows what else it would upload.
     """
-    made = {"tables": [table.name for table in all_tables(labelled(results))], "figures": FIGURES}
+    made = {"tables": [table.name for table in all_tables(results)], "figures": all_figures(results)}
     names = [CARD, PAGE, RESULTS]
     names += [f"{kind}/{name}.{end}" for kind, ends in _ENDINGS.items() for name in made[kind] for end in ends]
     for stage in results.get("stamps", {}):

@@ -23,8 +23,8 @@ from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.stages.stamp import require_own_file
 from substyle.engine.store.layout import changes, network_identity
-from substyle.engine.study.outputs import require_own_file
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.files import replacing
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source

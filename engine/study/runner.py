@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,32 @@ from typing import Any
 from substyle.engine import devices, observability
 from substyle.engine.analysis.neighbors import search_device
 from substyle.engine.backbones.weights import WeightsError
-from substyle.engine.config import HERE, BackboneChoice, Study, labels_of, names_of
+from substyle.engine.config import HERE, BackboneChoice, EmbedConfig, Study, labels_of, names_of
 from substyle.engine.devices import AUTO
 from substyle.engine.embedding.plan import EmbedPlan, definitions_of
 from substyle.engine.embedding.preflight import check_study
-from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones, require_asked
+from substyle.engine.embedding.prepare import PixelPipeline, require_asked
 from substyle.engine.embedding.run import complete, embed, repair, require_embedded, require_same
-from substyle.engine.report.page import ReportFiles, write_report
+from substyle.engine.report.page import ReportFiles
 from substyle.engine.report.tracking import tracked
+from substyle.engine.stages import registry
+from substyle.engine.stages.domains import store_path as store_path_of
+from substyle.engine.stages.elsewhere import plan_elsewhere
+from substyle.engine.stages.pictures import current_gallery, draw_gallery
+from substyle.engine.stages.shift import shift_path
+from substyle.engine.stages.stage import Embedding, Run
+from substyle.engine.stages.stamp import checksum
+from substyle.engine.stages.tables import reported_tables
+from substyle.engine.stages.tables import tables as open_tables
+from substyle.engine.stages.training import adapt, adaptable, finetune, load_trainable
 from substyle.engine.store import catalog, identity, lock
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.identity import RUN, PhotographsError, Remedies
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study import outputs, stages
-from substyle.engine.study.attack import attack, attackable
-from substyle.engine.study.domains import store_path as store_path_of
-from substyle.engine.study.domains import transfer
+from substyle.engine.study import outputs
+from substyle.engine.study.document import assemble
 from substyle.engine.study.outputs import RESULTS, STORE
-from substyle.engine.study.pictures import current_gallery, draw_gallery, mistakes
-from substyle.engine.study.shift import embedded, kept_replicates, plan_elsewhere, shift, shift_path, shifts_of
-from substyle.engine.study.similarity import compare
-from substyle.engine.study.stages import assemble
-from substyle.engine.study.train import adapt, adaptable, derive, finetune, load_trainable
+from substyle.engine.study.report import all_tables, write_report
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.files import inside
 from substyle.pipelines.sources import absolute_root, describe, open_source
@@ -170,7 +172,7 @@ def run_study(
     settings["backbones"] = ", ".join(names_of(study.backbones))
     with tracked(study.track, study.name, settings, out) as finished:
         results = _run(study, out, images, store_path, fresh=fresh, quiet=quiet)
-        finished(results)
+        finished(results, all_tables(results))
     return results
 
 
@@ -199,39 +201,51 @@ def _run(
                 adapted = adapt(
                     store, out, study.adapt, study.probes, backbones=bases, transformations=chosen, quiet=quiet
                 )
-        tables = stages.tables(store, [*names_of(choices), *adapted], chosen)
-        with observability.span("run", "probe", len(tables)):
-            outcomes = stages.probe(store, out, study.probes, tables, quiet=quiet)
-        with observability.span("run", "analyze", len(tables)):
-            analyses = stages.analysis(store, out, study.analysis, tables, quiet=quiet)
-            similarity = compare(store, out, study.analysis, tables, quiet=quiet)
-        parts: dict[str, Mapping[str, Any]] = {"label": labels_of(study.backbones)}
-        if study.attack.attacks:
-            targets = study.attack.backbones or attackable(store, names_of(study.backbones))
-            with observability.span("run", "attack", len(targets)):
-                parts["attack"] = attack(
-                    *(store, out, study.attack),
-                    backbones=targets,
-                    probed=names_of(study.backbones),
-                    transformations=chosen,
-                    source=plan.source,
-                    checkpoints={name: choice.checkpoint for choice in study.backbones for name in choice.names},
-                    device=study.probes.device,
-                    quiet=quiet,
-                )
-        parts |= _elsewhere(study, plan, store, out, choices, adapted, tables, quiet=quiet)
-        if study.gallery:
-            parts["mistakes"] = mistakes(store, out, tables)
-        results = assemble(
-            *(study.name, store, out, outcomes, analyses, parts),
-            tables=tables,
-            threads=study.embed.cores,
-            similarity=similarity,
-            shifted=kept_replicates(out, parts.get("shift", {})),
-        )
+        tables = {table.backbone: table for table in open_tables(store, [*names_of(choices), *adapted], chosen)}
+        embedding = Embedding(plan, choices, adapted, quiet)
+        checkpoints = {name: choice.checkpoint for choice in study.backbones for name in choice.names}
+        run = Run(store, out, tables, study, {}, embedding, plan.source, checkpoints, quiet=quiet)
+        for stage in registry.stages():
+            with observability.span("run", stage.name, len(tables)):
+                run.results[stage.name] = stage.computed(run)
+        results = assemble(run, study.name, threads=study.embed.cores, labels=labels_of(study.backbones))
         with observability.span("run", "gallery and report"):
             draw_gallery(plan.source, study, store, out)
-            save_report(results, out, current_gallery(store, out, tables[0]) if study.gallery else None)
+            (first, *_) = tables.values()
+            save_report(results, out, current_gallery(store, out, first) if study.gallery else None)
+    return results
+
+
+def report_study(store: EmbeddingStore, out: Path, study: Study | None, *, quiet: bool = False) -> dict[str, Any]:
+    """Write results.json and the report of an output folder anew from the results in it.
+
+    Args:
+        study: what results must have been computed for; None: settings are as stored.
+
+    Returns:
+        the contents of results.json.
+
+    Raises:
+        ConfigError: there are no results.
+        StaleError: results are outdated.
+    """
+    allowed = f"a store with probe or analyze results in {out}"
+    if not out.is_dir():
+        raise ConfigError("STORE", str(store.path), allowed)
+    with outputs.locked(out):
+        tables = reported_tables(store, out, study.settings().transformations if study else ())
+        if not tables:
+            raise ConfigError("STORE", str(store.path), allowed)
+        run = Run(store, out, {table.backbone: table for table in tables}, study, quiet=quiet)
+        if study is not None:
+            require_elsewhere(study, out, quiet=quiet)
+        for stage in registry.stages():
+            run.results[stage.name] = stage.computed(run) if stage.in_reports else stage.kept(run)
+        name = study.name if study else store.path.stem
+        threads = (study.embed if study else EmbedConfig()).cores
+        results = assemble(run, name, threads=threads, labels=labels_of(study.backbones) if study else {})
+        shown = study is None or study.gallery
+        save_report(results, out, current_gallery(store, out, tables[0]) if shown else None)
     return results
 
 
@@ -256,54 +270,6 @@ def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> tuple
             embed(again, tuned, quiet=quiet)
         choices += tuned
     return store, choices
-
-
-def _elsewhere(
-    study: Study,
-    plan: EmbedPlan,
-    store: EmbeddingStore,
-    out: Path,
-    choices: Sequence[BackboneChoice],
-    adapted: Sequence[str],
-    tables: Sequence[EmbeddingTable],
-    *,
-    quiet: bool,
-) -> dict[str, Mapping[str, Any]]:
-    """Score probes on photographs of other domains and after a shift, by backbone."""
-    parts: dict[str, Mapping[str, Any]] = {}
-    if not (shifts_of(study) or study.domains):
-        return parts
-    compiled = prepare_backbones(choices, plan.samples(), quiet=quiet)
-    by_backbone = {table.backbone: table for table in tables}
-    if study.domains:
-        stores = {
-            name: embedded(
-                *(f"domain {name}", folder, store_path_of(out, name), compiled, plan.pipeline.settings, study.embed),
-                source=study.source,
-                quiet=quiet,
-                limit=study.limit,
-                fractions=study.splits.fractions,
-            )
-            for name, folder in study.domains.items()
-        }
-        for each in stores.values():
-            for name in adapted:
-                derive(each, name, quiet=quiet)
-        parts["domains"] = transfer(
-            *(stores, study.domains, out, study.probes), study=store, own=study.name, tables=by_backbone, quiet=quiet
-        )
-    if shifts_of(study):
-        parts["shift"] = shift(
-            *(shifts_of(study), compiled, out, plan.pipeline.settings, study.embed),
-            study=store,
-            tables=by_backbone,
-            own=plan.source,
-            analysis=study.analysis,
-            adapted=adapted,
-            source=study.source,
-            quiet=quiet,
-        )
-    return parts
 
 
 def _start_fresh(out: Path, store_path: Place) -> None:
@@ -346,6 +312,6 @@ def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> Rep
     """Write ``results.json`` and the report."""
     outputs.discard_report(out)  # it may have tables and figures of other sections
     out.mkdir(parents=True, exist_ok=True)
-    results["checksum"] = outputs.checksum(results)
+    results["checksum"] = checksum(results)
     write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
     return write_report(results, out, gallery=gallery)

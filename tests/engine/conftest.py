@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from substyle.engine.estimate import stages
-from substyle.engine.report import page, sections
+from substyle.engine.report import page
+from substyle.engine.report.figures import save_figures
 
 _COUNTED = {name: functools.cache(getattr(stages, name)) for name in ("variants", "styles", "backbone")}
 
@@ -31,4 +32,4 @@ def page_alone() -> Iterator[None]:
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports are written with figures."""
-    monkeypatch.setattr(page, "save_figures", sections.save_figures)
+    monkeypatch.setattr(page, "save_figures", save_figures)

@@ -22,6 +22,7 @@ from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
 from substyle.engine.commands.arguments import parser
 from substyle.engine.config import Study
+from substyle.engine.stages.stamp import checksum
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.pipelines.storage import ObjectPlace
@@ -118,8 +119,8 @@ def test_running_again_does_nothing_again(
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("done again")
 
-    for name in ("stages.run_probes", "stages.analyze", "pictures.variants_of"):
-        monkeypatch.setattr(f"substyle.engine.study.{name}", refuse)
+    for name in ("probes.run_probes", "analysis.analyze", "pictures.variants_of"):
+        monkeypatch.setattr(f"substyle.engine.stages.{name}", refuse)
     study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
     arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
     before = json.loads((finished / "results.json").read_text())["backbones"]
@@ -168,7 +169,7 @@ def test_run_takes_photographs_without_a_study_file(
     assert study.images == Path("my.pictures")
     assert (study.seed, study.probes.seed, study.analysis.seed, study.canvas) == (3, 3, 3, 64)
     assert (study.embed.device, study.probes.device) == ("cpu", "cpu")
-    monkeypatch.setattr("substyle.engine.study.stages.run_probes", None)
+    monkeypatch.setattr("substyle.engine.stages.probes.run_probes", None)
     assert main(["profile", *command, "--out", "runs/my.pictures"]) == 0  # all is complete
     assert the_json(capsys)["trace"] == "runs/my.pictures/trace.json"
 
@@ -352,7 +353,7 @@ def test_compare(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     other = tmp_path / "other"
     other.mkdir()
     results = json.loads((finished / "results.json").read_text())
-    results |= {"seed": 5, "checksum": outputs.checksum(results | {"seed": 5})}
+    results |= {"seed": 5, "checksum": checksum(results | {"seed": 5})}
     (other / "results.json").write_text(json.dumps(results))
     assert main(["compare", str(finished), str(other), "--out", str(tmp_path / "c"), "--json"]) == 0
     answer = the_json(capsys)

@@ -27,8 +27,8 @@ from substyle.kernels.errors import SubstyleError
 
 HEAVY = {
     "substyle.engine.embedding.run.prepare_backbones",
-    "substyle.engine.study.stages.run_probes",
-    "substyle.engine.study.stages.analyze",
+    "substyle.engine.stages.probes.run_probes",
+    "substyle.engine.stages.analysis.analyze",
     "substyle.engine.study.predict.PixelPipeline",
 }
 COMMANDS = {

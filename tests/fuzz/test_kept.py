@@ -14,16 +14,19 @@ from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt, spoilt_json, written
 from tests.fuzz.stores import Sound
 from tests.fuzz.test_results import results
+from tests.staged import probe, run_of
 
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.report.validation import validate_results
+from substyle.engine.stages import analysis, probes
+from substyle.engine.stages.shift import STAGE as SHIFT
+from substyle.engine.stages.stage import Run
+from substyle.engine.stages.stamp import Stamp, finish, seconds
+from substyle.engine.stages.tables import reported_tables, tables
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.study import stages
-from substyle.engine.study.outputs import Stamp, finish, seconds
-from substyle.engine.study.shift import kept_shift
-from substyle.engine.study.stages import assemble
+from substyle.engine.study.document import assemble
 from substyle.kernels.errors import SubstyleError
 
 NET = results()["backbones"]["net"]
@@ -47,15 +50,21 @@ class Kept:
     runs: dict[str, int]
 
     def probe(self) -> dict[str, ProbeOutcome]:
-        return stages.probe(self.store, self.out, ProbeConfig(), stages.tables(self.store), quiet=True)
+        return probe(self.store, self.out, ProbeConfig())
 
     def analysis(self) -> dict[str, Any]:
-        return stages.analysis(self.store, self.out, AnalysisConfig(), stages.tables(self.store), quiet=True)
+        return analysis.STAGE.computed(run_of(self.store, self.out, analysis=AnalysisConfig()))
 
 
 def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutcome], dict[str, dict[str, Any]]]:
-    found = stages.kept(store, out)
-    return found.outcomes, found.analyses
+    run = kept_run(store, out)
+    return run.results["probes"], run.results["analysis"]
+
+
+def kept_run(store: EmbeddingStore, out: Path) -> Run:
+    run = run_of(store, out, reported_tables(store, out))
+    run.results = {stage.name: stage.kept(run) for stage in (probes.STAGE, analysis.STAGE)}
+    return run
 
 
 def spent(out: Path, stage: str) -> float:
@@ -67,7 +76,7 @@ def kept(sound: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
     """Stages that have run once; what they compute is made up."""
     runs = {"probes": 0, "analysis": 0}
 
-    def probes(table: Any, *_: object, out_dir: Path, **__: object) -> ProbeOutcome:  # noqa: ANN401
+    def run_probes(table: Any, *_: object, out_dir: Path, **__: object) -> ProbeOutcome:  # noqa: ANN401
         runs["probes"] += 1
         out_dir.mkdir(parents=True, exist_ok=True)
         (out_dir / "fine-linear.safetensors").write_bytes(b"weights")
@@ -79,8 +88,8 @@ def kept(sound: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
         runs["analysis"] += 1
         return {key: value for key, value in NET.items() if key in ("knn", "balance", "retrieval", "clusters")}
 
-    monkeypatch.setattr(stages, "run_probes", probes)
-    monkeypatch.setattr(stages, "analyze", analyze)
+    monkeypatch.setattr(probes, "run_probes", run_probes)
+    monkeypatch.setattr(analysis, "analyze", analyze)
     made = Kept(EmbeddingStore.open(sound.path), tmp_path / "out", runs)
     made.probe()
     made.analysis()
@@ -135,16 +144,15 @@ def test_results_that_stages_never_wrote_are_refused_by_name(kept: Kept, cases: 
     """Analyses with a stamp that fits: what passes is what the report can read."""
     analyses = kept_results(kept.store, kept.out)[1]
     folder = min((kept.out / "analysis").iterdir())
-    tables = stages.tables(kept.store)
-    table = next(table for table in tables if kept.store.backbone(table.backbone).slug == folder.name)
+    table = next(table for table in tables(kept.store) if kept.store.backbone(table.backbone).slug == folder.name)
     stamp = Stamp.of(kept.store, table, dataclasses.asdict(AnalysisConfig()))
 
     def check(analysis: bytes) -> None:
         put(folder / "analysis.json", analysis)
         finish(folder, stamp, 1.0)
-        read = attempt(kept_results, kept.store, kept.out, names=(folder.name,))
-        if read is not None:
-            made = attempt(assemble, "x", kept.store, kept.out, *read, {}, tables=tables, threads=1, names=("x",))
+        run = attempt(kept_run, kept.store, kept.out, names=(folder.name,))
+        if run is not None:
+            made = attempt(assemble, run, "x", threads=1, labels={}, names=("x",))
             assert made is not None
             attempt(validate_results, made, names=("results",))
 
@@ -167,9 +175,8 @@ def test_a_damaged_stamp_is_refused_and_mended(kept: Kept, content: bytes) -> No
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"[" * 20_000, b"{"])
 def test_a_damaged_shift_is_refused(kept: Kept, content: bytes) -> None:
-    tables = {table.backbone: table for table in stages.tables(kept.store)}
     folder = kept.out / "shift" / kept.store.backbones()[0].slug
     folder.mkdir(parents=True)
     (folder / "complete.json").write_bytes(content)
     with pytest.raises(SubstyleError, match=folder.name):
-        kept_shift(kept.store, kept.out, tables)
+        SHIFT.kept(run_of(kept.store, kept.out))

@@ -19,6 +19,7 @@ from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import Results
 from substyle.engine.report.tables import headline_table
 from substyle.engine.report.validation import read_results, validate_results
+from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
 SUITE = tuple(row for row in fake.SUITE if row[0] in ("identity", "gaussian_blur", "defocus_blur", "jpeg"))
@@ -77,7 +78,7 @@ def test_any_results_that_pass_can_be_shown(tmp_path: Path, cases: int, monkeypa
         put(path, content)
         read = attempt(read_results, path, names=(path.name,))
         if read is not None:
-            page.write_report(read, tmp_path / "out")
+            write_report(read, tmp_path / "out")
             assert headline_table(read)
 
     examine(check, contents(), cases=max(cases // 10, 8))

@@ -12,15 +12,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, read, write
+from tests.staged import run_of
 
 from substyle.engine.backbones.families.adapter import Adapter
 from substyle.engine.config import AnalysisConfig
+from substyle.engine.stages.similarity import STAGE as SIMILARITY
+from substyle.engine.stages.stamp import StaleError, is_result
+from substyle.engine.stages.tables import tables
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import StoreError, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
-from substyle.engine.study import outputs, stages
-from substyle.engine.study.similarity import compare, kept_similarity
+from substyle.engine.study import outputs
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import SUITES, suite_name
 
@@ -367,9 +370,9 @@ def test_what_lies_among_results_is_no_result(scene: Scene) -> None:
     folder = scene.root / "out" / "probes" / slug(PIXELS)
     probe = folder / "fine-linear.safetensors"
     shutil.copy(probe, folder / "coarse-linear.safetensors")
-    assert outputs.is_result(probe)
-    assert not outputs.is_result(folder / "coarse-linear.safetensors")
-    assert not outputs.is_result(scene.root / "nowhere" / "x")
+    assert is_result(probe)
+    assert not is_result(folder / "coarse-linear.safetensors")
+    assert not is_result(scene.root / "nowhere" / "x")
 
 
 def test_similarity_belongs_to_the_tables_it_was_computed_from(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,14 +383,15 @@ def test_similarity_belongs_to_the_tables_it_was_computed_from(scene: Scene, mon
     scene.run()
     write(last, data)
     store = scene.root / "out" / "store.zarr"
-    opened = stages.tables(EmbeddingStore.open(store), scene.study["backbones"])
+    opened = tables(EmbeddingStore.open(store), scene.study["backbones"])
     scene.embed(scene.photos, "--backbone", "control:statistics", store="out/store.zarr")
     assert len(opened[0].keys) == 17
     shutil.rmtree(scene.root / "out" / "similarity")
-    compare(EmbeddingStore.open(store), scene.root / "out", AnalysisConfig(), opened, quiet=True)
-    now = stages.tables(EmbeddingStore.open(store), scene.study["backbones"])
-    with pytest.raises(outputs.StaleError, match="other photographs"):
-        kept_similarity(EmbeddingStore.open(store), scene.root / "out", now)
+    run = run_of(EmbeddingStore.open(store), scene.root / "out", opened, similarity=AnalysisConfig())
+    assert SIMILARITY.computed(run)
+    now = tables(EmbeddingStore.open(store), scene.study["backbones"])
+    with pytest.raises(StaleError, match="other photographs"):
+        SIMILARITY.kept(run_of(EmbeddingStore.open(store), scene.root / "out", now))
 
 
 @pytest.mark.parametrize("to", ["parquet", "numpy"])

@@ -14,9 +14,10 @@ from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, write
 
 from substyle.engine.cli import main
 from substyle.engine.embedding import run as module
+from substyle.engine.stages import probes
+from substyle.engine.stages.tables import tables
 from substyle.engine.store import lock
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.study import stages
 
 
 def beside(scene: Scene, words: list[object]) -> None:
@@ -179,7 +180,7 @@ def test_photographs_that_a_table_leaves_out_are_counted(scene: Scene, capsys: p
     scene.embed(scene.photos, "--replace")
     store = EmbeddingStore.open(scene.root / "s.zarr")
     capsys.readouterr()
-    (pixels, _) = stages.tables(store)
+    (pixels, _) = tables(store)
     left_out = 18 - len(pixels.keys)
     assert left_out > 0
     assert f"{left_out} photographs " in capsys.readouterr().err
@@ -210,7 +211,7 @@ def test_results_are_not_checked_against_another_store_beside_them(scene: Scene)
 @pytest.mark.usefixtures("processes")
 def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.embed(scene.photos)
-    train = stages.run_probes
+    train = probes.run_probes
 
     def meanwhile(*words: Any, **more: Any) -> Any:  # noqa: ANN401
         outcome = train(*words, **more)
@@ -218,7 +219,7 @@ def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypat
         beside(scene, scene.embedding(scene.photos, "--replace"))
         return outcome
 
-    monkeypatch.setattr(stages, "run_probes", meanwhile)
+    monkeypatch.setattr(probes, "run_probes", meanwhile)
     store = scene.root / "s.zarr"
     out = scene.root / "results"
     scene.refused("probe", store, "--study", scene.study_file(), "--out", out, kind="StaleError")

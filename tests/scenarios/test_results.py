@@ -300,7 +300,7 @@ def test_another_version_of_the_code(scene: Scene, monkeypatch: pytest.MonkeyPat
     """Results of other code are recomputed by `run` and rejected by `report`."""
     before = numbers(scene.run())
     store = scene.root / "out" / "store.zarr"
-    monkeypatch.setattr("substyle.engine.study.outputs.cache.code_hash", lambda *patterns: "another")
+    monkeypatch.setattr("substyle.engine.stages.stamp.cache.code_hash", lambda *patterns: "another")
     message = scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
     assert message.endswith(f"; run substyle probe {store} --study {scene.study_file()}")
     assert numbers(scene.run()) == before

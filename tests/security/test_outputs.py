@@ -21,15 +21,18 @@ from tests.engine.report import fake
 from tests.security.conftest import Outside
 
 from substyle.engine.embedding.variants import write_variants
-from substyle.engine.report.page import read_gallery, write_page, write_report, write_tables
-from substyle.engine.report.sections import save_figures
+from substyle.engine.report.figures import save_figures
+from substyle.engine.report.page import read_gallery, write_page, write_tables
+from substyle.engine.report.section import blocks_of
 from substyle.engine.report.tables import overview
+from substyle.engine.stages import stamp
+from substyle.engine.stages.pictures import current_gallery
 from substyle.engine.store.identity import RUN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.engine.study import hub, outputs
 from substyle.engine.study.export import NOTE, export
-from substyle.engine.study.pictures import current_gallery
+from substyle.engine.study.report import sections_of, write_report
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.files import UnsafeFileError
@@ -111,17 +114,17 @@ def test_reports_do_not_write_through_links(tmp_path: Path, outside: Outside) ->
             (tmp_path / "out" / folder / name).symlink_to(outside.secret)
     write_page(tmp_path / "out" / "report.html", "report.html.j2", _context(results, tmp_path))
     write_tables([overview(results)], tmp_path / "out" / "tables")
-    save_figures(results, tmp_path / "out" / "figures")
+    drawings = {b.figure: b.draw for s in sections_of(results) for b in blocks_of(s) if getattr(b, "figure", "")}
+    save_figures(drawings, tmp_path / "out" / "figures")
     assert files.is_regular(tmp_path / "out" / "report.html")
 
 
 def _context(results: dict[str, Any], out: Path) -> dict[str, Any]:
     from substyle.engine.report import page
     from substyle.engine.report.data import labelled
-    from substyle.engine.report.tables import all_tables
 
     made = labelled(results)
-    return page._context(made, all_tables(made), None, out)
+    return page._context(made, sections_of(made), None, out)
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
@@ -188,8 +191,8 @@ def test_a_gallery_holds_what_was_drawn(embedded: Path, tmp_path: Path, capsys: 
     (folder / "0").mkdir(parents=True)
     photograph(0).save(folder / "0" / "identity.png")
     known = store.catalog.transformations[store.backbone("control:pixels").slug]
-    stamp = outputs.Stamp(store.uuid, "", {"identity": known["identity"].hash}, "", {"photographs": []}, "")
-    outputs.finish(folder, stamp, 0.0)
+    made = stamp.Stamp(store.uuid, "", {"identity": known["identity"].hash}, "", {"photographs": []}, "")
+    stamp.finish(folder, made, 0.0)
     assert current_gallery(store, tmp_path, table) == folder
     photograph(1).save(folder / "private.png")
     assert current_gallery(store, tmp_path, table) is None
@@ -199,14 +202,14 @@ def test_a_gallery_holds_what_was_drawn(embedded: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize("name", ["../outside/secret.json", "{outside}/secret.json", "link", "linked/file"])
 def test_a_note_of_results_names_files_of_its_folder(tmp_path: Path, outside: Outside, name: str) -> None:
     folder = tmp_path / "probes"
-    outputs.finish(folder, outputs.Stamp("", "", {}, "", {}, ""), 0.0)
+    stamp.finish(folder, stamp.Stamp("", "", {}, "", {}, ""), 0.0)
     (folder / "link").symlink_to(outside.secret)
     (folder / "linked").symlink_to(outside.path / "folder")
-    note = json.loads((folder / outputs.NOTE).read_text())
+    note = json.loads((folder / stamp.NOTE).read_text())
     note["files"] = {name.format(outside=outside.path): hashlib.sha256(b'{"kind": "secret"}').hexdigest()}
-    (folder / outputs.NOTE).write_text(json.dumps(note | {"checksum": outputs.checksum(note)}))
+    (folder / stamp.NOTE).write_text(json.dumps(note | {"checksum": stamp.checksum(note)}))
     with pytest.raises(UnsafeFileError):
-        outputs.note_of(folder)
+        stamp.note_of(folder)
 
 
 @pytest.mark.parametrize("part", ["probes", "probes/a", "probes/a/probes.json", "gallery/0", "results.json", "tables"])
@@ -252,9 +255,9 @@ def test_a_link_is_not_uploaded(
     path.parent.mkdir(parents=True)
     path.write_bytes(b"{}")
     if name.startswith("probes"):
-        outputs.finish(run / "probes" / "a", outputs.Stamp("", "", {}, "", {}, ""), 0.0)
+        stamp.finish(run / "probes" / "a", stamp.Stamp("", "", {}, "", {}, ""), 0.0)
     results = fake.fake_results() | {"stamps": {"probes/a": "0" * 16}}
-    (run / "results.json").write_text(json.dumps(results | {"checksum": outputs.checksum(results)}))
+    (run / "results.json").write_text(json.dumps(results | {"checksum": stamp.checksum(results)}))
     link = path if way == "file" or path.parent == run else path.parent
     shutil.copytree(link, tmp_path / "t") if link.is_dir() else shutil.copy(link, tmp_path / "t")
     shutil.rmtree(link) if link.is_dir() else link.unlink()

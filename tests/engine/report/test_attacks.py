@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tests.engine.report.fake import fake_results
 
-from substyle.engine.report.attacks import attack_detection, attack_summary, attacks
-from substyle.engine.report.tables import all_tables
 from substyle.engine.report.validation import validate_results
+from substyle.engine.stages.attack.section import attack_detection, attack_summary, attacks
+from substyle.engine.study.report import all_tables
 from substyle.kernels.errors import SubstyleError
 
 
@@ -63,7 +63,7 @@ def test_tables(results: dict[str, Any]) -> None:
     assert auroc.rows[1][2] == (0.61, pytest.approx(0.56), pytest.approx(0.66))
     assert tpr.rows[0][3] == (0.5, 0.4, 0.6)
     validate_results(results)
-    assert {"attacks", "attack_detection", "attack_tpr"} <= {table.name for table in all_tables(results) if table.rows}
+    assert {"attacks", "attack_detection", "attack_tpr"} <= {table.name for table in all_tables(results)}
 
 
 def test_without_attacks_there_is_nothing() -> None:

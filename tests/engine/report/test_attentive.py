@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report import gains, page
+from substyle.engine.report import gains
 from substyle.engine.report.claims import claims
 from substyle.engine.report.data import Results, networks
 from substyle.engine.report.validation import validate_results
+from substyle.engine.study.report import write_report
 
 TOKENS = "alpha@tokens=7"
 
@@ -83,10 +84,10 @@ def test_tokens_are_no_network_of_their_own(results: Results, tmp_path: Path) ->
     """As layers, they do not count twice in claims; the page has their section."""
     assert networks(results) == ["alpha"]
     assert all(TOKENS not in members for claim in claims(results) for members in claim["groups"].values())
-    text = page.write_report(results, tmp_path).html.read_text(encoding="utf-8")
+    text = write_report(results, tmp_path).html.read_text(encoding="utf-8")
     assert 'id="attentive"' in text
     assert "clearly better in 1 of 3 scores" in text
     assert (tmp_path / "tables" / "attentive.csv").is_file()
     del results["backbones"][TOKENS]
     results["comparisons"] = [r for r in results["comparisons"] if TOKENS not in (r["a"], r["b"])]
-    assert 'id="attentive"' not in page.write_report(results, tmp_path).html.read_text(encoding="utf-8")
+    assert 'id="attentive"' not in write_report(results, tmp_path).html.read_text(encoding="utf-8")

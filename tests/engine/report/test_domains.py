@@ -7,9 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from substyle.engine.report.page import write_report
-from substyle.engine.report.shift import domains, domains_summary
 from substyle.engine.report.validation import validate_results
+from substyle.engine.stages.domains.section import domains, domains_summary
+from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
 

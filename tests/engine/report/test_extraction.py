@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report import extraction, page
+from substyle.engine.report import extraction
 from substyle.engine.report.data import Results
 from substyle.engine.report.extraction import Axis, complexity_summary, size_plots
 from substyle.engine.report.validation import validate_results
+from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
 
@@ -126,7 +127,7 @@ def test_axes_contain_their_values_with_few_ticks(values: tuple[float, ...]) -> 
 
 @pytest.mark.usefixtures("figures")
 def test_everything_is_on_the_page_in_files_and_figures(results: Results, tmp_path: Path) -> None:
-    files = page.write_report(results, tmp_path)
+    files = write_report(results, tmp_path)
     html = files.html.read_text()
     assert '<section id="extractability">' in html
     assert html.count("class accuracy, % →") == 3

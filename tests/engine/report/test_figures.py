@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.engine.report import claims, curves, figures, heat_tables, page, sections, tables
+from substyle.engine.report import claims, curves, figures, heat_tables, tables
+from substyle.engine.stages.probes.section import comparisons_between
+from substyle.engine.study.report import write_report
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -72,7 +74,7 @@ def test_held_out_tables_hold_held_out_transformations_only(fake: ModuleType) ->
 
 def test_comparisons_between_backbones_only(fake: ModuleType) -> None:
     results = fake.fake_results()
-    shown = sections.comparisons_between(tables.comparisons(results), ["dinov2_vit_small", "efficientnet_lite0"], "mlp")
+    shown = comparisons_between(tables.comparisons(results), ["dinov2_vit_small", "efficientnet_lite0"], "mlp")
     assert {row[0] for row in shown.rows} == {"fine", "coarse", "semantic"}
     assert len(shown.rows) == 5  # metrics
     assert {row[2] for row in shown.rows} == {"mlp"}
@@ -151,6 +153,6 @@ def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None
 @pytest.mark.usefixtures("figures")
 def test_depth_is_drawn_on_the_page_and_as_a_figure(fake: ModuleType, tmp_path: Path) -> None:
     results = layered(fake)
-    files = page.write_report(results, tmp_path)
+    files = write_report(results, tmp_path)
     assert {path.name for path in files.figures} >= {"depth.pdf", "depth.png"}
     assert files.html.read_text().count("<polyline") == 4 + 4  # curves, and their marks in the key

@@ -10,8 +10,8 @@ import pytest
 
 from substyle.engine.report.data import labelled, labels_of
 from substyle.engine.report.gains import adapters, adapters_summary
-from substyle.engine.report.page import write_report
 from substyle.engine.study.file import study_of
+from substyle.engine.study.report import write_report
 from substyle.kernels.errors import ConfigError
 
 

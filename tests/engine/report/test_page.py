@@ -12,8 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from substyle.engine.report.page import ReportFiles, soft, write_report
-from substyle.engine.report.sections import _save, save_figures
+from substyle.engine.report.figures import _save, save_figures
+from substyle.engine.report.page import ReportFiles, soft
+from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
@@ -187,7 +188,7 @@ def test_every_shape_of_results_has_a_page(
     shape: str, fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Figures are drawn, but not saved, which takes most of the time."""
-    monkeypatch.setattr("substyle.engine.report.sections._save", lambda figure, stem: [stem])
+    monkeypatch.setattr("substyle.engine.report.figures._save", lambda figure, stem: [stem])
     options = dict(SHAPES[shape])
     if "suite" in options:
         options["suite"] = fake.SUITE[: options["suite"]]

@@ -11,11 +11,12 @@ from types import ModuleType
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.staged import probe
 
 import substyle
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.stages.tables import tables
 from substyle.engine.study import explore as module
-from substyle.engine.study import stages
 from substyle.engine.study.explore import explore
 from substyle.kernels.errors import ConfigError, MissingError
 
@@ -90,9 +91,9 @@ def test_predictions_of_saved_probes(
         tasks=("fine", "semantic"), heads=("linear",), Cs=(1e-2,), passes=50, doublings=1, resamples=0, redraws=0,
         rotate=False, equal_width=0, bootstrap=100,
     )  # fmt: skip
-    outcome = stages.probe(store, tmp_path, config, stages.tables(store), quiet=True)["control:pixels"]
+    outcome = probe(store, tmp_path, config)["control:pixels"]
     explore(store, "control:pixels", results=tmp_path)
-    stages.probe(store, tmp_path, config, stages.tables(store, transformations=NAMES[:2]), quiet=True)
+    probe(store, tmp_path, config, tables(store, transformations=NAMES[:2]))
     (tmp_path / "probes" / store.backbone("control:pixels").slug / "scores.npz").write_bytes(b"")
     explore(store, "control:pixels", results=tmp_path)
     (_, rows), (_, without) = atlas

@@ -17,7 +17,8 @@ from huggingface_hub import ModelCard
 from tests.engine.report import fake
 
 from substyle.engine.report.data import ordered
-from substyle.engine.study import hub, outputs
+from substyle.engine.stages import stamp
+from substyle.engine.study import hub
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 
 REPO, PROBE = "somebody/photographs", "probes/a/fine-linear.safetensors"
@@ -29,11 +30,11 @@ def run(tmp_path: Path) -> Path:
     for name in ("report.html", "tables/overview.csv", PROBE, "probes/not-reported/x", "store.zarr/chunk"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    outputs.finish(tmp_path / "probes" / "a", outputs.Stamp("", "", {}, "", {}, ""), 0.0)
+    stamp.finish(tmp_path / "probes" / "a", stamp.Stamp("", "", {}, "", {}, ""), 0.0)
     (tmp_path / "tables" / "private.csv").write_bytes(b"not of the report")
     (tmp_path / "probes" / "a" / "private.txt").write_bytes(b"not of the report")
     results = fake.fake_results() | {"stamps": {"probes/a": "0" * 16, "analysis/a": "0" * 16}}
-    (tmp_path / "results.json").write_text(json.dumps(results | {"checksum": outputs.checksum(results)}))
+    (tmp_path / "results.json").write_text(json.dumps(results | {"checksum": stamp.checksum(results)}))
     return tmp_path
 
 

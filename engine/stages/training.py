@@ -27,16 +27,19 @@ from substyle.engine.probes.adapters import AdaptConfig, AdaptMethod, fit_multit
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, Objective, fit
 from substyle.engine.probes.tasks import UNKNOWN
+from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.registry import discard
+from substyle.engine.stages.stamp import Stamp, cached, photographs_digest
+from substyle.engine.stages.tables import tables
 from substyle.engine.store import lock
 from substyle.engine.store.identity import read_unchanged
 from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.outputs import ADAPTERS, FINETUNED, Stamp, cached, discard, photographs_digest
-from substyle.engine.study.stages import stage_settings, tables
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
 
+ADAPTERS, FINETUNED = "adapters", "finetuned"  # folders of the trained weights
 DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
 
 
@@ -105,7 +108,7 @@ def _adapter(
     """Train an adapter unless it is up to date; returns its file."""
     entry = store.backbone(table.backbone)
     folder = out / ADAPTERS / f"{entry.slug}-{method}"
-    stamp = partial(Stamp.of, store, table, {"method": method, **asdict(config), **stage_settings(probes)})
+    stamp = partial(Stamp.of, store, table, {"method": method, **asdict(config), **PROBES.settings(probes)})
 
     def compute(new: Path) -> None:
         with stage(f"adapt {entry.name}", 3 * probes.multitask_steps, "steps", quiet=quiet) as bar:

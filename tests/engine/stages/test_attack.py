@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.conftest import jpeg, photograph, the_json
+from tests.staged import probe, run_of
 
 from substyle.engine.cli import main
 from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.stages.attack import STAGE
+from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import open_table, open_tables
-from substyle.engine.study import outputs, stages
+from substyle.engine.store.table import EmbeddingTable, open_table, open_tables
+from substyle.engine.study import outputs
 from substyle.engine.study.api import embed
-from substyle.engine.study.attack import ATTACK, attack, kept_attacks
-from substyle.engine.study.outputs import StaleError
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 
 pytest.importorskip("torchattack")
@@ -29,6 +31,18 @@ VIT, RESNET = BOTH = "control:random:test_vit", "control:random:test_resnet"
 CONFIG = AttackConfig(
     attacks=("fgsm", "pgd", "pgd_l2", "transfer", "patch"), epsilons=(1, 48), steps=2, surrogate=RESNET, patch=0.3
 )
+
+
+def attack(store: EmbeddingStore, out: Path, config: AttackConfig, probed: Sequence[str] = BOTH) -> dict[str, Any]:
+    run = run_of(store, out, attack=dataclasses.replace(config, backbones=(VIT,)))
+    run.results["probes"] = dict.fromkeys(probed)
+    return STAGE.computed(run)
+
+
+def kept_attacks(
+    store: EmbeddingStore, out: Path, tables: Sequence[EmbeddingTable], config: AttackConfig | None = None
+) -> dict[str, Any]:
+    return STAGE.kept(run_of(store, out, tables, **({"attack": config} if config else {})))
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +67,14 @@ def probed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     config = ProbeConfig(
         tasks=("fine", "semantic"), heads=("linear",), bootstrap=100, resamples=0, equal_width=0, redraws=0
     )
-    stages.probe(store, out, config, stages.tables(store), quiet=True)
+    probe(store, out, config)
     return store, out
 
 
 @pytest.fixture(scope="module")
 def attacked(probed: tuple[EmbeddingStore, Path]) -> dict[str, Any]:
     store, out = probed
-    return attack(store, out, CONFIG, backbones=[VIT], probed=BOTH, quiet=True)[VIT]
+    return attack(store, out, CONFIG)[VIT]
 
 
 def test_attacks_lower_accuracy_within_their_radius(attacked: dict[str, Any]) -> None:
@@ -95,7 +109,7 @@ def test_detectors_are_scored_on_attacks_that_succeed(attacked: dict[str, Any]) 
 
 def test_variants_are_a_store(probed: tuple[EmbeddingStore, Path], attacked: dict[str, Any]) -> None:
     store, out = probed
-    folder = out / ATTACK / store.backbone(VIT).slug
+    folder = out / "attack" / store.backbone(VIT).slug
     variants = EmbeddingStore.open(folder / "variants.zarr")
     clean, adversarial = (open_table(variants, VIT, [name]) for name in ("identity", "pgd@48"))
     whole = open_table(store, VIT, ["identity"])
@@ -117,12 +131,11 @@ def test_results_are_kept_until_their_inputs_change(
 ) -> None:
     store, out = probed
     tables = [open_table(store, VIT)]
-    folder = out / ATTACK / store.backbone(VIT).slug
+    folder = out / "attack" / store.backbone(VIT).slug
     before = (folder / "complete.json").read_bytes()
-    assert attack(store, out, CONFIG, backbones=[VIT], probed=BOTH, quiet=True) == {VIT: attacked}
+    assert attack(store, out, CONFIG) == {VIT: attacked}
     assert (folder / "complete.json").read_bytes() == before
     assert kept_attacks(store, out, tables) == {VIT: attacked}
-    assert kept_attacks(store, out, tables, AttackConfig()) == {}
     with pytest.raises(StaleError, match="other settings: steps"):
         kept_attacks(store, out, tables, dataclasses.replace(CONFIG, steps=4))
     probe = out / "probes" / store.backbone(VIT).slug / "semantic-linear.safetensors"
@@ -146,21 +159,21 @@ def test_modified_results_are_redone_with_the_same_numbers(
     probed: tuple[EmbeddingStore, Path], attacked: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = probed
-    (out / ATTACK / store.backbone(VIT).slug / "attack.json").write_text("{}")
-    assert attack(store, out, CONFIG, backbones=[VIT], probed=BOTH, quiet=True) == {VIT: attacked}
+    (out / "attack" / store.backbone(VIT).slug / "attack.json").write_text("{}")
+    assert attack(store, out, CONFIG) == {VIT: attacked}
     assert "modified" in capsys.readouterr().err
 
 
 def test_what_cannot_be_attacked_is_refused_by_name(probed: tuple[EmbeddingStore, Path], tmp_path: Path) -> None:
     store, out = probed
     with pytest.raises(ConfigError, match=r"attack\.surrogate.*'mae:base'"):
-        attack(store, out, dataclasses.replace(CONFIG, surrogate="mae:base"), backbones=[VIT], probed=BOTH, quiet=True)
+        attack(store, out, dataclasses.replace(CONFIG, surrogate="mae:base"))
     with pytest.raises(ConfigError, match=r"attack\.surrogate"):  # its probe may be outdated
-        attack(store, out, CONFIG, backbones=[VIT], probed=[VIT], quiet=True)
+        attack(store, out, CONFIG, [VIT])
     with pytest.raises(ConfigError, match=r"attack\.attacks.*'transfer'"):
-        attack(store, out, AttackConfig(attacks=("transfer",)), backbones=[VIT], probed=BOTH, quiet=True)
+        attack(store, out, AttackConfig(attacks=("transfer",)))
     with pytest.raises(MissingError, match="semantic-linear"):
-        attack(store, tmp_path, dataclasses.replace(CONFIG, surrogate=""), backbones=[VIT], probed=BOTH, quiet=True)
+        attack(store, tmp_path, dataclasses.replace(CONFIG, surrogate=""))
 
 
 def test_a_changed_photograph_is_refused(probed: tuple[EmbeddingStore, Path], photographs: Path) -> None:
@@ -171,7 +184,7 @@ def test_a_changed_photograph_is_refused(probed: tuple[EmbeddingStore, Path], ph
     try:
         changed.write_bytes(content + b" ")
         with pytest.raises(SubstyleError, match=f"{changed.name}: the photograph has changed"):
-            attack(store, out, dataclasses.replace(CONFIG, steps=1), backbones=[VIT], probed=BOTH, quiet=True)
+            attack(store, out, dataclasses.replace(CONFIG, steps=1))
     finally:
         changed.write_bytes(content)
 

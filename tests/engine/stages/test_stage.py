@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.staged import probe, run_of
 
 from substyle.engine.config import AnalysisConfig, EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.stages import registry, stamp
+from substyle.engine.stages.analysis import STAGE as ANALYSIS
+from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.similarity import STAGE as SIMILARITY
+from substyle.engine.stages.stage import Stage
+from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import open_tables
-from substyle.engine.study import outputs, stages
+from substyle.engine.store.table import EmbeddingTable, open_tables
+from substyle.engine.study import outputs
 from substyle.engine.study.api import embed
-from substyle.engine.study.outputs import SIMILARITY, StaleError
-from substyle.engine.study.similarity import compare, kept_similarity
 
 
-@pytest.mark.parametrize("config", [ProbeConfig, AnalysisConfig])
-def test_another_gpu_computes_nothing_again_and_another_kind_of_device_does(
-    config: type[ProbeConfig] | type[AnalysisConfig],
-) -> None:
-    known = [stages.stage_settings(config(device=device)) for device in ("cuda:0", "cuda:1", "cpu", "auto")]
+@pytest.mark.parametrize("stage", [PROBES, ANALYSIS, SIMILARITY])
+def test_another_gpu_computes_nothing_again_and_another_kind_of_device_does(stage: Stage[Any, Any]) -> None:
+    known = [stage.settings(stage.config(device=device)) for device in ("cuda:0", "cuda:1", "cpu", "auto")]
     first, second, cpu, auto = known
     assert first == second
     assert [config["device"] for config in (first, cpu, auto)] == ["cuda", "cpu", "auto"]
@@ -41,15 +44,14 @@ def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> 
     settings = EmbedConfig(batch=4, threads=1, precision="fp32")
     images: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}
     store = embed(two_classes, tmp_path / "s.zarr", backbones, config=settings, **images)
-    tables = stages.tables(store)
-    outcomes = stages.probe(store, tmp_path, config, tables, quiet=True)
+    outcomes = probe(store, tmp_path, config)
     assert [set(outcomes[name].results) for name in backbones] == [{"semantic"}, {"semantic"}]
     alone = ProbeConfig(tasks=("multitask",), **small)
-    outcomes = stages.probe(store, tmp_path / "a", alone, tables, quiet=True)
+    outcomes = probe(store, tmp_path / "a", alone)
     assert [outcomes[name].results for name in backbones] == [{}, {}]
     entry = store.backbone(backbones[1])
     entry.facts["spec"]["control"] = False
-    outcomes = stages.probe(store, tmp_path / "trained", config, tables[1:], quiet=True)
+    outcomes = probe(store, tmp_path / "trained", config, open_tables(store, backbones)[1:])
     assert set(outcomes[backbones[1]].results) == {"semantic", "multitask"}
     assert outcomes[backbones[1]].results["multitask"] is not None
 
@@ -59,24 +61,31 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
     images: dict[str, Any] = {"transformations": "identity,jpeg,grayscale", "canvas": 64}
     store = embed(two_classes, tmp_path / "s.zarr", names, **images)
     tables = open_tables(store, names)
-    assert compare(store, tmp_path, AnalysisConfig(), tables[:1], quiet=True) == {}
-    found = compare(store, tmp_path, AnalysisConfig(), tables, quiet=True)
-    assert 0 < found["pairs"]["control:pixels"]["control:statistics"]["cka"] < 1
-    file = tmp_path / SIMILARITY / "similarity.json"
+
+    def compare(tables: list[EmbeddingTable]) -> dict[str, Any]:
+        return SIMILARITY.computed(run_of(store, tmp_path, tables, similarity=AnalysisConfig()))
+
+    def kept(tables: list[EmbeddingTable], store: EmbeddingStore = store, **configs: object) -> dict[str, Any]:
+        return SIMILARITY.kept(run_of(store, tmp_path, tables, **configs))
+
+    assert compare(tables[:1]) == {}
+    found = compare(tables)
+    assert 0 < found[""]["pairs"]["control:pixels"]["control:statistics"]["cka"] < 1
+    file = tmp_path / "similarity" / "similarity.json"
     before = file.stat().st_mtime_ns
-    assert compare(store, tmp_path, AnalysisConfig(), tables, quiet=True) == found
+    assert compare(tables) == found
     assert file.stat().st_mtime_ns == before
-    assert kept_similarity(store, tmp_path, tables) == found
-    assert kept_similarity(store, tmp_path, tables[:1]) == {}
+    assert kept(tables) == found
+    assert kept(tables[:1]) == {}
     with pytest.raises(StaleError, match="seed") as stale:
-        kept_similarity(store, tmp_path, tables, AnalysisConfig(seed=1))
+        kept(tables, similarity=AnalysisConfig(seed=1))
     assert stale.value.command == f"substyle analyze {store.path}"
     assert str(stale.value).endswith(f"; run {stale.value.command}")
     with pytest.raises(StaleError, match="other transformations"):
-        kept_similarity(store, tmp_path, open_tables(store, names, ["identity", "jpeg"]))
+        kept(open_tables(store, names, ["identity", "jpeg"]))
     embed(two_classes, tmp_path / "other.zarr", names, seed=1, **images)
     with pytest.raises(StaleError, match="another store"):
-        kept_similarity(other := EmbeddingStore.open(tmp_path / "other.zarr"), tmp_path, open_tables(other, names))
+        kept(open_tables(other := EmbeddingStore.open(tmp_path / "other.zarr"), names), other)
 
 
 def test_results_of_several_processes_are_not_mixed(tmp_path: Path) -> None:
@@ -84,7 +93,7 @@ def test_results_of_several_processes_are_not_mixed(tmp_path: Path) -> None:
 
     def compute(number: int) -> None:
         for _ in range(50):
-            with outputs.replacing(folder) as new:
+            with stamp.replacing(folder) as new:
                 for part in ("a", "b", "c"):
                     (new / f"{part}{number}").touch()
 
@@ -104,11 +113,11 @@ def test_what_a_killed_process_left_is_deleted_with_the_results(tmp_path: Path) 
     kept = left(tmp_path / "out" / "probes" / "other")
     for folder in (tmp_path / "out" / "similarity", tmp_path / "out" / "probes" / "x", kept.with_name("other")):
         for killed in (False, True):
-            with suppress(ZeroDivisionError), outputs.replacing(folder) as new:
+            with suppress(ZeroDivisionError), stamp.replacing(folder) as new:
                 (new / "file").touch()
                 if killed:
                     shutil.copytree(new, left(folder))
-    outputs.discard(tmp_path / "out", "x")
+    registry.discard(tmp_path / "out", "x")
     assert sorted(path.name for path in kept.parent.iterdir()) == [kept.name, "other"]
     outputs.start_fresh(tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -117,16 +126,16 @@ def test_what_a_killed_process_left_is_deleted_with_the_results(tmp_path: Path) 
 
 def test_a_note_of_another_version_is_outdated(tmp_path: Path) -> None:
     note = {"stamp": {"other": 1}, "seconds": 0.0, "files": {}}
-    (tmp_path / outputs.NOTE).write_text(json.dumps(note | {"checksum": outputs.checksum(note)}))
+    (tmp_path / stamp.NOTE).write_text(json.dumps(note | {"checksum": stamp.checksum(note)}))
     with pytest.raises(StaleError, match="another version"):
-        outputs.note_of(tmp_path)
+        stamp.note_of(tmp_path)
 
 
 def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
     folder = tmp_path / "probes" / "x"
-    with outputs.replacing(folder) as new:
+    with stamp.replacing(folder) as new:
         (new / "before").touch()
-    with pytest.raises(ZeroDivisionError), outputs.replacing(folder) as new:
+    with pytest.raises(ZeroDivisionError), stamp.replacing(folder) as new:
         (new / "after").write_text(str(1 / len(list(new.iterdir()))))
     assert [path.name for path in folder.iterdir()] == ["before"]
     assert list(folder.parent.iterdir()) == [folder]

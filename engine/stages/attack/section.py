@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, words
+from substyle.engine.report.section import Block, Data, Section, Text, drawn
 
 DETECTORS = {
     "fine": "Style probe",
@@ -20,6 +21,27 @@ DETECTORS = {
 }
 BASELINES = ("mahalanobis", "knn", "squeezing", "layers")
 HALF = 0.5
+
+
+def sections(results: Results) -> Iterator[Section]:
+    """The section; none without attacks."""
+    table = attacks(results)
+    if not table.rows:
+        return
+    note = (
+        "Attacks start from test photographs that the linear class probe classifies correctly, and are rounded to grey "
+        "levels; success is the share of these that it then gets wrong, class accuracy counts all test photographs. "
+        "Only successful attacks are to be detected (of noise, which is no attack, all pictures); attacks that succeed "
+        "on less than half are marked * and prove little. Style and coarse probe: 1 − probability of identity, without "
+        "training on attacks. Detector: linear probe of attacked against unchanged training photographs; for other "
+        "radii or attacks, that radius or the whole attack is left out of its training. Adaptive: PGD on the class and "
+        "on the detector trained on all attacks. An AUROC below 50 ranks attacked pictures as less suspicious than "
+        f"unchanged ones. In small type: 95% intervals over {drawn(results)}."
+    )
+    detection = [each for each in attack_detection(results) if each.rows]
+    tables = (Data(each, each.caption) for each in (table, *detection))
+    blocks: list[Block] = [Text(attack_summary(results)), *tables, Text(note, note=True)]
+    yield Section("attacks", "Attacks", "Attacks: can the probes tell?", tuple(blocks))
 
 
 def _rows(results: Results) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from substyle.engine.config import AnalysisConfig
+from substyle.engine.stages.shift import ShiftConfig, _accuracy, _tested
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.shift import _accuracy, _tested
 
 
 class Reader:
@@ -59,7 +58,7 @@ def test_scores_of_the_same_photographs_are_paired_in_any_order(by: Any) -> None
     """Stores list photographs in the order in which they were added."""
     table = some()
     other = part(table, np.random.default_rng(1).permutation(40))
-    config = AnalysisConfig(resample_by=by)
+    config = ShiftConfig({}, 2_000, by, 0)
     found = [_accuracy(each, Reader(), np.arange(40), [0], config) for each in (table, other)]  # type: ignore[arg-type]
     assert found[0] is not None
     assert found[1] is not None

@@ -6,9 +6,8 @@ the study's store come from a compiled network, and a detector would learn that 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache as cache_calls
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from substyle.engine.analysis import detection
 from substyle.engine.analysis.detection import Detector
 from substyle.engine.backbones import registry
 from substyle.engine.cache import versions
-from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.config import EmbedConfig, Settings, Study, names_of
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.attacks import (
@@ -43,9 +42,13 @@ from substyle.engine.probes.attacks import (
 )
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import resample
+from substyle.engine.report.data import Results
+from substyle.engine.report.section import Section
+from substyle.engine.stages.attack.section import sections
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.stages.stamp import Stamp, file_digest, is_result
 from substyle.engine.store import identity, lock
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import (
     SPLITS,
     TEST,
@@ -59,110 +62,97 @@ from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.study.outputs import Stamp, cached, file_digest, is_result, note_of, require_fresh
-from substyle.engine.study.stages import PROBES, tables
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import Source
 
-ATTACK, STORE = "attack", "variants.zarr"
+STORE = "variants.zarr"
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 
-def attack(
-    store: EmbeddingStore,
-    out: Path,
-    config: AttackConfig,
-    *,
-    backbones: Sequence[str],
-    probed: Sequence[str],
-    transformations: Sequence[str] = (),
-    source: Source | None = None,
-    checkpoints: Mapping[str, Path | None] | None = None,
-    device: str = devices.AUTO,
-    quiet: bool = False,
-) -> dict[str, dict[str, Any]]:
+class Attack(JsonStage[AttackConfig]):
     """Attack backbones with their linear class probes on photographs that these classify correctly, and detect it.
 
-    Writes ``out/attack/<backbone>/``: ``variants.zarr``, a store of the attacked pictures' embeddings with the attacks
-    as transformations, and ``attack.json``. Complete results are kept.
-
-    Args:
-        store: a store with probes of these backbones in ``out``.
-        backbones: torch networks with one vector per image.
-        probed: all backbones whose probes in ``out`` are up to date, among them surrogates and other layers.
-        transformations: transformations that the probes were trained on; default: all of the store.
-        source: the photographs; default: the source of the store.
-        checkpoints: local weights by backbone.
-        device: device of the attacks: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Returns:
-        the contents of each ``attack.json``.
-
-    Raises:
-        ConfigError: a backbone is no torch network, or transfer is the only attack and there is no surrogate.
-        MissingError: a probe or torchattack is missing.
-        SubstyleError: weights or photographs differ from those of the store, or too few are classified correctly.
+    Beside the results it writes ``variants.zarr``, a store of the attacked pictures' embeddings with the attacks as
+    transformations.
     """
-    torchattack()
-    answer = {}
-    for name in backbones:
-        (table,) = tables(store, [name], transformations)
-        entry = store.backbone(name)
-        folder = out / ATTACK / entry.slug
-        if name not in probed:
-            raise MissingError(str(_probe(out, entry, "semantic")), f"run substyle probe {store.path}")
-        inputs = _inputs(store, out, entry, config, probed)
-        if not config.names(transfer=inputs["transfer"] is not None):
-            allowed = f"also another attack; no other network with a class probe to craft an attack on {name}"
-            raise ConfigError("attack.attacks", ", ".join(config.attacks), allowed)
 
-        def compute(new: Path, table: EmbeddingTable = table, inputs: dict[str, Any] = inputs) -> None:
-            target = devices.resolve(device).torch_device
-            subject = _Subject(store, out, table, config, inputs, dict(checkpoints or {}), target)
-            found = subject.run(new, source or identity.open_own(store), quiet=quiet)
-            write_durably(new / "attack.json", json.dumps(found, allow_nan=False).encode())
+    name = "attack"
+    config = AttackConfig
+    file = "attack.json"
 
-        def stamp(table: EmbeddingTable = table, entry: BackboneEntry = entry) -> Stamp:
-            return Stamp.of(store, table, _inputs(store, out, entry, config, probed))
+    def of(self, study: Study) -> AttackConfig | None:
+        """`[attack]`, if it has attacks."""
+        return study.attack if study.attack.attacks else None
 
-        cached(folder, stamp, compute)
-        answer[name] = read_object(folder / "attack.json")
-    return answer
+    def units(self, run: Run, config: AttackConfig) -> Iterable[Unit]:
+        """Backbones of the settings; by default all networks of the study that are no controls.
+
+        Raises:
+            MissingError: torchattack or a probe is missing.
+            ConfigError: a backbone is no torch network, or transfer is the only attack and there is no surrogate.
+        """
+        torchattack()
+        names = config.backbones or attackable(run.store, _probed(run))
+        for name in names:
+            entry = run.store.backbone(name)
+            if name not in _probed(run):
+                again = f"run substyle probe {run.store.path}"
+                raise MissingError(str(_probe(run.out, entry, "semantic")), again)
+            inputs = _inputs(run.store, run.out, entry, config, _probed(run))
+            if not config.names(transfer=inputs["transfer"] is not None):
+                allowed = f"also another attack; no other network with a class probe to craft an attack on {name}"
+                raise ConfigError("attack.attacks", ", ".join(config.attacks), allowed)
+        return [Unit(name, run.store.backbone(name).slug) for name in names]
+
+    def settings(self, config: AttackConfig) -> JSON:
+        """All settings that say how to attack."""
+        return {key: value for key, value in asdict(config).items() if key != "backbones"}
+
+    def inputs(self, run: Run, config: AttackConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        """Probes and networks, among them the surrogate and other layers."""
+        probed = _probed(run)
+        if before is not None:  # other backbones may have been probed since
+            used = (before.get("transfer"), *before.get("layers", ()))
+            probed = [config.surrogate, *(each["name"] for each in used if each)]
+        return _inputs(run.store, run.out, run.store.backbone(unit.name), config, probed)
+
+    def stamp(self, run: Run, config: AttackConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> Stamp:
+        """The stamp of current inputs. The order of transformations does not matter to attacks."""
+        table = _table(run, unit)
+        return Stamp.of(run.store, table, {**self.settings(config), **self.inputs(run, config, unit, before)})
+
+    def command(self, run: Run, unit: Unit) -> str:
+        """`substyle attack`."""
+        return f"substyle attack {run.store.path} --backbone {unit.name}"
+
+    def compute(self, run: Run, config: AttackConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Write the attacked pictures' embeddings and the scores."""
+        inputs = {**self.settings(config), **self.inputs(run, config, unit)}
+        target = devices.resolve(run.study.probes.device if run.study else devices.AUTO).torch_device
+        subject = _Subject(run.store, run.out, _table(run, unit), config, inputs, run.checkpoints, target)
+        self.write(folder, subject.run(folder, run.source or identity.open_own(run.store), quiet=run.quiet))
+        return True
+
+    def sections(self, results: Results) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
 
 
-def kept_attacks(
-    store: EmbeddingStore, out: Path, tables: Sequence[EmbeddingTable], config: AttackConfig | None = None
-) -> dict[str, dict[str, Any]]:
-    """Load the results of `attack`, by backbone.
+STAGE = Attack()
 
-    Args:
-        tables: tables that the probes were trained on.
-        config: the `[attack]` table of the study; default: as attacked.
 
-    Raises:
-        StaleError: the results are outdated.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    if config is not None and not config.attacks:
-        return found
-    for table in tables:
-        entry = store.backbone(table.backbone)
-        note = note_of(folder := out / ATTACK / entry.slug)
-        if note is None:
-            continue
-        settings = note.stamp.settings
-        was = {each.name: settings[each.name] for each in fields(AttackConfig) if each.name in settings}
-        used = [each["name"] for each in (settings.get("transfer"), *settings.get("layers", ())) if each]
-        used += [config.surrogate] if config else []
-        made = note.stamp.transformations
-        if set(made) == set(table.transformations):  # their order does not matter to attacks
-            table = open_table(store, entry.name, list(made))  # noqa: PLW2901
-        now = Stamp.of(store, table, _inputs(store, out, entry, config or AttackConfig(**was), used))
-        require_fresh(folder, note, now, f"substyle attack {store.path} --backbone {entry.name}")
-        found[entry.name] = read_object(folder / "attack.json")
-    return found
+def _probed(run: Run) -> list[str]:
+    """Backbones with probes, in a run of a study its own: neither adapted nor fine-tuned ones."""
+    probed = list(run.results.get("probes", {}))
+    own = set(names_of(run.study.backbones)) if run.study is not None and run.embedding is not None else probed
+    return [name for name in probed if name in own]
+
+
+def _table(run: Run, unit: Unit) -> EmbeddingTable:
+    (first, *_) = run.tables.values()
+    return open_table(run.store, unit.name, sorted(first.transformations))
 
 
 def attackable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
@@ -171,7 +161,7 @@ def attackable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
 
 
 def _probe(out: Path, entry: BackboneEntry, task: str) -> Path:
-    return out / PROBES / entry.slug / f"{task}-linear.safetensors"
+    return out / "probes" / entry.slug / f"{task}-linear.safetensors"
 
 
 def _inputs(
@@ -194,7 +184,6 @@ def _inputs(
     surrogates = [e for e in others if e.name in crafted]
     layers = [e for e in others if e.name.partition("@")[0] == network]
     return {
-        **{key: value for key, value in asdict(config).items() if key != "backbones"},
         "backbone": facts(entry, "semantic", "fine", "coarse"),
         "transfer": facts(surrogates[0], "semantic") if surrogates and "transfer" in config.attacks else None,
         "layers": [facts(each, "semantic") for each in layers],
@@ -396,7 +385,7 @@ class _Subject:
                             store.write_shard(entry, shard, parts, notes, seconds=0.0, run=run)
 
     def _definition(self, name: str) -> Definition:
-        kind = CLEAN if name == CLEAN else ATTACK
+        kind = CLEAN if name == CLEAN else "attack"
         role = "train" if name == CLEAN else "held_out"
         definition: dict[str, Any] = {"name": name, "coarse": kind, "role": role, "parameters": []}
         return Definition(definition, cache.key({"name": name, "inputs": dict(self.inputs)}))

@@ -8,21 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+from tests.staged import probe, run_of
 
 import substyle
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.stages import mistakes as module
+from substyle.engine.stages.mistakes import STAGE, MistakesConfig
 from substyle.engine.store.layout import TEST
-from substyle.engine.study import pictures as module
-from substyle.engine.study import stages
-from substyle.engine.study.pictures import SHOWN, mistakes
 
 NAMES = ("identity", "gaussian_blur", "icon_overlay", "grayscale", "jpeg")
+SHOWN = MistakesConfig().shown
 PIXELS = "control:pixels"
 PROBES = ProbeConfig(
     tasks=("fine", "coarse", "semantic"), heads=("linear",), Cs=(1e-2,), passes=50, doublings=1, resamples=0,
     redraws=0, rotate=False, equal_width=0, bootstrap=100,
 )  # fmt: skip
+
+
+def mistakes(store: substyle.EmbeddingStore, out: Path) -> dict[str, Any]:
+    return STAGE.computed(run_of(store, out))
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def photographs(two_classes: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def store(photographs: Path, tmp_path: Path) -> substyle.EmbeddingStore:
     made = substyle.embed(photographs, tmp_path / "s.zarr", [PIXELS], transformations=NAMES, canvas=64)
-    stages.probe(made, tmp_path, PROBES, stages.tables(made), quiet=True)
+    probe(made, tmp_path, PROBES)
     return made
 
 
@@ -57,10 +62,10 @@ def plain(table: substyle.EmbeddingTable, file: Path, labels: list[str], transfo
 def test_lists_what_numpy_lists_with_the_pixels_that_were_embedded(
     store: substyle.EmbeddingStore, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert mistakes(store, tmp_path, stages.tables(store)) == {}  # controls are left out
+    assert mistakes(store, tmp_path) == {}  # controls are left out
     monkeypatch.setattr(module, "_CHUNK", 7)
     store.backbone(PIXELS).facts["spec"]["control"] = False
-    found = mistakes(store, tmp_path, stages.tables(store))[PIXELS]
+    found = mistakes(store, tmp_path)[PIXELS]
     table = substyle.load_table(store, PIXELS)
     folder = tmp_path / "probes" / store.backbone(PIXELS).slug
     scores = ProbeOutcome.load(folder).scores
@@ -92,20 +97,19 @@ def test_kept_until_probes_change_and_without_pictures_of_other_photographs(
     store: substyle.EmbeddingStore, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.backbone(PIXELS).facts["spec"]["control"] = False
-    tables = stages.tables(store)
-    first = mistakes(store, tmp_path, tables)
+    first = mistakes(store, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(module, "most_confident", lambda *_: pytest.fail("computed again"))
-        assert mistakes(store, tmp_path, tables) == first
+        assert mistakes(store, tmp_path) == first
     shutil.rmtree(tmp_path / "mistakes")
     row, *others = first[PIXELS]["fine"]["rows"]
     edited = photographs / row["key"]
     before = edited.read_bytes()
     edited.write_bytes(next(p for p in photographs.rglob("*.jpg") if p != edited).read_bytes())
-    after = mistakes(store, tmp_path, tables)[PIXELS]["fine"]["rows"]
+    after = mistakes(store, tmp_path)[PIXELS]["fine"]["rows"]
     assert {key: after[0].get(key) for key in row} == row | {"picture": None}
     assert [r for r in after if r["key"] != row["key"]] == [r for r in others if r["key"] != row["key"]]
     edited.write_bytes(before)
-    assert mistakes(store, tmp_path, tables) == first  # drawn once the photograph is back
+    assert mistakes(store, tmp_path) == first  # drawn once the photograph is back
     (tmp_path / "probes" / store.backbone(PIXELS).slug / "complete.json").unlink()
-    assert mistakes(store, tmp_path, tables) == {}
+    assert mistakes(store, tmp_path) == {}

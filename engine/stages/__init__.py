@@ -1,0 +1,1 @@
+"""Stages of a study after embedding, one module each. See `stage.Stage`."""

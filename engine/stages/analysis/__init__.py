@@ -1,0 +1,48 @@
+"""Neighbours, geometry and clusters of each backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.analysis.run import analyze
+from substyle.engine.config import AnalysisConfig
+from substyle.engine.report.data import Results
+from substyle.engine.report.section import Section
+from substyle.engine.stages.analysis.section import sections
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+
+
+class Analysis(JsonStage[AnalysisConfig]):
+    """Analyze neighbours, geometry and clusters of backbones."""
+
+    name = "analysis"
+    config = AnalysisConfig
+    file = "analysis.json"
+    alike = True
+
+    def settings(self, config: AnalysisConfig) -> JSON:
+        """All settings, without the GPU index."""
+        return asdict(config) | {"device": config.device.partition(":")[0]}
+
+    def command(self, run: Run, unit: Unit) -> str:
+        """`substyle analyze`."""
+        return f"substyle analyze {run.store.path}"
+
+    def compute(self, run: Run, config: AnalysisConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Write the analysis."""
+        self.write(folder, analyze(run.tables[unit.name], config, quiet=run.quiet))
+        return True
+
+    def of_backbone(self, result: JSON) -> Mapping[str, Any]:
+        """All results."""
+        return result
+
+    def sections(self, results: Results) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
+
+
+STAGE = Analysis()

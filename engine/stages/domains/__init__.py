@@ -1,0 +1,262 @@
+"""Transfer of probes between domains: trained on the photographs of one, scored on those of another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.config import Study
+from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
+from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.probes.single_task import coarse_weights
+from substyle.engine.probes.tasks import identity
+from substyle.engine.report.data import Results
+from substyle.engine.report.section import Section
+from substyle.engine.stages.domains.section import sections
+from substyle.engine.stages.elsewhere import embedded, store_stamps
+from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.stages.stamp import file_digest, is_result
+from substyle.engine.stages.tables import NewPhotographs, tables
+from substyle.engine.store.layout import TEST, ResampleBy, slug
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable
+from substyle.pipelines.sources import absolute_root
+from substyle.pipelines.sources.labels import numbered
+
+HEAD: Final = "linear"
+TASKS = ("fine", "coarse", "semantic")
+_OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}
+_Paths: TypeAlias = Mapping[tuple[str, str], Path]  # of probes, by task and training domain
+
+
+@dataclass(frozen=True)
+class DomainsConfig:
+    """Settings of the stage.
+
+    Attributes:
+        own: name of the study, whose photographs are a domain too.
+        folders: photographs of the other domains by name.
+        tasks: tasks of the probes.
+        seed, bootstrap, resample_by: of the intervals, as those of probes.
+    """
+
+    own: str
+    folders: Mapping[str, Path | str]
+    tasks: tuple[str, ...]
+    seed: int
+    bootstrap: int
+    resample_by: ResampleBy
+
+
+class Domains(JsonStage[DomainsConfig]):
+    """Train linear probes on each domain and score them on the test photographs of all domains.
+
+    Results are by task, training domain and test domain: ``accuracy`` (fine: of all transformations), ``seen`` and
+    ``held_out`` (coarse), ``clean`` and ``obfuscated`` (semantic, on photographs of classes that the probe knows by
+    name), each with its interval over photographs, ``images``, whether the probe has ``converged``, and for fine
+    ``by_transformation``. Probes of other domains are written to ``domains/<name>.results``.
+    """
+
+    name = "domains"
+    config = DomainsConfig
+    file = "domains.json"
+
+    def of(self, study: Study) -> DomainsConfig | None:
+        """Photographs of `[domains]`, and settings of the probes."""
+        own = study.probes
+        tasks = tuple(task for task in own.tasks if task in TASKS)
+        found = DomainsConfig(study.name, study.domains, tasks, own.seed, own.bootstrap, own.resample_by)
+        return found if study.domains else None
+
+    def prepare(self, run: Run, config: DomainsConfig) -> None:
+        """Embed the photographs by all backbones, and train the probes of other domains."""
+        assert run.embedding is not None
+        assert run.study is not None
+        plan, study = run.embedding.plan, run.study
+        for name, folder in config.folders.items():
+            embedded(
+                *(run, f"domain {name}", folder, store_path(run.out, name), plan.pipeline.settings),
+                limit=study.limit,
+                fractions=study.splits.fractions,
+            )
+        tasks = tuple(task for task in study.probes.tasks if task in config.tasks)
+        nothing: dict[str, Any] = {"rotate": False, "redraws": 0, "resamples": 0, "equal_width": 0}
+        linear: ProbeConfig = replace(study.probes, tasks=tasks, heads=(HEAD,), **nothing)
+        for backbone in run.tables:
+            for name, other in _tables(run, config, backbone).items():
+                if name != config.own:
+                    there = Run(_stores(run, config)[name], _results(run.out, name), {backbone: other}, quiet=run.quiet)
+                    there.configs = {PROBES.name: linear}
+                    PROBES.computed(there)
+
+    def settings(self, config: DomainsConfig) -> JSON:
+        """All settings, with absolute paths."""
+        folders = {name: absolute_root(str(folder)) for name, folder in config.folders.items()}
+        return asdict(config) | {"folders": folders}
+
+    def inputs(self, run: Run, config: DomainsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        """The embeddings of other domains, and the probes of all."""
+        stores = _stores(run, config)
+        return {
+            "domains": store_stamps(stores, unit.name, run.tables[unit.name].transformations),
+            "probes": {
+                f"{name}/{task}": file_digest(path)
+                for (task, name), path in _probes(run, config, unit.name, (config.own, *stores)).items()
+            },
+        }
+
+    @contextmanager
+    def shared(self, run: Run, config: DomainsConfig, outdated: Sequence[Unit]) -> Iterator[NewPhotographs]:
+        """Near-duplicates, which most backbones have in common."""
+        yield NewPhotographs()
+
+    def compute(self, run: Run, config: DomainsConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> bool:
+        """Write the scores."""
+        everywhere = _tables(run, config, unit.name)
+        self.write(folder, _transferred(everywhere, _probes(run, config, unit.name, everywhere), shared, config))
+        return True
+
+    def sections(self, results: Results) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
+
+
+STAGE = Domains()
+
+
+def _stores(run: Run, config: DomainsConfig) -> dict[str, EmbeddingStore]:
+    return run.stores({name: store_path(run.out, name) for name in config.folders})
+
+
+def _tables(run: Run, config: DomainsConfig, backbone: str) -> dict[str, EmbeddingTable]:
+    """Tables of a backbone by domain, that of the study first."""
+    everywhere = {config.own: run.tables[backbone]}
+    for name, store in _stores(run, config).items():
+        (everywhere[name],) = tables(store, [backbone], run.tables[backbone].transformations)
+    return everywhere
+
+
+def _transferred(
+    everywhere: Mapping[str, EmbeddingTable], paths: _Paths, photographs: NewPhotographs, config: DomainsConfig
+) -> dict[str, Any]:
+    """Scores of the probes of all domains on all domains, by task, training domain and test domain."""
+    # photographs without classes have no class probe
+    probes = {key: Probe.load(path) for key, path in paths.items() if is_result(path)}
+    outcomes = {folder: ProbeOutcome.load(folder) for folder in {paths[key].parent for key in probes}}
+    found: dict[str, Any] = {}
+    for name, other in everywhere.items():
+        new_N = {
+            trained: photographs.of(other, table, f"domain {name}, probes of {trained}", other.rows(TEST))
+            for trained, table in everywhere.items()
+            if trained != name
+        }
+        for (task, trained), cell in _scored(probes, name, other, config, new_N).items():
+            if cell is not None:
+                cell["converged"] = bool(outcomes[paths[task, trained].parent].results[task][HEAD]["converged"])
+            found.setdefault(task, {}).setdefault(trained, {})[name] = cell
+    return found
+
+
+def store_path(out: Path, name: str) -> Path:
+    """Path of the store of a domain."""
+    return out / "domains" / f"{slug(name)}.zarr"
+
+
+def _results(out: Path, name: str) -> Path:
+    """Folder of a domain's probes; without a suffix, folders are those of backbones."""
+    return out / "domains" / f"{slug(name)}.results"
+
+
+def _probes(run: Run, config: DomainsConfig, backbone: str, domains: Iterable[str]) -> dict[tuple[str, str], Path]:
+    """Files of the probes by task and training domain."""
+    out = {name: run.out if name == config.own else _results(run.out, name) for name in domains}
+    return {
+        (task, name): out[name] / PROBES.name / slug(backbone) / f"{task}-{HEAD}.safetensors"
+        for task in config.tasks
+        for name in out
+    }
+
+
+def _scored(
+    probes: Mapping[tuple[str, str], Probe],
+    domain: str,
+    table: EmbeddingTable,
+    config: DomainsConfig,
+    new_N: Mapping[str, NDArray[np.bool_]],
+) -> dict[tuple[str, str], dict[str, Any] | None]:
+    """Scores of probes on the test photographs of a domain's table, read once; None where none can be scored.
+
+    Args:
+        new_N: by other training domain, which images of the table are not among its training photographs.
+    """
+    images = table.rows(TEST)
+    score_KTN = {key: np.full((len(table.transformations), len(images)), np.nan, np.float32) for key in probes}
+    truth_KTN = {key: _truth(key[0], probe, table, images, own=key[1] == domain) for key, probe in probes.items()}
+    for key, truth_TN in truth_KTN.items():
+        if key[1] in new_N:
+            truth_KTN[key] = np.where(new_N[key[1]][images], truth_TN, -1)
+    for t in range(len(table.transformations)):
+        x_ND = table.take(t, images)
+        for key, probe in probes.items():
+            truth_N = truth_KTN[key][t]
+            right_N = probe.predict(x_ND).argmax(axis=1) == truth_N
+            score_KTN[key][t] = np.where(table.distinct_TN[t, images] & (truth_N >= 0), right_N, np.nan)
+    group_N = table.groups(config.resample_by)[images]
+    cells: dict[tuple[str, str], dict[str, Any] | None] = {}
+    for key, score_TN in score_KTN.items():
+        known_N = (truth_KTN[key] >= 0).any(axis=0)
+        if not known_N.any():
+            cells[key] = None
+            continue
+        found = resample(score_TN[:, known_N], config.bootstrap, config.seed, group_N[known_N])
+        cells[key] = {"images": int(known_N.sum()), **_numbers(found, table, key[0])}
+    return cells
+
+
+def _truth(
+    task: str, probe: Probe, table: EmbeddingTable, images: NDArray[np.int64], *, own: bool
+) -> NDArray[np.int64]:
+    """Labels of a probe that are right; -1 where it knows none. Shape: (T, N).
+
+    Args:
+        own: whether the probe was trained on this domain. Others have the same classes by name, not by number: class 0
+            of one data set is not class 0 of another.
+    """
+    place = {label: index for index, label in enumerate(probe.labels[_OUTPUT[task]])}
+    shape = len(table.transformations), len(images)
+    if task == "semantic":
+        place = {label: index for label, index in place.items() if own or not numbered(label)}
+        of_class = np.array([*(place.get(name, -1) for name in table.class_names), -1], np.int64)
+        return np.broadcast_to(of_class[table.label_N[images]], shape)  # unlabelled photographs have label -1
+    names = table.families if task == "fine" else table.coarse
+    return np.broadcast_to(np.array([[place.get(name, -1)] for name in names], np.int64), shape)
+
+
+def _numbers(found: Resampled, table: EmbeddingTable, task: str) -> dict[str, Any]:
+    count = len(table.transformations)
+    parts: dict[str, NDArray[np.float64]] = {}
+    if task == "fine":
+        parts["accuracy"] = np.ones(count)
+    elif task == "coarse":
+        weights = coarse_weights(table.transformations, table.coarse, table.roles)
+        parts["seen"] = weights.seen_T
+        if weights.held_out_T is not None:
+            parts["held_out"] = weights.held_out_T
+    else:
+        parts["clean"] = uniform_over([identity(table)], count)
+        parts["obfuscated"] = 1.0 - parts["clean"]
+    numbers: dict[str, Any] = {}
+    for name, weight_T in parts.items():
+        numbers |= found.mean(weight_T).entries(name)
+    if task == "fine":
+        numbers["by_transformation"] = {name: found.one(t).number for t, name in enumerate(table.transformations)}
+    return numbers

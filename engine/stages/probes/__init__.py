@@ -1,0 +1,91 @@
+"""Probes of each backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
+from substyle.engine.probes.run import run_probes
+from substyle.engine.report.data import Results
+from substyle.engine.report.section import Section
+from substyle.engine.stages.probes.section import sections
+from substyle.engine.stages.stage import JSON, Run, Stage, Unit
+from substyle.engine.store.layout import network_identity
+from substyle.kernels.errors import ConfigError
+
+
+class Probes(Stage[ProbeConfig, ProbeOutcome]):
+    """Train and score the probes of backbones.
+
+    Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding. Adapted and
+    fine-tuned backbones have none either, and hold out no transformation in turn: they were trained on all of these.
+    """
+
+    name = "probes"
+    config = ProbeConfig
+    alike = True
+
+    def units(self, run: Run, config: ProbeConfig) -> Iterable[Unit]:
+        """Each backbone. Raises ConfigError if one was fine-tuned on transformations that are held out."""
+        for name, table in run.tables.items():
+            trained = run.store.backbone(name).facts["spec"].get("finetuned", {}).get("transformations", [])
+            roles = zip(table.transformations, table.roles, strict=True)
+            if seen := sorted({name for name, role in roles if role == "held_out"}.intersection(trained)):
+                given = f"{name}, trained on {', '.join(seen)}"
+                raise ConfigError("backbone", given, "a backbone that was not trained on held-out transformations")
+        return super().units(run, config)
+
+    def settings(self, config: ProbeConfig) -> JSON:
+        """All settings, without the GPU index."""
+        return asdict(config) | {"device": config.device.partition(":")[0]}
+
+    def command(self, run: Run, unit: Unit) -> str:
+        """`substyle probe`."""
+        return f"substyle probe {run.store.path}"
+
+    def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Write probes, scores and results."""
+        entry, settings = run.store.backbone(unit.name), run.store.settings
+        spec = entry.facts["spec"]
+        adapted = entry.name.startswith(ADAPTED) or "finetuned" in spec
+        own = replace(config, rotate=False, redraws=0) if adapted else config
+        metadata = {
+            "canvas": settings.canvas,
+            "seed": settings.seed,
+            "orientation": settings.orientation,
+            "network": network_identity(spec),
+            "checkpoint": entry.facts.get("checkpoint"),
+        }
+        multitask = not adapted and not spec["control"]
+        table = run.tables[unit.name]
+        run_probes(table, own, out_dir=folder, quiet=run.quiet, metadata=metadata, multitask=multitask).save(folder)
+        return True
+
+    def load(self, run: Run, folder: Path) -> ProbeOutcome:
+        """Load the results."""
+        return ProbeOutcome.load(folder)
+
+    def of_backbone(self, result: ProbeOutcome) -> Mapping[str, Any]:
+        """Results by task."""
+        return result.results
+
+    def of_document(self, run: Run, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Comparisons of backbones, and what was resampled."""
+        outcomes: Mapping[str, ProbeOutcome] = run.results.get(self.name, {})
+        found: JSON = {"comparisons": compare_outcomes(outcomes)}
+        if outcome := next(iter(outcomes.values()), None):
+            groups = outcome.keys if outcome.group_N is None else set(outcome.group_N)
+            found["resampled"] = {"by": outcome.resample_by, "groups": len(groups)}
+        return found
+
+    def sections(self, results: Results) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
+
+
+STAGE = Probes()

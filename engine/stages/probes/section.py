@@ -1,0 +1,326 @@
+"""Sections on probes: style, new styles, substance, and how they depend on probe, layer, severity and training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from substyle.engine.report import curves, extraction, gains
+from substyle.engine.report.data import (
+    Results,
+    Table,
+    dig,
+    first_head,
+    head_name,
+    heads,
+    ordered,
+    real,
+    show,
+)
+from substyle.engine.report.dots import dot_plots, draw_dots
+from substyle.engine.report.figures import Matrix, confusion
+from substyle.engine.report.findings import unconverged
+from substyle.engine.report.heat_tables import accuracies
+from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Matrices, Plots, Section, Text, drawn
+from substyle.engine.report.tables import (
+    by_transformation,
+    comparisons,
+    confusions,
+    equal_width,
+    multitask,
+    overview,
+    redrawn,
+    training,
+)
+
+_FEW = 20  # rows of a table that is shown at once
+
+
+def sections(results: Results) -> Iterator[Section]:
+    """The sections that have numbers."""
+    for make in _MAKERS:
+        section = make(results)
+        if any(not (isinstance(block, Data) and block.hidden) for block in section.blocks):
+            yield section
+
+
+def _chance(results: Results, task: str, text: str = "; chance is {}") -> str:
+    value = dig(results, "chance", task)
+    return "" if value is None else text.format(show(value))
+
+
+def _table(table: Table, label: str = "", **options: bool) -> list[Block]:
+    """A table that has rows."""
+    return [Data(table, label or table.caption, **options)] if table.rows else []
+
+
+def _overview(results: Results) -> Section:
+    tried = [head_name(head) for head in heads(results)]
+    blocks: list[Block] = []
+    if plots := dot_plots(results):
+        text = (
+            f"Accuracy on test photographs in per cent; lines are 95% intervals from a bootstrap over {drawn(results)}"
+        )
+        text += ", dashed lines are chance."
+        if real(results) != ordered(results):
+            text += " Controls, in grey, are pixels, simple statistics or an untrained network."
+        if len(tried) > 1:
+            text += f" The second and third plot show {tried[0]} probes."
+        blocks += [Plots(tuple(plots), "overview", partial(draw_dots, plots)), Text(text, note=True)]
+    if table := _table(overview(results), "Overview of every backbone and head"):
+        text = f"Style: which of {len(results['transformations'])} transformations"
+        text += _chance(results, "fine", " (chance {})")
+        text += ". Seen, held out: the coarse class of transformations in, or not in, the training set"
+        text += _chance(results, "coarse", " (chance {})")
+        text += "; the gap is over the same classes. Intervals of held-out scores and gaps are over "
+        text += f"{drawn(results)} and transformations."
+        text += _chance(results, "semantic", " Class: of unchanged and of transformed photographs (chance {}).")
+        text += " † The probe has not converged." if unconverged(results) else ""
+        blocks += [*table, Text(text, note=True)]
+    return Section("overview", "Overview", "Overview", tuple(blocks) if table else ())
+
+
+def _style(results: Results) -> Section:
+    blocks: list[Block] = [Data(by_transformation(results, "fine"), hidden=True)]
+    if tables := accuracies(results, "fine"):
+        blocks.append(Text("Accuracy on test photographs, in per cent."))
+        blocks.append(Heat(tuple(tables), "Accuracy for each transformation"))
+    return Section("style", "Style", "Style: which transformation?", tuple(blocks))
+
+
+def _confusions(results: Results) -> Section:
+    blocks: list[Block] = [Data(confusions(results, task), hidden=True) for task in ("fine", "coarse")]
+    titles = {"fine": "Transformations", "coarse": "Coarse classes"}
+    found = [Matrices(title, tuple(each)) for task, title in titles.items() if (each := matrices(results, task))]
+    if found:
+        text = "Rows are the truth, columns the prediction; opacity is the square root of the fraction, so that rare "
+        blocks += [Text(f"{text}confusions are visible.", note=True), *found]
+    return Section("confusions", "Confusions", "Confusions", tuple(blocks))
+
+
+def _new_styles(results: Results) -> Section:
+    blocks: list[Block] = [
+        Data(by_transformation(results, task), hidden=True) for task in ("coarse", "coarse_rotation")
+    ]
+    new, seen = (accuracies(results, "coarse", role=role) for role in ("held_out", "train"))
+    turned = accuracies(results, "coarse_rotation")
+    if new or turned:
+        text = "Probes are trained to predict the coarse class from some transformations of each class and tested on "
+        text += "others. Numbers are accuracies on test photographs in per cent, with 95% intervals"
+        blocks.append(Text(f"{text}{_chance(results, 'coarse')}."))
+        blocks.append(Heat(tuple(new), "Coarse class of held-out transformations"))
+        if seen:
+            tables = Heat(tuple(seen[:1]), "Coarse class of seen transformations")
+            blocks.append(Details("Transformations seen in training", (tables,)))
+        if turned:
+            blocks.append(Heading("Each transformation held out in turn"))
+            blocks.append(Heat(tuple(turned), "Coarse class with one transformation held out"))
+        if table := _table(redrawn(results)):
+            blocks.append(Details("Random held-out sets", tuple(table)))
+        if table := _table(equal_width(results)):
+            text = "Linear probes on a random projection of each embedding to a common width, so that differences are "
+            blocks.append(Details("At equal width", (*table, Text(f"{text}not due to width.", note=True))))
+    return Section("new", "New styles", "New styles", tuple(blocks))
+
+
+def _substance(results: Results) -> Section:
+    blocks: list[Block] = [Data(by_transformation(results, "semantic"), hidden=True)]
+    if tables := accuracies(results, "semantic"):
+        text = (
+            "Probes are trained on unchanged photographs only. Numbers are accuracies on test photographs after each "
+        )
+        blocks.append(Text(f"{text}transformation, in per cent{_chance(results, 'semantic')}."))
+        blocks.append(Heat(tuple(tables), "Class accuracy for each transformation"))
+    return Section("substance", "Substance", "Substance: which class?", tuple(blocks))
+
+
+def _severity(results: Results) -> Section:
+    blocks: list[Block] = []
+    if plots := curves.severity_plots(results):
+        every = curves.severities(results)
+        text = f"Accuracy of {head_name(first_head(results))} probes of style (solid) and of class (dashed) at each "
+        text += "severity, in per cent, on test photographs."
+        note = (
+            "Severities of a transformation are one class of the style probe. Halfway: where the curve, linear between "
+        )
+        note += "severities and at chance at severity 0, first crosses the mean of chance and its maximum, if the "
+        note += "interval at the strongest severity lies above chance. Vertical lines and intervals: 95%, over "
+        note += f"{drawn(results)}. Hollow points: the probe has not converged."
+        named = tuple(curve for curve in plots[0].curves if not curve.dashed)
+        draw = partial(curves.draw_curves, plots, level="severity", most=4)
+        blocks = [
+            Text(text),
+            Plots(tuple(plots), "severity", draw, named),
+            Data(curves.halfway(results), curves.halfway(results).caption),
+            Text(note, note=True),
+            Details(f"All numbers ({len(every.rows)})", (Data(every, every.caption),)),
+        ]
+    return Section("severity", "Severity", "Severity: how strong must it be?", tuple(blocks))
+
+
+def _depth(results: Results) -> Section:
+    blocks: list[Block] = []
+    if plots := curves.depth_plots(results):
+        text = f"Accuracy of {head_name(first_head(results))} probes on the layers of a network, in per cent, on test "
+        note = f"Vertical lines are 95% intervals; those of new styles are over {drawn(results)} and transformations. "
+        note += "Style: which transformation; new styles: the coarse class of held-out transformations. Hollow points: "
+        blocks = [
+            Text(f"{text}photographs."),
+            Plots(tuple(plots), "depth", partial(curves.draw_curves, plots, level="layer")),
+            Text(f"{note}the probe has not converged.", note=True),
+        ]
+    return Section("depth", "Depth", "Depth: what does each layer know?", tuple(blocks))
+
+
+def _adapters(results: Results) -> Section:
+    note = "Adapters are trained on training photographs and on transformations that are not held out. Differences are "
+    note += (
+        f"paired, with 95% intervals over {drawn(results)}; those of held-out transformations over {drawn(results)} "
+    )
+    note += "and transformations. The sentence counts differences that are significant at 5% after Holm's correction."
+    title = "Adapters: style and class in one embedding?"
+    return _told("adapters", "Adapters", title, gains.adapters(results), gains.adapters_summary, results, note)
+
+
+def _finetuned(results: Results) -> Section:
+    note = "All objectives see the same variants of the training photographs for the same number of steps; "
+    note += (
+        "transformations that are held out are not among them. Intervals are 95%, from seeds, if there are several, "
+    )
+    note += f"and {drawn(results)}, not corrected for the number of comparisons."
+    title = "Fine-tuning: does predicting transformations help?"
+    return _told("finetuned", "Fine-tuning", title, gains.finetuned(results), gains.finetuned_summary, results, note)
+
+
+def _attentive(results: Results) -> Section:
+    note = "Attentive: one learned query with keys and values, in several attention heads, then a linear classifier. "
+    note += "Efficient: several learned queries without keys (Psomas et al. 2026). Differences to the linear probe are "
+    note += f"paired, with 95% intervals over {drawn(results)}; those of held-out transformations over "
+    note += f"{drawn(results)} and transformations."
+    title, table = "Attentive probes: is it in the tokens?", gains.attentive(results)
+    return _told("attentive", "Attentive probes", title, table, gains.attentive_summary, results, note)
+
+
+def _told(key: str, name: str, title: str, table: Table, summary: Any, results: Results, note: str) -> Section:  # noqa: ANN401
+    """A sentence, a table and a note; nothing without rows."""
+    blocks = (Text(summary(results)), Data(table, table.caption), Text(note, note=True)) if table.rows else ()
+    return Section(key, name, title, blocks)
+
+
+def _extractability(results: Results) -> Section:
+    note = (
+        "Test: accuracy on test photographs, for classes unchanged ones. Control: accuracy on held-out variants of "
+        "training photographs of probes trained on a random label per photograph, which they can only memorise "
+        "(Hewitt & Liang 2019). Task accuracy: with true labels of the same training rows, for style on test "
+        "photographs, for class on the rows of the control; selectivity is the difference. Memorised: accuracy on "
+        "training rows with a random label per row. Bits per label: online codelength (Voita & Titov 2020); "
+        "compression is against the uniform code. For 90%: training photographs of a linear probe for 90% of the "
+        "way from chance to its accuracy with all, interpolated in their logarithm. Shuffled: accuracy of a linear "
+        "probe on shuffled labels, beside its range of 95% by chance. In small type: 95% intervals over the scored "
+        f"{drawn(results)}, for given probes; of the number of photographs also over the orders in which they are "
+        "drawn."
+    )
+    blocks: list[Block] = []
+    if table := _table(extraction.extractability(results), "Extractability of style and class from each embedding"):
+        blocks = [Text(extraction.extractability_summary(results)), *table, Text(note, note=True)]
+        if learned := _table(extraction.learning_curves(results)):
+            blocks.append(Details("Learning curves", tuple(learned)))
+    return Section("extractability", "Extractability", "Extractability: how easily is it read?", tuple(blocks))
+
+
+def _complexity(results: Results) -> Section:
+    table, plots = extraction.complexity(results), extraction.size_plots(results)
+    text = (
+        "Accuracy of style and of class (unchanged photographs) by probes of every depth × width, on test photographs, "
+    )
+    note = (
+        "Filled: the probe with the highest mean validation accuracy of both tasks; grey: not converged. The grey line "
+    )
+    note += "is the Pareto front. Axes do not start at 0; faint lines are 95% intervals. Sizes are hidden layers × "
+    note += "units; linear probes have none."
+    below = "Differences to the linear probe are paired. Each test accuracy is of the learning rate that validation "
+    below += "selects; the front is of test accuracies, and so favours chance differences when there are many probes."
+    blocks: list[Block] = []
+    if table.rows:
+        draw = partial(extraction.draw_sizes, plots)
+        blocks = [
+            Text(f"{text}in per cent."),
+            Plots(tuple(plots), "complexity" if plots else "", draw),
+            Text(note, note=True),
+            Details(f"All probes ({len(table.rows)})", (Data(table, table.caption), Text(below, note=True))),
+        ]
+    return Section("complexity", "Complexity", "Complexity: does it depend on the probe?", tuple(blocks))
+
+
+def _together(results: Results) -> Section:
+    text = (
+        "One hidden layer with two heads, trained on style and class together, compared with single-task twins trained "
+    )
+    text += "on the same rows in the same order. Differences whose interval contains 0 are not significant."
+    table = _table(multitask(results), "Multi-task probes and their single-task twins")
+    return Section("together", "Multi-task", "Multi-task", (Text(text), *table) if table else ())
+
+
+def _comparisons(results: Results) -> Section:
+    every = comparisons(results)
+    if not every.rows:
+        return Section("comparisons", "Comparisons", "Comparisons", ())
+    text = (
+        "Differences between backbones, controls included, on the same test photographs, in points, with 95% "
+        f"intervals from a paired bootstrap over {drawn(results)} and, two-way, over {drawn(results)} and "
+        "transformations. Error: standard error of the difference, including training variance if probes were "
+        "trained on resampled photographs. p: two-sided, after Holm's correction over all pairs of the same task, "
+        "metric and head; differences with p below 0.05 are called clear. Tasks: fine: transformation; coarse: "
+        "coarse class; rotation: coarse class with each transformation held out in turn; semantic: class; "
+        "multitask: style and class together; equal: probes on random projections to a common width."
+    )
+    trained = comparisons_between(every, real(results), first_head(results))
+    blocks: list[Block] = [Text(text)]
+    if trained.rows and len(trained.rows) <= _FEW:
+        blocks.append(Data(trained, "Paired differences between backbones", saved=False))
+    whole = Data(every, "All paired differences", hidden=len(every.rows) == len(trained.rows) <= _FEW)
+    blocks.append(whole if whole.hidden else Details(f"All comparisons ({len(every.rows)})", (whole,)))
+    return Section("comparisons", "Comparisons", "Comparisons", tuple(blocks))
+
+
+def _training(results: Results) -> Section:
+    table, late = training(results), unconverged(results)
+    if not table.rows:
+        return Section("training", "Training", "Training", ())
+    text = "All probes have converged."
+    if late:
+        each = ", ".join(f"{name} ({task.replace('_', ' ')}, {head_name(head)})" for name, task, head in late)
+        text = f"Not converged, marked † in tables and excluded from rankings: {each}."
+    note = (
+        "Linear probes are solved to a gradient tolerance; MLPs are retrained with twice the steps, and the two must "
+    )
+    note += "agree. Edge: the selected regularisation is at the end of the grid, so a better one may be outside."
+    hidden = Data(table, "Convergence of all probes"), Text(note, note=True)
+    blocks = Text(text), Details(f"All probes ({len(table.rows)})", hidden)
+    return Section("training", "Training", "Training", blocks)
+
+
+_MAKERS = (
+    *(_overview, _style, _confusions, _new_styles, _substance, _severity, _depth, _adapters, _finetuned, _attentive),
+    *(_extractability, _complexity, _together, _comparisons, _training),
+)
+
+
+def matrices(results: Results, task: str) -> list[tuple[str, Matrix]]:
+    """("backbone, head", confusion matrix of the first head) of a task."""
+    found = []
+    for name in ordered(results):
+        for head in heads(results):
+            matrix = confusion(dig(results, "backbones", name, task, head, "confusion"))
+            if matrix is not None:
+                found.append((f"{name}, {head_name(head)}", matrix))
+                break
+    return found
+
+
+def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
+    """Comparisons by one head between different backbones of ``names``."""
+    rows = [row for row in table.rows if row[2] == head and row[3] != row[4] and {row[3], row[4]} <= set(names)]
+    return replace(table, rows=tuple(rows))

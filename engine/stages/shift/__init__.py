@@ -1,0 +1,272 @@
+"""Distribution shift: class probes on other photographs, or on corrupted ones, and its relation to sensitivity."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.analysis import geometry
+from substyle.engine.analysis.robustness import Replicates, robustness
+from substyle.engine.config import Study
+from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.probes.evaluate import Estimate, resample
+from substyle.engine.report.data import Results, networks
+from substyle.engine.report.section import Section
+from substyle.engine.stages.elsewhere import embedded, store_stamps
+from substyle.engine.stages.shift.section import sections
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.stages.stamp import file_digest, is_result
+from substyle.engine.stages.tables import NewPhotographs
+from substyle.engine.store.files import write_durably
+from substyle.engine.store.layout import TEST, ResampleBy, slug
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, open_table
+from substyle.engine.store.tokens import averaged
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import ImageRecord, Source, absolute_root
+from substyle.pipelines.sources.base import Understood
+from substyle.pipelines.sources.labels import numbered
+from substyle.pipelines.transforms.registry import suite
+
+HEAD = "linear"
+BOOTSTRAP = 2000
+OWN = ""  # in place of a folder: the study's test photographs in the suite that names the shift
+_REPLICATES = "replicates.npz"
+
+
+@dataclass(frozen=True)
+class ShiftConfig:
+    """Settings of the stage.
+
+    Attributes:
+        folders: photographs with classes by name of the shift, or `OWN`; classes unknown to a probe are ignored.
+        max_images, resample_by, seed: sample and bootstrap of the sensitivity, as in the analysis.
+    """
+
+    folders: Mapping[str, Path | str]
+    max_images: int
+    resample_by: ResampleBy
+    seed: int
+
+
+class Shift(JsonStage[ShiftConfig]):
+    """Score each backbone's linear class probe on other photographs of the same classes.
+
+    Results are ``{"accuracy", "ci95", "images"}`` by name of the shift; of several transformations their mean accuracy.
+    Bootstrap replicates of sensitivity and loss are kept beside them. Embeddings are written to ``shift/<name>.zarr``,
+    replacing a store of other photographs.
+    """
+
+    name = "shift"
+    config = ShiftConfig
+    file = "shift.json"
+
+    def of(self, study: Study) -> ShiftConfig | None:
+        """Photographs of `[shift]`, and the suite of ``corruptions``."""
+        folders = {**study.shift, **({study.corruptions: OWN} if study.corruptions else {})}
+        own = study.analysis
+        return ShiftConfig(folders, own.max_images, own.resample_by, own.seed) if folders else None
+
+    def prepare(self, run: Run, config: ShiftConfig) -> None:
+        """Embed the photographs by all backbones."""
+        assert run.embedding is not None
+        plan = run.embedding.plan
+        first = next(iter(run.tables.values()))
+        test = {first.keys[n] for n in first.rows(TEST).tolist()}
+        for name, folder in config.folders.items():
+            names: tuple[str, ...] = ("identity",)
+            given: Path | str | Source = folder
+            if folder == OWN:
+                names, own = suite(name), plan.source
+                records = [record for record in own.records if record.key in test]
+                given = _Part(own.root, own.class_names, records, own.options, own.understood)
+            settings = replace(plan.pipeline.settings, transformations=names)
+            embedded(run, f"shift {name}", given, shift_path(run.out, name), settings)
+
+    def units(self, run: Run, config: ShiftConfig) -> Iterable[Unit]:
+        """Backbones that have a class probe."""
+        return [unit for unit in super().units(run, config) if is_result(_probe(run.out, unit.name))]
+
+    def settings(self, config: ShiftConfig) -> JSON:
+        """All settings, with absolute paths."""
+        folders = {name: folder and absolute_root(str(folder)) for name, folder in config.folders.items()}
+        return asdict(config) | {"folders": folders}
+
+    def inputs(self, run: Run, config: ShiftConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        """The embeddings of the photographs, and the probe."""
+        stores = _stores(run, config)
+        return {"shifted": store_stamps(stores, unit.name), "probe": file_digest(_probe(run.out, unit.name))}
+
+    @contextmanager
+    def shared(self, run: Run, config: ShiftConfig, outdated: Sequence[Unit]) -> Iterator[NewPhotographs]:
+        """Near-duplicates, which most backbones have in common."""
+        yield NewPhotographs()
+
+    def compute(self, run: Run, config: ShiftConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> bool:
+        """Write scores and replicates."""
+        probe = Probe.load(_probe(run.out, unit.name))
+        scores, kept = _scores(run.tables[unit.name], probe, _stores(run, config), shared, config)
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
+        self.write(folder, scores)
+        write_durably(folder / _REPLICATES, content.getvalue())
+        return True
+
+    def of_document(self, run: Run, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """How well sensitivity tells the loss under each shift, over networks."""
+        own = _replicates(run, self)
+        rows = robustness({name: own[name] for name in networks(dict(document)) if name in own})
+        return {"robustness": rows} if rows else {}
+
+    def sections(self, results: Results) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
+
+
+STAGE = Shift()
+
+
+def _stores(run: Run, config: ShiftConfig) -> dict[str, EmbeddingStore]:
+    return run.stores({name: shift_path(run.out, name) for name in config.folders})
+
+
+def _replicates(run: Run, stage: Shift) -> dict[str, Replicates]:
+    """Sensitivity, and loss of class accuracy by shift, of backbones with results and labelled test images."""
+    found = {}
+    scores: Mapping[str, JSON] = run.results.get(stage.name, {})
+    for name in filter(scores.get, scores):
+        with np.load(stage.folder(run, Unit(name, slug(name))) / _REPLICATES) as kept:
+            each = {key: Estimate.of(array) for key, array in kept.items()}
+        moved = each.pop("sensitivity")
+        if each and moved.number is not None:
+            found[name] = Replicates(moved, {key.partition("/")[2]: lost for key, lost in each.items()})
+    return found
+
+
+def _scores(
+    table: EmbeddingTable,
+    probe: Probe,
+    stores: Mapping[str, EmbeddingStore],
+    photographs: NewPhotographs,
+    config: ShiftConfig,
+) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    """Scores of a backbone's probe on shifted photographs by name, and replicates of sensitivity and loss."""
+    scores: dict[str, Any] = {}
+    kept = {"sensitivity": _sensitivity(table, config)}
+    for number, (name, store) in enumerate(stores.items(), 1):
+        shifted = open_table(store, table.backbone)
+        own_photographs = config.folders[name] == OWN
+        new_N = photographs.of(shifted, table, f"shift {name}", np.arange(len(shifted.keys)))
+        made = range(min(1, len(shifted.transformations) - 1), len(shifted.transformations))
+        rows, draw = np.flatnonzero(new_N), 0 if own_photographs else number
+        reached = _accuracy(shifted, probe, rows, made, config, draw, own=own_photographs)
+        if reached is None:
+            found = ", ".join(shifted.class_names) or "no classes"
+            allowed = f"photographs of some of {', '.join(probe.labels['class'])}"
+            if not new_N.all():
+                allowed += f"; {np.count_nonzero(~new_N):,} are near-duplicates of training photographs"
+            if any(map(numbered, shifted.class_names)):
+                allowed += " (numbers are not names: class 0 of one data set is not class 0 of another)"
+            raise ConfigError(f"shift.{name}", found, allowed)
+        scores[name] = reached[0].entries("accuracy") | {"images": reached[1]}
+        clean = _accuracy(table, probe, _tested(table, shifted if own_photographs else None), [0], config)
+        if clean is not None:
+            kept[f"loss/{name}"] = clean[0] - reached[0]
+    return scores, kept
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the images of a source."""
+
+    root: str
+    class_names: tuple[str, ...]
+    records: Sequence[ImageRecord]
+    options: Mapping[str, str]
+    understood: Understood
+
+
+def shift_path(out: Path, name: str) -> Path:
+    """Path of the store of a shift."""
+    return out / "shift" / f"{slug(name)}.zarr"
+
+
+def _probe(out: Path, backbone: str) -> Path:
+    return out / "probes" / slug(backbone) / f"semantic-{HEAD}.safetensors"
+
+
+def _tested(table: EmbeddingTable, corrupted: EmbeddingTable | None) -> NDArray[np.int64]:
+    """Indices of test photographs, of corrupted ones only if given: those of a store's further sources are not."""
+    rows = table.rows(TEST)
+    return rows if corrupted is None else rows[np.isin(np.array(table.keys)[rows], corrupted.keys)]
+
+
+def _accuracy(
+    table: EmbeddingTable,
+    probe: Probe,
+    rows: NDArray[np.int64],
+    made: Sequence[int],
+    config: ShiftConfig,
+    draw: int = 0,
+    *,
+    own: bool = True,
+) -> tuple[Estimate, int] | None:
+    """Mean accuracy on some transformations, and the number of images; None without images of known classes.
+
+    Images are in the order of their keys, so that scores of the same images are paired.
+
+    Args:
+        draw: selects other resamples for other images.
+        own: whether the probe was trained on photographs of this source. Others have the same classes by name, not by
+            number.
+    """
+    place = {text: index for index, text in enumerate(probe.labels["class"]) if own or not numbered(text)}
+    known = {label: place[text] for label, text in enumerate(table.class_names) if text in place}
+    named = [n for n in rows.tolist() if table.label_N[n] in known]
+    if not named:
+        return None
+    rows = np.array(sorted(named, key=table.keys.__getitem__), np.int64)
+    truth_N = np.array([known[label] for label in table.label_N[rows].tolist()])
+    right_TN = np.stack([probe.predict(table.take(t, rows)).argmax(axis=1) == truth_N for t in made])
+    return _mean(right_TN, table, rows, config, draw), len(rows)
+
+
+def _sensitivity(table: EmbeddingTable, config: ShiftConfig) -> Estimate:
+    """Mean over transformations of the sensitivity, as in the analysis; images in the order of their keys."""
+    table = averaged(table)
+    drawn = geometry.draw_images(table, table.rows(TEST), config.max_images, config.seed).tolist()
+    rows = np.array(sorted(drawn, key=table.keys.__getitem__), np.int64)
+    identity_ND = table.take_finite(0, rows)
+    mean_D = identity_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+    moved_TN = [
+        np.where(
+            table.distinct_TN[t, rows],
+            geometry.sensitivity(identity_ND, table.take_finite(t, rows), mean_D),
+            np.nan,
+        )
+        for t in range(1, len(table.transformations))
+    ]
+    return _mean(np.array(moved_TN).reshape(-1, len(rows)), table, rows, config, proportion=False)
+
+
+def _mean(
+    score_TN: NDArray[Any],
+    table: EmbeddingTable,
+    rows: NDArray[np.int64],
+    config: ShiftConfig,
+    draw: int = 0,
+    *,
+    proportion: bool = True,
+) -> Estimate:
+    # numbered as they come in `rows`: tables of the same photographs may have them in another order
+    _, first, group_N = np.unique(table.groups(config.resample_by)[rows], return_index=True, return_inverse=True)
+    group_N = np.argsort(np.argsort(first))[group_N]
+    found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, group_N, proportion=proportion)
+    return found.mean(np.ones(len(score_TN)))

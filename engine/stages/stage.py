@@ -1,0 +1,276 @@
+"""What a stage of a study is: it computes results unit by unit, keeps them, and loads those that are up to date."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import prepare_backbones
+from substyle.engine.report.data import Results
+from substyle.engine.report.section import Section
+from substyle.engine.stages.stamp import StaleError, Stamp, compute_into, fits, note_of, require_fresh
+from substyle.engine.store import catalog
+from substyle.engine.store.files import read_object, write_durably
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.sources import Source
+
+JSON = dict[str, Any]
+C = TypeVar("C")  # settings, a dataclass
+R = TypeVar("R")  # results of a unit
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Results that are computed, kept and dated as one.
+
+    Attributes:
+        name: the backbone that they are about; empty for results of all backbones together.
+        folder: their folder below the stage's; empty for the stage's own.
+    """
+
+    name: str = ""
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How the photographs of a run are embedded, for stages that embed others by the same backbones.
+
+    Attributes:
+        plan: plan of the photographs.
+        choices: backbones of the study, and fine-tuned ones.
+        adapted: names of adapted backbones, whose embeddings are derived from those of others.
+    """
+
+    plan: EmbedPlan
+    choices: Sequence[BackboneChoice]
+    adapted: Sequence[str] = ()
+    quiet: bool = False
+
+    @cached_property
+    def compiled(self) -> Sequence[CompiledBackbone]:
+        """The compiled backbones."""
+        return prepare_backbones(self.choices, self.plan.samples(), quiet=self.quiet)
+
+
+@dataclass
+class Run:
+    """What stages read: embeddings, settings and the results of earlier stages.
+
+    Attributes:
+        store: the embeddings.
+        out: folder of the results.
+        tables: embeddings by backbone, over common photographs and transformations.
+        study: the study; None: results are loaded with the settings that they were computed with.
+        configs: settings by stage, in place of the study's.
+        embedding: how to embed other photographs; None where nothing is embedded.
+        source: the photographs; None: those that the store names.
+        checkpoints: local weights by backbone.
+        results: results by stage and name of the unit, of stages that have finished.
+        quiet: hide progress.
+    """
+
+    store: EmbeddingStore
+    out: Path
+    tables: Mapping[str, EmbeddingTable]
+    study: Study | None = None
+    configs: Mapping[str, Any] = field(default_factory=dict)
+    embedding: Embedding | None = None
+    source: Source | None = None
+    checkpoints: Mapping[str, Path | None] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quiet: bool = False
+    _stores: dict[Path, EmbeddingStore] = field(default_factory=dict)
+
+    def stores(self, paths: Mapping[str, Path]) -> dict[str, EmbeddingStore]:
+        """Open stores of other photographs, as they are when first asked for; those that do not exist are left out."""
+        for path in paths.values():
+            if path not in self._stores and catalog.exists(path):
+                self._stores[path] = EmbeddingStore.open(path)
+        return {name: self._stores[path] for name, path in paths.items() if path in self._stores}
+
+
+class Stage(ABC, Generic[C, R]):
+    """A stage: settings, units, what they are computed from, computation and results.
+
+    Results of a unit are kept in ``<out>/<stage>/<unit>`` with a `Stamp` of all inputs. `computed` computes those that
+    are missing or outdated, `kept` loads them and refuses outdated ones.
+
+    Attributes:
+        name: field of `Study`, folder of the results, and key in results.json.
+        config: class of the settings.
+        alike: whether reported results of all units must have the same settings.
+        in_reports: whether reports compute missing results, too.
+    """
+
+    name: ClassVar[str]
+    config: type[C]
+    alike: ClassVar[bool] = False
+    in_reports: ClassVar[bool] = False
+
+    def of(self, study: Study) -> C | None:
+        """The settings of a study; None if the stage is off."""
+        found: C = getattr(study, self.name)
+        return found
+
+    def units(self, run: Run, config: C) -> Iterable[Unit]:
+        """What to compute; by default each backbone.
+
+        Raises:
+            ConfigError: the settings do not fit the backbones.
+        """
+        return self.reported(run)
+
+    def reported(self, run: Run) -> Iterable[Unit]:
+        """What a report may show; by default each backbone."""
+        return [Unit(name, run.store.backbone(name).slug) for name in run.tables]
+
+    def settings(self, config: C) -> JSON:
+        """The settings that change results, as they are stored."""
+        return asdict(config)  # type: ignore[call-overload, no-any-return]
+
+    def inputs(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        """What results are computed from besides embeddings and settings, such as digests of probes.
+
+        Args:
+            before: what was stored, if results are loaded.
+        """
+        return {}
+
+    def stamp(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> Stamp:
+        """The stamp of current inputs."""
+        settings = {**self.settings(config), **self.inputs(run, config, unit, before)}
+        return Stamp.of(run.store, run.tables[unit.name], settings)
+
+    def command(self, run: Run, unit: Unit) -> str:
+        """The command that computes a unit again without a study; empty if only ``substyle run`` does."""
+        return ""
+
+    def prepare(self, run: Run, config: C) -> None:
+        """Do what precedes the check for outdated results, such as embedding other photographs."""
+
+    @contextmanager
+    def shared(self, run: Run, config: C, outdated: Sequence[Unit]) -> Iterator[Any]:
+        """What the computation of several units shares."""
+        yield None
+
+    @abstractmethod
+    def compute(self, run: Run, config: C, unit: Unit, shared: Any, folder: Path) -> bool:  # noqa: ANN401
+        """Write the results of a unit into an empty folder.
+
+        Returns:
+            whether they are complete; others are shown, and computed again by the next run.
+        """
+
+    @abstractmethod
+    def load(self, run: Run, folder: Path) -> R:
+        """Load the results of a unit."""
+
+    def of_backbone(self, result: R) -> Mapping[str, Any]:
+        """Entries of a backbone in results.json."""
+        return {self.name: result} if result else {}
+
+    def of_document(self, run: Run, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Further entries of results.json.
+
+        Args:
+            document: the entries so far, among them those of all backbones.
+        """
+        return {}
+
+    def sections(self, results: Results) -> Iterable[Section]:
+        """Sections of the report.
+
+        Args:
+            results: results.json, with labels in place of names of backbones.
+        """
+        return ()
+
+    def folder(self, run: Run, unit: Unit) -> Path:
+        """Folder of a unit's results."""
+        return run.out / self.name / unit.folder
+
+    def chosen(self, run: Run) -> C | None:
+        """The settings of a run; None if the stage is off or there is no study."""
+        given: C | None = run.configs.get(self.name)
+        return self.of(run.study) if given is None and run.study is not None else given
+
+    def computed(self, run: Run) -> dict[str, R]:
+        """Compute missing and outdated results. Returns all results by name of the unit; none if the stage is off.
+
+        Raises:
+            StaleError: an input changed during the computation.
+        """
+        config = self.chosen(run)
+        if config is None and run.study is None and self.in_reports:
+            config = self.config()
+        if config is None:
+            return {}
+        units = list(self.units(run, config))
+        self.prepare(run, config)
+        stamps = {unit: self.stamp(run, config, unit) for unit in units}
+        outdated = [unit for unit in units if not fits(self.folder(run, unit), stamps[unit])]
+        with self.shared(run, config, outdated) as shared:
+            for unit in outdated:
+                compute_into(
+                    self.folder(run, unit),
+                    stamps[unit],
+                    partial(self.stamp, run, config, unit),
+                    partial(self.compute, run, config, unit, shared),
+                )
+        return {unit.name: self.load(run, self.folder(run, unit)) for unit in units}
+
+    def kept(self, run: Run) -> dict[str, R]:
+        """Load the results of the backbones of a run by name of the unit; missing ones are left out.
+
+        Raises:
+            StaleError: results are outdated.
+        """
+        config = self.chosen(run)
+        if run.study is not None and config is None:
+            return {}
+        found = {}
+        for unit in self.reported(run):
+            folder = self.folder(run, unit)
+            if (note := note_of(folder)) is None:
+                continue
+            command = self.command(run, unit)
+            own = self._restored(folder, note.stamp.settings, command) if config is None else config
+            if self.alike:
+                config = own
+            require_fresh(folder, note, self.stamp(run, own, unit, note.stamp.settings), command)
+            found[unit.name] = self.load(run, folder)
+        return found
+
+    def _restored(self, folder: Path, settings: Mapping[str, Any], command: str) -> C:
+        """The settings that results were computed with."""
+        names = [each.name for each in fields(self.config)]  # type: ignore[arg-type]
+        try:
+            return self.config(**{name: settings[name] for name in names if name in settings})
+        except (SubstyleError, TypeError, ValueError) as error:
+            raise StaleError(f"{folder}: outdated, of another version of substyle ({error})", command) from error
+
+
+class JsonStage(Stage[C, JSON]):
+    """A stage whose results are one JSON object."""
+
+    file: ClassVar[str]
+
+    def write(self, folder: Path, found: Mapping[str, Any]) -> None:
+        """Write the results."""
+        write_durably(folder / self.file, json.dumps(found, allow_nan=False).encode())
+
+    def load(self, run: Run, folder: Path) -> JSON:
+        """Load the results."""
+        return read_object(folder / self.file)

@@ -1,0 +1,172 @@
+"""The document of results: results.json."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from substyle import __version__
+from substyle.engine.backbones.presets import stated
+from substyle.engine.cache import cpu_model, versions
+from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
+from substyle.engine.report.claims import claims
+from substyle.engine.report.validation import SCHEMA, validate_results
+from substyle.engine.stages import registry
+from substyle.engine.stages.stage import Run
+from substyle.engine.stages.stamp import note_of, photographs_digest, seconds, table_digest
+from substyle.engine.store.layout import SPLITS, BackboneEntry
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, store_facts
+from substyle.engine.study.outputs import stamps
+from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.transforms.registry import suite_name
+
+_LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
+
+
+def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Assemble results.json from the results of all stages.
+
+    Args:
+        run: what stages have computed, by backbone; missing results are omitted.
+        name: name of the study.
+        threads: CPU threads of the run.
+        labels: labels of backbones that have one.
+    """
+    store, out, tables = run.store, run.out, list(run.tables.values())
+    entries = [store.backbone(table.backbone) for table in tables]
+    slugs = [entry.slug for entry in entries]
+    table, names = tables[0], tables[0].transformations
+    facts = store_facts(store)
+    known = store.catalog.transformations[entries[0].slug]
+    spent = {entry.name: _seconds(store, entry, names) for entry in entries}
+    # the time of a pass is divided equally among its backbones; imported embeddings have none
+    hours = {name: {"device_hours": seconds / 3600} if seconds else {} for name, seconds in spent.items()}
+    document = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "name": name,
+        "seed": store.settings.seed,
+        "canvas": store.settings.canvas,
+        "suite": suite_name([known[each].definition for each in names]),
+        "images": len(table.keys),
+        "variants": len(table.keys) * len(table.transformations),
+        "splits": {split: len(table.rows(code)) for code, split in enumerate(SPLITS)},
+        "classes": list(table.class_names),
+        "transformations": [known[each].definition for each in names],
+        "chance": _chance(table),
+        "quarantined": [{"key": key, "reason": reason} for key, reason in facts.quarantined.items()],
+        "indistinct": {each: count for each, count in facts.indistinct.items() if each in names},
+        "duplicates": facts.copies,
+        "duplicates_moved": len(facts.moved),
+        "identity": {
+            "store": store.uuid,
+            # names without paths, since reports may be shared
+            "sources": ", ".join(PurePath(entry.root).name for entry in store.manifest().sources),
+            "photographs": photographs_digest(table),
+            "embeddings": {each.backbone: table_digest(store, each) for each in tables},
+        },
+        "stamps": stamps(out, slugs),
+        "settings": _settings(out, slugs),
+        "throughput": _throughput(entries, table, sum(spent.values()), out),
+        "environment": {
+            "python": platform.python_version(),
+            **{library: found for library, found in versions(*_LIBRARIES).items() if found},
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpu": cpu_model(),
+            "threads": threads,
+        },
+        "backbones": {
+            entry.name: _backbone(entry)
+            | _results(run, entry.name)
+            | ({"label": labels[entry.name]} if entry.name in labels else {})
+            | {"cost": {"store_bytes": store.stored_bytes(entry, names)} | hours[entry.name]}
+            for entry in entries
+        },
+    }
+    for stage in registry.stages():
+        document |= stage.of_document(run, document)
+    try:
+        validate_results(document)
+    except SubstyleError:  # no verdicts on invalid numbers; the report rejects them with an error
+        return document
+    return document | {"claims": claims(document)}
+
+
+def _results(run: Run, backbone: str) -> dict[str, Any]:
+    """Results of all stages about a backbone."""
+    found: dict[str, Any] = {}
+    for stage in registry.stages():
+        if (result := run.results.get(stage.name, {}).get(backbone)) is not None:
+            found |= stage.of_backbone(result)
+    return found
+
+
+def _settings(out: Path, slugs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings of stages whose results have the same for all backbones."""
+    found = {}
+    for name in registry.REPORTED:
+        note = next((note for slug in slugs if (note := note_of(out / name / slug)) is not None), None)
+        if note is not None:
+            found[name] = note.stamp.settings
+    return found
+
+
+def _backbone(entry: BackboneEntry) -> dict[str, Any]:
+    facts = entry.facts
+    objective, data = stated(entry.name)  # for stores created before specs contained them
+    return {
+        "dim": entry.shape[-1],
+        **({"tokens": entry.tokens} if entry.tokens else {}),
+        "control": facts["spec"]["control"],
+        "spec": {"objective": objective, "data": data, **facts["spec"]},
+        "runtime": facts["runtime"],
+        "gate": facts["gate"],
+        **({"adapter": facts["adapter"]} if "adapter" in facts else {}),
+    }
+
+
+def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) -> float:
+    """Wall time of a backbone's finished shards, prorated to the given transformations."""
+    finished = store.finished().of([entry.slug])
+    wanted = set(names)
+    share = np.array([len(wanted & set(made)) / max(len(made), 1) for made in finished.made], np.float64)
+    return float((finished.seconds_R * share[finished.made_R]).sum()) if len(share) else 0.0
+
+
+def _chance(table: EmbeddingTable) -> dict[str, float]:
+    """Chance of each task; none without training or test images."""
+    found = {}
+    for make in (fine_task, coarse_task, semantic_task):
+        with suppress(SubstyleError):
+            if task := make(table, 0):
+                found[task.name] = task.chance
+    return found
+
+
+def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_seconds: float, out: Path) -> dict[str, Any]:
+    variants = len(table.keys) * len(table.transformations)
+    # imported embeddings have no rate
+    rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
+    spent = {
+        f"{what}_seconds": round(seconds(out / folder / entry.slug for entry in entries), 2)
+        for what, folder in (("probe", "probes"), ("analysis", "analysis"))
+    }
+    if not embed_seconds:
+        return spent
+    return {
+        "variants_per_s": variants / embed_seconds,
+        "embeddings_per_s": variants * len(rates) / embed_seconds,
+        "photographs_per_s": len(table.keys) / embed_seconds,
+        "backbone_only_per_s": rates,
+        "embed_seconds": round(embed_seconds, 2),
+        **spent,
+        "total_seconds": round(embed_seconds + sum(spent.values()), 2),
+    }
