@@ -330,7 +330,7 @@ class Study:
     limit: Annotated[StrictInt, Field(ge=0)] = 0
     """Maximum number of photographs; 0 uses all."""
     plugins: tuple[LocalPath, ...] = ()
-    """Python files that register transformations or backbone families."""
+    """Python files that register transformations, backbone families, sources or stages."""
     gallery: Annotated[StrictInt, Field(ge=0, le=4)] = 3
     """Number of photographs shown in the report in all variants; 0 shows no photographs at all."""
     splits: SplitConfig = field(default_factory=SplitConfig)
@@ -359,6 +359,8 @@ class Study:
     domains: dict[str, PathOrAddress] = field(default_factory=dict)
     """Photographs of other domains, by name. Each is embedded in all transformations; linear probes of every domain are
     scored on every other."""
+    stages: dict[str, Any] = field(default_factory=dict)
+    """Settings of stages of plug-ins, by name. In a study file each is a table of its own: ``[<stage>]``."""
 
     def __post_init__(self) -> None:
         labels_of(self.backbones)

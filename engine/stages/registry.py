@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.config import Study
 from substyle.engine.stages.stage import Stage
 from substyle.engine.stages.stamp import with_leftovers
 from substyle.engine.store.files import remove, writing
+from substyle.kernels.errors import ConfigError
 
 # modules of this package, imported when they are first used: some import much
 NAMES = ["probes", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
@@ -27,6 +31,34 @@ def stage(name: str) -> Stage[Any, Any]:
 def stages() -> Iterator[Stage[Any, Any]]:
     """All stages in order."""
     return map(stage, NAMES)
+
+
+_RESERVED = ("adapters", "figures", "finetuned", "gallery", "stages", "tables", "tensorboard", "wandb")
+
+
+def register_stage(stage: Stage[Any, Any]) -> None:
+    """Register a stage, which runs after those that are known. Its settings are a table of its name in study files.
+
+    Raises:
+        ConfigError: the name is taken, or is not lower-case letters, digits and underscores.
+    """
+    taken = {each.name for each in fields(Study)} | {*NAMES, *_RESERVED}
+    if stage.name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", stage.name):
+        raise ConfigError("stage", stage.name, "an unused name of lower-case letters, digits and underscores")
+    _found[stage.name] = stage
+    NAMES.append(stage.name)
+
+
+def settings_of(name: str, table: object) -> object:
+    """The settings of a registered stage from its table in a study file. Raises ConfigError for an invalid field."""
+    config = stage(name).config
+    if not isinstance(table, dict):
+        raise ConfigError(name, table, "a table")
+    try:
+        return config(**table)
+    except TypeError as error:  # of dataclasses; those of `validated` raise ConfigError
+        allowed = ", ".join(each.name for each in fields(config))
+        raise ConfigError(name, ", ".join(table), f"values of {allowed} ({error})") from error
 
 
 def discard(out: Path, slug: str) -> None:

@@ -23,6 +23,7 @@ from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.code import in_package, source_digest
 from substyle.pipelines.sources import Source
 
 JSON = dict[str, Any]
@@ -121,7 +122,7 @@ class Stage(ABC, Generic[C, R]):
 
     def of(self, study: Study) -> C | None:
         """The settings of a study; None if the stage is off."""
-        found: C = getattr(study, self.name)
+        found: C | None = getattr(study, self.name, None) or study.stages.get(self.name)
         return found
 
     def units(self, run: Run, config: C) -> Iterable[Unit]:
@@ -151,7 +152,15 @@ class Stage(ABC, Generic[C, R]):
     def stamp(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> Stamp:
         """The stamp of current inputs."""
         settings = {**self.settings(config), **self.inputs(run, config, unit, before)}
+        if self.code:
+            settings["plugin"] = self.code
         return Stamp.of(run.store, run.tables[unit.name], settings)
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the source of a plug-in's stage; "" for stages of this package."""
+        compute = type(self).compute
+        return "" if in_package(compute) else source_digest(compute)
 
     def command(self, run: Run, unit: Unit) -> str:
         """The command that computes a unit again without a study; empty if only ``substyle run`` does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from pydantic import TypeAdapter
 import substyle
 from substyle.engine.backbones.families.python_function import PREFIX
 from substyle.engine.config import Study
+from substyle.engine.stages import registry
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import limits
 from substyle.pipelines.plugins import ALLOW, code_allowed
 from substyle.pipelines.storage import below
+from substyle.pipelines.transforms.registry import load_plugin
 from substyle.pipelines.validation import require_bounded
 
 STUDIES = Path(substyle.__file__).with_name("studies")
@@ -62,6 +64,8 @@ def load_study(
         raise ConfigError("study", str(path), f"a readable study file ({error.strerror}), or one of {names}") from error
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
+    known = {each.name for each in fields(Study)} - {"stages"}
+    tables = {name: data.pop(name) for name in [*data] if name not in known} if data.get("plugins") else {}
     study = study_of(data, device=device, runtime=runtime)
     functions = [choice.name for choice in study.backbones if choice.name.startswith(f"{PREFIX}:")]
     for field, named in (("plugins", [*map(str, study.plugins)]), ("backbones", functions)):
@@ -69,9 +73,14 @@ def load_study(
             allowed = f"code that you trust: pass --allow-plugins, or set {ALLOW}=1"
             raise ConfigError(field, ", ".join(named), allowed)
     folder, source = path.parent, study.source
+    for plugin in study.plugins if tables else ():
+        load_plugin(folder / plugin)
+    if unknown := {name: table for name, table in tables.items() if name not in registry.NAMES}:
+        study_of(data | unknown)  # raises an error that names them
     choices = tuple(replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones)
     return replace(
         study,
+        stages={name: registry.settings_of(name, table) for name, table in tables.items()},
         backbones=choices,
         images=below(folder, study.images, "images") if study.images else None,
         store=below(folder, study.store, "store") if study.store else None,

@@ -33,11 +33,7 @@ from substyle.pipelines.storage import Place, place
 STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"
 _TRAINED = ("adapters", "finetuned")  # folders of trained weights
 _REPORT = (RESULTS, PAGE, CARD, "tables", "figures")
-# the marker is deleted last, so that an interrupted deletion can be resumed
-_ALL = (
-    *(*_REPORT, *NAMES, *_TRAINED, "gallery", STORE),
-    *("tensorboard", "wandb", "trace.json", HEADER),
-)
+_TRACKED = ("tensorboard", "wandb", "trace.json")
 _KIND = "results"
 
 
@@ -138,8 +134,10 @@ def start_fresh(out: Path) -> None:
     files.inside(out, STORE)
     with writing(out):
         remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
-        for path in (path for name in _ALL for path in with_leftovers(out / name)):
-            remove(path)
+        # the marker is deleted last, so that an interrupted deletion can be resumed
+        for name in (*_REPORT, *NAMES, *_TRAINED, "gallery", STORE, *_TRACKED, HEADER):
+            for path in with_leftovers(out / name):
+                remove(path)
 
 
 def discard_report(out: Path) -> None:

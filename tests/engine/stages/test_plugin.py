@@ -1,0 +1,150 @@
+"""The stage of docs/contributing.md: one file, and everything shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import the_json
+
+from substyle.engine.cli import main
+from substyle.engine.config import Study
+from substyle.engine.stages import registry
+from substyle.engine.stages.stage import JsonStage
+from substyle.engine.store.layout import TEST
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
+from substyle.kernels.errors import ConfigError
+
+DOCS = Path(__file__).parents[3] / "docs" / "contributing.md"
+PIXELS = "control:pixels"
+STUDY = """
+name = "small"
+backbones = ["control:pixels"]
+suite = "identity,grayscale,jpeg"
+canvas = 64
+gallery = 0
+plugins = ["dimension.py"]
+
+[probes]
+tasks = ["fine"]
+heads = ["linear"]
+Cs = [0.01]
+passes = 20
+resamples = 0
+redraws = 0
+rotate = false
+equal_width = 0
+bootstrap = 100
+
+[dimension]
+images = 8
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Registrations are undone afterwards."""
+    names = list(registry.NAMES)
+    monkeypatch.setattr(registry, "_found", dict(registry._found))
+    yield
+    registry.NAMES[:] = names
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the plug-in and a study."""
+    (source,) = re.findall(r"```python\n(# dimension\.py\n.*?)```", DOCS.read_text(), re.S)
+    (tmp_path / "dimension.py").write_text(source)
+    (tmp_path / "study.toml").write_text(STUDY)
+    return tmp_path
+
+
+def run(folder: Path, photographs: Path, capsys: pytest.CaptureFixture[str], *more: str, code: int = 0) -> Any:  # noqa: ANN401
+    given = [str(folder / "study.toml"), "--images", str(photographs), "--out", str(folder / "out"), "--quiet"]
+    assert main(["run", *given, "--json", "--allow-plugins", *more]) == code
+    return the_json(capsys)
+
+
+def note(folder: Path) -> str:
+    (path,) = (folder / "out" / "dimension").glob("*/complete.json")
+    return path.read_text()
+
+
+def test_everything_shows_it_and_it_is_kept_until_something_changes(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = run(folder, two_classes, capsys)
+    results = json.loads(Path(answer["results"]).read_text())
+    found = results["backbones"][PIXELS]["dimension"]
+    store = EmbeddingStore.open(folder / "out" / "store.zarr")
+    table = load_table(store, PIXELS)
+    for t, name in enumerate(table.transformations):
+        value_D = np.linalg.eigvalsh(np.cov(table.take(t, table.rows(TEST)[:8]).astype(np.float64), rowvar=False))
+        expected = value_D.sum() ** 2 / (value_D**2).sum() / table.take(t, table.rows(TEST)).shape[1]
+        assert found[name] == pytest.approx(expected, rel=1e-3)
+    page = Path(answer["report"]).read_text()
+    assert '<section id="dimension">' in page
+    assert "control:pixels uses the largest part" in page
+    assert '<a href="#dimension">Dimension</a>' in page
+    assert (folder / "out" / "tables" / "dimension.csv").read_text().count("\n") == 4
+    assert any(name.startswith("dimension/") for name in results["stamps"])
+
+    before = note(folder)
+    run(folder, two_classes, capsys)
+    assert note(folder) == before  # kept
+    given = [str(store.path), "--study", str(folder / "study.toml"), "--allow-plugins", "--json"]
+    assert main(["report", *given, "--images", str(two_classes)]) == 0
+    assert json.loads(Path(the_json(capsys)["results"]).read_text())["backbones"][PIXELS]["dimension"] == found
+
+    (folder / "study.toml").write_text(STUDY.replace("images = 8", "images = 6"))
+    assert main(["report", *given, "--images", str(two_classes)]) == 1
+    assert "other settings: images" in the_json(capsys)["error"]["message"]
+    run(folder, two_classes, capsys)
+    assert note(folder) != before
+
+
+def test_results_of_another_source_are_outdated(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(folder, two_classes, capsys)
+    before = note(folder)
+    monkeypatch.setitem(vars(registry.stage("dimension")), "code", "edited")
+    run(folder, two_classes, capsys)
+    assert note(folder) != before
+
+
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ("[dimension]\nimage = 8", "dimension"),
+        ("dimension = 8", "dimension"),
+        ("[dimensions]\nimages = 8", "dimensions"),
+    ],
+)
+def test_wrong_tables_are_refused_by_name(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str], table: str, field: str
+) -> None:
+    text = STUDY.partition("[probes]")[0]
+    text = text + table if table.startswith("[") else f"{table}\n{text}"
+    (folder / "study.toml").write_text(text)
+    assert run(folder, two_classes, capsys, code=2)["error"]["field"].startswith(field)
+
+
+@pytest.mark.parametrize("name", ["probes", "canvas", "tables", "Mine", "a/b", ""])
+def test_taken_and_invalid_names_are_refused(name: str) -> None:
+    class Other(JsonStage[Study]):
+        file = "x.json"
+
+        def compute(self, *_: object) -> bool:
+            return True
+
+    made = Other()
+    made.name = name  # type: ignore[misc]
+    with pytest.raises(ConfigError, match="unused name"):
+        registry.register_stage(made)
