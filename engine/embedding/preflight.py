@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,18 +18,17 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.tensorflow import prefix_of
-from substyle.engine.config import BackboneChoice, Study, names_of
-from substyle.engine.embedding.plan import added, limited
-from substyle.engine.probes.attacks import FEWEST, is_network, torchattack
+from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.embedding.plan import added
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store import catalog
-from substyle.engine.store.layout import SPLITS, TEST, TRAIN, VAL
+from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.manifest import Fractions, Manifest
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, kind_of, open_source
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import load_all, suite
+from substyle.pipelines.transforms.registry import load_all
 
 MIN_TEST = 2  # one image has no confidence interval
 _NAMED = 5  # names listed in a message
@@ -70,6 +68,7 @@ def check_study(
     *,
     manifest: Manifest | None = None,
     writes_store: bool = True,
+    checks: Iterable[Callable[[Study, SplitCounts], list[str]]] = (),
 ) -> list[str]:
     """Check a study before embedding.
 
@@ -81,6 +80,7 @@ def check_study(
         records: its photographs, after ``study.limit``.
         manifest: manifest of an existing store, whose photographs keep their splits.
         writes_store: False for a complete store, which need not be writable.
+        checks: those of stages, which raise ConfigError or return warnings.
 
     Returns:
         warnings, one line each.
@@ -100,12 +100,7 @@ def check_study(
     if study.resample_by == "folder" and len({str(PurePosixPath(key).parent) for key in tested}) < 2:
         warnings.append('no intervals: test photographs are in one folder, and the study has resample_by = "folder"')
     warnings += check_tasks(study.probes, transformations, counts)
-    check_domains(study)
-    check_training(study, transformations, counts)
-    check_attack(study, counts)
-    warnings += idle_tables(study)
-    check_corruptions(study, counts)
-    return warnings + check_shift(study.shift, counts, study.probes, study.source)
+    return warnings + [warning for check in checks for warning in check(study, counts)]
 
 
 def check_backbones(choices: Sequence[BackboneChoice]) -> None:
@@ -207,7 +202,7 @@ def check_splits(counts: SplitCounts) -> list[str]:
         raise ConfigError(
             _field(counts, "train"),
             f"{len(strange)} of {len(counts.class_names)} classes with test but without training photographs: "
-            f"{_some(strange)}",
+            f"{some(strange)}",
             "training photographs of every tested class, otherwise all its test photographs count as errors; "
             f"add some, or remove these classes{how}",
         )
@@ -216,7 +211,7 @@ def check_splits(counts: SplitCounts) -> list[str]:
     if tested and untested:
         warnings.append(
             f"{len(untested)} of {len(counts.class_names)} classes are not scored, without test photographs: "
-            f"{_some(untested)}"
+            f"{some(untested)}"
         )
     single = [
         name
@@ -226,7 +221,7 @@ def check_splits(counts: SplitCounts) -> list[str]:
     if single and not counts.classes(VAL):
         warnings.append(
             "no class has validation photographs, so a tenth of the training photographs is used for validation; "
-            f"classes with only one training photograph may not be learned and count as errors: {_some(single)}"
+            f"classes with only one training photograph may not be learned and count as errors: {some(single)}"
         )
     return warnings
 
@@ -282,7 +277,7 @@ def check_tasks(config: ProbeConfig, transformations: Sequence[str], counts: Spl
     return [f"the {task} probe is skipped; it needs {need}" for task, need in missing.items()]
 
 
-def _opened(field: str, folder: Path | str, source: SourceConfig) -> Source:
+def opened(field: str, folder: Path | str, source: SourceConfig) -> Source:
     """Open photographs. Raises ConfigError(field, ...)."""
     try:
         return open_source(folder, source.fitting(kind_of(folder)))
@@ -292,133 +287,14 @@ def _opened(field: str, folder: Path | str, source: SourceConfig) -> Source:
         raise ConfigError(field, error.given, error.allowed) from None
 
 
-def check_domains(study: Study) -> None:
-    """Raise ConfigError if probes of other domains cannot be trained, or their photographs cannot be opened."""
-    if study.domains and ("linear" not in study.probes.heads or not study.probes.save):
-        raise ConfigError("domains", ", ".join(study.domains), "linear in probes.heads and probes.save = true")
-    for name, folder in study.domains.items():
-        if name == study.name:
-            raise ConfigError(f"domains.{name}", str(folder), "another name than the study's, which is a domain too")
-        source = _opened(f"domains.{name}", folder, study.source)
-        records = limited(source.records, study.seed, study.limit)
-        try:
-            check_splits(count_splits(records, source, seed=study.seed, fractions=study.splits.fractions))
-        except ConfigError as error:
-            raise ConfigError(f"domains.{name}", error.given, error.allowed) from None
-
-
-def check_training(study: Study, transformations: Sequence[str], counts: SplitCounts) -> None:
-    """Check that there is something to fine-tune and adapt on. Raises ConfigError("finetune...", ...) or "adapt..."."""
-    tuned, methods = study.finetune, study.adapt.methods
-    known = len(counts.classes(TRAIN))
-    if tuned.backbones and known < 2 and set(tuned.objectives) != {"transformation"}:
-        allowed = f"transformation, because the study has {known} training classes"
-        raise ConfigError("finetune.objectives", ", ".join(tuned.objectives), allowed)
-    if known < 2 and "multitask" in methods:
-        raise ConfigError("adapt.methods", ", ".join(methods), f"pisco, because the study has {known} training classes")
-    for field, given in (("finetune.backbones", tuned.backbones), ("adapt.methods", methods)):
-        if given and sum(base.get(name).role == "train" for name in transformations) < 2:
-            allowed = "a suite with a transformation of role train besides identity"
-            raise ConfigError(field, ", ".join(given), allowed)
-
-
-def idle_tables(study: Study) -> list[str]:
-    """Tables of the study with settings, of which nothing is run."""
-    warnings = []
-    for table, config, field in (("attack", study.attack, "attacks"), ("finetune", study.finetune, "backbones")):
-        given = {name for name, value in vars(config).items() if value != getattr(type(config)(), name)}
-        if not getattr(config, field) and given - {"seed", "resample_by"}:
-            warnings.append(f"[{table}] does nothing: {field} is empty")
-    return warnings
-
-
-def check_attack(study: Study, counts: SplitCounts) -> None:
-    """Check that there are networks, class probes and photographs to attack. Raises ConfigError("attack...", ...)."""
-    config, names = study.attack, names_of(study.backbones)
-    if not config.attacks:
-        return
-    torchattack()
-    for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
-        if unknown := asked - set(names):
-            raise ConfigError(f"attack.{field}", _some(sorted(unknown)), f"backbones of the study: {', '.join(names)}")
-    networks = [name for name in names if is_network(name)]
-    targets = config.backbones or networks
-    if not targets:
-        raise ConfigError("attack.backbones", "none", "controls by name; the study has no network to attack")
-    if graphs := [name for name in targets if name.startswith("onnx:")]:
-        raise ConfigError("attack.backbones", _some(graphs), "torch networks, since attacks follow their gradient")
-    for target in targets if config.attacks == ("transfer",) else ():
-        if not config.surrogates(target, networks):
-            allowed = f"also another attack; the study has no other network to craft an attack on {target}"
-            raise ConfigError("attack.attacks", "transfer", allowed)
-    _require_class_probe("attack.attacks", ", ".join(config.attacks), counts, study.probes)
-    for split in (TRAIN, TEST):
-        labelled = int(counts.count_CS[:-1, split].sum())
-        if (found := min(labelled, config.photographs or labelled)) < FEWEST:
-            given = f"{found} labelled {SPLITS[split]} photographs"
-            raise ConfigError("attack.attacks", given, f"at least {FEWEST} that the class probe gets right")
-
-
-def check_corruptions(study: Study, counts: SplitCounts) -> None:
-    """Check the suite of corruptions and that there is a class probe. Raises ConfigError("corruptions", ...)."""
-    if not study.corruptions:
-        return
-    try:
-        made = suite(study.corruptions)
-    except ConfigError as error:
-        raise ConfigError("corruptions", study.corruptions, error.allowed) from None
-    if len(made) < 2 or study.corruptions in study.shift:
-        allowed = "a suite with a transformation besides identity, named unlike photographs in [shift]"
-        raise ConfigError("corruptions", study.corruptions, allowed)
-    if study.finetune.backbones or study.adapt.methods:
-        learnt = {name.partition("@")[0] for name in suite(study.suite)[1:] if base.get(name).role == "train"}
-        if seen := [name for name in made if name.partition("@")[0] in learnt]:
-            allowed = f"a suite without {_some(seen)}, which fine-tuned and adapted backbones are trained on"
-            raise ConfigError("corruptions", study.corruptions, allowed)
-    _require_class_probe("corruptions", study.corruptions, counts, study.probes)
-
-
-def _require_class_probe(field: str, given: str, counts: SplitCounts, probes: ProbeConfig) -> None:
+def require_class_probe(field: str, given: str, counts: SplitCounts, probes: ProbeConfig) -> None:
+    """Raise ConfigError unless linear class probes are trained and saved."""
     known = set(counts.classes(TRAIN))
     if len(known) < 2:
         allowed = f"none, because it scores the class probe and the study has {len(known)} training classes"
         raise ConfigError(field, given, allowed)
     if "semantic" not in probes.tasks or "linear" not in probes.heads or not probes.save:
         raise ConfigError(field, given, "semantic in probes.tasks, linear in probes.heads and probes.save = true")
-
-
-def check_shift(
-    shift: Mapping[str, Path | str], counts: SplitCounts, probes: ProbeConfig, source: SourceConfig | None = None
-) -> list[str]:
-    """Check that the photographs of distribution shifts have classes of the class probe.
-
-    Returns:
-        warnings, one per shift with unknown classes.
-
-    Raises:
-        ConfigError: the study has no class probe, photographs cannot be opened, or none has a known class.
-    """
-    if not shift:
-        return []
-    _require_class_probe("shift", ", ".join(shift), counts, probes)
-    known = set(counts.classes(TRAIN))
-    warnings = []
-    for name, folder in shift.items():
-        photographs = _opened(f"shift.{name}", folder, source or SourceConfig())
-        names = photographs.class_names
-        count = Counter(None if r.label is None else names[r.label] for r in photographs.records)
-        found = sorted(text for text in count if text is not None)
-        if not found:
-            raise ConfigError(f"shift.{name}", str(folder), "labelled photographs, such as one folder per class")
-        if not known & set(found):
-            raise ConfigError(f"shift.{name}", _some(found), f"some of the study's classes: {_some(sorted(known))}")
-        unknown = [text for text in found if text not in known]
-        if unknown or count[None]:
-            left_out = sum(count[text] for text in unknown) + count[None]
-            kinds = [f"of classes outside the study ({_some(unknown)})"] if unknown else []
-            kinds += ["without a class"] if count[None] else []
-            warnings.append(f"shift {name}: ignoring {left_out} of {count.total()} photographs: {' or '.join(kinds)}")
-    return warnings
 
 
 def _transformations(names: Sequence[str]) -> list[base.Transformation]:
@@ -430,7 +306,7 @@ def _field(counts: SplitCounts, split: str) -> str:
     return "images" if counts.given else f"splits.{split}"
 
 
-def _some(names: Collection[str]) -> str:
+def some(names: Collection[str]) -> str:
     """The first names, and the number of others."""
     first = ", ".join(list(names)[:_NAMED])
     return first if len(names) <= _NAMED else f"{first} and {len(names) - _NAMED} more"

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.embedding.prepare import prepare_backbones
 from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
@@ -165,6 +166,14 @@ class Stage(ABC, Generic[C, R]):
     def command(self, run: Run, unit: Unit) -> str:
         """The command that computes a unit again without a study; empty if only ``substyle run`` does."""
         return ""
+
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Check a study before anything is computed. Returns warnings.
+
+        Raises:
+            ConfigError: the stage would fail.
+        """
+        return []
 
     def prepare(self, run: Run, config: C) -> None:
         """Do what precedes the check for outdated results, such as embedding other photographs."""

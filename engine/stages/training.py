@@ -20,7 +20,8 @@ from substyle.engine.backbones.families.adapter import Adapter, path_of
 from substyle.engine.backbones.families.finetuned import PREFIX as FINETUNED_PREFIX
 from substyle.engine.backbones.families.finetuned import Finetuned
 from substyle.engine.backbones.spec import Backbone, tensors_hash
-from substyle.engine.config import BackboneChoice
+from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.probes.adapters import AdaptConfig, AdaptMethod, fit_multitask, fit_pisco
@@ -38,6 +39,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
+from substyle.pipelines.transforms import base
 
 ADAPTERS, FINETUNED = "adapters", "finetuned"  # folders of the trained weights
 DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
@@ -293,6 +295,29 @@ def _trained(
     cached(folder, partial(Stamp.of, store, table, settings), compute)
     (path,) = folder.glob("*.safetensors")
     return path
+
+
+def check_training(study: Study, counts: SplitCounts) -> list[str]:
+    """Check that there is something to fine-tune and adapt on; warn of settings without backbones.
+
+    Raises:
+        ConfigError: there is nothing.
+    """
+    transformations = study.settings().transformations
+    tuned, methods = study.finetune, study.adapt.methods
+    known = len(counts.classes(TRAIN))
+    if tuned.backbones and known < 2 and set(tuned.objectives) != {"transformation"}:
+        allowed = f"transformation, because the study has {known} training classes"
+        raise ConfigError("finetune.objectives", ", ".join(tuned.objectives), allowed)
+    if known < 2 and "multitask" in methods:
+        raise ConfigError("adapt.methods", ", ".join(methods), f"pisco, because the study has {known} training classes")
+    for field, given in (("finetune.backbones", tuned.backbones), ("adapt.methods", methods)):
+        if given and sum(base.get(name).role == "train" for name in transformations) < 2:
+            allowed = "a suite with a transformation of role train besides identity"
+            raise ConfigError(field, ", ".join(given), allowed)
+    default = FinetuneConfig()
+    idle = {name for name, value in vars(tuned).items() if value != getattr(default, name)} - {"seed"}
+    return ["[finetune] does nothing: backbones is empty"] if idle and not tuned.backbones else []
 
 
 def load_trainable(choice: BackboneChoice, pipeline: PixelPipeline) -> Backbone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import HERE, BackboneChoice, EmbedConfig, Study, labels_of, names_of
 from substyle.engine.devices import AUTO
 from substyle.engine.embedding.plan import EmbedPlan, definitions_of
-from substyle.engine.embedding.preflight import check_study
+from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.prepare import PixelPipeline, require_asked
 from substyle.engine.embedding.run import complete, embed, repair, require_embedded, require_same
 from substyle.engine.report.page import ReportFiles
@@ -29,7 +30,7 @@ from substyle.engine.stages.stage import Embedding, Run
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.stages.tables import reported_tables
 from substyle.engine.stages.tables import tables as open_tables
-from substyle.engine.stages.training import adapt, adaptable, finetune, load_trainable
+from substyle.engine.stages.training import adapt, adaptable, check_training, finetune, load_trainable
 from substyle.engine.store import catalog, identity, lock
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.identity import RUN, PhotographsError, Remedies
@@ -186,7 +187,7 @@ def _run(
     print(describe(plan.source), file=sys.stderr)
     if fresh:
         # all checks precede the deletion
-        check_study(study, plan.source, out, store_path, plan.records(), writes_store=False)
+        check_study(study, plan.source, out, store_path, plan.records(), writes_store=False, checks=checks())
         _start_fresh(out, store_path)
         plan = plan_of(study, images or study.images or plan.source.root, store_path)
     outputs.require_own(out, store_path, RUN)
@@ -286,6 +287,11 @@ def _start_fresh(out: Path, store_path: Place) -> None:
             outputs.start_fresh(out)
 
 
+def checks() -> list[Callable[[Study, SplitCounts], list[str]]]:
+    """Checks of all stages, before anything is computed."""
+    return [check_training, *(stage.check for stage in registry.stages())]
+
+
 def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:
     """Check a plan against its store and the study; print warnings. Returns the plan."""
     manifest, writes, stored = None, True, set[str]()
@@ -298,7 +304,10 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
         writes = not complete(plan, store, names_of(study.backbones))
         stored = {entry.name for entry in store.backbones()}
     warnings = check_study(
-        *(study, plan.source, out, plan.store_path, plan.records()), manifest=manifest, writes_store=writes
+        *(study, plan.source, out, plan.store_path, plan.records()),
+        manifest=manifest,
+        writes_store=writes,
+        checks=checks(),
     )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -22,6 +22,7 @@ from substyle.engine.analysis.detection import Detector
 from substyle.engine.backbones import registry
 from substyle.engine.cache import versions
 from substyle.engine.config import EmbedConfig, Settings, Study, names_of
+from substyle.engine.embedding.preflight import SplitCounts, require_class_probe, some
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.attacks import (
@@ -86,6 +87,10 @@ class Attack(JsonStage[AttackConfig]):
         """`[attack]`, if it has attacks."""
         return study.attack if study.attack.attacks else None
 
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Raise ConfigError without networks, class probes or photographs to attack."""
+        return check_attack(study, counts)
+
     def units(self, run: Run, config: AttackConfig) -> Iterable[Unit]:
         """Backbones of the settings; by default all networks of the study that are no controls.
 
@@ -141,6 +146,35 @@ class Attack(JsonStage[AttackConfig]):
 
 
 STAGE = Attack()
+
+
+def check_attack(study: Study, counts: SplitCounts) -> list[str]:
+    """Check that there are networks, class probes and photographs to attack. Raises ConfigError("attack...", ...)."""
+    config, names = study.attack, names_of(study.backbones)
+    if not config.attacks:
+        set_here = {name for name, value in vars(config).items() if value != getattr(AttackConfig(), name)}
+        return ["[attack] does nothing: attacks is empty"] if set_here - {"seed", "resample_by"} else []
+    torchattack()
+    for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
+        if unknown := asked - set(names):
+            raise ConfigError(f"attack.{field}", some(sorted(unknown)), f"backbones of the study: {', '.join(names)}")
+    networks = [name for name in names if is_network(name)]
+    targets = config.backbones or networks
+    if not targets:
+        raise ConfigError("attack.backbones", "none", "controls by name; the study has no network to attack")
+    if graphs := [name for name in targets if name.startswith("onnx:")]:
+        raise ConfigError("attack.backbones", some(graphs), "torch networks, since attacks follow their gradient")
+    for target in targets if config.attacks == ("transfer",) else ():
+        if not config.surrogates(target, networks):
+            allowed = f"also another attack; the study has no other network to craft an attack on {target}"
+            raise ConfigError("attack.attacks", "transfer", allowed)
+    require_class_probe("attack.attacks", ", ".join(config.attacks), counts, study.probes)
+    for split in (TRAIN, TEST):
+        labelled = int(counts.count_CS[:-1, split].sum())
+        if (found := min(labelled, config.photographs or labelled)) < FEWEST:
+            given = f"{found} labelled {SPLITS[split]} photographs"
+            raise ConfigError("attack.attacks", given, f"at least {FEWEST} that the class probe gets right")
+    return []
 
 
 def _probed(run: Run) -> list[str]:

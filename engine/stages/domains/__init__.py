@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.config import Study
+from substyle.engine.embedding.plan import limited
+from substyle.engine.embedding.preflight import SplitCounts, check_splits, count_splits, opened
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
@@ -29,6 +31,7 @@ from substyle.engine.stages.tables import NewPhotographs, tables
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.sources.labels import numbered
 
@@ -76,6 +79,10 @@ class Domains(JsonStage[DomainsConfig]):
         tasks = tuple(task for task in own.tasks if task in TASKS)
         found = DomainsConfig(study.name, study.domains, tasks, own.seed, own.bootstrap, own.resample_by)
         return found if study.domains else None
+
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Raise ConfigError if probes of other domains cannot be trained, or their photographs cannot be opened."""
+        return check_domains(study)
 
     def prepare(self, run: Run, config: DomainsConfig) -> None:
         """Embed the photographs by all backbones, and train the probes of other domains."""
@@ -131,6 +138,22 @@ class Domains(JsonStage[DomainsConfig]):
 
 
 STAGE = Domains()
+
+
+def check_domains(study: Study) -> list[str]:
+    """Raise ConfigError if probes of other domains cannot be trained, or their photographs cannot be opened."""
+    if study.domains and ("linear" not in study.probes.heads or not study.probes.save):
+        raise ConfigError("domains", ", ".join(study.domains), "linear in probes.heads and probes.save = true")
+    for name, folder in study.domains.items():
+        if name == study.name:
+            raise ConfigError(f"domains.{name}", str(folder), "another name than the study's, which is a domain too")
+        source = opened(f"domains.{name}", folder, study.source)
+        records = limited(source.records, study.seed, study.limit)
+        try:
+            check_splits(count_splits(records, source, seed=study.seed, fractions=study.splits.fractions))
+        except ConfigError as error:
+            raise ConfigError(f"domains.{name}", error.given, error.allowed) from None
+    return []
 
 
 def _stores(run: Run, config: DomainsConfig) -> dict[str, EmbeddingStore]:

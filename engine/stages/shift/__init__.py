@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from substyle.engine.analysis import geometry
 from substyle.engine.analysis.robustness import Replicates, robustness
 from substyle.engine.config import Study
+from substyle.engine.embedding.preflight import SplitCounts, opened, require_class_probe, some
 from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample
 from substyle.engine.report.data import Results, networks
 from substyle.engine.report.section import Section
@@ -25,14 +28,15 @@ from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store.files import write_durably
-from substyle.engine.store.layout import TEST, ResampleBy, slug
+from substyle.engine.store.layout import TEST, TRAIN, ResampleBy, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import ImageRecord, Source, absolute_root
+from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root
 from substyle.pipelines.sources.base import Understood
 from substyle.pipelines.sources.labels import numbered
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 
 HEAD = "linear"
@@ -73,6 +77,10 @@ class Shift(JsonStage[ShiftConfig]):
         folders = {**study.shift, **({study.corruptions: OWN} if study.corruptions else {})}
         own = study.analysis
         return ShiftConfig(folders, own.max_images, own.resample_by, own.seed) if folders else None
+
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Raise ConfigError without a class probe, or without photographs of its classes; warn of other classes."""
+        return check_corruptions(study, counts) + check_shift(study.shift, counts, study.probes, study.source)
 
     def prepare(self, run: Run, config: ShiftConfig) -> None:
         """Embed the photographs by all backbones."""
@@ -131,6 +139,60 @@ class Shift(JsonStage[ShiftConfig]):
 
 
 STAGE = Shift()
+
+
+def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
+    """Check the suite of corruptions and that there is a class probe. Raises ConfigError("corruptions", ...)."""
+    if not study.corruptions:
+        return []
+    try:
+        made = suite(study.corruptions)
+    except ConfigError as error:
+        raise ConfigError("corruptions", study.corruptions, error.allowed) from None
+    if len(made) < 2 or study.corruptions in study.shift:
+        allowed = "a suite with a transformation besides identity, named unlike photographs in [shift]"
+        raise ConfigError("corruptions", study.corruptions, allowed)
+    if study.finetune.backbones or study.adapt.methods:
+        learnt = {name.partition("@")[0] for name in suite(study.suite)[1:] if base.get(name).role == "train"}
+        if seen := [name for name in made if name.partition("@")[0] in learnt]:
+            allowed = f"a suite without {some(seen)}, which fine-tuned and adapted backbones are trained on"
+            raise ConfigError("corruptions", study.corruptions, allowed)
+    require_class_probe("corruptions", study.corruptions, counts, study.probes)
+    return []
+
+
+def check_shift(
+    shift: Mapping[str, Path | str], counts: SplitCounts, probes: ProbeConfig, source: SourceConfig | None = None
+) -> list[str]:
+    """Check that the photographs of distribution shifts have classes of the class probe.
+
+    Returns:
+        warnings, one per shift with unknown classes.
+
+    Raises:
+        ConfigError: the study has no class probe, photographs cannot be opened, or none has a known class.
+    """
+    if not shift:
+        return []
+    require_class_probe("shift", ", ".join(shift), counts, probes)
+    known = set(counts.classes(TRAIN))
+    warnings = []
+    for name, folder in shift.items():
+        photographs = opened(f"shift.{name}", folder, source or SourceConfig())
+        names = photographs.class_names
+        count = Counter(None if r.label is None else names[r.label] for r in photographs.records)
+        found = sorted(text for text in count if text is not None)
+        if not found:
+            raise ConfigError(f"shift.{name}", str(folder), "labelled photographs, such as one folder per class")
+        if not known & set(found):
+            raise ConfigError(f"shift.{name}", some(found), f"some of the study's classes: {some(sorted(known))}")
+        unknown = [text for text in found if text not in known]
+        if unknown or count[None]:
+            left_out = sum(count[text] for text in unknown) + count[None]
+            kinds = [f"of classes outside the study ({some(unknown)})"] if unknown else []
+            kinds += ["without a class"] if count[None] else []
+            warnings.append(f"shift {name}: ignoring {left_out} of {count.total()} photographs: {' or '.join(kinds)}")
+    return warnings
 
 
 def _stores(run: Run, config: ShiftConfig) -> dict[str, EmbeddingStore]:

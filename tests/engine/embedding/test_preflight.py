@@ -20,8 +20,12 @@ from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.finetune import FinetuneConfig
+from substyle.engine.stages.attack import check_attack
+from substyle.engine.stages.shift import check_shift
+from substyle.engine.stages.training import check_training
 from substyle.engine.store.layout import HEADER, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Manifest
+from substyle.engine.study.runner import checks
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
 
@@ -160,12 +164,12 @@ def other(tmp_path: Path) -> Path:
 
 
 def test_classes_of_a_shift_that_are_not_known_are_a_warning(other: Path) -> None:
-    (warning,) = preflight.check_shift({"s": other}, count(GOOD), ProbeConfig())
+    (warning,) = check_shift({"s": other}, count(GOOD), ProbeConfig())
     assert warning.startswith("shift s: ")
     assert "3 of 6 photographs" in warning
     assert warning.endswith("(x, y)")
     known: Mapping[str, Mapping[str | None, int]] = {name: {None: 10} for name in "axy"}
-    assert preflight.check_shift({"s": other}, count(known), ProbeConfig()) == []
+    assert check_shift({"s": other}, count(known), ProbeConfig()) == []
 
 
 def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
@@ -184,10 +188,10 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
     ]
     for folder, counts, probes, name, named in cases:
         with pytest.raises(ConfigError, match=named) as caught:
-            preflight.check_shift({"s": folder}, counts, probes)
+            check_shift({"s": folder}, counts, probes)
         assert caught.value.field == name
     with pytest.raises(ConfigError):
-        preflight.check_shift({"s": tmp_path / "missing"}, good, config)
+        check_shift({"s": tmp_path / "missing"}, good, config)
 
 
 @pytest.mark.parametrize(
@@ -213,20 +217,25 @@ def test_attacks_that_nothing_can_make(names: str, attack: dict[str, Any], field
     study = Study("s", tuple(BackboneChoice(name) for name in names.split()), attack=config)
     counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
     if field is None:
-        preflight.check_attack(study, counts)
+        check_attack(study, counts)
         return
     with pytest.raises(ConfigError, match=named) as caught:
-        preflight.check_attack(study, counts)
+        check_attack(study, counts)
     assert caught.value.field == f"attack.{field}"
 
 
 def test_tables_that_run_nothing_are_pointed_out() -> None:
     pixels = (BackboneChoice("control:pixels"),)
-    assert preflight.idle_tables(Study("s", pixels, attack=AttackConfig(seed=3), finetune=FinetuneConfig(seed=3))) == []
+
+    def told(study: Study) -> list[str]:
+        return check_attack(study, counts) + check_training(study, counts)
+
+    counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
+    assert told(Study("s", pixels, attack=AttackConfig(seed=3), finetune=FinetuneConfig(seed=3))) == []
     idle = Study("s", pixels, attack=AttackConfig(epsilons=(8,)), finetune=FinetuneConfig(steps=7))
-    assert [text.split()[0] for text in preflight.idle_tables(idle)] == ["[attack]", "[finetune]"]
+    assert [text.split()[0] for text in told(idle)] == ["[attack]", "[finetune]"]
     runs = Study("s", (BackboneChoice("timm:a"),), attack=AttackConfig(attacks=("fgsm",), epsilons=(8,)))
-    assert preflight.idle_tables(runs) == []
+    assert told(runs) == []
 
 
 def test_writable_folders_are_left_as_they_are(tmp_path: Path) -> None:
@@ -310,7 +319,7 @@ def test_backbones(tmp_path: Path) -> None:
 
 def check(study: Study, source: Listed, tmp_path: Path, store: Path | None = None, **more: bool) -> list[str]:
     store = store or tmp_path / "out" / "store.zarr"
-    return preflight.check_study(study, source, tmp_path / "out", store, source.records, **more)
+    return preflight.check_study(study, source, tmp_path / "out", store, source.records, checks=checks(), **more)
 
 
 def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
