@@ -109,13 +109,20 @@ def require_own(out: Path, store: Place, ways: Remedies) -> None:
         PhotographsError: the folder contains results of another existing store.
     """
     require_ours(out)
-    before = claimed(out)
-    if before is None or not before.get("uuid"):
+    before, other = claimed(out), _own_store(out)
+    if before is None or not before["uuid"] or other is None:
         return
-    other = place(str(before["store"]), "store")
     uuid = catalog.read_header(store).uuid if catalog.exists(store) else None
     if uuid != before["uuid"] and catalog.exists(other) and catalog.read_header(other).uuid == before["uuid"]:
         raise PhotographsError(f"{out}: contains results of the store {other}, not {store}; {ways.other}", "out")
+
+
+def _own_store(out: Path) -> Place | None:
+    """The store that the marker of a folder names, if this user has made the folder here: else anybody named it."""
+    marker = claimed(out)
+    if marker is None or not cache.noted("claims", _claim(out, marker)):
+        return None
+    return place(str(marker["store"]), "store")
 
 
 def start_fresh(out: Path) -> None:
@@ -177,7 +184,7 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
         raise StaleError(f"{out / RESULTS}: outdated, {', '.join(differing)} changed since; run substyle report")
     identity = results.get("identity", {})
     # the store in the folder first: the folder may have been moved or copied
-    stores = (out / STORE, place(str((claimed(out) or {}).get("store", "")), "store"))
+    stores = [files.inside(out, STORE), *([own] if (own := _own_store(out)) is not None else [])]
     same = (each for each in stores if catalog.exists(each) and catalog.read_header(each).uuid == identity.get("store"))
     before = next(same, None)
     if before is None:

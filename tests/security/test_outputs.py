@@ -28,6 +28,7 @@ from substyle.engine.report.tables import overview
 from substyle.engine.stages import stamp
 from substyle.engine.stages.pictures import current_gallery
 from substyle.engine.store.identity import RUN
+from substyle.engine.store.layout import HEADER
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.engine.study import hub, outputs
@@ -274,6 +275,28 @@ def test_results_name_stages_of_their_run(tmp_path: Path, outside: Outside, stag
     results = fake.fake_results() | {"stamps": {stage: "0" * 16}}
     with pytest.raises(SubstyleError):
         outputs.require_current(run, results)
+
+
+@pytest.mark.parametrize("store", ["s3://somebody/photographs.zarr", "{outside}/store.zarr"])
+def test_a_store_that_only_a_marker_names_is_not_opened(
+    tmp_path: Path, outside: Outside, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """Whoever made the folder could name any place on this machine, or any host."""
+    run, asked = tmp_path / "run", []
+    monkeypatch.setattr(outputs.catalog, "exists", lambda place: asked.append(str(place)))
+    outputs.claim(run, tmp_path / "mine.zarr", "uuid")
+    results = fake.fake_results() | {"stamps": {}}
+    results |= {"checksum": stamp.checksum(results)}
+    outputs.require_current(run, results)
+    assert asked == [str(run / "store.zarr"), str(tmp_path / "mine.zarr")]
+    asked.clear()
+    marker = {"kind": "results", "store": store.format(outside=outside.path), "uuid": "uuid"}
+    (run / HEADER).write_text(json.dumps(marker))
+    outputs.require_current(run, results)
+    assert asked == [str(run / "store.zarr")]
+    asked.clear()
+    outputs.require_own(run, run / "store.zarr", RUN)
+    assert asked == []
 
 
 EVIL = '<img src=x onerror="alert(1)"> `a` | [x](javascript:alert(1)) \\'
