@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from substyle.kernels import cpu
+
 SCHEMA = 1
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -115,8 +117,8 @@ def environment() -> dict[str, Any]:
     from substyle.engine import cache
 
     return {
-        "cpu": cache.cpu_model(),
-        "features": [f for f in ("avx512_bf16", "amx_bf16", "amx_int8") if f in cache.device()],
+        "cpu": cpu.model(),
+        "features": [f for f in ("avx512_bf16", "amx_bf16", "amx_int8") if cpu.has(f)],
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.system(),
         "python": platform.python_version(),

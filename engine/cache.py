@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,26 +29,6 @@ def root() -> Path:
 def key(facts: dict[str, Any]) -> str:
     """Hash JSON facts to 24 hex digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
-
-@functools.cache
-def device() -> str:
-    """Identity of the CPU for compiled blobs: model and instruction sets."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text().splitlines()
-        return "|".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
-    return platform.processor() or platform.machine()
-
-
-def cpu_model() -> str:
-    """Human-readable name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def fetch(name: str, make: Callable[[], bytes]) -> bytes:

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 
 import torch
 
-from substyle.engine import cache, hardware
+from substyle.engine import hardware
+from substyle.kernels import cpu
 from substyle.kernels.dispatch import as_device, available
 from substyle.kernels.errors import ConfigError
 
@@ -78,7 +79,7 @@ class Target:
     def identity(self) -> str:
         """Hardware that artefacts and gate results are valid for: CPU model and instruction sets, or the GPU."""
         if not self.on_gpu:
-            return cache.device()
+            return cpu.identity()
         card = torch.cuda.get_device_properties(self.torch_device)
         return f"{card.name}|{card.major}.{card.minor}|{card.multi_processor_count}|CUDA {torch.version.cuda}"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from substyle.kernels import files
+from substyle.kernels import cpu, files
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _X86 = ("-mprefer-vector-width=512",)  # gcc halves its vectors otherwise
@@ -58,7 +58,7 @@ def _compiled(source: Path) -> Path:
     command = _compiler()
     openmp = _openmp()
     flags = [*_FLAGS, *(_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
-    facts = [source.read_text(), *command, *flags, _version(command), openmp.name, _processor()]
+    facts = [source.read_text(), *command, *flags, _version(command), openmp.name, cpu.identity()]
     digest = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
     path = files.cache_folder("native") / f"{source.stem}-{digest}.so"
     if path.is_file():
@@ -108,12 +108,3 @@ def _run(command: list[str]) -> str:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise Unavailable(f"{command[0]} failed: {lines[0]}")
     return done.stdout
-
-
-def _processor() -> str:
-    """CPU model and features, which -march=native depends on."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        kinds = ("model name", "flags", "Features", "CPU part")
-        return "|".join(sorted({line for line in info.read_text().splitlines() if line.startswith(kinds)}))
-    return platform.processor() or platform.machine()

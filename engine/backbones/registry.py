@@ -26,6 +26,7 @@ from substyle.engine.backbones.packages import package_identity, require_model
 from substyle.engine.backbones.presets import ABOUT, meant, preset, sizes, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
 from substyle.engine.backbones.weights import HUB
+from substyle.kernels import cpu
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.code import in_package, source_digest
@@ -233,7 +234,7 @@ def _identify_control(name: str, rest: str, context: LoadContext) -> dict[str, A
     if not rest.startswith(_RANDOM):
         return {"arithmetic": rest}
     photographs = cache.versions(*packaged_photographs.SOURCES)
-    return {"seed": context.seed, "photographs": photographs, "device": cache.device()}
+    return {"seed": context.seed, "photographs": photographs, "device": cpu.identity()}
 
 
 def _check_package(name: str, rest: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from substyle import __version__
 from substyle.engine import cache as artefacts
 from substyle.engine import hardware
+from substyle.kernels import cpu
 from substyle.kernels.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     answer = {
         "substyle": __version__,
         "python": platform.python_version(),
-        "cpu": cache.cpu_model(),
+        "cpu": cpu.model(),
         "cores": len(os.sched_getaffinity(0)),
-        "bf16": "avx512_bf16" in cache.device() or "amx_bf16" in cache.device(),
+        "bf16": cpu.has("avx512_bf16", "amx_bf16"),
         "gpus": list(machine.gpus),
         "torch_cuda": machine.torch_cuda,
         "eight_bits": eight_bits(machine),

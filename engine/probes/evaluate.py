@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.tasks import F64, I64, UNKNOWN, Task
+from substyle.kernels import cpu
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
@@ -95,19 +96,9 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     Weights, moments and losses are always float32, and linear heads are scored in float32.
     """
     if precision == "auto":
-        fast = device.type == "cuda" or cpu_has_bf16()
+        fast = device.type == "cuda" or cpu.has("avx512_bf16", "amx_bf16", "bf16")
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the CPU supports bfloat16 dot products (AVX512-BF16 or AMX), according to /proc/cpuinfo."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        return False
-    return any(name in flags.split() for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 _ALIKE = 1e-9  # spread of replicates that are equal but for rounding

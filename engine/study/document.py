@@ -13,7 +13,7 @@ import numpy as np
 
 from substyle import __version__
 from substyle.engine.backbones.presets import stated
-from substyle.engine.cache import cpu_model, versions
+from substyle.engine.cache import versions
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
 from substyle.engine.report.validation import SCHEMA, validate_results
@@ -24,6 +24,7 @@ from substyle.engine.store.layout import SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, store_facts
 from substyle.engine.study.outputs import stamps
+from substyle.kernels import cpu
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.transforms.registry import suite_name
 
@@ -80,7 +81,7 @@ def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) ->
             "python": platform.python_version(),
             **{library: found for library, found in versions(*_LIBRARIES).items() if found},
             "system": f"{platform.system()} {platform.machine()}",
-            "cpu": cpu_model(),
+            "cpu": cpu.model(),
             "threads": threads,
         },
         "backbones": {

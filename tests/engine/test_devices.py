@@ -165,7 +165,7 @@ def test_what_artefacts_are_tied_to(gpus: Callable[[int], None]) -> None:
     gpus(1)
     assert Target("cuda:0", "torch").identity == "card|9.0|132|CUDA 13.0"
     assert Target("cuda:0", "torch").describe() == {"device": "cuda", "gpu": "card"}
-    assert Target().identity == devices.cache.device()
+    assert Target().identity == devices.cpu.identity()
     assert Target().describe() == {"device": "cpu"}
 
 

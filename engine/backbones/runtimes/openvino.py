@@ -20,6 +20,7 @@ from substyle.engine import cache
 from substyle.engine.backbones.spec import AsyncResult, Concatenated, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import Precision
+from substyle.kernels import cpu
 from substyle.kernels.files import scratch
 
 # Rounding in the first layers affects all later features and is most of the error of bf16 in networks of depthwise
@@ -175,7 +176,7 @@ class OpenVINOGraph:
 
 def _kept(folder: str, facts: dict[str, Any], make: Callable[[], Model], options: dict[str, Any]) -> Model:
     """The compiled graph with these facts, from the cache if possible."""
-    tied = {"device": cache.device(), "versions": cache.versions("openvino"), "format": 1}
+    tied = {"device": cpu.identity(), "versions": cache.versions("openvino"), "format": 1}
     name = f"{folder}/{cache.key({**facts, **tied})}.blob"
     blob = cache.read(name)
     if blob is not None:

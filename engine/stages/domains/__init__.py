@@ -18,6 +18,7 @@ from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
 from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.probes.run import OUTPUT
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import identity
 from substyle.engine.report.data import Results
@@ -37,7 +38,6 @@ from substyle.pipelines.sources.labels import numbered
 
 HEAD: Final = "linear"
 TASKS = ("fine", "coarse", "semantic")
-_OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}
 _Paths: TypeAlias = Mapping[tuple[str, str], Path]  # of probes, by task and training domain
 
 
@@ -254,7 +254,7 @@ def _truth(
         own: whether the probe was trained on this domain. Others have the same classes by name, not by number: class 0
             of one data set is not class 0 of another.
     """
-    place = {label: index for index, label in enumerate(probe.labels[_OUTPUT[task]])}
+    place = {label: index for index, label in enumerate(probe.labels[OUTPUT[task]])}
     shape = len(table.transformations), len(images)
     if task == "semantic":
         place = {label: index for label, index in place.items() if own or not numbered(label)}
