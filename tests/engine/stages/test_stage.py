@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 import socket
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import jpeg, photograph
 from tests.staged import probe, run_of
 
 from substyle.engine.config import AnalysisConfig, EmbedConfig
@@ -19,7 +24,7 @@ from substyle.engine.stages import registry, stamp
 from substyle.engine.stages.analysis import STAGE as ANALYSIS
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.similarity import STAGE as SIMILARITY
-from substyle.engine.stages.stage import Stage
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Stage, Unit
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_tables
@@ -139,3 +144,142 @@ def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
         (new / "after").write_text(str(1 / len(list(new.iterdir()))))
     assert [path.name for path in folder.iterdir()] == ["before"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """Settings of the toy stage."""
+
+    value: int = 1
+
+
+class Toy(JsonStage[ToyConfig]):
+    """A stage that counts what it computes, of inputs that tests change."""
+
+    name = "toy"
+    config = ToyConfig
+    file = "toy.json"
+
+    def __init__(self) -> None:
+        self.computed_units: list[str] = []
+        self.input, self.complete = 0, True
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def inputs(self, run: Run, config: ToyConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        return {"input": self.input}
+
+    def compute(self, run: Run, config: ToyConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        self.computed_units.append(unit.name)
+        self.write(folder, {"value": config.value, "input": self.input})
+        self.meanwhile()
+        return self.complete
+
+
+BOTH = ["control:pixels", "control:statistics"]
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
+    """A store of two backbones."""
+    root = tmp_path_factory.mktemp("embedded")
+    for i in range(12):
+        path = root / "photographs" / f"class{i % 2}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(photograph(i)))
+    options: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}
+    return embed(root / "photographs", root / "s.zarr", BOTH, **options)
+
+
+def toy(store: EmbeddingStore, out: Path, value: int | None = 1) -> Run:
+    return run_of(store, out, **({} if value is None else {"toy": ToyConfig(value)}))
+
+
+def test_results_are_computed_once_for_each_backbone(embedded: EmbeddingStore, tmp_path: Path) -> None:
+    stage = Toy()
+    found = stage.computed(toy(embedded, tmp_path))
+    assert found == {key: {"value": 1, "input": 0} for key in BOTH}
+    assert stage.computed(toy(embedded, tmp_path)) == found == stage.kept(toy(embedded, tmp_path))
+    assert stage.computed_units == BOTH
+    assert stage.computed(toy(embedded, tmp_path, None)) == {}  # off: nothing says its settings
+    assert stage.kept(toy(embedded, tmp_path, None)) == found  # with the settings that they were computed with
+
+
+@pytest.mark.parametrize("change", ["settings", "input", "a file", "the note"])
+def test_outdated_results_are_refused_by_reports_and_computed_by_runs(
+    embedded: EmbeddingStore, tmp_path: Path, change: str
+) -> None:
+    stage, value = Toy(), 1
+    stage.computed(toy(embedded, tmp_path))
+    folder = tmp_path / "toy" / embedded.backbone(BOTH[0]).slug
+    if change == "settings":
+        value = 2
+    elif change == "input":
+        stage.input = 5
+    else:
+        path = folder / ("toy.json" if change == "a file" else "complete.json")
+        path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    with pytest.raises(StaleError, match=re.escape(str(folder))):
+        stage.kept(toy(embedded, tmp_path, value))
+    found = stage.computed(toy(embedded, tmp_path, value))
+    assert found == {key: {"value": value, "input": stage.input} for key in BOTH}
+    everything = change in ("settings", "input")
+    assert stage.computed_units[2:] == (BOTH if everything else BOTH[:1])
+    assert stage.kept(toy(embedded, tmp_path, value)) == found
+
+
+@pytest.mark.parametrize("how", ["changed", "interrupted", "full"])
+def test_what_fails_leaves_earlier_results(embedded: EmbeddingStore, tmp_path: Path, how: str) -> None:
+    stage = Toy()
+    stage.computed(toy(embedded, tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+
+    def meanwhile() -> None:
+        if how == "changed":
+            stage.input += 1
+        elif how == "interrupted":
+            raise KeyboardInterrupt
+        else:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    stage.input, stage.meanwhile = 7, meanwhile
+    expected: type[BaseException] = {"changed": StaleError, "interrupted": KeyboardInterrupt, "full": OSError}[how]
+    with pytest.raises(expected):
+        stage.computed(toy(embedded, tmp_path))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_incomplete_results_are_shown_and_computed_again(embedded: EmbeddingStore, tmp_path: Path) -> None:
+    stage = Toy()
+    stage.complete = False
+    found = stage.computed(toy(embedded, tmp_path))
+    assert found == {key: {"value": 1, "input": 0} for key in BOTH}
+    assert stage.kept(toy(embedded, tmp_path)) == {}
+    stage.complete = True
+    assert stage.computed(toy(embedded, tmp_path)) == found
+    assert stage.computed_units == BOTH * 2
+    assert stage.kept(toy(embedded, tmp_path)) == found
+
+
+def test_embeddings_that_changed_make_results_outdated(embedded: EmbeddingStore, tmp_path: Path) -> None:
+    stage = Toy()
+    stage.computed(toy(embedded, tmp_path))
+    fewer = run_of(embedded, tmp_path, open_tables(embedded, BOTH, ["identity"]), toy=ToyConfig())
+    with pytest.raises(StaleError, match="other transformations"):
+        stage.kept(fewer)
+    stage.computed(fewer)
+    assert stage.computed_units == BOTH * 2
+
+
+def test_a_note_with_settings_that_no_version_has_is_outdated(embedded: EmbeddingStore, tmp_path: Path) -> None:
+    class Strict(Toy):
+        config = AnalysisConfig  # type: ignore[assignment]
+
+        def settings(self, config: object) -> JSON:
+            return {"ks": [0]}
+
+    run = run_of(embedded, tmp_path, toy=AnalysisConfig())
+    stage = Strict()
+    stage.compute = lambda run, config, unit, shared, folder: stage.write(folder, {}) is None  # type: ignore[method-assign]
+    stage.computed(run)
+    with pytest.raises(StaleError, match="another version"):
+        stage.kept(run_of(embedded, tmp_path))
