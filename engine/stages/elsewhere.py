@@ -4,66 +4,46 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.config import EmbedConfig, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
-from substyle.engine.stages.stage import Run
+from substyle.engine.stages.stage import Elsewhere, Run
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.stages.training import derive
 from substyle.engine.store import catalog
 from substyle.engine.store.files import remove, writing
-from substyle.engine.store.layout import HEADER, DifferentError
-from substyle.engine.store.manifest import Fractions
+from substyle.engine.store.layout import HEADER, TEST, DifferentError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.kernels import files
-from substyle.pipelines.sources import Source, SourceConfig, describe, kind_of, open_source
+from substyle.pipelines.sources import ImageRecord, Source, describe, kind_of, open_source
+from substyle.pipelines.sources.base import Understood
 
 
-def plan_elsewhere(
-    title: str,
-    folder: Path | str | Source,
-    path: Path,
-    settings: Settings,
-    config: EmbedConfig,
-    *,
-    source: SourceConfig | None,
-    limit: int = 0,
-    fractions: Fractions | None = None,
-) -> EmbedPlan:
-    """Plan of embedding other photographs in a store of their own."""
-    photographs = folder
-    if isinstance(photographs, Path | str):
-        photographs = open_source(photographs, (source or SourceConfig()).fitting(kind_of(photographs)))
-    return EmbedPlan(photographs, path, PixelPipeline(settings, config), limit, fractions, title=title, only=True)
-
-
-def embedded(
-    run: Run,
-    title: str,
-    folder: Path | str | Source,
-    path: Path,
-    settings: Settings,
-    *,
-    limit: int = 0,
-    fractions: Fractions | None = None,
-) -> None:
-    """Embed other photographs by the backbones of a run in a store of their own, replacing a store of other ones.
+def plan_elsewhere(each: Elsewhere, study: Study, config: EmbedConfig, source: Source | None = None) -> EmbedPlan:
+    """Plan of embedding other photographs.
 
     Args:
-        path: path of the store.
-        settings: their transformations.
+        source: the photographs, if they are opened already.
     """
+    if source is None:
+        assert each.photographs is not None
+        source = open_source(each.photographs, study.source.fitting(kind_of(each.photographs)))
+    pipeline = PixelPipeline(each.settings, config)
+    return EmbedPlan(source, each.path, pipeline, each.limit, each.fractions, title=each.title, only=True)
+
+
+def embedded(run: Run, each: Elsewhere) -> None:
+    """Embed other photographs by the backbones of a run, replacing a store of other ones."""
     assert run.embedding is not None
     assert run.study is not None
-    plan = plan_elsewhere(
-        *(title, folder, path, settings, run.study.embed), source=run.study.source, limit=limit, fractions=fractions
-    )
+    title, path = each.title, each.path
+    own = _tested(run, run.embedding.plan.source) if each.photographs is None else None
+    plan = plan_elsewhere(each, run.study, run.study.embed, own)
     print(f"{title}: {describe(plan.source)}", file=sys.stderr)
     files.inside(path.parent, path.name)
     if not catalog.exists(path):
@@ -81,6 +61,25 @@ def embedded(
     store = EmbeddingStore.open(path)
     for name in run.embedding.adapted:
         derive(store, name, quiet=run.quiet)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the images of a source."""
+
+    root: str
+    class_names: tuple[str, ...]
+    records: Sequence[ImageRecord]
+    options: Mapping[str, str]
+    understood: Understood
+
+
+def _tested(run: Run, own: Source) -> Source:
+    """The test photographs of a run."""
+    (first, *_) = run.tables.values()
+    test = {first.keys[n] for n in first.rows(TEST).tolist()}
+    records = [record for record in own.records if record.key in test]
+    return _Part(own.root, own.class_names, records, own.options, own.understood)
 
 
 def store_stamps(

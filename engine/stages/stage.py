@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.embedding.prepare import prepare_backbones
@@ -21,6 +21,7 @@ from substyle.engine.report.section import Section
 from substyle.engine.stages.stamp import StaleError, Stamp, compute_into, fits, note_of, require_fresh
 from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably
+from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
@@ -43,6 +44,27 @@ class Unit:
 
     name: str = ""
     folder: str = ""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Other photographs, which are embedded by the backbones of a study in a store of their own.
+
+    Attributes:
+        title: what they are, for messages.
+        photographs: where they are; None: the study's own test photographs.
+        path: path of the store.
+        settings: their transformations.
+        limit: maximum number of photographs; 0 uses all.
+        fractions: fractions of the splits; None: the default.
+    """
+
+    title: str
+    photographs: Path | str | None
+    path: Path
+    settings: Settings
+    limit: int = 0
+    fractions: Fractions | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +196,10 @@ class Stage(ABC, Generic[C, R]):
             ConfigError: the stage would fail.
         """
         return []
+
+    def elsewhere(self, study: Study, out: Path) -> Iterable[Elsewhere]:
+        """Other photographs that the stage embeds, in stores below an output folder."""
+        return ()
 
     def prepare(self, run: Run, config: C) -> None:
         """Do what precedes the check for outdated results, such as embedding other photographs."""

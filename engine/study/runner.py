@@ -22,10 +22,8 @@ from substyle.engine.embedding.run import complete, embed, repair, require_embed
 from substyle.engine.report.page import ReportFiles
 from substyle.engine.report.tracking import tracked
 from substyle.engine.stages import registry
-from substyle.engine.stages.domains import store_path as store_path_of
 from substyle.engine.stages.elsewhere import plan_elsewhere
 from substyle.engine.stages.pictures import current_gallery, draw_gallery
-from substyle.engine.stages.shift import shift_path
 from substyle.engine.stages.stage import Embedding, Run
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.stages.tables import reported_tables
@@ -43,7 +41,6 @@ from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.files import inside
 from substyle.pipelines.sources import absolute_root, describe, open_source
 from substyle.pipelines.storage import Place, is_remote, place
-from substyle.pipelines.transforms.registry import suite
 
 
 def store_of(study: Study, out: Path) -> Place:
@@ -124,24 +121,25 @@ def _gone(photographs: Path | str) -> bool:
 
 
 def require_elsewhere(study: Study, out: Path, *, quiet: bool = False) -> None:
-    """Check that stores of domains and shifts in an output folder have the photographs of a study as they are now.
+    """Check that stages' stores of other photographs have these photographs as they are now.
 
     Raises as `require_study`.
     """
-    own, embed = study.settings(), replace(study.embed, device="cpu", runtime="auto")
-    plain = replace(own, transformations=("identity",))
-    places = [(f"domain {n}", folder, store_path_of(out, n), own, study.limit) for n, folder in study.domains.items()]
-    places += [(f"shift {n}", folder, shift_path(out, n), plain, 0) for n, folder in study.shift.items()]
-    for title, folder, path, settings, limit in places:
+    embed = replace(study.embed, device="cpu", runtime="auto")
+    for each in (each for stage in registry.stages() for each in stage.elsewhere(study, out)):
+        photographs, path = each.photographs, each.path
         if not catalog.exists(path):
             continue
-        if _gone(folder):
-            print(f"{title}: {folder} not found, so its photographs are not compared with {path}", file=sys.stderr)
-            continue
-        plan = plan_elsewhere(title, folder, path, settings, embed, source=study.source, limit=limit)
-        require_embedded(replace(plan, ways=STUDY), EmbeddingStore.open(path), quiet=quiet)
-    if study.corruptions and catalog.exists(path := shift_path(out, study.corruptions)):
-        EmbeddingStore.open(path).require_definitions(definitions_of(suite(study.corruptions)))
+        store = EmbeddingStore.open(path)
+        if photographs is None:  # the study's own, which are compared with the study's store
+            store.require_definitions(definitions_of(each.settings.transformations))
+        elif _gone(photographs):
+            print(
+                f"{each.title}: {photographs} not found, so its photographs are not compared with {path}",
+                file=sys.stderr,
+            )
+        else:
+            require_embedded(replace(plan_elsewhere(each, study, embed), ways=STUDY), store, quiet=quiet)
 
 
 def run_study(

@@ -26,7 +26,7 @@ from substyle.engine.report.section import Section
 from substyle.engine.stages.domains.section import sections
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.probes import STAGE as PROBES
-from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs, tables
 from substyle.engine.store.layout import TEST, ResampleBy, slug
@@ -84,17 +84,18 @@ class Domains(JsonStage[DomainsConfig]):
         """Raise ConfigError if probes of other domains cannot be trained, or their photographs cannot be opened."""
         return check_domains(study)
 
+    def elsewhere(self, study: Study, out: Path) -> Iterable[Elsewhere]:
+        """Photographs of the domains in all variants."""
+        for name, folder in study.domains.items():
+            path, settings = store_path(out, name), study.settings()
+            yield Elsewhere(f"domain {name}", folder, path, settings, study.limit, study.splits.fractions)
+
     def prepare(self, run: Run, config: DomainsConfig) -> None:
         """Embed the photographs by all backbones, and train the probes of other domains."""
-        assert run.embedding is not None
         assert run.study is not None
-        plan, study = run.embedding.plan, run.study
-        for name, folder in config.folders.items():
-            embedded(
-                *(run, f"domain {name}", folder, store_path(run.out, name), plan.pipeline.settings),
-                limit=study.limit,
-                fractions=study.splits.fractions,
-            )
+        study = run.study
+        for each in self.elsewhere(study, run.out):
+            embedded(run, each)
         tasks = tuple(task for task in study.probes.tasks if task in config.tasks)
         nothing: dict[str, Any] = {"rotate": False, "redraws": 0, "resamples": 0, "equal_width": 0}
         linear: ProbeConfig = replace(study.probes, tasks=tasks, heads=(HEAD,), **nothing)

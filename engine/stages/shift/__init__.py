@@ -24,7 +24,7 @@ from substyle.engine.report.data import Results, networks
 from substyle.engine.report.section import Section
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.shift.section import sections
-from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store.files import write_durably
@@ -33,8 +33,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root
-from substyle.pipelines.sources.base import Understood
+from substyle.pipelines.sources import SourceConfig, absolute_root
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
@@ -82,21 +81,19 @@ class Shift(JsonStage[ShiftConfig]):
         """Raise ConfigError without a class probe, or without photographs of its classes; warn of other classes."""
         return check_corruptions(study, counts) + check_shift(study.shift, counts, study.probes, study.source)
 
+    def elsewhere(self, study: Study, out: Path) -> Iterable[Elsewhere]:
+        """Unchanged photographs of `[shift]`, and test photographs of the study in the suite of ``corruptions``."""
+        config = self.of(study)
+        for name, folder in config.folders.items() if config else ():
+            names = suite(name) if folder == OWN else ("identity",)
+            settings = replace(study.settings(), transformations=names)
+            yield Elsewhere(f"shift {name}", folder or None, shift_path(out, name), settings)
+
     def prepare(self, run: Run, config: ShiftConfig) -> None:
         """Embed the photographs by all backbones."""
-        assert run.embedding is not None
-        plan = run.embedding.plan
-        first = next(iter(run.tables.values()))
-        test = {first.keys[n] for n in first.rows(TEST).tolist()}
-        for name, folder in config.folders.items():
-            names: tuple[str, ...] = ("identity",)
-            given: Path | str | Source = folder
-            if folder == OWN:
-                names, own = suite(name), plan.source
-                records = [record for record in own.records if record.key in test]
-                given = _Part(own.root, own.class_names, records, own.options, own.understood)
-            settings = replace(plan.pipeline.settings, transformations=names)
-            embedded(run, f"shift {name}", given, shift_path(run.out, name), settings)
+        assert run.study is not None
+        for each in self.elsewhere(run.study, run.out):
+            embedded(run, each)
 
     def units(self, run: Run, config: ShiftConfig) -> Iterable[Unit]:
         """Backbones that have a class probe."""
@@ -242,17 +239,6 @@ def _scores(
         if clean is not None:
             kept[f"loss/{name}"] = clean[0] - reached[0]
     return scores, kept
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some of the images of a source."""
-
-    root: str
-    class_names: tuple[str, ...]
-    records: Sequence[ImageRecord]
-    options: Mapping[str, str]
-    understood: Understood
 
 
 def shift_path(out: Path, name: str) -> Path:
