@@ -24,7 +24,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import dig, labelled
 from substyle.engine.report.tables import headline_table
-from substyle.engine.report.validation import read_results
+from substyle.engine.results.read import read_results
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore

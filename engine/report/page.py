@@ -44,7 +44,7 @@ from substyle.engine.report.data import (
     transformations,
 )
 from substyle.engine.report.sections import save_figures
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.kernels import files
 from substyle.kernels.errors import SubstyleError
 
@@ -297,7 +297,7 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
     The page is self-contained and has no scripts. Sections without numbers are omitted.
 
     Args:
-        results: results.json; see :func:`substyle.engine.report.validation.validate_results`.
+        results: results.json; see :func:`substyle.engine.results.read.validate_results`.
         out_dir: output folder, created if missing.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
 

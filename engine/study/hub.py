@@ -13,7 +13,7 @@ from substyle.engine.report.findings import SCORES, interval_key
 from substyle.engine.report.page import cell_text
 from substyle.engine.report.sections import FIGURES
 from substyle.engine.report.tables import all_tables, overview
-from substyle.engine.report.validation import read_results
+from substyle.engine.results.read import read_results
 from substyle.engine.store.files import write_durably
 from substyle.engine.study.outputs import CARD, PAGE, RESULTS, note_of, require_current
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError

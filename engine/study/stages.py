@@ -29,7 +29,8 @@ from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
 from substyle.engine.report.data import networks
-from substyle.engine.report.validation import SCHEMA, validate_results
+from substyle.engine.results.model import SCHEMA
+from substyle.engine.results.read import validate_results
 from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import SPLITS, BackboneEntry, network_identity
 from substyle.engine.store.store import EmbeddingStore

@@ -18,7 +18,7 @@ from tests.fuzz.test_results import results
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import stages
 from substyle.engine.study.outputs import Stamp, finish, seconds

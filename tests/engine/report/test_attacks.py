@@ -9,7 +9,7 @@ from tests.engine.report.fake import fake_results
 
 from substyle.engine.report.attacks import attack_detection, attack_summary, attacks
 from substyle.engine.report.tables import all_tables
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.kernels.errors import SubstyleError
 
 

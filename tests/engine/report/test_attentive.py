@@ -11,7 +11,7 @@ import pytest
 from substyle.engine.report import gains, page
 from substyle.engine.report.claims import claims
 from substyle.engine.report.data import Results, networks
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 
 TOKENS = "alpha@tokens=7"
 

@@ -9,7 +9,7 @@ import pytest
 
 from substyle.engine.report.page import write_report
 from substyle.engine.report.shift import domains, domains_summary
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.kernels.errors import SubstyleError
 
 

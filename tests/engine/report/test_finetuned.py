@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from substyle.engine.report.data import labels_of
 from substyle.engine.report.gains import finetuned, finetuned_summary
 from substyle.engine.report.page import write_report
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.kernels.errors import SubstyleError
 
 STYLE = {"semantic": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}

@@ -11,7 +11,7 @@ from substyle.engine.report.data import real
 from substyle.engine.report.maps import similarity, similarity_maps, similarity_summary
 from substyle.engine.report.page import write_report
 from substyle.engine.report.shift import shift_plots, shift_summary
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.kernels.errors import SubstyleError
 
 
