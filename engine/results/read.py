@@ -1,4 +1,4 @@
-"""Reading and checking results.json."""
+"""Reading and checking results.json, and its JSON Schema."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ def read_results(path: Path) -> dict[str, Any]:
         raise SubstyleError(f"{path}: {error}") from error
     checked: dict[str, Any] = results
     return checked
+
+
+def results_schema() -> dict[str, Any]:
+    """JSON Schema of results.json, draft 2020-12."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ResultsDocument.model_json_schema()}
 
 
 def _require_bounded(results: dict[str, Any]) -> None:

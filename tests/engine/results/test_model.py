@@ -1,4 +1,4 @@
-"""The models of results.json keep what they read and refuse the rest by name."""
+"""The models of results.json keep what they read and refuse the rest by name; their JSON Schema describes it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import math
 from typing import Any
 
+import jsonschema
 import pytest
 from tests.engine.report.fake import fake_results
 
 from substyle.engine.results.model import ResultsDocument
-from substyle.engine.results.read import validate_results
+from substyle.engine.results.read import results_schema, validate_results
 from substyle.kernels.errors import SubstyleError
 
 BARE: dict[str, Any] = {"schema": 1, "name": "bare", "images": 0, "transformations": [], "backbones": {"a": {}}}
@@ -46,3 +47,16 @@ def test_nesting_is_bounded_before_anything_recurses() -> None:
 def test_nothing_else_stands_for_a_number(value: object) -> None:
     with pytest.raises(SubstyleError, match=r"results\.backbones\['a'\]\.fine\.linear\.accuracy: expected a number"):
         validate_results(BARE | {"backbones": {"a": {"fine": {"linear": {"accuracy": value}}}}})
+
+
+def test_the_schema_is_valid_and_describes_results() -> None:
+    schema = results_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    results = json.loads(json.dumps(fake_results()))
+    validator.validate(results)
+    for wrong in ({"schema": 2}, {"name": None}, {"images": "1"}, {"backbones": {"a": {"dim": "768"}}}):
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate(results | wrong)
+    for key in ("name", "images", "transformations", "backbones"):
+        assert key in schema["required"]
