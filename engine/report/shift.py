@@ -8,6 +8,7 @@ from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
 from substyle.engine.report.data import Column, Results, Table, dig, first_head, ordered, real, scored, show, words
 from substyle.engine.report.extraction import SizePlot, SizePoint
 from substyle.engine.report.findings import SCORES, task_score
+from substyle.engine.results.model import Robustness
 
 
 def shifts(results: Results) -> Table:
@@ -67,7 +68,7 @@ def _correlated(row: dict[str, Any]) -> str:
     count = len(dig(row, "backbones") or {})
     if dig(row, "spearman") is None:
         return f"A rank correlation requires {FEWEST_CORRELATED} trained backbones, got {count}: not testable."
-    return f"Over {count} backbones: {shown_correlations(row)}."
+    return f"Over {count} backbones: {shown_correlations(Robustness.model_validate(row))}."
 
 
 def shift_summary(results: Results) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 1
 Status = Literal["supported", "contradicted", "undecided", "not testable"]
-Task = Literal["fine", "coarse", "coarse_rotation", "semantic"]
+BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")  # in the pooling of a layer
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)]  # with room for rounding
@@ -24,8 +24,6 @@ Intervals = dict[str, Interval | None]
 Counts = dict[str, int | None]
 K = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # a number of neighbours
 Texts = list[str]
-
-_BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")
 
 
 class Model(BaseModel):
@@ -425,9 +423,14 @@ class BackboneResults(Model):
     attack: Attacks | None = None
     mistakes: dict[str, Mistakes | None] | None = None
 
-    def scores(self, task: Task, head: str) -> PlainScores | GroupedScores | None:
-        """Scores of the probe of a task with a head."""
-        probes: dict[Task, Mapping[str, PlainScores | GroupedScores | None] | None] = {
+    def is_whole(self) -> bool:
+        """Whether it is the output of a network as it was loaded: no layer, no tokens, not adapted or fine-tuned."""
+        spec = self.spec or Spec()
+        return not (self.tokens or self.adapter or spec.finetuned or BLOCK.search(spec.pooling or ""))
+
+    def scores(self, task: str, head: str) -> ProbeScores | None:
+        """Scores of the probe of a task (fine, coarse, coarse_rotation, semantic) with a head."""
+        probes: dict[str, Mapping[str, ProbeScores | None] | None] = {
             "fine": self.fine,
             "coarse": self.coarse,
             "coarse_rotation": self.coarse_rotation,
@@ -578,3 +581,16 @@ class ResultsDocument(Model):
     similarity: Similarity | None = None
     robustness: list[Robustness] | None = None
     claims: list[Claim] | None = None
+
+    def real(self) -> list[str]:
+        """Names of the backbones that are not controls."""
+        return [name for name, backbone in self.backbones.items() if not backbone.control]
+
+    def networks(self) -> list[str]:
+        """Names of the backbones that are neither controls, nor layers, tokens, adapted nor fine-tuned."""
+        return [name for name in self.real() if self.backbones[name].is_whole()]
+
+    def compared(self, task: str, metric: str, head: str = "linear") -> dict[tuple[str, str], PairComparison]:
+        """Comparisons by a score, by (a, b)."""
+        rows = self.comparisons or []
+        return {(row.a, row.b): row for row in rows if (row.task, row.head, row.metric) == (task, head, metric)}

@@ -28,8 +28,7 @@ from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
-from substyle.engine.report.data import networks
-from substyle.engine.results.model import SCHEMA
+from substyle.engine.results.model import SCHEMA, Robustness
 from substyle.engine.results.read import validate_results
 from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import SPLITS, BackboneEntry, network_identity
@@ -288,13 +287,14 @@ def assemble(
         groups = outcome.keys if outcome.group_N is None else set(outcome.group_N)
         document["resampled"] = {"by": outcome.resample_by, "groups": len(groups)}
     try:
-        validate_results(document)
+        checked = validate_results(document)
     except SubstyleError:  # no verdicts on invalid numbers; the report rejects them with an error
         return document
     own = shifted or {}
-    if rows := robustness({name: own[name] for name in networks(document) if name in own}):
+    if rows := robustness({name: own[name] for name in checked.networks() if name in own}):
         document["robustness"] = rows
-    return document | {"claims": claims(document)}
+        checked.robustness = [Robustness.model_validate(row) for row in rows]
+    return document | {"claims": [claim.model_dump() for claim in claims(checked)]}
 
 
 def _settings(out: Path, slugs: Sequence[str]) -> dict[str, dict[str, Any]]:

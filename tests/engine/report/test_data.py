@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.data import dig, heads, layer_of, networks, ordered, real
+from substyle.engine.report.data import dig, heads, layer_of, ordered, real
 from substyle.engine.results.read import read_results, validate_results
 from substyle.kernels.errors import SubstyleError
 
@@ -127,5 +127,5 @@ def test_layers_and_their_concatenations_are_not_networks(fake: ModuleType) -> N
     results = fake.fake_results({name: (0.9, 0.8) for name in names})
     for name, pooling in names.items():
         results["backbones"][name]["spec"]["pooling"] = pooling
-    assert networks(results) == ["vit"]
+    assert validate_results(results).networks() == ["vit"]
     assert [layer_of(results, name) for name in names] == [None, ("vit", 3, 11), None]
