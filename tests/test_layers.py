@@ -14,6 +14,7 @@ LAYERS = (
     ("pipelines", "engine.devices", "engine.cuda"),
     ("engine.backbones",),
     ("engine.store", "engine.style_transfer"),
+    ("engine.results",),
     ("engine.probes", "engine.report"),
     ("engine.config", "engine.estimate"),
     ("engine.embedding", "engine.analysis"),

@@ -24,7 +24,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import dig, labelled
 from substyle.engine.report.tables import headline_table
-from substyle.engine.report.validation import read_results
+from substyle.engine.results.read import read_results, results_schema
 from substyle.engine.stages.attack import attackable
 from substyle.engine.stages.registry import stage
 from substyle.engine.stages.stage import Run
@@ -356,8 +356,8 @@ def _name(path: Path, paths: list[Path]) -> str:
 
 
 def schema(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle schema`: print the JSON Schema of study files."""
-    made = study_schema()
+    """`substyle schema`: print the JSON Schema of study files, or of results.json."""
+    made = results_schema() if options.results else study_schema()
     text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
     if options.out is None:
         print(text, end="")

@@ -12,7 +12,7 @@ from substyle.engine.report.data import Column, Results, Table, dig, head_name, 
 from substyle.engine.report.findings import interval_key
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
 

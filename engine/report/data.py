@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
+from substyle.engine.results.model import BLOCK
 from substyle.kernels.errors import ConfigError
 
 HEADS = ("linear", "mlp")
@@ -35,27 +36,14 @@ def real(results: Results) -> list[str]:
 
 
 _LAYER = re.compile(r"([@,])layer=-?\d+,?")
-_BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")
 
 
 def layer_of(results: Results, name: str) -> tuple[str, int, int] | None:
     """(network, layer, last layer) of a backbone that is a layer of a network; None for a network's own output."""
-    placed = _blocks(results, name)
+    placed = BLOCK.findall(str(dig(results, "backbones", name, "spec", "pooling")))
     if len(placed) != 1 or _LAYER.search(name) is None:
         return None
     return _LAYER.sub(r"\1", name).rstrip("@,"), int(placed[0][0]), int(placed[0][1])
-
-
-def _blocks(results: Results, name: str) -> list[tuple[str, str]]:
-    """(block, last block) of each block that an embedding is read from; empty for a network's own output."""
-    return _BLOCK.findall(str(dig(results, "backbones", name, "spec", "pooling")))
-
-
-def networks(results: Results) -> list[str]:
-    """Names of the backbones that are neither controls, nor layers, tokens, adapted nor fine-tuned."""
-    derived = (("tokens",), ("adapter",), ("spec", "finetuned"))
-    found = [name for name in real(results) if not _blocks(results, name)]
-    return [name for name in found if not any(dig(results, "backbones", name, *key) for key in derived)]
 
 
 def heads(results: Results) -> list[str]:

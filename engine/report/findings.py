@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from substyle.engine.report.data import (
     Results,
@@ -18,6 +18,7 @@ from substyle.engine.report.data import (
     show,
     show_interval,
 )
+from substyle.engine.results.model import PairComparison
 
 LEVEL = 0.05  # significance level after Holm's correction
 MARGIN = 0.01  # margin of equivalence
@@ -51,23 +52,27 @@ def task_score(scores: object, task: str, key: str) -> tuple[float, float | None
 
 
 Difference = tuple[float, Sequence[float] | None]  # value and interval
-Compared = dict[tuple[str, str], dict[str, Any]]  # rows of comparisons by (a, b)
+Compared = dict[tuple[str, str], PairComparison]  # by (a, b)
 
 
 def compared(results: Results, task: str, metric: str, head: str = "linear") -> Compared:
     """Comparisons by a score."""
     rows = results.get("comparisons") or []
     wanted = task, head, metric
-    return {(row["a"], row["b"]): row for row in rows if (row["task"], row.get("head"), row.get("metric")) == wanted}
+    found = [row for row in rows if (row["task"], row.get("head"), row.get("metric")) == wanted]
+    return {(row["a"], row["b"]): PairComparison.model_validate(row) for row in found}
 
 
-def difference(rows: Compared, a: str, b: str, key: str = "ci95") -> Difference | None:
+Kind = Literal["ci95", "ci90", "two_way_ci95"]
+
+
+def difference(rows: Compared, a: str, b: str, kind: Kind = "ci95") -> Difference | None:
     """a minus b and one of its intervals; None if they were not compared."""
     if (row := rows.get((a, b))) is not None:
-        return row["difference"], row.get(key)
+        return row.difference, getattr(row, kind)
     if (row := rows.get((b, a))) is not None:
-        ends = row.get(key)
-        return -row["difference"], None if ends is None else (-ends[1], -ends[0])
+        ends = getattr(row, kind)
+        return -row.difference, None if ends is None else (-ends[1], -ends[0])
     return None
 
 
@@ -117,8 +122,8 @@ class Standing:
 
     def clearly_above(self, a: str, b: str) -> bool:
         """Whether a is significantly above b after correction; False if they were not compared."""
-        found = difference(self.rows, a, b, "")
-        p = dig(self.rows.get((a, b)) or self.rows.get((b, a)), "p_holm")
+        found, row = difference(self.rows, a, b), self.rows.get((a, b)) or self.rows.get((b, a))
+        p = None if row is None else row.p_holm
         return found is not None and found[0] > 0 and p is not None and p < LEVEL
 
     def equivalent(self, a: str, b: str) -> bool:
@@ -199,7 +204,7 @@ def _standing_of_best(found: Standing, general: bool = False) -> str:
         text += f" No clear difference from {listed(unclear)}."
         text += f" Equivalent within 1 point: {listed(equal)}." if equal else ""
     elif rest:
-        kind = "two_way_ci95" if general else "ci95"
+        kind: Kind = "two_way_ci95" if general else "ci95"
         value, interval = difference(found.rows, best.name, rest[0].name, kind) or (0, None)
         text += f" Next is {rest[0].name}, {show(value)} points behind"
         text += f" ({show_interval(interval, 'points')})." if interval else "."
@@ -285,18 +290,29 @@ def _in_turn(results: Results, head: str, found: Standing) -> str:
     if styles.trained:
         each = [f"{score.name} {score.short()}" for score in styles.scores]
         text += f" Painting styles only: {listed(each, _MOST_RANKS)}."
-    return text + across_generators(results, head, [score.name for score in styles.scores])
+    generators = {
+        score.name: dig(results, "backbones", score.name, "coarse_rotation", head, "generators") or {}
+        for score in styles.scores
+    }
+    return text + across_generators(
+        (generator, name, dig(row, "accuracy"), dig(row, "two_way_ci95"))
+        for name, rows in generators.items()
+        for generator, row in rows.items()
+    )
 
 
-def across_generators(results: Results, head: str, names: Sequence[str]) -> str:
-    """Accuracy on the styles of each generator by probes trained on those of the others; empty with one generator."""
+def across_generators(scores: Iterable[tuple[str, str, float | None, Sequence[float] | None]]) -> str:
+    """Accuracy on the styles of each generator by probes trained on those of the others; empty with one generator.
+
+    Args:
+        scores: generator, backbone, accuracy and its interval.
+    """
     each: dict[str, list[str]] = {}
-    for name in names:
-        for generator, row in (dig(results, "backbones", name, "coarse_rotation", head, "generators") or {}).items():
-            if (accuracy := dig(row, "accuracy")) is not None:
-                interval = show_interval(dig(row, "two_way_ci95"))
-                text = f"{name} {show(accuracy)}" + (f" ({interval})" if interval else "")
-                each.setdefault(generator, []).append(text)
+    for generator, name, accuracy, low_high in scores:
+        if accuracy is not None:
+            interval = show_interval(low_high)
+            text = f"{name} {show(accuracy)}" + (f" ({interval})" if interval else "")
+            each.setdefault(generator, []).append(text)
     return "".join(
         f" Styles of the generator {generator}, by probes that have seen only those of another:"
         f" {listed(rows, _MOST_RANKS)}."

@@ -42,7 +42,7 @@ def gain(results: Results, a: str, b: str, task: str, key: str, head: str) -> tu
     if found is None:
         return None
     low, high = found[1] or (None, None)
-    return (found[0], low, high), (rows.get((a, b)) or rows[b, a]).get("p_holm")
+    return (found[0], low, high), (rows.get((a, b)) or rows[b, a]).p_holm
 
 
 def _changes(found: Sequence[tuple[str, Estimate, int]]) -> str:

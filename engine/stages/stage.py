@@ -18,6 +18,7 @@ from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.embedding.prepare import prepare_backbones
 from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.stamp import StaleError, Stamp, compute_into, fits, note_of, require_fresh
 from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably
@@ -225,11 +226,11 @@ class Stage(ABC, Generic[C, R]):
         """Entries of a backbone in results.json."""
         return {self.name: result} if result else {}
 
-    def of_document(self, run: Run, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """Further entries of results.json.
 
         Args:
-            document: the entries so far, among them those of all backbones.
+            document: the other entries.
         """
         return {}
 

@@ -16,7 +16,8 @@ from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import versions
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
-from substyle.engine.report.validation import SCHEMA, validate_results
+from substyle.engine.results.model import SCHEMA
+from substyle.engine.results.read import validate_results
 from substyle.engine.stages import registry
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import note_of, photographs_digest, seconds, table_digest
@@ -92,13 +93,14 @@ def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) ->
             for entry in entries
         },
     }
-    for stage in registry.stages():
-        document |= stage.of_document(run, document)
     try:
-        validate_results(document)
+        checked = validate_results(document)
+        for stage in registry.stages():
+            document |= stage.of_document(run, checked)
+        checked = validate_results(document)
     except SubstyleError:  # no verdicts on invalid numbers; the report rejects them with an error
         return document
-    return document | {"claims": claims(document)}
+    return document | {"claims": [claim.model_dump() for claim in claims(checked)]}
 
 
 def _results(run: Run, backbone: str) -> dict[str, Any]:

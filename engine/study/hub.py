@@ -12,7 +12,7 @@ from substyle.engine.report.data import Results, dig, head_name, heads, labelled
 from substyle.engine.report.findings import SCORES, interval_key
 from substyle.engine.report.page import cell_text
 from substyle.engine.report.tables import overview
-from substyle.engine.report.validation import read_results
+from substyle.engine.results.read import read_results
 from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.files import write_durably
 from substyle.engine.study.outputs import CARD, PAGE, RESULTS, require_current

@@ -8,7 +8,7 @@ from substyle.engine.report import page
 from substyle.engine.report.data import Results, Table, labelled
 from substyle.engine.report.page import ReportFiles, figures_of, tables_of
 from substyle.engine.report.section import Section
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.engine.stages import registry
 
 
@@ -23,7 +23,7 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
     The page is self-contained and has no scripts. Sections without numbers are omitted.
 
     Args:
-        results: results.json; see :func:`substyle.engine.report.validation.validate_results`.
+        results: results.json; see :func:`substyle.engine.results.read.validate_results`.
         out_dir: output folder, created if missing.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
 

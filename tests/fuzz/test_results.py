@@ -18,7 +18,7 @@ from substyle.engine.report import page
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import Results
 from substyle.engine.report.tables import headline_table
-from substyle.engine.report.validation import read_results, validate_results
+from substyle.engine.results.read import read_results, validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 

@@ -13,6 +13,7 @@ from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.probes.section import sections
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
 from substyle.engine.store.layout import network_identity
@@ -74,7 +75,7 @@ class Probes(Stage[ProbeConfig, ProbeOutcome]):
         """Results by task."""
         return result.results
 
-    def of_document(self, run: Run, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """Comparisons of backbones, and what was resampled."""
         outcomes: Mapping[str, ProbeOutcome] = run.results.get(self.name, {})
         found: JSON = {"comparisons": compare_outcomes(outcomes)}

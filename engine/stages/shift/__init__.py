@@ -20,8 +20,9 @@ from substyle.engine.embedding.preflight import SplitCounts, opened, require_cla
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample
-from substyle.engine.report.data import Results, networks
+from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.shift.section import sections
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
@@ -124,10 +125,10 @@ class Shift(JsonStage[ShiftConfig]):
         write_durably(folder / _REPLICATES, content.getvalue())
         return True
 
-    def of_document(self, run: Run, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """How well sensitivity tells the loss under each shift, over networks."""
         own = _replicates(run, self)
-        rows = robustness({name: own[name] for name in networks(dict(document)) if name in own})
+        rows = robustness({name: own[name] for name in document.networks() if name in own})
         return {"robustness": rows} if rows else {}
 
     def sections(self, results: Results) -> Iterator[Section]:

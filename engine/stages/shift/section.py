@@ -9,6 +9,7 @@ from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
 from substyle.engine.report.data import Column, Results, Table, dig, first_head, ordered, scored, words
 from substyle.engine.report.extraction import SizePlot, SizePoint, draw_sizes
 from substyle.engine.report.section import Block, Data, Plots, Section, Text, drawn
+from substyle.engine.results.model import Robustness
 
 
 def sections(results: Results) -> Iterator[Section]:
@@ -84,7 +85,7 @@ def _correlated(row: dict[str, Any]) -> str:
     count = len(dig(row, "backbones") or {})
     if dig(row, "spearman") is None:
         return f"A rank correlation requires {FEWEST_CORRELATED} trained backbones, got {count}: not testable."
-    return f"Over {count} backbones: {shown_correlations(row)}."
+    return f"Over {count} backbones: {shown_correlations(Robustness.model_validate(row))}."
 
 
 def shift_summary(results: Results) -> str:

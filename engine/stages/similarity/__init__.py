@@ -10,6 +10,7 @@ from substyle.engine.analysis.similarity import similarity
 from substyle.engine.config import AnalysisConfig, Study
 from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.analysis import STAGE as ANALYSIS
 from substyle.engine.stages.similarity.section import sections
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
@@ -68,7 +69,7 @@ class Similarity(JsonStage[AnalysisConfig]):
         pairs = {a: {b: pair for b, pair in row.items() if b in run.tables} for a, row in found["pairs"].items()}
         return found | {"pairs": {a: row for a, row in pairs.items() if a in run.tables and row}}
 
-    def of_document(self, run: Run, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """The similarities, if there are any."""
         found = next(iter(run.results.get(self.name, {}).values()), None)
         return {self.name: found} if found else {}

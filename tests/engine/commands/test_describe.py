@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import the_json
 
 from substyle.engine.cli import main
+from substyle.engine.results.read import results_schema
 
 
 def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +80,11 @@ def test_the_schema_of_a_study_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert main(["schema", "--json"]) == 0
     assert the_json(capsys) == json.loads(printed)
+
+
+def test_the_schema_of_results(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "--results"]) == 0
+    assert json.loads(capsys.readouterr().out) == results_schema()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from substyle.engine.report.claims import claims
+from substyle.engine.results.read import validate_results
 
 SUITE = (
     ("identity", "identity", "train", "identity"),
@@ -445,4 +446,4 @@ def fake_results(
     if points:
         shifts = "sketches", "at night", None
         results["robustness"] = [{"shift": s, "backbones": points, **correlated} for s in shifts]
-    return results | {"claims": claims(results)}
+    return results | {"claims": [claim.model_dump() for claim in claims(validate_results(results))]}

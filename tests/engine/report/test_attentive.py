@@ -10,8 +10,8 @@ import pytest
 
 from substyle.engine.report import gains
 from substyle.engine.report.claims import claims
-from substyle.engine.report.data import Results, networks
-from substyle.engine.report.validation import validate_results
+from substyle.engine.report.data import Results
+from substyle.engine.results.read import validate_results
 from substyle.engine.study.report import write_report
 
 TOKENS = "alpha@tokens=7"
@@ -82,8 +82,9 @@ def test_probes_that_have_not_converged_are_not_compared(results: Results) -> No
 
 def test_tokens_are_no_network_of_their_own(results: Results, tmp_path: Path) -> None:
     """As layers, they do not count twice in claims; the page has their section."""
-    assert networks(results) == ["alpha"]
-    assert all(TOKENS not in members for claim in claims(results) for members in claim["groups"].values())
+    document = validate_results(results)
+    assert document.networks() == ["alpha"]
+    assert all(TOKENS not in (members or []) for claim in claims(document) for members in (claim.groups or {}).values())
     text = write_report(results, tmp_path).html.read_text(encoding="utf-8")
     assert 'id="attentive"' in text
     assert "clearly better in 1 of 3 scores" in text

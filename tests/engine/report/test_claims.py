@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from substyle.engine.report.claims import claims, correlation_interval
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 
 STYLES = ("style_a", "style_b", "style_c")
 NAMES = ("identity", "blur", "noise", *STYLES)
@@ -79,7 +79,7 @@ def study(
 
 
 def verdict(results: dict[str, Any], identity: str) -> dict[str, Any]:
-    results["claims"] = claims(results)
+    results["claims"] = [claim.model_dump() for claim in claims(validate_results(results))]
     validate_results(results)
     json.dumps(results, allow_nan=False)
     assert [claim["id"] for claim in results["claims"]] == ["C1", "C2", "C3", "C4", "C5", "C6"]
@@ -140,8 +140,8 @@ def test_an_absent_family_is_named(identity: str, without: str, reason: str) -> 
 
 def test_one_kind_alone_and_no_backbone_at_all_are_not_testable() -> None:
     assert "no trained model of another kind" in why(verdict(study({"mae": "masked"}), "C1"))
-    empty = study({})
-    assert {claim["status"] for claim in claims(empty)} == {"not testable"}
+    empty = validate_results(study({}))
+    assert {claim.status for claim in claims(empty)} == {"not testable"}
 
 
 @pytest.mark.parametrize("converged", [False, None])

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.data import dig, heads, layer_of, networks, ordered, real
-from substyle.engine.report.validation import read_results, validate_results
+from substyle.engine.report.data import dig, heads, layer_of, ordered, real
+from substyle.engine.results.read import read_results, validate_results
 from substyle.kernels.errors import SubstyleError
 
 
@@ -41,20 +41,23 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
     ("change", "complaint"),
     [
         (put(2, "schema"), "results.schema: expected 1, got 2"),
-        (drop("schema"), "results.schema: expected 1, got None"),
+        (drop("schema"), "results.schema: missing"),
         (drop("name"), "results.name: missing"),
         (drop("transformations"), "results.transformations: missing"),
         (drop("backbones"), "results.backbones: missing"),
         (put([], "backbones"), "results.backbones: expected dict, got list"),
-        (put("many", "images"), "results.images: expected int, got str"),
-        (put(True, "images"), "results.images: expected int, got bool"),
-        (put([{"name": "x"}], "transformations"), r"transformations\[0\].coarse: expected str, got NoneType"),
-        (put(["x"], "transformations"), r"transformations\[0\]: expected dict, got str"),
-        (put([{"task": "fine", "a": "x"}], "comparisons"), r"comparisons\[0\].b: expected str"),
-        (put([{"id": "C1"}], "claims"), r"claims\[0\].statement: expected str"),
+        (put("many", "images"), "results.images: expected int, got 'many'"),
+        (put(True, "images"), "results.images: expected int, got True"),
+        (put([{"name": "x"}], "transformations"), r"transformations\[0\].coarse: missing"),
+        (put(["x"], "transformations"), r"transformations\[0\]: expected dict, got 'x'"),
+        (put([{"task": "fine", "a": "x"}], "comparisons"), r"comparisons\[0\].b: missing"),
+        (put([{"id": "C1"}], "claims"), r"claims\[0\].statement: missing"),
         (put([CLAIM | {"status": "true"}], "claims"), r"claims\[0\].status: expected supported, contradicted"),
-        (put([CLAIM | {"reasons": [1]}], "claims"), r"claims\[0\].reasons: expected a list of strings"),
-        (put([CLAIM | {"groups": {"masked": "mae"}}], "claims"), r"groups.masked: expected a list of strings"),
+        (put([CLAIM | {"reasons": [1]}], "claims"), r"claims\[0\].reasons\[0\]: expected str, got 1"),
+        (
+            put([CLAIM | {"groups": {"masked": "mae"}}], "claims"),
+            "groups.masked: expected list, got 'mae'",
+        ),
         (put("yes", "backbones", "control:pixels", "fine", "linear", "converged"), "converged: expected true or false"),
         (
             put([1], "backbones", "control:pixels", "coarse", "linear", "held_out_two_way_ci95"),
@@ -66,7 +69,7 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put("160", "throughput", "backbone_only_per_s", "net"), "backbone_only_per_s.net: expected a number"),
         (put({"device_hours": "2"}, "backbones", "control:pixels", "cost"), "cost.device_hours: expected a number"),
         (put([], "backbones", "control:pixels"), r"backbones\['control:pixels'\]: expected dict"),
-        (put(0.5, "backbones", "control:pixels", "fine"), r"\['control:pixels'\].fine: expected dict, got float"),
+        (put(0.5, "backbones", "control:pixels", "fine"), r"\['control:pixels'\].fine: expected dict, got 0.5"),
         (put(0.5, "backbones", "control:pixels", "fine", "linear"), "fine.linear: expected dict"),
         (put(93.1, "backbones", "control:pixels", "fine", "linear", "accuracy"), "accuracy: .* got 93.1"),
         (put(-0.1, "backbones", "control:pixels", "balance", "neither"), "neither: .* got -0.1"),
@@ -124,5 +127,5 @@ def test_layers_and_their_concatenations_are_not_networks(fake: ModuleType) -> N
     results = fake.fake_results({name: (0.9, 0.8) for name in names})
     for name, pooling in names.items():
         results["backbones"][name]["spec"]["pooling"] = pooling
-    assert networks(results) == ["vit"]
+    assert validate_results(results).networks() == ["vit"]
     assert [layer_of(results, name) for name in names] == [None, ("vit", 3, 11), None]

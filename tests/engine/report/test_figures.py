@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from substyle.engine.report import claims, curves, figures, heat_tables, tables
+from substyle.engine.results.read import validate_results
 from substyle.engine.stages.probes.section import comparisons_between
 from substyle.engine.study.report import write_report
 
@@ -145,9 +146,9 @@ def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None
     results = layered(fake)
     for name in results["backbones"]:
         results["backbones"][name]["spec"]["objective"] = "masked"
-    assert claims.claims(results)[0]["groups"] == {"masked": ["m"], "others": []}
+    assert claims.claims(validate_results(results))[0].groups == {"masked": ["m"], "others": []}
     del results["backbones"]["m"]
-    assert "layers and tokens are not compared" in claims.claims(results)[0]["reasons"][0]
+    assert "layers and tokens are not compared" in (claims.claims(validate_results(results))[0].reasons or [""])[0]
 
 
 @pytest.mark.usefixtures("figures")

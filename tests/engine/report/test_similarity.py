@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from substyle.engine.report.data import real
-from substyle.engine.report.validation import validate_results
+from substyle.engine.results.read import validate_results
 from substyle.engine.stages.shift.section import shift_plots, shift_summary
 from substyle.engine.stages.similarity.section import similarity, similarity_maps, similarity_summary
 from substyle.engine.study.report import write_report

@@ -1,0 +1,596 @@
+"""Models of results.json.
+
+All but the parts without a default may be missing or null. Unknown keys are kept: a plug-in or a newer version may
+write them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA = 1
+Status = Literal["supported", "contradicted", "undecided", "not testable"]
+BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")  # in the pooling of a layer
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)]  # with room for rounding
+Interval = Annotated[list[Finite], Field(min_length=2, max_length=2)]  # low, high
+Numbers = dict[str, Finite | None]
+Intervals = dict[str, Interval | None]
+Counts = dict[str, int | None]
+K = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # a number of neighbours
+Texts = list[str]
+
+
+class Model(BaseModel):
+    """An object of results.json."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, defer_build=True)
+
+
+class Confusion(Model):
+    """Counts of test images by true label (rows) and predicted label (columns)."""
+
+    labels: Texts
+    counts: list[list[Annotated[int, Field(ge=0)]]]
+
+    @model_validator(mode="after")
+    def _square(self) -> Confusion:
+        count = len(self.labels)
+        if len(self.counts) != count or any(len(row) != count for row in self.counts):
+            raise ValueError("labels and a square matrix of counts")
+        return self
+
+
+class ProbeScores(Model):
+    """Scores of a probe, their intervals and standard errors, and how it was trained.
+
+    ``ci95`` are intervals over images, ``two_way_ci95`` over images and transformations. ``se_training`` is over probes
+    trained on resampled photographs, and part of ``se``. Those without a name are of the accuracy.
+    """
+
+    accuracy: Share | None = None
+    ci95: Interval | None = None
+    two_way_ci95: Interval | None = None
+    se: Finite | None = None
+    se_training: Finite | None = None
+    styles: Share | None = None
+    styles_ci95: Interval | None = None
+    styles_two_way_ci95: Interval | None = None
+    styles_se: Finite | None = None
+    styles_se_training: Finite | None = None
+    seen: Share | None = None
+    seen_ci95: Interval | None = None
+    seen_two_way_ci95: Interval | None = None
+    seen_se: Finite | None = None
+    seen_se_training: Finite | None = None
+    held_out: Share | None = None
+    held_out_ci95: Interval | None = None
+    held_out_two_way_ci95: Interval | None = None
+    held_out_se: Finite | None = None
+    held_out_se_training: Finite | None = None
+    gap: Finite | None = None
+    gap_ci95: Interval | None = None
+    gap_two_way_ci95: Interval | None = None
+    gap_se: Finite | None = None
+    gap_se_training: Finite | None = None
+    clean: Share | None = None
+    clean_ci95: Interval | None = None
+    clean_two_way_ci95: Interval | None = None
+    clean_se: Finite | None = None
+    clean_se_training: Finite | None = None
+    obfuscated: Share | None = None
+    obfuscated_ci95: Interval | None = None
+    obfuscated_two_way_ci95: Interval | None = None
+    obfuscated_se: Finite | None = None
+    obfuscated_se_training: Finite | None = None
+    chance: Finite | None = None
+    validation: Finite | None = None
+    steps: Finite | None = None
+    converged: bool | None = None
+    edge: bool | None = None
+    setting: dict[str, Any] | None = None
+    certificate: dict[str, Any] | None = None
+    confusion: Confusion | None = None
+
+
+class SeverityCurve(Model):
+    """Accuracies by severity of a transformation, and the severity at which half of the accuracy is lost."""
+
+    severities: list[int]
+    accuracy: list[Share | None]
+    ci95: list[Interval | None]
+    halfway: Finite | None = None
+    halfway_ci95: Interval | None = None
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> SeverityCurve:
+        if not len(self.severities) == len(self.accuracy) == len(self.ci95):
+            raise ValueError("severities, accuracy and ci95 of one length")
+        return self
+
+
+class PlainScores(ProbeScores):
+    """Scores of a probe that was trained on all transformations, or scored on another domain."""
+
+    images: int | None = None
+    by_transformation: Numbers | None = None
+    by_severity: dict[str, SeverityCurve] | None = None
+
+
+class Accuracy(Model):
+    """An accuracy, and the number of images that it is over."""
+
+    accuracy: Share | None = None
+    ci95: Interval | None = None
+    images: int | None = None
+    role: str | None = None
+    coarse: str | None = None
+
+
+class GroupedScores(ProbeScores):
+    """Scores of a probe with held-out transformations, or of one for each transformation held out in turn."""
+
+    by_transformation: dict[str, Accuracy | None] | None = None
+    generators: dict[str, ProbeScores | None] | None = None
+
+
+class Redrawn(Model):
+    """Accuracies on random sets of held-out transformations."""
+
+    sets: int | None = None
+    transformations: int | None = None
+    mean: Finite | None = None
+    sd: Finite | None = None
+    low: Finite | None = None
+    high: Finite | None = None
+
+
+class EqualWidth(Model):
+    """Scores of linear probes on embeddings that were projected to one width."""
+
+    dim: int | None = None
+    fine: PlainScores | None = None
+    rotation: GroupedScores | None = None
+
+
+class Measured(Model):
+    """How easily a task is learnt: selectivity, codelength and photographs needed."""
+
+    accuracy: Share | None = None
+    task: Finite | None = None
+    task_ci95: Interval | None = None
+    control: Finite | None = None
+    control_ci95: Interval | None = None
+    selectivity: Finite | None = None
+    selectivity_ci95: Interval | None = None
+    memorised: Finite | None = None
+    memorised_ci95: Interval | None = None
+    bits: Finite | None = None
+    bits_ci95: Interval | None = None
+    compression: Finite | None = None
+    compression_ci95: Interval | None = None
+    uniform: Finite | None = None
+    uniform_ci95: Interval | None = None
+    needed: Finite | None = None
+    needed_ci95: Interval | None = None
+    expected: Finite | None = None
+    expected_ci95: Interval | None = None
+    converged: bool | None = None
+
+
+class LearningCurve(Measured):
+    """Accuracies by number of training photographs."""
+
+    points: dict[str, Accuracy | None] | None = None
+
+
+class Shuffled(Measured):
+    """Accuracy with shuffled labels, and its range by chance."""
+
+    range95: Interval | None = None
+    at_chance: bool | None = None
+
+
+class Extractability(Model):
+    """How easily a probe learns a task."""
+
+    selectivity: Measured | None = None
+    codelength: Measured | None = None
+    curve: LearningCurve | None = None
+    shuffled: Shuffled | None = None
+
+
+class Size(Model):
+    """Scores of MLPs of one depth and width; differences are to the linear probe."""
+
+    depth: int | None = None
+    width: int | None = None
+    fine_parameters: int | None = None
+    semantic_parameters: int | None = None
+    fine: Finite | None = None
+    fine_ci95: Interval | None = None
+    fine_difference: Finite | None = None
+    fine_difference_ci95: Interval | None = None
+    semantic: Finite | None = None
+    semantic_ci95: Interval | None = None
+    semantic_difference: Finite | None = None
+    semantic_difference_ci95: Interval | None = None
+    obfuscated: Share | None = None
+    obfuscated_ci95: Interval | None = None
+    obfuscated_difference: Finite | None = None
+    obfuscated_difference_ci95: Interval | None = None
+    fine_validation: Finite | None = None
+    semantic_validation: Finite | None = None
+    front: bool | None = None
+    fine_converged: bool | None = None
+    semantic_converged: bool | None = None
+    selected: Texts | None = None
+
+
+class BothTasks(Model):
+    """Accuracies of style and class."""
+
+    fine: Finite | None = None
+    fine_ci95: Interval | None = None
+    semantic: Finite | None = None
+    semantic_ci95: Interval | None = None
+
+
+class PairedDifference(Model):
+    """A paired difference of accuracies."""
+
+    value: Finite | None = None
+    ci95: Interval | None = None
+    ci90: Interval | None = None
+
+
+class MultiTask(BothTasks, ProbeScores):
+    """Scores of a probe of style and class, and of its single-task twins."""
+
+    task_weight: Finite | None = None
+    single_task: BothTasks | None = None
+    difference: dict[str, PairedDifference | None] | None = None
+
+
+class Neighbours(Model):
+    """Accuracies of k nearest neighbours, by k."""
+
+    transformation: dict[K, Finite | None] | None = None
+    transformation_ci95: Intervals | None = None
+    label: dict[K, Finite | None] | None = Field(None, alias="class")
+    label_ci95: Intervals | None = Field(None, alias="class_ci95")
+
+
+class Balance(Model):
+    """What the nearest other variant shows, as fractions."""
+
+    __pydantic_extra__: Numbers = Field(init=False)
+
+    same_image: Share | None = None
+    same_transformation: Share | None = None
+    both: Share | None = None
+    neither: Share | None = None
+
+
+class Clusters(Model):
+    """Numbers of clusters, and their adjusted mutual information with transformation and class."""
+
+    k: Numbers | None = None
+    ami_transformation: Finite | None = None
+    ami_transformation_ci95: Interval | None = None
+    ami_class: Finite | None = None
+    ami_class_ci95: Interval | None = None
+
+
+class VariantMap(Model):
+    """Variants on a plane, in columns; numbers of transformations, and of classes or -1."""
+
+    x: list[int]
+    y: list[int]
+    transformation: list[Annotated[int, Field(ge=0)]]
+    label: list[Annotated[int, Field(ge=-1)]] = Field(alias="class")
+    transformations: Texts
+    coarse: Texts
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> VariantMap:
+        same = len(self.x) == len(self.y) == len(self.transformation) == len(self.label)
+        named = len(self.transformations) == len(self.coarse)
+        if not (same and named and self.x and max(self.transformation) < len(self.transformations)):
+            raise ValueError("columns of one length: x, y, transformation, class; names of transformations")
+        return self
+
+
+class Mistake(Model):
+    """A confident wrong prediction."""
+
+    key: str
+    transformation: str
+    truth: str
+    predicted: str
+    confidence: Share
+
+
+class Mistakes(Model):
+    """Mistakes of a probe, and the numbers of scored and wrong variants."""
+
+    head: str | None = None
+    scored: int | None = None
+    wrong: int | None = None
+    rows: list[Mistake] | None = None
+
+
+class Detected(Model):
+    """How well a detector tells attacked photographs from others."""
+
+    auroc: Share | None = None
+    auroc_ci95: Interval | None = None
+    tpr: Share | None = None
+    tpr_ci95: Interval | None = None
+
+
+class AttackScores(Model):
+    """Success of an attack, and of its detection by detector."""
+
+    accuracy: Share | None = None
+    success: Share | None = None
+    success_ci95: Interval | None = None
+    detection: dict[str, Detected | None] | None = None
+
+
+class Attacks(Model):
+    """Adversarial attacks on the class probe of a backbone, by attack."""
+
+    accuracy: Share | None = None
+    attacks: dict[str, AttackScores | None] | None = None
+
+
+class FineTuning(Model):
+    """Training of a fine-tuned backbone."""
+
+    backbone: str
+    objective: str
+    seed: int
+    settings: dict[str, Any] | None = None
+
+
+class Spec(Model):
+    """What a backbone is."""
+
+    architecture: str | None = None
+    pooling: str | None = None
+    objective: str | None = None
+    data: str | None = None
+    parameters: Finite | None = None
+    finetuned: FineTuning | None = None
+
+
+class AdapterFacts(Model):
+    """The backbone of an adapted one, and how it was adapted."""
+
+    backbone: str | None = None
+    method: str | None = None
+
+
+class Gate(Model):
+    """Agreement of a runtime with the reference."""
+
+    cosine_min: Finite | None = None
+    threshold: Finite | None = None
+    spot: Gate | None = None
+
+
+class BackboneResults(Model):
+    """Results of one backbone; of probes by head (linear, mlp, …)."""
+
+    dim: int | None = None
+    tokens: int | None = None
+    control: bool | None = None
+    label: str | None = None
+    spec: Spec | None = None
+    runtime: dict[str, Any] | None = None
+    gate: Gate | None = None
+    adapter: AdapterFacts | None = None
+    cost: Numbers | None = None
+    fine: dict[str, PlainScores | None] | None = None
+    coarse: dict[str, GroupedScores | None] | None = None
+    coarse_rotation: dict[str, GroupedScores | None] | None = None
+    coarse_redrawn: dict[str, Redrawn | None] | None = None
+    semantic: dict[str, PlainScores | None] | None = None
+    multitask: MultiTask | None = None
+    equal_width: EqualWidth | None = None
+    extractability: dict[str, dict[str, Extractability | None] | None] | None = None
+    complexity: dict[str, Size | None] | None = None
+    knn: Neighbours | None = None
+    balance: Balance | None = None
+    balance_ci95: Intervals | None = None
+    retrieval: dict[str, dict[K, Finite | None] | None] | None = None
+    clusters: Clusters | None = None
+    sensitivity: Numbers | None = None
+    sensitivity_ci95: Intervals | None = None
+    equivariance: Numbers | None = None
+    equivariance_ci95: Intervals | None = None
+    steerability: Numbers | None = None
+    steerability_unchanged: Numbers | None = None
+    map: VariantMap | None = None
+    shift: dict[str, Accuracy | None] | None = None
+    domains: dict[str, dict[str, dict[str, PlainScores | None] | None] | None] | None = None
+    attack: Attacks | None = None
+    mistakes: dict[str, Mistakes | None] | None = None
+
+    def is_whole(self) -> bool:
+        """Whether it is the output of a network as it was loaded: no layer, no tokens, not adapted or fine-tuned."""
+        spec = self.spec or Spec()
+        return not (self.tokens or self.adapter or spec.finetuned or BLOCK.search(spec.pooling or ""))
+
+    def scores(self, task: str, head: str) -> ProbeScores | None:
+        """Scores of the probe of a task (fine, coarse, coarse_rotation, semantic) with a head."""
+        probes: dict[str, Mapping[str, ProbeScores | None] | None] = {
+            "fine": self.fine,
+            "coarse": self.coarse,
+            "coarse_rotation": self.coarse_rotation,
+            "semantic": self.semantic,
+        }
+        return (probes[task] or {}).get(head)
+
+
+class Parameter(Model):
+    """A parameter of a transformation, and what it is drawn from."""
+
+    name: str
+    one_of: list[Any] | None = None
+    uniform: Interval | None = None
+
+
+class TransformationEntry(Model):
+    """A transformation of the suite."""
+
+    name: str
+    coarse: str
+    role: str
+    parameters: list[Parameter] | None = None
+
+
+class Resampling(Model):
+    """What intervals are over: photographs or folders, and their number."""
+
+    by: str | None = None
+    groups: int | None = None
+
+
+class Throughput(Model):
+    """Seconds of stages and rates per second."""
+
+    __pydantic_extra__: Numbers = Field(init=False)
+
+    backbone_only_per_s: Numbers | None = None
+
+
+class PairComparison(Model):
+    """The difference a - b of two backbones in a score, or of two heads on one backbone."""
+
+    task: str
+    a: str
+    b: str
+    difference: Finite
+    metric: str | None = None
+    head: str | None = None
+    ci95: Interval | None = None
+    ci90: Interval | None = None
+    two_way_ci95: Interval | None = None
+    se: Finite | None = None
+    se_training: Finite | None = None
+    p: Finite | None = None
+    p_holm: Finite | None = None
+
+
+class SimilarPair(Model):
+    """Similarity of the embeddings of two backbones."""
+
+    __pydantic_extra__: Intervals = Field(init=False)
+
+    cka: Finite | None = None
+    rsa: Finite | None = None
+    rsa_offsets: Finite | None = None
+
+
+class Similarity(Model):
+    """Similarity of embeddings, by backbone and a later backbone."""
+
+    pairs: dict[str, dict[str, SimilarPair | None] | None] | None = None
+
+
+class Moved(Model):
+    """Sensitivity of a backbone, and its loss under shift."""
+
+    sensitivity: Finite | None = None
+    sensitivity_ci95: Interval | None = None
+    loss: Finite | None = None
+    loss_ci95: Interval | None = None
+
+
+class Robustness(Model):
+    """Rank correlation of sensitivity and loss over backbones, under one shift or the mean of all (null)."""
+
+    shift: str | None = None
+    spearman: Finite | None = None
+    spearman_ci95: Interval | None = None
+    kendall: Finite | None = None
+    kendall_ci95: Interval | None = None
+    backbones: dict[str, Moved | None] | None = None
+
+
+class Claim(Model):
+    """A verdict on a claim of the paper.
+
+    Attributes:
+        groups: backbones by kind.
+        unit: unit of the estimate: points of accuracy, or a number.
+        estimate: mean of the pairs' differences in accuracy, in [-1, 1]; for C5 in sensitivity; for C6 a rank
+            correlation.
+        ci: from the lowest lower to the highest upper end of the pairs' 95 % intervals.
+        margin: margin of equivalence.
+        n_transformations: number of resampled transformations.
+    """
+
+    id: str
+    statement: str
+    status: Status
+    groups: dict[str, Texts | None] | None = None
+    unit: str | None = None
+    estimate: Finite | None = None
+    ci: Interval | None = None
+    margin: Finite | None = None
+    n_transformations: int | None = None
+    reasons: Texts | None = None
+
+
+class ResultsDocument(Model):
+    """results.json."""
+
+    schema_number: Literal[1] = Field(alias="schema")
+    name: str
+    images: int
+    transformations: list[TransformationEntry]
+    backbones: dict[str, BackboneResults]
+    version: str | None = None
+    created: str | None = None
+    suite: str | None = None
+    seed: int | None = None
+    canvas: int | None = None
+    variants: int | None = None
+    splits: Counts | None = None
+    classes: list[Any] | None = None
+    chance: Numbers | None = None
+    quarantined: list[dict[str, Any]] | None = None
+    indistinct: Numbers | None = None
+    duplicates: int | None = None
+    duplicates_moved: int | None = None
+    resampled: Resampling | None = None
+    identity: dict[str, Any] | None = None
+    stamps: dict[str, Any] | None = None
+    settings: dict[str, dict[str, Any] | None] | None = None
+    throughput: Throughput | None = None
+    environment: dict[str, Any] | None = None
+    comparisons: list[PairComparison] | None = None
+    similarity: Similarity | None = None
+    robustness: list[Robustness] | None = None
+    claims: list[Claim] | None = None
+
+    def real(self) -> list[str]:
+        """Names of the backbones that are not controls."""
+        return [name for name, backbone in self.backbones.items() if not backbone.control]
+
+    def networks(self) -> list[str]:
+        """Names of the backbones that are neither controls, nor layers, tokens, adapted nor fine-tuned."""
+        return [name for name in self.real() if self.backbones[name].is_whole()]
+
+    def compared(self, task: str, metric: str, head: str = "linear") -> dict[tuple[str, str], PairComparison]:
+        """Comparisons by a score, by (a, b)."""
+        rows = self.comparisons or []
+        return {(row.a, row.b): row for row in rows if (row.task, row.head, row.metric) == (task, head, metric)}
