@@ -6,7 +6,7 @@ import re
 import runpy
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.pipelines import sources
 from substyle.pipelines.sources import Source, SourceConfig, open_source
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
 
 PAGE = Path(__file__).parents[1] / "docs" / "contributing.md"
@@ -31,16 +32,11 @@ NAMES = [f"{'cat' if i % 2 else 'dog'}/{i}.jpg" for i in range(12)]
 
 
 @pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def example(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Writes the file of an example; registrations are undone afterwards."""
     load_all()
-    for module, name in (
-        ("substyle.pipelines.transforms.base", "REGISTRY"),
-        ("substyle.engine.backbones.registry", "FAMILIES"),
-        ("substyle.pipelines.sources.base", "KINDS"),
-        ("substyle.pipelines.sources", "_OPEN"),
-    ):
-        monkeypatch.setattr(f"{module}.{name}", dict(getattr(sys.modules[module], name)))
+    registered = (base.REGISTRY, registry.FAMILIES, sources.base.KINDS, sources._OPEN)
+    before = [dict(each) for each in registered]
     blocks = re.findall(r"```python\n(# (\w+\.py)\n.*?)```", PAGE.read_text(), re.S)
     written = {name: text for text, name in blocks}
 
@@ -49,7 +45,10 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         path.write_text(written[name])
         return path
 
-    return write
+    yield write
+    for each, names in zip(registered, before, strict=True):
+        each.clear()
+        each.update(names)  # type: ignore[arg-type]
 
 
 @pytest.fixture
