@@ -17,12 +17,14 @@ from substyle.engine.backbones.presets import ABOUT, meant, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
 from substyle.engine.backbones.weights import HUB
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.entry_points import BACKBONES, load_entry_points
 from substyle.pipelines.plugins import ALLOW
 
 __all__ = [
     "FAMILIES",
     "Family",
     "LoadContext",
+    "all_families",
     "check_checkpoint",
     "check_name",
     "checkpoint_identity",
@@ -33,11 +35,19 @@ __all__ = [
 ]
 
 
+def all_families() -> tuple[Family, ...]:
+    """All families in order, also those of installed packages with entry points."""
+    load_entry_points(BACKBONES)
+    return tuple(FAMILIES.values())
+
+
 def check_name(name: str) -> Family:
     """Return the family of a backbone name. Raises ConfigError, listing valid names, if it is invalid."""
     prefix, colon, rest = name.partition(":")
+    if prefix not in FAMILIES:
+        load_entry_points(BACKBONES)
     if not colon or not rest or prefix not in FAMILIES:
-        allowed = ", ".join(f"{family.prefix}:{family.names}" for family in FAMILIES.values())
+        allowed = ", ".join(f"{family.prefix}:{family.names}" for family in all_families())
         raise ConfigError("backbone", name, meant(name) + allowed)
     family = FAMILIES[prefix]
     if family.check is not None:
