@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines import limits
 from substyle.pipelines.plugins import ALLOW, code_allowed
 from substyle.pipelines.storage import below
+from substyle.pipelines.transforms.registry import load_plugin
 from substyle.pipelines.validation import require_bounded
 
 STUDIES = Path(substyle.__file__).with_name("studies")
@@ -62,13 +64,11 @@ def load_study(
         raise ConfigError("study", str(path), f"a readable study file ({error.strerror}), or one of {names}") from error
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
+    folder, allow = path.parent, allow_plugins or code_allowed()
+    _run_plugins(data.get("plugins"), folder, allow)
     study = study_of(data, device=device, runtime=runtime)
-    functions = [choice.name for choice in study.backbones if choice.name.startswith(f"{PREFIX}:")]
-    for field, named in (("plugins", [*map(str, study.plugins)]), ("backbones", functions)):
-        if named and not (allow_plugins or code_allowed()):
-            allowed = f"code that you trust: pass --allow-plugins, or set {ALLOW}=1"
-            raise ConfigError(field, ", ".join(named), allowed)
-    folder, source = path.parent, study.source
+    _require_allowed("backbones", [c.name for c in study.backbones if c.name.startswith(f"{PREFIX}:")], allow)
+    source = study.source
     choices = tuple(replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones)
     return replace(
         study,
@@ -85,6 +85,21 @@ def load_study(
         shift={name: below(folder, location, f"shift.{name}") for name, location in study.shift.items()},
         domains={name: below(folder, location, f"domains.{name}") for name, location in study.domains.items()},
     )
+
+
+def _run_plugins(named: object, folder: Path, allow: bool) -> None:
+    """Run the plug-ins of a study file first: other fields may name the kind of source that one registers."""
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        return  # none, or refused with the other fields
+    _require_allowed("plugins", named, allow)
+    for file in named:
+        load_plugin(folder / file)
+
+
+def _require_allowed(field: str, named: Sequence[str], allow: bool) -> None:
+    if named and not allow:
+        allowed = f"code that you trust: pass --allow-plugins, or set {ALLOW}=1"
+        raise ConfigError(field, ", ".join(named), allowed)
 
 
 def study_of(data: dict[str, Any], *, device: str | None = None, runtime: str | None = None) -> Study:
