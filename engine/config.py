@@ -330,7 +330,7 @@ class Study:
     limit: Annotated[StrictInt, Field(ge=0)] = 0
     """Maximum number of photographs; 0 uses all."""
     plugins: tuple[LocalPath, ...] = ()
-    """Python files that register transformations, backbone families, sources or stages."""
+    """Python files that register transformations, backbone families, kinds of sources or stages."""
     gallery: Annotated[StrictInt, Field(ge=0, le=4)] = 3
     """Number of photographs shown in the report in all variants; 0 shows no photographs at all."""
     splits: SplitConfig = field(default_factory=SplitConfig)

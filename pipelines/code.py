@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -21,15 +22,17 @@ PACKAGE = "substyle"
 SOURCE = "__substyle_source__"  # attribute of a plug-in module: the sources that were run, as one text
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _INSTALLED = {"site-packages", "dist-packages"}
+_packages: dict[Path, str] = {}  # sources of packages with entry points, by folder or file
 
 
 def source_digest(*functions: Callable[..., Any] | None) -> str:
     """Digest of the source of functions: 16 hex digits. None means no function.
 
     Covers, for a plug-in, the whole file and all files in or below its folder that it imports, directly or not; for a
-    function of this package, its source and everything it refers to in its own module; for a library function, its
-    name. Functions, numbers and strings in partials and closures are included; comments, docstrings, formatting and
-    absolute paths are not. Raises ConfigError for a file that cannot be read or parsed.
+    package with entry points, all its files; for a function of this package, its source and everything it refers to in
+    its own module; for a library function, its name. Functions, numbers and strings in partials and closures are
+    included; comments, docstrings, formatting and absolute paths are not. Raises ConfigError for a file that cannot be
+    read or parsed.
     """
     texts = json.dumps([[_text(part) for part in _parts(function, {})] for function in functions])
     return hashlib.sha256(texts.encode()).hexdigest()[:16]
@@ -59,6 +62,28 @@ def sources_of(file: Path, source: bytes, root: Path | None = None, name: str = 
 def text_of(sources: Mapping[str, str]) -> str:
     """One text for `sources_of`."""
     return json.dumps(sources, sort_keys=True)
+
+
+def add_package(name: str) -> None:
+    """Let the digest of functions of an installed package cover all source files of the package, as they are now.
+
+    Args:
+        name: its top-level module, which is not imported.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return  # its import tells why
+    for root in [Path(each).absolute() for each in spec.submodule_search_locations or [str(spec.origin)]]:
+        files = [root] if root.suffix == ".py" else sorted(root.rglob("*.py"))
+        _packages[root] = text_of({each.relative_to(root).as_posix(): _unparsed(each) for each in files})
+
+
+def _unparsed(file: Path) -> str:
+    """Source without comments; as it is if it is no Python, such as a template."""
+    try:
+        return ast.unparse(_parse(file))
+    except ConfigError:
+        return file.read_bytes().decode(errors="backslashreplace")
 
 
 def installed(file: Path) -> bool:
@@ -98,8 +123,9 @@ def _text(part: object) -> str:
     file, module = Path(scope.get("__file__") or "").absolute(), str(scope.get("__name__"))
     if top == PACKAGE:
         return _named(file, f"{name} {code.co_firstlineno}" if code and name == "<lambda>" else name.partition(".")[0])
-    if SOURCE in scope:
-        return f"{name} {scope[SOURCE]}"
+    source = scope.get(SOURCE, next((text for root, text in _packages.items() if file.is_relative_to(root)), None))
+    if source is not None:
+        return f"{name} {source}"
     if code and "__file__" not in scope:
         return ascii((name, code.co_code, code.co_names, [getattr(each, "co_code", each) for each in code.co_consts]))
     if top in sys.stdlib_module_names or file.suffix != ".py" or installed(file):

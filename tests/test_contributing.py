@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 import sys
+import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +25,11 @@ from substyle.engine.embedding.run import embed
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.pipelines import sources
-from substyle.pipelines.sources import Source, SourceConfig, open_source
+from substyle.engine.study.file import load_study
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import Source, open_source
+from substyle.pipelines.sources.base import KINDS
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
 
 PAGE = Path(__file__).parents[1] / "docs" / "contributing.md"
@@ -31,16 +37,11 @@ NAMES = [f"{'cat' if i % 2 else 'dog'}/{i}.jpg" for i in range(12)]
 
 
 @pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def example(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Writes the file of an example; registrations are undone afterwards."""
     load_all()
-    for module, name in (
-        ("substyle.pipelines.transforms.base", "REGISTRY"),
-        ("substyle.engine.backbones.registry", "FAMILIES"),
-        ("substyle.pipelines.sources.base", "KINDS"),
-        ("substyle.pipelines.sources", "_OPEN"),
-    ):
-        monkeypatch.setattr(f"{module}.{name}", dict(getattr(sys.modules[module], name)))
+    registered = (base.REGISTRY, registry.FAMILIES, KINDS)
+    before = [dict(each) for each in registered]
     blocks = re.findall(r"```python\n(# (\w+\.py)\n.*?)```", PAGE.read_text(), re.S)
     written = {name: text for text, name in blocks}
 
@@ -49,20 +50,25 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         path.write_text(written[name])
         return path
 
-    return write
+    yield write
+    for each, names in zip(registered, before, strict=True):
+        each.clear()
+        each.update(names)  # type: ignore[arg-type]
+
+
+def write_photographs(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("notes.txt", "no image")
+        for i, name in enumerate(NAMES):
+            file.writestr(name, jpeg(photograph(i)))
 
 
 @pytest.fixture
 def photographs(example: Callable[[str], Path], tmp_path: Path) -> Source:
     """A ZIP file, opened with the example's source."""
-    with zipfile.ZipFile(tmp_path / "photographs.zip", "w") as file:
-        file.writestr("notes.txt", "no image")
-        for i, name in enumerate(NAMES):
-            file.writestr(name, jpeg(photograph(i)))
-    source = runpy.run_path(str(example("zip_file.py")))["ZipSource"]
-    sources.base.KINDS["zip"] = frozenset()
-    sources._OPEN["zip"] = source
-    return open_source(tmp_path / "photographs.zip", SourceConfig(kind="zip"))
+    write_photographs(tmp_path / "photographs.zip")
+    load_plugin(example("zip_file.py"))
+    return open_source(tmp_path / "photographs.zip")
 
 
 def test_a_source(photographs: Source, tmp_path: Path) -> None:
@@ -113,3 +119,42 @@ def test_a_family_of_backbones(example: Callable[[str], Path]) -> None:
     assert backbone.module is not None
     canvas_BSSC = torch.zeros((2, 224, 224, 3), dtype=torch.uint8)
     assert backbone.module(canvas_BSSC).shape == (2, backbone.spec.dim)
+
+
+def test_a_study_names_the_kind_of_a_plug_in(
+    example: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUBSTYLE_ALLOW_PLUGINS", raising=False)
+    lines = ('name = "s"', 'backbones = ["control:pixels"]', f'plugins = ["{example("zip_file.py").name}"]')
+    (tmp_path / "s.toml").write_text("\n".join((*lines, "[source]", 'kind = "zip"')))
+    with pytest.raises(ConfigError, match="--allow-plugins"):
+        load_study(tmp_path / "s.toml")
+    assert load_study(tmp_path / "s.toml", allow_plugins=True).source.kind == "zip"
+
+
+def test_a_package(example: Callable[[str], Path], tmp_path: Path) -> None:
+    """The three examples as one installed package, in one command."""
+    package, dist = tmp_path / "site" / "my_extras", tmp_path / "site" / "my_extras-1.0.dist-info"
+    package.mkdir(parents=True)
+    dist.mkdir()
+    (package / "__init__.py").touch()
+    for name in ("solarize.py", "mine.py", "zip_file.py"):
+        example(name).rename(package / name)
+    declared = tomllib.loads(re.findall(r"```toml\n(# pyproject.toml\n.*?)```", PAGE.read_text(), re.S)[0])["project"]
+    (dist / "METADATA").write_text(f"Name: {declared['name']}\nVersion: {declared['version']}\n")
+    groups = declared["entry-points"].items()
+    lines = [line for group, points in groups for line in (f"[{group}]", *(f"{n} = {v}" for n, v in points.items()))]
+    (dist / "entry_points.txt").write_text("\n".join(lines))
+    write_photographs(tmp_path / "photographs.zip")
+    command = "embed photographs.zip --store s.zarr --backbone mine:first --suite identity,solarize --canvas 64 --quiet"
+    subprocess.run(
+        [sys.executable, "-m", "substyle", *command.split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site"), "SUBSTYLE_CACHE": str(tmp_path / "cache")},
+        check=True,
+    )
+    store = EmbeddingStore.open(tmp_path / "s.zarr")
+    (entry,) = store.backbones()
+    assert (entry.name, len(entry.facts["spec"]["code"])) == ("mine:first", 16)
+    assert store.manifest().sources[0].kind == "zip"
+    assert load_table(store, "mine:first").transformations == ("identity", "solarize")

@@ -14,6 +14,7 @@ from substyle.engine.stages.stage import Stage
 from substyle.engine.stages.stamp import with_leftovers
 from substyle.engine.store.files import remove, writing
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.entry_points import STAGES, load_entry_points
 
 # modules of this package, imported when they are first used: some import much
 NAMES = ["probes", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
@@ -28,9 +29,15 @@ def stage(name: str) -> Stage[Any, Any]:
     return _found[name]
 
 
+def names() -> list[str]:
+    """Names of all stages in order, also of installed packages."""
+    load_entry_points(STAGES)
+    return NAMES
+
+
 def stages() -> Iterator[Stage[Any, Any]]:
     """All stages in order."""
-    return map(stage, NAMES)
+    return map(stage, names())
 
 
 _RESERVED = ("adapters", "figures", "finetuned", "gallery", "stages", "tables", "tensorboard", "wandb")
@@ -64,5 +71,5 @@ def settings_of(name: str, table: object) -> object:
 def discard(out: Path, slug: str) -> None:
     """Delete the results of a backbone."""
     with writing(out):
-        for path in (path for name in NAMES for path in with_leftovers(out / name / slug)):
+        for path in (path for name in names() for path in with_leftovers(out / name / slug)):
             remove(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,13 @@ def load_study(
         raise ConfigError("study", str(path), f"a readable study file ({error.strerror}), or one of {names}") from error
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
+    folder, allow = path.parent, allow_plugins or code_allowed()
+    _run_plugins(data.get("plugins"), folder, allow)
     known = {each.name for each in fields(Study)} - {"stages"}
-    tables = {name: data.pop(name) for name in [*data] if name not in known} if data.get("plugins") else {}
+    tables = {name: data.pop(name) for name in [*data] if name not in known and name in registry.names()}
     study = study_of(data, device=device, runtime=runtime)
-    functions = [choice.name for choice in study.backbones if choice.name.startswith(f"{PREFIX}:")]
-    for field, named in (("plugins", [*map(str, study.plugins)]), ("backbones", functions)):
-        if named and not (allow_plugins or code_allowed()):
-            allowed = f"code that you trust: pass --allow-plugins, or set {ALLOW}=1"
-            raise ConfigError(field, ", ".join(named), allowed)
-    folder, source = path.parent, study.source
-    for plugin in study.plugins if tables else ():
-        load_plugin(folder / plugin)
-    if unknown := {name: table for name, table in tables.items() if name not in registry.NAMES}:
-        study_of(data | unknown)  # raises an error that names them
+    _require_allowed("backbones", [c.name for c in study.backbones if c.name.startswith(f"{PREFIX}:")], allow)
+    source = study.source
     choices = tuple(replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones)
     return replace(
         study,
@@ -96,6 +91,21 @@ def load_study(
     )
 
 
+def _run_plugins(named: object, folder: Path, allow: bool) -> None:
+    """Run the plug-ins of a study file first: other fields may name the kind of source that one registers."""
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        return  # none, or refused with the other fields
+    _require_allowed("plugins", named, allow)
+    for file in named:
+        load_plugin(folder / file)
+
+
+def _require_allowed(field: str, named: Sequence[str], allow: bool) -> None:
+    if named and not allow:
+        allowed = f"code that you trust: pass --allow-plugins, or set {ALLOW}=1"
+        raise ConfigError(field, ", ".join(named), allowed)
+
+
 def study_of(data: dict[str, Any], *, device: str | None = None, runtime: str | None = None) -> Study:
     """Create a study from parsed TOML. Relative paths are kept.
 
@@ -107,12 +117,16 @@ def study_of(data: dict[str, Any], *, device: str | None = None, runtime: str | 
         ConfigError: an invalid field.
     """
     require_bounded(data)
+    if "stages" in data:
+        raise ConfigError("stages", data["stages"], "a table [<stage>] for each stage of a plug-in")
     return Study(**_placed(_shared(data), device, runtime))
 
 
 def study_schema() -> dict[str, Any]:
     """JSON Schema of study files, draft 7, which TOML editors support."""
-    return {"$schema": "http://json-schema.org/draft-07/schema#", **TypeAdapter(Study).json_schema()}
+    made = TypeAdapter(Study).json_schema()
+    del made["properties"]["stages"]
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **made}
 
 
 def _shared(data: dict[str, Any]) -> dict[str, Any]:

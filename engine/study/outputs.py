@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
-from substyle.engine.stages.registry import NAMES
+from substyle.engine.stages.registry import names
 from substyle.engine.stages.stamp import (
     StaleError,
     checksum,
@@ -87,7 +87,7 @@ def require_ours(out: Path) -> None:
 
     Raises UnsafeFileError if its results contain links, which would be read or written outside.
     """
-    for name in (*_REPORT, *NAMES, *_TRAINED, "gallery", HEADER):
+    for name in (*_REPORT, *names(), *_TRAINED, "gallery", HEADER):
         files.require_no_links(out / name, 2)
     if out.is_dir() and claimed(out) is None and any(path.name not in (STORE, *_LOCK) for path in out.iterdir()):
         raise ConfigError("--out", str(out), "a new, empty or output folder; this one contains other files")
@@ -142,7 +142,7 @@ def start_fresh(out: Path) -> None:
     with writing(out):
         remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
         # the marker is deleted last, so that an interrupted deletion can be resumed
-        for name in (*_REPORT, *NAMES, *_TRAINED, "gallery", STORE, *_TRACKED, HEADER):
+        for name in (*_REPORT, *names(), *_TRAINED, "gallery", STORE, *_TRACKED, HEADER):
             for path in with_leftovers(out / name):
                 remove(path)
 
@@ -157,7 +157,7 @@ def discard_report(out: Path) -> None:
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     """Digests (16 hex digits) of the stamps of backbones' complete results, by relative path."""
     found = {}
-    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in NAMES), *NAMES):
+    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in names()), *names()):
         note = note_of(files.inside(out, name))
         if note is not None:
             stamp = json.dumps(asdict(note.stamp), sort_keys=True)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import overload
 
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import limits
+from substyle.pipelines.entry_points import SOURCES, load_entry_points
 from substyle.pipelines.sources.base import (
     AUTO,
     EXTENSIONS,
+    KINDS,
     SPLIT_FOLDERS,
     SPLITS,
     ImageRecord,
@@ -24,13 +29,14 @@ from substyle.pipelines.sources.base import (
     Understood,
     shown,
 )
-from substyle.pipelines.sources.files import files_below, is_pattern
-from substyle.pipelines.sources.folder import LIST_KINDS, FolderSource, ImageNetSource, ListSource, is_flat
-from substyle.pipelines.sources.hf_dataset import TABLE_KINDS, is_saved
+from substyle.pipelines.sources.files import files_below, is_pattern, mark_of
+from substyle.pipelines.sources.folder import FolderSource
+from substyle.pipelines.sources.image_list import LIST_KINDS, ListSource
+from substyle.pipelines.sources.imagenet import ImageNetSource, is_flat
 from substyle.pipelines.sources.labels import WNID
-from substyle.pipelines.sources.npz import NPZ_KINDS, NpzSource
+from substyle.pipelines.sources.npz import NpzSource
 from substyle.pipelines.sources.parquet import TableSource
-from substyle.pipelines.sources.tar import COMPRESSED_KINDS, TAR_KINDS, TarSource
+from substyle.pipelines.sources.tar import TarSource
 from substyle.pipelines.storage import is_remote, photographs
 
 _NAMES, _KINDS = 3, 8  # skipped names and suffixes to show
@@ -96,17 +102,12 @@ def _number(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
-class Named:
-    """A source whose keys are ``<name>/<key>``, so that several sources share one store.
+class _Changed:
+    """A source with other records."""
 
-    Args:
-        source: the wrapped source.
-        name: prefix of the keys, without the slash.
-    """
-
-    def __init__(self, source: Source, name: str) -> None:
-        self.source, self.name = source, name
-        self.records: Sequence[ImageRecord] = _Renamed(source.records, f"{name}/")
+    def __init__(self, source: Source, change: Callable[[ImageRecord], ImageRecord]) -> None:
+        self.source = source
+        self.records: Sequence[ImageRecord] = _ChangedRecords(source.records, change)
 
     @property
     def root(self) -> str:
@@ -129,9 +130,36 @@ class Named:
         return self.source.options
 
 
-class _Renamed(Sequence[ImageRecord]):
-    def __init__(self, records: Sequence[ImageRecord], prefix: str) -> None:
-        self._records, self._prefix = records, prefix
+class Named(_Changed):
+    """A source whose keys are ``<name>/<key>``, so that several sources share one store.
+
+    Args:
+        source: the wrapped source.
+        name: prefix of the keys, without the slash.
+    """
+
+    def __init__(self, source: Source, name: str) -> None:
+        super().__init__(source, partial(_renamed, f"{name}/"))
+        self.name = name
+
+
+def _renamed(prefix: str, record: ImageRecord) -> ImageRecord:
+    return replace(record, key=prefix + record.key)
+
+
+def _marked(code: str, record: ImageRecord) -> ImageRecord:
+    """A record whose mark changes with the code that reads it."""
+    return replace(record, mark=partial(_mark, record.mark, code))
+
+
+def _mark(mark: Callable[[], int], code: str) -> int:
+    found = mark()
+    return mark_of(found, code) if found else 0
+
+
+class _ChangedRecords(Sequence[ImageRecord]):
+    def __init__(self, records: Sequence[ImageRecord], change: Callable[[ImageRecord], ImageRecord]) -> None:
+        self._records, self._change = records, change
 
     def __len__(self) -> int:
         return len(self._records)
@@ -144,14 +172,11 @@ class _Renamed(Sequence[ImageRecord]):
 
     def __getitem__(self, index: int | slice) -> ImageRecord | list[ImageRecord]:
         if isinstance(index, slice):
-            return [self._of(record) for record in self._records[index]]
-        return self._of(self._records[index])
+            return [self._change(record) for record in self._records[index]]
+        return self._change(self._records[index])
 
     def __iter__(self) -> Iterator[ImageRecord]:
-        return map(self._of, self._records)
-
-    def _of(self, record: ImageRecord) -> ImageRecord:
-        return replace(record, key=self._prefix + record.key)
+        return map(self._change, self._records)
 
 
 def absolute_root(root: str) -> str:
@@ -159,14 +184,6 @@ def absolute_root(root: str) -> str:
     return root if is_remote(root) or not root else os.path.abspath(root)
 
 
-_OPEN: dict[str, Callable[[str, SourceConfig], Source]] = {
-    "folder": FolderSource,
-    "list": ListSource,
-    "tar": TarSource,
-    "parquet": TableSource,
-    "npz": NpzSource,
-    "imagenet": ImageNetSource,
-}
 ALLOWED = (
     "a folder of images, a list of them (.csv, .tsv), tar shards (.tar), Parquet files, a Hugging Face dataset, a "
     "NumPy archive (.npz), or a pattern such as shards/train-{0000..0146}.tar; tar shards may be in a bucket (s3://, "
@@ -188,10 +205,14 @@ def open_source(path: str | Path, config: SourceConfig | None = None) -> Source:
     path = photographs(path)
     config = config or SourceConfig()
     kind = kind_of(path, config) if config.kind == AUTO else config.kind
-    if is_remote(path) and kind != "tar":
+    if is_remote(path) and not KINDS[kind].remote:
         raise ConfigError("images", str(path), f"tar shards (.tar) in a bucket, not {kind}")
     with limits.named(path):
-        return _OPEN[kind](str(path), config.of_kind(kind))
+        source = KINDS[kind].opener(str(path), config.of_kind(kind))
+    if source.options.get("kind") != kind:  # a store would reopen it as another
+        raise ConfigError(f"options of source kind {kind}", dict(source.options), f"kind = {kind}")
+    code = KINDS[kind].code
+    return _Changed(source, partial(_marked, code)) if code else source
 
 
 def kind_of(path: str | Path, config: SourceConfig | None = None) -> str:
@@ -211,21 +232,25 @@ def kind_of(path: str | Path, config: SourceConfig | None = None) -> str:
 
 def kind_of_name(name: str) -> str | None:
     """The kind of source by the ending of a file name or pattern; None for other endings, such as an image's."""
-    by_end = {"tar": (*TAR_KINDS, *COMPRESSED_KINDS), "parquet": TABLE_KINDS, "list": LIST_KINDS, "npz": NPZ_KINDS}
-    return next((kind for kind, ends in by_end.items() if name.lower().endswith(ends)), None)
+    found = next((kind.name for kind in KINDS.values() if name.lower().endswith(kind.endings)), None)
+    if found is None and not name.lower().endswith(tuple(EXTENSIONS)) and _more_kinds():
+        return kind_of_name(name)
+    return found
+
+
+def _more_kinds() -> bool:
+    """Whether installed packages bring kinds of sources that were not asked for before."""
+    before = len(KINDS)
+    load_entry_points(SOURCES)
+    return len(KINDS) > before
 
 
 def _kind_of_folder(root: str, config: SourceConfig) -> str:
-    if config.synsets is not None:
-        return "imagenet"
-    if is_saved(root):
-        return "parquet"
+    for kind in reversed(KINDS.values()):
+        if kind.claims is not None and kind.claims(root, config):
+            return kind.name
     left_out = LeftOut(root)  # logged by the source when it is opened
-    kinds = {
-        **dict.fromkeys(EXTENSIONS, "folder"),
-        **dict.fromkeys(TAR_KINDS, "tar"),
-        **dict.fromkeys(TABLE_KINDS, "parquet"),
-    }
+    kinds = {ending: kind.name for kind in KINDS.values() for ending in kind.members}
     try:
         names = files_below(root, {*kinds, *LIST_KINDS}, left_out)
     except OSError as error:
@@ -235,6 +260,8 @@ def _kind_of_folder(root: str, config: SourceConfig) -> str:
     if len(count) > 1:
         counts = ", ".join(f"{number} of kind {kind}" for kind, number in sorted(count.items()))
         raise ConfigError("images", root, f"files of one kind; found {counts}: choose one with source.kind")
+    if not count and _more_kinds():
+        return _kind_of_folder(root, config)
     if not names and left_out.count:
         hint = "links that leave the folder are not followed: pass the files themselves, with braces for many"
         raise ConfigError("images", root, f"files inside the folder{left_out.first()}; {hint}")
@@ -277,3 +304,6 @@ __all__ = [
     "kind_of_name",
     "open_source",
 ]
+
+for _module in pkgutil.iter_modules(__path__):  # each registers its kind; those above are imported for their names
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -10,14 +10,18 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Generic, Literal, Protocol, TypeVar, overload
+from types import FunctionType
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.code import in_package, source_digest
+from substyle.pipelines.entry_points import SOURCES, load_entry_points
 from substyle.pipelines.validation import LocalPath, validated
 
 log = logging.getLogger(__name__)
@@ -324,22 +328,88 @@ class Records(Sequence[ImageRecord]):
 
 
 AUTO = "auto"
-# the fields of `SourceConfig` that each kind uses
-KINDS: dict[str, frozenset[str]] = {
-    "folder": frozenset({"splits", "names"}),
-    "list": frozenset({"path_column", "label_column", "split_column", "names"}),
-    "tar": frozenset({"json_label", "names"}),
-    "parquet": frozenset({"image_column", "path_column", "label_column", "split_column", "names"}),
-    "npz": frozenset({"names"}),
-    "imagenet": frozenset({"synsets", "names"}),
-}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of source; see `register_source`."""
+
+    name: str
+    opener: Callable[[str, SourceConfig], Source]
+    options: frozenset[str]
+    endings: tuple[str, ...]
+    members: tuple[str, ...]
+    claims: Callable[[str, SourceConfig], bool] | None
+    remote: bool
+    position: int
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the source of its class, which enters the marks of images; "" for kinds of this package."""
+        kinds = self.opener.__mro__ if isinstance(self.opener, type) else ()
+        methods = [each for kind in kinds for each in vars(kind).values() if isinstance(each, FunctionType)]
+        return "" if in_package(self.opener) else source_digest(self.opener, *methods)
+
+
+KINDS: dict[str, Kind] = {}
+Opener = TypeVar("Opener", bound=Callable[..., "Source"])
+
+
+def register_source(
+    name: str,
+    *,
+    options: Iterable[str] = (),
+    endings: Iterable[str] = (),
+    members: Iterable[str] = (),
+    claims: Callable[[str, SourceConfig], bool] | None = None,
+    remote: bool = False,
+    position: int = 100,
+) -> Callable[[Opener], Opener]:
+    """Register a kind of source, as a decorator of its class: ``opener(root, config)`` returns a `Source`.
+
+    Args:
+        name: name of the kind in ``source.kind`` and ``--source-kind``.
+        options: the fields of `SourceConfig` that it uses.
+        endings: endings of the names of its files, in lower case, such as ``.zip``.
+        members: file name extensions; a folder of such files is of this kind.
+        claims: ``claims(folder, config)`` tells by other signs whether a folder is of this kind.
+        remote: whether it opens addresses in buckets.
+        position: place in lists; kinds of one position are in the order of their registration.
+
+    Raises:
+        ConfigError: the name is taken, or an option is no field of `SourceConfig`.
+    """
+    known = [field.name for field in fields(SourceConfig)]
+    if name in (AUTO, *KINDS):
+        raise ConfigError("source kind", name, "an unused name")
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"options of source kind {name}", option, ", ".join(known))
+
+    def decorate(opener: Opener) -> Opener:
+        kind = Kind(name, opener, frozenset(options), tuple(endings), tuple(members), claims, remote, position)
+        in_order = sorted((*KINDS.values(), kind), key=lambda each: each.position)
+        KINDS.clear()
+        KINDS.update({each.name: each for each in in_order})
+        return opener
+
+    return decorate
+
+
 SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES = "folders", "none"
 
 
 def _known_kind(kind: str) -> str:
-    if kind not in (AUTO, *KINDS):  # not a Literal: code may add kinds
+    if kind not in (AUTO, *KINDS):  # not a Literal: plug-ins add kinds
+        load_entry_points(SOURCES)
+    if kind not in (AUTO, *KINDS):
         raise ValueError(f"{AUTO}, {', '.join(KINDS)}")
     return kind
+
+
+def _list_kinds(schema: dict[str, Any]) -> None:
+    load_entry_points(SOURCES)
+    schema["enum"] = [AUTO, *KINDS]
 
 
 @validated("source")
@@ -349,7 +419,7 @@ class SourceConfig:
     Raises ConfigError with the field ``source.<field>``, also for a field that the kind does not use.
     """
 
-    kind: Annotated[str, AfterValidator(_known_kind), Field(json_schema_extra={"enum": [AUTO, *KINDS]})] = AUTO
+    kind: Annotated[str, AfterValidator(_known_kind), Field(json_schema_extra=_list_kinds)] = AUTO
     """Kind of source; ``list`` is CSV or TSV, ``parquet`` includes Hugging Face datasets, ``npz`` is a NumPy archive,
     ``auto`` detects the kind."""
     image_column: str = ""
@@ -378,8 +448,8 @@ class SourceConfig:
         if self.kind == AUTO:
             return
         for name in self.given():
-            if name not in KINDS[self.kind]:
-                kinds = " or ".join(kind for kind, known in KINDS.items() if name in known)
+            if name not in KINDS[self.kind].options:
+                kinds = " or ".join(kind for kind, known in KINDS.items() if name in known.options)
                 raise ConfigError(f"source.{name}", getattr(self, name), f"only for kind {kinds}, not {self.kind}")
 
     def given(self) -> list[str]:
@@ -392,7 +462,7 @@ class SourceConfig:
 
     def fitting(self, kind: str) -> SourceConfig:
         """Copy with another kind, keeping only the fields that it uses."""
-        known = {name: getattr(self, name) for name in self.given() if name in KINDS[kind]}
+        known = {name: getattr(self, name) for name in self.given() if name in KINDS[kind].options}
         return SourceConfig(**{"kind": kind, **known})
 
     def options(self) -> dict[str, str]:

@@ -18,7 +18,16 @@ from PIL import Image
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import limits
 from substyle.pipelines.image_header import MAX_PIXELS
-from substyle.pipelines.sources.base import IMAGE_BYTES, SPLITS, LeftOut, Records, SourceConfig, Understood, label_text
+from substyle.pipelines.sources.base import (
+    IMAGE_BYTES,
+    SPLITS,
+    LeftOut,
+    Records,
+    SourceConfig,
+    Understood,
+    label_text,
+    register_source,
+)
 from substyle.pipelines.sources.files import FileState, mark_of_file
 from substyle.pipelines.sources.labels import read_names
 
@@ -81,6 +90,7 @@ class _Pixels:
         return block
 
 
+@register_source("npz", options=("names",), endings=NPZ_KINDS, position=4)
 class NpzSource:
     """Images in arrays of a NumPy archive.
 

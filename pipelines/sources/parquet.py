@@ -25,10 +25,19 @@ from substyle.pipelines.sources.base import (
     SourceConfig,
     Understood,
     label_text,
+    register_source,
     words,
 )
 from substyle.pipelines.sources.files import MAX_BYTES, FileState, Shard, mark_of_file
-from substyle.pipelines.sources.hf_dataset import ARROW_ERRORS, ArrowRows, Columns, columns, table_files
+from substyle.pipelines.sources.hf_dataset import (
+    ARROW_ERRORS,
+    TABLE_KINDS,
+    ArrowRows,
+    Columns,
+    columns,
+    is_saved,
+    table_files,
+)
 from substyle.pipelines.sources.labels import Names, no_label, read_names, says_splits, split_text, splits_of_files
 
 BLOCK_BYTES = 32 << 20  # of images decoded at once
@@ -188,6 +197,14 @@ def _largest(image: pa.Array) -> int:
     return pc.max(pc.binary_length(image.dictionary)).as_py() or 0 if pa.types.is_dictionary(image.type) else 0
 
 
+@register_source(
+    "parquet",
+    options=("image_column", "path_column", "label_column", "split_column", "names"),
+    endings=TABLE_KINDS,
+    members=TABLE_KINDS,
+    claims=lambda folder, _: is_saved(folder),
+    position=3,
+)
 class TableSource:
     """Images in a column of Parquet files or of a Hugging Face dataset.
 

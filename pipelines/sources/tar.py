@@ -20,6 +20,7 @@ from substyle.pipelines.sources.base import (
     Understood,
     key_text,
     label_text,
+    register_source,
     words,
 )
 from substyle.pipelines.sources.files import Shard, shards
@@ -44,6 +45,14 @@ class _Sample:
     labels: dict[str, str | None] = field(default_factory=dict)
 
 
+@register_source(
+    "tar",
+    options=("json_label", "names"),
+    endings=(*TAR_KINDS, *COMPRESSED_KINDS),
+    members=TAR_KINDS,
+    remote=True,
+    position=2,
+)
 class TarSource:
     """Images in a tar file, a folder of tar files, or the files of a pattern (see `shards`), on disk or in a bucket.
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.code import source_digest
+from substyle.pipelines.entry_points import TRANSFORMATIONS, load_entry_points
 
 CANVAS = 224  # the side S that strengths in px refer to
 COARSE = (
@@ -245,10 +246,17 @@ def register(transformation: Transformation) -> None:
     REGISTRY[transformation.name] = transformation
 
 
+def is_known(name: str) -> bool:
+    """Whether a transformation is registered, also by an entry point of an installed package."""
+    if name not in REGISTRY:
+        load_entry_points(TRANSFORMATIONS)
+    return name in REGISTRY
+
+
 def get(name: str) -> Transformation:
     """Return a transformation by name, ``name@severity`` at one severity. Raises ConfigError if it does not exist."""
     whole, at, severity = name.partition("@")
-    if whole not in REGISTRY:
+    if not is_known(whole):
         near = get_close_matches(whole, REGISTRY, n=5)
         raise ConfigError("transformation", name, f"such as {', '.join(near)}" if near else ", ".join(sorted(REGISTRY)))
     if not at:

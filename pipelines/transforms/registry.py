@@ -162,7 +162,7 @@ def _members(part: str) -> list[str]:
     if part.endswith(".toml"):
         return list(load_suite(part))
     whole, at, severity = part.partition("@")
-    if whole not in SUITES and whole not in base.REGISTRY:
+    if whole not in SUITES and not base.is_known(whole):
         near = get_close_matches(whole, [*SUITES, *base.REGISTRY], n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         allowed = f"{', '.join(sorted(SUITES))}, a suite file (.toml), or names of transformations{hint}"

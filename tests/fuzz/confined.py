@@ -61,9 +61,9 @@ def probe(path: Path) -> None:
 
 def onnx(path: Path) -> None:
     """Load a graph as a backbone."""
-    from substyle.engine.backbones.families import onnx_file
+    from substyle.engine.backbones import onnx_graph
 
-    onnx_file.load(f"onnx:{path}", str(path), canvas=32, batch=2)
+    onnx_graph.load(f"onnx:{path}", str(path), canvas=32, batch=2)
 
 
 def checkpoint(path: Path) -> None:
@@ -161,7 +161,7 @@ def serve() -> None:
         if request["arguments"][0] in _BACKBONES:  # imported once, by all that follow
             from timm import models  # noqa: F401
 
-            from substyle.engine.backbones.families import onnx_file  # noqa: F401
+            from substyle.engine.backbones import onnx_graph  # noqa: F401
         pid = os.fork()
         if pid == 0:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 
 from substyle.engine import cli
 from substyle.kernels.errors import SubstyleError
-from substyle.pipelines import limits, sources
+from substyle.pipelines import limits
 from substyle.pipelines.sources import open_source
+from substyle.pipelines.sources.base import KINDS
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -120,7 +122,7 @@ def test_memory_that_runs_out_names_what_was_read(tmp_path: Path, monkeypatch: p
     def fail(*_: object) -> None:
         raise MemoryError("Unable to allocate 3 TiB")
 
-    monkeypatch.setitem(sources._OPEN, "folder", fail)
+    monkeypatch.setitem(KINDS, "folder", replace(KINDS["folder"], opener=fail))
     with pytest.raises(SubstyleError, match=rf"{tmp_path}: takes more memory than is available \(Unable to allocate"):
         open_source(tmp_path)
 

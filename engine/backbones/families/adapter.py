@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import linear
 
+from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
 from substyle.kernels import files
@@ -172,3 +174,24 @@ def wrap(name: str, adapter: Adapter, base: Backbone, canvas: int) -> Backbone:
     module = copy(base.module)
     module._modules = {"network": nn.Sequential(base.module.network, adapter.layer)}
     return replace(base, spec=spec, module=module.eval())
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    trained = Adapter.load(Path(rest))
+    return wrap(name, trained, registry.load(trained.backbone, context.of_a_file), context.canvas)
+
+
+def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    trained = Adapter.load(Path(rest))
+    base = registry.identity(trained.backbone, context.of_a_file)
+    return None if base is None else {"adapter": trained.digest, "base": base}
+
+
+register_family(
+    Family(
+        *("adapt", "<file.safetensors>", "a backbone with an adapter trained by substyle adapt"),
+        *(_load, _identify),
+        checkpoint=True,
+        position=6,
+    )
+)

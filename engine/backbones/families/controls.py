@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d
 
-from substyle.engine.backbones.spec import Backbone, BackboneSpec
+from substyle.engine import cache
+from substyle.engine.backbones.families import timm
+from substyle.engine.backbones.family import Family, LoadContext, register_family
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, split
+from substyle.engine.backbones.weights import HUB
+from substyle.kernels import cpu
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines import packaged_photographs
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BINS = 16
@@ -128,3 +136,46 @@ def load(name: str, kind: str, *, canvas: int) -> Backbone:
         control=True,
     )
     return Backbone(spec, module.eval(), compiled=False)
+
+
+_ARITHMETIC = ("pixels", "statistics")
+_RANDOM = "random:"
+CALIBRATION_IMAGES = 32  # photographs that normalise an untrained network
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    if rest in _ARITHMETIC:
+        return load(name, rest, canvas=context.canvas)
+    model, readout = split(name, rest.removeprefix(_RANDOM))
+    return timm.load_random(
+        *(name, model),
+        canvas=context.canvas,
+        calibration_BSSC=packaged_photographs.canvases(CALIBRATION_IMAGES, context.canvas)[0],
+        seed=context.seed,
+        readout=readout,
+    )
+
+
+def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    if not rest.startswith(_RANDOM):
+        return {"arithmetic": rest}
+    photographs = cache.versions(*packaged_photographs.SOURCES)
+    return {"seed": context.seed, "photographs": photographs, "device": cpu.identity()}
+
+
+def _check(name: str, rest: str) -> None:
+    model, _ = split(name, rest)
+    architecture = model.removeprefix(_RANDOM)
+    random = architecture != model and architecture and not architecture.startswith(HUB)
+    if rest not in _ARITHMETIC and not random:
+        raise ConfigError(f"backbone {name}", rest, "pixels, statistics, random:<timm model>")
+
+
+register_family(
+    Family(
+        *("control", "pixels|statistics|random:<timm model>", "untrained baselines"),
+        *(_load, _identify),
+        check=_check,
+        position=8,
+    )
+)

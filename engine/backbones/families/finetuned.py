@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from substyle.engine import cache
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone, tensors_hash
 from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
 from substyle.kernels.errors import ConfigError
@@ -81,3 +84,24 @@ def wrap(name: str, tuned: Finetuned, base: Backbone, canvas: int) -> Backbone:
         finetuned=facts,
     )
     return replace(base, spec=spec, module=module)
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    tuned = Finetuned.load(Path(rest))
+    return wrap(name, tuned, registry.load(tuned.metadata["backbone"], context.of_a_file), context.canvas)
+
+
+def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    before = Finetuned.load(Path(rest), tensors=False).metadata["backbone"]
+    base = registry.identity(before, context.of_a_file)
+    return None if base is None else {"finetuned": cache.file_hash(Path(rest)), "base": base}
+
+
+register_family(
+    Family(
+        *("finetuned", "<file.safetensors>", "a backbone with weights trained by [finetune] of a study"),
+        *(_load, _identify),
+        checkpoint=True,
+        position=7,
+    )
+)

@@ -9,7 +9,8 @@ from torch import nn
 
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.timm import such_as
-from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout
+from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
+from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout, split
 from substyle.engine.backbones.weights import (
     HUB,
     UNREADABLE,
@@ -195,3 +196,27 @@ def _unprojected(name: str, tower: nn.Module) -> None:
         tower.head = nn.Identity()
     else:
         tower.proj = None  # type: ignore[assignment]
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    model, readout = split(name, rest)
+    return load(name, model, canvas=context.canvas, checkpoint=context.checkpoint, readout=readout)
+
+
+def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    model = split(name, rest)[0]
+    if model.startswith(HUB):
+        return None
+    return checkpoint_identity(context.checkpoint or path_in(model.partition("/")[2]))
+
+
+register_family(
+    Family(
+        *("open_clip", "<arch>/<pretrained tag or path>|hf-hub:<owner>/<name>"),
+        "image towers of OpenCLIP, projected",
+        *(_load, _identify),
+        checkpoint=True,
+        check=split,
+        position=1,
+    )
+)

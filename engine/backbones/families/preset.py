@@ -10,8 +10,9 @@ from torch import nn
 from substyle.engine.backbones import presets, weights
 from substyle.engine.backbones.families import align, can, open_clip, simclr
 from substyle.engine.backbones.families import timm as timm_family
+from substyle.engine.backbones.family import Family, LoadContext, identify_checkpoint, register_family
 from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
 from substyle.engine.backbones.weights import WeightsError
 
 # decoder and projection heads of masked autoencoders
@@ -95,4 +96,26 @@ def _loaded(name: str, preset: Preset, readout: Readout, canvas: int, checkpoint
         licence=licence,
         config={"side": preset.side, "mean": preset.mean, "std": preset.std},
         readout=readout,
+    )
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    size, readout = split(name, rest)
+    wanted = presets.preset(name.partition(":")[0], size)
+    return load(name, wanted, readout, canvas=context.canvas, checkpoint=context.checkpoint)
+
+
+def _check(name: str, rest: str) -> None:
+    presets.preset(name.partition(":")[0], split(name, rest)[0])
+
+
+for _family, _about in presets.ABOUT.items():
+    register_family(
+        Family(
+            *(_family, "|".join(presets.sizes(_family)), _about),
+            *(_load, identify_checkpoint),
+            checkpoint=True,
+            check=_check,
+            position=9,
+        )
     )

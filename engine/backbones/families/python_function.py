@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from substyle.engine.backbones.families import timm
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.family import Family, LoadContext, register_family
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 PREFIX = "python"
@@ -84,3 +85,19 @@ def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Back
         )
     except (AttributeError, TypeError, RuntimeError) as error:
         raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", _ALLOWED) from error
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    function, readout = split(name, rest)
+    return load(name, function, canvas=context.canvas, readout=readout)
+
+
+register_family(
+    Family(
+        *(PREFIX, "<module>:<function>", "a torch module and its preprocessing that a function returns"),
+        loader=_load,
+        check=split,
+        function=function_of,
+        position=3,
+    )
+)

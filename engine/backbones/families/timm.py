@@ -16,7 +16,8 @@ from torch import nn
 
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import blocks
-from substyle.engine.backbones.spec import RGB, TOKENS, WHOLE, Backbone, BackboneSpec, Readout, tensors_hash
+from substyle.engine.backbones.family import Family, LoadContext, identify_checkpoint, register_family
+from substyle.engine.backbones.spec import RGB, TOKENS, WHOLE, Backbone, BackboneSpec, Readout, split, tensors_hash
 from substyle.engine.backbones.weights import (
     HEADS,
     UNREADABLE,
@@ -355,3 +356,19 @@ def require_model(name: str, model: str) -> str:
     if dot and model not in tagged:
         raise ConfigError(f"backbone {name}", model, ", ".join((architecture, *tagged)))
     return ""
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    model, readout = split(name, rest)
+    return load(name, model, canvas=context.canvas, checkpoint=context.checkpoint, readout=readout)
+
+
+register_family(
+    Family(
+        *("timm", "<model>|hf-hub:<owner>/<name>", "any timm model, pretrained or with checkpoint = path"),
+        *(_load, identify_checkpoint),
+        checkpoint=True,
+        check=split,
+        position=0,
+    )
+)

@@ -14,7 +14,8 @@ from torch import nn
 
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.align import require_transformers
-from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout
+from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
+from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout, split
 from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, hub_repository
 from substyle.kernels.errors import ConfigError
 
@@ -227,3 +228,23 @@ def _quietly(library: Any) -> Iterator[None]:  # noqa: ANN401 - a module
         log.set_verbosity(before)
         if bars:
             log.enable_progress_bar()
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    folder, readout = split(name, rest)
+    return load(name, folder, canvas=context.canvas, readout=readout)
+
+
+def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    folder = split(name, rest)[0]
+    return None if folder.startswith(HUB) else checkpoint_identity(Path(folder).expanduser())
+
+
+register_family(
+    Family(
+        *("transformers", "<folder>|hf-hub:<owner>/<name>", "image models saved by transformers"),
+        *(_load, _identify),
+        check=split,
+        position=2,
+    )
+)

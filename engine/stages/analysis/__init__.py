@@ -15,7 +15,7 @@ from substyle.engine.stages.analysis.section import sections
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 
 
-class Analysis(JsonStage[AnalysisConfig]):
+class AnalysisStage(JsonStage[AnalysisConfig]):
     """Analyze neighbours, geometry and clusters of backbones."""
 
     name = "analysis"
@@ -45,4 +45,4 @@ class Analysis(JsonStage[AnalysisConfig]):
         return sections(results)
 
 
-STAGE = Analysis()
+STAGE = AnalysisStage()

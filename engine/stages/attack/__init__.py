@@ -72,7 +72,7 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 
-class Attack(JsonStage[AttackConfig]):
+class AttackStage(JsonStage[AttackConfig]):
     """Attack backbones with their linear class probes on photographs that these classify correctly, and detect it.
 
     Beside the results it writes ``variants.zarr``, a store of the attacked pictures' embeddings with the attacks as
@@ -145,7 +145,7 @@ class Attack(JsonStage[AttackConfig]):
         return sections(results)
 
 
-STAGE = Attack()
+STAGE = AttackStage()
 
 
 def check_attack(study: Study, counts: SplitCounts) -> list[str]:

@@ -60,7 +60,7 @@ class DomainsConfig:
     resample_by: ResampleBy
 
 
-class Domains(JsonStage[DomainsConfig]):
+class DomainsStage(JsonStage[DomainsConfig]):
     """Train linear probes on each domain and score them on the test photographs of all domains.
 
     Results are by task, training domain and test domain: ``accuracy`` (fine: of all transformations), ``seen`` and
@@ -138,7 +138,7 @@ class Domains(JsonStage[DomainsConfig]):
         return sections(results)
 
 
-STAGE = Domains()
+STAGE = DomainsStage()
 
 
 def check_domains(study: Study) -> list[str]:

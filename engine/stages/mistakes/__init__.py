@@ -40,7 +40,7 @@ class MistakesConfig:
     shown: int = 6
 
 
-class Mistakes(JsonStage[MistakesConfig]):
+class MistakesStage(JsonStage[MistakesConfig]):
     """Most confident mistakes of the first saved style probe, and of the class probe on unchanged photographs.
 
     Pictures of them are drawn again from the photographs; a row without ``picture`` is of a photograph that is gone or
@@ -98,7 +98,7 @@ class Mistakes(JsonStage[MistakesConfig]):
         return sections(results)
 
 
-STAGE = Mistakes()
+STAGE = MistakesStage()
 
 
 def _probes(run: Run, unit: Unit) -> Note | None:

@@ -20,7 +20,7 @@ from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
 
 
-class Probes(Stage[ProbeConfig, ProbeOutcome]):
+class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     """Train and score the probes of backbones.
 
     Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding. Adapted and
@@ -89,4 +89,4 @@ class Probes(Stage[ProbeConfig, ProbeOutcome]):
         return sections(results)
 
 
-STAGE = Probes()
+STAGE = ProbesStage()

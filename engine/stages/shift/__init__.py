@@ -60,7 +60,7 @@ class ShiftConfig:
     seed: int
 
 
-class Shift(JsonStage[ShiftConfig]):
+class ShiftStage(JsonStage[ShiftConfig]):
     """Score each backbone's linear class probe on other photographs of the same classes.
 
     Results are ``{"accuracy", "ci95", "images"}`` by name of the shift; of several transformations their mean accuracy.
@@ -136,7 +136,7 @@ class Shift(JsonStage[ShiftConfig]):
         return sections(results)
 
 
-STAGE = Shift()
+STAGE = ShiftStage()
 
 
 def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
@@ -197,7 +197,7 @@ def _stores(run: Run, config: ShiftConfig) -> dict[str, EmbeddingStore]:
     return run.stores({name: shift_path(run.out, name) for name in config.folders})
 
 
-def _replicates(run: Run, stage: Shift) -> dict[str, Replicates]:
+def _replicates(run: Run, stage: ShiftStage) -> dict[str, Replicates]:
     """Sensitivity, and loss of class accuracy by shift, of backbones with results and labelled test images."""
     found = {}
     scores: Mapping[str, JSON] = run.results.get(stage.name, {})

@@ -18,7 +18,7 @@ from substyle.engine.stages.stamp import StaleError, Stamp, note_of, table_diges
 from substyle.engine.store.table import open_tables
 
 
-class Similarity(JsonStage[AnalysisConfig]):
+class SimilarityStage(JsonStage[AnalysisConfig]):
     """Compare the embeddings of backbones in pairs; of fewer than two, nothing."""
 
     name = "similarity"
@@ -79,4 +79,4 @@ class Similarity(JsonStage[AnalysisConfig]):
         return sections(results)
 
 
-STAGE = Similarity()
+STAGE = SimilarityStage()

@@ -1,0 +1,124 @@
+"""Families of backbones register here. Built-in ones are modules of `substyle.engine.backbones.families`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from substyle.engine import cache
+from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
+from substyle.engine.backbones.spec import Backbone, split
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.code import in_package, source_digest
+from substyle.pipelines.plugins import code_allowed
+
+
+@dataclass(frozen=True)
+class LoadContext:
+    """Context for loading a backbone.
+
+    Attributes:
+        canvas: canvas side S in pixels.
+        batch: batch that graphs are compiled for.
+        seed: the study's seed.
+        checkpoint: a local file with the weights, or None.
+        run_code: whether the name may be that of a function: not if only a file names it, unless plug-ins are allowed.
+    """
+
+    canvas: int
+    batch: int
+    seed: int
+    checkpoint: Path | None = None
+    run_code: bool = True
+
+    @property
+    def of_a_file(self) -> LoadContext:
+        """The context for a name that a file contains."""
+        return replace(self, run_code=self.run_code and code_allowed())
+
+
+Loader = Callable[[str, str, LoadContext], Backbone]
+# with the same arguments; returns plain facts that determine the loader's result, None if unknown without loading
+Identify = Callable[[str, str, LoadContext], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of backbones.
+
+    Attributes:
+        prefix: the part of a name before the colon.
+        names: description of the part after it.
+        about: short description of the family.
+        loader: ``loader(name, rest, context)`` loads a backbone; ``rest`` is the part after the colon.
+        identify: identifies a loader's result without loading, so that later runs need not read the weights. Without
+            it, every run loads its backbones.
+        checkpoint: whether weights may come from a local file.
+        check: ``check(name, rest)`` raises ConfigError for an invalid name before loading, such as `spec.split` for
+            families that support its options; without it, names with options are refused.
+        function: ``function(name, rest)`` returns the function that a name refers to, whose code counts as well.
+        position: place in lists; families of one position are in the order of their registration.
+    """
+
+    prefix: str
+    names: str
+    about: str
+    loader: Loader
+    identify: Identify | None = None
+    checkpoint: bool = False
+    check: Callable[[str, str], object] | None = None
+    function: Callable[[str, str], Callable[..., Any]] | None = None
+    position: int = 100
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the source that loads its backbones; "" for families of this package."""
+        if in_package(self.loader) and in_package(self.identify):
+            return ""
+        return source_digest(self.loader, self.identify)
+
+    def code_of(self, name: str) -> str:
+        """Digest of the source that loads one of its backbones, by name."""
+        if self.function is None:
+            return self.code
+        return source_digest(self.function(name, split(name, name.partition(":")[2])[0]))
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Register a family of backbones by its prefix. Raises ConfigError if the prefix is taken."""
+    if family.prefix in FAMILIES:
+        raise ConfigError("backbone family", family.prefix, "an unused prefix")
+    FAMILIES[family.prefix] = family
+    in_order = sorted(FAMILIES.values(), key=lambda each: each.position)
+    FAMILIES.clear()
+    FAMILIES.update({each.prefix: each for each in in_order})
+
+
+def checkpoint_identity(path: Path | None) -> dict[str, Any] | None:
+    """Return the file hashes of a checkpoint: a file, a folder or a TensorFlow checkpoint.
+
+    None without a checkpoint, because the weights of a hub may change.
+    """
+    if path is None:
+        return None
+    if path.is_file() and path.suffix != ".index":
+        return {"weights": cache.file_hash(path)}
+    prefix = prefix_of(path)
+    if prefix is not None:
+        files = files_of(prefix)
+    else:
+        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
+    root = path if path.is_dir() else path.parent  # files of several folders may have one name
+    return {"weights": {each.relative_to(root).as_posix(): cache.file_hash(each) for each in files}} if files else None
+
+
+def identify_checkpoint(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    """`Family.identify` of families whose backbones depend on nothing but a checkpoint."""
+    del name, rest
+    return checkpoint_identity(context.checkpoint)

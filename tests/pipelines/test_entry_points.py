@@ -1,0 +1,178 @@
+"""Entry points of installed packages: imported when they are needed, each on its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from substyle.engine.backbones import registry
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines import code, entry_points
+from substyle.pipelines.sources import SourceConfig, kind_of, open_source
+from substyle.pipelines.sources.base import KINDS, register_source
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
+
+TRANSFORMATION = """
+from substyle.pipelines.transforms.base import kernel
+from pkg_of_a_test import helper
+
+@kernel("mine_same", coarse="tone", role="train")
+def same(canvas_BSSC, args, keys_B):
+    return canvas_BSSC + helper.VALUE
+"""
+FAMILY = """
+from substyle.engine.backbones import registry
+
+def load(name, rest, context):
+    return registry.load("control:pixels", context)
+
+registry.register_family(registry.Family("mine", "<name>", "mine", load))
+"""
+SOURCE = """
+from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.sources.base import register_source
+
+@register_source("mine", members=(".mine",), endings=(".mine",))
+class Mine(FolderSource):
+    def __init__(self, root, config):
+        super().__init__(root)
+        self.options = config.options()
+
+    def _read(self, place):
+        return b"mine"
+"""
+POINTS = """
+[substyle.transformations]
+a_broken = pkg_of_a_test.nothing
+same = pkg_of_a_test.same
+[substyle.backbones]
+mine = pkg_of_a_test.family:load
+[substyle.sources]
+mine = pkg_of_a_test.source
+quits = pkg_of_a_test.quits
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Installs a package; what it registers and imports is undone afterwards."""
+    load_all()
+    registered = (base.REGISTRY, registry.FAMILIES, KINDS, code._packages)
+    before = [dict(each) for each in registered]
+    monkeypatch.setattr(entry_points, "_loaded", set())
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+
+    def forget() -> None:
+        for each, names in zip(registered, before, strict=True):
+            each.clear()
+            each.update(names)  # type: ignore[arg-type]
+        for name in [name for name in sys.modules if name.startswith("pkg_of_a_test")]:
+            del sys.modules[name]
+        entry_points._loaded.clear()
+
+    def write(value: int) -> None:
+        forget()
+        package = tmp_path / "site-packages" / "pkg_of_a_test"
+        dist = package.with_name("pkg_of_a_test-2.1.dist-info")
+        for folder in (package, dist):
+            folder.mkdir(parents=True, exist_ok=True)
+        files = {"same": TRANSFORMATION, "family": FAMILY, "source": SOURCE, "quits": "raise SystemExit(3)"}
+        for name, text in (files | {"__init__": "", "helper": f"VALUE = {value}"}).items():
+            (package / f"{name}.py").write_text(text)
+        (package / "template.py").write_text("class {{ name }}:")
+        (dist / "METADATA").write_text("Name: pkg-of-a-test\nVersion: 2.1\n")
+        (dist / "entry_points.txt").write_text(POINTS)
+
+    yield write
+    forget()
+
+
+def test_names_that_are_known_import_nothing(install: Callable[[int], None]) -> None:
+    install(0)
+    suite("substance31+imagenet_c")
+    registry.check_name("control:pixels")
+    SourceConfig(kind="tar")
+    assert "pkg_of_a_test" not in sys.modules
+
+
+def test_one_that_fails_is_named_and_hinders_no_other(
+    install: Callable[[int], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(0)
+    with caplog.at_level(logging.WARNING):
+        assert suite("mine_same") == ("identity", "mine_same")
+        assert "pkg_of_a_test.source" not in sys.modules
+        assert SourceConfig(kind="mine").kind == "mine"
+        with pytest.raises(ConfigError, match="npz, imagenet, mine"):
+            SourceConfig(kind="other")
+    assert [record.getMessage() for record in caplog.records] == [
+        "pkg-of-a-test 2.1: entry point a_broken = pkg_of_a_test.nothing of substyle.transformations failed: "
+        "ModuleNotFoundError: No module named 'pkg_of_a_test.nothing'",
+        "pkg-of-a-test 2.1: entry point quits = pkg_of_a_test.quits of substyle.sources failed: SystemExit: 3",
+    ]
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_code_of_the_package_is_part_of_the_identity(install: Callable[[int], None], tmp_path: Path) -> None:
+    """Also of modules that one imports, though the package is installed."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"1")
+    assert open_source(folder, SourceConfig(kind="folder")).records[0].read() == b"1"
+    digests = []
+    for value in (1, 1, 2):
+        install(value)
+        source = open_source(folder, SourceConfig(kind="mine"))
+        assert source.records[0].read() == b"mine"
+        transformation, family = base.get("mine_same").definition_hash(), registry.check_name("mine:x").code
+        digests.append((transformation, family, KINDS["mine"].code, source.records[0].mark()))
+    first, again, edited = digests
+    assert first == again
+    assert all(one != other and one for one, other in zip(first, edited, strict=True))
+
+
+def test_a_folder_of_its_files(install: Callable[[int], None], tmp_path: Path) -> None:
+    install(0)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "a.mine").touch()
+    assert kind_of(tmp_path / "photographs") == "mine"
+    assert kind_of(tmp_path / "photographs" / "a.mine") == "mine"
+
+
+def test_a_source_that_a_store_would_reopen_as_another_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.setitem(KINDS, "mine", replace(KINDS["folder"], name="mine"))
+    with pytest.raises(ConfigError, match="options of source kind mine"):
+        open_source(tmp_path, SourceConfig(kind="mine", splits="none"))
+
+
+def test_all_are_listed(install: Callable[[int], None]) -> None:
+    install(0)
+    assert registry.all_families()[-1].prefix == "mine"
+    with pytest.raises(ConfigError, match="mine:<name>"):
+        registry.check_name("other:x")
+
+
+def test_a_name_that_is_taken_is_refused(
+    install: Callable[[int], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(0)
+    for name in ("tar", "auto"):
+        with pytest.raises(ConfigError) as caught:
+            register_source(name)
+        assert (caught.value.field, caught.value.given) == ("source kind", name)
+    with pytest.raises(ConfigError, match="colour"):
+        register_source("new", options=("names", "colour"))
+    (tmp_path / "same.py").write_text(SOURCE)
+    load_plugin(tmp_path / "same.py")
+    with caplog.at_level(logging.WARNING):
+        entry_points.load_entry_points(entry_points.SOURCES)
+    assert "pkg_of_a_test.source of substyle.sources failed: ConfigError: source kind: got 'mine'" in caplog.text
