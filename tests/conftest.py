@@ -182,17 +182,13 @@ def bucket(server: Server, request: pytest.FixtureRequest) -> Place:
 @pytest.fixture(params=["disk", "bucket"])
 def home(request: pytest.FixtureRequest) -> Place:
     """An empty place on a disk, and one in a bucket: what is said of one holds for the other."""
-    found: Place = request.getfixturevalue("tmp_path" if request.param == "disk" else "bucket")
-    return found
+    return place(request.getfixturevalue("tmp_path" if request.param == "disk" else "bucket"))
 
 
 def put(there: Place, data: bytes) -> None:
     """Put a file or an object there, whatever there was."""
-    if isinstance(there, Path):
-        there.parent.mkdir(parents=True, exist_ok=True)
-        there.write_bytes(data)
-    else:
-        there.put(data)
+    there.parent.make_folder()
+    there.write(data)
 
 
 @pytest.fixture

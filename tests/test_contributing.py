@@ -24,6 +24,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.pipelines import sources
 from substyle.pipelines.sources import Source, SourceConfig, open_source
+from substyle.pipelines.storage import place
 from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
 
 PAGE = Path(__file__).parents[1] / "docs" / "contributing.md"
@@ -87,7 +88,7 @@ def test_a_transformation_and_an_analysis(
     load_plugin(example("solarize.py"))
     names = suite("identity,solarize")
     pipeline = PixelPipeline(Settings(0, 64, names), EmbedConfig(batch=4, threads=1, shard_rows=8))
-    embed(EmbedPlan(photographs, tmp_path / "s.zarr", pipeline), [BackboneChoice("control:pixels")], quiet=True)
+    embed(EmbedPlan(photographs, place(tmp_path / "s.zarr"), pipeline), [BackboneChoice("control:pixels")], quiet=True)
 
     table = load_table(EmbeddingStore.open(tmp_path / "s.zarr"), "control:pixels")
     assert table.transformations == names

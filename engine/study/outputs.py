@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.store import catalog, lock
-from substyle.engine.store.files import read_json, remove, write_durably, writing
+from substyle.engine.store.files import read_json, write_durably, writing
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, open_tables
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.files import remove
 from substyle.pipelines.storage import Place, place
 
 NOTE = "complete.json"  # written last into a stage's folder: stamp, wall time and checksum of each file
@@ -297,8 +298,7 @@ def claim(out: Path, store: Place, uuid: str) -> None:
         ConfigError: the folder contains other files.
     """
     require_ours(out)
-    where = store.absolute() if isinstance(store, Path) else store
-    data = json.dumps({"kind": _KIND, "store": str(where), "uuid": uuid}, indent=1).encode()
+    data = json.dumps({"kind": _KIND, "store": str(store.absolute()), "uuid": uuid}, indent=1).encode()
     marker = out / HEADER
     if not marker.is_file() or marker.read_bytes() != data:
         with writing(out):

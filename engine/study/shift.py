@@ -24,7 +24,7 @@ from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import Estimate, resample
 from substyle.engine.store import catalog
-from substyle.engine.store.files import read_object, remove, write_durably, writing
+from substyle.engine.store.files import read_object, write_durably, writing
 from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
@@ -35,9 +35,11 @@ from substyle.engine.study.stages import PROBES, NewPhotographs
 from substyle.engine.study.train import derive
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import remove
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
 from substyle.pipelines.sources.base import Understood
 from substyle.pipelines.sources.labels import numbered
+from substyle.pipelines.storage import place
 from substyle.pipelines.transforms.registry import suite
 
 HEAD = "linear"
@@ -232,7 +234,9 @@ def plan_elsewhere(
     photographs = folder
     if isinstance(photographs, Path | str):
         photographs = open_source(photographs, (source or SourceConfig()).fitting(kind_of(photographs)))
-    return EmbedPlan(photographs, path, PixelPipeline(settings, config), limit, fractions, title=title, only=True)
+    return EmbedPlan(
+        photographs, place(path), PixelPipeline(settings, config), limit, fractions, title=title, only=True
+    )
 
 
 def embedded(

@@ -24,6 +24,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import place
 from substyle.pipelines.transforms.registry import suite
 
 PIXELS = BackboneChoice("control:pixels")
@@ -33,7 +34,7 @@ CONFIG = EmbedConfig(batch=4, threads=1, precision="fp32", shard_rows=8)
 def plan(images: Path, store: Path, names: str = "mini5", limit: int = 0, **config: int | str) -> EmbedPlan:
     settings = Settings(0, 64, suite(names))
     changed = EmbedConfig(**{**vars(CONFIG), **config})  # type: ignore[arg-type]
-    return EmbedPlan(FolderSource(images), store, PixelPipeline(settings, changed), limit)
+    return EmbedPlan(FolderSource(images), place(store), PixelPipeline(settings, changed), limit)
 
 
 def folder(root: Path, count: int, start: int = 0) -> Path:
@@ -258,7 +259,7 @@ def test_another_seed_canvas_or_type_is_refused(tmp_path: Path, two_classes: Pat
             "style_precision bf16 .*fp32 now",
         ),
     ):
-        other = EmbedPlan(FolderSource(two_classes), store, PixelPipeline(settings, config), 4)
+        other = EmbedPlan(FolderSource(two_classes), place(store), PixelPipeline(settings, config), 4)
         with pytest.raises(StoreError, match=named) as caught:
             embed(other, [PIXELS], quiet=True)
         assert caught.value.field == field

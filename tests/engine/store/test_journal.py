@@ -14,7 +14,7 @@ from substyle.engine.store import compaction, files, journal, records
 from substyle.engine.store.files import digest, make_folder
 from substyle.engine.store.records import ImageNote, Record
 from substyle.kernels.errors import SubstyleError
-from substyle.pipelines.storage import Place, matching
+from substyle.pipelines.storage import Place, place
 
 
 def record(shard: int, backbone: str = "b", *names: str) -> Record:
@@ -100,7 +100,7 @@ def test_a_broken_record_is_named(tmp_path: Path, text: str, named: bool) -> Non
     name = f"x-{digest(text.encode())}.json" if named else "x.json"
     (tmp_path / journal.FOLDER / name).write_text(text)
     with pytest.raises(SubstyleError, match=f"journal/{name}"):
-        journal.read(tmp_path)
+        journal.read(place(tmp_path))
 
 
 def test_no_journal_yet(home: Place) -> None:
@@ -112,7 +112,7 @@ def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
     rng = random.Random(0)
     names = ("identity", "jpeg", "swirl")
     for case in range(10):
-        store = tmp_path / f"{case}"
+        store = place(tmp_path / f"{case}")
         make_folder(store)
         expected: dict[tuple[int, str], set[str]] = {}
         for _ in range(rng.randint(0, 40)):
@@ -141,13 +141,13 @@ def test_segments_are_few_and_rows_are_written_again_seldom(tmp_path: Path, monk
 
     monkeypatch.setattr(compaction, "encoded", count)
     for shard in range(200):
-        journal.write(tmp_path, record(shard))
-        compaction.compact(tmp_path, at=2)
-        lengths = [int(path.name.split("-")[2]) for path in compaction.listed_segments(tmp_path)]
+        journal.write(place(tmp_path), record(shard))
+        compaction.compact(place(tmp_path), at=2)
+        lengths = [int(path.name.split("-")[2]) for path in compaction.listed_segments(place(tmp_path))]
         assert all(length > sum(lengths[i + 1 :]) for i, length in enumerate(lengths))
     assert sum(written) <= 200 * (math.log2(200 / 2) + 2)
-    assert len(journal.read_index(tmp_path)) == 200
-    assert len(matching(tmp_path / journal.FOLDER / journal.DETAILS, "*")) == 100
+    assert len(journal.read_index(place(tmp_path))) == 200
+    assert len(list((tmp_path / journal.FOLDER / journal.DETAILS).glob("*"))) == 100
 
 
 def test_details_hold_no_more_than_is_wanted_in_memory_at_once(home: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_details_hold_no_more_than_is_wanted_in_memory_at_once(home: Place, monk
     monkeypatch.setattr(compaction, "BYTES", 9 * size // 2)
     compaction.compact(home, at=100)
     assert not journal.has_loose(home)
-    assert len(matching(home / journal.FOLDER / journal.DETAILS, "*")) == 3
+    assert len(list((home / journal.FOLDER / journal.DETAILS).glob("*"))) == 3
     assert [r.shard for r in journal.read(home)] == list(range(10))
 
 
@@ -199,8 +199,8 @@ def test_details_that_no_segment_names_are_cleared(home: Place) -> None:
 def test_details_that_are_gone_are_named(home: Place) -> None:
     journal.write(home, record(0))
     compaction.compact(home, at=1)
-    (path,) = matching(home / journal.FOLDER / journal.DETAILS, "*")
-    path.unlink()
+    (path,) = (home / journal.FOLDER / journal.DETAILS).glob("*")
+    path.remove()
     assert len(journal.read_index(home)) == 1
     with pytest.raises(SubstyleError, match=path.name):
         journal.read(home)

@@ -10,7 +10,6 @@ import pytest
 import zarr
 from tests.conftest import put
 
-from substyle.engine.store import arrays
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import (
     SCHEMA,
@@ -81,7 +80,7 @@ def test_what_is_written_is_read(home: Place) -> None:
 def test_any_zarr_reader_reads_it_and_missing_is_nan(home: Place) -> None:
     store, entry = make(home / "s.zarr")
     store.write_shard(entry, 1, rows(1, 2), [note(4), note(5)], seconds=1.0, run="r")
-    array = zarr.open_array(arrays.zarr_store(home / "s.zarr"), path=f"embeddings/{entry.slug}/jpeg", mode="r")
+    array = zarr.open_array((home / "s.zarr").zarr_store(), path=f"embeddings/{entry.slug}/jpeg", mode="r")
     assert array.shape == (6, 3)
     assert array.chunks == (4, 3)
     assert np.isnan(np.asarray(array[:4])).all()
