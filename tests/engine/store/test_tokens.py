@@ -52,8 +52,8 @@ def test_zarr_reads_tokens(tmp_path: Path, codec: Codec) -> None:
     assert (entry.tokens, entry.dim, entry.shape) == (P, P * D, (P, D))
 
 
-def test_rows_and_labelled_arrays(home: Place) -> None:
-    store, x_TND = filled(home / "s.zarr")
+def test_rows_and_labelled_arrays(disk: Place) -> None:
+    store, x_TND = filled(disk / "s.zarr")
     loaded, opened = load_table(store, NAME), open_table(store, NAME)
     np.testing.assert_array_equal(loaded.x_TND, x_TND)
     assert (opened.tokens, opened.width) == (P, P * D)

@@ -150,8 +150,8 @@ def test_damaged_chunks_are_found_and_only_they_are_redone(
     assert look(store.path).ok
 
 
-def test_chunks_of_another_store_are_found(home: Place) -> None:
-    store = finished(home / "s.zarr")
+def test_chunks_of_another_store_are_found(disk: Place) -> None:
+    store = finished(disk / "s.zarr")
     entry = store.backbone("timm:x")
     chunk = store.chunk_path(entry.slug, "jpeg", 0)
     put(chunk, np.ones((4, 3), np.float16).tobytes())
@@ -256,10 +256,10 @@ def test_readers_refuse_chunks_that_are_cut_short(home: Place, damage: Callable[
     assert len(load_table(store, OTHER).keys) == 6
 
 
-def test_not_a_store(home: Place) -> None:
+def test_not_a_store(disk: Place) -> None:
     with pytest.raises(StoreError, match=r"nothing\.zarr: "):
-        verify(home / "nothing.zarr", quiet=True)
-    store = finished(home / "s.zarr")
+        verify(disk / "nothing.zarr", quiet=True)
+    store = finished(disk / "s.zarr")
     put(store.path / "substyle.json", b"{")
     with pytest.raises(StoreError, match=r"substyle\.json: .*JSONDecodeError"):
         verify(store.path, quiet=True)
@@ -305,8 +305,8 @@ def test_what_others_add_is_no_damage(home: Place) -> None:
     assert [entry.name for entry in store.backbones()] == ["timm:x", OTHER]
 
 
-def test_a_note_of_damage_goes_once_a_copy_was_restored(home: Place) -> None:
-    store = finished(home / "s.zarr")
+def test_a_note_of_damage_goes_once_a_copy_was_restored(disk: Place) -> None:
+    store = finished(disk / "s.zarr")
     chunk = store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0)
     data = chunk.read_bytes()
     _flip(chunk)
