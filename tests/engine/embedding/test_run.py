@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import FolderSource
-from substyle.pipelines.storage import place
+from substyle.pipelines.storage import LocalPlace, place
 from substyle.pipelines.transforms.registry import suite
 
 PIXELS = BackboneChoice("control:pixels")
@@ -346,9 +345,8 @@ def test_tokens_are_stored_beside_their_size(
     store = tmp_path / "s.zarr"
     network = BackboneChoice("control:random:test_resnet@tokens=2", precision="fp32")
     embed(plan(two_classes, store, "identity,grayscale"), [PIXELS], quiet=True)
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     with monkeypatch.context() as patch:
-        patch.setattr("substyle.engine.embedding.run.shutil.disk_usage", lambda path: usage)
+        patch.setattr(LocalPlace, "free_bytes", lambda path: 1000)
         with pytest.raises(ConfigError, match=r"0\.0 MB are free; @tokens=<side>"):
             embed(plan(two_classes, store, "identity,grayscale"), [PIXELS, network], quiet=True)
     opened = EmbeddingStore.open(store)
