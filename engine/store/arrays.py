@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from substyle.engine.store.files import make_folder, write_durably, writing
 from substyle.engine.store.layout import CHUNKS, METADATA, Codec, Dtype, OverflowError16, StoreError, StoreSettings
 from substyle.kernels.files import UnsafeFileError
-from substyle.pipelines.storage import Fill, Place, each
+from substyle.pipelines.storage import Fill, LocalPlace, Place, each
 
 if TYPE_CHECKING:
     import zarr
@@ -262,6 +262,8 @@ class Sizes:
 
     def of(self, chunk: Place) -> int | None:
         """Return the size of a chunk in bytes; None if it does not exist or its name is invalid."""
+        if isinstance(chunk, LocalPlace):  # no listing to look for: there may be millions of chunks
+            return chunk.sizes()(chunk)
         folder = _folders(chunk)[-1]
         if folder not in self._of:
             self._of[folder] = folder.sizes()
