@@ -27,6 +27,7 @@ from substyle.engine.backbones.runtimes.openvino import FixedBatch
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.run import embed_compiled
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import LocalPlace
 from substyle.pipelines.transforms import base
 
 NAME = "end_to_end"
@@ -55,7 +56,7 @@ def _filler(folder: Path, backbones: Sequence[CompiledBackbone], images: int) ->
     source = FolderSource(_linked(folder, images))
 
     def fill() -> float:
-        plan = EmbedPlan(source, folder / f"{next(_numbers)}.zarr", networks.pipeline())
+        plan = EmbedPlan(source, LocalPlace(folder, f"{next(_numbers)}.zarr"), networks.pipeline())
         began = time.perf_counter()
         embed_compiled(plan, backbones, quiet=True)
         return time.perf_counter() - began

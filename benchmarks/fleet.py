@@ -21,6 +21,7 @@ import numpy as np
 from substyle.engine.embedding.plan import PendingShards, lacking
 from substyle.engine.store import compaction, journal, lock
 from substyle.engine.store.records import Record
+from substyle.pipelines.storage import LocalPlace
 
 _DONE, _DIED, _BACK = range(3)  # shard finished; worker died; worker or shard available
 
@@ -77,7 +78,13 @@ class Fleet:
     """Workers that embed ``images`` images with one backbone, in shards of ``rows`` rows."""
 
     def __init__(self, store: Path, model: Model, images: int, rows: int, names: Sequence[str]) -> None:
-        self.store, self.model, self.images, self.rows, self.names = store, model, images, rows, tuple(names)
+        self.store, self.model, self.images, self.rows, self.names = (
+            LocalPlace(store),
+            model,
+            images,
+            rows,
+            tuple(names),
+        )
         self.rng = np.random.default_rng(0)
         slow_W = self.rng.random(model.workers) < model.slow
         self.pace_W = np.where(slow_W, 1 + self.rng.pareto(2.5, model.workers), 1.0)

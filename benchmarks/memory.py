@@ -111,12 +111,13 @@ def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
     from substyle.engine.embedding.run import embed
     from substyle.engine.store import journal
     from substyle.pipelines.sources import FolderSource
+    from substyle.pipelines.storage import LocalPlace
 
     with tempfile.TemporaryDirectory(prefix="substyle-memory-") as place:
         folder, store = Path(place) / "photographs", Path(place) / "s.zarr"
         megapixels = write(folder, count)
         pipeline = PixelPipeline(Settings(0, 224, ("identity", "grayscale")), EmbedConfig(batch, shard_rows=shard_rows))
-        plan = EmbedPlan(FolderSource(folder), store, pipeline)
+        plan = EmbedPlan(FolderSource(folder), LocalPlace(store), pipeline)
         before = resident()
         with sampled(store / journal.FOLDER) as samples:
             summary = embed(plan, [BackboneChoice("control:pixels")], quiet=True)

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from substyle.engine.probes.run import run_probes
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import LocalPlace
 from substyle.pipelines.transforms.registry import suite
 
 NAME = "precision"
@@ -70,7 +70,7 @@ def _row(name: str, pipeline: PixelPipeline, images: int) -> Row:
     outcomes: dict[str, ProbeOutcome] = {}
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
         for precision in (INT8, AUTO):
-            plan = EmbedPlan(source, Path(place) / f"{precision}.zarr", pipeline, limit=images)
+            plan = EmbedPlan(source, LocalPlace(place, f"{precision}.zarr"), pipeline, limit=images)
             compiled[precision] = _compiled(name, precision, plan.samples())
             embed_compiled(plan, [compiled[precision]], quiet=True)
             table = load_table(EmbeddingStore.open(plan.store_path), name)

@@ -25,6 +25,7 @@ from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.roofline import DEVICES
 from substyle.engine.store import compaction, journal, records
 from substyle.engine.store.records import ImageNote, Record
+from substyle.pipelines.storage import LocalPlace
 from substyle.pipelines.transforms.registry import suite
 
 NAME = "scale"
@@ -102,7 +103,7 @@ def _facts(fleet: Fleet, outcome: Outcome) -> dict[str, Any]:
         "journal_files": len(files),
         "index_segments": len(segments),
         "journal_bytes": sum(path.stat().st_size for path in files),
-        "index_bytes": sum(path.stat().st_size for path in segments),
+        "index_bytes": sum(path.size() for path in segments),
         **{f"{kind}_per_record": round(count / fleet.shards, 3) for kind, count in sorted(outcome.calls.items())},
     }
 
@@ -115,7 +116,7 @@ def _notes(names: tuple[str, ...]) -> Row:
         ImageNote(i, 375, 500, "", rng.bytes(72).hex(), ("grayscale",) if i % 50 == 0 else ()) for i in range(count)
     )
     record = Record(0, 0, count, "vit_base-00000000", {name: rng.bytes(32).hex() for name in names}, images, 1.0, "r")
-    place = Path(tempfile.mkdtemp(prefix="substyle-scale-"))
+    place = LocalPlace(tempfile.mkdtemp(prefix="substyle-scale-"))
     seconds = []
     try:
         for _ in range(5):

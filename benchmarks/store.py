@@ -41,7 +41,7 @@ def run(quick: bool) -> list[Row]:
         path = Path(place) / "s.zarr"
         store, entry = _empty(path, images)
         rows = [_write(store, entry, x_TND, repeats)]
-        compaction.compact(path, at=1)  # as a run does at its end
+        compaction.compact(store.path, at=1)  # as a run does at its end
         rows.append(_read_all(store, x_TND, repeats))
         rows.append(_one_variant(store, entry, x_TND, repeats))
         rows.append(_epoch(store, x_TND, repeats))
@@ -66,7 +66,7 @@ def _empty(path: Path, images: int, codec: Codec = "none", dim: int = DIM) -> tu
 def _write(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float16], repeats: int) -> Row:
     images = x_TND.shape[1]
     wide_TND = x_TND.astype(np.float32)
-    plain = store.path.with_name("plain")
+    plain = Path(str(store.path.parent), "plain")
     plain.mkdir()
     small = np.random.default_rng(1).integers(0, 256, (images, 72), dtype=np.uint8)  # thumbnails, no two alike
 
@@ -90,7 +90,7 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float1
 
 
 def _read_all(store: EmbeddingStore, x_TND: NDArray[np.float16], repeats: int) -> Row:
-    peer = _single_array(store.path.with_name("single.zarr"), x_TND)
+    peer = _single_array(Path(str(store.path.parent), "single.zarr"), x_TND)
     np.testing.assert_array_equal(load_table(store, "bench:x").x_TND, x_TND)
     contenders: dict[str, Callable[[], object]] = {
         OURS: lambda: load_table(store, "bench:x"),
@@ -99,7 +99,7 @@ def _read_all(store: EmbeddingStore, x_TND: NDArray[np.float16], repeats: int) -
     }
     if importlib.util.find_spec("zarrs") is not None:
         with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-            fast = zarr.open_array(str(store.path.with_name("single.zarr")), mode="r")
+            fast = zarr.open_array(str(store.path.parent / "single.zarr"), mode="r")
         contenders["one Zarr array (N, T, D), zarrs"] = lambda: fast[:]
     timings = interleave(contenders, repeats=repeats)
     return Row("full read as a table; ceiling: memory copy", "bytes", x_TND.nbytes, timings)
@@ -115,7 +115,7 @@ def _single_array(path: Path, x_TND: NDArray[np.float16]) -> zarr.Array:
 
 
 def _one_variant(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float16], repeats: int) -> Row:
-    single = zarr.open_array(str(store.path.with_name("single.zarr")), mode="r")
+    single = zarr.open_array(str(store.path.parent / "single.zarr"), mode="r")
     one = x_TND[7]
     timings = interleave(
         {
@@ -181,7 +181,7 @@ def _codec(codec: Codec, repeats: int) -> list[Row]:
             {OURS: lambda: store.write_shard(entry, 0, part, notes, seconds=0.0, run="r"), "zarr alone": theirs},
             repeats=repeats,
         )
-        compaction.compact(path, at=1)
+        compaction.compact(store.path, at=1)
         np.testing.assert_array_equal(load_table(store, "bench:x").x_TND[7], kept_ND)
         contenders = {OURS: lambda: load_table(store, "bench:x"), "zarr alone": lambda: peer[:]}
         read = interleave(contenders, repeats=repeats)

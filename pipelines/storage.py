@@ -1,21 +1,324 @@
-"""Storage locations: a `pathlib.Path`, or an `ObjectPlace` in a bucket with the same methods."""
+"""Storage locations: `Place`, on a disk (`LocalPlace`) or in a bucket (`ObjectPlace`)."""
 
 from __future__ import annotations
 
 import errno
 import fnmatch
+import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from functools import partial
+from io import BufferedReader
+from pathlib import Path, PosixPath, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from substyle.kernels import files as doors
 from substyle.kernels.errors import ConfigError, SubstyleError
+
+REQUESTS = 16  # concurrent requests to a bucket
+
+T = TypeVar("T")
+R = TypeVar("R")
+# fills a buffer with the bytes from an offset on and returns their number, less than its size only at the end
+Fill: TypeAlias = Callable[[memoryview, int], int]
+
+
+@dataclass(frozen=True)
+class Version:
+    """Version of an object, for conditional reads and writes: ``size`` in bytes, ``changed`` by the server's clock."""
+
+    e_tag: str | None
+    version: str | None
+    size: int = 0
+    changed: datetime | None = None
+
+
+class Place(Protocol):
+    """A file, or a folder with all below it, on a disk or in a bucket; see `place`.
+
+    A file is written atomically: readers see its old content or its new content. A missing one raises
+    FileNotFoundError, any other failure OSError, or ObjectError for a request to a bucket. Methods with a body do what
+    holds for a bucket, which has neither folders nor links nor temporary files.
+
+    Attributes:
+        requests: how many files are read or written at once.
+        near: gap in bytes up to which two ranges are read together, because another read would take as long.
+    """
+
+    __slots__ = ()
+
+    requests: ClassVar[int]
+    near: ClassVar[int]
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The name from its last dot on."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> Self:
+        """The enclosing folder."""
+
+    def __truediv__(self, name: str) -> Self: ...
+
+    def __lt__(self, other: Self) -> bool: ...
+
+    def relative_to(self, other: Self) -> PurePosixPath:
+        """The names below another place. Raises ValueError if this is not inside it."""
+
+    def absolute(self) -> Self:
+        """The same place for a process in another folder."""
+        return self
+
+    def inside(self, name: str) -> Self:
+        """A name that came from inside a file, below this folder.
+
+        Raises UnsafeFileError if it leaves the folder, or a part of it is a link.
+        """
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether there is a file; on a disk, or a folder."""
+
+    def is_file(self) -> bool:
+        """Whether there is a file with exactly this name."""
+
+    def is_special(self) -> bool:
+        """Whether there is something other than a regular file."""
+        return False
+
+    def size(self) -> int:
+        """The size of the file in bytes."""
+
+    def mark(self) -> object:
+        """What changes if the file is replaced, where that is known without reading it, else None."""
+        return None
+
+    def read_bytes(self) -> bytes:
+        """The whole file."""
+        return self.read_version()[0]
+
+    def read_version(self) -> tuple[bytes, Version]:
+        """The whole file and its version, which only buckets have."""
+
+    # Below a root, which may be trusted, no link is followed: these raise UnsafeFileError for one.
+
+    def read_below(self, root: Self) -> bytes:
+        """The whole file."""
+
+    def digest_below(self, root: Self) -> tuple[str, int]:
+        """SHA-256 in hex, and size in bytes, of the file."""
+
+    def ranges_below(self, root: Self) -> AbstractContextManager[Fill]:
+        """Yield a function that reads ranges of the file."""
+
+    def zarr_store(self) -> Any:  # noqa: ANN401 (zarr's StoreLike)
+        """This folder as a store that zarr can read."""
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """Convert errors of requests that another library sends, such as zarr, as methods of a place do."""
+        return nullcontext()
+
+    # --- listing ------------------------------------------------------------------------------------------------------
+
+    def files(self, suffix: str) -> list[Self]:
+        """Files of this folder with a suffix, sorted by name; empty if the folder does not exist."""
+
+    def all_files(self) -> Iterator[Self]:
+        """All files below this folder."""
+
+    def sizes(self) -> Callable[[Self], int | None]:
+        """Return a function from a file below this folder to its size in bytes, None if it is no regular file.
+
+        In a bucket, one listing replaces a request per file.
+        """
+
+    def glob(self, pattern: str) -> Iterator[Self]:
+        """Files below this folder that match a pattern of ``* ? []``, part by part; on a disk also folders."""
+
+    # a process that is killed leaves temporary files on a disk, and none in a bucket
+
+    def leftovers(self, pattern: str) -> Iterator[Self]:
+        """Temporary files below this folder that match a pattern, see `glob`."""
+        return iter(())
+
+    def temporaries(self, name: str = "") -> Iterator[tuple[Self, int]]:
+        """Temporary files of processes of this host in this folder, each with the process id.
+
+        Args:
+            name: final name; empty for all.
+        """
+        return iter(())
+
+    def require_no_links(self, depth: int) -> None:
+        """Raise UnsafeFileError if this folder, or anything in its folders down to a depth, is a link."""
+        return
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def free_bytes(self) -> int | None:
+        """Free space for new files below this folder; None if not limited."""
+        return None
+
+    def make_folder(self) -> None:
+        """Create this folder and those above it; a bucket needs none."""
+        return
+
+    def write(self, data: bytes) -> None:
+        """Write the file durably, whatever it was before."""
+
+    def write_once(self, data: bytes) -> None:
+        """Write a file durably that never changes.
+
+        In a bucket, raises FileExistsError if it exists with other content.
+        """
+
+    def write_alone(self, data: bytes | memoryview, root: Self) -> None:
+        """Write the only file of a folder, which replaces the folder. On a disk, folders are not flushed.
+
+        Args:
+            root: a folder; no folder between it and the file may be a link.
+        """
+
+    def flush(self) -> None:
+        """Flush this folder or file to the disk."""
+        return
+
+    def remove(self) -> None:
+        """Delete a file, or on a disk a folder with its content, if it exists. Links are not followed."""
+
+
+# --- on a disk --------------------------------------------------------------------------------------------------------
+
+
+class LocalPlace(PosixPath, Place):
+    """A place on a disk: a path that has the methods of a `Place` as well."""
+
+    __slots__ = ()
+
+    requests = 1
+    near = 16 << 10
+
+    def inside(self, name: str) -> Self:
+        return type(self)(doors.inside(self, name))
+
+    def is_special(self) -> bool:
+        return self.exists() and not doors.is_regular(self)
+
+    def size(self) -> int:
+        return self.stat().st_size
+
+    def mark(self) -> object:
+        status = self.stat()
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+    def read_version(self) -> tuple[bytes, Version]:
+        return self.read_bytes(), Version(None, None)
+
+    def _open_below(self, root: Self) -> BufferedReader:
+        return doors.open_inside(root, self.relative_to(root).as_posix())
+
+    def read_below(self, root: Self) -> bytes:
+        with self._open_below(root) as file:
+            return file.read()
+
+    def digest_below(self, root: Self) -> tuple[str, int]:
+        with self._open_below(root) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+
+    @contextmanager
+    def ranges_below(self, root: Self) -> Iterator[Fill]:
+        with self._open_below(root) as file:
+            yield partial(_fill, file.fileno())
+
+    def zarr_store(self) -> str:
+        return str(self)
+
+    def files(self, suffix: str) -> list[Self]:
+        try:
+            names = os.listdir(self)
+        except FileNotFoundError:
+            return []
+        return [self / name for name in sorted(names) if name.endswith(suffix) and not name.startswith(".")]
+
+    def all_files(self) -> Iterator[Self]:
+        for folder, _, names in os.walk(self):
+            for name in sorted(names):
+                yield type(self)(folder, name)
+
+    def sizes(self) -> Callable[[Self], int | None]:
+        return _size_on_disk
+
+    def leftovers(self, pattern: str) -> Iterator[Self]:
+        return self.glob(pattern)
+
+    def temporaries(self, name: str = "") -> Iterator[tuple[Self, int]]:
+        return ((type(self)(path), pid) for path, pid in doors.temporaries(self, name))
+
+    def require_no_links(self, depth: int) -> None:
+        doors.require_no_links(self.resolve(), depth)
+
+    def free_bytes(self) -> int:
+        disk = os.statvfs(self)
+        return disk.f_bavail * disk.f_frsize
+
+    def make_folder(self) -> None:
+        if not self.is_dir():  # cheaper than mkdir, for every record
+            self.mkdir(parents=True, exist_ok=True)
+
+    def write(self, data: bytes) -> None:
+        doors.write(self, data, durable=True)
+        doors.flush(self.parent)
+
+    write_once = write
+
+    def write_alone(self, data: bytes | memoryview, root: Self) -> None:
+        doors.remove(self.parent, root=root)
+        self.parent.mkdir(parents=True)
+        doors.write(self, data, durable=True)
+
+    def flush(self) -> None:
+        doors.flush(self)
+
+    def remove(self) -> None:
+        doors.remove(self)
+
+
+def _size_on_disk(path: Path) -> int | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _fill(file: int, out: memoryview, offset: int) -> int:
+    done = 0
+    while done < len(out) and (count := os.preadv(file, [out[done:]], offset + done)):
+        done += count
+    return done
+
+
+# --- in a bucket ------------------------------------------------------------------------------------------------------
 
 # Errors of requests never contain secrets. A response may repeat the rejected key and signature, and a URL may carry a
 # token: messages keep the status and error code of a response, or the first line without URLs and credentials.
@@ -102,33 +405,22 @@ if TYPE_CHECKING:
     Bucket: TypeAlias = S3Store | GCSStore | AzureStore
 
 EXTRA = "object-stores"
-REQUESTS = 16  # concurrent requests
 # exponential backoff, for lost connections and for responses of a busy or failing server
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(seconds=180)}
 TIMEOUT = "120 seconds"  # of one request: enough for a chunk of 25 MB at 2 Mbit/s
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "GOOGLE_BASE_URL")
 
-T = TypeVar("T")
-R = TypeVar("R")
 
-
-@dataclass(frozen=True)
-class Version:
-    """Version of an object, for conditional reads and writes: ``size`` in bytes, ``changed`` by the server's clock."""
-
-    e_tag: str | None
-    version: str | None
-    size: int = 0
-    changed: datetime | None = None
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class ObjectPlace:
-    """An object in a bucket, or all objects with the prefix ``<key>/``; see `place`.
+@dataclass(frozen=True, slots=True)
+class ObjectPlace(Place):
+    """An object in a bucket, or all objects with the prefix ``<key>/``.
 
     Methods that send a request raise FileNotFoundError for a missing object and ObjectError for a failed request. Both
     name the URL and the reason.
     """
+
+    requests: ClassVar = REQUESTS
+    near: ClassVar = 1 << 20  # another request takes tens of milliseconds
 
     root: str
     key: str
@@ -152,43 +444,31 @@ class ObjectPlace:
     def __truediv__(self, name: str) -> ObjectPlace:
         return replace(self, key=f"{self.key}/{name}" if self.key else name)
 
+    def __lt__(self, other: ObjectPlace) -> bool:
+        return (self.root, self.key) < (other.root, other.key)
+
     @property
     def parent(self) -> ObjectPlace:
-        """The enclosing prefix."""
         return replace(self, key=self.key.rpartition("/")[0])
 
     @property
     def name(self) -> str:
-        """The last part of the key."""
         return self.key.rpartition("/")[2]
 
-    @property
-    def stem(self) -> str:
-        """The name without its suffix."""
-        return PurePosixPath(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        """The name from its last dot on."""
-        return PurePosixPath(self.name).suffix
-
     def relative_to(self, other: ObjectPlace) -> PurePosixPath:
-        """The key relative to another location. Raises ValueError if it is not inside it."""
         if self.root != other.root:
             raise ValueError(f"{self} is not in {other}")
         return PurePosixPath(self.key).relative_to(other.key)
 
+    def inside(self, name: str) -> ObjectPlace:
+        return self / doors.relative(name)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def read_bytes(self) -> bytes:
-        """The whole object."""
-        return self.read_version()[0]
-
     def read_version(self) -> tuple[bytes, Version]:
-        """The whole object and its version."""
         import obstore
 
-        with translated_errors(self):
+        with self.translated_errors():
             found = obstore.get(self._bucket, self.key)
             return bytes(found.bytes()), _version(found.meta)
 
@@ -200,7 +480,7 @@ class ObjectPlace:
         """
         import obstore
 
-        with translated_errors(self):
+        with self.translated_errors():
             options: Any = {"range": (start, start + size)} | ({"if_match": e_tag} if e_tag else {})
             return memoryview(obstore.get(self._bucket, self.key, options=options).bytes())
 
@@ -208,11 +488,13 @@ class ObjectPlace:
         """The object's version."""
         import obstore
 
-        with translated_errors(self):
+        with self.translated_errors():
             return _version(obstore.head(self._bucket, self.key))
 
+    def size(self) -> int:
+        return self.head().size
+
     def is_file(self) -> bool:
-        """Whether an object with exactly this key exists."""
         try:
             self.head()
         except FileNotFoundError:
@@ -221,19 +503,51 @@ class ObjectPlace:
 
     exists = is_file
 
+    def read_below(self, root: ObjectPlace) -> bytes:
+        return self.read_bytes()
+
+    def digest_below(self, root: ObjectPlace) -> tuple[str, int]:
+        data = self.read_bytes()
+        return hashlib.sha256(data).hexdigest(), len(data)
+
+    def ranges_below(self, root: ObjectPlace) -> AbstractContextManager[Fill]:
+        def fill(out: memoryview, offset: int) -> int:
+            found = self.read_range(offset, len(out))
+            out[: len(found)] = found
+            return len(found)
+
+        return nullcontext(fill)
+
+    def zarr_store(self) -> Any:  # noqa: ANN401 (zarr's StoreLike)
+        from zarr.storage import ObjectStore
+
+        scheme, _, name = self.root.partition("://")
+        return ObjectStore(_open(scheme, name, self.key), read_only=True)  # its keys are relative to this place
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        return translated_errors(self)
+
     # --- listing ------------------------------------------------------------------------------------------------------
+
+    def files(self, suffix: str) -> list[ObjectPlace]:
+        return sorted(self.glob(f"*{suffix}"))
+
+    def all_files(self) -> Iterator[ObjectPlace]:
+        return (found for found, _ in self.walk())
+
+    def sizes(self) -> Callable[[ObjectPlace], int | None]:
+        return dict(self.walk()).get
 
     def walk(self) -> Iterator[tuple[ObjectPlace, int]]:
         """All objects below this prefix, with their sizes in bytes."""
         import obstore
 
-        with translated_errors(self):
+        with self.translated_errors():
             for some in obstore.list(self._bucket, self.key or None):
                 for found in some:
                     yield replace(self, key=found["path"]), int(found["size"])
 
     def glob(self, pattern: str) -> Iterator[ObjectPlace]:
-        """Objects below this prefix that match a pattern of ``* ? []``, part by part; ``**`` is not supported."""
         first, _, rest = pattern.partition("/")
         magic = any(mark in first for mark in "*?[")
         if not rest:
@@ -249,25 +563,35 @@ class ObjectPlace:
     def _names(self, kind: str) -> list[str]:
         import obstore
 
-        with translated_errors(self):
+        with self.translated_errors():
             listed = obstore.list_with_delimiter(self._bucket, self.key or None)
         paths = listed["common_prefixes"] if kind == "folders" else [found["path"] for found in listed["objects"]]
         return sorted(path.rpartition("/")[2] for path in paths)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def put(self, data: bytes | memoryview) -> None:
-        """Write the object, replacing any existing one."""
+    def write(self, data: bytes | memoryview) -> None:
         import obstore
 
-        with translated_errors(self):
+        with self.translated_errors():
             obstore.put(self._bucket, self.key, data, mode="overwrite", use_multipart=False)
+
+    def write_once(self, data: bytes) -> None:
+        try:
+            self.create(data)
+        except FileExistsError:
+            # a request retried after a lost response finds its own object
+            if self.read_bytes() != data:
+                raise
+
+    def write_alone(self, data: bytes | memoryview, root: ObjectPlace) -> None:
+        self.write(data)
 
     def create(self, data: bytes) -> Version:
         """Create the object. Raises FileExistsError if it exists, even with the same content."""
         import obstore
 
-        with translated_errors(self):
+        with self.translated_errors():
             made = obstore.put(self._bucket, self.key, data, mode="create", use_multipart=False)
         return Version(made["e_tag"], made["version"], len(data))
 
@@ -277,7 +601,7 @@ class ObjectPlace:
 
         mode: Any = {k: v for k in ("e_tag", "version") if (v := getattr(before, k)) is not None}
         try:
-            with translated_errors(self):
+            with self.translated_errors():
                 made = obstore.put(self._bucket, self.key, data, mode=mode, use_multipart=False)
         except OSError as error:
             if error.errno not in (errno.ESTALE, errno.ENOENT):
@@ -285,29 +609,20 @@ class ObjectPlace:
             raise FileExistsError(errno.EEXIST, "changed by another writer", str(self)) from None
         return Version(made["e_tag"], made["version"], len(data))
 
-    def unlink(self, missing_ok: bool = False) -> None:
-        """Delete the object. Not every server reports a missing one."""
+    def remove(self) -> None:
         import obstore
 
-        try:
-            with translated_errors(self):
-                obstore.delete(self._bucket, self.key)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
-
-    def rooted(self) -> Bucket:
-        """An obstore store whose keys are relative to this location."""
-        scheme, _, name = self.root.partition("://")
-        return _open(scheme, name, self.key)
+        with suppress(FileNotFoundError), self.translated_errors():  # not every server reports a missing object
+            obstore.delete(self._bucket, self.key)
 
 
-def each(work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
-    """Map a function over items with up to 16 threads, in order."""
+def each(work: Callable[[T], R], items: Iterable[T], threads: int = REQUESTS) -> list[R]:
+    """Map a function over items, in order, with up to so many threads."""
     things = list(items)
-    if len(things) < 2:
+    threads = min(threads, len(things))
+    if threads < 2:
         return [work(thing) for thing in things]
-    with ThreadPoolExecutor(min(REQUESTS, len(things))) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, things))
 
 
@@ -332,7 +647,7 @@ def _version(meta: Any) -> Version:  # noqa: ANN401 (obstore's ObjectMeta, which
     return Version(meta["e_tag"], meta["version"], int(meta["size"]), meta["last_modified"])
 
 
-Place: TypeAlias = Path | ObjectPlace
+# --- how users name places --------------------------------------------------------------------------------------------
 
 BUCKETS = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -352,11 +667,11 @@ def is_address(text: object) -> bool:
     return bool(_SCHEME.match(str(text)) or _ALMOST.match(str(text)))
 
 
-def place(text: str | Place, field: str = "place") -> Place:
-    """Parse a path or URL.
+def place(text: str | Path | Place, field: str = "place") -> Place:
+    """Return the place of a path or URL.
 
     Args:
-        text: a local path, or a ``file``, ``s3``, ``gs`` or ``az`` URL.
+        text: a local path, or a ``file``, ``s3``, ``gs`` or ``az`` URL; a place is returned as it is.
         field: field name for error messages.
 
     Raises:
@@ -364,19 +679,26 @@ def place(text: str | Place, field: str = "place") -> Place:
             may be secret.
         SubstyleError: a bucket, and the extra ``object-stores`` is not installed.
     """
+    if isinstance(text, Path):
+        return text if isinstance(text, LocalPlace) else LocalPlace(text)
     if not isinstance(text, str):
         return text
-    scheme = _SCHEME.match(text)
-    if scheme is None:
-        if almost := _ALMOST.match(text):  # would become a folder
-            raise ConfigError(field, f"{almost[0]}…", ALLOWED)
-        return Path(text)
-    kind = scheme[1].lower()
-    if kind == "file":
-        return Path(_file_path(text, field))
-    bucket, _, key = text[scheme.end() :].partition("/")
+    if is_remote(text):
+        return object_place(text, field)
+    if _SCHEME.match(text):
+        return LocalPlace(_file_path(text, field))
+    if almost := _ALMOST.match(text):  # would become a folder
+        raise ConfigError(field, f"{almost[0]}…", ALLOWED)
+    return LocalPlace(text)
+
+
+def object_place(text: str, field: str) -> ObjectPlace:
+    """Return the place of a URL in a bucket. Raises ConfigError and SubstyleError, see `place`."""
+    scheme, _, rest = text.partition("://")
+    kind = scheme.lower()
+    bucket, _, key = rest.partition("/")
     if kind not in BUCKETS:
-        raise ConfigError(field, f"{scheme[1]}://…", ALLOWED)
+        raise ConfigError(field, f"{scheme}://…", ALLOWED)
     # what precedes @ or follows ? may be a secret
     if "@" in bucket or ":" in bucket:
         raise ConfigError(field, f"{kind}://…@…", f"{ALLOWED}; set credentials in the environment")
@@ -397,12 +719,8 @@ def photographs(text: str | Path, field: str = "images") -> str | Path:
     Raises:
         ConfigError: see `place`.
     """
-    if not is_remote(text):
-        local = place(str(text), field)
-        assert isinstance(local, Path)
-        return local
-    place(str(text), field)
-    return str(text)
+    location = place(str(text), field)
+    return Path(location) if isinstance(location, LocalPlace) else str(text)
 
 
 def below(folder: Path, text: str | Path, field: str) -> str | Path:
@@ -411,18 +729,10 @@ def below(folder: Path, text: str | Path, field: str) -> str | Path:
     return folder / location if isinstance(location, Path) else location
 
 
-def matching(folder: Place, pattern: str) -> list[Place]:
-    """Entries of a folder that match a pattern, sorted."""
-    found: Iterable[Place] = folder.glob(pattern)
-    return sorted(found, key=str)
-
-
 def at_once(work: Callable[[Place], T], places: Iterable[Place]) -> list[T]:
-    """Map a function over locations: concurrently if any is in a bucket, else sequentially."""
+    """Map a function over places of one kind: concurrently in a bucket, else sequentially."""
     all_places = list(places)
-    if any(isinstance(one, ObjectPlace) for one in all_places):
-        return list(each(work, all_places))
-    return [work(one) for one in all_places]
+    return each(work, all_places, max((one.requests for one in all_places), default=1))
 
 
 def _file_path(text: str, field: str) -> str:

@@ -179,20 +179,23 @@ def bucket(server: Server, request: pytest.FixtureRequest) -> Place:
     return place(f"s3://{BUCKET}/{name}-{secrets.token_hex(4)}")
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Place:
+    """An empty place on a disk."""
+    return place(tmp_path)
+
+
 @pytest.fixture(params=["disk", "bucket"])
 def home(request: pytest.FixtureRequest) -> Place:
-    """An empty place on a disk, and one in a bucket: what is said of one holds for the other."""
-    found: Place = request.getfixturevalue("tmp_path" if request.param == "disk" else "bucket")
+    """An empty place on a disk, and one in a bucket; tests/pipelines/test_places.py says what both do."""
+    found: Place = request.getfixturevalue(request.param)
     return found
 
 
 def put(there: Place, data: bytes) -> None:
     """Put a file or an object there, whatever there was."""
-    if isinstance(there, Path):
-        there.parent.mkdir(parents=True, exist_ok=True)
-        there.write_bytes(data)
-    else:
-        there.put(data)
+    there.parent.make_folder()
+    there.write(data)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from substyle.engine.study.file import load_study
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import Source, open_source
 from substyle.pipelines.sources.base import KINDS
+from substyle.pipelines.storage import place
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
 
@@ -93,7 +94,7 @@ def test_a_transformation_and_an_analysis(
     load_plugin(example("solarize.py"))
     names = suite("identity,solarize")
     pipeline = PixelPipeline(Settings(0, 64, names), EmbedConfig(batch=4, threads=1, shard_rows=8))
-    embed(EmbedPlan(photographs, tmp_path / "s.zarr", pipeline), [BackboneChoice("control:pixels")], quiet=True)
+    embed(EmbedPlan(photographs, place(tmp_path / "s.zarr"), pipeline), [BackboneChoice("control:pixels")], quiet=True)
 
     table = load_table(EmbeddingStore.open(tmp_path / "s.zarr"), "control:pixels")
     assert table.transformations == names

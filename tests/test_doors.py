@@ -56,7 +56,6 @@ ALLOWED = {
     ("engine/commands/json_output.py", "CDLL"): "the program itself, no file",
     ("engine/commands/json_output.py", "os.open"): "/dev/null",
     ("engine/cli.py", "open for writing"): "/dev/null",
-    ("pipelines/storage.py", "unlink"): "defines it for objects in buckets",
     (
         "pipelines/sources/files.py",
         "os.open",
@@ -65,10 +64,8 @@ ALLOWED = {
     ("pipelines/plugins.py", "exec"): "the same",
     ("pipelines/plugins.py", "compile"): "the same",
     ("pipelines/plugins.py", "exec_module"): "the same",
-    ("engine/store/files.py", "unlink"): "objects in buckets",
     ("engine/embedding/preflight.py", "tempfile"): "a file without a name, to see whether a folder is writable",
     ("engine/embedding/preflight.py", "TemporaryFile"): "the same",
-    ("engine/embedding/run.py", "shutil"): "free space of a disk",
     ("engine/backbones/families/packaged.py", "torch.load"): "weights only: no code is run",
     ("engine/study/explore.py", "subprocess"): "runs embedding-atlas with files of this process",
     ("engine/study/explore.py", "shutil"): "copies the page that embedding-atlas has made to a new folder",

@@ -29,6 +29,7 @@ from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import LocalPlace
 from substyle.pipelines.transforms.registry import suite
 
 PART = "end_to_end"
@@ -123,7 +124,7 @@ def _filler(
     numbers = count()
 
     def fill(source: FolderSource) -> EmbedSummary:
-        plan = EmbedPlan(source, folder / f"{next(numbers)}.zarr", pipeline)
+        plan = EmbedPlan(source, LocalPlace(folder, f"{next(numbers)}.zarr"), pipeline)
         return embed_compiled(plan, [backbone], quiet=True)
 
     return fill

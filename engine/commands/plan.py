@@ -26,6 +26,7 @@ from substyle.engine.study.runner import plan_of
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.files import scratch
 from substyle.pipelines.sources import describe, open_source
+from substyle.pipelines.storage import place
 
 ROOT = Path(substyle.engine.__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"  # only in a checkout
@@ -74,7 +75,7 @@ def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
     with scratch() as folder:
         path = folder / "sample.zarr"
         chosen = dataclasses.replace(study, limit=min(options.sample, photographs))
-        made = plan_of(chosen, options.images, path)
+        made = plan_of(chosen, options.images, place(path))
         summary = embed(made, study.backbones, quiet=options.quiet)
         store = EmbeddingStore.open(path)
         names = made.pipeline.settings.transformations

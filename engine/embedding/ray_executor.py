@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
@@ -350,7 +349,7 @@ def _run(config: ExecutorConfig, cluster: Cluster, backbones: Sequence[BackboneC
         cache=str(cache.root().absolute()),
         plugins=loaded(),
         sources=tuple(identity.entry_of(source) for source in (plan.source, *plan.match.others)),
-        store=Path(os.path.abspath(store)) if isinstance(store, Path) else store,
+        store=store.absolute(),
         part=plan.part,
         run=task.run,
         backbones=tuple(backbones),

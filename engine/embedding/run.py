@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -224,9 +222,8 @@ def _require_room(
         if n
     ]
     compressed = "" if store.settings.codec == "none" else ", before compression"
-    text, free = f"{_size(need)} of embeddings to store{compressed}: {', '.join(each)}", None
-    if isinstance(store.path, Path):
-        free = shutil.disk_usage(store.path).free
+    text = f"{_size(need)} of embeddings to store{compressed}: {', '.join(each)}"
+    if (free := store.path.free_bytes()) is not None:
         text += f"; {_size(free)} are free"
     if not quiet:
         print(f"{store.path}: {text}", file=sys.stderr)

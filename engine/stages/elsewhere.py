@@ -15,13 +15,15 @@ from substyle.engine.stages.stage import Elsewhere, Run
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.stages.training import derive
 from substyle.engine.store import catalog
-from substyle.engine.store.files import remove, writing
+from substyle.engine.store.files import writing
 from substyle.engine.store.layout import HEADER, TEST, DifferentError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.kernels import files
+from substyle.kernels.files import remove
 from substyle.pipelines.sources import ImageRecord, Source, describe, kind_of, open_source
 from substyle.pipelines.sources.base import Understood
+from substyle.pipelines.storage import place
 
 
 def plan_elsewhere(each: Elsewhere, study: Study, config: EmbedConfig, source: Source | None = None) -> EmbedPlan:
@@ -34,7 +36,7 @@ def plan_elsewhere(each: Elsewhere, study: Study, config: EmbedConfig, source: S
         assert each.photographs is not None
         source = open_source(each.photographs, study.source.fitting(kind_of(each.photographs)))
     pipeline = PixelPipeline(each.settings, config)
-    return EmbedPlan(source, each.path, pipeline, each.limit, each.fractions, title=each.title, only=True)
+    return EmbedPlan(source, place(each.path), pipeline, each.limit, each.fractions, title=each.title, only=True)
 
 
 def embedded(run: Run, each: Elsewhere) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 from substyle.engine.config import Study
 from substyle.engine.stages.stage import Stage
 from substyle.engine.stages.stamp import with_leftovers
-from substyle.engine.store.files import remove, writing
+from substyle.engine.store.files import writing
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import remove
 from substyle.pipelines.entry_points import STAGES, load_entry_points
 
 # modules of this package, imported when they are first used: some import much

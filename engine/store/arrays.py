@@ -9,22 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial, reduce
-from io import BufferedReader
-from pathlib import Path, PurePath
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.store.files import flush, make_folder, naming, replace_durably, writing
+from substyle.engine.store.files import make_folder, write_durably, writing
 from substyle.engine.store.layout import CHUNKS, METADATA, Codec, Dtype, OverflowError16, StoreError, StoreSettings
-from substyle.kernels import files as doors
-from substyle.pipelines.storage import ObjectPlace, Place, each
+from substyle.kernels.files import UnsafeFileError
+from substyle.pipelines.storage import Fill, LocalPlace, Place, each
 
 if TYPE_CHECKING:
     import zarr
@@ -62,7 +58,7 @@ def array_metadata(rows: int, row: tuple[int, ...], settings: StoreSettings, att
 def write(node: Place, metadata: bytes) -> None:
     """Write or replace the metadata of a group or an array. Raises StoreError if the write fails."""
     make_folder(node)
-    replace_durably(node / METADATA, metadata)
+    write_durably(node / METADATA, metadata)
 
 
 def grow(node: Place, rows: int) -> None:
@@ -94,15 +90,6 @@ def _text(metadata: Mapping[str, Any]) -> bytes:
     return json.dumps(metadata, indent=2).encode()
 
 
-def zarr_store(path: Place) -> Any:  # noqa: ANN401 (zarr's StoreLike)
-    """Convert a path or bucket location to a store that zarr can read."""
-    if isinstance(path, Path):
-        return str(path)
-    from zarr.storage import ObjectStore
-
-    return ObjectStore(path.rooted(), read_only=True)
-
-
 def root(path: Place) -> zarr.Group:
     """Open the root group of a store. Raises StoreError if its metadata are missing or damaged."""
     import zarr  # takes a third of a second; only reading needs it
@@ -111,7 +98,7 @@ def root(path: Place) -> zarr.Group:
         if not (path / METADATA).exists():
             raise StoreError(f"{path / METADATA}: missing; run substyle verify")
         # list members from storage, not from consolidated metadata
-        return zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
+        return zarr.open_group(path.zarr_store(), mode="r", zarr_format=3, use_consolidated=False)
 
 
 def open_array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -129,7 +116,7 @@ def open_array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
 def _named(path: Place) -> Iterator[None]:
     """Convert errors of zarr about metadata to a StoreError that names their file."""
     try:
-        with naming(path):
+        with path.translated_errors():
             yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise StoreError(f"{path / METADATA}: cannot read: {repr(error)[:300]}; run substyle verify") from error
@@ -229,70 +216,62 @@ def write_chunk(chunk: Place, rows_RD: NDArray[Any], settings: StoreSettings) ->
         whole_RD[: len(rows_RD)] = rows_RD
     data = encode(whole_RD, settings.codec)
     with writing(chunk):
-        if isinstance(chunk, ObjectPlace):
-            chunk.put(data)
-        else:
-            _write_file(chunk, data)
+        # the folder may hold a file of an interrupted run, or a chunk that is embedded again
+        chunk.write_alone(data, _array_folder(chunk))
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_file(chunk: Path, data: memoryview) -> None:
-    # of an interrupted run, or a chunk that is embedded again
-    doors.remove(chunk.parent, root=_array_folder(chunk))
-    chunk.parent.mkdir(parents=True)
-    doors.write(chunk, data, durable=True)
+def _array_folder(chunk: Place) -> Place:
+    return _folders(chunk)[-1].parent
 
 
-def _array_folder(chunk: Path) -> Path:
-    return chunk.parents[_depth(chunk)]
+def checksum(chunk: Place) -> tuple[str, int]:
+    """Return the SHA-256 and the size of a chunk. Raises OSError, or StoreError if it is reached through a link."""
+    with _without_links():
+        return chunk.digest_below(_array_folder(chunk))
 
 
-def open_chunk(chunk: Path) -> BufferedReader:
-    """Open the file of a chunk for reading. Raises OSError, or StoreError if it is reached through a link."""
-    folder = _array_folder(chunk)
+@contextmanager
+def _without_links() -> Iterator[None]:
     try:
-        return doors.open_inside(folder, chunk.relative_to(folder).as_posix())
-    except doors.UnsafeFileError as error:
+        yield
+    except UnsafeFileError as error:
         raise StoreError(f"{error}; run substyle verify") from error
 
 
 def flush_folders(chunks: Iterable[Place]) -> None:
     """Flush the folders of chunk files and of their shards to the disk."""
-    files = [chunk for chunk in chunks if isinstance(chunk, Path)]
-    for folder in sorted({folder for chunk in files for folder in chunk.parents[: _depth(chunk)]}):
+    for folder in sorted({folder for chunk in chunks for folder in _folders(chunk)}):
         with writing(folder):
-            flush(folder)
+            folder.flush()
 
 
-def _depth(chunk: Place) -> int:
-    """Number of folders of a chunk up to that of all chunks of its array."""
-    return PurePath(str(chunk)).parts[::-1].index(CHUNKS)
+def _folders(chunk: Place) -> list[Place]:
+    """The folders of a chunk, up to that of all chunks of its array."""
+    folders = [chunk.parent]
+    while folders[-1].name != CHUNKS:
+        folders.append(folders[-1].parent)
+    return folders
 
 
 class Sizes:
-    """Sizes of chunks. In a bucket, one listing per array replaces a request per chunk."""
+    """Sizes of chunks; in a bucket, one listing per array."""
 
     def __init__(self) -> None:
-        self._listed: dict[ObjectPlace, dict[str, int]] = {}
+        self._of: dict[Place, Callable[[Place], int | None]] = {}
 
     def of(self, chunk: Place) -> int | None:
         """Return the size of a chunk in bytes; None if it does not exist or its name is invalid."""
-        with suppress(OSError, ValueError):
-            if not isinstance(chunk, ObjectPlace):
-                status = chunk.stat()
-                return status.st_size if stat.S_ISREG(status.st_mode) else None
-            folder: ObjectPlace = reduce(lambda place, _: place.parent, range(_depth(chunk)), chunk)
-            if folder not in self._listed:
-                self._listed[folder] = {str(found.relative_to(folder)): size for found, size in folder.walk()}
-            return self._listed[folder].get(str(chunk.relative_to(folder)))
-        return None
+        if isinstance(chunk, LocalPlace):  # no listing to look for: there may be millions of chunks
+            return chunk.sizes()(chunk)
+        folder = _folders(chunk)[-1]
+        if folder not in self._of:
+            self._of[folder] = folder.sizes()
+        return self._of[folder](chunk)
 
 
 # Chunks have whole rows (`require_layout`). Without a codec, rows are read from a part of the file straight into the
 # output; zarr's codec pipeline would read whole chunks and copy them once more. Compressed chunks are decoded whole.
-
-_NEAR = 16 << 10  # gap in bytes up to which two rows are read together: another call would take as long
-_NEAR_IN_A_BUCKET = 1 << 20  # the same in a bucket, where another request takes tens of milliseconds
 
 Read: TypeAlias = Callable[[int, NDArray[Any]], None]
 
@@ -311,17 +290,13 @@ def read_rows(
     """
     rows, stop = array.chunks[0], start + len(out_RD)
     at = start
-    objects: list[tuple[ObjectPlace, int, NDArray[Any]]] = []
+    parts: list[tuple[Place, int, NDArray[Any]]] = []
     while at < stop:
         number, first = divmod(at, rows)
         count = min(rows - first, stop - at)
-        place, part_RD = chunk(number), out_RD[at - start : at - start + count]
-        if isinstance(place, ObjectPlace):
-            objects.append((place, first, part_RD))
-        else:
-            _read_part(place, first, part_RD, array.fill_value, codec, rows)
+        parts.append((chunk(number), first, out_RD[at - start : at - start + count]))
         at += count
-    each(lambda part: _read_part(*part, array.fill_value, codec, rows), objects)
+    each(lambda part: _read_part(*part, array.fill_value, codec, rows), parts, parts[0][0].requests if parts else 1)
 
 
 def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object, codec: Codec, rows: int) -> None:
@@ -357,8 +332,7 @@ def take(
         StoreError: the chunk is missing, truncated or cannot be read.
     """
     row_bytes = out_RD.shape[1] * out_RD.itemsize
-    near = _NEAR_IN_A_BUCKET if isinstance(path, ObjectPlace) else _NEAR
-    apart_M = (np.diff(row_M) * row_bytes > row_bytes + near) & (codec == "none")  # others are decoded whole
+    apart_M = (np.diff(row_M) * row_bytes > row_bytes + path.near) & (codec == "none")  # others are decoded whole
     ends = np.flatnonzero(np.append(apart_M, True)) + 1 if len(row_M) else row_M
     start = 0
     try:
@@ -376,47 +350,32 @@ def take(
         raise _unreadable(path, error) from error
 
 
-def _whole(path: Place) -> bytes:
-    if isinstance(path, ObjectPlace):
-        return path.read_bytes()
-    with open_chunk(path) as file:
-        return file.read()
-
-
 @contextmanager
 def _reading(path: Place, like_RD: NDArray[Any], codec: Codec, rows: int) -> Iterator[Read]:
     """Yield a function that reads consecutive rows of a chunk, from the first on, into a contiguous array.
 
     Raises OSError; or StoreError if the chunk is truncated or cannot be decoded.
     """
-    row_bytes = like_RD.shape[1] * like_RD.itemsize
+    row_bytes, root = like_RD.shape[1] * like_RD.itemsize, _array_folder(path)
 
-    def read(copy: Callable[[memoryview, int], int], first: int, out_RD: NDArray[Any]) -> None:
+    def read(copy: Fill, first: int, out_RD: NDArray[Any]) -> None:
         place = out_RD.data.cast("B")
         if copy(place, first * row_bytes) < len(place):
             raise StoreError(f"{path}: truncated; run substyle verify")
 
     if codec != "none":
-        data = _whole(path)
+        with _without_links():
+            data = path.read_below(root)
         try:
             whole = decode(data, codec, like_RD.dtype, (rows, like_RD.shape[1])).data.cast("B")
         except (ValueError, RuntimeError, MemoryError) as error:
             raise StoreError(f"{path}: cannot be decoded ({error}); run substyle verify") from error
         yield partial(read, lambda place, offset: _copy(whole[offset : offset + len(place)], place))
-    elif isinstance(path, ObjectPlace):
-        yield partial(read, lambda place, offset: _copy(path.read_range(offset, len(place)), place))
     else:
-        with open_chunk(path) as file:
-            yield partial(read, partial(_copy_from_file, file.fileno()))
+        with _without_links(), path.ranges_below(root) as fill:
+            yield partial(read, fill)
 
 
 def _copy(found: memoryview, place: memoryview) -> int:
     place[: len(found)] = found
     return len(found)
-
-
-def _copy_from_file(file: int, place: memoryview, offset: int) -> int:
-    done = 0
-    while done < len(place) and (count := os.preadv(file, [place[done:]], offset + done)):
-        done += count
-    return done

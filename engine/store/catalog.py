@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from substyle.engine.store.files import digest, listed, make_folder, read_named, write_durably
+from substyle.engine.store.files import digest, make_folder, read_named, write_once
 from substyle.engine.store.layout import (
     HEADER,
     METADATA,
@@ -71,7 +72,7 @@ class Catalog:
 
 def files(store: Place) -> list[Place]:
     """List the files of a store's catalog in order."""
-    return listed(store / FOLDER, ".json")
+    return (store / FOLDER).files(".json")
 
 
 def read(paths: Sequence[Place]) -> Catalog:
@@ -98,7 +99,7 @@ def write(store: Place, facts: Mapping[str, Any], found: Mapping[str, Definition
     }
     data = json.dumps(content, sort_keys=True).encode()
     make_folder(store / FOLDER)
-    write_durably(store / FOLDER / f"{slug(str(facts['name']))}-{digest(data)}.json", data)
+    write_once(store / FOLDER / f"{slug(str(facts['name']))}-{digest(data)}.json", data)
 
 
 def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
@@ -188,12 +189,12 @@ class StoreHeader:
         return json.dumps({**content, "digest": _digest(content)}, indent=1).encode()
 
 
-def exists(store: Place) -> bool:
+def exists(store: Path | Place) -> bool:
     """Return whether a store exists at this place."""
     return (store / HEADER).is_file()
 
 
-def read_header(store: Place) -> StoreHeader:
+def read_header(store: Path | Place) -> StoreHeader:
     """Read the header of a store.
 
     Raises:
@@ -226,7 +227,7 @@ def read_header(store: Place) -> StoreHeader:
         raise StoreError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
-def _absent(store: Place) -> str:
+def _absent(store: Path | Place) -> str:
     """The error message for a missing store."""
     metadata = store / METADATA
     if not metadata.is_file():

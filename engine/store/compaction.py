@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -21,13 +20,9 @@ from substyle.engine.store.files import (
     clear_temporary,
     digest,
     encoded,
-    flush,
-    listed,
     make_folder,
-    remove,
-    replace_durably,
-    sizes,
     write_durably,
+    write_once,
     writing,
 )
 from substyle.engine.store.layout import ARRAYS, METADATA, StoreError
@@ -40,7 +35,7 @@ from substyle.engine.store.records import (
     index_rows,
     together,
 )
-from substyle.kernels.files import UnsafeFileError, inside, is_regular, relative
+from substyle.kernels.files import UnsafeFileError, relative
 from substyle.pipelines.storage import Place, at_once
 
 RECORDS = 256  # number of loose records that triggers compaction
@@ -76,8 +71,8 @@ def compact(store: Place, *, at: int = RECORDS) -> None:
 
     The caller must hold the mutex. Raises StoreError if a file of the journal is damaged, or the disk fails.
     """
-    paths = listed(store / journal.FOLDER, ".json")
-    if not paths or (len(paths) < at and sum(sizes(paths)) < BYTES):
+    paths = (store / journal.FOLDER).files(".json")
+    if not paths or (len(paths) < at and sum(_sizes(paths)) < BYTES):
         return
     rows = [_write_details(store, dict(some)) for some in _groups(paths)]
     segments = listed_segments(store)
@@ -118,12 +113,12 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
 def clear_unnamed(store: Place) -> None:
     """Remove detail files without a segment, left by killed processes. The caller must hold the mutex."""
     for path in unnamed(store):
-        remove(path)
+        path.remove()
 
 
 def unnamed(store: Place) -> list[Place]:
     """List detail files that no segment refers to. Raises StoreError if a segment is damaged."""
-    paths = listed(store / journal.FOLDER / journal.DETAILS, ".parquet")
+    paths = (store / journal.FOLDER / journal.DETAILS).files(".parquet")
     if not paths:
         return []
     tables = map(journal.read_segment, journal.files(store).segments)
@@ -133,18 +128,22 @@ def unnamed(store: Place) -> list[Place]:
 
 def listed_segments(store: Place) -> list[Place]:
     """List segments with valid names. The caller must hold the mutex."""
-    return [path for path in listed(store / journal.FOLDER, ".parquet") if SEGMENT.fullmatch(path.name)]
+    return [path for path in (store / journal.FOLDER).files(".parquet") if SEGMENT.fullmatch(path.name)]
 
 
 def _length(path: Place) -> int:
     return int(path.name.split("-")[2])  # rows of a segment
 
 
+def _sizes(paths: Iterable[Place]) -> list[int]:
+    return at_once(lambda path: path.size(), paths)
+
+
 def _groups(paths: Sequence[Place]) -> Iterator[list[tuple[int, Record]]]:
     """Loose records in groups of at most `BYTES`."""
     group: list[Place] = []
     total = 0
-    for path, size in zip(paths, sizes(paths), strict=True):
+    for path, size in zip(paths, _sizes(paths), strict=True):
         total += size
         if group and total > BYTES:
             yield at_once(journal.read_loose, group)
@@ -176,7 +175,7 @@ def _write_details(store: Place, records: Mapping[int, Record]) -> pa.Table:
     name = f"records-{digest(data)}.parquet"
     path = journal.details_path(store, name)
     make_folder(path.parent)
-    write_durably(path, data)
+    write_once(path, data)
     return index_rows(records.items(), name)
 
 
@@ -187,39 +186,36 @@ def _replace(store: Place, tables: Sequence[pa.Table], paths: Iterable[Place]) -
     if len(table):
         data = encoded(table)
         number = max((int(path.name.split("-")[1]) for path in listed_segments(store)), default=-1) + 1
-        write_durably(folder / f"segment-{number:05d}-{len(table)}-{digest(data)}.parquet", data)
+        write_once(folder / f"segment-{number:05d}-{len(table)}-{digest(data)}.parquet", data)
     with writing(folder):
-        at_once(remove, paths)
-        flush(folder)
+        at_once(lambda path: path.remove(), paths)
+        folder.flush()
 
 
 def clear_leftovers(store: Place) -> None:
     """Remove temporary files and unreferenced detail files of killed processes. The caller must hold the mutex."""
-    if isinstance(store, Path):  # objects are written atomically
-        with writing(store):
-            for folder in (manifest.FOLDER, journal.FOLDER, f"{journal.FOLDER}/{journal.DETAILS}", ""):
-                clear_temporary(store / folder)
-            for half in _metadata(store):
-                remove(half)
-            clear_temporary(store.parent, store.name)  # a process killed while another created the store
     with writing(store):
+        records = store / journal.FOLDER
+        for folder in (store / manifest.FOLDER, records, records / journal.DETAILS, store):
+            clear_temporary(folder)
+        for half in _metadata(store):
+            half.remove()
+        clear_temporary(store.parent, store.name)  # a process killed while another created the store
         clear_unnamed(store)
 
 
 def none(store: Place) -> bool:
     """Return whether a store has no lock, temporary file, unreferenced detail file or uncompacted record."""
-    left: list[Iterator[Place]] = [store.glob(lock.LOCKS)]
-    if isinstance(store, Path):
-        beside = store.parent.glob(f".{glob.escape(store.name)}.*.tmp")
-        deep = store.glob(f"{journal.FOLDER}/{journal.DETAILS}/.*.tmp")
-        left += [beside, store.glob(".*.tmp"), store.glob("*/.*.tmp"), deep, _metadata(store)]
+    beside = store.parent.leftovers(f".{glob.escape(store.name)}.*.tmp")
+    shallow = (f"{folder}.*.tmp" for folder in ("", "*/", f"{journal.FOLDER}/{journal.DETAILS}/"))
+    left = [store.glob(lock.LOCKS), beside, *map(store.leftovers, shallow), _metadata(store)]
     return not any(map(any, left)) and not journal.has_loose(store) and not unnamed(store)
 
 
-def _metadata(store: Path) -> Iterator[Path]:
+def _metadata(store: Place) -> Iterator[Place]:
     """Temporary metadata files of backbones and transformations. Temporary chunks are removed with their folders."""
     for depth in (ARRAYS, f"{ARRAYS}/*", f"{ARRAYS}/*/*"):
-        yield from store.glob(f"{depth}/.*.tmp")
+        yield from store.leftovers(f"{depth}/.*.tmp")
 
 
 # Damage found by `verify`, stored until `embed` repairs it. `verify` changes nothing else in a store, so a second run
@@ -284,13 +280,13 @@ def write(store: Place, found: Damage) -> None:
         "files": list(found.files),
         "metadata": list(found.metadata),
     }
-    replace_durably(store / NAME, json.dumps(content, indent=1).encode())
+    write_durably(store / NAME, json.dumps(content, indent=1).encode())
 
 
 def clear_damage(store: Place) -> None:
     """Delete the note of damage."""
     with writing(store / NAME):
-        remove(store / NAME)
+        (store / NAME).remove()
 
 
 def require_none(store: Place, slug: str) -> None:
@@ -308,11 +304,12 @@ def repair(store: Place, found: Damage) -> None:
     paths = [_regular(store, name) for name in found.files]
     for path in paths:
         if path.parent.name == catalog.FOLDER:
-            remove(path)
+            path.remove()
     withdraw(store, found.chunks, [path for path in paths if path.parent.name != catalog.FOLDER])
 
 
 def _regular(store: Place, name: str) -> Place:
-    if isinstance(store, Path) and (path := inside(store, name)).exists() and not is_regular(path):
+    path = store.inside(name)
+    if path.is_special():
         raise StoreError(f"{path}: named in {NAME}, but not a regular file; remove the note and run substyle verify")
-    return store / name
+    return path

@@ -1,8 +1,4 @@
-"""Atomic and durable file writes.
-
-Files on a disk are written under a temporary name, flushed and renamed. Objects in a bucket appear atomically;
-immutable ones are put only if absent.
-"""
+"""Files of a store and of results: writes whose errors name the place, contents that are checked, and processes."""
 
 from __future__ import annotations
 
@@ -11,16 +7,15 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from substyle.engine.store.layout import StoreError
-from substyle.kernels import files as doors
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
-from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, at_once, matching, translated_errors
+from substyle.pipelines.storage import ObjectError, Place, place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,17 +62,11 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()  # the name in parentheses may contain spaces
 
 
-def naming(path: Place) -> AbstractContextManager[None]:
-    """Convert bucket failures raised through other libraries, such as zarr, to errors that name the place."""
-    return translated_errors(path) if isinstance(path, ObjectPlace) else nullcontext()
-
-
 @contextmanager
-def writing(path: Place) -> Iterator[None]:
+def writing(path: Path | Place) -> Iterator[None]:
     """Convert a failed write to a StoreError that names the path and the reason."""
     try:
-        with naming(path):
-            yield
+        yield
     except ObjectError as error:
         raise StoreError(f"{error}. Finished work is kept.") from error
     except OSError as error:
@@ -86,86 +75,38 @@ def writing(path: Place) -> Iterator[None]:
         raise StoreError(f"{where}: cannot write: {reason}. Finished work is kept.") from error
 
 
+def write_durably(path: Path | Place, data: bytes) -> None:
+    """Write a file atomically and flush it to the disk.
+
+    Raises:
+        StoreError: the disk or bucket is full, not writable, or failed.
+    """
+    with writing(path):
+        place(path).write(data)
+
+
+def write_once(path: Place, data: bytes) -> None:
+    """`write_durably` for a file that never changes: an existing object in a bucket must have the same content."""
+    with writing(path):
+        path.write_once(data)
+
+
+def make_folder(path: Place) -> None:
+    """Create a folder and its parents if they do not exist. Raises StoreError if that fails."""
+    with writing(path):
+        path.make_folder()
+
+
 def clear_temporary(folder: Place, name: str = "") -> None:
-    """Remove temporary files of dead processes of this host. Does nothing in a bucket.
+    """Remove temporary files of dead processes of this host.
 
     Args:
         folder: folder to search, not recursively.
         name: final name of the files to remove; empty for all.
     """
-    if isinstance(folder, ObjectPlace):
-        return
-    for path, pid in doors.temporaries(folder, name):
+    for path, pid in folder.temporaries(name):
         if not is_running(pid):
-            doors.remove(path)
-
-
-def write_durably(path: Place, data: bytes) -> None:
-    """Write a file atomically and flush it to the disk.
-
-    In a bucket, the object is put if absent; an existing one must have the same content.
-
-    Raises:
-        StoreError: the disk or bucket is full, not writable, or failed.
-    """
-    if isinstance(path, ObjectPlace):
-        with writing(path):
-            try:
-                path.create(data)
-            except FileExistsError:
-                # a request retried after a lost response finds its own object
-                if path.read_bytes() != data:
-                    raise
-        return
-    with writing(path):
-        doors.write(path, data, durable=True)
-        flush(path.parent)
-
-
-def replace_durably(path: Place, data: bytes) -> None:
-    """`write_durably`, which replaces an object in a bucket too."""
-    if isinstance(path, ObjectPlace):
-        with writing(path):
-            path.put(data)
-    else:
-        write_durably(path, data)
-
-
-def listed(folder: Place, suffix: str) -> list[Place]:
-    """List a folder's files with a suffix, sorted by name; empty if the folder does not exist."""
-    if isinstance(folder, ObjectPlace):
-        return matching(folder, f"*{suffix}")
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    return [folder / name for name in sorted(names) if name.endswith(suffix) and not name.startswith(".")]
-
-
-def sizes(paths: Iterable[Place]) -> list[int]:
-    """Return the sizes of files in bytes. Raises FileNotFoundError if one is gone."""
-    return at_once(lambda path: path.head().size if isinstance(path, ObjectPlace) else path.stat().st_size, paths)
-
-
-def make_folder(path: Place) -> None:
-    """Create a folder and its parents if they do not exist. Does nothing in a bucket."""
-    if isinstance(path, Path) and not path.is_dir():  # is_dir is cheaper than mkdir, for every record
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-
-
-def remove(path: Place) -> None:
-    """Remove a file, or a folder with its content, if it exists. Links are not followed."""
-    if isinstance(path, ObjectPlace):
-        path.unlink(missing_ok=True)
-    else:
-        doors.remove(path)
-
-
-def flush(path: Place) -> None:
-    """Flush a file or folder to the disk. Does nothing in a bucket."""
-    if isinstance(path, Path):
-        doors.flush(path)
+            path.remove()
 
 
 def digest(data: bytes) -> str:

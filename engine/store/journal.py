@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from substyle.engine.store import records
-from substyle.engine.store.files import digest, listed, make_folder, read_named, write_durably
+from substyle.engine.store.files import digest, make_folder, read_named, write_once
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.manifest import COLUMNS, ROWS
 from substyle.engine.store.records import (
@@ -59,7 +59,7 @@ def files(store: Place) -> Files:
     replacement, so segments are listed until two listings agree.
     """
     folder = store / FOLDER
-    loose = listed(folder, ".json")
+    loose = folder.files(".json")
     segments = _segments(folder)
     while (again := _segments(folder)) != segments:
         segments = again
@@ -67,7 +67,7 @@ def files(store: Place) -> Files:
 
 
 def _segments(folder: Place) -> tuple[Place, ...]:
-    return tuple(path for path in listed(folder, ".parquet") if path.name.startswith("segment-"))
+    return tuple(path for path in folder.files(".parquet") if path.name.startswith("segment-"))
 
 
 def details_path(store: Place, name: str) -> Place:
@@ -200,7 +200,7 @@ def _held(store: Place, path: Place, decode: Callable[[bytes], T], current: File
 
 def has_loose(store: Place) -> bool:
     """Return whether the journal has loose records."""
-    return bool(listed(store / FOLDER, ".json"))
+    return bool((store / FOLDER).files(".json"))
 
 
 def write(store: Place, record: Record) -> int:
@@ -212,7 +212,7 @@ def write(store: Place, record: Record) -> int:
     folder = store / FOLDER
     make_folder(folder)
     data = record.to_json().encode()
-    write_durably(folder / f"{record.shard:08d}-{record.backbone}-{digest(data)}.json", data)
+    write_once(folder / f"{record.shard:08d}-{record.backbone}-{digest(data)}.json", data)
     return len(data)
 
 

@@ -27,11 +27,11 @@ from pathlib import Path
 import pydantic.dataclasses
 from pydantic import TypeAdapter
 
-from substyle.engine.store.files import is_running, remove, started, write_durably, writing
+from substyle.engine.store.files import is_running, started, write_once, writing
 from substyle.engine.store.layout import STRICT, LockedError, StoreError
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.files import locked
-from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, Version
+from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, Version, place
 
 NAME = "lock.json"
 LOCKS = "lock*.json"
@@ -262,7 +262,7 @@ def _first(place: ObjectPlace, content: bytes) -> Version:
             attempt()
         except FileExistsError:
             continue
-        remove(place)
+        place.remove()
         raise refused
     return made
 
@@ -289,12 +289,12 @@ def mutex(store: Place) -> Iterator[None]:
         return
     with ExitStack() as held:
         with writing(store / MUTEX):
-            held.enter_context(locked(store / MUTEX))
+            held.enter_context(locked(Path(str(store / MUTEX))))
         yield
 
 
 @contextmanager
-def hold(store: Place, run: str, part: Part = WHOLE, *, take_over: bool = False) -> Iterator[None]:
+def hold(store: Path | Place, run: str, part: Part = WHOLE, *, take_over: bool = False) -> Iterator[None]:
     """Own the store, or a part of its shards, inside the ``with`` block.
 
     The lock of a dead process on this host is taken over, with a message; in a bucket also that of another host that
@@ -307,6 +307,7 @@ def hold(store: Place, run: str, part: Part = WHOLE, *, take_over: bool = False)
         LockedError: another run holds the store and is alive or on another host. Different parts with the same count do
             not conflict.
     """
+    store = place(store)
     if isinstance(store, ObjectPlace):
         with _hold_object(store, run, part, take_over):
             yield
@@ -317,7 +318,7 @@ def hold(store: Place, run: str, part: Part = WHOLE, *, take_over: bool = False)
         with mutex(store):
             for other in sorted(store.glob(LOCKS)):
                 _clear_or_refuse(other, part, take_over)
-            write_durably(path, content)
+            write_once(path, content)
         yield
     finally:
         try:
@@ -350,38 +351,36 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _release(path: Path, content: bytes) -> None:
+def _release(path: Place, content: bytes) -> None:
     """Remove a lock if its content is unchanged."""
     try:
         mine = path.read_bytes() == content
     except OSError:
         return  # never written, removed by hand, or not a file
     if mine:
-        remove(path)
+        path.remove()
 
 
 def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | None = None) -> None:
     """Remove a lock whose holder is gone. Raises LockedError for one that does not hold another part."""
-    age = 0.0
-    advice = f"; wait for it to end, or remove {path} if it is no longer running"
     try:
-        if isinstance(path, ObjectPlace):
-            content, version = path.read_version()
-            age = (now - version.changed).total_seconds() if now and version.changed else 0.0
-            advice = (
-                f", last renewed {max(age, 0):.0f} s ago; wait for it to end. The lock of another host expires "
-                f"{STALE:.0f} s after its last renewal, or at once with embed --take-over"
-            )
-        else:
-            content = path.read_bytes()
+        content, version = path.read_version()
     except FileNotFoundError:
         return  # released in the meantime
     except OSError as error:
         raise LockedError(f"{path}: cannot read lock: {error.strerror}; remove it") from error
+    age = 0.0
+    advice = f"; wait for it to end, or remove {path} if it is no longer running"
+    if now is not None and version.changed is not None:
+        age = (now - version.changed).total_seconds()
+        advice = (
+            f", last renewed {max(age, 0):.0f} s ago; wait for it to end. The lock of another host expires "
+            f"{STALE:.0f} s after its last renewal, or at once with embed --take-over"
+        )
     holder = Holder.read(content)
     if not holder.alive() or (not holder.is_here and (take_over or age > STALE)):
         print(f"taking over the lock of {holder}", file=sys.stderr)
-        remove(path)
+        path.remove()
     elif not holder.beside(part.numbers):
         raise LockedError(f"{path.parent}: locked by {holder}{advice}")
 
@@ -407,6 +406,6 @@ def _give_back(store: ObjectPlace, held: Lease) -> None:
     try:
         with mutex(store):
             if held.end():
-                remove(held.place)
+                held.place.remove()
     except (StoreError, ObjectError) as error:
         print(f"cannot release lock {held.place}, which expires after {STALE:.0f} s: {error}", file=sys.stderr)

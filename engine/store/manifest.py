@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 
-from substyle.engine.store.files import digest, encoded, make_folder, read_named, write_durably
+from substyle.engine.store.files import digest, encoded, make_folder, read_named, write_once
 from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL, StoreError
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import for_each_image
@@ -28,7 +28,7 @@ from substyle.kernels.displacement import Banded
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines import limits
-from substyle.pipelines.storage import Place, matching
+from substyle.pipelines.storage import Place
 from substyle.pipelines.validation import brief
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _manifest(table: pa.Table) -> Manifest:
 
 def segments(store: Place) -> list[Place]:
     """List the manifest's files in order. Raises StoreError if one is missing."""
-    paths = matching(store / FOLDER, "segment-[0-9]*.parquet")
+    paths = sorted((store / FOLDER).glob("segment-[0-9]*.parquet"))
     for number, path in enumerate(paths):
         if path.stem.split("-")[1] != f"{number:05d}":
             raise StoreError(f"{store}: manifest segment {number:05d} is missing before {path.name}")
@@ -248,7 +248,7 @@ def append(
         raise StoreError(f"{folder}: cannot add images: {error}") from error
     described = json.dumps({**asdict(source), "options": dict(source.options)}).encode()
     data = encoded(table.replace_schema_metadata({_SOURCE: described}))
-    write_durably(folder / f"segment-{len(segments(store)):05d}-{digest(data)}.parquet", data)
+    write_once(folder / f"segment-{len(segments(store)):05d}-{digest(data)}.parquet", data)
 
 
 def assign(

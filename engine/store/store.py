@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from substyle.engine.store import arrays, catalog, compaction, journal, lock
 from substyle.engine.store import manifest as manifests
 from substyle.engine.store.catalog import Catalog, Definition, StoreHeader
-from substyle.engine.store.files import clear_temporary, flush, write_durably, writing
+from substyle.engine.store.files import clear_temporary, write_once, writing
 from substyle.engine.store.journal import Notes
 from substyle.engine.store.layout import (
     ARRAYS,
@@ -32,7 +32,7 @@ from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
 from substyle.engine.store.records import ImageNote, Index, Record
 from substyle.kernels import files as doors
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.storage import ObjectPlace, Place, each, place
+from substyle.pipelines.storage import LocalPlace, Place, each, place
 
 if TYPE_CHECKING:
     import pandas
@@ -46,7 +46,7 @@ def root_attributes(settings: StoreSettings) -> dict[str, object]:
     return {"substyle": vars(settings)}
 
 
-def _make_folder(path: Path, header: StoreHeader) -> None:
+def _make_folder(path: LocalPlace, header: StoreHeader) -> None:
     clear_temporary(path.parent, path.name)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: already exists and is not empty")
@@ -59,25 +59,25 @@ def _make_folder(path: Path, header: StoreHeader) -> None:
             (temporary / HEADER, header.encode()),
         ):
             doors.write(file, data, durable=True)
-        flush(temporary / ARRAYS)
-        flush(temporary)
-    flush(path.parent)
+        doors.flush(temporary / ARRAYS)
+        doors.flush(temporary)
+    path.parent.flush()
 
 
-def _put(path: ObjectPlace, header: StoreHeader) -> None:
+def _put(path: Place, header: StoreHeader) -> None:
     """Create a store in a bucket. It exists once its header does, which is put last, if absent."""
     _require_empty(path)  # before writing anything
     with lock.mutex(path):
         _require_empty(path)
-        (path / ARRAYS / METADATA).put(arrays.group({}))
-        (path / METADATA).put(arrays.group(root_attributes(header.settings)))
-        write_durably(path / HEADER, header.encode())
+        (path / ARRAYS / METADATA).write(arrays.group({}))
+        (path / METADATA).write(arrays.group(root_attributes(header.settings)))
+        write_once(path / HEADER, header.encode())
 
 
-def _require_empty(path: ObjectPlace) -> None:
+def _require_empty(path: Place) -> None:
     # objects of a process that was killed in `_put`, or is still in it
     ours = {path / ARRAYS / METADATA, path / METADATA, path / lock.MUTEX}
-    if any(found not in ours for found, _ in path.walk()):
+    if any(found not in ours for found in path.all_files()):
         raise StoreError(f"{path}: already exists and is not empty")
 
 
@@ -93,7 +93,9 @@ class EmbeddingStore:
         self._read: dict[str, tuple[object, Any]] = {}  # what has been read, with the files it was read from
 
     @classmethod
-    def create(cls, path: Place | str, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> EmbeddingStore:
+    def create(
+        cls, path: Place | Path | str, settings: StoreSettings, *, calibration: Sequence[str] = ()
+    ) -> EmbeddingStore:
         """Create an empty store atomically, and open it: readers see all of it or nothing.
 
         Args:
@@ -108,14 +110,14 @@ class EmbeddingStore:
             raise ConfigError("store", str(path), "a path that ends in a name, such as runs/photographs.zarr")
         header = StoreHeader(str(uuid.uuid4()), settings, tuple(calibration))
         with writing(path):
-            if isinstance(path, ObjectPlace):
-                _put(path, header)
-            else:
+            if isinstance(path, LocalPlace):
                 _make_folder(path, header)
+            else:
+                _put(path, header)
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Place | str) -> EmbeddingStore:
+    def open(cls, path: Place | Path | str) -> EmbeddingStore:
         """Open the store at a path or URL.
 
         Raises:
@@ -124,21 +126,18 @@ class EmbeddingStore:
             ObjectError: its bucket cannot be reached.
         """
         path = place(path)
-        if isinstance(path, Path):
-            try:  # down to the arrays; a link among chunks is refused when a chunk is opened
-                doors.require_no_links(path.resolve(), 3)
-            except doors.UnsafeFileError as error:
-                raise StoreError(f"{path} must not contain links: {error}") from error
+        try:  # down to the arrays; a link among chunks is refused when a chunk is opened
+            path.require_no_links(3)
+        except doors.UnsafeFileError as error:
+            raise StoreError(f"{path} must not contain links: {error}") from error
         return cls(path, catalog.read_header(path))
 
     def require_same_store(self) -> None:
         """Raise StoreError if the path leads to another store than the one that was opened, or to none."""
-        header = self.path / HEADER
         try:
-            stat = header.stat() if isinstance(header, Path) else None
+            mark = (self.path / HEADER).mark()
         except OSError as error:
             raise StoreError(f"{self.path}: no store any more ({error.strerror})") from error
-        mark = stat and (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
         if mark is None or mark != self._mark:
             if (found := catalog.read_header(self.path).uuid) != self.uuid:
                 raise StoreError(f"{self.path}: store {self.uuid} was opened here, and this is store {found}")
@@ -373,8 +372,7 @@ class EmbeddingStore:
             self.array_of(entry, name)  # checks that the array exists with the expected layout
             return arrays.write_chunk(entry.chunk(self.path, name, shard), cast_RD, self.settings)
 
-        written = each(write, embeddings) if isinstance(self.path, ObjectPlace) else map(write, embeddings)
-        checksums = dict(zip(embeddings, written, strict=True))
+        checksums = dict(zip(embeddings, each(write, embeddings, self.path.requests), strict=True))
         arrays.flush_folders(entry.chunk(self.path, name, shard) for name in embeddings)
         record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run)
         return journal.write(self.path, record)

@@ -20,7 +20,6 @@ from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
 from substyle.kernels.errors import MissingError, SubstyleError
-from substyle.pipelines.storage import REQUESTS, ObjectPlace
 from substyle.pipelines.transforms.registry import SUITES
 
 if TYPE_CHECKING:
@@ -255,7 +254,7 @@ class StoredRows:
             chunk = self.entry.chunk(self.store.path, self.names[t_B[own[0]]], int(shard_B[own[0]]))
             arrays.take(chunk, at_B[own], out, own, self.store.settings.codec, self.store.settings.shard_rows)
 
-        with ThreadPoolExecutor(REQUESTS if isinstance(self.store.path, ObjectPlace) else _TAKERS) as readers:
+        with ThreadPoolExecutor(max(self.store.path.requests, _TAKERS)) as readers:
             list(readers.map(one, files))
         self.store.require_same_store()
         return out

@@ -5,13 +5,10 @@ Only the store's list of damage is written, which `embed` repairs.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +21,7 @@ from substyle.engine.store.layout import ARRAYS, CHUNKS, HEADER, METADATA, Store
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.records import DETAILS, Record
 from substyle.engine.store.store import EmbeddingStore
-from substyle.pipelines.storage import REQUESTS, ObjectError, ObjectPlace, Place
+from substyle.pipelines.storage import ObjectError, Place
 
 REDO = "run embed to compute it again"
 KEEP = "nothing to do: substyle ignores it"
@@ -237,7 +234,7 @@ class _Check:
 
     def check_chunks(self, records: list[_Said], threads: int, quiet: bool) -> None:
         total = sum(len(record.checksums) for record in records)
-        threads = max(threads, REQUESTS if isinstance(self.store.path, ObjectPlace) else 1)
+        threads = max(threads, self.store.path.requests)
         with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
             checked = pool.map(lambda pair: _chunk(self.chunk(*pair), pair[0].checksums[pair[1]]), _pairs(records))
             for (record, name), (size, problem) in zip(_pairs(records), checked, strict=True):
@@ -267,13 +264,7 @@ def _pairs(records: Iterable[_Said]) -> Iterator[tuple[_Said, str]]:
 
 def _chunk(path: Place, checksum: str) -> tuple[int, str]:
     try:
-        if isinstance(path, ObjectPlace):
-            data = path.read_bytes()
-            digest, size = hashlib.sha256(data).hexdigest(), len(data)
-        else:
-            with arrays.open_chunk(path) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                size = file.tell()
+        digest, size = arrays.checksum(path)
     except (OSError, ValueError, StoreError) as error:  # ValueError: invalid file name; StoreError: a link
         return 0, f"cannot read: {getattr(error, 'strerror', None) or error}"
     return size, "" if digest == checksum else "checksum mismatch"
@@ -286,7 +277,7 @@ def _others(
     shards = None if images is None else -(-images.rows // store.settings.shard_rows)
     nodes = {f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)}
     nodes |= {f"{ARRAYS}/{slug}/{name}/{METADATA}" for slug, names in known.transformations.items() for name in names}
-    for path in _files(store.path):
+    for path in store.path.all_files():
         if path in finished:
             continue
         name = _inside(store.path, path)
@@ -304,17 +295,8 @@ def _is_chunk(path: str, known: Catalog, shards: int | None) -> bool:
     return bool(match["token"]) == tokens and (shards is None or int(match["shard"]) < shards)
 
 
-def _files(store: Place) -> Iterator[Place]:
-    if isinstance(store, ObjectPlace):
-        yield from (path for path, _ in store.walk())
-        return
-    for folder, _, names in os.walk(store):
-        for name in sorted(names):
-            yield Path(folder) / name
-
-
 def _inside(store: Place, path: Place) -> str:
-    return path.relative_to(store).as_posix()  # type: ignore[arg-type]  # both are of one kind
+    return path.relative_to(store).as_posix()
 
 
 def _noted(store: Place) -> bytes | None:

@@ -21,13 +21,14 @@ from substyle.engine.stages.stamp import (
     with_leftovers,
 )
 from substyle.engine.store import catalog, lock
-from substyle.engine.store.files import read_json, remove, write_durably, writing
+from substyle.engine.store.files import read_json, write_durably, writing
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_tables
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import remove
 from substyle.pipelines.storage import Place, place
 
 STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"
@@ -48,8 +49,7 @@ def claim(out: Path, store: Place, uuid: str) -> None:
         ConfigError: the folder contains other files.
     """
     require_ours(out)
-    where = store.absolute() if isinstance(store, Path) else store
-    data = json.dumps({"kind": _KIND, "store": str(where), "uuid": uuid}, indent=1).encode()
+    data = json.dumps({"kind": _KIND, "store": str(store.absolute()), "uuid": uuid}, indent=1).encode()
     marker = out / HEADER
     if not marker.is_file() or marker.read_bytes() != data:
         with writing(out):
@@ -184,7 +184,7 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
         raise StaleError(f"{out / RESULTS}: outdated, {', '.join(differing)} changed since; run substyle report")
     identity = results.get("identity", {})
     # the store in the folder first: the folder may have been moved or copied
-    stores = [files.inside(out, STORE), *([own] if (own := _own_store(out)) is not None else [])]
+    stores: list[Place] = [place(files.inside(out, STORE)), *([own] if (own := _own_store(out)) is not None else [])]
     same = (each for each in stores if catalog.exists(each) and catalog.read_header(each).uuid == identity.get("store"))
     before = next(same, None)
     if before is None:

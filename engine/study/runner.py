@@ -45,7 +45,7 @@ from substyle.pipelines.storage import Place, is_remote, place
 
 def store_of(study: Study, out: Path) -> Place:
     """Store of a study's embeddings. Raises UnsafeFileError if the one in the output folder is a link."""
-    return place(study.store, "store") if study.store else inside(out, STORE)
+    return place(study.store, "store") if study.store else place(inside(out, STORE))
 
 
 def plan_of(study: Study, images: Path | str | None, store_path: Place) -> EmbedPlan:
@@ -147,7 +147,7 @@ def run_study(
     out: Path,
     *,
     images: Path | str | None = None,
-    store_path: Place | None = None,
+    store_path: Path | Place | None = None,
     fresh: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -176,11 +176,11 @@ def run_study(
 
 
 def _run(
-    study: Study, out: Path, images: Path | str | None, store_path: Place | None, *, fresh: bool, quiet: bool
+    study: Study, out: Path, images: Path | str | None, store_path: Path | Place | None, *, fresh: bool, quiet: bool
 ) -> dict[str, Any]:
     devices.resolve(study.probes.device, prefix="probes.")  # fail early, before hours of embedding
     search_device(study.analysis.device)
-    store_path = store_path or store_of(study, out)
+    store_path = place(store_path) if store_path else store_of(study, out)
     plan = plan_of(study, images, store_path)
     print(describe(plan.source), file=sys.stderr)
     if fresh:

@@ -16,7 +16,7 @@ from hashlib import blake2b
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.base import LeftOut, key_text, shown
-from substyle.pipelines.storage import ObjectPlace, each, is_remote, place
+from substyle.pipelines.storage import ObjectPlace, each, is_remote, object_place
 
 UNSETTLED_S = 2.0
 MAX_BYTES = 1 << 30  # of one encoded image
@@ -241,13 +241,11 @@ def expand(root: str, extensions: Sequence[str], parts: Sequence[str]) -> list[t
 
 
 def _place(text: str) -> ObjectPlace:
-    location = place(text, "images")
-    assert isinstance(location, ObjectPlace)
-    return location
+    return object_place(text, "images")
 
 
 def _below(location: ObjectPlace, extensions: Sequence[str]) -> list[ObjectPlace]:
-    return [p for p, _ in location.walk() if p.name.lower().endswith(tuple(extensions))]
+    return [p for p in location.all_files() if p.name.lower().endswith(tuple(extensions))]
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:

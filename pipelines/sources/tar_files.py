@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from substyle.pipelines.sources.base import words
 from substyle.pipelines.sources.files import MAX_BYTES, FileState, mark_of, mark_of_file, open_regular, read_span
-from substyle.pipelines.storage import ObjectPlace, Version, place
+from substyle.pipelines.storage import ObjectPlace, Version, object_place
 
 WINDOW = 1 << 20  # bytes per request while an object is listed: several headers and small members
 
@@ -77,9 +77,7 @@ class RemoteShard:
     """An object in a bucket. Failed requests raise ObjectError."""
 
     def __init__(self, path: str) -> None:
-        location = place(path, "images")
-        assert isinstance(location, ObjectPlace)
-        self.place = location
+        self.place = object_place(path, "images")
         self._version = Version(None, None)
 
     @contextmanager

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.fleet import Fleet, Model
 
 from substyle.engine.store import compaction, journal
+from substyle.pipelines.storage import place
 
 NAMES = ("identity", "jpeg")
 
@@ -22,7 +23,7 @@ def test_everything_is_committed_once(tmp_path: Path, restarts: tuple[float, ...
     )
     fleet = Fleet(tmp_path, model, images=999, rows=2, names=NAMES)
     outcome = fleet.run()
-    index = journal.read_index(tmp_path)
+    index = journal.read_index(place(tmp_path))
     assert sorted(index.shard_R.tolist()) == list(range(500))
     assert index.finished(fleet.backbone, NAMES, 500).all()
     assert len(outcome.plans) == len(restarts) + 2
@@ -33,8 +34,8 @@ def test_everything_is_committed_once(tmp_path: Path, restarts: tuple[float, ...
     assert outcome.useful >= 500 * np.exp(-0.5)
     assert outcome.calls["creates"] > 500
     assert outcome.calls["flushes"] >= 2 * 500
-    assert len(compaction.listed_segments(tmp_path)) <= 9
-    assert not journal.has_loose(tmp_path)
+    assert len(compaction.listed_segments(place(tmp_path))) <= 9
+    assert not journal.has_loose(place(tmp_path))
 
 
 def test_flushing_is_as_before_afterwards(tmp_path: Path) -> None:

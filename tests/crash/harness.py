@@ -19,6 +19,7 @@ from substyle.engine.store import catalog, compaction, journal
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table
+from substyle.pipelines.storage import place
 
 PIXELS = "control:pixels"
 STATISTICS = "control:statistics"
@@ -68,14 +69,14 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
         found.append("the catalogs say different things")
     kinds = (".parquet", ".json") if loose else (".parquet",)
     inside = (path for path in (store / journal.FOLDER).rglob("*") if not path.is_dir())
-    left = [path for path in inside if path.suffix not in kinds] + compaction.unnamed(store)
+    left = [path for path in inside if path.suffix not in kinds] + compaction.unnamed(place(store))
     found += [f"{path.name}: left in the journal" for path in left]
     return sorted(found)
 
 
 def journal_content(store: Path) -> list[dict[str, Any]]:
     """The journal's records without their time and run, in an order that neither of these decides."""
-    said = [{k: v for k, v in asdict(r).items() if k not in ("seconds", "run")} for r in journal.read(store)]
+    said = [{k: v for k, v in asdict(r).items() if k not in ("seconds", "run")} for r in journal.read(place(store))]
     for record in said:
         for note in record["images"]:
             note.pop("mark")  # of a file that was written a moment before the first run there is none
@@ -84,7 +85,7 @@ def journal_content(store: Path) -> list[dict[str, Any]]:
 
 def catalog_content(store: Path) -> list[dict[str, Any]]:
     """What the catalog says, without measured rates."""
-    said = catalog.read(catalog.files(store))
+    said = catalog.read(catalog.files(place(store)))
     return [
         {
             "facts": {k: v for k, v in entry.facts.items() if k != "rate"},
@@ -170,7 +171,7 @@ class Witness:
             assert not store.exists() or not catalog.exists(store), "a store that is there cannot be opened"
             return 0
         now = set()
-        for record in journal.read(store):
+        for record in journal.read(place(store)):
             for name, checksum in record.checksums.items():
                 chunk = opened.chunk_path(record.backbone, name, record.shard)
                 assert hashlib.sha256(chunk.read_bytes()).hexdigest() == checksum, f"{chunk} is not what was recorded"

@@ -88,7 +88,7 @@ def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended
     store = bucket / "s.zarr"
     far = Holder("far", "another-host", 1, "yesterday", system="another system")
     warm(embed(tiny.images, store, "--limit", "8")).wait().require(0)
-    (store / lock.NAME).put(far.to_json())
+    (store / lock.NAME).write(far.to_json())
     warm(embed(tiny.images, store)).wait().require(1, "run far (pid 1 on another-host", "--take-over")
     warm(embed(tiny.images, store, "--take-over")).wait().require(0, "run far")
     assert not (store / lock.NAME).exists()

@@ -29,6 +29,7 @@ from tests.crash.processes import Run, Warm
 from substyle.engine.store import compaction, journal
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, store_facts
+from substyle.pipelines.storage import place
 
 
 @dataclass
@@ -181,18 +182,18 @@ def test_reading_while_a_transformation_is_added(warm: Warm, finished: Whole, tm
 
 @pytest.mark.slow
 def test_reading_while_records_are_compacted(finished: Whole, tmp_path: Path) -> None:
-    records = journal.read(finished.store)
+    records = journal.read(place(finished.store))
     for i in range(100):
         store = tmp_path / f"{i}"
         store.mkdir()
         for record in records:
-            journal.write(store, record)
+            journal.write(place(store), record)
         compacting = threading.Thread(target=compaction.compact, args=(store,), kwargs={"at": 1})
         compacting.start()
         while compacting.is_alive():
-            assert journal.read(store) == records
+            assert journal.read(place(store)) == records
         compacting.join()
-        assert journal.read(store) == records
+        assert journal.read(place(store)) == records
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import place
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 
@@ -84,7 +85,7 @@ class Run:
         self.backbones = [canvas_values(), network()]
 
     def fill(self, images: Path, store: Path) -> None:
-        embed_compiled(EmbedPlan(FolderSource(images), store, self.pipeline), self.backbones, quiet=True)
+        embed_compiled(EmbedPlan(FolderSource(images), place(store), self.pipeline), self.backbones, quiet=True)
 
     def fill_until(self, images: Path, store: Path, shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fill a store until an interruption after that many shards."""

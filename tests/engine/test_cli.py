@@ -265,7 +265,7 @@ def test_a_study_whose_store_and_shards_lie_in_a_bucket(
             about = tarfile.TarInfo(path.with_suffix(".cls").name)
             about.size = len(label)
             tar.addfile(about, io.BytesIO(label))
-    (bucket / "shards.tar").put(shards.read_bytes())
+    (bucket / "shards.tar").write(shards.read_bytes())
     study = tmp_path / "small.toml"
     one = STUDY.replace(', { name = "control:random:test_efficientnet", precision = "fp32" }', "")
     results = []

@@ -13,6 +13,7 @@ from tests.conftest import jpeg, photograph
 from tests.fuzz.stores import make
 
 import substyle
+from substyle.pipelines.storage import LocalPlace
 
 _watched: list[tuple[str, list[str]]] = []
 _READS = ("open", "os.listdir", "os.scandir")
@@ -84,7 +85,7 @@ def _sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def foreign(_sound: Path, tmp_path: Path) -> Path:
     """A store of two backbones, without photographs."""
-    return shutil.copytree(_sound, tmp_path / "s.zarr")
+    return shutil.copytree(_sound, LocalPlace(tmp_path, "s.zarr"))
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.store import journal
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import place
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import Variant, VariantMaker
 
@@ -115,7 +116,7 @@ def run(images: Path, store: Path, embeds: Sequence[tuple[Backbone, Any]], *, le
         pipeline.maker = lambda names: lender  # type: ignore[assignment, method-assign, return-value]
     runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": "", "device": "cpu"}
     compiled = [CompiledBackbone(b.spec, embed, runtime, None, 1e4) for b, embed in embeds]
-    summary = embed_compiled(EmbedPlan(FolderSource(images), store, pipeline), compiled, quiet=True)
+    summary = embed_compiled(EmbedPlan(FolderSource(images), place(store), pipeline), compiled, quiet=True)
     if lent:
         assert lender.out == 0, "all of it has been given back"
         assert lender.most > 2, "more than one variant is under way"
@@ -125,7 +126,7 @@ def run(images: Path, store: Path, embeds: Sequence[tuple[Backbone, Any]], *, le
 def content(path: Path) -> tuple[dict[str, bytes], list[Any]]:
     """Chunks by name, and what the journal says of each image."""
     chunks = {str(p.relative_to(path)): p.read_bytes() for p in (path / "embeddings").rglob("c/*/*") if p.is_file()}
-    records = sorted(journal.read(path), key=lambda record: (record.shard, record.backbone))
+    records = sorted(journal.read(place(path)), key=lambda record: (record.shard, record.backbone))
     return chunks, [(record.shard, record.backbone, record.checksums, record.images) for record in records]
 
 

@@ -13,6 +13,7 @@ from substyle.engine.store import compaction, journal
 from substyle.engine.store.lock import WHOLE, Part
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.records import Record
+from substyle.pipelines.storage import place
 
 NAMES = ("identity", "jpeg", "swirl")
 SLUGS = ("a", "b")
@@ -43,11 +44,13 @@ def test_a_plan_is_what_lacks(tmp_path: Path, seed: int) -> None:
             some = rng.sample(NAMES, rng.choice([0, 1, 3, 3, 3]))
             if some:
                 checksums = dict.fromkeys(some, "0")
-                journal.write(tmp_path, Record(shard, shard * shard_rows, images.rows, slug, checksums, (), 0.0, "r"))
+                journal.write(
+                    place(tmp_path), Record(shard, shard * shard_rows, images.rows, slug, checksums, (), 0.0, "r")
+                )
                 done[shard, slug] = set(some)
-    compaction.compact(tmp_path, at=rng.choice([1, 5, 100]))
+    compaction.compact(place(tmp_path), at=rng.choice([1, 5, 100]))
     part = rng.choice([WHOLE, Part(1, 2), Part(2, 2), Part(3, 5)])
-    found = lacking(images.shard_sizes(shard_rows), journal.read_index(tmp_path), SLUGS, NAMES, part)
+    found = lacking(images.shard_sizes(shard_rows), journal.read_index(place(tmp_path)), SLUGS, NAMES, part)
 
     expected, sizes = {}, {}
     total = missing = 0

@@ -16,6 +16,7 @@ from substyle.engine.cli import EXIT_QUARANTINED, main
 from substyle.engine.store import journal
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts
+from substyle.pipelines.storage import place
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 
@@ -70,7 +71,7 @@ def test_bad_files_are_named_and_the_others_are_embedded(
 
     opened = EmbeddingStore.open(store)
     rows = dict(zip(opened.manifest().keys, opened.manifest().row_N.tolist(), strict=True))
-    notes = {note.row: note for record in journal.read(store) for note in record.images}
+    notes = {note.row: note for record in journal.read(place(store)) for note in record.images}
     assert {key: notes[rows[key]].reason for key in expected} == answer["quarantined"]
     assert {notes[rows[key]].reason for key in GOOD} == {""}
     assert store_facts(opened).quarantined == answer["quarantined"]

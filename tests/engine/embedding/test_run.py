@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import LocalPlace, place
 from substyle.pipelines.transforms.registry import suite
 
 PIXELS = BackboneChoice("control:pixels")
@@ -33,7 +33,7 @@ CONFIG = EmbedConfig(batch=4, threads=1, precision="fp32", shard_rows=8)
 def plan(images: Path, store: Path, names: str = "mini5", limit: int = 0, **config: int | str) -> EmbedPlan:
     settings = Settings(0, 64, suite(names))
     changed = EmbedConfig(**{**vars(CONFIG), **config})  # type: ignore[arg-type]
-    return EmbedPlan(FolderSource(images), store, PixelPipeline(settings, changed), limit)
+    return EmbedPlan(FolderSource(images), place(store), PixelPipeline(settings, changed), limit)
 
 
 def folder(root: Path, count: int, start: int = 0) -> Path:
@@ -258,7 +258,7 @@ def test_another_seed_canvas_or_type_is_refused(tmp_path: Path, two_classes: Pat
             "style_precision bf16 .*fp32 now",
         ),
     ):
-        other = EmbedPlan(FolderSource(two_classes), store, PixelPipeline(settings, config), 4)
+        other = EmbedPlan(FolderSource(two_classes), place(store), PixelPipeline(settings, config), 4)
         with pytest.raises(StoreError, match=named) as caught:
             embed(other, [PIXELS], quiet=True)
         assert caught.value.field == field
@@ -345,9 +345,8 @@ def test_tokens_are_stored_beside_their_size(
     store = tmp_path / "s.zarr"
     network = BackboneChoice("control:random:test_resnet@tokens=2", precision="fp32")
     embed(plan(two_classes, store, "identity,grayscale"), [PIXELS], quiet=True)
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     with monkeypatch.context() as patch:
-        patch.setattr("substyle.engine.embedding.run.shutil.disk_usage", lambda path: usage)
+        patch.setattr(LocalPlace, "free_bytes", lambda path: 1000)
         with pytest.raises(ConfigError, match=r"0\.0 MB are free; @tokens=<side>"):
             embed(plan(two_classes, store, "identity,grayscale"), [PIXELS, network], quiet=True)
     opened = EmbeddingStore.open(store)

@@ -13,7 +13,7 @@ from tests.engine.store.test_verify import finished, redo
 from tests.object_server import KEY, Fault, Server
 
 from substyle.engine.store import compaction, journal, manifest
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.files import write_once
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -51,7 +51,7 @@ def test_two_writers_of_one_record_and_of_two(bucket: ObjectPlace) -> None:
 
 def test_of_two_contents_under_one_name_one_is_there_and_the_other_is_told(bucket: ObjectPlace) -> None:
     there = bucket / "x"
-    raised = at_once(*[lambda i=i: write_durably(there, bytes([i])) for i in range(4)])  # type: ignore[misc]
+    raised = at_once(*[lambda i=i: write_once(there, bytes([i])) for i in range(4)])  # type: ignore[misc]
     lost = [error for error in raised if error is not None]
     assert len(lost) == 3
     assert all(isinstance(error, StoreError) and str(there) in str(error) for error in lost)
@@ -67,7 +67,7 @@ def test_of_several_that_make_a_store_one_does(bucket: ObjectPlace) -> None:
 
 
 def test_a_folder_that_holds_something_else_is_left_as_it_is(bucket: ObjectPlace) -> None:
-    (bucket / "s.zarr" / "notes.txt").put(b"somebody's")
+    (bucket / "s.zarr" / "notes.txt").write(b"somebody's")
     with pytest.raises(StoreError, match=r"s\.zarr: "):
         EmbeddingStore.create(bucket / "s.zarr", SETTINGS)
     assert [p.name for p, _ in bucket.walk()] == ["notes.txt"]
@@ -83,7 +83,7 @@ def test_a_server_that_overwrites_against_the_request_is_refused(bucket: ObjectP
 @pytest.mark.parametrize("path", ["/c/", "journal/", "images.parquet/", "jpeg/zarr.json", "s.zarr/zarr.json"])
 def test_a_bucket_that_does_not_answer_is_no_damage(bucket: ObjectPlace, server: Server, path: str) -> None:
     store = finished(bucket / "s.zarr")
-    before = {p: p.read_bytes() for p, _ in store.path.walk()}  # type: ignore[union-attr]
+    before = {p: p.read_bytes() for p in store.path.all_files()}
     with server.failing(Fault("GET|HEAD", path)):
         for look in (lambda: verify(store.path, quiet=True), lambda: load_table(reopened(store), "timm:x")):
             with pytest.raises(ObjectError, match=r"^s3://.*: .*\b500\b") as caught:
@@ -94,7 +94,7 @@ def test_a_bucket_that_does_not_answer_is_no_damage(bucket: ObjectPlace, server:
 
 def test_in_a_bucket_that_may_only_be_read_nothing_is_marked(bucket: ObjectPlace, server: Server) -> None:
     store = finished(bucket / "s.zarr")
-    store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0).unlink()
+    store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0).remove()
     with server.failing(Fault("PUT|POST|DELETE", ".", status=403)):
         verdict = verify(store.path, quiet=True)
     assert [finding.kind for finding in verdict.findings] == ["chunk"]

@@ -84,7 +84,7 @@ def test_of_many_that_race_for_a_lock_one_has_it(bucket: ObjectPlace) -> None:
 def test_what_a_dead_process_held_is_taken_over(
     bucket: ObjectPlace, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (bucket / what).put(dead().to_json())
+    (bucket / what).write(dead().to_json())
     with lock.hold(bucket, "mine"):
         assert json.loads((bucket / lock.NAME).read_bytes())["run"] == "mine"
     assert "run gone" in capsys.readouterr().err
@@ -95,7 +95,7 @@ def test_another_host_is_believed_while_it_renews_and_taken_over_after(
 ) -> None:
     del quick
     place = bucket / lock.NAME
-    place.put(FAR.to_json())
+    place.write(FAR.to_json())
     with pytest.raises(LockedError, match=r"another-host.*--take-over"), lock.hold(bucket, "mine"):
         pytest.fail("the lock was given twice")
     time.sleep(2.1)  # times of objects are whole seconds
@@ -103,7 +103,7 @@ def test_another_host_is_believed_while_it_renews_and_taken_over_after(
         pass
     assert "run far" in capsys.readouterr().err
     monkeypatch.setattr(lock, "STALE", 1000.0)
-    place.put(FAR.to_json())
+    place.write(FAR.to_json())
     with lock.hold(bucket, "mine", take_over=True):
         assert json.loads(place.read_bytes())["run"] == "mine"
 
@@ -116,7 +116,7 @@ def test_take_over_takes_nothing_from_a_process_that_runs_here(bucket: ObjectPla
 
 def test_a_container_of_the_same_name_counts_as_another_host(bucket: ObjectPlace) -> None:
     # its process has a number that is free here
-    (bucket / lock.NAME).put(replace(dead(), system="another space").to_json())
+    (bucket / lock.NAME).write(replace(dead(), system="another space").to_json())
     with pytest.raises(LockedError, match="run gone"), lock.hold(bucket, "mine"):
         pytest.fail("the lock was given twice")
 
@@ -136,7 +136,7 @@ def test_a_holder_whose_lock_was_taken_over_stops_and_leaves_it(bucket: ObjectPl
     del quick
     place = bucket / lock.NAME
     with lock.hold(bucket, "mine"):
-        place.put(FAR.to_json())
+        place.write(FAR.to_json())
         time.sleep(0.5)
         with pytest.raises(LockedError, match=str(bucket)):
             lock.require(bucket)
@@ -178,7 +178,7 @@ def test_an_answer_to_a_renewal_that_is_lost_is_no_loss(bucket: ObjectPlace, ser
 def test_a_lock_that_was_removed_is_lost(bucket: ObjectPlace, quick: None) -> None:
     del quick
     with lock.hold(bucket, "mine"):
-        (bucket / lock.NAME).unlink()
+        (bucket / lock.NAME).remove()
         time.sleep(0.5)
         with pytest.raises(LockedError, match=str(bucket)):
             lock.require(bucket)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from substyle.engine.store.arrays import read_rows
 from substyle.engine.store.layout import StoreError
+from substyle.pipelines.storage import LocalPlace
 
 ROWS, WIDTH, CHUNK = 21, 3, 4
 
@@ -45,7 +46,7 @@ def test_any_range_of_rows_is_what_zarr_reads(
     path, array = arrays[dtype]
     start, stop = sorted(ends)
     out_RD = np.empty((stop - start, WIDTH), dtype)
-    read_rows(array, lambda number: path / "c" / str(number) / "0", start, out_RD, "none")
+    read_rows(array, lambda number: LocalPlace(path) / "c" / str(number) / "0", start, out_RD, "none")
     np.testing.assert_array_equal(out_RD, np.asarray(array[start:stop]))
 
 
@@ -56,8 +57,8 @@ def test_a_chunk_cut_short_is_named(tmp_path: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-1])
     out_RD = np.empty((8, WIDTH), np.float16)
     with pytest.raises(StoreError, match=r"c/1/0: truncated"):
-        read_rows(array, lambda number: path / "c" / str(number) / "0", 0, out_RD, "none")
+        read_rows(array, lambda number: LocalPlace(path) / "c" / str(number) / "0", 0, out_RD, "none")
     chunk.unlink()
     chunk.mkdir()
     with pytest.raises(StoreError, match=rf"c/1/0: .*{os.strerror(errno.EISDIR)}"):
-        read_rows(array, lambda number: path / "c" / str(number) / "0", 0, out_RD, "none")
+        read_rows(array, lambda number: LocalPlace(path) / "c" / str(number) / "0", 0, out_RD, "none")

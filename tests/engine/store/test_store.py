@@ -10,7 +10,6 @@ import pytest
 import zarr
 from tests.conftest import put
 
-from substyle.engine.store import arrays
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import (
     SCHEMA,
@@ -81,7 +80,7 @@ def test_what_is_written_is_read(home: Place) -> None:
 def test_any_zarr_reader_reads_it_and_missing_is_nan(home: Place) -> None:
     store, entry = make(home / "s.zarr")
     store.write_shard(entry, 1, rows(1, 2), [note(4), note(5)], seconds=1.0, run="r")
-    array = zarr.open_array(arrays.zarr_store(home / "s.zarr"), path=f"embeddings/{entry.slug}/jpeg", mode="r")
+    array = zarr.open_array((home / "s.zarr").zarr_store(), path=f"embeddings/{entry.slug}/jpeg", mode="r")
     assert array.shape == (6, 3)
     assert array.chunks == (4, 3)
     assert np.isnan(np.asarray(array[:4])).all()
@@ -89,8 +88,8 @@ def test_any_zarr_reader_reads_it_and_missing_is_nan(home: Place) -> None:
     np.testing.assert_array_equal(array[:], store.read(entry, "jpeg"))
 
 
-def test_unfinished_and_quarantined_rows_are_left_out(home: Place) -> None:
-    store, entry = make(home / "s.zarr")
+def test_unfinished_and_quarantined_rows_are_left_out(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
     written = rows(1, 2)
     written["identity"][0] = written["jpeg"][0] = np.nan
     store.write_shard(entry, 1, written, [note(4, reason="truncated"), note(5)], seconds=1.0, run="r")
@@ -100,16 +99,16 @@ def test_unfinished_and_quarantined_rows_are_left_out(home: Place) -> None:
     assert store_facts(store).quarantined == {"4.jpg": "truncated"}
 
 
-def test_nothing_finished_is_said(home: Place) -> None:
-    store, _ = make(home / "s.zarr")
+def test_nothing_finished_is_said(disk: Place) -> None:
+    store, _ = make(disk / "s.zarr")
     with pytest.raises(StoreError, match=r"s\.zarr: timm:x: "):
         load_table(store, "timm:x")
     with pytest.raises(StoreError, match=r"timm:y.*: timm:x$"):
         load_table(store, "timm:y")
 
 
-def test_near_duplicates_move_to_the_split_of_the_first(home: Place) -> None:
-    store = EmbeddingStore.create(home / "s.zarr", SETTINGS)
+def test_near_duplicates_move_to_the_split_of_the_first(disk: Place) -> None:
+    store = EmbeddingStore.create(disk / "s.zarr", SETTINGS)
     store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
     entry = store.ensure_backbone(facts(), FOUND)
     same = note(0).thumbnail
@@ -121,8 +120,8 @@ def test_near_duplicates_move_to_the_split_of_the_first(home: Place) -> None:
     assert (store_facts(store).moved, store_facts(store).copies) == (("c",), 1)
 
 
-def test_variants_with_motifs_of_another_split_do_not_count(home: Place) -> None:
-    store = EmbeddingStore.create(home / "s.zarr", SETTINGS)
+def test_variants_with_motifs_of_another_split_do_not_count(disk: Place) -> None:
+    store = EmbeddingStore.create(disk / "s.zarr", SETTINGS)
     store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
     marked = [FOUND[0], Definition(DEFINITIONS[1] | {"split_assets": True}, "hash")]
     entry = store.ensure_backbone(facts(), marked)
@@ -137,14 +136,14 @@ def test_variants_with_motifs_of_another_split_do_not_count(home: Place) -> None
     assert np.array_equal(table.distinct_TN, counted)
 
 
-def test_overflow_commits_nothing_and_names_the_way_out(home: Place) -> None:
-    store, entry = make(home / "s.zarr")
+def test_overflow_commits_nothing_and_names_the_way_out(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
     big = rows(0, 4)
     big["jpeg"][2, 1] = 1e6
     with pytest.raises(OverflowError16, match=r'jpeg: .*dtype = "float32"'):
         store.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
     assert len(store.finished()) == 0
-    wide, entry = make(home / "w.zarr", settings=StoreSettings(0, 224, 4, "float32"))
+    wide, entry = make(disk / "w.zarr", settings=StoreSettings(0, 224, 4, "float32"))
     wide.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
     assert wide.read(entry, "jpeg")[2, 1] == 1e6
 
@@ -191,14 +190,14 @@ def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: P
         (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 .*2 now"),
     ],
 )
-def test_another_backbone_under_the_same_name_is_refused(home: Place, changed: dict[str, Any], named: str) -> None:
-    store, _ = make(home / "s.zarr")
+def test_another_backbone_under_the_same_name_is_refused(disk: Place, changed: dict[str, Any], named: str) -> None:
+    store, _ = make(disk / "s.zarr")
     with pytest.raises(DifferentError, match=f"timm:x .*{named}"):
         store.ensure_backbone(changed)
 
 
-def test_another_definition_is_refused(home: Place) -> None:
-    store, _ = make(home / "s.zarr")
+def test_another_definition_is_refused(disk: Place) -> None:
+    store, _ = make(disk / "s.zarr")
     other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, "hash")
     for changed in (Definition(DEFINITIONS[1], "another hash"), other_role):
         for name in ("timm:x", "timm:y"):  # of another backbone too: a report sets them side by side
@@ -207,8 +206,8 @@ def test_another_definition_is_refused(home: Place) -> None:
     assert [entry.name for entry in store.backbones()] == ["timm:x"]
 
 
-def test_attributes_belong_to_the_user(home: Place) -> None:
-    store, entry = make(home / "s.zarr")
+def test_attributes_belong_to_the_user(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
     for name in ("", "embeddings", f"embeddings/{entry.slug}", f"embeddings/{entry.slug}/jpeg"):
         path = store.path / name / "zarr.json" if name else store.path / "zarr.json"
@@ -231,8 +230,8 @@ def test_a_store_keeps_its_uuid_wherever_it_is(tmp_path: Path) -> None:
     assert EmbeddingStore.open(tmp_path / "elsewhere.zarr").uuid == store.uuid
 
 
-def test_tables_of_several_backbones_are_of_the_same_photographs(home: Place) -> None:
-    store, entry = make(home / "s.zarr")
+def test_tables_of_several_backbones_are_of_the_same_photographs(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
     other = store.ensure_backbone(facts("timm:y"), FOUND)
     for shard, count in ((0, 4), (1, 2)):
         notes = [note(4 * shard + i) for i in range(count)]
@@ -249,8 +248,8 @@ def test_tables_of_several_backbones_are_of_the_same_photographs(home: Place) ->
         load_table(store, "timm:x", ["jpeg", "swirl"])
 
 
-def test_a_row_that_one_pass_could_not_read_is_left_out_whatever_the_backbones_are_called(home: Place) -> None:
-    store, entry = make(home / "s.zarr")
+def test_a_row_that_one_pass_could_not_read_is_left_out_whatever_the_backbones_are_called(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
     other = store.ensure_backbone(facts("timm:z"), FOUND)
     store.write_shard(entry, 0, rows(0, 4), [note(0), note(1, "gone"), note(2), note(3)], seconds=1.0, run="r")
     store.write_shard(other, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
@@ -277,8 +276,8 @@ def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"canvas": 228}, {"dtype": "float32"}])
-def test_a_header_that_was_changed_is_refused(home: Place, change: dict[str, Any]) -> None:
-    store, _ = make(home / "s.zarr")
+def test_a_header_that_was_changed_is_refused(disk: Place, change: dict[str, Any]) -> None:
+    store, _ = make(disk / "s.zarr")
     head = json.loads((store.path / "substyle.json").read_bytes())
     head["settings"] |= change
     put(store.path / "substyle.json", json.dumps(head).encode())
@@ -286,16 +285,16 @@ def test_a_header_that_was_changed_is_refused(home: Place, change: dict[str, Any
         EmbeddingStore.open(store.path)
 
 
-def test_bad_settings_are_refused(home: Place) -> None:
+def test_bad_settings_are_refused(disk: Place) -> None:
     with pytest.raises(ConfigError) as caught:
-        EmbeddingStore.create(home / "a.zarr", StoreSettings(0, 224, 3, "float16"))
+        EmbeddingStore.create(disk / "a.zarr", StoreSettings(0, 224, 3, "float16"))
     assert (caught.value.field, caught.value.given) == ("shard_rows", 3)
     with pytest.raises(ConfigError, match=r"float16.*float32") as caught:
-        EmbeddingStore.create(home / "b.zarr", StoreSettings(0, 224, 4, "int8"))
+        EmbeddingStore.create(disk / "b.zarr", StoreSettings(0, 224, 4, "int8"))
     assert (caught.value.field, caught.value.given) == ("dtype", "int8")
-    make(home / "s.zarr")
+    make(disk / "s.zarr")
     with pytest.raises(StoreError, match=r"s\.zarr: "):
-        EmbeddingStore.create(home / "s.zarr", SETTINGS)
+        EmbeddingStore.create(disk / "s.zarr", SETTINGS)
 
 
 @pytest.mark.parametrize("path", ["", ".", "/"])

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from tests.conftest import put
 from tests.engine.store.test_store import make, note, rows
 
-from substyle.engine.store import arrays
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
 from substyle.kernels.errors import MissingError
-from substyle.pipelines.storage import Place
+from substyle.pipelines.storage import LocalPlace, Place
 
 
 def filled(path: Place) -> Place:
@@ -56,7 +55,7 @@ def test_any_rows_in_any_order(both: tuple[EmbeddingTable, EmbeddingTable], cell
     expected = loaded.take(t_B, n_B)
     with pytest.MonkeyPatch.context() as patch:
         for near in (1 << 14, -1):
-            patch.setattr(arrays, "_NEAR", near)
+            patch.setattr(LocalPlace, "near", near)
             np.testing.assert_array_equal(opened.take(t_B, n_B), expected)
     for table in both:
         into = np.zeros((len(cells) + 1, 3), np.float16)
@@ -104,7 +103,7 @@ def test_a_chunk_that_is_spoilt_is_named(tmp_path: Path, spoilt: str) -> None:
 def test_rows_are_the_same_on_a_disk_and_in_a_bucket(
     both: tuple[EmbeddingTable, EmbeddingTable], home: Place, near: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrays, "_NEAR_IN_A_BUCKET", near)
+    monkeypatch.setattr(type(home), "near", near)
     loaded, _ = both
     store = EmbeddingStore.open(filled(home / "s.zarr"))
     table = open_table(store, "timm:x")
@@ -116,7 +115,7 @@ def test_rows_are_the_same_on_a_disk_and_in_a_bucket(
     for _ in range(2):
         with pytest.raises(StoreError, match=r"jpeg/c/0/0: .*run substyle verify"):
             table.take(np.array([1]), np.array([1]))
-        chunk.unlink(missing_ok=True)
+        chunk.remove()
 
 
 def test_a_labelled_array(both: tuple[EmbeddingTable, EmbeddingTable]) -> None:

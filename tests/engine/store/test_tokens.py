@@ -52,8 +52,8 @@ def test_zarr_reads_tokens(tmp_path: Path, codec: Codec) -> None:
     assert (entry.tokens, entry.dim, entry.shape) == (P, P * D, (P, D))
 
 
-def test_rows_and_labelled_arrays(home: Place) -> None:
-    store, x_TND = filled(home / "s.zarr")
+def test_rows_and_labelled_arrays(disk: Place) -> None:
+    store, x_TND = filled(disk / "s.zarr")
     loaded, opened = load_table(store, NAME), open_table(store, NAME)
     np.testing.assert_array_equal(loaded.x_TND, x_TND)
     assert (opened.tokens, opened.width) == (P, P * D)
@@ -94,11 +94,11 @@ def test_a_store_of_tokens_is_verified(home: Place) -> None:
     assert str(chunk).endswith("jpeg/c/1/0/0")
     data = chunk.read_bytes()
     for damaged in (data[:-1], b"\0" * len(data)):
-        (chunk.put if hasattr(chunk, "put") else chunk.write_bytes)(damaged)  # type: ignore[union-attr]
+        chunk.write(damaged)
         found = verify(store.path, note=False, quiet=True)
         assert found.files("chunk") == (f"embeddings/{entry.slug}/jpeg/c/1/0/0",)
         assert found.broken == {(1, entry.slug): {"jpeg"}}
-    chunk.unlink()
+    chunk.remove()
     with pytest.raises(StoreError, match="missing or truncated"):
         open_table(store, NAME)
 

@@ -16,7 +16,7 @@ from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import Verdict, verify
-from substyle.pipelines.storage import Place, matching
+from substyle.pipelines.storage import LocalPlace, Place
 
 OTHER = "timm:y"
 
@@ -36,7 +36,7 @@ def filled(path: Place) -> EmbeddingStore:
 def _files() -> dict[str, bytes]:
     """Files of a store that `filled` has made."""
     with TemporaryDirectory() as folder:
-        root = filled(Path(folder) / "s.zarr").path
+        root = filled(LocalPlace(folder, "s.zarr")).path
         assert isinstance(root, Path)
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
@@ -113,11 +113,11 @@ def _empty(path: Place) -> None:
 
 
 def _unlink(path: Place) -> None:
-    path.unlink()
+    path.remove()
 
 
 def _chunks(store: EmbeddingStore) -> dict[Place, bytes]:
-    return {p: p.read_bytes() for p in matching(store.path, "embeddings/*/*/c/*/0")}
+    return {p: p.read_bytes() for p in sorted(store.path.glob("embeddings/*/*/c/*/0"))}
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_damaged_chunks_are_found_and_only_they_are_redone(
     assert look(store.path).ok
 
 
-def test_chunks_of_another_store_are_found(home: Place) -> None:
-    store = finished(home / "s.zarr")
+def test_chunks_of_another_store_are_found(disk: Place) -> None:
+    store = finished(disk / "s.zarr")
     entry = store.backbone("timm:x")
     chunk = store.chunk_path(entry.slug, "jpeg", 0)
     put(chunk, np.ones((4, 3), np.float16).tobytes())
@@ -166,7 +166,7 @@ def test_chunks_of_another_store_are_found(home: Place) -> None:
 
 
 def test_files_of_an_interrupted_run_are_no_damage(tmp_path: Path) -> None:
-    store, entry = make(tmp_path / "s.zarr")
+    store, entry = make(LocalPlace(tmp_path, "s.zarr"))
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
     chunk = store.chunk_path(entry.slug, "jpeg", 1)
     chunk.parent.mkdir()
@@ -183,7 +183,7 @@ def test_what_a_damaged_file_of_the_journal_tells_of_is_redone(
     home: Place, kind: str, damage: Callable[[Place], None]
 ) -> None:
     store = finished(home / "s.zarr")
-    path = matching(store.path / journal.FOLDER, kind)[0]
+    path = sorted((store.path / journal.FOLDER).glob(kind))[0]
     damage(path)
     with pytest.raises(StoreError, match="run substyle verify"):
         load_table(store, "timm:x")
@@ -221,7 +221,7 @@ def test_damaged_metadata_are_found_and_written_again(home: Place, text: str, pl
 def test_a_damaged_manifest_is_named(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
     store.add_images(["new.jpg"], np.array([0]), ["cat", "dog"], np.zeros(1, np.int8))
-    damage(matching(store.path / manifest.FOLDER, "*")[0])
+    damage(sorted((store.path / manifest.FOLDER).glob("*"))[0])
     verdict = verify(store.path, quiet=True)
     assert [f.kind for f in verdict.findings] == ["manifest"]
     assert "restore it from a copy" in verdict.findings[0].remedy
@@ -229,7 +229,7 @@ def test_a_damaged_manifest_is_named(home: Place, damage: Callable[[Place], None
 
 
 def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
-    store = finished(tmp_path / "s.zarr")
+    store = finished(LocalPlace(tmp_path, "s.zarr"))
     shutil.rmtree(store.path / journal.FOLDER)
     entry = store.backbone("timm:x")
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(3)], seconds=1.0, run="r")
@@ -239,7 +239,7 @@ def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
 
 def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
     store = finished(home / "s.zarr")
-    store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0).unlink()
+    store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0).remove()
     with lock.hold(store.path, "busy"):
         verdict = verify(store.path, quiet=True)
     assert not verdict.noted
@@ -256,10 +256,10 @@ def test_readers_refuse_chunks_that_are_cut_short(home: Place, damage: Callable[
     assert len(load_table(store, OTHER).keys) == 6
 
 
-def test_not_a_store(home: Place) -> None:
+def test_not_a_store(disk: Place) -> None:
     with pytest.raises(StoreError, match=r"nothing\.zarr: "):
-        verify(home / "nothing.zarr", quiet=True)
-    store = finished(home / "s.zarr")
+        verify(disk / "nothing.zarr", quiet=True)
+    store = finished(disk / "s.zarr")
     put(store.path / "substyle.json", b"{")
     with pytest.raises(StoreError, match=r"substyle\.json: .*JSONDecodeError"):
         verify(store.path, quiet=True)
@@ -279,7 +279,7 @@ def test_metadata_of_the_store_itself_are_written_again(home: Place, name: str) 
 @pytest.mark.parametrize(("home", "damage"), both(_flip, _cut, _unlink), indirect=["home"])
 def test_a_damaged_catalog_costs_what_it_names(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
-    damage(matching(store.path / catalog.FOLDER, f"{store.backbone('timm:x').slug}-*")[0])
+    damage(sorted((store.path / catalog.FOLDER).glob(f"{store.backbone('timm:x').slug}-*"))[0])
     verdict = verify(store.path, quiet=True)
     assert "catalog" in {finding.kind for finding in verdict.damage}
     assert verify(store.path, quiet=True) == verdict
@@ -305,8 +305,8 @@ def test_what_others_add_is_no_damage(home: Place) -> None:
     assert [entry.name for entry in store.backbones()] == ["timm:x", OTHER]
 
 
-def test_a_note_of_damage_goes_once_a_copy_was_restored(home: Place) -> None:
-    store = finished(home / "s.zarr")
+def test_a_note_of_damage_goes_once_a_copy_was_restored(disk: Place) -> None:
+    store = finished(disk / "s.zarr")
     chunk = store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0)
     data = chunk.read_bytes()
     _flip(chunk)

@@ -36,7 +36,7 @@ def upload(folder: Path, there: ObjectPlace) -> str:
     """Upload all files of a folder; returns the URL."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            (there / path.relative_to(folder).as_posix()).put(path.read_bytes())
+            (there / path.relative_to(folder).as_posix()).write(path.read_bytes())
     return str(there)
 
 
@@ -83,7 +83,7 @@ def test_a_shard_that_was_cut_gives_what_it_has(
     path = tmp_path / "a.tar"
     shard(path, 0, 5)
     os.truncate(path, path.stat().st_size - cut - 10240 // 2)
-    (bucket / "a.tar").put(path.read_bytes())
+    (bucket / "a.tar").write(path.read_bytes())
     texts = []
     for root in (str(path), f"{bucket}/a.tar"):
         caplog.clear()
@@ -120,9 +120,9 @@ def test_other_kinds_are_refused(pair: tuple[str, str]) -> None:
 def test_an_object_that_changed_is_not_the_one_that_was_listed(pair: tuple[str, str], bucket: ObjectPlace) -> None:
     records = open_source(pair[1]).records
     changed = bucket / "shards" / "train-0001.tar"
-    changed.put(bytes(reversed(changed.read_bytes())))
+    changed.write(bytes(reversed(changed.read_bytes())))
     gone = bucket / "shards" / "train-0002.tar"
-    gone.unlink()
+    gone.remove()
     for record in records:
         name = record.key.split("/")[0]
         if name == changed.name:
@@ -148,7 +148,7 @@ def test_marks_of_objects_tell_a_change_without_asking(
     changed = bucket / "shards" / "train-0001.tar"
     data = changed.read_bytes()
     first = next(record for record in records if record.key.startswith(changed.name)).read()
-    changed.put(data.replace(first, first[::-1]))
+    changed.write(data.replace(first, first[::-1]))
     after = {record.key: record.mark() for record in open_source(pair[1]).records}
     assert after.keys() == before.keys()
     assert {key.split("/")[0] for key in after if after[key] != before[key]} == {changed.name}

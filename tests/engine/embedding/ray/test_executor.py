@@ -11,6 +11,7 @@ from tests.engine.embedding.ray.shards import ROWS, SUITE, WHITE, chunks, embed,
 
 from substyle.engine.cli import main
 from substyle.engine.store import journal
+from substyle.pipelines.storage import place
 
 TWO = ("--executor", "ray", "--workers", "2", "--quiet")
 SHARDS = 6
@@ -51,8 +52,8 @@ def test_a_shard_that_fails_is_named_and_the_rest_is_finished(
     first = WHITE * ROWS
     assert f"1 of {SHARDS} shards failed each time; all others are finished" in said
     assert f"shard {WHITE} (rows {first} to {first + ROWS - 1}): ValueError: a white photograph" in said
-    assert [record.shard for record in journal.read(store)] == [n for n in range(SHARDS) if n != WHITE]
+    assert [record.shard for record in journal.read(place(store))] == [n for n in range(SHARDS) if n != WHITE]
     assert [name for name in left(store) if "journal" not in name] == []
     how.unlink()  # what made it fail is gone: the store is finished, here by this process
     assert main([*run, "--quiet"]) == 0
-    assert len(journal.read(store)) == SHARDS
+    assert len(journal.read(place(store))) == SHARDS

@@ -17,6 +17,7 @@ from tests.engine.embedding.ray.shards import chunks, embed, left
 
 from substyle.engine.store import journal
 from substyle.engine.store.store import EmbeddingStore
+from substyle.pipelines.storage import place
 
 CORES = os.cpu_count() or 1
 pytestmark = [
@@ -67,7 +68,7 @@ def until(condition: Callable[[], object], run: subprocess.Popen[bytes] | None =
 
 def written(store: Path) -> int:
     """Finished shards."""
-    return len(journal.read(store))
+    return len(journal.read(place(store)))
 
 
 def reached(store: Path, shards: int) -> bool:
@@ -117,7 +118,7 @@ def recorded(store: Path, chunk: str) -> bool:
     opened = EmbeddingStore.open(store)
     paths = {
         opened.chunk_path(record.backbone, name, record.shard).relative_to(store).as_posix()
-        for record in journal.read(store)
+        for record in journal.read(place(store))
         for name in record.checksums
     }
     return chunk in paths

@@ -21,6 +21,7 @@ from substyle.engine.store.layout import LockedError, StoreError
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import place
 
 PIXELS = BackboneChoice("control:pixels")
 SETTINGS = Settings(0, 32, ("identity", "grayscale"))
@@ -33,7 +34,7 @@ def whole(tmp_path: Path) -> tuple[Path, Path]:
     """Photographs, one of them broken, and a finished store of them."""
     images, store = photographs(tmp_path / "images", 14), tmp_path / "s.zarr"
     (images / "006.jpg").write_bytes(b"no picture")
-    embed(EmbedPlan(FolderSource(images), store, PixelPipeline(SETTINGS, CONFIG)), [PIXELS], quiet=True)
+    embed(EmbedPlan(FolderSource(images), place(store), PixelPipeline(SETTINGS, CONFIG)), [PIXELS], quiet=True)
     return images, store
 
 
