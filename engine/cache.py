@@ -168,11 +168,16 @@ def code_hash(*packages: str) -> str:
     return hash_of(Path(__file__).parents[1], packages or EMBEDDING)
 
 
+SHOWN = "section.py"  # of a stage: its part of the report
+
+
 def hash_of(root: Path, packages: Sequence[str]) -> str:
-    """SHA-256 of the names and bytes of all source files of packages in a folder."""
+    """SHA-256 of the names and bytes of all source files of packages in a folder, but those that only show results."""
     digest = hashlib.sha256()
     for package in packages:
-        files = sorted(path for path in (root / package).rglob("*") if path.suffix in (".py", ".c"))
+        files = sorted(
+            path for path in (root / package).rglob("*") if path.suffix in (".py", ".c") and path.name != SHOWN
+        )
         if not files:
             raise FileNotFoundError(f"{root / package}: no source code")
         for path in files:

@@ -192,8 +192,9 @@ def home(request: pytest.FixtureRequest) -> Place:
     return found
 
 
-def put(there: Place, data: bytes) -> None:
+def put(there: Path | Place, data: bytes) -> None:
     """Put a file or an object there, whatever there was."""
+    there = place(there)
     there.parent.make_folder()
     there.write(data)
 

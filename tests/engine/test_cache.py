@@ -177,3 +177,14 @@ def test_where_the_maker_dies_the_next_one_makes_it(own: Path) -> None:
         cache.fetch_once("engines/a.engine", die)
     assert cache.fetch_once("engines/a.engine", lambda: b"engine") == b"engine"
     assert cache.fetch_once("engines/a.engine", die) == b"engine"
+
+
+def test_what_a_stage_shows_does_not_make_its_results_outdated(tmp_path: Path) -> None:
+    for name in ("__init__", "section"):
+        (tmp_path / "stages").mkdir(exist_ok=True)
+        (tmp_path / "stages" / f"{name}.py").write_text("1")
+    before = cache.hash_of(tmp_path, ["stages"])
+    (tmp_path / "stages" / "section.py").write_text("2")
+    assert cache.hash_of(tmp_path, ["stages"]) == before
+    (tmp_path / "stages" / "__init__.py").write_text("2")
+    assert cache.hash_of(tmp_path, ["stages"]) != before

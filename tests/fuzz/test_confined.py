@@ -36,6 +36,7 @@ from tests.fuzz.test_import import ROWS, SCHEMA
 from tests.fuzz.test_probe_file import whole
 from tests.fuzz.test_results import results
 
+from substyle.engine.stages.stamp import checksum
 from substyle.engine.store.files import digest
 from substyle.engine.store.manifest import FOLDER as MANIFEST
 from substyle.pipelines import limits
@@ -213,7 +214,8 @@ def make_export(path: Path) -> None:
 def make_run(path: Path) -> None:
     for place, name in ((path, "a"), (path.with_name("other"), "b")):
         place.mkdir()
-        (place / "results.json").write_text(json.dumps(results(name)))
+        made = results(name)
+        (place / "results.json").write_text(json.dumps(made | {"checksum": checksum(made)}))
 
 
 def make_onnx(path: Path) -> None:
