@@ -31,7 +31,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import store_facts
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.pipelines import limits
-from substyle.pipelines.storage import Place
+from substyle.pipelines.storage import Place, place
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.validation import brief
@@ -110,7 +110,7 @@ class _Given:
 
 def import_store(
     embeddings: Path,
-    store_path: Place,
+    store_path: Path | Place,
     backbone: str,
     *,
     rows: Path | None = None,
@@ -138,6 +138,7 @@ def import_store(
             not those of the existing store.
         DifferentError: the existing store has other embeddings of this name, or other definitions of transformations.
     """
+    store_path = place(store_path)
     if not backbone:
         raise ConfigError("backbone", backbone, "a name for the embeddings")
     columns, x_RD = _read(embeddings, rows)

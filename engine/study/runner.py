@@ -236,10 +236,10 @@ def report_study(store: EmbeddingStore, out: Path, study: Study | None, *, quiet
         if not tables:
             raise ConfigError("STORE", str(store.path), allowed)
         run = Run(store, out, {table.backbone: table for table in tables}, study, quiet=quiet)
-        if study is not None:
-            require_elsewhere(study, out, quiet=quiet)
         for stage in registry.stages():
             run.results[stage.name] = stage.computed(run) if stage.in_reports else stage.kept(run)
+        if study is not None:
+            require_elsewhere(study, out, quiet=quiet)
         name = study.name if study else store.path.stem
         threads = (study.embed if study else EmbedConfig()).cores
         results = assemble(run, name, threads=threads, labels=labels_of(study.backbones) if study else {})
