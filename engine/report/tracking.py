@@ -172,8 +172,8 @@ class _Calls:
 @contextmanager
 def tracked(
     config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path
-) -> Iterator[Callable[[Mapping[str, Any], Sequence[Table]], None]]:
-    """Track progress of the stages in the block. Yields a function to call with its results and their tables.
+) -> Iterator[Callable[[Mapping[str, Any], Callable[[], Sequence[Table]]], None]]:
+    """Track progress of the stages in the block. Yields a function to call with results and what makes their tables.
 
     Args:
         config: the tracker; none if ``to`` is empty.
@@ -195,8 +195,8 @@ def tracked(
         values = {f"{stage}/done": done, f"{stage}/total": total, f"{stage}/per_second": per_s}
         calls.calls.put(lambda tracker: tracker.log(values, done))
 
-    def finished(results: Mapping[str, Any], tables: Sequence[Table]) -> None:
-        for table in tables:
+    def finished(results: Mapping[str, Any], tables: Callable[[], Sequence[Table]]) -> None:
+        for table in tables():
             if not table.name.startswith("confusion"):  # long, and in the report
                 columns, rows = flat(table)
                 records = [dict(zip([each for each, _ in columns], row, strict=True)) for row in rows]

@@ -319,16 +319,16 @@ class Mistake(Model):
 class Mistakes(Model):
     """Mistakes of a probe, and the numbers of scored and wrong variants."""
 
-    head: str | None = None
-    scored: int | None = None
-    wrong: int | None = None
-    rows: list[Mistake] | None = None
+    head: str
+    scored: int
+    wrong: int
+    rows: list[Mistake]
 
 
 class Detected(Model):
     """How well a detector tells attacked photographs from others."""
 
-    auroc: Share | None = None
+    auroc: Share
     auroc_ci95: Interval | None = None
     tpr: Share | None = None
     tpr_ci95: Interval | None = None
@@ -337,6 +337,7 @@ class Detected(Model):
 class AttackScores(Model):
     """Success of an attack, and of its detection by detector."""
 
+    l2: Finite
     accuracy: Share | None = None
     success: Share | None = None
     success_ci95: Interval | None = None

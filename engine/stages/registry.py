@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.config import Study
+from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages.stage import Stage
 from substyle.engine.stages.stamp import with_leftovers
 from substyle.engine.store.files import writing
@@ -21,6 +22,7 @@ from substyle.pipelines.entry_points import STAGES, load_entry_points
 NAMES = ["probes", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, Stage[Any, Any]] = {}
+_registered: list[str] = []  # by plug-ins and installed packages
 
 
 def stage(name: str) -> Stage[Any, Any]:
@@ -34,6 +36,12 @@ def names() -> list[str]:
     """Names of all stages in order, also of installed packages."""
     load_entry_points(STAGES)
     return NAMES
+
+
+def registered() -> list[str]:
+    """Names of the stages of plug-ins and installed packages, whose settings are tables of their own."""
+    load_entry_points(STAGES)
+    return _registered
 
 
 def stages() -> Iterator[Stage[Any, Any]]:
@@ -50,11 +58,14 @@ def register_stage(stage: Stage[Any, Any]) -> None:
     Raises:
         ConfigError: the name is taken, or is not lower-case letters, digits and underscores.
     """
-    taken = {each.name for each in fields(Study)} | {*NAMES, *_RESERVED}
+    results = (*BackboneResults.model_fields.items(), *ResultsDocument.model_fields.items())
+    taken = {*dir(Study), *NAMES, *_RESERVED, *(each for name, field in results for each in (name, field.alias))}
+    taken |= {each.name for each in fields(Study)}
     if stage.name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", stage.name):
         raise ConfigError("stage", stage.name, "an unused name of lower-case letters, digits and underscores")
     _found[stage.name] = stage
     NAMES.append(stage.name)
+    _registered.append(stage.name)
 
 
 def settings_of(name: str, table: object) -> object:

@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -26,12 +26,13 @@ from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
-from substyle.pipelines.code import in_package, source_digest
+from substyle.pipelines.code import PACKAGE, source_digest
 from substyle.pipelines.sources import Source
 
 JSON = dict[str, Any]
 C = TypeVar("C")  # settings, a dataclass
 R = TypeVar("R")  # results of a unit
+_KNOWN = (PACKAGE, "abc", "builtins", "typing")
 
 
 @dataclass(frozen=True)
@@ -176,15 +177,18 @@ class Stage(ABC, Generic[C, R]):
     def stamp(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> Stamp:
         """The stamp of current inputs."""
         settings = {**self.settings(config), **self.inputs(run, config, unit, before)}
-        if self.code:
-            settings["plugin"] = self.code
         return Stamp.of(run.store, run.tables[unit.name], settings)
+
+    def dated(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> Stamp:
+        """`stamp`, with the code of a plug-in."""
+        made = self.stamp(run, config, unit, before)
+        return replace(made, settings={**made.settings, "plugin": self.code}) if self.code else made
 
     @cached_property
     def code(self) -> str:
         """Digest of the source of a plug-in's stage; "" for stages of this package."""
-        compute = type(self).compute
-        return "" if in_package(compute) else source_digest(compute)
+        own = [kind for kind in type(self).__mro__ if kind.__module__.partition(".")[0] not in _KNOWN]
+        return source_digest(*own) if own else ""
 
     def command(self, run: Run, unit: Unit) -> str:
         """The command that computes a unit again without a study; empty if only ``substyle run`` does."""
@@ -262,16 +266,16 @@ class Stage(ABC, Generic[C, R]):
             config = self.config()
         if config is None:
             return {}
-        units = list(self.units(run, config))
+        units = list(dict.fromkeys(self.units(run, config)))
         self.prepare(run, config)
-        stamps = {unit: self.stamp(run, config, unit) for unit in units}
+        stamps = {unit: self.dated(run, config, unit) for unit in units}
         outdated = [unit for unit in units if not fits(self.folder(run, unit), stamps[unit])]
         with self.shared(run, config, outdated) as shared:
             for unit in outdated:
                 compute_into(
                     self.folder(run, unit),
                     stamps[unit],
-                    partial(self.stamp, run, config, unit),
+                    partial(self.dated, run, config, unit),
                     partial(self.compute, run, config, unit, shared),
                 )
         return {unit.name: self.load(run, self.folder(run, unit)) for unit in units}
@@ -294,7 +298,7 @@ class Stage(ABC, Generic[C, R]):
             own = self._restored(folder, note.stamp.settings, command) if config is None else config
             if self.alike:
                 config = own
-            require_fresh(folder, note, self.stamp(run, own, unit, note.stamp.settings), command)
+            require_fresh(folder, note, self.dated(run, own, unit, note.stamp.settings), command)
             found[unit.name] = self.load(run, folder)
         return found
 

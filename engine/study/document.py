@@ -16,7 +16,7 @@ from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import versions
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
-from substyle.engine.results.model import SCHEMA
+from substyle.engine.results.model import SCHEMA, ResultsDocument
 from substyle.engine.results.read import validate_results
 from substyle.engine.stages import registry
 from substyle.engine.stages.stage import Run
@@ -93,14 +93,21 @@ def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) ->
             for entry in entries
         },
     }
-    try:
-        checked = validate_results(document)
-        for stage in registry.stages():
-            document |= stage.of_document(run, checked)
-        checked = validate_results(document)
-    except SubstyleError:  # no verdicts on invalid numbers; the report rejects them with an error
+    if (checked := _valid(document)) is None:
+        return document
+    for stage in registry.stages():
+        document |= stage.of_document(run, checked)
+    if (checked := _valid(document)) is None:
         return document
     return document | {"claims": [claim.model_dump() for claim in claims(checked)]}
+
+
+def _valid(document: dict[str, Any]) -> ResultsDocument | None:
+    """The typed document; None: no verdicts on invalid numbers, which the report rejects with an error."""
+    try:
+        return validate_results(document)
+    except SubstyleError:
+        return None
 
 
 def _results(run: Run, backbone: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def load_study(
     folder, allow = path.parent, allow_plugins or code_allowed()
     _run_plugins(data.get("plugins"), folder, allow)
     known = {each.name for each in fields(Study)} - {"stages"}
-    tables = {name: data.pop(name) for name in [*data] if name not in known and name in registry.names()}
+    tables = {name: data.pop(name) for name in [*data] if name not in known and name in registry.registered()}
     study = study_of(data, device=device, runtime=runtime)
     _require_allowed("backbones", [c.name for c in study.backbones if c.name.startswith(f"{PREFIX}:")], allow)
     source = study.source

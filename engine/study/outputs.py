@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -106,15 +107,19 @@ def require_own(out: Path, store: Place, ways: Remedies) -> None:
 
     Raises:
         ConfigError: the folder contains other files.
-        PhotographsError: the folder contains results of another existing store.
+        PhotographsError: the folder contains results of another existing store, or of another store that only a file
+            of somebody else names, which is not opened.
     """
     require_ours(out)
     before, other = claimed(out), _own_store(out)
-    if before is None or not before["uuid"] or other is None:
+    if before is None or not before["uuid"]:
         return
     uuid = catalog.read_header(store).uuid if catalog.exists(store) else None
-    if uuid != before["uuid"] and catalog.exists(other) and catalog.read_header(other).uuid == before["uuid"]:
-        raise PhotographsError(f"{out}: contains results of the store {other}, not {store}; {ways.other}", "out")
+    if uuid == before["uuid"]:
+        return
+    if other is None or (catalog.exists(other) and catalog.read_header(other).uuid == before["uuid"]):
+        which = "another store, and was not made here" if other is None else f"the store {other}, not {store}"
+        raise PhotographsError(f"{out}: contains results of {which}; {ways.other}", "out")
 
 
 def _own_store(out: Path) -> Place | None:
@@ -141,10 +146,16 @@ def start_fresh(out: Path) -> None:
     files.inside(out, STORE)
     with writing(out):
         remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
-        # the marker is deleted last, so that an interrupted deletion can be resumed
-        for name in (*_REPORT, *names(), *_TRAINED, "gallery", STORE, *_TRACKED, HEADER):
+        for name in (*_REPORT, *names(), *_TRAINED, "gallery", STORE, *_TRACKED):
             for path in with_leftovers(out / name):
                 remove(path)
+        # the marker is deleted last, so that an interrupted deletion can be resumed, and never while others are there
+        markers = with_leftovers(out / HEADER)
+        rest = sorted(path.name for path in out.iterdir() if path not in markers and path.name not in _LOCK)
+        if rest:
+            print(f"{out}: left {', '.join(rest)}, of stages that are not known now", file=sys.stderr)
+        for path in () if rest else markers:
+            remove(path)
 
 
 def discard_report(out: Path) -> None:
@@ -156,8 +167,12 @@ def discard_report(out: Path) -> None:
 
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     """Digests (16 hex digits) of the stamps of backbones' complete results, by relative path."""
+    return _digests(out, (*(f"{stage}/{slug}" for slug in slugs for stage in names()), *names()))
+
+
+def _digests(out: Path, folders: Iterable[str]) -> dict[str, str]:
     found = {}
-    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in names()), *names()):
+    for name in folders:
         note = note_of(files.inside(out, name))
         if note is not None:
             stamp = json.dumps(asdict(note.stamp), sort_keys=True)
@@ -178,7 +193,7 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     reported = results.get("stamps")
     if not isinstance(reported, dict) or claimed(out) is None:
         return  # results.json was copied elsewhere
-    current = stamps(out, {name.partition("/")[2] for name in reported} - {""})
+    current = _digests(out, reported)  # also of stages that are not known now
     differing = sorted(name for name in reported if reported[name] != current.get(name))
     if differing:
         raise StaleError(f"{out / RESULTS}: outdated, {', '.join(differing)} changed since; run substyle report")
@@ -188,6 +203,8 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     same = (each for each in stores if catalog.exists(each) and catalog.read_header(each).uuid == identity.get("store"))
     before = next(same, None)
     if before is None:
+        if _own_store(out) is None:
+            print(f"{out}: not made here, so it is not compared with its store", file=sys.stderr)
         return
     store = EmbeddingStore.open(before)
     digests = identity.get("embeddings", {})

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def run_study(
     settings["backbones"] = ", ".join(names_of(study.backbones))
     with tracked(study.track, study.name, settings, out) as finished:
         results = _run(study, out, images, store_path, fresh=fresh, quiet=quiet)
-        finished(results, all_tables(results))
+        finished(results, partial(all_tables, results))
     return results
 
 
@@ -207,6 +208,7 @@ def _run(
         for stage in registry.stages():
             with observability.span("run", stage.name, len(tables)):
                 run.results[stage.name] = stage.computed(run)
+        run.embedding = None  # frees compiled backbones
         results = assemble(run, study.name, threads=study.embed.cores, labels=labels_of(study.backbones))
         with observability.span("run", "gallery and report"):
             draw_gallery(plan.source, study, store, out)

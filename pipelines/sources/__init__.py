@@ -246,6 +246,7 @@ def _more_kinds() -> bool:
 
 
 def _kind_of_folder(root: str, config: SourceConfig) -> str:
+    load_entry_points(SOURCES)  # first: which kind a folder is must not depend on what was asked for before
     for kind in reversed(KINDS.values()):
         if kind.claims is not None and kind.claims(root, config):
             return kind.name
@@ -260,8 +261,6 @@ def _kind_of_folder(root: str, config: SourceConfig) -> str:
     if len(count) > 1:
         counts = ", ".join(f"{number} of kind {kind}" for kind, number in sorted(count.items()))
         raise ConfigError("images", root, f"files of one kind; found {counts}: choose one with source.kind")
-    if not count and _more_kinds():
-        return _kind_of_folder(root, config)
     if not names and left_out.count:
         hint = "links that leave the folder are not followed: pass the files themselves, with braces for many"
         raise ConfigError("images", root, f"files inside the folder{left_out.first()}; {hint}")

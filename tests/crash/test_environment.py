@@ -209,7 +209,7 @@ def test_paths_where_no_store_can_be(warm: Warm, tiny: Whole, tmp_path: Path) ->
     assert differences(empty, tiny.store) == []
 
 
-STAGES = {"probes": "stage probe", "analysis": "stage analyze", "tables": "stage gallery and report"}
+STAGES = {"probes": "stage probes", "analysis": "stage analysis", "tables": "stage gallery and report"}
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -35,13 +35,14 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.sources.labels import numbered
+from substyle.pipelines.validation import validated
 
 HEAD: Final = "linear"
 TASKS = ("fine", "coarse", "semantic")
 _Paths: TypeAlias = Mapping[tuple[str, str], Path]  # of probes, by task and training domain
 
 
-@dataclass(frozen=True)
+@validated("domains")
 class DomainsConfig:
     """Settings of the stage.
 
@@ -53,7 +54,7 @@ class DomainsConfig:
     """
 
     own: str
-    folders: Mapping[str, Path | str]
+    folders: dict[str, Path | str]
     tasks: tuple[str, ...]
     seed: int
     bootstrap: int

@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from substyle.pipelines.sources import SourceConfig, absolute_root
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
+from substyle.pipelines.validation import validated
 
 HEAD = "linear"
 BOOTSTRAP = 2000
@@ -45,7 +46,7 @@ OWN = ""  # in place of a folder: the study's test photographs in the suite that
 _REPLICATES = "replicates.npz"
 
 
-@dataclass(frozen=True)
+@validated("shift")
 class ShiftConfig:
     """Settings of the stage.
 
@@ -54,7 +55,7 @@ class ShiftConfig:
         max_images, resample_by, seed: sample and bootstrap of the sensitivity, as in the analysis.
     """
 
-    folders: Mapping[str, Path | str]
+    folders: dict[str, Path | str]
     max_images: int
     resample_by: ResampleBy
     seed: int

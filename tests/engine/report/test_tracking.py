@@ -24,7 +24,7 @@ def study(to: str, out: Path, results: Mapping[str, Any]) -> None:
         with stage("embed", 40, "images", quiet=True) as bar:
             for _ in range(4):
                 bar.advance(10)
-        finished(results, all_tables(dict(results)))
+        finished(results, lambda: all_tables(dict(results)))
 
 
 class Recorder(ModuleType):

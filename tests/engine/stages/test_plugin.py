@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ images = 8
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations are undone afterwards."""
-    names = list(registry.NAMES)
+    names, registered = list(registry.NAMES), list(registry._registered)
     monkeypatch.setattr(registry, "_found", dict(registry._found))
     yield
     registry.NAMES[:] = names
+    registry._registered[:] = registered
 
 
 @pytest.fixture
@@ -125,6 +127,8 @@ def test_results_of_another_source_are_outdated(
         ("[dimension]\nimage = 8", "dimension"),
         ("dimension = 8", "dimension"),
         ("[dimensions]\nimages = 8", "dimensions"),
+        ("[mistakes]\nshown = 8", "mistakes"),  # a stage of the package without settings
+        ("[stages.dimension]\nimages = 8", "stages"),
     ],
 )
 def test_wrong_tables_are_refused_by_name(
@@ -136,7 +140,10 @@ def test_wrong_tables_are_refused_by_name(
     assert run(folder, two_classes, capsys, code=2)["error"]["field"].startswith(field)
 
 
-@pytest.mark.parametrize("name", ["probes", "canvas", "tables", "Mine", "a/b", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["probes", "canvas", "tables", "Mine", "a/b", "", "sensitivity", "dim", "cost", "settings", "claims"],
+)
 def test_taken_and_invalid_names_are_refused(name: str) -> None:
     class Other(JsonStage[Study]):
         file = "x.json"
@@ -148,3 +155,36 @@ def test_taken_and_invalid_names_are_refused(name: str) -> None:
     made.name = name  # type: ignore[misc]
     with pytest.raises(ConfigError, match="unused name"):
         registry.register_stage(made)
+
+
+def test_results_of_a_stage_that_is_not_known_now(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are compared and shared, reports without the plug-in leave them out, and nothing deletes them."""
+    run(folder, two_classes, capsys)
+    registry.NAMES.remove("dimension")
+    registry._registered.remove("dimension")
+    out = folder / "out"
+    shutil.copytree(out, folder / "copy")
+    for words in (["compare", str(out), str(folder / "copy"), "--out", str(folder / "compared")], ["card", str(out)]):
+        assert main([*words, "--json"]) == 0
+        capsys.readouterr()
+    (folder / "study.toml").write_text(STUDY.partition("plugins")[0] + "[probes]" + STUDY.partition("[probes]")[2])
+    text = (folder / "study.toml").read_text().partition("[dimension]")[0]
+    (folder / "study.toml").write_text(text)
+    given = [str(folder / "study.toml"), "--images", str(two_classes), "--out", str(out), "--quiet", "--json"]
+    assert main(["run", *given, "--fresh"]) == 0
+    captured = capsys.readouterr()
+    assert "left dimension, of stages that are not known now" in captured.err
+    assert "dimension" not in json.loads((out / "results.json").read_text())["backbones"][PIXELS]
+    assert list((out / "dimension").glob("*/dimension.json"))
+    assert main(["run", *given]) == 0
+
+
+def test_inherited_code_of_a_plugin_counts() -> None:
+    class Mine(registry.stage("mistakes").__class__):  # type: ignore[misc, name-defined]
+        def load(self, *_: object) -> dict[str, Any]:
+            return {}
+
+    assert Mine().code != ""
+    assert registry.stage("mistakes").code == ""
