@@ -139,7 +139,7 @@ class EmbedConfig:
         return graph_batch(self.images, on_gpu=self.on_gpu)
 
     @property
-    def begun(self) -> int:
+    def batches_in_flight(self) -> int:
         """Batches in flight per backbone: a GPU has one stream, a CPU one per core."""
         streams = 1 if self.on_gpu else self.cores
         return 1 + _BEHIND * streams * self.graph_images // self.images

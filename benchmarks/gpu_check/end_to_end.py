@@ -72,7 +72,7 @@ def _row(bench: Bench, label: str, model: str, runtime: str) -> Iterator[Row]:
             with observability.recording() as trace:
                 taken.append(fill(source))
             shards += between_commits(trace.spans)
-    alone = _alone(bench, backbone.embed, config.begun)
+    alone = _alone(bench, backbone.embed, config.batches_in_flight)
     last = taken[-1].seconds
     facts = {"embeddings/s from start to end": _SHARDS * rows * len(names) / last["total"]}
     facts |= {f"seconds of {part}": spent for part, spent in last.items() if part != "ready"}

@@ -87,7 +87,7 @@ class Loop:
         self,
         shards: Iterable[tuple[int, Lacking]],
         summary: EmbedSummary,
-        arrived: Callable[[int], None],
+        on_embedded: Callable[[int], None],
         writing: Callable[[], None] = lambda: None,
     ) -> None:
         """Embed shards. An exception of a callback, which may run on another thread, ends the loop.
@@ -95,7 +95,7 @@ class Loop:
         Args:
             shards: shard numbers with their missing transformations.
             summary: is updated.
-            arrived: called with the number of embeddings that have been computed since the last call.
+            on_embedded: called with the number of embeddings that have been computed since the last call.
             writing: called before embeddings of a backbone are written to a shard.
         """
         self.summary, self.writing = summary, writing
@@ -104,9 +104,9 @@ class Loop:
             backlog = Scheduler(
                 self.compiled,
                 self._write,
-                arrived,
+                on_embedded,
                 waiting=max(_AHEAD // config.images, 1),
-                begun=config.begun,
+                most_in_flight=config.batches_in_flight,
                 device=self.pipeline.target.torch_device,
             )
             with backlog.working():
@@ -139,12 +139,12 @@ class Loop:
                 return shard, part, [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
             return None
 
-        asked = readers.submit(ask)
-        while (found := backlog.until(asked)) is not None:
+        listed = readers.submit(ask)
+        while (found := backlog.until(listed)) is not None:
             shard, part, reading = found
             clock = observability.Mark.now()
             blobs = [future.result() for future in reading]
-            asked = readers.submit(ask)
+            listed = readers.submit(ask)
             self._spend("read", clock, len(part))
             yield shard, part, blobs
 
@@ -187,7 +187,7 @@ class Loop:
             if before.any() and blob.content and journal.hex_of(before[None]) != [blob.content]:
                 raise PhotographsError(
                     f"{self.manifest.keys[i]}: content has changed since {self.store.path} was created; "
-                    f"{self.plan.ways.changed}"
+                    f"{self.plan.remedies.changed}"
                 )
 
     def _write(self, shard: ShardInProgress, seconds: float) -> None:

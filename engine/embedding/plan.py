@@ -49,7 +49,7 @@ class EmbedPlan:
         add: accept the photographs as a new source of the store.
         replace: embed photographs again if their bytes have changed.
         only: require that the store contains no other photographs.
-        ways: advice if the store was embedded from other photographs.
+        remedies: advice if the store was embedded from other photographs.
         asked: device and runtime as given by the user, possibly auto.
         match: result of `matched`; given: the source before.
     """
@@ -66,7 +66,7 @@ class EmbedPlan:
     add: bool = False
     replace: bool = False
     only: bool = False
-    ways: Remedies = EMBED
+    remedies: Remedies = EMBED
     asked: tuple[str, str] = (AUTO, AUTO)
     match: Match = field(default_factory=Match)
     given: Source | None = None
@@ -89,12 +89,12 @@ class EmbedPlan:
             fractions=self.fractions,
             add=self.add,
             replace_changed=self.replace,
-            ways=self.ways,
+            remedies=self.remedies,
             quiet=quiet,
         )
         plan = dataclasses.replace(self, source=source, match=found, given=given)
         if self.only and store.has_manifest():
-            identity.require_only(store, plan.records(), (*found.others, *found.absent), self.ways)
+            identity.require_only(store, plan.records(), (*found.others, *found.absent), self.remedies)
         return plan
 
     def records(self) -> list[ImageRecord]:

@@ -199,7 +199,7 @@ class PackagedSamples(Samples):
         """Return everything that determines the canvases, as plain JSON."""
         return {"photographs": cache.versions(*packaged_photographs.SOURCES)}
 
-    def further(self) -> list[NDArray[np.uint8]]:
+    def extra_samples(self) -> list[NDArray[np.uint8]]:
         """Return a batch of other photographs for each transformation, a different subset each."""
         canvas_NSSC, keys = packaged_photographs.canvases(2 * GATE_IMAGES, self.pipeline.settings.canvas)
         canvas_NSSC, keys = canvas_NSSC[GATE_IMAGES:], keys[GATE_IMAGES:]
@@ -214,9 +214,9 @@ class PackagedSamples(Samples):
                     kept.append(pixels_BSSC)
         return kept
 
-    def further_fingerprint(self) -> str:
+    def extra_fingerprint(self) -> str:
         """Return a digest of everything that affects `further`."""
-        return self.digest(self.further)
+        return self.digest(self.extra_samples)
 
 
 class OwnSamples(Samples):

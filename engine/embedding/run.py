@@ -121,14 +121,14 @@ def _fill(plan: EmbedPlan, facts: Facts, rows: int, execute: Executor, *, quiet:
             if plan.match.state is None or plan.match.state != identity.state_of(store):
                 plan = plan.matched(store, quiet=quiet)
             entries = _prepare_store(store, plan, facts)
-        lacks = pending_shards(store, entries, settings.transformations, plan.part)
-        _require_present(store, plan, lacks)
-        _require_room(store, entries, lacks, quiet=quiet)
-        summary.images, summary.shards = lacks.images, lacks.shards
+        missing = pending_shards(store, entries, settings.transformations, plan.part)
+        _require_present(store, plan, missing)
+        _require_room(store, entries, missing, quiet=quiet)
+        summary.images, summary.shards = missing.images, missing.shards
         summary.variants = summary.images * len(settings.transformations)
         if (age := files.age()) is not None:
             summary.seconds["ready"] = age
-        execute(EmbedTask(store, plan, entries, run, lacks, summary, quiet))
+        execute(EmbedTask(store, plan, entries, run, missing, summary, quiet))
         with lock.mutex(plan.store_path):
             compaction.compact(plan.store_path, at=1)
     summary.spend("total", start)
@@ -183,9 +183,9 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> l
         _withdraw(store, plan.match.redo)
     entries = [store.ensure_backbone(facts, wanted) for facts in prepared]
     _tell_versions(store, prepared)
-    store.fit()
+    store.resize_arrays()
     slugs = [entry.slug for entry in entries]
-    short = store.cut_short(store.finished().of(slugs))
+    short = store.truncated_chunks(store.finished().of(slugs))
     if short:
         print(
             f"{store.path}: chunks of {len(short)} finished shards are missing or truncated; embedding them again",
@@ -195,7 +195,7 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> l
     return entries
 
 
-def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: PendingShards) -> None:
+def _require_present(store: EmbeddingStore, plan: EmbedPlan, missing: PendingShards) -> None:
     """Raise ConfigError if photographs to embed belong to a source that has moved or is gone."""
     if not plan.match.absent:
         return
@@ -203,18 +203,18 @@ def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: PendingShard
     names = [entry.name for entry in images.sources]
     for absent in plan.match.absent:
         row_M = images.row_N[images.source_N == names.index(absent.name)]
-        if np.isin(row_M // store.settings.shard_rows, lacks.shard_W).any():
+        if np.isin(row_M // store.settings.shard_rows, missing.shard_W).any():
             raise ConfigError("IMAGES", absent.root, "an existing path; this source has photographs to embed")
 
 
 def _require_room(
-    store: EmbeddingStore, entries: Sequence[BackboneEntry], lacks: PendingShards, *, quiet: bool
+    store: EmbeddingStore, entries: Sequence[BackboneEntry], missing: PendingShards, *, quiet: bool
 ) -> None:
     """Print the size of the missing embeddings. Raises ConfigError if a local disk has no room for them."""
-    if not len(lacks.shard_W):
+    if not len(missing.shard_W):
         return
-    count_B = (lacks.size_W[:, None] * lacks.lacking_WBT.sum(2)).sum(0).tolist()
-    chunks_B = lacks.lacking_WBT.sum((0, 2)).tolist()
+    count_B = (missing.size_W[:, None] * missing.lacking_WBT.sum(2)).sum(0).tolist()
+    chunks_B = missing.lacking_WBT.sum((0, 2)).tolist()
     need = sum(n * store.settings.chunk_bytes(entry.dim) for n, entry in zip(chunks_B, entries, strict=True))
     each = [
         f"{n:,} of {' × '.join(map(str, entry.shape))} by {entry.name}"
@@ -232,7 +232,7 @@ def _require_room(
     sizes = arrays.Sizes()  # chunks that are embedded again are replaced
     again = (
         sizes.of(entry.chunk(store.path, name, shard)) or 0
-        for shard, lacked in lacks.lacking.items()
+        for shard, lacked in missing.lacking.items()
         for entry, names in zip(entries, lacked, strict=True)
         for name in names
     )
@@ -291,7 +291,7 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
         if name not in slugs or not finished.finished(slugs[name], names, shards).all():
             return None
         entry = store.backbone(name)
-        if store.cut_short(finished.of([entry.slug])):
+        if store.truncated_chunks(finished.of([entry.slug])):
             return None
         store.require_definitions(plan.definitions())
     return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=store_facts(store).quarantined)
@@ -310,7 +310,7 @@ def require_embedded(plan: EmbedPlan, store: EmbeddingStore, *, quiet: bool = Fa
     missing += [store.manifest().keys[n] for n in np.flatnonzero(np.isin(store.manifest().row_N, plan.match.redo))]
     if missing:
         some = f"{missing[0]}{f' and {len(missing) - 1} others' * (len(missing) > 1)}"
-        raise PhotographsError(f"{store.path}: photographs are not embedded: {some}; {plan.ways.changed}")
+        raise PhotographsError(f"{store.path}: photographs are not embedded: {some}; {plan.remedies.changed}")
     store.require_definitions(plan.definitions())
 
 
@@ -329,7 +329,7 @@ def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
     if changed:
         changes = "; ".join(f"{name} {old} in the store, {new} now" for name, (old, new) in changed.items())
         raise PhotographsError(
-            f"{store.path}: different settings: {changes}; {plan.ways.described}", next(iter(changed))
+            f"{store.path}: different settings: {changes}; {plan.remedies.described}", next(iter(changed))
         )
 
 

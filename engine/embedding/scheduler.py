@@ -95,9 +95,9 @@ class Scheduler:
     Args:
         backbones: the backbones of the run; several layers of a network are one of them.
         write: writes a shard; its second argument is the wall time in seconds since the previous shard was complete.
-        arrived: called with the number of new embeddings.
+        on_embedded: called with the number of new embeddings.
         waiting: maximum number of batches queued for each backbone.
-        begun: number of batches in flight per backbone, to keep all its streams busy.
+        most_in_flight: number of batches in flight per backbone, to keep all its streams busy.
         device: device of the backbones.
     """
 
@@ -105,18 +105,18 @@ class Scheduler:
         self,
         backbones: Sequence[CompiledBackbone],
         write: Callable[[ShardInProgress, float], None],
-        arrived: Callable[[int], None],
+        on_embedded: Callable[[int], None],
         *,
         waiting: int,
-        begun: int,
+        most_in_flight: int,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
     ) -> None:
         self.device = device
         counts = [len(backbone.names) for backbone in backbones]
         # indices of each one's embeddings in a shard's buffers
         self.places = [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
-        self.backbones, self.write, self.arrived = backbones, write, arrived
-        self.waiting, self.begun = waiting, begun
+        self.backbones, self.write, self.on_embedded = backbones, write, on_embedded
+        self.waiting, self.most_in_flight = waiting, most_in_flight
         self._changed = threading.Condition()  # guards the attributes below
         self._queues: list[deque[Batch]] = [deque() for _ in backbones]
         self._writes: deque[Future[None]] = deque()
@@ -199,15 +199,15 @@ class Scheduler:
     # --- on the embedding thread ------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
-        begun: deque[tuple[int, Batch, AsyncResult, observability.Mark]] = deque()
+        in_flight: deque[tuple[int, Batch, AsyncResult, observability.Mark]] = deque()
         clock = observability.Mark.now()
         try:
             while True:
                 with self._changed:
-                    if not begun:
+                    if not in_flight:
                         self._changed.wait_for(lambda: self._next() is not None or self._last or self._over)
                     turn = self._next()
-                    if self._over or (turn is None and not begun):
+                    if self._over or (turn is None and not in_flight):
                         return
                     if turn is not None:
                         self._turn = turn
@@ -216,15 +216,15 @@ class Scheduler:
                 if turn is not None:
                     now = observability.Mark.now()
                     cuda.after(batch.made, self.device)
-                    begun.append((turn, batch, self.backbones[turn].start(batch.pixels_BSSC), now))
-                    if len(begun) <= self.begun:
+                    in_flight.append((turn, batch, self.backbones[turn].start(batch.pixels_BSSC), now))
+                    if len(in_flight) <= self.most_in_flight:
                         continue
-                ended, batch, started, since = begun.popleft()
+                ended, batch, started, since = in_flight.popleft()
                 stored = self._put(ended, batch, started.result())
                 since = max(since, clock, key=lambda mark: mark.wall)
                 observability.add("embed", self.backbones[ended].spec.name, since, len(batch.ok_B))
                 clock = observability.Mark.now()
-                self.arrived(stored * len(batch.ok_B))
+                self.on_embedded(stored * len(batch.ok_B))
                 self.done(batch.shard)
         finally:
             with self._changed:

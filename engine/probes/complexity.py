@@ -94,10 +94,10 @@ def train_sizes(
         found[LINEAR] = sized(linear.heads, linear.validation, bool(linear.describe()["converged"]))
     settings = settings_of(config)
     if settings:
-        asked = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
+        agreement = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
         part = part_of(features, task, config)
         made = until_agreed(
-            *(features, [part], settings, config, config.mlp_steps, by_accuracy, [asked], advance), together=False
+            *(features, [part], settings, config, config.mlp_steps, by_accuracy, [agreement], advance), together=False
         )
         found |= {name: sized(m.heads, m.trained.validation, m.converged) for name, m in made.items()}
     return found

@@ -73,15 +73,15 @@ class MemoryBudget:
         """Whether the embeddings fit."""
         return self.needs(how) <= SHARE * self.free
 
-    def choose(self, asked: str) -> str:
+    def choose(self, requested: str) -> str:
         """Resolve ``auto`` to the first format that fits.
 
         Raises:
             ConfigError: the embeddings do not fit; the message states the sizes.
         """
-        chosen = next((how for how in HOW if self.fits(how)), STREAMED) if asked == "auto" else asked
+        chosen = next((how for how in HOW if self.fits(how)), STREAMED) if requested == "auto" else requested
         if not self.fits(chosen):
-            field, given = ("stream_buffer", self.buffer) if chosen == STREAMED else ("table", asked)
+            field, given = ("stream_buffer", self.buffer) if chosen == STREAMED else ("table", requested)
             others = [how for how in HOW if self.fits(how)]
             allowed = f"{', '.join(others) or 'nothing fits'}" if field == "table" else "a size that fits"
             raise ConfigError(f"probes.{field}", given, f"{allowed} ({self.words(chosen)})")

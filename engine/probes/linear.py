@@ -19,7 +19,7 @@ from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import F64, I64, Advance, Task
-from substyle.engine.probes.trainer import Validation, asked, compare
+from substyle.engine.probes.trainer import Validation, agreement_rows, compare
 from substyle.kernels.probe_heads import Heads
 
 TIGHTER = 3.0
@@ -128,7 +128,7 @@ def fit_linear(
         fits[further] = solved([further], None)
         best = best_of()
     picked, difference, agreed, tighter = fits[best], 0.0, False, 1.0
-    rows = asked(features.full(), task, config)
+    rows = agreement_rows(features.full(), task, config)
     for _ in range(config.doublings):
         tighter *= TIGHTER
         before, picked = picked, solved([best], picked.heads, tighter=tighter)

@@ -96,9 +96,9 @@ def train_mlp(
     else:
         width = features.width // features.held.table.tokens
         settings, steps = token_grid(config, head, width), config.attentive_steps
-    asked = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
+    agreement = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
     part = part_of(features, task, config)
-    each = until_agreed(features, [part], settings, config, steps, by_accuracy, [asked], advance)
+    each = until_agreed(features, [part], settings, config, steps, by_accuracy, [agreement], advance)
     found = each[""]
     resampled = []
     for s, times_N in enumerate([] if times_SN is None else times_SN):
@@ -118,7 +118,7 @@ def until_agreed(
     config: ProbeConfig,
     steps: int,
     rank: Rank,
-    asked: Sequence[Validation],
+    agreement: Sequence[Validation],
     advance: Advance,
     *,
     together: bool = True,
@@ -131,7 +131,7 @@ def until_agreed(
         parts: parts of each batch; every training starts at their first rows.
         steps: steps of the first training.
         rank: key to select the best setting (maximum).
-        asked: validation rows on which two trainings must agree, for each part.
+        agreement: validation rows on which two trainings must agree, for each part.
         together: whether all groups are trained for as many steps as the slowest, else each stops by itself.
     """
     made = train(features, parts, settings, config, steps, advance=advance)
@@ -145,7 +145,7 @@ def until_agreed(
         for g, before in best.items():
             now = again[before.setting]
             pairs = [
-                v.difference(now.heads, before.heads) for v, w in zip(asked, now.setting.loss, strict=True) if w > 0
+                v.difference(now.heads, before.heads) for v, w in zip(agreement, now.setting.loss, strict=True) if w > 0
             ]
             largest = max((difference for difference, _ in pairs), key=abs)
             found[g] = Mlp(now, largest, all(agree for _, agree in pairs))
@@ -215,7 +215,7 @@ def train_joint(
     """Train MLPs on both tasks, half of each batch each; returns the selected one of each group of settings."""
     semantic = replace(semantic, first=len(fine.labels))
     half = part_of(features, fine, config, share=2)
-    asked = [
+    agreement = [
         Validation(features, fine, config),
         Validation(features, replace(semantic, train_T=semantic.score_T), config),
     ]
@@ -226,7 +226,7 @@ def train_joint(
         config,
         config.multitask_steps,
         by_loss,
-        asked,
+        agreement,
         advance,
     )
 

@@ -176,10 +176,10 @@ class _Run:
             self.trained.setdefault(name, {})[head] = one
             if isinstance(one.made, Linear) and name == "coarse":
                 self._rotate(one.made, bar)
-            if isinstance(one.made, Linear) and name == "fine" and self._narrowed:
+            if isinstance(one.made, Linear) and name == "fine" and self._has_equal_width:
                 narrow = features.projected(self.config.equal_width, self.config.seed)
                 one = self._train("equal_fine/linear", narrow, task, "linear", bar)
-                self._narrow["fine"] = report(self.table, one, self.config, self.scored_group_N)
+                self._equal_width["fine"] = report(self.table, one, self.config, self.scored_group_N)
 
     def multitask(self, bar: ProgressBar) -> None:
         """Train the multi-task probe and its twins."""
@@ -264,29 +264,29 @@ class _Run:
         bar.note("rotation")
         features, _ = self.features(task)
 
-        def turned_on(rows: Features, redraws: int) -> LeaveOneOut:
+        def rotation_of(rows: Features, redraws: int) -> LeaveOneOut:
             tighter = self.config.tolerance / made.fit.tolerance
             return rotate(
                 rows, task, made.C, self.config, self.images, redraws=redraws, tighter=tighter, advance=bar.advance
             )
 
-        turned = turned_on(features, self.config.redraws)
-        self.scores["rotation/linear"] = turned.score_TN
+        rotation = rotation_of(features, self.config.redraws)
+        self.scores["rotation/linear"] = rotation.score_TN
         self.results["coarse_rotation"] = {
-            "linear": report_rotation(self.table, turned, self.config, self.scored_group_N)
+            "linear": report_rotation(self.table, rotation, self.config, self.scored_group_N)
         }
-        self.results["coarse_redrawn"] = {"linear": report_redrawn(turned)}
-        if self._narrowed:
-            turned = turned_on(features.projected(self.config.equal_width, self.config.seed), 0)
-            self.scores["equal_rotation/linear"] = turned.score_TN
-            self._narrow["rotation"] = report_rotation(self.table, turned, self.config, self.scored_group_N)
+        self.results["coarse_redrawn"] = {"linear": report_redrawn(rotation)}
+        if self._has_equal_width:
+            rotation = rotation_of(features.projected(self.config.equal_width, self.config.seed), 0)
+            self.scores["equal_rotation/linear"] = rotation.score_TN
+            self._equal_width["rotation"] = report_rotation(self.table, rotation, self.config, self.scored_group_N)
 
     @property
-    def _narrowed(self) -> bool:
+    def _has_equal_width(self) -> bool:
         return 0 < self.config.equal_width < self.table.width
 
     @property
-    def _narrow(self) -> dict[str, Any]:
+    def _equal_width(self) -> dict[str, Any]:
         """Results at equal width."""
         entry: dict[str, Any] = self.results.setdefault("equal_width", {"dim": self.config.equal_width})
         return entry

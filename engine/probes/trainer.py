@@ -100,16 +100,16 @@ class Validation:
         return np.concatenate(accuracies), np.concatenate(losses)
 
 
-def asked(features: Features, task: Task, config: ProbeConfig) -> list[Validation]:
+def agreement_rows(features: Features, task: Task, config: ProbeConfig) -> list[Validation]:
     """Validation rows on which two trainings must agree: of training transformations, and of other scored ones."""
     others = np.setdiff1d(task.score_T, task.train_T)
     kinds = [task.train_T, others] if task.distinct_TN[np.ix_(others, task.val_N)].any() else [task.train_T]
     return [Validation(features, replace(task, train_T=kind), config) for kind in kinds]
 
 
-def compare(asked: Sequence[Validation], a: Heads, b: Heads, within: float = AGREEMENT) -> tuple[float, bool]:
+def compare(agreement: Sequence[Validation], a: Heads, b: Heads, within: float = AGREEMENT) -> tuple[float, bool]:
     """Largest difference in accuracy of a and b over validation sets, and whether they agree on all."""
-    differences, agreed = zip(*(v.difference(a, b, within) for v in asked), strict=True)
+    differences, agreed = zip(*(v.difference(a, b, within) for v in agreement), strict=True)
     return max(differences, key=abs), all(agreed)
 
 

@@ -167,7 +167,7 @@ def match(
     fractions: Fractions | None = None,
     add: bool = False,
     replace_changed: bool = False,
-    ways: Remedies = EMBED,
+    remedies: Remedies = EMBED,
     quiet: bool = False,
 ) -> tuple[Source, Match]:
     """Find a source among those of a store and check that its photographs are unchanged.
@@ -179,19 +179,19 @@ def match(
         fractions: requested shares of the splits; None for the store's.
         add: accept a new source.
         replace_changed: accept changed or missing photographs; their rows are returned in ``redo``.
-        ways: advice for error messages.
+        remedies: advice for error messages.
 
     Raises:
         PhotographsError: the source is not one of the store's, or a photograph, label or split has changed.
     """
     if not store.has_manifest():
         return source, Match(state=state_of(store))
-    return _Matching(store, ways, quiet).run(source, fractions, add=add, replace_changed=replace_changed)
+    return _Matching(store, remedies, quiet).run(source, fractions, add=add, replace_changed=replace_changed)
 
 
 class _Matching:
-    def __init__(self, store: EmbeddingStore, ways: Remedies, quiet: bool) -> None:
-        self.store, self.ways, self.quiet = store, ways, quiet
+    def __init__(self, store: EmbeddingStore, remedies: Remedies, quiet: bool) -> None:
+        self.store, self.remedies, self.quiet = store, remedies, quiet
         self.state = state_of(store)
         self.manifest: Manifest = store.manifest()
         self.noted = store.notes(self.manifest)
@@ -289,7 +289,7 @@ class _Matching:
                     )
                 return number
         if not add:
-            raise PhotographsError(f"{message}{why}; {self.ways.other}")
+            raise PhotographsError(f"{message}{why}; {self.remedies.other}")
         shared = [name for name in source.class_names if numbered(name) and name in self.manifest.class_names]
         if shared:
             print(
@@ -332,12 +332,12 @@ class _Matching:
         if moved:
             raise PhotographsError(
                 f"{source.root}: labels or splits of {len(moved)} photographs differ from {self.store.path}: "
-                f"{'; '.join(moved[:_SHOWN])}; {self.ways.described}"
+                f"{'; '.join(moved[:_SHOWN])}; {self.remedies.described}"
             )
         if fractions is not None and entry.fractions and tuple(fractions) != entry.fractions:
             raise PhotographsError(
                 f"splits: {self.store.path} has shares {list(entry.fractions)}, not {list(fractions)}; "
-                f"{self.ways.described}",
+                f"{self.remedies.described}",
                 "splits",
             )
 
@@ -394,7 +394,7 @@ class _Matching:
         if missing:
             keys = [self.manifest.keys[n] for n in missing]
             problems.append(f"{_some(len(missing), keys)} of {self.store.path} missing")
-        raise PhotographsError(f"{source.root}: {'; '.join(problems)}; {self.ways.changed}")
+        raise PhotographsError(f"{source.root}: {'; '.join(problems)}; {self.remedies.changed}")
 
 
 def _some(count: int, keys: Sequence[str]) -> str:
@@ -415,7 +415,7 @@ def _content(record: ImageRecord) -> str:
 
 
 def require_only(
-    store: EmbeddingStore, records: Iterable[ImageRecord], others: Sequence[object], ways: Remedies = RUN
+    store: EmbeddingStore, records: Iterable[ImageRecord], others: Sequence[object], remedies: Remedies = RUN
 ) -> None:
     """Raise PhotographsError if a store has photographs that a study does not use.
 
@@ -424,7 +424,7 @@ def require_only(
         others: other sources of the store.
     """
     if others:
-        raise PhotographsError(f"{store.path}: contains photographs of other sources; {ways.other}")
+        raise PhotographsError(f"{store.path}: contains photographs of other sources; {remedies.other}")
     manifest = store.manifest()
     noted = store.notes(manifest)
     taken = {record.key for record in records}
@@ -434,7 +434,7 @@ def require_only(
     if more:
         raise PhotographsError(
             f"{store.path}: contains {len(more)} photographs outside the study, such as {manifest.keys[more[0]]} "
-            f"(has limit been reduced?); {ways.other}",
+            f"(has limit been reduced?); {remedies.other}",
             "limit",
         )
 

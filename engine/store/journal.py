@@ -106,7 +106,7 @@ def read_index(store: Place) -> Index:
         loose = index_rows(at_once(read_loose, current.loose), "")
         return Index.of_tables([loose, *at_once(read_segment, current.segments)])
 
-    return _settled(store, index)
+    return _committed(store, index)
 
 
 def read_records(store: Place) -> list[pa.Table]:
@@ -116,9 +116,9 @@ def read_records(store: Place) -> list[pa.Table]:
         loose = details_table(at_once(read_loose, current.loose))
         named = together(at_once(read_segment, current.segments))["details"].unique().to_pylist()
         paths = (details_path(store, name) for name in named)
-        return [loose, *at_once(lambda path: _held(store, path, decode_table, current), paths)]
+        return [loose, *at_once(lambda path: _read_committed(store, path, decode_table, current), paths)]
 
-    return _settled(store, tables)
+    return _committed(store, tables)
 
 
 def read(store: Place) -> list[Record]:
@@ -133,7 +133,7 @@ def examine(store: Place, damaged: Callable[[Place, StoreError], None], of: Call
         damaged: called for each file that is unreadable or inconsistent with its segment.
         of: maps a record to the value to return.
     """
-    problems, found = _settled(store, lambda current: _records(store, current, of))
+    problems, found = _committed(store, lambda current: _records(store, current, of))
     for path, error in problems.items():
         damaged(path, error)
     return [found[key] for key in sorted(found)]
@@ -143,7 +143,7 @@ def _raise(_: Place, error: StoreError) -> None:
     raise error
 
 
-def _settled(store: Place, of: Callable[[Files], T]) -> T:
+def _committed(store: Place, of: Callable[[Files], T]) -> T:
     """Call `of` until no listed file is missing: a missing one was compacted in the meantime."""
     while True:
         current = files(store)
@@ -177,7 +177,7 @@ def _records(
     for name, tables in by_name.items():
         path = details_path(store, name)
         try:
-            records = _held(store, path, decode_details, current)
+            records = _read_committed(store, path, decode_details, current)
             rows = index_rows(records.items(), name)
             if any(not table.equals(rows) for table in tables):
                 raise StoreError(f"{path}: content does not match the journal index; run substyle verify")
@@ -188,7 +188,7 @@ def _records(
     return problems, found
 
 
-def _held(store: Place, path: Place, decode: Callable[[bytes], T], current: Files) -> T:
+def _read_committed(store: Place, path: Place, decode: Callable[[bytes], T], current: Files) -> T:
     """Decode a detail file. Raises FileNotFoundError if it was removed along with its segment, else StoreError."""
     try:
         return _decoded(path, decode)

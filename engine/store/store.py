@@ -194,9 +194,9 @@ class EmbeddingStore:
             given=given,
             source=source,
         )
-        self.fit()
+        self.resize_arrays()
 
-    def fit(self) -> None:
+    def resize_arrays(self) -> None:
         """Grow the arrays to the manifest's rows; a run killed while adding images leaves them shorter."""
         rows = self.manifest().rows
         for backbone in self.backbones():
@@ -381,7 +381,7 @@ class EmbeddingStore:
         """Return the file or object of one shard's chunk."""
         return self.catalog.chunk(self.path, backbone_slug, transformation, shard)
 
-    def cut_short(self, finished: Index) -> dict[tuple[int, str], set[str]]:
+    def truncated_chunks(self, finished: Index) -> dict[tuple[int, str], set[str]]:
         """Return the transformations by (shard, slug) whose chunk file is missing or has the wrong size.
 
         Compressed chunks may have any size but 0.

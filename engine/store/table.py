@@ -407,7 +407,7 @@ def _snapshot(
 
 
 def _require_chunks(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:
-    for (shard, slug), short in sorted(store.cut_short(finished).items()):
+    for (shard, slug), short in sorted(store.truncated_chunks(finished).items()):
         if not short & set(names):
             continue
         chunk = store.chunk_path(slug, min(short & set(names)), shard)

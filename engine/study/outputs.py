@@ -102,7 +102,7 @@ def claimed(out: Path) -> dict[str, Any] | None:
     return content if isinstance(content.get("uuid"), str) else None
 
 
-def require_own(out: Path, store: Place, ways: Remedies) -> None:
+def require_own(out: Path, store: Place, remedies: Remedies) -> None:
     """Check that results of a store may be written to a folder.
 
     Raises:
@@ -119,7 +119,7 @@ def require_own(out: Path, store: Place, ways: Remedies) -> None:
         return
     if other is None or (catalog.exists(other) and catalog.read_header(other).uuid == before["uuid"]):
         which = "another store, and was not made here" if other is None else f"the store {other}, not {store}"
-        raise PhotographsError(f"{out}: contains results of {which}; {ways.other}", "out")
+        raise PhotographsError(f"{out}: contains results of {which}; {remedies.other}", "out")
 
 
 def _own_store(out: Path) -> Place | None:

@@ -72,7 +72,7 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
         study.splits.fractions,
         executor=study.executor,
         only=True,
-        ways=RUN,
+        remedies=RUN,
         asked=(study.embed.device, study.embed.runtime),
     )
 
@@ -104,7 +104,7 @@ def require_study(
         pipeline = PixelPipeline(own.settings(), own.embed)
         store.require_definitions(definitions_of(pipeline.settings.transformations))
     else:
-        plan = replace(plan_of(own, named, store.path), ways=STUDY)
+        plan = replace(plan_of(own, named, store.path), remedies=STUDY)
         require_same(store, plan)
         require_embedded(plan, store, quiet=quiet)
         pipeline = plan.pipeline
@@ -140,7 +140,7 @@ def require_elsewhere(study: Study, out: Path, *, quiet: bool = False) -> None:
                 file=sys.stderr,
             )
         else:
-            require_embedded(replace(plan_elsewhere(each, study, embed), ways=STUDY), store, quiet=quiet)
+            require_embedded(replace(plan_elsewhere(each, study, embed), remedies=STUDY), store, quiet=quiet)
 
 
 def run_study(

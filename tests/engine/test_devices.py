@@ -117,13 +117,13 @@ def test_a_package_without_its_libraries_is_missing(gpus: Callable[[int], None],
 
 def test_defaults_follow_the_device(gpus: Callable[[int], None], install: Install) -> None:
     on_cpu = EmbedConfig(threads=4).here()
-    assert (on_cpu.images, on_cpu.graph_images, on_cpu.begun) == (32, 8, 3)
+    assert (on_cpu.images, on_cpu.graph_images, on_cpu.batches_in_flight) == (32, 8, 3)
     assert EmbedConfig(threads=4).here(8) == on_cpu
     gpus(1)
     install("tensorrt")
     on_gpu = EmbedConfig(threads=4).here()
     assert (on_gpu.device, on_gpu.runtime, on_gpu.batch) == ("cuda:0", "tensorrt", None)
-    assert (on_gpu.images, on_gpu.graph_images, on_gpu.begun) == (256, 256, 3)
+    assert (on_gpu.images, on_gpu.graph_images, on_gpu.batches_in_flight) == (256, 256, 3)
     assert EmbedConfig(batch=48).here().graph_images == 48
     assert on_gpu.here() == on_gpu
     # a graph of 256 would be mostly padding where a shard has fewer rows

@@ -114,7 +114,7 @@ def _embed(sound: Sound) -> bool:
     store.repair()
     for name in sound.tables:
         store.ensure_backbone(facts(name), FOUND)
-    store.fit()
+    store.resize_arrays()
     for shard in (0, 1):
         redo(store, shard)
     return True

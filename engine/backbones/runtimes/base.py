@@ -122,15 +122,15 @@ class GateSamples(Protocol):
 class CalibrationSamples(GateSamples, Protocol):
     """Photographs for the gate, and others to calibrate quantisation."""
 
-    def further(self) -> Sequence[NDArray[np.uint8]]:
+    def extra_samples(self) -> Sequence[NDArray[np.uint8]]:
         """Return full batches of variants of other photographs, with all transformations.
 
         Raises ConfigError if there are no others.
         """
         ...
 
-    def further_fingerprint(self) -> str:
-        """Return a digest that changes with any pixel of `further`."""
+    def extra_fingerprint(self) -> str:
+        """Return a digest that changes with any pixel of `extra_samples`."""
         ...
 
 
@@ -150,12 +150,12 @@ class GivenSamples(CalibrationSamples):
     Attributes:
         batches_GSSC: batches of photographs in every variant, identity first.
         count: number of photographs.
-        further_GSSC: full batches of other photographs, for quantisation.
+        extra_GSSC: full batches of other photographs, for quantisation.
     """
 
     batches_GSSC: Sequence[NDArray[np.uint8]]
     count: int
-    further_GSSC: Sequence[NDArray[np.uint8]] = ()
+    extra_GSSC: Sequence[NDArray[np.uint8]] = ()
 
     def fingerprint(self) -> str:
         return fingerprint(self.batches_GSSC)
@@ -172,13 +172,13 @@ class GivenSamples(CalibrationSamples):
     def variants(self) -> Sequence[NDArray[np.uint8]]:
         return self.batches_GSSC
 
-    def further(self) -> Sequence[NDArray[np.uint8]]:
-        if not self.further_GSSC:
+    def extra_samples(self) -> Sequence[NDArray[np.uint8]]:
+        if not self.extra_GSSC:
             raise ConfigError("precision", "8 bits", "16 or 32 bits; quantisation needs photographs outside the gate")
-        return self.further_GSSC
+        return self.extra_GSSC
 
-    def further_fingerprint(self) -> str:
-        return fingerprint(self.further())
+    def extra_fingerprint(self) -> str:
+        return fingerprint(self.extra_samples())
 
 
 @dataclass(frozen=True)

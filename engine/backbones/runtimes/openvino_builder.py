@@ -130,7 +130,7 @@ class OpenVINOBuilder(RuntimeBuilder):
         facts = {
             "graph": self.key,
             "unquantised": unquantised,
-            "samples": self.samples.further_fingerprint(),
+            "samples": self.samples.extra_fingerprint(),
             "code": cache.code_hash(),
             "versions": cache.versions("nncf", "openvino"),
         }
@@ -138,7 +138,7 @@ class OpenVINOBuilder(RuntimeBuilder):
 
     def _int8(self, key: str, unquantised: int) -> Model:
         def make() -> bytes:
-            batches = self.samples.further()
+            batches = self.samples.extra_samples()
             pieces = [batch[i : i + self.batch] for batch in batches for i in range(0, len(batch), self.batch)]
             whole = [piece for piece in pieces if len(piece) == self.batch]
             if not whole:

@@ -221,7 +221,7 @@ class TensorRTBuilder(RuntimeBuilder):
         return {
             "graph": self.graph_key(PrecisionPolicy(between)),
             "precision": precision,
-            "samples": self.samples.further_fingerprint(),
+            "samples": self.samples.extra_fingerprint(),
             "code": cache.code_hash(),
             "versions": cache.versions("openvino"),
         }
@@ -268,7 +268,7 @@ class TensorRTBuilder(RuntimeBuilder):
                 model = small
             else:  # exported names may depend on the batch, and ranges are stored by name
                 batch = self.batch
-        batches = in_batches(self.samples.further(), batch)
+        batches = in_batches(self.samples.extra_samples(), batch)
         found = calibrate(model, batches, precision, threads=self.threads)
         return {name: asdict(one) for name, one in found.items()}
 

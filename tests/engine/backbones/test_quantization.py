@@ -55,7 +55,7 @@ def typed() -> Typed:
 def eight_bits(graph: bytes, precision: EightBits, unquantised: int = 0) -> onnx.ModelProto:
     model = onnx.load_from_string(graph)
     return quantise(
-        model, calibrate(model, SAMPLES.further(), precision, threads=1), precision, unquantised=unquantised
+        model, calibrate(model, SAMPLES.extra_samples(), precision, threads=1), precision, unquantised=unquantised
     )
 
 
@@ -155,7 +155,7 @@ def test_channels_with_few_large_numbers_are_smoothed() -> None:
     uneven.mlp[1].weight[:, :2] /= 200  # type: ignore[index, operator]
     made = Preprocessed(uneven, canvas=CANVAS, side=SIDE, mean=HALF, std=HALF).eval()
     model = typed_graph(made, "bf16", canvas=CANVAS, batch=BATCH)
-    ranges = calibrate(model, SAMPLES.further(), "int8", threads=1)
+    ranges = calibrate(model, SAMPLES.extra_samples(), "int8", threads=1)
     shifts = [found.shift for found in ranges.values() if found.shift]
     assert any(max(shift[2:]) - max(shift[:2]) >= 5 for shift in shifts), "they are made smaller than the others"
     plain = {name: Range(found.largest * 2.0 ** max((0, *(-n for n in found.shift)))) for name, found in ranges.items()}
@@ -168,7 +168,7 @@ def test_channels_with_few_large_numbers_are_smoothed() -> None:
     )
     assert smooth >= 0.99
     assert rough < smooth
-    assert not any(found.shift for found in calibrate(model, SAMPLES.further(), "fp8", threads=1).values())
+    assert not any(found.shift for found in calibrate(model, SAMPLES.extra_samples(), "fp8", threads=1).values())
 
 
 def test_narrow_convolutions_are_left_out(typed: Typed) -> None:
@@ -184,10 +184,10 @@ def test_a_range_is_the_largest_magnitude_of_all_batches(typed: Typed, precision
     made, seen = module("convolutions"), []
     made.network[6].register_forward_pre_hook(lambda _, given: seen.append(float(given[0].abs().max())))  # type: ignore[index]
     with torch.inference_mode():
-        for canvas in SAMPLES.further():
+        for canvas in SAMPLES.extra_samples():
             made(torch.from_numpy(canvas))
     model = onnx.load_from_string(typed("convolutions", "fp16"))
-    ranges = calibrate(model, SAMPLES.further(), precision, threads=1)
+    ranges = calibrate(model, SAMPLES.extra_samples(), precision, threads=1)
     assert ranges[products(model)[0].data].largest == pytest.approx(max(seen), rel=5e-3)
 
 

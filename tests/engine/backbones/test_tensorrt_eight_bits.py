@@ -167,7 +167,7 @@ def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatc
         key(PrecisionPolicy("fp8")),
         key(PrecisionPolicy("int8", unquantised_layers=1)),
         key(PrecisionPolicy("int8", between="fp16")),
-        key(PrecisionPolicy("int8"), dataclasses.replace(SAMPLES, further_GSSC=[batch(11)])),
+        key(PrecisionPolicy("int8"), dataclasses.replace(SAMPLES, extra_GSSC=[batch(11)])),
     ]
     assert len({first, *others}) == 6
     monkeypatch.setattr(cache, "code_hash", lambda *patterns: "other")

@@ -71,7 +71,7 @@ def test_a_pass_gives_a_shard_the_layers_that_it_lacks() -> None:
 
     whole = backbone(embed)
     layers = replace(whole, members=tuple(replace(whole.spec, name=name) for name in "ab"))
-    backlog = Scheduler([backbone(first_value), layers], book.write, book.count, waiting=4, begun=1)
+    backlog = Scheduler([backbone(first_value), layers], book.write, book.count, waiting=4, most_in_flight=1)
     one = ShardInProgress(0, 0, range(B), B, [[], ["x"], ["x", "y"]], [{}, {}, {}])
     with backlog.working():
         for value, name in enumerate("xy"):
@@ -91,7 +91,7 @@ def test_every_embedding_goes_to_its_row_and_shards_are_written_in_order() -> No
     book, names = Book(), ["identity", "blur", "noise"]
     made = [shard(i, names, backbones=2, batches=3) for i in range(5)]
     plain, doubled = backbone(first_value), backbone(lambda canvas: 2 * first_value(canvas))
-    backlog = Scheduler([plain, doubled], book.write, book.count, waiting=4, begun=2)
+    backlog = Scheduler([plain, doubled], book.write, book.count, waiting=4, most_in_flight=2)
     with backlog.working():
         for each in made:
             for part in range(3):
@@ -125,7 +125,9 @@ def test_a_backbone_goes_on_while_something_waits_for_it() -> None:
         return embed
 
     one = shard(0, ["identity"], backbones=2)
-    backlog = Scheduler([backbone(record(0)), backbone(record(1))], Book().write, Book().count, waiting=8, begun=1)
+    backlog = Scheduler(
+        [backbone(record(0)), backbone(record(1))], Book().write, Book().count, waiting=8, most_in_flight=1
+    )
     with backlog.working():
         for _ in range(8):
             backlog.add(0, batch(one, "identity", 1))
@@ -145,7 +147,7 @@ def test_the_giver_waits_when_too_much_waits() -> None:
         return first_value(canvas_BSSC)
 
     added: list[int] = []
-    backlog = Scheduler([backbone(embed)], Book().write, Book().count, waiting=3, begun=1)
+    backlog = Scheduler([backbone(embed)], Book().write, Book().count, waiting=3, most_in_flight=1)
 
     def give_all() -> None:
         with backlog.working():
@@ -186,7 +188,7 @@ def test_an_error_of_a_backbone_reaches_the_giver() -> None:
         return first_value(canvas_BSSC)
 
     book = Book()
-    backlog = Scheduler([backbone(embed)], book.write, book.count, waiting=2, begun=1)
+    backlog = Scheduler([backbone(embed)], book.write, book.count, waiting=2, most_in_flight=1)
     with pytest.raises(BrokenError):
         give(backlog, [shard(0, ["identity"])], 200)
     assert seen == list(range(6))
@@ -202,7 +204,7 @@ def test_an_error_in_writing_reaches_the_giver() -> None:
             raise BrokenError
         written.append(each.number)
 
-    backlog = Scheduler([backbone(first_value)], write, Book().count, waiting=2, begun=1)
+    backlog = Scheduler([backbone(first_value)], write, Book().count, waiting=2, most_in_flight=1)
     with pytest.raises(BrokenError):
         give(backlog, made, 1)
     assert written[0] == 0
@@ -222,7 +224,7 @@ def test_an_interrupted_giver_finishes_the_shard_that_is_being_written() -> None
         begun.wait()
         raise KeyboardInterrupt
 
-    backlog = Scheduler([backbone(first_value)], write, book.count, waiting=2, begun=1)
+    backlog = Scheduler([backbone(first_value)], write, book.count, waiting=2, most_in_flight=1)
     with pytest.raises(KeyboardInterrupt):
         give(backlog, interrupted(), 1)
     assert [each.number for each in book.shards] == [0]
@@ -237,7 +239,7 @@ def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pyte
         return first_value(canvas_BSSC)
 
     one = shard(0, ["identity"])
-    backlog = Scheduler([backbone(embed)], Book().write, Book().count, waiting=8, begun=2)
+    backlog = Scheduler([backbone(embed)], Book().write, Book().count, waiting=8, most_in_flight=2)
     with backlog.working():
         for value in (3, 4):
             backlog.add(0, replace(batch(one, "identity", value), made=f"pixels of {value}"))  # type: ignore[arg-type]
@@ -248,7 +250,9 @@ def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pyte
 def test_what_is_there_is_embedded_while_nobody_knows_what_comes_next() -> None:
     """However little it is, and though another backbone would have its turn first: others may wait for the shard."""
     one, book, more = shard(0, ["a"], backbones=2), Book(), Future[str]()
-    backlog = Scheduler([backbone(first_value), backbone(first_value)], book.write, book.count, waiting=100, begun=1)
+    backlog = Scheduler(
+        [backbone(first_value), backbone(first_value)], book.write, book.count, waiting=100, most_in_flight=1
+    )
     with backlog.working(), ThreadPoolExecutor(1) as other:
         for i in range(2):
             backlog.add(i, batch(one, "a", 7))
@@ -269,7 +273,9 @@ def test_what_goes_wrong_ends_the_waiting_for_more(where: str) -> None:
 
     one, book = shard(0, ["a"]), Book()
     write = fail if where == "write" else book.write
-    backlog = Scheduler([backbone(fail if where == "embed" else first_value)], write, book.count, waiting=100, begun=1)
+    backlog = Scheduler(
+        [backbone(fail if where == "embed" else first_value)], write, book.count, waiting=100, most_in_flight=1
+    )
 
     def work() -> None:
         with backlog.working():

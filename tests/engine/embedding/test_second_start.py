@@ -323,7 +323,7 @@ def test_style_networks_are_not_made_before_they_are_needed(images: Path, monkey
 
 def test_quantisation_sees_other_photographs_in_all_transformations() -> None:
     samples = PackagedSamples(PixelPipeline(SETTINGS, CONFIG))
-    further = samples.further()
+    further = samples.extra_samples()
     assert [batch.shape for batch in further] == [(4, 64, 64, 3)] * 3
     canvases, _ = packaged_photographs.canvases(64, 64)
     np.testing.assert_array_equal(samples.decoded[0], canvases[:32])

@@ -16,7 +16,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import initial
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
-from substyle.engine.probes.trainer import AGREEMENT, Validation, asked, compare
+from substyle.engine.probes.trainer import AGREEMENT, Validation, agreement_rows, compare
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
@@ -146,14 +146,14 @@ def test_what_is_asked_of_two_fits(make_table: Make, quick: Quick) -> None:
     assert coarse is not None
     assert fine is not None
     features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
-    both = asked(features, coarse, quick())
+    both = agreement_rows(features, coarse, quick())
     val = len(table.rows(1))
     assert [len(v.answers) for v in both] == [6 * val, 2 * val]
     assert sorted(set(both[1].answers.tolist())) == sorted({int(coarse.answer[3]), int(coarse.answer[5])})
-    assert len(asked(features, fine, quick())) == 1
+    assert len(agreement_rows(features, fine, quick())) == 1
     hidden = table.distinct_TN.copy()
     hidden[np.ix_([3, 5], table.rows(1))] = False  # no validation row of what is held out
-    assert len(asked(features, replace(coarse, distinct_TN=hidden), quick())) == 1
+    assert len(agreement_rows(features, replace(coarse, distinct_TN=hidden), quick())) == 1
     a, b = (initial(0, 20, 4, 1, [seed], CPU) for seed in (0, 1))
     each = [v.difference(a, b) for v in both]
     assert compare(both, a, b) == (max((d for d, _ in each), key=abs), all(agree for _, agree in each))

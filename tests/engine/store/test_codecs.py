@@ -123,7 +123,7 @@ def test_damage_is_found(home: Place, codec: Codec, how: str) -> None:
         damaged = {"cut": data[:-3], "flipped": flipped, "empty": b""}[how]
         chunk.write(damaged)
     assert not verify(home / "s.zarr", note=False, quiet=True).ok
-    assert bool(store.cut_short(store.finished())) == (how in ("empty", "gone"))
+    assert bool(store.truncated_chunks(store.finished())) == (how in ("empty", "gone"))
     if how != "gone":
         with pytest.raises(StoreError):
             store.read(entry, "jpeg")

@@ -59,7 +59,7 @@ def finished_of(store: EmbeddingStore) -> dict[tuple[int, str], set[str]]:
 def redo(store: EmbeddingStore, shard: int) -> list[tuple[int, str, str]]:
     """Do what embed does: repair, then write what has no record."""
     store.repair()
-    store.fit()
+    store.resize_arrays()
     done = finished_of(store)
     made = []
     for entry in store.backbones():
