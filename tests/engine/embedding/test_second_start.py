@@ -28,6 +28,7 @@ from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.engine.config import BackboneChoice, BackbonePrecision, EmbedConfig, Settings
 from substyle.engine.embedding.prepare import OwnSamples, PackagedSamples, PixelPipeline, Samples, prepare_backbones
+from substyle.kernels import cpu
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.transforms import base
@@ -238,7 +239,7 @@ def test_what_computes_is_part_of_the_keys(
     elif what == "versions":
         monkeypatch.setattr(cache, "versions", lambda *names: dict.fromkeys(names, "9"))
     else:
-        monkeypatch.setattr(cache, "device", lambda: "another")
+        monkeypatch.setattr(cpu, "identity", lambda: "another")
     prepare(images)
     assert {"gate", "spot", "variants"} <= set(work)
 

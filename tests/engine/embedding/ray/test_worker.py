@@ -62,7 +62,7 @@ def test_it_fills_the_shards_it_is_given(order: WorkerSpec) -> None:
     opened = EmbeddingStore.open(order.store)
     slug = opened.backbone(PIXELS.name).slug
     before = chunks(order.store)
-    withdraw(order.store, {(shard, slug): set(SETTINGS.transformations) for shard in range(3)})
+    withdraw(place(order.store), {(shard, slug): set(SETTINGS.transformations) for shard in range(3)})
     for shard in range(3):
         for name in SETTINGS.transformations:
             opened.chunk_path(slug, name, shard).unlink()
