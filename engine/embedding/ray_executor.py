@@ -25,6 +25,7 @@ from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store import compaction, identity, lock
 from substyle.engine.store.layout import LockedError
 from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.plugins import code_allowed
 from substyle.pipelines.transforms.registry import loaded
 
 _POLL_S = 1.0
@@ -355,6 +356,7 @@ def _run(config: ExecutorConfig, cluster: Cluster, backbones: Sequence[BackboneC
         backbones=tuple(backbones),
         settings=plan.pipeline.settings,
         config=plan.pipeline.config,
+        run_code=code_allowed(),
     )
     with stage(plan.title, todo.total, "embeddings", done=todo.done, quiet=task.quiet) as bar:
         pool = WorkerPool(config, cluster, task, spec, bar)

@@ -20,6 +20,7 @@ from substyle.engine.store.identity import Match
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import files
+from substyle.pipelines.plugins import ALLOW
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -37,6 +38,7 @@ class WorkerSpec:
         part: shards that the run owns.
         run: id of the run that holds the lock.
         backbones, settings, config: what to embed, and how.
+        run_code: whether the user lets code run that files name.
     """
 
     folder: str
@@ -49,6 +51,7 @@ class WorkerSpec:
     backbones: tuple[BackboneChoice, ...]
     settings: Settings
     config: EmbedConfig
+    run_code: bool = False
 
 
 class _Stopped(Exception):
@@ -79,6 +82,8 @@ class Worker:
             os.chdir(spec.folder)
         os.environ["SUBSTYLE_CACHE"] = spec.cache
         files.name_compiler_caches(again=True)
+        if spec.run_code:
+            os.environ[ALLOW] = "1"
         for plugin in spec.plugins:
             load_plugin(plugin)
         store = EmbeddingStore.open(spec.store)

@@ -16,13 +16,14 @@ from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoreFacts, load_table, store_facts
 from substyle.engine.store.verify import Verdict, verify
+from substyle.pipelines.storage import LocalPlace
 
 
 @dataclass(frozen=True)
 class Sound:
     """A store that is as it was written, and what it holds: 6 images, 2 backbones, 2 transformations, 2 shards."""
 
-    path: Path
+    path: LocalPlace
     settings: StoreSettings
     calibration: tuple[str, ...]
     backbones: list[BackboneEntry]
@@ -48,7 +49,7 @@ def describe(path: Path) -> Sound:
     store = EmbeddingStore.open(path)
     tables = {entry.name: load_table(store, entry.name) for entry in store.backbones()}
     return Sound(
-        path,
+        LocalPlace(path),
         store.settings,
         store.calibration,
         store.backbones(),
