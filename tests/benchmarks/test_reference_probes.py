@@ -16,10 +16,10 @@ from tests.conftest import jpeg, photograph
 from substyle.engine.cli import main
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.run import run_probes
+from substyle.engine.stages import probes
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.engine.study import stages
 
 STUDY = """
 name = "reference"
@@ -65,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "study.toml").write_text(STUDY)
     arguments = ["run", str(root / "study.toml"), "--images", str(root / "photographs"), "--out", str(root / "out")]
     with pytest.MonkeyPatch.context() as patch:  # a control has no multi-task probe
-        patch.setattr(stages, "run_probes", with_multitask)
+        patch.setattr(probes, "run_probes", with_multitask)
         assert main([*arguments, "--quiet"]) == 0
     return root / "out"
 
