@@ -15,6 +15,7 @@ from typing import Any
 
 from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.gains import attentive, finetuned
+from substyle.engine.results.model import Robustness
 from substyle.engine.stages.domains.section import domains
 from substyle.engine.stages.shift.section import shift_table
 
@@ -253,7 +254,10 @@ def shifted_table(kept: dict[str, Any]) -> str:
         cells += [_cell(one, "accuracy", "two_way_ci95") for one in held_out]
         lines.append(f"| `{row['backbone']}` | {' | '.join(cells)} |")
     last = kept["robustness"][-1]
-    return "\n".join(lines) + f"\n\nOver {len(last['backbones'])} trained backbones: {shown_correlations(last)}."
+    return (
+        "\n".join(lines)
+        + f"\n\nOver {len(last['backbones'])} trained backbones: {shown_correlations(Robustness.model_validate(last))}."
+    )
 
 
 def _generators(kept: dict[str, Any], backbone: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from substyle.pipelines.storage import LocalPlace
 class Sound:
     """A store that is as it was written, and what it holds: 6 images, 2 backbones, 2 transformations, 2 shards."""
 
-    path: LocalPlace
+    path: Path
     settings: StoreSettings
     calibration: tuple[str, ...]
     backbones: list[BackboneEntry]
@@ -31,6 +31,9 @@ class Sound:
     tables: dict[str, EmbeddingTable]
     facts: StoreFacts
     finished: dict[tuple[int, str], set[str]]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", LocalPlace(self.path))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,7 +52,7 @@ def describe(path: Path) -> Sound:
     store = EmbeddingStore.open(path)
     tables = {entry.name: load_table(store, entry.name) for entry in store.backbones()}
     return Sound(
-        LocalPlace(path),
+        path,
         store.settings,
         store.calibration,
         store.backbones(),
