@@ -96,7 +96,7 @@ def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) ->
     if (checked := _valid(document)) is None:
         return document
     for stage in registry.stages():
-        document |= stage.of_document(run, checked)
+        document |= _own(stage.name, stage.of_document(run, checked))
     if (checked := _valid(document)) is None:
         return document
     return document | {"claims": [claim.model_dump() for claim in claims(checked)]}
@@ -110,12 +110,19 @@ def _valid(document: dict[str, Any]) -> ResultsDocument | None:
         return None
 
 
+def _own(stage: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of a stage; a plug-in may have entries of its own name alone, and so replaces no other numbers."""
+    if stage in registry.registered() and (others := sorted(found.keys() - {stage})):
+        raise SubstyleError(f"stage {stage}: got entries {', '.join(others)} of results.json; allowed: {stage}")
+    return dict(found)
+
+
 def _results(run: Run, backbone: str) -> dict[str, Any]:
     """Results of all stages about a backbone."""
     found: dict[str, Any] = {}
     for stage in registry.stages():
         if (result := run.results.get(stage.name, {}).get(backbone)) is not None:
-            found |= stage.of_backbone(result)
+            found |= _own(stage.name, stage.of_backbone(result))
     return found
 
 

@@ -227,15 +227,15 @@ def test_attacks_that_nothing_can_make(names: str, attack: dict[str, Any], field
 def test_tables_that_run_nothing_are_pointed_out() -> None:
     pixels = (BackboneChoice("control:pixels"),)
 
-    def told(study: Study) -> list[str]:
+    def warnings_of(study: Study) -> list[str]:
         return check_attack(study, counts) + check_training(study, counts)
 
     counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
-    assert told(Study("s", pixels, attack=AttackConfig(seed=3), finetune=FinetuneConfig(seed=3))) == []
+    assert warnings_of(Study("s", pixels, attack=AttackConfig(seed=3), finetune=FinetuneConfig(seed=3))) == []
     idle = Study("s", pixels, attack=AttackConfig(epsilons=(8,)), finetune=FinetuneConfig(steps=7))
-    assert [text.split()[0] for text in told(idle)] == ["[attack]", "[finetune]"]
+    assert [text.split()[0] for text in warnings_of(idle)] == ["[attack]", "[finetune]"]
     runs = Study("s", (BackboneChoice("timm:a"),), attack=AttackConfig(attacks=("fgsm",), epsilons=(8,)))
-    assert told(runs) == []
+    assert warnings_of(runs) == []
 
 
 def test_writable_folders_are_left_as_they_are(tmp_path: Path) -> None:

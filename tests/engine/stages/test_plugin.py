@@ -188,3 +188,13 @@ def test_inherited_code_of_a_plugin_counts() -> None:
 
     assert Mine().code != ""
     assert registry.stage("mistakes").code == ""
+
+
+def test_a_plugin_replaces_no_numbers_of_other_stages(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (folder / "dimension.py").read_text()
+    method = "    def of_backbone(self, result):\n        return {'sensitivity': result}\n\n    def sections("
+    (folder / "dimension.py").write_text(source.replace("    def sections(", method))
+    message = run(folder, two_classes, capsys, code=1)["error"]["message"]
+    assert message == "stage dimension: got entries sensitivity of results.json; allowed: dimension"
