@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from itertools import islice
 
 # credentials in an address, or a mistyped one: all that precedes an @, and a query
 _CREDENTIALS = re.compile(
@@ -14,6 +16,16 @@ _QUERY = re.compile(r"(?P<address>[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"?]*\?)[^\s'\"
 def redacted(text: str) -> str:
     """Replace credentials in addresses."""
     return _QUERY.sub(r"\g<address>…", _CREDENTIALS.sub(r"\g<scheme>…\g<at>", text))
+
+
+def abbreviated(names: Collection[str], most: int = 5, total: int = 0) -> str:
+    """Join names for a message; after ``most``, "and N more".
+
+    Args:
+        total: number of all names, if ``names`` are some of them.
+    """
+    more = max(total, len(names)) - min(most, len(names))
+    return ", ".join(islice(names, most)) + (f" and {more:,} more" if more else "")
 
 
 class SubstyleError(Exception):

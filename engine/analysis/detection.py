@@ -12,7 +12,7 @@ from substyle.engine.probes.attacks import CLEAN, SQUEEZED
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import Estimate
 from substyle.engine.store.layout import TRAIN
-from substyle.kernels.errors import SubstyleError
+from substyle.kernels.errors import SubstyleError, abbreviated
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -49,7 +49,7 @@ def detection(
         return None
     unknown = np.flatnonzero(np.isnan(clean_N) | (counted_N & np.isnan(attacked_N)))
     if len(unknown):
-        rows = ", ".join(map(str, unknown[:5])) + ", …" * (len(unknown) > 5)
+        rows = abbreviated([str(row) for row in unknown])
         raise SubstyleError(f"detection scores of {len(unknown)} of {len(clean_N)} photographs are NaN: rows {rows}")
     groups, place_N = np.unique(group_N, return_inverse=True)
     rng = np.random.Generator(np.random.PCG64([seed, len(groups), 0x61747461]))

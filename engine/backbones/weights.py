@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
 from substyle.pipelines import limits
 
 HUB = "hf-hub:"  # before a repository in the names of timm and open_clip
@@ -120,7 +120,6 @@ def read_genuine(package: str, path: Path, sha256: str) -> bytes:
 State = dict[str, torch.Tensor]
 # patterns of whole keys of heads that do not affect embeddings
 HEADS = (r"(head|fc|classifier)\..*",)
-_SHOWN = 8
 # errors of readers for invalid files
 UNREADABLE = (
     OSError,
@@ -187,22 +186,17 @@ def fit(name: str, network: nn.Module, state: State, source: str, dropped: Seque
     ]
     if missing or surplus or other:
         raise WeightsError(
-            f"{name}: {source} does not fit: {len(missing)} keys missing {_some(missing)}, {len(surplus)} unexpected "
-            f"{_some(surplus)}, {len(other)} of another shape {_some(other)}"
+            f"{name}: {source} does not fit: {len(missing)} keys missing [{abbreviated(missing)}], {len(surplus)} "
+            f"unexpected [{abbreviated(surplus)}], {len(other)} of another shape [{abbreviated(other)}]"
         )
     network.load_state_dict(kept)
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"[{', '.join(keys[:_SHOWN])}{more}]"
 
 
 def _kinds(state: object) -> str:
     if not isinstance(state, dict):
         return type(state).__name__
     other = [f"{key} ({type(value).__name__})" for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    return f"contains {_some(other)}"
+    return f"contains [{abbreviated(other)}]"
 
 
 # Flax ViT parameters (``.npz``) of big_vision, Scenic and the AugReg release, whose names differ: parts of a block have

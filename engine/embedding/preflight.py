@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,14 +24,13 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store import catalog
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.manifest import Fractions, Manifest
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, abbreviated
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, kind_of, open_source
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
 
 MIN_TEST = 2  # one image has no confidence interval
-_NAMED = 5  # names listed in a message
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def check_splits(counts: SplitCounts) -> list[str]:
         raise ConfigError(
             _field(counts, "train"),
             f"{len(strange)} of {len(counts.class_names)} classes with test but without training photographs: "
-            f"{some(strange)}",
+            f"{abbreviated(strange)}",
             "training photographs of every tested class, otherwise all its test photographs count as errors; "
             f"add some, or remove these classes{how}",
         )
@@ -211,7 +210,7 @@ def check_splits(counts: SplitCounts) -> list[str]:
     if tested and untested:
         warnings.append(
             f"{len(untested)} of {len(counts.class_names)} classes are not scored, without test photographs: "
-            f"{some(untested)}"
+            f"{abbreviated(untested)}"
         )
     single = [
         name
@@ -221,7 +220,7 @@ def check_splits(counts: SplitCounts) -> list[str]:
     if single and not counts.classes(VAL):
         warnings.append(
             "no class has validation photographs, so a tenth of the training photographs is used for validation; "
-            f"classes with only one training photograph may not be learned and count as errors: {some(single)}"
+            f"classes with only one training photograph may not be learned and count as errors: {abbreviated(single)}"
         )
     return warnings
 
@@ -304,9 +303,3 @@ def _transformations(names: Sequence[str]) -> list[base.Transformation]:
 
 def _field(counts: SplitCounts, split: str) -> str:
     return "images" if counts.given else f"splits.{split}"
-
-
-def some(names: Collection[str]) -> str:
-    """The first names, and the number of others."""
-    first = ", ".join(list(names)[:_NAMED])
-    return first if len(names) <= _NAMED else f"{first} and {len(names) - _NAMED} more"

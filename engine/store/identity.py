@@ -25,7 +25,7 @@ from substyle.engine.store.layout import UNLABELLED, DifferentError
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, SourceEntry
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, SourceConfig, absolute_root, open_source
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.storage import REQUESTS, is_remote
@@ -398,12 +398,11 @@ class _Matching:
 
 
 def _some(count: int, keys: Sequence[str]) -> str:
-    more = ", …" if count > _SHOWN else ""
-    return f"{count} photograph{'s' if count != 1 else ''} ({', '.join(keys[:_SHOWN])}{more})"
+    return f"{count} photograph{'s' if count != 1 else ''} ({abbreviated(keys, _SHOWN, count)})"
 
 
 def _classes(names: Sequence[str]) -> str:
-    return f"class{'es' if len(names) > 1 else ''} {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"
+    return f"class{'es' if len(names) > 1 else ''} {abbreviated(names, _SHOWN)}"
 
 
 def _content(record: ImageRecord) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines import limits
 from substyle.pipelines.entry_points import SOURCES, load_entry_points
 from substyle.pipelines.sources.base import (
@@ -82,20 +82,16 @@ def _splits(source: Source) -> str:
 def _not_taken(left_out: LeftOut) -> list[str]:
     parts = []
     if left_out.total:
-        parts.append(f"left out {left_out.total:,}: {_first(sorted(left_out.names), _NAMES, left_out.total)}")
+        names = [shown(name) for name in sorted(left_out.names)]
+        parts.append(f"left out {left_out.total:,}: {abbreviated(names, _NAMES, left_out.total)}")
     if left_out.skipped:
         most_first = sorted(left_out.skipped.items(), key=lambda item: (-item[1], item[0]))
         kinds = [f"{shown(suffix)[:20] or 'no suffix'} {count:,}" for suffix, count in most_first]
         number = _number(left_out.skipped.total(), "file")
-        parts.append(f"skipped {number}: {_first(kinds, _KINDS, len(kinds))}")
+        parts.append(f"skipped {number}: {abbreviated(kinds, _KINDS)}")
     if left_out.substyle_folders:
         parts.append(f"{_number(left_out.substyle_folders, 'substyle folder')} skipped")
     return parts
-
-
-def _first(names: Sequence[str], count: int, total: int) -> str:
-    more = total - min(count, len(names))
-    return ", ".join(map(shown, names[:count])) + (f" and {more:,} more" if more else "")
 
 
 def _number(count: int, one: str, several: str = "") -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, abbreviated
 from substyle.pipelines.sources.base import LeftOut, key_text, shown
 from substyle.pipelines.storage import ObjectPlace, each, is_remote, object_place
 
@@ -227,7 +227,7 @@ def expand(root: str, extensions: Sequence[str], parts: Sequence[str]) -> list[t
     there_too = each(ObjectPlace.is_file, literal)
     missing = [str(p.relative_to(base)) for p, is_there in zip(literal, there_too, strict=True) if not is_there]
     if missing:
-        some = ", ".join(shown(name) for name in missing[:5]) + (" …" if len(missing) > 5 else "")
+        some = abbreviated([shown(name) for name in missing])
         raise ConfigError("images", root, f"existing objects; {len(missing)} are missing: {some}")
     found = {str(p.relative_to(base)): str(p) for p in literal}
     magic = [part for part in parts if any(mark in part for mark in "*?[")]
@@ -353,7 +353,7 @@ def _matches(pattern: str, extensions: Sequence[str], left_out: LeftOut) -> list
                 continue
             found.append(Shard(name, path))
     if missing:
-        some = ", ".join(shown(name) for name in missing[:5]) + (" …" if len(missing) > 5 else "")
+        some = abbreviated([shown(name) for name in missing])
         raise ConfigError("images", pattern, f"existing files; {len(missing)} are missing: {some}")
     return list(dict.fromkeys(found))
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, abbreviated
 from substyle.pipelines.sources.base import (
     EXTENSIONS,
     SPLITS_ARE_CLASSES,
@@ -90,8 +90,8 @@ def _split_folders(root: str, tops: Mapping[str | None, int], choice: str) -> di
     others = [f"{top}/" for top in sorted(top for top in tops if top is not None and top not in split_of)]
     if None in tops:
         others.append(f"images in the root folder ({tops[None]})")
-    splits = _some([f"{top}/" for top in sorted(split_of)])
-    beside = f"beside {_some(others)}" if others else "without train/"
+    splits = abbreviated([f"{shown(top)}/" for top in sorted(split_of)], 8)
+    beside = f"beside {abbreviated([shown(name) for name in others], 8)}" if others else "without train/"
     left_out = "; the rest is skipped" if others else ""
     raise ConfigError(
         "source.splits",
@@ -100,10 +100,6 @@ def _split_folders(root: str, tops: Mapping[str | None, int], choice: str) -> di
         f'(all folders are classes); in a study file, splits = "{SPLITS_ARE_FOLDERS}" or "{SPLITS_ARE_CLASSES}" '
         "in [source]",
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _in_splits(

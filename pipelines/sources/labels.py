@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, abbreviated
 from substyle.pipelines.sources.base import MAX_TEXT, SPLIT_FOLDERS, label_text, log, shown
 
 WNID = re.compile(r"n\d{8}")
@@ -179,6 +179,5 @@ def no_label(unused: Sequence[str]) -> tuple[str, ...]:
     """Remark for a table without a label column; empty if there are no other columns."""
     if not unused:
         return ()
-    more = f" and {len(unused) - 12} more" if len(unused) > 12 else ""
-    some = ", ".join(shown(name)[:50] for name in unused[:12])
-    return (f"no label column in {some}{more}; choose one with --label-column",)
+    some = abbreviated([shown(name)[:50] for name in unused], 12)
+    return (f"no label column in {some}; choose one with --label-column",)

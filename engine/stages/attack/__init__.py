@@ -22,7 +22,7 @@ from substyle.engine.analysis.detection import Detector
 from substyle.engine.backbones import registry
 from substyle.engine.cache import versions
 from substyle.engine.config import EmbedConfig, Settings, Study, names_of
-from substyle.engine.embedding.preflight import SplitCounts, require_class_probe, some
+from substyle.engine.embedding.preflight import SplitCounts, require_class_probe
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.attacks import (
@@ -63,7 +63,7 @@ from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.kernels.errors import ConfigError, MissingError, SubstyleError, abbreviated
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import Source
 
@@ -157,13 +157,17 @@ def check_attack(study: Study, counts: SplitCounts) -> list[str]:
     torchattack()
     for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
         if unknown := asked - set(names):
-            raise ConfigError(f"attack.{field}", some(sorted(unknown)), f"backbones of the study: {', '.join(names)}")
+            raise ConfigError(
+                f"attack.{field}", abbreviated(sorted(unknown)), f"backbones of the study: {', '.join(names)}"
+            )
     networks = [name for name in names if is_network(name)]
     targets = config.backbones or networks
     if not targets:
         raise ConfigError("attack.backbones", "none", "controls by name; the study has no network to attack")
     if graphs := [name for name in targets if name.startswith("onnx:")]:
-        raise ConfigError("attack.backbones", some(graphs), "torch networks, since attacks follow their gradient")
+        raise ConfigError(
+            "attack.backbones", abbreviated(graphs), "torch networks, since attacks follow their gradient"
+        )
     for target in targets if config.attacks == ("transfer",) else ():
         if not config.surrogates(target, networks):
             allowed = f"also another attack; the study has no other network to craft an attack on {target}"

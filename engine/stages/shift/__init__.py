@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from substyle.engine.analysis import geometry
 from substyle.engine.analysis.robustness import Replicates, robustness
 from substyle.engine.config import Study
-from substyle.engine.embedding.preflight import SplitCounts, opened, require_class_probe, some
+from substyle.engine.embedding.preflight import SplitCounts, opened, require_class_probe
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample
@@ -33,7 +33,7 @@ from substyle.engine.store.layout import TEST, TRAIN, ResampleBy, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, abbreviated
 from substyle.pipelines.sources import SourceConfig, absolute_root
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.transforms import base
@@ -154,7 +154,7 @@ def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
     if study.finetune.backbones or study.adapt.methods:
         learnt = {name.partition("@")[0] for name in suite(study.suite)[1:] if base.get(name).role == "train"}
         if seen := [name for name in made if name.partition("@")[0] in learnt]:
-            allowed = f"a suite without {some(seen)}, which fine-tuned and adapted backbones are trained on"
+            allowed = f"a suite without {abbreviated(seen)}, which fine-tuned and adapted backbones are trained on"
             raise ConfigError("corruptions", study.corruptions, allowed)
     require_class_probe("corruptions", study.corruptions, counts, study.probes)
     return []
@@ -184,11 +184,13 @@ def check_shift(
         if not found:
             raise ConfigError(f"shift.{name}", str(folder), "labelled photographs, such as one folder per class")
         if not known & set(found):
-            raise ConfigError(f"shift.{name}", some(found), f"some of the study's classes: {some(sorted(known))}")
+            raise ConfigError(
+                f"shift.{name}", abbreviated(found), f"some of the study's classes: {abbreviated(sorted(known))}"
+            )
         unknown = [text for text in found if text not in known]
         if unknown or count[None]:
             left_out = sum(count[text] for text in unknown) + count[None]
-            kinds = [f"of classes outside the study ({some(unknown)})"] if unknown else []
+            kinds = [f"of classes outside the study ({abbreviated(unknown)})"] if unknown else []
             kinds += ["without a class"] if count[None] else []
             warnings.append(f"shift {name}: ignoring {left_out} of {count.total()} photographs: {' or '.join(kinds)}")
     return warnings

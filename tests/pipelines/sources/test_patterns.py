@@ -94,7 +94,7 @@ def test_folders_whose_names_look_like_patterns(tmp_path: Path) -> None:
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     fill(tmp_path, "a-0.tar")
-    with pytest.raises(ConfigError, match=r"9 .*: a-1.tar, a-2.tar, a-3.tar, a-4.tar, a-5.tar …") as caught:
+    with pytest.raises(ConfigError, match=r"9 .*: a-1.tar, a-2.tar, a-3.tar, a-4.tar, a-5.tar and 4 more") as caught:
         found(tmp_path / "a-{0..9}.tar")
     assert caught.value.field == "images"
 
