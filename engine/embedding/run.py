@@ -217,7 +217,7 @@ def _require_room(
     chunks_B = missing.lacking_WBT.sum((0, 2)).tolist()
     need = sum(n * store.settings.chunk_bytes(entry.dim) for n, entry in zip(chunks_B, entries, strict=True))
     each = [
-        f"{n:,} of {' × '.join(map(str, entry.shape))} by {entry.name}"
+        f"{' × '.join([f'{n:,}', *map(str, entry.shape)])} by {entry.name}"
         for n, entry in zip(count_B, entries, strict=True)
         if n
     ]

@@ -357,6 +357,6 @@ def test_tokens_are_stored_beside_their_size(
     found = load_table(EmbeddingStore.open(store), network.name)
     images = len(found.keys)
     assert (found.tokens, found.width) == (4, 4 * 96)
-    assert f"{2 * images:,} of 4 × 96 by {network.name}" in capsys.readouterr().err
+    assert f"{2 * images:,} × 4 × 96 by {network.name}" in capsys.readouterr().err
     again = embed(plan(two_classes, store, "identity,grayscale"), [PIXELS, network], quiet=True)
     assert again.new_shards == 0
