@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from substyle.pipelines import storage
+from substyle.pipelines.storage import bucket
 
 BUCKET = "photographs"
 KEY, SECRET = "PLANTEDKEYID000000", "PLANTED+secret/0123456789abcdef"
@@ -121,8 +121,8 @@ def served() -> Iterator[Server]:
     """A server that this process uses for the block, with retries that do not wait long."""
     server = Server()
     before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))}
-    retries = storage.RETRIES
-    storage.RETRIES = {
+    retries = bucket.RETRIES
+    bucket.RETRIES = {
         "max_retries": 2,
         "retry_timeout": timedelta(seconds=20),
         "backoff": {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5), "base": 2},
@@ -134,5 +134,5 @@ def served() -> Iterator[Server]:
         for name in server.environment():
             del os.environ[name]
         os.environ.update(before)
-        storage.RETRIES = retries
+        bucket.RETRIES = retries
         server.stop()

@@ -21,9 +21,8 @@ from substyle.pipelines.storage import (
     Version,
     is_remote,
     place,
-    reason,
-    without_credentials,
 )
+from substyle.pipelines.storage.bucket import reason, without_credentials
 
 
 def test_names_and_lists(home: Place) -> None:
