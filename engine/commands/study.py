@@ -39,9 +39,10 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study import outputs
 from substyle.engine.study.file import find_study, load_study, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
+from substyle.engine.study.plan import require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
-from substyle.engine.study.runner import report_study, require_study, run_study, store_of
+from substyle.engine.study.runner import report_study, run_study
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
