@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from substyle.engine import devices, observability
 from substyle.engine.analysis.neighbors import search_device
-from substyle.engine.config import BackboneChoice, EmbedConfig, Study, labels_of, names_of
+from substyle.engine.config import EmbedConfig, Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.run import complete, embed, repair, require_same
 from substyle.engine.report.page import ReportFiles
 from substyle.engine.report.tracking import tracked
 from substyle.engine.stages import registry
+from substyle.engine.stages.added import embed_added
 from substyle.engine.stages.pictures import current_gallery, draw_gallery
 from substyle.engine.stages.stage import Embedding, Run
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.stages.tables import reported_tables
 from substyle.engine.stages.tables import tables as open_tables
-from substyle.engine.stages.training import adapt, adaptable, check_training, finetune, load_trainable
 from substyle.engine.store import catalog, lock
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.identity import RUN
@@ -88,27 +87,20 @@ def _run(
     outputs.require_own(out, store_path, RUN)
     plan = _checked(study, plan, out, quiet=quiet)
     with outputs.locked(out):
-        store, choices = _embedded(study, plan, out, quiet=quiet)
-        chosen = study.settings().transformations
-        adapted: list[str] = []
-        if study.adapt.methods:
-            bases = adaptable(store, names_of(study.backbones))
-            with observability.span("run", "adapt", len(bases)):
-                adapted = adapt(
-                    store, out, study.adapt, study.probes, backbones=bases, transformations=chosen, quiet=quiet
-                )
-        tables = {table.backbone: table for table in open_tables(store, [*names_of(choices), *adapted], chosen)}
-        embedding = Embedding(plan, choices, adapted, quiet)
+        store = _embedded(study, plan, out, quiet=quiet)
+        opened = open_tables(store, names_of(study.backbones), study.settings().transformations)
+        tables, embedding = {table.backbone: table for table in opened}, Embedding(plan, study.backbones, quiet=quiet)
         checkpoints = {name: choice.checkpoint for choice in study.backbones for name in choice.names}
         run = Run(store, out, tables, study, {}, embedding, plan.source, checkpoints, quiet=quiet)
         for stage in registry.stages():
-            with observability.span("run", stage.name, len(tables)):
-                run.results[stage.name] = stage.computed(run)
+            with observability.span("run", stage.name, len(run.tables)):
+                run.results[stage.name] = found = stage.computed(run)
+                embed_added(run, stage.added(run, found))
         run.embedding = None  # frees compiled backbones
         results = assemble(run, study.name, threads=study.embed.cores, labels=labels_of(study.backbones))
         with observability.span("run", "gallery and report"):
             draw_gallery(plan.source, study, store, out)
-            (first, *_) = tables.values()
+            (first, *_) = run.tables.values()
             save_report(results, out, current_gallery(store, out, first) if study.gallery else None)
     return results
 
@@ -146,8 +138,8 @@ def report_study(store: EmbeddingStore, out: Path, study: Study | None, *, quiet
     return results
 
 
-def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> tuple[EmbeddingStore, list[BackboneChoice]]:
-    """Embed by the backbones of a study, then by fine-tuned ones. Returns the store and all of these backbones."""
+def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbeddingStore:
+    """Embed by the backbones of a study. Returns the store."""
 
     def begin() -> None:
         outputs.discard_report(out)  # it may be outdated; it is rewritten from the results of the stages
@@ -158,15 +150,7 @@ def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> tuple
         embed(plan, study.backbones, begin=begin, quiet=quiet)
     store = EmbeddingStore.open(plan.store_path)
     outputs.claim(out, plan.store_path, store.uuid)
-    choices = list(study.backbones)
-    if study.finetune.backbones:
-        records = plan.readable()
-        with observability.span("run", "finetune", len(study.finetune.backbones)):
-            tuned = finetune(store, out, study.finetune, plan.pipeline, records, backbones=study.backbones, quiet=quiet)
-            again = replace(plan, match=replace(plan.match, state=None))  # matched with what the store has now
-            embed(again, tuned, quiet=quiet)
-        choices += tuned
-    return store, choices
+    return store
 
 
 def _start_fresh(out: Path, store_path: Place) -> None:
@@ -185,7 +169,7 @@ def _start_fresh(out: Path, store_path: Place) -> None:
 
 def checks() -> list[Callable[[Study, SplitCounts], list[str]]]:
     """Checks of all stages, before anything is computed."""
-    return [check_training, *(stage.check for stage in registry.stages())]
+    return [stage.check for stage in registry.stages()]
 
 
 def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:
@@ -207,9 +191,8 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for choice in study.backbones:
-        if choice.name in study.finetune.backbones and choice.name not in stored:
-            load_trainable(choice, plan.pipeline)  # fails before hours of embedding
+    for stage in registry.stages():
+        stage.check_networks(study, plan.pipeline, stored)
     return plan
 
 

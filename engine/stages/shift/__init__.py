@@ -23,6 +23,7 @@ from substyle.engine.probes.evaluate import Estimate, resample
 from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
+from substyle.engine.stages import registry
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.shift.section import sections
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
@@ -151,7 +152,7 @@ def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
     if len(made) < 2 or study.corruptions in study.shift:
         allowed = "a suite with a transformation besides identity, named unlike photographs in [shift]"
         raise ConfigError("corruptions", study.corruptions, allowed)
-    if study.finetune.backbones or study.adapt.methods:
+    if any(stage.adds_backbones and stage.of(study) is not None for stage in registry.stages()):
         learnt = {name.partition("@")[0] for name in suite(study.suite)[1:] if base.get(name).role == "train"}
         if seen := [name for name in made if name.partition("@")[0] in learnt]:
             allowed = f"a suite without {some(seen)}, which fine-tuned and adapted backbones are trained on"
