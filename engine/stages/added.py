@@ -38,8 +38,8 @@ def embed_added(run: Run, added: Sequence[BackboneChoice]) -> None:
         embed(again, networks, quiet=run.quiet)
     for name in derived:
         derive(run.store, name, quiet=run.quiet)
-    choices, derived = [*run.embedding.choices, *networks], [*run.embedding.derived, *derived]
-    run.embedding = replace(run.embedding, choices=choices, derived=derived)
+    choices, before = [*run.embedding.choices, *networks], run.embedding.derived
+    run.embedding = replace(run.embedding, choices=choices, derived=[*before, *derived])
     names = [*run.tables, *(choice.name for choice in added)]
     run.tables = {table.backbone: table for table in tables(run.store, names, first.transformations)}
 

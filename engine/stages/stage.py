@@ -168,11 +168,11 @@ class Stage(ABC, Generic[C, R]):
         Raises:
             ConfigError: the settings do not fit the backbones.
         """
-        return self.reported(run)
+        return _each(run)
 
     def reported(self, run: Run) -> Iterable[Unit]:
-        """What a report may show; by default each backbone."""
-        return [Unit(name, run.store.backbone(name).slug) for name in run.tables]
+        """What a report may show; by default each backbone, and no trainings of backbones that are added."""
+        return () if self.adds_backbones else _each(run)
 
     def settings(self, config: C) -> JSON:
         """The settings that change results, as they are stored."""
@@ -336,6 +336,10 @@ class Stage(ABC, Generic[C, R]):
             return self.config(**{name: settings[name] for name in names if name in settings})
         except (SubstyleError, TypeError, ValueError) as error:
             raise StaleError(f"{folder}: outdated, of another version of substyle ({error})", command) from error
+
+
+def _each(run: Run) -> list[Unit]:
+    return [Unit(name, run.store.backbone(name).slug) for name in run.tables]
 
 
 class JsonStage(Stage[C, JSON]):

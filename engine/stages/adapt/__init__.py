@@ -61,10 +61,6 @@ class AdaptStage(Stage[AdaptConfig, str]):
                 raise ConfigError("backbone", entry.name, "a backbone with one vector per image")
         return [Unit(each.name, f"{each.slug}-{method}", (method,)) for each in entries for method in config.methods]
 
-    def reported(self, run: Run) -> Iterable[Unit]:
-        """Nothing: reports show results of the adapted backbones, not of their training."""
-        return ()
-
     def inputs(self, run: Run, config: AdaptConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The method, and the settings of probes, with which adapters are trained."""
         return {"method": unit.variant[0], **PROBES.settings(_probes(run))}

@@ -79,10 +79,6 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
             for objective in config.objectives
         ]
 
-    def reported(self, run: Run) -> Iterable[Unit]:
-        """Nothing: reports show results of the fine-tuned backbones, not of their training."""
-        return ()
-
     def settings(self, config: FinetuneConfig) -> JSON:
         """The settings of one training."""
         return {name: value for name, value in asdict(config).items() if name not in _LISTS}
@@ -145,11 +141,10 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
 
     def added(self, run: Run, found: Mapping[str, str]) -> Sequence[BackboneChoice]:
         """The fine-tuned backbones. Results of earlier trainings of the same backbones are deleted."""
-        config, choices = self.chosen(run), _choices(run)
-        if config is None:
+        if (config := self.chosen(run)) is None:
             return ()
+        choices, units = _choices(run), self.units(run, config)
         _discard_others(run.store, run.out, config, {*choices, *found.values()})
-        units = self.units(run, config)
         return [replace(choices[unit.name], name=found[unit.key], label=None) for unit in units]
 
 

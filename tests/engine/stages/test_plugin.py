@@ -208,9 +208,6 @@ class Adding(JsonStage):
         assert list(run.tables) == ["control:pixels"]
         return [Unit("control:pixels", f"number-{i}", (i,)) for i in range(2)]
 
-    def reported(self, run):
-        return ()
-
     def compute(self, run, config, unit, shared, folder):
         self.write(folder, {"backbone": config.backbone, "number": unit.variant[0]})
         return True
