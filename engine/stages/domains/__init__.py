@@ -26,6 +26,7 @@ from substyle.engine.report.section import Section
 from substyle.engine.stages.domains.section import sections
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs, tables
@@ -204,11 +205,7 @@ def _results(out: Path, name: str) -> Path:
 def _probes(run: Run, config: DomainsConfig, backbone: str, domains: Iterable[str]) -> dict[tuple[str, str], Path]:
     """Files of the probes by task and training domain."""
     out = {name: run.out if name == config.own else _results(run.out, name) for name in domains}
-    return {
-        (task, name): out[name] / PROBES.name / slug(backbone) / f"{task}-{HEAD}.safetensors"
-        for task in config.tasks
-        for name in out
-    }
+    return {(task, name): probe_file(out[name], backbone, task, HEAD) for task in config.tasks for name in out}
 
 
 def _scored(
