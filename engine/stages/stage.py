@@ -24,10 +24,11 @@ from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable, open_tables
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.code import PACKAGE, source_digest
 from substyle.pipelines.sources import Source
+from substyle.pipelines.storage import Place
 
 JSON = dict[str, Any]
 C = TypeVar("C")  # settings, a dataclass
@@ -126,6 +127,7 @@ class Run:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     quiet: bool = False
     _stores: dict[Path, EmbeddingStore] = field(default_factory=dict)
+    _opened: dict[Place, dict[str, EmbeddingTable]] = field(default_factory=dict)
 
     def stores(self, paths: Mapping[str, Path]) -> dict[str, EmbeddingStore]:
         """Open stores of other photographs, as they are when first asked for; those that do not exist are left out."""
@@ -133,6 +135,13 @@ class Run:
             if path not in self._stores and catalog.exists(path):
                 self._stores[path] = EmbeddingStore.open(path)
         return {name: self._stores[path] for name, path in paths.items() if path in self._stores}
+
+    def opened(self, store: EmbeddingStore) -> dict[str, EmbeddingTable]:
+        """Tables of the backbones of the run in a store of other photographs, opened once."""
+        if store.path not in self._opened:
+            found = open_tables(store, list(self.tables), next(iter(self.tables.values())).transformations)
+            self._opened[store.path] = {table.backbone: table for table in found}
+        return self._opened[store.path]
 
 
 class Stage(ABC, Generic[C, R]):
