@@ -22,7 +22,7 @@ from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
-from substyle.engine.study.runner import plan_of
+from substyle.engine.study.plan import plan_of
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.files import scratch
 from substyle.pipelines.sources import describe, open_source

@@ -25,13 +25,12 @@ from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import dig, labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.results.read import read_results, results_schema
+from substyle.engine.stages.added import derive
 from substyle.engine.stages.attack import attackable
 from substyle.engine.stages.registry import stage
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.stages.tables import reported_tables, tables
-from substyle.engine.stages.training import adapt as adapt_store
-from substyle.engine.stages.training import derive
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
@@ -39,9 +38,10 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study import outputs
 from substyle.engine.study.file import find_study, load_study, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
+from substyle.engine.study.plan import require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
-from substyle.engine.study.runner import report_study, require_study, run_study, store_of
+from substyle.engine.study.runner import report_study, run_study
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
@@ -235,12 +235,10 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
         probes = study.probes if study else ProbeConfig(seed=store.settings.seed)
         config = dataclasses.replace(study.adapt if study else AdaptConfig(), methods=(options.method,))
         with outputs.locked(out, store.path, store.uuid):
-            (name,) = adapt_store(
-                *(store, out, config, probes),
-                backbones=[options.backbone],
-                transformations=_suite(study),
-                quiet=options.quiet,
-            )
+            opened, adapt = tables(store, [options.backbone], _suite(study)), stage("adapt")
+            run = _run_of(store, out, opened, options, adapt=config, probes=probes)
+            (added,) = adapt.added(run, adapt.computed(run))
+            derive(store, name := added.name, quiet=options.quiet)
     entry = store.backbone(name)
     print(f"{name}: embeddings of width {entry.dim} in {store.path}")
     return {

@@ -296,6 +296,12 @@ def require_class_probe(field: str, given: str, counts: SplitCounts, probes: Pro
         raise ConfigError(field, given, "semantic in probes.tasks, linear in probes.heads and probes.save = true")
 
 
+def require_trained_on(field: str, given: Sequence[str], study: Study) -> None:
+    """Raise ConfigError if a suite has no transformations to train ``given`` on."""
+    if given and sum(each.role == "train" for each in _transformations(study.settings().transformations)) < 2:
+        raise ConfigError(field, ", ".join(given), "a suite with a transformation of role train besides identity")
+
+
 def _transformations(names: Sequence[str]) -> list[base.Transformation]:
     load_all()
     return [base.get(name) for name in names]

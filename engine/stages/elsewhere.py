@@ -11,9 +11,9 @@ from substyle.engine.config import EmbedConfig, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
+from substyle.engine.stages.added import derive
 from substyle.engine.stages.stage import Elsewhere, Run
 from substyle.engine.stages.stamp import Stamp
-from substyle.engine.stages.training import derive
 from substyle.engine.store import catalog
 from substyle.engine.store.files import writing
 from substyle.engine.store.layout import HEADER, TEST, DifferentError
@@ -61,7 +61,7 @@ def embedded(run: Run, each: Elsewhere) -> None:
             remove(path)
         embed_compiled(plan, run.embedding.compiled, quiet=run.quiet)
     store = EmbeddingStore.open(path)
-    for name in run.embedding.adapted:
+    for name in run.embedding.derived:
         derive(store, name, quiet=run.quiet)
 
 

@@ -19,7 +19,7 @@ from substyle.engine import cache
 from substyle.engine.config import EmbedConfig, Settings, Study
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.variants import batches
-from substyle.engine.stages.stamp import NOTE, StaleError, Stamp, cached, note_of
+from substyle.engine.stages.stamp import NOTE, StaleError, Stamp, compute_into, fits, note_of
 from substyle.engine.store import identity
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import TEST
@@ -69,7 +69,7 @@ def _draw(
     blobs = [record.read() for record in records]
     contents = [(r.key, content_hash(blob)) for r, blob in zip(records, blobs, strict=True)]
 
-    def compute(new: Path) -> None:
+    def compute(new: Path) -> bool:
         networks = networks_for(
             settings.transformations, side=settings.canvas, threads=threads, precision=settings.style_precision
         )
@@ -90,8 +90,11 @@ def _draw(
             (new / str(number)).mkdir()
             for name, pixels in made.items():
                 Image.fromarray(pixels).save(new / str(number) / f"{name}.png")
+        return True
 
-    cached(folder, partial(_stamp, store, contents, settings), compute)
+    stamp = partial(_stamp, store, contents, settings)
+    if not fits(folder, before := stamp()):
+        compute_into(folder, before, stamp, compute)
     return folder
 
 

@@ -19,7 +19,7 @@ from substyle.kernels.files import remove
 from substyle.pipelines.entry_points import STAGES, load_entry_points
 
 # modules of this package, imported when they are first used: some import much
-NAMES = ["probes", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
+NAMES = ["finetune", "adapt", "probes", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, Stage[Any, Any]] = {}
 _registered: list[str] = []  # by plug-ins and installed packages
@@ -32,12 +32,6 @@ def stage(name: str) -> Stage[Any, Any]:
     return _found[name]
 
 
-def names() -> list[str]:
-    """Names of all stages in order, also of installed packages."""
-    load_entry_points(STAGES)
-    return NAMES
-
-
 def registered() -> list[str]:
     """Names of the stages of plug-ins and installed packages, whose settings are tables of their own."""
     load_entry_points(STAGES)
@@ -45,26 +39,35 @@ def registered() -> list[str]:
 
 
 def stages() -> Iterator[Stage[Any, Any]]:
-    """All stages in order."""
-    return map(stage, names())
+    """All stages in order, also of installed packages."""
+    load_entry_points(STAGES)
+    return map(stage, NAMES)
+
+
+def folders() -> list[str]:
+    """Folders of the results of all stages, in an output folder."""
+    return [each.directory or each.name for each in stages()]
 
 
 _RESERVED = ("adapters", "figures", "finetuned", "gallery", "stages", "tables", "tensorboard", "wandb")
 
 
 def register_stage(stage: Stage[Any, Any]) -> None:
-    """Register a stage, which runs after those that are known. Its settings are a table of its name in study files.
+    """Register a stage, which runs after those that are known, or before probes if it adds backbones.
+
+    Its settings are a table of its name in study files.
 
     Raises:
         ConfigError: the name is taken, or is not lower-case letters, digits and underscores.
     """
     results = (*BackboneResults.model_fields.items(), *ResultsDocument.model_fields.items())
     taken = {*dir(Study), *NAMES, *_RESERVED, *(each for name, field in results for each in (name, field.alias))}
-    taken |= {each.name for each in fields(Study)}
-    if stage.name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", stage.name):
-        raise ConfigError("stage", stage.name, "an unused name of lower-case letters, digits and underscores")
+    taken |= {*(each.name for each in fields(Study)), *(each.directory for each in _found.values())}
+    for name in (stage.name, stage.directory or stage.name):
+        if name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ConfigError("stage", name, "an unused name of lower-case letters, digits and underscores")
     _found[stage.name] = stage
-    NAMES.append(stage.name)
+    NAMES.insert(NAMES.index(REPORTED[0]) if stage.adds_backbones else len(NAMES), stage.name)
     _registered.append(stage.name)
 
 
@@ -83,5 +86,5 @@ def settings_of(name: str, table: object) -> object:
 def discard(out: Path, slug: str) -> None:
     """Delete the results of a backbone."""
     with writing(out):
-        for path in (path for name in names() for path in with_leftovers(out / name / slug)):
+        for path in (path for name in folders() for path in with_leftovers(out / name / slug)):
             remove(path)

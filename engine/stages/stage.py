@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -15,7 +15,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.embedding.prepare import prepare_backbones
+from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
 from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
@@ -24,10 +24,11 @@ from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable, open_tables
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.code import PACKAGE, source_digest
 from substyle.pipelines.sources import Source
+from substyle.pipelines.storage import Place
 
 JSON = dict[str, Any]
 C = TypeVar("C")  # settings, a dataclass
@@ -42,10 +43,17 @@ class Unit:
     Attributes:
         name: the backbone that they are about; empty for results of all backbones together.
         folder: their folder below the stage's; empty for the stage's own.
+        variant: which of several results of the backbone they are.
     """
 
     name: str = ""
     folder: str = ""
+    variant: tuple[Any, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Key of the results in a run: the backbone, and which of its results they are."""
+        return " ".join((self.name, *map(str, self.variant)))
 
 
 @dataclass(frozen=True)
@@ -75,13 +83,13 @@ class Embedding:
 
     Attributes:
         plan: plan of the photographs.
-        choices: backbones of the study, and fine-tuned ones.
-        adapted: names of adapted backbones, whose embeddings are derived from those of others.
+        choices: backbones of the study, and networks that stages have added.
+        derived: names of added backbones whose embeddings are derived from those of others.
     """
 
     plan: EmbedPlan
     choices: Sequence[BackboneChoice]
-    adapted: Sequence[str] = ()
+    derived: Sequence[str] = ()
     quiet: bool = False
 
     @cached_property
@@ -97,13 +105,14 @@ class Run:
     Attributes:
         store: the embeddings.
         out: folder of the results.
-        tables: embeddings by backbone, over common photographs and transformations.
+        tables: embeddings by backbone over common photographs and transformations, also of backbones that stages have
+            added.
         study: the study; None: results are loaded with the settings that they were computed with.
         configs: settings by stage, in place of the study's.
         embedding: how to embed other photographs; None where nothing is embedded.
         source: the photographs; None: those that the store names.
         checkpoints: local weights by backbone.
-        results: results by stage and name of the unit, of stages that have finished.
+        results: results by stage and key of the unit, of stages that have finished.
         quiet: hide progress.
     """
 
@@ -118,6 +127,7 @@ class Run:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     quiet: bool = False
     _stores: dict[Path, EmbeddingStore] = field(default_factory=dict)
+    _opened: dict[Place, dict[str, EmbeddingTable]] = field(default_factory=dict)
 
     def stores(self, paths: Mapping[str, Path]) -> dict[str, EmbeddingStore]:
         """Open stores of other photographs, as they are when first asked for; those that do not exist are left out."""
@@ -125,6 +135,13 @@ class Run:
             if path not in self._stores and catalog.exists(path):
                 self._stores[path] = EmbeddingStore.open(path)
         return {name: self._stores[path] for name, path in paths.items() if path in self._stores}
+
+    def opened(self, store: EmbeddingStore) -> dict[str, EmbeddingTable]:
+        """Tables of the backbones of the run in a store of other photographs, opened once."""
+        if store.path not in self._opened:
+            found = open_tables(store, list(self.tables), next(iter(self.tables.values())).transformations)
+            self._opened[store.path] = {table.backbone: table for table in found}
+        return self._opened[store.path]
 
 
 class Stage(ABC, Generic[C, R]):
@@ -136,12 +153,16 @@ class Stage(ABC, Generic[C, R]):
     Attributes:
         name: field of `Study`, folder of the results, and key in results.json.
         config: class of the settings.
+        directory: name of the folder of the results, if it is not that of the stage.
+        adds_backbones: whether it trains backbones that a study embeds before later stages, see `added`.
         alike: whether reported results of all units must have the same settings.
         in_reports: whether reports compute missing results, too.
     """
 
     name: ClassVar[str]
     config: type[C]
+    directory: ClassVar[str] = ""
+    adds_backbones: ClassVar[bool] = False
     alike: ClassVar[bool] = False
     in_reports: ClassVar[bool] = False
 
@@ -156,11 +177,11 @@ class Stage(ABC, Generic[C, R]):
         Raises:
             ConfigError: the settings do not fit the backbones.
         """
-        return self.reported(run)
+        return _each(run)
 
     def reported(self, run: Run) -> Iterable[Unit]:
-        """What a report may show; by default each backbone."""
-        return [Unit(name, run.store.backbone(name).slug) for name in run.tables]
+        """What a report may show; by default each backbone, and no trainings of backbones that are added."""
+        return () if self.adds_backbones else _each(run)
 
     def settings(self, config: C) -> JSON:
         """The settings that change results, as they are stored."""
@@ -202,6 +223,13 @@ class Stage(ABC, Generic[C, R]):
         """
         return []
 
+    def check_networks(self, study: Study, pipeline: PixelPipeline, stored: Collection[str]) -> None:
+        """Load the networks with which the stage would fail after hours of embedding.
+
+        Args:
+            stored: backbones of the study that have embeddings already.
+        """
+
     def elsewhere(self, study: Study, out: Path) -> Iterable[Elsewhere]:
         """Other photographs that the stage embeds, in stores below an output folder."""
         return ()
@@ -226,6 +254,14 @@ class Stage(ABC, Generic[C, R]):
     def load(self, run: Run, folder: Path) -> R:
         """Load the results of a unit."""
 
+    def added(self, run: Run, found: Mapping[str, R]) -> Sequence[BackboneChoice]:
+        """Backbones to embed before later stages; results of those that they replace are deleted.
+
+        Args:
+            found: results by key of the unit.
+        """
+        return ()
+
     def of_backbone(self, result: R) -> Mapping[str, Any]:
         """Entries of a backbone in results.json."""
         return {self.name: result} if result else {}
@@ -248,7 +284,7 @@ class Stage(ABC, Generic[C, R]):
 
     def folder(self, run: Run, unit: Unit) -> Path:
         """Folder of a unit's results."""
-        return run.out / self.name / unit.folder
+        return run.out / (self.directory or self.name) / unit.folder
 
     def chosen(self, run: Run) -> C | None:
         """The settings of a run; None if the stage is off or there is no study."""
@@ -256,7 +292,7 @@ class Stage(ABC, Generic[C, R]):
         return self.of(run.study) if given is None and run.study is not None else given
 
     def computed(self, run: Run) -> dict[str, R]:
-        """Compute missing and outdated results. Returns all results by name of the unit; none if the stage is off.
+        """Compute missing and outdated results. Returns all results by key of the unit; none if the stage is off.
 
         Raises:
             StaleError: an input changed during the computation.
@@ -278,10 +314,10 @@ class Stage(ABC, Generic[C, R]):
                     partial(self.dated, run, config, unit),
                     partial(self.compute, run, config, unit, shared),
                 )
-        return {unit.name: self.load(run, self.folder(run, unit)) for unit in units}
+        return {unit.key: self.load(run, self.folder(run, unit)) for unit in units}
 
     def kept(self, run: Run) -> dict[str, R]:
-        """Load the results of the backbones of a run by name of the unit; missing ones are left out.
+        """Load the results of the backbones of a run by key of the unit; missing ones are left out.
 
         Raises:
             StaleError: results are outdated.
@@ -299,7 +335,7 @@ class Stage(ABC, Generic[C, R]):
             if self.alike:
                 config = own
             require_fresh(folder, note, self.dated(run, own, unit, note.stamp.settings), command)
-            found[unit.name] = self.load(run, folder)
+            found[unit.key] = self.load(run, folder)
         return found
 
     def _restored(self, folder: Path, settings: Mapping[str, Any], command: str) -> C:
@@ -309,6 +345,10 @@ class Stage(ABC, Generic[C, R]):
             return self.config(**{name: settings[name] for name in names if name in settings})
         except (SubstyleError, TypeError, ValueError) as error:
             raise StaleError(f"{folder}: outdated, of another version of substyle ({error})", command) from error
+
+
+def _each(run: Run) -> list[Unit]:
+    return [Unit(name, run.store.backbone(name).slug) for name in run.tables]
 
 
 class JsonStage(Stage[C, JSON]):

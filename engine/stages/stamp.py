@@ -228,26 +228,6 @@ def is_result(path: Path) -> bool:
     return note is not None and path.name in note.files
 
 
-def cached(folder: Path, stamp: Callable[[], Stamp], compute: Callable[[Path], None]) -> None:
-    """Compute results, unless the folder is complete, unmodified and has the current stamp.
-
-    Args:
-        stamp: returns the stamp of the inputs as they are now.
-        compute: writes the results into an empty folder, which replaces ``folder`` when it is complete.
-
-    Raises:
-        StaleError: an input changed during the computation.
-    """
-
-    def whole(new: Path) -> bool:
-        compute(new)
-        return True
-
-    before = stamp()
-    if not fits(folder, before):
-        compute_into(folder, before, stamp, whole)
-
-
 def compute_into(folder: Path, before: Stamp, stamp: Callable[[], Stamp], compute: Callable[[Path], bool]) -> None:
     """Compute results and put them in place of a folder.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
-from substyle.engine.stages.registry import names
+from substyle.engine.stages.registry import folders
 from substyle.engine.stages.stamp import (
     StaleError,
     checksum,
@@ -33,7 +33,6 @@ from substyle.kernels.files import remove
 from substyle.pipelines.storage import Place, place
 
 STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"
-_TRAINED = ("adapters", "finetuned")  # folders of trained weights
 _REPORT = (RESULTS, PAGE, CARD, "tables", "figures")
 _TRACKED = ("tensorboard", "wandb", "trace.json")
 _KIND = "results"
@@ -88,7 +87,7 @@ def require_ours(out: Path) -> None:
 
     Raises UnsafeFileError if its results contain links, which would be read or written outside.
     """
-    for name in (*_REPORT, *names(), *_TRAINED, "gallery", HEADER):
+    for name in (*_REPORT, *folders(), "gallery", HEADER):
         files.require_no_links(out / name, 2)
     if out.is_dir() and claimed(out) is None and any(path.name not in (STORE, *_LOCK) for path in out.iterdir()):
         raise ConfigError("--out", str(out), "a new, empty or output folder; this one contains other files")
@@ -146,7 +145,7 @@ def start_fresh(out: Path) -> None:
     files.inside(out, STORE)
     with writing(out):
         remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
-        for name in (*_REPORT, *names(), *_TRAINED, "gallery", STORE, *_TRACKED):
+        for name in (*_REPORT, *folders(), "gallery", STORE, *_TRACKED):
             for path in with_leftovers(out / name):
                 remove(path)
         # the marker is deleted last, so that an interrupted deletion can be resumed, and never while others are there
@@ -167,7 +166,7 @@ def discard_report(out: Path) -> None:
 
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     """Digests (16 hex digits) of the stamps of backbones' complete results, by relative path."""
-    return _digests(out, (*(f"{stage}/{slug}" for slug in slugs for stage in names()), *names()))
+    return _digests(out, (*(f"{stage}/{slug}" for slug in slugs for stage in folders()), *folders()))
 
 
 def _digests(out: Path, folders: Iterable[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.probes.tasks import UNKNOWN
-from substyle.engine.stages.training import _discard_others, labelled_variants
+from substyle.engine.stages.finetune import _discard_others, labelled_variants
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore

@@ -46,6 +46,7 @@ from substyle.engine.probes.evaluate import resample
 from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
 from substyle.engine.stages.attack.section import sections
+from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import Stamp, file_digest, is_result
 from substyle.engine.store import identity, lock
@@ -104,7 +105,7 @@ class AttackStage(JsonStage[AttackConfig]):
             entry = run.store.backbone(name)
             if name not in _probed(run):
                 again = f"run substyle probe {run.store.path}"
-                raise MissingError(str(_probe(run.out, entry, "semantic")), again)
+                raise MissingError(str(probe_file(run.out, name, "semantic")), again)
             inputs = _inputs(run.store, run.out, entry, config, _probed(run))
             if not config.names(transfer=inputs["transfer"] is not None):
                 allowed = f"also another attack; no other network with a class probe to craft an attack on {name}"
@@ -198,22 +199,18 @@ def attackable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
     return [name for name in names if is_network(name) and not store.backbone(name).facts["spec"].get("control")]
 
 
-def _probe(out: Path, entry: BackboneEntry, task: str) -> Path:
-    return out / "probes" / entry.slug / f"{task}-linear.safetensors"
-
-
 def _inputs(
     store: EmbeddingStore, out: Path, entry: BackboneEntry, config: AttackConfig, probed: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that determines the attacks besides photographs and embeddings, without loading a network."""
 
     def facts(each: BackboneEntry, *tasks: str) -> dict[str, Any]:
-        files = {task: file_digest(_probe(out, each, task)) for task in tasks}
+        files = {task: file_digest(probe_file(out, each.name, task)) for task in tasks}
         return {"name": each.name, "network": network_identity(each.facts["spec"]), "probes": files}
 
     network = entry.name.partition("@")[0]
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name and not e.tokens]
-    others = [e for e in others if is_result(_probe(out, e, "semantic"))]
+    others = [e for e in others if is_result(probe_file(out, e.name, "semantic"))]
     names = [e.name for e in others]
     if config.surrogate not in ("", entry.name, *names):
         allowed = ", ".join(names) or "another network of the store with a class probe"
@@ -305,7 +302,7 @@ class _Subject:
     def _victim(self, name: str) -> tuple[Victim, Probe]:
         """Load a backbone and its class probe, and check that they are those of the store."""
         entry = self.store.backbone(name)
-        path = _probe(self.out, entry, "semantic")
+        path = probe_file(self.out, name, "semantic")
         if entry.tokens:
             raise ConfigError("backbone", name, "a backbone with one vector per image")
         if not is_result(path):
@@ -442,7 +439,7 @@ class _Subject:
         """Success, distances and detection of each attack, from the stored embeddings of test photographs."""
         stored, config = EmbeddingStore.open(path), self.config
         entry = self.store.backbone(self.table.backbone)
-        paths = {task: _probe(self.out, entry, task) for task in ("semantic", "fine", "coarse")}
+        paths = {task: probe_file(self.out, entry.name, task) for task in ("semantic", "fine", "coarse")}
         probes = {task: Probe.load(own) for task, own in paths.items() if is_result(own)}
 
         @cache_calls

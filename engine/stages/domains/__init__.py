@@ -26,9 +26,10 @@ from substyle.engine.report.section import Section
 from substyle.engine.stages.domains.section import sections
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
-from substyle.engine.stages.tables import NewPhotographs, tables
+from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
@@ -100,12 +101,9 @@ class DomainsStage(JsonStage[DomainsConfig]):
         tasks = tuple(task for task in study.probes.tasks if task in config.tasks)
         nothing: dict[str, Any] = {"rotate": False, "redraws": 0, "resamples": 0, "equal_width": 0}
         linear: ProbeConfig = replace(study.probes, tasks=tasks, heads=(HEAD,), **nothing)
-        for backbone in run.tables:
-            for name, other in _tables(run, config, backbone).items():
-                if name != config.own:
-                    there = Run(_stores(run, config)[name], _results(run.out, name), {backbone: other}, quiet=run.quiet)
-                    there.configs = {PROBES.name: linear}
-                    PROBES.computed(there)
+        for name, store in _stores(run, config).items():
+            configs = {PROBES.name: linear}
+            PROBES.computed(Run(store, _results(run.out, name), run.opened(store), configs=configs, quiet=run.quiet))
 
     def settings(self, config: DomainsConfig) -> JSON:
         """All settings, with absolute paths."""
@@ -164,10 +162,8 @@ def _stores(run: Run, config: DomainsConfig) -> dict[str, EmbeddingStore]:
 
 def _tables(run: Run, config: DomainsConfig, backbone: str) -> dict[str, EmbeddingTable]:
     """Tables of a backbone by domain, that of the study first."""
-    everywhere = {config.own: run.tables[backbone]}
-    for name, store in _stores(run, config).items():
-        (everywhere[name],) = tables(store, [backbone], run.tables[backbone].transformations)
-    return everywhere
+    stores = _stores(run, config).items()
+    return {config.own: run.tables[backbone]} | {name: run.opened(store)[backbone] for name, store in stores}
 
 
 def _transferred(
@@ -204,11 +200,7 @@ def _results(out: Path, name: str) -> Path:
 def _probes(run: Run, config: DomainsConfig, backbone: str, domains: Iterable[str]) -> dict[tuple[str, str], Path]:
     """Files of the probes by task and training domain."""
     out = {name: run.out if name == config.own else _results(run.out, name) for name in domains}
-    return {
-        (task, name): out[name] / PROBES.name / slug(backbone) / f"{task}-{HEAD}.safetensors"
-        for task in config.tasks
-        for name in out
-    }
+    return {(task, name): probe_file(out[name], backbone, task, HEAD) for task in config.tasks for name in out}
 
 
 def _scored(

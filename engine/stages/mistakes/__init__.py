@@ -19,6 +19,7 @@ from substyle.engine.report.section import Section
 from substyle.engine.stages.mistakes.section import sections
 from substyle.engine.stages.pictures import current_variants
 from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import Note, note_of
 from substyle.engine.store.layout import TEST
@@ -112,9 +113,9 @@ def _mistakes(run: Run, unit: Unit, shown: int) -> JSON:
         ("fine", range(len(table.transformations))),
         ("semantic", [table.transformations.index("identity")]),
     ):
-        names = [f"{task}-{head}.safetensors" for head in HEADS]
-        if path := next((name for name in names if note is not None and name in note.files), None):
-            probe = Probe.load(PROBES.folder(run, unit) / path)
+        paths = [probe_file(run.out, unit.name, task, head) for head in HEADS]
+        if path := next((path for path in paths if note is not None and path.name in note.files), None):
+            probe = Probe.load(path)
             found[task] = most_confident(probe, table, chosen, shown)
     return found
 

@@ -16,7 +16,7 @@ from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.probes.section import sections
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
-from substyle.engine.store.layout import network_identity
+from substyle.engine.store.layout import network_identity, slug
 from substyle.kernels.errors import ConfigError
 
 
@@ -90,3 +90,8 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
 
 
 STAGE = ProbesStage()
+
+
+def probe_file(out: Path, backbone: str, task: str, head: str = "linear") -> Path:
+    """File of a probe in an output folder, if it was trained and saved (`is_result`)."""
+    return out / STAGE.name / slug(backbone) / f"{task}-{head}.safetensors"

@@ -23,7 +23,9 @@ from substyle.engine.probes.evaluate import Estimate, resample
 from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
+from substyle.engine.stages import registry
 from substyle.engine.stages.elsewhere import embedded, store_stamps
+from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.shift.section import sections
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
@@ -40,7 +42,6 @@ from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.validation import validated
 
-HEAD = "linear"
 BOOTSTRAP = 2000
 OWN = ""  # in place of a folder: the study's test photographs in the suite that names the shift
 _REPLICATES = "replicates.npz"
@@ -99,7 +100,7 @@ class ShiftStage(JsonStage[ShiftConfig]):
 
     def units(self, run: Run, config: ShiftConfig) -> Iterable[Unit]:
         """Backbones that have a class probe."""
-        return [unit for unit in super().units(run, config) if is_result(_probe(run.out, unit.name))]
+        return [unit for unit in super().units(run, config) if is_result(probe_file(run.out, unit.name, "semantic"))]
 
     def settings(self, config: ShiftConfig) -> JSON:
         """All settings, with absolute paths."""
@@ -109,7 +110,8 @@ class ShiftStage(JsonStage[ShiftConfig]):
     def inputs(self, run: Run, config: ShiftConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The embeddings of the photographs, and the probe."""
         stores = _stores(run, config)
-        return {"shifted": store_stamps(stores, unit.name), "probe": file_digest(_probe(run.out, unit.name))}
+        probe = probe_file(run.out, unit.name, "semantic")
+        return {"shifted": store_stamps(stores, unit.name), "probe": file_digest(probe)}
 
     @contextmanager
     def shared(self, run: Run, config: ShiftConfig, outdated: Sequence[Unit]) -> Iterator[NewPhotographs]:
@@ -118,7 +120,7 @@ class ShiftStage(JsonStage[ShiftConfig]):
 
     def compute(self, run: Run, config: ShiftConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> bool:
         """Write scores and replicates."""
-        probe = Probe.load(_probe(run.out, unit.name))
+        probe = Probe.load(probe_file(run.out, unit.name, "semantic"))
         scores, kept = _scores(run.tables[unit.name], probe, _stores(run, config), shared, config)
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
@@ -151,7 +153,7 @@ def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
     if len(made) < 2 or study.corruptions in study.shift:
         allowed = "a suite with a transformation besides identity, named unlike photographs in [shift]"
         raise ConfigError("corruptions", study.corruptions, allowed)
-    if study.finetune.backbones or study.adapt.methods:
+    if any(stage.adds_backbones and stage.of(study) is not None for stage in registry.stages()):
         learnt = {name.partition("@")[0] for name in suite(study.suite)[1:] if base.get(name).role == "train"}
         if seen := [name for name in made if name.partition("@")[0] in learnt]:
             allowed = f"a suite without {abbreviated(seen)}, which fine-tuned and adapted backbones are trained on"
@@ -248,10 +250,6 @@ def _scores(
 def shift_path(out: Path, name: str) -> Path:
     """Path of the store of a shift."""
     return out / "shift" / f"{slug(name)}.zarr"
-
-
-def _probe(out: Path, backbone: str) -> Path:
-    return out / "probes" / slug(backbone) / f"semantic-{HEAD}.safetensors"
 
 
 def _tested(table: EmbeddingTable, corrupted: EmbeddingTable | None) -> NDArray[np.int64]:

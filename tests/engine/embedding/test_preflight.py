@@ -21,8 +21,8 @@ from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.stages.attack import check_attack
+from substyle.engine.stages.finetune import STAGE as FINETUNE
 from substyle.engine.stages.shift import check_shift
-from substyle.engine.stages.training import check_training
 from substyle.engine.store.layout import HEADER, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Manifest
 from substyle.engine.study.runner import checks
@@ -228,7 +228,7 @@ def test_tables_that_run_nothing_are_pointed_out() -> None:
     pixels = (BackboneChoice("control:pixels"),)
 
     def warnings_of(study: Study) -> list[str]:
-        return check_attack(study, counts) + check_training(study, counts)
+        return check_attack(study, counts) + FINETUNE.check(study, counts)
 
     counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
     assert warnings_of(Study("s", pixels, attack=AttackConfig(seed=3), finetune=FinetuneConfig(seed=3))) == []

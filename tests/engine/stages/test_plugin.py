@@ -155,6 +155,9 @@ def test_taken_and_invalid_names_are_refused(name: str) -> None:
     made.name = name  # type: ignore[misc]
     with pytest.raises(ConfigError, match="unused name"):
         registry.register_stage(made)
+    made.name, made.directory = "unused", name or "../x"  # type: ignore[misc]
+    with pytest.raises(ConfigError, match="unused name"):
+        registry.register_stage(made)
 
 
 def test_results_of_a_stage_that_is_not_known_now(
@@ -179,6 +182,66 @@ def test_results_of_a_stage_that_is_not_known_now(
     assert "dimension" not in json.loads((out / "results.json").read_text())["backbones"][PIXELS]
     assert list((out / "dimension").glob("*/dimension.json"))
     assert main(["run", *given]) == 0
+
+
+ADDING = """
+from dataclasses import dataclass
+
+from substyle.engine.config import BackboneChoice
+from substyle.engine.stages.registry import register_stage
+from substyle.engine.stages.stage import JsonStage, Unit
+
+
+@dataclass(frozen=True)
+class AddingConfig:
+    backbone: str
+
+
+class Adding(JsonStage):
+    name = "adding"
+    config = AddingConfig
+    file = "adding.json"
+    directory = "trained"
+    adds_backbones = True
+
+    def units(self, run, config):
+        assert list(run.tables) == ["control:pixels"]
+        return [Unit("control:pixels", f"number-{i}", (i,)) for i in range(2)]
+
+    def compute(self, run, config, unit, shared, folder):
+        self.write(folder, {"backbone": config.backbone, "number": unit.variant[0]})
+        return True
+
+    def added(self, run, found):
+        assert [each["number"] for each in found.values()] == [0, 1]
+        return [BackboneChoice(found["control:pixels 1"]["backbone"])]
+
+
+register_stage(Adding())
+"""
+
+
+def test_added_backbones_are_embedded_before_later_stages_and_trained_once(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "adding.py").write_text(ADDING)
+    text = STUDY.partition("[dimension]")[0].replace("dimension.py", "adding.py")
+    (folder / "study.toml").write_text(f'{text}[adding]\nbackbone = "control:statistics"\n')
+    results = json.loads(Path(run(folder, two_classes, capsys)["results"]).read_text())
+    assert list(results["backbones"]) == [PIXELS, "control:statistics"]
+    assert all({"fine", "knn"} <= set(found) for found in results["backbones"].values())
+    assert {row["a"] for row in results["comparisons"]} | {row["b"] for row in results["comparisons"]} >= {
+        PIXELS,
+        "control:statistics",
+    }
+    notes = {path: path.stat().st_mtime_ns for path in (folder / "out" / "trained").glob("number-*/complete.json")}
+    assert len(notes) == 2
+    run(folder, two_classes, capsys)
+    given = [str(folder / "out" / "store.zarr"), "--study", str(folder / "study.toml"), "--allow-plugins", "--json"]
+    assert main(["report", *given, "--images", str(two_classes)]) == 0
+    again = json.loads(Path(the_json(capsys)["results"]).read_text())
+    assert list(again["backbones"]) == list(results["backbones"])
+    assert {path: path.stat().st_mtime_ns for path in notes} == notes
 
 
 def test_inherited_code_of_a_plugin_counts() -> None:

@@ -270,6 +270,15 @@ def test_embeddings_that_changed_make_results_outdated(embedded: EmbeddingStore,
     assert stage.computed_units == BOTH * 2
 
 
+def test_tables_of_other_photographs_are_opened_once(embedded: EmbeddingStore, tmp_path: Path) -> None:
+    run = run_of(embedded, tmp_path, open_tables(embedded, BOTH, ["identity"]))
+    found = run.opened(embedded)
+    assert [(name, table.backbone, table.transformations) for name, table in found.items()] == [
+        (name, name, ("identity",)) for name in BOTH
+    ]
+    assert run.opened(EmbeddingStore.open(embedded.path)) is found
+
+
 def test_a_note_with_settings_that_no_version_has_is_outdated(embedded: EmbeddingStore, tmp_path: Path) -> None:
     class Strict(Toy):
         config = AnalysisConfig  # type: ignore[assignment]

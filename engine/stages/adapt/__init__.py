@@ -1,0 +1,126 @@
+"""Adapters: one layer on top of a frozen embedding, trained on the embeddings of a study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.backbones.families.adapter import PREFIX, Adapter
+from substyle.engine.config import BackboneChoice, Study, names_of
+from substyle.engine.embedding.preflight import SplitCounts, require_trained_on
+from substyle.engine.observability import stage
+from substyle.engine.probes.adapters import AdaptConfig, fit_multitask, fit_pisco
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.registry import discard
+from substyle.engine.stages.stage import JSON, Run, Stage, Unit
+from substyle.engine.stages.stamp import photographs_digest
+from substyle.engine.store.layout import TRAIN
+from substyle.engine.store.store import EmbeddingStore
+from substyle.kernels.errors import ConfigError
+
+
+class AdaptStage(Stage[AdaptConfig, str]):
+    """Train adapters, and add the adapted backbones to the study: results are their names, ``adapt:<file>``.
+
+    Writes ``adapters/<backbone>-<method>/<digest>.safetensors`` and ``.onnx``.
+    """
+
+    name = "adapt"
+    config = AdaptConfig
+    directory = "adapters"
+    adds_backbones = True
+
+    def of(self, study: Study) -> AdaptConfig | None:
+        """`[adapt]`, if it has methods."""
+        return study.adapt if study.adapt.methods else None
+
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Raise ConfigError if there is nothing to train on."""
+        methods, known = study.adapt.methods, len(counts.classes(TRAIN))
+        if known < 2 and "multitask" in methods:
+            allowed = f"pisco, because the study has {known} training classes"
+            raise ConfigError("adapt.methods", ", ".join(methods), allowed)
+        require_trained_on("adapt.methods", methods, study)
+        return []
+
+    def units(self, run: Run, config: AdaptConfig) -> Iterable[Unit]:
+        """Each method on each backbone; of a study, on those that can be adapted and are no controls.
+
+        Raises:
+            ConfigError: a backbone cannot be adapted.
+        """
+        names = list(run.tables) if run.study is None else adaptable(run.store, names_of(run.study.backbones))
+        entries = [run.store.backbone(name) for name in names]
+        for entry in entries:
+            if entry.name.startswith(PREFIX):
+                raise ConfigError("backbone", entry.name, "a backbone that is not adapted yet")
+            if entry.tokens:
+                raise ConfigError("backbone", entry.name, "a backbone with one vector per image")
+        return [Unit(each.name, f"{each.slug}-{method}", (method,)) for each in entries for method in config.methods]
+
+    def inputs(self, run: Run, config: AdaptConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        """The method, and the settings of probes, with which adapters are trained."""
+        return {"method": unit.variant[0], **PROBES.settings(_probes(run))}
+
+    def compute(self, run: Run, config: AdaptConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Train an adapter.
+
+        Raises:
+            SubstyleError: the photographs do not support the method.
+        """
+        method, probes = unit.variant[0], _probes(run)
+        entry, table = run.store.backbone(unit.name), run.tables[unit.name]
+        with stage(f"adapt {entry.name}", 3 * probes.multitask_steps, "steps", quiet=run.quiet) as bar:
+            bar.note(method)
+            if method == "multitask":
+                made = fit_multitask(table, probes, bar.advance)
+            else:
+                made = fit_pisco(table, probes, content=config.content, penalty=config.penalty)
+        metadata = {
+            "method": method,
+            "backbone": entry.name,
+            "checkpoint": entry.facts.get("checkpoint"),
+            "weights_hash": entry.facts["spec"]["weights_hash"],
+            "relu": made.relu,
+            "canvas": run.store.settings.canvas,
+            "store": run.store.uuid,
+            "photographs": photographs_digest(table),
+            **made.facts,
+        }
+        adapter = Adapter(made.weight_ED, made.bias_E, metadata)
+        adapter.save(folder / f"{adapter.digest}.safetensors")
+        return True
+
+    def load(self, run: Run, folder: Path) -> str:
+        """The name of the adapted backbone."""
+        (path,) = folder.glob("*.safetensors")
+        return f"{PREFIX}{os.path.relpath(path)}"
+
+    def added(self, run: Run, found: Mapping[str, str]) -> Sequence[BackboneChoice]:
+        """The adapted backbones. Results of earlier adapters of the same backbones and methods are deleted."""
+        config = self.chosen(run)
+        trained = {(unit.name, *unit.variant) for unit in self.units(run, config)} if config else set()
+        for entry in run.store.backbones():  # `substyle report` would show those of earlier trainings, or refuse them
+            made = entry.facts.get("adapter", {})
+            if (made.get("backbone"), made.get("method")) in trained and entry.name not in found.values():
+                discard(run.out, entry.slug)
+        return [BackboneChoice(name) for name in found.values()]
+
+
+STAGE = AdaptStage()
+
+
+def adaptable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
+    """Return the backbones among ``names`` that are neither controls nor adapted, and have one vector per image."""
+    entries = [store.backbone(name) for name in names]
+    trained = [e for e in entries if not e.facts["spec"].get("control") and not e.tokens]
+    return [e.name for e in trained if not e.name.startswith(PREFIX)]
+
+
+def _probes(run: Run) -> ProbeConfig:
+    config = PROBES.chosen(run)
+    assert config is not None
+    return config

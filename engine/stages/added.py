@@ -1,0 +1,88 @@
+"""Backbones that stages add to a study: trained networks and adapters, and their embeddings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from substyle.engine.backbones.families.adapter import PREFIX, Adapter, path_of
+from substyle.engine.config import BackboneChoice
+from substyle.engine.embedding.run import embed
+from substyle.engine.observability import stage
+from substyle.engine.stages.stage import Run
+from substyle.engine.stages.tables import tables
+from substyle.engine.store import lock
+from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.store import EmbeddingStore
+from substyle.kernels.errors import ConfigError
+
+DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
+
+
+def embed_added(run: Run, added: Sequence[BackboneChoice]) -> None:
+    """Embed backbones that a stage of a study adds, and open their tables for the stages after it.
+
+    Embeddings of adapters are derived from those of their backbones.
+    """
+    if not added:
+        return
+    assert run.embedding is not None
+    plan, (first, *_) = run.embedding.plan, run.tables.values()
+    derived = [choice.name for choice in added if choice.name.startswith(PREFIX)]
+    networks = [choice for choice in added if choice.name not in derived]
+    if networks:
+        again = replace(plan, match=replace(plan.match, state=None))  # matched with what the store has now
+        embed(again, networks, quiet=run.quiet)
+    for name in derived:
+        derive(run.store, name, quiet=run.quiet)
+    choices, before = [*run.embedding.choices, *networks], run.embedding.derived
+    run.embedding = replace(run.embedding, choices=choices, derived=[*before, *derived])
+    names = [*run.tables, *(choice.name for choice in added)]
+    run.tables = {table.backbone: table for table in tables(run.store, names, first.transformations)}
+
+
+def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> BackboneEntry:
+    """Compute embeddings of an adapted backbone from those of its backbone in a store.
+
+    Args:
+        store: a store with embeddings of the backbone.
+        name: ``adapt:<file>``.
+
+    Raises:
+        WeightsError: the adapter cannot be read, or was trained on other weights.
+        StoreError: the store lacks the backbone or is in use.
+        ConfigError: the adapter was trained on transformations that are held out in the store.
+        DifferentError: the store has embeddings of this name from another file.
+    """
+    adapter = Adapter.load(path_of(name))
+    base = store.backbone(adapter.backbone)
+    spec = {**base.facts["spec"], **adapter.changed(name, base.facts["spec"], base.dim, store.settings.canvas)}
+    runtime = {"name": DERIVED, "precision": base.facts["runtime"]["precision"], "computed_with": base.name}
+    facts = {"name": name, "dim": spec["dim"], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
+    facts["adapter"] = {"backbone": base.name, "method": adapter.metadata["method"]}
+    definitions = store.catalog.transformations[base.slug]
+    held_out = [name for name, each in definitions.items() if each.definition["role"] == "held_out"]
+    if seen := sorted(set(held_out) & set(adapter.metadata.get("transformations", []))):
+        allowed = f"an adapter that was not trained on them; they are held out in {store.path}"
+        raise ConfigError("adapter", f"{name}, trained on {', '.join(seen)}", allowed)
+    with lock.hold(store.path, run := lock.new_run_id()):
+        entry = store.ensure_backbone(facts, list(definitions.values()))
+        names, rows = sorted(definitions), store.settings.shard_rows
+        index = store.finished()
+        ready_ST = index.finished(base.slug, names, store.shards()) & ~index.finished(entry.slug, names, store.shards())
+        pending = np.flatnonzero(ready_ST.any(axis=1)).tolist()
+        total = store.manifest().rows
+        with stage(f"derive {name}", len(pending), "shards", quiet=quiet) as bar:
+            for shard in pending:
+                began = time.perf_counter()
+                start, stop = shard * rows, min((shard + 1) * rows, total)
+                arrays = {
+                    names[t]: adapter(store.read(base, names[t], start, stop))
+                    for t in np.flatnonzero(ready_ST[shard]).tolist()
+                }
+                store.write_shard(entry, shard, arrays, (), seconds=time.perf_counter() - began, run=run)
+                bar.advance(1)
+    return entry

@@ -1,0 +1,228 @@
+"""Fine-tuning of networks on the training photographs of a study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned
+from substyle.engine.backbones.spec import Backbone, tensors_hash
+from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.preflight import SplitCounts, require_trained_on
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.observability import stage
+from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, fit
+from substyle.engine.probes.tasks import UNKNOWN
+from substyle.engine.stages.registry import discard
+from substyle.engine.stages.stage import JSON, Run, Stage, Unit
+from substyle.engine.stages.stamp import photographs_digest
+from substyle.engine.store.identity import read_unchanged
+from substyle.engine.store.layout import TRAIN
+from substyle.engine.store.store import EmbeddingStore
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import ImageRecord
+
+_LISTS = ("backbones", "objectives", "seeds", "seed")  # settings that say which trainings there are
+
+
+class FinetuneStage(Stage[FinetuneConfig, str]):
+    """Fine-tune backbones in the transformations with role ``train``, and add them to the study.
+
+    Results are their names, ``finetuned:<file>``. Writes
+    ``finetuned/<backbone>-<objective>-<seed>/<digest>.safetensors``.
+    """
+
+    name = "finetune"
+    config = FinetuneConfig
+    directory = "finetuned"
+    adds_backbones = True
+
+    def of(self, study: Study) -> FinetuneConfig | None:
+        """`[finetune]`, if it has backbones."""
+        return study.finetune if study.finetune.backbones else None
+
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Raise ConfigError if there is nothing to train on; warn of settings without backbones."""
+        config, known = study.finetune, len(counts.classes(TRAIN))
+        if not config.backbones:
+            set_here = {name for name, value in vars(config).items() if value != getattr(FinetuneConfig(), name)}
+            return ["[finetune] does nothing: backbones is empty"] if set_here - {"seed"} else []
+        if known < 2 and set(config.objectives) != {"transformation"}:
+            allowed = f"transformation, because the study has {known} training classes"
+            raise ConfigError("finetune.objectives", ", ".join(config.objectives), allowed)
+        require_trained_on("finetune.backbones", config.backbones, study)
+        return []
+
+    def check_networks(self, study: Study, pipeline: PixelPipeline, stored: Collection[str]) -> None:
+        """Raise ConfigError if a backbone cannot be fine-tuned."""
+        for choice in study.backbones:
+            if choice.name in study.finetune.backbones and choice.name not in stored:
+                load_trainable(choice, pipeline)
+
+    def units(self, run: Run, config: FinetuneConfig) -> Iterable[Unit]:
+        """Each seed and objective of each backbone."""
+        return [
+            Unit(name, f"{run.store.backbone(name).slug}-{objective}-{seed}", (objective, seed))
+            for name in _choices(run)
+            if name in config.backbones
+            for seed in range(config.seed, config.seed + config.seeds)
+            for objective in config.objectives
+        ]
+
+    def settings(self, config: FinetuneConfig) -> JSON:
+        """The settings of one training."""
+        return {name: value for name, value in asdict(config).items() if name not in _LISTS}
+
+    def inputs(self, run: Run, config: FinetuneConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        """Objective and seed, and the batch of `embed`: photographs are shuffled in groups of it."""
+        objective, seed = unit.variant
+        return {"objective": objective, "seed": seed, "group": _plan(run).pipeline.config.images}
+
+    def compute(self, run: Run, config: FinetuneConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Fine-tune a backbone."""
+        (objective, seed), table = unit.variant, run.tables[unit.name]
+        pipeline, records = _plan(run).pipeline, _plan(run).readable()
+        base = load_trainable(_choices(run)[unit.name], pipeline)
+        names = tuple(name for name, role in zip(table.transformations, table.roles, strict=True) if role == "train")
+        families = [name.partition("@")[0] for name in names]
+        labels = list(dict.fromkeys(families))
+        train_N = table.rows(TRAIN)
+        batches = labelled_variants(
+            pipeline,
+            [records[table.keys[n]] for n in train_N],
+            [table.contents[n] for n in train_N],
+            np.array([labels.index(name) for name in families], np.int64),
+            np.where(table.label_N[train_N] >= 0, table.label_N[train_N], UNKNOWN),
+            transformations=names,
+            batch=config.batch,
+            seed=seed,
+        )
+        assert base.module is not None  # checked by `load_trainable`
+        with stage(f"fine-tune {unit.name}", config.steps, "steps", quiet=run.quiet) as bar:
+            bar.note(f"{objective}, seed {seed}")
+            losses = fit(
+                *(base.module, batches, config, objective),
+                dim=base.spec.dim,
+                transformations=len(labels),
+                classes=len(table.class_names),
+                seed=seed,
+                device=pipeline.target.torch_device,
+                advance=bar.advance,
+            )
+        metadata = {
+            "backbone": unit.name,
+            "weights_hash": base.spec.weights_hash,
+            "objective": objective,
+            "seed": seed,
+            "transformations": list(names),
+            "canvas": run.store.settings.canvas,
+            "store": run.store.uuid,
+            "losses": losses,
+            "settings": {**self.settings(config), "photographs": photographs_digest(table)},
+        }
+        state = {name: tensor.cpu() for name, tensor in base.module.state_dict().items()}
+        Finetuned(state, metadata).save(folder / f"{tensors_hash(state)}.safetensors")
+        return True
+
+    def load(self, run: Run, folder: Path) -> str:
+        """The name of the fine-tuned backbone."""
+        (path,) = folder.glob("*.safetensors")
+        return f"{PREFIX}{os.path.relpath(path)}"
+
+    def added(self, run: Run, found: Mapping[str, str]) -> Sequence[BackboneChoice]:
+        """The fine-tuned backbones. Results of earlier trainings of the same backbones are deleted."""
+        if (config := self.chosen(run)) is None:
+            return ()
+        choices, units = _choices(run), self.units(run, config)
+        _discard_others(run.store, run.out, config, {*choices, *found.values()})
+        return [replace(choices[unit.name], name=found[unit.key], label=None) for unit in units]
+
+
+STAGE = FinetuneStage()
+
+
+def _choices(run: Run) -> dict[str, BackboneChoice]:
+    """Backbones of the study by name."""
+    return {choice.name: choice for choice in run.study.backbones} if run.study else {}
+
+
+def _plan(run: Run) -> EmbedPlan:
+    assert run.embedding is not None  # only studies fine-tune
+    return run.embedding.plan
+
+
+def _discard_others(store: EmbeddingStore, out: Path, config: FinetuneConfig, names: Set[str]) -> None:
+    """Delete results of earlier trainings, which `substyle report` would show beside those of ``names``."""
+    for entry in store.backbones():
+        if entry.facts["spec"].get("finetuned", {}).get("backbone") in config.backbones and entry.name not in names:
+            discard(out, entry.slug)
+
+
+def load_trainable(choice: BackboneChoice, pipeline: PixelPipeline) -> Backbone:
+    """Load a network to fine-tune. Raises ConfigError if it cannot be."""
+    settings = pipeline.settings
+    context = registry.LoadContext(settings.canvas, pipeline.config.graph_images, settings.seed, choice.checkpoint)
+    base = registry.load(choice.name, context)
+    if base.module is None or not any(True for _ in base.module.parameters()):
+        raise ConfigError("finetune.backbones", choice.name, "torch networks")
+    if base.spec.tokens or base.spec.finetuned:
+        raise ConfigError("finetune.backbones", choice.name, "backbones with one vector per image, not fine-tuned yet")
+    return base
+
+
+def labelled_variants(
+    pipeline: PixelPipeline,
+    records: Sequence[ImageRecord],
+    contents: Sequence[str],
+    label_T: NDArray[np.int64],
+    class_N: NDArray[np.int64],
+    *,
+    transformations: Sequence[str],
+    batch: int,
+    seed: int,
+) -> Iterator[LabelledVariants]:
+    """Yield batches of variants without end, each epoch in a new order and with newly drawn parameters.
+
+    A group of photographs is decoded at once; all its variants are shuffled and yielded in batches.
+
+    Args:
+        records: N photographs; undecodable ones are left out.
+        contents: content hash of each, "" if unknown.
+        label_T: (T,) labels of the transformations.
+        class_N: (N,) labels of the photographs, UNKNOWN for none.
+        transformations: T names.
+        batch: maximum batch size B.
+        seed: seed of orders and parameters.
+
+    Raises:
+        PhotographsError: a photograph cannot be read, or has changed since it was embedded.
+    """
+    size, make = pipeline.config.images, pipeline.maker(transformations)
+    for epoch in count():
+        rng = np.random.default_rng([seed, epoch])
+        order_N = rng.permutation(len(records))
+        for first in range(0, len(order_N), size):
+            part = order_N[first : first + size]
+            decoded = pipeline.decoder([read_unchanged(records[n], contents[n]) for n in part])
+            keys = [f"{records[n].key}#{seed}.{epoch}" for n in part]
+            made = list(make(decoded.canvas_BSSC, keys))
+            # rows are variants of all photographs, transformation by transformation
+            pixels_RSSC = torch.cat([variant.pixels_BSSC for variant in made])
+            distinct_R = torch.cat([variant.distinct_B for variant in made]).cpu()
+            label_R = torch.from_numpy(np.repeat(label_T, len(part))).where(distinct_R, torch.tensor(UNKNOWN))
+            class_R = torch.from_numpy(np.tile(class_N[part], len(made)))
+            row_R = rng.permutation(np.flatnonzero(np.tile(decoded.ok_B, len(made))))
+            for start in range(0, len(row_R), batch):
+                rows = torch.from_numpy(row_R[start : start + batch])
+                if len(rows) > 1:  # one row has no variance to standardise by
+                    yield LabelledVariants(pixels_RSSC[rows.to(pixels_RSSC.device)], label_R[rows], class_R[rows])
