@@ -32,6 +32,13 @@ def stage(name: str) -> Stage[Any, Any]:
     return _found[name]
 
 
+def known(name: str) -> Stage[Any, Any]:
+    """Return a stage by a name that was given. Raises ConfigError for an unknown one."""
+    if name not in names():
+        raise ConfigError("stage", name, ", ".join(names()))
+    return stage(name)
+
+
 def names() -> list[str]:
     """Names of all stages in order, also of installed packages."""
     load_entry_points(STAGES)
