@@ -184,7 +184,7 @@ def _command(
     command.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
     command.add_argument("--quiet", action="store_true", help="hide progress")
     if plugins:
-        text = "Python file that registers transformations, backbone families or sources (repeatable)"
+        text = "Python file that registers transformations, backbone families, sources or stages (repeatable)"
         command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
     return command
 

@@ -117,7 +117,10 @@ def test_code_needs_permission(
         assert ran.exists()
 
 
-def test_settings_of_what_is_embedded_need_a_study(embedded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_of_what_is_embedded_need_a_study(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(embedded.parent)
     for command in ("probe", "analyze"):
         assert main([command, str(embedded), "--set", "suite=mini5", "--json"]) == 2
         assert "--study" in the_json(capsys)["error"]["message"]
