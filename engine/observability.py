@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import sys
 import threading
 import time
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import median
 from typing import Any, Protocol, TextIO
 
-_LINE_EVERY_S = 15.0
-_WINDOWS, _WINDOW_S = 6, 10.0  # the last minute
-_REFRESH_S = 0.1  # of a bar whose stage notes what it does between items
+from tqdm import tqdm
+
+_LINE_EVERY_S, _REFRESH_S = 15.0, 0.5  # in a log, and of a bar in a terminal
+_REPORT_EVERY_S = 10.0  # to listeners
+_MEMORY_S = 60.0  # of the rate: one slow batch changes it little
 
 
 class ProgressBar(Protocol):
@@ -32,98 +31,6 @@ class ProgressBar(Protocol):
     def note(self, text: str) -> None:
         """Show a short text next to the bar."""
         ...
-
-
-class _Rate:
-    """Median over the last six windows of ten seconds of items per second: one slow batch does not change it.
-
-    Until the first window is over, and while nothing arrives in most of them, the mean of all.
-    """
-
-    def __init__(self, done: int) -> None:
-        self.first = done
-        self.start = time.monotonic()
-        self.seen = deque([(self.start, done)])  # (time, items done), at most one per second
-
-    def update(self, done: int, now: float) -> None:
-        """Note the number of finished items."""
-        if len(self.seen) > 1 and now - self.seen[-2][0] < 1.0:
-            self.seen.pop()
-        self.seen.append((now, done))
-        while self.seen[1][0] < now - _WINDOWS * _WINDOW_S:  # one point before the first window is kept
-            self.seen.popleft()
-
-    def per_s(self, now: float) -> float:
-        """Items per second."""
-        done = self.seen[-1][1]
-        mean = (done - self.first) / max(now - self.start, 1e-9)
-        count = min(_WINDOWS, int((now - self.start) / _WINDOW_S))
-        if not count:
-            return mean
-        edges = [self._at(now - i * _WINDOW_S) for i in range(count + 1)]
-        return median((later - earlier) / _WINDOW_S for later, earlier in pairwise(edges)) or mean
-
-    def _at(self, when: float) -> float:
-        """Items done at a time, on a line between the times at which some arrived."""
-        times = [time for time, _ in self.seen]
-        after = bisect_left(times, when)
-        if after in (0, len(times)):
-            return self.seen[min(after, len(times) - 1)][1]
-        (t0, n0), (t1, n1) = self.seen[after - 1], self.seen[after]
-        return n0 + (n1 - n0) * (when - t0) / (t1 - t0)
-
-
-class _Lines:
-    def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
-        self.name, self.total, self.unit, self.out = name, total, unit, out
-        self.done, self.last = done, time.monotonic()
-        self.rate = _Rate(done)
-        self.remark = ""
-
-    def advance(self, count: int = 1) -> None:
-        self.done += count
-        if count:
-            self.rate.update(self.done, time.monotonic())
-        if time.monotonic() - self.last >= _LINE_EVERY_S:
-            self.write()
-
-    def note(self, text: str) -> None:
-        self.remark = text
-        self.advance(0)
-
-    def write(self) -> None:
-        self.last = time.monotonic()
-        rate = self.rate.per_s(self.last)
-        eta = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
-        tail = f" ({self.remark})" if self.remark else ""
-        of = f"/{self.total}" if self.done <= self.total else ""  # an estimate may be exceeded
-        print(f"{self.name}: {self.done}{of} {self.unit}, {rate:.1f}/s{eta}{tail}", file=self.out, flush=True)
-
-
-class _Tqdm:
-    def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
-        from tqdm import tqdm
-
-        rate = self.rate = _Rate(done)
-
-        class _Bar(tqdm):  # type: ignore[misc]
-            @property
-            def format_dict(self) -> dict[str, Any]:
-                return {**super().format_dict, "rate": rate.per_s(time.monotonic()) or None}
-
-        self.bar = _Bar(total=total, initial=done, desc=name, unit=f" {unit}", file=out, dynamic_ncols=True)
-        self.shown = 0.0
-
-    def advance(self, count: int = 1) -> None:
-        if count:
-            self.rate.update(self.bar.n + count, time.monotonic())
-        self.bar.update(count)
-
-    def note(self, text: str) -> None:
-        now = time.monotonic()
-        due = now - self.shown > _REFRESH_S
-        self.bar.set_postfix_str(text, refresh=due)
-        self.shown = now if due else self.shown
 
 
 Listener = Callable[[str, int, int, float], object]  # stage, items done, total, items per second
@@ -140,66 +47,65 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-class _Reporting:
-    """A progress bar that reports to listeners."""
+class _Progress(tqdm):  # type: ignore[misc]
+    """A bar in a terminal, lines in a log; tells listeners."""
 
-    def __init__(self, bar: ProgressBar, name: str, total: int, done: int) -> None:
-        self.bar, self.name, self.total, self.done = bar, name, total, done
-        self.rate, self.last, self.note = _Rate(done), time.monotonic(), bar.note
+    monitor_interval = 0  # no thread
+
+    def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
+        self.name, self.log = name, not out.isatty()
+        every = _LINE_EVERY_S if self.log else _REFRESH_S
+        super().__init__(
+            *(None, name, total),
+            initial=done, unit=f" {unit}", file=out, disable=False, ncols=0 if self.log else None,
+            dynamic_ncols=not self.log, mininterval=every, miniters=1, smoothing=every / _MEMORY_S,
+        )  # fmt: skip
+        self.told = time.monotonic()
+        self.shown = self.told if self.log else -math.inf  # the first note is shown at once
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar, or write a line unless there is nothing to say yet."""
+        self.shown = time.monotonic()
+        if not self.log:
+            super().display(msg, pos)
+        elif self.n > self.initial or self.postfix:
+            print(self, file=self.fp, flush=True)
 
     def advance(self, count: int = 1) -> None:
-        self.bar.advance(count)
-        self.done += count
-        now = time.monotonic()
-        self.rate.update(self.done, now)
-        if now - self.last >= _WINDOW_S:
-            self.report(now)
+        """Add finished items."""
+        self.update(count)
+        if time.monotonic() - self.told >= _REPORT_EVERY_S:
+            self.tell()
 
-    def report(self, now: float) -> None:
-        self.last = now
+    def note(self, text: str) -> None:
+        """Show a short text next to the bar."""
+        self.set_postfix_str(text, refresh=time.monotonic() - self.shown >= self.mininterval)
+
+    def tell(self) -> None:
+        """Tell listeners."""
+        self.told, state = time.monotonic(), self.format_dict
+        rate = state["rate"] or (self.n - self.initial) / max(state["elapsed"], 1e-9)
         for listener in _listeners:
-            listener(self.name, self.done, self.total, self.rate.per_s(now))
+            listener(self.name, self.n, self.total, rate)
+
+    def end(self) -> None:
+        """Show the end."""
+        self.tell()
+        if self.log:
+            self.display()
+            self.disable = True  # closing would write an empty line
+        else:
+            self.close()
 
 
 @contextmanager
 def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
     """Show the progress of a stage of ``total`` items, ``done`` of them finished in earlier runs."""
-    with _shown(name, total, unit, done, quiet) as bar:
-        if not _listeners:
-            yield bar
-            return
-        reporting = _Reporting(bar, name, total, done)
-        try:
-            yield reporting
-        finally:
-            reporting.report(time.monotonic())
-
-
-@contextmanager
-def _shown(name: str, total: int, unit: str, done: int, quiet: bool) -> Iterator[ProgressBar]:
-    out = sys.stderr
-    if quiet:
-        yield _Silent()
-    elif out.isatty():
-        bar = _Tqdm(name, total, unit, done, out)
-        try:
-            yield bar
-        finally:
-            bar.bar.close()
-    else:
-        lines = _Lines(name, total, unit, done, out)
-        try:
-            yield lines
-        finally:
-            lines.write()
-
-
-class _Silent:
-    def advance(self, count: int = 1) -> None:
-        del count
-
-    def note(self, text: str) -> None:
-        del text
+    bar = _Progress(name, total, unit, done, io.StringIO() if quiet else sys.stderr)
+    try:
+        yield bar
+    finally:
+        bar.end()
 
 
 # Time spans. Recording is off outside `recording`; a span costs two clock readings.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -106,6 +109,47 @@ def _local(text: str) -> Path:
     return Path(text)
 
 
+_MODELS = {
+    "study": ("engine/config.py", "Study"),
+    "embed": ("engine/config.py", "EmbedConfig"),
+    "executor": ("engine/config.py", "ExecutorConfig"),
+    "source": ("pipelines/sources/base.py", "SourceConfig"),
+    "track": ("engine/report/tracking.py", "TrackConfig"),
+}
+
+
+@cache
+def _fields(table: str) -> dict[str, tuple[str, str]]:
+    """Type and docstring of each field of a configuration, read from its source: importing it would load torch."""
+    file, name = _MODELS[table]
+    text = (Path(__file__).parents[2] / file).read_text()
+    source = re.split(r"\n(?=\S)", text[text.index(f"\nclass {name}:") + 1 :], maxsplit=1)[0]
+    (model,) = ast.parse(source).body
+    return {
+        ast.unparse(field.target): (ast.unparse(field.annotation), " ".join(ast.literal_eval(about.value).split()))
+        for field, about in pairwise(model.body)  # type: ignore[attr-defined]
+        if isinstance(field, ast.AnnAssign) and isinstance(about, ast.Expr)
+    }
+
+
+def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 - a parser, or a group of one
+    """Add options that set fields of a configuration: ``--option``, or ``--option=field`` if the names differ.
+
+    Types and help are those of the fields. The namespace has them as ``<table>.<field>``, None unless given.
+    """
+    for option, _, name in (each.partition("=") for each in options):
+        name = name or option.strip("-").replace("-", "_")  # noqa: PLW2901
+        kind, about = _fields(table)[name]
+        more: dict[str, Any] = {"metavar": name.rpartition("_")[2].upper()}
+        if "StrictInt" in kind:
+            bounds = {end: int(number) for end, number in re.findall(r"\b(ge|le)=(\d+)", kind)}
+            more = {"metavar": "N", "type": _whole(bounds.get("ge", 0), bounds.get("le", 2**53))}
+        elif "LocalPath" in kind:
+            more = {"metavar": "FILE", "type": _local}
+        text = about.replace("``", "").replace("%", "%%")
+        command.add_argument(option, dest=f"{table}.{name}", help=text, **more)
+
+
 def parser() -> argparse.ArgumentParser:
     """Create the parser. The namespace holds the command's ``module`` and ``function``."""
     command_line = _Parser(
@@ -140,12 +184,19 @@ def _command(
     command.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
     command.add_argument("--quiet", action="store_true", help="hide progress")
     if plugins:
-        text = "Python file that registers transformations, backbone families or sources (repeatable)"
+        text = "Python file that registers transformations, backbone families, sources or stages (repeatable)"
         command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
     return command
 
 
-def _study_plugins(command: argparse.ArgumentParser) -> None:
+def _of_study(command: argparse.ArgumentParser) -> None:
+    """Options of all commands that read a study."""
+    text = "another value (TOML) of a field of the study, such as probes.mlp_steps=300 (repeatable)"
+    _many(command, "--set", text, "FIELD=VALUE")
+    _code(command)
+
+
+def _code(command: argparse.ArgumentParser) -> None:
     text = "run code that files name: plug-ins of the study file, python: backbones"
     command.add_argument("--allow-plugins", action="store_true", help=text)
 
@@ -161,18 +212,16 @@ def _checkpoint(command: Any) -> None:  # noqa: ANN401
 _OF_STUDY = "photographs of the study, if they are not those that its file names"
 
 
-def _pixels(command: Any) -> None:  # noqa: ANN401
-    """Further settings of a store that decide about pixels."""
-    command.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
-    command.add_argument("--style-precision", help="arithmetic of style networks: bf16, fp16 or fp32 (bf16)")
-
-
 def _variants(command: Any, seed: str, *, default: bool = True) -> None:  # noqa: ANN401
-    """Options of variants, None unless given if they are those of a store or a study."""
+    """Options of variants. With ``default=False`` they set fields of a study, and are None unless given."""
     text = "suites, suite files or names, joined by + or , (substance31)"
-    command.add_argument("--suite", default="substance31" if default else None, help=text)
-    command.add_argument("--seed", type=_SEED, default=0 if default else None, help=f"seed of {seed} (0)")
-    command.add_argument("--canvas", type=_CANVAS, default=224 if default else None, help="canvas side in pixels (224)")
+    for option, kind, value, about in (
+        ("suite", str, "substance31", text),
+        ("seed", _SEED, 0, f"seed of {seed} (0)"),
+        ("canvas", _CANVAS, 224, "canvas side in pixels (224)"),
+    ):
+        own = {"default": value} if default else {"dest": f"study.{option}", "metavar": option.upper()}
+        command.add_argument(f"--{option}", type=kind, help=about, **own)
 
 
 def _describe(commands: Any) -> None:  # noqa: ANN401
@@ -200,23 +249,8 @@ def _source(command: argparse.ArgumentParser) -> None:
         "a folder, a list (.csv, .tsv), tar shards, Parquet, a Hugging Face dataset, a NumPy archive (.npz), or a glob "
         "pattern",
     )
-    group.add_argument("--source-kind", metavar="KIND", help="folder, list, tar, parquet, npz or imagenet (detected)")
-    group.add_argument("--image-column", metavar="NAME", help="Parquet: image column (image, img, …)")
-    group.add_argument("--label-column", metavar="NAME", help="list or Parquet: label column (label, class, …)")
-    group.add_argument(
-        "--path-column", metavar="NAME", help="list: path column (path, file_name, …); Parquet: id column"
-    )
-    group.add_argument(
-        "--split-column", metavar="NAME", help="list or Parquet: split column (split, subset, partition)"
-    )
-    group.add_argument(
-        "--split-folders",
-        metavar="HOW",
-        help="if only some subfolders are named like splits: folders (use those as splits, ignore the rest) or none "
-        "(all are classes)",
-    )
-    group.add_argument("--synsets", type=_local, metavar="FILE", help="ImageNet: classes of a flat val/ folder")
-    group.add_argument("--class-names", type=_local, metavar="FILE", help="readable names, as LOC_synset_mapping.txt")
+    columns = ("--image-column", "--label-column", "--path-column", "--split-column", "--split-folders=splits")
+    _settings(group, "source", "--source-kind=kind", *columns, "--json-label", "--synsets", "--class-names=names")
 
 
 def _pipeline(commands: Any) -> None:  # noqa: ANN401
@@ -232,18 +266,10 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")
     _checkpoint(embed)
     _variants(embed, "variants and splits", default=False)
-    _pixels(embed)
-    embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
-    embed.add_argument("--batch", type=int, help="batch size in images (32 on a CPU, 256 on a GPU)")
-    embed.add_argument("--threads", type=_whole(0, 1024), default=0, help="CPU threads (all)")
-    _device(embed, default="auto")
-    embed.add_argument(
-        "--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16, fp32, int8 or fp8 (auto)"
-    )
-    embed.add_argument("--gate", default="auto", help="pictures that the gate compares: auto or full (auto)")
-    embed.add_argument("--dtype", help="float16 or float32 (float16)")
-    embed.add_argument("--codec", help="compression: none, zstd, blosc or bitround+zstd (none)")
-    embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows per shard, a power of two (auto)")
+    _settings(embed, "study", "--orientation", "--style-precision")
+    embed.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
+    _settings(embed, "embed", "--batch", "--threads", "--device", "--runtime", "--precision", "--gate")
+    _settings(embed, "embed", "--dtype", "--codec", "--shard-rows")
     embed.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     embed.add_argument("--take-over", action="store_true", help="take over locks of ended runs on other hosts")
     embed.add_argument(
@@ -263,42 +289,36 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     for name, about in (
         ("probe", "train and score probes on a store"),
         ("analyze", "analyze neighbours, geometry and clusters of a store"),
-        ("report", "write results.json and the report from the results of probe and analyze"),
+        ("attack", "attack backbones, and detect the attacks with probes"),
+        ("stage", "compute a stage of a study on a store, also one of a plug-in"),
+        ("report", "write results.json and the report from the results of the stages"),
     ):
-        stage = _command(commands, name, "study", about)
+        stage = _command(commands, name, "study", about, plugins=name in ("attack", "stage"))
+        if name == "stage":
+            stage.add_argument("stage", metavar="NAME", help="a stage, such as probes, or the name of one of a plug-in")
         stage.add_argument("store", type=_place, metavar="STORE")
-        stage.add_argument(
-            "--out",
-            type=_local,
-            metavar="DIR",
-            help="output folder (the folder of the run that created the store, else runs/<name of the store>)",
-        )
-        stage.add_argument(
-            "--study", type=_local, metavar="STUDY", help="study file, or its name, to take settings from"
-        )
+        text = "output folder (the folder of the run that created the store, else runs/<name of the store>)"
+        stage.add_argument("--out", type=_local, metavar="DIR", help=text)
+        text = "study file, or its name, to take settings from"
+        stage.add_argument("--study", type=_local, metavar="STUDY", help=text)
         stage.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
-        _study_plugins(stage)
-        if name != "report":
+        _of_study(stage)
+        if name == "attack":
+            text = "backbone (all but controls; repeatable)"
+            stage.add_argument("--backbone", dest="attack.backbones", action="append", metavar="NAME", help=text)
+            stage.set_defaults(backbone=[])
+        elif name != "report":
             _many(stage, "--backbone", "backbone (all; repeatable)")
-
-
-def _device(command: argparse.ArgumentParser, default: str | None) -> None:
-    own = "the study's" if default is None else default
-    too = "; also for probes and analysis unless the study sets theirs" if default is None else ""
-    command.add_argument("--device", default=default, metavar="DEVICE", help=f"auto, cpu, cuda or cuda:N ({own}){too}")
-    command.add_argument(
-        "--runtime", default=default, metavar="NAME", help=f"backbone runtime: auto, openvino, tensorrt, torch ({own})"
-    )
+        if name in ("attack", "stage"):
+            _checkpoint(stage)
+        if name == "attack":
+            text = "photographs of each split (200; 0: all)"
+            stage.add_argument("--photographs", dest="attack.photographs", type=_COUNT, metavar="N", help=text)
 
 
 def _executor(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("workers", "embed with several processes, GPUs or machines")
-    group.add_argument("--executor", metavar="KIND", help="local: this process; ray: workers of a Ray cluster (local)")
-    group.add_argument(
-        "--ray-address", metavar="ADDRESS", help="auto or host:port ($RAY_ADDRESS, else a new local instance)"
-    )
-    group.add_argument("--workers", type=_whole(0, 65536), metavar="N", help="number of workers (as many as fit)")
-    group.add_argument("--retries", type=_whole(0, 100), metavar="N", help="retries of a failed shard (2)")
+    _settings(group, "executor", "--executor=kind", "--ray-address=address", "--workers", "--retries")
 
 
 def _study(run: argparse.ArgumentParser) -> None:
@@ -323,20 +343,22 @@ def _demo(demo: argparse.ArgumentParser) -> None:
         "families, …",
     )
     _run(demo)
-    demo.set_defaults(backbone=[], checkpoint=[], suite=None, seed=None, canvas=None)
+    demo.set_defaults(backbone=[], checkpoint=[])
 
 
 def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
-    _study_plugins(run)
+    _of_study(run)
     run.add_argument(
         "--out", type=_local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
     )
     run.add_argument("--store", type=_place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
-    run.add_argument("--limit", type=_COUNT, metavar="N", help="use only N photographs")
+    run.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
     run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
-    run.add_argument("--track", metavar="NAME", help="tracker: trackio, wandb, mlflow or tensorboard (the study's)")
-    _device(run, default=None)
+    _settings(run, "track", "--track=to")
+    text = "auto, cpu, cuda or cuda:N (the study's); also for probes and analysis unless the study sets theirs"
+    run.add_argument("--device", metavar="DEVICE", help=text)
+    run.add_argument("--runtime", metavar="NAME", help="auto, openvino, tensorrt or torch (the study's)")
     run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _executor(run)
     _source(run)
@@ -353,7 +375,7 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
     plan.add_argument(
         "study", type=_local, metavar="STUDY", help="a study file, or a study of the package such as demo"
     )
-    _study_plugins(plan)
+    _of_study(plan)
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
     plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
@@ -375,24 +397,14 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     adapt.add_argument("--method", choices=("multitask", "pisco"), default="multitask", help="method (multitask)")
     adapt.add_argument("--study", type=_local, metavar="STUDY", help="study with settings in [adapt] and [probes]")
     adapt.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
-    _study_plugins(adapt)
+    _of_study(adapt)
     adapt.add_argument("--out", type=_local, metavar="DIR", help="output folder (that of the store's run)")
-
-    attack = _command(commands, "attack", "study", "attack backbones, and detect the attacks with probes", plugins=True)
-    attack.add_argument("store", type=_place, metavar="STORE", help="store with probes of the backbones")
-    _many(attack, "--backbone", "backbone (all but controls; repeatable)")
-    _checkpoint(attack)
-    attack.add_argument("--photographs", type=_COUNT, metavar="N", help="photographs of each split (200; 0: all)")
-    attack.add_argument("--study", type=_local, metavar="STUDY", help="study with settings in [attack]")
-    attack.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
-    _study_plugins(attack)
-    attack.add_argument("--out", type=_local, metavar="DIR", help="output folder (that of the store's run)")
 
     predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
     predict.add_argument("probe", type=_local, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
     predict.add_argument("--checkpoint", type=_local, help="weights of the backbone")
-    _study_plugins(predict)
+    _code(predict)
     predict.add_argument("--download", action="store_true", help="fetch weights that the probe names from a hub")
     predict.add_argument("--out", type=_local, metavar="FILE", help="write all predictions to a .csv or .parquet file")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")
@@ -467,7 +479,7 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
     variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")
     _variants(variants, "variants and splits")
-    _pixels(variants)
+    _settings(variants, "study", "--orientation", "--style-precision")
     variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
     variants.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
     _source(variants)

@@ -9,6 +9,7 @@ from typing import Any
 import shtab
 
 from substyle.engine.backbones.registry import all_families
+from substyle.engine.stages import registry
 from substyle.engine.study.api import backbones
 from substyle.pipelines.entry_points import TRANSFORMATIONS, load_entry_points
 from substyle.pipelines.transforms import base
@@ -45,7 +46,7 @@ def script(parser: argparse.ArgumentParser, shell: str, paths: Collection[Callab
             if action.type in paths:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
             elif command.get_default("function") != "import_embeddings":  # which names a new backbone
-                action.choices = action.choices or names.get(action.dest)
+                action.choices = action.choices or names.get(action.dest.rpartition(".")[2].rstrip("s"))
     made = str(shtab.complete(parser, shell=shell))
     return made + _COLONS if shell == "bash" else made
 
@@ -58,7 +59,12 @@ def _names() -> dict[str, list[str]]:
     prefixes = [f"{family.prefix}:" for family in all_families()]
     prefixes = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in known)]
     transformations = sorted(base.REGISTRY)
-    return {"backbone": [*known, *prefixes], "suite": [*SUITES, *transformations], "transformation": transformations}
+    return {
+        "backbone": [*known, *prefixes],
+        "stage": [*registry.alone()],
+        "suite": [*SUITES, *transformations],
+        "transformation": transformations,
+    }
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser]:

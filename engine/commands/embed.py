@@ -9,62 +9,49 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.commands.options import executor_config, source_config
-from substyle.engine.config import BackboneChoice, EmbedConfig, ExecutorConfig, Settings
-from substyle.engine.devices import as_precision
+from substyle.engine.commands.options import changes, fields_of
+from substyle.engine.config import BackboneChoice
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed as embed_all
 from substyle.engine.store import catalog, identity
-from substyle.engine.store.layout import StoreSettings
+from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.lock import Part
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import definitions
+from substyle.engine.study.file import study_of
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.pipelines.sources import Source, absolute_root, describe, open_source
-from substyle.pipelines.transforms.registry import suite, suite_name
+from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
+from substyle.pipelines.transforms.registry import suite_name
 
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle embed IMAGES --store STORE --backbone NAME`. Defaults come from an existing store."""
     existing = EmbeddingStore.open(options.store) if catalog.exists(options.store) else None
-    stored = existing.settings if existing else StoreSettings(0, 224, 1, "float16")
-    config = EmbedConfig(
-        batch=options.batch,
-        threads=options.threads,
-        device=options.device,
-        runtime=options.runtime,
-        precision=options.precision,
-        gate=options.gate,
-        dtype=options.dtype or stored.dtype,
-        codec=options.codec or stored.codec,
-        shard_rows=options.shard_rows,
-    )
-    executor = executor_config(options, ExecutorConfig())
-    config = executor.here(config, existing.settings.shard_rows if existing else 0)
+    data: dict[str, Any] = {"name": "embed", "backbones": backbone_choices(options.backbone, options.checkpoint)}
+    asked, stored = changes(options), {}
+    if existing is not None:
+        stored = {name: getattr(existing.settings, name) for name in PIXELS if name not in asked}
+        data["embed"] = {"dtype": existing.settings.dtype, "codec": existing.settings.codec}
+        data["suite"] = suite_of(existing)
+    study = study_of(data, changes=asked)
+    settings = dataclasses.replace(study.settings(), **stored)
+    config = study.executor.here(study.embed, existing.settings.shard_rows if existing else 0)
     source = _source(options, existing)
     print(describe(source), file=sys.stderr)
-    settings = Settings(
-        seed=stored.seed if options.seed is None else options.seed,
-        canvas=options.canvas or stored.canvas,
-        transformations=suite(options.suite or _suite_of(existing)),
-        orientation=options.orientation or stored.orientation,
-        style_precision=as_precision(options.style_precision or stored.style_precision, "--style-precision"),
-    )
     plan = EmbedPlan(
         source,
         options.store,
         PixelPipeline(settings, config),
-        options.limit,
+        study.limit,
         part=Part.parse(options.part),
         take_over=options.take_over,
-        executor=executor,
+        executor=study.executor,
         add=options.add,
         replace=options.replace,
-        asked=(options.device, options.runtime),
+        asked=(study.embed.device, study.embed.runtime),
     )
-    choices = backbone_choices(options.backbone, options.checkpoint)
-    summary = embed_all(plan, choices, quiet=options.quiet)
+    summary = embed_all(plan, study.backbones, quiet=options.quiet)
     for key, reason in summary.quarantined.items():
         print(f"quarantined {key}: {reason}")
     rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
@@ -84,15 +71,14 @@ def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source
         return identity.open_recorded(store, dataclasses.replace(entries[0], name=""))
     root = absolute_root(str(options.images))
     own = next((entry for entry in entries if entry.root == root), None)
-    base = identity.recorded_config(store, own) if store and own else None
-    return open_source(options.images, source_config(options, base))
+    base = identity.recorded_config(store, own) if store and own else SourceConfig()
+    return open_source(options.images, dataclasses.replace(base, **fields_of(options, "source")))
 
 
-def _suite_of(store: EmbeddingStore | None) -> str:
-    entries = store.backbones() if store else []
-    if store is None or not entries:
-        return "substance31"
-    return suite_name(definitions(store, entries[0]))
+def suite_of(store: EmbeddingStore) -> str:
+    """The suite of a store; the default of an empty one."""
+    entries = store.backbones()
+    return suite_name(definitions(store, entries[0])) if entries else "substance31"
 
 
 def backbone_choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:

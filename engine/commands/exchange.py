@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from substyle.engine.commands.options import out_of, source_config
+from substyle.engine.commands.options import fields_of, out_of
 from substyle.engine.devices import as_precision
 from substyle.engine.embedding.variants import write_variants
 from substyle.engine.store.importer import import_store
@@ -14,6 +14,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import hub
 from substyle.engine.study.explore import explore as explore_store
 from substyle.engine.study.export import export as export_store
+from substyle.pipelines.sources import SourceConfig
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
@@ -69,11 +70,13 @@ def push(options: argparse.Namespace) -> dict[str, Any]:
 
 def variants(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle variants IMAGES --out DIR`."""
+    own = fields_of(options, "study")
     answer = write_variants(
         options.images, options.out, to=options.to, image_format=options.format, quality=options.quality,
-        suite=options.suite, canvas=options.canvas, seed=options.seed, orientation=options.orientation or "ignore",
-        style_precision=as_precision(options.style_precision or "bf16", "--style-precision"),
-        source=source_config(options),
+        suite=options.suite, canvas=options.canvas, seed=options.seed,
+        orientation=own.get("orientation", "ignore"),
+        style_precision=as_precision(own.get("style_precision", "bf16"), "--style-precision"),
+        source=SourceConfig(**fields_of(options, "source")),
         limit=options.limit, device=options.device, quiet=options.quiet,
     )  # fmt: skip
     for key, reason in answer["quarantined"].items():

@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import os
+import tomllib
 from pathlib import Path
+from typing import Any
 
-from substyle.engine.config import ExecutorConfig
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
-from substyle.pipelines.sources import SourceConfig
+from substyle.kernels.errors import ConfigError
 
 
-def source_config(options: argparse.Namespace, base: SourceConfig | None = None) -> SourceConfig:
-    """Source configuration of a study or store, overridden by the command line."""
-    given = {
-        "kind": options.source_kind,
-        "image_column": options.image_column,
-        "label_column": options.label_column,
-        "path_column": options.path_column,
-        "split_column": options.split_column,
-        "splits": options.split_folders,
-        "synsets": options.synsets,
-        "names": options.class_names,
-    }
-    return dataclasses.replace(base or SourceConfig(), **{name: value for name, value in given.items() if value})
+def fields_of(options: argparse.Namespace, table: str) -> dict[str, Any]:
+    """Fields of a table of study files that options set, such as ``--retries`` of ``executor``."""
+    start = f"{table}."
+    return {name.removeprefix(start): value for name, value in _set(options).items() if name.startswith(start)}
 
 
-def executor_config(options: argparse.Namespace, base: ExecutorConfig) -> ExecutorConfig:
-    """Executor configuration of a study, overridden by the command line."""
-    given = {
-        "kind": options.executor,
-        "address": options.ray_address,
-        "workers": options.workers,
-        "retries": options.retries,
-    }
-    return dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
+def changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of a study that the command line sets, by dotted name; ``--set`` has precedence over other options.
+
+    Raises:
+        ConfigError: a ``--set`` without a field.
+    """
+    found = {name.removeprefix("study."): value for name, value in _set(options).items()}
+    for text in getattr(options, "set", ()):
+        name, equals, value = map(str.strip, text.partition("="))
+        if not equals or not all(name.split(".")):
+            raise ConfigError("--set", text, "FIELD=VALUE, such as probes.mlp_steps=300")
+        try:
+            (found[name],) = tomllib.loads(f"value = {value}").values()
+        except (ValueError, RecursionError):  # a word without quotes, or another field on a further line
+            found[name] = value
+    return found
+
+
+def _set(options: argparse.Namespace) -> dict[str, Any]:
+    """Options that are fields, by ``<table>.<field>``. Paths are relative to this folder, not to that of a study."""
+    found = {name: value for name, value in vars(options).items() if "." in name and value is not None}
+    return {name: Path(os.path.abspath(value)) if isinstance(value, Path) else value for name, value in found.items()}
 
 
 def default_out(name: str) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 import substyle.engine
 from substyle.engine import observability
+from substyle.engine.commands.options import changes
 from substyle.engine.config import Study
 from substyle.engine.devices import as_eight_bits
 from substyle.engine.embedding.run import embed
@@ -34,7 +35,7 @@ RESULTS = ROOT / "benchmarks" / "results"  # only in a checkout
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle plan STUDY.toml`: estimate the study on GPUs by counting what it runs, or here from a sample."""
-    study = load_study(options.study, allow_plugins=options.allow_plugins)
+    study = load_study(options.study, allow_plugins=options.allow_plugins, changes=changes(options))
     if options.sample:
         return _sampled(options, study)
     settings = study.settings()

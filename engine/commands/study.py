@@ -1,4 +1,4 @@
-"""Commands `run`, `demo`, `adapt`, `attack`, `probe`, `analyze`, `report`, `predict`, `compare` and `schema`."""
+"""Commands `run`, `demo`, `probe`, `analyze`, `attack`, `stage`, `report`, `adapt`, `predict`, `compare`, `schema`."""
 
 from __future__ import annotations
 
@@ -16,29 +16,26 @@ from typing import Any
 
 from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
-from substyle.engine.commands.options import default_out, executor_config, out_of, source_config
-from substyle.engine.config import AnalysisConfig, Study
+from substyle.engine.commands.options import changes, default_out, fields_of, out_of
+from substyle.engine.config import BackboneChoice, Study, names_of
 from substyle.engine.probes.adapters import AdaptConfig
-from substyle.engine.probes.attacks import ATTACKS, AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
-from substyle.engine.report.data import dig, labelled
+from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.results.read import read_results, results_schema
+from substyle.engine.stages import registry
 from substyle.engine.stages.added import derive
-from substyle.engine.stages.attack import attackable
-from substyle.engine.stages.registry import stage
-from substyle.engine.stages.stage import Run
+from substyle.engine.stages.stage import Embedding, Run, Stage
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.stages.tables import reported_tables, tables
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study import outputs
 from substyle.engine.study.file import find_study, load_study, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
-from substyle.engine.study.plan import require_study, store_of
+from substyle.engine.study.plan import plan_of, require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import report_study, run_study
@@ -48,6 +45,7 @@ from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.storage import Place, is_remote
 
+AnyStage = Stage[Any, Any]
 # options for photographs, and the equivalent fields of study files
 _FIELDS = {
     "backbone": "backbones",
@@ -75,12 +73,20 @@ def is_study(options: argparse.Namespace) -> bool:
 
 def _of_file(options: argparse.Namespace) -> Study:
     for option, field in _FIELDS.items():
-        given = getattr(options, option)
+        given = vars(options).get(option, vars(options).get(f"study.{option}"))
         if given is not None and given != []:
             raise ConfigError(f"--{option}", given, f"only with IMAGES; set {field} in {options.study} instead")
-    return load_study(
-        options.study, device=options.device, runtime=options.runtime, allow_plugins=options.allow_plugins
-    )
+    return load_study(options.study, **_overrides(options))
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line sets in place of a study file or of defaults."""
+    return {
+        "device": options.device,
+        "runtime": options.runtime,
+        "allow_plugins": options.allow_plugins,
+        "changes": changes(options),
+    }
 
 
 def _of_photographs(options: argparse.Namespace) -> Study:
@@ -100,14 +106,12 @@ def _of_photographs(options: argparse.Namespace) -> Study:
     if not options.backbone:
         hint = "pass at least one, such as package:efficientnet_lite0; `substyle backbones` lists them"
         raise MissingError("--backbone", hint)
-    chosen = backbone_choices(options.backbone, options.checkpoint)
-    data: dict[str, Any] = {
-        "name": name_of(options.study),
-        "backbones": [{"name": c.name} | ({"checkpoint": c.checkpoint} if c.checkpoint else {}) for c in chosen],
-    }
-    data |= {name: getattr(options, name) for name in ("suite", "seed", "canvas") if getattr(options, name) is not None}
-    study = study_of(data, device=options.device, runtime=options.runtime)
-    return dataclasses.replace(study, images=options.study)
+    data = {"name": name_of(given), "backbones": backbone_choices(options.backbone, options.checkpoint)}
+    overrides = _overrides(options)
+    for field, option in (("backbones", "--backbone"), ("images", "IMAGES")):
+        if field in overrides["changes"]:
+            raise ConfigError("--set", field, f"fields that a study file without IMAGES has; pass {option}")
+    return dataclasses.replace(study_of(data, **overrides), images=given)
 
 
 def name_of(images: Path | str) -> str:
@@ -125,13 +129,6 @@ def name_of(images: Path | str) -> str:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle run STUDY.toml`, or `substyle run IMAGES --backbone NAME`."""
     study = study_asked(options)
-    study = dataclasses.replace(
-        study,
-        source=source_config(options, study.source),
-        limit=study.limit if options.limit is None else options.limit,
-        executor=executor_config(options, study.executor),
-        track=study.track if options.track is None else dataclasses.replace(study.track, to=options.track),
-    )
     out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
     store = options.store or store_of(study, out)
     results = run_study(study, out, images=options.images, store_path=store, fresh=options.fresh, quiet=options.quiet)
@@ -153,33 +150,22 @@ def demo(options: argparse.Namespace) -> dict[str, Any]:
 
 def probe(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle probe STORE`."""
-    store, out, study = _stage(options)
-    config = study.probes if study else ProbeConfig(seed=store.settings.seed)
-    with outputs.locked(out, store.path, store.uuid):
-        run = _run_of(store, out, tables(store, options.backbone, _suite(study)), options, probes=config)
-        outcomes = stage("probes").computed(run)
-    for name, outcome in outcomes.items():
-        for task, heads in outcome.results.items():
-            for head, score in heads.items() if isinstance(heads, dict) else ():
-                found = (dig(score, key) for key in ("accuracy", "held_out", "clean"))
-                if (value := next((each for each in found if each is not None), None)) is not None:
-                    print(f"{name}  {task}  {head}  {value:.3f}")
-    return {"out": str(out), "backbones": {name: outcome.results for name, outcome in outcomes.items()}}
+    return _computed(options, "probes")
 
 
 def analyze(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle analyze STORE`."""
-    store, out, study = _stage(options)
-    config = study.analysis if study else AnalysisConfig(seed=store.settings.seed)
-    with outputs.locked(out, store.path, store.uuid):
-        opened = tables(store, options.backbone, _suite(study))
-        run = _run_of(store, out, opened, options, analysis=config, similarity=config)
-        analyses = stage("analysis").computed(run)
-        similarity: dict[str, Any] = next(iter(stage("similarity").computed(run).values()), {})
-    for name, answer in analyses.items():
-        shares = "  ".join(f"{k}-NN {v:.3f}" for k, v in answer["knn"]["transformation"].items() if v is not None)
-        print(f"{name}  transformation: {shares}")
-    return {"out": str(out), "backbones": analyses, "similarity": similarity}
+    return {"similarity": {}, **_computed(options, "analysis", "similarity")}
+
+
+def attack(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle attack STORE`."""
+    return _computed(options, "attack")
+
+
+def stage(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle stage NAME STORE`."""
+    return _computed(options, options.stage)
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
@@ -190,15 +176,85 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     except StaleError as error:
         if options.study is None or not error.command:
             raise
-        raise StaleError(f"{error} --study {shlex.quote(str(options.study))}") from None
+        given = ["--study", str(options.study), *(word for text in options.set for word in ("--set", text))]
+        raise StaleError(f"{error} {shlex.join(given)}") from None
     return _show(results, out, store.path)
 
 
+def _computed(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Compute stages on a store, and print their main numbers. Returns results of backbones, and of all by stage."""
+    store, out, study = _stage(options)
+    known = registry.alone()
+    if unknown := set(names) - set(known):
+        raise ConfigError("stage", min(unknown), ", ".join(known))
+    stages = [known[name] for name in names]
+    answer: dict[str, Any] = {"out": str(out), "backbones": {}}
+    with outputs.locked(out, store.path, store.uuid):
+        run = _run_of(options, stages, store, out, study)
+        for each in stages:
+            found = each.computed(run)
+            for name, result in found.items():
+                if name:
+                    answer["backbones"].setdefault(name, {}).update(each.as_json(result))
+                else:
+                    answer[each.name] = each.as_json(result)
+                for line in each.lines(result):
+                    print(f"{name or each.name}  {line}")
+    return answer
+
+
 def _run_of(
-    store: EmbeddingStore, out: Path, opened: Sequence[EmbeddingTable], options: argparse.Namespace, **configs: object
+    options: argparse.Namespace, stages: Sequence[AnyStage], store: EmbeddingStore, out: Path, study: Study | None
 ) -> Run:
-    """What a command of one stage computes from."""
-    return Run(store, out, {table.backbone: table for table in opened}, configs=configs, quiet=options.quiet)
+    """What stages alone are computed from; without a study, from default settings."""
+    reads = {name for each in stages for name in each.reads}
+    opened = reported_tables(store, out) if reads else []
+    opened = [table for table in opened if table.backbone in (options.backbone or [table.backbone])]
+    if len(opened) < max(1, len(set(options.backbone))):
+        opened = tables(store, options.backbone, _suite(study))
+    run = Run(store, out, {table.backbone: table for table in opened}, quiet=options.quiet)
+    run.results = {name: registry.stage(name).kept(run) for name in reads}  # refuses outdated ones
+    run.study = study or _defaults(options, store)
+    run.configs = {each.name: _config(each, run) for each in stages}
+    chosen = list(run.study.backbones)
+    if options.command in ("attack", "stage"):
+        chosen += backbone_choices([entry.name for entry in store.backbones()], options.checkpoint)
+        run.source = open_source(options.images, run.study.source) if options.images else None
+    run.checkpoints = {name: choice.checkpoint for choice in chosen if choice.checkpoint for name in choice.names}
+    if any(True for each in stages for _ in each.elsewhere(run.study, out)):
+        run.embedding = _embedding(options, run, study)
+    return run
+
+
+def _config(stage: AnyStage, run: Run) -> object:
+    """Settings of a stage. Raises MissingError if the study has none, and the stage no default."""
+    config = stage.alone(run)
+    if config is None and stage.name in registry.registered():
+        return registry.settings_of(stage.name, {})
+    if config is None:
+        raise MissingError(stage.name, "set it in a study file, or with --set")
+    return config
+
+
+def _embedding(options: argparse.Namespace, run: Run, study: Study | None) -> Embedding:
+    """How to embed other photographs. Raises MissingError without a study: settings of pixels are those of a study."""
+    if study is None:
+        raise MissingError("--study", "the stage embeds photographs as the study does")
+    known = names_of(study.backbones)
+    derived = [name for name in run.tables if name.startswith(PREFIX)]
+    tuned = [BackboneChoice(name) for name in run.tables if name not in (*known, *derived)]
+    plan = plan_of(study, options.images, run.store.path)
+    return Embedding(plan, [*study.backbones, *tuned], derived, options.quiet)
+
+
+def _defaults(options: argparse.Namespace, store: EmbeddingStore) -> Study:
+    """The study of a stage alone without a study file: default settings, and those of the command line."""
+    asked = changes(options)
+    for name, value in asked.items():
+        if "." not in name and not isinstance(value, dict):
+            raise ConfigError("--set", name, "fields of tables, such as probes.mlp_steps; others with --study")
+    data = {"name": store.path.stem, "backbones": [entry.name for entry in store.backbones()]}
+    return study_of(data | {"seed": store.settings.seed}, changes=asked)
 
 
 def _suite(study: Study | None) -> Sequence[str]:
@@ -235,9 +291,9 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
         probes = study.probes if study else ProbeConfig(seed=store.settings.seed)
         config = dataclasses.replace(study.adapt if study else AdaptConfig(), methods=(options.method,))
         with outputs.locked(out, store.path, store.uuid):
-            opened, adapt = tables(store, [options.backbone], _suite(study)), stage("adapt")
-            run = _run_of(store, out, opened, options, adapt=config, probes=probes)
-            (added,) = adapt.added(run, adapt.computed(run))
+            opened = {table.backbone: table for table in tables(store, [options.backbone], _suite(study))}
+            run = Run(store, out, opened, configs={"adapt": config, "probes": probes}, quiet=options.quiet)
+            (added,) = (adapt := registry.stage("adapt")).added(run, adapt.computed(run))
             derive(store, name := added.name, quiet=options.quiet)
     entry = store.backbone(name)
     print(f"{name}: embeddings of width {entry.dim} in {store.path}")
@@ -249,44 +305,19 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def attack(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle attack STORE`."""
-    store, out, study = _stage(options)
-    config = study.attack if study else AttackConfig(seed=store.settings.seed)
-    if not config.attacks:
-        config = dataclasses.replace(config, attacks=ATTACKS)
-    if options.photographs is not None:
-        config = dataclasses.replace(config, photographs=options.photographs)
-    with outputs.locked(out, store.path, store.uuid):
-        opened = reported_tables(store, out)
-        run = _run_of(store, out, opened, options)
-        run.results["probes"] = stage("probes").kept(run)  # refuses outdated ones
-        names = options.backbone or config.backbones or attackable(store, [entry.name for entry in store.backbones()])
-        if not names:
-            raise ConfigError("STORE", str(store.path), "a store with networks; name controls with --backbone")
-        run.study, run.configs = study, {"attack": dataclasses.replace(config, backbones=tuple(names))}
-        chosen = [*(study.backbones if study else ()), *backbone_choices(names, options.checkpoint)]
-        run.checkpoints = {name: choice.checkpoint for choice in chosen for name in choice.names}
-        if options.images:
-            run.source = open_source(options.images, study.source if study else SourceConfig())
-        attacks = stage("attack").computed(run)
-    for name, found in attacks.items():
-        for row, scores in found["attacks"].items():
-            detector = (scores["detection"].get("detector") or {}).get("auroc")
-            suffix = "" if detector is None else f"  detector AUROC {detector:.3f}"
-            print(f"{name}  {row}  success {scores['success']:.3f}{suffix}")
-    return {"out": str(out), "backbones": attacks}
-
-
 def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
     store = EmbeddingStore.open(options.store)
-    study = load_study(options.study, allow_plugins=options.allow_plugins) if options.study else None
+    study = None
+    if options.study:
+        study = load_study(options.study, allow_plugins=options.allow_plugins, changes=changes(options))
     if study is not None:
         _require_settings(store, study)
         if store.has_manifest() and all(entry.kind != "imported" for entry in store.manifest().sources):
             require_study(study, store, options.images, quiet=options.quiet)
-    elif options.images is not None and options.command != "attack":
+    elif options.images is not None and options.command not in ("attack", "stage"):
         raise ConfigError("--images", str(options.images), "only with --study")
+    elif options.set and options.command in ("adapt", "report"):
+        raise ConfigError("--set", options.set[0], "only with --study")
     out = options.out or out_of(store)
     outputs.require_own(out, store.path, Remedies(*3 * ("use another --out",)))
     return store, out, study
@@ -312,8 +343,9 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle predict PROBE IMAGES`."""
     if options.out is not None and options.out.suffix not in PREDICTIONS:
         raise ConfigError("--out", str(options.out), f"a file name that ends in {' or '.join(PREDICTIONS)}")
+    source = SourceConfig(**fields_of(options, "source"))
     answer = predict_all(
-        options.probe, options.images, source=source_config(options), checkpoint=options.checkpoint,
+        options.probe, options.images, source=source, checkpoint=options.checkpoint,
         download=options.download, top=options.top, quiet=options.quiet,
     )  # fmt: skip
     if options.out is not None:

@@ -32,6 +32,11 @@ def stage(name: str) -> Stage[Any, Any]:
     return _found[name]
 
 
+def alone() -> dict[str, Stage[Any, Any]]:
+    """Stages that are computed on a store, by name; others add backbones to a study."""
+    return {each.name: each for each in stages() if not each.adds_backbones}
+
+
 def registered() -> list[str]:
     """Names of the stages of plug-ins and installed packages, whose settings are tables of their own."""
     load_entry_points(STAGES)

@@ -157,6 +157,7 @@ class Stage(ABC, Generic[C, R]):
         adds_backbones: whether it trains backbones that a study embeds before later stages, see `added`.
         alike: whether reported results of all units must have the same settings.
         in_reports: whether reports compute missing results, too.
+        reads: stages whose results (`Run.results`) it needs.
     """
 
     name: ClassVar[str]
@@ -165,11 +166,16 @@ class Stage(ABC, Generic[C, R]):
     adds_backbones: ClassVar[bool] = False
     alike: ClassVar[bool] = False
     in_reports: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def of(self, study: Study) -> C | None:
         """The settings of a study; None if the stage is off."""
         found: C | None = getattr(study, self.name, None) or study.stages.get(self.name)
         return found
+
+    def alone(self, run: Run) -> C | None:
+        """The settings if this stage alone is computed, on demand; by default those of the study."""
+        return self.chosen(run)
 
     def units(self, run: Run, config: C) -> Iterable[Unit]:
         """What to compute; by default each backbone.
@@ -261,6 +267,17 @@ class Stage(ABC, Generic[C, R]):
             found: results by key of the unit.
         """
         return ()
+
+    def as_json(self, result: R) -> Mapping[str, Any]:
+        """The results of a unit as JSON."""
+        return self.of_backbone(result)
+
+    def lines(self, result: R) -> Iterable[str]:
+        """Main numbers of a unit for a terminal: by default numbers of at most two names."""
+        for name, value in self.as_json(result).items():
+            for inner, number in value.items() if isinstance(value, Mapping) else (("", value),):
+                if isinstance(number, int | float):
+                    yield f"{name}  {inner}  {number:.4g}" if inner else f"{name}  {number:.4g}"
 
     def of_backbone(self, result: R) -> Mapping[str, Any]:
         """Entries of a backbone in results.json."""
@@ -363,3 +380,7 @@ class JsonStage(Stage[C, JSON]):
     def load(self, run: Run, folder: Path) -> JSON:
         """Load the results."""
         return read_object(folder / self.file)
+
+    def as_json(self, result: JSON) -> JSON:
+        """The results."""
+        return result

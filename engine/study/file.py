@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -43,7 +44,12 @@ def shipped_studies() -> list[str]:
 
 
 def load_study(
-    path: Path | str, *, device: str | None = None, runtime: str | None = None, allow_plugins: bool = False
+    path: Path | str,
+    *,
+    device: str | None = None,
+    runtime: str | None = None,
+    allow_plugins: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Study:
     """Read a study file. Paths in it are relative to its folder.
 
@@ -53,6 +59,7 @@ def load_study(
         runtime: overrides ``embed.runtime``.
         allow_plugins: accept a file with ``plugins`` or ``python:`` backbones, which are run; so does
             ``SUBSTYLE_ALLOW_PLUGINS=1``.
+        changes: values in place of those of the file, by field such as ``probes.mlp_steps``.
 
     Raises:
         ConfigError: the file cannot be read, is not TOML, has an invalid field, or has plug-ins that are not allowed.
@@ -66,16 +73,12 @@ def load_study(
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
     folder, allow = path.parent, allow_plugins or code_allowed()
-    _run_plugins(data.get("plugins"), folder, allow)
-    known = {each.name for each in fields(Study)} - {"stages"}
-    tables = {name: data.pop(name) for name in [*data] if name not in known and name in registry.registered()}
-    study = study_of(data, device=device, runtime=runtime)
+    study = study_of(data, device=device, runtime=runtime, allow_plugins=allow, changes=changes, folder=folder)
     _require_allowed("backbones", [c.name for c in study.backbones if c.name.startswith(f"{PREFIX}:")], allow)
     source = study.source
     choices = tuple(replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones)
     return replace(
         study,
-        stages={name: registry.settings_of(name, table) for name, table in tables.items()},
         backbones=choices,
         images=below(folder, study.images, "images") if study.images else None,
         store=below(folder, study.store, "store") if study.store else None,
@@ -106,20 +109,49 @@ def _require_allowed(field: str, named: Sequence[str], allow: bool) -> None:
         raise ConfigError(field, ", ".join(named), allowed)
 
 
-def study_of(data: dict[str, Any], *, device: str | None = None, runtime: str | None = None) -> Study:
+def study_of(
+    data: Mapping[str, Any],
+    *,
+    device: str | None = None,
+    runtime: str | None = None,
+    allow_plugins: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    folder: Path = Path(),
+) -> Study:
     """Create a study from parsed TOML. Relative paths are kept.
 
     Args:
         data: fields of `Study`.
-        device, runtime: as in `load_study`.
+        device, runtime, allow_plugins, changes: as in `load_study`.
+        folder: the folder to which plug-ins are relative, which are run.
 
     Raises:
-        ConfigError: an invalid field.
+        ConfigError: an invalid field, or plug-ins that are not allowed.
     """
+    data = _changed(data, changes)
     require_bounded(data)
+    _run_plugins(data.get("plugins"), folder, allow_plugins or code_allowed())
     if "stages" in data:
         raise ConfigError("stages", data["stages"], "a table [<stage>] for each stage of a plug-in")
-    return Study(**_placed(_shared(data), device, runtime))
+    known = {each.name for each in fields(Study)}
+    tables = {name: data.pop(name) for name in [*data] if name not in known and name in registry.registered()}
+    study = Study(**_placed(_shared(data), device, runtime))
+    return replace(study, stages={name: registry.settings_of(name, table) for name, table in tables.items()})
+
+
+def _changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy of parsed TOML with other values, by dotted name. Raises ConfigError for a field of what is no table."""
+    made = dict(data)
+    for name, value in changes.items():
+        *way, last = name.split(".")
+        table = made
+        for i, part in enumerate(way, 1):
+            inner = table.get(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(name, value, f"a field of a table; {'.'.join(way[:i])} is none")
+            table[part] = table = dict(inner)
+        table[last] = value
+    return made
 
 
 def study_schema() -> dict[str, Any]:

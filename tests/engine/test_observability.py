@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -62,39 +63,72 @@ def test_an_estimate_that_is_exceeded_is_not_shown(monkeypatch: pytest.MonkeyPat
     assert "probes: 7 steps" in out.getvalue()
 
 
-def _rates(monkeypatch: pytest.MonkeyPatch, arrivals: list[tuple[float, int]], now: float) -> float:
-    """Rate of a stage at which numbers of items have arrived at times (s)."""
+@pytest.fixture(params=[True, False], ids=["terminal", "log"])
+def rate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[float, int]]], float]:
+    """Rate that listeners are told, after numbers of items have arrived at times (s) since 100 were done."""
     clock = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     monkeypatch.setattr(observability.time, "monotonic", lambda: clock[0])
-    rate, done = observability._Rate(100), 100
-    for clock[0], count in arrivals:
-        done += count
-        rate.update(done, clock[0])
-    return rate.per_s(now)
+    monkeypatch.setattr(sys, "stderr", Terminal() if request.param else io.StringIO())
+
+    def rate(arrivals: list[tuple[float, int]]) -> float:
+        clock[0] = 0.0
+        told: list[tuple[str, int, int, float]] = []
+        with (
+            observability.listening(lambda *values: told.append(values)),
+            observability.stage("embed", 10**6, "images", done=100) as bar,
+        ):
+            for clock[0], count in arrivals:
+                bar.advance(count)
+        assert told[-1][:3] == ("embed", 100 + sum(count for _, count in arrivals), 10**6)
+        assert len(told) >= arrivals[-1][0] // 50
+        return told[-1][3]
+
+    return rate
 
 
-def test_the_rate_is_the_median_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    steady = [(0.5 * i, 5) for i in range(1, 401)]  # 10 per second for 200 s
-    assert _rates(monkeypatch, steady, 200.0) == pytest.approx(10.0, rel=0.02)
-    slow_start = [(100.0, 1), *((100 + 0.5 * i, 5) for i in range(1, 201))]
-    assert _rates(monkeypatch, slow_start, 200.0) == pytest.approx(10.0, rel=0.02)
-    pause = [(t, n) for t, n in steady if not 170 < t <= 185]  # the mean of the minute would be 7.5
-    assert _rates(monkeypatch, pause, 200.0) == pytest.approx(10.0, rel=0.02)
-    faster = [*steady, *((200 + 0.1 * i, 5) for i in range(1, 601))]
-    assert _rates(monkeypatch, faster, 260.0) == pytest.approx(50.0, rel=0.02)
+STEADY = [(0.5 * i, 5) for i in range(1, 401)]  # 10 per second for 200 s
 
 
-def test_the_rate_is_the_mean_at_first_and_of_rare_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _rates(monkeypatch, [(1.0, 4), (4.0, 8)], 4.0) == pytest.approx(3.0)
-    bursts = [(45.0 * i, 90) for i in range(1, 5)]  # every 45 s
-    assert _rates(monkeypatch, bursts, 180.0) == pytest.approx(2.0, rel=0.3)
+def test_one_slow_batch_changes_the_rate_little(rate: Callable[[list[tuple[float, int]]], float]) -> None:
+    assert rate(STEADY) == pytest.approx(10.0, rel=0.01)
+    assert rate([each for each in STEADY if not 170 < each[0] <= 185]) == pytest.approx(10.0, rel=0.25)
+    assert rate([(4.0, 4), *((4.0 + t, n) for t, n in STEADY)]) == pytest.approx(10.0, rel=0.01)
 
 
-def test_a_terminal_shows_that_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    out = Terminal()
+def test_the_rate_is_that_of_the_last_minutes(rate: Callable[[list[tuple[float, int]]], float]) -> None:
+    faster = [(200 + 0.1 * i, 5) for i in range(1, 2401)]  # 50 per second for 240 s
+    assert rate([*STEADY, *faster]) == pytest.approx(50.0, rel=0.05)
+
+
+def test_the_rate_is_the_mean_at_first_and_of_rare_items(rate: Callable[[list[tuple[float, int]]], float]) -> None:
+    assert rate([(1.0, 4), (4.0, 8)]) == pytest.approx(3.0, rel=0.01)
+    assert rate([(45.0 * i, 90) for i in range(1, 5)]) == pytest.approx(2.0, rel=0.01)  # every 45 s
+
+
+def test_a_log_has_a_line_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, clock = io.StringIO(), [0.0]
     monkeypatch.setattr(sys, "stderr", out)
-    monkeypatch.setattr(observability._Rate, "per_s", lambda *_: 4.0)
-    with observability.stage("embed", 120, "images") as bar:
-        bar.advance(40)
-    assert "4.00 images/s" in out.getvalue()
-    assert "<00:20" in out.getvalue()
+    for clocked in ("tqdm.std.time", "substyle.engine.observability.time.monotonic"):
+        monkeypatch.setattr(clocked, lambda: clock[0])
+    with observability.stage("embed", 120, "images", done=20) as bar:
+        for clock[0] in range(1, 41):
+            bar.advance(1)
+            bar.note("two workers")
+    lines = out.getvalue().splitlines()
+    assert [line.partition(" [")[0].partition("% ")[2] for line in lines] == ["35/120", "50/120", "60/120"]
+    assert all("two workers" in line for line in lines[1:])
+    assert "1.00 images/s" in lines[1]
+    assert "<01:10" in lines[1]  # resumed images do not count
+
+
+def test_quiet_stages_show_nothing_and_tell_listeners(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[int] = []
+    with (
+        observability.listening(lambda name, done, *_: told.append(done)),
+        observability.stage("embed", 3, "images", quiet=True) as bar,
+    ):
+        bar.note("one")
+        bar.advance(3)
+    assert told == [3]
+    assert capsys.readouterr() == ("", "")

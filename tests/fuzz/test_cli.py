@@ -36,7 +36,7 @@ COMMANDS = {
     "transforms": ["--suite", "--seed", "--canvas", "--plugin"],
     "backbones": ["--store", "--plugin"],
     "run": [
-        *("--images", "--out", "--limit", "--device", "--runtime"),
+        *("--images", "--out", "--limit", "--device", "--runtime", "--set"),
         *("--backbone", "--checkpoint", "--suite", "--seed", "--canvas"),
     ],
     "embed": [
@@ -56,7 +56,8 @@ COMMANDS = {
     ],
     "info": [],
     "verify": [],
-    "probe": ["--out", "--study", "--backbone"],
+    "probe": ["--out", "--study", "--backbone", "--set"],
+    "stage": ["--out", "--study", "--backbone", "--set", "--checkpoint"],
     "analyze": ["--out", "--study", "--backbone"],
     "report": ["--out", "--study"],
     "predict": ["--checkpoint", "--top", "--plugin"],

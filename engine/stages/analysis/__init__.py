@@ -40,6 +40,11 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
         """All results."""
         return result
 
+    def lines(self, result: JSON) -> Iterator[str]:
+        """Accuracy of k-NN classifiers of transformations."""
+        shares = (f"{k}-NN {v:.3f}" for k, v in result["knn"]["transformation"].items() if v is not None)
+        yield f"transformation: {'  '.join(shares)}"
+
     def sections(self, results: Results) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)

@@ -7,7 +7,7 @@ the study's store come from a compiled network, and a detector would learn that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache as cache_calls
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.attacks import (
     ADAPTIVE,
+    ATTACKS,
     BATCH,
     CLEAN,
     FEWEST,
@@ -83,10 +84,20 @@ class AttackStage(JsonStage[AttackConfig]):
     name = "attack"
     config = AttackConfig
     file = "attack.json"
+    reads = ("probes",)
 
     def of(self, study: Study) -> AttackConfig | None:
         """`[attack]`, if it has attacks."""
         return study.attack if study.attack.attacks else None
+
+    def alone(self, run: Run) -> AttackConfig:
+        """`[attack]`; by default all attacks on all networks. Raises ConfigError without any."""
+        assert run.study is not None
+        own = run.study.attack
+        names = own.backbones or attackable(run.store, [entry.name for entry in run.store.backbones()])
+        if not names:
+            raise ConfigError("STORE", str(run.store.path), "a store with networks; name controls with --backbone")
+        return replace(own, attacks=own.attacks or ATTACKS, backbones=tuple(names))
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError without networks, class probes or photographs to attack."""
@@ -140,6 +151,13 @@ class AttackStage(JsonStage[AttackConfig]):
         subject = _Subject(run.store, run.out, _table(run, unit), config, inputs, run.checkpoints, target)
         self.write(folder, subject.run(folder, run.source or identity.open_own(run.store), quiet=run.quiet))
         return True
+
+    def lines(self, result: JSON) -> Iterator[str]:
+        """Success and detection of each attack."""
+        for name, scores in result["attacks"].items():
+            detector = (scores["detection"].get("detector") or {}).get("auroc")
+            suffix = "" if detector is None else f"  detector AUROC {detector:.3f}"
+            yield f"{name}  success {scores['success']:.3f}{suffix}"
 
     def sections(self, results: Results) -> Iterator[Section]:
         """Sections of the report."""

@@ -11,7 +11,7 @@ from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
-from substyle.engine.report.data import Results
+from substyle.engine.report.data import Results, dig
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.probes.section import sections
@@ -74,6 +74,14 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     def of_backbone(self, result: ProbeOutcome) -> Mapping[str, Any]:
         """Results by task."""
         return result.results
+
+    def lines(self, result: ProbeOutcome) -> Iterator[str]:
+        """Accuracy of each head: of all transformations, of held-out ones, or on unchanged photographs."""
+        for task, heads in result.results.items():
+            for head, score in heads.items() if isinstance(heads, dict) else ():
+                found = (dig(score, key) for key in ("accuracy", "held_out", "clean"))
+                if (value := next((each for each in found if each is not None), None)) is not None:
+                    yield f"{task}  {head}  {value:.3f}"
 
     def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """Comparisons of backbones, and what was resampled."""

@@ -111,6 +111,36 @@ def test_everything_shows_it_and_it_is_kept_until_something_changes(
     assert note(folder) != before
 
 
+def test_set_counts_as_if_the_file_said_it(folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, two_classes, capsys, "--set", "dimension.images=6", "--set", "probes.passes=10")
+    before = note(folder)
+    text = STUDY.replace("images = 8", "images = 6").replace("passes = 20", "passes = 10")
+    (folder / "study.toml").write_text(text)
+    run(folder, two_classes, capsys)
+    assert note(folder) == before  # kept
+    given = ["report", str(folder / "out" / "store.zarr"), "--study", str(folder / "study.toml"), "--allow-plugins"]
+    given += ["--images", str(two_classes), "--set", "probes.passes=11"]
+    assert main(given) == 1
+    assert "--set probes.passes=11" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = json.loads(Path(run(folder, two_classes, capsys)["results"]).read_text())
+    store, before = str(folder / "out" / "store.zarr"), note(folder)
+    study = ["--study", str(folder / "study.toml"), "--images", str(two_classes), "--allow-plugins"]
+    assert main(["stage", "dimension", store, *study, "--json"]) == 0
+    assert the_json(capsys)["backbones"][PIXELS] == results["backbones"][PIXELS]["dimension"]
+    assert note(folder) == before  # kept
+    for name in ("dimensions", "finetune"):  # the second needs a study
+        assert main(["stage", name, store, "--json"]) == 2
+        assert "allowed: probes, analysis" in the_json(capsys)["error"]["message"]
+    plugin = ["--plugin", str(folder / "dimension.py"), "--set", "dimension.images=6"]
+    assert main(["stage", "dimension", store, *plugin, "--quiet"]) == 0
+    printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in printed] == [[PIXELS, name] for name in ("identity", "grayscale", "jpeg")]
+    assert json.loads(note(folder))["stamp"]["settings"]["images"] == 6
+
+
 def test_results_of_another_source_are_outdated(
     folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.conformance.kinds import write_tar
 
 from substyle.engine.commands.arguments import parser
-from substyle.engine.commands.options import source_config
+from substyle.engine.commands.options import fields_of
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of, open_source
 from substyle.pipelines.sources.base import Records
@@ -164,7 +164,6 @@ def test_every_option_of_the_command_line_reaches_the_configuration() -> None:
     for flag, name in (flags | {name: name.replace("-", "_") for name in names}).items():
         value = {"kind": "parquet", "splits": "none"}.get(name, "x")
         options = parser().parse_args(["embed", "a", "--store", "s", "--backbone", "b", f"--{flag}", value])
-        assert str(getattr(source_config(options), name)) == value
-        assert source_config(options, SourceConfig(label_column="c")).label_column == (
-            "x" if name == "label_column" else "c"
-        )
+        config = SourceConfig(**fields_of(options, "source"))
+        assert Path(str(getattr(config, name))).name == value
+        assert config.given() == [name] if name != "kind" else not config.given()

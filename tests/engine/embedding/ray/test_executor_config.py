@@ -16,7 +16,7 @@ import torch
 
 from substyle.engine.cli import main
 from substyle.engine.commands.arguments import parser
-from substyle.engine.commands.options import executor_config
+from substyle.engine.commands.options import changes
 from substyle.engine.config import HERE, RAY, EmbedConfig, ExecutorConfig
 from substyle.engine.devices import Target
 from substyle.engine.embedding import ray_cluster, ray_executor
@@ -52,8 +52,9 @@ def test_a_study_has_a_table_and_the_command_line_overrides_it(tmp_path: Path) -
     executor = load_study(tmp_path / "s.toml").executor
     assert executor == ExecutorConfig("ray", "head:6379", 8)
     options = parser().parse_args(["run", "s.toml", "--workers", "3", "--retries", "0"])
-    assert executor_config(options, executor) == ExecutorConfig("ray", "head:6379", 3, 0)
-    assert executor_config(parser().parse_args(["run", "s.toml"]), executor) == executor
+    overridden = load_study(tmp_path / "s.toml", changes=changes(options)).executor
+    assert overridden == ExecutorConfig("ray", "head:6379", 3, 0)
+    assert not changes(parser().parse_args(["run", "s.toml"]))
     (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\n[executor]\nworker = 8\n')
     with pytest.raises(ConfigError, match="workers") as caught:
         load_study(tmp_path / "s.toml")

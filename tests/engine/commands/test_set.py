@@ -1,0 +1,155 @@
+"""`--set`, and options that are fields of configurations: they count as if the study file said it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import the_json
+
+from substyle.engine.cli import main
+from substyle.engine.commands.arguments import _MODELS, _fields, parser
+from substyle.engine.commands.options import changes
+from substyle.engine.config import EmbedConfig, ExecutorConfig, Study
+from substyle.engine.report.tracking import TrackConfig
+from substyle.engine.study.file import load_study
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import SourceConfig
+
+FILE = 'name = "s"\nbackbones = ["control:pixels"]\n[probes]\nmlp_steps = 20\nwidths = [8]\n'
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "folder" / "study.toml"
+    path.parent.mkdir()
+    path.write_text(FILE)
+    return path
+
+
+def asked(*words: str) -> dict[str, Any]:
+    return changes(parser().parse_args(["run", "s.toml", *words]))
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("probes.mlp_steps=300", "probes.mlp_steps", 300),
+        ("seed = 3", "seed", 3),
+        ("probes.Cs=[1e-3, 1e-2]", "probes.Cs", [1e-3, 1e-2]),
+        ("probes.rotate=false", "probes.rotate", False),
+        ("suite=mini5", "suite", "mini5"),  # a word needs no quotes
+        ("suite='mini5'", "suite", "mini5"),
+        ("images=a=b", "images", "a=b"),
+        ("shift={others = 'folder'}", "shift", {"others": "folder"}),
+        ("seed=1\nplugins=['p.py']", "seed", "1\nplugins=['p.py']"),  # one field each
+        ("seed=" + "[" * 5000, "seed", "[" * 5000),
+    ],
+)
+def test_values_are_toml(text: str, field: str, value: object) -> None:
+    assert asked("--set", text) == {field: value}
+
+
+@pytest.mark.parametrize("text", ["probes.mlp_steps", "=3", "probes.=3", ".seed=3", ""])
+def test_what_names_no_field_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="FIELD=VALUE") as caught:
+        asked("--set", text)
+    assert caught.value.field == "--set"
+
+
+def test_they_stand_in_place_of_those_of_the_file(study: Path) -> None:
+    given = {
+        "probes.mlp_steps": 300,
+        "seed": 5,
+        "shift.others": "photos",
+        "splits": {"train": 0.4, "val": 0.3, "test": 0.3},
+    }
+    changed = load_study(study, changes=given)
+    study.write_text(
+        FILE.replace("mlp_steps = 20", "mlp_steps = 300").replace("[probes]", "seed = 5\n[probes]")
+        + '[shift]\nothers = "photos"\n[splits]\ntrain = 0.4\nval = 0.3\ntest = 0.3\n'
+    )
+    assert changed == load_study(study)
+    assert changed.probes.seed == 5
+    assert changed.shift == {"others": study.parent / "photos"}
+    assert asked("--retries", "1", "--set", "executor.retries=3") == {"executor.retries": 3}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("probes.mlp_steps", 0, "probes.mlp_steps"),
+        ("probes.mlp_steps", "many", "probes.mlp_steps"),
+        ("probes.mlp_stepz", 3, "probes.mlp_stepz"),
+        ("nothing", 3, "nothing"),
+        ("name.first", "s", "name.first"),
+        ("backbones.0.precision", "fp32", "backbones.0.precision"),
+        ("stages.mine", 3, "stages"),
+    ],
+)
+def test_errors_are_those_of_the_file(study: Path, field: str, value: object, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(study, changes={field: value})
+    assert caught.value.field == named
+
+
+@pytest.mark.parametrize("change", ["plugins=['p.py']", "backbones=['python:p:network']"])
+@pytest.mark.parametrize("photographs", [False, True])
+def test_code_needs_permission(
+    study: Path, change: str, photographs: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SUBSTYLE_ALLOW_PLUGINS", raising=False)
+    monkeypatch.chdir(study.parent)
+    ran = study.parent / "ran"
+    (study.parent / "p.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    (study.parent / "photos").mkdir()
+    words = ["photos", "--backbone", "control:pixels"] if photographs else ["study.toml"]
+    assert main(["run", *words, "--set", change, "--out", "out", "--json"]) == 2
+    assert the_json(capsys)["error"]["field"] in ("plugins", "backbones", "--set")
+    assert not ran.exists()
+    if change.startswith("plugins"):
+        assert (
+            main(["run", *words, "--set", change, "--out", "out", "--json", "--allow-plugins"]) != 0
+        )  # no photographs
+        assert ran.exists()
+
+
+def test_settings_of_what_is_embedded_need_a_study(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(embedded.parent)
+    for command in ("probe", "analyze"):
+        assert main([command, str(embedded), "--set", "suite=mini5", "--json"]) == 2
+        assert "--study" in the_json(capsys)["error"]["message"]
+    assert main(["report", str(embedded), "--set", "probes.mlp_steps=3", "--json"]) == 2
+    assert the_json(capsys)["error"]["field"] == "--set"
+    assert main(["probe", str(embedded), "--set", "probes.mlp_steps=0", "--json"]) == 2
+    assert the_json(capsys)["error"]["field"] == "probes.mlp_steps"
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, two_classes: Path) -> Path:
+    store = tmp_path / "s.zarr"
+    words = ["--backbone", "control:pixels", "--suite", "identity,jpeg", "--canvas", "64", "--limit", "4", "--quiet"]
+    assert main(["embed", str(two_classes), "--store", str(store), *words]) == 0
+    return store
+
+
+def test_every_model_is_read_as_it_is() -> None:
+    models = {"study": Study, "embed": EmbedConfig, "executor": ExecutorConfig, "source": SourceConfig}
+    for table, model in (models | {"track": TrackConfig}).items():
+        assert _MODELS[table][1] == model.__name__
+        described = {name: field.description for name, field in model.__pydantic_fields__.items()}  # type: ignore[attr-defined]
+        assert {name: about for name, (_, about) in _fields(table).items()} == {
+            name: " ".join(str(about).split()) for name, about in described.items()
+        }
+
+
+def test_arguments_load_no_library() -> None:
+    code = "import sys; from substyle.engine.commands.arguments import parser; parser().format_help()\n"
+    code += "print([name for name in ('torch', 'numpy', 'pydantic') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
