@@ -22,9 +22,9 @@ from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import ATTACKS, AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
-from substyle.engine.report.data import dig, labelled
+from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
-from substyle.engine.results.read import read_results, results_schema
+from substyle.engine.results.read import read_results, results_schema, validate_results
 from substyle.engine.stages.attack import attackable
 from substyle.engine.stages.registry import stage
 from substyle.engine.stages.stage import Run
@@ -161,7 +161,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     for name, outcome in outcomes.items():
         for task, heads in outcome.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
-                found = (dig(score, key) for key in ("accuracy", "held_out", "clean"))
+                found = map(score.get, ("accuracy", "held_out", "clean")) if isinstance(score, dict) else ()
                 if (value := next((each for each in found if each is not None), None)) is not None:
                     print(f"{name}  {task}  {head}  {value:.3f}")
     return {"out": str(out), "backbones": {name: outcome.results for name, outcome in outcomes.items()}}
@@ -207,7 +207,7 @@ def _suite(study: Study | None) -> Sequence[str]:
 
 
 def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
-    print(headline_table(labelled(results)))
+    print(headline_table(labelled(validate_results(results))))
     quarantined = results["quarantined"]
     if quarantined:
         print(f"\nquarantined images: {len(quarantined)}, listed in the report")

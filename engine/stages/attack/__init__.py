@@ -43,8 +43,8 @@ from substyle.engine.probes.attacks import (
 )
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import resample
-from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.attack.section import sections
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import Stamp, file_digest, is_result
@@ -140,7 +140,7 @@ class AttackStage(JsonStage[AttackConfig]):
         self.write(folder, subject.run(folder, run.source or identity.open_own(run.store), quiet=run.quiet))
         return True
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 

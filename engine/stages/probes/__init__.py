@@ -11,7 +11,6 @@ from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
-from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.probes.section import sections
@@ -84,7 +83,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
             found["resampled"] = {"by": outcome.resample_by, "groups": len(groups)}
         return found
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 
