@@ -207,7 +207,7 @@ def _rows(runs: Sequence[ResultsDocument]) -> list[_Row]:
     return [row for row in rows if any(value is not None for value in row.values)]
 
 
-def _nearest(backbone: BackboneResults) -> tuple[tuple[float | None, Sequence[float] | None], ...]:
+def _nearest(backbone: BackboneResults) -> tuple[tuple[float | None, list[float] | None], ...]:
     """Value and interval of each of `_NEAREST`."""
     near, shares, ends = backbone.knn or Neighbours(), backbone.balance or Balance(), backbone.balance_ci95 or {}
     votes = (near.transformation, near.transformation_ci95), (near.label, near.label_ci95)
