@@ -16,6 +16,7 @@ from typing import Any
 from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.gains import attentive, finetuned
 from substyle.engine.results.model import Robustness
+from substyle.engine.results.read import validate_results
 from substyle.engine.stages.domains.section import domains
 from substyle.engine.stages.shift.section import shift_table
 
@@ -72,7 +73,8 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
     if results.get("robustness"):
         kept["robustness"] = results["robustness"]
-    for made in (finetuned(results), attentive(results), shift_table(results), domains(results)):
+    document = validate_results(results)
+    for made in (finetuned(document), attentive(document), shift_table(document), domains(document)):
         if made and made.rows:
             names = [column.name for column in made.columns]
             kept[made.name] = [dict(zip(names, row, strict=True)) for row in made.rows]

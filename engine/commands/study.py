@@ -23,7 +23,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
-from substyle.engine.results.read import read_results, results_schema
+from substyle.engine.results.read import read_results, results_schema, validate_results
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import derive
 from substyle.engine.stages.stage import Embedding, Run, Stage
@@ -263,7 +263,7 @@ def _suite(study: Study | None) -> Sequence[str]:
 
 
 def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
-    print(headline_table(labelled(results)))
+    print(headline_table(labelled(validate_results(results))))
     quarantined = results["quarantined"]
     if quarantined:
         print(f"\nquarantined images: {len(quarantined)}, listed in the report")

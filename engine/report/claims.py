@@ -20,11 +20,9 @@ from substyle.engine.results.model import (
     Claim,
     GroupedScores,
     PairedDifference,
-    ProbeScores,
     Resampling,
     ResultsDocument,
     Robustness,
-    Spec,
     Status,
 )
 
@@ -250,12 +248,8 @@ def _by_objective(results: ResultsDocument) -> dict[str, list[str]]:
     """Trained networks by training objective; "" if unknown."""
     found: dict[str, list[str]] = {}
     for name in results.networks():
-        found.setdefault(_spec(results, name).objective or "", []).append(name)
+        found.setdefault(results.backbones[name].facts.objective or "", []).append(name)
     return found
-
-
-def _spec(results: ResultsDocument, name: str) -> Spec:
-    return results.backbones[name].spec or Spec()
 
 
 def _differences(
@@ -317,13 +311,8 @@ def _pairs_decide(
 
 def _reached(results: ResultsDocument, name: str, task: str, metric: str) -> float | None:
     """A score of the linear probe; None if there is none."""
-    scores = _probe(results.backbones.get(name, BackboneResults()), task, "linear")
-    found: float | None = getattr(scores, metric, None)
+    found: float | None = getattr(results.probe(name, task, "linear"), metric, None)
     return found
-
-
-def _probe(backbone: BackboneResults, task: str, head: str) -> ProbeScores | None:
-    return backbone.multitask if task == "multitask" else backbone.scores(task, head)
 
 
 _SCORES = {_STYLE: "style accuracy", _HELD_OUT_STYLES: "accuracy on styles held out in turn"}
@@ -345,10 +334,10 @@ def _contrast(results: ResultsDocument, left: Sequence[str], right: Sequence[str
         return [value for name in names if (value := read(name)) not in (None, "")]
 
     def architecture(name: str) -> str | None:
-        return _spec(results, name).architecture
+        return results.backbones[name].facts.architecture
 
     def data(name: str) -> str | None:
-        return _spec(results, name).data
+        return results.backbones[name].facts.data
 
     differ = []
     for word, stated in (("architecture", architecture), ("data", data)):
@@ -359,7 +348,7 @@ def _contrast(results: ResultsDocument, left: Sequence[str], right: Sequence[str
         [f"{' and '.join(differ)} {'differ' if len(differ) > 1 or differ == ['data'] else 'differs'}"] if differ else []
     )
     wanted: tuple[tuple[str, Callable[[str], Any], Callable[[Any], str]], ...] = (
-        ("parameters", lambda name: _spec(results, name).parameters, lambda value: f"{value / 1e6:.3g} M"),
+        ("parameters", lambda name: results.backbones[name].facts.parameters, lambda value: f"{value / 1e6:.3g} M"),
         ("width", lambda name: results.backbones[name].dim, str),
     )
     for word, read, written in wanted:
@@ -413,7 +402,7 @@ def _held_back(results: ResultsDocument, claim: Claim, names: Sequence[str], use
         f"{name} ({(task + ' ' + head).strip().replace('_', ' ')})"
         for name in names
         for task, head in used
-        if (probe := _probe(results.backbones[name], task, head)) is None or probe.converged is not True
+        if (probe := results.probe(name, task, head or "mlp")) is None or probe.converged is not True
     ]
     reasons = [f"not converged, or unknown: {listed(late)}"] if late else []
     photographs, resampled = (results.splits or {}).get("test"), results.resampled or Resampling()

@@ -8,15 +8,15 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, head_name, heads, ordered, show, transformations
-from substyle.engine.report.findings import interval_key
+from substyle.engine.report.data import Column, Table, head_name, show
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
+from substyle.engine.results.model import BackboneResults, Balance, Neighbours, ProbeScores, ResultsDocument
 from substyle.engine.results.read import validate_results
 from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
 
-Runs = Sequence[tuple[str, Results]]
+Runs = Sequence[tuple[str, dict[str, Any]]]  # as JSON, since setups differ in any part
 
 _SETUP = ("suite", "transformations", "images", "photographs", "canvas", "seed", "classes", "splits", "resampled")
 _NO_NUMBERS = ("device", "threads", "table", "stream_buffer", "save")  # settings that change no score
@@ -27,11 +27,13 @@ _PROBES = (
     ("clean", "Class, unchanged", "semantic", "clean"),
     ("obfuscated", "Class, transformed", "semantic", "obfuscated"),
 )
-_OTHERS = (
-    ("knn_style_10", "Style, 10-NN", ("knn", "transformation", "10"), ("knn", "transformation_ci95", "10")),
-    ("knn_class_10", "Class, 10-NN", ("knn", "class", "10"), ("knn", "class_ci95", "10")),
-    ("same_image", "Nearest: same photograph", ("balance", "same_image"), ("balance_ci95", "same_image")),
-    ("same_style", "Nearest: same style", ("balance", "same_transformation"), ("balance_ci95", "same_transformation")),
+
+
+_NEAREST = (
+    ("knn_style_10", "Style, 10-NN"),
+    ("knn_class_10", "Class, 10-NN"),
+    ("same_image", "Nearest: same photograph"),
+    ("same_style", "Nearest: same style"),
 )
 
 
@@ -93,36 +95,34 @@ def compare_results(runs: Runs, out_dir: Path) -> Comparison:
     columns, _ = flat(Table("compare", "", _columns(names), ()))
     if len(runs) < 2 or len({name for name, _ in columns}) < len(columns):
         raise ConfigError("compare.runs", names, "at least two runs with distinct names")
-    for _, results in runs:
-        validate_results(results)
-    setup = tuple(_differences(runs))
-    rows = _rows(runs)
+    documents = [validate_results(results) for _, results in runs]
+    setup = tuple(_differences([results for _, results in runs]))
+    rows = _rows(documents)
     table = Table("compare", "Comparison of runs.", _columns(names), tuple(_flat(row) for row in rows))
     context = {
         "names": names,
         "setup": setup,
         "groups": [(name, list(own)) for name, own in groupby(rows, lambda row: row.backbone)],
-        "runs": [results for _, results in runs],
     }
     page = write_page(out_dir / "compare.html", "compare.html.j2", context)
     clear = tuple(tuple(row.clear(run) for run in range(1, len(runs))) for row in rows)
     return Comparison(setup, table, clear, (page, *write_tables([table], out_dir / "tables")))
 
 
-def _differences(runs: Runs) -> list[Difference]:
+def _differences(runs: Sequence[dict[str, Any]]) -> list[Difference]:
     found = []
     for what in _SETUP:
-        values = [_setup(results, what) for _, results in runs]
+        values = [_setup(results, what) for results in runs]
         if any(value != values[0] for value in values):
             found.append(Difference(what, tuple(_words(value, values[0]) for value in values)))
     for stage in ("probes", "analysis"):
-        settings = [dig(results, "settings", stage) for _, results in runs]
+        settings = [(results.get("settings") or {}).get(stage) for results in runs]
         found += _fields(f"settings of {stage}", settings, leave_out=_NO_NUMBERS)
-    definitions = [{row["name"]: row for row in results["transformations"]} for _, results in runs]
+    definitions = [{row["name"]: row for row in results["transformations"]} for results in runs]
     for name in dict.fromkeys(name for rows in definitions for name in rows):
         found += _fields(name, [rows.get(name) for rows in definitions])
-    for name in dict.fromkeys(name for _, results in runs for name in results["backbones"]):
-        specs = [dig(results, "backbones", name, "spec") for _, results in runs]
+    for name in dict.fromkeys(name for results in runs for name in results["backbones"]):
+        specs = [results["backbones"].get(name, {}).get("spec") for results in runs]
         found += _fields(name, [spec and network_identity(spec) for spec in specs])
     return found
 
@@ -139,10 +139,10 @@ def _fields(what: str, values: Sequence[dict[str, Any] | None], leave_out: Colle
     return [Difference(what, tuple(shown))] if names else []
 
 
-def _setup(results: Results, what: str) -> Any:  # noqa: ANN401 (any part of a results.json)
+def _setup(results: dict[str, Any], what: str) -> Any:  # noqa: ANN401 (any part of a results.json)
     if what == "transformations":
-        return transformations(results)
-    return dig(results, "identity", "photographs") if what == "photographs" else results.get(what)
+        return [row["name"] for row in results["transformations"]]
+    return (results.get("identity") or {}).get(what) if what == "photographs" else results.get(what)
 
 
 def _words(value: Any, first: Any) -> str:  # noqa: ANN401 (any part of a results.json)
@@ -187,23 +187,34 @@ class _Row:
         return disjoint and not (self.late[0] or self.late[run])
 
 
-def _rows(runs: Runs) -> list[_Row]:
-    found = [name for _, results in runs for name in ordered(results)]
+def _rows(runs: Sequence[ResultsDocument]) -> list[_Row]:
+    found = [name for results in runs for name in results.ordered()]
     backbones = sorted(dict.fromkeys(found), key=lambda name: -found.count(name))  # most common first
-    tried = list(dict.fromkeys(head for _, results in runs for head in heads(results)))
+    tried = list(dict.fromkeys(head for results in runs for head in results.heads()))
     rows = []
     for backbone in backbones:
-        each = [dig(results, "backbones", backbone) for _, results in runs]
+        each = [results.backbones.get(backbone, BackboneResults()) for results in runs]
         for (key, heading, task, score), head in product(_PROBES, tried):
-            probes = [dig(own, task, head) for own in each]
-            values = tuple(dig(probe, score) for probe in probes)
-            intervals = tuple(dig(probe, interval_key(probe, task, score)) for probe in probes)
-            late = tuple(dig(probe, "converged") is False for probe in probes)
+            probes = [own.probe(task, head) or ProbeScores() for own in each]
+            values = tuple(getattr(probe, score) for probe in probes)
+            intervals = tuple(probe.interval(score) for probe in probes)
+            late = tuple(probe.unconverged for probe in probes)
             rows.append(_Row(backbone, f"{key}_{head}", f"{heading}, {head_name(head)}", values, intervals, late))
-        for key, heading, path, interval in _OTHERS:
-            values, intervals = (tuple(dig(own, *keys) for own in each) for keys in (path, interval))
+        for at, (key, heading) in enumerate(_NEAREST):
+            near = [_nearest(own)[at] for own in each]
+            values, intervals = tuple(value for value, _ in near), tuple(interval for _, interval in near)
             rows.append(_Row(backbone, key, heading, values, intervals, (False,) * len(each)))
     return [row for row in rows if any(value is not None for value in row.values)]
+
+
+def _nearest(backbone: BackboneResults) -> tuple[tuple[float | None, list[float] | None], ...]:
+    """Value and interval of each of `_NEAREST`."""
+    near, shares, ends = backbone.knn or Neighbours(), backbone.balance or Balance(), backbone.balance_ci95 or {}
+    votes = (near.transformation, near.transformation_ci95), (near.label, near.label_ci95)
+    return (
+        *(((values or {}).get("10"), (intervals or {}).get("10")) for values, intervals in votes),
+        *((getattr(shares, key), ends.get(key)) for key in ("same_image", "same_transformation")),
+    )
 
 
 def _columns(names: Sequence[str]) -> tuple[Column, ...]:

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from substyle.engine.report.data import (
-    Column,
-    Results,
-    Table,
-    dagger,
-    dig,
-    first_head,
-    layer_of,
-    ordered,
-    real,
-    scored,
-    scored_under,
-    words,
-)
+from substyle.engine.report.data import Column, Table, dagger, layer_of, scored, scored_under, words
 from substyle.engine.report.figures import FULL, OPEN, panels
-from substyle.engine.report.findings import task_score
+from substyle.engine.results.model import Accuracy, PlainScores, ResultsDocument, SeverityCurve
 
 
 @dataclass(frozen=True)
@@ -61,32 +48,35 @@ COLOURS = ("#1f6fb5", "#c8561b", "#3a8f5c", "#8a5fb8", "#b8923a", "#4aa5a5", "#b
 _TASKS = (("style", "fine"), ("class", "semantic"))
 
 
-def _curves(results: Results, task: str) -> dict[str, Mapping[str, Any]]:
-    """Curves of the first head by backbone, then by transformation."""
-    head = first_head(results)
-    found = {name: dig(results, "backbones", name, task, head, "by_severity") for name in ordered(results)}
-    return {name: curves for name, curves in found.items() if curves}
+def _probes(results: ResultsDocument, task: str) -> dict[str, PlainScores]:
+    """Probes of the first head that have curves, by backbone."""
+    head = results.first_head()
+    found = {name: backbone.probe(task, head) for name, backbone in results.ordered().items()}
+    return {name: probe for name, probe in found.items() if isinstance(probe, PlainScores) and probe.by_severity}
 
 
-def names(results: Results) -> list[str]:
+def _curve(probe: PlainScores | None, name: str) -> SeverityCurve | None:
+    return ((probe and probe.by_severity) or {}).get(name)
+
+
+def names(results: ResultsDocument) -> list[str]:
     """Transformations with a curve, in suite order."""
-    curves = _curves(results, "fine") | _curves(results, "semantic")
-    return list(dict.fromkeys(name for each in curves.values() for name in each))
+    probes = _probes(results, "fine") | _probes(results, "semantic")
+    return list(dict.fromkeys(name for probe in probes.values() for name in probe.by_severity or {}))
 
 
-def severities(results: Results) -> Table:
+def severities(results: ResultsDocument) -> Table:
     """Accuracies and sensitivity at each severity."""
-    of_task, head = {task: _curves(results, task) for _, task in _TASKS}, first_head(results)
+    every = [_probes(results, task) for _, task in _TASKS]
     rows = []
-    for backbone in ordered(results):
-        probes = [dig(results, "backbones", backbone, task, head) for _, task in _TASKS]
+    for backbone, own in results.ordered().items():
+        probes = [of_task.get(backbone) for of_task in every]
         for name in names(results):
-            curves = [dig(of_task[task], backbone, name) for _, task in _TASKS]
-            levels: list[int] = next((curve["severities"] for curve in curves if curve), [])
-            for at, severity in enumerate(levels):
-                points = [curve and {key: curve[key][at] for key in ("accuracy", "ci95")} for curve in curves]
-                values = [scored(point, "accuracy", "ci95", p) for point, p in zip(points, probes, strict=True)]
-                moved = scored_under(results["backbones"][backbone], "sensitivity", f"{name}@{severity}")
+            curves = [_curve(probe, name) for probe in probes]
+            for at, severity in enumerate(next((curve.severities for curve in curves if curve), [])):
+                points = [curve and Accuracy(accuracy=curve.accuracy[at], ci95=curve.ci95[at]) for curve in curves]
+                values = [scored(point, "accuracy", probe=p) for point, p in zip(points, probes, strict=True)]
+                moved = scored_under(own.sensitivity, own.sensitivity_ci95, f"{name}@{severity}")
                 rows.append((backbone, name, severity, *values, moved))
     columns = (
         *(*words("backbone", "transformation"), Column("severity", "Severity", "count")),
@@ -96,20 +86,19 @@ def severities(results: Results) -> Table:
     return Table("severities", "Accuracy and sensitivity at each severity.", columns, tuple(rows))
 
 
-def halfway(results: Results) -> Table:
+def halfway(results: ResultsDocument) -> Table:
     """Severity at which style accuracy is halfway between chance and its maximum: a column per backbone."""
-    curves = _curves(results, "fine")
-    columns = (*words("transformation"), *(Column(name, name, "number", interval=True) for name in curves))
-    probes = [dig(results, "backbones", backbone, "fine", first_head(results)) for backbone in curves]
+    probes = _probes(results, "fine")
+    columns = (*words("transformation"), *(Column(name, name, "number", interval=True) for name in probes))
     rows = [
-        (name, *(scored(dig(c, name), "halfway", probe=p) for c, p in zip(curves.values(), probes, strict=True)))
+        (name, *(scored(_curve(probe, name), "halfway", probe=probe) for probe in probes.values()))
         for name in names(results)
     ]
     caption = "Severity at which style accuracy is halfway between chance and its maximum."
     return Table("halfway", caption, columns, tuple(row for row in rows if any(row[1:])))
 
 
-def severity_plots(results: Results) -> list[CurvePlot]:
+def severity_plots(results: ResultsDocument) -> list[CurvePlot]:
     """Plots of transformations, of all backbones."""
     rows = severities(results).rows
     plots = []
@@ -123,7 +112,7 @@ def severity_plots(results: Results) -> list[CurvePlot]:
                 tuple(r[2] for r in own if dagger(r[column])),
             )
             for dashed, column in ((False, 3), (True, 4))
-            for at, backbone in enumerate(ordered(results))
+            for at, backbone in enumerate(results.ordered())
             if (own := [r for r in rows if r[:2] == (backbone, name) and r[column]])
         ]
         if curves:
@@ -132,14 +121,13 @@ def severity_plots(results: Results) -> list[CurvePlot]:
     return plots
 
 
-def _summary(results: Results, name: str) -> str:
+def _summary(results: ResultsDocument, name: str) -> str:
     """Which trained backbone names the transformation at the lowest severity, and whether another is clearly later.
 
     Probes that have not converged are left out.
     """
-    curves, head = _curves(results, "fine"), first_head(results)
-    trained = [b for b in real(results) if dig(results, "backbones", b, "fine", head, "converged") is not False]
-    found = [(backbone, scored(dig(curves, backbone, name), "halfway")) for backbone in trained]
+    probes = {b: probe for b, probe in _probes(results, "fine").items() if b in results.real()}
+    found = [(b, scored(_curve(probe, name), "halfway")) for b, probe in probes.items() if not probe.unconverged]
     known = sorted(((backbone, half) for backbone, half in found if half is not None), key=lambda pair: pair[1][0])
     if not known:
         return "No converged probe of a backbone names it clearly above chance."
@@ -166,11 +154,11 @@ def highest(curve: Curve) -> str:
 _FEWEST_LAYERS = 3  # in a plot
 
 
-def depth_plots(results: Results) -> list[CurvePlot]:
+def depth_plots(results: ResultsDocument) -> list[CurvePlot]:
     """Scores of the first head by depth, for networks read at several layers."""
-    head = first_head(results)
+    head = results.first_head()
     read: dict[tuple[str, int], dict[int, str]] = {}
-    for name in ordered(results):
+    for name in results.ordered():
         if (placed := layer_of(results, name)) is not None:
             network, layer, last = placed
             read.setdefault((network, last), {})[layer] = name
@@ -184,8 +172,8 @@ def depth_plots(results: Results) -> list[CurvePlot]:
     for (network, last), names in read.items():
         curves = []
         for label, colour, dashed, task, key in wanted:
-            scores = [(layer, dig(results, "backbones", name, task, head)) for layer, name in sorted(names.items())]
-            points = [(layer, score) for layer, each in scores if (score := task_score(each, task, key)) is not None]
+            probes = [(layer, results.probe(name, task, head)) for layer, name in sorted(names.items())]
+            points = [(layer, score) for layer, probe in probes if (score := scored(probe, key)) is not None]
             late = tuple(layer for layer, score in points if dagger(score))
             if points:
                 curves.append(Curve(label, colour, dashed, tuple((layer, *score) for layer, score in points), late))

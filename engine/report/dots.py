@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from substyle.engine.report.data import Results, dig, first_head, head_name, heads, ordered
+from substyle.engine.report.data import head_name, scored
 from substyle.engine.report.figures import FULL, MUTED, OPEN
-from substyle.engine.report.findings import task_score
+from substyle.engine.results.model import ResultsDocument
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,26 @@ class DotPlot:
     key: tuple[tuple[str, str], ...]
 
 
-def _plot(results: Results, title: str, task: str, wanted: Sequence[tuple[str, str, str, str]]) -> DotPlot | None:
+def _plot(
+    results: ResultsDocument, title: str, task: str, wanted: Sequence[tuple[str, str, str, str]]
+) -> DotPlot | None:
     """Create a dot plot; ``wanted`` is (head, score, shape, label) of each dot in a row."""
     rows = []
-    for name in ordered(results):
-        dots = []
-        for head, key, shape, label in wanted:
-            if score := task_score(dig(results, "backbones", name, task, head), task, key):
-                dots.append(Dot(*score, shape, label))
+    for name, backbone in results.ordered().items():
+        scores = [(scored(backbone.probe(task, head), key), shape, label) for head, key, shape, label in wanted]
+        dots = tuple(Dot(*score, shape, label) for score, shape, label in scores if score)
         if dots:
-            rows.append(DotRow(name, bool(dig(results, "backbones", name, "control")), tuple(dots)))
+            rows.append(DotRow(name, bool(backbone.control), dots))
     if not rows:
         return None
     used = {dot.label for row in rows for dot in row.dots}
     shapes = tuple((shape, label) for _, _, shape, label in wanted if label in used)
-    return DotPlot(title, tuple(rows), dig(results, "chance", task), shapes)
+    return DotPlot(title, tuple(rows), results.chance_of(task), shapes)
 
 
-def dot_plots(results: Results) -> list[DotPlot]:
+def dot_plots(results: ResultsDocument) -> list[DotPlot]:
     """Dot plots of style, new styles and substance."""
-    tried, first = heads(results), first_head(results)
+    tried, first = results.heads(), results.first_head()
     each = zip(tried, ("full", "open"), strict=False)
     styles = [(head, "accuracy", shape, f"{head_name(head)} probe") for head, shape in each]
     new = [(first, "seen", "full", "seen in training"), (first, "held_out", "open", "held out")]

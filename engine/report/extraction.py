@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, words
+from substyle.engine.report.data import Column, Scored, Table, scored, show, show_interval, words
 from substyle.engine.report.figures import FULL, MUTED, OPEN, panels
-from substyle.engine.report.findings import task_score
+from substyle.engine.results.model import Extractability, ResultsDocument, Size
 
 LINEAR = "linear"
 _TASKS = {"fine": "style", "semantic": "class"}
 
 
-def _entries(results: Results) -> list[tuple[str, str, str, Mapping[str, Any]]]:
+def _entries(results: ResultsDocument) -> list[tuple[str, str, str, Extractability]]:
     """(backbone, task, head, entry) of extractability."""
     return [
         (name, task, head, entry)
         for task in _TASKS
-        for name in ordered(results)
-        for head, entry in (dig(results, "backbones", name, "extractability", task) or {}).items()
+        for name, backbone in results.ordered().items()
+        for head, entry in ((backbone.extractability or {}).get(task) or {}).items()
         if entry
     ]
 
 
-def extractability(results: Results) -> Table:
+def extractability(results: ResultsDocument) -> Table:
     """How easily labels are read: control tasks, codelength, photographs needed and shuffled labels, beside chance."""
     columns = (
         *(*words("backbone", "task", "head"), Column("test", "Test", interval=True)),
@@ -42,25 +42,24 @@ def extractability(results: Results) -> Table:
     rows: list[tuple[Any, ...]] = []
     entries = _entries(results)
     for name, task, head, entry in entries:
-        own, shuffled = dig(entry, "selectivity"), dig(entry, "shuffled")
         key = "accuracy" if task == "fine" else "clean"
-        needed = scored(dig(entry, "curve"), "needed")
-        parts = [part for part in map(entry.get, ("selectivity", "codelength", "curve", "shuffled")) if part]
+        needed = scored(entry.curve, "needed")
+        parts = [part for part in (entry.selectivity, entry.codelength, entry.curve, entry.shuffled) if part]
         rows.append(
             (
                 *(name, _TASKS[task], head),
-                task_score(dig(results, "backbones", name, task, head), task, key),
-                *(scored(own, part) for part in ("task", "control", "selectivity", "memorised")),
-                *(scored(dig(entry, "codelength"), part) for part in ("bits", "compression")),
+                scored(results.probe(name, task, head), key),
+                *(scored(entry.selectivity, part) for part in ("task", "control", "selectivity", "memorised")),
+                *(scored(entry.codelength, part) for part in ("bits", "compression")),
                 None if needed is None else tuple(None if n is None else round(n) for n in needed),
-                dig(shuffled, "accuracy"),
-                scored(shuffled, "expected", "range95"),
-                "no" if any(dig(part, "converged") is False for part in parts) else "yes",
+                entry.shuffled and entry.shuffled.accuracy,
+                scored(entry.shuffled, "expected", "range95"),
+                "no" if any(part.converged is False for part in parts) else "yes",
             )
         )
     for task in dict.fromkeys(task for _, task, _, _ in entries):
-        chance = dig(results, "chance", task)
-        codes = (dig(entry, "codelength", "uniform") for _, own, _, entry in entries if own == task)
+        chance = results.chance_of(task)
+        codes = (entry.codelength and entry.codelength.uniform for _, own, _, entry in entries if own == task)
         uniform = next((code for code in codes if code is not None), None)
         if chance is not None:
             alone = (chance, None, None)
@@ -71,7 +70,7 @@ def extractability(results: Results) -> Table:
     return Table("extractability", "How easily labels are read from each embedding.", columns, tuple(rows))
 
 
-def extractability_summary(results: Results) -> str:
+def extractability_summary(results: ResultsDocument) -> str:
     """Which backbone and which control take the fewest bits, and whether shuffled labels are at chance.
 
     Codelengths that have not converged are left out.
@@ -80,20 +79,21 @@ def extractability_summary(results: Results) -> str:
     entries = _entries(results)
     for task, what in _TASKS.items():
         found = [
-            (dig(entry, "codelength", "bits"), name, entry["codelength"])
+            (entry.codelength.bits, name, entry.codelength)
             for name, own, head, entry in entries
-            if (own, head) == (task, LINEAR) and dig(entry, "codelength", "converged")
+            if (own, head) == (task, LINEAR) and entry.codelength and entry.codelength.converged
+            if entry.codelength.bits is not None
         ]
         for kind, control in (("backbones", False), ("controls", True)):
-            able = [one for one in found if bool(dig(results, "backbones", one[1], "control")) is control]
+            able = [one for one in found if bool(results.backbones[one[1]].control) is control]
             if able:
                 bits, name, code = min(able, key=lambda one: one[0])
-                uniform = "" if control else f"; uniform code {show(code['uniform'], 'number')}"
+                uniform = "" if control else f"; uniform code {show(code.uniform, 'number')}"
                 sentences.append(
                     f"{what.capitalize()} takes the fewest bits per label of all {kind} in {name}: "
-                    f"{show(bits, 'number')} ({show_interval(code.get('bits_ci95'), 'number')}{uniform})."
+                    f"{show(bits, 'number')} ({show_interval(code.bits_ci95, 'number')}{uniform})."
                 )
-    flags = [(name, task, dig(entry, "shuffled", "at_chance")) for name, task, _, entry in entries]
+    flags = [(name, task, entry.shuffled and entry.shuffled.at_chance) for name, task, _, entry in entries]
     known = [flag for flag in flags if flag[2] is not None]
     late = ", ".join(f"{name} ({_TASKS[task]})" for name, task, flag in known if not flag)
     if known:
@@ -104,16 +104,16 @@ def extractability_summary(results: Results) -> str:
     return " ".join(sentences)
 
 
-def learning_curves(results: Results) -> Table:
+def learning_curves(results: ResultsDocument) -> Table:
     """Test accuracy of linear probes by number of training photographs."""
     columns = (
         *(*words("backbone", "task"), Column("photographs", "Photographs", "count")),
         Column("accuracy", "Accuracy", interval=True),
     )
     rows = [
-        (name, _TASKS[task], int(size), scored(point, "accuracy", "ci95"))
+        (name, _TASKS[task], int(size), scored(point, "accuracy"))
         for name, task, _, entry in _entries(results)
-        for size, point in (dig(entry, "curve", "points") or {}).items()
+        for size, point in ((entry.curve and entry.curve.points) or {}).items()
     ]
     return Table("learning_curves", "Accuracy of linear probes by training photographs.", columns, tuple(rows))
 
@@ -123,7 +123,7 @@ def architecture(name: str) -> str:
     return name if name == LINEAR else name.replace("x", "×")
 
 
-def complexity(results: Results) -> Table:
+def complexity(results: ResultsDocument) -> Table:
     """Accuracy of style and class by architecture of the probe."""
     columns = (
         *words("backbone", "probe"),
@@ -136,22 +136,24 @@ def complexity(results: Results) -> Table:
         *(*words("front"), Column("selected", "Selected for", "text"), *words("converged")),
     )
     rows = []
-    for name in ordered(results):
-        for probe, row in (dig(results, "backbones", name, "complexity") or {}).items():
-            both = all(dig(row, f"{task}_converged") for task in _TASKS)
-            chosen = [_TASKS.get(task, task) for task in dig(row, "selected") or []]
-            rows.append(
-                (
-                    *(name, architecture(probe), *(dig(row, f"{task}_parameters") for task in _TASKS)),
-                    *(scored(row, key) for task in _TASKS for key in (task, f"{task}_difference")),
-                    scored(row, "obfuscated"),
-                    *("yes" if dig(row, "front") else "no", ", ".join(chosen), "yes" if both else "no"),
-                )
+    for name, probe, row in _sizes(results):
+        chosen = [_TASKS.get(task, task) for task in row.selected or []]
+        rows.append(
+            (
+                *(name, architecture(probe), row.fine_parameters, row.semantic_parameters),
+                *(scored(row, key) for task in _TASKS for key in (task, f"{task}_difference")),
+                scored(row, "obfuscated"),
+                *("yes" if row.front else "no", ", ".join(chosen), "yes" if row.both_converged else "no"),
             )
+        )
     return Table("complexity", "Accuracy of style and class by depth × width of the probe.", columns, tuple(rows))
 
 
-_Scored = tuple[float, float | None, float | None]
+def _sizes(results: ResultsDocument) -> Iterator[tuple[str, str, Size]]:
+    """(backbone, probe, scores) of all architectures."""
+    for name, backbone in results.ordered().items():
+        for probe, row in (backbone.complexity or {}).items():
+            yield name, probe, row or Size()
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class SizePoint:
     front: bool
 
     @classmethod
-    def of(cls, label: str, substance: _Scored, style: _Scored, kind: str, *, front: bool = False) -> SizePoint:
+    def of(cls, label: str, substance: Scored, style: Scored, kind: str, *, front: bool = False) -> SizePoint:
         """A point whose unknown ends of intervals are its values."""
         x, y = ((v, v if low is None else low, v if high is None else high) for v, low, high in (substance, style))
         return cls(label, x, y, kind, front)
@@ -227,44 +229,43 @@ class SizePlot:
         return sorted((p for p in self.points if p.front), key=lambda p: (p.substance[0], -p.style[0]))
 
 
-def size_plots(results: Results) -> list[SizePlot]:
+def size_plots(results: ResultsDocument) -> list[SizePlot]:
     """Plots of all backbones with at least two architectures."""
     plots = []
-    for name in ordered(results):
-        rows = dig(results, "backbones", name, "complexity") or {}
+    for name, backbone in results.ordered().items():
+        rows = {probe: row or Size() for probe, row in (backbone.complexity or {}).items()}
         points = []
         for probe, row in rows.items():
             style, substance = scored(row, "fine"), scored(row, "semantic")
             if style is None or substance is None:
                 continue
-            late = not all(dig(row, f"{task}_converged") for task in _TASKS)
-            kind = "late" if late else "full" if "both" in (dig(row, "selected") or []) else "open"
-            points.append(SizePoint.of(architecture(probe), substance, style, kind, front=bool(dig(row, "front"))))
+            kind = "late" if not row.both_converged else "full" if "both" in (row.selected or []) else "open"
+            points.append(SizePoint.of(architecture(probe), substance, style, kind, front=bool(row.front)))
         if len(points) > 1:
             plots.append(SizePlot(name, tuple(points), complexity_summary(rows)))
     return plots
 
 
-def complexity_summary(rows: Mapping[str, Any]) -> str:
+def complexity_summary(rows: Mapping[str, Size]) -> str:
     """What validation selects for style and for class, its difference to the linear probe, and the Pareto front."""
     sentences = []
     for task, what in _TASKS.items():
-        name = next((probe for probe, row in rows.items() if task in (dig(row, "selected") or [])), None)
+        name = next((probe for probe, row in rows.items() if task in (row.selected or [])), None)
         if name is None:
             sentences.append(f"{what.capitalize()}: no probe has converged.")
             continue
         row = rows[name]
-        size = f"{architecture(name)}, {show(dig(row, f'{task}_parameters'), 'count')} parameters"
-        text = f"{what.capitalize()}: validation selects {size}, {show(row[task])}% on test photographs"
+        size = f"{architecture(name)}, {show(getattr(row, f'{task}_parameters'), 'count')} parameters"
+        text = f"{what.capitalize()}: validation selects {size}, {show(getattr(row, task))}% on test photographs"
         difference = scored(row, f"{task}_difference")
         if name != LINEAR and difference is not None:
-            low_high = show_interval(dig(row, f"{task}_difference_ci95"), "points") or "no interval"
+            low_high = show_interval(row.interval(f"{task}_difference"), "points") or "no interval"
             text += f", {show(difference[0], 'points')} points against the linear probe ({low_high})"
         sentences.append(text + ".")
-    front = [architecture(probe) for probe, row in rows.items() if dig(row, "front")]
+    front = [architecture(probe) for probe, row in rows.items() if row.front]
     if front:
         sentences.append(f"On the Pareto front of test accuracies: {', '.join(front)}.")
-    late = sum(not all(dig(row, f"{task}_converged") for task in _TASKS) for row in rows.values())
+    late = sum(not row.both_converged for row in rows.values())
     if late:
         sentences.append(f"{late} of {len(rows)} probes have not converged and are neither selected nor on the front.")
     return " ".join(sentences)

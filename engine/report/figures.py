@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.data import dig
+from substyle.engine.results.model import Confusion
 from substyle.kernels.files import replacing
 
 HEAT = (31, 111, 181)
@@ -39,20 +39,17 @@ class Matrix:
     cells: tuple[tuple[str, ...], ...] = ()
 
 
-def confusion(confusion: object, *, worst: int = 8) -> Matrix | None:
-    """Prepare ``{"labels", "counts"}`` (rows true, columns predicted); None if empty."""
-    labels, counts = dig(confusion, "labels"), dig(confusion, "counts")
-    if not labels or not counts:
+def confusion(confusion: Confusion | None, *, worst: int = 8) -> Matrix | None:
+    """Prepare a confusion matrix; None if there is none, or it is empty."""
+    if confusion is None or not confusion.labels:
         return None
-    counts_CC = np.asarray(counts, dtype=np.float64)
-    if counts_CC.shape != (len(labels), len(labels)):
-        return None
+    labels, counts_CC = confusion.labels, np.asarray(confusion.counts, dtype=np.float64)
     totals_C = counts_CC.sum(axis=1, keepdims=True)
     share_CC = np.divide(counts_CC, totals_C, out=np.zeros_like(counts_CC), where=totals_C > 0)
     off = share_CC * (1 - np.eye(len(labels)))
     order = np.argsort(-off, axis=None, kind="stable")[:worst]
     pairs = [np.unravel_index(i, off.shape) for i in order]
-    names = tuple(map(str, labels))
+    names = tuple(labels)
     return Matrix(
         labels=names,
         png=heat_png(share_CC),

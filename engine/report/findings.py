@@ -6,26 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from substyle.engine.report.data import (
-    Results,
-    dig,
-    first_head,
-    head_name,
-    heads,
-    ordered,
-    real,
-    scored,
-    show,
-    show_interval,
-)
-from substyle.engine.results.model import PairComparison
+from substyle.engine.report.data import head_name, show, show_interval
+from substyle.engine.results.model import PairComparison, ResultsDocument
 
 LEVEL = 0.05  # significance level after Holm's correction
 MARGIN = 0.01  # margin of equivalence
-# scores that generalise to unseen transformations: their intervals are over photographs and transformations
-GENERAL = frozenset(
-    {("coarse", "held_out"), ("coarse", "gap"), ("coarse_rotation", "accuracy"), ("coarse_rotation", "styles")}
-)
 _COMPARED = {"coarse_rotation": "rotation"}  # tasks with another name in comparisons
 
 
@@ -39,28 +24,8 @@ SCORES = (
 )
 
 
-def interval_key(scores: object, task: str, key: str) -> str:
-    """Key of a score's interval: the two-way one for `GENERAL` scores if available."""
-    prefix = "" if key == "accuracy" else f"{key}_"
-    two_way = f"{prefix}two_way_ci95"
-    return two_way if (task, key) in GENERAL and dig(scores, two_way) else f"{prefix}ci95"
-
-
-def task_score(scores: object, task: str, key: str) -> tuple[float, float | None, float | None] | None:
-    """(value, low, high) of a score of a task, see `scored`; the interval is that of `interval_key`."""
-    return scored(scores, key, interval_key(scores, task, key))
-
-
 Difference = tuple[float, Sequence[float] | None]  # value and interval
 Compared = dict[tuple[str, str], PairComparison]  # by (a, b)
-
-
-def compared(results: Results, task: str, metric: str, head: str = "linear") -> Compared:
-    """Comparisons by a score."""
-    rows = results.get("comparisons") or []
-    wanted = task, head, metric
-    found = [row for row in rows if (row["task"], row.get("head"), row.get("metric")) == wanted]
-    return {(row["a"], row["b"]): PairComparison.model_validate(row) for row in found}
 
 
 Kind = Literal["ci95", "ci90", "two_way_ci95"]
@@ -147,18 +112,18 @@ def within_margin(low_high: Sequence[float]) -> bool:
     return low_high[0] > -MARGIN and low_high[1] < MARGIN
 
 
-def standing(results: Results, task: str, head: str, key: str, names: Iterable[str] | None = None) -> Standing:
-    """Standing by a score of ``results.backbones[…].<task>.<head>``, of all or the given backbones."""
+def standing(results: ResultsDocument, task: str, head: str, key: str, names: Iterable[str] | None = None) -> Standing:
+    """Standing by a score of the probes of a task, of all or the given backbones."""
     found, unconverged = [], []
-    for name in ordered(results) if names is None else names:
-        scores = dig(results, "backbones", name, task, head)
-        value = dig(scores, key)
-        if value is not None and dig(scores, "converged") is False:
+    for name in results.ordered() if names is None else names:
+        probe = results.probe(name, task, head)
+        if probe is None or (value := getattr(probe, key)) is None:
+            continue
+        if probe.unconverged:
             unconverged.append(name)
-        elif value is not None:
-            control = bool(dig(results, "backbones", name, "control"))
-            found.append(Score(name, control, value, dig(scores, interval_key(scores, task, key))))
-    rows = compared(results, _COMPARED.get(task, task), key, head)
+        else:
+            found.append(Score(name, bool(results.backbones[name].control), value, probe.interval(key)))
+    rows = results.compared(_COMPARED.get(task, task), key, head)
     return Standing(tuple(sorted(found, key=lambda score: -score.value)), tuple(unconverged), rows)
 
 
@@ -217,18 +182,18 @@ def _standing_of_best(found: Standing, general: bool = False) -> str:
     return text + (f" Excluded, not converged: {listed(found.unconverged)}." if found.unconverged else "")
 
 
-def findings(results: Results) -> list[Finding]:
+def findings(results: ResultsDocument) -> list[Finding]:
     """Headline findings over all backbones and controls, at most seven."""
-    rankings: tuple[tuple[str, str, str, Callable[[Results, str, Standing], str]], ...] = (
+    rankings: tuple[tuple[str, str, str, Callable[[ResultsDocument, str, Standing], str]], ...] = (
         ("Style", "fine", "accuracy", _style),
         ("New styles", "coarse", "held_out", _new_styles),
         ("In turn", "coarse_rotation", "accuracy", _in_turn),
         ("Substance", "semantic", "clean", _substance),
     )
     made: list[Finding | None] = []
-    for title, task, key, make in rankings if (head := first_head(results)) else ():
+    for title, task, key, make in rankings if (head := results.first_head()) else ():
         found = standing(results, task, head, key)
-        late = [name for name in found.unconverged if name in real(results)]
+        late = [name for name in found.unconverged if name in results.real()]
         if found.trained:
             made.append(Finding(title, _controls_first(found) + make(results, head, found)))
         elif late:
@@ -237,67 +202,65 @@ def findings(results: Results) -> list[Finding]:
     return [finding for finding in made if finding is not None]
 
 
-def _style(results: Results, head: str, found: Standing) -> str:
-    best, chance = found.trained[0], dig(results, "chance", "fine")
+def _style(results: ResultsDocument, head: str, found: Standing) -> str:
+    best, chance = found.trained[0], results.chance_of("fine")
     text = f"{'An' if head == 'mlp' else 'A'} {head_name(head)} probe on {best.name} predicts which of "
-    text += f"{len(results['transformations'])} transformations was applied to a test photograph with an accuracy of "
+    text += f"{len(results.transformations)} transformations was applied to a test photograph with an accuracy of "
     return text + f"{best.text(chance)}." + _standing_of_best(found)
 
 
-def _new_styles(results: Results, head: str, found: Standing) -> str:
-    best, chance = found.trained[0], dig(results, "chance", "coarse")
-    coarse = dig(results, "backbones", best.name, "coarse", head)
+def _new_styles(results: ResultsDocument, head: str, found: Standing) -> str:
+    best, chance = found.trained[0], results.chance_of("coarse")
+    backbone = results.backbones[best.name]
     text = f"On held-out transformations, {best.name} predicts the coarse class with an accuracy of {best.text(chance)}"
-    seen, gap = dig(coarse, "seen"), dig(coarse, "gap")
-    gap_ci = dig(coarse, interval_key(coarse, "coarse", "gap"))
-    if seen is not None and gap is not None:
+    coarse = (backbone.coarse or {})[head]
+    if coarse and coarse.seen is not None and coarse.gap is not None:
+        seen, gap, gap_ci = coarse.seen, coarse.gap, coarse.interval("gap")
         text += f", against {show(seen)}% on seen ones: a gap of {show(gap)} points"
         text += f" ({show_interval(gap_ci, 'points')})" if gap_ci else ""
         text += ", not clearly different from 0" if gap_ci and gap_ci[0] <= 0 <= gap_ci[1] else ""
     text += "." + _standing_of_best(found, general=True)
     if chance is not None and best.low_high and best.low_high[0] <= chance:
         text += " This is not clearly above chance."
-    redrawn = dig(results, "backbones", best.name, "coarse_redrawn", head)
-    if dig(redrawn, "mean") is not None:
-        text += f" Over {redrawn['sets']} random held-out sets, {best.name} reaches {show(redrawn['mean'])} ± "
-        text += f"{show(redrawn['sd'])}% ({show(redrawn['low'])}–{show(redrawn['high'])})."
+    redrawn = (backbone.coarse_redrawn or {}).get(head)
+    if redrawn and redrawn.mean is not None:
+        text += f" Over {redrawn.sets} random held-out sets, {best.name} reaches {show(redrawn.mean)} ± "
+        text += f"{show(redrawn.sd)}% ({show(redrawn.low)}–{show(redrawn.high)})."
     if low := floors(results, head):
         text += f" At or below chance for every backbone, which points to the grouping: {listed(low)}."
     return text
 
 
-def floors(results: Results, head: str) -> list[str]:
+def floors(results: ResultsDocument, head: str) -> list[str]:
     """Held-out transformations at or below chance for every probe.
 
     Their score reflects the grouping of the suite rather than the embeddings.
     """
-    chance, reached = dig(results, "chance", "coarse"), dict[str, list[float]]()
-    for name in ordered(results):
-        turned = dig(results, "backbones", name, "coarse_rotation", head, "by_transformation") or {}
-        seen = dig(results, "backbones", name, "coarse", head, "by_transformation") or {}
-        held_out = {t: row for t, row in seen.items() if dig(row, "role") == "held_out"}
-        for t, row in (*turned.items(), *held_out.items()):
-            if dig(row, "accuracy") is not None:
-                reached.setdefault(t, []).append(row["accuracy"])
+    chance, reached = results.chance_of("coarse"), dict[str, list[float]]()
+    for backbone in results.ordered().values():
+        turned, probe = ((task or {}).get(head) for task in (backbone.coarse_rotation, backbone.coarse))
+        in_turn, seen = ((each and each.by_transformation) or {} for each in (turned, probe))
+        held_out = {t: row for t, row in seen.items() if row and row.role == "held_out"}
+        for t, row in (*in_turn.items(), *held_out.items()):
+            if row and row.accuracy is not None:
+                reached.setdefault(t, []).append(row.accuracy)
     return [t for t, values in reached.items() if chance is not None and max(values) <= chance]
 
 
-def _in_turn(results: Results, head: str, found: Standing) -> str:
-    best, chance = found.trained[0], dig(results, "chance", "coarse")
+def _in_turn(results: ResultsDocument, head: str, found: Standing) -> str:
+    best, chance = found.trained[0], results.chance_of("coarse")
     text = f"With each transformation held out in turn, {best.name} predicts its coarse class with an accuracy of "
     text += f"{best.text(chance)}." + _standing_of_best(found, general=True)
     styles = standing(results, "coarse_rotation", head, "styles")
     if styles.trained:
         each = [f"{score.name} {score.short()}" for score in styles.scores]
         text += f" Painting styles only: {listed(each, _MOST_RANKS)}."
-    generators = {
-        score.name: dig(results, "backbones", score.name, "coarse_rotation", head, "generators") or {}
-        for score in styles.scores
-    }
+    turned = ((name, (results.backbones[name].coarse_rotation or {})[head]) for name in (s.name for s in styles.scores))
     return text + across_generators(
-        (generator, name, dig(row, "accuracy"), dig(row, "two_way_ci95"))
-        for name, rows in generators.items()
-        for generator, row in rows.items()
+        (generator, name, scores.accuracy, scores.two_way_ci95)
+        for name, probe in turned
+        for generator, scores in ((probe and probe.generators) or {}).items()
+        if scores
     )
 
 
@@ -320,8 +283,8 @@ def across_generators(scores: Iterable[tuple[str, str, float | None, Sequence[fl
     )
 
 
-def _substance(results: Results, head: str, found: Standing) -> str:
-    best, chance = found.trained[0], dig(results, "chance", "semantic")
+def _substance(results: ResultsDocument, head: str, found: Standing) -> str:
+    best, chance = found.trained[0], results.chance_of("semantic")
     text = f"{best.name} predicts the class of unchanged photographs best, with an accuracy of {best.text(chance)}."
     text += _standing_of_best(found)
     robust = standing(results, "semantic", head, "obfuscated").trained
@@ -329,19 +292,19 @@ def _substance(results: Results, head: str, found: Standing) -> str:
         text += f" On transformed photographs the same probes reach {show(robust[-1].value)}"
         text += f"–{show(robust[0].value)}%" if len(robust) > 1 else "%"
         text += f" (best: {robust[0].name})." if len(robust) > 1 else "."
-        by = dig(results, "backbones", robust[0].name, "semantic", head, "by_transformation") or {}
+        probe = (results.backbones[robust[0].name].semantic or {})[head]
+        by = (probe and probe.by_transformation) or {}
         worst = min(((v, t) for t, v in by.items() if v is not None and t != "identity"), default=None)
         if worst:
             text += f" The hardest transformation for {robust[0].name} is {worst[1]} ({show(worst[0])}%)."
     return text
 
 
-def _nearest(results: Results) -> Finding | None:
+def _nearest(results: ResultsDocument) -> Finding | None:
     parts = []
-    for name in real(results):
-        balance = dig(results, "backbones", name, "balance")
-        if dig(balance, "same_image") is not None:
-            parts.append((balance["same_image"], balance.get("same_transformation"), name))
+    for name, backbone in results.real().items():
+        if (balance := backbone.balance) and balance.same_image is not None:
+            parts.append((balance.same_image, balance.same_transformation, name))
     if not parts:
         return None
     if len(parts) > 3:
@@ -356,15 +319,16 @@ def _nearest(results: Results) -> Finding | None:
     return Finding("Neighbours", text)
 
 
-def _together(results: Results) -> Finding | None:
+def _together(results: ResultsDocument) -> Finding | None:
     clauses = []
     for task, word in (("fine", "style"), ("semantic", "class")):
         groups: dict[str, list[str]] = {"clearly worse": [], "clearly better": [], "equivalent": [], "unclear": []}
-        for name in real(results):
-            scores = dig(results, "backbones", name, "multitask")
-            value, interval, narrow = (dig(scores, "difference", task, key) for key in ("value", "ci95", "ci90"))
-            if value is None or interval is None or dig(scores, "converged") is False:
+        for name, backbone in results.real().items():
+            both = backbone.multitask
+            change = ((both and both.difference) or {}).get(task)
+            if not both or not change or change.value is None or change.ci95 is None or both.unconverged:
                 continue
+            value, interval, narrow = change.value, change.ci95, change.ci90
             if narrow is not None and within_margin(narrow):
                 groups["equivalent"].append(name)
             elif interval[0] <= 0 <= interval[1]:
@@ -378,7 +342,7 @@ def _together(results: Results) -> Finding | None:
             if count:
                 others = " other" if count < sum(map(len, groups.values())) else ""
                 clauses.append(f"{word} {phrase} on {count}{others} backbone{'s'[: count > 1]}")
-    left = [name for name in real(results) if dig(results, "backbones", name, "multitask", "converged") is False]
+    left = [name for name, backbone in results.real().items() if backbone.unconverged("multitask", "mlp")]
     if not clauses and not left:
         return None
     text = "A probe trained on style and class together, compared with single-task twins trained on the same rows"
@@ -386,20 +350,20 @@ def _together(results: Results) -> Finding | None:
     return Finding("Multi-task", text + (f" Excluded, not converged: {listed(left)}." if left else ""))
 
 
-def unconverged(results: Results) -> list[tuple[str, str, str]]:
+def unconverged(results: ResultsDocument) -> list[tuple[str, str, str]]:
     """(backbone, task, head) of all probes that have not converged."""
     found = [
         (name, task, head)
-        for name in ordered(results)
+        for name, backbone in results.ordered().items()
         for task in ("fine", "coarse", "coarse_rotation", "semantic")
-        for head in heads(results)
-        if dig(results, "backbones", name, task, head, "converged") is False
+        for head in results.heads()
+        if backbone.unconverged(task, head)
     ]
-    both = [name for name in ordered(results) if dig(results, "backbones", name, "multitask", "converged") is False]
+    both = [name for name, backbone in results.ordered().items() if backbone.unconverged("multitask", "mlp")]
     return found + [(name, "multitask", "mlp") for name in both]
 
 
-def _not_converged(results: Results) -> Finding | None:
+def _not_converged(results: ResultsDocument) -> Finding | None:
     late = unconverged(results)
     if not late:
         return None
@@ -408,10 +372,9 @@ def _not_converged(results: Results) -> Finding | None:
     return Finding("Not converged", f"{subject} not converged, excluded from rankings: {each}.")
 
 
-def portrait(results: Results, name: str) -> list[str]:
+def portrait(results: ResultsDocument, name: str) -> list[str]:
     """Summary of one backbone in at most five sentences; probes that have not converged are left out."""
-    head = first_head(results) or "linear"
-    backbone = results["backbones"][name]
+    head, backbone = results.first_head() or "linear", results.backbones[name]
 
     def of(task: str, key: str) -> tuple[Score, ...]:
         return standing(results, task, head, key, [name]).scores
@@ -419,19 +382,18 @@ def portrait(results: Results, name: str) -> list[str]:
     lines = []
     if style := of("fine", "accuracy"):
         lines.append(f"Transformation: {style[0].short()}.")
-    coarse, held_out = dig(backbone, "coarse", head), of("coarse", "held_out")
-    if held_out and dig(coarse, "seen") is not None:
+    coarse, held_out = backbone.probe("coarse", head), of("coarse", "held_out")
+    if held_out and coarse and coarse.seen is not None:
         lines.append(
-            f"Coarse class: {held_out[0].short()} on held-out transformations, {show(coarse['seen'])}% on seen ones."
+            f"Coarse class: {held_out[0].short()} on held-out transformations, {show(coarse.seen)}% on seen ones."
         )
     clean, hidden = (of("semantic", key) for key in ("clean", "obfuscated"))
     if clean:
         tail = f", {hidden[0].short()} on transformed ones" if hidden else ""
         lines.append(f"Class: {clean[0].short()} on unchanged photographs{tail}.")
-    balance = dig(backbone, "balance")
-    if dig(balance, "same_image") is not None:
+    if (balance := backbone.balance) and balance.same_image is not None:
         lines.append(
-            f"Nearest other variant: same photograph {show(balance['same_image'])}%, same style "
-            f"{show(balance.get('same_transformation'))}%."
+            f"Nearest other variant: same photograph {show(balance.same_image)}%, same style "
+            f"{show(balance.same_transformation)}%."
         )
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import hypot
 from typing import Any
@@ -11,33 +11,23 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from substyle.engine.report.data import (
-    Column,
-    Results,
-    Table,
-    dig,
-    first_head,
-    head_name,
-    ordered,
-    scored,
-    show,
-    show_interval,
-    words,
-)
-from substyle.engine.report.findings import LEVEL, SCORES, compared, difference, task_score
+from substyle.engine.report.data import Column, Scored, Table, head_name, scored, show, show_interval, words
+from substyle.engine.report.findings import LEVEL, SCORES, difference
+from substyle.engine.results.model import ResultsDocument
 
-Estimate = tuple[float, float | None, float | None]
 _CLASS = "semantic"  # the objective that others are compared with
 _TOKEN_HEADS = ("linear", "mlp", "attentive", "efficient")
 
 
-def gain(results: Results, a: str, b: str, task: str, key: str, head: str) -> tuple[Estimate, float | None] | None:
+def gain(
+    results: ResultsDocument, a: str, b: str, task: str, key: str, head: str
+) -> tuple[Scored, float | None] | None:
     """Score of a minus that of b, with its interval (over transformations too where these are held out).
 
     Returns:
         (value, low, high), and the p value after Holm's correction; None if the two were not compared.
     """
-    rows = compared(results, task, key, head)
+    rows = results.compared(task, key, head)
     found = difference(rows, a, b, "two_way_ci95" if key == "held_out" else "ci95")
     if found is None:
         return None
@@ -45,7 +35,7 @@ def gain(results: Results, a: str, b: str, task: str, key: str, head: str) -> tu
     return (found[0], low, high), (rows.get((a, b)) or rows[b, a]).p_holm
 
 
-def _changes(found: Sequence[tuple[str, Estimate, int]]) -> str:
+def _changes(found: Sequence[tuple[str, Scored, int]]) -> str:
     """Clause on clear differences, given as (score, difference, sign); sign 0 is not clear."""
     texts = []
     for word, sign in (("raises", 1), ("lowers", -1)):
@@ -54,13 +44,13 @@ def _changes(found: Sequence[tuple[str, Estimate, int]]) -> str:
     return " and ".join(texts) or "changes no score clearly"
 
 
-def _points(estimate: Estimate) -> str:
+def _points(estimate: Scored) -> str:
     value, low, high = estimate
     interval = "" if low is None or high is None else show_interval((low, high), "points")
     return f"{show(value, 'points')} points, {interval}"
 
 
-def adapters(results: Results) -> Table:
+def adapters(results: ResultsDocument) -> Table:
     """Scores of the first head before and after adaptation, and their paired differences."""
     columns = (
         *words("backbone", "method", "score"),
@@ -72,37 +62,37 @@ def adapters(results: Results) -> Table:
         for heading, task, key in _scores(results):
             before, after = (_scored(results, each, task, key) for each in (base, name))
             if before is not None and after is not None:
-                found = gain(results, name, base, task, key, first_head(results))
+                found = gain(results, name, base, task, key, results.first_head())
                 late = "no" if _late(results, task, base, name) else "yes"
                 rows.append((base, method, heading, before, after, found and found[0], late))
-    caption = f"{first_head(results)} probes of backbones and of their adapted embeddings."
+    caption = f"{results.first_head()} probes of backbones and of their adapted embeddings."
     return Table("adapters", caption, columns, tuple(rows))
 
 
-def adapters_summary(results: Results) -> str:
+def adapters_summary(results: ResultsDocument) -> str:
     """One sentence for each adapter: which scores it clearly raises and lowers, after Holm's correction."""
     sentences = []
     for name, base, method in _pairs(results):
         clear = []
         for heading, task, key in SCORES:
-            found = gain(results, name, base, task, key, first_head(results))
+            found = gain(results, name, base, task, key, results.first_head())
             if found and found[1] is not None and found[1] < LEVEL and not _late(results, task, name, base):
                 clear.append((heading.lower(), found[0], 1 if found[0][0] > 0 else -1))
         sentences.append(f"{method} on {base} {_changes(clear)}.")
     return " ".join(sentences)
 
 
-def _pairs(results: Results) -> list[tuple[str, str, str]]:
+def _pairs(results: ResultsDocument) -> list[tuple[str, str, str]]:
     """(adapted backbone, its backbone, method) where both are in the results."""
     found = []
-    for name in ordered(results):
-        adapter = dig(results, "backbones", name, "adapter")
-        if isinstance(adapter, Mapping) and adapter.get("backbone") in results["backbones"]:
-            found.append((name, str(adapter["backbone"]), str(adapter.get("method"))))
+    for name, backbone in results.ordered().items():
+        adapter = backbone.adapter
+        if adapter and adapter.backbone in results.backbones:
+            found.append((name, adapter.backbone, str(adapter.method)))
     return found
 
 
-def finetuned(results: Results) -> Table:
+def finetuned(results: ResultsDocument) -> Table:
     """Scores of linear probes before and after fine-tuning: mean over seeds, and differences."""
     columns = (
         *words("backbone", "objective", "score"),
@@ -125,12 +115,12 @@ def finetuned(results: Results) -> Table:
             before = _scored(results, base, task, key)
             late = "no" if _late(results, task, base, *names, *(other for _, other in both)) else "yes"
             rows.append((title, objective, heading, len(names), before and before[0], mean, change, against, late))
-    caption = f"{head_name(first_head(results)).capitalize()} probes of backbones before and after fine-tuning, "
+    caption = f"{head_name(results.first_head()).capitalize()} probes of backbones before and after fine-tuning, "
     caption += "mean over seeds."
     return Table("finetuned", caption, columns, tuple(rows))
 
 
-def finetuned_summary(results: Results) -> str:
+def finetuned_summary(results: ResultsDocument) -> str:
     """For each backbone and objective, the scores whose interval against training on the class alone excludes 0.
 
     Scores of probes that have not converged are left out.
@@ -146,49 +136,48 @@ def finetuned_summary(results: Results) -> str:
     return " ".join(sentences)
 
 
-def _side(estimate: Estimate) -> int:
+def _side(estimate: Scored) -> int:
     """Sign of an interval; 0 if it contains 0."""
     _, low, high = estimate
     return 0 if low is None or high is None or low <= 0 <= high else 1 if low > 0 else -1
 
 
-def _trained(results: Results) -> dict[tuple[str, str], dict[str, dict[int, str]]]:
+def _trained(results: ResultsDocument) -> dict[tuple[str, str], dict[str, dict[int, str]]]:
     """Names of fine-tuned backbones by backbone and its title, objective and seed, if the backbone is in the results.
 
     Trainings with other settings are not compared: each has the settings in its title.
     """
     found: dict[tuple[str, str], dict[str, dict[int, str]]] = {}
-    for name in ordered(results):
-        facts = dig(results, "backbones", name, "spec", "finetuned")
-        if isinstance(facts, Mapping) and facts["backbone"] in results["backbones"]:
-            settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.get("settings", {}).items())
-            each = found.setdefault((facts["backbone"], settings), {})
-            each.setdefault(facts["objective"], {})[facts["seed"]] = name
+    for name, backbone in results.ordered().items():
+        tuned = backbone.facts.finetuned
+        if tuned and tuned.backbone in results.backbones:
+            settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in (tuned.settings or {}).items())
+            each = found.setdefault((tuned.backbone, settings), {})
+            each.setdefault(tuned.objective, {})[tuned.seed] = name
     times = Counter(base for base, _ in found)
     return {(base, f"{base} ({how})" if times[base] > 1 else base): each for (base, how), each in found.items()}
 
 
-def _scores(results: Results) -> Iterator[tuple[str, str, str]]:
+def _scores(results: ResultsDocument) -> Iterator[tuple[str, str, str]]:
     yield from SCORES
-    shifts = [dig(results, "backbones", name, "shift") or {} for name in ordered(results)]
-    for folder in dict.fromkeys(folder for each in shifts for folder in each):
+    for folder in dict.fromkeys(folder for backbone in results.ordered().values() for folder in backbone.shift or {}):
         yield f"Class, {folder}", "shift", folder
 
 
-def _scored(results: Results, name: str, task: str, key: str) -> Estimate | None:
+def _scored(results: ResultsDocument, name: str, task: str, key: str) -> Scored | None:
     """A score of `_scores`."""
     if task == "shift":
-        return scored(dig(results, "backbones", name, "shift", key), "accuracy", "ci95")
-    return task_score(dig(results, "backbones", name, task, first_head(results)), task, key)
+        return scored((results.backbones[name].shift or {}).get(key), "accuracy")
+    return scored(results.probe(name, task, results.first_head()), key)
 
 
-def _late(results: Results, task: str, *names: str) -> bool:
+def _late(results: ResultsDocument, task: str, *names: str) -> bool:
     """Whether a probe of a task has not converged; shifts are scored by the linear class probe."""
-    path = ("semantic", "linear") if task == "shift" else (task, first_head(results))
-    return any(dig(results, "backbones", name, *path, "converged") is False for name in names)
+    task, head = ("semantic", "linear") if task == "shift" else (task, results.first_head())
+    return any(results.backbones[name].unconverged(task, head) for name in names)
 
 
-def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, key: str) -> Estimate | None:
+def _difference(results: ResultsDocument, pairs: Sequence[tuple[str, str]], task: str, key: str) -> Scored | None:
     """Mean difference over seeds, with a 95% interval from seeds (Student) and photographs, added in quadrature.
 
     The part of the photographs is the mean half-width of the pairs' intervals, which the mean over seeds cannot exceed.
@@ -199,7 +188,7 @@ def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, k
         if task == "shift":
             estimate = _unpaired(results, a, b, key)
         else:
-            found = gain(results, a, b, task, key, first_head(results))
+            found = gain(results, a, b, task, key, results.first_head())
             estimate = found and found[0]
         if estimate is None or estimate[1] is None or estimate[2] is None:
             return None
@@ -213,7 +202,7 @@ def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, k
     return mean, mean - half, mean + half
 
 
-def _unpaired(results: Results, a: str, b: str, folder: str) -> Estimate | None:
+def _unpaired(results: ResultsDocument, a: str, b: str, folder: str) -> Scored | None:
     """Difference of accuracies after a shift, whose interval ignores that the photographs are the same."""
     halves: list[float] = []
     values: list[float] = []
@@ -227,7 +216,7 @@ def _unpaired(results: Results, a: str, b: str, folder: str) -> Estimate | None:
     return change, change - half, change + half
 
 
-def attentive(results: Results) -> Table:
+def attentive(results: ResultsDocument) -> Table:
     """Accuracy of all heads of backbones with tokens, and paired differences to the linear head."""
     columns = (
         *words("backbone", "tokens", "score"),
@@ -236,22 +225,20 @@ def attentive(results: Results) -> Table:
         *words("converged"),
     )
     rows = []
-    for name in ordered(results):
-        backbone = results["backbones"][name]
-        for heading, task, key in SCORES if backbone.get("tokens") else ():
-            scores = {head: dig(backbone, task, head) for head in _TOKEN_HEADS}
-            values = [task_score(s, task, key) for s in scores.values()]
+    for name, backbone in results.ordered().items():
+        for heading, task, key in SCORES if backbone.tokens else ():
+            values = [scored(backbone.probe(task, head), key) for head in _TOKEN_HEADS]
             if any(values[2:]):
-                late = [head_name(head) for head, s in scores.items() if dig(s, "converged") is False]
+                late = [head_name(head) for head in _TOKEN_HEADS if backbone.unconverged(task, head)]
                 both = [gain(results, name, name, task, key, f"{head}-linear") for head in _TOKEN_HEADS[2:]]
                 gains = [found and found[0] for found in both]
-                shape = f"{backbone['tokens']} × {backbone.get('dim', '?')}"
+                shape = f"{backbone.tokens} × {'?' if backbone.dim is None else backbone.dim}"
                 rows.append((name, shape, heading, *values, *gains, f"not {', '.join(late)}" if late else "yes"))
     caption = "Probes of tokens; linear and MLP probes read the mean over tokens."
     return Table("attentive", caption, columns, tuple(rows))
 
 
-def attentive_summary(results: Results) -> str:
+def attentive_summary(results: ResultsDocument) -> str:
     """One sentence on where attention reads clearly more or less than a linear probe of the mean.
 
     A difference is clear if its interval excludes 0 and its p value, after Holm's correction, is below 0.05.
@@ -259,9 +246,9 @@ def attentive_summary(results: Results) -> str:
     clauses = []
     for head in _TOKEN_HEADS[2:]:
         better, worse, count = [], [], 0
-        for name in ordered(results):
-            for heading, task, key in SCORES if results["backbones"][name].get("tokens") else ():
-                late = [dig(results, "backbones", name, task, h, "converged") is False for h in (head, "linear")]
+        for name, backbone in results.ordered().items():
+            for heading, task, key in SCORES if backbone.tokens else ():
+                late = [backbone.unconverged(task, h) for h in (head, "linear")]
                 found = gain(results, name, name, task, key, f"{head}-linear")
                 if found is None or found[0][1] is None or any(late):
                     continue

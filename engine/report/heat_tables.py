@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from substyle.engine.report.data import Kind, Results, Table, dig, heads, ordered, show, show_interval
-from substyle.engine.report.findings import interval_key
+from substyle.engine.report.data import Kind, Table, show, show_interval
 from substyle.engine.report.tables import by_transformation, geometry
+from substyle.engine.results.model import ProbeScores, ResultsDocument
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class HeatTable:
     footer: tuple[tuple[str, tuple[Cell, ...]], ...] = ()
 
 
-def heat_table(results: Results, table: Table, name: str, *, small: str = "", role: str = "") -> HeatTable | None:
+def heat_table(
+    results: ResultsDocument, table: Table, name: str, *, small: str = "", role: str = ""
+) -> HeatTable | None:
     """Show a column of a table by transformation as a heat table; None if it has no numbers.
 
     Args:
@@ -52,13 +54,13 @@ def heat_table(results: Results, table: Table, name: str, *, small: str = "", ro
         heat = None if number is None else min(max(number, 0.0), 1.0)
         cells[row[0], row[1]] = Cell(show(number, column.kind), below, heat)
     known = {place for place, cell in cells.items() if cell.heat is not None}
-    names = [backbone for backbone in ordered(results) if any(backbone == other for other, _ in known)]
+    names = [backbone for backbone in results.ordered() if any(backbone == other for other, _ in known)]
     groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
-    for row in results["transformations"]:
-        each = tuple(cells.get((backbone, row["name"]), Cell(show(None), "", None)) for backbone in names)
-        if role in ("", row["role"]) and any(cell.heat is not None for cell in each):
-            groups.setdefault(row["coarse"], []).append((row["name"], each))
-    columns = tuple((backbone, bool(dig(results, "backbones", backbone, "control"))) for backbone in names)
+    for made in results.transformations:
+        each = tuple(cells.get((backbone, made.name), Cell(show(None), "", None)) for backbone in names)
+        if role in ("", made.role) and any(cell.heat is not None for cell in each):
+            groups.setdefault(made.coarse, []).append((made.name, each))
+    columns = tuple((backbone, bool(results.backbones[backbone].control)) for backbone in names)
     return HeatTable(columns, tuple((coarse, tuple(rows)) for coarse, rows in groups.items())) if groups else None
 
 
@@ -71,7 +73,7 @@ _OVERALL: dict[str, tuple[tuple[str, str, Kind], ...]] = {
 }
 
 
-def accuracies(results: Results, task: str, *, role: str = "") -> list[tuple[str, HeatTable]]:
+def accuracies(results: ResultsDocument, task: str, *, role: str = "") -> list[tuple[str, HeatTable]]:
     """(head, accuracy by transformation) of a task for all heads that have any, with overall scores and chance.
 
     Backbones whose probe has not converged are marked †.
@@ -79,22 +81,22 @@ def accuracies(results: Results, task: str, *, role: str = "") -> list[tuple[str
     Args:
         role: leave out transformations of other roles, and for ``train`` the scores of held-out ones.
     """
-    table, chance = by_transformation(results, task), dig(results, "chance", task.removesuffix("_rotation"))
+    table, chance = by_transformation(results, task), results.chance_of(task.removesuffix("_rotation"))
     made = []
-    for head, column in zip(heads(results), table.columns[4:], strict=True):
+    for head, column in zip(results.heads(), table.columns[4:], strict=True):
         if (found := heat_table(results, table, column.name, role=role)) is None:
             continue
-        probes = [dig(results, "backbones", name, task, head) for name, _ in found.columns]
+        probes = [results.probe(name, task, head) or ProbeScores() for name, _ in found.columns]
         footer = []
         for key, heading, kind in _OVERALL[task][: 1 if role == "train" else None]:
-            if any(dig(probe, key) is not None for probe in probes):
-                intervals = [show_interval(dig(probe, interval_key(probe, task, key)), kind) for probe in probes]
-                values = [show(dig(probe, key), kind) for probe in probes]
-                cells = (Cell(value, interval, None) for value, interval in zip(values, intervals, strict=True))
+            values = [getattr(probe, key) for probe in probes]
+            if any(value is not None for value in values):
+                intervals = [show_interval(probe.interval(key), kind) for probe in probes]
+                cells = (Cell(show(v, kind), interval, None) for v, interval in zip(values, intervals, strict=True))
                 footer.append((heading, tuple(cells)))
         if chance is not None:
             footer.append(("Chance", (Cell(show(chance), "", None),) * len(probes)))
-        marks = [" †" * (dig(probe, "converged") is False) for probe in probes]
+        marks = [" †" * probe.unconverged for probe in probes]
         columns = tuple((name + mark, control) for (name, control), mark in zip(found.columns, marks, strict=True))
         made.append((head, replace(found, columns=columns, footer=tuple(footer))))
     return made
@@ -125,7 +127,7 @@ _GEOMETRY = (
 )
 
 
-def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
+def geometry_tables(results: ResultsDocument) -> list[tuple[str, str, HeatTable]]:
     """(title, explanation, table) of sensitivity, equivariance and steerability."""
     table = geometry(results)
     small = {"steerability": "unchanged"}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from substyle.engine.report.data import Results, dig, ordered
+from substyle.engine.results.model import ResultsDocument
 
 # the ten colours of Tableau, and grey for everything else
 COLOURS = (
@@ -57,20 +57,17 @@ class Scatter:
     groups: tuple[Group, ...]
 
 
-def embedding_maps(results: Results) -> list[EmbeddingMap]:
+def embedding_maps(results: ResultsDocument) -> list[EmbeddingMap]:
     """Maps of all backbones that have one."""
     maps = []
-    for name in ordered(results):
-        found = dig(results, "backbones", name, "map")
-        columns = [dig(found, key) for key in ("x", "y", "transformation", "class", "coarse")]
-        if not all(columns):
+    classes = dict(enumerate(results.classes or []))
+    for name, backbone in results.ordered().items():
+        if (found := backbone.map) is None:
             continue
-        x_R, y_R, transformation_R, class_R, coarse = columns
-        points = list(zip(x_R, y_R, strict=True))
-        classes = dict(enumerate(results.get("classes") or []))
-        by_coarse = _grouped(points, [coarse[t] for t in transformation_R], coarse)
+        points = list(zip(found.x, found.y, strict=True))
+        by_coarse = _grouped(points, [found.coarse[t] for t in found.transformation], found.coarse)
         names = [*classes.values(), "unlabelled"]
-        by_class = _grouped(points, [classes.get(c, "unlabelled") for c in class_R], names)
+        by_class = _grouped(points, [classes.get(c, "unlabelled") for c in found.label], names)
         maps.append(EmbeddingMap(name, by_coarse, by_class if len(by_class) > 1 else ()))
     return maps
 

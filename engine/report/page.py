@@ -17,22 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from substyle.engine.report import findings
-from substyle.engine.report.data import (
-    Column,
-    Results,
-    Table,
-    dagger,
-    dig,
-    head_name,
-    heads,
-    ordered,
-    real,
-    show,
-    transformations,
-)
+from substyle.engine.report.data import Column, Table, dagger, head_name, show
 from substyle.engine.report.figures import save_figures
-from substyle.engine.report.section import Data, Explained, Pictures, Plots, Section, blocks_of, drawn
+from substyle.engine.report.section import Data, Explained, Pictures, Plots, Section, blocks_of
 from substyle.engine.report.tables import claims
+from substyle.engine.results.model import ResultsDocument
 from substyle.kernels import files
 from substyle.kernels.errors import SubstyleError
 
@@ -267,7 +256,7 @@ class ReportFiles:
 
 
 def write_report(
-    results: Results, out_dir: Path, sections: Sequence[Section], *, gallery: Path | None = None
+    results: ResultsDocument, out_dir: Path, sections: Sequence[Section], *, gallery: Path | None = None
 ) -> ReportFiles:
     """Write ``report.html``, ``tables/*.{csv,json,parquet,tex}`` and ``figures/*.{pdf,png}``.
 
@@ -291,7 +280,7 @@ def write_report(
     )
 
 
-def tables_of(results: Results, sections: Sequence[Section]) -> list[Table]:
+def tables_of(results: ResultsDocument, sections: Sequence[Section]) -> list[Table]:
     """Tables of a report that have rows and are written to files."""
     blocks = [block for section in sections for block in blocks_of(section)]
     found = [claims(results), *(block.table for block in blocks if isinstance(block, Data) and block.saved)]
@@ -304,7 +293,9 @@ def figures_of(sections: Sequence[Section]) -> list[str]:
     return [block.figure for block in blocks if isinstance(block, Plots | Explained) and block.figure]
 
 
-def _context(results: Results, sections: Sequence[Section], gallery: Path | None, out_dir: Path) -> dict[str, Any]:
+def _context(
+    results: ResultsDocument, sections: Sequence[Section], gallery: Path | None, out_dir: Path
+) -> dict[str, Any]:
     """Variables of the template."""
     files_of = [
         file
@@ -314,19 +305,19 @@ def _context(results: Results, sections: Sequence[Section], gallery: Path | None
         for file, _, _ in block.pictures
         if file
     ]
+    ordered, real = results.ordered(), results.real()
     return {
         "results": results,
-        "dig": dig,
         "sections": sections,
-        "drawn": drawn(results),
-        "ordered": ordered(results),
-        "real": real(results),
-        "heads": heads(results),
-        "controls": [name for name in ordered(results) if name not in real(results)],
+        "drawn": results.drawn(),
+        "ordered": ordered,
+        "real": real,
+        "controls": [name for name in ordered if name not in real],
+        "speed": results.throughput.model_dump(exclude_unset=True) if results.throughput else {},
+        "sampled": next((backbone.sampled for backbone in ordered.values()), None),
         "findings": findings.findings(results),
         "claims": claims(results),
-        "coarse_of": {row["name"]: row["coarse"] for row in results["transformations"]},
-        "portraits": [(name, findings.portrait(results, name)) for name in real(results)],
-        "gallery": read_gallery(gallery, transformations(results)),
+        "portraits": [(name, findings.portrait(results, name)) for name in real],
+        "gallery": read_gallery(gallery, [row.name for row in results.transformations]),
         "uris": {file: _encode(out_dir, file, _SIDE) for file in files_of if files.inside(out_dir, file).is_file()},
     }

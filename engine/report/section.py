@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from substyle.engine.report.data import Results, Table, dig
+from substyle.engine.report.data import Table
 from substyle.engine.report.figures import Matrix
 from substyle.engine.report.heat_tables import HeatTable
 
@@ -146,8 +146,3 @@ def blocks_of(section: Section) -> list[Block]:
         if isinstance(block, Details):
             todo = [*block.blocks, *todo]
     return found
-
-
-def drawn(results: Results) -> str:
-    """What the bootstrap draws."""
-    return "folders of photographs" if dig(results, "resampled", "by") == "folder" else "photographs"

@@ -8,24 +8,21 @@ from typing import Any
 from substyle.engine.report.data import (
     Column,
     Kind,
-    Results,
     Table,
-    dig,
-    first_head,
-    heads,
-    ordered,
     scored,
     scored_under,
     show,
     show_interval,
+    with_interval,
     words,
 )
-from substyle.engine.report.findings import task_score
+from substyle.engine.results.model import BackboneResults, Balance, ResultsDocument
 
 _BACKBONE, _HEAD = words("backbone", "head")
+_RECALLS = ("1", "5", "10")
 
 
-def overview(results: Results) -> Table:
+def overview(results: ResultsDocument) -> Table:
     """Probe accuracy, one row per backbone and head."""
     columns = (
         *(_BACKBONE, _HEAD, Column("dim", "Width", "count"), Column("style", "Style", interval=True)),
@@ -39,25 +36,28 @@ def overview(results: Results) -> Table:
         *(("semantic", "clean"), ("semantic", "obfuscated")),
     )
     rows = []
-    for name in ordered(results):
-        backbone = results["backbones"][name]
-        for head in heads(results):
-            values = [task_score(dig(backbone, task, head), task, key) for task, key in wanted]
+    for name, backbone in results.ordered().items():
+        for head in results.heads():
+            values = [scored(backbone.probe(task, head), key) for task, key in wanted]
             if any(values):
-                rows.append((name, head, backbone.get("dim"), *values))
+                rows.append((name, head, backbone.dim, *values))
     return Table("overview", "Probe accuracy of each backbone (95 % intervals).", columns, tuple(rows))
 
 
 def _each_transformation(
-    results: Results, name: str, caption: str, columns: Sequence[Column], values: Callable[[Any, str], Iterable[Any]]
+    results: ResultsDocument,
+    name: str,
+    caption: str,
+    columns: Sequence[Column],
+    values: Callable[[BackboneResults, str], Iterable[Any]],
 ) -> Table:
     """Table of (backbone, transformation, coarse class, role, *values), without rows that have no values."""
     rows = []
-    for backbone in ordered(results):
-        for row in results["transformations"]:
-            found = tuple(values(results["backbones"][backbone], row["name"]))
+    for own, backbone in results.ordered().items():
+        for row in results.transformations:
+            found = tuple(values(backbone, row.name))
             if any(value is not None for value in found):
-                rows.append((backbone, row["name"], row["coarse"], row["role"], *found))
+                rows.append((own, row.name, row.coarse, row.role, *found))
     fixed = (*words("backbone", "transformation"), Column("coarse", "Coarse class", "text"), *words("role"))
     return Table(name, caption, (*fixed, *columns), tuple(rows))
 
@@ -77,20 +77,21 @@ _BY_TRANSFORMATION = {
 }
 
 
-def by_transformation(results: Results, task: str) -> Table:
+def by_transformation(results: ResultsDocument, task: str) -> Table:
     """Accuracy of a task by transformation, a column per kind of head."""
     name, caption, key, heading = _BY_TRANSFORMATION[task]
-    tried, interval = heads(results), task.startswith("coarse")
+    tried, interval = results.heads(), task.startswith("coarse")
 
-    def values(backbone: object, transformation: str) -> Iterable[Any]:
-        found = (dig(backbone, task, head, "by_transformation", transformation) for head in tried)
-        return (scored(each, "accuracy", "ci95") for each in found) if interval else found
+    def values(backbone: BackboneResults, transformation: str) -> Iterable[Any]:
+        probes = [backbone.probe(task, head) for head in tried]
+        found = [(getattr(probe, "by_transformation", None) or {}).get(transformation) for probe in probes]
+        return (scored(each, "accuracy") for each in found) if interval else found
 
     columns = [Column(f"{key}_{head}", f"{heading} ({head})", interval=interval) for head in tried]
     return _each_transformation(results, name, caption, columns, values)
 
 
-def geometry(results: Results) -> Table:
+def geometry(results: ResultsDocument) -> Table:
     """Sensitivity, equivariance and steerability by transformation."""
     return _each_transformation(
         results,
@@ -104,59 +105,62 @@ def geometry(results: Results) -> Table:
             Column("unchanged", "R2 unchanged", "number"),
         ],
         lambda backbone, t: (
-            *(scored_under(backbone, key, t) for key in ("sensitivity", "equivariance")),
-            *(dig(backbone, key, t) for key in ("steerability", "steerability_unchanged")),
+            scored_under(backbone.sensitivity, backbone.sensitivity_ci95, t),
+            scored_under(backbone.equivariance, backbone.equivariance_ci95, t),
+            *((each or {}).get(t) for each in (backbone.steerability, backbone.steerability_unchanged)),
         ),
     )
 
 
-def knn(results: Results) -> Table:
+def knn(results: ResultsDocument) -> Table:
     """k-NN accuracy by k."""
     scores = (Column("style", "Style", interval=True), Column("class", "Class", interval=True))
     columns = (_BACKBONE, Column("k", "k", "count"), *scores)
     rows = [
-        (name, int(k), *(scored_under(found, task, k) for task in ("transformation", "class")))
-        for name in ordered(results)
-        for found in [dig(results, "backbones", name, "knn")]
-        for k in dig(found, "transformation") or {}
+        (
+            *(name, int(k), scored_under(near.transformation, near.transformation_ci95, k)),
+            scored_under(near.label, near.label_ci95, k),
+        )
+        for name, backbone in results.ordered().items()
+        if (near := backbone.knn)
+        for k in near.transformation or {}
     ]
     return Table("knn", "Accuracy of a vote of the k nearest training variants (cosine).", columns, tuple(rows))
 
 
-def neighbours(results: Results) -> Table:
+def neighbours(results: ResultsDocument) -> Table:
     """Balance, retrieval and clusters."""
-    wanted = (
-        ("same_image", "Nearest: same photograph", ("balance", "same_image")),
-        ("same_transformation", "Nearest: same style", ("balance", "same_transformation")),
-        ("neither", "Nearest: neither", ("balance", "neither")),
-        ("recall_image_1", "Photograph, R@1", ("retrieval", "image", "1")),
-        ("recall_image_5", "R@5", ("retrieval", "image", "5")),
-        ("recall_image_10", "R@10", ("retrieval", "image", "10")),
-        ("recall_style_1", "Style, R@1", ("retrieval", "transformation", "1")),
-        ("recall_style_5", "R@5", ("retrieval", "transformation", "5")),
-        ("recall_style_10", "R@10", ("retrieval", "transformation", "10")),
-        ("ami_style", "AMI, style", ("clusters", "ami_transformation")),
-        ("ami_class", "AMI, class", ("clusters", "ami_class")),
+    balance = (("same_image", "same photograph"), ("same_transformation", "same style"), ("neither", "neither"))
+    recalled = (("image", "image", "Photograph"), ("transformation", "style", "Style"))
+    clusters = (("ami_transformation", "AMI, style"), ("ami_class", "AMI, class"))
+    columns = (
+        _BACKBONE,
+        *(Column(key, f"Nearest: {heading}", interval=True) for key, heading in balance),
+        *(
+            Column(f"recall_{what}_{k}", f"{heading}, R@1" if k == "1" else f"R@{k}")
+            for _, what, heading in recalled
+            for k in _RECALLS
+        ),
+        *(
+            Column(key.replace("transformation", "style"), heading, "number", interval=True)
+            for key, heading in clusters
+        ),
     )
-    columns = [
-        Column(key, heading, "number" if path[0] == "clusters" else "share", interval=path[0] != "retrieval")
-        for key, heading, path in wanted
-    ]
-    read: dict[str, Callable[..., Any]] = {
-        **{"balance": scored_under, "retrieval": dig},
-        "clusters": lambda backbone, part, key: scored(dig(backbone, part), key),
-    }
     rows = []
-    for name in ordered(results):
-        backbone = results["backbones"][name]
-        values = [read[path[0]](backbone, *path) for _, _, path in wanted]
+    for name, backbone in results.ordered().items():
+        shares, intervals = backbone.balance or Balance(), backbone.balance_ci95 or {}
+        values = [
+            *(with_interval(getattr(shares, key), intervals.get(key)) for key, _ in balance),
+            *(((backbone.retrieval or {}).get(of) or {}).get(k) for of, *_ in recalled for k in _RECALLS),
+            *(scored(backbone.clusters, key) for key, _ in clusters),
+        ]
         if any(value is not None for value in values):
             rows.append((name, *values))
     caption = "Balance, retrieval and clusters of test variants (95 % intervals)."
-    return Table("neighbours", caption, (_BACKBONE, *columns), tuple(rows))
+    return Table("neighbours", caption, columns, tuple(rows))
 
 
-def multitask(results: Results) -> Table:
+def multitask(results: ResultsDocument) -> Table:
     """Multi-task probes and their single-task twins."""
     columns = [_BACKBONE, Column("task_weight", "Weight", "number")]
     for task, heading in (("fine", "Style"), ("semantic", "Class")):
@@ -166,18 +170,17 @@ def multitask(results: Results) -> Table:
             Column(f"{task}_difference", "Difference", "points", interval=True),
         ]
     rows = []
-    for name in ordered(results):
-        scores = dig(results, "backbones", name, "multitask")
-        if scores:
-            row: list[Any] = [name, dig(scores, "task_weight")]
+    for name, backbone in results.ordered().items():
+        if both := backbone.multitask:
+            row: list[Any] = [name, both.task_weight]
             for task in ("fine", "semantic"):
-                difference = scored(dig(scores, "difference", task), "value", "ci95")
-                row += [scored(scores, task), scored(dig(scores, "single_task"), task), difference]
+                difference = scored((both.difference or {}).get(task), "value")
+                row += [scored(both, task), scored(both.single_task, task), difference]
             rows.append(tuple(row))
     return Table("multitask", "Multi-task probes and their single-task twins.", tuple(columns), tuple(rows))
 
 
-def comparisons(results: Results) -> Table:
+def comparisons(results: ResultsDocument) -> Table:
     """Paired differences between backbones."""
     columns = (
         *words("task", "metric", "head", "a", "b"),
@@ -188,29 +191,28 @@ def comparisons(results: Results) -> Table:
     )
     rows = [
         (
-            *(row["task"], row.get("metric"), row.get("head"), row["a"], row["b"]),
-            scored(row, "difference", "ci95"),
-            scored(row, "difference", "two_way_ci95") if row.get("two_way_ci95") else None,
-            *(row.get("se"), row.get("p_holm")),
+            *(row.task, row.metric, row.head, row.a, row.b, scored(row, "difference")),
+            scored(row, "difference", "two_way_ci95") if row.two_way_ci95 else None,
+            *(row.se, row.p_holm),
         )
-        for row in results.get("comparisons") or []
+        for row in results.comparisons or []
     ]
     return Table("comparisons", "Paired differences (one-way and two-way bootstrap intervals).", columns, tuple(rows))
 
 
-def redrawn(results: Results) -> Table:
+def redrawn(results: ResultsDocument) -> Table:
     """Accuracy on held-out transformations over random held-out sets."""
     columns = (
         *(_BACKBONE, Column("sets", "Sets", "count"), Column("mean", "Mean"), Column("sd", "Standard deviation")),
         *(Column("low", "Lowest"), Column("high", "Highest")),
     )
-    found = {name: dig(results, "backbones", name, "coarse_redrawn", "linear") for name in ordered(results)}
-    rows = [(name, *(dig(each, column.name) for column in columns[1:])) for name, each in found.items() if each]
+    found = {name: (each.coarse_redrawn or {}).get("linear") for name, each in results.ordered().items()}
+    rows = [(name, *(getattr(each, column.name) for column in columns[1:])) for name, each in found.items() if each]
     caption = "Coarse accuracy on held-out transformations, over random held-out sets."
     return Table("redrawn", caption, columns, tuple(rows))
 
 
-def equal_width(results: Results) -> Table:
+def equal_width(results: ResultsDocument) -> Table:
     """Linear probes on a random projection to a common width."""
     columns = (
         *(_BACKBONE, Column("dim", "Width", "count"), Column("style", "Style", interval=True)),
@@ -218,15 +220,14 @@ def equal_width(results: Results) -> Table:
         Column("styles", "Painting styles", interval=True),
     )
     rows = []
-    for name in ordered(results):
-        found = dig(results, "backbones", name, "equal_width")
-        if found:
-            turned = (task_score(dig(found, "rotation"), "coarse_rotation", key) for key in ("accuracy", "styles"))
-            rows.append((name, dig(found, "dim"), task_score(dig(found, "fine"), "fine", "accuracy"), *turned))
+    for name, backbone in results.ordered().items():
+        if found := backbone.equal_width:
+            turned = (scored(found.rotation, key) for key in ("accuracy", "styles"))
+            rows.append((name, found.dim, scored(found.fine, "accuracy"), *turned))
     return Table("equal_width", "Linear probes on a random projection to a common width.", columns, tuple(rows))
 
 
-def claims(results: Results) -> Table:
+def claims(results: ResultsDocument) -> Table:
     """Verdicts on the claims of the paper."""
     columns = (
         Column("id", "Claim", "text"),
@@ -235,86 +236,79 @@ def claims(results: Results) -> Table:
         *words("difference", "interval", "backbones", "why"),
     )
     rows = []
-    for row in results.get("claims") or []:
-        kind: Kind = "points" if row.get("unit", "points") == "points" else "number"
+    for row in results.claims or []:
+        kind: Kind = "points" if row.unit in ("points", None) else "number"
         groups = [
-            f"{name.replace('_', '-')}: {', '.join(members) or 'none'}"
-            for name, members in (row.get("groups") or {}).items()
+            f"{name.replace('_', '-')}: {', '.join(members or []) or 'none'}"
+            for name, members in (row.groups or {}).items()
         ]
-        rows.append(
-            (
-                *(row["id"], row["statement"], row["status"]),
-                *(show(row.get("estimate"), kind), show_interval(row.get("ci"), kind)),
-                *("; ".join(groups) or "–", "; ".join(row.get("reasons") or [])),
-            )
-        )
+        shown = show(row.estimate, kind), show_interval(row.ci, kind)
+        reasons = "; ".join(row.reasons or [])
+        rows.append((row.id, row.statement, row.status, *shown, "; ".join(groups) or "–", reasons))
     return Table("claims", "Claims of the paper.", columns, tuple(rows))
 
 
-def training(results: Results) -> Table:
+def training(results: ResultsDocument) -> Table:
     """Convergence and certificates of all probes."""
     columns = words("backbone", "task", "head", "converged", "edge", "certificate")
     rows = []
-    for name in ordered(results):
+    for name, backbone in results.ordered().items():
         for task in ("fine", "coarse", "coarse_rotation", "semantic", "multitask"):
-            found = dig(results, "backbones", name, task)
-            for head, scores in {"mlp": found}.items() if task == "multitask" else (found or {}).items():
-                if dig(scores, "converged") is not None:
-                    certificate = dig(scores, "certificate") or {}
+            for head, probe in backbone.probes(task).items():
+                if probe.converged is not None:
+                    certificate = probe.certificate or {}
                     numbers = {key: value for key, value in certificate.items() if type(value) in (int, float)}
                     details = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
-                    flags = (_YES_NO.get(dig(scores, key), "–") for key in ("converged", "edge"))
+                    flags = ("–" if flag is None else "yes" if flag else "no" for flag in (probe.converged, probe.edge))
                     rows.append((name, task, head, *flags, details))
     return Table("training", "Convergence of all probes.", columns, tuple(rows))
 
 
-_YES_NO = {True: "yes", False: "no"}
-
-
-def confusions(results: Results, task: str) -> Table:
+def confusions(results: ResultsDocument, task: str) -> Table:
     """Non-zero cells of the confusion matrices of a task."""
     columns = (*words("backbone", "head", "truth", "predicted"), Column("count", "Variants", "count"))
     rows = []
-    for name in ordered(results):
-        for head in heads(results):
-            matrix = dig(results, "backbones", name, task, head, "confusion")
-            labels = dig(matrix, "labels") or []
-            for truth, counts in zip(labels, dig(matrix, "counts") or [], strict=True):
-                pairs = zip(labels, counts, strict=True)
+    for name, backbone in results.ordered().items():
+        for head in results.heads():
+            probe = backbone.probe(task, head)
+            if probe is None or (matrix := probe.confusion) is None:
+                continue
+            for truth, counts in zip(matrix.labels, matrix.counts, strict=True):
+                pairs = zip(matrix.labels, counts, strict=True)
                 rows += [(name, head, truth, predicted, count) for predicted, count in pairs if count]
     return Table(f"confusion_{task}", f"Confusions of the {task} probes.", columns, tuple(rows))
 
 
-def headline_table(results: Results) -> str:
+def headline_table(results: ResultsDocument) -> str:
     """Overview as text for the terminal: accuracies of each backbone in per cent, and chance.
 
     Coarse and class scores are those of the first head, linear if available. † marks probes that have not converged.
     """
-    tried, first = heads(results), first_head(results) or "linear"
-    columns: list[tuple[str, tuple[str, ...], str]] = [
-        *((f"style {head}", ("fine", head, "accuracy"), "fine") for head in tried),
-        ("seen", ("coarse", first, "seen"), "coarse"),
-        ("held-out", ("coarse", first, "held_out"), "coarse"),
-        ("gap", ("coarse", first, "gap"), ""),
-        ("clean", ("semantic", first, "clean"), "semantic"),
-        ("obfuscated", ("semantic", first, "obfuscated"), "semantic"),
-        ("10-NN style", ("knn", "transformation", "10"), "fine"),
+    tried, first = results.heads(), results.first_head() or "linear"
+    columns = [  # heading, task, head, score
+        *((f"style {head}", "fine", head, "accuracy") for head in tried),
+        *(
+            ("seen", "coarse", first, "seen"),
+            ("held-out", "coarse", first, "held_out"),
+            ("gap", "coarse", first, "gap"),
+        ),
+        *(("clean", "semantic", first, "clean"), ("obfuscated", "semantic", first, "obfuscated")),
     ]
-    late = {
-        (name, path)
-        for name in results["backbones"]
-        for _, path, _ in columns
-        if dig(results, "backbones", name, *path[:2], "converged") is False
-    }
-    blank = " " * bool(late)  # keeps digits below each other
-    lines = [["backbone", "dim", *(heading + blank for heading, _, _ in columns)]]
-    for name in ordered(results):
-        backbone = results["backbones"][name]
-        cells = (show(dig(backbone, *path)) + ("†" if (name, path) in late else blank) for _, path, _ in columns)
-        lines.append([name, show(backbone.get("dim"), "count"), *cells])
-    chances = [dig(results, "chance", task) for _, _, task in columns]
+    backbones = results.ordered()
+    late = any(backbone.unconverged(task, head) for backbone in backbones.values() for _, task, head, _ in columns)
+    blank = " " * late  # keeps digits below each other
+    lines = [["backbone", "dim", *(f"{heading}{blank}" for heading, *_ in columns), f"10-NN style{blank}"]]
+    for name, backbone in backbones.items():
+        cells = [
+            show(getattr(backbone.probe(task, head), key, None)) + ("†" if backbone.unconverged(task, head) else blank)
+            for _, task, head, key in columns
+        ]
+        near = ((backbone.knn and backbone.knn.transformation) or {}).get("10")
+        lines.append([name, show(backbone.dim, "count"), *cells, show(near) + blank])
+    chances = [None if key == "gap" else results.chance_of(task) for _, task, _, key in columns]
+    chances.append(results.chance_of("fine"))
     lines.append(["chance", "", *("" if chance is None else show(chance) + blank for chance in chances)])
-    return text_table(lines) + "\n† The probe has not converged." * bool(late)
+    return text_table(lines) + "\n† The probe has not converged." * late
 
 
 def text_table(lines: Sequence[Sequence[str]], left: int = 1) -> str:

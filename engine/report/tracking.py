@@ -25,6 +25,7 @@ from substyle.engine import observability
 from substyle.engine.report.data import Table
 from substyle.engine.report.page import flat
 from substyle.engine.report.tables import overview
+from substyle.engine.results.model import ResultsDocument
 from substyle.kernels.errors import MissingError
 from substyle.pipelines.validation import validated
 
@@ -172,7 +173,7 @@ class _Calls:
 @contextmanager
 def tracked(
     config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path
-) -> Iterator[Callable[[Mapping[str, Any], Callable[[], Sequence[Table]]], None]]:
+) -> Iterator[Callable[[ResultsDocument, Callable[[], Sequence[Table]]], None]]:
     """Track progress of the stages in the block. Yields a function to call with results and what makes their tables.
 
     Args:
@@ -195,7 +196,7 @@ def tracked(
         values = {f"{stage}/done": done, f"{stage}/total": total, f"{stage}/per_second": per_s}
         calls.calls.put(lambda tracker: tracker.log(values, done))
 
-    def finished(results: Mapping[str, Any], tables: Callable[[], Sequence[Table]]) -> None:
+    def finished(results: ResultsDocument, tables: Callable[[], Sequence[Table]]) -> None:
         for table in tables():
             if not table.name.startswith("confusion"):  # long, and in the report
                 columns, rows = flat(table)
@@ -213,9 +214,9 @@ def tracked(
         calls.close()
 
 
-def _scores(results: Mapping[str, Any]) -> dict[str, float]:
+def _scores(results: ResultsDocument) -> dict[str, float]:
     """Numbers of the table of probe accuracies, by backbone, head and score."""
-    columns, rows = flat(overview(dict(results)))
+    columns, rows = flat(overview(results))
     return {
         f"{row[0]}/{row[1]}/{name}": value
         for row in rows

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 1
 Status = Literal["supported", "contradicted", "undecided", "not testable"]
+HEADS = ("linear", "mlp")
 BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")  # in the pooling of a layer
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -22,14 +23,27 @@ Interval = Annotated[list[Finite], Field(min_length=2, max_length=2)]  # low, hi
 Numbers = dict[str, Finite | None]
 Intervals = dict[str, Interval | None]
 Counts = dict[str, int | None]
+_UNNAMED = ("accuracy", "difference", "value")  # whose interval is ci95
 K = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # a number of neighbours
 Texts = list[str]
 
 
 class Model(BaseModel):
-    """An object of results.json."""
+    """An object of results.json; without entries it is false."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, defer_build=True)
+
+    def __bool__(self) -> bool:
+        return bool(self.model_fields_set)
+
+    def entry(self, name: str) -> Any:  # noqa: ANN401 (JSON)
+        """An entry without a model, such as the results of a plug-in; None if missing."""
+        return (self.model_extra or {}).get(name)
+
+    def interval(self, name: str) -> Interval | None:
+        """95 % interval of a number; None if missing."""
+        found: Interval | None = getattr(self, "ci95" if name in _UNNAMED else f"{name}_ci95", None)
+        return found
 
 
 class Confusion(Model):
@@ -52,6 +66,9 @@ class ProbeScores(Model):
     ``ci95`` are intervals over images, ``two_way_ci95`` over images and transformations. ``se_training`` is over probes
     trained on resampled photographs, and part of ``se``. Those without a name are of the accuracy.
     """
+
+    # scores that generalise to unseen transformations
+    general: ClassVar[frozenset[str]] = frozenset({"styles", "held_out", "gap"})
 
     accuracy: Share | None = None
     ci95: Interval | None = None
@@ -97,6 +114,18 @@ class ProbeScores(Model):
     certificate: dict[str, Any] | None = None
     confusion: Confusion | None = None
 
+    @property
+    def unconverged(self) -> bool:
+        """Whether the probe states that it has not converged."""
+        return self.converged is False
+
+    def interval(self, name: str) -> Interval | None:
+        """95 % interval of a score: for `general` ones over images and transformations, if available."""
+        two_way: Interval | None = None
+        if name in self.general:
+            two_way = getattr(self, f"{name}_two_way_ci95".removeprefix("accuracy_"))
+        return two_way or super().interval(name)
+
 
 class SeverityCurve(Model):
     """Accuracies by severity of a transformation, and the severity at which half of the accuracy is lost."""
@@ -134,6 +163,8 @@ class Accuracy(Model):
 
 class GroupedScores(ProbeScores):
     """Scores of a probe with held-out transformations, or of one for each transformation held out in turn."""
+
+    general: ClassVar[frozenset[str]] = ProbeScores.general | {"accuracy"}
 
     by_transformation: dict[str, Accuracy | None] | None = None
     generators: dict[str, ProbeScores | None] | None = None
@@ -231,6 +262,11 @@ class Size(Model):
     semantic_converged: bool | None = None
     selected: Texts | None = None
 
+    @property
+    def both_converged(self) -> bool:
+        """Whether both probes have converged."""
+        return bool(self.fine_converged and self.semantic_converged)
+
 
 class BothTasks(Model):
     """Accuracies of style and class."""
@@ -262,8 +298,8 @@ class Neighbours(Model):
 
     transformation: dict[K, Finite | None] | None = None
     transformation_ci95: Intervals | None = None
-    label: dict[K, Finite | None] | None = Field(None, alias="class")
-    label_ci95: Intervals | None = Field(None, alias="class_ci95")
+    label: dict[K, Finite | None] | None = Field(default=None, alias="class")
+    label_ci95: Intervals | None = Field(default=None, alias="class_ci95")
 
 
 class Balance(Model):
@@ -307,13 +343,14 @@ class VariantMap(Model):
 
 
 class Mistake(Model):
-    """A confident wrong prediction."""
+    """A confident wrong prediction; ``picture`` is a file in the folder ``mistakes``."""
 
     key: str
     transformation: str
     truth: str
     predicted: str
     confidence: Share
+    picture: str | None = None
 
 
 class Mistakes(Model):
@@ -341,13 +378,16 @@ class AttackScores(Model):
     accuracy: Share | None = None
     success: Share | None = None
     success_ci95: Interval | None = None
+    linf: Finite | None = None
+    named: Numbers | None = None
     detection: dict[str, Detected | None] | None = None
 
 
 class Attacks(Model):
-    """Adversarial attacks on the class probe of a backbone, by attack."""
+    """Adversarial attacks on the class probe of a backbone, by attack; ``named`` by the style probe without them."""
 
     accuracy: Share | None = None
+    named: Numbers | None = None
     attacks: dict[str, AttackScores | None] | None = None
 
 
@@ -368,6 +408,10 @@ class Spec(Model):
     objective: str | None = None
     data: str | None = None
     parameters: Finite | None = None
+    weights: str | None = None
+    weights_hash: str | None = None
+    licence: str | None = None
+    input_side: int | str | None = None
     finetuned: FineTuning | None = None
 
 
@@ -410,6 +454,7 @@ class BackboneResults(Model):
     knn: Neighbours | None = None
     balance: Balance | None = None
     balance_ci95: Intervals | None = None
+    sampled: dict[str, Any] | None = None
     retrieval: dict[str, dict[K, Finite | None] | None] | None = None
     clusters: Clusters | None = None
     sensitivity: Numbers | None = None
@@ -424,26 +469,43 @@ class BackboneResults(Model):
     attack: Attacks | None = None
     mistakes: dict[str, Mistakes | None] | None = None
 
+    @property
+    def facts(self) -> Spec:
+        """What it is; empty if unknown."""
+        return self.spec or Spec()
+
+    @property
+    def base(self) -> str | None:
+        """Name of the backbone that an adapted or fine-tuned one was trained from."""
+        adapted = self.adapter.backbone if self.adapter else None
+        return adapted or (self.facts.finetuned.backbone if self.facts.finetuned else None)
+
     def is_whole(self) -> bool:
         """Whether it is the output of a network as it was loaded: no layer, no tokens, not adapted or fine-tuned."""
-        spec = self.spec or Spec()
-        return not (self.tokens or self.adapter or spec.finetuned or BLOCK.search(spec.pooling or ""))
+        return not (self.tokens or self.adapter or self.facts.finetuned or BLOCK.search(self.facts.pooling or ""))
 
-    def scores(self, task: str, head: str) -> ProbeScores | None:
-        """Scores of the probe of a task (fine, coarse, coarse_rotation, semantic) with a head."""
-        probes: dict[str, Mapping[str, ProbeScores | None] | None] = {
-            "fine": self.fine,
-            "coarse": self.coarse,
-            "coarse_rotation": self.coarse_rotation,
-            "semantic": self.semantic,
-        }
-        return (probes[task] or {}).get(head)
+    def probes(self, task: str) -> Mapping[str, ProbeScores]:
+        """Probes of a task (fine, coarse, coarse_rotation, semantic, multitask) by head; multi-task ones are MLPs."""
+        if task == "multitask":
+            return {"mlp": self.multitask} if self.multitask is not None else {}
+        return {head: probe for head, probe in (getattr(self, task) or {}).items() if probe is not None}
+
+    def probe(self, task: str, head: str) -> ProbeScores | None:
+        """The probe of a task with a head; None if missing."""
+        return self.probes(task).get(head)
+
+    def unconverged(self, task: str, head: str) -> bool:
+        """Whether a probe states that it has not converged."""
+        probe = self.probe(task, head)
+        return probe is not None and probe.unconverged
 
 
 class Parameter(Model):
     """A parameter of a transformation, and what it is drawn from."""
 
     name: str
+    unit: str | None = None
+    signed: bool | None = None
     one_of: list[Any] | None = None
     uniform: Interval | None = None
 
@@ -454,6 +516,7 @@ class TransformationEntry(Model):
     name: str
     coarse: str
     role: str
+    made_by: str | None = None
     parameters: list[Parameter] | None = None
 
 
@@ -504,6 +567,7 @@ class Similarity(Model):
     """Similarity of embeddings, by backbone and a later backbone."""
 
     pairs: dict[str, dict[str, SimilarPair | None] | None] | None = None
+    sampled: dict[str, Any] | None = None
 
 
 class Moved(Model):
@@ -583,13 +647,44 @@ class ResultsDocument(Model):
     robustness: list[Robustness] | None = None
     claims: list[Claim] | None = None
 
-    def real(self) -> list[str]:
-        """Names of the backbones that are not controls."""
-        return [name for name, backbone in self.backbones.items() if not backbone.control]
+    def ordered(self) -> dict[str, BackboneResults]:
+        """Backbones by name, controls last."""
+        return dict(sorted(self.backbones.items(), key=lambda item: bool(item[1].control)))
+
+    def real(self) -> dict[str, BackboneResults]:
+        """Backbones that are not controls, by name."""
+        return {name: backbone for name, backbone in self.backbones.items() if not backbone.control}
 
     def networks(self) -> list[str]:
         """Names of the backbones that are neither controls, nor layers, tokens, adapted nor fine-tuned."""
-        return [name for name in self.real() if self.backbones[name].is_whole()]
+        return [name for name, backbone in self.real().items() if backbone.is_whole()]
+
+    def entries(self, name: str) -> dict[str, Any]:
+        """Entries of backbones without a model, such as the results of a plug-in, by backbone, controls last."""
+        return {key: found for key, backbone in self.ordered().items() if (found := backbone.entry(name))}
+
+    def probe(self, name: str, task: str, head: str) -> ProbeScores | None:
+        """The probe of a backbone; None if it is missing."""
+        return self.backbones[name].probe(task, head) if name in self.backbones else None
+
+    def heads(self) -> list[str]:
+        """Heads of all probes, linear and MLP first."""
+        tasks = ("fine", "coarse", "semantic")
+        probes = [backbone.probes(task) for backbone in self.backbones.values() for task in tasks]
+        found = {head for each in probes for head, probe in each.items() if probe}
+        return [head for head in HEADS if head in found] + sorted(found.difference(HEADS))
+
+    def first_head(self) -> str:
+        """The first head of all probes, "" without probes."""
+        return (*self.heads(), "")[0]
+
+    def chance_of(self, task: str) -> float | None:
+        """Accuracy by chance."""
+        return (self.chance or {}).get(task)
+
+    def drawn(self) -> str:
+        """What the bootstrap draws."""
+        return "folders of photographs" if self.resampled and self.resampled.by == "folder" else "photographs"
 
     def compared(self, task: str, metric: str, head: str = "linear") -> dict[tuple[str, str], PairComparison]:
         """Comparisons by a score, by (a, b)."""

@@ -16,7 +16,6 @@ from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
-from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.stamp import StaleError, Stamp, compute_into, fits, note_of, require_fresh
@@ -291,11 +290,11 @@ class Stage(ABC, Generic[C, R]):
         """
         return {}
 
-    def sections(self, results: Results) -> Iterable[Section]:
+    def sections(self, results: ResultsDocument) -> Iterable[Section]:
         """Sections of the report.
 
         Args:
-            results: results.json, with labels in place of names of backbones.
+            results: the document, with labels in place of names of backbones.
         """
         return ()
 

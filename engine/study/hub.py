@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.data import Results, dig, head_name, heads, labelled, ordered, scored
-from substyle.engine.report.findings import SCORES, interval_key
+from substyle.engine.report.data import head_name, labelled, scored
+from substyle.engine.report.findings import SCORES
 from substyle.engine.report.page import cell_text
 from substyle.engine.report.tables import overview
-from substyle.engine.results.read import read_results
+from substyle.engine.results.model import ResultsDocument
+from substyle.engine.results.read import read_results, validate_results
 from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.files import write_durably
 from substyle.engine.study.outputs import CARD, PAGE, RESULTS, require_current
@@ -43,13 +44,13 @@ def write_card(run: Path, out: Path | None = None) -> Path:
         raise MissingError("RUN", f"{run} has no {RESULTS}; pass the output folder of substyle run or report")
     results = read_results(run / RESULTS)
     require_current(run, results)
-    path, text = out or run / CARD, card(labelled(results))
+    path, text = out or run / CARD, card(labelled(validate_results(results)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, text.encode())
     return path
 
 
-def card(results: Results) -> str:
+def card(results: ResultsDocument) -> str:
     """The model card: metadata in the Hub's format, and the table of probe accuracies.
 
     Accuracies are fractions; ``args`` of a metric has its 95 % interval and whether the probe has converged.
@@ -57,27 +58,26 @@ def card(results: Results) -> str:
     from huggingface_hub import CardData, EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
-    photographs = dig(results, "identity", "sources") or results["name"]
+    photographs = (results.identity or {}).get("sources") or results.name
     index: list[dict[str, Any]] = []
-    for name in ordered(results):
+    for name, backbone in results.ordered().items():
         found = []
-        for head in heads(results):
+        for head in results.heads():
             for heading, task, key in SCORES:
-                scores = dig(results, "backbones", name, task, head)
-                interval = interval_key(scores, task, key)
-                if (score := scored(scores, key, interval)) is not None:
+                probe = backbone.probe(task, head)
+                if probe is not None and (score := scored(probe, key)) is not None:
                     found.append(
                         EvalResult(
                             task_type="image-classification",
                             task_name=f"{heading}, {head_name(head)} probe",
                             dataset_type=re.sub(r"[^a-z0-9]+", "-", photographs.lower()).strip("-") or "photographs",
                             dataset_name=photographs,
-                            dataset_config=f"{results.get('suite', '')}/{task}/{head}/{key}",
+                            dataset_config=f"{results.suite or ''}/{task}/{head}/{key}",
                             dataset_split="test",
                             metric_type="accuracy",
                             metric_name=f"Accuracy ({heading}, {head_name(head)})",
                             metric_value=score[0],
-                            metric_args={"ci95": dig(scores, interval), "converged": dig(scores, "converged")},
+                            metric_args={"ci95": probe.interval(key), "converged": probe.converged},
                         )
                     )
         if found:
@@ -92,13 +92,15 @@ def card(results: Results) -> str:
         cells = [(cell_text(v, column), column.kind) for v, column in zip(row, table.columns, strict=True)]
         lines.append([_plain(text) if kind == "text" else text for text, kind in cells])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    chance = ", ".join(f"{_plain(task)} {100 * value:.1f}" for task, value in (results.get("chance") or {}).items())
-    variants, images, version = len(results["transformations"]), results["images"], _plain(results.get("version", ""))
+    chance = ", ".join(
+        f"{_plain(task)} {100 * value:.1f}" for task, value in (results.chance or {}).items() if value is not None
+    )
+    variants, images, version = len(results.transformations), results.images, _plain(results.version or "")
     return f"""---
 {data.to_yaml()}
 ---
 
-# {_plain(results["name"])}: what image embeddings know
+# {_plain(results.name)}: what image embeddings know
 
 Probes of {len(index)} frozen image embeddings, trained and tested by substyle {version} on {variants} variants of
 {images:,} photographs ({_plain(photographs)}). Accuracy on test photographs in per cent, with 95 % intervals; † marks
@@ -113,7 +115,7 @@ the probe's training set; *class* is predicted from original and from transforme
 """
 
 
-def _reported(run: Path, results: Results) -> list[str]:
+def _reported(run: Path, results: ResultsDocument) -> list[str]:
     """Files that a report of these results has written and that exist, and those of its probes.
 
     Raises:
@@ -123,7 +125,7 @@ def _reported(run: Path, results: Results) -> list[str]:
     made = {"tables": [table.name for table in all_tables(results)], "figures": all_figures(results)}
     names = [CARD, PAGE, RESULTS]
     names += [f"{kind}/{name}.{end}" for kind, ends in _ENDINGS.items() for name in made[kind] for end in ends]
-    for stage in results.get("stamps", {}):
+    for stage in results.stamps or {}:
         note = note_of(inside(run, stage)) if stage.startswith("probes/") else None
         names += [f"{stage}/{name}" for name in (note.files if note else ())]
     found = [name for name in names if inside(run, name).exists()]
@@ -158,7 +160,7 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ConfigError("--repo", repo, "user/name")
     write_card(run)
-    names = _reported(run, read_results(run / RESULTS))
+    names = _reported(run, validate_results(read_results(run / RESULTS)))
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         api.create_repo(repo, private=private, exist_ok=True)

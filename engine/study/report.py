@@ -5,42 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 
 from substyle.engine.report import page
-from substyle.engine.report.data import Results, Table, labelled
+from substyle.engine.report.data import Table, labelled
 from substyle.engine.report.page import ReportFiles, figures_of, tables_of
 from substyle.engine.report.section import Section
-from substyle.engine.results.read import validate_results
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
 
 
-def sections_of(results: Results) -> list[Section]:
+def sections_of(results: ResultsDocument) -> list[Section]:
     """Sections of all stages that have results, with labels in place of names of backbones."""
     return [section for stage in registry.stages() for section in stage.sections(results)]
 
 
-def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None) -> ReportFiles:
+def write_report(results: ResultsDocument, out_dir: Path, *, gallery: Path | None = None) -> ReportFiles:
     """Write ``report.html``, ``tables/*.{csv,json,parquet,tex}`` and ``figures/*.{pdf,png}``.
 
     The page is self-contained and has no scripts. Sections without numbers are omitted.
 
     Args:
-        results: results.json; see :func:`substyle.engine.results.read.validate_results`.
+        results: from :func:`substyle.engine.results.read.validate_results`.
         out_dir: output folder, created if missing.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
 
     Raises:
-        SubstyleError: invalid results, or a gallery file that is not a picture.
+        SubstyleError: a gallery file that is not a picture.
     """
-    validate_results(results)
     shown = labelled(results)
     return page.write_report(shown, out_dir, sections_of(shown), gallery=gallery)
 
 
-def all_tables(results: Results) -> list[Table]:
+def all_tables(results: ResultsDocument) -> list[Table]:
     """Tables of the report that have rows."""
     shown = labelled(results)
     return tables_of(shown, sections_of(shown))
 
 
-def all_figures(results: Results) -> list[str]:
+def all_figures(results: ResultsDocument) -> list[str]:
     """Names of the figures of the report."""
     return figures_of(sections_of(labelled(results)))

@@ -17,6 +17,7 @@ from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.run import complete, embed, repair, require_same
 from substyle.engine.report.page import ReportFiles
 from substyle.engine.report.tracking import tracked
+from substyle.engine.results.read import validate_results
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
 from substyle.engine.stages.pictures import current_gallery, draw_gallery
@@ -67,7 +68,8 @@ def run_study(
     settings["backbones"] = ", ".join(names_of(study.backbones))
     with tracked(study.track, study.name, settings, out) as finished:
         results = _run(study, out, images, store_path, fresh=fresh, quiet=quiet)
-        finished(results, partial(all_tables, results))
+        document = validate_results(results)
+        finished(document, partial(all_tables, document))
     return results
 
 
@@ -202,4 +204,4 @@ def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> Rep
     out.mkdir(parents=True, exist_ok=True)
     results["checksum"] = checksum(results)
     write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
-    return write_report(results, out, gallery=gallery)
+    return write_report(validate_results(results), out, gallery=gallery)

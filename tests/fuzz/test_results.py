@@ -16,7 +16,6 @@ from tests.fuzz.mutations import changed, spoilt_json, written
 
 from substyle.engine.report import page
 from substyle.engine.report.compare import compare_results
-from substyle.engine.report.data import Results
 from substyle.engine.report.tables import headline_table
 from substyle.engine.results.read import read_results, validate_results
 from substyle.engine.study.report import write_report
@@ -25,10 +24,10 @@ from substyle.kernels.errors import SubstyleError
 SUITE = tuple(row for row in fake.SUITE if row[0] in ("identity", "gaussian_blur", "defocus_blur", "jpeg"))
 
 
-def results(name: str = "a", seed: int = 0) -> Results:
+def results(name: str = "a", seed: int = 0) -> dict[str, Any]:
     """A small results.json: two backbones, four transformations, two classes."""
     skills = {"net": (0.9, 0.8), "control:pixels": (0.4, 0.3)}
-    made: Results = fake.fake_results(skills, seed=seed, suite=SUITE, classes=("x", "y"), images=50, name=name)
+    made: dict[str, Any] = fake.fake_results(skills, seed=seed, suite=SUITE, classes=("x", "y"), images=50, name=name)
     return made
 
 
@@ -78,8 +77,8 @@ def test_any_results_that_pass_can_be_shown(tmp_path: Path, cases: int, monkeypa
         put(path, content)
         read = attempt(read_results, path, names=(path.name,))
         if read is not None:
-            write_report(read, tmp_path / "out")
-            assert headline_table(read)
+            write_report(validate_results(read), tmp_path / "out")
+            assert headline_table(validate_results(read))
 
     examine(check, contents(), cases=max(cases // 10, 8))
 

@@ -25,6 +25,7 @@ from substyle.engine.report.figures import save_figures
 from substyle.engine.report.page import read_gallery, write_page, write_tables
 from substyle.engine.report.section import blocks_of
 from substyle.engine.report.tables import overview
+from substyle.engine.results.read import validate_results
 from substyle.engine.stages import stamp
 from substyle.engine.stages.pictures import current_gallery
 from substyle.engine.store.identity import RUN, PhotographsError
@@ -114,8 +115,9 @@ def test_reports_do_not_write_through_links(tmp_path: Path, outside: Outside) ->
         for name in names:
             (tmp_path / "out" / folder / name).symlink_to(outside.secret)
     write_page(tmp_path / "out" / "report.html", "report.html.j2", _context(results, tmp_path))
-    write_tables([overview(results)], tmp_path / "out" / "tables")
-    drawings = {b.figure: b.draw for s in sections_of(results) for b in blocks_of(s) if getattr(b, "figure", "")}
+    write_tables([overview(validate_results(results))], tmp_path / "out" / "tables")
+    sections = sections_of(validate_results(results))
+    drawings = {b.figure: b.draw for s in sections for b in blocks_of(s) if getattr(b, "figure", "")}
     save_figures(drawings, tmp_path / "out" / "figures")
     assert files.is_regular(tmp_path / "out" / "report.html")
 
@@ -124,7 +126,7 @@ def _context(results: dict[str, Any], out: Path) -> dict[str, Any]:
     from substyle.engine.report import page
     from substyle.engine.report.data import labelled
 
-    made = labelled(results)
+    made = labelled(validate_results(results))
     return page._context(made, sections_of(made), None, out)
 
 
@@ -182,7 +184,7 @@ def test_mistakes_show_pictures_of_their_folder(tmp_path: Path, outside: Outside
     row["picture"] = name.format(outside=outside.path)
     results["backbones"]["alpha"]["mistakes"] = {"fine": {"head": "linear", "scored": 2, "wrong": 1, "rows": [row]}}
     with pytest.raises(UnsafeFileError):
-        write_report(results, tmp_path)
+        write_report(validate_results(results), tmp_path)
 
 
 def test_a_gallery_holds_what_was_drawn(embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,7 +309,7 @@ def test_a_model_card_escapes_names(tmp_path: Path) -> None:
     results = fake.fake_results() | {"name": EVIL, "version": EVIL}
     results["identity"] = {"sources": EVIL}
     results["backbones"] = {f"{EVIL} {name}": each for name, each in results["backbones"].items()}
-    text = ModelCard(hub.card(results)).text
+    text = ModelCard(hub.card(validate_results(results))).text
     assert "<img" not in text
     assert re.search(r"(?<!\\)\]\(", text) is None
     heads = [line for line in text.splitlines() if line.startswith("| ")]

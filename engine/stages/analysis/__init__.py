@@ -9,8 +9,8 @@ from typing import Any
 
 from substyle.engine.analysis.run import analyze
 from substyle.engine.config import AnalysisConfig
-from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.analysis.section import sections
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 
@@ -45,7 +45,7 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
         shares = (f"{k}-NN {v:.3f}" for k, v in result["knn"]["transformation"].items() if v is not None)
         yield f"transformation: {'  '.join(shares)}"
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 

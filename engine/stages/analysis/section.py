@@ -6,34 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from substyle.engine.report.data import (
-    HEADS,
-    Column,
-    Results,
-    Table,
-    dig,
-    head_name,
-    heads,
-    ordered,
-    real,
-    words,
-)
+from substyle.engine.report.data import Column, Table, head_name, scored, words
 from substyle.engine.report.figures import FULL, MUTED, panels
-from substyle.engine.report.findings import task_score
 from substyle.engine.report.heat_tables import geometry_tables
 from substyle.engine.report.maps import KINDS, Scatter, draw_maps, embedding_maps
 from substyle.engine.report.section import Block, Data, Details, Explained, Heading, Plots, Section, Text
 from substyle.engine.report.tables import geometry, knn, neighbours
+from substyle.engine.results.model import HEADS, Balance, Neighbours, ResultsDocument
 
 
-def sections(results: Results) -> Iterator[Section]:
+def sections(results: ResultsDocument) -> Iterator[Section]:
     """The sections that have numbers."""
     yield from _neighbours(results)
     yield from _map(results)
     yield from _geometry(results)
 
 
-def _neighbours(results: Results) -> Iterator[Section]:
+def _neighbours(results: ResultsDocument) -> Iterator[Section]:
     beside, bars, near = knn_beside_probes(results), balance_bars(results), neighbours(results)
     blocks: list[Block] = [Data(knn(results), hidden=True)]
     for table in beside:
@@ -56,7 +45,7 @@ def _neighbours(results: Results) -> Iterator[Section]:
         yield Section("neighbours", "Neighbours", "Neighbours", tuple(blocks))
 
 
-def _map(results: Results) -> Iterator[Section]:
+def _map(results: ResultsDocument) -> Iterator[Section]:
     maps = embedding_maps(results)
     if not maps:
         return
@@ -74,7 +63,7 @@ def _map(results: Results) -> Iterator[Section]:
     yield Section("map", "Map", "Map: what lies together?", tuple(blocks))
 
 
-def _geometry(results: Results) -> Iterator[Section]:
+def _geometry(results: ResultsDocument) -> Iterator[Section]:
     blocks: list[Block] = [Data(geometry(results), hidden=True)]
     if tables := geometry_tables(results):
         blocks.append(Explained(tuple(tables)))
@@ -84,9 +73,9 @@ def _geometry(results: Results) -> Iterator[Section]:
         yield Section("geometry", "Geometry", "Geometry", tuple(blocks))
 
 
-def _resampled(results: Results) -> str:
-    by = dig(results, "backbones", ordered(results)[0], "sampled", "resample_by")
-    return "folders of photographs" if by == "folder" else "photographs"
+def _resampled(results: ResultsDocument) -> str:
+    sampled = next(iter(results.ordered().values())).sampled or {}
+    return "folders of photographs" if sampled.get("resample_by") == "folder" else "photographs"
 
 
 @dataclass(frozen=True)
@@ -113,57 +102,53 @@ class Bars:
     drawn: str
 
 
-def balance_bars(results: Results) -> list[Bar]:
+def balance_bars(results: ResultsDocument) -> list[Bar]:
     """Fractions of variants by what the nearest other variant shares."""
     bars = []
-    for name in ordered(results):
-        backbone = results["backbones"][name]
-        parts = [
-            (key, dig(backbone, "balance", key), dig(backbone, "balance_ci95", key))
-            for key in ("same_image", "same_transformation", "neither")
-        ]
-        if all(value is not None for _, value, _ in parts):
+    for name, backbone in results.ordered().items():
+        shares, ends = backbone.balance or Balance(), backbone.balance_ci95 or {}
+        values = [(key, getattr(shares, key)) for key in ("same_image", "same_transformation", "neither")]
+        parts = tuple((key, value, ends.get(key)) for key, value in values if value is not None)
+        if len(parts) == len(values):
             first, last = parts[0][2], parts[-1][2]
             edges = ([(first[0], first[1])] if first else []) + ([(1 - last[1], 1 - last[0])] if last else [])
-            bars.append(Bar(name, bool(dig(backbone, "control")), tuple(parts), tuple(edges)))
+            bars.append(Bar(name, bool(backbone.control), parts, tuple(edges)))
     return bars
 
 
-def knn_beside_probes(results: Results) -> list[Table]:
+def knn_beside_probes(results: ResultsDocument) -> list[Table]:
     """Tables of k-NN accuracy for style and class, next to the accuracy of probes."""
-    ks = sorted(
-        {int(k) for name in ordered(results) for k in dig(results, "backbones", name, "knn", "transformation") or {}}
-    )
-    pooled = [head for head in heads(results) if head in HEADS]
+    near = {name: backbone.knn or Neighbours() for name, backbone in results.ordered().items()}
+    ks = sorted({int(k) for each in near.values() for k in each.transformation or {}})
+    pooled = [head for head in results.heads() if head in HEADS]
     parts = (("clean", "unchanged"), ("obfuscated", "transformed"))
     probes = {
         "transformation": [(f"{head_name(head)} probe", "fine", head, "accuracy") for head in pooled],
         "class": [(f"{head_name(head)}, {word}", "semantic", head, key) for head in pooled for key, word in parts],
     }
     made = []
-    for task, caption in (("transformation", "Style"), ("class", "Class")):
+    for task, attribute, caption in (("transformation", "transformation", "Style"), ("class", "label", "Class")):
         columns = [*words("backbone"), *(Column(f"k{k}", f"{k}\u2011NN") for k in ks)]
         columns += [Column("probe", heading, interval=True) for heading, *_ in probes[task]]
         rows = []
-        for name in ordered(results):
-            backbone = results["backbones"][name]
-            near = [dig(backbone, "knn", task, str(k)) for k in ks]
-            if any(value is not None for value in near):
-                values = [task_score(dig(backbone, part, head), part, key) for _, part, head, key in probes[task]]
-                rows.append((name, *near, *values))
+        for name, each in near.items():
+            votes = [(getattr(each, attribute) or {}).get(str(k)) for k in ks]
+            if any(value is not None for value in votes):
+                values = [scored(results.probe(name, part, head), key) for _, part, head, key in probes[task]]
+                rows.append((name, *votes, *values))
         if rows:
             made.append(Table(f"knn_{task}", caption, tuple(columns), tuple(rows)))
     return made
 
 
-def _moved(results: Results) -> list[tuple[str, list[tuple[float, float, str]]]]:
+def _moved(results: ResultsDocument) -> list[tuple[str, list[tuple[float, float, str]]]]:
     """(backbone, [(sensitivity, class accuracy, transformation)]) of backbones that have both."""
     shown = []
-    for name in real(results) or ordered(results):
-        semantic = dig(results, "backbones", name, "semantic") or {}
-        accuracy = next((dig(scores, "by_transformation") for scores in semantic.values()), None) or {}
-        moved = dig(results, "backbones", name, "sensitivity") or {}
-        pairs = [(moved[t], accuracy[t], t) for t in moved if moved[t] is not None and accuracy.get(t) is not None]
+    for name, backbone in (results.real() or results.ordered()).items():
+        probe = next(iter((backbone.semantic or {}).values()), None)
+        accuracies = (probe and probe.by_transformation) or {}
+        moved = ((m, accuracies.get(t), t) for t, m in (backbone.sensitivity or {}).items())
+        pairs = [(m, accuracy, t) for m, accuracy, t in moved if m is not None and accuracy is not None]
         if pairs:
             shown.append((name, pairs))
     return shown

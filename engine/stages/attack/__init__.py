@@ -44,8 +44,8 @@ from substyle.engine.probes.attacks import (
 )
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import resample
-from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.attack.section import sections
 from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
@@ -159,7 +159,7 @@ class AttackStage(JsonStage[AttackConfig]):
             suffix = "" if detector is None else f"  detector AUROC {detector:.3f}"
             yield f"{name}  success {scores['success']:.3f}{suffix}"
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, words
-from substyle.engine.report.section import Block, Data, Section, Text, drawn
+from substyle.engine.report.data import Column, Table, scored, show, show_interval, words
+from substyle.engine.report.section import Block, Data, Section, Text
+from substyle.engine.results.model import Attacks, AttackScores, Detected, Numbers, ResultsDocument
 
 DETECTORS = {
     "fine": "Style probe",
@@ -23,7 +24,7 @@ BASELINES = ("mahalanobis", "knn", "squeezing", "layers")
 HALF = 0.5
 
 
-def sections(results: Results) -> Iterator[Section]:
+def sections(results: ResultsDocument) -> Iterator[Section]:
     """The section; none without attacks."""
     table = attacks(results)
     if not table.rows:
@@ -36,7 +37,7 @@ def sections(results: Results) -> Iterator[Section]:
         "training on attacks. Detector: linear probe of attacked against unchanged training photographs; for other "
         "radii or attacks, that radius or the whole attack is left out of its training. Adaptive: PGD on the class and "
         "on the detector trained on all attacks. An AUROC below 50 ranks attacked pictures as less suspicious than "
-        f"unchanged ones. In small type: 95% intervals over {drawn(results)}."
+        f"unchanged ones. In small type: 95% intervals over {results.drawn()}."
     )
     detection = [each for each in attack_detection(results) if each.rows]
     tables = (Data(each, each.caption) for each in (table, *detection))
@@ -44,22 +45,21 @@ def sections(results: Results) -> Iterator[Section]:
     yield Section("attacks", "Attacks", "Attacks: can the probes tell?", tuple(blocks))
 
 
-def _rows(results: Results) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _rows(results: ResultsDocument) -> Iterator[tuple[str, str, AttackScores]]:
     """(backbone, attack, entry) of all attacks."""
-    for name in ordered(results):
-        for attack, entry in (dig(results, "backbones", name, "attack", "attacks") or {}).items():
+    for name, backbone in results.ordered().items():
+        for attack, entry in ((backbone.attack and backbone.attack.attacks) or {}).items():
             if entry:
                 yield name, attack, entry
 
 
-def _remark(attack: str, entry: Mapping[str, Any]) -> str:
+def _remark(attack: str, entry: AttackScores) -> str:
     if attack.startswith("noise"):
         return "no attack: random signs"
-    success = entry.get("success")
-    return "succeeds on less than half" if success is not None and success < HALF else ""
+    return "succeeds on less than half" if entry.success is not None and entry.success < HALF else ""
 
 
-def attacks(results: Results) -> Table:
+def attacks(results: ResultsDocument) -> Table:
     """Success and size of each attack, and the transformations that the style probe takes it for."""
     columns = (
         *words("backbone", "attack"),
@@ -71,23 +71,23 @@ def attacks(results: Results) -> Table:
     before = ""
     for name, attack, entry in _rows(results):
         if name != before:
-            found = results["backbones"][name]["attack"]
-            rows.append((name, "none", None, found.get("accuracy"), 0.0, 0.0, _most(found.get("named")), ""))
+            found = results.backbones[name].attack or Attacks()
+            rows.append((name, "none", None, found.accuracy, 0.0, 0.0, _most(found.named), ""))
             before = name
-        numbers = scored(entry, "success"), *(entry.get(key) for key in ("accuracy", "linf", "l2"))
-        rows.append((name, attack, *numbers, _most(entry.get("named")), _remark(attack, entry)))
+        numbers = scored(entry, "success"), entry.accuracy, entry.linf, entry.l2
+        rows.append((name, attack, *numbers, _most(entry.named), _remark(attack, entry)))
     caption = "Attacks on the linear class probe of each backbone; mean distances in grey levels."
     return Table("attacks", caption, columns, tuple(rows))
 
 
-def _most(named: Mapping[str, float] | None) -> str:
+def _most(named: Numbers | None) -> str:
     shares = [f"{label} {show(share)} %" for label, share in list((named or {}).items())[:3]]
     return ", ".join(shares) or "–"
 
 
-def attack_detection(results: Results) -> list[Table]:
+def attack_detection(results: ResultsDocument) -> list[Table]:
     """AUROC of each detector for each attack, and its true-positive rate at a false-positive rate of 5 %."""
-    used = [how for how in DETECTORS if any(dig(entry, "detection", how) for _, _, entry in _rows(results))]
+    used = [how for how in DETECTORS if any((entry.detection or {}).get(how) for *_, entry in _rows(results))]
     columns = (*words("backbone", "attack"), *(Column(how, DETECTORS[how], interval=True) for how in used))
     tables = []
     for table, key, what in (
@@ -97,13 +97,13 @@ def attack_detection(results: Results) -> list[Table]:
         rows = []
         for name, attack, entry in _rows(results):
             mark = " *" if _remark(attack, entry) else ""
-            rows.append((name, attack + mark, *(scored(dig(entry, "detection", how), key) for how in used)))
+            rows.append((name, attack + mark, *(scored((entry.detection or {}).get(how), key) for how in used)))
         caption = f"Detection of successful attacks: {what}."
         tables.append(Table(table, caption, columns, tuple(rows) if used else ()))
     return tables
 
 
-def attack_summary(results: Results) -> str:
+def attack_summary(results: ResultsDocument) -> str:
     """How many attacks succeed on at least half, and what tells the least visible of these from unchanged photographs.
 
     Of attacks that succeed on at least half of the photographs, the one with the smallest mean L2 counts. The best
@@ -113,26 +113,26 @@ def attack_summary(results: Results) -> str:
     for name in dict.fromkeys(name for name, _, _ in _rows(results)):
         every = {attack: entry for own, attack, entry in _rows(results) if own == name}
         real = {attack: entry for attack, entry in every.items() if not attack.startswith(("noise", "adaptive"))}
-        good = {attack: entry for attack, entry in real.items() if (entry.get("success") or 0.0) >= HALF}
+        good = {attack: entry for attack, entry in real.items() if (entry.success or 0.0) >= HALF}
         text = f"{len(good)} of {len(real)} attacks on {name} succeed on at least half of the photographs"
         if good:
-            attack = min(good, key=lambda each: good[each]["l2"])
-            scores = dig(good[attack], "detection") or {}
-            parts = [f"the style probe {_auroc(scores['fine'])}"] if scores.get("fine") else []
-            unseen = next((how for how in ("other_attacks", "other_radii", "detector") if scores.get(how)), None)
+            attack = min(good, key=lambda each: good[each].l2)
+            scores = {how: found for how, found in (good[attack].detection or {}).items() if found}
+            parts = [f"the style probe {_auroc(scores['fine'])}"] if "fine" in scores else []
+            unseen = next((how for how in ("other_attacks", "other_radii", "detector") if how in scores), None)
             if unseen:
                 parts.append(f"{_WITH[unseen]} {_auroc(scores[unseen])}")
-            able = [how for how in BASELINES if scores.get(how)]
+            able = [how for how in BASELINES if how in scores]
             if able:
-                best = max(able, key=lambda how: scores[how]["auroc"])
+                best = max(able, key=lambda how: scores[how].auroc)
                 which = f"the best of {len(able)} baselines by this AUROC" if len(able) > 1 else "the only baseline"
                 parts.append(f"{which} ({DETECTORS[best]}) {_auroc(scores[best])}")
             text += f"; the least visible of them is {attack}, which is detected with an AUROC of "
             text += ", ".join(parts)
         adaptive = next((entry for attack, entry in every.items() if attack.startswith("adaptive")), None)
         if adaptive is not None:
-            text += f"; an attack that knows the detector succeeds on {show(adaptive.get('success'))} %"
-            known = dig(adaptive, "detection", "detector")
+            text += f"; an attack that knows the detector succeeds on {show(adaptive.success)} %"
+            known = (adaptive.detection or {}).get("detector")
             text += f", and lowers it to {_auroc(known)}" if known else ""
         sentences.append(text + ".")
     return " ".join(sentences)
@@ -145,6 +145,6 @@ _WITH = {
 }
 
 
-def _auroc(entry: Mapping[str, Any]) -> str:
-    text = show(entry["auroc"])
-    return f"{text} ({low_high})" if (low_high := show_interval(entry.get("auroc_ci95"))) else text
+def _auroc(entry: Detected) -> str:
+    text = show(entry.auroc)
+    return f"{text} ({low_high})" if (low_high := show_interval(entry.auroc_ci95)) else text

@@ -21,8 +21,8 @@ from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.run import OUTPUT
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import identity
-from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.domains.section import sections
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.probes import STAGE as PROBES
@@ -132,7 +132,7 @@ class DomainsStage(JsonStage[DomainsConfig]):
         self.write(folder, _transferred(everywhere, _probes(run, config, unit.name, everywhere), shared, config))
         return True
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 

@@ -4,67 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, real, show, words
-from substyle.engine.report.findings import SCORES, task_score
-from substyle.engine.report.section import Data, Section, Text, drawn
+from substyle.engine.report.data import Column, Table, scored, show, words
+from substyle.engine.report.findings import SCORES
+from substyle.engine.report.section import Data, Section, Text
+from substyle.engine.results.model import BackboneResults, PlainScores, ResultsDocument
 
 
-def sections(results: Results) -> Iterator[Section]:
+def sections(results: ResultsDocument) -> Iterator[Section]:
     """The section; none without domains."""
     table = domains(results)
     if not table.rows:
         return
     note = (
-        f"Scored on test photographs of each domain, with 95% intervals over {drawn(results)}. Class: on photographs "
+        f"Scored on test photographs of each domain, with 95% intervals over {results.drawn()}. Class: on photographs "
     )
     note += "of classes that the probe knows; between domains, classes without names, only numbers, are not compared."
     blocks = Text(domains_summary(results)), Data(table, table.caption), Text(note, note=True)
     yield Section("domains", "Domains", "Domains: do probes transfer?", blocks)
 
 
-def domains(results: Results) -> Table:
+def _cells(backbone: BackboneResults, task: str) -> dict[str, dict[str, PlainScores | None]]:
+    """Scores of the probes of a task by training domain, then by test domain."""
+    return {trained: row or {} for trained, row in ((backbone.domains or {}).get(task) or {}).items()}
+
+
+def domains(results: ResultsDocument) -> Table:
     """Scores of linear probes by training domain, a column for each test domain."""
-    every = [dig(results, "backbones", backbone, "domains") or {} for backbone in ordered(results)]
-    cells = [cell for tasks in every for task in tasks.values() for cell in task.items()]
+    every = [_cells(backbone, task) for backbone in results.ordered().values() for task in backbone.domains or {}]
+    cells = [cell for rows in every for cell in rows.items()]
     names = list(dict.fromkeys(name for trained, row in cells for name in (trained, *row)))  # the study's own first
     columns = (
         *(*words("backbone", "score"), Column("trained", "Trained on", "text")),
         *(Column(f"on_{name}", name, interval=True) for name in names),
     )
     rows = []
-    for backbone in ordered(results):
+    for own, backbone in results.ordered().items():
         for heading, task, key in SCORES:
-            for trained, row in (dig(results, "backbones", backbone, "domains", task) or {}).items():
-                values = [task_score(row.get(name), task, key) for name in names]
+            for trained, row in _cells(backbone, task).items():
+                values = [scored(row.get(name), key) for name in names]
                 if any(values):
-                    rows.append((backbone, heading, trained, *values))
+                    rows.append((own, heading, trained, *values))
     caption = "Accuracy of linear probes: trained on one domain, scored on another."
     return Table("domains", caption, columns, tuple(rows))
 
 
-def domains_summary(results: Results) -> str:
+def domains_summary(results: ResultsDocument) -> str:
     """Which style transfers worst, for each trained backbone, and which transformation loses most.
 
     Probes that have not converged are left out.
     """
     sentences = []
-    for backbone in real(results):
-        cells = dig(results, "backbones", backbone, "domains", "fine") or {}
+    for name, backbone in results.real().items():
+        cells = _cells(backbone, "fine")
         lost: list[tuple[float, str, str]] = []
         for trained, row in cells.items():
             for tested, cell in row.items():
-                both = dig(cells, tested, tested), cell
-                own, other = (dig(each, "accuracy") if dig(each, "converged") is not False else None for each in both)
+                both = cells.get(tested, {}).get(tested), cell
+                own, other = (None if each is None or each.unconverged else each.accuracy for each in both)
                 if tested != trained and own is not None and other is not None:
                     lost.append((other - own, trained, tested))
         if not lost:
             continue
         change, trained, tested = min(lost)
-        text = f"Style of {backbone} transfers worst from {trained} to {tested}: {show(change, 'points')} points"
+        text = f"Style of {name} transfers worst from {trained} to {tested}: {show(change, 'points')} points"
         text += f" against a probe of {tested}"
         text += f", the lowest of {len(lost)} differences" if len(lost) > 1 else ""
-        own, other = (dig(cells, each, tested, "by_transformation") or {} for each in (tested, trained))
-        drops = [(other[t] - own[t], t) for t in own if own[t] is not None and other.get(t) is not None]
+        probes = (cells[each].get(tested) for each in (tested, trained))
+        before, after = ((probe and probe.by_transformation) or {} for probe in probes)
+        pairs = ((before[t], after.get(t), t) for t in before)
+        drops = [(then - now, t) for now, then, t in pairs if now is not None and then is not None]
         if drops and min(drops)[0] < 0:
             text += f", most for {min(drops)[1]} ({show(min(drops)[0], 'points')}, the lowest of {len(drops)})"
         sentences.append(f"{text}.")

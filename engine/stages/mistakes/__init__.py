@@ -14,8 +14,8 @@ from PIL import Image
 
 from substyle.engine.config import Study
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.report.data import HEADS, Results
 from substyle.engine.report.section import Section
+from substyle.engine.results.model import HEADS, ResultsDocument
 from substyle.engine.stages.mistakes.section import sections
 from substyle.engine.stages.pictures import current_variants
 from substyle.engine.stages.probes import STAGE as PROBES
@@ -94,7 +94,7 @@ class MistakesStage(JsonStage[MistakesConfig]):
         self.write(folder, found)
         return all("picture" in row for row in _rows(found))
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 

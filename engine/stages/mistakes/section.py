@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from substyle.engine.report.data import Results, dig, head_name, ordered, show
+from substyle.engine.report.data import head_name, show
 from substyle.engine.report.section import Block, Details, Heading, Pictures, Section, Text
+from substyle.engine.results.model import Mistakes, ResultsDocument
 
 _OPEN = 2  # probes whose mistakes are shown at once
 
 
-def sections(results: Results) -> Iterator[Section]:
+def sections(results: ResultsDocument) -> Iterator[Section]:
     """The section; none without mistakes."""
     found = [
         (name, task, part)
-        for name in ordered(results)
-        for task, part in (dig(results, "backbones", name, "mistakes") or {}).items()
+        for name, backbone in results.ordered().items()
+        for task, part in (backbone.mistakes or {}).items()
+        if part
     ]
     if not found:
         return
@@ -31,16 +32,16 @@ def sections(results: Results) -> Iterator[Section]:
     yield Section("mistakes", "Mistakes", "Most confident mistakes", tuple(blocks))
 
 
-def _blocks(name: str, task: str, part: dict[str, Any]) -> list[Block]:
-    style, rows = task == "fine", part["rows"]
-    text = f"{show(part['wrong'], 'count')} of {show(part['scored'], 'count')} "
+def _blocks(name: str, task: str, part: Mistakes) -> list[Block]:
+    style = task == "fine"
+    text = f"{show(part.wrong, 'count')} of {show(part.scored, 'count')} "
     text += f"{'variants' if style else 'photographs'} are wrong"
-    text += f"; the {len(rows)} most confident:" if rows else "."
+    text += f"; the {len(part.rows)} most confident:" if part.rows else "."
     pictures = []
-    for row in rows:
-        caption = f"{row['truth']} → {row['predicted']}, {show(row['confidence'])}%"
-        file = f"mistakes/{row['picture']}" if row.get("picture") else ""
-        whose = "" if file else f"{row['key']}, {row['transformation']}: "
-        pictures.append((file, f"{row['key']} after {row['transformation']}", whose + caption))
-    heading = f"{'Transformations' if style else 'Classes'}: {name}, {head_name(part['head'])}"
+    for row in part.rows:
+        caption = f"{row.truth} → {row.predicted}, {show(row.confidence)}%"
+        whose = "" if row.picture else f"{row.key}, {row.transformation}: "
+        file = f"mistakes/{row.picture}" if row.picture else ""
+        pictures.append((file, f"{row.key} after {row.transformation}", whose + caption))
+    heading = f"{'Transformations' if style else 'Classes'}: {name}, {head_name(part.head)}"
     return [Heading(heading), Text(text, note=True), Pictures(tuple(pictures))]

@@ -11,7 +11,6 @@ from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
-from substyle.engine.report.data import Results, dig
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.probes.section import sections
@@ -79,7 +78,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         """Accuracy of each head: of all transformations, of held-out ones, or on unchanged photographs."""
         for task, heads in result.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
-                found = (dig(score, key) for key in ("accuracy", "held_out", "clean"))
+                found = map(score.get, ("accuracy", "held_out", "clean")) if isinstance(score, dict) else ()
                 if (value := next((each for each in found if each is not None), None)) is not None:
                     yield f"{task}  {head}  {value:.3f}"
 
@@ -92,7 +91,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
             found["resampled"] = {"by": outcome.resample_by, "groups": len(groups)}
         return found
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from substyle.engine.report import curves, extraction, gains
-from substyle.engine.report.data import (
-    Results,
-    Table,
-    dig,
-    first_head,
-    head_name,
-    heads,
-    ordered,
-    real,
-    show,
-)
+from substyle.engine.report.data import Table, head_name, show
 from substyle.engine.report.dots import dot_plots, draw_dots
 from substyle.engine.report.figures import Matrix, confusion
 from substyle.engine.report.findings import unconverged
 from substyle.engine.report.heat_tables import accuracies
-from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Matrices, Plots, Section, Text, drawn
+from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Matrices, Plots, Section, Text
 from substyle.engine.report.tables import (
     by_transformation,
     comparisons,
@@ -34,11 +24,12 @@ from substyle.engine.report.tables import (
     redrawn,
     training,
 )
+from substyle.engine.results.model import ResultsDocument
 
 _FEW = 20  # rows of a table that is shown at once
 
 
-def sections(results: Results) -> Iterator[Section]:
+def sections(results: ResultsDocument) -> Iterator[Section]:
     """The sections that have numbers."""
     for make in _MAKERS:
         section = make(results)
@@ -46,8 +37,8 @@ def sections(results: Results) -> Iterator[Section]:
             yield section
 
 
-def _chance(results: Results, task: str, text: str = "; chance is {}") -> str:
-    value = dig(results, "chance", task)
+def _chance(results: ResultsDocument, task: str, text: str = "; chance is {}") -> str:
+    value = results.chance_of(task)
     return "" if value is None else text.format(show(value))
 
 
@@ -56,33 +47,33 @@ def _table(table: Table, label: str = "", **options: bool) -> list[Block]:
     return [Data(table, label or table.caption, **options)] if table.rows else []
 
 
-def _overview(results: Results) -> Section:
-    tried = [head_name(head) for head in heads(results)]
+def _overview(results: ResultsDocument) -> Section:
+    tried = [head_name(head) for head in results.heads()]
     blocks: list[Block] = []
     if plots := dot_plots(results):
         text = (
-            f"Accuracy on test photographs in per cent; lines are 95% intervals from a bootstrap over {drawn(results)}"
+            f"Accuracy on test photographs in per cent; lines are 95% intervals from a bootstrap over {results.drawn()}"
         )
         text += ", dashed lines are chance."
-        if real(results) != ordered(results):
+        if len(results.real()) < len(results.backbones):
             text += " Controls, in grey, are pixels, simple statistics or an untrained network."
         if len(tried) > 1:
             text += f" The second and third plot show {tried[0]} probes."
         blocks += [Plots(tuple(plots), "overview", partial(draw_dots, plots)), Text(text, note=True)]
     if table := _table(overview(results), "Overview of every backbone and head"):
-        text = f"Style: which of {len(results['transformations'])} transformations"
+        text = f"Style: which of {len(results.transformations)} transformations"
         text += _chance(results, "fine", " (chance {})")
         text += ". Seen, held out: the coarse class of transformations in, or not in, the training set"
         text += _chance(results, "coarse", " (chance {})")
         text += "; the gap is over the same classes. Intervals of held-out scores and gaps are over "
-        text += f"{drawn(results)} and transformations."
+        text += f"{results.drawn()} and transformations."
         text += _chance(results, "semantic", " Class: of unchanged and of transformed photographs (chance {}).")
         text += " † The probe has not converged." if unconverged(results) else ""
         blocks += [*table, Text(text, note=True)]
     return Section("overview", "Overview", "Overview", tuple(blocks) if table else ())
 
 
-def _style(results: Results) -> Section:
+def _style(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(by_transformation(results, "fine"), hidden=True)]
     if tables := accuracies(results, "fine"):
         blocks.append(Text("Accuracy on test photographs, in per cent."))
@@ -90,7 +81,7 @@ def _style(results: Results) -> Section:
     return Section("style", "Style", "Style: which transformation?", tuple(blocks))
 
 
-def _confusions(results: Results) -> Section:
+def _confusions(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(confusions(results, task), hidden=True) for task in ("fine", "coarse")]
     titles = {"fine": "Transformations", "coarse": "Coarse classes"}
     found = [Matrices(title, tuple(each)) for task, title in titles.items() if (each := matrices(results, task))]
@@ -100,7 +91,7 @@ def _confusions(results: Results) -> Section:
     return Section("confusions", "Confusions", "Confusions", tuple(blocks))
 
 
-def _new_styles(results: Results) -> Section:
+def _new_styles(results: ResultsDocument) -> Section:
     blocks: list[Block] = [
         Data(by_transformation(results, task), hidden=True) for task in ("coarse", "coarse_rotation")
     ]
@@ -125,7 +116,7 @@ def _new_styles(results: Results) -> Section:
     return Section("new", "New styles", "New styles", tuple(blocks))
 
 
-def _substance(results: Results) -> Section:
+def _substance(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(by_transformation(results, "semantic"), hidden=True)]
     if tables := accuracies(results, "semantic"):
         text = (
@@ -136,18 +127,18 @@ def _substance(results: Results) -> Section:
     return Section("substance", "Substance", "Substance: which class?", tuple(blocks))
 
 
-def _severity(results: Results) -> Section:
+def _severity(results: ResultsDocument) -> Section:
     blocks: list[Block] = []
     if plots := curves.severity_plots(results):
         every = curves.severities(results)
-        text = f"Accuracy of {head_name(first_head(results))} probes of style (solid) and of class (dashed) at each "
+        text = f"Accuracy of {head_name(results.first_head())} probes of style (solid) and of class (dashed) at each "
         text += "severity, in per cent, on test photographs."
         note = (
             "Severities of a transformation are one class of the style probe. Halfway: where the curve, linear between "
         )
         note += "severities and at chance at severity 0, first crosses the mean of chance and its maximum, if the "
         note += "interval at the strongest severity lies above chance. Vertical lines and intervals: 95%, over "
-        note += f"{drawn(results)}. Hollow points: the probe has not converged."
+        note += f"{results.drawn()}. Hollow points: the probe has not converged."
         named = tuple(curve for curve in plots[0].curves if not curve.dashed)
         draw = partial(curves.draw_curves, plots, level="severity", most=4)
         blocks = [
@@ -160,11 +151,11 @@ def _severity(results: Results) -> Section:
     return Section("severity", "Severity", "Severity: how strong must it be?", tuple(blocks))
 
 
-def _depth(results: Results) -> Section:
+def _depth(results: ResultsDocument) -> Section:
     blocks: list[Block] = []
     if plots := curves.depth_plots(results):
-        text = f"Accuracy of {head_name(first_head(results))} probes on the layers of a network, in per cent, on test "
-        note = f"Vertical lines are 95% intervals; those of new styles are over {drawn(results)} and transformations. "
+        text = f"Accuracy of {head_name(results.first_head())} probes on the layers of a network, in per cent, on test "
+        note = f"Vertical lines are 95% intervals; those of new styles are over {results.drawn()} and transformations. "
         note += "Style: which transformation; new styles: the coarse class of held-out transformations. Hollow points: "
         blocks = [
             Text(f"{text}photographs."),
@@ -174,42 +165,42 @@ def _depth(results: Results) -> Section:
     return Section("depth", "Depth", "Depth: what does each layer know?", tuple(blocks))
 
 
-def _adapters(results: Results) -> Section:
+def _adapters(results: ResultsDocument) -> Section:
     note = "Adapters are trained on training photographs and on transformations that are not held out. Differences are "
     note += (
-        f"paired, with 95% intervals over {drawn(results)}; those of held-out transformations over {drawn(results)} "
+        f"paired, with 95% intervals over {results.drawn()}; those of held-out transformations over {results.drawn()} "
     )
     note += "and transformations. The sentence counts differences that are significant at 5% after Holm's correction."
     title = "Adapters: style and class in one embedding?"
     return _told("adapters", "Adapters", title, gains.adapters(results), gains.adapters_summary, results, note)
 
 
-def _finetuned(results: Results) -> Section:
+def _finetuned(results: ResultsDocument) -> Section:
     note = "All objectives see the same variants of the training photographs for the same number of steps; "
     note += (
         "transformations that are held out are not among them. Intervals are 95%, from seeds, if there are several, "
     )
-    note += f"and {drawn(results)}, not corrected for the number of comparisons."
+    note += f"and {results.drawn()}, not corrected for the number of comparisons."
     title = "Fine-tuning: does predicting transformations help?"
     return _told("finetuned", "Fine-tuning", title, gains.finetuned(results), gains.finetuned_summary, results, note)
 
 
-def _attentive(results: Results) -> Section:
+def _attentive(results: ResultsDocument) -> Section:
     note = "Attentive: one learned query with keys and values, in several attention heads, then a linear classifier. "
     note += "Efficient: several learned queries without keys (Psomas et al. 2026). Differences to the linear probe are "
-    note += f"paired, with 95% intervals over {drawn(results)}; those of held-out transformations over "
-    note += f"{drawn(results)} and transformations."
+    note += f"paired, with 95% intervals over {results.drawn()}; those of held-out transformations over "
+    note += f"{results.drawn()} and transformations."
     title, table = "Attentive probes: is it in the tokens?", gains.attentive(results)
     return _told("attentive", "Attentive probes", title, table, gains.attentive_summary, results, note)
 
 
-def _told(key: str, name: str, title: str, table: Table, summary: Any, results: Results, note: str) -> Section:  # noqa: ANN401
+def _told(key: str, name: str, title: str, table: Table, summary: Any, results: ResultsDocument, note: str) -> Section:  # noqa: ANN401
     """A sentence, a table and a note; nothing without rows."""
     blocks = (Text(summary(results)), Data(table, table.caption), Text(note, note=True)) if table.rows else ()
     return Section(key, name, title, blocks)
 
 
-def _extractability(results: Results) -> Section:
+def _extractability(results: ResultsDocument) -> Section:
     note = (
         "Test: accuracy on test photographs, for classes unchanged ones. Control: accuracy on held-out variants of "
         "training photographs of probes trained on a random label per photograph, which they can only memorise "
@@ -219,7 +210,7 @@ def _extractability(results: Results) -> Section:
         "compression is against the uniform code. For 90%: training photographs of a linear probe for 90% of the "
         "way from chance to its accuracy with all, interpolated in their logarithm. Shuffled: accuracy of a linear "
         "probe on shuffled labels, beside its range of 95% by chance. In small type: 95% intervals over the scored "
-        f"{drawn(results)}, for given probes; of the number of photographs also over the orders in which they are "
+        f"{results.drawn()}, for given probes; of the number of photographs also over the orders in which they are "
         "drawn."
     )
     blocks: list[Block] = []
@@ -230,7 +221,7 @@ def _extractability(results: Results) -> Section:
     return Section("extractability", "Extractability", "Extractability: how easily is it read?", tuple(blocks))
 
 
-def _complexity(results: Results) -> Section:
+def _complexity(results: ResultsDocument) -> Section:
     table, plots = extraction.complexity(results), extraction.size_plots(results)
     text = (
         "Accuracy of style and of class (unchanged photographs) by probes of every depth × width, on test photographs, "
@@ -254,7 +245,7 @@ def _complexity(results: Results) -> Section:
     return Section("complexity", "Complexity", "Complexity: does it depend on the probe?", tuple(blocks))
 
 
-def _together(results: Results) -> Section:
+def _together(results: ResultsDocument) -> Section:
     text = (
         "One hidden layer with two heads, trained on style and class together, compared with single-task twins trained "
     )
@@ -263,20 +254,20 @@ def _together(results: Results) -> Section:
     return Section("together", "Multi-task", "Multi-task", (Text(text), *table) if table else ())
 
 
-def _comparisons(results: Results) -> Section:
+def _comparisons(results: ResultsDocument) -> Section:
     every = comparisons(results)
     if not every.rows:
         return Section("comparisons", "Comparisons", "Comparisons", ())
     text = (
         "Differences between backbones, controls included, on the same test photographs, in points, with 95% "
-        f"intervals from a paired bootstrap over {drawn(results)} and, two-way, over {drawn(results)} and "
+        f"intervals from a paired bootstrap over {results.drawn()} and, two-way, over {results.drawn()} and "
         "transformations. Error: standard error of the difference, including training variance if probes were "
         "trained on resampled photographs. p: two-sided, after Holm's correction over all pairs of the same task, "
         "metric and head; differences with p below 0.05 are called clear. Tasks: fine: transformation; coarse: "
         "coarse class; rotation: coarse class with each transformation held out in turn; semantic: class; "
         "multitask: style and class together; equal: probes on random projections to a common width."
     )
-    trained = comparisons_between(every, real(results), first_head(results))
+    trained = comparisons_between(every, results.real(), results.first_head())
     blocks: list[Block] = [Text(text)]
     if trained.rows and len(trained.rows) <= _FEW:
         blocks.append(Data(trained, "Paired differences between backbones", saved=False))
@@ -285,7 +276,7 @@ def _comparisons(results: Results) -> Section:
     return Section("comparisons", "Comparisons", "Comparisons", tuple(blocks))
 
 
-def _training(results: Results) -> Section:
+def _training(results: ResultsDocument) -> Section:
     table, late = training(results), unconverged(results)
     if not table.rows:
         return Section("training", "Training", "Training", ())
@@ -308,19 +299,19 @@ _MAKERS = (
 )
 
 
-def matrices(results: Results, task: str) -> list[tuple[str, Matrix]]:
+def matrices(results: ResultsDocument, task: str) -> list[tuple[str, Matrix]]:
     """("backbone, head", confusion matrix of the first head) of a task."""
     found = []
-    for name in ordered(results):
-        for head in heads(results):
-            matrix = confusion(dig(results, "backbones", name, task, head, "confusion"))
-            if matrix is not None:
+    for name, backbone in results.ordered().items():
+        for head in results.heads():
+            probe = backbone.probe(task, head)
+            if probe is not None and (matrix := confusion(probe.confusion)) is not None:
                 found.append((f"{name}, {head_name(head)}", matrix))
                 break
     return found
 
 
-def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
+def comparisons_between(table: Table, names: Iterable[str], head: str) -> Table:
     """Comparisons by one head between different backbones of ``names``."""
     rows = [row for row in table.rows if row[2] == head and row[3] != row[4] and {row[3], row[4]} <= set(names)]
     return replace(table, rows=tuple(rows))

@@ -20,7 +20,6 @@ from substyle.engine.embedding.preflight import SplitCounts, opened, require_cla
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample
-from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
@@ -134,7 +133,7 @@ class ShiftStage(JsonStage[ShiftConfig]):
         rows = robustness({name: own[name] for name in document.networks() if name in own})
         return {"robustness": rows} if rows else {}
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from substyle.engine.analysis.similarity import similarity
 from substyle.engine.config import AnalysisConfig, Study
-from substyle.engine.report.data import Results
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.analysis import STAGE as ANALYSIS
@@ -74,7 +73,7 @@ class SimilarityStage(JsonStage[AnalysisConfig]):
         found = next(iter(run.results.get(self.name, {}).values()), None)
         return {self.name: found} if found else {}
 
-    def sections(self, results: Results) -> Iterator[Section]:
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""
         return sections(results)
 

@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.report.data import Column, Results, Table, dig, minus, ordered, real, scored, show
+from substyle.engine.report.data import Column, Scored, Table, minus, scored, show
 from substyle.engine.report.figures import HEAT, Matrix, heat_png
 from substyle.engine.report.section import Data, Details, Explained, Section, Text
+from substyle.engine.results.model import ResultsDocument, Similarity, SimilarPair
 
 
-def sections(results: Results) -> Iterator[Section]:
+def sections(results: ResultsDocument) -> Iterator[Section]:
     """The section; none for fewer than two backbones."""
     maps, table = similarity_maps(results), similarity(results)
     if not maps:
         return
-    sampled = dig(results, "similarity", "sampled")
+    sampled = (results.similarity or Similarity()).sampled or {}
+    variants, images, rsa = (show(sampled.get(key), "count") for key in ("variants", "images", "rsa_variants"))
     note = (
-        f"On {show(dig(sampled, 'variants'), 'count')} variants of {show(dig(sampled, 'images'), 'count')} test "
-        f"photographs (RSA: {show(dig(sampled, 'rsa_variants'), 'count')} of them); 0 is expected for unrelated "
+        f"On {variants} variants of {images} test photographs (RSA: {rsa} of them); 0 is expected for unrelated "
         "embeddings, 1 is equality up to rotation and scale. 95% intervals over random halves of the photographs."
     )
     blocks = (
@@ -49,13 +50,13 @@ _MEASURES = (
 _NUMBERED = 12  # most backbones with a number in each cell
 
 
-def _pairs(results: Results) -> list[tuple[str, str, Any]]:
+def _pairs(results: ResultsDocument) -> list[tuple[str, str, SimilarPair | None]]:
     """(backbone, other backbone, measures)."""
-    rows = dig(results, "similarity", "pairs") or {}
+    rows = (results.similarity or Similarity()).pairs or {}
     return [(a, b, pair) for a, row in rows.items() for b, pair in (row or {}).items()]
 
 
-def similarity(results: Results) -> Table:
+def similarity(results: ResultsDocument) -> Table:
     """Similarity of each pair of backbones."""
     columns = (
         Column("a", "Backbone", "text"),
@@ -94,28 +95,28 @@ class SimilarityMap:
         )
 
 
-def similarity_maps(results: Results) -> list[SimilarityMap]:
+def similarity_maps(results: ResultsDocument) -> list[SimilarityMap]:
     """Measures with numbers, as matrices of the backbones that were compared, controls last."""
     pairs = {frozenset((a, b)): pair for a, b, pair in _pairs(results)}
-    names = tuple(name for name in ordered(results) if any(name in pair for pair in pairs))
+    names = tuple(name for name in results.ordered() if any(name in pair for pair in pairs))
     maps = []
     for key, title, text in _MEASURES:
-        rows = [[1.0 if a == b else dig(pairs.get(frozenset((a, b))), key) for b in names] for a in names]
+        rows = [[1.0 if a == b else getattr(pairs.get(frozenset((a, b))), key, None) for b in names] for a in names]
         value_BB = np.array(rows, np.float64).reshape(len(names), len(names))  # None becomes NaN
         if np.isfinite(value_BB[~np.eye(len(names), dtype=bool)]).any():
             maps.append(SimilarityMap(title, text, names, value_BB))
     return maps
 
 
-def similarity_summary(results: Results) -> str:
+def similarity_summary(results: ResultsDocument) -> str:
     """The most and the least similar pair of backbones that are not controls."""
-    names = real(results)
+    names = results.real()
     found = [(a, b, scored(pair, "cka")) for a, b, pair in _pairs(results) if a in names and b in names]
     pairs = sorted((cka, a, b) for a, b, cka in found if cka is not None)
     if not pairs:
         return ""
 
-    def shown(pair: tuple[tuple[float, float | None, float | None], str, str]) -> str:
+    def shown(pair: tuple[Scored, str, str]) -> str:
         (value, low, high), a, b = pair
         interval = "" if low is None else f", {show(low, 'number')} to {show(high, 'number')}"
         return f"{a} and {b} (CKA {show(value, 'number')}{interval})"

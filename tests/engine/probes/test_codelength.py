@@ -137,7 +137,9 @@ def test_a_run_reports_extractability_in_the_schema_and_by_groups(make_table: Ma
     whole = fake_results({"alpha": (0.9, 0.9)})
     whole["backbones"]["alpha"] |= results
     validate_results(whole)
-    assert [row[:3] for row in extractability(whole).rows[:2]] == [("alpha", "style", h) for h in ("linear", "mlp")]
+    assert [row[:3] for row in extractability(validate_results(whole)).rows[:2]] == [
+        ("alpha", "style", h) for h in ("linear", "mlp")
+    ]
     without = run_probes(make_table(classes=0), config, out_dir=None, quiet=True).results["extractability"]
     assert list(without) == ["fine"]
 

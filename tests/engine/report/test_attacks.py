@@ -43,7 +43,7 @@ def results() -> dict[str, Any]:
 
 
 def test_the_sentence_names_the_least_visible_attack_that_succeeds(results: dict[str, Any]) -> None:
-    text = attack_summary(results)
+    text = attack_summary(validate_results(results))
     assert "2 of 3 attacks on" in text  # noise is no attack, and the adaptive one has its own clause
     assert "pgd@1, which is detected" in text
     assert "the style probe 61.0 (56.0–66.0), a detector trained on other attacks 83.0" in text
@@ -52,7 +52,7 @@ def test_the_sentence_names_the_least_visible_attack_that_succeeds(results: dict
 
 
 def test_tables(results: dict[str, Any]) -> None:
-    success, auroc, tpr = attacks(results), *attack_detection(results)
+    success, auroc, tpr = attacks(validate_results(results)), *attack_detection(validate_results(results))
     assert [row[1] for row in success.rows] == ["none", "fgsm@1", "pgd@1", "pgd@8", "adaptive@8", "noise@8"]
     assert [row[-1] for row in success.rows[1:]] == [
         *("succeeds on less than half", "", "", "", "no attack: random signs")
@@ -63,14 +63,16 @@ def test_tables(results: dict[str, Any]) -> None:
     assert auroc.rows[1][2] == (0.61, pytest.approx(0.56), pytest.approx(0.66))
     assert tpr.rows[0][3] == (0.5, 0.4, 0.6)
     validate_results(results)
-    assert {"attacks", "attack_detection", "attack_tpr"} <= {table.name for table in all_tables(results)}
+    assert {"attacks", "attack_detection", "attack_tpr"} <= {
+        table.name for table in all_tables(validate_results(results))
+    }
 
 
 def test_without_attacks_there_is_nothing() -> None:
     made = fake_results()
-    assert not attacks(made).rows
-    assert not any(table.rows for table in attack_detection(made))
-    assert attack_summary(made) == ""
+    assert not attacks(validate_results(made)).rows
+    assert not any(table.rows for table in attack_detection(validate_results(made)))
+    assert attack_summary(validate_results(made)) == ""
 
 
 def test_an_invalid_number_is_refused(results: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from substyle.engine.report import gains
 from substyle.engine.report.claims import claims
-from substyle.engine.report.data import Results
 from substyle.engine.results.read import validate_results
 from substyle.engine.study.report import write_report
 
@@ -24,8 +23,8 @@ def difference(head: str, task: str, metric: str, value: float, half: float) -> 
 
 
 @pytest.fixture
-def results(fake: ModuleType) -> Results:
-    made: Results = fake.fake_results({"alpha": (0.9, 0.9), TOKENS: (0.9, 0.9), "control:pixels": (0.4, 0.3)})
+def results(fake: ModuleType) -> dict[str, Any]:
+    made: dict[str, Any] = fake.fake_results({"alpha": (0.9, 0.9), TOKENS: (0.9, 0.9), "control:pixels": (0.4, 0.3)})
     backbone = made["backbones"][TOKENS] | {"dim": 384, "tokens": 49}
     for task in ("fine", "coarse", "semantic"):
         for head in ("attentive", "efficient"):
@@ -41,8 +40,8 @@ def results(fake: ModuleType) -> Results:
     return made
 
 
-def test_all_heads_stand_beside_each_other(results: Results) -> None:
-    table = gains.attentive(results)
+def test_all_heads_stand_beside_each_other(results: dict[str, Any]) -> None:
+    table = gains.attentive(validate_results(results))
     assert {row[0] for row in table.rows} == {TOKENS}
     assert [row[2] for row in table.rows] == [
         "Style",
@@ -63,32 +62,32 @@ def test_all_heads_stand_beside_each_other(results: Results) -> None:
     assert held_out["efficient_gain"] is None
 
 
-def test_the_sentence_counts_clear_differences(results: Results) -> None:
-    text = gains.attentive_summary(results)
+def test_the_sentence_counts_clear_differences(results: dict[str, Any]) -> None:
+    text = gains.attentive_summary(validate_results(results))
     assert "attentive probes are clearly better in 1 of 3 scores, most for style of alpha@tokens=7 (+4.0 points" in text
     assert "and clearly worse in 1, most for class of alpha@tokens=7 (−3.0 points, −5.0 to −1.0)" in text
     assert "efficient probes are clearly better in 1 of 1 scores" in text
     results["comparisons"][-1]["p_holm"] = 0.06  # of as many backbones, one such interval is by chance
-    assert "efficient probes are clearly better in 0 of 1 scores" in gains.attentive_summary(results)
+    assert "efficient probes are clearly better in 0 of 1 scores" in gains.attentive_summary(validate_results(results))
 
 
-def test_probes_that_have_not_converged_are_not_compared(results: Results) -> None:
+def test_probes_that_have_not_converged_are_not_compared(results: dict[str, Any]) -> None:
     for task in ("fine", "coarse", "semantic"):
         for head in ("attentive", "efficient"):
             results["backbones"][TOKENS][task][head]["converged"] = False
-    assert "are not compared" in gains.attentive_summary(results)
-    assert gains.attentive(results).rows[0][-1] == "not attentive, efficient"
+    assert "are not compared" in gains.attentive_summary(validate_results(results))
+    assert gains.attentive(validate_results(results)).rows[0][-1] == "not attentive, efficient"
 
 
-def test_tokens_are_no_network_of_their_own(results: Results, tmp_path: Path) -> None:
+def test_tokens_are_no_network_of_their_own(results: dict[str, Any], tmp_path: Path) -> None:
     """As layers, they do not count twice in claims; the page has their section."""
     document = validate_results(results)
     assert document.networks() == ["alpha"]
     assert all(TOKENS not in (members or []) for claim in claims(document) for members in (claim.groups or {}).values())
-    text = write_report(results, tmp_path).html.read_text(encoding="utf-8")
+    text = write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")
     assert 'id="attentive"' in text
     assert "clearly better in 1 of 3 scores" in text
     assert (tmp_path / "tables" / "attentive.csv").is_file()
     del results["backbones"][TOKENS]
     results["comparisons"] = [r for r in results["comparisons"] if TOKENS not in (r["a"], r["b"])]
-    assert 'id="attentive"' not in write_report(results, tmp_path).html.read_text(encoding="utf-8")
+    assert 'id="attentive"' not in write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.data import dig, heads, layer_of, ordered, real
+from substyle.engine.report.data import layer_of
 from substyle.engine.results.read import read_results, validate_results
 from substyle.kernels.errors import SubstyleError
 
@@ -102,23 +102,21 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_results(tmp_path / "none.json")
 
 
-def test_dig_stops_where_the_way_ends() -> None:
-    assert dig({"a": {"b": 0}}, "a", "b") == 0
-    assert dig({"a": {"b": 0}}, "a", "c", "d") is None
-    assert dig({"a": [1]}, "a", "b") is None
-    assert dig(None, "a") is None
-
-
 def test_controls_come_last(fake: ModuleType) -> None:
     results = fake.fake_results({"control:x": (0.1, 0.1), "b": (0.5, 0.5), "control:a": (0.1, 0.1), "a": (0.5, 0.5)})
-    assert ordered(results) == ["b", "a", "control:x", "control:a"]
-    assert real(results) == ["b", "a"]
+    assert list(validate_results(results).ordered()) == ["b", "a", "control:x", "control:a"]
+    assert list(validate_results(results).real()) == ["b", "a"]
 
 
 def test_heads_are_those_found_linear_first(fake: ModuleType) -> None:
-    assert heads(fake.fake_results(heads=("mlp", "linear"))) == ["linear", "mlp"]
-    assert heads(fake.fake_results(heads=("mlp",))) == ["mlp"]
-    assert heads({"backbones": {"a": {"semantic": None}}}) == []
+    assert validate_results(fake.fake_results(heads=("mlp", "linear"))).heads() == ["linear", "mlp"]
+    assert validate_results(fake.fake_results(heads=("mlp",))).heads() == ["mlp"]
+    assert (
+        validate_results(
+            {"schema": 1, "name": "x", "images": 0, "transformations": []} | {"backbones": {"a": {"semantic": None}}}
+        ).heads()
+        == []
+    )
 
 
 def test_layers_and_their_concatenations_are_not_networks(fake: ModuleType) -> None:
@@ -128,4 +126,4 @@ def test_layers_and_their_concatenations_are_not_networks(fake: ModuleType) -> N
     for name, pooling in names.items():
         results["backbones"][name]["spec"]["pooling"] = pooling
     assert validate_results(results).networks() == ["vit"]
-    assert [layer_of(results, name) for name in names] == [None, ("vit", 3, 11), None]
+    assert [layer_of(validate_results(results), name) for name in names] == [None, ("vit", 3, 11), None]

@@ -15,7 +15,7 @@ from substyle.kernels.errors import SubstyleError
 
 def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
-    assert domains(results).rows == ()
+    assert domains(validate_results(results)).rows == ()
 
     def cell(accuracy: float, fog: float | None) -> dict[str, object]:
         return {
@@ -30,7 +30,7 @@ def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path:
     }
     semantic = {"photos": {"photos": {"clean": 0.9, "obfuscated": 0.4, "images": 9}, "x-rays": None}}
     results["backbones"]["efficientnet_lite0"]["domains"] = {"fine": fine, "semantic": semantic}
-    table = domains(results)
+    table = domains(validate_results(results))
     assert [column.heading for column in table.columns[3:]] == ["photos", "x-rays"]
     assert table.rows[1] == (
         "efficientnet_lite0",
@@ -40,15 +40,15 @@ def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path:
         (0.7, 0.6, pytest.approx(0.8)),
     )
     assert [row[1] for row in table.rows[2:]] == ["Class", "Class, transformed"]
-    text = domains_summary(results)
+    text = domains_summary(validate_results(results))
     assert "from x-rays to photos" in text
     assert "−60.0 points" in text
     assert "a probe of photos, the lowest of 2 differences, most for fog (−60.0, the lowest of 2)." in text
     fine["x-rays"]["photos"]["converged"] = False
-    assert "from photos to x-rays" in domains_summary(results)
+    assert "from photos to x-rays" in domains_summary(validate_results(results))
     fine["x-rays"]["x-rays"]["converged"] = False
-    assert domains_summary(results) == ""
-    assert 'id="domains"' in write_report(results, tmp_path).html.read_text()
+    assert domains_summary(validate_results(results)) == ""
+    assert 'id="domains"' in write_report(validate_results(results), tmp_path).html.read_text()
     fine["photos"]["x-rays"]["accuracy"] = "0.5"
     with pytest.raises(SubstyleError):
         validate_results(results)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.data import real
 from substyle.engine.report.maps import COLOURS, embedding_maps
 from substyle.engine.results.read import validate_results
 from substyle.engine.study.report import write_report
@@ -17,7 +16,7 @@ from substyle.kernels.errors import SubstyleError
 
 def with_map(fake: ModuleType, changes: dict[str, Any]) -> tuple[dict[str, Any], str]:
     results: dict[str, Any] = fake.fake_results()
-    name = real(results)[0]
+    name = next(iter(validate_results(results).real()))
     results["classes"] = [f"class {i}" for i in range(12)]
     found = {
         "x": [*range(40)],
@@ -35,7 +34,7 @@ def with_map(fake: ModuleType, changes: dict[str, Any]) -> tuple[dict[str, Any],
 def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(fake: ModuleType, tmp_path: Path) -> None:
     results, name = with_map(fake, {})
     validate_results(results)
-    (found,) = embedding_maps(results)
+    (found,) = embedding_maps(validate_results(results))
     assert found.name == name
     assert [(group.name, group.colour, len(group.points)) for group in found.by_coarse] == [
         ("identity", 0, 20),
@@ -47,7 +46,7 @@ def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(fake: Module
     assert [group.colour for group in classes] == [*range(10)]
     assert {group.name for group in classes} >= {"class 0", "class 1", "class 11"}
     assert sum(len(group.points) for group in found.by_class) == 40
-    page = write_report(results, tmp_path)
+    page = write_report(validate_results(results), tmp_path)
     assert 'id="map"' in page.html.read_text()
     assert found.by_coarse[0].path in page.html.read_text()
     assert {path.name for path in page.figures} >= {"map.pdf", "map.png"}
@@ -55,8 +54,8 @@ def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(fake: Module
 
 def test_one_class_is_not_shown_by_class(fake: ModuleType, tmp_path: Path) -> None:
     results, _ = with_map(fake, {"class": [-1] * 40})
-    assert embedding_maps(results)[0].by_class == ()
-    text = write_report(results, tmp_path).html.read_text()
+    assert embedding_maps(validate_results(results))[0].by_class == ()
+    text = write_report(validate_results(results), tmp_path).html.read_text()
     assert "<h3>By coarse class</h3>" in text
     assert "<h3>By class</h3>" not in text
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from substyle.engine.report import extraction
-from substyle.engine.report.data import Results
 from substyle.engine.report.extraction import Axis, complexity_summary, size_plots
+from substyle.engine.results.model import Size
 from substyle.engine.results.read import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
@@ -41,8 +41,8 @@ def read(bits: float, **changes: object) -> dict[str, Any]:
 
 
 @pytest.fixture
-def results(fake: ModuleType) -> Results:
-    made: Results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8), "control:pixels": (0.4, 0.3)})
+def results(fake: ModuleType) -> dict[str, Any]:
+    made: dict[str, Any] = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8), "control:pixels": (0.4, 0.3)})
     for bits, backbone in zip((0.8, 0.5, 2.5), made["backbones"].values(), strict=True):
         backbone["extractability"] = {
             "fine": {"linear": read(bits), "mlp": {"selectivity": read(1.0)["selectivity"]}},
@@ -58,8 +58,8 @@ def results(fake: ModuleType) -> Results:
     return made
 
 
-def test_tables_hold_the_numbers_and_chance(results: Results) -> None:
-    table = extraction.extractability(results)
+def test_tables_hold_the_numbers_and_chance(results: dict[str, Any]) -> None:
+    table = extraction.extractability(validate_results(results))
     columns = [column.name for column in table.columns]
     rows = [dict(zip(columns, row, strict=True)) for row in table.rows]
     assert [(r["backbone"], r["task"], r["head"]) for r in rows[:4]] == [
@@ -74,41 +74,47 @@ def test_tables_hold_the_numbers_and_chance(results: Results) -> None:
     assert [(r["task"], r["test"][0], r["bits"][0], r["compression"][0]) for r in chance] == [
         ("style", pytest.approx(1 / 31), 4.954, 1.0), ("class", pytest.approx(1 / 7), 4.954, 1.0),
     ]  # fmt: skip
-    assert len(extraction.learning_curves(results).rows) == 3 * 2 * 3
-    assert [row[1] for row in extraction.complexity(results).rows[:4]] == ["linear", "1×64", "2×64", "4×64"]
-    assert [row[-3:] for row in extraction.complexity(results).rows[:4]] == [
+    assert len(extraction.learning_curves(validate_results(results)).rows) == 3 * 2 * 3
+    assert [row[1] for row in extraction.complexity(validate_results(results)).rows[:4]] == [
+        "linear",
+        "1×64",
+        "2×64",
+        "4×64",
+    ]
+    assert [row[-3:] for row in extraction.complexity(validate_results(results)).rows[:4]] == [
         ("yes", "class", "yes"), ("yes", "style, both", "yes"), ("no", "", "yes"), ("no", "", "no"),
     ]  # fmt: skip
 
 
-def test_the_sentence_on_extractability_follows_the_numbers(results: Results) -> None:
-    text = extraction.extractability_summary(results)
+def test_the_sentence_on_extractability_follows_the_numbers(results: dict[str, Any]) -> None:
+    text = extraction.extractability_summary(validate_results(results))
     assert "Style takes the fewest bits per label of all backbones in beta: 0.500 (0.400–0.600" in text
     assert "of all controls in control:pixels: 2.500" in text
     assert "at chance in 6 of 6 cases." in text
     changed = deepcopy(results)
     changed["backbones"]["beta"]["extractability"]["fine"]["linear"]["codelength"]["converged"] = False
     changed["backbones"]["alpha"]["extractability"]["fine"]["linear"]["shuffled"]["at_chance"] = False
-    text = extraction.extractability_summary(changed)
+    text = extraction.extractability_summary(validate_results(changed))
     assert "Style takes the fewest bits per label of all backbones in alpha: 0.800" in text
     assert "at chance in 5 of 6 cases, not in alpha (style); one in 20" in text
 
 
-def test_the_sentence_on_complexity_follows_the_numbers(results: Results) -> None:
-    rows = results["backbones"]["alpha"]["complexity"]
-    text = complexity_summary(rows)
+def test_the_sentence_on_complexity_follows_the_numbers(results: dict[str, Any]) -> None:
+    rows = validate_results(results).backbones["alpha"].complexity or {}
+    text = complexity_summary({name: row for name, row in rows.items() if row})
     assert "Style: validation selects 1×64, 64,000 parameters, 85.0% on test photographs, +5.0 points" in text
     assert "(+4.0 to +6.0)" in text
     assert "Class: validation selects linear, 1,000 parameters, 80.0% on test photographs." in text
     assert "On the Pareto front of test accuracies: linear, 1×64." in text
     assert "1 of 4 probes have not converged" in text
-    late = {name: sized(0.1, 0.1, 10, fine_converged=False, semantic_converged=False) for name in ("1x8", "1x16")}
+    unconverged = Size.model_validate(sized(0.1, 0.1, 10, fine_converged=False, semantic_converged=False))
+    late = dict.fromkeys(("1x8", "1x16"), unconverged)
     assert "Style: no probe has converged." in complexity_summary(late)
     assert "front" not in complexity_summary(late).split("2 of 2")[0]
 
 
-def test_the_front_is_drawn_from_left_to_right(results: Results) -> None:
-    plot = size_plots(results)[0]
+def test_the_front_is_drawn_from_left_to_right(results: dict[str, Any]) -> None:
+    plot = size_plots(validate_results(results))[0]
     assert [point.label for point in plot.front] == ["1×64", "linear"]
     assert [point.kind for point in plot.points] == ["open", "full", "open", "late"]
     for point in plot.points:
@@ -126,12 +132,12 @@ def test_axes_contain_their_values_with_few_ticks(values: tuple[float, ...]) -> 
 
 
 @pytest.mark.usefixtures("figures")
-def test_everything_is_on_the_page_in_files_and_figures(results: Results, tmp_path: Path) -> None:
-    files = write_report(results, tmp_path)
+def test_everything_is_on_the_page_in_files_and_figures(results: dict[str, Any], tmp_path: Path) -> None:
+    files = write_report(validate_results(results), tmp_path)
     html = files.html.read_text()
     assert '<section id="extractability">' in html
     assert html.count("class accuracy, % →") == 3
-    assert complexity_summary(results["backbones"]["beta"]["complexity"]) in html
+    assert {plot.name: plot.summary for plot in size_plots(validate_results(results))}["beta"] in html
     assert {path.name for path in files.figures} >= {"complexity.pdf", "complexity.png"}
     with (tmp_path / "tables" / "extractability.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -148,7 +154,7 @@ def test_everything_is_on_the_page_in_files_and_figures(results: Results, tmp_pa
         (("extractability", "fine", "linear", "codelength", "bits_ci95"), 0.5),
     ],
 )
-def test_bad_values_are_refused_by_their_path(results: Results, path: tuple[str, ...], value: object) -> None:
+def test_bad_values_are_refused_by_their_path(results: dict[str, Any], path: tuple[str, ...], value: object) -> None:
     entry = results["backbones"]["alpha"]
     for key in path[:-1]:
         entry = entry[key]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from substyle.engine.report import claims, curves, figures, heat_tables, tables
+from substyle.engine.results.model import Confusion
 from substyle.engine.results.read import validate_results
 from substyle.engine.stages.probes.section import comparisons_between
 from substyle.engine.study.report import write_report
@@ -21,7 +22,7 @@ def pixels(uri: str) -> np.ndarray:
 
 
 def test_confusion_shares_rows_and_worst() -> None:
-    matrix = figures.confusion({"labels": ["a", "b", "c"], "counts": [[6, 4, 0], [0, 10, 0], [1, 0, 0]]})
+    matrix = figures.confusion(Confusion(labels=["a", "b", "c"], counts=[[6, 4, 0], [0, 10, 0], [1, 0, 0]]))
     assert matrix is not None
     share = np.array([[0.6, 0.4, 0], [0, 1, 0], [1, 0, 0]])
     assert pixels(matrix.png)[..., 3] == pytest.approx(255 * np.sqrt(share), abs=0.5)
@@ -29,22 +30,20 @@ def test_confusion_shares_rows_and_worst() -> None:
 
 
 def test_confusion_with_an_empty_row() -> None:
-    matrix = figures.confusion({"labels": ["a", "b"], "counts": [[0, 0], [0, 5]]})
+    matrix = figures.confusion(Confusion(labels=["a", "b"], counts=[[0, 0], [0, 5]]))
     assert matrix is not None
     assert pixels(matrix.png)[..., 3].tolist() == [[0, 0], [0, 255]]
     assert matrix.worst == ()
 
 
-@pytest.mark.parametrize(
-    "confusion", [None, {}, {"labels": [], "counts": []}, {"labels": ["a", "b"], "counts": [[1, 2]]}]
-)
-def test_no_confusion_no_figure(confusion: object) -> None:
+@pytest.mark.parametrize("confusion", [None, Confusion(labels=[], counts=[])])
+def test_no_confusion_no_figure(confusion: Confusion | None) -> None:
     assert figures.confusion(confusion) is None
 
 
 def test_heat_tables_group_and_colour(fake: ModuleType) -> None:
     results = fake.fake_results()
-    (head, table), _ = heat_tables.accuracies(results, "fine")
+    (head, table), _ = heat_tables.accuracies(validate_results(results), "fine")
     assert head == "linear"
     assert [coarse for coarse, _ in table.groups][:3] == ["identity", "blur", "noise"]
     assert [name for name, _ in table.groups[1][1]] == ["gaussian_blur", "motion_blur", "defocus_blur", "zoom_blur"]
@@ -57,7 +56,7 @@ def test_heat_tables_group_and_colour(fake: ModuleType) -> None:
 def test_heat_is_kept_within_its_scale(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)})
     results["backbones"]["alpha"]["steerability"] |= {"jpeg": -3.5, "swirl": None}
-    table = heat_tables.geometry_tables(results)[2][2]
+    table = heat_tables.geometry_tables(validate_results(results))[2][2]
     cells = {name: row[0] for _, rows in table.groups for name, row in rows}
     assert cells["jpeg"].text == "−3.500"
     assert cells["jpeg"].heat == 0.0
@@ -68,14 +67,16 @@ def test_held_out_tables_hold_held_out_transformations_only(fake: ModuleType) ->
     results = fake.fake_results()
     roles = {row["name"]: row["role"] for row in results["transformations"]}
     for role in ("held_out", "train"):
-        table = heat_tables.accuracies(results, "coarse", role=role)[0][1]
+        table = heat_tables.accuracies(validate_results(results), "coarse", role=role)[0][1]
         shown = [name for _, rows in table.groups for name, _ in rows]
         assert shown == [name for name in roles if roles[name] == role]
 
 
 def test_comparisons_between_backbones_only(fake: ModuleType) -> None:
     results = fake.fake_results()
-    shown = comparisons_between(tables.comparisons(results), ["dinov2_vit_small", "efficientnet_lite0"], "mlp")
+    shown = comparisons_between(
+        tables.comparisons(validate_results(results)), ["dinov2_vit_small", "efficientnet_lite0"], "mlp"
+    )
     assert {row[0] for row in shown.rows} == {"fine", "coarse", "semantic"}
     assert len(shown.rows) == 5  # metrics
     assert {row[2] for row in shown.rows} == {"mlp"}
@@ -85,7 +86,7 @@ def test_rotation_tables_have_all_and_chance(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)})
     scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": None}}, "accuracy": 0.41, "ci95": [0.3, 0.5]}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
-    ((head, table),) = heat_tables.accuracies(results, "coarse_rotation")
+    ((head, table),) = heat_tables.accuracies(validate_results(results), "coarse_rotation")
     assert head == "linear"
     assert table.groups == (("quality", (("jpeg", (heat_tables.Cell("40.0", "", 0.4),)),)),)
     assert [(heading, cells[0].text, cells[0].small) for heading, cells in table.footer] == [
@@ -108,7 +109,7 @@ def layered(fake: ModuleType) -> dict[str, Any]:
 
 def test_depth_plots_have_the_layers_in_order(fake: ModuleType) -> None:
     results = layered(fake)
-    (plot,) = curves.depth_plots(results)  # two layers are no curve
+    (plot,) = curves.depth_plots(validate_results(results))  # two layers are no curve
     assert (plot.name, plot.last) == ("m@pool=avg", 5)
     assert [curve.label for curve in plot.curves] == ["style", "new styles", "class", "class, transformed"]
     for curve, (task, key) in zip(
@@ -133,13 +134,13 @@ def test_a_best_layer_names_those_within_its_interval() -> None:
 def test_a_layer_whose_probe_has_not_converged_is_not_the_best(fake: ModuleType) -> None:
     results = layered(fake)
     results["backbones"]["m@layer=3,pool=avg"]["fine"]["linear"]["converged"] = False
-    (plot,) = curves.depth_plots(results)
+    (plot,) = curves.depth_plots(validate_results(results))
     assert len(plot.curves[0].points) == 4  # drawn all the same
     assert "style at layer 2 (" in plot.summary
     assert "not converged: 3)" in plot.summary
     for name in results["backbones"]:
         results["backbones"][name]["fine"]["linear"]["converged"] = False
-    assert "style unknown (no probe has converged)" in curves.depth_plots(results)[0].summary
+    assert "style unknown (no probe has converged)" in curves.depth_plots(validate_results(results))[0].summary
 
 
 def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None:
@@ -154,6 +155,6 @@ def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None
 @pytest.mark.usefixtures("figures")
 def test_depth_is_drawn_on_the_page_and_as_a_figure(fake: ModuleType, tmp_path: Path) -> None:
     results = layered(fake)
-    files = write_report(results, tmp_path)
+    files = write_report(validate_results(results), tmp_path)
     assert {path.name for path in files.figures} >= {"depth.pdf", "depth.png"}
     assert files.html.read_text().count("<polyline") == 4 + 4  # curves, and their marks in the key

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from substyle.engine.report.findings import findings, floors, portrait, standing, unconverged
+from substyle.engine.results.read import validate_results
 
 TWO = {"alpha": (0.9, 0.9), "beta": (0.9, 0.9)}
 THREE = TWO | {"control:statistics": (0.7, 0.3)}
@@ -23,11 +24,11 @@ def compared(results: dict[str, Any], task: str, metric: str, a: str, b: str, di
 
 
 def text(results: dict[str, Any], title: str) -> str:
-    return next(finding.text for finding in findings(results) if finding.title == title)
+    return next(finding.text for finding in findings(validate_results(results)) if finding.title == title)
 
 
 def has(results: dict[str, Any], title: str) -> bool:
-    return any(finding.title == title for finding in findings(results))
+    return any(finding.title == title for finding in findings(validate_results(results)))
 
 
 @pytest.mark.parametrize(("a", "b"), [("alpha", "beta"), ("beta", "alpha")])
@@ -75,7 +76,7 @@ def test_ranks_are_what_the_tests_leave_open(fake: ModuleType) -> None:
     compared(results, "fine", "accuracy", "alpha", "beta", 0.1, 0.2)
     compared(results, "fine", "accuracy", "alpha", "control:statistics", 0.2, 0.01)
     compared(results, "fine", "accuracy", "control:statistics", "beta", -0.1, 0.3)
-    found = standing(results, "fine", "linear", "accuracy")
+    found = standing(validate_results(results), "fine", "linear", "accuracy")
     assert [found.rank(name) for name in THREE] == [(1, 2), (1, 3), (2, 3)]
     assert "Ranks: alpha 1–2, beta 1–3 and control:statistics 2–3." in text(results, "Style")
 
@@ -135,7 +136,7 @@ def test_what_has_not_converged_is_named_and_not_ranked(fake: ModuleType, title:
         results["backbones"][name][task]["linear"]["converged"] = False
     assert text(results, title) == "No ranking: the probes on alpha, beta and gamma have not converged."
     assert text(results, "Not converged").startswith("3 probes have not converged")
-    assert unconverged(results) == [(name, task, "linear") for name in ("alpha", "beta", "gamma")]
+    assert unconverged(validate_results(results)) == [(name, task, "linear") for name in ("alpha", "beta", "gamma")]
 
 
 def test_a_gap_that_may_be_none_and_a_score_at_chance_are_said(fake: ModuleType) -> None:
@@ -167,11 +168,11 @@ def test_a_floor_is_one_for_every_backbone(fake: ModuleType) -> None:
             rows = results["backbones"][name][task]["linear"]["by_transformation"]
             for t, row in rows.items():
                 row["accuracy"] = 0.06 if t == "inverted_lines" else 0.5
-    assert floors(results, "linear") == ["inverted_lines"]
+    assert floors(validate_results(results), "linear") == ["inverted_lines"]
     assert text(results, "New styles").endswith(": inverted_lines.")
     rows = results["backbones"]["beta"]["coarse_rotation"]["linear"]["by_transformation"]
     rows["inverted_lines"]["accuracy"] = 0.2
-    assert floors(results, "linear") == []
+    assert floors(validate_results(results), "linear") == []
 
 
 def test_multitask_says_only_what_its_intervals_say(fake: ModuleType) -> None:
@@ -194,25 +195,25 @@ def test_missing_parts_are_not_spoken_of(fake: ModuleType) -> None:
     results = fake.fake_results(
         {"alpha": (0.9, 0.9)}, suite=fake.SUITE[:2], classes=(), multitask=False, analysis=False, heads=("linear",)
     )
-    assert {finding.title for finding in findings(results)} == {"Style"}
+    assert {finding.title for finding in findings(validate_results(results))} == {"Style"}
     for backbone in results["backbones"].values():
         backbone["fine"] = backbone["coarse"] = None
-    assert findings(results) == []
-    assert portrait(results, "alpha") == []
+    assert findings(validate_results(results)) == []
+    assert portrait(validate_results(results), "alpha") == []
 
 
 def test_many_backbones_do_not_make_long_sentences(fake: ModuleType) -> None:
     results = fake.fake_results({f"backbone {i}": (0.9, 0.9) for i in range(12)})
     results["comparisons"] = []
-    assert max(len(finding.text) for finding in findings(results)) < 900
+    assert max(len(finding.text) for finding in findings(validate_results(results))) < 900
     assert "more" in text(results, "Style")
 
 
 def test_a_portrait_holds_the_backbones_own_numbers(fake: ModuleType) -> None:
     results = fake.fake_results(TWO)
     fine(results, "alpha", 0.8125)
-    lines = portrait(results, "alpha")
+    lines = portrait(validate_results(results), "alpha")
     assert lines[0] == "Transformation: 81.2% (80.2–82.2)."
     assert len(lines) == 4
     results["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
-    assert len(portrait(results, "alpha")) == 3
+    assert len(portrait(validate_results(results), "alpha")) == 3

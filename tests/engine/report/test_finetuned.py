@@ -30,7 +30,7 @@ def results(fake: ModuleType) -> Any:  # noqa: ANN401
 
 
 def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
-    rows = {(row[1], row[2]): row for row in finetuned(results).rows}
+    rows = {(row[1], row[2]): row for row in finetuned(validate_results(results)).rows}
     style = {
         o: np.array([results["backbones"][f"finetuned:{o}-{s}"]["fine"]["linear"]["accuracy"] for s in range(3)])
         for o in STYLE
@@ -62,7 +62,7 @@ def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
 
 
 def test_the_sentence_names_what_is_clear(results: Any) -> None:  # noqa: ANN401
-    sentences = finetuned_summary(results).split("Compared with the class alone, ")
+    sentences = finetuned_summary(validate_results(results)).split("Compared with the class alone, ")
     (joint,) = [each for each in sentences if "on class and transformation" in each]
     (alone,) = [each for each in sentences if "on the transformation alone" in each]
     assert "raises style (" in joint
@@ -71,23 +71,23 @@ def test_the_sentence_names_what_is_clear(results: Any) -> None:  # noqa: ANN401
 
 def test_nothing_is_said_of_probes_that_have_not_converged(results: Any) -> None:  # noqa: ANN401
     results["backbones"]["finetuned:semantic-1"]["fine"]["linear"]["converged"] = False
-    (row,) = [row for row in finetuned(results).rows if row[1:3] == ("joint", "Style")]
+    (row,) = [row for row in finetuned(validate_results(results)).rows if row[1:3] == ("joint", "Style")]
     assert row[-1] == "no"
-    assert "raises style (" not in finetuned_summary(results)
+    assert "raises style (" not in finetuned_summary(validate_results(results))
 
 
 def test_trainings_with_other_settings_are_not_compared(results: Any) -> None:  # noqa: ANN401
     for name, backbone in results["backbones"].items():
         if facts := backbone["spec"].get("finetuned"):
             facts["settings"] = {"steps": 9 if "semantic" in name else 2}
-    rows = finetuned(results).rows
+    rows = finetuned(validate_results(results)).rows
     assert {row[:2] for row in rows} == {
         ("alpha (steps 9)", "semantic"),
         ("alpha (steps 2)", "joint"),
         ("alpha (steps 2)", "transformation"),
     }
     assert not any(row[-2] for row in rows)
-    assert finetuned_summary(results) == ""
+    assert finetuned_summary(validate_results(results)) == ""
 
 
 @pytest.mark.parametrize("key", ["backbone", "objective", "seed", "settings"])
@@ -98,13 +98,13 @@ def test_incomplete_facts_are_refused(results: Any, key: str) -> None:  # noqa: 
 
 
 def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: ANN401
-    page = write_report(results, tmp_path).html.read_text()
+    page = write_report(validate_results(results), tmp_path).html.read_text()
     assert 'id="finetuned"' in page
     assert "alpha + joint, seed 1" in page
-    assert labels_of(results)["finetuned:semantic-0"] == "alpha + semantic, seed 0"
+    assert labels_of(validate_results(results))["finetuned:semantic-0"] == "alpha + semantic, seed 0"
 
 
 def test_without_fine_tuned_backbones_there_is_nothing(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.75, 0.9)})
-    assert not finetuned(results).rows
-    assert finetuned_summary(results) == ""
+    assert not finetuned(validate_results(results)).rows
+    assert finetuned_summary(validate_results(results)) == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +9,7 @@ import pytest
 
 from substyle.engine.report.data import labelled, labels_of
 from substyle.engine.report.gains import adapters, adapters_summary
+from substyle.engine.results.read import validate_results
 from substyle.engine.study.file import study_of
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import ConfigError
@@ -18,16 +18,17 @@ from substyle.kernels.errors import ConfigError
 def test_labels_stand_everywhere_and_names_nowhere(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
     results["backbones"]["efficientnet_lite0"]["label"] = "EfficientNet"
-    shown = labelled(results)
+    shown = labelled(validate_results(results))
     renamed = {"efficientnet_lite0": "EfficientNet"}
-    assert list(shown["backbones"]) == [renamed.get(name, name) for name in results["backbones"]]
-    assert '"efficientnet_lite0"' not in json.dumps(shown["comparisons"])
-    assert "control:random:efficientnet_lite0" in shown["backbones"]  # a longer name is another backbone
-    files = write_report(results, tmp_path)
+    assert list(shown.backbones) == [renamed.get(name, name) for name in results["backbones"]]
+    assert "efficientnet_lite0" not in {name for row in shown.comparisons or [] for name in (row.a, row.b)}
+    assert "control:random:efficientnet_lite0" in shown.backbones  # a longer name is another backbone
+    files = write_report(validate_results(results), tmp_path)
     page = files.html.read_text()
     assert "EfficientNet" in page
     assert page.count("efficientnet_lite0") == page.count("random:efficientnet_lite0")
-    assert labelled(fake.fake_results()) == fake.fake_results()
+    unlabelled = validate_results(fake.fake_results())
+    assert labelled(unlabelled) is unlabelled
 
 
 def test_two_backbones_cannot_have_one_label(fake: ModuleType) -> None:
@@ -35,7 +36,7 @@ def test_two_backbones_cannot_have_one_label(fake: ModuleType) -> None:
     for name in ("efficientnet_lite0", "dinov2_vit_small"):
         results["backbones"][name]["label"] = "A"
     with pytest.raises(ConfigError) as error:
-        labels_of(results)
+        labels_of(validate_results(results))
     assert error.value.field == "label"
     row = {"name": "control:pixels", "label": "A"}
     with pytest.raises(ConfigError):
@@ -50,9 +51,9 @@ def test_one_adapter_under_two_paths_stays_two_backbones(fake: ModuleType) -> No
             "adapter": {"backbone": "efficientnet_lite0", "method": "pisco"}
         }
         results["backbones"][name] = row
-    shown = labelled(results)
-    assert len(shown["backbones"]) == len(results["backbones"])
-    assert "efficientnet_lite0 + pisco (00000000)" in shown["backbones"]
+    shown = labelled(validate_results(results))
+    assert len(shown.backbones) == len(results["backbones"])
+    assert "efficientnet_lite0 + pisco (00000000)" in shown.backbones
 
 
 def test_layers_add_theirs_to_the_label() -> None:
@@ -69,10 +70,10 @@ def test_layers_add_theirs_to_the_label() -> None:
 
 def test_adapters_are_set_beside_their_backbone(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
-    assert adapters(results).rows == ()
+    assert adapters(validate_results(results)).rows == ()
     name, base = "dinov2_vit_small", "efficientnet_lite0"
     results["backbones"][name]["adapter"] = {"backbone": base, "method": "pisco"}
-    table = adapters(results)
+    table = adapters(validate_results(results))
     assert {row[:2] for row in table.rows} == {(base, "pisco")}
     by_score = {row[2]: row for row in table.rows}
     for _, _, heading, before, after, gain, _ in table.rows:
@@ -81,13 +82,13 @@ def test_adapters_are_set_beside_their_backbone(fake: ModuleType, tmp_path: Path
     assert by_score["Style"][3][0] == results["backbones"][base]["fine"]["linear"]["accuracy"]
     for row in results["comparisons"]:
         row["p_holm"] = 0.001 if {row["a"], row["b"]} == {name, base} and row["task"] == "fine" else 0.9
-    text = adapters_summary(results)
+    text = adapters_summary(validate_results(results))
     assert text.count("points") == 1
     assert "style" in text
-    page = write_report(results, tmp_path).html.read_text()
+    page = write_report(validate_results(results), tmp_path).html.read_text()
     assert 'id="adapters"' in page
     assert f"{base} + pisco" in page
     for each in (name, base):
         results["backbones"][each]["shift"] = {"night": {"accuracy": 0.5, "ci95": [0.4, 0.6], "images": 9}}
     results["backbones"][name]["semantic"]["linear"]["converged"] = False  # the probe of shifts
-    assert [row[-1] for row in adapters(results).rows if row[2] == "Class, night"] == ["no"]
+    assert [row[-1] for row in adapters(validate_results(results)).rows if row[2] == "Class, night"] == ["no"]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from substyle.engine.report.figures import _save, save_figures
 from substyle.engine.report.page import ReportFiles, soft
+from substyle.engine.results.read import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
@@ -67,7 +68,7 @@ def sections(page: Page) -> set[str | None]:
 def full(fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("substyle.engine.report.page.save_figures", save_figures)
-        return write_report(fake.fake_results(), tmp_path_factory.mktemp("full"))
+        return write_report(validate_results(fake.fake_results()), tmp_path_factory.mktemp("full"))
 
 
 def test_a_full_page_has_every_section_and_its_entry(full: ReportFiles) -> None:
@@ -108,20 +109,20 @@ def test_the_page_holds_the_numbers(full: ReportFiles, fake: ModuleType) -> None
 
 def test_the_page_has_the_verdicts_and_their_reasons(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
-    text = page_of(write_report(results, tmp_path)).text
+    text = page_of(write_report(validate_results(results), tmp_path)).text
     for claim in results["claims"]:
         assert claim["statement"] in text
         assert all(" ".join(reason.split()) in text for reason in claim["reasons"])
     assert "no masked model" in text
     results["claims"] = None
-    assert "claims" not in sections(page_of(write_report(results, tmp_path)))
+    assert "claims" not in sections(page_of(write_report(validate_results(results), tmp_path)))
 
 
 def test_the_page_says_what_has_not_converged(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
-    assert "All probes have converged." in page_of(write_report(results, tmp_path)).text
+    assert "All probes have converged." in page_of(write_report(validate_results(results), tmp_path)).text
     results["backbones"]["dinov2_vit_small"]["coarse"]["mlp"]["converged"] = False
-    assert "dinov2_vit_small (coarse, MLP)" in page_of(write_report(results, tmp_path)).text
+    assert "dinov2_vit_small (coarse, MLP)" in page_of(write_report(validate_results(results), tmp_path)).text
 
 
 def test_the_page_needs_no_network_and_runs_no_script(full: ReportFiles) -> None:
@@ -159,7 +160,7 @@ def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path)
             ("architecture", "pooling", "input_side", "weights", "weights_hash", "licence"), EVIL
         )
         backbone["shift"] = {EVIL: {"accuracy": 0.5, "ci95": [0.4, 0.6], "images": 5}}
-    text = write_report(results, tmp_path).html.read_text(encoding="utf-8")
+    text = write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "alert" in Page(text).text
 
@@ -192,7 +193,7 @@ def test_every_shape_of_results_has_a_page(
     options = dict(SHAPES[shape])
     if "suite" in options:
         options["suite"] = fake.SUITE[: options["suite"]]
-    files = write_report(fake.fake_results(images=100, **options), tmp_path)
+    files = write_report(validate_results(fake.fake_results(images=100, **options)), tmp_path)
     page = page_of(files)
     assert {"found", "images", "run", "method"} <= sections(page)
     assert "None" not in page.text
@@ -206,18 +207,18 @@ def test_every_shape_of_results_has_a_page(
 def test_only_what_must_be_there(tmp_path: Path) -> None:
     transformations = [{"name": "identity", "coarse": "identity", "role": "train"}]
     results = {"schema": 1, "name": "bare", "images": 0, "transformations": transformations, "backbones": {"a": {}}}
-    files = write_report(results, tmp_path)
+    files = write_report(validate_results(results), tmp_path)
     assert "There are no scores yet" in page_of(files).text
     assert files.tables == files.figures == ()
 
 
 def test_what_backbones_cost_is_shown(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9)})
-    page = write_report(results, tmp_path).html.read_text()
+    page = write_report(validate_results(results), tmp_path).html.read_text()
     assert "<td>0.194</td><td>0.127</td>" in page
     for backbone in results["backbones"].values():
         del backbone["cost"]
-    assert "<td>71</td>" not in write_report(results, tmp_path).html.read_text()
+    assert "<td>71</td>" not in write_report(validate_results(results), tmp_path).html.read_text()
 
 
 def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -
     for key in list(backbone):
         backbone[key] = None
     backbone["fine"] = {"linear": {"accuracy": 0.5}}
-    page = page_of(write_report(results, tmp_path))
+    page = page_of(write_report(validate_results(results), tmp_path))
     assert "50.0%" in page.text
     assert "None" not in page.text
 
@@ -248,14 +249,14 @@ def test_bad_results_write_nothing(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
     results["schema"] = 99
     with pytest.raises(SubstyleError, match="schema"):
-        write_report(results, tmp_path / "out")
+        write_report(validate_results(results), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("figures")
 def test_the_same_results_give_the_same_files(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9)}, images=100)
-    first, second = (write_report(results, tmp_path / name) for name in ("a", "b"))
+    first, second = (write_report(validate_results(results), tmp_path / name) for name in ("a", "b"))
     for a, b in zip(
         (first.html, *first.tables, *first.figures), (second.html, *second.tables, *second.figures), strict=True
     ):
@@ -290,7 +291,7 @@ def test_a_figure_of_many_backbones_is_saved(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("figures")
 def test_mathematics_in_names_does_not_stop_the_figures(fake: ModuleType, tmp_path: Path) -> None:
-    assert write_report(fake.fake_results({r"$\frac{$": (0.9, 0.9)}, images=100), tmp_path).figures
+    assert write_report(validate_results(fake.fake_results({r"$\frac{$": (0.9, 0.9)}, images=100)), tmp_path).figures
 
 
 def pictures(folder: Path, names: list[str], size: tuple[int, int] = (224, 224)) -> None:
@@ -300,7 +301,9 @@ def pictures(folder: Path, names: list[str], size: tuple[int, int] = (224, 224))
 
 
 def gallery_page(fake: ModuleType, gallery: Path | None, out: Path) -> Page:
-    return page_of(write_report(fake.fake_results({"alpha": (0.9, 0.9)}, images=50), out, gallery=gallery))
+    return page_of(
+        write_report(validate_results(fake.fake_results({"alpha": (0.9, 0.9)}, images=50)), out, gallery=gallery)
+    )
 
 
 def test_gallery_of_one_photograph_in_suite_order(fake: ModuleType, tmp_path: Path) -> None:
@@ -338,14 +341,14 @@ def test_mistakes_with_and_without_a_picture(fake: ModuleType, tmp_path: Path) -
     pictures(tmp_path / "mistakes" / "alpha", ["0"])
     rows[0]["picture"] = "alpha/0.png"
     results["backbones"]["alpha"]["mistakes"] = {"fine": {"head": "linear", "scored": 1550, "wrong": 31, "rows": rows}}
-    page = page_of(write_report(results, tmp_path))
+    page = page_of(write_report(validate_results(results), tmp_path))
     assert "mistakes" in sections(page)
     assert "31 of 1,550 variants are wrong; the 2 most confident: jpeg → swirl, 99.1" in page.text
     assert f"{EVIL}, jpeg: jpeg → elastic, 87.4" in page.text
     assert [image["alt"] for image in page.tags("img")] == [f"{EVIL} after jpeg"]
     rows[1]["confidence"] = 1.5
     with pytest.raises(SubstyleError, match="confidence"):
-        write_report(results, tmp_path)
+        write_report(validate_results(results), tmp_path)
 
 
 def test_no_gallery(fake: ModuleType, tmp_path: Path) -> None:
@@ -392,7 +395,7 @@ FLAGS = [
 @pytest.mark.parametrize("width", [400, 1280])
 def test_in_a_browser_nothing_overflows_and_nothing_is_logged(fake: ModuleType, tmp_path: Path, width: int) -> None:
     skills = {f"{'a_long_backbone_name.' * 4}{i}": (0.8, 0.8) for i in range(3)} | {"x" * 90: (0.5, 0.5)}
-    html = write_report(fake.fake_results(skills, images=100), tmp_path).html
+    html = write_report(validate_results(fake.fake_results(skills, images=100)), tmp_path).html
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(
         f"""<iframe id=f src="{html.name}" style="border:0;width:{width}px;height:900px"></iframe><pre id=o></pre>

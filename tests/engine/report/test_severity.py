@@ -36,14 +36,14 @@ def swept(fake: ModuleType) -> dict[str, Any]:
 
 
 def test_tables_hold_every_severity(swept: dict[str, Any]) -> None:
-    table = severities(swept)
+    table = severities(validate_results(swept))
     assert len(table.rows) == 6
     names = {row[0] for row in table.rows}
     assert len(names) == 2
     by_severity = {row[2]: row[3:] for row in table.rows if row[0] == min(names)}
     assert by_severity[2] == ((0.6, 0.5, 0.7), None, (0.3, None, None))
     assert by_severity[5] == (None, None, None)
-    (row,) = halfway(swept).rows
+    (row,) = halfway(validate_results(swept)).rows
     assert row[0] == "fog"
     assert sorted(row[1:]) == [(1.5, 1.3, 1.7), (4.0, 3.8, 4.2)]
 
@@ -52,14 +52,14 @@ def test_accuracies_without_intervals_are_shown(swept: dict[str, Any], tmp_path:
     for each in swept["backbones"].values():
         for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
             curve.update({"ci95": [None] * 3, "halfway_ci95": None})
-    assert severities(swept).rows[1][3] == (0.6, None, None)
-    (plot,) = severity_plots(swept)
+    assert severities(validate_results(swept)).rows[1][3] == (0.6, None, None)
+    (plot,) = severity_plots(validate_results(swept))
     assert plot.curves[0].points == ((1, 0.2, None, None), (2, 0.6, None, None))
-    assert 'id="severity"' in write_report(swept, tmp_path).html.read_text()
+    assert 'id="severity"' in write_report(validate_results(swept), tmp_path).html.read_text()
 
 
 def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
-    (plot,) = severity_plots(swept)
+    (plot,) = severity_plots(validate_results(swept))
     assert (plot.name, plot.last) == ("fog", 2)
     assert len({curve.colour for curve in plot.curves}) == 2
     assert "clearly later" in plot.summary
@@ -67,34 +67,34 @@ def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
     for each in swept["backbones"].values():
         for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
             curve["halfway_ci95"] = [0.5, 5.0]
-    assert "no other backbone is clearly later" in severity_plots(swept)[0].summary
+    assert "no other backbone is clearly later" in severity_plots(validate_results(swept))[0].summary
 
 
 def test_probes_that_have_not_converged_are_not_ranked(swept: dict[str, Any]) -> None:
-    assert "(alpha)" in severity_plots(swept)[0].summary
+    assert "(alpha)" in severity_plots(validate_results(swept))[0].summary
     swept["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
-    assert [dagger(value) for value in halfway(swept).rows[0][1:]] == [" †", ""]
-    assert [dagger(row[3]) for row in severities(swept).rows[:2]] == [" †", " †"]
-    assert severity_plots(swept)[0].summary == "Halfway at severity 4.0 (beta)."
-    assert {curve.label: curve.unconverged for curve in severity_plots(swept)[0].curves} == {
+    assert [dagger(value) for value in halfway(validate_results(swept)).rows[0][1:]] == [" †", ""]
+    assert [dagger(row[3]) for row in severities(validate_results(swept)).rows[:2]] == [" †", " †"]
+    assert severity_plots(validate_results(swept))[0].summary == "Halfway at severity 4.0 (beta)."
+    assert {curve.label: curve.unconverged for curve in severity_plots(validate_results(swept))[0].curves} == {
         "alpha": (1, 2),
         "beta": (),
     }
     swept["backbones"]["beta"]["fine"]["linear"]["converged"] = False
-    assert severity_plots(swept)[0].summary.startswith("No converged probe")
+    assert severity_plots(validate_results(swept))[0].summary.startswith("No converged probe")
 
 
 def test_results_without_severities_have_no_plot(fake: ModuleType) -> None:
-    assert severity_plots(fake.fake_results()) == []
+    assert severity_plots(validate_results(fake.fake_results())) == []
 
 
 @pytest.mark.usefixtures("figures")
 def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
-    files = write_report(swept, tmp_path)
+    files = write_report(validate_results(swept), tmp_path)
     assert 'id="severity"' in files.html.read_text()
     assert 'class="hollow"' not in files.html.read_text()
     swept["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
-    assert write_report(swept, tmp_path).html.read_text().count('class="hollow"') == 2
+    assert write_report(validate_results(swept), tmp_path).html.read_text().count('class="hollow"') == 2
     assert {"severity.pdf", "severity.png"} <= {path.name for path in files.figures}
 
 

@@ -7,7 +7,6 @@ from types import ModuleType
 
 import pytest
 
-from substyle.engine.report.data import real
 from substyle.engine.results.read import validate_results
 from substyle.engine.stages.shift.section import shift_plots, shift_summary
 from substyle.engine.stages.similarity.section import similarity, similarity_maps, similarity_summary
@@ -18,21 +17,20 @@ from substyle.kernels.errors import SubstyleError
 @pytest.mark.usefixtures("figures")
 def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8), "control:pixels": (0.4, 0.3)})
-    assert similarity_maps(results) == []
-    control, (a, b) = "control:pixels", real(results)[:2]
+    assert similarity_maps(validate_results(results)) == []
+    control, (a, b) = "control:pixels", list(validate_results(results).real())[:2]
     pair = {"cka": 0.256, "cka_ci95": [0.2, 0.3], "rsa": None, "rsa_ci95": None}
     results["similarity"] = {
         "pairs": {control: {a: {"cka": 0.9}, b: {"cka": 0.8}}, b: {a: pair}},
         "sampled": {"images": 7, "variants": 31, "rsa_variants": 30},
     }
-    validate_results(results)
-    assert similarity(results).rows[2] == (b, a, (0.256, 0.2, 0.3), None, None)
-    (found,) = similarity_maps(results)
+    assert similarity(validate_results(results)).rows[2] == (b, a, (0.256, 0.2, 0.3), None, None)
+    (found,) = similarity_maps(validate_results(results))
     assert (found.title, set(found.names), found.names[-1]) == ("CKA", {a, b, control}, control)
     assert (found.value_BB == found.value_BB.T).all()
     assert found.cells[found.names.index(a)][found.names.index(b)] == "0.26"
-    assert similarity_summary(results) == f"Compared are {b} and {a} (CKA 0.256, 0.200 to 0.300)."
-    page = write_report(results, tmp_path)
+    assert similarity_summary(validate_results(results)) == f"Compared are {b} and {a} (CKA 0.256, 0.200 to 0.300)."
+    page = write_report(validate_results(results), tmp_path)
     assert 'id="similarity"' in page.html.read_text()
     assert {path.name for path in page.figures} >= {"similarity.pdf", "similarity.png"}
     pair["cka"] = "0.2"
@@ -51,7 +49,6 @@ def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: M
     ],
 )
 def test_incomplete_results_are_shown_without_what_is_missing(fake: ModuleType, key: str, part: object) -> None:
-    results = fake.fake_results() | {key: part}
-    validate_results(results)
+    results = validate_results(fake.fake_results() | {key: part})
     for shown in (shift_plots, shift_summary, similarity, similarity_maps, similarity_summary):
         assert shown(results) is not None

@@ -10,6 +10,7 @@ from substyle.engine.report import tables
 from substyle.engine.report.data import Column, Kind, Table, show
 from substyle.engine.report.page import flat, latex_escape, write_tables
 from substyle.engine.report.tables import headline_table
+from substyle.engine.results.read import validate_results
 from substyle.engine.study.report import all_tables, write_report
 
 TABLE = Table(
@@ -88,7 +89,7 @@ def test_latex_specials_are_harmless() -> None:
 
 
 def test_every_table_of_full_results_is_written_in_every_format(fake: ModuleType, tmp_path: Path) -> None:
-    made = all_tables(fake.fake_results())
+    made = all_tables(validate_results(fake.fake_results()))
     names = {table.name for table in made}
     assert names == {
         "overview",
@@ -125,27 +126,27 @@ def test_numbers_come_from_their_places(fake: ModuleType) -> None:
         assert len(found) == 1
         return dict(zip((column.name for column in table.columns), found[0], strict=True))
 
-    overview = row_of(tables.overview(results), "dinov2_vit_small", "mlp")
+    overview = row_of(tables.overview(validate_results(results)), "dinov2_vit_small", "mlp")
     assert overview["style"] == (backbone["fine"]["mlp"]["accuracy"], *backbone["fine"]["mlp"]["ci95"])
     assert overview["gap"] == (backbone["coarse"]["mlp"]["gap"], *backbone["coarse"]["mlp"]["gap_two_way_ci95"])
     assert overview["obfuscated"][0] == backbone["semantic"]["mlp"]["obfuscated"]
-    style = row_of(tables.by_transformation(results, "fine"), "dinov2_vit_small", "swirl")
+    style = row_of(tables.by_transformation(validate_results(results), "fine"), "dinov2_vit_small", "swirl")
     assert style["style_linear"] == backbone["fine"]["linear"]["by_transformation"]["swirl"]
-    new = row_of(tables.by_transformation(results, "coarse"), "dinov2_vit_small", "swirl")
+    new = row_of(tables.by_transformation(validate_results(results), "coarse"), "dinov2_vit_small", "swirl")
     swirl = backbone["coarse"]["linear"]["by_transformation"]["swirl"]
     assert new["coarse_linear"] == (swirl["accuracy"], *swirl["ci95"])
     assert new["role"] == "held_out"
-    moved = row_of(tables.geometry(results), "dinov2_vit_small", "swirl")
+    moved = row_of(tables.geometry(validate_results(results)), "dinov2_vit_small", "swirl")
     assert moved["sensitivity"] == (backbone["sensitivity"]["swirl"], *backbone["sensitivity_ci95"]["swirl"])
     assert moved["steerability"] == backbone["steerability"]["swirl"]
-    near = row_of(tables.knn(results), "dinov2_vit_small", 10)
+    near = row_of(tables.knn(validate_results(results)), "dinov2_vit_small", 10)
     assert near["style"][0] == backbone["knn"]["transformation"]["10"]
     assert near["class"][0] == backbone["knn"]["class"]["10"]
 
 
 def test_confusion_counts_add_up(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)}, heads=("linear",))
-    rows = tables.confusions(results, "fine").rows
+    rows = tables.confusions(validate_results(results), "fine").rows
     counts = results["backbones"]["alpha"]["fine"]["linear"]["confusion"]["counts"]
     assert sum(row[-1] for row in rows) == sum(map(sum, counts))
     assert ("alpha", "linear", "jpeg", "jpeg", counts[14][14]) in rows
@@ -154,7 +155,7 @@ def test_confusion_counts_add_up(fake: ModuleType) -> None:
 def test_tables_without_numbers_have_no_rows(fake: ModuleType) -> None:
     results = fake.fake_results(classes=(), multitask=False, shift=False, analysis=False)
     results["comparisons"] = results["claims"] = None
-    names = {table.name for table in all_tables(results)}
+    names = {table.name for table in all_tables(validate_results(results))}
     expected = {"overview", "per_transformation", "generalisation", "rotation", "redrawn", "equal_width", "training"}
     assert names == expected | {"confusion_fine", "confusion_coarse"}
 
@@ -163,14 +164,14 @@ def test_rotation_has_its_table(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)})
     scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": [0.3, 0.5]}}}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
-    assert tables.by_transformation(results, "coarse_rotation").rows == (
+    assert tables.by_transformation(validate_results(results), "coarse_rotation").rows == (
         ("alpha", "jpeg", "quality", "train", (0.4, 0.3, 0.5), None),
     )
 
 
 def test_headline_has_a_line_for_each_backbone_and_chance(fake: ModuleType) -> None:
     results = fake.fake_results()
-    lines = headline_table(results).splitlines()
+    lines = headline_table(validate_results(results)).splitlines()
     assert len(lines) == 2 + 6 + 1
     assert lines[0].split()[:2] == ["backbone", "dim"]
     assert lines[2].startswith("vit_base_patch16_clip")
@@ -181,9 +182,9 @@ def test_headline_has_a_line_for_each_backbone_and_chance(fake: ModuleType) -> N
 
 def test_headline_marks_probes_that_have_not_converged(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8)})
-    assert "†" not in headline_table(results)
+    assert "†" not in headline_table(validate_results(results))
     results["backbones"]["beta"]["coarse"]["linear"]["converged"] = False
-    *lines, note = headline_table(results).splitlines()
+    *lines, note = headline_table(validate_results(results)).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert [line.count("†") for line in lines if line.startswith(("alpha", "beta"))] == [0, 3]  # seen, held-out, gap
     assert note.startswith("†")
@@ -191,21 +192,21 @@ def test_headline_marks_probes_that_have_not_converged(fake: ModuleType) -> None
 
 def test_headline_of_nearly_nothing(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.5, 0.5)}, suite=fake.SUITE[:2], classes=(), analysis=False, heads=("mlp",))
-    text = headline_table(results)
+    text = headline_table(validate_results(results))
     assert "style mlp" in text
     assert "–" in text
     del results["chance"]
     results["backbones"]["alpha"] = {"dim": 8, "control": False}
-    assert "alpha" in headline_table(results)
+    assert "alpha" in headline_table(validate_results(results))
 
 
 def test_probes_that_have_not_converged_are_marked(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8)})
-    before = write_report(results, tmp_path / "before")
+    before = write_report(validate_results(results), tmp_path / "before")
     assert "†" not in before.html.read_text()
     for task in ("fine", "semantic"):
         results["backbones"]["alpha"][task]["linear"]["converged"] = False
-    after = write_report(results, tmp_path / "after")
+    after = write_report(validate_results(results), tmp_path / "after")
     page = after.html.read_text()
     accuracy, clean = (
         show(results["backbones"]["alpha"][task]["linear"][key])

@@ -13,6 +13,7 @@ import pytest
 from substyle.engine.observability import stage
 from substyle.engine.report import tracking
 from substyle.engine.report.tracking import TrackConfig, tracked
+from substyle.engine.results.read import validate_results
 from substyle.engine.study.report import all_tables
 from substyle.kernels.errors import ConfigError, MissingError
 
@@ -24,7 +25,8 @@ def study(to: str, out: Path, results: Mapping[str, Any]) -> None:
         with stage("embed", 40, "images", quiet=True) as bar:
             for _ in range(4):
                 bar.advance(10)
-        finished(results, lambda: all_tables(dict(results)))
+        document = validate_results(results)
+        finished(document, lambda: all_tables(document))
 
 
 class Recorder(ModuleType):

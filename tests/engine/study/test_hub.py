@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import ModelCard
 from tests.engine.report import fake
 
-from substyle.engine.report.data import ordered
+from substyle.engine.results.read import validate_results
 from substyle.engine.stages import stamp
 from substyle.engine.study import hub
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
@@ -44,7 +44,7 @@ def test_the_card_has_all_accuracies_in_the_format_of_the_hub(run: Path) -> None
     loaded = ModelCard.load(path)
     assert loaded.data.library_name == "substyle"
     index = yaml.safe_load(path.read_text().split("---")[1])["model-index"]
-    assert [model["name"] for model in index] == ordered(results)
+    assert [model["name"] for model in index] == list(validate_results(results).ordered())
     found = {(each.metric_name, each.metric_value) for each in loaded.data.eval_results}
     for backbone in results["backbones"].values():
         assert ("Accuracy (Style, linear)", backbone["fine"]["linear"]["accuracy"]) in found
