@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -133,9 +133,9 @@ def study_of(
     _run_plugins(data.get("plugins"), folder, allow_plugins or code_allowed())
     if "stages" in data:
         raise ConfigError("stages", data["stages"], "a table [<stage>] for each stage of a plug-in")
-    known = {each.name for each in fields(Study)}
-    tables = {name: data.pop(name) for name in [*data] if name not in known and name in registry.registered()}
-    study = Study(**_placed(_shared(data), device, runtime))
+    data = _placed(_shared(data), device, runtime)
+    tables = {name: data.pop(name) for name in registry.registered() if name in data}
+    study = Study(**data)
     return replace(study, stages={name: registry.settings_of(name, table) for name, table in tables.items()})
 
 
@@ -162,14 +162,16 @@ def study_schema() -> dict[str, Any]:
 
 
 def _shared(data: dict[str, Any]) -> dict[str, Any]:
-    """Copy seed and resample_by of the study to the parts that have them unless set there."""
-    settings = {name: data[name] for name in ("seed", "resample_by") if name in data}
+    """Copy seed and resample_by of the study to the tables that have these fields, unless set there."""
     shared = dict(data)
-    for part in ("probes", "analysis", "finetune", "attack"):
-        table = data.get(part, {})
-        if isinstance(table, dict) and settings:
-            given = {name: value for name, value in settings.items() if (part, name) != ("finetune", "resample_by")}
-            shared[part] = {**given, **table}
+    tables = {each.name: each.default_factory for each in fields(Study)}
+    tables |= {name: registry.stage(name).config for name in registry.registered() if name in data}
+    for name, config in tables.items():
+        table = data.get(name, {})
+        if is_dataclass(config) and isinstance(table, dict):
+            own = {each.name for each in fields(config)}
+            if given := {key: data[key] for key in ("seed", "resample_by") if key in data and key in own}:
+                shared[name] = {**given, **table}
     return shared
 
 

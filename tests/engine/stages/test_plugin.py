@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from substyle.engine.stages.stage import JsonStage
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
+from substyle.engine.study.file import study_of
 from substyle.kernels.errors import ConfigError
 
 DOCS = Path(__file__).parents[3] / "docs" / "contributing.md"
@@ -139,6 +141,25 @@ def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.Capture
     printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in printed] == [[PIXELS, name] for name in ("identity", "grayscale", "jpeg")]
     assert json.loads(note(folder))["stamp"]["settings"]["images"] == 6
+
+
+def test_settings_have_the_seed_of_the_study() -> None:
+    @dataclass(frozen=True)
+    class Config:
+        images: int = 1
+        seed: int = 0
+
+    class Seeded(JsonStage[Config]):
+        name, config, file = "seeded", Config, "seeded.json"
+
+        def compute(self, *_: object) -> bool:
+            return True
+
+    registry.register_stage(Seeded())
+    data = {"name": "small", "backbones": [PIXELS], "seed": 7, "resample_by": "folder"}
+    assert study_of(data).stages == {}
+    assert study_of({**data, "seeded": {"images": 2}}).stages == {"seeded": Config(2, 7)}
+    assert study_of({**data, "seeded": {"seed": 1}}).stages == {"seeded": Config(1, 1)}
 
 
 def test_results_of_another_source_are_outdated(
