@@ -48,7 +48,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 class _Progress(tqdm):  # type: ignore[misc]
-    """A bar in a terminal, lines in a log; tells listeners."""
+    """A bar in a terminal, lines in a log; reports to listeners."""
 
     monitor_interval = 0  # no thread
 
@@ -60,12 +60,12 @@ class _Progress(tqdm):  # type: ignore[misc]
             initial=done, unit=f" {unit}", file=out, disable=False, ncols=0 if self.log else None,
             dynamic_ncols=not self.log, mininterval=every, miniters=1, smoothing=every / _MEMORY_S,
         )  # fmt: skip
-        self.told = time.monotonic()
-        self.shown = self.told if self.log else -math.inf  # the first note is shown at once
+        self.reported_at = time.monotonic()
+        self.shown_at = self.reported_at if self.log else -math.inf  # the first note is shown at once
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar, or write a line unless there is nothing to say yet."""
-        self.shown = time.monotonic()
+        self.shown_at = time.monotonic()
         if not self.log:
             super().display(msg, pos)
         elif self.n > self.initial or self.postfix:
@@ -74,23 +74,23 @@ class _Progress(tqdm):  # type: ignore[misc]
     def advance(self, count: int = 1) -> None:
         """Add finished items."""
         self.update(count)
-        if time.monotonic() - self.told >= _REPORT_EVERY_S:
-            self.tell()
+        if time.monotonic() - self.reported_at >= _REPORT_EVERY_S:
+            self.report()
 
     def note(self, text: str) -> None:
         """Show a short text next to the bar."""
-        self.set_postfix_str(text, refresh=time.monotonic() - self.shown >= self.mininterval)
+        self.set_postfix_str(text, refresh=time.monotonic() - self.shown_at >= self.mininterval)
 
-    def tell(self) -> None:
-        """Tell listeners."""
-        self.told, state = time.monotonic(), self.format_dict
+    def report(self) -> None:
+        """Report to listeners."""
+        self.reported_at, state = time.monotonic(), self.format_dict
         rate = state["rate"] or (self.n - self.initial) / max(state["elapsed"], 1e-9)
         for listener in _listeners:
             listener(self.name, self.n, self.total, rate)
 
     def end(self) -> None:
         """Show the end."""
-        self.tell()
+        self.report()
         if self.log:
             self.display()
             self.disable = True  # closing would write an empty line

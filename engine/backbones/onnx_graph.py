@@ -110,19 +110,19 @@ def _external(model: onnx.ModelProto) -> list[str]:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    beside = path.with_suffix(".json")
+    sidecar = path.with_suffix(".json")
     allowed = 'JSON such as {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}'
-    if not beside.is_file():
-        raise ConfigError(f"preprocessing of {path.name}", f"no file {beside.name} beside it", allowed)
+    if not sidecar.is_file():
+        raise ConfigError(f"preprocessing of {path.name}", f"no file {sidecar.name} beside it", allowed)
     try:
-        facts = json.loads(beside.read_text())
+        facts = json.loads(sidecar.read_text())
         for key in ("mean", "std"):
             red, green, blue = (float(v) for v in facts[key])
             facts[key] = (red, green, blue)
         if not min(facts["std"]) > 0.0:
             raise ValueError(f"std {facts['std']}, not above 0")
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"preprocessing of {path.name}", f"{beside.name}: {error}", allowed) from error
+        raise ConfigError(f"preprocessing of {path.name}", f"{sidecar.name}: {error}", allowed) from error
     return dict(facts)
 
 

@@ -172,14 +172,14 @@ class _Run:
         features, standard = self.features(task)
         self.results[name] = {}
         for head in self.config.heads:
-            one = self._head(name, head, task, features, standard, bar)
-            self.trained.setdefault(name, {})[head] = one
-            if isinstance(one.made, Linear) and name == "coarse":
-                self._rotate(one.made, bar)
-            if isinstance(one.made, Linear) and name == "fine" and self._has_equal_width:
+            single = self._head(name, head, task, features, standard, bar)
+            self.trained.setdefault(name, {})[head] = single
+            if isinstance(single.probe, Linear) and name == "coarse":
+                self._rotate(single.probe, bar)
+            if isinstance(single.probe, Linear) and name == "fine" and self._has_equal_width:
                 narrow = features.projected(self.config.equal_width, self.config.seed)
-                one = self._train("equal_fine/linear", narrow, task, "linear", bar)
-                self._equal_width["fine"] = report(self.table, one, self.config, self.scored_group_N)
+                single = self._train("equal_fine/linear", narrow, task, "linear", bar)
+                self._equal_width["fine"] = report(self.table, single, self.config, self.scored_group_N)
 
     def multitask(self, bar: ProgressBar) -> None:
         """Train the multi-task probe and its twins."""
@@ -201,14 +201,14 @@ class _Run:
         groups = None if self.scored_group_N is None else self.group_N
         entry = self.results["extractability"] = dict[str, Any]()
         for name in ("fine", "semantic"):
-            for head, one in self.trained.get(name, {}).items():
-                features, _ = self.features(one.task)
-                made = one.made
-                basis = basis_of(features, one.task) if isinstance(made, Linear) else None
+            for head, single in self.trained.get(name, {}).items():
+                features, _ = self.features(single.task)
+                made = single.probe
+                basis = basis_of(features, single.task) if isinstance(made, Linear) else None
                 bar.note(f"{name} {head}, control tasks")
-                found = {"selectivity": control(features, one.task, made, self.config, groups, basis, bar.advance)}
+                found = {"selectivity": control(features, single.task, made, self.config, groups, basis, bar.advance)}
                 if isinstance(made, Linear) and basis is not None:
-                    linear = (features, one.task, made, self.config)
+                    linear = (features, single.task, made, self.config)
                     bar.note(f"{name}, codelength and learning curve")
                     found |= grow(*linear, self.images, groups, basis, bar.advance)
                     bar.note(f"{name}, shuffled labels")
@@ -233,8 +233,8 @@ class _Run:
         self.results["complexity"] = complexity.report(self.table, sizes["fine"], sizes["semantic"], self.config)
 
     def _linear(self, name: str, features: Features, task: Task, bar: ProgressBar) -> Linear:
-        one = self.trained.get(name, {}).get("linear")
-        made = fit_linear(features, task, self.config, advance=bar.advance) if one is None else one.made
+        single = self.trained.get(name, {}).get("linear")
+        made = fit_linear(features, task, self.config, advance=bar.advance) if single is None else single.probe
         assert isinstance(made, Linear)
         return made
 
@@ -243,19 +243,19 @@ class _Run:
     ) -> Single:
         """Train, score and save a head of a task."""
         bar.note(f"{name} {head}")
-        one = self._train(f"{name}/{head}", features, task, head, bar)
-        self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
-        self._save(name, head, one.made.heads, standard, [task], one.made.describe()["setting"])
-        return one
+        single = self._train(f"{name}/{head}", features, task, head, bar)
+        self.results[name][head] = report(self.table, single, self.config, self.scored_group_N)
+        self._save(name, head, single.probe.heads, standard, [task], single.probe.describe()["setting"])
+        return single
 
     def _train(self, score: str, features: Features, task: Task, head: str, bar: ProgressBar) -> Single:
-        one = train_single(
+        single = train_single(
             features, task, head, self.config, images=self.images, group_N=self.group_N, advance=bar.advance
         )
-        self.scores[score] = one.scores.mean_TN
-        if one.training_ST is not None:
-            self.by_resample[score] = one.training_ST
-        return one
+        self.scores[score] = single.scores.mean_TN
+        if single.training_ST is not None:
+            self.by_resample[score] = single.training_ST
+        return single
 
     def _rotate(self, made: Linear, bar: ProgressBar) -> None:
         task = whole_task(self.table, self.config.seed)

@@ -25,13 +25,13 @@ class Single:
     """A trained and scored single-task probe.
 
     Attributes:
-        made: result of training.
+        probe: the trained probe.
         scores: test scores of the probe trained on all training photographs.
         training_ST: accuracies of probes trained on resampled photographs; None without any.
     """
 
     task: Task
-    made: Linear | Mlp
+    probe: Linear | Mlp
     scores: Scores
     training_ST: NDArray[np.float32] | None
 
@@ -125,7 +125,7 @@ def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: 
     return {
         **make(table, single, judged),
         "confusion": single.scores.confusion(),
-        **single.made.describe(),
+        **single.probe.describe(),
         "chance": single.task.chance,
     }
 

@@ -206,9 +206,9 @@ def clear_leftovers(store: Place) -> None:
 
 def none(store: Place) -> bool:
     """Return whether a store has no lock, temporary file, unreferenced detail file or uncompacted record."""
-    beside = store.parent.leftovers(f".{glob.escape(store.name)}.*.tmp")
+    unfinished = store.parent.leftovers(f".{glob.escape(store.name)}.*.tmp")
     shallow = (f"{folder}.*.tmp" for folder in ("", "*/", f"{journal.FOLDER}/{journal.DETAILS}/"))
-    left = [store.glob(lock.LOCKS), beside, *map(store.leftovers, shallow), _metadata(store)]
+    left = [store.glob(lock.LOCKS), unfinished, *map(store.leftovers, shallow), _metadata(store)]
     return not any(map(any, left)) and not journal.has_loose(store) and not unnamed(store)
 
 

@@ -126,7 +126,7 @@ class Holder:
         """Return whether the holder may be running. Processes on other hosts count as running."""
         return not self.is_here or is_running(self.pid, self.start)
 
-    def beside(self, part: tuple[int, int]) -> bool:
+    def has_other_part(self, part: tuple[int, int]) -> bool:
         """Return whether the holder has a different part with the same count."""
         return self.part[1] == part[1] > 1 and self.part[0] != part[0]
 
@@ -381,7 +381,7 @@ def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | N
     if not holder.alive() or (not holder.is_here and (take_over or age > STALE)):
         print(f"taking over the lock of {holder}", file=sys.stderr)
         path.remove()
-    elif not holder.beside(part.numbers):
+    elif not holder.has_other_part(part.numbers):
         raise LockedError(f"{path.parent}: locked by {holder}{advice}")
 
 

@@ -164,7 +164,7 @@ def study_schema() -> dict[str, Any]:
 def _shared(data: dict[str, Any]) -> dict[str, Any]:
     """Copy seed and resample_by of the study to the tables that have these fields, unless set there."""
     shared = dict(data)
-    tables = {each.name: each.default_factory for each in fields(Study)}
+    tables: dict[str, Any] = {each.name: each.default_factory for each in fields(Study)}
     tables |= {name: registry.stage(name).config for name in registry.registered() if name in data}
     for name, config in tables.items():
         table = data.get(name, {})

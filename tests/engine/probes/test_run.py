@@ -114,14 +114,14 @@ def test_results_are_such_that_the_report_reads(make_table: Make, quick: Quick, 
     results = fake_results(skills={"alpha": (0.8, 0.7)}, analysis=False, shift=False)
     kept = {key: results["backbones"]["alpha"][key] for key in ("dim", "control", "spec")}
     results["backbones"]["alpha"] = kept | plain(outcome)
-    validate_results(results)
-    (redrawn,) = (row for row in tables.redrawn(results).rows if row[0] == "alpha")
+    document = validate_results(results)
+    (redrawn,) = (row for row in tables.redrawn(document).rows if row[0] == "alpha")
     accuracies = outcome.results["coarse_redrawn"]["linear"]["accuracies"]
     assert redrawn[1:3] == (2, pytest.approx(np.mean(accuracies)))
-    training = [row for row in tables.training(results).rows if row[0] == "alpha"]
+    training = [row for row in tables.training(document).rows if row[0] == "alpha"]
     assert len(training) == (8 if classes else 5)
     assert all("difference" in str(row[-1]) for row in training)
-    joint = [row for row in tables.multitask(results).rows if row[0] == "alpha"]
+    joint = [row for row in tables.multitask(document).rows if row[0] == "alpha"]
     assert [row[1] for row in joint] == ([0.5] if classes else [])
 
 
