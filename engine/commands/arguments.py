@@ -122,7 +122,7 @@ _MODELS = {
 def _fields(table: str) -> dict[str, tuple[str, str]]:
     """Type and docstring of each field of a configuration, read from its source: importing it would load torch."""
     file, name = _MODELS[table]
-    text = (Path(__file__).parents[2] / file).read_text()
+    text = (Path(__file__).parents[2] / file).read_text("utf-8")
     source = re.split(r"\n(?=\S)", text[text.index(f"\nclass {name}:") + 1 :], maxsplit=1)[0]
     (model,) = ast.parse(source).body
     return {

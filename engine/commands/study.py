@@ -17,7 +17,7 @@ from typing import Any
 from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import changes, default_out, fields_of, out_of
-from substyle.engine.config import BackboneChoice, Study, names_of
+from substyle.engine.config import Study
 from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
@@ -25,8 +25,9 @@ from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.results.read import read_results, results_schema, validate_results
 from substyle.engine.stages import registry
-from substyle.engine.stages.added import derive
-from substyle.engine.stages.stage import Embedding, Run, Stage
+from substyle.engine.stages.added import derive, discard_replaced
+from substyle.engine.stages.registry import AnyStage
+from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.stages.tables import reported_tables, tables
 from substyle.engine.store.identity import PhotographsError, Remedies
@@ -35,7 +36,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.engine.study.file import find_study, load_study, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
-from substyle.engine.study.plan import plan_of, require_study, store_of
+from substyle.engine.study.plan import require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import report_study, run_study
@@ -45,7 +46,6 @@ from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.storage import Place, is_remote
 
-AnyStage = Stage[Any, Any]
 # options for photographs, and the equivalent fields of study files
 _FIELDS = {
     "backbone": "backbones",
@@ -207,52 +207,48 @@ def _run_of(
     options: argparse.Namespace, stages: Sequence[AnyStage], store: EmbeddingStore, out: Path, study: Study | None
 ) -> Run:
     """What stages alone are computed from; without a study, from default settings."""
-    reads = {name for each in stages for name in each.reads}
-    opened = reported_tables(store, out) if reads else []
-    opened = [table for table in opened if table.backbone in (options.backbone or [table.backbone])]
-    if len(opened) < max(1, len(set(options.backbone))):
-        opened = tables(store, options.backbone, _suite(study))
-    run = Run(store, out, {table.backbone: table for table in opened}, quiet=options.quiet)
+    reads, names = {name for each in stages for name in each.reads}, options.backbone
+    whole = study or _defaults(options, stages, store)
+    for each in stages if names else ():
+        own: Any = getattr(whole, each.name, None)
+        if hasattr(own, "backbones"):  # computed for these, from results of all
+            settings: dict[str, Any] = {each.name: dataclasses.replace(own, backbones=tuple(names))}
+            whole, names = dataclasses.replace(whole, **settings), []
+    opened = reported_tables(store, out, _suite(study)) if reads else []
+    opened = [table for table in opened if table.backbone in (names or [table.backbone])]
+    if len(opened) < max(1, len(set(names))):
+        opened = tables(store, names, _suite(study))
+    run = Run(store, out, {table.backbone: table for table in opened}, study, quiet=options.quiet)
     run.results = {name: registry.stage(name).kept(run) for name in reads}  # refuses outdated ones
-    run.study = study or _defaults(options, store)
+    run.study = whole
     run.configs = {each.name: _config(each, run) for each in stages}
     chosen = list(run.study.backbones)
     if options.command in ("attack", "stage"):
         chosen += backbone_choices([entry.name for entry in store.backbones()], options.checkpoint)
         run.source = open_source(options.images, run.study.source) if options.images else None
     run.checkpoints = {name: choice.checkpoint for choice in chosen if choice.checkpoint for name in choice.names}
-    if any(True for each in stages for _ in each.elsewhere(run.study, out)):
-        run.embedding = _embedding(options, run, study)
     return run
 
 
 def _config(stage: AnyStage, run: Run) -> object:
     """Settings of a stage. Raises MissingError if the study has none, and the stage no default."""
-    config = stage.alone(run)
+    config, study = stage.alone(run), run.study
+    assert study is not None
     if config is None and stage.name in registry.registered():
-        return registry.settings_of(stage.name, {})
+        data = {"name": study.name, "backbones": study.backbones, "seed": study.seed, "resample_by": study.resample_by}
+        return study_of({**data, stage.name: {}}).stages[stage.name]
     if config is None:
         raise MissingError(stage.name, "set it in a study file, or with --set")
     return config
 
 
-def _embedding(options: argparse.Namespace, run: Run, study: Study | None) -> Embedding:
-    """How to embed other photographs. Raises MissingError without a study: settings of pixels are those of a study."""
-    if study is None:
-        raise MissingError("--study", "the stage embeds photographs as the study does")
-    known = names_of(study.backbones)
-    derived = [name for name in run.tables if name.startswith(PREFIX)]
-    tuned = [BackboneChoice(name) for name in run.tables if name not in (*known, *derived)]
-    plan = plan_of(study, options.images, run.store.path)
-    return Embedding(plan, [*study.backbones, *tuned], derived, options.quiet)
-
-
-def _defaults(options: argparse.Namespace, store: EmbeddingStore) -> Study:
-    """The study of a stage alone without a study file: default settings, and those of the command line."""
-    asked = changes(options)
+def _defaults(options: argparse.Namespace, stages: Sequence[AnyStage], store: EmbeddingStore) -> Study:
+    """The study of stages alone without a study file: default settings, and those of the command line."""
+    asked, names = changes(options), [each.name for each in stages]
     for name, value in asked.items():
-        if "." not in name and not isinstance(value, dict):
-            raise ConfigError("--set", name, "fields of tables, such as probes.mlp_steps; others with --study")
+        if name.partition(".")[0] not in names or ("." not in name and not isinstance(value, dict)):
+            allowed = f"fields of {', '.join(names)}, such as probes.mlp_steps; others with --study"
+            raise ConfigError("--set", name, allowed)
     data = {"name": store.path.stem, "backbones": [entry.name for entry in store.backbones()]}
     return study_of(data | {"seed": store.settings.seed}, changes=asked)
 
@@ -293,8 +289,10 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
         with outputs.locked(out, store.path, store.uuid):
             opened = {table.backbone: table for table in tables(store, [options.backbone], _suite(study))}
             run = Run(store, out, opened, configs={"adapt": config, "probes": probes}, quiet=options.quiet)
-            (added,) = (adapt := registry.stage("adapt")).added(run, adapt.computed(run))
-            derive(store, name := added.name, quiet=options.quiet)
+            stage = registry.stage("adapt")
+            (name,) = (found := stage.computed(run)).values()
+            derive(store, name, quiet=options.quiet)
+            discard_replaced(run, stage, found)
     entry = store.backbone(name)
     print(f"{name}: embeddings of width {entry.dim} in {store.path}")
     return {

@@ -167,7 +167,9 @@ def labelled(results: ResultsDocument) -> ResultsDocument:
 
     def renamed(value: Any) -> Any:  # noqa: ANN401 (JSON)
         if isinstance(value, BaseModel):
-            return value.model_copy(update={name: renamed(getattr(value, name)) for name in value.model_fields_set})
+            own = {name: getattr(value, name) for name in value.model_fields_set & type(value).model_fields.keys()}
+            own |= value.model_extra or {}  # getattr would give methods of the model for entries of their names
+            return value.model_copy(update={name: renamed(each) for name, each in own.items()})
         if isinstance(value, dict):
             return {shown(key): renamed(each) for key, each in value.items()}
         if isinstance(value, list):

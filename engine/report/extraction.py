@@ -52,14 +52,14 @@ def extractability(results: ResultsDocument) -> Table:
                 *(scored(entry.selectivity, part) for part in ("task", "control", "selectivity", "memorised")),
                 *(scored(entry.codelength, part) for part in ("bits", "compression")),
                 None if needed is None else tuple(None if n is None else round(n) for n in needed),
-                entry.shuffled and entry.shuffled.accuracy,
+                entry.shuffled.accuracy if entry.shuffled else None,
                 scored(entry.shuffled, "expected", "range95"),
                 "no" if any(part.converged is False for part in parts) else "yes",
             )
         )
     for task in dict.fromkeys(task for _, task, _, _ in entries):
         chance = results.chance_of(task)
-        codes = (entry.codelength and entry.codelength.uniform for _, own, _, entry in entries if own == task)
+        codes = (entry.codelength.uniform if entry.codelength else None for _, own, _, entry in entries if own == task)
         uniform = next((code for code in codes if code is not None), None)
         if chance is not None:
             alone = (chance, None, None)
@@ -93,7 +93,7 @@ def extractability_summary(results: ResultsDocument) -> str:
                     f"{what.capitalize()} takes the fewest bits per label of all {kind} in {name}: "
                     f"{show(bits, 'number')} ({show_interval(code.bits_ci95, 'number')}{uniform})."
                 )
-    flags = [(name, task, entry.shuffled and entry.shuffled.at_chance) for name, task, _, entry in entries]
+    flags = [(name, task, entry.shuffled.at_chance if entry.shuffled else None) for name, task, _, entry in entries]
     known = [flag for flag in flags if flag[2] is not None]
     late = ", ".join(f"{name} ({_TASKS[task]})" for name, task, flag in known if not flag)
     if known:

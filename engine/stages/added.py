@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from substyle.engine import observability
 from substyle.engine.backbones.families.adapter import PREFIX, Adapter, path_of
-from substyle.engine.config import BackboneChoice
 from substyle.engine.embedding.run import embed
-from substyle.engine.observability import stage
+from substyle.engine.stages.registry import AnyStage, discard
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.tables import tables
 from substyle.engine.store import lock
@@ -22,12 +23,16 @@ from substyle.kernels.errors import ConfigError
 DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
 
 
-def embed_added(run: Run, added: Sequence[BackboneChoice]) -> None:
+def embed_added(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> None:
     """Embed backbones that a stage of a study adds, and open their tables for the stages after it.
 
-    Embeddings of adapters are derived from those of their backbones.
+    Embeddings of adapters are derived from those of their backbones. Results of backbones that are replaced are
+    deleted.
+
+    Args:
+        found: results of the stage.
     """
-    if not added:
+    if not (added := stage.added(run, found)):
         return
     assert run.embedding is not None
     plan, (first, *_) = run.embedding.plan, run.tables.values()
@@ -38,10 +43,17 @@ def embed_added(run: Run, added: Sequence[BackboneChoice]) -> None:
         embed(again, networks, quiet=run.quiet)
     for name in derived:
         derive(run.store, name, quiet=run.quiet)
+    discard_replaced(run, stage, found)
     choices, before = [*run.embedding.choices, *networks], run.embedding.derived
     run.embedding = replace(run.embedding, choices=choices, derived=[*before, *derived])
     names = [*run.tables, *(choice.name for choice in added)]
     run.tables = {table.backbone: table for table in tables(run.store, names, first.transformations)}
+
+
+def discard_replaced(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> None:
+    """Delete results of backbones that a stage has replaced: reports would show them beside others, or refuse them."""
+    for entry in stage.replaced(run, found):
+        discard(run.out, entry.slug)
 
 
 def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> BackboneEntry:
@@ -75,7 +87,7 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
         ready_ST = index.finished(base.slug, names, store.shards()) & ~index.finished(entry.slug, names, store.shards())
         pending = np.flatnonzero(ready_ST.any(axis=1)).tolist()
         total = store.manifest().rows
-        with stage(f"derive {name}", len(pending), "shards", quiet=quiet) as bar:
+        with observability.stage(f"derive {name}", len(pending), "shards", quiet=quiet) as bar:
             for shard in pending:
                 began = time.perf_counter()
                 start, stop = shard * rows, min((shard + 1) * rows, total)

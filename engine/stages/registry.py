@@ -20,21 +20,25 @@ from substyle.pipelines.entry_points import STAGES, load_entry_points
 
 # modules of this package, imported when they are first used: some import much
 NAMES = ["finetune", "adapt", "probes", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
+AnyStage = Stage[Any, Any]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
-_found: dict[str, Stage[Any, Any]] = {}
+_found: dict[str, AnyStage] = {}
 _registered: list[str] = []  # by plug-ins and installed packages
 
 
-def stage(name: str) -> Stage[Any, Any]:
+def stage(name: str) -> AnyStage:
     """Return a stage by name."""
     if name not in _found:
         _found[name] = import_module(f"substyle.engine.stages.{name}").STAGE
     return _found[name]
 
 
-def alone() -> dict[str, Stage[Any, Any]]:
-    """Stages that are computed on a store, by name; others add backbones to a study."""
-    return {each.name: each for each in stages() if not each.adds_backbones}
+def alone() -> dict[str, AnyStage]:
+    """Stages that are computed from a store and the results of others, by name.
+
+    Stages that add backbones to a study, or embed other photographs by the backbones of one, need its run.
+    """
+    return {each.name: each for each in stages() if not each.adds_backbones and type(each).elsewhere is Stage.elsewhere}
 
 
 def registered() -> list[str]:
@@ -43,7 +47,7 @@ def registered() -> list[str]:
     return _registered
 
 
-def stages() -> Iterator[Stage[Any, Any]]:
+def stages() -> Iterator[AnyStage]:
     """All stages in order, also of installed packages."""
     load_entry_points(STAGES)
     return map(stage, NAMES)
@@ -57,7 +61,7 @@ def folders() -> list[str]:
 _RESERVED = ("adapters", "figures", "finetuned", "gallery", "stages", "tables", "tensorboard", "wandb")
 
 
-def register_stage(stage: Stage[Any, Any]) -> None:
+def register_stage(stage: AnyStage) -> None:
     """Register a stage, which runs after those that are known, or before probes if it adds backbones.
 
     Its settings are a table of its name in study files.
@@ -67,6 +71,7 @@ def register_stage(stage: Stage[Any, Any]) -> None:
     """
     results = (*BackboneResults.model_fields.items(), *ResultsDocument.model_fields.items())
     taken = {*dir(Study), *NAMES, *_RESERVED, *(each for name, field in results for each in (name, field.alias))}
+    taken |= {*dir(BackboneResults), *dir(ResultsDocument)}
     taken |= {*(each.name for each in fields(Study)), *(each.directory for each in _found.values())}
     for name in (stage.name, stage.directory or stage.name):
         if name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):

@@ -21,6 +21,7 @@ from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.stamp import StaleError, Stamp, compute_into, fits, note_of, require_fresh
 from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably
+from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_tables
@@ -260,11 +261,15 @@ class Stage(ABC, Generic[C, R]):
         """Load the results of a unit."""
 
     def added(self, run: Run, found: Mapping[str, R]) -> Sequence[BackboneChoice]:
-        """Backbones to embed before later stages; results of those that they replace are deleted.
+        """Backbones to embed before later stages.
 
         Args:
             found: results by key of the unit.
         """
+        return ()
+
+    def replaced(self, run: Run, found: Mapping[str, R]) -> Iterable[BackboneEntry]:
+        """Backbones of the store that `added` ones replace; their results are deleted when these are embedded."""
         return ()
 
     def as_json(self, result: R) -> Mapping[str, Any]:

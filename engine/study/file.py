@@ -133,7 +133,7 @@ def study_of(
     _run_plugins(data.get("plugins"), folder, allow_plugins or code_allowed())
     if "stages" in data:
         raise ConfigError("stages", data["stages"], "a table [<stage>] for each stage of a plug-in")
-    data = _placed(_shared(data), device, runtime)
+    data = _placed(_shared(data), device, runtime, changes)
     tables = {name: data.pop(name) for name in registry.registered() if name in data}
     study = Study(**data)
     return replace(study, stages={name: registry.settings_of(name, table) for name, table in tables.items()})
@@ -175,12 +175,15 @@ def _shared(data: dict[str, Any]) -> dict[str, Any]:
     return shared
 
 
-def _placed(data: dict[str, Any], device: str | None, runtime: str | None) -> dict[str, Any]:
+def _placed(
+    data: dict[str, Any], device: str | None, runtime: str | None, changes: Mapping[str, Any]
+) -> dict[str, Any]:
     """Override device and runtime; tables of the wrong type are rejected later.
 
     Both are set together, since the file's runtime may not support the given device.
     """
     asked = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
+    asked = {name: value for name, value in asked.items() if f"embed.{name}" not in changes}
     embed, placed = data.get("embed", {}), dict(data)
     if asked and isinstance(embed, dict):
         placed["embed"] = {**embed, **asked}

@@ -97,7 +97,7 @@ def _run(
         for stage in registry.stages():
             with observability.span("run", stage.name, len(run.tables)):
                 run.results[stage.name] = found = stage.computed(run)
-                embed_added(run, stage.added(run, found))
+                embed_added(run, stage, found)
         run.embedding = None  # frees compiled backbones
         results = assemble(run, study.name, threads=study.embed.cores, labels=labels_of(study.backbones))
         with observability.span("run", "gallery and report"):

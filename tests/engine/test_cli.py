@@ -215,17 +215,19 @@ def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "knn" in the_json(capsys)["backbones"]["control:pixels"]
     assert main(["report", store, *common]) == 0
     capsys.readouterr()
-    assert main(["stage", "shift", store, *common, "--images", str(finished.parent / "photographs")]) == 0
-    shifted = the_json(capsys)["backbones"]
     staged = json.loads((tmp_path / "results.json").read_text())["backbones"]["control:pixels"]
     whole = json.loads((finished / "results.json").read_text())["backbones"]["control:pixels"]
     assert staged["fine"] == whole["fine"]
     assert staged["knn"] == whole["knn"]
-    assert shifted == {"control:pixels": whole["shift"]}
-    assert main(["stage", "domains", store, *common]) == 2
-    assert the_json(capsys)["error"]["field"] == "domains"
-    assert main(["stage", "shift", store, "--out", str(tmp_path), "--set", "shift.others=x", "--json"]) == 2
-    assert the_json(capsys)["error"]["field"] == "--study"
+    for options, field in (
+        (["stage", "shift"], "stage"),  # which embeds other photographs by the backbones of a study
+        (["probe", "--set", "splits={train=0.5,val=0.25,test=0.25}"], "--set"),  # those of the store are used
+        (["stage", "mistakes", "--set", "probes.passes=1"], "--set"),  # the probes are there
+    ):
+        assert main([*options, store, "--out", str(tmp_path), "--json"]) == 2
+        assert the_json(capsys)["error"]["field"] == field
+    assert main(["stage", "mistakes", store, *common, "--set", "probes.passes=1"]) == 1  # of other probes
+    assert "outdated" in the_json(capsys)["error"]["message"]
 
 
 def test_results_of_a_store_go_to_a_folder_of_its_name(

@@ -14,10 +14,9 @@ from substyle.engine.observability import stage
 from substyle.engine.probes.adapters import AdaptConfig, fit_multitask, fit_pisco
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages.probes import STAGE as PROBES
-from substyle.engine.stages.registry import discard
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
 from substyle.engine.stages.stamp import photographs_digest
-from substyle.engine.store.layout import TRAIN
+from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError
 
@@ -100,14 +99,17 @@ class AdaptStage(Stage[AdaptConfig, str]):
         return f"{PREFIX}{os.path.relpath(path)}"
 
     def added(self, run: Run, found: Mapping[str, str]) -> Sequence[BackboneChoice]:
-        """The adapted backbones. Results of earlier adapters of the same backbones and methods are deleted."""
+        """The adapted backbones."""
+        return [BackboneChoice(name) for name in found.values()]
+
+    def replaced(self, run: Run, found: Mapping[str, str]) -> Iterable[BackboneEntry]:
+        """Earlier adapters of the same backbones and methods."""
         config = self.chosen(run)
         trained = {(unit.name, *unit.variant) for unit in self.units(run, config)} if config else set()
-        for entry in run.store.backbones():  # `substyle report` would show those of earlier trainings, or refuse them
+        for entry in run.store.backbones():
             made = entry.facts.get("adapter", {})
             if (made.get("backbone"), made.get("method")) in trained and entry.name not in found.values():
-                discard(run.out, entry.slug)
-        return [BackboneChoice(name) for name in found.values()]
+                yield entry
 
 
 STAGE = AdaptStage()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -23,12 +23,10 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, fit
 from substyle.engine.probes.tasks import UNKNOWN
-from substyle.engine.stages.registry import discard
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.identity import read_unchanged
-from substyle.engine.store.layout import TRAIN
-from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
 
@@ -140,12 +138,19 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
         return f"{PREFIX}{os.path.relpath(path)}"
 
     def added(self, run: Run, found: Mapping[str, str]) -> Sequence[BackboneChoice]:
-        """The fine-tuned backbones. Results of earlier trainings of the same backbones are deleted."""
+        """The fine-tuned backbones."""
         if (config := self.chosen(run)) is None:
             return ()
         choices, units = _choices(run), self.units(run, config)
-        _discard_others(run.store, run.out, config, {*choices, *found.values()})
         return [replace(choices[unit.name], name=found[unit.key], label=None) for unit in units]
+
+    def replaced(self, run: Run, found: Mapping[str, str]) -> Iterable[BackboneEntry]:
+        """Earlier trainings of the same backbones."""
+        config, names = self.chosen(run), {*_choices(run), *found.values()}
+        for entry in run.store.backbones():
+            base = entry.facts["spec"].get("finetuned", {}).get("backbone")
+            if config is not None and base in config.backbones and entry.name not in names:
+                yield entry
 
 
 STAGE = FinetuneStage()
@@ -159,13 +164,6 @@ def _choices(run: Run) -> dict[str, BackboneChoice]:
 def _plan(run: Run) -> EmbedPlan:
     assert run.embedding is not None  # only studies fine-tune
     return run.embedding.plan
-
-
-def _discard_others(store: EmbeddingStore, out: Path, config: FinetuneConfig, names: Set[str]) -> None:
-    """Delete results of earlier trainings, which `substyle report` would show beside those of ``names``."""
-    for entry in store.backbones():
-        if entry.facts["spec"].get("finetuned", {}).get("backbone") in config.backbones and entry.name not in names:
-            discard(out, entry.slug)
 
 
 def load_trainable(choice: BackboneChoice, pipeline: PixelPipeline) -> Backbone:

@@ -52,6 +52,7 @@ class MistakesStage(JsonStage[MistakesConfig]):
     config = MistakesConfig
     file = "mistakes.json"
     in_reports = True
+    reads = ("probes",)
 
     def of(self, study: Study) -> MistakesConfig | None:
         """The default, unless the report shows no photographs."""

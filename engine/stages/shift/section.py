@@ -34,7 +34,12 @@ def shifts(results: ResultsDocument) -> Table:
         *(Column("accuracy", "Class", interval=True), Column("images", "Images", "count")),
     )
     rows = [
-        (name, key, scored(scores, "accuracy", probe=backbone.probe("semantic", "linear")), scores and scores.images)
+        (
+            name,
+            key,
+            scored(scores, "accuracy", probe=backbone.probe("semantic", "linear")),
+            scores.images if scores else None,
+        )
         for name, backbone in results.ordered().items()
         for key, scores in (backbone.shift or {}).items()
     ]

@@ -76,6 +76,8 @@ def test_they_stand_in_place_of_those_of_the_file(study: Path) -> None:
     assert changed.probes.seed == 5
     assert changed.shift == {"others": study.parent / "photos"}
     assert asked("--retries", "1", "--set", "executor.retries=3") == {"executor.retries": 3}
+    placed = load_study(study, device="cuda", runtime="torch", changes={"embed.device": "cpu"})  # --device --set
+    assert (placed.embed.device, placed.embed.runtime) == ("cpu", "torch")
 
 
 @pytest.mark.parametrize(

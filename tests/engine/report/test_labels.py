@@ -27,6 +27,9 @@ def test_labels_stand_everywhere_and_names_nowhere(fake: ModuleType, tmp_path: P
     page = files.html.read_text()
     assert "EfficientNet" in page
     assert page.count("efficientnet_lite0") == page.count("random:efficientnet_lite0")
+    results["backbones"]["efficientnet_lite0"] |= {"base": {"a": 1}, "copy": "efficientnet_lite0"}  # of other versions
+    extra = labelled(validate_results(results)).backbones["EfficientNet"]
+    assert extra.model_extra == {"base": {"a": 1}, "copy": "EfficientNet"}
     unlabelled = validate_results(fake.fake_results())
     assert labelled(unlabelled) is unlabelled
 

@@ -197,13 +197,19 @@ def test_the_command_and_the_report(
     assert main(["attack", str(store.path), "--out", str(tmp_path / "none"), "--backbone", VIT, "--json"]) == 2
     assert the_json(capsys)["error"]["field"].endswith("semantic-linear.safetensors")
     study.write_text(
-        f'name = "attacks"\nbackbones = ["{VIT}", "{RESNET}"]\nsuite = "identity,jpeg,grayscale"\ncanvas = 64\n'
-        'gallery = 0\n[attack]\nattacks = ["fgsm"]\nepsilons = [48]\nsteps = 1\n'
+        f'name = "attacks"\nbackbones = ["{VIT}", "{RESNET}"]\nsuite = "identity,grayscale,jpeg"\ncanvas = 64\n'
+        'gallery = 0\n[attack]\nattacks = ["fgsm"]\nepsilons = [48]\nsteps = 1\n[probes]\n'
+        'tasks = ["fine", "semantic"]\nheads = ["linear"]\nbootstrap = 100\nresamples = 0\nequal_width = 0\n'
+        "redraws = 0\n"
     )
     given = [str(store.path), "--study", str(study), "--out", str(out), "--json"]
+    assert main(["attack", *given, "--backbone", RESNET, "--set", "probes.bootstrap=200"]) == 1
+    assert "outdated" in the_json(capsys)["error"]["message"]  # probes of other settings
     assert main(["attack", *given, "--backbone", RESNET]) == 0
     found = the_json(capsys)["backbones"][RESNET]
     assert list(found["attacks"]) == ["fgsm@48", "adaptive@48", "noise@48"]
+    assert main(["stage", "attack", *given, "--backbone", RESNET]) == 0  # the same command
+    assert the_json(capsys)["backbones"] == {RESNET: found}
     assert main(["report", str(store.path), "--out", str(out), "--json"]) == 0
     results = json.loads((out / "results.json").read_text())
     assert results["backbones"][RESNET]["attack"] == found

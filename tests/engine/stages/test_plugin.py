@@ -193,7 +193,21 @@ def test_wrong_tables_are_refused_by_name(
 
 @pytest.mark.parametrize(
     "name",
-    ["probes", "canvas", "tables", "Mine", "a/b", "", "sensitivity", "dim", "cost", "settings", "claims"],
+    [
+        "probes",
+        "canvas",
+        "tables",
+        "Mine",
+        "a/b",
+        "",
+        "sensitivity",
+        "dim",
+        "cost",
+        "settings",
+        "claims",
+        "base",
+        "copy",
+    ],
 )
 def test_taken_and_invalid_names_are_refused(name: str) -> None:
     class Other(JsonStage[Study]):
