@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
-from substyle.engine.report.data import Column, Table, head_name, scored, words
-from substyle.engine.report.figures import FULL, MUTED, panels
+from substyle.engine.report.data import Column, Table, head_name, scored, show, show_interval, words
+from substyle.engine.report.figures import FULL, INK, MUTED, OPEN, THIRD, legend_below, name_rows, tip, wrapped
 from substyle.engine.report.heat_tables import geometry_tables
-from substyle.engine.report.maps import KINDS, Scatter, draw_maps, embedding_maps
-from substyle.engine.report.section import Block, Data, Details, Explained, Heading, Plots, Section, Text
+from substyle.engine.report.maps import KINDS, embedding_maps, map_panels
+from substyle.engine.report.section import Block, Data, Details, Explained, Heading, Panel, Plots, Section, Text
 from substyle.engine.report.tables import geometry, knn, neighbours
 from substyle.engine.results.model import HEADS, Balance, Neighbours, ResultsDocument
 
@@ -33,7 +34,11 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
         text += "Queries are all variants of test photographs, so class votes correspond to the class probe on "
         blocks.append(Text(f"{text}unchanged and transformed photographs together.", note=True))
     if bars:
-        blocks += [Heading("What the nearest other variant shares"), Plots((Bars(tuple(bars), _resampled(results)),))]
+        caption = "Fraction of variants of test photographs, in per cent; lines are 95% intervals of the outer two "
+        caption += f"fractions, from a bootstrap over {_resampled(results)}."
+        spoken = ", ".join(f"{bar.name} {bar.text}" for bar in bars)
+        shown = Panel("What the nearest other variant shares", partial(_draw_bars, bars=bars), caption, spoken)
+        blocks.append(Plots("", (shown,), (3.2, 0.25 * len(bars) + 0.1)))
     note = (
         "R@k: recall of the same photograph, or of the same style in another photograph, among the k nearest other "
         "variants. AMI: adjusted mutual information of k-means clusters with transformations or classes, with as many "
@@ -55,11 +60,9 @@ def _map(results: ResultsDocument) -> Iterator[Section]:
     text += "the map are mostly neighbours among the embeddings; distances between clusters and their sizes have no "
     blocks: list[Block] = [Text(f"{text}meaning.", note=True)]
     for title, key in KINDS:
-        plots = [Scatter(each.name, title, getattr(each, key)) for each in maps if getattr(each, key)]
-        if plots:
-            figure = "" if len(blocks) > 1 else "map"  # one figure has both
-            key_groups = plots[0].groups
-            blocks += [Heading(f"By {title}"), Plots(tuple(plots), figure, lambda: draw_maps(maps), key_groups)]
+        if panels := map_panels(maps, title, key):
+            name = "map" if key == "by_coarse" else "map_by_class"
+            blocks += [Heading(f"By {title}"), Plots(name, panels, (2, 2))]
     yield Section("map", "Map", "Map: what lies together?", tuple(blocks))
 
 
@@ -68,7 +71,12 @@ def _geometry(results: ResultsDocument) -> Iterator[Section]:
     if tables := geometry_tables(results):
         blocks.append(Explained(tuple(tables)))
     if moved := _moved(results):
-        blocks.append(Plots((), "robustness", lambda: _robustness(moved)))
+        text = "Class accuracy after each transformation, against sensitivity (1 − centred cosine to the unchanged "
+        text += "photograph)."
+        most = max(sensitivity for _, pairs in moved for sensitivity, _, _ in pairs)
+        draw = partial(_draw_moved, most=most)
+        panels = tuple(Panel(name, partial(draw, pairs=pairs), spoken=text) for name, pairs in moved)
+        blocks += [Text(text, note=True), Plots("robustness", panels, shared=True)]
     if len(blocks) > 1:
         yield Section("geometry", "Geometry", "Geometry", tuple(blocks))
 
@@ -92,14 +100,26 @@ class Bar:
     parts: tuple[tuple[str, float, list[float] | None], ...]
     edges: tuple[tuple[float, float], ...]
 
+    @property
+    def text(self) -> str:
+        """The fractions."""
+        return " / ".join(show(share) for _, share, _ in self.parts)
 
-@dataclass(frozen=True)
-class Bars:
-    """Bars of all backbones, and what was resampled for their intervals."""
 
-    macro: ClassVar = "bars"
-    bars: tuple[Bar, ...]
-    drawn: str
+def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:  # noqa: ANN401 (matplotlib ships no types)
+    name_rows(axis, [bar.name for bar in bars], [bar.text for bar in bars])
+    for y, bar in enumerate(bars):
+        start = 0.0
+        for (_, share, ends), label, colour in zip(bar.parts, _SHARED, (FULL, OPEN, THIRD), strict=True):
+            (drawn,) = axis.barh(y, 100 * share, 0.6, 100 * start, color=colour, label="" if y else label)
+            tip(drawn, f"{bar.name}, {label}: {show(share)} {show_interval(ends)}")
+            start += share
+        for low, high in bar.edges:
+            axis.plot([100 * low, 100 * high], [y, y], color=INK, lw=1.5)
+    legend_below(axis)
+
+
+_SHARED = ("same photograph", "same style", "neither")
 
 
 def balance_bars(results: ResultsDocument) -> list[Bar]:
@@ -154,14 +174,11 @@ def _moved(results: ResultsDocument) -> list[tuple[str, list[tuple[float, float,
     return shown
 
 
-def _robustness(shown: Sequence[tuple[str, list[tuple[float, float, str]]]]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    figure, axes = panels(len(shown), 3, 2.5, 2.4, sharex=True, sharey=True)
-    for axis, (name, pairs) in zip(axes, shown, strict=True):
-        axis.scatter([p[0] for p in pairs], [100 * p[1] for p in pairs], s=12, color=FULL, linewidths=0)
-        x, y, lowest = min(pairs, key=lambda pair: pair[1])
-        axis.annotate(lowest, (x, 100 * y), (4, -7), textcoords="offset points", fontsize=6, color=MUTED)
-        axis.set(title=name, ylim=(0, 100))
-        axis.title.set_size(7)
-    figure.supxlabel("sensitivity (1 − centred cosine to the unchanged photograph)", fontsize=8)
-    figure.supylabel("class accuracy, %", fontsize=8)
-    return figure
+def _draw_moved(axis: Any, pairs: Sequence[tuple[float, float, str]], most: float) -> None:  # noqa: ANN401
+    for x, y, name in pairs:
+        (dot,) = axis.plot(x, 100 * y, "o", ms=4, mew=0, color=FULL)
+        tip(dot, f"{name}: sensitivity {show(x, 'number')}, class accuracy {show(y)}")
+    x, y, lowest = min(pairs, key=lambda pair: pair[1])
+    axis.annotate(wrapped(lowest), (x, 100 * y), (4, -7), textcoords="offset points", size=7, color=MUTED)
+    axis.grid()
+    axis.set(xlabel="sensitivity", ylabel="class accuracy, %", xlim=(0, 1.05 * most), ylim=(0, 100))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from substyle.engine.report import curves, extraction, gains
 from substyle.engine.report.data import Table, head_name, show
-from substyle.engine.report.dots import dot_plots, draw_dots
-from substyle.engine.report.figures import Matrix, confusion
+from substyle.engine.report.dots import dot_plots
+from substyle.engine.report.figures import draw_matrix
 from substyle.engine.report.findings import unconverged
 from substyle.engine.report.heat_tables import accuracies
-from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Matrices, Plots, Section, Text
+from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Text
 from substyle.engine.report.tables import (
     by_transformation,
     comparisons,
@@ -24,9 +27,10 @@ from substyle.engine.report.tables import (
     redrawn,
     training,
 )
-from substyle.engine.results.model import ResultsDocument
+from substyle.engine.results.model import Confusion, ResultsDocument
 
 _FEW = 20  # rows of a table that is shown at once
+_FEW_CLASSES = 12  # in a matrix with wide cells
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -59,7 +63,7 @@ def _overview(results: ResultsDocument) -> Section:
             text += " Controls, in grey, are pixels, simple statistics or an untrained network."
         if len(tried) > 1:
             text += f" The second and third plot show {tried[0]} probes."
-        blocks += [Plots(tuple(plots), "overview", partial(draw_dots, plots)), Text(text, note=True)]
+        blocks += [plots, Text(text, note=True)]
     if table := _table(overview(results), "Overview of every backbone and head"):
         text = f"Style: which of {len(results.transformations)} transformations"
         text += _chance(results, "fine", " (chance {})")
@@ -84,10 +88,15 @@ def _style(results: ResultsDocument) -> Section:
 def _confusions(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(confusions(results, task), hidden=True) for task in ("fine", "coarse")]
     titles = {"fine": "Transformations", "coarse": "Coarse classes"}
-    found = [Matrices(title, tuple(each)) for task, title in titles.items() if (each := matrices(results, task))]
+    found = {title: each for task, title in titles.items() if (each := matrices(results, task))}
     if found:
         text = "Rows are the truth, columns the prediction; opacity is the square root of the fraction, so that rare "
-        blocks += [Text(f"{text}confusions are visible.", note=True), *found]
+        blocks.append(Text(f"{text}confusions are visible.", note=True))
+    for title, (first, *more) in found.items():
+        blocks += [Heading(title), first]
+        if more:
+            text = f"{title}: {len(more)} more backbone{'s' if len(more) > 1 else ''}"
+            blocks.append(Details(text, tuple(more)))
     return Section("confusions", "Confusions", "Confusions", tuple(blocks))
 
 
@@ -139,11 +148,10 @@ def _severity(results: ResultsDocument) -> Section:
         note += "severities and at chance at severity 0, first crosses the mean of chance and its maximum, if the "
         note += "interval at the strongest severity lies above chance. Vertical lines and intervals: 95%, over "
         note += f"{results.drawn()}. Hollow points: the probe has not converged."
-        named = tuple(curve for curve in plots[0].curves if not curve.dashed)
-        draw = partial(curves.draw_curves, plots, level="severity", most=4)
+        panels = curves.curve_panels(plots, "severity")
         blocks = [
             Text(text),
-            Plots(tuple(plots), "severity", draw, named),
+            Plots("severity", panels, across=4, shared=True),
             Data(curves.halfway(results), curves.halfway(results).caption),
             Text(note, note=True),
             Details(f"All numbers ({len(every.rows)})", (Data(every, every.caption),)),
@@ -159,7 +167,7 @@ def _depth(results: ResultsDocument) -> Section:
         note += "Style: which transformation; new styles: the coarse class of held-out transformations. Hollow points: "
         blocks = [
             Text(f"{text}photographs."),
-            Plots(tuple(plots), "depth", partial(curves.draw_curves, plots, level="layer")),
+            Plots("depth", curves.curve_panels(plots, "layer"), shared=True),
             Text(f"{note}the probe has not converged.", note=True),
         ]
     return Section("depth", "Depth", "Depth: what does each layer know?", tuple(blocks))
@@ -235,10 +243,9 @@ def _complexity(results: ResultsDocument) -> Section:
     below += "selects; the front is of test accuracies, and so favours chance differences when there are many probes."
     blocks: list[Block] = []
     if table.rows:
-        draw = partial(extraction.draw_sizes, plots)
         blocks = [
             Text(f"{text}in per cent."),
-            Plots(tuple(plots), "complexity" if plots else "", draw),
+            *([Plots("complexity", extraction.size_panels(plots))] if plots else []),
             Text(note, note=True),
             Details(f"All probes ({len(table.rows)})", (Data(table, table.caption), Text(below, note=True))),
         ]
@@ -299,16 +306,41 @@ _MAKERS = (
 )
 
 
-def matrices(results: ResultsDocument, task: str) -> list[tuple[str, Matrix]]:
-    """("backbone, head", confusion matrix of the first head) of a task."""
+def matrices(results: ResultsDocument, task: str) -> list[Plots]:
+    """The confusion matrix of a task for each backbone, by the first head that has one."""
     found = []
     for name, backbone in results.ordered().items():
         for head in results.heads():
             probe = backbone.probe(task, head)
-            if probe is not None and (matrix := confusion(probe.confusion)) is not None:
-                found.append((f"{name}, {head_name(head)}", matrix))
+            if probe is not None and probe.confusion is not None and probe.confusion.labels:
+                labels, share_CC = probe.confusion.labels, confusion_shares(probe.confusion)
+                worst = [
+                    f"{truth} predicted as {other}: {show(share)}%"
+                    for truth, other, share in worst_confusions(labels, share_CC)
+                ]
+                caption = f"Most frequent confusions: {'; '.join(worst)}." if worst else ""
+                # the square root makes confusions of a few per cent visible
+                draw = partial(draw_matrix, names=labels, value_CC=np.sqrt(share_CC))
+                side = len(labels) * (0.28 if len(labels) <= _FEW_CLASSES else 0.16)
+                found.append(Plots("", (Panel(f"{name}, {head_name(head)}", draw, caption),), (side, side)))
                 break
     return found
+
+
+def confusion_shares(confusion: Confusion) -> NDArray[np.float64]:
+    """Fractions of predictions (columns) among the photographs of each true label (rows)."""
+    counts_CC = np.asarray(confusion.counts, np.float64)
+    share_CC: NDArray[np.float64] = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
+    return share_CC
+
+
+def worst_confusions(
+    labels: Sequence[str], share_CC: NDArray[np.float64], count: int = 8
+) -> list[tuple[str, str, float]]:
+    """The most frequent (truth, prediction, fraction of the truth's row)."""
+    off_CC = share_CC * (1 - np.eye(len(labels)))
+    order = zip(*np.unravel_index(np.argsort(-off_CC, axis=None, kind="stable")[:count], off_CC.shape), strict=True)
+    return [(labels[i], labels[j], float(off_CC[i, j])) for i, j in order if off_CC[i, j] > 0]
 
 
 def comparisons_between(table: Table, names: Iterable[str], head: str) -> Table:
