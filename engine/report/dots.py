@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from substyle.engine.report.data import Scored, head_name, scored, show, show_scored
-from substyle.engine.report.figures import FULL, MUTED, OPEN, PAPER, THIRD, legend_below, name_rows, tip
+from substyle.engine.report.figures import FULL, MUTED, OPEN, PAPER, THIRD, legend_below, name_rows, rows_height, tip
 from substyle.engine.report.section import Panel, Plots
 from substyle.engine.results.model import ResultsDocument
 
@@ -48,7 +48,7 @@ def dot_plots(results: ResultsDocument) -> Plots | None:
             draw = partial(_draw, rows=rows, labels=[label for label, *_ in wanted], chance=results.chance_of(task))
             spoken = ", ".join(f"{row.name} {row.text}" for row in rows if row.dots)
             panels.append(Panel(title, draw, spoken=spoken))
-    size = (2.4, 0.25 * len(results.ordered()) + 0.1)
+    size = 2.4, rows_height(list(results.ordered()))
     return Plots("overview", tuple(panels), size, shared=True) if panels else None
 
 
@@ -74,4 +74,13 @@ def _draw(axis: Any, rows: Sequence[DotRow], labels: Sequence[str], chance: floa
 def _mark(full: bool, *, control: bool) -> dict[str, Any]:
     """Style of a dot."""
     colour = THIRD if control else FULL if full else OPEN
-    return {"ls": "", "marker": "o", "ms": 5, "mec": colour, "mfc": colour if full else PAPER, "mew": 1.2, "zorder": 3}
+    return {
+        "ls": "",
+        "marker": "o",
+        "ms": 5,
+        "mec": colour,
+        "mfc": colour if full else PAPER,
+        "mew": 1.2,
+        "zorder": 3,
+        "clip_on": False,
+    }

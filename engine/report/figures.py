@@ -6,7 +6,7 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -21,7 +21,10 @@ from substyle.kernels.files import replacing
 INK, MUTED, GRID, PAPER = "#1b1f24", "#57606a", "#eceff2", "#ffffff"
 FULL, OPEN, THIRD = "#1f6fb5", "#c8561b", "#9aa3ad"
 HEAT = (31 / 255, 111 / 255, 181 / 255)
-_VARIABLES = {INK: "ink", MUTED: "soft", GRID: "faint", PAPER: "paper", FULL: "full", OPEN: "open", THIRD: "third"}
+_VARIABLES = {
+    **{INK: "var(--ink)", MUTED: "var(--soft)", GRID: "var(--faint)", PAPER: "var(--paper)"},
+    **{FULL: "var(--full)", OPEN: "var(--open)", THIRD: "var(--third)"},
+}
 """Variables of style.css that replace colours on the page, which may be dark."""
 _STYLE = {
     "font.size": 8,
@@ -54,8 +57,8 @@ class Drawing(NamedTuple):
 
 
 def wrapped(name: str) -> str:
-    """A name in lines of at most 30 characters, without what fonts cannot show."""
-    return textwrap.fill(name.encode(errors="replace").decode(), 30)
+    """A name in lines of at most 36 characters, without what fonts cannot show."""
+    return textwrap.fill(name.encode(errors="replace").decode(), 36)
 
 
 def tip(artist: Any, text: str) -> None:  # noqa: ANN401 (matplotlib ships no types)
@@ -64,6 +67,11 @@ def tip(artist: Any, text: str) -> None:  # noqa: ANN401 (matplotlib ships no ty
 
 
 _TIP = "tip:"
+
+
+def rows_height(names: Sequence[str]) -> float:
+    """Height of `name_rows` in inches."""
+    return 0.1 + len(names) * max([0.25, *(0.13 * (1 + wrapped(name).count("\n")) for name in names)])
 
 
 def name_rows(axis: Any, names: Sequence[str], values: Sequence[str]) -> None:  # noqa: ANN401
@@ -186,7 +194,7 @@ _PX = 1.5  # per point: text of 12 pixels
 _COORDINATES = re.compile(r"\s*([A-Za-z])\s*|(\.\d\d)\d+|\s+$")
 
 
-def _svg(figure: Any, artist: Any, salt: str, text: str) -> tuple[Markup, int]:  # noqa: ANN401
+def _svg(figure: Any, artist: Any, salt: str, label: str) -> tuple[Markup, int]:  # noqa: ANN401
     """The part of a figure that an artist covers, as SVG for a page, and its width in pixels.
 
     Ids are unique on the page if the salt is. Text and colours are those of the page; what `tip` says is a title,
@@ -198,43 +206,35 @@ def _svg(figure: Any, artist: Any, salt: str, text: str) -> tuple[Markup, int]: 
     box = _box(figure, artist).padded(0.06)
     with matplotlib.rc_context({"svg.hashsalt": salt}):
         figure.savefig(file, format="svg", bbox_inches=box, transparent=True, metadata={"Date": None, "Creator": None})
-    svg = ElementTree.fromstring(
-        re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", file.getvalue())
-    )
+    # without characters that XML does not know, and the namespace, which HTML does not need
+    text = re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", file.getvalue())
+    svg = ElementTree.fromstring(text.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1))
     for parent in svg.iter():
         for child in list(parent):
-            if _local(child.tag) in ("metadata", "style", "clipPath") or (_local(child.tag) == "g" and not len(child)):
+            if child.tag in ("metadata", "style", "clipPath") or (child.tag == "g" and not len(child)):
                 parent.remove(child)
     for each in svg.iter():
         _for_page(each)
     size = svg.attrib["viewBox"]
-    svg.attrib = {"viewBox": size, "role": "img", "aria-label": text}
+    svg.attrib = {"viewBox": size, "role": "img", "aria-label": label}
     return Markup(ElementTree.tostring(svg, encoding="unicode")), round(_PX * float(size.split()[2]))
 
 
-def _local(name: str) -> str:
-    return name.rpartition("}")[2]
-
-
 def _for_page(element: ElementTree.Element) -> None:
-    """Make an element of matplotlib's SVG part of a page of HTML: shorter, without namespace and fonts."""
-    element.tag = _local(element.tag)
+    """Make an element of matplotlib's SVG part of a page of HTML: shorter, without fonts, and with titles."""
     element.text, element.tail = (element.text or "").strip("\n "), ""
-    given: Mapping[str, str] = {_local(name): value for name, value in element.attrib.items()}
-    element.attrib = {}
+    given, element.attrib = element.attrib, {}
     for name, value in given.items():
         if name == "style":
             style = re.sub(r"font-family: [^;]*;? ?", "", value)
-            element.set(
-                name, re.sub(r"#\w{6}", lambda m: f"var(--{_VARIABLES[m[0]]})" if m[0] in _VARIABLES else m[0], style)
-            )
+            element.set(name, re.sub(r"#\w{6}", lambda match: _VARIABLES.get(match[0], match[0]), style))
         elif name == "id" and element.tag == "g":
             if value.startswith(_TIP):
                 title = ElementTree.Element("title")
                 title.text = value.removeprefix(_TIP)
                 element.insert(0, title)
-        elif name == "href":
-            element.set(name, value.replace(" ", ""))
+        elif name.endswith("}href"):
+            element.set("href", value.replace(" ", ""))
         elif name in ("d", "x", "y"):
             element.set(name, _COORDINATES.sub(r"\1\2", value))
         elif name != "clip-path" and not value.startswith("rotate(-0 "):

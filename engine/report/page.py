@@ -201,7 +201,6 @@ def environment() -> Environment:
     )
     made.filters |= {
         "show": show,
-        "cell": cell_text,
         "dagger": dagger,
         "soft": soft,
         "plain": plain,

@@ -46,19 +46,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Heat:
-    """Heat tables by head of the probe, of which the first one is open."""
+    """Heat tables with title and explanation, of which the first one is open; a label for screen readers."""
 
     kind: ClassVar = "heat"
-    tables: tuple[tuple[str, HeatTable], ...]
-    label: str
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Heat tables with title and explanation, of which the first one is open."""
-
-    kind: ClassVar = "explained"
     parts: tuple[tuple[str, str, HeatTable], ...]
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Text | Heading | Data | Heat | Explained | Plots | Pictures | Details
+Block = Text | Heading | Data | Heat | Plots | Pictures | Details
 
 
 @dataclass(frozen=True)

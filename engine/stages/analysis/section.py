@@ -8,10 +8,21 @@ from functools import partial
 from typing import Any
 
 from substyle.engine.report.data import Column, Table, head_name, scored, show, show_interval, words
-from substyle.engine.report.figures import FULL, INK, MUTED, OPEN, THIRD, legend_below, name_rows, tip, wrapped
+from substyle.engine.report.figures import (
+    FULL,
+    INK,
+    MUTED,
+    OPEN,
+    THIRD,
+    legend_below,
+    name_rows,
+    rows_height,
+    tip,
+    wrapped,
+)
 from substyle.engine.report.heat_tables import geometry_tables
-from substyle.engine.report.maps import KINDS, embedding_maps, map_panels
-from substyle.engine.report.section import Block, Data, Details, Explained, Heading, Panel, Plots, Section, Text
+from substyle.engine.report.maps import draw_map, embedding_maps
+from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Text
 from substyle.engine.report.tables import geometry, knn, neighbours
 from substyle.engine.results.model import HEADS, Balance, Neighbours, ResultsDocument
 
@@ -38,7 +49,7 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
         caption += f"fractions, from a bootstrap over {_resampled(results)}."
         spoken = ", ".join(f"{bar.name} {bar.text}" for bar in bars)
         shown = Panel("What the nearest other variant shares", partial(_draw_bars, bars=bars), caption, spoken)
-        blocks.append(Plots("", (shown,), (3.2, 0.25 * len(bars) + 0.1)))
+        blocks.append(Plots("", (shown,), (3.2, rows_height([bar.name for bar in bars]))))
     note = (
         "R@k: recall of the same photograph, or of the same style in another photograph, among the k nearest other "
         "variants. AMI: adjusted mutual information of k-means clusters with transformations or classes, with as many "
@@ -51,25 +62,23 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
 
 
 def _map(results: ResultsDocument) -> Iterator[Section]:
-    maps = embedding_maps(results)
-    if not maps:
-        return
     text = (
         "Variants of test photographs placed by t-SNE, the same ones for each backbone, coloured twice. Neighbours on "
     )
     text += "the map are mostly neighbours among the embeddings; distances between clusters and their sizes have no "
     blocks: list[Block] = [Text(f"{text}meaning.", note=True)]
-    for title, key in KINDS:
-        if panels := map_panels(maps, title, key):
-            name = "map" if key == "by_coarse" else "map_by_class"
-            blocks += [Heading(f"By {title}"), Plots(name, panels, (2, 2))]
-    yield Section("map", "Map", "Map: what lies together?", tuple(blocks))
+    for (kind, maps), name in zip(embedding_maps(results).items(), ("map", "map_by_class"), strict=True):
+        if maps:
+            panels = (Panel(own, partial(draw_map, groups=groups), spoken=f"by {kind}") for own, groups in maps.items())
+            blocks += [Heading(f"By {kind}"), Plots(name, tuple(panels), (2, 2))]
+    if len(blocks) > 1:
+        yield Section("map", "Map", "Map: what lies together?", tuple(blocks))
 
 
 def _geometry(results: ResultsDocument) -> Iterator[Section]:
     blocks: list[Block] = [Data(geometry(results), hidden=True)]
     if tables := geometry_tables(results):
-        blocks.append(Explained(tuple(tables)))
+        blocks.append(Heat(tuple(tables)))
     if moved := _moved(results):
         text = "Class accuracy after each transformation, against sensitivity (1 − centred cosine to the unchanged "
         text += "photograph)."
@@ -91,31 +100,30 @@ class Bar:
     """Fractions of one backbone that sum to 1.
 
     Attributes:
-        parts: (name, fraction, interval or None).
-        edges: intervals of the first part's end and the last part's start, as fractions of the bar.
+        parts: (fraction, interval or None) of `_SHARED`.
     """
 
     name: str
-    control: bool
-    parts: tuple[tuple[str, float, list[float] | None], ...]
-    edges: tuple[tuple[float, float], ...]
+    parts: tuple[tuple[float, list[float] | None], ...]
 
     @property
     def text(self) -> str:
         """The fractions."""
-        return " / ".join(show(share) for _, share, _ in self.parts)
+        return " / ".join(show(share) for share, _ in self.parts)
 
 
 def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:  # noqa: ANN401 (matplotlib ships no types)
     name_rows(axis, [bar.name for bar in bars], [bar.text for bar in bars])
     for y, bar in enumerate(bars):
         start = 0.0
-        for (_, share, ends), label, colour in zip(bar.parts, _SHARED, (FULL, OPEN, THIRD), strict=True):
+        for (share, ends), label, colour in zip(bar.parts, _SHARED, (FULL, OPEN, THIRD), strict=True):
             (drawn,) = axis.barh(y, 100 * share, 0.6, 100 * start, color=colour, label="" if y else label)
             tip(drawn, f"{bar.name}, {label}: {show(share)} {show_interval(ends)}")
             start += share
-        for low, high in bar.edges:
-            axis.plot([100 * low, 100 * high], [y, y], color=INK, lw=1.5)
+        (_, first), *_, (_, last) = bar.parts
+        for ends in (first, last and [1 - end for end in last]):
+            if ends:
+                axis.plot([100 * end for end in ends], [y, y], color=INK, lw=1.5)
     legend_below(axis)
 
 
@@ -127,12 +135,10 @@ def balance_bars(results: ResultsDocument) -> list[Bar]:
     bars = []
     for name, backbone in results.ordered().items():
         shares, ends = backbone.balance or Balance(), backbone.balance_ci95 or {}
-        values = [(key, getattr(shares, key)) for key in ("same_image", "same_transformation", "neither")]
-        parts = tuple((key, value, ends.get(key)) for key, value in values if value is not None)
+        values = [(getattr(shares, key), ends.get(key)) for key in ("same_image", "same_transformation", "neither")]
+        parts = tuple((share, interval) for share, interval in values if share is not None)
         if len(parts) == len(values):
-            first, last = parts[0][2], parts[-1][2]
-            edges = ([(first[0], first[1])] if first else []) + ([(1 - last[1], 1 - last[0])] if last else [])
-            bars.append(Bar(name, bool(backbone.control), parts, tuple(edges)))
+            bars.append(Bar(name, parts))
     return bars
 
 

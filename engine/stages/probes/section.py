@@ -15,7 +15,7 @@ from substyle.engine.report.data import Table, head_name, show
 from substyle.engine.report.dots import dot_plots
 from substyle.engine.report.figures import draw_matrix
 from substyle.engine.report.findings import unconverged
-from substyle.engine.report.heat_tables import accuracies
+from substyle.engine.report.heat_tables import HeatTable, accuracies
 from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Text
 from substyle.engine.report.tables import (
     by_transformation,
@@ -51,6 +51,14 @@ def _table(table: Table, label: str = "", **options: bool) -> list[Block]:
     return [Data(table, label or table.caption, **options)] if table.rows else []
 
 
+def _heat(tables: Sequence[tuple[str, HeatTable]], label: str) -> Heat:
+    """Tables by head."""
+    return Heat(
+        tuple((f"{head_name(head)[:1].upper()}{head_name(head)[1:]} probes", "", table) for head, table in tables),
+        label,
+    )
+
+
 def _overview(results: ResultsDocument) -> Section:
     tried = [head_name(head) for head in results.heads()]
     blocks: list[Block] = []
@@ -81,7 +89,7 @@ def _style(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(by_transformation(results, "fine"), hidden=True)]
     if tables := accuracies(results, "fine"):
         blocks.append(Text("Accuracy on test photographs, in per cent."))
-        blocks.append(Heat(tuple(tables), "Accuracy for each transformation"))
+        blocks.append(_heat(tables, "Accuracy for each transformation"))
     return Section("style", "Style", "Style: which transformation?", tuple(blocks))
 
 
@@ -110,13 +118,13 @@ def _new_styles(results: ResultsDocument) -> Section:
         text = "Probes are trained to predict the coarse class from some transformations of each class and tested on "
         text += "others. Numbers are accuracies on test photographs in per cent, with 95% intervals"
         blocks.append(Text(f"{text}{_chance(results, 'coarse')}."))
-        blocks.append(Heat(tuple(new), "Coarse class of held-out transformations"))
+        blocks.append(_heat(new, "Coarse class of held-out transformations"))
         if seen:
-            tables = Heat(tuple(seen[:1]), "Coarse class of seen transformations")
+            tables = _heat(seen[:1], "Coarse class of seen transformations")
             blocks.append(Details("Transformations seen in training", (tables,)))
         if turned:
             blocks.append(Heading("Each transformation held out in turn"))
-            blocks.append(Heat(tuple(turned), "Coarse class with one transformation held out"))
+            blocks.append(_heat(turned, "Coarse class with one transformation held out"))
         if table := _table(redrawn(results)):
             blocks.append(Details("Random held-out sets", tuple(table)))
         if table := _table(equal_width(results)):
@@ -132,7 +140,7 @@ def _substance(results: ResultsDocument) -> Section:
             "Probes are trained on unchanged photographs only. Numbers are accuracies on test photographs after each "
         )
         blocks.append(Text(f"{text}transformation, in per cent{_chance(results, 'semantic')}."))
-        blocks.append(Heat(tuple(tables), "Class accuracy for each transformation"))
+        blocks.append(_heat(tables, "Class accuracy for each transformation"))
     return Section("substance", "Substance", "Substance: which class?", tuple(blocks))
 
 
