@@ -56,14 +56,14 @@ def _draw(axis: Any, rows: Sequence[DotRow], labels: Sequence[str], chance: floa
     name_rows(axis, [row.name for row in rows], [row.text for row in rows])
     for label in labels:
         if any(label == own for row in rows for own, _ in row.dots):
-            axis.plot([], [], label=label, **_mark(labels.index(label) == 0, control=False))
+            axis.plot([], [], "o", label=label, **_mark(labels.index(label) == 0, control=False))
     for y, row in enumerate(rows):
         for label, score in reversed(row.dots):
             value, low, high = score
             mark = _mark(labels.index(label) == 0, control=row.control)
             if low is not None and high is not None:
                 axis.plot([100 * low, 100 * high], [y, y], color=mark["mec"], lw=1.5)
-            (dot,) = axis.plot(100 * value, y, **mark)
+            (dot,) = axis.plot(100 * value, y, "o", **mark)
             tip(dot, f"{row.name}, {label}: {show_scored(score)}")
     if chance is not None:
         axis.axvline(100 * chance, color=MUTED, lw=0.8, ls=(0, (2, 2)), label=f"chance {show(chance)}")
@@ -74,13 +74,5 @@ def _draw(axis: Any, rows: Sequence[DotRow], labels: Sequence[str], chance: floa
 def _mark(full: bool, *, control: bool) -> dict[str, Any]:
     """Style of a dot."""
     colour = THIRD if control else FULL if full else OPEN
-    return {
-        "ls": "",
-        "marker": "o",
-        "ms": 5,
-        "mec": colour,
-        "mfc": colour if full else PAPER,
-        "mew": 1.2,
-        "zorder": 3,
-        "clip_on": False,
-    }
+    face = colour if full else PAPER
+    return {"ms": 5, "mec": colour, "mfc": face, "mew": 1.2, "zorder": 3, "clip_on": False}

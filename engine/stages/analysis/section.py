@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from substyle.engine.report.data import Column, Table, head_name, scored, show, show_interval, words
-from substyle.engine.report.figures import (
-    FULL,
-    INK,
-    MUTED,
-    OPEN,
-    THIRD,
-    legend_below,
-    name_rows,
-    rows_height,
-    tip,
-    wrapped,
+from substyle.engine.report import figures
+from substyle.engine.report.data import (
+    Column,
+    Scored,
+    Table,
+    head_name,
+    scored,
+    show,
+    show_scored,
+    with_interval,
+    words,
 )
 from substyle.engine.report.heat_tables import geometry_tables
 from substyle.engine.report.maps import draw_map, embedding_maps
@@ -49,7 +48,7 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
         caption += f"fractions, from a bootstrap over {_resampled(results)}."
         spoken = ", ".join(f"{bar.name} {bar.text}" for bar in bars)
         shown = Panel("What the nearest other variant shares", partial(_draw_bars, bars=bars), caption, spoken)
-        blocks.append(Plots("", (shown,), (3.2, rows_height([bar.name for bar in bars]))))
+        blocks.append(Plots("", (shown,), (3.2, figures.rows_height([bar.name for bar in bars]))))
     note = (
         "R@k: recall of the same photograph, or of the same style in another photograph, among the k nearest other "
         "variants. AMI: adjusted mutual information of k-means clusters with transformations or classes, with as many "
@@ -97,37 +96,34 @@ def _resampled(results: ResultsDocument) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """Fractions of one backbone that sum to 1.
-
-    Attributes:
-        parts: (fraction, interval or None) of `_SHARED`.
-    """
+    """Fractions of one backbone, each of `_SHARED`, that sum to 1."""
 
     name: str
-    parts: tuple[tuple[float, list[float] | None], ...]
+    parts: tuple[Scored, ...]
 
     @property
     def text(self) -> str:
         """The fractions."""
-        return " / ".join(show(share) for share, _ in self.parts)
+        return " / ".join(show(share) for share, _, _ in self.parts)
+
+
+_SHARED = {"same photograph": figures.FULL, "same style": figures.OPEN, "neither": figures.THIRD}
 
 
 def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:  # noqa: ANN401 (matplotlib ships no types)
-    name_rows(axis, [bar.name for bar in bars], [bar.text for bar in bars])
+    figures.name_rows(axis, [bar.name for bar in bars], [bar.text for bar in bars])
     for y, bar in enumerate(bars):
         start = 0.0
-        for (share, ends), label, colour in zip(bar.parts, _SHARED, (FULL, OPEN, THIRD), strict=True):
-            (drawn,) = axis.barh(y, 100 * share, 0.6, 100 * start, color=colour, label="" if y else label)
-            tip(drawn, f"{bar.name}, {label}: {show(share)} {show_interval(ends)}")
-            start += share
-        (_, first), *_, (_, last) = bar.parts
-        for ends in (first, last and [1 - end for end in last]):
-            if ends:
-                axis.plot([100 * end for end in ends], [y, y], color=INK, lw=1.5)
-    legend_below(axis)
-
-
-_SHARED = ("same photograph", "same style", "neither")
+        for part, (label, colour) in zip(bar.parts, _SHARED.items(), strict=True):
+            (drawn,) = axis.barh(y, 100 * part[0], 0.6, 100 * start, color=colour, label="" if y else label)
+            figures.tip(drawn, f"{bar.name}, {label}: {show_scored(part)}")
+            start += part[0]
+        (_, low, high), *_, (_, last_low, last_high) = bar.parts
+        if low is not None and high is not None:
+            axis.plot([100 * low, 100 * high], [y, y], color=figures.INK, lw=1.5)
+        if last_low is not None and last_high is not None:
+            axis.plot([100 - 100 * last_high, 100 - 100 * last_low], [y, y], color=figures.INK, lw=1.5)
+    figures.legend_below(axis)
 
 
 def balance_bars(results: ResultsDocument) -> list[Bar]:
@@ -135,9 +131,9 @@ def balance_bars(results: ResultsDocument) -> list[Bar]:
     bars = []
     for name, backbone in results.ordered().items():
         shares, ends = backbone.balance or Balance(), backbone.balance_ci95 or {}
-        values = [(getattr(shares, key), ends.get(key)) for key in ("same_image", "same_transformation", "neither")]
-        parts = tuple((share, interval) for share, interval in values if share is not None)
-        if len(parts) == len(values):
+        scores = ((getattr(shares, key), ends.get(key)) for key in ("same_image", "same_transformation", "neither"))
+        parts = tuple(score for each in scores if (score := with_interval(*each)))
+        if len(parts) == len(_SHARED):
             bars.append(Bar(name, parts))
     return bars
 
@@ -182,9 +178,10 @@ def _moved(results: ResultsDocument) -> list[tuple[str, list[tuple[float, float,
 
 def _draw_moved(axis: Any, pairs: Sequence[tuple[float, float, str]], most: float) -> None:  # noqa: ANN401
     for x, y, name in pairs:
-        (dot,) = axis.plot(x, 100 * y, "o", ms=4, mew=0, color=FULL)
-        tip(dot, f"{name}: sensitivity {show(x, 'number')}, class accuracy {show(y)}")
+        (dot,) = axis.plot(x, 100 * y, "o", ms=4, mew=0, color=figures.FULL)
+        figures.tip(dot, f"{name}: sensitivity {show(x, 'number')}, class accuracy {show(y)}")
     x, y, lowest = min(pairs, key=lambda pair: pair[1])
-    axis.annotate(wrapped(lowest), (x, 100 * y), (4, -7), textcoords="offset points", size=7, color=MUTED)
+    name = figures.wrapped(lowest)
+    axis.annotate(name, (x, 100 * y), (4, -7), textcoords="offset points", size=7, color=figures.MUTED)
     axis.grid()
     axis.set(xlabel="sensitivity", ylabel="class accuracy, %", xlim=(0, 1.05 * most), ylim=(0, 100))

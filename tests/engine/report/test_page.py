@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from substyle.engine.report import page
+from substyle.engine.report.data import show, show_interval
 from substyle.engine.report.figures import FULL, _arrange, _box, _draw, _save, draw_plots, tip, wrapped
 from substyle.engine.report.page import ReportFiles, soft
 from substyle.engine.report.section import Panel, Plots
@@ -109,6 +110,15 @@ def test_the_page_holds_the_numbers(full: ReportFiles, fake: ModuleType) -> None
     assert "0.99971" in text
     assert "grayscale 41" in text
     assert "one generator" in text
+
+
+def test_plots_say_the_numbers_at_the_pointer(full: ReportFiles, fake: ModuleType) -> None:
+    titles = set(re.findall("<title>(.*?)</title>", full.html.read_text(encoding="utf-8")))
+    for name, backbone in fake.fake_results()["backbones"].items():
+        style, low_high = (backbone["fine"]["linear"][key] for key in ("accuracy", "ci95"))
+        assert f"{name}, linear probe: {show(style)} ({show_interval(low_high)})" in titles
+        both = backbone["balance"]["same_image"], backbone["balance_ci95"]["same_image"]
+        assert f"{name}, same photograph: {show(both[0])} ({show_interval(both[1])})" in titles
 
 
 def test_the_page_has_the_verdicts_and_their_reasons(fake: ModuleType, tmp_path: Path) -> None:
