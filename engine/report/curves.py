@@ -1,13 +1,17 @@
-"""Accuracy by layer of a network, and by severity of a transformation: tables, plots and their figures."""
+"""Accuracy by layer of a network, and by severity of a transformation: tables and plots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
-from substyle.engine.report.data import Column, Table, dagger, layer_of, scored, scored_under, words
-from substyle.engine.report.figures import FULL, OPEN, panels
+import numpy as np
+
+from substyle.engine.report.data import Column, Table, dagger, layer_of, scored, scored_under, show_scored, words
+from substyle.engine.report.figures import FULL, OPEN, PAPER, THIRD, tip
+from substyle.engine.report.section import Panel
 from substyle.engine.results.model import Accuracy, PlainScores, ResultsDocument, SeverityCurve
 
 
@@ -17,7 +21,6 @@ class Curve:
 
     Attributes:
         label: name of the curve.
-        colour: ``full`` or ``open``, colours of the page, or any other.
         dashed: whether the line is.
         points: (layer or severity, value, low, high), ascending.
         unconverged: layers or severities whose probe has not converged, drawn hollow.
@@ -34,7 +37,6 @@ class Curve:
 class CurvePlot:
     """Curves from level ``first`` to ``last``, with ``ticks`` at some levels, and a sentence on them."""
 
-    macro: ClassVar = "curve_plot"
     name: str
     first: int
     last: int
@@ -44,7 +46,7 @@ class CurvePlot:
 
 
 # line colours of backbones, in order; readable on light and dark pages
-COLOURS = ("#1f6fb5", "#c8561b", "#3a8f5c", "#8a5fb8", "#b8923a", "#4aa5a5", "#b5476d", "#7a828c")
+COLOURS = (FULL, OPEN, "#3a8f5c", "#8a5fb8", "#b8923a", "#4aa5a5", "#b5476d", THIRD)
 _TASKS = (("style", "fine"), ("class", "semantic"))
 
 
@@ -163,10 +165,10 @@ def depth_plots(results: ResultsDocument) -> list[CurvePlot]:
             network, layer, last = placed
             read.setdefault((network, last), {})[layer] = name
     wanted = (
-        ("style", "full", False, "fine", "accuracy"),
-        ("new styles", "full", True, "coarse", "held_out"),
-        ("class", "open", False, "semantic", "clean"),
-        ("class, transformed", "open", True, "semantic", "obfuscated"),
+        ("style", FULL, False, "fine", "accuracy"),
+        ("new styles", FULL, True, "coarse", "held_out"),
+        ("class", OPEN, False, "semantic", "clean"),
+        ("class, transformed", OPEN, True, "semantic", "obfuscated"),
     )
     plots = []
     for (network, last), names in read.items():
@@ -184,26 +186,22 @@ def depth_plots(results: ResultsDocument) -> list[CurvePlot]:
     return plots
 
 
-def draw_curves(plots: Sequence[CurvePlot], level: str, most: int = 3) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    """Draw plots, at most ``most`` in a row. ``level`` is what the horizontal axes show."""
-    figure, axes = panels(len(plots), most, 7.8 / most, 2.3, below=0.4, sharey=True)
-    legend: dict[str, Any] = {}
-    for axis, plot in zip(axes, plots, strict=True):
-        for curve in plot.curves:
-            x, values, lows, highs = zip(*curve.points, strict=True)
-            colour = {"full": FULL, "open": OPEN}.get(curve.colour, curve.colour)
-            line = {"color": colour, "ls": "--" if curve.dashed else "-", "lw": 1.2, "marker": "o", "ms": 2.5}
-            (drawn,) = axis.plot(x, [100 * value for value in values], **line)
-            legend.setdefault(curve.label, drawn)
-            late = [(level, 100 * value) for level, value, _, _ in curve.points if level in curve.unconverged]
-            if late:
-                axis.plot(*zip(*late, strict=True), **line | {"ls": "", "mfc": "white", "zorder": 3})
-            for at, low, high in zip(x, lows, highs, strict=True):
-                if low is not None:
-                    axis.plot([at, at], [100 * low, 100 * high], color=colour, lw=0.6)
-        axis.set(ylim=(0, 100), xlim=(plot.first - 0.3, plot.last + 0.3), xticks=plot.ticks)
-        axis.set_title(plot.name, size=7)
-        axis.set_xlabel(level, size=7)
-    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
-    figure.supylabel("accuracy, %", fontsize=8)
-    return figure
+def curve_panels(plots: Sequence[CurvePlot], level: str) -> tuple[Panel, ...]:
+    """Panels of the plots; ``level`` is what their horizontal axes show."""
+    return tuple(Panel(plot.name, partial(_draw, plot=plot, level=level), plot.summary) for plot in plots)
+
+
+def _draw(axis: Any, plot: CurvePlot, level: str) -> None:  # noqa: ANN401 (matplotlib ships no types)
+    for curve in plot.curves:
+        x, values, lows, highs = np.array(curve.points, np.float64).T  # None becomes NaN
+        style = {"color": curve.colour, "label": curve.label, "lw": 1.3, "ls": "--" if curve.dashed else "-"}
+        (line,) = axis.plot(x, 100 * values, marker="o", ms=3, **style)
+        told = [f"{level} {at} {show_scored((value, low, high))}" for at, value, low, high in curve.points]
+        tip(line, f"{curve.label}: {', '.join(told)}")
+        axis.vlines(x, 100 * lows, 100 * highs, color=curve.colour, lw=0.7)
+        late = np.isin(x, curve.unconverged)
+        if late.any():
+            axis.plot(x[late], 100 * values[late], "o", ms=3, color=curve.colour, mfc=PAPER, zorder=3)
+    axis.set(ylim=(0, 100), xlim=(plot.first - 0.3, plot.last + 0.3), xticks=plot.ticks)
+    axis.set(xlabel=level, ylabel="accuracy, %")
+    axis.grid(axis="y")

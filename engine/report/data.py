@@ -106,6 +106,12 @@ def dagger(value: object) -> str:
 Scored = tuple[float, float | None, float | None]  # value, low, high
 
 
+def show_scored(score: Scored, kind: Kind = "share") -> str:
+    """Format a score, with its interval in brackets if it has one."""
+    value, low, high = score
+    return show(value, kind) + ("" if low is None or high is None else f" ({show_interval((low, high), kind)})")
+
+
 def with_interval(value: float | None, low_high: Sequence[float] | None) -> Scored | None:
     """(value, low, high); None without a value."""
     return None if value is None else (value, *((low_high[0], low_high[1]) if low_high else (None, None)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 from substyle.engine.report.data import Column, Scored, Table, scored, show, show_interval, words
-from substyle.engine.report.figures import FULL, MUTED, OPEN, panels
+from substyle.engine.report.figures import FULL, OPEN, PAPER, THIRD, tip, wrapped
+from substyle.engine.report.section import Panel
 from substyle.engine.results.model import Extractability, ResultsDocument, Size
 
 LINEAR = "linear"
@@ -178,50 +178,14 @@ class SizePoint:
 
 
 @dataclass(frozen=True)
-class Axis:
-    """Range of an axis in fractions, and its ticks."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    @classmethod
-    def around(cls, values: Sequence[float]) -> Axis:
-        """A range of at most six round ticks that contains values in [0, 1]."""
-        low, high = min(values), max(values)
-        for step in (1, 2, 5, 10, 20):
-            first, last = math.floor(100 * low / step), math.ceil(100 * high / step)
-            if last - first <= 5:
-                break
-        first = min(first, 100 // step - 1)
-        last = max(last, first + 1)
-        return cls(first * step / 100, last * step / 100, tuple(k * step / 100 for k in range(first, last + 1)))
-
-    def at(self, value: float) -> float:
-        """Position of a value, 0 to 1."""
-        return (value - self.low) / (self.high - self.low)
-
-
-@dataclass(frozen=True)
 class SizePlot:
     """Points with intervals on two axes: architectures of one backbone by class and style accuracy, if not labelled."""
 
-    macro: ClassVar = "size_plot"
     name: str
     points: tuple[SizePoint, ...]
     summary: str
     x_label: str = "class accuracy, %"
     y_label: str = "style accuracy, %"
-
-    @cached_property
-    def x(self) -> Axis:
-        """The horizontal axis."""
-        return Axis.around([v for p in self.points for v in p.substance])
-
-    @cached_property
-    def y(self) -> Axis:
-        """The vertical axis."""
-        return Axis.around([v for p in self.points for v in p.style])
 
     @property
     def front(self) -> list[SizePoint]:
@@ -271,29 +235,28 @@ def complexity_summary(rows: Mapping[str, Size]) -> str:
     return " ".join(sentences)
 
 
-def draw_sizes(plots: Sequence[SizePlot]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    """Figure of the plots."""
-    colours = {"full": FULL, "open": OPEN, "late": MUTED}
-    figure, axes = panels(len(plots), 3, 2.6, 2.4)
-    for axis, plot in zip(axes, plots, strict=True):
-        front = plot.front
-        axis.plot(
-            [100 * p.substance[0] for p in front], [100 * p.style[0] for p in front], color=colours["late"], lw=0.8
-        )
-        for point in plot.points:
-            x, y = 100 * point.substance[0], 100 * point.style[0]
-            colour = colours[point.kind]
-            axis.plot([100 * v for v in point.substance[1:]], [y, y], color=colour, lw=0.4, alpha=0.5)
-            axis.plot([x, x], [100 * v for v in point.style[1:]], color=colour, lw=0.4, alpha=0.5)
-            chosen = point.kind == "full"  # on top
-            fill = colour if chosen else "white"
-            axis.plot(x, y, "o", ms=4, mec=colour, mfc=fill, zorder=3 + chosen, clip_on=False)
-            if point.front or chosen:
-                axis.annotate(point.label, (x, y), (4, 3), textcoords="offset points", fontsize=6)
-        axis.set_xticks([100 * tick for tick in plot.x.ticks])
-        axis.set_yticks([100 * tick for tick in plot.y.ticks])
-        axis.set(xlim=(100 * plot.x.low, 100 * plot.x.high), ylim=(100 * plot.y.low, 100 * plot.y.high))
-        axis.set_title(plot.name, size=7)
-    figure.supxlabel(plots[0].x_label, fontsize=8)
-    figure.supylabel(plots[0].y_label, fontsize=8)
-    return figure
+def size_panels(plots: Sequence[SizePlot]) -> tuple[Panel, ...]:
+    """Panels of the plots."""
+    return tuple(Panel(plot.name, partial(_draw, plot=plot), plot.summary) for plot in plots)
+
+
+def _draw(axis: Any, plot: SizePlot) -> None:  # noqa: ANN401 (matplotlib ships no types)
+    front = [(100 * p.substance[0], 100 * p.style[0]) for p in plot.front]
+    axis.plot([x for x, _ in front], [y for _, y in front], color=THIRD, lw=1)
+    middle = sum(p.substance[0] for p in plot.points) / len(plot.points)
+    for point in plot.points:
+        x, y = 100 * point.substance[0], 100 * point.style[0]
+        colour = {"full": FULL, "open": OPEN, "late": THIRD}[point.kind]
+        chosen = point.kind == "full"  # on top
+        axis.plot([100 * v for v in point.substance[1:]], [y, y], color=colour, lw=0.6, alpha=0.4)
+        axis.plot([x, x], [100 * v for v in point.style[1:]], color=colour, lw=0.6, alpha=0.4)
+        (mark,) = axis.plot(x, y, "o", ms=4.5, mec=colour, mfc=colour if chosen else PAPER, zorder=3 + chosen)
+        tip(mark, f"{point.label}: {show(point.substance[0])}, {show(point.style[0])}")
+        if point.front or chosen:
+            left = point.substance[0] > middle
+            place: dict[str, Any] = {"xytext": (-5 if left else 5, 4), "ha": "right" if left else "left"}
+            axis.annotate(wrapped(point.label), (x, y), textcoords="offset points", size=7, **place)
+    axis.margins(0.1)
+    axis.locator_params(nbins=5)
+    axis.grid()
+    axis.set(xlabel=plot.x_label, ylabel=plot.y_label)

@@ -1,121 +1,244 @@
-"""Confusion matrices and curves. Colours of the former are transparent, for light and dark pages."""
+"""Plots, drawn once by matplotlib: as SVG of each on the page, and all of a block as PDF and PNG for papers."""
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+import textwrap
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
 
-from substyle.engine.results.model import Confusion
+from substyle.engine.report.section import Plots
 from substyle.kernels.files import replacing
 
-HEAT = (31, 111, 181)
-INK, MUTED, FULL, OPEN = "#1b1f24", "#7a828c", "#1f6fb5", "#c8561b"
+INK, MUTED, GRID, PAPER = "#1b1f24", "#57606a", "#eceff2", "#ffffff"
+FULL, OPEN, THIRD = "#1f6fb5", "#c8561b", "#9aa3ad"
+HEAT = (31 / 255, 111 / 255, 181 / 255)
+_VARIABLES = {
+    **{INK: "var(--ink)", MUTED: "var(--soft)", GRID: "var(--faint)", PAPER: "var(--paper)"},
+    **{FULL: "var(--full)", OPEN: "var(--open)", THIRD: "var(--third)"},
+}
+"""Variables of style.css that replace colours on the page, which may be dark."""
+_STYLE = {
+    "font.size": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": THIRD,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "lines.solid_capstyle": "butt",
+    "path.simplify": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    **dict.fromkeys(("text.color", "legend.labelcolor", "axes.titlecolor"), INK),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+}
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix to draw.
+class Drawing(NamedTuple):
+    """A plot on the page: its SVG, and its width in pixels."""
 
-    Attributes:
-        labels: labels of rows (truth) and columns (prediction).
-        png: pixels as a data URI.
-        worst: most frequent confusions: (truth, prediction, fraction of the truth's row).
-        side: width and height in pixels.
-        margin: width of the labels in pixels.
-        cells: text in each cell, or none.
-    """
-
-    labels: tuple[str, ...]
-    png: str
-    worst: tuple[tuple[str, str, float], ...]
-    side: float
-    margin: float
-    cells: tuple[tuple[str, ...], ...] = ()
+    name: str
+    caption: str
+    svg: Markup
+    width: int
 
 
-def confusion(confusion: Confusion | None, *, worst: int = 8) -> Matrix | None:
-    """Prepare a confusion matrix; None if there is none, or it is empty."""
-    if confusion is None or not confusion.labels:
-        return None
-    labels, counts_CC = confusion.labels, np.asarray(confusion.counts, dtype=np.float64)
-    totals_C = counts_CC.sum(axis=1, keepdims=True)
-    share_CC = np.divide(counts_CC, totals_C, out=np.zeros_like(counts_CC), where=totals_C > 0)
-    off = share_CC * (1 - np.eye(len(labels)))
-    order = np.argsort(-off, axis=None, kind="stable")[:worst]
-    pairs = [np.unravel_index(i, off.shape) for i in order]
-    names = tuple(labels)
-    return Matrix(
-        labels=names,
-        png=heat_png(share_CC),
-        worst=tuple((names[i], names[j], float(off[i, j])) for i, j in pairs if off[i, j] > 0),
-        side=len(names) * (30.0 if len(names) <= 12 else 17.5),
-        margin=min(14 + 5.6 * max(map(len, names)), 220.0),
-    )
+def wrapped(name: str) -> str:
+    """A name in lines of at most 36 characters, without what fonts cannot show."""
+    return textwrap.fill(name.encode(errors="replace").decode(), 36)
 
 
-def heat_png(share_RC: np.ndarray[Any, np.dtype[np.float64]], *, linear: bool = False) -> str:
-    """Draw values in [0, 1] as pixels of one colour, opacity being the value or its square root. Returns a data URI."""
-    from PIL import Image
-
-    pixels = np.empty((*share_RC.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = HEAT
-    # the square root makes confusions of a few per cent visible
-    pixels[..., 3] = np.rint(255 * np.clip(share_RC, 0.0, 1.0) ** (1.0 if linear else 0.5))
-    file = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(file, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+def tip(artist: Any, text: str) -> None:  # noqa: ANN401 (matplotlib ships no types)
+    """Show a text on the page where the pointer is on an artist."""
+    artist.set_gid(_TIP + text)
 
 
-def panels(
-    count: int,
-    most: int,
-    width: float,
-    height: float,
-    *,
-    below: float = 0.0,
-    sharex: bool = False,
-    sharey: bool = False,
-) -> tuple[Any, Any]:
-    """A figure of axes of the given size in inches, at most ``most`` in a row. Returns it, and ``count`` axes.
-
-    Args:
-        below: inches for a legend.
-    """
-    from matplotlib.figure import Figure
-
-    across = min(count, most)
-    down = -(-count // across)
-    figure = Figure(figsize=(width * across, height * down + below), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False, sharex=sharex, sharey=sharey).ravel()
-    for axis in axes[count:]:
-        axis.set_visible(False)
-    return figure, axes[:count]
+_TIP = "tip:"
 
 
-def save_figures(drawings: Mapping[str, Callable[[], Any]], folder: Path) -> list[Path]:
-    """Draw figures and write each as PDF and PNG of its name. Returns the files."""
+def rows_height(names: Sequence[str]) -> float:
+    """Height of `name_rows` in inches."""
+    return 0.1 + len(names) * max([0.25, *(0.13 * (1 + wrapped(name).count("\n")) for name in names)])
+
+
+def name_rows(axis: Any, names: Sequence[str], values: Sequence[str]) -> None:  # noqa: ANN401
+    """Make rows from 0 to 100 per cent, from top to bottom, of names and values as text."""
+    axis.set(xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
+    axis.set_yticks(range(len(names)), [wrapped(name) for name in names])
+    for y, text in enumerate(values):
+        axis.text(1.03, y, text, transform=axis.get_yaxis_transform(), va="center", color=MUTED)
+    axis.grid(axis="x")
+
+
+def legend_below(axis: Any) -> None:  # noqa: ANN401
+    """Add a legend below an axis and its label."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below = axis.transAxes + ScaledTranslation(0, -0.36, axis.figure.dpi_scale_trans)
+    axis.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, ncols=2, borderaxespad=0)
+
+
+def draw_matrix(
+    axis: Any,  # noqa: ANN401
+    names: Sequence[str],
+    value_CC: NDArray[np.float64],
+    cells: Sequence[Sequence[str]] = (),
+) -> None:
+    """Draw values in [0, 1] as opacity of one colour, and the text of each cell, if any."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("heat", [(*HEAT, 0.0), (*HEAT, 1.0)])
+    axis.imshow(value_CC, cmap=colours, vmin=0, vmax=1, interpolation="none")
+    axis.set_xticks(range(len(names)), [wrapped(name) for name in names], rotation=90, size=7)
+    axis.set_yticks(range(len(names)), [wrapped(name) for name in names], size=7)
+    axis.xaxis.tick_top()
+    axis.spines[:].set(visible=True, color=GRID)
+    for i, row in enumerate(cells):
+        for j, text in enumerate(row):
+            axis.text(j, i, text, ha="center", va="center")
+
+
+def draw_plots(blocks: Sequence[Plots], folder: Path) -> tuple[dict[Plots, list[Drawing]], list[Path]]:
+    """Draw the plots of all blocks. Returns the pictures of each for the page, and the files of those with a name."""
     import matplotlib
 
-    style = {
-        "font.size": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "pdf.fonttype": 42,
-        "text.parse_math": False,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(style):
-        return [path for name, draw in drawings.items() for path in _save(draw(), folder / name)]
+    pictures, files = {}, []
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page has more fonts
+        for at, block in enumerate(blocks):
+            figure, axes, pictures[block] = _draw(block, f"p{at}")
+            if block.name:
+                _arrange(figure, axes, block)
+                folder.mkdir(parents=True, exist_ok=True)
+                files += _save(figure, folder / block.name)
+    return pictures, files
+
+
+def _draw(block: Plots, salt: str) -> tuple[Any, list[Any], list[Drawing]]:
+    """The figure of a block, its axes, and the picture of each panel for the page, after that of their legend."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=block.size)
+    axes = [figure.add_axes((0, 0, 1, 1), label=str(at)) for at in range(len(block.panels))]
+    labelled: dict[str, Any] = {}
+    for axis, panel in zip(axes, block.panels, strict=True):
+        panel.draw(axis)
+        axis.patch.set_visible(False)
+        if axis.get_legend() is None:
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                labelled.setdefault(label, handle)
+    for each in figure.get_children():
+        each.set_visible(False)
+    pictures = []
+    if labelled:
+        columns = max(1, min(len(labelled), 70 // (6 + max(map(len, labelled)))))
+        where = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": columns}
+        key = figure.legend(labelled.values(), map(wrapped, labelled), **where)
+        pictures.append(Drawing("", "", *_svg(figure, key, f"{salt}-key", "Legend")))
+        key.set_visible(False)
+    for at, (axis, panel) in enumerate(zip(axes, block.panels, strict=True)):
+        axis.set_visible(True)
+        text = f"{panel.name}: {panel.spoken or panel.caption}"
+        pictures.append(Drawing(panel.name, panel.caption, *_svg(figure, axis, f"{salt}-{at}", text)))
+        axis.set_visible(False)
+    for each in figure.get_children():
+        each.set_visible(True)
+    return figure, axes, pictures
+
+
+def _arrange(figure: Any, axes: Sequence[Any], block: Plots) -> None:  # noqa: ANN401
+    """Place all panels of a block, which lie upon each other, in rows; a panel keeps its size."""
+    across = min(len(axes), block.across)
+    down = -(-len(axes) // across)
+    for at, (axis, panel) in enumerate(zip(axes, block.panels, strict=True)):
+        axis.set_title(wrapped(panel.name))
+        if block.shared and at % across:
+            axis.tick_params(labelleft=False)
+            axis.set_ylabel("")
+    boxes = [_box(figure, axis) for axis in axes]
+    below, above = -min(box.y0 for box in boxes), max(box.y1 for box in boxes)
+    columns = [boxes[at::across] for at in range(across)]
+    left = [-min(box.x0 for box in column) for column in columns]
+    pitch = [before + max(box.x1 for box in column) + _GAP_IN for before, column in zip(left, columns, strict=True)]
+    height = below + above + _GAP_IN
+    whole = sum(pitch), height * down
+    figure.set_size_inches(whole)
+    for at, axis in enumerate(axes):
+        x = sum(pitch[: at % across]) + left[at % across]
+        y = height * (down - 1 - at // across) + below
+        axis.set_position((x / whole[0], y / whole[1], block.size[0] / whole[0], block.size[1] / whole[1]))
+
+
+_GAP_IN = 0.1
+
+
+def _box(figure: Any, artist: Any) -> Any:  # noqa: ANN401
+    """What an artist covers, in inches."""
+    return artist.get_tightbbox().transformed(figure.dpi_scale_trans.inverted())
+
+
+_PX = 1.5  # per point: text of 12 pixels
+_COORDINATES = re.compile(r"\s*([A-Za-z])\s*|(\.\d\d)\d+|\s+$")
+
+
+def _svg(figure: Any, artist: Any, salt: str, label: str) -> tuple[Markup, int]:  # noqa: ANN401
+    """The part of a figure that an artist covers, as SVG for a page, and its width in pixels.
+
+    Ids are unique on the page if the salt is. Text and colours are those of the page; what `tip` says is a title,
+    which browsers show at the pointer.
+    """
+    import matplotlib
+
+    file = io.StringIO()
+    box = _box(figure, artist).padded(0.06)
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(file, format="svg", bbox_inches=box, transparent=True, metadata={"Date": None, "Creator": None})
+    # without characters that XML does not know, and the namespace, which HTML does not need
+    text = re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", file.getvalue())
+    svg = ElementTree.fromstring(text.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1))
+    for parent in svg.iter():
+        for child in list(parent):
+            if child.tag in ("metadata", "style", "clipPath") or (child.tag == "g" and not len(child)):
+                parent.remove(child)
+    for each in svg.iter():
+        _for_page(each)
+    size = svg.attrib["viewBox"]
+    svg.attrib = {"viewBox": size, "role": "img", "aria-label": label}
+    return Markup(ElementTree.tostring(svg, encoding="unicode")), round(_PX * float(size.split()[2]))
+
+
+def _for_page(element: ElementTree.Element) -> None:
+    """Make an element of matplotlib's SVG part of a page of HTML: shorter, without fonts, and with titles."""
+    element.text, element.tail = (element.text or "").strip("\n "), ""
+    given, element.attrib = element.attrib, {}
+    for name, value in given.items():
+        if name == "style":
+            style = re.sub(r"font-family: [^;]*;? ?", "", value)
+            element.set(name, re.sub(r"#\w{6}", lambda match: _VARIABLES.get(match[0], match[0]), style))
+        elif name == "id" and element.tag == "g":
+            if value.startswith(_TIP):
+                title = ElementTree.Element("title")
+                title.text = value.removeprefix(_TIP)
+                element.insert(0, title)
+        elif name.endswith("}href"):
+            element.set("href", value.replace(" ", ""))
+        elif name in ("d", "x", "y"):
+            element.set(name, _COORDINATES.sub(r"\1\2", value))
+        elif name != "clip-path" and not value.startswith("rotate(-0 "):
+            element.set(name, value)
 
 
 _DPI = 200
@@ -124,13 +247,10 @@ _MARGIN_IN = 0.1
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:  # noqa: ANN401 (matplotlib ships no types)
-    """Save a figure as PDF and PNG, cut to what is drawn; layout, which takes most of the time, is computed once."""
-    figure.set_dpi(_DPI)
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)
-    paths = []
+    """Save a figure as PDF and PNG, cut to what is drawn."""
     cut = figure.get_tightbbox().padded(_MARGIN_IN)
     dpi = min(_DPI, _LONGEST_PX / max(cut.size))
+    paths = []
     # no date, so that equal results give equal files
     for ending, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         paths.append(stem.with_name(f"{stem.name}.{ending}"))

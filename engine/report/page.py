@@ -18,8 +18,8 @@ from markupsafe import Markup, escape
 
 from substyle.engine.report import findings
 from substyle.engine.report.data import Column, Table, dagger, head_name, show
-from substyle.engine.report.figures import save_figures
-from substyle.engine.report.section import Data, Explained, Pictures, Plots, Section, blocks_of
+from substyle.engine.report.figures import draw_plots
+from substyle.engine.report.section import Data, Pictures, Plots, Section, blocks_of
 from substyle.engine.report.tables import claims
 from substyle.engine.results.model import ResultsDocument
 from substyle.kernels import files
@@ -201,10 +201,8 @@ def environment() -> Environment:
     )
     made.filters |= {
         "show": show,
-        "cell": cell_text,
         "dagger": dagger,
         "soft": soft,
-        "percent": percent,
         "plain": plain,
         "brief": brief,
         "head_name": head_name,
@@ -223,11 +221,6 @@ def soft(name: object) -> Markup:
     """Escape a name and allow line breaks after ``: _ - / .`` and within very long words."""
     pieces = re.findall(r"\S{0,19}?[:_\-/.]\s*|\S{1,20}\s*|\s+", str(name))
     return Markup("<wbr>").join(escape(piece) for piece in pieces)
-
-
-def percent(value: float) -> str:
-    """Format a fraction as a CSS or SVG length, clipped to [0 %, 100 %]."""
-    return f"{100 * min(max(value, 0.0), 1.0):.2f}%"
 
 
 def plain(value: object) -> str:
@@ -271,12 +264,12 @@ def write_report(
     Raises:
         SubstyleError: a gallery file that is not a picture.
     """
-    blocks = [block for section in sections for block in blocks_of(section)]
-    drawings = {b.figure: b.draw for b in blocks if isinstance(b, Plots | Explained) and b.figure and b.draw}
+    context = _context(results, sections, gallery, out_dir)
+    context["plots"], figures = draw_plots(plots_of(sections), out_dir / "figures")
     return ReportFiles(
-        html=write_page(out_dir / "report.html", "report.html.j2", _context(results, sections, gallery, out_dir)),
+        html=write_page(out_dir / "report.html", "report.html.j2", context),
         tables=tuple(write_tables(tables_of(results, sections), out_dir / "tables")),
-        figures=tuple(save_figures(drawings, out_dir / "figures")),
+        figures=tuple(figures),
     )
 
 
@@ -287,10 +280,9 @@ def tables_of(results: ResultsDocument, sections: Sequence[Section]) -> list[Tab
     return [table for table in found if table.rows]
 
 
-def figures_of(sections: Sequence[Section]) -> list[str]:
-    """Names of the figures of a report."""
-    blocks = [block for section in sections for block in blocks_of(section)]
-    return [block.figure for block in blocks if isinstance(block, Plots | Explained) and block.figure]
+def plots_of(sections: Sequence[Section]) -> list[Plots]:
+    """Plots of a report."""
+    return [block for section in sections for block in blocks_of(section) if isinstance(block, Plots)]
 
 
 def _context(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from substyle.engine.report.data import Table
-from substyle.engine.report.figures import Matrix
 from substyle.engine.report.heat_tables import HeatTable
 
 
@@ -47,52 +46,47 @@ class Data:
 
 @dataclass(frozen=True)
 class Heat:
-    """Heat tables by head of the probe, of which the first one is open."""
+    """Heat tables with title and explanation, of which the first one is open; a label for screen readers."""
 
     kind: ClassVar = "heat"
-    tables: tuple[tuple[str, HeatTable], ...]
-    label: str
+    parts: tuple[tuple[str, str, HeatTable], ...]
+    label: str = ""
 
 
 @dataclass(frozen=True)
-class Explained:
-    """Heat tables or matrices with title and explanation, of which the first one is open.
+class Panel:
+    """A plot.
 
     Attributes:
-        figure: name of a figure with all of them; empty: none.
-        draw: draws the figure with matplotlib.
+        name: its heading.
+        draw: draws it on axes of matplotlib; `figures.tip` adds what the page shows at the pointer.
+        caption: what is said below it.
+        spoken: what screen readers say of it, if not the caption.
     """
 
-    kind: ClassVar = "explained"
-    parts: tuple[tuple[str, str, HeatTable | Matrix], ...]
-    figure: str = ""
-    draw: Callable[[], Any] | None = None
+    name: str
+    draw: Callable[[Any], None]
+    caption: str = ""
+    spoken: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plots:
-    """Plots side by side, all of one type, whose ``macro`` draws one on the page.
+    """Plots side by side; those with labels and without a legend of their own share one.
 
     Attributes:
-        figure: name of a figure with all of them; empty: none.
-        draw: draws the figure with matplotlib.
-        key: curves named above all plots, in place of a legend below each.
+        name: of a file with all of them; empty: none.
+        size: width and height of the axes of each, in inches.
+        across: the most in a row of the file.
+        shared: whether vertical axes are equal, and labelled once in each row of the file.
     """
 
     kind: ClassVar = "plots"
-    plots: tuple[Any, ...]
-    figure: str = ""
-    draw: Callable[[], Any] | None = None
-    key: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """Confusion matrices by backbone, of which the first one is open."""
-
-    kind: ClassVar = "matrices"
-    title: str
-    matrices: tuple[tuple[str, Matrix], ...]
+    name: str
+    panels: tuple[Panel, ...]
+    size: tuple[float, float] = (2.4, 1.8)
+    across: int = 3
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Text | Heading | Data | Heat | Explained | Plots | Matrices | Pictures | Details
+Block = Text | Heading | Data | Heat | Plots | Pictures | Details
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from substyle.engine.report import page
 from substyle.engine.report.data import Table, labelled
-from substyle.engine.report.page import ReportFiles, figures_of, tables_of
+from substyle.engine.report.page import ReportFiles, plots_of, tables_of
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
@@ -42,4 +42,4 @@ def all_tables(results: ResultsDocument) -> list[Table]:
 
 def all_figures(results: ResultsDocument) -> list[str]:
     """Names of the figures of the report."""
-    return figures_of(sections_of(labelled(results)))
+    return [block.name for block in plots_of(sections_of(labelled(results))) if block.name]

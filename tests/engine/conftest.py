@@ -9,7 +9,7 @@ import pytest
 
 from substyle.engine.estimate import stages
 from substyle.engine.report import page
-from substyle.engine.report.figures import save_figures
+from substyle.engine.report.figures import draw_plots
 
 _COUNTED = {name: functools.cache(getattr(stages, name)) for name in ("variants", "styles", "backbone")}
 
@@ -23,13 +23,13 @@ def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def page_alone() -> Iterator[None]:
-    """Reports are written without figures for papers, which take longer than everything else; see `figures`."""
+    """Reports are written without plots, which take longer than everything else; see `figures`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "save_figures", lambda results, folder: [])
+        patch.setattr(page, "draw_plots", lambda blocks, folder: ({}, []))
         yield
 
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports are written with figures."""
-    monkeypatch.setattr(page, "save_figures", save_figures)
+    """Reports are written with plots."""
+    monkeypatch.setattr(page, "draw_plots", draw_plots)

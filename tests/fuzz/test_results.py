@@ -71,7 +71,7 @@ def test_any_results_can_be_compared(tmp_path: Path, cases: int) -> None:
 
 def test_any_results_that_pass_can_be_shown(tmp_path: Path, cases: int, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
-    monkeypatch.setattr(page, "save_figures", lambda *_: [])  # a second each
+    monkeypatch.setattr(page, "draw_plots", lambda *_: ({}, []))  # a second each
 
     def check(content: bytes) -> None:
         put(path, content)

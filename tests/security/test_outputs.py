@@ -21,9 +21,8 @@ from tests.engine.report import fake
 from tests.security.conftest import Outside
 
 from substyle.engine.embedding.variants import write_variants
-from substyle.engine.report.figures import save_figures
-from substyle.engine.report.page import read_gallery, write_page, write_tables
-from substyle.engine.report.section import blocks_of
+from substyle.engine.report.figures import draw_plots
+from substyle.engine.report.page import plots_of, read_gallery, write_page, write_tables
 from substyle.engine.report.tables import overview
 from substyle.engine.results.read import validate_results
 from substyle.engine.stages import stamp
@@ -114,11 +113,9 @@ def test_reports_do_not_write_through_links(tmp_path: Path, outside: Outside) ->
         (tmp_path / "out" / folder).mkdir(exist_ok=True)
         for name in names:
             (tmp_path / "out" / folder / name).symlink_to(outside.secret)
-    write_page(tmp_path / "out" / "report.html", "report.html.j2", _context(results, tmp_path))
+    write_page(tmp_path / "out" / "report.html", "report.html.j2", _context(results, tmp_path) | {"plots": {}})
     write_tables([overview(validate_results(results))], tmp_path / "out" / "tables")
-    sections = sections_of(validate_results(results))
-    drawings = {b.figure: b.draw for s in sections for b in blocks_of(s) if getattr(b, "figure", "")}
-    save_figures(drawings, tmp_path / "out" / "figures")
+    draw_plots(plots_of(sections_of(validate_results(results))), tmp_path / "out" / "figures")
     assert files.is_regular(tmp_path / "out" / "report.html")
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
-from substyle.engine.report.data import Column, Table, head_name, scored, words
-from substyle.engine.report.figures import FULL, MUTED, panels
+from substyle.engine.report import figures
+from substyle.engine.report.data import (
+    Column,
+    Scored,
+    Table,
+    head_name,
+    scored,
+    show,
+    show_scored,
+    with_interval,
+    words,
+)
 from substyle.engine.report.heat_tables import geometry_tables
-from substyle.engine.report.maps import KINDS, Scatter, draw_maps, embedding_maps
-from substyle.engine.report.section import Block, Data, Details, Explained, Heading, Plots, Section, Text
+from substyle.engine.report.maps import draw_map, embedding_maps
+from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Text
 from substyle.engine.report.tables import geometry, knn, neighbours
 from substyle.engine.results.model import HEADS, Balance, Neighbours, ResultsDocument
 
@@ -33,7 +44,11 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
         text += "Queries are all variants of test photographs, so class votes correspond to the class probe on "
         blocks.append(Text(f"{text}unchanged and transformed photographs together.", note=True))
     if bars:
-        blocks += [Heading("What the nearest other variant shares"), Plots((Bars(tuple(bars), _resampled(results)),))]
+        caption = "Fraction of variants of test photographs, in per cent; lines are 95% intervals of the outer two "
+        caption += f"fractions, from a bootstrap over {_resampled(results)}."
+        spoken = ", ".join(f"{bar.name} {bar.text}" for bar in bars)
+        shown = Panel("What the nearest other variant shares", partial(_draw_bars, bars=bars), caption, spoken)
+        blocks.append(Plots("", (shown,), (3.2, figures.rows_height([bar.name for bar in bars]))))
     note = (
         "R@k: recall of the same photograph, or of the same style in another photograph, among the k nearest other "
         "variants. AMI: adjusted mutual information of k-means clusters with transformations or classes, with as many "
@@ -46,29 +61,30 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
 
 
 def _map(results: ResultsDocument) -> Iterator[Section]:
-    maps = embedding_maps(results)
-    if not maps:
-        return
     text = (
         "Variants of test photographs placed by t-SNE, the same ones for each backbone, coloured twice. Neighbours on "
     )
     text += "the map are mostly neighbours among the embeddings; distances between clusters and their sizes have no "
     blocks: list[Block] = [Text(f"{text}meaning.", note=True)]
-    for title, key in KINDS:
-        plots = [Scatter(each.name, title, getattr(each, key)) for each in maps if getattr(each, key)]
-        if plots:
-            figure = "" if len(blocks) > 1 else "map"  # one figure has both
-            key_groups = plots[0].groups
-            blocks += [Heading(f"By {title}"), Plots(tuple(plots), figure, lambda: draw_maps(maps), key_groups)]
-    yield Section("map", "Map", "Map: what lies together?", tuple(blocks))
+    for (kind, maps), name in zip(embedding_maps(results).items(), ("map", "map_by_class"), strict=True):
+        if maps:
+            panels = (Panel(own, partial(draw_map, groups=groups), spoken=f"by {kind}") for own, groups in maps.items())
+            blocks += [Heading(f"By {kind}"), Plots(name, tuple(panels), (2, 2))]
+    if len(blocks) > 1:
+        yield Section("map", "Map", "Map: what lies together?", tuple(blocks))
 
 
 def _geometry(results: ResultsDocument) -> Iterator[Section]:
     blocks: list[Block] = [Data(geometry(results), hidden=True)]
     if tables := geometry_tables(results):
-        blocks.append(Explained(tuple(tables)))
+        blocks.append(Heat(tuple(tables)))
     if moved := _moved(results):
-        blocks.append(Plots((), "robustness", lambda: _robustness(moved)))
+        text = "Class accuracy after each transformation, against sensitivity (1 − centred cosine to the unchanged "
+        text += "photograph)."
+        most = max(sensitivity for _, pairs in moved for sensitivity, _, _ in pairs)
+        draw = partial(_draw_moved, most=most)
+        panels = tuple(Panel(name, partial(draw, pairs=pairs), spoken=text) for name, pairs in moved)
+        blocks += [Text(text, note=True), Plots("robustness", panels, shared=True)]
     if len(blocks) > 1:
         yield Section("geometry", "Geometry", "Geometry", tuple(blocks))
 
@@ -80,26 +96,34 @@ def _resampled(results: ResultsDocument) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """Fractions of one backbone that sum to 1.
-
-    Attributes:
-        parts: (name, fraction, interval or None).
-        edges: intervals of the first part's end and the last part's start, as fractions of the bar.
-    """
+    """Fractions of one backbone, each of `_SHARED`, that sum to 1."""
 
     name: str
-    control: bool
-    parts: tuple[tuple[str, float, list[float] | None], ...]
-    edges: tuple[tuple[float, float], ...]
+    parts: tuple[Scored, ...]
+
+    @property
+    def text(self) -> str:
+        """The fractions."""
+        return " / ".join(show(share) for share, _, _ in self.parts)
 
 
-@dataclass(frozen=True)
-class Bars:
-    """Bars of all backbones, and what was resampled for their intervals."""
+_SHARED = {"same photograph": figures.FULL, "same style": figures.OPEN, "neither": figures.THIRD}
 
-    macro: ClassVar = "bars"
-    bars: tuple[Bar, ...]
-    drawn: str
+
+def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:  # noqa: ANN401 (matplotlib ships no types)
+    figures.name_rows(axis, [bar.name for bar in bars], [bar.text for bar in bars])
+    for y, bar in enumerate(bars):
+        start = 0.0
+        for part, (label, colour) in zip(bar.parts, _SHARED.items(), strict=True):
+            (drawn,) = axis.barh(y, 100 * part[0], 0.6, 100 * start, color=colour, label="" if y else label)
+            figures.tip(drawn, f"{bar.name}, {label}: {show_scored(part)}")
+            start += part[0]
+        (_, low, high), *_, (_, last_low, last_high) = bar.parts
+        if low is not None and high is not None:
+            axis.plot([100 * low, 100 * high], [y, y], color=figures.INK, lw=1.5)
+        if last_low is not None and last_high is not None:
+            axis.plot([100 - 100 * last_high, 100 - 100 * last_low], [y, y], color=figures.INK, lw=1.5)
+    figures.legend_below(axis)
 
 
 def balance_bars(results: ResultsDocument) -> list[Bar]:
@@ -107,12 +131,10 @@ def balance_bars(results: ResultsDocument) -> list[Bar]:
     bars = []
     for name, backbone in results.ordered().items():
         shares, ends = backbone.balance or Balance(), backbone.balance_ci95 or {}
-        values = [(key, getattr(shares, key)) for key in ("same_image", "same_transformation", "neither")]
-        parts = tuple((key, value, ends.get(key)) for key, value in values if value is not None)
-        if len(parts) == len(values):
-            first, last = parts[0][2], parts[-1][2]
-            edges = ([(first[0], first[1])] if first else []) + ([(1 - last[1], 1 - last[0])] if last else [])
-            bars.append(Bar(name, bool(backbone.control), parts, tuple(edges)))
+        scores = ((getattr(shares, key), ends.get(key)) for key in ("same_image", "same_transformation", "neither"))
+        parts = tuple(score for each in scores if (score := with_interval(*each)))
+        if len(parts) == len(_SHARED):
+            bars.append(Bar(name, parts))
     return bars
 
 
@@ -154,14 +176,12 @@ def _moved(results: ResultsDocument) -> list[tuple[str, list[tuple[float, float,
     return shown
 
 
-def _robustness(shown: Sequence[tuple[str, list[tuple[float, float, str]]]]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    figure, axes = panels(len(shown), 3, 2.5, 2.4, sharex=True, sharey=True)
-    for axis, (name, pairs) in zip(axes, shown, strict=True):
-        axis.scatter([p[0] for p in pairs], [100 * p[1] for p in pairs], s=12, color=FULL, linewidths=0)
-        x, y, lowest = min(pairs, key=lambda pair: pair[1])
-        axis.annotate(lowest, (x, 100 * y), (4, -7), textcoords="offset points", fontsize=6, color=MUTED)
-        axis.set(title=name, ylim=(0, 100))
-        axis.title.set_size(7)
-    figure.supxlabel("sensitivity (1 − centred cosine to the unchanged photograph)", fontsize=8)
-    figure.supylabel("class accuracy, %", fontsize=8)
-    return figure
+def _draw_moved(axis: Any, pairs: Sequence[tuple[float, float, str]], most: float) -> None:  # noqa: ANN401
+    for x, y, name in pairs:
+        (dot,) = axis.plot(x, 100 * y, "o", ms=4, mew=0, color=figures.FULL)
+        figures.tip(dot, f"{name}: sensitivity {show(x, 'number')}, class accuracy {show(y)}")
+    x, y, lowest = min(pairs, key=lambda pair: pair[1])
+    name = figures.wrapped(lowest)
+    axis.annotate(name, (x, 100 * y), (4, -7), textcoords="offset points", size=7, color=figures.MUTED)
+    axis.grid()
+    axis.set(xlabel="sensitivity", ylabel="class accuracy, %", xlim=(0, 1.05 * most), ylim=(0, 100))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from substyle.engine.report import curves, extraction, gains
 from substyle.engine.report.data import Table, head_name, show
-from substyle.engine.report.dots import dot_plots, draw_dots
-from substyle.engine.report.figures import Matrix, confusion
+from substyle.engine.report.dots import dot_plots
+from substyle.engine.report.figures import draw_matrix
 from substyle.engine.report.findings import unconverged
-from substyle.engine.report.heat_tables import accuracies
-from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Matrices, Plots, Section, Text
+from substyle.engine.report.heat_tables import HeatTable, accuracies
+from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Text
 from substyle.engine.report.tables import (
     by_transformation,
     comparisons,
@@ -24,9 +27,10 @@ from substyle.engine.report.tables import (
     redrawn,
     training,
 )
-from substyle.engine.results.model import ResultsDocument
+from substyle.engine.results.model import Confusion, ResultsDocument
 
 _FEW = 20  # rows of a table that is shown at once
+_FEW_CLASSES = 12  # in a matrix with wide cells
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -47,6 +51,14 @@ def _table(table: Table, label: str = "", **options: bool) -> list[Block]:
     return [Data(table, label or table.caption, **options)] if table.rows else []
 
 
+def _heat(tables: Sequence[tuple[str, HeatTable]], label: str) -> Heat:
+    """Tables by head."""
+    return Heat(
+        tuple((f"{head_name(head)[:1].upper()}{head_name(head)[1:]} probes", "", table) for head, table in tables),
+        label,
+    )
+
+
 def _overview(results: ResultsDocument) -> Section:
     tried = [head_name(head) for head in results.heads()]
     blocks: list[Block] = []
@@ -59,7 +71,7 @@ def _overview(results: ResultsDocument) -> Section:
             text += " Controls, in grey, are pixels, simple statistics or an untrained network."
         if len(tried) > 1:
             text += f" The second and third plot show {tried[0]} probes."
-        blocks += [Plots(tuple(plots), "overview", partial(draw_dots, plots)), Text(text, note=True)]
+        blocks += [plots, Text(text, note=True)]
     if table := _table(overview(results), "Overview of every backbone and head"):
         text = f"Style: which of {len(results.transformations)} transformations"
         text += _chance(results, "fine", " (chance {})")
@@ -77,17 +89,22 @@ def _style(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(by_transformation(results, "fine"), hidden=True)]
     if tables := accuracies(results, "fine"):
         blocks.append(Text("Accuracy on test photographs, in per cent."))
-        blocks.append(Heat(tuple(tables), "Accuracy for each transformation"))
+        blocks.append(_heat(tables, "Accuracy for each transformation"))
     return Section("style", "Style", "Style: which transformation?", tuple(blocks))
 
 
 def _confusions(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(confusions(results, task), hidden=True) for task in ("fine", "coarse")]
     titles = {"fine": "Transformations", "coarse": "Coarse classes"}
-    found = [Matrices(title, tuple(each)) for task, title in titles.items() if (each := matrices(results, task))]
+    found = {title: each for task, title in titles.items() if (each := matrices(results, task))}
     if found:
         text = "Rows are the truth, columns the prediction; opacity is the square root of the fraction, so that rare "
-        blocks += [Text(f"{text}confusions are visible.", note=True), *found]
+        blocks.append(Text(f"{text}confusions are visible.", note=True))
+    for title, (first, *more) in found.items():
+        blocks += [Heading(title), first]
+        if more:
+            text = f"{title}: {len(more)} more backbone{'s' if len(more) > 1 else ''}"
+            blocks.append(Details(text, tuple(more)))
     return Section("confusions", "Confusions", "Confusions", tuple(blocks))
 
 
@@ -101,13 +118,13 @@ def _new_styles(results: ResultsDocument) -> Section:
         text = "Probes are trained to predict the coarse class from some transformations of each class and tested on "
         text += "others. Numbers are accuracies on test photographs in per cent, with 95% intervals"
         blocks.append(Text(f"{text}{_chance(results, 'coarse')}."))
-        blocks.append(Heat(tuple(new), "Coarse class of held-out transformations"))
+        blocks.append(_heat(new, "Coarse class of held-out transformations"))
         if seen:
-            tables = Heat(tuple(seen[:1]), "Coarse class of seen transformations")
+            tables = _heat(seen[:1], "Coarse class of seen transformations")
             blocks.append(Details("Transformations seen in training", (tables,)))
         if turned:
             blocks.append(Heading("Each transformation held out in turn"))
-            blocks.append(Heat(tuple(turned), "Coarse class with one transformation held out"))
+            blocks.append(_heat(turned, "Coarse class with one transformation held out"))
         if table := _table(redrawn(results)):
             blocks.append(Details("Random held-out sets", tuple(table)))
         if table := _table(equal_width(results)):
@@ -123,7 +140,7 @@ def _substance(results: ResultsDocument) -> Section:
             "Probes are trained on unchanged photographs only. Numbers are accuracies on test photographs after each "
         )
         blocks.append(Text(f"{text}transformation, in per cent{_chance(results, 'semantic')}."))
-        blocks.append(Heat(tuple(tables), "Class accuracy for each transformation"))
+        blocks.append(_heat(tables, "Class accuracy for each transformation"))
     return Section("substance", "Substance", "Substance: which class?", tuple(blocks))
 
 
@@ -139,11 +156,10 @@ def _severity(results: ResultsDocument) -> Section:
         note += "severities and at chance at severity 0, first crosses the mean of chance and its maximum, if the "
         note += "interval at the strongest severity lies above chance. Vertical lines and intervals: 95%, over "
         note += f"{results.drawn()}. Hollow points: the probe has not converged."
-        named = tuple(curve for curve in plots[0].curves if not curve.dashed)
-        draw = partial(curves.draw_curves, plots, level="severity", most=4)
+        panels = curves.curve_panels(plots, "severity")
         blocks = [
             Text(text),
-            Plots(tuple(plots), "severity", draw, named),
+            Plots("severity", panels, across=4, shared=True),
             Data(curves.halfway(results), curves.halfway(results).caption),
             Text(note, note=True),
             Details(f"All numbers ({len(every.rows)})", (Data(every, every.caption),)),
@@ -159,7 +175,7 @@ def _depth(results: ResultsDocument) -> Section:
         note += "Style: which transformation; new styles: the coarse class of held-out transformations. Hollow points: "
         blocks = [
             Text(f"{text}photographs."),
-            Plots(tuple(plots), "depth", partial(curves.draw_curves, plots, level="layer")),
+            Plots("depth", curves.curve_panels(plots, "layer"), shared=True),
             Text(f"{note}the probe has not converged.", note=True),
         ]
     return Section("depth", "Depth", "Depth: what does each layer know?", tuple(blocks))
@@ -235,10 +251,9 @@ def _complexity(results: ResultsDocument) -> Section:
     below += "selects; the front is of test accuracies, and so favours chance differences when there are many probes."
     blocks: list[Block] = []
     if table.rows:
-        draw = partial(extraction.draw_sizes, plots)
         blocks = [
             Text(f"{text}in per cent."),
-            Plots(tuple(plots), "complexity" if plots else "", draw),
+            *([Plots("complexity", extraction.size_panels(plots))] if plots else []),
             Text(note, note=True),
             Details(f"All probes ({len(table.rows)})", (Data(table, table.caption), Text(below, note=True))),
         ]
@@ -299,16 +314,41 @@ _MAKERS = (
 )
 
 
-def matrices(results: ResultsDocument, task: str) -> list[tuple[str, Matrix]]:
-    """("backbone, head", confusion matrix of the first head) of a task."""
+def matrices(results: ResultsDocument, task: str) -> list[Plots]:
+    """The confusion matrix of a task for each backbone, by the first head that has one."""
     found = []
     for name, backbone in results.ordered().items():
         for head in results.heads():
             probe = backbone.probe(task, head)
-            if probe is not None and (matrix := confusion(probe.confusion)) is not None:
-                found.append((f"{name}, {head_name(head)}", matrix))
+            if probe is not None and probe.confusion is not None and probe.confusion.labels:
+                labels, share_CC = probe.confusion.labels, confusion_shares(probe.confusion)
+                worst = [
+                    f"{truth} predicted as {other}: {show(share)}%"
+                    for truth, other, share in worst_confusions(labels, share_CC)
+                ]
+                caption = f"Most frequent confusions: {'; '.join(worst)}." if worst else ""
+                # the square root makes confusions of a few per cent visible
+                draw = partial(draw_matrix, names=labels, value_CC=np.sqrt(share_CC))
+                side = len(labels) * (0.28 if len(labels) <= _FEW_CLASSES else 0.16)
+                found.append(Plots("", (Panel(f"{name}, {head_name(head)}", draw, caption),), (side, side)))
                 break
     return found
+
+
+def confusion_shares(confusion: Confusion) -> NDArray[np.float64]:
+    """Fractions of predictions (columns) among the photographs of each true label (rows)."""
+    counts_CC = np.asarray(confusion.counts, np.float64)
+    share_CC: NDArray[np.float64] = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
+    return share_CC
+
+
+def worst_confusions(
+    labels: Sequence[str], share_CC: NDArray[np.float64], count: int = 8
+) -> list[tuple[str, str, float]]:
+    """The most frequent (truth, prediction, fraction of the truth's row)."""
+    off_CC = share_CC * (1 - np.eye(len(labels)))
+    order = zip(*np.unravel_index(np.argsort(-off_CC, axis=None, kind="stable")[:count], off_CC.shape), strict=True)
+    return [(labels[i], labels[j], float(off_CC[i, j])) for i, j in order if off_CC[i, j] > 0]
 
 
 def comparisons_between(table: Table, names: Iterable[str], head: str) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
 from substyle.engine.report.data import Column, Table, scored, words
-from substyle.engine.report.extraction import SizePlot, SizePoint, draw_sizes
+from substyle.engine.report.extraction import SizePlot, SizePoint, size_panels
 from substyle.engine.report.section import Block, Data, Plots, Section, Text
 from substyle.engine.results.model import ResultsDocument, Robustness
 
@@ -20,7 +20,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     text += f"the transformations. {shift_summary(results)}"
     blocks: list[Block] = [Text(text), Data(table, table.caption, saved=False), Data(shifts(results), hidden=True)]
     if plots := shift_plots(results):
-        blocks.append(Plots(tuple(plots), "shift", lambda: draw_sizes(plots)))
+        blocks.append(Plots("shift", size_panels(plots)))
         note = "Loss: class accuracy on unchanged test photographs minus that on the shift. Intervals are over "
         note += f"{results.drawn()}: how certain these numbers and the order of these backbones are, not what other "
         blocks.append(Text(f"{note}backbones would do.", note=True))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.report.data import Column, Scored, Table, minus, scored, show
-from substyle.engine.report.figures import HEAT, Matrix, heat_png
-from substyle.engine.report.section import Data, Details, Explained, Section, Text
+from substyle.engine.report.figures import draw_matrix
+from substyle.engine.report.section import Data, Details, Panel, Plots, Section, Text
 from substyle.engine.results.model import ResultsDocument, Similarity, SimilarPair
 
 
@@ -20,6 +20,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     maps, table = similarity_maps(results), similarity(results)
     if not maps:
         return
+    side = (0.36 if maps[0].cells else 0.17) * len(maps[0].names)
     sampled = (results.similarity or Similarity()).sampled or {}
     variants, images, rsa = (show(sampled.get(key), "count") for key in ("variants", "images", "rsa_variants"))
     note = (
@@ -28,9 +29,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     )
     blocks = (
         Text(similarity_summary(results)),
-        Explained(
-            tuple((each.title, each.text, each.drawn) for each in maps), "similarity", lambda: draw_similarity(maps)
-        ),
+        Plots("similarity", tuple(each.panel for each in maps), (side, side), shared=True),
         Details(f"All pairs ({len(table.rows)})", (Data(table, table.caption),)),
         Text(note, note=True),
     )
@@ -78,21 +77,16 @@ class SimilarityMap:
 
     @property
     def cells(self) -> list[list[str]]:
-        """Text of each cell."""
+        """Text of each cell; none if there are many backbones."""
+        if len(self.names) > _NUMBERED:
+            return []
         return [["–" if np.isnan(v) else minus(f"{v:.2f}") for v in row] for row in self.value_BB.tolist()]
 
     @property
-    def drawn(self) -> Matrix:
-        """The matrix as a picture; with numbers unless there are many backbones."""
-        few = len(self.names) <= _NUMBERED
-        return Matrix(
-            labels=self.names,
-            png=heat_png(0.6 * np.nan_to_num(np.clip(self.value_BB, 0, 1)), linear=True),  # text stays legible
-            worst=(),
-            side=len(self.names) * (44.0 if few else 17.5),
-            margin=min(14 + 5.6 * max(map(len, self.names)), 220.0),
-            cells=tuple(map(tuple, self.cells)) if few else (),
-        )
+    def panel(self) -> Panel:
+        """The matrix as a plot."""
+        value_BB = 0.6 * np.nan_to_num(np.clip(self.value_BB, 0, 1))  # text stays legible
+        return Panel(self.title, partial(draw_matrix, names=self.names, value_CC=value_BB, cells=self.cells), self.text)
 
 
 def similarity_maps(results: ResultsDocument) -> list[SimilarityMap]:
@@ -124,26 +118,3 @@ def similarity_summary(results: ResultsDocument) -> str:
     if len(pairs) == 1:
         return f"Compared are {shown(pairs[0])}."
     return f"Most similar are {shown(pairs[-1])}, least similar {shown(pairs[0])}."
-
-
-def draw_similarity(maps: list[SimilarityMap]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    """Draw the matrices side by side."""
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
-
-    colours = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#{:02x}{:02x}{:02x}".format(*HEAT)])
-    count = len(maps[0].names)
-    side, margin = 0.3 * count + 0.3, 0.065 * max(map(len, maps[0].names))
-    figure = Figure(figsize=(side * len(maps) + margin, side + margin), layout="constrained")
-    axes = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
-    names = maps[0].names
-    for axis, each in zip(axes, maps, strict=True):
-        axis.imshow(each.value_BB, cmap=colours, vmin=0, vmax=1.4)
-        axis.set(title=each.title, xticks=range(count), yticks=range(count))
-        axis.set_xticklabels(names, rotation=90)
-        axis.set_yticklabels(names)
-        axis.spines[:].set_visible(False)
-        for i, row in enumerate(each.cells if count <= _NUMBERED else ()):
-            for j, text in enumerate(row):
-                axis.text(j, i, text, ha="center", va="center", fontsize=6)
-    return figure

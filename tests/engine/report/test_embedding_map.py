@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,27 +35,26 @@ def with_map(fake: ModuleType, changes: dict[str, Any]) -> tuple[dict[str, Any],
 def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(fake: ModuleType, tmp_path: Path) -> None:
     results, name = with_map(fake, {})
     validate_results(results)
-    (found,) = embedding_maps(validate_results(results))
-    assert found.name == name
-    assert [(group.name, group.colour, len(group.points)) for group in found.by_coarse] == [
+    maps = embedding_maps(validate_results(results))
+    assert [(group.name, group.colour, len(group.points)) for group in maps["coarse class"][name]] == [
         ("identity", 0, 20),
         ("blur", 1, 20),
     ]
-    assert found.by_coarse[0].path.startswith("M0 1h0M2 1h0")
-    others, *classes = found.by_class
+    others, *classes = maps["class"][name]
     assert (others.name, others.colour) == ("all others", len(COLOURS) - 1)
     assert [group.colour for group in classes] == [*range(10)]
     assert {group.name for group in classes} >= {"class 0", "class 1", "class 11"}
-    assert sum(len(group.points) for group in found.by_class) == 40
+    assert sum(len(group.points) for group in maps["class"][name]) == 40
     page = write_report(validate_results(results), tmp_path)
     assert 'id="map"' in page.html.read_text()
-    assert found.by_coarse[0].path in page.html.read_text()
-    assert {path.name for path in page.figures} >= {"map.pdf", "map.png"}
+    titles = re.findall(r'<title>([^<]*)</title><path d="([^"]*)"', page.html.read_text().partition('id="map"')[2])
+    assert [(name, path.count("M")) for name, path in titles[:2]] == [("identity", 20), ("blur", 20)]
+    assert {path.name for path in page.figures} >= {"map.pdf", "map.png", "map_by_class.pdf"}
 
 
 def test_one_class_is_not_shown_by_class(fake: ModuleType, tmp_path: Path) -> None:
     results, _ = with_map(fake, {"class": [-1] * 40})
-    assert embedding_maps(validate_results(results))[0].by_class == ()
+    assert embedding_maps(validate_results(results))["class"] == {}
     text = write_report(validate_results(results), tmp_path).html.read_text()
     assert "<h3>By coarse class</h3>" in text
     assert "<h3>By class</h3>" not in text

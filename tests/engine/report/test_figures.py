@@ -1,5 +1,7 @@
 import base64
 import io
+import re
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,37 +10,45 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.engine.report import claims, curves, figures, heat_tables, tables
+from substyle.engine.report import claims, curves, heat_tables, tables
+from substyle.engine.report.data import show_scored
+from substyle.engine.report.figures import draw_matrix, draw_plots
+from substyle.engine.report.section import Panel, Plots
 from substyle.engine.results.model import Confusion
 from substyle.engine.results.read import validate_results
-from substyle.engine.stages.probes.section import comparisons_between
+from substyle.engine.stages.probes.section import comparisons_between, confusion_shares, matrices, worst_confusions
 from substyle.engine.study.report import write_report
 
 
-def pixels(uri: str) -> np.ndarray:
-    head, _, body = uri.partition(",")
-    assert head == "data:image/png;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
-
-
 def test_confusion_shares_rows_and_worst() -> None:
-    matrix = figures.confusion(Confusion(labels=["a", "b", "c"], counts=[[6, 4, 0], [0, 10, 0], [1, 0, 0]]))
-    assert matrix is not None
-    share = np.array([[0.6, 0.4, 0], [0, 1, 0], [1, 0, 0]])
-    assert pixels(matrix.png)[..., 3] == pytest.approx(255 * np.sqrt(share), abs=0.5)
-    assert matrix.worst == (("c", "a", 1.0), ("a", "b", 0.4))
-
-
-def test_confusion_with_an_empty_row() -> None:
-    matrix = figures.confusion(Confusion(labels=["a", "b"], counts=[[0, 0], [0, 5]]))
-    assert matrix is not None
-    assert pixels(matrix.png)[..., 3].tolist() == [[0, 0], [0, 255]]
-    assert matrix.worst == ()
+    share_CC = confusion_shares(Confusion(labels=["a", "b", "c"], counts=[[6, 4, 0], [0, 10, 0], [1, 0, 0]]))
+    assert share_CC.tolist() == [[0.6, 0.4, 0], [0, 1, 0], [1, 0, 0]]
+    assert worst_confusions("abc", share_CC) == [("c", "a", 1.0), ("a", "b", 0.4)]
+    share_CC = confusion_shares(Confusion(labels=["a", "b"], counts=[[0, 0], [0, 5]]))
+    assert share_CC.tolist() == [[0, 0], [0, 1]]
+    assert worst_confusions("ab", share_CC) == []
 
 
 @pytest.mark.parametrize("confusion", [None, Confusion(labels=[], counts=[])])
-def test_no_confusion_no_figure(confusion: Confusion | None) -> None:
-    assert figures.confusion(confusion) is None
+def test_no_confusion_no_plot(fake: ModuleType, confusion: Confusion | None) -> None:
+    results = validate_results(fake.fake_results({"alpha": (0.9, 0.9)}, heads=("linear",)))
+    assert [block.panels[0].name for block in matrices(results, "fine")] == ["alpha, linear"]
+    probe = results.probe("alpha", "fine", "linear")
+    assert probe is not None
+    probe.confusion = confusion
+    assert matrices(results, "fine") == []
+
+
+def test_a_matrix_is_drawn_as_opacity(tmp_path: Path) -> None:
+    value_CC = np.array([[0.0, 0.5], [1.0, 0.25]])
+    draw = partial(draw_matrix, names=["a", "b"], value_CC=value_CC, cells=[["w", "x"], ["y", "z"]])
+    block = Plots("", (Panel("m", draw),))
+    ((picture,),) = draw_plots([block], tmp_path)[0].values()
+    assert re.findall("<text.*?>(.*?)</text>", picture.svg) == ["a", "b", "a", "b", "w", "x", "y", "z"]
+    (data,) = re.findall('href="data:image/png;base64,([^"]*)"', picture.svg)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
+    assert pixels[..., 3] == pytest.approx(255 * value_CC, abs=1.5)
+    assert pixels[1, 0, :3].tolist() == [31, 111, 181]
 
 
 def test_heat_tables_group_and_colour(fake: ModuleType) -> None:
@@ -157,4 +167,7 @@ def test_depth_is_drawn_on_the_page_and_as_a_figure(fake: ModuleType, tmp_path: 
     results = layered(fake)
     files = write_report(validate_results(results), tmp_path)
     assert {path.name for path in files.figures} >= {"depth.pdf", "depth.png"}
-    assert files.html.read_text().count("<polyline") == 4 + 4  # curves, and their marks in the key
+    html = files.html.read_text()
+    (plot,) = curves.depth_plots(validate_results(results))
+    for curve in plot.curves:
+        assert f"<title>{curve.label}: layer 0 {show_scored(curve.points[0][1:])}, layer 1 " in html

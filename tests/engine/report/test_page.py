@@ -3,17 +3,22 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from matplotlib.figure import Figure
 from PIL import Image
 
-from substyle.engine.report.figures import _save, save_figures
+from substyle.engine.report import page
+from substyle.engine.report.data import show, show_interval
+from substyle.engine.report.figures import FULL, _arrange, _box, _draw, _save, draw_plots, tip, wrapped
 from substyle.engine.report.page import ReportFiles, soft
+from substyle.engine.report.section import Panel, Plots
 from substyle.engine.results.read import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
@@ -67,7 +72,7 @@ def sections(page: Page) -> set[str | None]:
 @pytest.fixture(scope="module")
 def full(fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("substyle.engine.report.page.save_figures", save_figures)
+        patch.setattr("substyle.engine.report.page.draw_plots", draw_plots)
         return write_report(validate_results(fake.fake_results()), tmp_path_factory.mktemp("full"))
 
 
@@ -105,6 +110,15 @@ def test_the_page_holds_the_numbers(full: ReportFiles, fake: ModuleType) -> None
     assert "0.99971" in text
     assert "grayscale 41" in text
     assert "one generator" in text
+
+
+def test_plots_say_the_numbers_at_the_pointer(full: ReportFiles, fake: ModuleType) -> None:
+    titles = set(re.findall("<title>(.*?)</title>", full.html.read_text(encoding="utf-8")))
+    for name, backbone in fake.fake_results()["backbones"].items():
+        style, low_high = (backbone["fine"]["linear"][key] for key in ("accuracy", "ci95"))
+        assert f"{name}, linear probe: {show(style)} ({show_interval(low_high)})" in titles
+        both = backbone["balance"]["same_image"], backbone["balance_ci95"]["same_image"]
+        assert f"{name}, same photograph: {show(both[0])} ({show_interval(both[1])})" in titles
 
 
 def test_the_page_has_the_verdicts_and_their_reasons(fake: ModuleType, tmp_path: Path) -> None:
@@ -147,6 +161,7 @@ def test_the_page_is_accessible_where_a_test_can_tell(full: ReportFiles) -> None
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.usefixtures("figures")
 def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
     suite = (*fake.SUITE[:4], (EVIL + "t", "blur" + EVIL, "held_out", "dali"))
     results = fake.fake_results(
@@ -292,6 +307,68 @@ def test_a_figure_of_many_backbones_is_saved(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("figures")
 def test_mathematics_in_names_does_not_stop_the_figures(fake: ModuleType, tmp_path: Path) -> None:
     assert write_report(validate_results(fake.fake_results({r"$\frac{$": (0.9, 0.9)}, images=100)), tmp_path).figures
+
+
+HOSTILE = '</text></svg><script>alert("x")</script> $\\frac{$ &amp; #1b1f24 1.23456 \x01 \udce9'
+
+
+def hostile_plots(name: str = "") -> Plots:
+    """Two equal plots with a hostile text wherever there is one."""
+
+    def draw(axis: Any) -> None:  # noqa: ANN401
+        (line,) = axis.plot([1, 2], [3, 4], "o", color=FULL, label=wrapped(HOSTILE))
+        tip(line, HOSTILE)
+        axis.set_title(wrapped(HOSTILE))
+        axis.set_xticks([1], [wrapped(HOSTILE)])
+
+    return Plots(name, (Panel(HOSTILE, draw, HOSTILE), Panel("b", draw)))
+
+
+def test_texts_of_plots_are_escaped_and_shown_as_they_are(tmp_path: Path) -> None:
+    block = hostile_plots()
+    pictures, files = draw_plots([block], tmp_path)
+    assert files == []
+    assert list(tmp_path.iterdir()) == []
+    key, first, second = pictures[block]
+    shown = HOSTILE.replace("\x01", "\ufffd").replace("\udce9", "?")
+    for picture in (key, first, second):
+        page = Page(picture.svg)
+        assert {tag for tag, _ in page.seen} <= {"svg", "g", "path", "defs", "use", "text", "title"}
+        assert "".join(shown.split()) in "".join(page.text.split())
+    titles = re.findall("<title>(.*?)</title>", first.svg)
+    assert titles == [str(escape(HOSTILE.replace("\x01", "\ufffd").replace("\udce9", "\ufffd"))).replace("&#34;", '"')]
+
+
+def test_plots_have_the_colours_and_the_font_of_the_page_and_ids_of_their_own(tmp_path: Path) -> None:
+    blocks = [hostile_plots(), hostile_plots()]
+    pictures, _ = draw_plots(blocks, tmp_path)
+    text = "".join(picture.svg for block in blocks for picture in pictures[block])
+    assert "fill: var(--full)" in text
+    assert "fill: var(--ink)" in text
+    assert not re.search(r'style="[^"]*(#1b1f24|#1f6fb5|#ffffff|font-family|url)', text)
+    assert "clip-path" not in text
+    ids = re.findall(r' id="([^"]*)"', text)
+    assert len(ids) == len(set(ids)) > 0
+    assert set(re.findall(r'href="#([^"]*)"', text)) <= set(ids)
+    again, _ = draw_plots(blocks, tmp_path)
+    assert again == pictures
+    variables = set(re.findall(r"var\((--\w+)\)", text))
+    style = (Path(page.__file__).with_name("templates") / "style.css").read_text()
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.S)[:2]
+    assert all(f"{name}:" in light and f"{name}:" in dark for name in variables)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_panels_of_a_file_do_not_overlap(count: int) -> None:
+    def draw(axis: Any) -> None:  # noqa: ANN401
+        axis.set(ylabel="y " * 20, xlabel="x", yticks=[0], yticklabels=["long name " * 3])
+
+    block = Plots("a", tuple(Panel(str(at), draw) for at in range(count)), shared=True)
+    figure, axes, _ = _draw(block, "")
+    _arrange(figure, axes, block)
+    boxes = [_box(figure, axis) for axis in axes]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert all(axis.get_window_extent().width / figure.dpi == pytest.approx(block.size[0]) for axis in axes)
 
 
 def pictures(folder: Path, names: list[str], size: tuple[int, int] = (224, 224)) -> None:

@@ -92,9 +92,14 @@ def test_results_without_severities_have_no_plot(fake: ModuleType) -> None:
 def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
     files = write_report(validate_results(swept), tmp_path)
     assert 'id="severity"' in files.html.read_text()
-    assert 'class="hollow"' not in files.html.read_text()
+    assert "<title>alpha: severity 1 20.0 (10.0–30.0), severity 2 60.0 (50.0–70.0)</title>" in files.html.read_text()
+    hollow = "fill: var(--paper)"
+    assert hollow not in files.html.read_text().partition('id="severity"')[2].partition("</section>")[0]
     swept["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
-    assert write_report(validate_results(swept), tmp_path).html.read_text().count('class="hollow"') == 2
+    assert (
+        write_report(validate_results(swept), tmp_path).html.read_text().partition('id="severity"')[2].count(hollow)
+        >= 2
+    )
     assert {"severity.pdf", "severity.png"} <= {path.name for path in files.figures}
 
 

@@ -31,7 +31,8 @@ def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: M
     assert found.cells[found.names.index(a)][found.names.index(b)] == "0.26"
     assert similarity_summary(validate_results(results)) == f"Compared are {b} and {a} (CKA 0.256, 0.200 to 0.300)."
     page = write_report(validate_results(results), tmp_path)
-    assert 'id="similarity"' in page.html.read_text()
+    shown = page.html.read_text().partition('id="similarity"')[2].partition("</section>")[0]
+    assert shown.count(">0.26</text>") == 2
     assert {path.name for path in page.figures} >= {"similarity.pdf", "similarity.png"}
     pair["cka"] = "0.2"
     with pytest.raises(SubstyleError, match=r"similarity\.pairs"):

@@ -80,6 +80,7 @@ def note(folder: Path) -> str:
     return path.read_text()
 
 
+@pytest.mark.usefixtures("figures")
 def test_everything_shows_it_and_it_is_kept_until_something_changes(
     folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,7 +94,9 @@ def test_everything_shows_it_and_it_is_kept_until_something_changes(
         expected = value_D.sum() ** 2 / (value_D**2).sum() / table.take(t, table.rows(TEST)).shape[1]
         assert found[name] == pytest.approx(expected, rel=1e-3)
     page = Path(answer["report"]).read_text()
-    assert '<section id="dimension">' in page
+    shown = page.partition('<section id="dimension">')[2].partition("</section>")[0]
+    assert f"{PIXELS}</text>" in shown.partition("<svg")[2]
+    assert {path.name for path in (folder / "out" / "figures").iterdir()} >= {"dimension.pdf", "dimension.png"}
     assert "control:pixels uses the largest part" in page
     assert '<a href="#dimension">Dimension</a>' in page
     assert (folder / "out" / "tables" / "dimension.csv").read_text().count("\n") == 4
