@@ -41,6 +41,7 @@ def adapted(results: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_study_compares_each_network_with_its_adapted_embeddings(scene: Scene) -> None:
     scene.study["shift"] = {"other": str(scene.add_all(scene.root / "other", seed=50))}
     results = scene.run()
@@ -65,6 +66,7 @@ def test_a_study_compares_each_network_with_its_adapted_embeddings(scene: Scene)
     assert numbers(again) == numbers(results)
 
 
+@pytest.mark.slow
 def test_other_photographs_have_other_adapters(scene: Scene) -> None:
     first = adapted(scene.run())
     for number in (30, 31):
