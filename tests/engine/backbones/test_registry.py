@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.conftest import photograph
+from tests.conftest import photograph, slow_after
 
 from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.families import controls
@@ -300,10 +300,13 @@ def test_cached_repository_turns_the_client_offline(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("name", "repository"),
-    [
-        ("timm:vit_base_patch16_224.mae", "timm/vit_base_patch16_224.mae"),
-        ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
-    ],
+    slow_after(
+        1,
+        [
+            ("timm:vit_base_patch16_224.mae", "timm/vit_base_patch16_224.mae"),
+            ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
+        ],
+    ),
 )
 def test_a_repository_that_is_cached_in_part(
     name: str, repository: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
