@@ -152,9 +152,8 @@ def test_graphs_of_other_layers_have_other_keys() -> None:
     assert len({key(f"{VIT}@layer={layers}") for layers in ("0..1", "0..2", "0:2", "2:0")}) == 4
 
 
-@pytest.mark.parametrize(
-    "name", slow_after(1, [f"{VIT}@layer=1+3", f"{VIT}@layer=1+-1,pool=avg,module=ffn", f"{RESNET}@layer=0+2+3"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"{VIT}@layer=1+3", f"{VIT}@layer=1+-1,pool=avg,module=ffn", f"{RESNET}@layer=0+2+3"])
 def test_a_concatenation_of_layers_is_one_backbone(name: str) -> None:
     whole = registry.load_all(name, CONTEXT)
     parts = [registry.load(each, CONTEXT) for each in fused(name)]

@@ -206,10 +206,13 @@ def test_open_clip_levels_are_those_of_the_weights(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "taken", "key"),
-    [
-        ("vit_tiny_patch16_384", "vit_tiny_patch16_224", r"pos_embed \[1, 577, 192\], not \[1, 197, 192\]"),
-        ("vit_small_patch32_224", "vit_small_patch16_224", r"patch_embed.proj.weight .*, not .*16, 16\]"),
-    ],
+    slow_after(
+        1,
+        [
+            ("vit_tiny_patch16_384", "vit_tiny_patch16_224", r"pos_embed \[1, 577, 192\], not \[1, 197, 192\]"),
+            ("vit_small_patch32_224", "vit_small_patch16_224", r"patch_embed.proj.weight .*, not .*16, 16\]"),
+        ],
+    ),
 )
 def test_weights_of_another_patch_or_side_are_not_resampled(tmp_path: Path, given: str, taken: str, key: str) -> None:
     import timm

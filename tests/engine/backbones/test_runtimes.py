@@ -17,7 +17,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.conftest import photograph, slow_after
+from tests.conftest import photograph
 from torch import nn
 
 from substyle.engine.backbones import gate, registry
@@ -249,7 +249,8 @@ def test_an_engine_is_built_once_and_loaded_by_all(engines: Engines, tmp_path: P
     np.testing.assert_array_equal(second.embed(canvas[:3]), first.embed(canvas)[:3])
 
 
-@pytest.mark.parametrize("change", slow_after(1, ["precision", "library", "card", "weights"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["precision", "library", "card", "weights"])
 def test_another_engine_is_built_where_something_changes(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:

@@ -122,6 +122,7 @@ def test_weights_of_something_else_are_refused(network: torch.nn.Module, tmp_pat
         load(tmp_path / "w.pth")
 
 
+@pytest.mark.slow
 def test_a_sequential_of_children(network: torch.nn.Module, tmp_path: Path) -> None:
     numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
     state = {}

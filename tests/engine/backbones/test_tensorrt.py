@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from tests.conftest import slow_after
 from torch import nn
 
 from substyle.engine.backbones.export import Preprocessed, Typed, export, typed_graph
@@ -135,7 +136,7 @@ def test_other_modules_are_refused() -> None:
 
 
 @BUILDS
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("precision", slow_after(1, ["fp32", "fp16", "bf16"]))
 def test_engines_are_built(typed: Callable[[Precision], onnx.ModelProto], precision: Precision, tmp_path: Path) -> None:
     onnx_bytes = typed(precision).SerializeToString()
     timing = tmp_path / "cache" / "timing"
