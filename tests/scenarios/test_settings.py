@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, save
 from tests.conftest import jpeg, photograph, slow_after
 from tests.scenarios.scene import Scene, numbers, other_bytes, rows, write
+
+from substyle.engine.backbones import onnx_graph
 
 TRANSFORMATION = """
 import torch
@@ -156,8 +159,9 @@ def test_weights_change(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("part", slow_after(1, ["preprocessing", "output", "external data"]))
-def test_preprocessing_of_a_graph_changes(scene: Scene, part: str) -> None:
+def test_preprocessing_of_a_graph_changes(scene: Scene, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beside an ONNX graph decides about its embeddings, too."""
+    monkeypatch.setattr(onnx_graph, "_front", cache(onnx_graph._front))  # its export takes seconds
     path, beside, data = (scene.root / f"m.{suffix}" for suffix in ("onnx", "json", "data"))
     graph = helper.make_graph(
         [
