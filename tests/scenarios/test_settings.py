@@ -139,8 +139,10 @@ def _weights(path: Path, seed: int) -> Path:
     return path
 
 
-def test_weights_change(scene: Scene) -> None:
+def test_weights_change(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rewritten checkpoint counts as another backbone."""
+    monkeypatch.setattr(torch, "compile", lambda module, **how: module)  # generating code takes seconds, as an export
+    scene.study["embed"]["runtime"] = "torch"
     name, path = "timm:test_vit", _weights(scene.root / "w.pth", 0)
     scene.study |= {
         "backbones": [{"name": name, "checkpoint": str(path), "precision": "fp32"}],
