@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,17 @@ def in_turn(names: Sequence[str], commit: str, changed: Sequence[str]) -> list[s
         key[name] = not touched, count[file] // _ROUND, drawn(file)
         count[file] += 1
     return sorted(key, key=key.__getitem__)
+
+
+def slow_after(count: int, cases: Iterable[Any]) -> list[Any]:
+    """The cases of a parametrized test; those after the first few are slow."""
+    made: list[Any] = []
+    for case in cases:
+        param = case
+        if not isinstance(case, type(pytest.param())):
+            param = pytest.param(*(case if isinstance(case, tuple) else (case,)))
+        made.append(param if len(made) < count else param._replace(marks=(*param.marks, pytest.mark.slow)))
+    return made
 
 
 def _git(*arguments: str) -> str:

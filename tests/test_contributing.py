@@ -84,6 +84,7 @@ def test_a_source(photographs: Source, tmp_path: Path) -> None:
         photographs.records[0].read()
 
 
+@pytest.mark.slow
 def test_a_transformation_and_an_analysis(
     photographs: Source,
     example: Callable[[str], Path],
@@ -133,6 +134,7 @@ def test_a_study_names_the_kind_of_a_plug_in(
     assert load_study(tmp_path / "s.toml", allow_plugins=True).source.kind == "zip"
 
 
+@pytest.mark.slow
 def test_a_package(example: Callable[[str], Path], tmp_path: Path) -> None:
     """The three examples as one installed package, in one command."""
     package, dist = tmp_path / "site" / "my_extras", tmp_path / "site" / "my_extras-1.0.dist-info"

@@ -35,6 +35,7 @@ def test_its_code_parses_and_names_what_exists(tmp_path: Path) -> None:
     assert all("outputs" not in cell or cell["outputs"] == [] for cell in NOTEBOOK["cells"])
 
 
+@pytest.mark.slow
 def test_it_runs_to_the_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from tests.conftest import NO_TIME, ROOT, in_turn
 
 NAMES = [
@@ -35,6 +36,7 @@ def test_what_has_changed_comes_first() -> None:
     assert set(beside[:18]) == {"tests/engine/store/test_a.py", "tests/engine/store/test_b.py"}
 
 
+@pytest.mark.slow
 def test_no_test_starts_or_goes_on_when_time_is_up() -> None:
     def run(seconds: str) -> str:
         command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "--slow-part", seconds]

@@ -64,6 +64,7 @@ def of_part(everything: Everything, part: str) -> list[dict[str, Any]]:
     return [row for row in everything[1]["rows"] if row["part"] == part]
 
 
+@pytest.mark.slow
 def test_everything_runs(everything: Everything) -> None:
     code, data, table = everything
     failed = [row for row in data["rows"] if row["status"] == FAILED]
@@ -76,6 +77,7 @@ def test_everything_runs(everything: Everything) -> None:
     assert all(row["name"] in table for row in data["rows"])
 
 
+@pytest.mark.slow
 def test_the_loop_is_held_against_the_backbone_alone(everything: Everything) -> None:
     by_tensorrt, by_torch = of_part(everything, "end_to_end")
     assert (by_tensorrt["status"], by_torch["status"]) == (SKIPPED, MEASURED)
@@ -85,6 +87,7 @@ def test_the_loop_is_held_against_the_backbone_alone(everything: Everything) -> 
     assert by_torch["facts"]["embeddings/s from start to end"] > 0
 
 
+@pytest.mark.slow
 def test_every_variant_is_held_against_the_cpu_and_measured(everything: Everything) -> None:
     pixels = of_part(everything, "pixels")
     found = [(row["name"].split(",")[0], row["status"]) for row in pixels]
@@ -98,6 +101,7 @@ def test_every_variant_is_held_against_the_cpu_and_measured(everything: Everythi
     assert decoding["ceiling"] == "DALI's decoder alone"
 
 
+@pytest.mark.slow
 def test_held_embeddings_and_trainings_on_them_are_compared(everything: Everything) -> None:
     found = [
         row["status"] for row in of_part(everything, "probes") if "held as" in row["name"] or "whole" in row["name"]
@@ -105,6 +109,7 @@ def test_held_embeddings_and_trainings_on_them_are_compared(everything: Everythi
     assert found == [PASSED] * 7
 
 
+@pytest.mark.slow
 def test_every_file_of_triton_kernels_is_covered(everything: Everything) -> None:
     """Each ``*_triton.py`` has rows of both kinds; a new file needs a case here and a name in this list."""
     files = {path.name for path in (Path(__file__).parents[2] / "kernels").glob("*_triton.py")}
@@ -224,6 +229,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_bare_machine_has_rows_of_kernels_pixels_and_probes(tmp_path: Path) -> None:
     """With torch, timm and scikit-image, and without what this package depends on besides."""
     out = tmp_path / "gpu.json"

@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steps_alone")
 @pytest.mark.parametrize("wrong", [False, True])
 def test_replayed_steps_are_held_against_float64_and_measured(

@@ -58,6 +58,7 @@ def stand_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eight_bits, "graph", lambda front, precision, **how: b"graph")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stand_in")
 def test_tensorrt_stands_beside_torch_compile(run: Run) -> None:
     code, data = run("--only", "runtimes")
@@ -74,6 +75,7 @@ def test_tensorrt_stands_beside_torch_compile(run: Run) -> None:
     assert tuned["peers"]["TensorRT"] == engine["per_s"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stand_in")
 def test_what_torch_could_not_compile_is_no_peer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from substyle.engine.backbones.runtimes import torch_compile
@@ -84,6 +86,7 @@ def test_what_torch_could_not_compile_is_no_peer(run: Run, monkeypatch: pytest.M
     assert "torch.compile" not in engine["peers"]
 
 
+@pytest.mark.slow
 def test_a_graph_in_8_bits_has_them() -> None:
     front = networks.backbone("test_vit", 64)
     model = onnx.load_from_string(eight_bits.graph(front, "int8", canvas=64, batch=10))
@@ -108,6 +111,7 @@ def test_a_rate_says_what_plans_take_from_it(planned: bool) -> None:
     assert said == ({"backbones": min(row.of_ceiling or 0.0, 1.0)} if planned else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [None, "tensorrt_rtx"])
 def test_without_tensorrt_the_row_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, there: str | None) -> None:
     monkeypatch.setattr(tensorrt, "installed", lambda: there)
@@ -153,6 +157,7 @@ def test_without_timm_plain_torch_stands_in_and_reasons_name_what_is_missing(
     assert not any("safetensors" in text for text in reasons.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["vit_base_patch16_224", "vit_large_patch14_clip_224"])
 def test_a_plain_network_does_what_timm_s_does(model: str) -> None:
     shape = SHAPES[model]

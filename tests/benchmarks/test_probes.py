@@ -28,6 +28,7 @@ def problem(monkeypatch: pytest.MonkeyPatch) -> Iterator[probes_data.Problem]:
     probes_data.table.cache_clear()
 
 
+@pytest.mark.slow
 def test_ours_and_scikit_learn_are_measured_on_one_scale(problem: probes_data.Problem) -> None:
     times_SN = resampled_images(problem.task, np.arange(100), 2, 0)
     row = probes.fitted("two probes", problem, [0.1, 0.1], times_SN, repeats=1)
@@ -65,6 +66,7 @@ def test_the_products_of_a_fit_are_recorded(problem: probes_data.Problem) -> Non
     assert probes.products(gemms)() > 0
 
 
+@pytest.mark.slow
 def test_mlps_learn_the_same_from_the_same_batches(
     problem: probes_data.Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:

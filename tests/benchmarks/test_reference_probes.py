@@ -75,6 +75,7 @@ def rows(finished: Path) -> dict[str, reference_probes.Row]:
     return {row.quantity: row for row in reference_probes.compare(finished)}
 
 
+@pytest.mark.slow
 def test_the_store_is_read_as_our_own_reader_reads_it(finished: Path) -> None:
     suite = json.loads((finished / "results.json").read_text())["transformations"]
     found = reference_store.read_table(finished / "store.zarr", NAME, suite)
@@ -89,6 +90,7 @@ def test_the_store_is_read_as_our_own_reader_reads_it(finished: Path) -> None:
     assert moved > 0
 
 
+@pytest.mark.slow
 def test_every_quantity_is_there(finished: Path, rows: dict[str, reference_probes.Row]) -> None:
     assert {
         *("fine", "fine, interval, low", "fine, interval, high", "coarse, seen", "coarse, held_out"),
@@ -109,6 +111,7 @@ def test_every_quantity_is_there(finished: Path, rows: dict[str, reference_probe
     assert [row["quantity"] for row in written["rows"]] == list(rows)
 
 
+@pytest.mark.slow
 def test_what_is_arithmetic_agrees(rows: dict[str, reference_probes.Row]) -> None:
     exact = [row for name, row in rows.items() if name.startswith(("1-NN", "5-NN", "nearest", "sens", "equi", "steer"))]
     assert len(exact) == 4 + 3 + 6
@@ -117,6 +120,7 @@ def test_what_is_arithmetic_agrees(rows: dict[str, reference_probes.Row]) -> Non
         assert rows[name].holds
 
 
+@pytest.mark.slow
 def test_linear_probes_at_our_penalty_are_scikit_learn_s(finished: Path, rows: dict[str, reference_probes.Row]) -> None:
     """Wherever validation leads: at one penalty there is one optimum. Few photographs are worth several points each."""
     found = [row for name, row in rows.items() if name.endswith("at our C")]
@@ -129,6 +133,7 @@ def test_linear_probes_at_our_penalty_are_scikit_learn_s(finished: Path, rows: d
     assert sum(row.holds for row in turned) >= 2
 
 
+@pytest.mark.slow
 def test_a_number_that_does_not_hold_is_named(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +183,7 @@ def test_intervals_have_the_width_of_their_formulas() -> None:
     assert high - low == pytest.approx(2 * 1.96 * right_TN.mean(axis=0).std() / 200**0.5, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_result_table_shows_a_run_and_marks_what_has_not_converged(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     own = results["backbones"][NAME]
@@ -196,6 +202,7 @@ def test_the_result_table_shows_a_run_and_marks_what_has_not_converged(finished:
     assert "has not converged" in shown
 
 
+@pytest.mark.slow
 def test_the_probing_table_shows_extractability_and_names_adapters_by_their_backbone(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     own = results["backbones"][NAME]

@@ -117,6 +117,7 @@ ks = [1]
 """
 
 
+@pytest.mark.slow
 def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a [study] {of} shards"
     (folder / "shards").mkdir(parents=True)

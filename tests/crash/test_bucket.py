@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.conftest import slow_after
 from tests.crash.conftest import Whole, photographs
 from tests.crash.harness import MORE, PIXELS, differences, embed
 from tests.crash.moments import until
@@ -38,14 +39,17 @@ def puts(server: Server, store: ObjectPlace) -> int:
 
 @pytest.mark.parametrize(
     "moment",
-    [
+    slow_after(
         1,
-        4,
-        30,
-        pytest.param(10, marks=pytest.mark.slow),
-        pytest.param(20, marks=pytest.mark.slow),
-        pytest.param(60, marks=pytest.mark.slow),
-    ],
+        [
+            1,
+            4,
+            30,
+            pytest.param(10, marks=pytest.mark.slow),
+            pytest.param(20, marks=pytest.mark.slow),
+            pytest.param(60, marks=pytest.mark.slow),
+        ],
+    ),
 )
 def test_a_killed_run_is_resumed_to_the_same_bytes(
     warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, moment: int
@@ -61,6 +65,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
     assert verify(store, quiet=True).ok
 
 
+@pytest.mark.slow
 def test_parts_fill_one_store(warm: Warm, finished: Whole, bucket: ObjectPlace, tmp_path: Path) -> None:
     store = bucket / "s.zarr"
     runs = [warm(embed(finished.images, store, "--part", f"{i}/2")) for i in (1, 2)]
@@ -69,6 +74,7 @@ def test_parts_fill_one_store(warm: Warm, finished: Whole, bucket: ObjectPlace, 
     assert differences(fetched(store, tmp_path), finished.store) == []
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_told_whose_store_it_is(
     warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server
 ) -> None:
@@ -82,6 +88,7 @@ def test_a_second_run_is_refused_and_told_whose_store_it_is(
     assert puts(server, store) > 0
 
 
+@pytest.mark.slow
 def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended(
     warm: Warm, tiny: Whole, bucket: ObjectPlace
 ) -> None:
@@ -96,6 +103,7 @@ def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended
 
 
 # what is busy or broken is asked again for a quarter of a minute
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [403, pytest.param(503, marks=pytest.mark.slow)])
 def test_a_bucket_that_refuses_ends_the_run_and_keeps_what_is_finished(
     warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, status: int
@@ -114,6 +122,7 @@ def test_a_bucket_that_refuses_ends_the_run_and_keeps_what_is_finished(
     assert differences(fetched(store, tmp_path), finished.store) == []
 
 
+@pytest.mark.slow
 def test_a_request_that_fails_now_and_then_is_made_again(
     warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path
 ) -> None:
@@ -127,6 +136,7 @@ def test_a_request_that_fails_now_and_then_is_made_again(
     assert differences(fetched(store, tmp_path), finished.store) == []
 
 
+@pytest.mark.slow
 def test_growth_redoes_nothing(warm: Warm, bucket: ObjectPlace, tmp_path: Path) -> None:
     images, local = photographs(tmp_path / "photographs", 12), tmp_path / "local" / "s.zarr"
     store = bucket / "s.zarr"

@@ -14,7 +14,6 @@ from tests.crash.conftest import Whole
 from tests.crash.harness import MORE, Witness, copy, differences, embed
 from tests.crash.moments import begun
 from tests.crash.processes import Ended, Fault, Limits, Warm
-from tests.scenarios.scene import STUDY, toml
 
 CHUNK = 8 * 768 * 2  # bytes of one shard's chunk
 
@@ -207,16 +206,3 @@ def test_paths_where_no_store_can_be(warm: Warm, tiny: Whole, tmp_path: Path) ->
     empty.mkdir(parents=True)
     warm(embed(tiny.images, empty)).wait().require(0)
     assert differences(empty, tiny.store) == []
-
-
-STAGES = {"probes": "stage probes", "analysis": "stage analysis", "tables": "stage gallery and report"}
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_a_full_disk_names_path_and_stage(warm: Warm, tiny: Whole, tmp_path: Path, name: str) -> None:
-    study, out = tmp_path / "study.toml", tmp_path / "out"
-    study.write_text(toml(STUDY))
-    words = ["run", str(study), "--images", str(tiny.images), "--out", str(out), "--quiet", "--json"]
-    ended = warm(words, Limits(fault=Fault(str(out / name), 1, "ENOSPC"))).wait()
-    ended.require(1, str(out), name, os.strerror(28), STAGES[name])
-    warm(words).wait().require(0)

@@ -90,6 +90,7 @@ def test_the_lock_of_another_host_stays(warm: Warm, finished: Whole, tmp_path: P
     assert differences(store, finished.store) == []
 
 
+@pytest.mark.slow
 def test_a_store_that_was_moved_is_read_and_goes_on(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     unfinished = tmp_path / "a" / "s.zarr"
     witness = begun(warm, finished.images, finished.store, unfinished)

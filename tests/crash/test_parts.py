@@ -67,6 +67,7 @@ def test_parts_one_after_the_other(warm: Warm, finished: Whole, tmp_path: Path) 
     closes(warm, finished, store)
 
 
+@pytest.mark.slow
 def test_who_may_run_beside_a_part(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
     run = warm(part(finished, store, 1, 2))
@@ -127,6 +128,7 @@ def kill_parts(
     return hit
 
 
+@pytest.mark.slow
 def test_a_killed_part_goes_on(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     assert kill_parts(warm, finished, tmp_path / "s.zarr", kills=2, seed=1) == 2
     closes(warm, finished, tmp_path / "s.zarr")

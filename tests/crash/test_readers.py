@@ -23,7 +23,7 @@ from tests.crash.harness import (
     table_or_none,
     whole_table,
 )
-from tests.crash.moments import records
+from tests.crash.moments import paused, records, until
 from tests.crash.processes import Run, Warm
 
 from substyle.engine.store import compaction, journal
@@ -114,7 +114,24 @@ def run_and_read(runs: Sequence[Run], *readers: Reader) -> None:
         run.wait().require(0)
 
 
-@pytest.mark.parametrize("keep_open", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["opened", "kept open"])
+def test_reading_while_a_run_stands_still(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    reader = Reader(store)
+    reader.read()
+    run = warm(embed(finished.images, store))
+    for count in (1, 4, 8):
+        until(lambda count=count: records(store) >= count, run)  # type: ignore[misc]
+        with paused(run, store):
+            reader.read()
+    run.wait().require(0)
+    reader.read()
+    check(reader, finished.store, counts=3)
+    assert reader.early  # it began before anything was there
+    assert differences(store, finished.store) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_open", [False, True], ids=["opened", "kept open"])
 def test_reading_while_a_store_is_made(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
     store = tmp_path / "s.zarr"
     reader = Reader(store, keep_open=keep_open)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.conftest import slow_after
 from tests.crash.conftest import Whole
 from tests.crash.harness import Witness, differences, embed
 from tests.crash.moments import after, records, until
@@ -15,7 +16,7 @@ from tests.crash.processes import Warm, cold
 from tests.scenarios.scene import STUDY, numbers, read, toml
 
 KINDS = pytest.mark.parametrize(
-    ("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "terminate"]
+    ("kind", "code"), slow_after(1, [(signal.SIGINT, 130), (signal.SIGTERM, 143)]), ids=["Ctrl-C", "terminate"]
 )
 
 
@@ -100,6 +101,7 @@ def endless(canvas_BSSC, args, keys_B):
 """
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_run_inside_a_library_is_stopped(finished: Whole, tmp_path: Path, kind: signal.Signals, code: int) -> None:
     flag, plugin, store = tmp_path / "flag", tmp_path / "mine.py", tmp_path / "s.zarr"

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.conftest import slow_after
 from tests.determinism.artefacts import REAL, SIDE, SMALL, SOME, Artefact, compiled, graph, kept
 from tests.determinism.canvases import Picture, pictures, stack
 
@@ -43,7 +44,7 @@ def check(artefact: Artefact, images: list[Picture]) -> None:
     assert [row.tobytes() for row in embedded] == [alone(artefact, picture) for picture in images]
 
 
-@pytest.mark.parametrize(("precision", "kept_layers"), MIXED)
+@pytest.mark.parametrize(("precision", "kept_layers"), slow_after(1, MIXED))
 def test_neighbours_place_and_padding_change_no_bit(precision: Precision, kept_layers: int) -> None:
     @settings(max_examples=10, derandomize=True, deadline=None, database=None)
     @given(images=st.lists(pictures(), min_size=1, max_size=20))
@@ -98,6 +99,7 @@ def distance(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> float:
     return float((np.linalg.norm(a_ND - b_ND, axis=1) / np.linalg.norm(centred, axis=1)).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("name", "batch"),

@@ -159,6 +159,7 @@ def test_a_run_interrupted_between_shards_goes_on_to_the_same_bytes(
     assert chunks(store) == chunks(whole)
 
 
+@pytest.mark.slow
 def test_more_images_in_the_folder_change_no_byte(tmp_path: Path, whole: Path) -> None:
     """Before, between and after existing keys, in old and new classes; one is unreadable."""
     more = ["train/0/first.jpg", "train/a/00.jpg", "train/a/2b.jpg", "train/b/zz.jpg", "test/c/9.jpg"]
@@ -171,6 +172,7 @@ def test_more_images_in_the_folder_change_no_byte(tmp_path: Path, whole: Path) -
         assert differing(there, now) == set()
 
 
+@pytest.mark.slow
 def test_a_part_of_the_suite_first_and_the_rest_later_changes_no_byte(
     tmp_path: Path, images: Path, whole: Path
 ) -> None:
@@ -180,6 +182,7 @@ def test_a_part_of_the_suite_first_and_the_rest_later_changes_no_byte(
     assert chunks(store) == chunks(whole)
 
 
+@pytest.mark.slow
 def test_images_that_move_between_splits_change_their_overlays_and_nothing_else(tmp_path: Path) -> None:
     """A folder without splits is split by rank, so adding images may move others into or out of the test set.
 

@@ -75,6 +75,7 @@ def batches(draw: st.DrawFn) -> tuple[list[Picture], list[int]]:
     return images, draw(parts(len(images), 9))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, derandomize=True, deadline=None, database=None)
 @given(case=batches())
 def test_styles_in_any_company(case: tuple[list[Picture], list[int]]) -> None:
@@ -95,6 +96,7 @@ def test_compiled_batch_threads_and_part_of_the_suite_change_no_byte(how: How) -
     check(how, SOME, [len(SOME)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "other"), [("style_gravel", "style_retina"), ("style_wave", "style_glass")])
 def test_a_style_alone_is_the_style_in_company(name: str, other: str) -> None:
     """OpenVINO merges equal layers of two styles, and may not fuse those of one otherwise."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import slow_after
 from tests.fake_graphs import FakeGPU, FakeGraphs, fake_gpu, track
 from torch import nn
 
@@ -88,8 +89,8 @@ def compile_nothing(module: Callable[..., Any], **how: object) -> Callable[..., 
 
 
 @pytest.mark.usefixtures("graphs", "no_collector")
-@pytest.mark.parametrize("mode", ["off", "default"])
-@pytest.mark.parametrize("make", [styles, backbone, engine])
+@pytest.mark.parametrize("mode", slow_after(1, ["off", "default"]))
+@pytest.mark.parametrize("make", slow_after(1, [styles, backbone, engine]))
 def test_weights_live_as_long_as_the_graph(make: Any, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
     monkeypatch.setattr(torch, "compile", compile_nothing)
     made, weights = make(monkeypatch, mode)

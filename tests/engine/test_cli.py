@@ -130,6 +130,7 @@ def test_running_again_does_nothing_again(
     assert json.loads((finished / "results.json").read_text())["backbones"] == before
 
 
+@pytest.mark.slow
 def test_a_new_process_finds_all_complete(finished: Path) -> None:
     study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
     arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]

@@ -611,12 +611,24 @@ def test_spoilt_inputs(confined: Confined, tmp_path: Path, kind: str, count: int
     print(f"{kind}: {inputs} spoilt inputs, {refused} refused")
 
 
+# what comes in several forms is tried in one of them where tests must be fast
+ALIKE = (
+    "long manifest",
+    "damaged files outside",
+    "damage in a catalog outside",
+    "linked folder of a chunk",
+    "linked manifest",
+    "linked journal",
+    "linked header",
+)
+
+
 @pytest.mark.parametrize(
     ("kind", "what", "make"),
     [
         pytest.param(*row, id=f"{row[0]}: {row[1]}", marks=pytest.mark.slow if slow else [])
         for row in MALICIOUS
-        for slow in [row[0] in BACKBONES or row[2] in LARGE]
+        for slow in [row[0] in BACKBONES or row[2] in LARGE or row[1] in ALIKE]
     ],
 )
 def test_malicious_inputs(

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
+from tests.conftest import slow_after
 from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt_json, written
 from tests.fuzz.parquet import columns, parquet, rows_of, spoilt_parquet
@@ -96,7 +97,7 @@ def forge(sound: Sound, kind: str, content: bytes) -> None:
     put(other, content)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_after(1, KINDS))
 def test_content_made_on_purpose_brings_no_other_embeddings(
     sound: Sound, kind: str, cases: int, tmp_path: Path
 ) -> None:
@@ -156,7 +157,7 @@ NOTES = [
 ]
 
 
-@pytest.mark.parametrize("changes", [*FOUND, *({"note": note} for note in NOTES)])
+@pytest.mark.parametrize("changes", slow_after(10, [*FOUND, *({"note": note} for note in NOTES)]))
 def test_records_that_no_run_writes_are_refused(sound: Sound, changes: dict[str, Any]) -> None:
     path = file_of(sound, "loose")
     record = json.loads(path.read_text())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from tests.conftest import slow_after
 from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt, spoilt_json, written
 from tests.fuzz.stores import Sound
@@ -105,7 +106,7 @@ def same(one: dict[str, ProbeOutcome], other: dict[str, ProbeOutcome]) -> bool:
     )
 
 
-@pytest.mark.parametrize("pattern", FILES)
+@pytest.mark.parametrize("pattern", slow_after(2, FILES))
 def test_what_is_kept_is_what_was_made(kept: Kept, pattern: str, cases: int, tmp_path: Path) -> None:
     outcomes, analyses = kept_results(kept.store, kept.out)
     shutil.copytree(kept.out, tmp_path / "whole")

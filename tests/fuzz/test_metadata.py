@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
+from tests.conftest import slow_after
 from tests.fuzz.harness import examine, put
 from tests.fuzz.mutations import spoilt_json
 from tests.fuzz.stores import Sound, mend, read
@@ -35,7 +36,7 @@ def metadata(sound: Sound, kind: str) -> Path:
     return min(sound.path.glob(KINDS[kind]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_after(2, KINDS))
 def test_what_opens_is_what_was_written(sound: Sound, kind: str, cases: int) -> None:
     path = metadata(sound, kind)
     data = path.read_bytes()

@@ -210,6 +210,7 @@ def widest_store(ptx: str) -> int:
     return widest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [pytest.param(80, marks=pytest.mark.slow), 90])  # budgets are the same
 @pytest.mark.parametrize("name", BUDGETS)
 def test_fits_its_budget(

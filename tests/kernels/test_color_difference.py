@@ -28,6 +28,7 @@ def test_sums_are_exact(place: Place, shape: tuple[int, ...]) -> None:
     assert torch.equal(color.total_reference(a, b), expected)
 
 
+@pytest.mark.slow
 def test_opposite_pictures(place: Place) -> None:
     black = torch.zeros(2, 120, 100, 3, dtype=torch.uint8, device=place.device)
     assert place.load("color_triton").difference_total(black, ~black).tolist() == [255 * 36000] * 2

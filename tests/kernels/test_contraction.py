@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from tests.conftest import slow_after
 from tests.kernels.conftest import Place
 
 from substyle.kernels import contraction
@@ -59,10 +60,12 @@ def test_reference_is_the_definition() -> None:
     np.testing.assert_allclose(variance_GBO.numpy(), expected.var((2, 3)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("own", slow_after(1, [True, False]))
 @pytest.mark.parametrize(
     ("sides", "channels"),
-    [((6, 10), (16, 32)), ((32, 32), (32, 32)), ((2, 2), (16, 16)), ((34, 30), (32, 16))],  # 15, 256, 1 and 255 pixels
+    slow_after(
+        1, [((6, 10), (16, 32)), ((32, 32), (32, 32)), ((2, 2), (16, 16)), ((34, 30), (32, 16))]
+    ),  # 15, 256, 1 and 255 pixels
 )
 def test_triton(place: Place, own: bool, sides: tuple[int, int], channels: tuple[int, int]) -> None:
     given = case(own=own, sides=sides, channels=channels, device=place.device)
@@ -71,6 +74,7 @@ def test_triton(place: Place, own: bool, sides: tuple[int, int], channels: tuple
         torch.testing.assert_close(ours, expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_triton_in_16_bits(place: Place, dtype: torch.dtype) -> None:
     """Maps differ by a rounding; statistics are those of the maps that are returned."""
@@ -86,6 +90,7 @@ def test_triton_in_16_bits(place: Place, dtype: torch.dtype) -> None:
     torch.testing.assert_close(variance.double(), true_variance, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_flat_maps_have_no_variance(place: Place) -> None:
     """A difference of large sums would leave some, which normalisation divides by."""
     given = case(own=False, sides=(24, 24), device=place.device)
@@ -97,6 +102,7 @@ def test_flat_maps_have_no_variance(place: Place) -> None:
     assert (variance <= 1e-11 * mean.square()).all()
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_neighbours(place: Place) -> None:
     given = case(batch=3, sides=(24, 24), device=place.device)
     load = place.load("contraction_triton").contract

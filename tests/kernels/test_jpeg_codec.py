@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import slow_after
 from tests.kernels.conftest import Place
 
 from substyle.kernels import jpeg_codec
@@ -81,10 +82,13 @@ GRAINY, EXTREME = {2: 10, 4: 100}, {7: 100, 9: 1}  # quality by picture; of qual
 
 @pytest.mark.parametrize(
     ("size", "some"),
-    [
-        *(((0, 0), GRAINY), ((33, 50), EXTREME), ((17, 8), GRAINY), ((1, 1), EXTREME)),
-        *(((5, 4), GRAINY), ((6, 6), EXTREME), ((40, 1), GRAINY), ((1, 40), EXTREME)),
-    ],
+    slow_after(
+        1,
+        [
+            *(((0, 0), GRAINY), ((33, 50), EXTREME), ((17, 8), GRAINY), ((1, 1), EXTREME)),
+            *(((5, 4), GRAINY), ((6, 6), EXTREME), ((40, 1), GRAINY), ((1, 40), EXTREME)),
+        ],
+    ),
 )
 def test_triton(place: Place, size: tuple[int, int], some: dict[int, int]) -> None:
     """Whole and partial units, programs that end within an image, and chroma of one, two and three columns."""

@@ -39,6 +39,7 @@ MAKE: dict[str, tuple[str, Make]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_last_image(place: Place, name: str) -> None:
     on_gpu = place.device.type == "cuda"

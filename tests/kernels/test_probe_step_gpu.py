@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from tests.conftest import slow_after
 from tests.kernels.conftest import Place
 from tests.kernels.probe_arrays import (
     BATCH,
@@ -81,10 +82,10 @@ def test_in_torch(dtype: torch.dtype, kind: str, hidden: int, dropped: bool, dep
         assert torch.equal(ours.lowered(place, BF16), ours.parameters[place].to(BF16))
 
 
-@pytest.mark.parametrize("dtype", [FLOAT, BF16], ids=["float32", "bf16"])
+@pytest.mark.parametrize("dtype", slow_after(1, [FLOAT, BF16]), ids=["float32", "bf16"])
 @pytest.mark.parametrize(
     ("kind", "hidden", "dropped", "depth"),
-    [("one", 0, False, 1), ("two", 24, True, 1), ("weights", 24, False, 1), ("one", 24, True, 2)],
+    slow_after(3, [("one", 0, False, 1), ("two", 24, True, 1), ("weights", 24, False, 1), ("one", 24, True, 2)]),
 )
 def test_in_triton(
     place: Place, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, kind: str, hidden: int, dropped: bool, depth: int

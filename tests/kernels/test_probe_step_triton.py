@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from tests.conftest import slow_after
 
 from substyle.kernels import probe_step, probe_step_gpu
 from substyle.kernels.probe_heads import Heads, Term
@@ -21,7 +22,9 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.reload(importlib.import_module("substyle.kernels.probe_step_triton"))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 31, 130), (3, 2, 128), (2, 8, 300), (1, 1, 4), (1, 1003, 7)])
+@pytest.mark.parametrize(
+    "shape", slow_after(2, zip([(2, 3, 5), (1, 31, 130), (3, 2, 128), (2, 8, 300), (1, 1, 4), (1, 1003, 7)]))
+)
 def test_cross_entropy(interpreted: ModuleType, shape: tuple[int, int, int]) -> None:
     logits = torch.randn(shape) * 10
     target = torch.randint(shape[1], (shape[2],))

@@ -16,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from tests.conftest import slow_after
 
 from substyle.kernels.errors import ConfigError, ImageError
 from substyle.pipelines import decode, image_header
@@ -54,7 +55,7 @@ def assert_close(canvas: torch.Tensor, expected: NDArray[np.uint8]) -> None:
     assert difference.max() <= 16
 
 
-@pytest.mark.parametrize("side", [64, 224])
+@pytest.mark.parametrize("side", slow_after(1, [224, 64]))
 @pytest.mark.parametrize(
     ("height", "width"),
     [(224, 224), (300, 200), (201, 333), (64, 900), (1200, 70), (40, 40), (7, 9), (256, 256), (1000, 1500)],
@@ -153,7 +154,7 @@ def test_kinds(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(set(kinds()) - {"tiff"}))
-@pytest.mark.parametrize("share", [0.1, 0.4, 0.8, 0.97])
+@pytest.mark.parametrize("share", slow_after(2, [0.8, 0.1, 0.4, 0.97]))
 def test_truncated_files_are_quarantined(kind: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as set by some libraries
     blob = kinds()[kind]

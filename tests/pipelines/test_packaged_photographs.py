@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import slow_after
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
@@ -74,7 +75,7 @@ def test_the_folder_is_a_source_with_splits(tmp_path: Path, drawn: Drawn) -> Non
             assert np.abs(off).max() < 2  # grey levels, due to JPEG
 
 
-@pytest.mark.parametrize("side", [64, 224])
+@pytest.mark.parametrize("side", slow_after(1, [64, 224]))
 def test_canvases_are_different_crops_and_do_not_depend_on_their_number(side: int) -> None:
     canvas_NSSC, names = packaged_photographs.canvases(64, side)
     assert (canvas_NSSC.shape, canvas_NSSC.dtype) == ((64, side, side, 3), np.uint8)

@@ -60,6 +60,7 @@ def write(folder: Path, file: str = "mine.py", old: str = "", new: str = "") -> 
     return folder / "mine.py"
 
 
+@pytest.mark.slow
 def test_processes_agree_wherever_the_plug_in_is(tmp_path: Path) -> None:
     plugins = write(tmp_path / "a"), write(tmp_path / "b")
     commands = [[sys.executable, "-B", "-c", PRINT, str(plugin)] for plugin in plugins]

@@ -129,6 +129,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place("local") == Path("local")
 
 
+@pytest.mark.slow
 def test_local_places_need_no_obstore() -> None:
     code = "import sys; import substyle.engine.store.store; sys.exit('obstore' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

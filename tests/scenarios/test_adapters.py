@@ -17,6 +17,28 @@ from substyle.pipelines.transforms import base
 
 NAME = "timm:test_vit"
 
+# not compiled, which takes longer than everything else
+FAMILY = """
+import torch
+from torch import nn
+from substyle.engine.backbones.registry import Family, register_family
+from substyle.engine.backbones.spec import Backbone, BackboneSpec
+
+
+class Network(nn.Module):
+    def forward(self, canvas_BSSC):
+        return nn.functional.adaptive_avg_pool2d(canvas_BSSC.permute(0, 3, 1, 2) / 255, 4).flatten(1)
+
+
+def load(name, rest, context):
+    rgb = (0.5, 0.5, 0.5)
+    spec = BackboneSpec(name, "mean", 48, context.canvas, rgb, rgb, "mean", "none", "of none")
+    return Backbone(spec, module=Network(), compiled=False)
+
+
+register_family(Family("mine", "<name>", "my backbones", load))
+"""
+
 
 @pytest.fixture
 def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
@@ -41,6 +63,7 @@ def adapted(results: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_study_compares_each_network_with_its_adapted_embeddings(scene: Scene) -> None:
     scene.study["shift"] = {"other": str(scene.add_all(scene.root / "other", seed=50))}
     results = scene.run()
@@ -65,7 +88,11 @@ def test_a_study_compares_each_network_with_its_adapted_embeddings(scene: Scene)
     assert numbers(again) == numbers(results)
 
 
-def test_other_photographs_have_other_adapters(scene: Scene) -> None:
+def test_other_photographs_have_other_adapters(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
+    (scene.root / "mine.py").write_text(FAMILY)
+    scene.study |= {"backbones": ["mine:one", "control:pixels"], "plugins": ["mine.py"]}
+    scene.study["probes"]["tasks"] = ["semantic"]
     first = adapted(scene.run())
     for number in (30, 31):
         scene.add(number)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import zarr
+from tests.conftest import slow_after
 from tests.scenarios.scene import Scene, numbers, other_bytes, rows
 
 SLOW = """
@@ -74,7 +75,7 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, _flip, _cut], ids=["missing", "flipped", "cut"])
+@pytest.mark.parametrize("harm", slow_after(1, [Path.unlink, _flip, _cut]), ids=["missing", "flipped", "cut"])
 def test_damage_is_found_refused_and_repaired(scene: Scene, harm: Callable[[Path], None]) -> None:
     first = numbers(scene.run())
     store = scene.root / "out" / "store.zarr"
@@ -109,7 +110,7 @@ def test_run_repairs_what_verify_found(scene: Scene) -> None:
 
 
 @pytest.mark.usefixtures("processes")
-@pytest.mark.parametrize("edited", ["not yet embedded", "embedded"])
+@pytest.mark.parametrize("edited", slow_after(1, ["not yet embedded", "embedded"]))
 def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
     """A photograph is edited before resuming: rejected if already embedded, otherwise used as it is now."""
     plugin, flag, store = scene.root / "slow.py", scene.root / "flag", scene.root / "s.zarr"

@@ -84,6 +84,7 @@ def test_a_report_shows_the_domains_of_its_study_only(scene: Scene, pages: None)
     scene.refused("report", store, kind="StaleError")
 
 
+@pytest.mark.slow
 def test_intervals_of_domains_are_those_of_the_study(scene: Scene) -> None:
     scene.run()
     scene.study["resample_by"] = "folder"
@@ -110,6 +111,7 @@ def test_training_photographs_of_another_domain_are_not_scored(scene: Scene) -> 
         assert cells["other"]["other"]["images"] == cells["other"]["small"]["images"] == COUNTS["test"]
 
 
+@pytest.mark.slow
 def test_numbered_classes_are_compared_between_domains_only_if_named(scene: Scene) -> None:
     for number, name in enumerate(CLASSES):
         for folder in [*scene.photos.glob(f"*/{name}"), *(scene.root / "other").glob(f"*/{name}")]:

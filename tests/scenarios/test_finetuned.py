@@ -36,6 +36,7 @@ def tuned(scene: Scene) -> Scene:
     return scene
 
 
+@pytest.mark.slow
 def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) -> None:
     results = tuned.run()
     names = [name for name in results["backbones"] if name.startswith(PREFIX)]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.conftest import slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, read, write
 from tests.staged import run_of
 
@@ -143,7 +144,7 @@ CHANGES: dict[Callable[[Scene], Callable[[], None]], tuple[str, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("change", slow_after(3, CHANGES), ids=lambda change: change.__name__)
 def test_results_of_former_settings_are_not_shown(scene: Scene, change: Callable[[Scene], Callable[[], None]]) -> None:
     scene.study["images"] = str(scene.photos)
     apply = change(scene)
@@ -375,6 +376,7 @@ def test_what_lies_among_results_is_no_result(scene: Scene) -> None:
     assert not is_result(scene.root / "nowhere" / "x")
 
 
+@pytest.mark.slow
 def test_similarity_belongs_to_the_tables_it_was_computed_from(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.study["backbones"] = [PIXELS, "control:statistics"]
     last = scene.one("test/*/*.jpg", at=-1)

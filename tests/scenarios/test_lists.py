@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 from tests.scenarios.scene import Scene, delete, edit, numbers, relabel, rows, write
 
 # --- lists ------------------------------------------------------------------------------------------------------------
@@ -50,7 +50,9 @@ def _remove(table: List) -> None:
     del table.rows[table.first]
 
 
-@pytest.mark.parametrize("change", [_label, _split, _unlabel, _remove], ids=lambda f: f.__name__.strip("_"))
+@pytest.mark.parametrize(
+    "change", slow_after(2, [_label, _split, _unlabel, _remove]), ids=lambda f: f.__name__.strip("_")
+)
 def test_a_list_is_edited(scene: Scene, change: Callable[[List], None]) -> None:
     table = List(scene)
     scene.run(images=table.path)
@@ -62,6 +64,7 @@ def test_a_list_is_edited(scene: Scene, change: Callable[[List], None]) -> None:
     assert numbers(scene.run("out", table.path, "--fresh")) == numbers(scene.fresh(table.path))
 
 
+@pytest.mark.slow
 def test_a_list_grows_and_is_sorted_anew(scene: Scene) -> None:
     table = List(scene)
     first = table.first
@@ -137,7 +140,7 @@ def test_a_source_is_added(scene: Scene) -> None:
     scene.run_refused(more=("--store", scene.root / "s.zarr"))
 
 
-@pytest.mark.parametrize("change", [edit, delete, relabel], ids=lambda f: f.__name__.strip("_"))
+@pytest.mark.parametrize("change", slow_after(1, [edit, delete, relabel]), ids=lambda f: f.__name__.strip("_"))
 @pytest.mark.parametrize("images", ["own", "nothing"])
 def test_a_photograph_of_an_added_source_changes(scene: Scene, change: Callable[[Scene], None], images: str) -> None:
     other = scene.add_all(scene.root / "other", seed=100)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, write
 
 from substyle.engine.cli import main
@@ -61,6 +63,7 @@ def test_numbered_classes_of_another_source_are_pointed_out(
     assert EmbeddingStore.open(scene.root / "s.zarr").manifest().class_names == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [140])
 def test_every_changed_photograph_is_replaced(scene: Scene, count: int) -> None:
     photos = scene.root / "many"
@@ -87,6 +90,7 @@ def test_a_store_without_its_manifest_takes_no_photographs(scene: Scene) -> None
     assert "manifest" in {finding["kind"] for finding in findings}
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_deleted_store_is_no_store(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.run()
     other = scene.add_all(scene.root / "other", seed=500)
@@ -132,6 +136,7 @@ def test_another_source_that_shares_a_photograph_is_another_source(scene: Scene)
     assert answer["quarantined"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processes")
 def test_photographs_that_came_while_backbones_were_prepared(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two concurrent runs add folders of the same name to a store."""
@@ -186,7 +191,7 @@ def test_photographs_that_a_table_leaves_out_are_counted(scene: Scene, capsys: p
     assert f"{left_out} photographs " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("changed", ["out", "copy"])
+@pytest.mark.parametrize("changed", slow_after(1, ["out", "copy"]))
 def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene, changed: str) -> None:
     scene.run()
     shutil.copytree(scene.root / "out", scene.root / "copy")
@@ -208,7 +213,6 @@ def test_results_are_not_checked_against_another_store_beside_them(scene: Scene)
     scene.refused("card", scene.root / "out", kind="StaleError")
 
 
-@pytest.mark.usefixtures("processes")
 def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.embed(scene.photos)
     train = probes.run_probes
@@ -216,7 +220,8 @@ def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypat
     def meanwhile(*words: Any, **more: Any) -> Any:  # noqa: ANN401
         outcome = train(*words, **more)
         scene.one().write_bytes(other_bytes(scene.one()))
-        beside(scene, scene.embedding(scene.photos, "--replace"))
+        with redirect_stdout(io.StringIO()):
+            assert main([*map(str, scene.embedding(scene.photos, "--replace")), "--quiet"]) == 0
         return outcome
 
     monkeypatch.setattr(probes, "run_probes", meanwhile)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 from tests.scenarios.scene import Scene, delete, edit, numbers, other_bytes, relabel, rows, same_file, write
 
 # --- in place ---------------------------------------------------------------------------------------------------------
@@ -41,7 +41,9 @@ def _break(scene: Scene) -> None:
 
 
 CHANGES = pytest.mark.parametrize(
-    "change", [edit, _replace, delete, _rename, relabel, _resplit, _swap, _break], ids=lambda f: f.__name__.strip("_")
+    "change",
+    slow_after(3, [edit, delete, _rename, _replace, relabel, _resplit, _swap, _break]),
+    ids=lambda f: f.__name__.strip("_"),
 )
 
 
@@ -60,6 +62,7 @@ def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: C
     assert rows(scene.root / "s.zarr") == rows(scene.fresh_store())
 
 
+@pytest.mark.slow
 def test_fresh_starts_over_on_changed_photographs(scene: Scene) -> None:
     before = numbers(scene.run())
     edit(scene)
@@ -125,6 +128,7 @@ def test_a_photograph_that_cannot_be_decoded_is_mended(scene: Scene) -> None:
     assert numbers(scene.run()) == numbers(scene.fresh())
 
 
+@pytest.mark.slow
 def test_a_photograph_that_cannot_be_decoded_is_deleted(scene: Scene) -> None:
     write(scene.photos / "train" / "even" / "broken.jpg", b"no photograph")
     scene.run()
@@ -137,7 +141,7 @@ def test_a_photograph_that_cannot_be_decoded_is_deleted(scene: Scene) -> None:
 # --- elsewhere --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+@pytest.mark.parametrize("move", slow_after(1, [shutil.move, shutil.copytree]))
 def test_photographs_are_moved_or_copied(scene: Scene, move: Callable[[Path, Path], object]) -> None:
     before = numbers(scene.run())
     scene.embed(scene.photos)
@@ -170,6 +174,7 @@ def test_two_folders_with_the_same_keys(scene: Scene) -> None:
     assert rows(scene.root / "s.zarr") == before
 
 
+@pytest.mark.slow
 def test_run_on_other_photographs(scene: Scene) -> None:
     other = scene.add_all(scene.root / "other", seed=100)
     mine = scene.run()
@@ -309,6 +314,7 @@ def test_a_deleted_photograph_comes_back(scene: Scene) -> None:
     assert scene.ok("verify", scene.root / "s.zarr")["complete"]
 
 
+@pytest.mark.slow
 def test_a_replaced_photograph_is_left_out_until_all_backbones_have_it(scene: Scene) -> None:
     for backbone in ("control:pixels", "control:statistics"):
         scene.embed(scene.photos, backbone=backbone)
@@ -322,6 +328,7 @@ def test_a_replaced_photograph_is_left_out_until_all_backbones_have_it(scene: Sc
     assert numbers(results) == numbers(scene.fresh())
 
 
+@pytest.mark.slow
 def test_class_names_from_a_file(scene: Scene) -> None:
     """Readable names are class names: changing them changes labels."""
     for split in ("train", "val", "test"):

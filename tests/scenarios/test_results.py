@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, other_bytes, read, rows, write
 
 from substyle.engine.cli import main
@@ -22,6 +24,7 @@ from substyle.engine.cli import main
 # --- two stores -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_stores_beside_each_other(scene: Scene) -> None:
     """Each store has results in its own folder; they do not overwrite each other."""
     other = scene.add_all(scene.root / "other", seed=100)
@@ -59,13 +62,14 @@ def test_a_store_is_made_anew_in_the_place_of_another(scene: Scene) -> None:
     assert numbers(scene.stages(store)) == numbers(scene.fresh(other))
 
 
+@pytest.mark.slow
 def test_the_store_of_a_run_is_deleted(scene: Scene) -> None:
     before = numbers(scene.run())
     shutil.rmtree(scene.root / "out" / "store.zarr")
     assert numbers(scene.run()) == before
 
 
-@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+@pytest.mark.parametrize("move", slow_after(1, [shutil.move, shutil.copytree]))
 def test_a_store_is_moved_or_copied(scene: Scene, move: Callable[[Path, Path], object]) -> None:
     scene.embed(scene.photos)
     first = numbers(scene.stages(scene.root / "s.zarr", "--out", scene.root / "results"))
@@ -78,6 +82,7 @@ def test_a_store_is_moved_or_copied(scene: Scene, move: Callable[[Path, Path], o
     assert numbers(scene.stages(scene.root / "there.zarr")) == first
 
 
+@pytest.mark.slow
 def test_a_copy_grows(scene: Scene) -> None:
     """Two stores with one UUID, and other photographs in one of them."""
     scene.embed(scene.photos)
@@ -92,6 +97,7 @@ def test_a_copy_grows(scene: Scene) -> None:
     scene.refused("report", store, *out, kind="StaleError")
 
 
+@pytest.mark.slow
 def test_results_are_moved_with_their_store(scene: Scene) -> None:
     before = numbers(scene.run())
     shutil.move(scene.root / "out", scene.root / "moved")
@@ -103,6 +109,7 @@ def test_results_are_moved_with_their_store(scene: Scene) -> None:
 # --- results that are older than their inputs -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_store_grew_and_probes_did_not(scene: Scene) -> None:
     scene.embed(scene.photos)
     store = scene.root / "s.zarr"
@@ -125,6 +132,7 @@ def test_outdated_probes_are_not_attacked(scene: Scene) -> None:
     scene.refused(*words, kind="StaleError")
 
 
+@pytest.mark.slow
 def test_photographs_were_redone_and_probes_were_not(scene: Scene) -> None:
     scene.embed(scene.photos)
     store = scene.root / "s.zarr"
@@ -172,6 +180,7 @@ def test_kept_results_are_edited(scene: Scene) -> None:
     scene.refused("compare", scene.root / "out", scene.root / "out", "--out", scene.root / "c", kind="StaleError")
 
 
+@pytest.mark.slow
 def test_a_damaged_gallery_is_drawn_again(scene: Scene, pages: None) -> None:
     before = numbers(scene.run())
     note = scene.root / "out" / "gallery" / "complete.json"
@@ -276,6 +285,7 @@ def test_every_command_answers_with_one_object(scene: Scene, pages: None) -> Non
         assert set(answer["error"]) == {"type", "field", "message"}, words
 
 
+@pytest.mark.slow
 def test_answers_in_a_pipe(scene: Scene) -> None:
     """In a real process: exit codes, and only the object on stdout."""
     scene.embed(scene.photos)
@@ -329,6 +339,7 @@ def test_a_transformation_of_the_package_changes(scene: Scene, monkeypatch: pyte
     assert numbers(scene.run()) == numbers(scene.fresh())
 
 
+@pytest.mark.slow
 def test_two_names_of_one_photograph(scene: Scene) -> None:
     """A copy under another name is in the same split."""
     copied = write(scene.photos / "test" / "even" / "copy.jpg", scene.one("train/even/*.jpg").read_bytes())
@@ -346,3 +357,26 @@ def test_a_damaged_marker_of_results(scene: Scene) -> None:
     (scene.root / "out" / "substyle.json").unlink()
     scene.refused(*scene.asked("out", None, "--fresh"), kind="ConfigError", field="--out")
     assert (scene.root / "out" / "results.json").is_file()
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+STAGES = {"probes": "stage probes", "analysis": "stage analysis", "tables": "stage gallery and report"}
+
+
+@pytest.mark.usefixtures("pages")
+@pytest.mark.parametrize("name", STAGES)
+def test_a_full_disk_names_path_and_stage(scene: Scene, name: str) -> None:
+    folder, make = scene.root / "out" / name, os.mkdir
+
+    def full(path: str | Path, *more: int) -> None:
+        if Path(path).is_relative_to(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        make(path, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "mkdir", full)
+        message = scene.refused(*scene.asked(), kind="OSError" if name == "tables" else "StoreError")
+    for said in (str(folder), os.strerror(errno.ENOSPC), STAGES[name]):
+        assert said in message
+    scene.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 from tests.scenarios.scene import Scene, numbers, other_bytes, rows, write
+
+from substyle.engine.backbones import onnx_graph
 
 TRANSFORMATION = """
 import torch
@@ -115,6 +118,7 @@ def test_a_plug_in_transformation_is_edited_for_a_further_backbone(scene: Scene)
 # --- backbones --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plug_in_backbone_is_edited(scene: Scene) -> None:
     plugin = scene.root / "mine.py"
     plugin.write_text(FAMILY)
@@ -135,8 +139,10 @@ def _weights(path: Path, seed: int) -> Path:
     return path
 
 
-def test_weights_change(scene: Scene) -> None:
+def test_weights_change(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rewritten checkpoint counts as another backbone."""
+    monkeypatch.setattr(torch, "compile", lambda module, **how: module)  # generating code takes seconds, as an export
+    scene.study["embed"]["runtime"] = "torch"
     name, path = "timm:test_vit", _weights(scene.root / "w.pth", 0)
     scene.study |= {
         "backbones": [{"name": name, "checkpoint": str(path), "precision": "fp32"}],
@@ -154,9 +160,10 @@ def test_weights_change(scene: Scene) -> None:
     assert numbers(scene.run("out", None, "--fresh"))["backbones"] != before["backbones"]
 
 
-@pytest.mark.parametrize("part", ["preprocessing", "output", "external data"])
-def test_preprocessing_of_a_graph_changes(scene: Scene, part: str) -> None:
+@pytest.mark.parametrize("part", slow_after(1, ["preprocessing", "output", "external data"]))
+def test_preprocessing_of_a_graph_changes(scene: Scene, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beside an ONNX graph decides about its embeddings, too."""
+    monkeypatch.setattr(onnx_graph, "_front", cache(onnx_graph._front))  # its export takes seconds
     path, beside, data = (scene.root / f"m.{suffix}" for suffix in ("onnx", "json", "data"))
     graph = helper.make_graph(
         [
@@ -191,7 +198,7 @@ def test_preprocessing_of_a_graph_changes(scene: Scene, part: str) -> None:
     assert f"onnx:{path}" in found["setup"]
 
 
-@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"runtime": "torch", "precision": "fp32"}])
+@pytest.mark.parametrize("change", slow_after(1, [{"precision": "bf16"}, {"runtime": "torch", "precision": "fp32"}]))
 def test_precision_or_runtime_change(scene: Scene, change: dict[str, str]) -> None:
     name, path = "timm:test_vit", _weights(scene.root / "w.pth", 0)
     scene.study |= {"backbones": [{"name": name, "checkpoint": str(path)}], "suite": "identity,jpeg"}
@@ -231,14 +238,17 @@ def test_a_plug_in_probe_is_refused_by_predict(scene: Scene) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [
-        ("seed", 1),
-        ("canvas", 96),
-        ("orientation", "apply"),
-        ("style_precision", "fp32"),
-        ("dtype", "float32"),
-        ("codec", "zstd"),
-    ],
+    slow_after(
+        1,
+        [
+            ("seed", 1),
+            ("canvas", 96),
+            ("orientation", "apply"),
+            ("style_precision", "fp32"),
+            ("dtype", "float32"),
+            ("codec", "zstd"),
+        ],
+    ),
 )
 def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None:  # noqa: ANN401
     scene.run()
@@ -259,13 +269,16 @@ def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None
 
 @pytest.mark.parametrize(
     ("part", "change"),
-    [
-        ("probes", {"passes": 195}),
-        ("probes", {"tasks": ["fine"]}),
-        ("probes", {"seed": 9}),
-        ("analysis", {"ks": [2]}),
-        ("analysis", {"seed": 9}),
-    ],
+    slow_after(
+        1,
+        [
+            ("probes", {"passes": 195}),
+            ("probes", {"tasks": ["fine"]}),
+            ("probes", {"seed": 9}),
+            ("analysis", {"ks": [2]}),
+            ("analysis", {"seed": 9}),
+        ],
+    ),
 )
 def test_configuration_of_probes_and_analysis(scene: Scene, part: str, change: dict[str, Any]) -> None:
     first = scene.run()
@@ -280,6 +293,7 @@ def test_configuration_of_probes_and_analysis(scene: Scene, part: str, change: d
     scene.ok(*report)
 
 
+@pytest.mark.slow
 def test_the_gallery_changes(scene: Scene, pages: None) -> None:
     scene.run()
     for count in (2, 0, 1):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.conftest import slow_after
 from tests.scenarios.scene import CLASSES, Scene, numbers, other_bytes, read
 
 from substyle.engine.store import lock
@@ -62,7 +63,7 @@ def shifted(scene: Scene) -> Scene:
 
 @pytest.mark.parametrize(
     "change",
-    [_elsewhere, _grown, _shrunk, _edited, _relabelled, _renamed, _dropped, _corrupted],
+    slow_after(1, [_elsewhere, _grown, _shrunk, _edited, _relabelled, _renamed, _dropped, _corrupted]),
     ids=lambda f: f.__name__[1:],
 )
 def test_photographs_of_a_shift_change(shifted: Scene, change: Callable[[Scene], None]) -> None:
@@ -131,6 +132,7 @@ def test_report_with_another_shift_in_the_study(shifted: Scene, change: Callable
         assert "shift" not in _results(shifted)["backbones"]["control:pixels"]
 
 
+@pytest.mark.slow
 def test_shift_after_the_probes_changed(shifted: Scene) -> None:
     """The shift was scored by a probe that no longer exists."""
     shifted.run()
@@ -141,6 +143,7 @@ def test_shift_after_the_probes_changed(shifted: Scene) -> None:
     assert numbers(shifted.run()) == numbers(shifted.fresh())
 
 
+@pytest.mark.slow
 def test_shift_after_the_analysis_changed(shifted: Scene) -> None:
     """The sensitivity beside the loss was resampled with the settings of the analysis."""
     shifted.run()
@@ -150,6 +153,7 @@ def test_shift_after_the_analysis_changed(shifted: Scene) -> None:
     shifted.refused("report", store, "--study", study, kind="StaleError")
 
 
+@pytest.mark.slow
 def test_shift_after_its_embeddings_changed(shifted: Scene) -> None:
     """A run that stopped after embedding the photographs of a shift anew has not scored them."""
     shifted.run()

@@ -18,6 +18,7 @@ def asked(scene: Scene) -> None:
     scene.study["shift"] = {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pages")
 def test_from_photographs_to_the_report(scene: Scene) -> None:
     asked(scene)
@@ -36,6 +37,7 @@ def test_from_photographs_to_the_report(scene: Scene) -> None:
     assert (shown[LAYER]["dim"], shown[LAYER]["tokens"]) == (64, 101)
 
 
+@pytest.mark.slow
 def test_predictions_of_new_photographs_and_streamed_training(scene: Scene) -> None:
     """`predict` applies every probe; streamed training gives the same results from the same store."""
     asked(scene)

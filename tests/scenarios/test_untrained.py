@@ -31,6 +31,7 @@ def test_predict_needs_no_store(scene: Scene) -> None:
     assert scene.ok("predict", probe, scene.one("test/*/*.jpg"))["predictions"] == before
 
 
+@pytest.mark.slow
 def test_a_store_grows(scene: Scene) -> None:
     """Added photographs do not change the network."""
     scene.study["backbones"] = [{"name": RANDOM, "precision": "fp32"}]

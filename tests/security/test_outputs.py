@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 from tests.engine.report import fake
 from tests.security.conftest import Outside
 
@@ -233,7 +233,7 @@ def test_results_contain_no_links(tmp_path: Path, outside: Outside, part: str) -
 
 
 @pytest.mark.parametrize(
-    "name", ["report.html", "tables/overview.csv", "figures/overview.png", "probes/a/p.safetensors"]
+    "name", slow_after(2, ["report.html", "tables/overview.csv", "figures/overview.png", "probes/a/p.safetensors"])
 )
 @pytest.mark.parametrize("way", ["file", "folder"])
 def test_a_link_is_not_uploaded(

@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 
 from substyle.engine.cli import main
 from substyle.engine.commands.json_output import printable
@@ -86,7 +86,7 @@ def code_of(words: list[str]) -> object:
         return stop.code
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("address", slow_after(5, ADDRESSES))
 def test_secrets_of_addresses_are_not_repeated_and_make_no_folder(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def test_unrelated_labelings_have_no_ami_however_many_clusters() -> None:
     assert abs(neighbors.adjusted_mutual_information(a, b)) < 0.05
 
 
+@pytest.mark.slow
 def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
     drawn = [neighbors.adjusted_mutual_information(*labelings(seed, 60, 0.4)[:2]) for seed in range(200)]
     found = [(neighbors.adjusted_mutual_information(a, b), neighbors.interval(a, b, image, seed))

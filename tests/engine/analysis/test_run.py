@@ -91,6 +91,7 @@ def test_all_keys_plain_json_and_the_same_again() -> None:
     }
 
 
+@pytest.mark.slow
 def test_intervals_over_folders_are_wider_where_photographs_of_one_are_alike() -> None:
     """Ten copies of each photograph per folder: same estimates, wider intervals."""
     t = table()

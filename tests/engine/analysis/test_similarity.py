@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
+from tests.conftest import slow_after
 
 from substyle.engine.analysis.similarity import MEASURES, similarity
 from substyle.engine.config import AnalysisConfig
@@ -84,7 +85,7 @@ def test_one_variant_of_each_photograph_gives_the_formula_of_song() -> None:
     assert pair["rsa_offsets"] is None
 
 
-@pytest.mark.parametrize("by", ["photograph", "folder"])
+@pytest.mark.parametrize("by", slow_after(1, ["photograph", "folder"]))
 def test_measures_equal_direct_formulas(by: str) -> None:
     x, y = related(0, 9, 2.0)
     a, b = table("a", x), table("b", y)
@@ -120,6 +121,7 @@ def test_equal_embeddings_are_similar_and_unrelated_ones_are_not() -> None:
         assert abs(pair["cka"]) < 0.05
 
 
+@pytest.mark.slow
 def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
     x, y = related(0, 1000, 2.0)
     values, widths = [], []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
-from tests.conftest import photograph
+from tests.conftest import photograph, slow_after
 from torch import nn
 
 from substyle.engine.backbones.compile import CompileOptions
@@ -22,8 +22,8 @@ HALF = (0.5, 0.5, 0.5)
 ON_GPU = Target("cuda:0", "tensorrt")
 KINDS = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 BUILDS = pytest.mark.skipif(tensorrt.installed() is None, reason="no TensorRT")
-EACH = pytest.mark.parametrize("precision", EIGHT_BITS)
-NETWORKS = pytest.mark.parametrize("name", ["convolutions", "transformer"])
+EACH = pytest.mark.parametrize("precision", slow_after(1, EIGHT_BITS))
+NETWORKS = pytest.mark.parametrize("name", slow_after(1, ["convolutions", "transformer"]))
 
 
 def convolutions() -> nn.Module:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.conftest import photograph
+from tests.conftest import photograph, slow_after
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
@@ -77,12 +77,15 @@ def test_other_layers_are_options_that_no_family_has(layers: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        f"{VIT}@layer=0:2:-1,pool=avg",
-        f"{VIT}@layer=0..3",
-        f"{VIT}@layer=1:3,module=ffn:attention:block",
-        f"{RESNET}@layer=0..4",
-    ],
+    slow_after(
+        1,
+        [
+            f"{VIT}@layer=0:2:-1,pool=avg",
+            f"{VIT}@layer=0..3",
+            f"{VIT}@layer=1:3,module=ffn:attention:block",
+            f"{RESNET}@layer=0..4",
+        ],
+    ),
 )
 def test_a_pass_gives_what_each_layer_gives_alone(name: str) -> None:
     whole = registry.load_all(name, CONTEXT)
@@ -107,6 +110,7 @@ def test_layers_that_do_not_exist_are_refused_by_name() -> None:
     assert "different layers" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_facts_of_a_pass_are_those_of_each_layer() -> None:
     layers = compiled(PASS)
     assert layers.names == expand(PASS) == [facts["name"] for facts in layers.describe()]
@@ -148,6 +152,7 @@ def test_graphs_of_other_layers_have_other_keys() -> None:
     assert len({key(f"{VIT}@layer={layers}") for layers in ("0..1", "0..2", "0:2", "2:0")}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [f"{VIT}@layer=1+3", f"{VIT}@layer=1+-1,pool=avg,module=ffn", f"{RESNET}@layer=0+2+3"])
 def test_a_concatenation_of_layers_is_one_backbone(name: str) -> None:
     whole = registry.load_all(name, CONTEXT)

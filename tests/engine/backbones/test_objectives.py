@@ -89,6 +89,7 @@ def test_a_spec_counts_parameters_and_a_checkpoint_leaves_the_data_open(tmp_path
     assert load("control:statistics").spec.parameters == 0
 
 
+@pytest.mark.slow
 def test_the_file_beside_an_onnx_graph_states_it(tmp_path: Path) -> None:
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 3, 1, 1])

@@ -15,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from tests.conftest import slow_after
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 
 from substyle.engine.backbones import registry, weights
@@ -270,6 +271,7 @@ def test_clip_is_read_elsewhere_too() -> None:
     assert caught.value.given == "head=projection of block 6"
 
 
+@pytest.mark.slow
 @needs_mobilenet
 def test_mobilenet_is_torchvisions() -> None:
     backbone = load("package:mobilenet_v2")
@@ -293,7 +295,7 @@ def test_mobilenet_is_torchvisions() -> None:
         assert caught.value.field == f"backbone package:mobilenet_v2@{option}"
 
 
-@pytest.mark.parametrize("model", SHIPPED)
+@pytest.mark.parametrize("model", slow_after(1, SHIPPED))
 def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     row = SHIPPED[model]
     file = tmp_path / row.module / row.file

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from tests.conftest import slow_after
 from timm.data import resolve_model_data_config
 
 from substyle.engine.backbones import presets, registry, weights
@@ -38,10 +39,7 @@ FIRST = {preset.family: preset.name for preset in reversed(PRESETS.values())}.va
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in FIRST or preset.loader != presets.TIMM else pytest.param(name, marks=pytest.mark.slow)
-        for name, preset in PRESETS.items()
-    ],
+    [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS],
 )
 def test_a_row_has_the_width_of_its_network(name: str) -> None:
     there(name)
@@ -50,7 +48,9 @@ def test_a_row_has_the_width_of_its_network(name: str) -> None:
     assert facts.parameters > 10_000_000
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS.values() if p.loader == presets.TIMM], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "preset", slow_after(8, [p for p in PRESETS.values() if p.loader == presets.TIMM]), ids=lambda p: p.name
+)
 def test_a_timm_row_says_what_timm_says(preset: Preset) -> None:
     config = timm.get_pretrained_cfg(preset.model)
     with torch.device("meta"):
@@ -199,6 +199,7 @@ def test_dinov2_by_the_names_of_transformers(tmp_path: Path) -> None:
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), network.eval()(x))
 
 
+@pytest.mark.slow
 def test_ten_backbones_in_one_study() -> None:
     study = load_study(STUDIES / "backbones10.toml")
     assert len(study.backbones) == 10

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from tests.conftest import slow_after
 from tests.engine.backbones.small_networks import (
     BATCH,
     BUILDS,
@@ -106,7 +107,7 @@ def test_first_layers_can_be_left_out(typed: Typed, precision: EightBits) -> Non
 
 
 @NETWORKS
-@pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("fp8", 0.96)])
+@pytest.mark.parametrize(("precision", "least"), slow_after(1, [("int8", 0.99), ("fp8", 0.96)]))
 @pytest.mark.parametrize("between", ["bf16", "fp16"])
 def test_the_graph_computes_nearly_the_same(
     typed: Typed, name: str, precision: EightBits, least: float, between: Precision
@@ -136,6 +137,7 @@ def test_an_activation_without_a_range_is_named(typed: Typed) -> None:
         quantise(model, ranges, "int8")
 
 
+@pytest.mark.slow
 @EACH
 def test_weights_of_nothing_but_zeros_stay_zeros(precision: EightBits) -> None:
     empty = module("convolutions")
@@ -148,6 +150,7 @@ def test_weights_of_nothing_but_zeros_stay_zeros(precision: EightBits) -> None:
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_channels_with_few_large_numbers_are_smoothed() -> None:
     torch.manual_seed(0)
     uneven = Transformer().eval().requires_grad_(False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.conftest import photograph
+from tests.conftest import photograph, slow_after
 
 from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.families import controls
@@ -206,10 +206,13 @@ def test_open_clip_levels_are_those_of_the_weights(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "taken", "key"),
-    [
-        ("vit_tiny_patch16_384", "vit_tiny_patch16_224", r"pos_embed \[1, 577, 192\], not \[1, 197, 192\]"),
-        ("vit_small_patch32_224", "vit_small_patch16_224", r"patch_embed.proj.weight .*, not .*16, 16\]"),
-    ],
+    slow_after(
+        1,
+        [
+            ("vit_tiny_patch16_384", "vit_tiny_patch16_224", r"pos_embed \[1, 577, 192\], not \[1, 197, 192\]"),
+            ("vit_small_patch32_224", "vit_small_patch16_224", r"patch_embed.proj.weight .*, not .*16, 16\]"),
+        ],
+    ),
 )
 def test_weights_of_another_patch_or_side_are_not_resampled(tmp_path: Path, given: str, taken: str, key: str) -> None:
     import timm
@@ -300,10 +303,13 @@ def test_cached_repository_turns_the_client_offline(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("name", "repository"),
-    [
-        ("timm:vit_base_patch16_224.mae", "timm/vit_base_patch16_224.mae"),
-        ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
-    ],
+    slow_after(
+        1,
+        [
+            ("timm:vit_base_patch16_224.mae", "timm/vit_base_patch16_224.mae"),
+            ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
+        ],
+    ),
 )
 def test_a_repository_that_is_cached_in_part(
     name: str, repository: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -249,6 +249,7 @@ def test_an_engine_is_built_once_and_loaded_by_all(engines: Engines, tmp_path: P
     np.testing.assert_array_equal(second.embed(canvas[:3]), first.embed(canvas)[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["precision", "library", "card", "weights"])
 def test_another_engine_is_built_where_something_changes(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, change: str

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.conftest import slow_after
 from tests.engine.backbones import bundle_files
 
 from substyle.engine.backbones import registry, weights
@@ -50,6 +51,7 @@ def by_tensorflow(network: torch.nn.Module) -> dict[str, np.ndarray]:
     return out
 
 
+@pytest.mark.slow
 def test_a_tensorflow_checkpoint(network: torch.nn.Module, tmp_path: Path) -> None:
     prefix = tmp_path / "ResNet50_1x" / "model.ckpt-225206"
     tensors = by_tensorflow(network)
@@ -94,14 +96,17 @@ def test_pooling_at_odd_and_even_sides(side: int) -> None:
 
 @pytest.mark.parametrize(
     ("prefix", "beside"),
-    [
-        ("", ["fc.weight", "fc.bias"]),  # converted from version 1
-        ("module.", ["module.fc.weight"]),
-        ("backbone.", ["projection_head.layers.0.weight", "online_classifier.weight"]),  # lightly
-        ("encoder.", ["projector.0.weight", "classifier.bias"]),  # solo-learn
-        ("backbone.", ["backbone.fc.0.weight", "backbone.fc.2.bias"]),  # sthalles
-        ("module.encoder.", ["module.projection.model.0.weight"]),
-    ],
+    slow_after(
+        1,
+        [
+            ("", ["fc.weight", "fc.bias"]),  # converted from version 1
+            ("module.", ["module.fc.weight"]),
+            ("backbone.", ["projection_head.layers.0.weight", "online_classifier.weight"]),  # lightly
+            ("encoder.", ["projector.0.weight", "classifier.bias"]),  # solo-learn
+            ("backbone.", ["backbone.fc.0.weight", "backbone.fc.2.bias"]),  # sthalles
+            ("module.encoder.", ["module.projection.model.0.weight"]),
+        ],
+    ),
 )
 def test_pytorch_layouts(network: torch.nn.Module, tmp_path: Path, prefix: str, beside: list[str]) -> None:
     state = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
@@ -117,6 +122,7 @@ def test_weights_of_something_else_are_refused(network: torch.nn.Module, tmp_pat
         load(tmp_path / "w.pth")
 
 
+@pytest.mark.slow
 def test_a_sequential_of_children(network: torch.nn.Module, tmp_path: Path) -> None:
     numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
     state = {}
@@ -127,6 +133,7 @@ def test_a_sequential_of_children(network: torch.nn.Module, tmp_path: Path) -> N
     assert load(tmp_path / "w.pth").spec.weights_hash == _hash(network)
 
 
+@pytest.mark.slow
 def test_a_conversion_in_tensorflow_s_order(network: torch.nn.Module, tmp_path: Path) -> None:
     state = {}
     for i, (convolution, norm) in enumerate(simclr.layers(network)):

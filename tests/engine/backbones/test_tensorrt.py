@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from tests.conftest import slow_after
 from torch import nn
 
 from substyle.engine.backbones.export import Preprocessed, Typed, export, typed_graph
@@ -74,6 +75,7 @@ def test_the_typed_module_computes_the_same(module: Preprocessed, precision: Pre
     assert module.get_buffer("scale").dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
 def test_weights_of_the_graph_have_the_type(
     typed: Callable[[Precision], onnx.ModelProto], precision: Precision, kind: int
@@ -112,6 +114,7 @@ def normalised() -> Preprocessed:
     return Preprocessed(network, canvas=CANVAS, side=32, mean=half, std=half).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
 def test_normalisations_are_folded_in_the_network_s_type(
     normalised: Preprocessed, precision: Precision, kind: int
@@ -133,7 +136,7 @@ def test_other_modules_are_refused() -> None:
 
 
 @BUILDS
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("precision", slow_after(1, ["fp32", "fp16", "bf16"]))
 def test_engines_are_built(typed: Callable[[Precision], onnx.ModelProto], precision: Precision, tmp_path: Path) -> None:
     onnx_bytes = typed(precision).SerializeToString()
     timing = tmp_path / "cache" / "timing"
@@ -158,6 +161,7 @@ def test_a_graph_that_is_none_is_refused() -> None:
         build(b"no graph", batch=BATCH, canvas=CANVAS)
 
 
+@pytest.mark.slow
 @BUILDS
 def test_bytes_that_are_not_cast_first_are_refused_with_the_parser_s_words(module: Preprocessed) -> None:
     graph = export(
@@ -181,6 +185,7 @@ def test_every_message_goes_to_the_first_logger(typed: Callable[[Precision], onn
     assert "out of memory" not in logger.lines
 
 
+@pytest.mark.slow
 @BUILDS
 def test_another_output_is_refused(module: Preprocessed) -> None:
     class Unpooled(nn.Module):

@@ -107,6 +107,7 @@ def test_8_bits_that_gain_little_are_pointed_out(
     assert ("1.29 times as fast" in capsys.readouterr().err) is said
 
 
+@pytest.mark.slow
 def test_what_stays_between_products_passes_the_gate_alone(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +145,7 @@ def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkey
     assert asked == [0, 1]  # of 3 layers
 
 
+@pytest.mark.slow
 def test_a_large_batch_is_quantised_by_what_a_small_one_shows(engines: Engines) -> None:
     how = {"batch": 12, "canvas": CANVAS, "threads": 1, "target": ON_GPU}
     artefact = TensorRTBuilder(LazyBackbone.of(backbone("transformer")), SAMPLES, **how)  # type: ignore[arg-type]

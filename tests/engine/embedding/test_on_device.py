@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.families import controls
@@ -134,7 +134,7 @@ def both() -> list[Backbone]:
     return [controls.load(f"control:{kind}", kind, canvas=SIDE) for kind in ("pixels", "statistics")]
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", slow_after(1, [1, 2]))
 def test_what_works_later_gives_what_the_cpu_gives(images: Path, tmp_path: Path, count: int) -> None:
     backbones = both()[:count]
     run(images, tmp_path / "cpu.zarr", [(b, TorchModule(b.module)) for b in backbones if b.module is not None])
@@ -151,6 +151,7 @@ def test_what_works_later_gives_what_the_cpu_gives(images: Path, tmp_path: Path,
     assert any(note.thumbnail for note in noted)
 
 
+@pytest.mark.slow
 def test_threads_give_the_same_too(images: Path, tmp_path: Path) -> None:
     (pixels, _) = both()
     assert pixels.module is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import slow_after
 
 from substyle.engine.embedding.plan import lacking
 from substyle.engine.store import compaction, journal
@@ -32,7 +33,7 @@ def manifest(rng: random.Random, shard_rows: int) -> Manifest:
     )
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", slow_after(6, range(30)))
 def test_a_plan_is_what_lacks(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     shard_rows = rng.choice([1, 2, 4, 8])

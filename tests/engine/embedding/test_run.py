@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GATE_EACH, GATE_FEWEST, SPOT_IMAGES
@@ -123,7 +123,7 @@ def test_new_backbone_and_new_transformation_touch_nothing(tmp_path: Path, two_c
     assert facts["runtime"]["precision"] == "fp32"
 
 
-@pytest.mark.parametrize("gate", ["auto", "full"])
+@pytest.mark.parametrize("gate", slow_after(1, ["full", "auto"]))
 def test_a_full_gate_compares_every_picture(tmp_path: Path, two_classes: Path, gate: str) -> None:
     request = plan(two_classes, tmp_path / "s.zarr", gate=gate)
     embed(request, [BackboneChoice("control:random:test_vit", precision="bf16")], quiet=True)
@@ -165,6 +165,7 @@ def test_a_driver_of_workers_keeps_nothing_on_its_device(
     assert embed(request, [network], quiet=True).new_shards == 5  # created again when needed
 
 
+@pytest.mark.slow
 def test_layers_in_one_pass_are_backbones_of_a_store(tmp_path: Path, two_classes: Path) -> None:
     network, store = "control:random:test_vit", tmp_path / "s.zarr"
     layers = [BackboneChoice(f"{network}@layer=0..1")]
@@ -338,6 +339,7 @@ def test_rows_of_a_shard(rate: float, images: int, batch: int, rows: int) -> Non
     assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch, shard_rows=16)) == 16
 
 
+@pytest.mark.slow
 def test_tokens_are_stored_beside_their_size(
     tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

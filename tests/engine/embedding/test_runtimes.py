@@ -50,6 +50,7 @@ def cosine(a_TND: np.ndarray[Any, Any], b_TND: np.ndarray[Any, Any]) -> np.ndarr
     return np.asarray((a * b).sum(2) / np.linalg.norm(a, axis=2) / np.linalg.norm(b, axis=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uncompiled", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_torch_fills_a_store(
     tmp_path: Path, two_classes: Path, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -83,6 +83,7 @@ def test_triton_kernels_move_each_tensor_once() -> None:
     assert [launch.moved for launch in counter.launches] == [7 * canvas.numel() + maps.nbytes]
 
 
+@pytest.mark.slow
 def test_counts_do_not_depend_on_triton() -> None:
     script = """
 import sys

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from tests.conftest import slow_after
 from torch import nn
 
 from substyle.engine.backbones import registry
@@ -51,14 +52,17 @@ def test_scores_of_attention_move_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("name", "dim", "gflop", "million"),
-    [  # multiply-adds x 2 and parameters without classifier, of timm's result files
-        ("timm:vit_base_patch16_224.mae", 768, 35.1, 85.8),
-        ("control:random:resnet50", 2048, 8.2, 23.5),
-        ("package:efficientnet_lite0", 1280, 0.77, 3.4),
-        ("package:mobilenet_v2", 1280, 0.6, 2.2),
-        ("package:clip_vit_b16", 512, 35.1, 86.2),
-        ("package:clip_vit_b16@head=none", 768, 35.1, 85.8),
-    ],
+    slow_after(
+        3,
+        [  # multiply-adds x 2 and parameters without classifier, of timm's result files
+            ("timm:vit_base_patch16_224.mae", 768, 35.1, 85.8),
+            ("control:random:resnet50", 2048, 8.2, 23.5),
+            ("package:efficientnet_lite0", 1280, 0.77, 3.4),
+            ("package:mobilenet_v2", 1280, 0.6, 2.2),
+            ("package:clip_vit_b16", 512, 35.1, 86.2),
+            ("package:clip_vit_b16@head=none", 768, 35.1, 85.8),
+        ],
+    ),
 )
 def test_known_networks(name: str, dim: int, gflop: float, million: float) -> None:
     facts = stages.backbone(name, 8)
@@ -96,7 +100,7 @@ def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.Monk
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-@pytest.mark.parametrize("pool", ["avg", "max"])
+@pytest.mark.parametrize("pool", slow_after(1, ["avg", "max"]))
 def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
     pytest.importorskip("transformers")
     assert stages.backbone(f"align:base@pool={pool}", 1).dim == 640

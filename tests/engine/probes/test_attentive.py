@@ -69,6 +69,7 @@ def test_only_attention_finds_one_token(make_table: Make, quick: Quick) -> None:
         assert {"converged", "certificate", "setting", "confusion"} <= outcome.results["semantic"][head].keys()
 
 
+@pytest.mark.slow
 def test_streamed_probes_are_bit_identical(make_table: Make, quick: Quick, tmp_path: Path) -> None:
     table = tokens(make_table)
     outcomes = {}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from tests.conftest import slow_after
 from tests.engine.probes.conftest import Make, Quick, features_of
 from tests.engine.report.fake import fake_results
 
@@ -31,7 +32,7 @@ from substyle.engine.results.read import validate_results
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("name", ["fine", "semantic"])
+@pytest.mark.parametrize("name", slow_after(1, ["fine", "semantic"]))
 def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quick, name: str) -> None:
     """The same blocks, orders and values of C, fitted block by block; some variants are indistinct."""
     table = make_table(images=100, style=1.0)
@@ -83,6 +84,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
         assert points[str(size)]["accuracy"] == pytest.approx(np.mean(accuracies), abs=0.011)
 
 
+@pytest.mark.slow
 def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: Quick) -> None:
     """With each photograph four times, nothing is learned from a copy about another."""
     table = make_table(images=60, style=0.3)
@@ -105,6 +107,7 @@ def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: 
     assert bits[1] == pytest.approx(bits[0], rel=0.1)
 
 
+@pytest.mark.slow
 def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make, quick: Quick) -> None:
     """The last point of the curve is the probe itself; shuffled labels cannot be compressed."""
     features, task = features_of(make_table(images=200, style=4.0), "fine")
@@ -124,6 +127,7 @@ def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make
     assert random["curve"]["points"]["120"]["accuracy"] < 0.3
 
 
+@pytest.mark.slow
 def test_a_run_reports_extractability_in_the_schema_and_by_groups(make_table: Make, quick: Quick) -> None:
     """Of both tasks and heads; without classes of one task."""
     config = quick(tasks=("fine", "semantic"), extractability=True, orders=1, resample_by="folder")

@@ -161,6 +161,7 @@ def test_equal_scores_differ_by_nothing() -> None:
     assert 0 < row["se"] < 0.01
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_holm_says() -> None:
     """Few of 200 studies of four equally good backbones find a difference."""
     rng = np.random.default_rng(6)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.conftest import slow_after
 from tests.engine.probes.conftest import CPU, SUITE, Make, Quick
 
 from substyle.engine.probes import dataset, loader
@@ -98,7 +99,7 @@ def plain(table: EmbeddingTable, config: ProbeConfig) -> tuple[dict[str, Any], d
     return outcome.results, outcome.scores
 
 
-@pytest.mark.parametrize("sampling", ["variant", "cross"])
+@pytest.mark.parametrize("sampling", slow_after(1, ["variant", "cross"]))
 def test_streamed_probes_learn_what_probes_in_memory_learn(make_table: Make, quick: Quick, sampling: str) -> None:
     """All tasks, heads and resamples, the rotation and the projection, bit-identical, with windows of a few steps."""
     table = make_table(style=1.0)

@@ -203,6 +203,7 @@ def test_a_gap_to_one_transformation_has_no_two_way_interval() -> None:
     assert numbers["gap_two_way_ci95"] is None
 
 
+@pytest.mark.slow
 def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
     """A crossed random-effects model: effects of 20 transformations, of 80 images and of their pairs; true mean 0."""
     rng = np.random.default_rng(13)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import slow_after
 from tests.engine.probes.conftest import Make, Quick
 from tests.engine.report.fake import fake_results
 
@@ -145,6 +146,7 @@ def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, t
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_scores_and_resamples_by_name(make_table: Make, quick: Quick) -> None:
     """Scores are (T, N) over test images; accuracies of resampled probes are (S, T)."""
     table = make_table()
@@ -167,7 +169,7 @@ def test_scores_and_resamples_by_name(make_table: Make, quick: Quick) -> None:
     assert plain(none)["fine"]["linear"]["se_training"] is None
 
 
-@pytest.mark.parametrize(("width", "present"), [(8, False), (9, True), (20, True)])
+@pytest.mark.parametrize(("width", "present"), slow_after(1, [(8, False), (9, True), (20, True)]))
 def test_equal_width_is_for_wider_embeddings(make_table: Make, quick: Quick, width: int, present: bool) -> None:
     config = quick(tasks=("fine", "coarse"), heads=("linear",))
     outcome = run_probes(make_table(width=width), config, out_dir=None, quiet=True)
@@ -330,7 +332,7 @@ def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
     assert np.isnan(outcome.scores["fine/linear"][~distinct[:, test]]).all()
 
 
-@pytest.mark.parametrize("width", [1, 7, 13])
+@pytest.mark.parametrize("width", slow_after(1, [1, 7, 13]))
 def test_any_width_and_few_images(make_table: Make, quick: Quick, width: int) -> None:
     table = make_table(images=10, width=width, classes=2)
     results = plain(
@@ -346,7 +348,7 @@ def test_embeddings_that_are_not_finite_are_refused(make_table: Make, quick: Qui
         run_probes(table, quick(), out_dir=None, quiet=True)
 
 
-@pytest.mark.parametrize("sampling", ["variant", "cross"])
+@pytest.mark.parametrize("sampling", slow_after(1, ["variant", "cross"]))
 def test_precisions_are_equally_accurate(make_table: Make, quick: Quick, sampling: str) -> None:
     table = make_table(images=200, style=0.4)
     accuracy = {}

@@ -31,6 +31,7 @@ def with_map(fake: ModuleType, changes: dict[str, Any]) -> tuple[dict[str, Any],
     return results, name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(fake: ModuleType, tmp_path: Path) -> None:
     results, name = with_map(fake, {})

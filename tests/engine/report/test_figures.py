@@ -162,6 +162,7 @@ def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None
     assert "layers and tokens are not compared" in (claims.claims(validate_results(results))[0].reasons or [""])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_depth_is_drawn_on_the_page_and_as_a_figure(fake: ModuleType, tmp_path: Path) -> None:
     results = layered(fake)

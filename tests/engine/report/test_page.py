@@ -13,6 +13,7 @@ import pytest
 from markupsafe import escape
 from matplotlib.figure import Figure
 from PIL import Image
+from tests.conftest import slow_after
 
 from substyle.engine.report import page
 from substyle.engine.report.data import show, show_interval
@@ -199,7 +200,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.usefixtures("figures")
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", slow_after(6, SHAPES))
 def test_every_shape_of_results_has_a_page(
     shape: str, fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +269,7 @@ def test_bad_results_write_nothing(fake: ModuleType, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_the_same_results_give_the_same_files(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9)}, images=100)
@@ -304,6 +306,7 @@ def test_a_figure_of_many_backbones_is_saved(tmp_path: Path) -> None:
         assert image.height == pytest.approx(1 << 15, abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_mathematics_in_names_does_not_stop_the_figures(fake: ModuleType, tmp_path: Path) -> None:
     assert write_report(validate_results(fake.fake_results({r"$\frac{$": (0.9, 0.9)}, images=100)), tmp_path).figures

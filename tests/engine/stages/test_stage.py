@@ -40,6 +40,7 @@ def test_another_gpu_computes_nothing_again_and_another_kind_of_device_does(stag
     assert [config["device"] for config in (first, cpu, auto)] == ["cuda", "cpu", "auto"]
 
 
+@pytest.mark.slow
 def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> None:
     small: dict[str, Any] = {"multitask_steps": 2, "doublings": 1, "widths": (8,), "bootstrap": 100}
     config = ProbeConfig(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.conftest import slow_after
 from tests.engine.store.test_journal import record
 from tests.engine.store.test_store import FOUND, SETTINGS, facts, make, note, rows
 from tests.engine.store.test_verify import finished, redo
@@ -80,7 +81,9 @@ def test_a_server_that_overwrites_against_the_request_is_refused(bucket: ObjectP
     assert list(bucket.walk()) == []
 
 
-@pytest.mark.parametrize("path", ["/c/", "journal/", "images.parquet/", "jpeg/zarr.json", "s.zarr/zarr.json"])
+@pytest.mark.parametrize(
+    "path", slow_after(2, ["/c/", "journal/", "images.parquet/", "jpeg/zarr.json", "s.zarr/zarr.json"])
+)
 def test_a_bucket_that_does_not_answer_is_no_damage(bucket: ObjectPlace, server: Server, path: str) -> None:
     store = finished(bucket / "s.zarr")
     before = {p: p.read_bytes() for p in store.path.all_files()}
@@ -122,7 +125,9 @@ def test_a_shard_that_cannot_be_written_is_not_there_and_the_others_are(
     assert verify(store.path, quiet=True).ok
 
 
-@pytest.mark.parametrize("path", ["/c/0/0", "journal/", "images.parquet/", "zarr.json", "s.zarr/zarr.json"])
+@pytest.mark.parametrize(
+    "path", slow_after(2, ["/c/0/0", "journal/", "images.parquet/", "zarr.json", "s.zarr/zarr.json"])
+)
 def test_an_answer_that_is_lost_changes_nothing(bucket: ObjectPlace, server: Server, path: str) -> None:
     with server.failing(Fault("PUT", path, times=1, status=0)) as faults:
         store = EmbeddingStore.create(bucket / "s.zarr", SETTINGS)

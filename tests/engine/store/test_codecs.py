@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -45,9 +45,9 @@ def filled(
     return EmbeddingStore.open(path), kept
 
 
-def homes(codecs: tuple[Codec, ...]) -> list[tuple[str, Codec]]:
+def homes(codecs: tuple[Codec, ...]) -> list[Any]:
     """Every codec on a disk, and one in a bucket, which gets the same bytes."""
-    return [*(("disk", codec) for codec in codecs), ("bucket", "bitround+zstd")]
+    return [*(("disk", codec) for codec in codecs), pytest.param("bucket", "bitround+zstd", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

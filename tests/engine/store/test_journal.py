@@ -131,6 +131,7 @@ def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
         assert len(found) == len(journal.read(store))
 
 
+@pytest.mark.slow
 def test_segments_are_few_and_rows_are_written_again_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
     encode = files.encoded

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import put
+from tests.conftest import put, slow_after
 from tests.engine.store.test_store import DEFINITIONS, FOUND, facts, make, note, rows
 
 from substyle.engine.store import catalog, compaction, journal, lock, manifest
@@ -76,10 +77,10 @@ def look(path: Place) -> Verdict:
     return verify(path, note=False, quiet=True)
 
 
-def both(*cases: object) -> list[tuple[object, ...]]:
+def both(*cases: object, marks: Sequence[pytest.MarkDecorator] = (pytest.mark.slow,)) -> list[Any]:
     """Every case on a disk, and the first in a bucket: of the same bytes the same is found."""
     each = [case if isinstance(case, tuple) else (case,) for case in cases]
-    return [*(("disk", *case) for case in each), ("bucket", *each[0])]
+    return [*(("disk", *case) for case in each), pytest.param("bucket", *each[0], marks=marks)]
 
 
 def test_a_sound_store(home: Place) -> None:
@@ -122,10 +123,10 @@ def _chunks(store: EmbeddingStore) -> dict[Place, bytes]:
 
 @pytest.mark.parametrize(
     ("home", "damage", "broken"),
-    both((_flip, 1), (_cut, 1), (_swap, 2), (_unlink, 1), (_empty, 1)),
+    both((_flip, 1), (_cut, 1), (_swap, 2), (_unlink, 1), (_empty, 1), marks=()),
     indirect=["home"],
 )
-@pytest.mark.parametrize("shard", [0, 1])
+@pytest.mark.parametrize("shard", slow_after(1, [0, 1]))
 def test_damaged_chunks_are_found_and_only_they_are_redone(
     home: Place, damage: Callable[[Place], None], broken: int, shard: int
 ) -> None:

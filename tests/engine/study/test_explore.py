@@ -71,6 +71,7 @@ def test_rows_of_the_map(store: substyle.EmbeddingStore, atlas: list[tuple[list[
         assert row["variant"]["bytes"][:2] == b"\xff\xd8"
 
 
+@pytest.mark.slow
 def test_a_new_process_knows_the_transformations_of_a_store(store: substyle.EmbeddingStore) -> None:
     script = f"""
 import numpy as np, substyle

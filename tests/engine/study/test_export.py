@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.conftest import slow_after
 from tests.engine.store.test_store import make, note, rows
 
 from substyle.engine.store.importer import import_store
@@ -106,7 +107,7 @@ def test_huggingface_loads_it(store: EmbeddingStore, tmp_path: Path, monkeypatch
         import_store(tmp_path / "out" / entry.slug, tmp_path / "again.zarr", "import:x")
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", slow_after(1, FORMATS))
 def test_it_is_resumed_and_notices_changes(to: str, store: EmbeddingStore, tmp_path: Path) -> None:
     pytest.importorskip({"huggingface": "datasets", "lance": "lance"}.get(to, "numpy"))
     out = tmp_path / "out"

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from tests.conftest import slow_after
 
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.style_transfer import networks
@@ -78,7 +79,7 @@ def published(image_SSC: NDArray[np.uint8], style: int) -> NDArray[np.float32]:
     return np.asarray(result)[0].transpose(1, 2, 0)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.51), ("bf16", 2.0)])
+@pytest.mark.parametrize(("precision", "tolerance"), slow_after(1, [("fp32", 0.51), ("bf16", 2.0)]))
 def test_same_pictures_as_the_published_model(precision: str, tolerance: float) -> None:
     """fp32: up to rounding. bf16: mean difference below 2 levels, of which rounding is one."""
     x = photographs(2)
@@ -104,6 +105,7 @@ def test_any_batch_and_no_neighbours(batch: int) -> None:
     assert all(torch.equal(turned[name].flip(0), whole[name]) for name in MULTISTYLE)
 
 
+@pytest.mark.slow
 def test_results_outlive_the_next_call() -> None:
     x, net = photographs(4), network()
     first = net(x[:2])["style_wave"]
@@ -112,6 +114,7 @@ def test_results_outlive_the_next_call() -> None:
     assert torch.equal(first, copy)
 
 
+@pytest.mark.slow
 def test_styles_are_strong_and_differ() -> None:
     x = photographs(2)
     made = {"identity": x, **network()(x), **network(("style_arbitrary", "style_tissue"))(x)}
@@ -121,6 +124,7 @@ def test_styles_are_strong_and_differ() -> None:
             assert (pictures[i] - pictures[j]).abs().mean() > 12, (i, j)
 
 
+@pytest.mark.slow
 def test_arbitrary_style_is_its_published_model() -> None:
     """At the published side of 384, with dequantised 8-bit weights and float activations."""
     x = photographs(1, 384)
@@ -147,6 +151,7 @@ def test_another_picture_of_the_same_name_is_refused(monkeypatch: pytest.MonkeyP
         picture_of("style_bricks")
 
 
+@pytest.mark.slow
 def test_only_what_a_suite_needs_is_compiled() -> None:
     assert networks_for(["identity", "swirl"], side=SIDE) == {}
     networks = networks_for(["swirl", "style_wave", "style_glass"], side=SIDE, batch=1, threads=1)
@@ -185,6 +190,7 @@ def test_everything_before_the_first_style_is_shared() -> None:
     assert sum("canvas" in node.input for node in graph.graph.node) == 1
 
 
+@pytest.mark.slow
 def test_a_style_alone_is_the_same_to_the_bit() -> None:
     x = photographs(2)
     x[1] = 128  # normalisation magnifies rounding errors on a uniform image

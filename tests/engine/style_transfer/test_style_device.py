@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import slow_after
 from tests.engine.style_transfer.test_networks import SIDE, network, photographs
 from tests.fake_graphs import FakeGPU, fake_gpu
 
@@ -26,7 +27,7 @@ def in_torch(names: tuple[str, ...], precision: Any = "fp32", piece: int = 2) ->
     )
 
 
-@pytest.mark.parametrize("names", [tuple(MULTISTYLE), ("style_arbitrary", "style_tissue")])
+@pytest.mark.parametrize("names", slow_after(1, zip([tuple(MULTISTYLE), ("style_arbitrary", "style_tissue")])))
 def test_the_pictures_of_the_onnx_graph(names: tuple[str, ...]) -> None:
     pytest.importorskip("openvino")
     x = photographs(3)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.conftest import photograph
+from tests.conftest import photograph, slow_after
 
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
@@ -43,7 +43,7 @@ def test_every_suite_exists_in_full(name: str) -> None:
     assert all(base.get(n).name == n for n in names)
 
 
-@pytest.mark.parametrize("name", sorted(SUITES))
+@pytest.mark.parametrize("name", slow_after(2, sorted(SUITES)))
 def test_kernels_keep_to_the_device_of_the_canvas(name: str) -> None:
     pytest.importorskip("triton")
     keys_B = philox.image_keys(0, ["a", "b"])
