@@ -15,13 +15,15 @@ from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
-from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.probes.tasks import UNKNOWN
-from substyle.engine.stages.finetune import _discard_others, labelled_variants
+from substyle.engine.stages.added import discard_replaced
+from substyle.engine.stages.finetune import STAGE, labelled_variants
+from substyle.engine.stages.stage import Run
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
+from substyle.engine.study.file import study_of
 from substyle.pipelines.sources import open_source
 
 BASE = "control:random:test_efficientnet"
@@ -94,7 +96,9 @@ def test_results_of_earlier_trainings_are_deleted(tmp_path: Path) -> None:
         (tmp_path / "probes" / name).mkdir(parents=True)
     facts = {n: {"spec": {"finetuned": {"backbone": base}} if base else {}} for n, base in bases.items()}
     store = SimpleNamespace(backbones=lambda: [SimpleNamespace(name=n, slug=n, facts=facts[n]) for n in bases])
-    _discard_others(store, tmp_path, FinetuneConfig(backbones=(BASE,)), {BASE, "now"})  # type: ignore[arg-type]
+    study = study_of({"name": "s", "backbones": [BASE], "finetune": {"backbones": [BASE]}})
+    run = Run(store, tmp_path, {}, study)  # type: ignore[arg-type]
+    discard_replaced(run, STAGE, {f"{BASE} semantic 0": "now"})
     assert {path.name for path in (tmp_path / "probes").iterdir()} == {"now", "other", BASE}
 
 
