@@ -6,8 +6,9 @@ photograph. This file needs Pillow, NumPy, timm, torch and scikit-learn, and not
 
     python benchmarks/paper.py PHOTOGRAPHS --model tf_efficientnet_lite0 --checkpoint weights.pth
 
-PHOTOGRAPHS has a subfolder for each class. Read it from top to bottom: `study` is the whole experiment. substyle does
-the same with more transformations, probes and backbones, for millions of photographs.
+PHOTOGRAPHS has a subfolder for each class, or train, val and test with one for each class. Read it from top to bottom:
+`study` is the whole experiment. substyle does the same with more transformations, probes and backbones, for millions of
+photographs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from timm.data import resolve_model_data_config
 
+SPLITS = ("train", "val", "test")
+KINDS = (".jpg", ".jpeg", ".png")
 CANVAS = 224  # side that strengths in pixels refer to
 Pixels = np.ndarray  # (S, S, 3) uint8
 Draw = np.random.Generator
@@ -193,11 +196,14 @@ def embed(made: torch.nn.Module, config: dict[str, object], pixels: list[Pixels]
         return made((x - mean) / std).numpy()
 
 
-def split_of(paths: list[Path], seed: int) -> np.ndarray:
-    """0 training, 1 validation, 2 test, in shares of 65, 15 and 20 per cent of every class."""
-    split = np.zeros(len(paths), np.int64)
-    for folder in {path.parent for path in paths}:
-        own = sorted((i for i, path in enumerate(paths) if path.parent == folder), key=lambda i: number(seed, paths[i]))
+def split_of(names: list[Path], seed: int) -> np.ndarray:
+    """0 training, 1 validation, 2 test: that of the folder, else shares of 65, 15 and 20 per cent of every class."""
+    if {name.parts[0] for name in names} <= set(SPLITS):
+        return np.array([SPLITS.index(name.parts[0]) for name in names])
+    split = np.zeros(len(names), np.int64)
+    for folder in {name.parent for name in names}:
+        own = [i for i, name in enumerate(names) if name.parent == folder]
+        own.sort(key=lambda i: number(seed, str(names[i])))
         for place, i in enumerate(own):
             split[i] = np.searchsorted([0.65, 0.8], (place + 0.5) / len(own))
     return split
@@ -238,22 +244,25 @@ def study(
     photographs: Path, model: str, checkpoint: Path | None = None, *, side: int = 224, limit: int = 0, seed: int = 0
 ) -> dict[str, object]:
     """Vary, embed, probe. Returns accuracies by task, and the seconds spent."""
-    paths = sorted(path for path in photographs.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    paths = sorted(sorted(paths, key=lambda path: number(seed, path.name))[: limit or None])
+    names = [path.relative_to(photographs) for path in photographs.glob("**/*") if path.suffix.lower() in KINDS]
+    names = sorted(sorted(names, key=lambda name: number(seed, str(name)))[: limit or None])
     made, config = network(model, checkpoint)
     began = time.perf_counter()
     rows = []  # one for each variant: photograph, transformation, embedding
-    for i, path in enumerate(paths):
-        x = canvas(path, side)
-        variants = [make(x, np.random.default_rng(number(seed, path.name, make.__name__))) for make in SUITE]
-        rows += [(i, t, each) for t, each in enumerate(embed(made, config, variants))]
+    for i, name in enumerate(names):
+        x = canvas(photographs / name, side)
+        variants = [make(x, np.random.default_rng(number(seed, str(name), make.__name__))) for make in SUITE]
+        # a gray photograph has no hue: variants that barely differ from the photograph are left out
+        distinct = [t for t, y in enumerate(variants) if t == 0 or np.abs(y.astype(int) - x).mean() >= 1]
+        vectors = embed(made, config, [variants[t] for t in distinct])
+        rows += [(i, t, each) for t, each in zip(distinct, vectors, strict=True)]
     spent = time.perf_counter() - began
     image, transformation = (np.array([row[k] for row in rows]) for k in (0, 1))
     x = np.stack([row[2] for row in rows])
-    split = split_of(paths, seed)[image]
-    coarse = np.array([name for name, _ in SUITE.values()])[transformation]
+    split = split_of(names, seed)[image]
+    coarse = np.array([group for group, _ in SUITE.values()])[transformation]
     seen = np.array([is_seen for _, is_seen in SUITE.values()])[transformation]
-    label = np.array([path.parent.name for path in paths])[image]
+    label = np.array([name.parent.name for name in names])[image]
     test, plain = split == 2, transformation == 0
 
     def scored(predict: Callable[[np.ndarray], np.ndarray], truth: np.ndarray, chosen: np.ndarray) -> dict[str, object]:
@@ -268,7 +277,7 @@ def study(
         semantic = probe(x[plain], label[plain], split[plain])
         found["class"] = scored(semantic, label, test & plain)
         found["class, transformed"] = scored(semantic, label, test & ~plain)
-    return {"photographs": len(paths), "embeddings": len(rows), "embed_seconds": spent, "accuracy": found}
+    return {"photographs": len(names), "embeddings": len(rows), "embed_seconds": spent, "accuracy": found}
 
 
 if __name__ == "__main__":
