@@ -103,7 +103,7 @@ build/triton-%: | $(INSTALLED)
 
 # the part of the slow tests that SLOW seconds allow: first those beside what has changed SINCE a revision, then others
 # with each commit
-SLOW ?= 45
+SLOW ?= 90
 SINCE ?= HEAD~1
 test-part: setup
 	$(BIN)/pytest --slow-part $(SLOW) --since $(SINCE) -n auto --maxprocesses 8 --dist load --maxschedchunk 1
