@@ -196,8 +196,8 @@ def _draw(axis: Any, plot: CurvePlot, level: str) -> None:  # noqa: ANN401 (matp
         x, values, lows, highs = np.array(curve.points, np.float64).T  # None becomes NaN
         style = {"color": curve.colour, "label": curve.label, "lw": 1.3, "ls": "--" if curve.dashed else "-"}
         (line,) = axis.plot(x, 100 * values, marker="o", ms=3, **style)
-        told = [f"{level} {at} {show_scored((value, low, high))}" for at, value, low, high in curve.points]
-        tip(line, f"{curve.label}: {', '.join(told)}")
+        texts = [f"{level} {at} {show_scored((value, low, high))}" for at, value, low, high in curve.points]
+        tip(line, f"{curve.label}: {', '.join(texts)}")
         axis.vlines(x, 100 * lows, 100 * highs, color=curve.colour, lw=0.7)
         late = np.isin(x, curve.unconverged)
         if late.any():

@@ -65,7 +65,7 @@ def test_an_estimate_that_is_exceeded_is_not_shown(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(params=[True, False], ids=["terminal", "log"])
 def rate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[float, int]]], float]:
-    """Rate that listeners are told, after numbers of items have arrived at times (s) since 100 were done."""
+    """Rate reported to listeners, after numbers of items have arrived at times (s) since 100 were done."""
     clock = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     monkeypatch.setattr(observability.time, "monotonic", lambda: clock[0])
@@ -73,16 +73,16 @@ def rate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def rate(arrivals: list[tuple[float, int]]) -> float:
         clock[0] = 0.0
-        told: list[tuple[str, int, int, float]] = []
+        reports: list[tuple[str, int, int, float]] = []
         with (
-            observability.listening(lambda *values: told.append(values)),
+            observability.listening(lambda *values: reports.append(values)),
             observability.stage("embed", 10**6, "images", done=100) as bar,
         ):
             for clock[0], count in arrivals:
                 bar.advance(count)
-        assert told[-1][:3] == ("embed", 100 + sum(count for _, count in arrivals), 10**6)
-        assert len(told) >= arrivals[-1][0] // 50
-        return told[-1][3]
+        assert reports[-1][:3] == ("embed", 100 + sum(count for _, count in arrivals), 10**6)
+        assert len(reports) >= arrivals[-1][0] // 50
+        return reports[-1][3]
 
     return rate
 
@@ -123,12 +123,12 @@ def test_a_log_has_a_line_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_quiet_stages_show_nothing_and_tell_listeners(capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[int] = []
+    reports: list[int] = []
     with (
-        observability.listening(lambda name, done, *_: told.append(done)),
+        observability.listening(lambda name, done, *_: reports.append(done)),
         observability.stage("embed", 3, "images", quiet=True) as bar,
     ):
         bar.note("one")
         bar.advance(3)
-    assert told == [3]
+    assert reports == [3]
     assert capsys.readouterr() == ("", "")
