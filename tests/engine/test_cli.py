@@ -224,6 +224,7 @@ def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
         (["stage", "shift"], "stage"),  # which embeds other photographs by the backbones of a study
         (["probe", "--set", "splits={train=0.5,val=0.25,test=0.25}"], "--set"),  # those of the store are used
         (["stage", "mistakes", "--set", "probes.passes=1"], "--set"),  # the probes are there
+        (["stage", "analysis", "--images", "photographs"], "--images"),  # which it does not read
     ):
         assert main([*options, store, "--out", str(tmp_path), "--json"]) == 2
         assert the_json(capsys)["error"]["field"] == field
