@@ -24,7 +24,7 @@ from substyle.engine.store.files import read_object, write_durably
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, open_tables
+from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.code import PACKAGE, source_digest
 from substyle.pipelines.sources import Source
@@ -137,10 +137,13 @@ class Run:
         return {name: self._stores[path] for name, path in paths.items() if path in self._stores}
 
     def opened(self, store: EmbeddingStore) -> dict[str, EmbeddingTable]:
-        """Tables of the backbones of the run in a store of other photographs, opened once."""
+        """Tables of the backbones of the run in a store of other photographs, opened once.
+
+        Each has all of its photographs, as its stamp has: results of a backbone do not depend on the others.
+        """
         if store.path not in self._opened:
-            found = open_tables(store, list(self.tables), next(iter(self.tables.values())).transformations)
-            self._opened[store.path] = {table.backbone: table for table in found}
+            tables = self.tables.items()
+            self._opened[store.path] = {name: open_table(store, name, own.transformations) for name, own in tables}
         return self._opened[store.path]
 
 

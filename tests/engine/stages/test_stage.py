@@ -271,13 +271,24 @@ def test_embeddings_that_changed_make_results_outdated(embedded: EmbeddingStore,
     assert stage.computed_units == BOTH * 2
 
 
-def test_tables_of_other_photographs_are_opened_once(embedded: EmbeddingStore, tmp_path: Path) -> None:
+def test_tables_of_other_photographs_are_opened_once(
+    embedded: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def opened(store: EmbeddingStore, names: list[str], transformations: tuple[str, ...]) -> list[EmbeddingTable]:
+        asked.append(names)
+        return open_tables(store, names, transformations)
+
     run = run_of(embedded, tmp_path, open_tables(embedded, BOTH, ["identity"]))
+    monkeypatch.setattr("substyle.engine.store.table.open_tables", opened)
     found = run.opened(embedded)
+    assert asked == [[name] for name in BOTH]  # each with all of its photographs, whatever the others have
     assert [(name, table.backbone, table.transformations) for name, table in found.items()] == [
         (name, name, ("identity",)) for name in BOTH
     ]
     assert run.opened(EmbeddingStore.open(embedded.path)) is found
+    assert len(asked) == len(BOTH)
 
 
 def test_a_note_with_settings_that_no_version_has_is_outdated(embedded: EmbeddingStore, tmp_path: Path) -> None:
