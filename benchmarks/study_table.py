@@ -16,8 +16,8 @@ from typing import Any
 from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.gains import attentive, finetuned
 from substyle.engine.results.model import Robustness
-from substyle.engine.results.read import validate_results
 from substyle.engine.stages.domains.section import domains
+from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift.section import shift_table
 
 ROOT = Path(__file__).parents[1]

@@ -235,7 +235,8 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     transforms.add_argument("--image", type=_local, help="photograph for --gallery")
     info = _command(commands, "info", "inspect", "show contents and progress of a store")
     info.add_argument("store", type=_place, metavar="STORE")
-    schema = _command(commands, "schema", "study", "print the JSON Schema of study files, or of results.json")
+    about = "print the JSON Schema of study files, or of results.json"
+    schema = _command(commands, "schema", "study", about, plugins=True)
     schema.add_argument("--results", action="store_true", help="of results.json instead of study files")
     schema.add_argument("--out", type=_local, metavar="FILE", help="write to FILE instead of stdout")
     backbones = _command(commands, "backbones", "describe", "list available or stored backbones", plugins=True)
@@ -411,7 +412,7 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     predict.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _source(predict)
 
-    compare = _command(commands, "compare", "study", "compare the results of runs")
+    compare = _command(commands, "compare", "study", "compare the results of runs", plugins=True)
     compare.add_argument("runs", type=_local, nargs="+", metavar="RUN", help="folders with results.json, or such files")
     compare.add_argument(
         "--out", type=_local, default=Path("comparison"), metavar="DIR", help="output folder (comparison)"

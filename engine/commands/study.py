@@ -20,13 +20,12 @@ from substyle.engine.commands.options import changes, default_out, fields_of, ou
 from substyle.engine.config import Study
 from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
-from substyle.engine.results.read import read_results, results_schema, validate_results
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import derive, discard_replaced
 from substyle.engine.stages.registry import AnyStage
+from substyle.engine.stages.results import read_results, results_schema, validate_results
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.stages.tables import reported_tables, tables
@@ -34,6 +33,7 @@ from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
+from substyle.engine.study.compare import compare_results
 from substyle.engine.study.file import find_study, load_study, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.plan import require_study, store_of

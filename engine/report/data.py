@@ -130,6 +130,24 @@ def scored(scores: Model | None, name: str, interval: str = "", probe: Model | N
     return Unconverged(found) if late and found else found
 
 
+@dataclass(frozen=True)
+class ComparedScore:
+    """A fraction that `substyle compare` compares between runs.
+
+    Attributes:
+        key: its name in files, of which a backbone has one.
+        heading: its name on the page.
+        interval: its 95 % interval; None if unknown.
+        converged: whether the probe that it depends on has converged.
+    """
+
+    key: str
+    heading: str
+    value: float
+    interval: Sequence[float] | None = None
+    converged: bool = True
+
+
 def scored_under(values: Numbers | None, intervals: Intervals | None, key: str) -> Scored | None:
     """(value, low, high) of ``key``."""
     return with_interval((values or {}).get(key), (intervals or {}).get(key))

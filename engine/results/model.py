@@ -36,9 +36,9 @@ class Model(BaseModel):
     def __bool__(self) -> bool:
         return bool(self.model_fields_set)
 
-    def entry(self, name: str) -> Any:  # noqa: ANN401 (JSON)
-        """An entry without a model, such as the results of a plug-in; None if missing."""
-        return (self.model_extra or {}).get(name)
+    def entry(self, name: str) -> Any:  # noqa: ANN401 (of the type that the stage states, or JSON)
+        """The entry of a stage; None if missing."""
+        return getattr(self, name) if name in type(self).model_fields else (self.model_extra or {}).get(name)
 
     def interval(self, name: str) -> Interval | None:
         """95 % interval of a number; None if missing."""
@@ -342,55 +342,6 @@ class VariantMap(Model):
         return self
 
 
-class Mistake(Model):
-    """A confident wrong prediction; ``picture`` is a file in the folder ``mistakes``."""
-
-    key: str
-    transformation: str
-    truth: str
-    predicted: str
-    confidence: Share
-    picture: str | None = None
-
-
-class Mistakes(Model):
-    """Mistakes of a probe, and the numbers of scored and wrong variants."""
-
-    head: str
-    scored: int
-    wrong: int
-    rows: list[Mistake]
-
-
-class Detected(Model):
-    """How well a detector tells attacked photographs from others."""
-
-    auroc: Share
-    auroc_ci95: Interval | None = None
-    tpr: Share | None = None
-    tpr_ci95: Interval | None = None
-
-
-class AttackScores(Model):
-    """Success of an attack, and of its detection by detector."""
-
-    l2: Finite
-    accuracy: Share | None = None
-    success: Share | None = None
-    success_ci95: Interval | None = None
-    linf: Finite | None = None
-    named: Numbers | None = None
-    detection: dict[str, Detected | None] | None = None
-
-
-class Attacks(Model):
-    """Adversarial attacks on the class probe of a backbone, by attack; ``named`` by the style probe without them."""
-
-    accuracy: Share | None = None
-    named: Numbers | None = None
-    attacks: dict[str, AttackScores | None] | None = None
-
-
 class FineTuning(Model):
     """Training of a fine-tuned backbone."""
 
@@ -465,9 +416,6 @@ class BackboneResults(Model):
     steerability_unchanged: Numbers | None = None
     map: VariantMap | None = None
     shift: dict[str, Accuracy | None] | None = None
-    domains: dict[str, dict[str, dict[str, PlainScores | None] | None] | None] | None = None
-    attack: Attacks | None = None
-    mistakes: dict[str, Mistakes | None] | None = None
 
     @property
     def facts(self) -> Spec:
@@ -553,23 +501,6 @@ class PairComparison(Model):
     p_holm: Finite | None = None
 
 
-class SimilarPair(Model):
-    """Similarity of the embeddings of two backbones."""
-
-    __pydantic_extra__: Intervals = Field(init=False)
-
-    cka: Finite | None = None
-    rsa: Finite | None = None
-    rsa_offsets: Finite | None = None
-
-
-class Similarity(Model):
-    """Similarity of embeddings, by backbone and a later backbone."""
-
-    pairs: dict[str, dict[str, SimilarPair | None] | None] | None = None
-    sampled: dict[str, Any] | None = None
-
-
 class Moved(Model):
     """Sensitivity of a backbone, and its loss under shift."""
 
@@ -643,7 +574,6 @@ class ResultsDocument(Model):
     throughput: Throughput | None = None
     environment: dict[str, Any] | None = None
     comparisons: list[PairComparison] | None = None
-    similarity: Similarity | None = None
     robustness: list[Robustness] | None = None
     claims: list[Claim] | None = None
 
@@ -660,7 +590,7 @@ class ResultsDocument(Model):
         return [name for name, backbone in self.real().items() if backbone.is_whole()]
 
     def entries(self, name: str) -> dict[str, Any]:
-        """Entries of backbones without a model, such as the results of a plug-in, by backbone, controls last."""
+        """Results of a stage by backbone, controls last: of the type that it states, or JSON."""
         return {key: found for key, backbone in self.ordered().items() if (found := backbone.entry(name))}
 
     def probe(self, name: str, task: str, head: str) -> ProbeScores | None:

@@ -16,8 +16,9 @@ from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
+from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
-from substyle.engine.results.model import ResultsDocument
+from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages.stamp import StaleError, Stamp, compute_into, fits, note_of, require_fresh
 from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably
@@ -160,6 +161,9 @@ class Stage(ABC, Generic[C, R]):
         adds_backbones: whether it trains backbones that a study embeds before later stages, see `added`.
         alike: whether reported results of all units must have the same settings.
         in_reports: whether reports compute missing results, too.
+        backbone_results: type of the entry ``backbones.<backbone>.<name>`` of results.json, such as a pydantic model:
+            what reads it gets that type, its JSON Schema has it, and other values are refused by name. None: any JSON.
+        document_results: type of the entry ``<name>``, of all backbones together.
         reads: stages whose results (`Run.results`) it needs.
     """
 
@@ -169,6 +173,8 @@ class Stage(ABC, Generic[C, R]):
     adds_backbones: ClassVar[bool] = False
     alike: ClassVar[bool] = False
     in_reports: ClassVar[bool] = False
+    backbone_results: ClassVar[Any] = None
+    document_results: ClassVar[Any] = None
     reads: ClassVar[tuple[str, ...]] = ()
 
     def of(self, study: Study) -> C | None:
@@ -195,6 +201,15 @@ class Stage(ABC, Generic[C, R]):
     def settings(self, config: C) -> JSON:
         """The settings that change results, as they are stored."""
         return asdict(config)  # type: ignore[call-overload, no-any-return]
+
+    def stated(self, stored: Mapping[str, Any]) -> JSON:
+        """The settings that results.json states, without paths: runs are compared by them.
+
+        Args:
+            stored: settings and inputs of results, as they are stored.
+        """
+        names = [*(each.name for each in fields(self.config)), "plugin"]  # type: ignore[arg-type]
+        return {name: stored[name] for name in names if name in stored}
 
     def inputs(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """What results are computed from besides embeddings and settings, such as digests of probes.
@@ -297,6 +312,10 @@ class Stage(ABC, Generic[C, R]):
             document: the other entries.
         """
         return {}
+
+    def scores(self, backbone: BackboneResults) -> Iterable[ComparedScore]:
+        """Fractions of a backbone that `substyle compare` compares between runs."""
+        return ()
 
     def sections(self, results: ResultsDocument) -> Iterable[Section]:
         """Sections of the report.

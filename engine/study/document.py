@@ -17,9 +17,9 @@ from substyle.engine.cache import versions
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
 from substyle.engine.results.model import SCHEMA, ResultsDocument
-from substyle.engine.results.read import validate_results
 from substyle.engine.stages import registry
-from substyle.engine.stages.stage import Run
+from substyle.engine.stages.results import validate_results
+from substyle.engine.stages.stage import Run, Unit
 from substyle.engine.stages.stamp import note_of, photographs_digest, seconds, table_digest
 from substyle.engine.store.layout import SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
@@ -76,7 +76,7 @@ def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) ->
             "embeddings": {each.backbone: table_digest(store, each) for each in tables},
         },
         "stamps": stamps(out, slugs),
-        "settings": _settings(out, slugs),
+        "settings": _settings(run),
         "throughput": _throughput(entries, table, sum(spent.values()), out),
         "environment": {
             "python": platform.python_version(),
@@ -126,13 +126,15 @@ def _results(run: Run, backbone: str) -> dict[str, Any]:
     return found
 
 
-def _settings(out: Path, slugs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Settings of stages whose results have the same for all backbones."""
+def _settings(run: Run) -> dict[str, dict[str, Any]]:
+    """Settings of the stages by name; by backbone if results of backbones have different ones."""
     found = {}
-    for name in registry.REPORTED:
-        note = next((note for slug in slugs if (note := note_of(out / name / slug)) is not None), None)
-        if note is not None:
-            found[name] = note.stamp.settings
+    for stage in registry.stages():
+        notes = {name: note_of(stage.folder(run, Unit(name, run.store.backbone(name).slug))) for name in run.tables}
+        each = {name: stage.stated(note.stamp.settings) for name, note in notes.items() if note is not None}
+        if each and run.results.get(stage.name):
+            first, *others = each.values()
+            found[stage.name] = each if any(other != first for other in others) else first
     return found
 
 

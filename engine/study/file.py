@@ -155,9 +155,13 @@ def _changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def study_schema() -> dict[str, Any]:
-    """JSON Schema of study files, draft 7, which TOML editors support."""
+    """JSON Schema of study files, draft 7, which TOML editors support, with the tables of registered stages."""
     made = TypeAdapter(Study).json_schema()
     del made["properties"]["stages"]
+    for name in registry.registered():
+        table = TypeAdapter(registry.stage(name).config).json_schema()
+        made["$defs"] |= table.pop("$defs", {})
+        made["properties"][name] = table
     return {"$schema": "http://json-schema.org/draft-07/schema#", **made}
 
 

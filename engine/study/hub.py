@@ -13,7 +13,7 @@ from substyle.engine.report.findings import SCORES
 from substyle.engine.report.page import cell_text
 from substyle.engine.report.tables import overview
 from substyle.engine.results.model import ResultsDocument
-from substyle.engine.results.read import read_results, validate_results
+from substyle.engine.stages.results import read_results, validate_results
 from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.files import write_durably
 from substyle.engine.study.outputs import CARD, PAGE, RESULTS, require_current

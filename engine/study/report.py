@@ -23,7 +23,7 @@ def write_report(results: ResultsDocument, out_dir: Path, *, gallery: Path | Non
     The page is self-contained and has no scripts. Sections without numbers are omitted.
 
     Args:
-        results: from :func:`substyle.engine.results.read.validate_results`.
+        results: from :func:`substyle.engine.stages.results.validate_results`.
         out_dir: output folder, created if missing.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
 

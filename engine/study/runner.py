@@ -17,10 +17,10 @@ from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.run import complete, embed, repair, require_same
 from substyle.engine.report.page import ReportFiles
 from substyle.engine.report.tracking import tracked
-from substyle.engine.results.read import validate_results
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
 from substyle.engine.stages.pictures import current_gallery, draw_gallery
+from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Embedding, Run
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.stages.tables import reported_tables

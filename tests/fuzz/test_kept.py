@@ -20,8 +20,8 @@ from tests.staged import probe, run_of
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.results.read import validate_results
 from substyle.engine.stages import analysis, probes
+from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift import STAGE as SHIFT
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import Stamp, finish, seconds

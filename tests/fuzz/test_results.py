@@ -15,9 +15,9 @@ from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt_json, written
 
 from substyle.engine.report import page
-from substyle.engine.report.compare import compare_results
 from substyle.engine.report.tables import headline_table
-from substyle.engine.results.read import read_results, validate_results
+from substyle.engine.stages.results import read_results, validate_results
+from substyle.engine.study.compare import compare_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 

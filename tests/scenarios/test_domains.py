@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from tests.scenarios.scene import CLASSES, COUNTS, Scene, numbers, read, write
 
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -31,6 +33,10 @@ def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
     found = results["backbones"][PIXELS]["domains"]
     assert set(found) == {"fine", "coarse", "semantic"}
     out = scene.root / "out"
+    (path,) = (out / "domains").glob("*.zarr")
+    digest = photographs_digest(load_table(EmbeddingStore.open(path), PIXELS))
+    assert results["settings"]["domains"]["folders"] == {"other": digest}
+    assert str(scene.root) not in json.dumps(results["settings"])
     folders = {
         "small": (out, out / "store.zarr"),
         "other": (out / "domains" / f"{slug('other')}.results", out / "domains" / f"{slug('other')}.zarr"),

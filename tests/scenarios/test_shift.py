@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -67,10 +68,14 @@ def shifted(scene: Scene) -> Scene:
     ids=lambda f: f.__name__[1:],
 )
 def test_photographs_of_a_shift_change(shifted: Scene, change: Callable[[Scene], None]) -> None:
-    before = shifted.run()["backbones"]["control:pixels"]["shift"]
+    first = shifted.run()
+    before, (digest,) = first["backbones"]["control:pixels"]["shift"], first["settings"]["shift"]["folders"].values()
     assert before["other"]["images"] == 6
+    assert re.fullmatch("[0-9a-f]{16}", digest)  # `compare` tells runs with other photographs by it
     change(shifted)
     results = shifted.run()
+    now = list(results["settings"]["shift"]["folders"].values()) if change is not _dropped else []
+    assert (digest in now) == (change in (_renamed, _corrupted))
     assert numbers(results) == numbers(shifted.fresh())
     assert results["backbones"]["control:pixels"].get("shift") != before or change is _renamed
     # the report of the same study is the same report

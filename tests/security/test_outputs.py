@@ -24,9 +24,9 @@ from substyle.engine.embedding.variants import write_variants
 from substyle.engine.report.figures import draw_plots
 from substyle.engine.report.page import plots_of, read_gallery, write_page, write_tables
 from substyle.engine.report.tables import overview
-from substyle.engine.results.read import validate_results
 from substyle.engine.stages import stamp
 from substyle.engine.stages.pictures import current_gallery
+from substyle.engine.stages.results import validate_results
 from substyle.engine.store.identity import RUN, PhotographsError
 from substyle.engine.store.layout import HEADER
 from substyle.engine.store.store import EmbeddingStore

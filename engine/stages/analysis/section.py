@@ -10,6 +10,7 @@ from typing import Any
 from substyle.engine.report import figures
 from substyle.engine.report.data import (
     Column,
+    ComparedScore,
     Scored,
     Table,
     head_name,
@@ -23,7 +24,7 @@ from substyle.engine.report.heat_tables import geometry_tables
 from substyle.engine.report.maps import draw_map, embedding_maps
 from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Text
 from substyle.engine.report.tables import geometry, knn, neighbours
-from substyle.engine.results.model import HEADS, Balance, Neighbours, ResultsDocument
+from substyle.engine.results.model import HEADS, BackboneResults, Balance, Neighbours, ResultsDocument
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -31,6 +32,19 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     yield from _neighbours(results)
     yield from _map(results)
     yield from _geometry(results)
+
+
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """Votes of the 10 nearest neighbours, and what the nearest shares."""
+    near, shares = backbone.knn or Neighbours(), (backbone.balance or Balance()).model_dump()
+    for key, heading, values, intervals, name in (
+        ("knn_style_10", "Style, 10-NN", near.transformation, near.transformation_ci95, "10"),
+        ("knn_class_10", "Class, 10-NN", near.label, near.label_ci95, "10"),
+        ("same_image", "Nearest: same photograph", shares, backbone.balance_ci95, "same_image"),
+        ("same_style", "Nearest: same style", shares, backbone.balance_ci95, "same_transformation"),
+    ):
+        if (value := (values or {}).get(name)) is not None:
+            yield ComparedScore(key, heading, value, (intervals or {}).get(name))
 
 
 def _neighbours(results: ResultsDocument) -> Iterator[Section]:

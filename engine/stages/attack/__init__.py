@@ -44,9 +44,10 @@ from substyle.engine.probes.attacks import (
 )
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import resample
+from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
-from substyle.engine.results.model import ResultsDocument
-from substyle.engine.stages.attack.section import sections
+from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages.attack.section import Attacks, scores, sections
 from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import Stamp, file_digest, is_result
@@ -84,6 +85,7 @@ class AttackStage(JsonStage[AttackConfig]):
     name = "attack"
     config = AttackConfig
     file = "attack.json"
+    backbone_results = Attacks
     reads = ("probes",)
 
     def of(self, study: Study) -> AttackConfig | None:
@@ -154,10 +156,14 @@ class AttackStage(JsonStage[AttackConfig]):
 
     def lines(self, result: JSON) -> Iterator[str]:
         """Success and detection of each attack."""
-        for name, scores in result["attacks"].items():
-            detector = (scores["detection"].get("detector") or {}).get("auroc")
+        for name, numbers in result["attacks"].items():
+            detector = (numbers["detection"].get("detector") or {}).get("auroc")
             suffix = "" if detector is None else f"  detector AUROC {detector:.3f}"
-            yield f"{name}  success {scores['success']:.3f}{suffix}"
+            yield f"{name}  success {numbers['success']:.3f}{suffix}"
+
+    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
+        """Success of attacks, and their detection."""
+        return scores(backbone)
 
     def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""

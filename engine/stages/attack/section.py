@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from substyle.engine.report.data import Column, Table, scored, show, show_interval, words
+from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
 from substyle.engine.report.section import Block, Data, Section, Text
-from substyle.engine.results.model import Attacks, AttackScores, Detected, Numbers, ResultsDocument
+from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, Numbers, ResultsDocument, Share
 
 DETECTORS = {
     "fine": "Style probe",
@@ -22,6 +22,35 @@ DETECTORS = {
 }
 BASELINES = ("mahalanobis", "knn", "squeezing", "layers")
 HALF = 0.5
+
+
+class Detected(Model):
+    """How well a detector tells attacked photographs from others."""
+
+    auroc: Share
+    auroc_ci95: Interval | None = None
+    tpr: Share | None = None
+    tpr_ci95: Interval | None = None
+
+
+class AttackScores(Model):
+    """Success of an attack, and of its detection by detector."""
+
+    l2: Finite
+    accuracy: Share | None = None
+    success: Share | None = None
+    success_ci95: Interval | None = None
+    linf: Finite | None = None
+    named: Numbers | None = None
+    detection: dict[str, Detected | None] | None = None
+
+
+class Attacks(Model):
+    """Adversarial attacks on the class probe of a backbone, by attack; ``named`` by the style probe without them."""
+
+    accuracy: Share | None = None
+    named: Numbers | None = None
+    attacks: dict[str, AttackScores | None] | None = None
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -45,10 +74,24 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     yield Section("attacks", "Attacks", "Attacks: can the probes tell?", tuple(blocks))
 
 
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """Success of attacks, and AUROC of the detector that was trained on them."""
+    found: Attacks = backbone.entry("attack") or Attacks()
+    for attack, entry in (found.attacks or {}).items():
+        if entry and entry.success is not None:
+            yield ComparedScore(f"attack_{attack}", f"Success of {attack}", entry.success, entry.success_ci95)
+        if entry and (known := (entry.detection or {}).get("detector")):
+            yield ComparedScore(f"detected_{attack}", f"AUROC of {attack}, detector", known.auroc, known.auroc_ci95)
+
+
+def _found(results: ResultsDocument) -> Mapping[str, Attacks]:
+    return results.entries("attack")
+
+
 def _rows(results: ResultsDocument) -> Iterator[tuple[str, str, AttackScores]]:
     """(backbone, attack, entry) of all attacks."""
-    for name, backbone in results.ordered().items():
-        for attack, entry in ((backbone.attack and backbone.attack.attacks) or {}).items():
+    for name, found in _found(results).items():
+        for attack, entry in (found.attacks or {}).items():
             if entry:
                 yield name, attack, entry
 
@@ -71,7 +114,7 @@ def attacks(results: ResultsDocument) -> Table:
     before = ""
     for name, attack, entry in _rows(results):
         if name != before:
-            found = results.backbones[name].attack or Attacks()
+            found = _found(results)[name]
             rows.append((name, "none", None, found.accuracy, 0.0, 0.0, _most(found.named), ""))
             before = name
         numbers = scored(entry, "success"), entry.accuracy, entry.linf, entry.l2

@@ -21,9 +21,10 @@ from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.run import OUTPUT
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import identity
+from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
-from substyle.engine.results.model import ResultsDocument
-from substyle.engine.stages.domains.section import sections
+from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages.domains.section import ByTask, scores, sections
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_file
@@ -74,6 +75,7 @@ class DomainsStage(JsonStage[DomainsConfig]):
     name = "domains"
     config = DomainsConfig
     file = "domains.json"
+    backbone_results = ByTask
 
     def of(self, study: Study) -> DomainsConfig | None:
         """Photographs of `[domains]`, and settings of the probes."""
@@ -110,6 +112,11 @@ class DomainsStage(JsonStage[DomainsConfig]):
         folders = {name: absolute_root(str(folder)) for name, folder in config.folders.items()}
         return asdict(config) | {"folders": folders}
 
+    def stated(self, stored: Mapping[str, Any]) -> JSON:
+        """All settings, with digests of the photographs in place of their paths."""
+        photographs = {name: stamp["photographs"] for name, stamp in stored["domains"].items()}
+        return super().stated(stored) | {"folders": photographs}
+
     def inputs(self, run: Run, config: DomainsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The embeddings of other domains, and the probes of all."""
         stores = _stores(run, config)
@@ -131,6 +138,10 @@ class DomainsStage(JsonStage[DomainsConfig]):
         everywhere = _tables(run, config, unit.name)
         self.write(folder, _transferred(everywhere, _probes(run, config, unit.name, everywhere), shared, config))
         return True
+
+    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
+        """Accuracies on the photographs of other domains."""
+        return scores(backbone)
 
     def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from substyle.engine.report.data import Column, Table, scored, show, words
+from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, words
 from substyle.engine.report.findings import SCORES
 from substyle.engine.report.section import Data, Section, Text
 from substyle.engine.results.model import BackboneResults, PlainScores, ResultsDocument
+
+ByTask = dict[str, dict[str, dict[str, PlainScores | None] | None] | None]  # by training domain, then by test domain
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -23,14 +25,30 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     yield Section("domains", "Domains", "Domains: do probes transfer?", blocks)
 
 
-def _cells(backbone: BackboneResults, task: str) -> dict[str, dict[str, PlainScores | None]]:
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """Accuracies of linear probes on the test photographs of other domains."""
+    found: ByTask = backbone.entry("domains") or {}
+    for heading, task, name in SCORES:
+        for trained, row in _cells(found, task).items():
+            for tested, probe in row.items():
+                if probe and tested != trained and (value := getattr(probe, name)) is not None:
+                    key = f"{task}_{name}_{trained}_{tested}"
+                    title = f"{heading}, {trained} to {tested}"
+                    yield ComparedScore(key, title, value, probe.interval(name), not probe.unconverged)
+
+
+def _found(results: ResultsDocument) -> Mapping[str, ByTask]:
+    return results.entries("domains")
+
+
+def _cells(found: ByTask, task: str) -> dict[str, dict[str, PlainScores | None]]:
     """Scores of the probes of a task by training domain, then by test domain."""
-    return {trained: row or {} for trained, row in ((backbone.domains or {}).get(task) or {}).items()}
+    return {trained: row or {} for trained, row in (found.get(task) or {}).items()}
 
 
 def domains(results: ResultsDocument) -> Table:
     """Scores of linear probes by training domain, a column for each test domain."""
-    every = [_cells(backbone, task) for backbone in results.ordered().values() for task in backbone.domains or {}]
+    every = [_cells(found, task) for found in _found(results).values() for task in found]
     cells = [cell for rows in every for cell in rows.items()]
     names = list(dict.fromkeys(name for trained, row in cells for name in (trained, *row)))  # the study's own first
     columns = (
@@ -38,9 +56,9 @@ def domains(results: ResultsDocument) -> Table:
         *(Column(f"on_{name}", name, interval=True) for name in names),
     )
     rows = []
-    for own, backbone in results.ordered().items():
+    for own, found in _found(results).items():
         for heading, task, key in SCORES:
-            for trained, row in _cells(backbone, task).items():
+            for trained, row in _cells(found, task).items():
                 values = [scored(row.get(name), key) for name in names]
                 if any(values):
                     rows.append((own, heading, trained, *values))
@@ -54,8 +72,8 @@ def domains_summary(results: ResultsDocument) -> str:
     Probes that have not converged are left out.
     """
     sentences = []
-    for name, backbone in results.real().items():
-        cells = _cells(backbone, "fine")
+    for name in results.real():
+        cells = _cells(_found(results).get(name, {}), "fine")
         lost: list[tuple[float, str, str]] = []
         for trained, row in cells.items():
             for tested, cell in row.items():

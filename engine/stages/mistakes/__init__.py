@@ -16,7 +16,7 @@ from substyle.engine.config import Study
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import HEADS, ResultsDocument
-from substyle.engine.stages.mistakes.section import sections
+from substyle.engine.stages.mistakes.section import ByTask, sections
 from substyle.engine.stages.pictures import current_variants
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_file
@@ -51,6 +51,7 @@ class MistakesStage(JsonStage[MistakesConfig]):
     name = "mistakes"
     config = MistakesConfig
     file = "mistakes.json"
+    backbone_results = ByTask
     in_reports = True
     reads = ("probes",)
 

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from substyle.engine.report.data import head_name, show
 from substyle.engine.report.section import Block, Details, Heading, Pictures, Section, Text
-from substyle.engine.results.model import Mistakes, ResultsDocument
+from substyle.engine.results.model import Model, ResultsDocument, Share
 
 _OPEN = 2  # probes whose mistakes are shown at once
 
 
+class Mistake(Model):
+    """A confident wrong prediction; ``picture`` is a file in the folder ``mistakes``."""
+
+    key: str
+    transformation: str
+    truth: str
+    predicted: str
+    confidence: Share
+    picture: str | None = None
+
+
+class Mistakes(Model):
+    """Mistakes of a probe, and the numbers of scored and wrong variants."""
+
+    head: str
+    scored: int
+    wrong: int
+    rows: list[Mistake]
+
+
+ByTask = dict[str, Mistakes | None]
+
+
 def sections(results: ResultsDocument) -> Iterator[Section]:
     """The section; none without mistakes."""
-    found = [
-        (name, task, part)
-        for name, backbone in results.ordered().items()
-        for task, part in (backbone.mistakes or {}).items()
-        if part
-    ]
+    by_backbone: Mapping[str, ByTask] = results.entries("mistakes")
+    found = [(name, task, part) for name, own in by_backbone.items() for task, part in own.items() if part]
     if not found:
         return
     text = "Test variants to which a probe of style, or a probe of class on unchanged photographs, gives the highest "

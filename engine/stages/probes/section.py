@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.report import curves, extraction, gains
-from substyle.engine.report.data import Table, head_name, show
+from substyle.engine.report.data import ComparedScore, Table, head_name, show
 from substyle.engine.report.dots import dot_plots
 from substyle.engine.report.figures import draw_matrix
 from substyle.engine.report.findings import unconverged
@@ -27,8 +27,15 @@ from substyle.engine.report.tables import (
     redrawn,
     training,
 )
-from substyle.engine.results.model import Confusion, ResultsDocument
+from substyle.engine.results.model import BackboneResults, Confusion, ResultsDocument
 
+_SCORES = (
+    ("style", "Style", "fine", "accuracy"),
+    ("seen", "Coarse class, seen", "coarse", "seen"),
+    ("held_out", "Coarse class, held out", "coarse", "held_out"),
+    ("clean", "Class, unchanged", "semantic", "clean"),
+    ("obfuscated", "Class, transformed", "semantic", "obfuscated"),
+)
 _FEW = 20  # rows of a table that is shown at once
 _FEW_CLASSES = 12  # in a matrix with wide cells
 
@@ -39,6 +46,15 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         section = make(results)
         if any(not (isinstance(block, Data) and block.hidden) for block in section.blocks):
             yield section
+
+
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """Accuracies by head; held-out ones with intervals over photographs and transformations."""
+    for key, heading, task, name in _SCORES:
+        for head, probe in backbone.probes(task).items():
+            if (value := getattr(probe, name)) is not None:
+                title = f"{heading}, {head_name(head)}"
+                yield ComparedScore(f"{key}_{head}", title, value, probe.interval(name), not probe.unconverged)
 
 
 def _chance(results: ResultsDocument, task: str, text: str = "; chance is {}") -> str:

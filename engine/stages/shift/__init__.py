@@ -20,12 +20,13 @@ from substyle.engine.embedding.preflight import SplitCounts, opened, require_cla
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample
+from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
-from substyle.engine.results.model import ResultsDocument
+from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.probes import probe_file
-from substyle.engine.stages.shift.section import sections
+from substyle.engine.stages.shift.section import scores, sections
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
@@ -106,6 +107,11 @@ class ShiftStage(JsonStage[ShiftConfig]):
         folders = {name: folder and absolute_root(str(folder)) for name, folder in config.folders.items()}
         return asdict(config) | {"folders": folders}
 
+    def stated(self, stored: Mapping[str, Any]) -> JSON:
+        """All settings, with digests of the photographs in place of their paths."""
+        photographs = {name: stamp["photographs"] for name, stamp in stored["shifted"].items()}
+        return super().stated(stored) | {"folders": photographs}
+
     def inputs(self, run: Run, config: ShiftConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The embeddings of the photographs, and the probe."""
         stores = _stores(run, config)
@@ -132,6 +138,10 @@ class ShiftStage(JsonStage[ShiftConfig]):
         own = _replicates(run, self)
         rows = robustness({name: own[name] for name in document.networks() if name in own})
         return {"robustness": rows} if rows else {}
+
+    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
+        """Class accuracy on other photographs."""
+        return scores(backbone)
 
     def sections(self, results: ResultsDocument) -> Iterator[Section]:
         """Sections of the report."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
-from substyle.engine.report.data import Column, Table, scored, words
+from substyle.engine.report.data import Column, ComparedScore, Table, scored, words
 from substyle.engine.report.extraction import SizePlot, SizePoint, size_panels
 from substyle.engine.report.section import Block, Data, Plots, Section, Text
-from substyle.engine.results.model import ResultsDocument, Robustness
+from substyle.engine.results.model import BackboneResults, ResultsDocument, Robustness
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -25,6 +25,14 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         note += f"{results.drawn()}: how certain these numbers and the order of these backbones are, not what other "
         blocks.append(Text(f"{note}backbones would do.", note=True))
     yield Section("shift", "Shift", "Shift", tuple(blocks))
+
+
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """Class accuracy on other photographs."""
+    late = backbone.unconverged("semantic", "linear")
+    for name, each in (backbone.shift or {}).items():
+        if each and each.accuracy is not None:
+            yield ComparedScore(f"shift_{name}", f"Class, {name}", each.accuracy, each.ci95, not late)
 
 
 def shifts(results: ResultsDocument) -> Table:

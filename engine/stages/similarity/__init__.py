@@ -11,7 +11,7 @@ from substyle.engine.config import AnalysisConfig, Study
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.analysis import STAGE as ANALYSIS
-from substyle.engine.stages.similarity.section import sections
+from substyle.engine.stages.similarity.section import Similarity, sections
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import StaleError, Stamp, note_of, table_digest
 from substyle.engine.store.table import open_tables
@@ -23,6 +23,7 @@ class SimilarityStage(JsonStage[AnalysisConfig]):
     name = "similarity"
     config = AnalysisConfig
     file = "similarity.json"
+    document_results = Similarity
 
     def of(self, study: Study) -> AnalysisConfig:
         """The settings of the analysis."""

@@ -5,14 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from substyle.engine.report.data import Column, Scored, Table, minus, scored, show
 from substyle.engine.report.figures import draw_matrix
 from substyle.engine.report.section import Data, Details, Panel, Plots, Section, Text
-from substyle.engine.results.model import ResultsDocument, Similarity, SimilarPair
+from substyle.engine.results.model import Finite, Intervals, Model, ResultsDocument
+
+
+class SimilarPair(Model):
+    """Similarity of the embeddings of two backbones."""
+
+    __pydantic_extra__: Intervals = Field(init=False)
+
+    cka: Finite | None = None
+    rsa: Finite | None = None
+    rsa_offsets: Finite | None = None
+
+
+class Similarity(Model):
+    """Similarity of embeddings, by backbone and a later backbone."""
+
+    pairs: dict[str, dict[str, SimilarPair | None] | None] | None = None
+    sampled: dict[str, Any] | None = None
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -21,7 +40,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     if not maps:
         return
     side = (0.36 if maps[0].cells else 0.17) * len(maps[0].names)
-    sampled = (results.similarity or Similarity()).sampled or {}
+    sampled = _found(results).sampled or {}
     variants, images, rsa = (show(sampled.get(key), "count") for key in ("variants", "images", "rsa_variants"))
     note = (
         f"On {variants} variants of {images} test photographs (RSA: {rsa} of them); 0 is expected for unrelated "
@@ -49,9 +68,13 @@ _MEASURES = (
 _NUMBERED = 12  # most backbones with a number in each cell
 
 
+def _found(results: ResultsDocument) -> Similarity:
+    return results.entry("similarity") or Similarity()
+
+
 def _pairs(results: ResultsDocument) -> list[tuple[str, str, SimilarPair | None]]:
     """(backbone, other backbone, measures)."""
-    rows = (results.similarity or Similarity()).pairs or {}
+    rows = _found(results).pairs or {}
     return [(a, b, pair) for a, row in rows.items() for b, pair in (row or {}).items()]
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import the_json
 
 from substyle.engine.cli import main
-from substyle.engine.results.read import results_schema
+from substyle.engine.stages.results import results_schema
 
 
 def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from substyle.engine.probes.control_tasks import shuffled_task
 from substyle.engine.probes.linear import basis_of, fit_linear
 from substyle.engine.probes.run import run_probes
 from substyle.engine.report.extraction import extractability
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,7 +17,7 @@ from substyle.engine.probes.linear import resampled_images
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.report import tables
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.kernels.errors import SubstyleError
 
 

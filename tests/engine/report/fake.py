@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from substyle.engine.report.claims import claims
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 
 SUITE = (
     ("identity", "identity", "train", "identity"),

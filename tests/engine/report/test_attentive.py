@@ -10,7 +10,7 @@ import pytest
 
 from substyle.engine.report import gains
 from substyle.engine.report.claims import claims
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 
 TOKENS = "alpha@tokens=7"

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from substyle.engine.report.claims import claims, correlation_interval
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 
 STYLES = ("style_a", "style_b", "style_c")
 NAMES = ("identity", "blur", "noise", *STYLES)

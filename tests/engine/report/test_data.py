@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from substyle.engine.report.data import layer_of
-from substyle.engine.results.read import read_results, validate_results
+from substyle.engine.stages.results import read_results, validate_results
 from substyle.kernels.errors import SubstyleError
 
 

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from substyle.engine.results.read import validate_results
 from substyle.engine.stages.domains.section import domains, domains_summary
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from substyle.engine.report.maps import COLOURS, embedding_maps
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 

@@ -13,7 +13,7 @@ import pytest
 from substyle.engine.report import extraction
 from substyle.engine.report.extraction import complexity_summary, size_plots
 from substyle.engine.results.model import Size
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 

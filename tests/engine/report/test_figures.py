@@ -15,8 +15,8 @@ from substyle.engine.report.data import show_scored
 from substyle.engine.report.figures import draw_matrix, draw_plots
 from substyle.engine.report.section import Panel, Plots
 from substyle.engine.results.model import Confusion
-from substyle.engine.results.read import validate_results
 from substyle.engine.stages.probes.section import comparisons_between, confusion_shares, matrices, worst_confusions
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from substyle.engine.report.findings import findings, floors, portrait, standing, unconverged
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 
 TWO = {"alpha": (0.9, 0.9), "beta": (0.9, 0.9)}
 THREE = TWO | {"control:statistics": (0.7, 0.3)}

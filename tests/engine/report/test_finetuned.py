@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp
 
 from substyle.engine.report.data import labels_of
 from substyle.engine.report.gains import finetuned, finetuned_summary
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 

@@ -9,7 +9,7 @@ import pytest
 
 from substyle.engine.report.data import labelled, labels_of
 from substyle.engine.report.gains import adapters, adapters_summary
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.file import study_of
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import ConfigError

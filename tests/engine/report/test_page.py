@@ -20,7 +20,7 @@ from substyle.engine.report.data import show, show_interval
 from substyle.engine.report.figures import FULL, _arrange, _box, _draw, _save, draw_plots, tip, wrapped
 from substyle.engine.report.page import ReportFiles, soft
 from substyle.engine.report.section import Panel, Plots
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 

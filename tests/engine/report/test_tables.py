@@ -10,7 +10,7 @@ from substyle.engine.report import tables
 from substyle.engine.report.data import Column, Kind, Table, show
 from substyle.engine.report.page import flat, latex_escape, write_tables
 from substyle.engine.report.tables import headline_table
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import all_tables, write_report
 
 TABLE = Table(

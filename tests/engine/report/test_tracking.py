@@ -13,7 +13,7 @@ import pytest
 from substyle.engine.observability import stage
 from substyle.engine.report import tracking
 from substyle.engine.report.tracking import TrackConfig, tracked
-from substyle.engine.results.read import validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import all_tables
 from substyle.kernels.errors import ConfigError, MissingError
 

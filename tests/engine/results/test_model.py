@@ -11,7 +11,7 @@ import pytest
 from tests.engine.report.fake import fake_results
 
 from substyle.engine.results.model import ResultsDocument
-from substyle.engine.results.read import results_schema, validate_results
+from substyle.engine.stages.results import results_schema, validate_results
 from substyle.kernels.errors import SubstyleError
 
 BARE: dict[str, Any] = {"schema": 1, "name": "bare", "images": 0, "transformations": [], "backbones": {"a": {}}}

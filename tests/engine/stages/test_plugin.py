@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from tests.conftest import the_json
@@ -21,8 +23,9 @@ from substyle.engine.stages.stage import JsonStage
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
+from substyle.engine.study.compare import compare_results
 from substyle.engine.study.file import study_of
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, SubstyleError
 
 DOCS = Path(__file__).parents[3] / "docs" / "contributing.md"
 PIXELS = "control:pixels"
@@ -173,6 +176,30 @@ def test_results_of_another_source_are_outdated(
     monkeypatch.setitem(vars(registry.stage("dimension")), "code", "edited")
     run(folder, two_classes, capsys)
     assert note(folder) != before
+
+
+def test_its_results_are_typed_and_compared(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = json.loads(Path(run(folder, two_classes, capsys)["results"]).read_text())
+    for words, where in ((["--results"], ("$defs", "BackboneResults", "properties")), ([], ("properties",))):
+        assert main(["schema", *words, "--out", str(folder / "schema.json")]) == 0
+        schema = json.loads((folder / "schema.json").read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+        for each in where:
+            schema = schema[each]
+        assert "dimension" in schema
+
+    other = copy.deepcopy(results)
+    own = other["backbones"][PIXELS]["dimension"]
+    own["jpeg"] += 0.125
+    compared = compare_results([("a", results), ("b", other)], folder / "compared")
+    changes = {row[1]: row[-1] for row in compared.table.rows if row[1].startswith("dimension_")}
+    assert changes == {"dimension_identity": 0, "dimension_grayscale": 0, "dimension_jpeg": pytest.approx(0.125)}
+    assert "Dimension, jpeg" in (folder / "compared" / "compare.html").read_text()
+    own["jpeg"] = "high"
+    with pytest.raises(SubstyleError, match=r"\.dimension\.jpeg: expected a number, got 'high'"):
+        compare_results([("a", results), ("b", other)], folder / "compared")
 
 
 @pytest.mark.parametrize(

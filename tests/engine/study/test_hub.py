@@ -16,8 +16,8 @@ import yaml
 from huggingface_hub import ModelCard
 from tests.engine.report import fake
 
-from substyle.engine.results.read import validate_results
 from substyle.engine.stages import stamp
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study import hub
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.data import Column, Table, head_name, show
+from substyle.engine.report.data import Column, ComparedScore, Table, show, with_interval
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
-from substyle.engine.results.model import BackboneResults, Balance, Neighbours, ProbeScores, ResultsDocument
-from substyle.engine.results.read import validate_results
+from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages import registry
+from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
 
@@ -20,21 +21,6 @@ Runs = Sequence[tuple[str, dict[str, Any]]]  # as JSON, since setups differ in a
 
 _SETUP = ("suite", "transformations", "images", "photographs", "canvas", "seed", "classes", "splits", "resampled")
 _NO_NUMBERS = ("device", "threads", "table", "stream_buffer", "save")  # settings that change no score
-_PROBES = (
-    ("style", "Style", "fine", "accuracy"),
-    ("seen", "Coarse class, seen", "coarse", "seen"),
-    ("held_out", "Coarse class, held out", "coarse", "held_out"),
-    ("clean", "Class, unchanged", "semantic", "clean"),
-    ("obfuscated", "Class, transformed", "semantic", "obfuscated"),
-)
-
-
-_NEAREST = (
-    ("knn_style_10", "Style, 10-NN"),
-    ("knn_class_10", "Class, 10-NN"),
-    ("same_image", "Nearest: same photograph"),
-    ("same_style", "Nearest: same style"),
-)
 
 
 @dataclass(frozen=True)
@@ -115,9 +101,9 @@ def _differences(runs: Sequence[dict[str, Any]]) -> list[Difference]:
         values = [_setup(results, what) for results in runs]
         if any(value != values[0] for value in values):
             found.append(Difference(what, tuple(_words(value, values[0]) for value in values)))
-    for stage in ("probes", "analysis"):
-        settings = [(results.get("settings") or {}).get(stage) for results in runs]
-        found += _fields(f"settings of {stage}", settings, leave_out=_NO_NUMBERS)
+    stated = [results.get("settings") or {} for results in runs]
+    for stage in dict.fromkeys(name for settings in stated for name in settings):
+        found += _fields(f"settings of {stage}", [each.get(stage) for each in stated], leave_out=_NO_NUMBERS)
     definitions = [{row["name"]: row for row in results["transformations"]} for results in runs]
     for name in dict.fromkeys(name for rows in definitions for name in rows):
         found += _fields(name, [rows.get(name) for rows in definitions])
@@ -169,52 +155,36 @@ def _changed(value: list[Any], first: list[Any]) -> str:
 @dataclass(frozen=True)
 class _Row:
     backbone: str
-    score: str
     heading: str
-    values: tuple[float | None, ...]
-    intervals: tuple[Sequence[float] | None, ...]
-    late: tuple[bool, ...]  # whose probe has not converged
+    scores: tuple[ComparedScore | None, ...]  # by run
 
     def change(self, run: int) -> float | None:
         """Difference to the first run."""
-        first, value = self.values[0], self.values[run]
-        return None if first is None or value is None else value - first
+        first, score = self.scores[0], self.scores[run]
+        return None if first is None or score is None else score.value - first.value
 
     def clear(self, run: int) -> bool:
         """Whether the intervals of this run and the first are disjoint, and both probes have converged."""
-        first, other = self.intervals[0], self.intervals[run]
-        disjoint = bool(first and other and (first[1] < other[0] or other[1] < first[0]))
-        return disjoint and not (self.late[0] or self.late[run])
+        first, other = self.scores[0], self.scores[run]
+        if first is None or other is None or not (first.interval and other.interval):
+            return False
+        disjoint = first.interval[1] < other.interval[0] or other.interval[1] < first.interval[0]
+        return disjoint and first.converged and other.converged
 
 
 def _rows(runs: Sequence[ResultsDocument]) -> list[_Row]:
-    found = [name for results in runs for name in results.ordered()]
-    backbones = sorted(dict.fromkeys(found), key=lambda name: -found.count(name))  # most common first
-    tried = list(dict.fromkeys(head for results in runs for head in results.heads()))
+    """Scores of all stages by backbone, those of most runs first."""
+    names = [name for results in runs for name in results.ordered()]
     rows = []
-    for backbone in backbones:
-        each = [results.backbones.get(backbone, BackboneResults()) for results in runs]
-        for (key, heading, task, score), head in product(_PROBES, tried):
-            probes = [own.probe(task, head) or ProbeScores() for own in each]
-            values = tuple(getattr(probe, score) for probe in probes)
-            intervals = tuple(probe.interval(score) for probe in probes)
-            late = tuple(probe.unconverged for probe in probes)
-            rows.append(_Row(backbone, f"{key}_{head}", f"{heading}, {head_name(head)}", values, intervals, late))
-        for at, (key, heading) in enumerate(_NEAREST):
-            near = [_nearest(own)[at] for own in each]
-            values, intervals = tuple(value for value, _ in near), tuple(interval for _, interval in near)
-            rows.append(_Row(backbone, key, heading, values, intervals, (False,) * len(each)))
-    return [row for row in rows if any(value is not None for value in row.values)]
-
-
-def _nearest(backbone: BackboneResults) -> tuple[tuple[float | None, list[float] | None], ...]:
-    """Value and interval of each of `_NEAREST`."""
-    near, shares, ends = backbone.knn or Neighbours(), backbone.balance or Balance(), backbone.balance_ci95 or {}
-    votes = (near.transformation, near.transformation_ci95), (near.label, near.label_ci95)
-    return (
-        *(((values or {}).get("10"), (intervals or {}).get("10")) for values, intervals in votes),
-        *((getattr(shares, key), ends.get(key)) for key in ("same_image", "same_transformation")),
-    )
+    for name in sorted(dict.fromkeys(names), key=lambda name: -names.count(name)):
+        each = [results.backbones.get(name, BackboneResults()) for results in runs]
+        for stage in registry.stages():
+            found = [{score.key: score for score in stage.scores(own)} for own in each]
+            # in the order of the run that has most
+            for key in dict.fromkeys(key for scores in sorted(found, key=len, reverse=True) for key in scores):
+                scores = tuple(own.get(key) for own in found)
+                rows.append(_Row(name, next(score.heading for score in scores if score), scores))
+    return rows
 
 
 def _columns(names: Sequence[str]) -> tuple[Column, ...]:
@@ -228,8 +198,6 @@ def _columns(names: Sequence[str]) -> tuple[Column, ...]:
 
 
 def _flat(row: _Row) -> tuple[Any, ...]:
-    values = [
-        None if value is None else (value, *(interval or (None, None)))
-        for value, interval in zip(row.values, row.intervals, strict=True)
-    ]
-    return (row.backbone, row.score, *values, *(row.change(run) for run in range(1, len(values))))
+    values = [score and with_interval(score.value, score.interval) for score in row.scores]
+    key = next(score.key for score in row.scores if score)
+    return (row.backbone, key, *values, *(row.change(run) for run in range(1, len(values))))

@@ -1,15 +1,17 @@
-"""Reading and checking results.json, and its JSON Schema."""
+"""Reading and checking results.json, with the results of all stages, and its JSON Schema."""
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from substyle.engine.results.model import ResultsDocument
+from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages import registry
 from substyle.engine.store.files import read_json
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.files import inside
@@ -46,7 +48,7 @@ def validate_results(results: object) -> ResultsDocument:
         raise SubstyleError(f"results: expected an object, got {type(results).__name__}")
     _require_bounded(results)
     try:
-        return ResultsDocument.model_validate(results)
+        return _document(tuple(registry.stages())).model_validate(results)
     except ValidationError as error:
         raise SubstyleError(_message(error.errors(include_url=False)[0])) from error
 
@@ -64,7 +66,21 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def results_schema() -> dict[str, Any]:
     """JSON Schema of results.json, draft 2020-12."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ResultsDocument.model_json_schema()}
+    model = _document(tuple(registry.stages()))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+
+
+@cache
+def _document(stages: tuple[registry.AnyStage, ...]) -> type[ResultsDocument]:
+    """The model of results.json with the types that stages state."""
+    own: dict[str, Any] = {each.name: (each.backbone_results | None, None) for each in stages if each.backbone_results}
+    common: dict[str, Any] = {
+        each.name: (each.document_results | None, None) for each in stages if each.document_results
+    }
+    backbone = create_model(BackboneResults.__name__, __base__=BackboneResults, __doc__=BackboneResults.__doc__, **own)
+    common["backbones"] = (dict[str, backbone], ...)  # type: ignore[valid-type]
+    name = ResultsDocument.__name__
+    return create_model(name, __base__=ResultsDocument, __doc__=ResultsDocument.__doc__, **common)
 
 
 def _require_bounded(results: dict[str, Any]) -> None:

@@ -1,15 +1,15 @@
 import csv
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tests.engine.report import fake
 
-from substyle.engine.report.compare import compare_results
 from substyle.engine.report.page import soft
+from substyle.engine.study.compare import compare_results
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 
-def test_equal_runs_agree_in_setup_and_do_not_differ(fake: ModuleType, tmp_path: Path) -> None:
+def test_equal_runs_agree_in_setup_and_do_not_differ(tmp_path: Path) -> None:
     results = fake.fake_results(images=100)
     comparison = compare_results([("a", results), ("b", results)], tmp_path)
     assert comparison.setup == ()
@@ -17,7 +17,7 @@ def test_equal_runs_agree_in_setup_and_do_not_differ(fake: ModuleType, tmp_path:
     assert "The runs agree" in (tmp_path / "compare.html").read_text()
 
 
-def test_differences_are_to_the_first_run(fake: ModuleType, tmp_path: Path) -> None:
+def test_differences_are_to_the_first_run(tmp_path: Path) -> None:
     runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b", "c")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85, 0.801), strict=True):
         scores = results["backbones"]["dinov2_vit_small"]["fine"]["linear"]
@@ -34,7 +34,7 @@ def test_differences_are_to_the_first_run(fake: ModuleType, tmp_path: Path) -> N
     assert names[-2:] == ["b_minus_a", "c_minus_a"]
 
 
-def test_every_difference_of_setup_is_flagged(fake: ModuleType, tmp_path: Path) -> None:
+def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
     first = fake.fake_results(images=100)
     other = fake.fake_results(images=200, seed=1, suite=fake.SUITE[:8], classes=("x", "y"))
     other["canvas"] = 128
@@ -57,7 +57,7 @@ def test_every_difference_of_setup_is_flagged(fake: ModuleType, tmp_path: Path) 
     assert "The runs agree" not in page
 
 
-def test_roles_settings_and_units_are_part_of_the_setup(fake: ModuleType, tmp_path: Path) -> None:
+def test_roles_settings_and_units_are_part_of_the_setup(tmp_path: Path) -> None:
     runs = [fake.fake_results(images=100) for _ in range(2)]
     for results, by, strengths in zip(runs, ("photograph", "folder"), ([0.1, 1.0], [1e-6]), strict=True):
         results["resampled"] = {"by": by, "groups": 20}
@@ -76,7 +76,31 @@ def test_roles_settings_and_units_are_part_of_the_setup(fake: ModuleType, tmp_pa
     assert [difference.what for difference in older] == ["resampled", name]
 
 
-def test_a_backbone_of_one_run_has_no_difference(fake: ModuleType, tmp_path: Path) -> None:
+def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
+    runs = [fake.fake_results(images=100, seed=0) for _ in range(2)]
+    name = "efficientnet_lite0"
+    for results, value, radius in zip(runs, (0.25, 0.75), (4, 8), strict=True):
+        scored, ends = {"accuracy": value}, [value - 0.125, value + 0.125]
+        own = results["backbones"][name]
+        own["shift"] = {"sketches": {**scored, "ci95": ends}}
+        own["domains"] = {"fine": {"photos": {"photos": scored, "x-rays": {**scored, "converged": False}}}}
+        attack = {"l2": 1.0, "success": value, "success_ci95": ends, "detection": {"detector": {"auroc": value}}}
+        own["attack"] = {"attacks": {"pgd@8": attack}}
+        results["settings"] = {"attack": {"weight": 1.0, "steps": radius}}
+    compared = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path)
+    marks = {row[:2]: clear for row, clear in zip(compared.table.rows, compared.clear, strict=True)}
+    rows = {row[1]: row[2:] for row in compared.table.rows if row[0] == name}
+    assert rows["shift_sketches"] == ((0.25, 0.125, 0.375), (0.75, 0.625, 0.875), 0.5)
+    assert rows["attack_pgd@8"] == rows["shift_sketches"]
+    assert rows["detected_pgd@8"] == ((0.25, None, None), (0.75, None, None), 0.5)
+    assert rows["fine_accuracy_photos_x-rays"] == rows["detected_pgd@8"]
+    assert "fine_accuracy_photos_photos" not in rows  # that is the style score
+    assert marks[name, "shift_sketches"] == (True,)
+    assert marks[name, "detected_pgd@8"] == (False,)  # without intervals
+    assert [(each.what, each.values) for each in compared.setup] == [("settings of attack", ("steps 4", "steps 8"))]
+
+
+def test_a_backbone_of_one_run_has_no_difference(tmp_path: Path) -> None:
     runs = [("a", fake.fake_results({"x": (0.9, 0.9), "y": (0.9, 0.9)})), ("b", fake.fake_results({"y": (0.9, 0.9)}))]
     table = compare_results(runs, tmp_path).table
     assert {row[-1] for row in table.rows if row[0] == "x"} == {None}
@@ -84,18 +108,18 @@ def test_a_backbone_of_one_run_has_no_difference(fake: ModuleType, tmp_path: Pat
     assert table.rows[0][0] == "y"  # what is common comes first
 
 
-def test_names_are_escaped(fake: ModuleType, tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     results = fake.fake_results({"<script>x": (0.9, 0.9)}, images=50)
     compare_results([("<script>1", results), ("<script>2", results)], tmp_path)
     assert "<script" not in (tmp_path / "compare.html").read_text()
 
 
-def test_runs_without_scores(fake: ModuleType, tmp_path: Path) -> None:
+def test_runs_without_scores(tmp_path: Path) -> None:
     results = fake.fake_results({}, images=50)
     assert compare_results([("a", results), ("b", results)], tmp_path).table.rows == ()
 
 
-def test_two_runs_of_different_names_are_needed(fake: ModuleType, tmp_path: Path) -> None:
+def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
     results = fake.fake_results(images=50)
     for runs in ([], [("a", results)], [("a", results), ("a", results)], [("a", results), ("a_low", results)]):
         with pytest.raises(ConfigError, match=r"compare\.runs"):
@@ -104,7 +128,7 @@ def test_two_runs_of_different_names_are_needed(fake: ModuleType, tmp_path: Path
         compare_results([("a", results), ("b", {})], tmp_path)
 
 
-def test_the_table_for_a_terminal(fake: ModuleType, tmp_path: Path) -> None:
+def test_the_table_for_a_terminal(tmp_path: Path) -> None:
     runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85), strict=True):
         results["backbones"]["dinov2_vit_small"]["fine"]["linear"] |= {
@@ -121,7 +145,7 @@ def test_the_table_for_a_terminal(fake: ModuleType, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("converged", [True, False])
 def test_held_out_scores_have_the_two_way_interval_and_late_probes_no_clear_difference(
-    fake: ModuleType, tmp_path: Path, converged: bool
+    tmp_path: Path, converged: bool
 ) -> None:
     runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b")]
     for (_, results), value in zip(runs, (0.50, 0.53), strict=True):
