@@ -20,6 +20,7 @@ from substyle.engine.estimate.measured import measured
 from substyle.engine.estimate.plan import CLASSES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card_of, device
+from substyle.engine.stages.registry import stages
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
@@ -124,16 +125,9 @@ def _eight_bits(study: Study) -> str:
 
 
 def _not_counted(study: Study) -> str:
-    tuned = study.finetune
-    trainings = len(tuned.backbones) * len(tuned.objectives) * tuned.seeds
-    parts = (
-        (trainings, f"{trainings} fine-tuned backbones"),
-        (len(study.domains), f"{len(study.domains)} domains"),
-        (len(study.shift), f"{len(study.shift)} shifts"),
-        (len(study.corruptions), f"corruptions ({study.corruptions})"),
-        (len(study.attack.attacks), "attacks"),
-    )
-    named = [words for count, words in parts if count]
+    """Stages of the study that are off by default: what they take is not planned."""
+    default = Study(study.name, study.backbones)
+    named = [each.name for each in stages() if each.of(study) is not None and each.of(default) is None]
     return f"not counted: {', '.join(named)}" if named else ""
 
 
