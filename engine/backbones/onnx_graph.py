@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, checker, compose, helper
 from torch import nn
 
+from substyle.engine import cache
 from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.spec import RGB, Backbone, BackboneSpec
 from substyle.kernels.errors import ConfigError
@@ -162,8 +163,18 @@ class _Pixels(nn.Module):
 
 
 def _front(*, canvas: int, side: int, batch: int, mean: RGB, std: RGB) -> onnx.ModelProto:
-    module = Preprocessed(_Pixels(), canvas=canvas, side=side, mean=mean, std=std).eval()
-    return export(module, canvas=canvas, batch=batch, output="pixels")
+    """The preprocessing as a graph, whose export takes seconds."""
+
+    def make() -> bytes:
+        module = Preprocessed(_Pixels(), canvas=canvas, side=side, mean=mean, std=std).eval()
+        graph: bytes = export(module, canvas=canvas, batch=batch, output="pixels").SerializeToString()
+        return graph
+
+    facts = {
+        **{"canvas": canvas, "side": side, "batch": batch, "mean": mean, "std": std},
+        **{"code": cache.code_hash(), "libraries": cache.versions("torch", "onnx", "onnxscript")},
+    }
+    return onnx.load_model_from_string(cache.fetch(f"graphs/{cache.key(facts)}.front.onnx", make))
 
 
 def _same_opset(front: onnx.ModelProto, model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:

@@ -200,6 +200,17 @@ def test_onnx_file_with_its_preprocessing(tmp_path: Path) -> None:
     np.testing.assert_allclose(compiled.embed(samples()[0]), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_the_preprocessing_of_an_onnx_file_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = onnx_file(tmp_path)
+    path.with_suffix(".json").write_text('{"mean": [0.1, 0.2, 0.7], "std": [0.5, 0.5, 0.4]}')
+    first = load(f"onnx:{path}").graph
+    monkeypatch.setattr(onnx_graph, "export", None)
+    assert load(f"onnx:{path}").graph == first
+    path.with_suffix(".json").write_text('{"mean": [0.1, 0.2, 0.8], "std": [0.5, 0.5, 0.4]}')
+    with pytest.raises(ConfigError, match="NoneType"):
+        load(f"onnx:{path}")
+
+
 def test_onnx_file_without_preprocessing_is_refused(tmp_path: Path) -> None:
     path, _ = onnx_file(tmp_path)
     facts = path.with_suffix(".json")
