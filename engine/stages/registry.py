@@ -19,11 +19,11 @@ from substyle.kernels.files import remove
 from substyle.pipelines.entry_points import STAGES, load_entry_points
 
 # modules of this package, imported when they are first used: some import much
-NAMES = ["finetune", "adapt", "probes", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
+NAMES = ["finetune", "adapt", "probes", "few_shot", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
 AnyStage = Stage[Any, Any]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, AnyStage] = {}
-_registered: list[str] = []  # by plug-ins and installed packages
+_registered = ["few_shot"]  # whose settings are no field of `Study`, and those of plug-ins and installed packages
 
 
 def stage(name: str) -> AnyStage:
@@ -42,7 +42,7 @@ def alone() -> dict[str, AnyStage]:
 
 
 def registered() -> list[str]:
-    """Names of the stages of plug-ins and installed packages, whose settings are tables of their own."""
+    """Names of the stages whose settings are in `Study.stages`, such as those of plug-ins and installed packages."""
     load_entry_points(STAGES)
     return _registered
 

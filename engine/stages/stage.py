@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -342,7 +342,7 @@ class Stage(ABC, Generic[C, R]):
         """
         config = self.chosen(run)
         if config is None and run.study is None and self.in_reports:
-            config = self.config()
+            config = self._usual(run)
         if config is None:
             return {}
         units = list(dict.fromkeys(self.units(run, config)))
@@ -380,6 +380,15 @@ class Stage(ABC, Generic[C, R]):
             require_fresh(folder, note, self.dated(run, own, unit, note.stamp.settings), command)
             found[unit.key] = self.load(run, folder)
         return found
+
+    def _usual(self, run: Run) -> C:
+        """The settings of stored results, or default ones with the seed of the store."""
+        for folder in (self.folder(run, unit) for unit in self.reported(run)):
+            if (note := note_of(folder)) is not None:
+                with suppress(StaleError):
+                    return self._restored(folder, note.stamp.settings, "")
+        seeded = any(each.name == "seed" for each in fields(self.config))  # type: ignore[arg-type]
+        return self.config(**({"seed": run.store.settings.seed} if seeded else {}))
 
     def _restored(self, folder: Path, settings: Mapping[str, Any], command: str) -> C:
         """The settings that results were computed with."""

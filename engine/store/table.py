@@ -149,6 +149,12 @@ class EmbeddingTable:
             return np.arange(len(self.keys)) if self.first_N is None else self.first_N
         return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
 
+    def groups_of(self, rows: NDArray[np.int64], by: ResampleBy) -> NDArray[np.int64]:
+        """Return the `groups` of some images, numbered as they come: equal in tables that list images differently."""
+        _, first, group_N = np.unique(self.groups(by)[rows], return_index=True, return_inverse=True)
+        numbered: NDArray[np.int64] = np.argsort(np.argsort(first))[group_N]
+        return numbered
+
     def new_to(self, other: EmbeddingTable) -> NDArray[np.bool_]:
         """Whether each image is neither a copy nor a near-duplicate of a training or validation image of another table.
 

@@ -62,6 +62,19 @@ def test_a_store_is_made_anew_in_the_place_of_another(scene: Scene) -> None:
     assert numbers(scene.stages(store)) == numbers(scene.fresh(other))
 
 
+def test_reports_without_a_study_keep_the_settings_of_few_shots(scene: Scene) -> None:
+    scene.study |= {"seed": 3, "few_shot": {"shots": 2, "draws": 3}}
+    first = scene.run()["backbones"]["control:pixels"]["few_shot"]
+    assert (first["shots"], first["draws"], first["seed"]) == (2, 3, 3)
+    store = scene.root / "out" / "store.zarr"
+    for out, expected in (("out", (2, 3, 3)), ("others", (16, 5, 3))):  # default settings, with the seed of the store
+        scene.ok("probe", store, "--out", scene.root / out)
+        path = scene.ok("report", store, "--out", scene.root / out)["results"]
+        found = read(scene.root / path)["backbones"]["control:pixels"]["few_shot"]
+        assert (found["shots"], found["draws"], found["seed"]) == expected
+        assert (found == first) == (out == "out")
+
+
 @pytest.mark.slow
 def test_the_store_of_a_run_is_deleted(scene: Scene) -> None:
     before = numbers(scene.run())

@@ -324,8 +324,6 @@ def _mean(
     *,
     proportion: bool = True,
 ) -> Estimate:
-    # numbered as they come in `rows`: tables of the same photographs may have them in another order
-    _, first, group_N = np.unique(table.groups(config.resample_by)[rows], return_index=True, return_inverse=True)
-    group_N = np.argsort(np.argsort(first))[group_N]
+    group_N = table.groups_of(rows, config.resample_by)
     found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, group_N, proportion=proportion)
     return found.mean(np.ones(len(score_TN)))

@@ -141,7 +141,7 @@ def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.Capture
     assert note(folder) == before  # kept
     for name in ("dimensions", "finetune"):  # the second needs a study
         assert main(["stage", name, store, "--json"]) == 2
-        assert "allowed: probes, analysis" in the_json(capsys)["error"]["message"]
+        assert "allowed: probes, few_shot" in the_json(capsys)["error"]["message"]
     plugin = ["--plugin", str(folder / "dimension.py"), "--set", "dimension.images=6"]
     assert main(["stage", "dimension", store, *plugin, "--quiet"]) == 0
     printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]

@@ -1,0 +1,152 @@
+"""Few-shot class accuracy: logistic regression on a few photographs of each class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, StrictInt
+from scipy.special import stdtrit
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from substyle.engine.config import Study
+from substyle.engine.probes.evaluate import resample
+from substyle.engine.probes.tasks import identity
+from substyle.engine.report.data import ComparedScore
+from substyle.engine.report.section import Section
+from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages.few_shot.section import FewShot, scores, sections
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
+from substyle.pipelines.validation import validated
+
+BOOTSTRAP = 2000
+ITERATIONS = 1000
+
+
+@validated("few_shot")
+class FewShotConfig:
+    """Few-shot class accuracy: logistic regression on a few photographs of each class, over several draws."""
+
+    shots: Annotated[StrictInt, Field(ge=1, le=10**6)] = 16
+    """Training photographs of each class, or all of a class that has fewer."""
+    draws: Annotated[StrictInt, Field(ge=2, le=1000)] = 5
+    """Number of draws of training photographs, the same for all backbones."""
+    resample_by: ResampleBy = "photograph"
+    """Unit of the bootstrap. Defaults to the study's."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+    """Seed of draws and resamples. Defaults to the study's."""
+
+
+class FewShotStage(JsonStage[FewShotConfig]):
+    """Score logistic regression that is trained on few unchanged photographs of each class.
+
+    As image classification in MIEB (Xiao et al., "MIEB: Massive Image Embedding Benchmark", 2025): scikit-learn with
+    its default penalty on embeddings as they are stored, 16 photographs of each class, the mean over 5 draws. Here the
+    optimiser runs until it converges.
+    """
+
+    name = "few_shot"
+    config = FewShotConfig
+    file = "few_shot.json"
+    in_reports = True
+    backbone_results = FewShot
+
+    def of(self, study: Study) -> FewShotConfig:
+        """`[few_shot]`, or the default settings with seed and unit of the probes."""
+        found: FewShotConfig | None = study.stages.get(self.name)
+        return found or FewShotConfig(seed=study.probes.seed, resample_by=study.probes.resample_by)
+
+    def units(self, run: Run, config: FewShotConfig) -> Iterable[Unit]:
+        """Backbones whose photographs have classes."""
+        return [unit for unit in super().units(run, config) if _classes(run.tables[unit.name]) is not None]
+
+    def compute(self, run: Run, config: FewShotConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Write the scores."""
+        self.write(folder, few_shot(averaged(run.tables[unit.name]), config))
+        return True
+
+    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
+        """Few-shot accuracy."""
+        return scores(backbone)
+
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
+
+
+STAGE = FewShotStage()
+
+
+def _classes(table: EmbeddingTable) -> NDArray[np.int64] | None:
+    """Classes of the training photographs; None for fewer than two, or without test photographs of them."""
+    labels = table.label_N[table.rows(TRAIN)]
+    classes = np.unique(labels[labels >= 0])
+    return classes if len(classes) > 1 and np.isin(table.label_N[table.rows(TEST)], classes).any() else None
+
+
+def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
+    """Mean accuracy over draws on the unchanged test photographs of the classes of the training photographs.
+
+    The 95 % interval is over test photographs, and over draws (Student's t), added in quadrature: each part holds the
+    other's sample fixed.
+
+    Returns:
+        results of `FewShot`.
+    """
+    classes, t = _classes(table), identity(table)
+    assert classes is not None
+    train_N, test_N = (_by_key(table, split, classes) for split in (TRAIN, TEST))
+    train_ND, test_ND = table.take_finite(t, train_N), table.take_finite(t, test_N)
+    train_label_N, test_label_N = table.label_N[train_N], table.label_N[test_N]
+    right_SN = np.empty((config.draws, len(test_N)), np.float64)
+    converged = True
+    for draw in range(config.draws):
+        chosen = _drawn(train_label_N, config.shots, np.random.default_rng([config.seed, draw]))
+        with threadpool_limits(1):  # the same numbers on any number of cores
+            model = LogisticRegression(max_iter=ITERATIONS).fit(train_ND[chosen], train_label_N[chosen])
+            right_SN[draw] = model.predict(test_ND) == test_label_N
+        converged &= bool(model.n_iter_.max() < ITERATIONS)
+    group_N = table.groups_of(test_N, config.resample_by)
+    estimate = resample(right_SN, BOOTSTRAP, config.seed, group_N).mean(np.ones(config.draws))
+    return {
+        "accuracy": estimate.number,
+        "ci95": _widened(estimate.value, estimate.ci95, right_SN.mean(axis=1)),
+        "accuracies": right_SN.mean(axis=1).tolist(),
+        **asdict(config),
+        "fewest": int(min(config.shots, np.unique(train_label_N, return_counts=True)[1].min())),
+        "images": len(test_N),
+        "classes": len(classes),
+        "converged": converged,
+    }
+
+
+def _by_key(table: EmbeddingTable, split: int, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Photographs of a split and of some classes in the order of their keys, in which backbones agree."""
+    rows = table.rows(split)
+    rows = rows[np.isin(table.label_N[rows], classes)]
+    return np.array(sorted(rows.tolist(), key=table.keys.__getitem__), np.int64)
+
+
+def _drawn(label_N: NDArray[np.int64], shots: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Up to ``shots`` random photographs of each class."""
+    each = [rng.permutation(np.flatnonzero(label_N == label))[:shots] for label in np.unique(label_N)]
+    return np.concatenate(each)
+
+
+def _widened(value: float, low_high: list[float] | None, accuracy_S: NDArray[Any]) -> list[float] | None:
+    """An interval over photographs, widened by that over draws."""
+    if low_high is None:
+        return None
+    draws = len(accuracy_S)
+    half = float(stdtrit(draws - 1, 0.975) * accuracy_S.std(ddof=1) / math.sqrt(draws))
+    below, above = (math.hypot(end, half) for end in (value - low_high[0], low_high[1] - value))
+    return [max(value - below, 0.0), min(value + above, 1.0)]

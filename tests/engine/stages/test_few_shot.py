@@ -1,0 +1,135 @@
+"""Few-shot class accuracy: which photographs are drawn, what is scored, and what the interval covers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from tests.engine.report import fake
+
+from substyle.engine.stages.few_shot import FewShotConfig, few_shot
+from substyle.engine.stages.results import validate_results
+from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.study.report import sections_of
+from substyle.kernels.errors import ConfigError
+
+CLASSES, WIDTH = 3, 6
+
+
+def drawn(label_N: np.ndarray, rng: np.random.Generator, spread: float = 1.0) -> np.ndarray:
+    """Embeddings of photographs: a direction for each class, and noise."""
+    x_ND = rng.normal(size=(len(label_N), WIDTH)) * spread
+    x_ND[np.arange(len(label_N)), label_N] += 2
+    return x_ND.astype(np.float32)
+
+
+def some(train: int = 60, test: int = 40, seed: int = 0, **changes: Any) -> EmbeddingTable:  # noqa: ANN401
+    """Photographs of three classes in two variants."""
+    rng = np.random.default_rng(seed)
+    count = train + 10 + test
+    label_N = np.arange(count) % CLASSES
+    split_N = np.repeat(np.array([TRAIN, VAL, TEST], np.int8), [train, 10, test])
+    x_ND = drawn(label_N, rng)
+    table = EmbeddingTable(
+        backbone="b",
+        x_TND=np.stack([x_ND + 50, x_ND]),
+        transformations=("jpeg", "identity"),
+        coarse=("compression", "identity"),
+        roles=("train", "train"),
+        keys=tuple(f"{i % 7}/{i}.jpg" for i in range(count)),
+        label_N=label_N.astype(np.int64),
+        class_names=("a", "b", "c"),
+        split_N=split_N,
+        distinct_TN=np.ones((2, count), np.bool_),
+    )
+    return replace(table, **changes)
+
+
+def permuted(table: EmbeddingTable, order: np.ndarray) -> EmbeddingTable:
+    assert isinstance(table.x_TND, np.ndarray)
+    return replace(
+        table,
+        x_TND=table.x_TND[:, order],
+        keys=tuple(table.keys[i] for i in order),
+        label_N=table.label_N[order],
+        split_N=table.split_N[order],
+        distinct_TN=table.distinct_TN[:, order],
+    )
+
+
+def test_with_all_photographs_it_is_logistic_regression() -> None:
+    table = some()
+    found = few_shot(table, FewShotConfig(shots=1000, draws=2))
+    x_ND, train, test = table.x_TND[1], table.rows(TRAIN), table.rows(TEST)
+    model = LogisticRegression(max_iter=1000).fit(x_ND[train], table.label_N[train])
+    assert found["accuracy"] == pytest.approx(model.score(x_ND[test], table.label_N[test]))
+    assert found["accuracies"] == [found["accuracy"]] * 2
+    assert (found["fewest"], found["images"], found["classes"], found["converged"]) == (20, 40, 3, True)
+
+
+def test_draws_are_of_training_photographs_by_key() -> None:
+    table = some()
+    found = few_shot(table, FewShotConfig(shots=2, draws=8))
+    assert len(set(found["accuracies"])) > 1
+    assert found["accuracy"] == pytest.approx(np.mean(found["accuracies"]))
+    order = np.random.default_rng(1).permutation(len(table.keys))
+    assert few_shot(permuted(table, order), FewShotConfig(shots=2, draws=8)) == found
+    assert few_shot(table, FewShotConfig(shots=2, draws=8, seed=1))["accuracies"] != found["accuracies"]
+    spoilt = table.x_TND.copy()
+    spoilt[0], spoilt[1, table.rows(VAL)] = np.nan, np.nan  # neither other variants nor validation photographs are read
+    assert few_shot(replace(table, x_TND=spoilt), FewShotConfig(shots=2, draws=8)) == found
+
+
+def test_photographs_without_a_known_class_are_left_out() -> None:
+    table = some()
+    label_N = table.label_N.copy()
+    label_N[table.rows(TRAIN)[::9]] = -1
+    label_N[(label_N == 2) & (table.split_N == TRAIN)] = -1  # the third class is in no training photograph
+    found = few_shot(replace(table, label_N=label_N), FewShotConfig(shots=4))
+    assert (found["classes"], found["images"]) == (2, np.count_nonzero(label_N[table.rows(TEST)] < 2))
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_mean_over_photographs_and_draws() -> None:
+    """200 tables from one population; most of the spread is due to draws."""
+    rng = np.random.default_rng(5)
+    truth, every = [], np.arange(30_000) % CLASSES
+    x_ND = drawn(every, rng)
+    for _ in range(200):
+        label = np.arange(CLASSES)
+        model = LogisticRegression(max_iter=1000).fit(drawn(label, rng), label)
+        truth.append(model.score(x_ND, every))
+    covered, photographs_alone = 0, 0
+    for seed in range(200):
+        found = few_shot(some(train=600, test=600, seed=seed + 10), FewShotConfig(shots=1, seed=seed))
+        low, high = found["ci95"]
+        covered += low <= np.mean(truth) <= high
+        half = 1.96 * np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / 600)
+        photographs_alone += abs(found["accuracy"] - np.mean(truth)) <= half
+    assert covered >= 186  # of 200, 93 %
+    assert photographs_alone < 150  # what an interval over photographs alone would cover
+
+
+def test_the_report_shows_it() -> None:
+    results = fake.fake_results(images=100)
+    assert not [section for section in sections_of(validate_results(results)) if section.key == "few-shot"]
+    for number, entry in enumerate(results["backbones"].values()):
+        found = few_shot(some(seed=number), FewShotConfig())
+        entry["few_shot"] = found
+    (section,) = [section for section in sections_of(validate_results(results)) if section.key == "few-shot"]
+    text, data = section.blocks
+    assert "16 unchanged training photographs of each class, mean over 5 draws, on 40" in text.text
+    assert "Chance is 33.3 %" in text.text
+    assert data.table.rows[-1][1] == (found["accuracy"], *found["ci95"])
+    assert data.table.rows[-1][2:4] == (min(found["accuracies"]), max(found["accuracies"]))
+
+
+@pytest.mark.parametrize(("field", "value"), [("shots", 0), ("draws", 1), ("draws", 2.5), ("seed", -1)])
+def test_wrong_settings_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        FewShotConfig(**{field: value})
+    assert caught.value.field == f"few_shot.{field}"
