@@ -19,11 +19,26 @@ from substyle.kernels.files import remove
 from substyle.pipelines.entry_points import STAGES, load_entry_points
 
 # modules of this package, imported when they are first used: some import much
-NAMES = ["finetune", "adapt", "probes", "few_shot", "analysis", "similarity", "attack", "domains", "shift", "mistakes"]
+NAMES = [
+    "finetune",
+    "adapt",
+    "probes",
+    "few_shot",
+    "generators",
+    "analysis",
+    "similarity",
+    "attack",
+    "domains",
+    "shift",
+    "mistakes",
+]
 AnyStage = Stage[Any, Any]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, AnyStage] = {}
-_registered = ["few_shot"]  # whose settings are no field of `Study`, and those of plug-ins and installed packages
+_registered = [
+    "few_shot",
+    "generators",
+]  # whose settings are no field of `Study`, and those of plug-ins and installed packages
 
 
 def stage(name: str) -> AnyStage:

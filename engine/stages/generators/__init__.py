@@ -1,0 +1,310 @@
+"""Styles of generators that a probe has not seen: each generator trains in turn, and all others are scored."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations, product
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, StrictFloat, StrictInt
+
+from substyle.engine import devices
+from substyle.engine.config import Study
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import C_RANGE, ProbeConfig
+from substyle.engine.probes.dataset import hold, standard_of
+from substyle.engine.probes.evaluate import balanced_over, pick_dtype, resample, score
+from substyle.engine.probes.leave_one_out import STYLE
+from substyle.engine.probes.linear import TIGHTER, certified, fit_heads, resampled_images, variant_weights
+from substyle.engine.probes.outcomes import holm
+from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
+from substyle.engine.probes.tasks import F64, Task, coarse_task
+from substyle.engine.probes.trainer import AGREEMENT
+from substyle.engine.report.data import ComparedScore
+from substyle.engine.report.section import Section
+from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages.generators.crossed import Crossed, known_mean, mean_over_pairs
+from substyle.engine.stages.generators.section import Contrasts, UnseenStyles, scores, sections
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.store.files import write_durably
+from substyle.engine.store.layout import TEST, ResampleBy, slug
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
+from substyle.kernels.errors import ConfigError
+from substyle.kernels.probe_heads import Heads
+from substyle.pipelines.transforms.style import by_generator
+from substyle.pipelines.validation import validated
+
+FEWEST = 3  # generators
+_ARRAYS = "crossed.npz"
+
+
+@validated("generators")
+class GeneratorsConfig:
+    """Styles of generators that a probe has not seen: each generator trains in turn, and all others are scored."""
+
+    styles: Annotated[StrictInt, Field(ge=1, le=64)] = 3
+    """Styles of one generator that a probe is trained on."""
+    draws: Annotated[StrictInt, Field(ge=1, le=64)] = 4
+    """Maximum number of draws of these styles from each generator."""
+    C: Annotated[StrictFloat, Field(ge=C_RANGE[0], le=C_RANGE[1])] = 0.01
+    """Inverse regularisation strength of all probes."""
+    resamples: Annotated[StrictInt, Field(ge=2, le=64)] = 5
+    """Number of probes of each generator that are trained on resampled photographs."""
+    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
+    """Number of resamples of the test photographs."""
+    resample_by: ResampleBy = "photograph"
+    """Unit of the bootstrap. Defaults to the study's."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+    """Seed of draws and resamples. Defaults to the study's."""
+
+
+class GeneratorsStage(JsonStage[GeneratorsConfig]):
+    """Train coarse probes on the styles of one generator, and score them on the styles of all others.
+
+    Probes see the training transformations of all other coarse classes. The 95 % interval is over generators, which are
+    random as trained on and as tested, over test photographs, and over training photographs.
+    """
+
+    name = "generators"
+    config = GeneratorsConfig
+    file = "generators.json"
+    backbone_results = UnseenStyles
+    document_results = Contrasts
+
+    def of(self, study: Study) -> GeneratorsConfig:
+        """`[generators]`, or the default settings with seed and unit of the probes."""
+        found: GeneratorsConfig | None = study.stages.get(self.name)
+        return found or GeneratorsConfig(seed=study.probes.seed, resample_by=study.probes.resample_by)
+
+    def units(self, run: Run, config: GeneratorsConfig) -> Iterable[Unit]:
+        """Backbones with enough generators, which were not trained on styles. Raises ConfigError if some have too few.
+
+        Adapted and fine-tuned backbones are left out: the transformations that they were trained on are seen.
+        """
+        chosen = []
+        for unit in super().units(run, config):
+            facts, known = run.store.backbone(unit.name).facts, by_generator(run.tables[unit.name].transformations)
+            if len(known) < FEWEST or "finetuned" in facts["spec"] or "adapter" in facts:
+                continue
+            if few := [name for name, own in known.items() if len(own) < config.styles]:
+                allowed = f"at most the number of styles of each generator; {', '.join(few)} has fewer"
+                raise ConfigError("generators.styles", config.styles, allowed)
+            chosen.append(unit)
+        return chosen
+
+    def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Write scores and what contrasts of backbones need."""
+        probes = run.study.probes if run.study else ProbeConfig()
+        own = replace(ProbeConfig(), seed=config.seed, device=probes.device, threads=probes.threads)
+        found, crossed = unseen_styles(averaged(run.tables[unit.name]), config, own)
+        arrays = io.BytesIO()
+        np.savez(arrays, allow_pickle=False, **{name: np.asarray(value) for name, value in vars(crossed).items()})
+        self.write(folder, found)
+        write_durably(folder / _ARRAYS, arrays.getvalue())
+        return True
+
+    def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
+        """Differences of all pairs of networks, with p values after Holm's correction."""
+        own = run.results.get(self.name, {})
+        known = {
+            name: _crossed(self.folder(run, Unit(name, slug(name)))) for name in document.networks() if name in own
+        }
+        rows = [contrast(a, b, known[a], known[b]) for a, b in combinations(known, 2)]
+        for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row["p_holm"] = p
+        return {self.name: {"contrasts": rows}} if rows else {}
+
+    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
+        """Accuracy on styles of unseen generators."""
+        return scores(backbone)
+
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
+
+
+STAGE = GeneratorsStage()
+
+
+def _crossed(folder: Path) -> Crossed:
+    with np.load(folder / _ARRAYS, allow_pickle=False) as found:
+        return Crossed(**{name: found[name] for name in found.files if name != "units"}, units=int(found["units"]))
+
+
+def contrast(a: str, b: str, crossed_a: Crossed, crossed_b: Crossed) -> JSON:
+    """The difference a - b on the same generators, photographs and resamples."""
+    difference = crossed_a - crossed_b
+    return {"a": a, "b": b, **difference.entries("difference", -1.0), "p": difference.p}
+
+
+def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: ProbeConfig) -> tuple[JSON, Crossed]:
+    """Score probes on the styles of generators that they have not seen.
+
+    Args:
+        table: embeddings in a suite with at least three generators.
+        probes: device, threads and precision of training.
+
+    Returns:
+        results of `UnseenStyles`, and scores by pair of generators.
+    """
+    generators = by_generator(table.transformations)
+    styles = np.array([t for own in generators.values() for t in own])
+    base = [t for t, role in enumerate(table.roles) if role == "train" and table.coarse[t] != STYLE]
+    task = coarse_task(table, config.seed, seen=[*base, *styles])
+    assert task is not None  # identity and styles are two classes
+    # standardised without any style, of which all but a few are new
+    plain = replace(task, train_T=np.setdiff1d(task.train_T, styles))
+    device = devices.resolve(probes.device, prefix="probes.").torch_device
+    held = hold(table, probes, device)
+    standard = standard_of(table, plain, config.seed)
+    features = Features(held, standard, held.device, pick_dtype(probes.precision, held.device))
+    planned = _planned(table, task, list(generators.values()), plain.train_T, config)
+    fit, difference = _fitted(features, task, probes, planned, config.C, styles)
+    images = table.rows(TEST)
+    right_KTN = np.stack([_scored(features, task, fit, k, own, images) for k, own in enumerate(planned.own_K)])
+    crossed = _crossed_of(table, generators, planned, right_KTN, config)
+    own = certified(fit, probes.tolerance)
+    accuracy_T = known_mean(known_mean(right_KTN[planned.resample_K < 0]).T)
+    seen = plain.train_T.tolist()
+    weight_T = balanced_over(seen, table.coarse, sorted({table.coarse[t] for t in seen}))
+    return {
+        **crossed.entries("accuracy", 0.0),
+        "generators": list(generators),
+        "matrix": _numbers(crossed.score_GG),
+        "by_style": {table.transformations[t]: _numbers(accuracy_T)[t] for t in styles.tolist()},
+        "seen": float(accuracy_T[seen] @ weight_T[seen] / weight_T.sum()),
+        "images": len(images),
+        "converged": own["converged"] and abs(difference) <= AGREEMENT and bool(fit.converged_K.all()),
+        "certificate": own["certificate"] | {"difference": difference},
+        **asdict(config),
+    }, crossed
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What K probes are trained on: several draws of styles of each generator, and the first of them on resampled
+    photographs.
+
+    Attributes:
+        generator_K: index of the generator.
+        own_K: the generator's styles, which are not scored.
+        weight_KT: weights of transformations in training.
+        times_KN: multiplicities of photographs in training.
+        resample_K: number of the resample of photographs, -1 for the photographs as they are.
+    """
+
+    generator_K: NDArray[np.int64]
+    own_K: list[list[int]]
+    weight_KT: F64
+    times_KN: F64
+    resample_K: NDArray[np.int64]
+
+
+def _planned(
+    table: EmbeddingTable,
+    task: Task,
+    generators: Sequence[list[int]],
+    base: NDArray[np.int64],
+    config: GeneratorsConfig,
+) -> _Planned:
+    rng = np.random.default_rng([config.seed, 0x67656E])
+    times_SN = resampled_images(task, table.groups(config.resample_by), config.resamples, config.seed)
+    rows: list[tuple[int, list[int], F64, F64, int]] = []
+    once_N = np.ones(len(table.keys))
+    for g, own in enumerate(generators):
+        every = list(combinations(own, config.styles))
+        order = rng.permutation(len(every))[: config.draws]
+        weights = [variant_weights(task, np.sort([*base, *every[i]])) for i in order.tolist()]
+        rows += [(g, own, weight_T, once_N, -1) for weight_T in weights]
+        rows += [(g, own, weights[0], times_N, number) for number, times_N in enumerate(times_SN)]
+    generator, own_K, weight, times, resample_ = zip(*rows, strict=True)
+    return _Planned(np.array(generator), list(own_K), np.stack(weight), np.stack(times), np.array(resample_))
+
+
+def _fitted(
+    features: Features, task: Task, probes: ProbeConfig, planned: _Planned, C: float, styles: NDArray[np.int64]
+) -> tuple[Fit, float]:
+    """Fit all probes; a third of the tolerance until it changes their accuracy on validation photographs little.
+
+    Returns:
+        the probes, and the last change.
+    """
+    basis = CovarianceBasis.of(TrainingRows(features, task, planned.weight_KT, planned.times_KN))
+    few = task.val_N[: max(1, probes.validation_rows // len(styles))]
+
+    def fitted(start: Heads | None, tighter: float) -> Fit:
+        Cs = [C] * len(planned.own_K)
+        given = features, task, probes, planned.weight_KT, Cs, start, planned.times_KN
+        return fit_heads(*given, basis=basis, tighter=tighter)
+
+    def validated(fit: Fit) -> float:
+        rows = [_scored(features, replace(task, test_N=few), fit, k, own, few) for k, own in enumerate(planned.own_K)]
+        return float(np.nanmean(np.stack(rows)[:, styles]))
+
+    tighter, difference = 1.0, 0.0
+    fit = fitted(None, tighter)
+    for _ in range(probes.doublings):
+        tighter *= TIGHTER
+        before = validated(fit)
+        fit = fitted(fit.heads, tighter)
+        difference = validated(fit) - before
+        if abs(difference) <= AGREEMENT or not fit.converged_K.all():
+            break
+    return fit, difference
+
+
+def _scored(
+    features: Features, task: Task, fit: Fit, k: int, own: Sequence[int], images: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Scores (T, N) of a probe, NaN for the styles of its generator."""
+    others = replace(task, score_T=np.setdiff1d(task.score_T, own))
+    return score(features, others, fit.heads.select([k]), images).mean_TN
+
+
+def _crossed_of(
+    table: EmbeddingTable,
+    generators: Mapping[str, list[int]],
+    planned: _Planned,
+    right_KTN: NDArray[np.float32],
+    config: GeneratorsConfig,
+) -> Crossed:
+    """Scores by pair of generators, and their means over resamples of photographs."""
+    count = len(generators)
+    draws = [right_KTN[(planned.generator_K == g) & (planned.resample_K < 0)] for g in range(count)]
+    right_GTN = np.stack([own.mean(axis=0) for own in draws])
+    group_N = table.groups_of(table.rows(TEST), config.resample_by)
+    resampled = resample(right_GTN.reshape(-1, right_GTN.shape[2]), config.bootstrap, config.seed, group_N)
+    weight_GT = np.zeros(right_GTN.shape[:2])
+    for g, (own, column) in product(range(count), enumerate(generators.values())):
+        if own != g:
+            weight_GT[g, column] = 1 / len(column)
+    training = [
+        mean_over_pairs(_by_pair(right_KTN[planned.resample_K == number], generators))
+        for number in range(planned.resample_K.max() + 1)
+    ]
+    return Crossed(
+        _by_pair(right_GTN, generators),
+        resampled.mean(weight_GT.ravel()).replicates_R,
+        np.array(training),
+        len(np.unique(group_N)),
+    )
+
+
+def _by_pair(right_GTN: NDArray[np.float32], generators: Mapping[str, list[int]]) -> F64:
+    """Accuracy by generator trained on and tested, a mean over styles; NaN on the diagonal."""
+    accuracy_GT = known_mean(right_GTN)
+    return np.stack([known_mean(accuracy_GT[:, own]) for own in generators.values()], axis=1)
+
+
+def _numbers(values: F64) -> list[Any]:
+    """Nested lists, None for NaN."""
+    found = values.astype(object)
+    found[~np.isfinite(values)] = None
+    numbers: list[Any] = found.tolist()
+    return numbers

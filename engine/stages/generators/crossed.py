@@ -1,0 +1,115 @@
+"""Means over ordered pairs of generators, and their standard errors with generators as a random sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+F64 = NDArray[np.float64]
+
+
+def known_mean(values: NDArray[np.floating]) -> F64:
+    """Mean over the last axis of the numbers that are not NaN; NaN without any."""
+    known = np.isfinite(values)
+    count = known.sum(axis=-1)
+    total = np.where(known, values, 0).sum(axis=-1, dtype=np.float64)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
+def mean_over_pairs(score_GG: F64) -> float:
+    """Mean off the diagonal: the mean over training generators of the mean over tested ones."""
+    return float(known_mean(known_mean(np.where(np.eye(len(score_GG), dtype=bool), np.nan, score_GG))))
+
+
+def jackknife(score_GG: F64) -> float:
+    """Standard error of `mean_over_pairs` over generators, each of which is a row and a column.
+
+    The mean is computed again without each generator in turn, as trained on and as tested. The estimate is exact where
+    generators differ, and up to twice the variance where only pairs do. NaN for fewer than three generators.
+
+    Source: Efron and Stein, "The jackknife estimate of variance", Annals of Statistics 9(3), 1981; for networks
+    Snijders and Borgatti, "Non-parametric standard errors and tests for network statistics", Connections 22(2), 1999.
+    """
+    count = len(score_GG)
+    if count < 3:
+        return math.nan
+    others = [np.delete(np.arange(count), g) for g in range(count)]
+    without_G = np.array([mean_over_pairs(score_GG[np.ix_(rest, rest)]) for rest in others])
+    return math.sqrt((count - 1) / count * float(((without_G - without_G.mean()) ** 2).sum()))
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A mean over pairs of generators, or a difference of two, with all that is random about it.
+
+    Attributes:
+        score_GG: score by generator trained on (row) and tested (column); the diagonal is not used.
+        replicates_R: the mean over resamples of the test photographs.
+        training_S: the mean of probes trained on resampled photographs.
+        units: number of resampled test photographs or groups.
+    """
+
+    score_GG: F64
+    replicates_R: F64
+    training_S: F64
+    units: int
+
+    def __sub__(self, other: Crossed) -> Crossed:
+        return Crossed(
+            self.score_GG - other.score_GG,
+            self.replicates_R - other.replicates_R,
+            self.training_S - other.training_S,
+            min(self.units, other.units),
+        )
+
+    @property
+    def value(self) -> float:
+        """The mean."""
+        return mean_over_pairs(self.score_GG)
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Standard errors over generators, test photographs and training photographs."""
+        few = math.sqrt(self.units / (self.units - 1)) if self.units > 1 else math.nan
+        return {
+            "generators": jackknife(self.score_GG),
+            "photographs": float(self.replicates_R.std(ddof=1)) * few,
+            "training": float(self.training_S.std(ddof=1)) if len(self.training_S) > 1 else 0.0,
+        }
+
+    @property
+    def se(self) -> float:
+        """Root of the sum of the squares of all standard errors."""
+        return math.hypot(*self.errors.values())
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of Student's t: those of the generators, or of the photographs if fewer."""
+        return min(len(self.score_GG), self.units) - 1
+
+    def ci95(self, low: float, high: float) -> list[float] | None:
+        """The 95 % interval within bounds; None without a standard error."""
+        if not math.isfinite(self.se):
+            return None
+        half = float(stdtrit(self.freedom, 0.975)) * self.se
+        return [max(self.value - half, low), min(self.value + half, high)]
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p value of a difference; None without a standard error."""
+        if not math.isfinite(self.se):
+            return None
+        ratio = abs(self.value) / self.se if self.se > 0 else (math.inf if self.value else 0.0)
+        return 2 * float(stdtr(self.freedom, -ratio))
+
+    def entries(self, name: str, low: float) -> dict[str, Any]:
+        """Entries of results.json, with the interval within [``low``, 1]."""
+        errors = {f"se_{key}": value for key, value in self.errors.items()}
+        found = {name: self.value, "se": self.se, **errors}
+        numbers = {key: value if math.isfinite(value) else None for key, value in found.items()}
+        return {**numbers, "ci95" if name == "accuracy" else f"{name}_ci95": self.ci95(low, 1.0)}

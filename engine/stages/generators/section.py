@@ -1,0 +1,152 @@
+"""Accuracy on styles of generators that a probe has not seen, and its differences between networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, words
+from substyle.engine.report.findings import LEVEL
+from substyle.engine.report.section import Block, Data, Details, Section, Text
+from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, Numbers, ResultsDocument, Share
+
+_FEW = 15  # contrasts that are shown at once
+
+
+class UnseenStyles(Model):
+    """Accuracy of coarse probes on the styles of generators that they have not seen, and its standard errors.
+
+    ``matrix`` is the accuracy by generator trained on (row) and tested (column), ``seen`` that on the transformations
+    of other coarse classes, on which all probes were trained.
+    """
+
+    accuracy: Share | None = None
+    ci95: Interval | None = None
+    se: Finite | None = None
+    se_generators: Finite | None = None
+    se_photographs: Finite | None = None
+    se_training: Finite | None = None
+    seen: Share | None = None
+    generators: list[str] | None = None
+    matrix: list[list[Share | None]] | None = None
+    by_style: Numbers | None = None
+    images: int | None = None
+    converged: bool | None = None
+
+
+class Contrast(Model):
+    """The difference a - b of two networks in `UnseenStyles`; ``p_holm`` after Holm's correction over all pairs."""
+
+    a: str
+    b: str
+    difference: Finite | None = None
+    difference_ci95: Interval | None = None
+    se: Finite | None = None
+    se_generators: Finite | None = None
+    se_photographs: Finite | None = None
+    se_training: Finite | None = None
+    p: Share | None = None
+    p_holm: Share | None = None
+
+
+class Contrasts(Model):
+    """Differences of all pairs of networks."""
+
+    contrasts: list[Contrast] | None = None
+
+
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """Accuracy on styles of unseen generators."""
+    found: UnseenStyles = backbone.entry("generators") or UnseenStyles()
+    if found.accuracy is not None:
+        yield ComparedScore("unseen_styles", "Unseen styles", found.accuracy, found.ci95, found.converged is not False)
+
+
+def sections(results: ResultsDocument) -> Iterator[Section]:
+    """The section; none with fewer than three generators of styles."""
+    found: Mapping[str, UnseenStyles] = results.entries("generators")
+    if not found:
+        return
+    first = next(iter(found.values()))
+    names = first.generators or []
+    text = (
+        f"{len(names)} generators make the styles ({', '.join(names)}). Each trains coarse probes in turn, with a few "
+    )
+    text += (
+        "of its styles and the transformations of all other classes; scored are the styles of all other generators. "
+    )
+    text += f"{_verdicts(results)}"
+    note = "95% intervals are over generators, which are random as trained on and as tested, over "
+    note += f"{results.drawn()} and over the training photographs; p values are after Holm's correction over all pairs."
+    table, compared = unseen_styles(found), contrasts(results)
+    blocks: list[Block] = [Text(text), Data(table, table.caption)]
+    if compared.rows:
+        data = Data(compared, compared.caption)
+        blocks.append(data if len(compared.rows) <= _FEW else Details(f"All pairs ({len(compared.rows)})", (data,)))
+    matrix = by_generator(found)
+    blocks += [Details("By generator", (Data(matrix, matrix.caption),)), Text(note, note=True)]
+    yield Section(
+        "generators", "Unseen styles", "Unseen styles: does style generalise across generators?", tuple(blocks)
+    )
+
+
+def unseen_styles(found: Mapping[str, UnseenStyles]) -> Table:
+    """Accuracy of each backbone, and what its uncertainty consists of."""
+    columns = (
+        *words("backbone"),
+        Column("accuracy", "Unseen styles", interval=True),
+        Column("seen", "Other classes, seen"),
+        Column("se_generators", "Error: generators"),
+        *(Column("se_photographs", "Photographs"), Column("se_training", "Training")),
+    )
+    rows = [
+        (name, scored(own, "accuracy"), own.seen, own.se_generators, own.se_photographs, own.se_training)
+        for name, own in found.items()
+    ]
+    return Table("generators", "Coarse probes on the styles of unseen generators.", columns, tuple(rows))
+
+
+def by_generator(found: Mapping[str, UnseenStyles]) -> Table:
+    """Accuracy on the styles of each generator, a mean over the others that probes were trained on."""
+    names = list(dict.fromkeys(name for own in found.values() for name in own.generators or []))
+    rows = []
+    for backbone, own in found.items():
+        place = {name: i for i, name in enumerate(own.generators or [])}
+        each = []
+        for name in names:
+            column = [row[place[name]] for row in own.matrix or []] if name in place else []
+            known = [value for value in column if value is not None]
+            each.append(sum(known) / len(known) if known else None)
+        rows.append((backbone, *each))
+    columns = (*words("backbone"), *(Column(name, name) for name in names))
+    return Table("by_generator", "Accuracy on the styles of each generator, unseen.", columns, tuple(rows))
+
+
+def contrasts(results: ResultsDocument) -> Table:
+    """Differences of all pairs of networks."""
+    columns = (
+        *(Column("a", "Backbone", "text"), Column("b", "Other backbone", "text")),
+        Column("difference", "Difference", "points", interval=True),
+        Column("p_holm", "p (Holm)", "number"),
+    )
+    rows = [(row.a, row.b, scored(row, "difference"), row.p_holm) for row in _contrasts(results)]
+    return Table("generator_contrasts", "Differences on the styles of unseen generators.", columns, tuple(rows))
+
+
+def _contrasts(results: ResultsDocument) -> list[Contrast]:
+    found: Contrasts = results.entry("generators") or Contrasts()
+    return found.contrasts or []
+
+
+def _verdicts(results: ResultsDocument) -> str:
+    """Which pairs differ clearly."""
+    rows = _contrasts(results)
+    clear = [row for row in rows if row.p_holm is not None and row.p_holm < LEVEL and row.difference is not None]
+    if not rows:
+        return ""
+    texts = []
+    for row in sorted(clear, key=lambda row: -abs(row.difference or 0)):
+        better, worse = (row.a, row.b) if (row.difference or 0) > 0 else (row.b, row.a)
+        texts.append(f"{better} is better than {worse} by {show(abs(row.difference or 0))} points")
+    if not texts:
+        return f"None of {len(rows)} pairs of networks differs clearly."
+    return f"{len(texts)} of {len(rows)} pairs differ clearly: {'; '.join(texts[:_FEW])}."

@@ -1,0 +1,201 @@
+"""Styles of unseen generators: what probes are trained on and scored on, and what intervals cover."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from tests.engine.report import fake
+
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.stages import generators as stage
+from substyle.engine.stages.generators import GeneratorsConfig, contrast, unseen_styles
+from substyle.engine.stages.generators.crossed import Crossed, jackknife, mean_over_pairs
+from substyle.engine.stages.results import validate_results
+from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.study.report import sections_of
+
+GENERATORS = {"net": [3, 4, 5], "ink": [6, 7, 8], "oil": [9, 10, 11], "dots": [12, 13, 14]}
+NAMES = ("identity", "jpeg", "blur", *(f"{name}_{i}" for name in GENERATORS for i in range(3)))
+WIDTH = 12
+
+
+@pytest.fixture(autouse=True)
+def four_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "by_generator", lambda names: GENERATORS if "net_0" in names else {})
+
+
+def some(count: int = 60, seed: int = 0, alike: float = 1.0) -> EmbeddingTable:
+    """Embeddings in which styles have a direction in common, and one of their own for each generator."""
+    rng = np.random.default_rng(seed)
+    x_TND = rng.normal(size=(len(NAMES), count, WIDTH)) * 0.7
+    x_TND[1, :, 0] += 2
+    x_TND[2, :, 1] += 2
+    for number, own in enumerate(GENERATORS.values()):
+        x_TND[own, :, 2] += 2 * alike
+        x_TND[own, :, 4 + number] += 2
+    return EmbeddingTable(
+        backbone="b",
+        x_TND=x_TND.astype(np.float32),
+        transformations=NAMES,
+        coarse=("identity", "compression", "blur", *["style"] * 12),
+        roles=("train", "train", "held_out", *["held_out"] * 12),
+        keys=tuple(f"{i}.jpg" for i in range(count)),
+        label_N=np.full(count, -1, np.int64),
+        class_names=(),
+        split_N=np.resize(np.array([TRAIN, VAL, TEST], np.int8), count),
+        distinct_TN=np.ones((len(NAMES), count), np.bool_),
+    )
+
+
+def test_each_generator_trains_in_turn_as_scikit_learn_does() -> None:
+    table, config = some(), GeneratorsConfig(draws=1, resamples=2)
+    found, crossed = unseen_styles(table, config, ProbeConfig(device="cpu"))
+    train, test = table.rows(TRAIN), table.rows(TEST)
+    seen = [0, 1]  # the held-out blur is not trained on
+    rows = np.concatenate([table.x_TND[t, train] for t in seen])
+    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+    expected = np.full((4, 4), np.nan)
+    for g, own in enumerate(GENERATORS.values()):
+        used = [*seen, *own]
+        x = (np.concatenate([table.x_TND[t, train] for t in used]) - mean) / scale
+        y = np.repeat([0, 1, 2, 2, 2], len(train))
+        weight = np.repeat([1, 1, *[1 / 3] * 3], len(train))
+        model = LogisticRegression(C=0.01 * len(weight) / weight.sum(), tol=1e-8, max_iter=10_000)
+        model.fit(x, y, weight)
+        for h, other in enumerate(GENERATORS.values()):
+            if h != g:
+                right = [model.predict((table.x_TND[t, test] - mean) / scale) == 2 for t in other]
+                expected[g, h] = np.mean(right)
+    np.testing.assert_allclose(crossed.score_GG, expected, atol=0.02)
+    assert found["accuracy"] == pytest.approx(np.nanmean(expected), abs=0.01)
+    assert found["matrix"][1][1] is None
+    assert list(found["by_style"]) == list(NAMES[3:])
+    assert (found["converged"], found["images"], found["generators"]) == (True, 20, list(GENERATORS))
+    assert 0.5 < found["seen"] <= 1
+
+
+def test_draws_and_resamples() -> None:
+    table = some(alike=0.3)
+    found, crossed = unseen_styles(table, GeneratorsConfig(styles=2, draws=9), ProbeConfig(device="cpu"))
+    assert crossed.training_S.shape == (5,)
+    assert crossed.replicates_R.shape == (2000,)
+    assert crossed.replicates_R.mean() == pytest.approx(found["accuracy"], abs=0.01)
+    for error in ("se", "se_generators", "se_photographs", "se_training"):
+        assert found[error] > 0
+    low, high = found["ci95"]
+    assert low < found["accuracy"] < high
+    order = np.random.default_rng(3).permutation(len(table.keys))
+    assert isinstance(table.x_TND, np.ndarray)
+    moved = replace(
+        table,
+        x_TND=table.x_TND[:, order],
+        keys=tuple(table.keys[i] for i in order),
+        split_N=table.split_N[order],
+    )
+    other, _ = unseen_styles(moved, GeneratorsConfig(styles=2, draws=9), ProbeConfig(device="cpu"))
+    np.testing.assert_allclose(np.array(other["matrix"], float), np.array(found["matrix"], float), atol=0.02)
+
+
+def test_a_backbone_does_not_differ_from_itself() -> None:
+    _, crossed = unseen_styles(some(alike=0.3), GeneratorsConfig(), ProbeConfig(device="cpu"))
+    row = contrast("a", "b", crossed, crossed)
+    assert (row["difference"], row["se"], row["p"]) == (0.0, 0.0, 1.0)
+    assert row["difference_ci95"] == [0.0, 0.0]
+
+
+def test_the_jackknife_of_generators_that_differ_is_that_of_their_mean() -> None:
+    rng = np.random.default_rng(1)
+    a_G, b_G = rng.normal(size=(2, 9))
+    score_GG = a_G[:, None] + b_G[None]
+    score_GG[np.diag_indices(9)] = 1e9  # not used
+    assert mean_over_pairs(score_GG) == pytest.approx((a_G + b_G).mean())
+    assert jackknife(score_GG) == pytest.approx((a_G + b_G).std(ddof=1) / 3)
+    assert math.isnan(jackknife(np.ones((2, 2))))
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "pair", "most"), [(10, 10, 0, 0.97), (3, 12, 6, 0.99), (0, 0, 10, 1.0), (12, 0, 3, 0.97)]
+)
+def test_intervals_cover_with_generators_as_a_sample(row: float, column: float, pair: float, most: float) -> None:
+    """Standard deviations in points; photographs add 2, training 1. 2,000 samples of 12 generators."""
+    rng = np.random.default_rng(7)
+    covered, count = 0, 2000
+    for _ in range(count):
+        own = rng.normal(size=(2, 12))
+        score_GG = 0.5 + 0.01 * (row * own[0][:, None] + column * own[1] + pair * rng.normal(size=(12, 12)))
+        photographs, training = 0.02 * rng.normal(), 0.01 * rng.normal()
+        score_GG += photographs + training
+        replicates_R = mean_over_pairs(score_GG) + 0.02 * rng.normal(size=200)
+        training_S = mean_over_pairs(score_GG) + 0.01 * rng.normal(size=5)
+        low, high = Crossed(score_GG, replicates_R, training_S, 100).ci95(0, 1) or (1, 0)
+        covered += low <= 0.5 <= high
+    assert 0.935 * count <= covered <= most * count
+
+
+def test_the_report_shows_scores_and_contrasts() -> None:
+    results = fake.fake_results(images=100)
+    assert not [each for each in sections_of(validate_results(results)) if each.key == "generators"]
+    names = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
+    known = {}
+    for number, name in enumerate(names):
+        found, known[name] = unseen_styles(some(alike=number), GeneratorsConfig(), ProbeConfig(device="cpu"))
+        results["backbones"][name]["generators"] = found
+    row = contrast(*names, *known.values())
+    results["generators"] = {"contrasts": [row | {"p_holm": row["p"]}]}
+    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "generators"]
+    text = section.blocks[0].text
+    assert "4 generators make the styles (net, ink, oil, dots)." in text
+    assert row["p"] < 0.05
+    assert (
+        f"1 of 1 pairs differ clearly: {names[1]} is better than {names[0]} by {-100 * row['difference']:.1f} points"
+        in text
+    )
+    tables = {each.table.name: each.table for each in section.blocks if hasattr(each, "table")}
+    assert tables["generator_contrasts"].rows[0][:2] == tuple(names)
+    assert [row[0] for row in tables["generators"].rows] == names
+
+
+def stage_of(table: EmbeddingTable, config: GeneratorsConfig, **facts: Any) -> list[Any]:  # noqa: ANN401
+    class Store:
+        def backbone(self, name: str) -> Any:  # noqa: ANN401
+            return type("Entry", (), {"facts": {"spec": {}, **facts}, "slug": name})()
+
+    run = stage.Run(Store(), None, {"b": table})  # type: ignore[arg-type]
+    return [unit.name for unit in stage.STAGE.units(run, config)]
+
+
+def test_which_backbones_are_scored() -> None:
+    table = some()
+    assert stage_of(table, GeneratorsConfig()) == ["b"]
+    assert stage_of(table, GeneratorsConfig(), spec={"finetuned": {}}) == []
+    assert stage_of(table, GeneratorsConfig(), adapter={}) == []
+    plain = replace(table, transformations=tuple(f"t{i}" for i in range(len(NAMES))))
+    assert stage_of(plain, GeneratorsConfig()) == []
+    with pytest.raises(stage.ConfigError, match="net, ink, oil, dots has fewer"):
+        stage_of(table, GeneratorsConfig(styles=4))
+
+
+def test_probes_see_few_styles_of_one_generator() -> None:
+    table = some()
+    task = stage.coarse_task(table, 0, seen=[0, 1, *range(3, 15)])
+    assert task is not None
+    config = GeneratorsConfig(styles=2, draws=2, resamples=3)
+    planned = stage._planned(table, task, list(GENERATORS.values()), np.array([0, 1]), config)
+    assert planned.weight_KT.shape == (4 * (2 + 3), len(NAMES))
+    for generator, own, weight_T in zip(planned.generator_K, planned.own_K, planned.weight_KT, strict=True):
+        trained = np.flatnonzero(weight_T).tolist()
+        assert own == list(GENERATORS.values())[generator]
+        assert trained[:2] == [0, 1]
+        assert len(trained) == 4
+        assert set(trained[2:]) < set(own)
+    for g, number in itertools.product(range(4), range(3)):
+        (k,) = np.flatnonzero((planned.generator_K == g) & (planned.resample_K == number))
+        assert planned.times_KN[k].sum() == len(table.rows(TRAIN))
+        assert (planned.times_KN[k] != 1).any()
