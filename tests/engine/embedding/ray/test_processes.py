@@ -35,7 +35,7 @@ def slow(canvas_BSSC, args, keys_B):
     time.sleep(0.2)
     return 255 - canvas_BSSC
 """
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 
 
 @pytest.fixture
