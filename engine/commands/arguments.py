@@ -114,7 +114,7 @@ _MODELS = {
     "embed": ("engine/config.py", "EmbedConfig"),
     "executor": ("engine/config.py", "ExecutorConfig"),
     "source": ("pipelines/sources/base.py", "SourceConfig"),
-    "track": ("engine/report/tracking.py", "TrackConfig"),
+    "track": ("engine/config.py", "TrackConfig"),
 }
 
 

@@ -13,8 +13,7 @@ from tests.conftest import the_json
 from substyle.engine.cli import main
 from substyle.engine.commands.arguments import _MODELS, _fields, parser
 from substyle.engine.commands.options import changes
-from substyle.engine.config import EmbedConfig, ExecutorConfig, Study
-from substyle.engine.report.tracking import TrackConfig
+from substyle.engine.config import EmbedConfig, ExecutorConfig, Study, TrackConfig
 from substyle.engine.study.file import load_study
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig
