@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from substyle.engine.commands.arguments import BadUsage, parser
+from substyle.engine.commands.arguments import BadUsage, parse
 from substyle.engine.commands.json_output import (
     STDERR,
     STDOUT,
@@ -114,7 +114,7 @@ def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]
     """Run one command and report errors on stderr. Returns the exit code and the JSON object (empty without it)."""
     try:
         with _terminable(as_json=as_json):
-            options = parser().parse_args(words)
+            options = parse(words)
             # file names may not be encodable in the terminal's encoding; skipped if stdout is closed or replaced
             with suppress(AttributeError, OSError, ValueError):
                 sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Configuration of studies."""
+"""Configuration of studies. Imports no torch, so that options of the command line can be made from it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt
 
 from substyle.engine import devices
 from substyle.engine.backbones.spec import expand
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
-from substyle.engine.probes.adapters import AdaptConfig
-from substyle.engine.probes.attacks import AttackConfig
-from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.finetune import FinetuneConfig
-from substyle.engine.report.tracking import TrackConfig
-from substyle.engine.store.layout import Codec, Dtype, ResampleBy
-from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions
+from substyle.engine.probes.config import AdaptConfig, AttackConfig, FinetuneConfig, ProbeConfig
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, Codec, Dtype, Fractions, ResampleBy
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.image_header import Orientation
 from substyle.pipelines.sources import SourceConfig
-from substyle.pipelines.transforms.registry import load_plugin, suite
 from substyle.pipelines.validation import Distinct, LocalPath, PathOrAddress, PowerOfTwo, validated
 
 
@@ -254,8 +247,11 @@ class ExecutorConfig:
 
     def _share(self, config: EmbedConfig) -> int:
         """Default cores per worker: an equal part of this machine's cores."""
-        here = 1 if self.joins else self.workers
-        workers = torch.cuda.device_count() if config.on_gpu else here
+        workers = 1 if self.joins else self.workers
+        if config.on_gpu:
+            import torch
+
+            workers = torch.cuda.device_count()
         return max(config.cores // max(workers, 1), 1)
 
 
@@ -284,6 +280,17 @@ class SplitConfig:
     def fractions(self) -> Fractions:
         """(train, val, test)."""
         return self.train, self.val, self.test
+
+
+@validated("track")
+class TrackConfig:
+    """Experiment tracker that shows progress, throughput, tables and the report of a run."""
+
+    to: Literal["", "trackio", "wandb", "mlflow", "tensorboard"] = ""
+    """Library of the tracker, configured by its own environment variables; empty for none. TensorBoard writes to
+    ``tensorboard/`` in the output folder."""
+    project: Annotated[str, Field(min_length=1, max_length=80)] = "substyle"
+    """Project (of MLflow: experiment) of the run."""
 
 
 def _by_name(value: object) -> object:
@@ -371,6 +378,8 @@ class Study:
 
     def settings(self) -> Settings:
         """Load the plug-ins and return the settings of variants. Raises ConfigError for an unknown suite."""
+        from substyle.pipelines.transforms.registry import load_plugin, suite
+
         for plugin in self.plugins:
             load_plugin(plugin)
         return Settings(self.seed, self.canvas, suite(self.suite), self.orientation, self.style_precision)

@@ -1,4 +1,4 @@
-"""Devices, runtimes and precisions: validation and resolution on this machine."""
+"""Devices, runtimes and precisions: validation, without torch, and resolution on this machine."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from substyle.engine import hardware
 from substyle.kernels import cpu
-from substyle.kernels.dispatch import as_device, available
 from substyle.kernels.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
@@ -73,21 +73,31 @@ class Target:
     @property
     def torch_device(self) -> torch.device:
         """The device as a torch device."""
+        import torch
+
         return torch.device(self.device)
+
+    @property
+    def _card(self) -> Any:  # noqa: ANN401 - the type is private to torch
+        import torch
+
+        return torch.cuda.get_device_properties(self.device)
 
     @property
     def identity(self) -> str:
         """Hardware that artefacts and gate results are valid for: CPU model and instruction sets, or the GPU."""
         if not self.on_gpu:
             return cpu.identity()
-        card = torch.cuda.get_device_properties(self.torch_device)
-        return f"{card.name}|{card.major}.{card.minor}|{card.multi_processor_count}|CUDA {torch.version.cuda}"
+        from torch.version import cuda
+
+        card = self._card
+        return f"{card.name}|{card.major}.{card.minor}|{card.multi_processor_count}|CUDA {cuda}"
 
     def describe(self) -> dict[str, Any]:
         """Device as recorded in a store. Resuming requires the same ``device``; ``gpu`` is informative."""
         if not self.on_gpu:
             return {"device": "cpu"}
-        return {"device": "cuda", "gpu": torch.cuda.get_device_name(self.torch_device)}
+        return {"device": "cuda", "gpu": self._card.name}
 
     def made(self, runtime: Mapping[str, Any]) -> bool:
         """Whether embeddings with this ``runtime``, as recorded in a store, are of this kind of device and runtime."""
@@ -98,7 +108,7 @@ class Target:
         """Raise ConfigError if the runtime or the GPU does not support the precision."""
         require_precision(self.runtime, field, precision)
         if precision == FP8 and self.on_gpu:
-            card = torch.cuda.get_device_properties(self.torch_device)
+            card = self._card
             if (card.major, card.minor) < _FP8_FROM:
                 major, minor = _FP8_FROM
                 why = f"fp8 requires compute capability {major}.{minor}; {card.name} has {card.major}.{card.minor}"
@@ -151,11 +161,15 @@ def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target
     Raises:
         ConfigError: the device or runtime is not available.
     """
+    import torch
+
+    from substyle.kernels.dispatch import as_device, available
+
     check(device, runtime, prefix)
     if device == AUTO:
         gpu = torch.cuda.is_available() and runtime != "openvino"
         if not gpu and runtime != "openvino":
-            _require_no_gpu(f"{prefix}device")
+            _require_no_gpu(f"{prefix}device", torch.version.cuda)
         device = "cuda:0" if gpu else "cpu"
     if device != "cpu":
         device = str(as_device(device, f"{prefix}device"))
@@ -171,9 +185,9 @@ def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target
     return Target(device, runtime)
 
 
-def _require_no_gpu(field: str) -> None:
+def _require_no_gpu(field: str, cuda: str | None) -> None:
     """Raise ConfigError if a CUDA build of torch cannot use a GPU of this machine; warn if torch is a CPU build."""
-    driver, cuda = hardware.driver(), torch.version.cuda
+    driver = hardware.driver()
     if not driver.gpus:
         return
     if cuda is None:

@@ -15,15 +15,17 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from substyle.kernels.errors import ImageError
 from substyle.pipelines import image_formats
+
+if TYPE_CHECKING:
+    import torch
 
 Orientation = Literal["ignore", "apply"]
 ORIENTATIONS: tuple[Orientation, ...] = ("ignore", "apply")
@@ -45,7 +47,7 @@ _TURNS = {
 _ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 Interval = tuple[float, float]
-Picture = TypeVar("Picture", NDArray[np.uint8], torch.Tensor)
+Picture = TypeVar("Picture", NDArray[np.uint8], "torch.Tensor")
 
 
 def of(image: Image.Image) -> int:
@@ -85,11 +87,11 @@ def stored(rows: Interval, columns: Interval, size: tuple[int, int], orientation
 def turn(picture_HWC: Picture, orientation: int) -> Picture:
     """Apply an EXIF orientation to a stored image; arrays are returned as views. Commutes with resampling."""
     exchanged, rows, columns = _TURNS[orientation]
-    if isinstance(picture_HWC, torch.Tensor):
-        upright = picture_HWC.flip([axis for axis, reverse in enumerate((rows, columns)) if reverse])
-        return upright.transpose(0, 1) if exchanged else upright
-    picture_HWC = picture_HWC[:: -1 if rows else 1, :: -1 if columns else 1]
-    return picture_HWC.transpose(1, 0, 2) if exchanged else picture_HWC
+    if isinstance(picture_HWC, np.ndarray):
+        picture_HWC = picture_HWC[:: -1 if rows else 1, :: -1 if columns else 1]
+        return picture_HWC.transpose(1, 0, 2) if exchanged else picture_HWC
+    upright = picture_HWC.flip([axis for axis, reverse in enumerate((rows, columns)) if reverse])
+    return upright.transpose(0, 1) if exchanged else upright
 
 
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; larger images are treated as decompression bombs

@@ -6,15 +6,18 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from substyle.engine.cuda import Canvas
 from substyle.kernels.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from substyle.engine.cuda import Canvas
 
 OBJECTIVES = ("masked", "image_text", "contrastive", "distilled", "supervised", "none")
 UNSTATED = ""
@@ -84,7 +87,7 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
 # canvas → embeddings (B, D) float32
-Embed = Callable[[Canvas], NDArray[np.float32]]
+Embed = Callable[["Canvas"], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,8 @@ class Backbone:
 
 def tensors_hash(state: dict[str, torch.Tensor]) -> str:
     """Return the SHA-256 over names, types, shapes and bytes of tensors, in name order (16 hex digits)."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

@@ -1,16 +1,14 @@
-"""Arguments of all commands and the modules that implement them. Imports nothing heavy."""
+"""Arguments of all commands and the modules that implement them. Those of a command are made when it is used."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 import sys
-from collections.abc import Callable
-from functools import cache
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from substyle import __version__
 
@@ -41,12 +39,12 @@ class _Parser(argparse.ArgumentParser):
 class _Completion(argparse.Action):
     """Print the script that completes commands, options, paths and names in a shell."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = "") -> None:
+    def __call__(self, of: argparse.ArgumentParser, namespace: object, values: object, option: object = "") -> None:
         """Print it and exit."""
         from substyle.engine.commands.completion import script
 
-        print(script(parser, str(values), (_local, _place, _photographs, _study_or_photographs)))
-        parser.exit()
+        print(script(parser(), str(values), (_local, _place, _photographs, _study_or_photographs)))
+        of.exit()
 
 
 def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
@@ -109,49 +107,61 @@ def _local(text: str) -> Path:
     return Path(text)
 
 
-_MODELS = {
-    "study": ("engine/config.py", "Study"),
-    "embed": ("engine/config.py", "EmbedConfig"),
-    "executor": ("engine/config.py", "ExecutorConfig"),
-    "source": ("pipelines/sources/base.py", "SourceConfig"),
-    "track": ("engine/report/tracking.py", "TrackConfig"),
-}
+def _parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401
+    """The types and bounds that the type of a field is made of."""
+    from pydantic.fields import FieldInfo
 
-
-@cache
-def _fields(table: str) -> dict[str, tuple[str, str]]:
-    """Type and docstring of each field of a configuration, read from its source: importing it would load torch."""
-    file, name = _MODELS[table]
-    text = (Path(__file__).parents[2] / file).read_text("utf-8")
-    source = re.split(r"\n(?=\S)", text[text.index(f"\nclass {name}:") + 1 :], maxsplit=1)[0]
-    (model,) = ast.parse(source).body
-    return {
-        ast.unparse(field.target): (ast.unparse(field.annotation), " ".join(ast.literal_eval(about.value).split()))
-        for field, about in pairwise(model.body)  # type: ignore[attr-defined]
-        if isinstance(field, ast.AnnAssign) and isinstance(about, ast.Expr)
-    }
+    yield kind
+    for part in (kind.annotation, *kind.metadata) if isinstance(kind, FieldInfo) else get_args(kind):
+        yield from _parts(part)
 
 
 def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 - a parser, or a group of one
-    """Add options that set fields of a configuration: ``--option``, or ``--option=field`` if the names differ.
+    """Add options that set fields of a study: ``--option``, or ``--option=field`` if the names differ.
 
     Types and help are those of the fields. The namespace has them as ``<table>.<field>``, None unless given.
     """
+    from annotated_types import Ge, Le
+
+    from substyle.engine.config import Study
+
+    model: Any = Study
+    if table != "study":
+        model = model.__pydantic_fields__[table].annotation
     for option, _, name in (each.partition("=") for each in options):
         name = name or option.strip("-").replace("-", "_")  # noqa: PLW2901
-        kind, about = _fields(table)[name]
+        field = model.__pydantic_fields__[name]
+        parts = [*_parts(field)]
         more: dict[str, Any] = {"metavar": name.rpartition("_")[2].upper()}
-        if "StrictInt" in kind:
-            bounds = {end: int(number) for end, number in re.findall(r"\b(ge|le)=(\d+)", kind)}
-            more = {"metavar": "N", "type": _whole(bounds.get("ge", 0), bounds.get("le", 2**53))}
-        elif "LocalPath" in kind:
+        if int in parts:
+            bounds: dict[type, Any] = {type(part): part for part in parts}
+            more = {"metavar": "N", "type": _whole(bounds[Ge].ge, bounds[Le].le)}
+        elif Path in parts:
             more = {"metavar": "FILE", "type": _local}
-        text = about.replace("``", "").replace("%", "%%")
+        text = " ".join(field.description.split()).replace("``", "").replace("%", "%%")
         command.add_argument(option, dest=f"{table}.{name}", help=text, **more)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Create the parser. The namespace holds the command's ``module`` and ``function``."""
+_Arguments = Callable[[argparse.ArgumentParser], None]
+_COMMANDS: dict[str, tuple[str, str, _Arguments]] = {}  # module, description, arguments
+
+
+def _command(name: str, module: str, about: str) -> Callable[[_Arguments], _Arguments]:
+    """Define a command, as a decorator of the function that adds its arguments."""
+
+    def define(add_arguments: _Arguments) -> _Arguments:
+        _COMMANDS[name] = module, about, add_arguments
+        return add_arguments
+
+    return define
+
+
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Create the parser. The namespace holds the command's ``module`` and ``function``.
+
+    Args:
+        only: the command whose arguments are added. None: those of all commands.
+    """
     command_line = _Parser(
         prog="substyle",
         description="What does an image embedding know? Probe frozen backbones on transformed photographs.",
@@ -163,30 +173,29 @@ def parser() -> argparse.ArgumentParser:
         "--print-completion", action=_Completion, choices=("bash", "zsh", "tcsh"), help="print a completion script"
     )
     commands = command_line.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _describe(commands)
-    _pipeline(commands)
-    _use(commands)
-    _exchange(commands)
-    _measure(commands)
+    for name, (module, about, add_arguments) in _COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        if only in (None, name):
+            command.set_defaults(module=module, function=name.replace("-", "_"))
+            command.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
+            command.add_argument("--quiet", action="store_true", help="hide progress")
+            add_arguments(command)
     return command_line
 
 
-def _command(
-    commands: Any,  # noqa: ANN401 - the type is private to argparse
-    name: str,
-    module: str,
-    about: str,
-    *,
-    plugins: bool = False,
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
-    command.set_defaults(module=module, function=name.replace("-", "_"))
-    command.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
-    command.add_argument("--quiet", action="store_true", help="hide progress")
-    if plugins:
-        text = "Python file that registers transformations, backbone families, sources or stages (repeatable)"
-        command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
-    return command
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. Only its command's arguments are made, since they may need the models of a study.
+
+    Raises:
+        BadUsage: invalid arguments.
+        SystemExit: ``--help`` or ``--version``.
+    """
+    return parser(next((word for word in words if not word.startswith("-")), "")).parse_args(words)
+
+
+def _plugins(command: argparse.ArgumentParser) -> None:
+    text = "Python file that registers transformations, backbone families, sources or stages (repeatable)"
+    command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
 
 
 def _of_study(command: argparse.ArgumentParser) -> None:
@@ -224,26 +233,6 @@ def _variants(command: Any, seed: str, *, default: bool = True) -> None:  # noqa
         command.add_argument(f"--{option}", type=kind, help=about, **own)
 
 
-def _describe(commands: Any) -> None:  # noqa: ANN401
-    doctor = _command(commands, "doctor", "describe", "report devices, libraries, missing packages and the cache")
-    doctor.add_argument(
-        "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
-    )
-    transforms = _command(commands, "transforms", "describe", "list the transformations of a suite", plugins=True)
-    _variants(transforms, "the variants of --gallery")
-    transforms.add_argument("--gallery", type=_local, metavar="OUT.png", help="draw all variants of --image")
-    transforms.add_argument("--image", type=_local, help="photograph for --gallery")
-    info = _command(commands, "info", "inspect", "show contents and progress of a store")
-    info.add_argument("store", type=_place, metavar="STORE")
-    about = "print the JSON Schema of study files, or of results.json"
-    schema = _command(commands, "schema", "study", about, plugins=True)
-    schema.add_argument("--results", action="store_true", help="of results.json instead of study files")
-    schema.add_argument("--out", type=_local, metavar="FILE", help="write to FILE instead of stdout")
-    backbones = _command(commands, "backbones", "describe", "list available or stored backbones", plugins=True)
-    backbones.add_argument("--store", type=_place, help="list the backbones of this store")
-    backbones.add_argument("--search", metavar="TEXT", help="list presets, timm and open_clip models containing TEXT")
-
-
 def _source(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group(
         "photographs",
@@ -254,12 +243,93 @@ def _source(command: argparse.ArgumentParser) -> None:
     _settings(group, "source", "--source-kind=kind", *columns, "--json-label", "--synsets", "--class-names=names")
 
 
-def _pipeline(commands: Any) -> None:  # noqa: ANN401
-    run = _command(commands, "run", "study", "run all stages: embed, probe, analyze, report")
-    _study(run)
-    _demo(_command(commands, "demo", "study", "run a study on photographs bundled with Python packages"))
+def _executor(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("workers", "embed with several processes, GPUs or machines")
+    _settings(group, "executor", "--executor=kind", "--ray-address=address", "--workers", "--retries")
 
-    embed = _command(commands, "embed", "embed", "embed photographs into a store", plugins=True)
+
+def _run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
+    _of_study(run)
+    run.add_argument(
+        "--out", type=_local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
+    )
+    run.add_argument("--store", type=_place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
+    run.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
+    run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
+    _settings(run, "track", "--track=to")
+    text = "auto, cpu, cuda or cuda:N (the study's); also for probes and analysis unless the study sets theirs"
+    run.add_argument("--device", metavar="DEVICE", help=text)
+    run.add_argument("--runtime", metavar="NAME", help="auto, openvino, tensorrt or torch (the study's)")
+    run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
+    _executor(run)
+    _source(run)
+
+
+@_command("doctor", "describe", "report devices, libraries, missing packages and the cache")
+def _doctor(doctor: argparse.ArgumentParser) -> None:
+    doctor.add_argument(
+        "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
+    )
+
+
+@_command("transforms", "describe", "list the transformations of a suite")
+def _transforms(transforms: argparse.ArgumentParser) -> None:
+    _plugins(transforms)
+    _variants(transforms, "the variants of --gallery")
+    transforms.add_argument("--gallery", type=_local, metavar="OUT.png", help="draw all variants of --image")
+    transforms.add_argument("--image", type=_local, help="photograph for --gallery")
+
+
+@_command("info", "inspect", "show contents and progress of a store")
+def _info(info: argparse.ArgumentParser) -> None:
+    info.add_argument("store", type=_place, metavar="STORE")
+
+
+@_command("schema", "study", "print the JSON Schema of study files, or of results.json")
+def _schema(schema: argparse.ArgumentParser) -> None:
+    _plugins(schema)
+    schema.add_argument("--results", action="store_true", help="of results.json instead of study files")
+    schema.add_argument("--out", type=_local, metavar="FILE", help="write to FILE instead of stdout")
+
+
+@_command("backbones", "describe", "list available or stored backbones")
+def _backbones(backbones: argparse.ArgumentParser) -> None:
+    _plugins(backbones)
+    backbones.add_argument("--store", type=_place, help="list the backbones of this store")
+    backbones.add_argument("--search", metavar="TEXT", help="list presets, timm and open_clip models containing TEXT")
+
+
+@_command("run", "study", "run all stages: embed, probe, analyze, report")
+def _study(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "study",
+        type=_study_or_photographs,
+        metavar="STUDY|IMAGES",
+        help="a study file, a study of the package such as demo, or photographs (with --backbone)",
+    )
+    _run(run)
+    group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
+    _many(group, "--backbone", "required, repeatable")
+    _checkpoint(group)
+    _variants(group, "variants, splits and probes", default=False)
+
+
+@_command("demo", "study", "run a study on photographs bundled with Python packages")
+def _demo(demo: argparse.ArgumentParser) -> None:
+    demo.add_argument(
+        "--study",
+        metavar="STUDY",
+        help="a study file, or a study of the package: demo (default), photographs (default with --images), smallest, "
+        "families, …",
+    )
+    _run(demo)
+    demo.set_defaults(backbone=[], checkpoint=[])
+
+
+@_command("embed", "embed", "embed photographs into a store")
+def _embed(embed: argparse.ArgumentParser) -> None:
+    _plugins(embed)
     embed.add_argument(
         "images", type=_photographs, nargs="?", metavar="IMAGES", help="photographs; default: the source of the store"
     )
@@ -283,114 +353,50 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     _executor(embed)
     _source(embed)
 
-    verify = _command(commands, "verify", "inspect", "check a store for damage; embed repairs it")
+
+@_command("verify", "inspect", "check a store for damage; embed repairs it")
+def _verify(verify: argparse.ArgumentParser) -> None:
     verify.add_argument("store", type=_place, metavar="STORE")
     verify.add_argument("--no-note", action="store_true", help="do not record damage for embed")
 
-    for name, about in (
-        ("probe", "train and score probes on a store"),
-        ("analyze", "analyze neighbours, geometry and clusters of a store"),
-        ("attack", "attack backbones, and detect the attacks with probes"),
-        ("stage", "compute a stage of a study on a store, also one of a plug-in"),
-        ("report", "write results.json and the report from the results of the stages"),
-    ):
-        stage = _command(commands, name, "study", about, plugins=name in ("attack", "stage"))
-        if name == "stage":
-            stage.add_argument("stage", metavar="NAME", help="a stage, such as probes, or the name of one of a plug-in")
-        stage.add_argument("store", type=_place, metavar="STORE")
-        text = "output folder (the folder of the run that created the store, else runs/<name of the store>)"
-        stage.add_argument("--out", type=_local, metavar="DIR", help=text)
-        text = "study file, or its name, to take settings from"
-        stage.add_argument("--study", type=_local, metavar="STUDY", help=text)
-        stage.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
-        _of_study(stage)
-        if name == "attack":
-            text = "backbone (all but controls; repeatable)"
-            stage.add_argument("--backbone", dest="attack.backbones", action="append", metavar="NAME", help=text)
-            stage.set_defaults(backbone=[])
-        elif name != "report":
-            _many(stage, "--backbone", "backbone (all; repeatable)")
-        if name in ("attack", "stage"):
-            _checkpoint(stage)
-        if name == "attack":
-            text = "photographs of each split (200; 0: all)"
-            stage.add_argument("--photographs", dest="attack.photographs", type=_COUNT, metavar="N", help=text)
+
+def _stage(stage: argparse.ArgumentParser, name: str) -> None:
+    if name in ("attack", "stage"):
+        _plugins(stage)
+    if name == "stage":
+        stage.add_argument("stage", metavar="NAME", help="a stage, such as probes, or the name of one of a plug-in")
+    stage.add_argument("store", type=_place, metavar="STORE")
+    text = "output folder (the folder of the run that created the store, else runs/<name of the store>)"
+    stage.add_argument("--out", type=_local, metavar="DIR", help=text)
+    text = "study file, or its name, to take settings from"
+    stage.add_argument("--study", type=_local, metavar="STUDY", help=text)
+    stage.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
+    _of_study(stage)
+    if name == "attack":
+        text = "backbone (all but controls; repeatable)"
+        stage.add_argument("--backbone", dest="attack.backbones", action="append", metavar="NAME", help=text)
+        stage.set_defaults(backbone=[])
+    elif name != "report":
+        _many(stage, "--backbone", "backbone (all; repeatable)")
+    if name in ("attack", "stage"):
+        _checkpoint(stage)
+    if name == "attack":
+        text = "photographs of each split (200; 0: all)"
+        stage.add_argument("--photographs", dest="attack.photographs", type=_COUNT, metavar="N", help=text)
 
 
-def _executor(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("workers", "embed with several processes, GPUs or machines")
-    _settings(group, "executor", "--executor=kind", "--ray-address=address", "--workers", "--retries")
+for name, about in (
+    ("probe", "train and score probes on a store"),
+    ("analyze", "analyze neighbours, geometry and clusters of a store"),
+    ("attack", "attack backbones, and detect the attacks with probes"),
+    ("stage", "compute a stage of a study on a store, also one of a plug-in"),
+    ("report", "write results.json and the report from the results of the stages"),
+):
+    _command(name, "study", about)(partial(_stage, name=name))
 
 
-def _study(run: argparse.ArgumentParser) -> None:
-    run.add_argument(
-        "study",
-        type=_study_or_photographs,
-        metavar="STUDY|IMAGES",
-        help="a study file, a study of the package such as demo, or photographs (with --backbone)",
-    )
-    _run(run)
-    group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
-    _many(group, "--backbone", "required, repeatable")
-    _checkpoint(group)
-    _variants(group, "variants, splits and probes", default=False)
-
-
-def _demo(demo: argparse.ArgumentParser) -> None:
-    demo.add_argument(
-        "--study",
-        metavar="STUDY",
-        help="a study file, or a study of the package: demo (default), photographs (default with --images), smallest, "
-        "families, …",
-    )
-    _run(demo)
-    demo.set_defaults(backbone=[], checkpoint=[])
-
-
-def _run(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
-    _of_study(run)
-    run.add_argument(
-        "--out", type=_local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
-    )
-    run.add_argument("--store", type=_place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
-    run.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
-    run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
-    _settings(run, "track", "--track=to")
-    text = "auto, cpu, cuda or cuda:N (the study's); also for probes and analysis unless the study sets theirs"
-    run.add_argument("--device", metavar="DEVICE", help=text)
-    run.add_argument("--runtime", metavar="NAME", help="auto, openvino, tensorrt or torch (the study's)")
-    run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
-    _executor(run)
-    _source(run)
-
-
-def _measure(commands: Any) -> None:  # noqa: ANN401
-    bench = _command(commands, "bench", "plan", "run benchmarks against other software and upper bounds")
-    bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
-    bench.add_argument("--quick", action="store_true", help="short runs with rough numbers")
-    bench.add_argument(
-        "--out", type=_local, metavar="DIR", help="output folder (benchmarks/results or runs/bench-quick)"
-    )
-    plan = _command(commands, "plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")
-    plan.add_argument(
-        "study", type=_local, metavar="STUDY", help="a study file, or a study of the package such as demo"
-    )
-    _of_study(plan)
-    plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
-    plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
-    plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
-    plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
-    plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
-    plan.add_argument("--measured", type=_local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
-    plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else 0.6)")
-    plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
-    profile = _command(commands, "profile", "plan", "run a study and print the time spent in each part")
-    _study(profile)
-
-
-def _use(commands: Any) -> None:  # noqa: ANN401
-    adapt = _command(commands, "adapt", "study", "train an adapter that keeps style and class, and apply it to a store")
+@_command("adapt", "study", "train an adapter that keeps style and class, and apply it to a store")
+def _adapt(adapt: argparse.ArgumentParser) -> None:
     adapt.add_argument("store", type=_place, metavar="STORE", help="store with embeddings of the backbone")
     which = adapt.add_mutually_exclusive_group(required=True)
     which.add_argument("--backbone", metavar="NAME", help="backbone to adapt")
@@ -401,7 +407,10 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     _of_study(adapt)
     adapt.add_argument("--out", type=_local, metavar="DIR", help="output folder (that of the store's run)")
 
-    predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
+
+@_command("predict", "study", "apply a trained probe to photographs")
+def _predict(predict: argparse.ArgumentParser) -> None:
+    _plugins(predict)
     predict.add_argument("probe", type=_local, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
     predict.add_argument("--checkpoint", type=_local, help="weights of the backbone")
@@ -412,29 +421,32 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     predict.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _source(predict)
 
-    compare = _command(commands, "compare", "study", "compare the results of runs", plugins=True)
+
+@_command("compare", "study", "compare the results of runs")
+def _compare(compare: argparse.ArgumentParser) -> None:
+    _plugins(compare)
     compare.add_argument("runs", type=_local, nargs="+", metavar="RUN", help="folders with results.json, or such files")
     compare.add_argument(
         "--out", type=_local, default=Path("comparison"), metavar="DIR", help="output folder (comparison)"
     )
 
-    for name, about in (
-        ("card", "write the Hugging Face model card of a run"),
-        ("push", "upload report, tables and probes of a run to the Hugging Face Hub"),
-    ):
-        share = _command(commands, name, "exchange", about)
-        share.add_argument("run", type=_local, metavar="RUN", help="output folder of a run")
-        if name == "card":
-            share.add_argument("--out", type=_local, metavar="FILE", help="file to write (RUN/README.md)")
-        else:
-            share.add_argument("--repo", required=True, metavar="USER/NAME", help="repository, created if missing")
-            share.add_argument("--private", action="store_true", help="make a new repository private")
+
+@_command("card", "exchange", "write the Hugging Face model card of a run")
+def _card(card: argparse.ArgumentParser) -> None:
+    card.add_argument("run", type=_local, metavar="RUN", help="output folder of a run")
+    card.add_argument("--out", type=_local, metavar="FILE", help="file to write (RUN/README.md)")
 
 
-def _exchange(commands: Any) -> None:  # noqa: ANN401
-    bring = _command(
-        commands, "import", "exchange", "import embeddings into a new store, or as a further backbone", plugins=True
-    )
+@_command("push", "exchange", "upload report, tables and probes of a run to the Hugging Face Hub")
+def _push(push: argparse.ArgumentParser) -> None:
+    push.add_argument("run", type=_local, metavar="RUN", help="output folder of a run")
+    push.add_argument("--repo", required=True, metavar="USER/NAME", help="repository, created if missing")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+
+
+@_command("import", "exchange", "import embeddings into a new store, or as a further backbone")
+def _import(bring: argparse.ArgumentParser) -> None:
+    _plugins(bring)
     bring.set_defaults(function="import_embeddings")
     bring.add_argument(
         "embeddings",
@@ -451,16 +463,19 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
         "--dtype", choices=("float16", "float32"), help="of a new store (float16 unless numbers are beyond its range)"
     )
 
-    export = _command(commands, "export", "exchange", "write embeddings to files of other libraries; resumable")
+
+@_command("export", "exchange", "write embeddings to files of other libraries; resumable")
+def _export(export: argparse.ArgumentParser) -> None:
     export.add_argument("store", type=_place, metavar="STORE")
     export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy, huggingface or lance")
     export.add_argument("--out", type=_local, required=True, metavar="DIR", help="new folder, or that of an export")
     _many(export, "--backbone", "backbone (all; repeatable)")
     _many(export, "--transformation", "transformation (all; repeatable)")
 
-    explore = _command(
-        commands, "explore", "exchange", "open a map of embeddings with thumbnails in a browser", plugins=True
-    )
+
+@_command("explore", "exchange", "open a map of embeddings with thumbnails in a browser")
+def _explore(explore: argparse.ArgumentParser) -> None:
+    _plugins(explore)
     explore.add_argument("store", type=_place, metavar="STORE")
     explore.add_argument("--backbone", required=True, metavar="NAME", help="a backbone of the store")
     explore.add_argument("--export", type=_local, metavar="DIR", help="write a static page instead; a new folder")
@@ -471,9 +486,10 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     )
     explore.add_argument("--seed", type=_SEED, default=0, help="seed of photographs and projection (0)")
 
-    variants = _command(
-        commands, "variants", "exchange", "write the variants of photographs to image files", plugins=True
-    )
+
+@_command("variants", "exchange", "write the variants of photographs to image files")
+def _variants_to_files(variants: argparse.ArgumentParser) -> None:
+    _plugins(variants)
     variants.add_argument("images", type=_photographs, metavar="IMAGES")
     variants.add_argument("--out", type=_local, required=True, metavar="DIR", help="new folder")
     variants.add_argument("--to", default="folder", metavar="LAYOUT", help="folder or webdataset (folder)")
@@ -484,3 +500,31 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
     variants.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
     _source(variants)
+
+
+@_command("bench", "plan", "run benchmarks against other software and upper bounds")
+def _bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
+    bench.add_argument("--quick", action="store_true", help="short runs with rough numbers")
+    bench.add_argument(
+        "--out", type=_local, metavar="DIR", help="output folder (benchmarks/results or runs/bench-quick)"
+    )
+
+
+@_command("plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")
+def _plan(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument(
+        "study", type=_local, metavar="STUDY", help="a study file, or a study of the package such as demo"
+    )
+    _of_study(plan)
+    plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
+    plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
+    plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
+    plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
+    plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
+    plan.add_argument("--measured", type=_local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
+    plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else 0.6)")
+    plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
+
+
+_command("profile", "plan", "run a study and print the time spent in each part")(_study)

@@ -18,8 +18,7 @@ from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import changes, default_out, fields_of, out_of
 from substyle.engine.config import Study
-from substyle.engine.probes.adapters import AdaptConfig
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import AdaptConfig, ProbeConfig
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.stages import registry

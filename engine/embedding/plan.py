@@ -20,9 +20,9 @@ from substyle.engine.embedding.prepare import OwnSamples, PixelPipeline, gate_ke
 from substyle.engine.store import catalog, identity
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.identity import EMBED, Match, Remedies
-from substyle.engine.store.layout import UNLABELLED, BackboneEntry
+from substyle.engine.store.layout import UNLABELLED, BackboneEntry, Fractions
 from substyle.engine.store.lock import WHOLE, Part
-from substyle.engine.store.manifest import Fractions, Manifest, assign
+from substyle.engine.store.manifest import Manifest, assign
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError

@@ -21,8 +21,8 @@ from substyle.engine.embedding.preflight import check_backbones, check_store, ch
 from substyle.engine.embedding.prepare import gate_keys, prepare_backbones, require_asked, shard_rows
 from substyle.engine.store import arrays, compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
-from substyle.engine.store.layout import BackboneEntry, StoreError, StoreSettings
-from substyle.engine.store.manifest import DEFAULT_FRACTIONS, FOLDER, Fractions, Manifest
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, BackboneEntry, Fractions, StoreError, StoreSettings
+from substyle.engine.store.manifest import FOLDER, Manifest
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import store_facts
 from substyle.kernels.errors import ConfigError, MissingError

@@ -7,12 +7,11 @@ transformations remain new to the adapted embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, StrictFloat
 
 from substyle.engine import devices
 from substyle.engine.probes.batches import Features
@@ -23,25 +22,9 @@ from substyle.engine.probes.mlp import JOINT, settings_of, train_joint
 from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task, fine_task, identity, semantic_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines.validation import Distinct, validated
 
 _CHUNK = 8192  # rows
 _SHRINKAGE = 1e-3  # of the mean variance, added to the covariance of style directions
-
-AdaptMethod = Literal["multitask", "pisco"]
-
-
-@validated("adapt")
-class AdaptConfig:
-    """Adapters: one layer on top of each embedding that keeps both style and class."""
-
-    methods: Distinct[AdaptMethod] = ()
-    """``multitask``: hidden layer of an MLP trained on transformation and class together; ``pisco``: linear split into
-    style and content, after Ngweta et al. (ICML 2023)."""
-    content: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.95
-    """pisco: rank of the new embedding as a fraction of the width of the old one."""
-    penalty: Annotated[StrictFloat, Field(ge=0, le=1e6)] = 1.0
-    """pisco: weight of the differences between variants and originals, which content coordinates avoid."""
 
 
 @dataclass(frozen=True)

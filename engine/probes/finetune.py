@@ -5,48 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, StrictFloat, StrictInt
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from substyle.engine.probes.config import FinetuneConfig, Objective
 from substyle.engine.probes.tasks import UNKNOWN, Advance
 from substyle.engine.probes.trainer import learning_rate
-from substyle.pipelines.validation import Distinct, validated
 
-Objective = Literal["semantic", "transformation", "joint"]
-OBJECTIVES: tuple[Objective, ...] = ("semantic", "transformation", "joint")
 _HEAD_RATE = 10.0  # learning rate of the new layers, relative to that of the network
 _WARMUP = 0.1  # of the steps
-
-
-@validated("finetune")
-class FinetuneConfig:
-    """Fine-tuning of backbones on variants of the training photographs."""
-
-    backbones: Distinct[str] = ()
-    """Backbones of the study to fine-tune."""
-    objectives: Distinct[Objective] = OBJECTIVES
-    """``semantic``: predict the class of variants; ``transformation``: predict the transformation; ``joint``: both. All
-    see the same variants in the same order."""
-    seeds: Annotated[StrictInt, Field(ge=1, le=20)] = 3
-    """Trainings per backbone and objective, which differ in the order of the photographs and the new layers."""
-    steps: Annotated[StrictInt, Field(ge=1)] = 1_000
-    """Steps per training."""
-    batch: Annotated[StrictInt, Field(ge=2)] = 64
-    """Variants per step."""
-    learning_rate: Annotated[StrictFloat, Field(gt=0, le=1)] = 1e-4
-    """Highest learning rate of the network (AdamW with linear warm-up and cosine decay); ten times as high for the new
-    layers."""
-    weight_decay: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.05
-    """Weight decay of AdamW."""
-    transformation_weight: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.5
-    """joint: weight of the loss of the transformation; the rest is that of the class."""
-    seed: Annotated[StrictInt, Field(ge=0)] = 0
-    """First seed. Defaults to the study's."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages.stamp import StaleError, Stamp, compute_into, fits, note_of, require_fresh
 from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably
-from substyle.engine.store.layout import BackboneEntry
-from substyle.engine.store.manifest import Fractions
+from substyle.engine.store.layout import BackboneEntry, Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.kernels.errors import SubstyleError

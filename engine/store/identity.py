@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.observability import stage
 from substyle.engine.store import journal
-from substyle.engine.store.layout import UNLABELLED, DifferentError
-from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, SourceEntry
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, UNLABELLED, DifferentError, Fractions
+from substyle.engine.store.manifest import Manifest, SourceEntry
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError, MissingError, abbreviated

@@ -120,6 +120,8 @@ def is_array_name(name: object) -> bool:
 
 TRAIN, VAL, TEST = 0, 1, 2  # split codes
 SPLITS = ("train", "val", "test")
+Fractions = tuple[float, float, float]
+DEFAULT_FRACTIONS: Fractions = (0.65, 0.15, 0.20)
 UNLABELLED = -1
 
 

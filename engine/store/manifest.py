@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 
 from substyle.engine.store.files import digest, encoded, make_folder, read_named, write_once
-from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL, StoreError
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Fractions, StoreError
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import for_each_image
 from substyle.kernels.displacement import Banded
@@ -49,8 +49,6 @@ _SCHEMA = pa.schema(
 _CODED = pa.schema([(f.name, pa.dictionary(pa.int32(), f.type) if f.type == pa.string() else f.type) for f in _SCHEMA])
 _ROW_BYTES = 0.5  # least size of a row: a key of consecutive ones, compressed, takes about two bytes
 _SOURCE = b"substyle.source"
-Fractions = tuple[float, float, float]
-DEFAULT_FRACTIONS: Fractions = (0.65, 0.15, 0.20)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))

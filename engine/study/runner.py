@@ -16,7 +16,6 @@ from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.run import complete, embed, repair, require_same
 from substyle.engine.report.page import ReportFiles
-from substyle.engine.report.tracking import tracked
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
 from substyle.engine.stages.pictures import current_gallery, draw_gallery
@@ -34,6 +33,7 @@ from substyle.engine.study.document import assemble
 from substyle.engine.study.outputs import RESULTS, STORE
 from substyle.engine.study.plan import plan_of, require_elsewhere, store_of
 from substyle.engine.study.report import all_tables, write_report
+from substyle.engine.study.tracking import tracked
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import describe
 from substyle.pipelines.storage import Place, place

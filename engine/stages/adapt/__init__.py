@@ -11,8 +11,8 @@ from substyle.engine.backbones.families.adapter import PREFIX, Adapter
 from substyle.engine.config import BackboneChoice, Study, names_of
 from substyle.engine.embedding.preflight import SplitCounts, require_trained_on
 from substyle.engine.observability import stage
-from substyle.engine.probes.adapters import AdaptConfig, fit_multitask, fit_pisco
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.adapters import fit_multitask, fit_pisco
+from substyle.engine.probes.config import AdaptConfig, ProbeConfig
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
 from substyle.engine.stages.stamp import photographs_digest

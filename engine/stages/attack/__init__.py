@@ -27,12 +27,10 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.attacks import (
     ADAPTIVE,
-    ATTACKS,
     BATCH,
     CLEAN,
     FEWEST,
     NOISE,
-    AttackConfig,
     Canvas,
     Victim,
     craft,
@@ -43,6 +41,7 @@ from substyle.engine.probes.attacks import (
     torchattack,
 )
 from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.probes.config import ATTACKS, AttackConfig
 from substyle.engine.probes.evaluate import resample
 from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section

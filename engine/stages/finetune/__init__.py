@@ -21,7 +21,8 @@ from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, require_trained_on
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
-from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, fit
+from substyle.engine.probes.config import FinetuneConfig
+from substyle.engine.probes.finetune import LabelledVariants, fit
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
 from substyle.engine.stages.stamp import photographs_digest

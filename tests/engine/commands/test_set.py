@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,13 @@ import pytest
 from tests.conftest import the_json
 
 from substyle.engine.cli import main
-from substyle.engine.commands.arguments import _MODELS, _fields, parser
+from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.options import changes
-from substyle.engine.config import EmbedConfig, ExecutorConfig, Study
-from substyle.engine.report.tracking import TrackConfig
-from substyle.engine.study.file import load_study
+from substyle.engine.study.file import load_study, study_schema
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import SourceConfig
 
 FILE = 'name = "s"\nbackbones = ["control:pixels"]\n[probes]\nmlp_steps = 20\nwidths = [8]\n'
+OWN_TEXT = {"study.suite", "study.seed", "study.canvas", "study.limit", "attack.backbones", "attack.photographs"}
 
 
 @pytest.fixture
@@ -140,18 +137,25 @@ def embedded(tmp_path: Path, two_classes: Path) -> Path:
     return store
 
 
-def test_every_model_is_read_as_it_is() -> None:
-    models = {"study": Study, "embed": EmbedConfig, "executor": ExecutorConfig, "source": SourceConfig}
-    for table, model in (models | {"track": TrackConfig}).items():
-        assert _MODELS[table][1] == model.__name__
-        described = {name: field.description for name, field in model.__pydantic_fields__.items()}  # type: ignore[attr-defined]
-        assert {name: about for name, (_, about) in _fields(table).items()} == {
-            name: " ".join(str(about).split()) for name, about in described.items()
-        }
-
-
-def test_arguments_load_no_library() -> None:
-    code = "import sys; from substyle.engine.commands.arguments import parser; parser().format_help()\n"
-    code += "print([name for name in ('torch', 'numpy', 'pydantic') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+def test_options_are_as_the_schema_says() -> None:
+    """Help and bounds of options that are fields, apart from those with a text of their own."""
+    schema = study_schema()
+    (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    found = set()
+    for action in (action for command in commands.choices.values() for action in command._actions):
+        table, _, name = action.dest.partition(".")
+        if not name or action.dest in OWN_TEXT:
+            continue
+        kind = schema if table == "study" else schema["$defs"][schema["properties"][table]["$ref"].split("/")[-1]]
+        field = kind["properties"][name]
+        assert str(action.help).replace("%%", "%") == " ".join(field["description"].replace("``", "").split())
+        (bounds,) = (each for each in field.get("anyOf", [field]) if each.get("type") != "null")
+        if bounds["type"] == "integer":
+            assert callable(action.type)
+            low, high = bounds["minimum"], bounds["maximum"]
+            assert [action.type(str(low)), action.type(str(high))] == [low, high]
+            for beyond in (low - 1, high + 1):
+                with pytest.raises(argparse.ArgumentTypeError, match=f"from {low} to {high}$"):
+                    action.type(str(beyond))
+        found.add(action.dest)
+    assert found >= {"embed.batch", "executor.retries", "source.names", "study.orientation", "track.to"}

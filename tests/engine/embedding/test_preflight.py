@@ -17,14 +17,12 @@ from substyle.engine import cache
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.probes.attacks import AttackConfig
-from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.finetune import FinetuneConfig
+from substyle.engine.probes.config import AttackConfig, FinetuneConfig, ProbeConfig
 from substyle.engine.stages.attack import check_attack
 from substyle.engine.stages.finetune import STAGE as FINETUNE
 from substyle.engine.stages.shift import check_shift
-from substyle.engine.store.layout import HEADER, ResampleBy
-from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Manifest
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, HEADER, ResampleBy
+from substyle.engine.store.manifest import Manifest
 from substyle.engine.study.runner import checks
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, Objective, fit
+from substyle.engine.probes.config import FinetuneConfig, Objective
+from substyle.engine.probes.finetune import LabelledVariants, fit
 from substyle.engine.probes.tasks import UNKNOWN
 
 D, CLASSES, TRANSFORMATIONS = 6, 2, 3

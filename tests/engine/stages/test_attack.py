@@ -15,8 +15,7 @@ from tests.staged import probe, run_of
 
 from substyle.engine.cli import main
 from substyle.engine.config import EmbedConfig
-from substyle.engine.probes.attacks import AttackConfig
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import AttackConfig, ProbeConfig
 from substyle.engine.stages.attack import STAGE
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.store import EmbeddingStore

@@ -17,31 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from substyle.engine import observability
+from substyle.engine.config import TrackConfig
 from substyle.engine.report.data import Table
 from substyle.engine.report.page import flat
 from substyle.engine.report.tables import overview
 from substyle.engine.results.model import ResultsDocument
 from substyle.kernels.errors import MissingError
-from substyle.pipelines.validation import validated
 
 _WAIT_S = 120.0  # for the tracker to finish at the end of a run
 Rows = Sequence[Mapping[str, Any]]
-
-
-@validated("track")
-class TrackConfig:
-    """Experiment tracker that shows progress, throughput, tables and the report of a run."""
-
-    to: Literal["", "trackio", "wandb", "mlflow", "tensorboard"] = ""
-    """Library of the tracker, configured by its own environment variables; empty for none. TensorBoard writes to
-    ``tensorboard/`` in the output folder."""
-    project: Annotated[str, Field(min_length=1, max_length=80)] = "substyle"
-    """Project (of MLflow: experiment) of the run."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.engine.report.fake import fake_results
 
+from substyle.engine.config import TrackConfig
 from substyle.engine.observability import stage
-from substyle.engine.report import tracking
-from substyle.engine.report.tracking import TrackConfig, tracked
 from substyle.engine.stages.results import validate_results
+from substyle.engine.study import tracking
 from substyle.engine.study.report import all_tables
+from substyle.engine.study.tracking import tracked
 from substyle.kernels.errors import ConfigError, MissingError
 
 
@@ -54,12 +56,10 @@ class Recorder(ModuleType):
         self.ended = True
 
 
-def test_progress_scores_tables_and_report_are_tracked(
-    fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_scores_tables_and_report_are_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Recorder()
     monkeypatch.setitem(sys.modules, "trackio", library)
-    results = fake.fake_results()
+    results = fake_results()
     study("trackio", tmp_path, results)
     assert (library.logged["embed/done"], library.logged["embed/total"]) == (40, 40)
     assert library.logged["embed/per_second"] > 0
@@ -70,13 +70,13 @@ def test_progress_scores_tables_and_report_are_tracked(
 
 
 def test_a_tracker_that_fails_warns_once_and_the_run_goes_on(
-    fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackio", Recorder(fails=True))
-    study("trackio", tmp_path, fake.fake_results())
+    study("trackio", tmp_path, fake_results())
     assert capsys.readouterr().err.count("warning: trackio failed") == 1
     monkeypatch.setattr(Recorder, "init", lambda self, **_: sys.exit(3))
-    study("trackio", tmp_path, fake.fake_results())
+    study("trackio", tmp_path, fake_results())
     assert "SystemExit(3)" in capsys.readouterr().err
 
 
@@ -118,7 +118,7 @@ def test_metrics_have_names_that_mlflow_allows(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("library", ["trackio", "wandb", "mlflow", "tensorboard"])
 def test_libraries_keep_what_they_are_told(
-    library: str, fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in {
         "TRACKIO_DIR": str(tmp_path / "trackio"),
@@ -129,7 +129,7 @@ def test_libraries_keep_what_they_are_told(
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     pytest.importorskip(library)
-    study(library, tmp_path / "out", fake.fake_results())
+    study(library, tmp_path / "out", fake_results())
     assert "warning" not in capsys.readouterr().err
     files = [
         path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".db", ".db-wal", ".wandb", ".0")
