@@ -16,9 +16,9 @@ from substyle.engine import devices
 from substyle.engine.backbones.spec import expand
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.config import AdaptConfig, AttackConfig, FinetuneConfig, ProbeConfig
-from substyle.engine.store.layout import DEFAULT_FRACTIONS, Codec, Dtype, Fractions, ResampleBy
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, PIXELS, Codec, CropPct, Dtype, Fractions, ResampleBy
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.image_header import Orientation
+from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.validation import Distinct, LocalPath, PathOrAddress, PowerOfTwo, validated
 
@@ -148,6 +148,7 @@ class Settings:
         transformations: names in suite order.
         orientation: EXIF orientations: ``ignore``, like timm and open_clip, or ``apply``.
         style_precision: arithmetic of style networks.
+        crop_pct: part of the shorter side of a photograph that the canvas shows, in (0, 1].
     """
 
     seed: int
@@ -155,6 +156,7 @@ class Settings:
     transformations: tuple[str, ...]
     orientation: Orientation = "ignore"
     style_precision: Precision = "bf16"
+    crop_pct: float = CROP_PCT
 
 
 @validated("backbone")
@@ -334,6 +336,9 @@ class Study:
     """EXIF orientations: ``ignore``, as timm and open_clip load images, or ``apply``."""
     style_precision: Precision = "bf16"
     """Arithmetic of style networks. It changes pixels of variants by one or two levels."""
+    crop_pct: CropPct = CROP_PCT
+    """Part of the shorter side of a photograph that the canvas shows, as in timm; 1 cuts nothing but the longer
+    side."""
     limit: Annotated[StrictInt, Field(ge=0)] = 0
     """Maximum number of photographs; 0 uses all."""
     plugins: tuple[LocalPath, ...] = ()
@@ -382,4 +387,4 @@ class Study:
 
         for plugin in self.plugins:
             load_plugin(plugin)
-        return Settings(self.seed, self.canvas, suite(self.suite), self.orientation, self.style_precision)
+        return Settings(transformations=suite(self.suite), **{name: getattr(self, name) for name in PIXELS})

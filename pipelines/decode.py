@@ -1,4 +1,4 @@
-"""Decode images to canvases: resize the shorter side to 8/7 S, crop the centre S x S.
+"""Decode images to canvases: resize the shorter side to S / crop_pct (8/7 S), crop the centre S x S.
 
 The result depends only on the image's bytes. Intact 8-bit JPEG and PNG files are decoded by DALI in groups. An image
 that DALI rejects goes to Pillow, which decodes all other formats, and its group is retried in halves. Damaged images
@@ -22,7 +22,15 @@ from substyle.kernels.dispatch import as_device, upload
 from substyle.kernels.errors import ConfigError, ImageError
 from substyle.pipelines import image_formats, image_header
 from substyle.pipelines.dali import DaliDecoder, RefusedError
-from substyle.pipelines.image_header import ORIENTATIONS, PILLOW_ERRORS, ImageHeader, Interval, open_image, short
+from substyle.pipelines.image_header import (
+    CROP_PCT,
+    ORIENTATIONS,
+    PILLOW_ERRORS,
+    ImageHeader,
+    Interval,
+    open_image,
+    short,
+)
 
 Box = tuple[float, float, float, float]
 
@@ -158,6 +166,7 @@ class Decoder:
         max_pixels: images whose header declares more pixels are quarantined without decoding.
         orientation: ``ignore`` uses images as stored, as timm and open_clip do; ``apply`` applies the EXIF orientation
             before cropping. Pillow always applies it to TIFF files.
+        crop_pct: part of the shorter side that the canvas shows, from 0.1 to 1.
     """
 
     def __init__(
@@ -169,11 +178,15 @@ class Decoder:
         device: str = "cpu",
         max_pixels: int = image_header.MAX_PIXELS,
         orientation: str = "ignore",
+        crop_pct: float = CROP_PCT,
     ) -> None:
         self.device = as_device(device)
+        if not 0.1 <= crop_pct <= 1:
+            raise ConfigError("crop_pct", crop_pct, "a number from 0.1 to 1")
         if orientation not in ORIENTATIONS:
             raise ConfigError("orientation", orientation, ", ".join(ORIENTATIONS))
         self.side, self.batch, self.threads, self.max_pixels = side, batch, threads, max_pixels
+        self.short = round(side / crop_pct)
         self.upright = orientation == "apply"
         self.dali = DaliDecoder(side, batch, threads, self.device)
 
@@ -206,7 +219,7 @@ class Decoder:
 
     def _item(self, index: int, blob: bytes) -> _Item:
         head = image_header.inspect(blob, self.max_pixels, upright=self.upright)
-        rows, columns = _centre(head.height, head.width, self.side)
+        rows, columns = _centre(head.height, head.width, self.side, self.short)
         rows, columns = image_header.stored(rows, columns, head.stored, head.orientation)
         return _Item(index, blob, head, rows, columns)
 
@@ -283,14 +296,13 @@ def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.uint8, device=device)
 
 
-def _centre(height: int, width: int, side: int) -> tuple[Interval, Interval]:
+def _centre(height: int, width: int, side: int, short: int) -> tuple[Interval, Interval]:
     """First and last row and column of the part of an image that becomes the canvas, in px.
 
-    The part kept by resizing the shorter side to 8/7 S and cropping the centre, with the rounding of
+    The part kept by resizing the shorter side to ``short`` and cropping the centre, with the rounding of
     ``torchvision.transforms.Resize`` and ``CenterCrop``. Resizing only this part avoids huge intermediates for images
     1 px high and thousands wide.
     """
-    short = round(side * 8 / 7)
     shorter = min(height, width)
     parts = []
     for length in (height, width):

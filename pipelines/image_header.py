@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Orientation = Literal["ignore", "apply"]
 ORIENTATIONS: tuple[Orientation, ...] = ("ignore", "apply")
+CROP_PCT = 0.875  # part of the shorter side that a canvas shows, as torchvision's and timm's evaluation of 224 px
 UPRIGHT = 1
 
 _TAG = 0x0112

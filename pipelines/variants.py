@@ -23,6 +23,7 @@ from substyle.kernels.errors import ConfigError, ImageError, SubstyleError
 from substyle.kernels.files import replacing
 from substyle.pipelines.dali import Graph
 from substyle.pipelines.decode import Decoder
+from substyle.pipelines.image_header import CROP_PCT
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all, load_plugin
 
@@ -184,6 +185,7 @@ def variants_of(
     threads: int = 1,
     networks: Mapping[str, base.Network] | None = None,
     orientation: str = "ignore",
+    crop_pct: float = CROP_PCT,
     test: bool = False,
 ) -> dict[str, NDArray[np.uint8]]:
     """Compute all variants of one encoded photograph, each (S, S, 3) uint8, by name.
@@ -196,13 +198,13 @@ def variants_of(
         seed: study seed.
         threads: CPU threads.
         networks: as for :class:`~substyle.pipelines.variants.VariantMaker`.
-        orientation: as for :class:`~substyle.pipelines.decode.Decoder`.
+        orientation, crop_pct: as for :class:`~substyle.pipelines.decode.Decoder`.
         test: whether the photograph gets the overlays reserved for testing.
 
     Raises:
         ImageError: the photograph cannot be decoded.
     """
-    decoded = Decoder(side, 1, threads, orientation=orientation)([blob])
+    decoded = Decoder(side, 1, threads, orientation=orientation, crop_pct=crop_pct)([blob])
     if decoded.reasons[0] is not None:
         raise ImageError(f"{key}: {decoded.reasons[0]}")
     maker = VariantMaker(transformations, side=side, seed=seed, batch=1, threads=threads, networks=networks)

@@ -136,6 +136,8 @@ def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 
         if int in parts:
             bounds: dict[type, Any] = {type(part): part for part in parts}
             more = {"metavar": "N", "type": _whole(bounds[Ge].ge, bounds[Le].le)}
+        elif float in parts:
+            more = {"metavar": "X", "type": float}
         elif Path in parts:
             more = {"metavar": "FILE", "type": _local}
         text = " ".join(field.description.split()).replace("``", "").replace("%", "%%")
@@ -337,7 +339,7 @@ def _embed(embed: argparse.ArgumentParser) -> None:
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")
     _checkpoint(embed)
     _variants(embed, "variants and splits", default=False)
-    _settings(embed, "study", "--orientation", "--style-precision")
+    _settings(embed, "study", "--orientation", "--style-precision", "--crop-pct")
     embed.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
     _settings(embed, "embed", "--batch", "--threads", "--device", "--runtime", "--precision", "--gate")
     _settings(embed, "embed", "--dtype", "--codec", "--shard-rows")
@@ -496,7 +498,7 @@ def _variants_to_files(variants: argparse.ArgumentParser) -> None:
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
     variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")
     _variants(variants, "variants and splits")
-    _settings(variants, "study", "--orientation", "--style-precision")
+    _settings(variants, "study", "--orientation", "--style-precision", "--crop-pct")
     variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
     variants.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
     _source(variants)

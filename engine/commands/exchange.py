@@ -14,6 +14,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import hub
 from substyle.engine.study.explore import explore as explore_store
 from substyle.engine.study.export import export as export_store
+from substyle.pipelines.image_header import CROP_PCT
 from substyle.pipelines.sources import SourceConfig
 
 
@@ -76,6 +77,7 @@ def variants(options: argparse.Namespace) -> dict[str, Any]:
         suite=options.suite, canvas=options.canvas, seed=options.seed,
         orientation=own.get("orientation", "ignore"),
         style_precision=as_precision(own.get("style_precision", "bf16"), "--style-precision"),
+        crop_pct=own.get("crop_pct", CROP_PCT),
         source=SourceConfig(**fields_of(options, "source")),
         limit=options.limit, device=options.device, quiet=options.quiet,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from substyle.engine.store.verify import Verdict
 from substyle.engine.store.verify import verify as verify_store
 
 FIRST = 5  # class names shown
-_SETTINGS = ("seed", "canvas", "dtype", "codec", "orientation", "style_precision", "shard_rows")
+_SETTINGS = ("seed", "canvas", "dtype", "codec", "orientation", "style_precision", "crop_pct", "shard_rows")
 
 
 def info(options: argparse.Namespace) -> dict[str, Any]:
@@ -135,7 +135,8 @@ def _lines(answer: dict[str, Any]) -> list[str]:
             for source in answer["sources"]
         ),
         f"settings         seed {answer['seed']}, canvas {answer['canvas']}, {answer['dtype']}, "
-        f"codec {answer['codec']}, orientation {answer['orientation']}, shards of {answer['shard_rows']} rows",
+        f"codec {answer['codec']}, orientation {answer['orientation']}, crop_pct {answer['crop_pct']:g}, "
+        f"shards of {answer['shard_rows']} rows",
         f"images           {answer['images']:,}, {answer['quarantined']:,} of them quarantined",
         f"classes          {classes['number']:,}" + (f": {shown}" if shown else ""),
         f"splits           {', '.join(f'{name} {count:,}' for name, count in splits.items())}{moved}",

@@ -58,7 +58,12 @@ class PixelPipeline:
         """The decoder of photographs."""
         settings, config = self.settings, self.config
         return Decoder(
-            settings.canvas, config.images, config.cores, device=config.device, orientation=settings.orientation
+            settings.canvas,
+            config.images,
+            config.cores,
+            device=config.device,
+            orientation=settings.orientation,
+            crop_pct=settings.crop_pct,
         )
 
     def release(self) -> None:
@@ -283,6 +288,7 @@ class OwnSamples(Samples):
             "files": self._hashes,
             "count": self.count,
             "orientation": self.pipeline.settings.orientation,
+            "crop_pct": self.pipeline.settings.crop_pct,
             "versions": cache.versions(*_CANVAS_LIBRARIES),
         }
 

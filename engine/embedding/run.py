@@ -164,6 +164,7 @@ def _create(plan: EmbedPlan, rows: int) -> None:
         orientation=settings.orientation,
         style_precision=settings.style_precision,
         codec=config.codec,
+        crop_pct=settings.crop_pct,
     )
     try:
         EmbeddingStore.create(plan.store_path, made, calibration=gate_keys(plan.records(), settings.seed))
@@ -318,12 +319,9 @@ def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """Raise PhotographsError if the settings of a store differ from those of a plan."""
     stored, settings = store.settings, plan.pipeline.settings
     pairs = {
-        "seed": (stored.seed, settings.seed),
-        "canvas": (stored.canvas, settings.canvas),
+        **{name: (value, getattr(settings, name)) for name, value in stored.pixels.items()},
         "dtype": (stored.dtype, plan.pipeline.config.dtype),
         "codec": (stored.codec, plan.pipeline.config.codec),
-        "orientation": (stored.orientation, settings.orientation),
-        "style_precision": (stored.style_precision, settings.style_precision),
     }
     changed = {name: (old, new) for name, (old, new) in pairs.items() if old != new}
     if changed:

@@ -28,7 +28,7 @@ from substyle.engine.store.manifest import assign
 from substyle.engine.store.records import content_hash
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.image_header import Orientation
+from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, describe, open_source
 from substyle.pipelines.storage import is_remote
 from substyle.pipelines.transforms import base
@@ -71,6 +71,7 @@ def iter_variants(
     seed: int = 0,
     orientation: Orientation = "ignore",
     style_precision: Precision = "bf16",
+    crop_pct: float = CROP_PCT,
     batch: int | None = None,
     source: SourceConfig | None = None,
     limit: int = 0,
@@ -82,7 +83,7 @@ def iter_variants(
 
     Args:
         images: photographs, as for `embed`; ``source``, ``limit`` and the settings of a store (``seed``, ``canvas``,
-            ``orientation``, ``style_precision``) as well.
+            ``orientation``, ``style_precision``, ``crop_pct``) as well.
         suite: name of a suite, or names of transformations.
         batch: maximum number of photographs in a batch; default: 32 on a CPU, 256 on a GPU.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -95,7 +96,7 @@ def iter_variants(
     """
     names = suite if isinstance(suite, str) else ",".join(suite)
     opened = open_source(images, source or SourceConfig())
-    settings = Settings(seed, canvas, names_of_suite(names), orientation, style_precision)
+    settings = Settings(seed, canvas, names_of_suite(names), orientation, style_precision, crop_pct)
     pipeline = PixelPipeline(settings, EmbedConfig(batch=batch, device=device))
     records = limited(opened.records, seed, limit)
 
@@ -165,6 +166,7 @@ def write_variants(
     seed: int = 0,
     orientation: Orientation = "ignore",
     style_precision: Precision = "bf16",
+    crop_pct: float = CROP_PCT,
     source: SourceConfig | None = None,
     limit: int = 0,
     device: str = "auto",
@@ -208,7 +210,7 @@ def write_variants(
     records = limited(opened.records, seed, limit)
     if to == "folder":
         _require_names(opened, records)
-    settings = Settings(seed, canvas, names_of_suite(suite), orientation, style_precision)
+    settings = Settings(seed, canvas, names_of_suite(suite), orientation, style_precision, crop_pct)
     pipeline = PixelPipeline(settings, EmbedConfig(device=device))
     pixels_of = {name: getattr(settings, name) for name in PIXELS}
     definition = {name: base.get(name).definition_hash() for name in settings.transformations}

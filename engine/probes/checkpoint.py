@@ -233,6 +233,9 @@ def _metadata(path: Path | str, header: str) -> dict[str, Any]:
         value = metadata.get(name, low)
         if type(value) is not int or not low <= value <= high:
             raise SubstyleError(f"{path}: missing or invalid {name!r} in the header")
+    crop_pct = metadata.get("crop_pct", 1)
+    if type(crop_pct) not in (int, float) or not 0.1 <= crop_pct <= 1:
+        raise SubstyleError(f"{path}: missing or invalid 'crop_pct' in the header")
     names = set()
     for output in metadata["outputs"]:
         labels = output.get("labels") if isinstance(output, dict) else None

@@ -85,6 +85,7 @@ def _draw(
                 threads=threads,
                 networks=networks,
                 orientation=settings.orientation,
+                crop_pct=settings.crop_pct,
                 test=record.key in test,
             )
             (new / str(number)).mkdir()
@@ -159,9 +160,7 @@ def current_variants(
         for n in n_M.tolist()
         if (record := records.get(table.keys[n])) and contents[n] in ("", _content(record))
     ]
-    chosen = Settings(
-        settings.seed, settings.canvas, tuple(transformations), settings.orientation, settings.style_precision
-    )
+    chosen = Settings(transformations=tuple(transformations), **settings.pixels)
     split_N = np.array([split_of[key] for key in keys], np.int8)
     pipeline = PixelPipeline(chosen, EmbedConfig())
     for batch in batches([records[key] for key in keys], split_N, pipeline, lambda key, reason: None):

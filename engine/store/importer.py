@@ -37,6 +37,7 @@ from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.validation import brief
 
 SHARD_ROWS = 1024
+_WORDS = {int: "whole number", float: "number", str: "value"}
 _ROLES = ("coarse", "role")
 _CHECKED = ("content_hash", "definition", *PIXELS)  # whether the embedded pixels are those of the store
 _OPTIONAL = ("label", "split", "distinct", *_ROLES, *_CHECKED)
@@ -396,12 +397,16 @@ def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]] 
 def _settings(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Those of `PIXELS` that are given. Raises ConfigError unless each is the same in all rows."""
     found: dict[str, Any] = {}
-    for name in PIXELS:
-        texts, whole = set(columns[name]) - {None}, name in ("seed", "canvas")
-        if len(texts) > 1 or (whole and not all(text.isdecimal() for text in texts)):
-            raise ConfigError(name, ", ".join(sorted(texts)), f"one {'whole number' if whole else 'value'} in all rows")
-        if texts:
-            found[name] = int(texts.pop()) if whole else texts.pop()
+    for name, kind in PIXELS.items():
+        texts = set(columns[name]) - {None}
+        allowed = f"one {_WORDS[kind]} in all rows"
+        if len(texts) > 1 or (kind is int and not all(text.isdecimal() for text in texts)):
+            raise ConfigError(name, ", ".join(sorted(texts)), allowed)
+        for text in texts:
+            try:
+                found[name] = kind(text)
+            except ValueError:
+                raise ConfigError(name, text, allowed) from None
     return found
 
 

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, StrictInt
+from pydantic import ConfigDict, Field, StrictFloat, StrictInt
 
 from substyle.engine.devices import Precision
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.files import UnsafeFileError, relative
-from substyle.pipelines.image_header import Orientation
+from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources.files import MARKER
 from substyle.pipelines.storage import Place
 from substyle.pipelines.validation import PowerOfTwo, validated
 
 SCHEMA = 3
-PIXELS = ("seed", "canvas", "orientation", "style_precision")  # settings of a store that decide about pixels
+# settings of a store that decide about pixels, and their types
+PIXELS = {"seed": int, "canvas": int, "orientation": str, "style_precision": str, "crop_pct": float}
+CropPct = Annotated[StrictFloat, Field(ge=0.1, le=1)]
 Dtype = Literal["float16", "float32"]
 Codec = Literal["none", "zstd", "blosc", "bitround+zstd"]
 ResampleBy = Literal["photograph", "folder"]
@@ -97,6 +99,13 @@ class StoreSettings:
     """Arithmetic inside style networks."""
     codec: Codec = "none"
     """Codec of chunks."""
+    crop_pct: CropPct = CROP_PCT
+    """Part of the shorter side of a photograph that the canvas shows."""
+
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """The settings of `PIXELS`."""
+        return {name: getattr(self, name) for name in PIXELS}
 
     def chunk_bytes(self, dim: int) -> int:
         """Return the size in bytes of each decoded chunk of rows of ``dim`` numbers, including the last."""

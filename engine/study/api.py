@@ -12,6 +12,7 @@ from substyle.engine.embedding import run
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.store.store import EmbeddingStore
+from substyle.pipelines.image_header import CROP_PCT
 from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.storage import place
 from substyle.pipelines.transforms import base
@@ -26,6 +27,7 @@ def embed(
     transformations: str | Sequence[str] = "substance31",
     seed: int = 0,
     canvas: int = 224,
+    crop_pct: float = CROP_PCT,
     source: SourceConfig | None = None,
     config: EmbedConfig | None = None,
     limit: int = 0,
@@ -40,6 +42,7 @@ def embed(
         transformations: name of a suite, or names of transformations.
         seed: seed of variants and splits.
         canvas: side of the canvas in pixels.
+        crop_pct: part of the shorter side of a photograph that the canvas shows.
         source: kind and columns of `images`, if not detected.
         config: device, runtime, precision and batch size.
         limit: maximum number of photographs, 0 for all.
@@ -59,7 +62,7 @@ def embed(
     plan = EmbedPlan(
         open_source(images, source or SourceConfig()),
         where,
-        PixelPipeline(Settings(seed, canvas, suite(names)), (config or EmbedConfig()).here()),
+        PixelPipeline(Settings(seed, canvas, suite(names), crop_pct=crop_pct), (config or EmbedConfig()).here()),
         limit,
     )
     run.embed(plan, [BackboneChoice(b) if isinstance(b, str) else b for b in backbones], quiet=quiet)

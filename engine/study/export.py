@@ -284,6 +284,9 @@ def _hub_rows(
     return pa.table({name: columns[name] for name in schema.names}).cast(schema)
 
 
+_KINDS = {int: "int64", float: "float64", str: "string"}
+
+
 def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is optional
     """Types of the columns for `datasets`. Raises MissingError if it is not installed."""
     try:
@@ -302,7 +305,7 @@ def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is opt
             "distinct": datasets.Value("bool"),
             "content_hash": text,
             "definition": text,
-            **{name: datasets.Value("int64") if name in ("seed", "canvas") else text for name in PIXELS},
+            **{name: datasets.Value(_KINDS[kind]) for name, kind in PIXELS.items()},
             "embedding": datasets.List(embedding, length=table.tokens) if table.tokens else embedding,
         }
     )

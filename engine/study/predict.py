@@ -27,6 +27,7 @@ from substyle.engine.stages.stamp import require_own_file
 from substyle.engine.store.layout import changes, network_identity
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.files import replacing
+from substyle.pipelines.image_header import CROP_PCT
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
 
 
@@ -63,7 +64,9 @@ def predict(
     facts = probe.metadata
     config = EmbedConfig(device="cpu")
     canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
-    pipeline = PixelPipeline(Settings(seed, canvas, ("identity",), facts.get("orientation", "ignore")), config)
+    orientation, crop_pct = facts.get("orientation", "ignore"), facts.get("crop_pct", CROP_PCT)
+    settings = Settings(seed, canvas, ("identity",), orientation, crop_pct=crop_pct)
+    pipeline = PixelPipeline(settings, config)
     if not isinstance(facts.get("network"), dict):
         raise SubstyleError(f"{probe_path}: does not record its network, as of an older version; train it again")
     context = registry.LoadContext(canvas, config.graph_images, seed, checkpoint).of_a_file

@@ -40,7 +40,17 @@ COMMANDS = {
         *("--backbone", "--checkpoint", "--suite", "--seed", "--canvas"),
     ],
     "embed": [
-        *("--store", "--backbone", "--checkpoint", "--suite", "--seed", "--canvas", "--orientation", "--limit"),
+        *(
+            "--store",
+            "--backbone",
+            "--checkpoint",
+            "--suite",
+            "--seed",
+            "--canvas",
+            "--orientation",
+            "--crop-pct",
+            "--limit",
+        ),
         *(
             "--batch",
             "--threads",

@@ -37,6 +37,7 @@ HEADER = {
     "canvas": 224,
     "seed": 0,
     "orientation": "ignore",
+    "crop_pct": 0.875,
     "weights_hash": "w",
 }
 

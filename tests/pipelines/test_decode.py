@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from tests.conftest import slow_after
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize
 
 from substyle.kernels.errors import ConfigError, ImageError
 from substyle.pipelines import decode, image_header
@@ -68,6 +70,23 @@ def test_canvas_is_pillows(side: int, height: int, width: int) -> None:
         assert_close(decoded.canvas_BSSC[0], reference(Image.open(io.BytesIO(blob)), side))
 
 
+@pytest.mark.parametrize("crop_pct", [0.5, 0.95, 1.0])
+@pytest.mark.parametrize(("height", "width"), [(201, 333), (64, 64), (40, 32)])
+def test_the_part_that_a_canvas_shows_is_torchvisions(height: int, width: int, crop_pct: float) -> None:
+    for blob in (encode(scene(height, width), quality=90), encode(scene(height, width), "PNG")):
+        decoded = Decoder(96, 4, 2, crop_pct=crop_pct)([blob])
+        image = Image.open(io.BytesIO(blob)).convert("RGB")
+        resized = resize(image, [round(96 / crop_pct)], InterpolationMode.BICUBIC)
+        assert_close(decoded.canvas_BSSC[0], np.asarray(center_crop(resized, [96, 96])))
+
+
+@pytest.mark.parametrize("crop_pct", [0.0, 1.01, float("nan")])
+def test_impossible_parts_are_refused(crop_pct: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Decoder(96, 1, 1, crop_pct=crop_pct)
+    assert caught.value.field == "crop_pct"
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1), (2, 3), (1, 5000), (9000, 2)])
 def test_thin_images(height: int, width: int) -> None:
     image = scene(height, width)
@@ -80,7 +99,7 @@ def test_thin_images(height: int, width: int) -> None:
 
 def _cut(image: NDArray[np.uint8], side: int) -> Image.Image:
     """The same part of the image by Pillow's ``box``: a full resize of an image 1 px high would not fit memory."""
-    (top, bottom), (left, right) = decode._centre(*image.shape[:2], side)
+    (top, bottom), (left, right) = decode._centre(*image.shape[:2], side, round(side * 8 / 7))
     return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
 

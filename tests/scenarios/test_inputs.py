@@ -203,6 +203,7 @@ def exported(scene: Scene) -> Path:
         (["--orientation", "apply"], "orientation"),
         (["--style-precision", "fp32"], "style_precision"),
         (["--canvas", "96"], "canvas"),
+        (["--crop-pct", "1"], "crop_pct"),
     ],
 )
 def test_an_export_fits_the_store_it_is_imported_into(scene: Scene, more: list[str], field: str) -> None:

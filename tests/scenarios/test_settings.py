@@ -245,6 +245,7 @@ def test_a_plug_in_probe_is_refused_by_predict(scene: Scene) -> None:
             ("canvas", 96),
             ("orientation", "apply"),
             ("style_precision", "fp32"),
+            ("crop_pct", 1.0),
             ("dtype", "float32"),
             ("codec", "zstd"),
         ],

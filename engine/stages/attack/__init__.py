@@ -347,9 +347,7 @@ class _Subject:
     ) -> tuple[dict[int, _Photographs], tuple[float, int]]:
         """Training and test photographs that the probe classifies correctly; its accuracy on the sampled test ones."""
         table, settings = self.table, self.store.settings
-        pipeline = PixelPipeline(
-            Settings(settings.seed, settings.canvas, (CLEAN,), settings.orientation), EmbedConfig(device="cpu")
-        )
+        pipeline = PixelPipeline(Settings(transformations=(CLEAN,), **settings.pixels), EmbedConfig(device="cpu"))
         records = {record.key: record for record in source.records}
         classes = probe.labels["class"]
         index = np.array([classes.index(c) if c in classes else -1 for c in table.class_names] + [-1], np.int64)
@@ -402,9 +400,8 @@ class _Subject:
         table, settings = self.table, self.store.settings
         most = max(len(own.keys) for own in photographs.values())
         rows = min(1024, 1 << max(most - 1, 1).bit_length())
-        store = EmbeddingStore.create(
-            path, StoreSettings(settings.seed, settings.canvas, rows, settings.dtype, settings.orientation)
-        )
+        copied = StoreSettings(shard_rows=rows, dtype=settings.dtype, **settings.pixels)
+        store = EmbeddingStore.create(path, copied)
         with lock.hold(path, run := lock.new_run_id()):
             contents = table.contents
             labels = [table.label_N[own.row_N] for own in photographs.values()]

@@ -59,6 +59,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
             "canvas": settings.canvas,
             "seed": settings.seed,
             "orientation": settings.orientation,
+            "crop_pct": settings.crop_pct,
             "network": network_identity(spec),
             "checkpoint": entry.facts.get("checkpoint"),
         }

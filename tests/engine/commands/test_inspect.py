@@ -68,6 +68,7 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
         "codec": "none",
         "orientation": "ignore",
         "style_precision": "bf16",
+        "crop_pct": 0.875,
         "shard_rows": 8,
         "images": 40,
         "classes": {"number": 2, "first": ["even", "odd"]},

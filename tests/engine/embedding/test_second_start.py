@@ -183,6 +183,7 @@ def test_nothing_is_done_twice(images: Path, work: list[str]) -> None:
         {"seed": 1},
         {"canvas": 96},
         {"orientation": "apply"},
+        {"crop_pct": 1.0},
         {"transformations": ("identity", "grayscale", "impulse_noise")},
         {"transformations": ("identity", "grayscale")},
     ],

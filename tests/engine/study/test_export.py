@@ -83,9 +83,9 @@ def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Pa
     assert lines[0] == "key,label,split,content_hash"
     assert lines[1].startswith("0.jpg,cat,train,")
     first = (folder / "transformations.csv").read_text().splitlines()[:2]
-    assert first[0] == "transformation,coarse,role,definition,seed,canvas,orientation,style_precision"
+    assert first[0] == "transformation,coarse,role,definition,seed,canvas,orientation,style_precision,crop_pct"
     settings = store.settings
-    assert first[1] == f"identity,identity,train,hash,{settings.seed},{settings.canvas},ignore,bf16"
+    assert first[1] == f"identity,identity,train,hash,{settings.seed},{settings.canvas},ignore,bf16,0.875"
     assert [line.split(",")[0] for line in lines[1:]] == list(table.keys)
     np.testing.assert_array_equal(np.load(folder / "distinct.npy"), table.distinct_TN)
 
