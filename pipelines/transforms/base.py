@@ -150,6 +150,9 @@ class Transformation:
     function: Callable[..., Any] | None = field(default=None, compare=False)
     prepare: Callable[[Arrays, int], Arrays] | None = field(default=None, compare=False)
     network: str = ""  # for made_by="network": name of the network
+    generator: str = field(
+        default="", compare=False
+    )  # of a style: the algorithm that makes it; no part of its identity
     split_assets: bool = False  # prepare also gets "test_B" and uses disjoint assets for test and other images
     on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": the GPU implementation
     stream: str = ""  # name that its random numbers are drawn by, if not its own
