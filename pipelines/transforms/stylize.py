@@ -22,8 +22,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
-from scipy.spatial import Delaunay
-from skimage.segmentation import slic
 
 from substyle.kernels import philox
 from substyle.kernels.dispatch import for_each_image, upload
@@ -183,6 +181,8 @@ def leaded(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
 
     Achanta, Shaji, Smith, Lucchi, Fua, Süsstrunk, "SLIC superpixels", PAMI 2012.
     """
+    from skimage.segmentation import slic  # slow to import
+
     count = max(int((len(x_SSC) / p.pane) ** 2), 2)
     label = slic(blurred(x_SSC, p.pane / 10), count, float(p.compact), max_num_iter=3, convert2lab=False, start_label=0)
     colour = saturated(mean_colours(label, x_SSC), p.vivid)
@@ -194,7 +194,7 @@ def leaded(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
 @generator(
     "spacing px, edges, line, vivid, facet",
     coarse=((19, 25), 1.0, 0.0, 1.3, 0.1),
-    fine=((7, 9), 3.0, 0.0, 1.0, 0.05),
+    fine=((8, 10), 3.0, 0.0, 1.2, 0.12),
     wire=((12, 15), 2.0, 1.0, 0.8, 0.0),
     crystal=((12, 16), 0.3, 0.0, 0.15, 0.22),
 )
@@ -204,6 +204,8 @@ def lowpoly(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
     Points drawn in proportion to the gradient and triangulated after Delaunay, as in Gai and Wang, "Artistic low poly
     rendering for images", The Visual Computer 2016.
     """
+    from scipy.spatial import Delaunay  # slow to import
+
     side = len(x_SSC)
     detail = blurred(ndimage.gaussian_gradient_magnitude(luma(x_SSC), 1.0), p.spacing / 8)
     density = 1 + p.edges * detail / max(float(detail.mean()), 1e-3)
@@ -480,7 +482,7 @@ _TEXT = " .,:;'-=+*/\\|_!?ijltfrcsxvznuoaeqpdbkhIJCLTYUXZOQGDPERSAKHNBMW01234567
 
 @generator(
     "cell px, narrow, stitch, own, fill, ink level, paper level",
-    typewriter=((7, 8), 0.6, 0, 0, 0, (25, 25, 28), (250, 248, 240)),
+    typewriter=((6.5, 8.5), 0.6, 0, 0, 0, (25, 25, 28), (250, 248, 240)),
     terminal=((8, 10), 0.6, 0, 0, 0, (80, 255, 120), (4, 16, 8)),
     confetti=((10, 12), 0.7, 0, 0.6, 0.6, (0, 0, 0), (255, 255, 255)),
     stitches=((7.5, 9), 1.0, 1, 1.15, 0.35, (0, 0, 0), (70, 60, 50)),
@@ -492,11 +494,12 @@ def glyphs(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
     """
     side, height = len(x_SSC), max(round(p.cell), 3)
     width = max(round(p.narrow * height), 2)
-    down, across = -(-side // height), -(-side // width)
+    down, across = -(-side // height) + 1, -(-side // width) + 1
+    top, left = (random(2) * (height, width)).astype(int)  # of the first cell, cut off
 
     def cut(plane: F32) -> F32:
         """Cells of a plane. Shape: (cells, height * width)."""
-        whole = np.pad(plane, ((0, down * height - side), (0, across * width - side)), "edge")
+        whole = np.pad(plane, ((top, down * height - side - top), (left, across * width - side - left)), "edge")
         return whole.reshape(down, height, across, width).swapaxes(1, 2).reshape(down * across, -1)
 
     cover = _glyphs("X" if p.stitch else _TEXT, height, width)
@@ -510,4 +513,4 @@ def glyphs(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
     back = p.paper / np.float32(255) * (1 - p.fill) + p.fill * mean
     shown = back[:, None] + (front - back)[:, None] * cover.reshape(len(cover), -1, 1)[best]
     page = shown.reshape(down, across, height, width, 3).swapaxes(1, 2).reshape(down * height, -1, 3)
-    return np.asarray(page[:side, :side])
+    return np.asarray(page[top : top + side, left : left + side])
