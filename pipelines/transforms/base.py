@@ -315,16 +315,17 @@ def kernel(
     version: int = 1,
     split_assets: bool = False,
     subtle: bool = False,
+    generator: str = "",
 ) -> Callable[[Function], Function]:
     """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` on torch tensors of any device.
 
     ``args`` holds numpy arrays with first axis B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
-    ``split_assets`` as in :func:`dali`; ``subtle`` as in :class:`Transformation`.
+    ``split_assets`` as in :func:`dali`; ``subtle`` and ``generator`` as in :class:`Transformation`.
     """
 
     def decorate(function: Function) -> Function:
         made = Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare)
-        register(replace(made, split_assets=split_assets, subtle=subtle))
+        register(replace(made, split_assets=split_assets, subtle=subtle, generator=generator))
         return function
 
     return decorate

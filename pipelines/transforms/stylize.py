@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from substyle.kernels import philox
 from substyle.kernels.dispatch import for_each_image, upload
-from substyle.pipelines.transforms.base import Arrays, Choice, Parameter, Transformation, Uniform, register
+from substyle.pipelines.transforms.base import Arrays, Choice, Parameter, Uniform, kernel
 from substyle.pipelines.transforms.fields import LUMA, Keys
 
 F32 = NDArray[np.float32]
@@ -77,8 +77,8 @@ def generator(columns: str, **styles: tuple[Any, ...]) -> Callable[[Style], Styl
     def decorate(style: Style) -> Style:
         of, drawn = style.__name__, partial(each_picture, style)
         for name, values in styles.items():
-            made = tuple(parameter(*each, value) for each, value in zip(named, values, strict=True))
-            register(Transformation(f"style_{of}_{name}", "style", "held_out", "kernel", made, 1, drawn, generator=of))
+            made = [parameter(*each, value) for each, value in zip(named, values, strict=True)]
+            kernel(f"style_{of}_{name}", coarse="style", role="held_out", parameters=made, generator=of)(drawn)
         return style
 
     return decorate
@@ -210,8 +210,9 @@ def lowpoly(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
     detail = blurred(ndimage.gaussian_gradient_magnitude(luma(x_SSC), 1.0), p.spacing / 8)
     density = 1 + p.edges * detail / max(float(detail.mean()), 1e-3)
     drawn = drawn_places(density, max(int((side / p.spacing) ** 2), 4), random)
-    corners = np.array([-1 - 1j, -1 + side * 1j, side - 1j, side + side * 1j])
-    points = np.unique(np.concatenate([corners, drawn]))
+    line = np.linspace(-1, side, max(int(side / p.spacing / 2), 2) + 1)
+    grid = line + 1j * line[:, None]
+    points = np.unique(np.concatenate([grid[0], grid[-1], grid[:, 0], grid[:, -1], drawn]))
     y, x = np.mgrid[0.0:side, 0.0:side]
     label = Delaunay(np.stack([points.imag, points.real], 1)).find_simplex(np.stack([y, x], -1))
     colour = saturated(mean_colours(label, x_SSC), p.vivid)
@@ -244,8 +245,7 @@ def kuwahara(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
         weight = (np.maximum(sector[..., 3:], 0) + np.float32(1e-4)) ** np.float32(-p.sharpness)
         total += weight * sector[..., :3]
         weights += weight
-    smooth = saturated(total / weights, p.vivid)
-    smooth = smooth if p.vivid else stretched(smooth)
+    smooth = stretched(saturated(total / weights, p.vivid))
     return np.round(smooth * p.levels) / p.levels if p.levels else smooth
 
 
@@ -318,7 +318,7 @@ def _settled(centre_N: Places, density_SS: F32, rounds: int) -> Places:
 
 @generator(
     "pitch px, dark, dot, vivid, jitter, paper level",
-    pointillist=((3.2, 3.8), 0, 0.62, 1.7, 0.16, (244, 236, 214)),
+    pointillist=((3.5, 4.1), 0, 0.62, 1.7, 0.16, (244, 236, 214)),
     engraver=((1.8, 2.1), 1, 0.42, -1, 0, (252, 250, 244)),
     night=((2.8, 3.3), -1, 0.45, 2.0, 0.1, (8, 8, 16)),
     beads=((8, 10), 0, 0.47, 1.3, 0.0, (40, 36, 34)),
@@ -341,7 +341,7 @@ def stipple(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
 
 @generator(
     "brush px, steps, error, jitter, vivid",
-    impressionist=((9, 5, 2.6), 5, 0.07, 0.08, 1.2),
+    impressionist=((9, 5, 3), 5, 0.07, 0.08, 1.2),
     expressionist=((12, 7, 4.2), 5, 0.1, 0.3, 1.7),
     dabs=((7, 4.5, 3), 1, 0.04, 0.2, 1.4),
     bold=((16, 10, 6.5), 4, 0.11, 0.1, 0.7),
