@@ -14,6 +14,7 @@ from substyle.engine.cli import main
 from substyle.engine.commands.arguments import parser
 from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.roofline import DEVICES
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 
 ROOT = Path(__file__).parents[1]
@@ -133,3 +134,15 @@ def test_other_suites_are_as_the_command_prints_them(name: str, capsys: pytest.C
     assert section is not None
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (train|held_out) \| (.*?) ?\|$", section[1], re.M)
     assert rows == [(name, coarse, role, "".join(drawn).strip()) for name, coarse, role, _, *drawn in printed]
+
+
+def test_the_generators_of_styles48() -> None:
+    page = TEXT[ROOT / "docs" / "transformations.md"]
+    rows = re.findall(r"^\| `(\w+)` \| (`\w+`(?:, `\w+`){3}) \|", page, re.M)
+    networks = {"multistyle", "arbitrary"}
+    named = [
+        (f"style_{style}" if generator in networks else f"style_{generator}_{style}", generator)
+        for generator, styles in rows
+        for style in re.findall(r"\w+", styles)
+    ]
+    assert named == [(name, base.get(name).generator) for name in suite("styles48")[1:]]

@@ -150,6 +150,9 @@ class Transformation:
     function: Callable[..., Any] | None = field(default=None, compare=False)
     prepare: Callable[[Arrays, int], Arrays] | None = field(default=None, compare=False)
     network: str = ""  # for made_by="network": name of the network
+    generator: str = field(
+        default="", compare=False
+    )  # of a style: the algorithm that makes it; no part of its identity
     split_assets: bool = False  # prepare also gets "test_B" and uses disjoint assets for test and other images
     on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": the GPU implementation
     stream: str = ""  # name that its random numbers are drawn by, if not its own
@@ -312,16 +315,17 @@ def kernel(
     version: int = 1,
     split_assets: bool = False,
     subtle: bool = False,
+    generator: str = "",
 ) -> Callable[[Function], Function]:
     """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` on torch tensors of any device.
 
     ``args`` holds numpy arrays with first axis B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
-    ``split_assets`` as in :func:`dali`; ``subtle`` as in :class:`Transformation`.
+    ``split_assets`` as in :func:`dali`; ``subtle`` and ``generator`` as in :class:`Transformation`.
     """
 
     def decorate(function: Function) -> Function:
         made = Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare)
-        register(replace(made, split_assets=split_assets, subtle=subtle))
+        register(replace(made, split_assets=split_assets, subtle=subtle, generator=generator))
         return function
 
     return decorate

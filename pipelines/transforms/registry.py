@@ -131,6 +131,28 @@ SUITES["substance36"] = (
     *SUITES["substance31"],
     *("style_arbitrary", "style_tissue", "style_bricks", "style_gravel", "style_retina"),
 )
+# twelve independent generators of styles, four styles each
+SUITES["styles48"] = (
+    "identity",
+    *("style_starry", "style_expressionist", "style_wave", "style_fauvist"),
+    *("style_arbitrary", "style_bricks", "style_gravel", "style_retina"),
+    *(
+        f"style_{generator}_{style}"
+        for generator, styles in (
+            ("leaded", ("window", "cathedral", "tesserae", "agate")),
+            ("lowpoly", ("coarse", "fine", "wire", "crystal")),
+            ("kuwahara", ("gouache", "palette", "noir", "poster")),
+            ("ink", ("pen", "brush", "blueprint", "tinted")),
+            ("flow", ("short", "long", "rays", "fur")),
+            ("stipple", ("pointillist", "engraver", "night", "beads")),
+            ("strokes", ("impressionist", "expressionist", "dabs", "bold")),
+            ("pencil", ("graphite", "hatching", "crayon", "sanguine")),
+            ("watercolor", ("wash", "wet", "dry", "indigo")),
+            ("glyphs", ("typewriter", "terminal", "confetti", "stitches")),
+        )
+        for style in styles
+    ),
+)
 
 
 def suite(name: str) -> tuple[str, ...]:

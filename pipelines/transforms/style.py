@@ -10,7 +10,7 @@ MULTISTYLE, ARBITRARY = "multistyle", "arbitrary"  # names of the networks
 
 
 def _register(name: str, role: Role, network: str, version: int = 2) -> None:
-    register(Transformation(name, "style", role, "network", version=version, network=network))
+    register(Transformation(name, "style", role, "network", version=version, network=network, generator=network))
 
 
 _register("style_starry", "train", MULTISTYLE)
@@ -24,10 +24,10 @@ for _name in ("style_arbitrary", "style_tissue", "style_bricks", "style_gravel",
 
 
 def by_generator(names: Sequence[str]) -> dict[str, list[int]]:
-    """Indices of transformations among ``names`` by the network that makes them; empty with fewer than two networks."""
+    """Indices of styles among ``names`` by their generator; empty with fewer than two generators."""
     found: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         made = REGISTRY.get(name)
-        if made is not None and made.network:
-            found.setdefault(made.network, []).append(index)
+        if made is not None and made.generator:
+            found.setdefault(made.generator, []).append(index)
     return found if len(found) > 1 else {}

@@ -38,9 +38,10 @@ def with_styles(threads: int) -> dict[str, str]:
     return digests(names, threads, networks_for(names, side=SIDE, batch=threads, threads=threads))
 
 
-def without_styles(threads: int) -> dict[str, str]:
+def without_networks(threads: int) -> dict[str, str]:
     load_all()
-    return digests(tuple(n for n in suite("substance31") if base.get(n).made_by != "network"), threads)
+    names = [*suite("substance31"), *(name for name in suite("styles48") if base.get(name).made_by == "kernel")]
+    return digests(tuple(n for n in names if base.get(n).made_by != "network"), threads)
 
 
 SCRIPT = """
@@ -62,9 +63,9 @@ def elsewhere(what: str, threads: int, **environment: str) -> dict[str, str]:
 
 def test_another_process_makes_the_same_variants() -> None:
     torch.set_num_threads(2)
-    here = without_styles(2)
-    assert len(set(here.values())) == len(here) == 26
-    assert elsewhere("without_styles", 1, PYTHONHASHSEED="4242", OMP_NUM_THREADS="1") == here
+    here = without_networks(2)
+    assert len(set(here.values())) == len(here) == 26 + 40
+    assert elsewhere("without_networks", 1, PYTHONHASHSEED="4242", OMP_NUM_THREADS="1") == here
 
 
 @pytest.mark.slow
