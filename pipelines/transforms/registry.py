@@ -159,23 +159,23 @@ def suite(name: str) -> tuple[str, ...]:
     """Transformation names of a suite, identity first.
 
     Args:
-        name: suites, paths of suite files (`load_suite`) and transformations, joined by ``+`` or ``,``. ``@3`` after a
-            suite or a transformation fixes its severity, ``@1..5`` takes each of these severities.
+        name: suites, paths of suite files (`load_suite`) and transformations, joined by ``+`` or ``,``. ``+`` is a
+            union: what both sides have is taken once. ``@3`` after a suite or a transformation fixes its severity,
+            ``@1..5`` takes each of these severities.
 
     Raises:
-        ConfigError: unknown name or severity, or a transformation named twice.
+        ConfigError: unknown name or severity, or a transformation named twice without ``+``.
     """
     load_all()
-    names, parts = ["identity"], [each.strip() for each in re.split("[+,]", name) if each.strip()]
-    if not parts:
+    sides = [[part.strip() for part in side.split(",") if part.strip()] for side in name.split("+")]
+    if not any(sides):
         raise ConfigError("suite", name, f"{', '.join(sorted(SUITES))}, or names of transformations")
-    for part in parts:
-        for member in _members(part):
-            if member == "identity":
-                continue
-            if member in names:
-                raise ConfigError("suite", member, "each transformation once")
-            names.append(member)
+    names = {"identity": None}
+    for side in sides:
+        own = [member for part in side for member in _members(part) if member != "identity"]
+        if twice := next((member for member in own if own.count(member) > 1), None):
+            raise ConfigError("suite", twice, "each transformation once")
+        names |= dict.fromkeys(own)
     return tuple(names)
 
 

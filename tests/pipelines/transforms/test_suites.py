@@ -35,6 +35,14 @@ def test_substance31() -> None:
         assert {t.role for t in transformations if t.coarse == coarse} == {"train", "held_out"}
 
 
+def test_a_union_has_each_transformation_once() -> None:
+    names = suite("substance31+styles48+jpeg")
+    assert names[:31] == suite("substance31")
+    assert set(names) == {*suite("substance31"), *suite("styles48")}
+    assert len(set(names)) == len(names) == 31 + 48 - 4  # four of the multi-style network are in both
+    assert len(suite("+".join(SUITES))) > 150
+
+
 @pytest.mark.parametrize("name", sorted(SUITES))
 def test_every_suite_exists_in_full(name: str) -> None:
     load_all()
