@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import hypot
 
 from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, words
 from substyle.engine.report.findings import LEVEL
 from substyle.engine.report.section import Block, Data, Details, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, Numbers, ResultsDocument, Share
+from substyle.engine.stages.generators.crossed import generators_needed
 
 _FEW = 15  # contrasts that are shown at once
 
@@ -39,7 +41,7 @@ class Contrast(Model):
     a: str
     b: str
     difference: Finite | None = None
-    difference_ci95: Interval | None = None
+    ci95: Interval | None = None
     se: Finite | None = None
     se_generators: Finite | None = None
     se_photographs: Finite | None = None
@@ -127,14 +129,34 @@ def contrasts(results: ResultsDocument) -> Table:
         *(Column("a", "Backbone", "text"), Column("b", "Other backbone", "text")),
         Column("difference", "Difference", "points", interval=True),
         Column("p_holm", "p (Holm)", "number"),
+        *words("verdict"),
     )
-    rows = [(row.a, row.b, scored(row, "difference"), row.p_holm) for row in _contrasts(results)]
+    found = _contrasts(results)
+    rows = [(row.a, row.b, scored(row, "difference"), row.p_holm, _verdict(results, row)) for row in found]
     return Table("generator_contrasts", "Differences on the styles of unseen generators.", columns, tuple(rows))
 
 
 def _contrasts(results: ResultsDocument) -> list[Contrast]:
     found: Contrasts = results.entry("generators") or Contrasts()
     return found.contrasts or []
+
+
+def _verdict(results: ResultsDocument, row: Contrast) -> str:
+    """Which network is better, or what would decide it."""
+    if row.difference is None or row.p_holm is None:
+        return "not testable"
+    if row.p_holm < LEVEL:
+        return f"{row.a if row.difference > 0 else row.b} is better"
+    first: UnseenStyles = results.entries("generators")[row.a]
+    own, count = row.se_generators or 0.0, len(first.generators or [])
+    others = hypot(row.se_photographs or 0.0, row.se_training or 0.0)
+    level = LEVEL / len(_contrasts(results))
+    if (needed := generators_needed(row.difference, own, others, count, level)) is not None:
+        more = max(needed - count, 1)
+        return f"undecided; about {more} more generator{'s' * (more > 1)} would decide"
+    if generators_needed(row.difference, own, 0.0, count, level) is not None:
+        return "undecided; requires more photographs and more generators"
+    return "undecided, and too small to be decided by more generators or photographs"
 
 
 def _verdicts(results: ResultsDocument) -> str:
@@ -147,6 +169,7 @@ def _verdicts(results: ResultsDocument) -> str:
     for row in sorted(clear, key=lambda row: -abs(row.difference or 0)):
         better, worse = (row.a, row.b) if (row.difference or 0) > 0 else (row.b, row.a)
         texts.append(f"{better} is better than {worse} by {show(abs(row.difference or 0))} points")
-    if not texts:
-        return f"None of {len(rows)} pairs of networks differs clearly."
-    return f"{len(texts)} of {len(rows)} pairs differ clearly: {'; '.join(texts[:_FEW])}."
+    pairs = f"{len(rows)} pair{'s' * (len(rows) > 1)} of networks"
+    return f"Of {pairs}, {len(texts) or 'none'} clearly differ{'s' * (len(texts) < 2)}" + (
+        f": {'; '.join(texts[:_FEW])}." if texts else "."
+    )
