@@ -198,7 +198,8 @@ def variants_of(
         seed: study seed.
         threads: CPU threads.
         networks: as for :class:`~substyle.pipelines.variants.VariantMaker`.
-        orientation, crop_pct: as for :class:`~substyle.pipelines.decode.Decoder`.
+        orientation: as for :class:`~substyle.pipelines.decode.Decoder`.
+        crop_pct: as for :class:`~substyle.pipelines.decode.Decoder`.
         test: whether the photograph gets the overlays reserved for testing.
 
     Raises:
