@@ -148,7 +148,7 @@ class Settings:
         transformations: names in suite order.
         orientation: EXIF orientations: ``ignore``, like timm and open_clip, or ``apply``.
         style_precision: arithmetic of style networks.
-        crop_pct: part of the shorter side of a photograph that the canvas shows, in (0, 1].
+        crop_pct: part of the shorter side of a photograph that the canvas shows, from 0.1 to 1.
     """
 
     seed: int

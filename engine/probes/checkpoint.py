@@ -20,6 +20,7 @@ from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
+from substyle.pipelines.image_header import CROP_PCT
 
 FORMAT = "substyle-probe-1"
 _REQUIRED = {"task": str, "head": str, "outputs": list, "backbone": str, "dim": int, "setting": dict}
@@ -233,7 +234,7 @@ def _metadata(path: Path | str, header: str) -> dict[str, Any]:
         value = metadata.get(name, low)
         if type(value) is not int or not low <= value <= high:
             raise SubstyleError(f"{path}: missing or invalid {name!r} in the header")
-    crop_pct = metadata.get("crop_pct", 1)
+    crop_pct = metadata.get("crop_pct", CROP_PCT)
     if type(crop_pct) not in (int, float) or not 0.1 <= crop_pct <= 1:
         raise SubstyleError(f"{path}: missing or invalid 'crop_pct' in the header")
     names = set()

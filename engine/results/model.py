@@ -559,6 +559,9 @@ class ResultsDocument(Model):
     suite: str | None = None
     seed: int | None = None
     canvas: int | None = None
+    orientation: str | None = None
+    style_precision: str | None = None
+    crop_pct: Finite | None = None
     variants: int | None = None
     splits: Counts | None = None
     classes: list[Any] | None = None

@@ -383,8 +383,8 @@ class Stage(ABC, Generic[C, R]):
     def _usual(self, run: Run) -> C:
         """The settings of stored results, or default ones with the seed of the store."""
         for folder in (self.folder(run, unit) for unit in self.reported(run)):
-            if (note := note_of(folder)) is not None:
-                with suppress(StaleError):
+            with suppress(StaleError):
+                if (note := note_of(folder)) is not None:
                     return self._restored(folder, note.stamp.settings, "")
         seeded = any(each.name == "seed" for each in fields(self.config))  # type: ignore[arg-type]
         return self.config(**({"seed": run.store.settings.seed} if seeded else {}))

@@ -161,7 +161,9 @@ def import_store(
                 print(f"{store_path}: imported without {name}, which is not compared", file=sys.stderr)
             elif value != (stored := getattr(store.settings, name)):
                 raise ConfigError(
-                    name, value, f"{stored}, as in {store_path}; write the variants with --{name} {stored}"
+                    name,
+                    value,
+                    f"{stored}, as in {store_path}; write the variants with --{name.replace('_', '-')} {stored}",
                 )
         _require_same_images(store, found)
     else:

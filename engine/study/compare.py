@@ -14,12 +14,12 @@ from substyle.engine.report.tables import text_table
 from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.stages.results import validate_results
-from substyle.engine.store.layout import network_identity
+from substyle.engine.store.layout import PIXELS, network_identity
 from substyle.kernels.errors import ConfigError
 
 Runs = Sequence[tuple[str, dict[str, Any]]]  # as JSON, since setups differ in any part
 
-_SETUP = ("suite", "transformations", "images", "photographs", "canvas", "seed", "classes", "splits", "resampled")
+_SETUP = ("suite", "transformations", "images", "photographs", *PIXELS, "classes", "splits", "resampled")
 _NO_NUMBERS = ("device", "threads", "table", "stream_buffer", "save")  # settings that change no score
 
 

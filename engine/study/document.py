@@ -55,8 +55,7 @@ def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) ->
         "version": __version__,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "name": name,
-        "seed": store.settings.seed,
-        "canvas": store.settings.canvas,
+        **store.settings.pixels,
         "suite": suite_name([known[each].definition for each in names]),
         "images": len(table.keys),
         "variants": len(table.keys) * len(table.transformations),
@@ -129,10 +128,11 @@ def _results(run: Run, backbone: str) -> dict[str, Any]:
 def _settings(run: Run) -> dict[str, dict[str, Any]]:
     """Settings of the stages by name; by backbone if results of backbones have different ones."""
     found = {}
+    units = [*(Unit(name, run.store.backbone(name).slug) for name in run.tables), Unit()]
     for stage in registry.stages():
-        notes = {name: note_of(stage.folder(run, Unit(name, run.store.backbone(name).slug))) for name in run.tables}
+        notes = {unit.name: note_of(stage.folder(run, unit)) for unit in units if run.results.get(stage.name)}
         each = {name: stage.stated(note.stamp.settings) for name, note in notes.items() if note is not None}
-        if each and run.results.get(stage.name):
+        if each:
             first, *others = each.values()
             found[stage.name] = each if any(other != first for other in others) else first
     return found

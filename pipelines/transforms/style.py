@@ -27,7 +27,7 @@ def by_generator(names: Sequence[str]) -> dict[str, list[int]]:
     """Indices of styles among ``names`` by their generator; empty with fewer than two generators."""
     found: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        made = REGISTRY.get(name)
+        made = REGISTRY.get(name.partition("@")[0])
         if made is not None and made.generator:
             found.setdefault(made.generator, []).append(index)
     return found if len(found) > 1 else {}

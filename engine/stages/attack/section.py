@@ -77,11 +77,16 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Success of attacks, and AUROC of the detector that was trained on them."""
     found: Attacks = backbone.entry("attack") or Attacks()
+    converged = not backbone.unconverged("semantic", "linear")
     for attack, entry in (found.attacks or {}).items():
         if entry and entry.success is not None:
-            yield ComparedScore(f"attack_{attack}", f"Success of {attack}", entry.success, entry.success_ci95)
+            yield ComparedScore(
+                f"attack_{attack}", f"Success of {attack}", entry.success, entry.success_ci95, converged
+            )
         if entry and (known := (entry.detection or {}).get("detector")):
-            yield ComparedScore(f"detected_{attack}", f"AUROC of {attack}, detector", known.auroc, known.auroc_ci95)
+            yield ComparedScore(
+                f"detected_{attack}", f"AUROC of {attack}, detector", known.auroc, known.auroc_ci95, converged
+            )
 
 
 def _found(results: ResultsDocument) -> Mapping[str, Attacks]:

@@ -36,8 +36,8 @@ ITERATIONS = 1000
 class FewShotConfig:
     """Few-shot class accuracy: logistic regression on a few photographs of each class, over several draws."""
 
-    shots: Annotated[StrictInt, Field(ge=1, le=10**6)] = 16
-    """Training photographs of each class, or all of a class that has fewer."""
+    shots: Annotated[StrictInt, Field(ge=0, le=10**6)] = 16
+    """Training photographs of each class, or all of a class that has fewer; 0 turns the stage off."""
     draws: Annotated[StrictInt, Field(ge=2, le=1000)] = 5
     """Number of draws of training photographs, the same for all backbones."""
     resample_by: ResampleBy = "photograph"
@@ -57,13 +57,15 @@ class FewShotStage(JsonStage[FewShotConfig]):
     name = "few_shot"
     config = FewShotConfig
     file = "few_shot.json"
+    alike = True
     in_reports = True
     backbone_results = FewShot
 
-    def of(self, study: Study) -> FewShotConfig:
+    def of(self, study: Study) -> FewShotConfig | None:
         """`[few_shot]`, or the default settings with seed and unit of the probes."""
         found: FewShotConfig | None = study.stages.get(self.name)
-        return found or FewShotConfig(seed=study.probes.seed, resample_by=study.probes.resample_by)
+        found = found or FewShotConfig(seed=study.probes.seed, resample_by=study.probes.resample_by)
+        return found if found.shots else None
 
     def units(self, run: Run, config: FewShotConfig) -> Iterable[Unit]:
         """Backbones whose photographs have classes."""
@@ -105,14 +107,15 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
     classes, t = _classes(table), identity(table)
     assert classes is not None
     train_N, test_N = (_by_key(table, split, classes) for split in (TRAIN, TEST))
-    train_ND, test_ND = table.take_finite(t, train_N), table.take_finite(t, test_N)
+    test_ND = table.take_finite(t, test_N)
     train_label_N, test_label_N = table.label_N[train_N], table.label_N[test_N]
     right_SN = np.empty((config.draws, len(test_N)), np.float64)
     converged = True
     for draw in range(config.draws):
         chosen = _drawn(train_label_N, config.shots, np.random.default_rng([config.seed, draw]))
         with threadpool_limits(1):  # the same numbers on any number of cores
-            model = LogisticRegression(max_iter=ITERATIONS).fit(train_ND[chosen], train_label_N[chosen])
+            x_BD = table.take_finite(t, train_N[chosen])
+            model = LogisticRegression(max_iter=ITERATIONS).fit(x_BD, train_label_N[chosen])
             right_SN[draw] = model.predict(test_ND) == test_label_N
         converged &= bool(model.n_iter_.max() < ITERATIONS)
     group_N = table.groups_of(test_N, config.resample_by)

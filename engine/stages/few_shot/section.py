@@ -49,7 +49,10 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     text += f", mean over {first.draws} draws, on {images} unchanged test photographs. Draws are the same for all "
     text += f"backbones; intervals are over {results.drawn()} and draws. Chance is {_chance(first)} %. Embeddings are "
     text += "as they are stored and the penalty is fixed (C = 1), as in MIEB: of embeddings with small numbers it is "
-    text += "strong. The last column is the linear class probe on all training photographs, whose penalty is selected."
+    text += (
+        "strong. The last column is the linear class probe on all training photographs, whose penalty is selected; it "
+    )
+    text += "also counts test photographs of classes without training photographs, as wrong."
     columns = (
         *words("backbone"),
         Column("accuracy", f"Class, {first.shots} each", interval=True),

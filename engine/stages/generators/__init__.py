@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
+from math import comb
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from pydantic import Field, StrictFloat, StrictInt
 
 from substyle.engine import devices
 from substyle.engine.config import Study
+from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.dataset import hold, standard_of
@@ -31,12 +32,12 @@ from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages.generators.crossed import Crossed, known_mean, mean_over_pairs
 from substyle.engine.stages.generators.section import Contrasts, UnseenStyles, scores, sections
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
-from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.probe_heads import Heads
+from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.transforms.style import by_generator
 from substyle.pipelines.validation import validated
 
@@ -48,8 +49,8 @@ _ARRAYS = "crossed.npz"
 class GeneratorsConfig:
     """Styles of generators that a probe has not seen: each generator trains in turn, and all others are scored."""
 
-    styles: Annotated[StrictInt, Field(ge=1, le=64)] = 3
-    """Styles of one generator that a probe is trained on."""
+    styles: Annotated[StrictInt, Field(ge=0, le=64)] = 3
+    """Styles of one generator that a probe is trained on; generators with fewer are left out. 0 turns the stage off."""
     draws: Annotated[StrictInt, Field(ge=1, le=64)] = 4
     """Maximum number of draws of these styles from each generator."""
     C: Annotated[StrictFloat, Field(ge=C_RANGE[0], le=C_RANGE[1])] = 0.01
@@ -74,48 +75,56 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
     name = "generators"
     config = GeneratorsConfig
     file = "generators.json"
+    alike = True
     backbone_results = UnseenStyles
     document_results = Contrasts
 
-    def of(self, study: Study) -> GeneratorsConfig:
+    def of(self, study: Study) -> GeneratorsConfig | None:
         """`[generators]`, or the default settings with seed and unit of the probes."""
         found: GeneratorsConfig | None = study.stages.get(self.name)
-        return found or GeneratorsConfig(seed=study.probes.seed, resample_by=study.probes.resample_by)
+        found = found or GeneratorsConfig(seed=study.probes.seed, resample_by=study.probes.resample_by)
+        return found if found.styles else None
+
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Raise ConfigError if the study has a table for too few generators."""
+        config = self.of(study)
+        if self.name in study.stages and config is not None:
+            known = _generators(suite(study.suite), config)
+            if len(known) < FEWEST:
+                allowed = f"a suite with at least {FEWEST} generators of {config.styles} styles, such as styles48"
+                raise ConfigError(self.name, f"{len(known)} in {study.suite}", allowed)
+        return []
 
     def units(self, run: Run, config: GeneratorsConfig) -> Iterable[Unit]:
-        """Backbones with enough generators, which were not trained on styles. Raises ConfigError if some have too few.
-
-        Adapted and fine-tuned backbones are left out: the transformations that they were trained on are seen.
-        """
-        chosen = []
+        """Backbones with at least three generators, which were not adapted or fine-tuned: these have seen styles."""
         for unit in super().units(run, config):
-            facts, known = run.store.backbone(unit.name).facts, by_generator(run.tables[unit.name].transformations)
-            if len(known) < FEWEST or "finetuned" in facts["spec"] or "adapter" in facts:
-                continue
-            if few := [name for name, own in known.items() if len(own) < config.styles]:
-                allowed = f"at most the number of styles of each generator; {', '.join(few)} has fewer"
-                raise ConfigError("generators.styles", config.styles, allowed)
-            chosen.append(unit)
-        return chosen
+            facts = run.store.backbone(unit.name).facts
+            trained = "finetuned" in facts["spec"] or "adapter" in facts
+            if not trained and len(_generators(run.tables[unit.name].transformations, config)) >= FEWEST:
+                yield unit
+
+    def inputs(self, run: Run, config: GeneratorsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        """Styles by generator: a plug-in may add some."""
+        names = run.tables[unit.name].transformations
+        return {"styles_of": {name: [names[t] for t in own] for name, own in _generators(names, config).items()}}
 
     def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, shared: None, folder: Path) -> bool:
         """Write scores and what contrasts of backbones need."""
-        probes = run.study.probes if run.study else ProbeConfig()
-        own = replace(ProbeConfig(), seed=config.seed, device=probes.device, threads=probes.threads)
-        found, crossed = unseen_styles(averaged(run.tables[unit.name]), config, own)
-        arrays = io.BytesIO()
-        np.savez(arrays, allow_pickle=False, **{name: np.asarray(value) for name, value in vars(crossed).items()})
+        probes = ProbeConfig(seed=config.seed, device=run.study.probes.device if run.study else devices.AUTO)
+        found, crossed = unseen_styles(averaged(run.tables[unit.name]), config, probes)
         self.write(folder, found)
-        write_durably(folder / _ARRAYS, arrays.getvalue())
+        crossed.save(folder / _ARRAYS)
         return True
 
     def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """Differences of all pairs of networks, with p values after Holm's correction."""
         own = run.results.get(self.name, {})
-        known = {
-            name: _crossed(self.folder(run, Unit(name, slug(name)))) for name in document.networks() if name in own
-        }
-        rows = [contrast(a, b, known[a], known[b]) for a, b in combinations(known, 2)]
+        names = [name for name in document.networks() if name in own]
+        known = {name: Crossed.load(self.folder(run, Unit(name, slug(name))) / _ARRAYS) for name in names}
+        rows = [
+            contrast(a, b, known[a], known[b]) | {"converged": own[a]["converged"] and own[b]["converged"]}
+            for a, b in combinations(known, 2)
+        ]
         for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
             row["p_holm"] = p
         return {self.name: {"contrasts": rows}} if rows else {}
@@ -132,9 +141,9 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
 STAGE = GeneratorsStage()
 
 
-def _crossed(folder: Path) -> Crossed:
-    with np.load(folder / _ARRAYS, allow_pickle=False) as found:
-        return Crossed(**{name: found[name] for name in found.files if name != "units"}, units=int(found["units"]))
+def _generators(names: Sequence[str], config: GeneratorsConfig) -> dict[str, list[int]]:
+    """Indices of styles by generator, of those with enough styles."""
+    return {name: own for name, own in by_generator(names).items() if len(own) >= config.styles}
 
 
 def contrast(a: str, b: str, crossed_a: Crossed, crossed_b: Crossed) -> JSON:
@@ -148,12 +157,12 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
 
     Args:
         table: embeddings in a suite with at least three generators.
-        probes: device, threads and precision of training.
+        probes: device and precision of training.
 
     Returns:
         results of `UnseenStyles`, and scores by pair of generators.
     """
-    generators = by_generator(table.transformations)
+    generators = _generators(table.transformations, config)
     styles = np.array([t for own in generators.values() for t in own])
     base = [t for t, role in enumerate(table.roles) if role == "train" and table.coarse[t] != STYLE]
     task = coarse_task(table, config.seed, seen=[*base, *styles])
@@ -168,17 +177,18 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
     fit, difference = _fitted(features, task, probes, planned, config.C, styles)
     images = table.rows(TEST)
     right_KTN = np.stack([_scored(features, task, fit, k, own, images) for k, own in enumerate(planned.own_K)])
-    crossed = _crossed_of(table, generators, planned, right_KTN, config)
-    own = certified(fit, probes.tolerance)
-    accuracy_T = known_mean(known_mean(right_KTN[planned.resample_K < 0]).T)
-    seen = plain.train_T.tolist()
+    right_GTN = _by_generator(right_KTN, planned, len(generators))
+    crossed = _crossed_of(table, generators, planned, right_KTN, right_GTN, config)
+    accuracy_T = known_mean(known_mean(right_GTN).T)
+    seen = [t for t in plain.train_T.tolist() if np.isfinite(accuracy_T[t])]
     weight_T = balanced_over(seen, table.coarse, sorted({table.coarse[t] for t in seen}))
+    own = certified(fit, probes.tolerance)
     return {
         **crossed.entries("accuracy", 0.0),
         "generators": list(generators),
         "matrix": _numbers(crossed.score_GG),
         "by_style": {table.transformations[t]: _numbers(accuracy_T)[t] for t in styles.tolist()},
-        "seen": float(accuracy_T[seen] @ weight_T[seen] / weight_T.sum()),
+        "seen": float(accuracy_T[seen] @ weight_T[seen] / weight_T.sum()) if seen else None,
         "images": len(images),
         "converged": own["converged"] and abs(difference) <= AGREEMENT and bool(fit.converged_K.all()),
         "certificate": own["certificate"] | {"difference": difference},
@@ -218,9 +228,10 @@ def _planned(
     rows: list[tuple[int, list[int], F64, F64, int]] = []
     once_N = np.ones(len(table.keys))
     for g, own in enumerate(generators):
-        every = list(combinations(own, config.styles))
-        order = rng.permutation(len(every))[: config.draws]
-        weights = [variant_weights(task, np.sort([*base, *every[i]])) for i in order.tolist()]
+        drawn = dict[tuple[int, ...], None]()
+        while len(drawn) < min(config.draws, comb(len(own), config.styles)):
+            drawn[tuple(sorted(rng.choice(own, config.styles, replace=False).tolist()))] = None
+        weights = [variant_weights(task, np.sort([*base, *styles])) for styles in drawn]
         rows += [(g, own, weight_T, once_N, -1) for weight_T in weights]
         rows += [(g, own, weights[0], times_N, number) for number, times_N in enumerate(times_SN)]
     generator, own_K, weight, times, resample_ = zip(*rows, strict=True)
@@ -267,33 +278,32 @@ def _scored(
     return score(features, others, fit.heads.select([k]), images).mean_TN
 
 
+def _by_generator(right_KTN: NDArray[np.float32], planned: _Planned, count: int) -> NDArray[np.float32]:
+    """Scores by generator trained on, a mean over draws of its styles."""
+    draws = [right_KTN[(planned.generator_K == g) & (planned.resample_K < 0)] for g in range(count)]
+    return np.stack([own.mean(axis=0) for own in draws])
+
+
 def _crossed_of(
     table: EmbeddingTable,
     generators: Mapping[str, list[int]],
     planned: _Planned,
     right_KTN: NDArray[np.float32],
+    right_GTN: NDArray[np.float32],
     config: GeneratorsConfig,
 ) -> Crossed:
     """Scores by pair of generators, and their means over resamples of photographs."""
-    count = len(generators)
-    draws = [right_KTN[(planned.generator_K == g) & (planned.resample_K < 0)] for g in range(count)]
-    right_GTN = np.stack([own.mean(axis=0) for own in draws])
     group_N = table.groups_of(table.rows(TEST), config.resample_by)
     resampled = resample(right_GTN.reshape(-1, right_GTN.shape[2]), config.bootstrap, config.seed, group_N)
     weight_GT = np.zeros(right_GTN.shape[:2])
-    for g, (own, column) in product(range(count), enumerate(generators.values())):
+    for g, (own, column) in product(range(len(generators)), enumerate(generators.values())):
         if own != g:
             weight_GT[g, column] = 1 / len(column)
     training = [
         mean_over_pairs(_by_pair(right_KTN[planned.resample_K == number], generators))
         for number in range(planned.resample_K.max() + 1)
     ]
-    return Crossed(
-        _by_pair(right_GTN, generators),
-        resampled.mean(weight_GT.ravel()).replicates_R,
-        np.array(training),
-        len(np.unique(group_N)),
-    )
+    return Crossed(_by_pair(right_GTN, generators), resampled.mean(weight_GT.ravel()), np.array(training))
 
 
 def _by_pair(right_GTN: NDArray[np.float32], generators: Mapping[str, list[int]]) -> F64:

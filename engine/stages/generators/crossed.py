@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
+
+from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.store.files import write_durably
 
 F64 = NDArray[np.float64]
 
@@ -30,7 +35,8 @@ def jackknife(score_GG: F64) -> float:
     """Standard error of `mean_over_pairs` over generators, each of which is a row and a column.
 
     The mean is computed again without each generator in turn, as trained on and as tested. The estimate is exact where
-    generators differ, and up to twice the variance where only pairs do. NaN for fewer than three generators.
+    generators differ, and too large where only pairs do: about twice the variance, four times with three generators.
+    NaN for fewer than three generators.
 
     Source: Efron and Stein, "The jackknife estimate of variance", Annals of Statistics 9(3), 1981; for networks
     Snijders and Borgatti, "Non-parametric standard errors and tests for network statistics", Connections 22(2), 1999.
@@ -49,23 +55,34 @@ class Crossed:
 
     Attributes:
         score_GG: score by generator trained on (row) and tested (column); the diagonal is not used.
-        replicates_R: the mean over resamples of the test photographs.
+        photographs: the mean over resamples of the test photographs.
         training_S: the mean of probes trained on resampled photographs.
-        units: number of resampled test photographs or groups.
     """
 
     score_GG: F64
-    replicates_R: F64
+    photographs: Estimate
     training_S: F64
-    units: int
 
     def __sub__(self, other: Crossed) -> Crossed:
         return Crossed(
             self.score_GG - other.score_GG,
-            self.replicates_R - other.replicates_R,
+            self.photographs - other.photographs,
             self.training_S - other.training_S,
-            min(self.units, other.units),
         )
+
+    def save(self, path: Path) -> None:
+        """Write the scores of a backbone (an ``.npz`` file)."""
+        file = io.BytesIO()
+        arrays = {"score_GG": self.score_GG, "photographs": self.photographs.array(), "training_S": self.training_S}
+        np.savez(file, allow_pickle=False, **arrays)
+        write_durably(path, file.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Crossed:
+        """Load the scores of a backbone."""
+        with np.load(path, allow_pickle=False) as found:
+            mean = Estimate.of(found["photographs"])
+            return cls(found["score_GG"], replace(mean, trials=mean.units, proportion=True), found["training_S"])
 
     @property
     def value(self) -> float:
@@ -75,11 +92,11 @@ class Crossed:
     @property
     def errors(self) -> dict[str, float]:
         """Standard errors over generators, test photographs and training photographs."""
-        few = math.sqrt(self.units / (self.units - 1)) if self.units > 1 else math.nan
+        of_photographs = self.photographs.se
         return {
             "generators": jackknife(self.score_GG),
-            "photographs": float(self.replicates_R.std(ddof=1)) * few,
-            "training": float(self.training_S.std(ddof=1)) if len(self.training_S) > 1 else 0.0,
+            "photographs": math.nan if of_photographs is None else of_photographs,
+            "training": float(self.training_S.std(ddof=1)) if len(self.training_S) > 1 else math.nan,
         }
 
     @property
@@ -88,9 +105,15 @@ class Crossed:
         return math.hypot(*self.errors.values())
 
     @property
-    def freedom(self) -> int:
-        """Degrees of freedom of Student's t: those of the generators, or of the photographs if fewer."""
-        return min(len(self.score_GG), self.units) - 1
+    def freedom(self) -> float:
+        """Degrees of freedom of Student's t.
+
+        Source: Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin
+        2(6), 1946.
+        """
+        units = len(self.score_GG), self.photographs.units, len(self.training_S)
+        parts = sum(se**4 / max(count - 1, 1) for se, count in zip(self.errors.values(), units, strict=True))
+        return self.se**4 / parts if parts > 0 else len(self.score_GG) - 1.0
 
     def ci95(self, low: float, high: float) -> list[float] | None:
         """The 95 % interval within bounds; None without a standard error."""

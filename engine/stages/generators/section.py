@@ -48,6 +48,7 @@ class Contrast(Model):
     se_training: Finite | None = None
     p: Share | None = None
     p_holm: Share | None = None
+    converged: bool | None = None
 
 
 class Contrasts(Model):
@@ -145,6 +146,8 @@ def _verdict(results: ResultsDocument, row: Contrast) -> str:
     """Which network is better, or what would decide it."""
     if row.difference is None or row.p_holm is None:
         return "not testable"
+    if row.converged is False:
+        return "undecided: not converged"
     if row.p_holm < LEVEL:
         return f"{row.a if row.difference > 0 else row.b} is better"
     first: UnseenStyles = results.entries("generators")[row.a]
@@ -162,7 +165,7 @@ def _verdict(results: ResultsDocument, row: Contrast) -> str:
 def _verdicts(results: ResultsDocument) -> str:
     """Which pairs differ clearly."""
     rows = _contrasts(results)
-    clear = [row for row in rows if row.p_holm is not None and row.p_holm < LEVEL and row.difference is not None]
+    clear = [row for row in rows if _verdict(results, row).endswith("better")]
     if not rows:
         return ""
     texts = []
@@ -171,5 +174,5 @@ def _verdicts(results: ResultsDocument) -> str:
         texts.append(f"{better} is better than {worse} by {show(abs(row.difference or 0))} points")
     pairs = f"{len(rows)} pair{'s' * (len(rows) > 1)} of networks"
     return f"Of {pairs}, {len(texts) or 'none'} clearly differ{'s' * (len(texts) < 2)}" + (
-        f": {'; '.join(texts[:_FEW])}." if texts else "."
+        f": {'; '.join(texts[:_FEW])}{', …' * (len(texts) > _FEW)}." if texts else "."
     )

@@ -128,7 +128,7 @@ def test_the_report_shows_it() -> None:
     assert data.table.rows[-1][2:4] == (min(found["accuracies"]), max(found["accuracies"]))
 
 
-@pytest.mark.parametrize(("field", "value"), [("shots", 0), ("draws", 1), ("draws", 2.5), ("seed", -1)])
+@pytest.mark.parametrize(("field", "value"), [("shots", -1), ("draws", 1), ("draws", 2.5), ("seed", -1)])
 def test_wrong_settings_are_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         FewShotConfig(**{field: value})

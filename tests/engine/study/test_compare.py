@@ -37,15 +37,16 @@ def test_differences_are_to_the_first_run(tmp_path: Path) -> None:
 def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
     first = fake.fake_results(images=100)
     other = fake.fake_results(images=200, seed=1, suite=fake.SUITE[:8], classes=("x", "y"))
-    other["canvas"] = 128
+    other |= {"canvas": 128, "crop_pct": 1.0}
     other["backbones"]["dinov2_vit_small"]["spec"]["weights_hash"] = "ffff"
     setup = compare_results([("a", first), ("b", other)], tmp_path).setup
     assert [difference.what for difference in setup] == [
         "suite",
         "transformations",
         "images",
-        "canvas",
         "seed",
+        "canvas",
+        "crop_pct",
         "classes",
         "splits",
         "dinov2_vit_small",
