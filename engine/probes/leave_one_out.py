@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import balanced_over, resample, score, uniform_over
-from substyle.engine.probes.linear import TIGHTER, certified, fit_heads, variant_weights
+from substyle.engine.probes.linear import agreeing, certified, fit_heads, variant_weights
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, coarse_task
@@ -138,15 +138,7 @@ def rotate(
             *(features, task, config, weight_KT, [C] * len(sets), start), basis=basis, tighter=tighter, advance=advance
         )
 
-    fit = fitted(None, tighter)
-    difference = 0.0
-    for _ in range(config.doublings):
-        tighter *= TIGHTER
-        before = validated(fit)
-        fit = fitted(fit.heads, tighter)
-        difference = float(max(validated(fit) - before, key=abs))
-        if abs(difference) <= AGREEMENT or not fit.converged_K.all():
-            break
+    fit, difference = agreeing(fitted, validated, config.doublings, tighter)
     score_TN, by_generator_TN = np.full((2, len(table.transformations), len(images)), np.nan, np.float32)
     redrawn: list[float] = []
     for k, held in enumerate(sets):

@@ -8,7 +8,7 @@ to all rows they would retain, within the tolerance, information about rows that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +183,30 @@ def fit_heads(
         basis=basis,
         advance=advance,
     )
+
+
+def agreeing(
+    fitted: Callable[[Heads | None, float], Fit], validated: Callable[[Fit], F64], doublings: int, tighter: float = 1.0
+) -> tuple[Fit, float]:
+    """Fit heads, then with a third of the tolerance until this changes validation accuracies by at most `AGREEMENT`.
+
+    Args:
+        fitted: heads by initial ones and the divisor of the tolerance.
+        validated: accuracies of heads.
+        doublings: maximum number of reductions of the tolerance.
+
+    Returns:
+        the heads, and the largest of the last changes.
+    """
+    fit, difference = fitted(None, tighter), 0.0
+    for _ in range(doublings):
+        tighter *= TIGHTER
+        before = validated(fit)
+        fit = fitted(fit.heads, tighter)
+        difference = float(max(validated(fit) - before, key=abs))
+        if abs(difference) <= AGREEMENT or not fit.converged_K.all():
+            break
+    return fit, difference
 
 
 def variant_weights(task: Task, seen_T: I64) -> F64:

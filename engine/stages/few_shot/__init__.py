@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StrictInt
 from scipy.special import stdtrit
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from substyle.engine.config import Study
 from substyle.engine.probes.evaluate import resample
@@ -104,6 +102,9 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
     Returns:
         results of `FewShot`.
     """
+    from sklearn.linear_model import LogisticRegression  # slow to import
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     classes, t = _classes(table), identity(table)
     assert classes is not None
     train_N, test_N = (_by_key(table, split, classes) for split in (TRAIN, TEST))

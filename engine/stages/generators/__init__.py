@@ -21,7 +21,7 @@ from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.dataset import hold, standard_of
 from substyle.engine.probes.evaluate import balanced_over, pick_dtype, resample, score
 from substyle.engine.probes.leave_one_out import STYLE
-from substyle.engine.probes.linear import TIGHTER, certified, fit_heads, resampled_images, variant_weights
+from substyle.engine.probes.linear import agreeing, certified, fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.outcomes import holm
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import F64, Task, coarse_task
@@ -241,11 +241,7 @@ def _planned(
 def _fitted(
     features: Features, task: Task, probes: ProbeConfig, planned: _Planned, C: float, styles: NDArray[np.int64]
 ) -> tuple[Fit, float]:
-    """Fit all probes; a third of the tolerance until it changes their accuracy on validation photographs little.
-
-    Returns:
-        the probes, and the last change.
-    """
+    """All probes, and the last change of their accuracy on new styles of validation photographs."""
     basis = CovarianceBasis.of(TrainingRows(features, task, planned.weight_KT, planned.times_KN))
     few = task.val_N[: max(1, probes.validation_rows // len(styles))]
 
@@ -254,20 +250,11 @@ def _fitted(
         given = features, task, probes, planned.weight_KT, Cs, start, planned.times_KN
         return fit_heads(*given, basis=basis, tighter=tighter)
 
-    def validated(fit: Fit) -> float:
+    def validated(fit: Fit) -> F64:
         rows = [_scored(features, replace(task, test_N=few), fit, k, own, few) for k, own in enumerate(planned.own_K)]
-        return float(np.nanmean(np.stack(rows)[:, styles]))
+        return known_mean(np.stack(rows)[:, styles].reshape(1, -1))
 
-    tighter, difference = 1.0, 0.0
-    fit = fitted(None, tighter)
-    for _ in range(probes.doublings):
-        tighter *= TIGHTER
-        before = validated(fit)
-        fit = fitted(fit.heads, tighter)
-        difference = validated(fit) - before
-        if abs(difference) <= AGREEMENT or not fit.converged_K.all():
-            break
-    return fit, difference
+    return agreeing(fitted, validated, probes.doublings)
 
 
 def _scored(

@@ -14,6 +14,8 @@ from scipy.special import stdtr, stdtrit
 
 from substyle.engine.probes.evaluate import Estimate
 from substyle.engine.store.files import write_durably
+from substyle.kernels.errors import SubstyleError
+from substyle.pipelines import limits
 
 F64 = NDArray[np.float64]
 
@@ -79,10 +81,14 @@ class Crossed:
 
     @classmethod
     def load(cls, path: Path) -> Crossed:
-        """Load the scores of a backbone."""
-        with np.load(path, allow_pickle=False) as found:
-            mean = Estimate.of(found["photographs"])
-            return cls(found["score_GG"], replace(mean, trials=mean.units, proportion=True), found["training_S"])
+        """Load the scores of a backbone. Raises SubstyleError if they are damaged."""
+        try:
+            limits.require_archive(path)
+            with np.load(path, allow_pickle=False) as found:
+                mean = Estimate.of(found["photographs"])
+                return cls(found["score_GG"], replace(mean, trials=mean.units, proportion=True), found["training_S"])
+        except (OSError, ValueError, KeyError, *limits.BAD_ARCHIVE) as error:
+            raise SubstyleError(f"{path}: cannot read scores: {error}") from error
 
     @property
     def value(self) -> float:

@@ -25,6 +25,7 @@ from substyle.engine.stages.stage import Unit
 from substyle.engine.store.layout import TEST, TRAIN, VAL, slug
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
+from substyle.kernels.errors import SubstyleError
 
 GENERATORS = {"net": [3, 4, 5], "ink": [6, 7, 8], "oil": [9, 10, 11], "dots": [12, 13, 14]}
 NAMES = ("identity", "jpeg", "blur", *(f"{name}_{i}" for name in GENERATORS for i in range(3)))
@@ -265,6 +266,10 @@ def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     expected = contrast(*names, *known.values())
     assert {key: row[key] for key in expected} == expected
     assert (row["p_holm"], row["converged"]) == (row["p"], True)
+    path = stage.STAGE.folder(run, Unit(names[0], slug(names[0]))) / "crossed.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SubstyleError, match=r"crossed\.npz: cannot read scores"):
+        stage.STAGE.of_document(run, validate_results(results))
     results["backbones"] |= {name: results["backbones"][name] | {"generators": found[name]} for name in names}
     results["generators"] = {"contrasts": [row | {"converged": False}]}
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "generators"]
