@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, Strict
 from substyle.engine import devices
 from substyle.engine.backbones.spec import expand
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
-from substyle.engine.probes.config import AdaptConfig, AttackConfig, FinetuneConfig, ProbeConfig
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, PIXELS, Codec, CropPct, Dtype, Fractions, ResampleBy
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.image_header import CROP_PCT, Orientation
@@ -355,13 +355,6 @@ class Study:
     """Settings of probes."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     """Settings of the analysis."""
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
-    """Adapters to train on the embeddings; the study then compares each backbone with its adapted embeddings."""
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """Fine-tuning of backbones on the training photographs; the study then compares each backbone with the fine-tuned
-    ones."""
-    attack: AttackConfig = field(default_factory=AttackConfig)
-    """Adversarial attacks on the backbones, and their detection."""
     track: TrackConfig = field(default_factory=TrackConfig)
     """Experiment tracker."""
     shift: dict[str, PathOrAddress] = field(default_factory=dict)
@@ -372,14 +365,10 @@ class Study:
     """Photographs of other domains, by name. Each is embedded in all transformations; linear probes of every domain are
     scored on every other."""
     stages: dict[str, Any] = field(default_factory=dict)
-    """Settings of stages of plug-ins, by name. In a study file each is a table of its own: ``[<stage>]``."""
+    """Settings of further stages, by name. In a study file each is a table of its own: ``[<stage>]``."""
 
     def __post_init__(self) -> None:
         labels_of(self.backbones)
-        single = {choice.name for choice in self.backbones if choice.names == [choice.name]}
-        if unknown := set(self.finetune.backbones) - single:
-            allowed = "backbones of the study that are not among several layers in one name"
-            raise ConfigError("finetune.backbones", ", ".join(sorted(unknown)), allowed)
 
     def settings(self) -> Settings:
         """Load the plug-ins and return the settings of variants. Raises ConfigError for an unknown suite."""

@@ -18,7 +18,7 @@ from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import changes, default_out, fields_of, out_of
 from substyle.engine.config import Study
-from substyle.engine.probes.config import AdaptConfig, ProbeConfig
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.stages import registry
@@ -209,10 +209,9 @@ def _run_of(
     reads, names = {name for each in stages for name in each.reads}, options.backbone
     whole = study or _defaults(options, stages, store)
     for each in stages if names else ():
-        own: Any = getattr(whole, each.name, None)
-        if hasattr(own, "backbones"):  # computed for these, from results of all
-            settings: dict[str, Any] = {each.name: dataclasses.replace(own, backbones=tuple(names))}
-            whole, names = dataclasses.replace(whole, **settings), []
+        if hasattr(each.config, "backbones"):  # computed for these, from results of all
+            own: Any = dataclasses.replace(each.table(whole), backbones=tuple(names))
+            whole, names = dataclasses.replace(whole, stages={**whole.stages, each.name: own}), []
     opened = reported_tables(store, out, _suite(study)) if reads else []
     opened = [table for table in opened if table.backbone in (names or [table.backbone])]
     if len(opened) < max(1, len(set(names))):
@@ -284,11 +283,11 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
         derive(store, name, quiet=options.quiet)
     else:
         probes = study.probes if study else ProbeConfig(seed=store.settings.seed)
-        config = dataclasses.replace(study.adapt if study else AdaptConfig(), methods=(options.method,))
+        stage = registry.stage("adapt")
+        config = dataclasses.replace(stage.table(study) if study else stage.config(), methods=(options.method,))
         with outputs.locked(out, store.path, store.uuid):
             opened = {table.backbone: table for table in tables(store, [options.backbone], _suite(study))}
             run = Run(store, out, opened, configs={"adapt": config, "probes": probes}, quiet=options.quiet)
-            stage = registry.stage("adapt")
             (name,) = (found := stage.computed(run)).values()
             derive(store, name, quiet=options.quiet)
             discard_replaced(run, stage, found)

@@ -35,10 +35,8 @@ NAMES = [
 AnyStage = Stage[Any, Any]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, AnyStage] = {}
-_registered = [
-    "few_shot",
-    "generators",
-]  # whose settings are no field of `Study`, and those of plug-ins and installed packages
+# whose settings are no field of `Study`
+_registered = ["adapt", "finetune", "attack", "few_shot", "generators"]
 
 
 def stage(name: str) -> AnyStage:

@@ -156,6 +156,8 @@ class Stage(ABC, Generic[C, R]):
     Attributes:
         name: field of `Study`, folder of the results, and key in results.json.
         config: class of the settings.
+        switch: the field of the settings that turns the stage off where it is empty or 0. A study without the stage's
+            table then has default settings; without a switch, the table turns the stage on.
         directory: name of the folder of the results, if it is not that of the stage.
         adds_backbones: whether it trains backbones that a study embeds before later stages, see `added`.
         alike: whether reported results of all units must have the same settings.
@@ -168,6 +170,7 @@ class Stage(ABC, Generic[C, R]):
 
     name: ClassVar[str]
     config: type[C]
+    switch: ClassVar[str] = ""
     directory: ClassVar[str] = ""
     adds_backbones: ClassVar[bool] = False
     alike: ClassVar[bool] = False
@@ -178,8 +181,18 @@ class Stage(ABC, Generic[C, R]):
 
     def of(self, study: Study) -> C | None:
         """The settings of a study; None if the stage is off."""
-        found: C | None = getattr(study, self.name, None) or study.stages.get(self.name)
-        return found
+        if not self.switch:
+            found: C | None = getattr(study, self.name, None) or study.stages.get(self.name)
+            return found
+        config = self.table(study)
+        return config if getattr(config, self.switch) else None
+
+    def table(self, study: Study) -> C:
+        """The settings of the stage's table in a study; without one, default settings with the study's seed and unit of
+        the bootstrap."""
+        own = {each.name for each in fields(self.config)}  # type: ignore[arg-type]
+        shared = {name: getattr(study, name) for name in ("seed", "resample_by") if name in own}
+        return study.stages.get(self.name) or self.config(**shared)
 
     def alone(self, run: Run) -> C | None:
         """The settings if this stage alone is computed, on demand; by default those of the study."""

@@ -171,7 +171,14 @@ def _start_fresh(out: Path, store_path: Place) -> None:
 
 def checks() -> list[Callable[[Study, SplitCounts], list[str]]]:
     """Checks of all stages, before anything is computed."""
-    return [stage.check for stage in registry.stages()]
+    return [_idle, *(stage.check for stage in registry.stages())]
+
+
+def _idle(study: Study, counts: SplitCounts) -> list[str]:
+    """Warn of tables that do nothing, of stages that are off by default."""
+    tables = [each for each in registry.stages() if each.name in study.stages and each.switch]
+    idle = [each for each in tables if each.of(study) is None and not getattr(each.config(), each.switch)]
+    return [f"[{each.name}] does nothing: {each.switch} is empty" for each in idle]
 
 
 def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:

@@ -29,16 +29,13 @@ class AdaptStage(Stage[AdaptConfig, str]):
 
     name = "adapt"
     config = AdaptConfig
+    switch = "methods"
     directory = "adapters"
     adds_backbones = True
 
-    def of(self, study: Study) -> AdaptConfig | None:
-        """`[adapt]`, if it has methods."""
-        return study.adapt if study.adapt.methods else None
-
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError if there is nothing to train on."""
-        methods, known = study.adapt.methods, len(counts.classes(TRAIN))
+        methods, known = self.table(study).methods, len(counts.classes(TRAIN))
         if known < 2 and "multitask" in methods:
             allowed = f"pisco, because the study has {known} training classes"
             raise ConfigError("adapt.methods", ", ".join(methods), allowed)

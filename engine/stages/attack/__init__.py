@@ -83,18 +83,15 @@ class AttackStage(JsonStage[AttackConfig]):
 
     name = "attack"
     config = AttackConfig
+    switch = "attacks"
     file = "attack.json"
     backbone_results = Attacks
     reads = ("probes",)
 
-    def of(self, study: Study) -> AttackConfig | None:
-        """`[attack]`, if it has attacks."""
-        return study.attack if study.attack.attacks else None
-
     def alone(self, run: Run) -> AttackConfig:
         """`[attack]`; by default all attacks on all networks. Raises ConfigError without any."""
         assert run.study is not None
-        own = run.study.attack
+        own = self.table(run.study)
         names = own.backbones or attackable(run.store, [entry.name for entry in run.store.backbones()])
         if not names:
             raise ConfigError("STORE", str(run.store.path), "a store with networks; name controls with --backbone")
@@ -102,7 +99,8 @@ class AttackStage(JsonStage[AttackConfig]):
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError without networks, class probes or photographs to attack."""
-        return check_attack(study, counts)
+        config = self.of(study)
+        return check_attack(study, config, counts) if config is not None else []
 
     def units(self, run: Run, config: AttackConfig) -> Iterable[Unit]:
         """Backbones of the settings; by default all networks of the study that are no controls.
@@ -172,13 +170,10 @@ class AttackStage(JsonStage[AttackConfig]):
 STAGE = AttackStage()
 
 
-def check_attack(study: Study, counts: SplitCounts) -> list[str]:
+def check_attack(study: Study, config: AttackConfig, counts: SplitCounts) -> list[str]:
     """Check that there are networks, class probes and photographs to attack. Raises ConfigError("attack...", ...)."""
-    config, names = study.attack, names_of(study.backbones)
-    if not config.attacks:
-        set_here = {name for name, value in vars(config).items() if value != getattr(AttackConfig(), name)}
-        return ["[attack] does nothing: attacks is empty"] if set_here - {"seed", "resample_by"} else []
     torchattack()
+    names = names_of(study.backbones)
     for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
         if unknown := asked - set(names):
             raise ConfigError(

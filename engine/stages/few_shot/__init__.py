@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydantic import Field, StrictInt
 from scipy.special import stdtrit
 
-from substyle.engine.config import Study
 from substyle.engine.probes.evaluate import resample
 from substyle.engine.probes.tasks import identity
 from substyle.engine.report.data import ComparedScore
@@ -54,16 +53,11 @@ class FewShotStage(JsonStage[FewShotConfig]):
 
     name = "few_shot"
     config = FewShotConfig
+    switch = "shots"
     file = "few_shot.json"
     alike = True
     in_reports = True
     backbone_results = FewShot
-
-    def of(self, study: Study) -> FewShotConfig | None:
-        """`[few_shot]`, or the default settings with seed and unit of the probes."""
-        found: FewShotConfig | None = study.stages.get(self.name)
-        found = found or FewShotConfig(seed=study.probes.seed, resample_by=study.probes.resample_by)
-        return found if found.shots else None
 
     def units(self, run: Run, config: FewShotConfig) -> Iterable[Unit]:
         """Backbones whose photographs have classes."""

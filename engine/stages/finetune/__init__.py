@@ -43,19 +43,19 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
 
     name = "finetune"
     config = FinetuneConfig
+    switch = "backbones"
     directory = "finetuned"
     adds_backbones = True
 
-    def of(self, study: Study) -> FinetuneConfig | None:
-        """`[finetune]`, if it has backbones."""
-        return study.finetune if study.finetune.backbones else None
-
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
-        """Raise ConfigError if there is nothing to train on; warn of settings without backbones."""
-        config, known = study.finetune, len(counts.classes(TRAIN))
+        """Raise ConfigError for other backbones than those of the study, or if there is nothing to train on."""
+        config, known = self.table(study), len(counts.classes(TRAIN))
         if not config.backbones:
-            set_here = {name for name, value in vars(config).items() if value != getattr(FinetuneConfig(), name)}
-            return ["[finetune] does nothing: backbones is empty"] if set_here - {"seed"} else []
+            return []
+        single = {choice.name for choice in study.backbones if choice.names == [choice.name]}
+        if unknown := set(config.backbones) - single:
+            allowed = "backbones of the study that are not among several layers in one name"
+            raise ConfigError("finetune.backbones", ", ".join(sorted(unknown)), allowed)
         if known < 2 and set(config.objectives) != {"transformation"}:
             allowed = f"transformation, because the study has {known} training classes"
             raise ConfigError("finetune.objectives", ", ".join(config.objectives), allowed)
@@ -65,7 +65,7 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
     def check_networks(self, study: Study, pipeline: PixelPipeline, stored: Collection[str]) -> None:
         """Raise ConfigError if a backbone cannot be fine-tuned."""
         for choice in study.backbones:
-            if choice.name in study.finetune.backbones and choice.name not in stored:
+            if choice.name in self.table(study).backbones and choice.name not in stored:
                 load_trainable(choice, pipeline)
 
     def units(self, run: Run, config: FinetuneConfig) -> Iterable[Unit]:

@@ -74,16 +74,11 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
 
     name = "generators"
     config = GeneratorsConfig
+    switch = "styles"
     file = "generators.json"
     alike = True
     backbone_results = UnseenStyles
     document_results = Contrasts
-
-    def of(self, study: Study) -> GeneratorsConfig | None:
-        """`[generators]`, or the default settings with seed and unit of the probes."""
-        found: GeneratorsConfig | None = study.stages.get(self.name)
-        found = found or GeneratorsConfig(seed=study.probes.seed, resample_by=study.probes.resample_by)
-        return found if found.styles else None
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError if the study has a table for too few generators."""

@@ -19,7 +19,7 @@ from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.config import AttackConfig, FinetuneConfig, ProbeConfig
 from substyle.engine.stages.attack import check_attack
-from substyle.engine.stages.finetune import STAGE as FINETUNE
+from substyle.engine.stages.few_shot import FewShotConfig
 from substyle.engine.stages.shift import check_shift
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, HEADER, ResampleBy
 from substyle.engine.store.manifest import Manifest
@@ -212,13 +212,13 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
 def test_attacks_that_nothing_can_make(names: str, attack: dict[str, Any], field: str | None, named: str) -> None:
     pytest.importorskip("torchattack")
     config = AttackConfig(**{"attacks": ("transfer",), **attack})
-    study = Study("s", tuple(BackboneChoice(name) for name in names.split()), attack=config)
+    study = Study("s", tuple(BackboneChoice(name) for name in names.split()))
     counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
     if field is None:
-        check_attack(study, counts)
+        check_attack(study, config, counts)
         return
     with pytest.raises(ConfigError, match=named) as caught:
-        check_attack(study, counts)
+        check_attack(study, config, counts)
     assert caught.value.field == f"attack.{field}"
 
 
@@ -226,14 +226,15 @@ def test_tables_that_run_nothing_are_pointed_out() -> None:
     pixels = (BackboneChoice("control:pixels"),)
 
     def warnings_of(study: Study) -> list[str]:
-        return check_attack(study, counts) + FINETUNE.check(study, counts)
+        return [warning for check in checks() for warning in check(study, counts)]
 
     counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
-    assert warnings_of(Study("s", pixels, attack=AttackConfig(seed=3), finetune=FinetuneConfig(seed=3))) == []
-    idle = Study("s", pixels, attack=AttackConfig(epsilons=(8,)), finetune=FinetuneConfig(steps=7))
-    assert [text.split()[0] for text in warnings_of(idle)] == ["[attack]", "[finetune]"]
-    runs = Study("s", (BackboneChoice("timm:a"),), attack=AttackConfig(attacks=("fgsm",), epsilons=(8,)))
-    assert warnings_of(runs) == []
+    idle = {"finetune": FinetuneConfig(steps=7), "attack": AttackConfig(epsilons=(8,))}
+    assert [text.split()[0] for text in warnings_of(Study("s", pixels, stages=idle))] == ["[finetune]", "[attack]"]
+    off = Study("s", pixels, stages={"few_shot": FewShotConfig(shots=0)})
+    assert warnings_of(off) == warnings_of(Study("s", pixels)) == []
+    runs = {"attack": AttackConfig(attacks=("fgsm",), epsilons=(8,))}
+    assert warnings_of(Study("s", (BackboneChoice("timm:a"),), stages=runs)) == []
 
 
 def test_writable_folders_are_left_as_they_are(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_missing_library_is_named(victim: Victim, canvas_BSSC: np.ndarray, mon
 
 def test_the_table_of_a_study() -> None:
     data = {"name": "a", "backbones": ["control:pixels"], "seed": 7, "attack": {"attacks": ["pgd", "patch"]}}
-    config = study_of(data).attack
+    config = study_of(data).stages["attack"]
     assert (config.seed, config.names(transfer=True)) == (7, ["pgd@1", "pgd@2", "pgd@4", "pgd@8", "patch"])
     assert AttackConfig(attacks=("transfer",)).names(transfer=False) == []
     with pytest.raises(ConfigError, match=r"attack\.epsilons"):

@@ -197,7 +197,8 @@ def test_the_command_and_the_report(
     assert the_json(capsys)["error"]["field"].endswith("semantic-linear.safetensors")
     study.write_text(
         f'name = "attacks"\nbackbones = ["{VIT}", "{RESNET}"]\nsuite = "identity,grayscale,jpeg"\ncanvas = 64\n'
-        'gallery = 0\n[attack]\nattacks = ["fgsm"]\nepsilons = [48]\nsteps = 1\n[probes]\n'
+        f'gallery = 0\n[attack]\nattacks = ["fgsm", "transfer"]\nepsilons = [48]\nsteps = 1\nsurrogate = "{VIT}"\n'
+        "[probes]\n"
         'tasks = ["fine", "semantic"]\nheads = ["linear"]\nbootstrap = 100\nresamples = 0\nequal_width = 0\n'
         "redraws = 0\n"
     )
@@ -206,7 +207,7 @@ def test_the_command_and_the_report(
     assert "outdated" in the_json(capsys)["error"]["message"]  # probes of other settings
     assert main(["attack", *given, "--backbone", RESNET]) == 0
     found = the_json(capsys)["backbones"][RESNET]
-    assert list(found["attacks"]) == ["fgsm@48", "adaptive@48", "noise@48"]
+    assert list(found["attacks"]) == ["fgsm@48", "transfer@48", "adaptive@48", "noise@48"]  # on the other network
     assert main(["stage", "attack", *given, "--backbone", RESNET]) == 0  # the same command
     assert the_json(capsys)["backbones"] == {RESNET: found}
     assert main(["report", str(store.path), "--out", str(out), "--json"]) == 0
