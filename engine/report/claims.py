@@ -7,14 +7,29 @@ backbones, photographs and transformations of the study. Layers of a network are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from scipy.special import stdtrit
 
 from substyle.engine.report.data import minus, show, show_interval
-from substyle.engine.report.findings import MARGIN, Difference, across_generators, difference, listed, within_margin
+from substyle.engine.report.deciding import (
+    backbones_needed,
+    correlation_interval,
+    equivalence_needs,
+    more_generators,
+    more_units,
+)
+from substyle.engine.report.findings import (
+    LEVEL,
+    MARGIN,
+    Difference,
+    across_generators,
+    difference,
+    listed,
+    within_margin,
+)
 from substyle.engine.results.model import (
     BackboneResults,
     Claim,
@@ -43,25 +58,38 @@ def claims(results: ResultsDocument) -> list[Claim]:
     """Create ``claims`` of results.json: C1 to C6 with verdicts."""
     return [
         _pairs_decide(results, "C1", "Masked models predict the transformation best.", "masked", _STYLE, +1),
-        _image_text_leads(results),
+        *_image_text_leads(results),
         _pairs_decide(results, "C3", _C3, "supervised", _STYLE, -1),
         *(make(results) for make in (_mlp_is_free, _contrastive_move, _moving_is_no_weakness)),
     ]
 
 
-_C2 = "Image-text models generalise better to held-out transformations, especially to held-out styles."
+_C2 = "Image-text models generalise better to new styles than {} ones."
 _C3 = "Foundation models retain more of the transformation than supervised ones."
-_STYLE, _HELD_OUT_STYLES = ("fine", "accuracy"), ("rotation", "styles")
+_STYLE, _HELD_OUT_STYLES, _UNSEEN_STYLES = ("fine", "accuracy"), ("rotation", "styles"), ("generators", "accuracy")
 
 
-def _image_text_leads(results: ResultsDocument) -> Claim:
-    """C2: image-text minus others on painting styles held out in turn, every pair above 0."""
-    claim = _pairs_decide(results, "C2", _C2, "image_text", _HELD_OUT_STYLES, +1)
+def _image_text_leads(results: ResultsDocument) -> Iterator[Claim]:
+    """C2: image-text minus masked networks, and the same contrast with each other kind that the study has."""
+    yield _new_styles(results, "C2", "masked")
+    kinds = _by_objective(results)
+    for kind in sorted(kinds.keys() - {"", "none", "image_text", "masked"}) if "image_text" in kinds else ():
+        yield _new_styles(results, f"C2 {kind}", kind)
+
+
+def _new_styles(results: ResultsDocument, identity: str, other: str) -> Claim:
+    """Image-text minus others on the styles of unseen generators, every pair above 0.
+
+    Without enough generators, on painting styles held out in turn.
+    """
+    score = _UNSEEN_STYLES if results.entry("generators") else _HELD_OUT_STYLES
+    claim = _pairs_decide(results, identity, _C2.format(other), "image_text", score, +1, other)
     left, right = (names or [] for names in (claim.groups or {}).values())
-    crossed = across_generators(_by_generator(results, [*left, *right])).strip()
-    styles = any(row.coarse == "style" for row in results.transformations)
-    one = "all styles come from one generator, whose fingerprint a probe may learn"
-    _add(claim, crossed.rstrip(".") or (one if styles else "no painting styles among the transformations"))
+    if score is _HELD_OUT_STYLES:
+        crossed = across_generators(_by_generator(results, [*left, *right])).strip()
+        styles = any(row.coarse == "style" for row in results.transformations)
+        one = "all styles come from one generator, whose fingerprint a probe may learn"
+        _add(claim, crossed.rstrip(".") or (one if styles else "no painting styles among the transformations"))
     if every := _differences(results, "rotation", "accuracy", left, right):
         _add(claim, f"over all transformations held out in turn: {_shown(every)}")
     return claim
@@ -115,8 +143,31 @@ def _mlp_is_free(results: ResultsDocument) -> Claim:
         claim.status = SUPPORTED
     elif gain == CONTRADICTED or dearer:
         claim.status = CONTRADICTED
+    else:
+        _add(claim, *_free_needs(results, claim, names))
     used = [("fine", "linear"), ("fine", "mlp"), ("multitask", "")]
     return _held_back(results, claim, names, used)
+
+
+def _free_needs(results: ResultsDocument, claim: Claim, names: Sequence[str]) -> Iterator[str]:
+    """What would decide C4: whether MLPs gain, else whether sharing is free where that is least clear."""
+    rows = results.compared("fine", "accuracy", "mlp-linear")
+    gains = {name: rows[name, name] for name in names}
+    judged = {
+        f"the gain on {name}": (row.difference, row.two_way_ci95, _half(row.difference, row.ci95))
+        for name, row in gains.items()
+    }
+    if _least_clear(judged) is not None:
+        yield from _to_decide(results, claim, judged)
+        return
+    photographs = (results.splits or {}).get("test")
+    costs = {(name, task): _cost(results.backbones[name], task) for name in names for task in _TASKS}
+    for (name, task), cost in costs.items() if photographs else ():
+        if cost.value is not None and cost.ci90 is not None and not within_margin(cost.ci90):
+            half = (cost.ci90[1] - cost.ci90[0]) / 2
+            needed = equivalence_needs(cost.value, half, MARGIN, photographs or 1)
+            yield f"to decide equivalence on {name} ({_TASKS[task]}): {needed}"
+            return
 
 
 def _cost(backbone: BackboneResults, task: str) -> PairedDifference:
@@ -151,6 +202,7 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
     drawn = np.random.Generator(np.random.PCG64([0, len(shared)])).integers(len(shared), size=(_RESAMPLES, len(shared)))
     few = math.sqrt(len(shared) / (len(shared) - 1)) * float(stdtrit(len(shared) - 1, 0.975)) / 1.959964
     found: list[Difference] = []
+    judged: dict[str, Judged] = {}
     for a in left:
         for b in right:
             difference_T = values[a] - values[b]
@@ -158,8 +210,11 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
             of_photographs = math.hypot(photographs[a] or 0.0, photographs[b] or 0.0)
             below, above = (math.hypot(few * (end - value), of_photographs) for end in ends.tolist())
             found.append((value, (value - below, value + above)))
+            judged[f"{a} against {b}"] = (*found[-1], of_photographs)
     claim.n_transformations = len(shared)
     claim.status = _side(_estimate(claim, found), +1)
+    if claim.status == UNDECIDED:
+        _add(claim, *_to_decide(results, claim, judged), *_disagreeing(judged))
     _add(claim, f"sensitivity is 1 − centred cosine to the unchanged photograph, over {len(shared)} transformations")
     _add(claim, *_contrast(results, left, right))
     return _held_back(results, claim, [], [])
@@ -198,6 +253,12 @@ def _moving_is_no_weakness(results: ResultsDocument) -> Claim:
         claim.ci = low, high = [min(by_images[0], by_backbones[0]), max(by_images[1], by_backbones[1])]
         claim.status = CONTRADICTED if low > 0 else SUPPORTED if high < STRONG else UNDECIDED
         _add(claim, "the interval covers those over photographs and over backbones")
+        if claim.status == UNDECIDED:
+            count = backbones_needed(correlation, STRONG, len(points))
+            more = (
+                "more test photographs" if count == len(points) else f"about {count} backbones" if count else "nothing"
+            )
+            _add(claim, f"to decide: {more}")
     return _held_back(results, claim, points, [("semantic", "linear")])
 
 
@@ -212,17 +273,6 @@ def shown_correlations(row: Robustness) -> str:
             number, *interval = (minus(f"{each:+.2f}") for each in (value, *(low_high or [])))
             texts.append(f"{name} {number}" + (f" ({' to '.join(interval)})" if interval else ""))
     return f"{', '.join(texts)}, 95 % over photographs"
-
-
-def correlation_interval(correlation: float, count: int) -> list[float]:
-    """95 % interval of a rank correlation of ``count`` > 3 pairs.
-
-    Source: Fieller, Hartley and Pearson, "Tests for rank correlation coefficients I", Biometrika 44, 1957: Fisher's z
-    has the variance 1.06 / (count − 3).
-    """
-    z = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
-    half = 1.959964 * math.sqrt(1.06 / (count - 3))
-    return [math.tanh(z - half), math.tanh(z + half)]
 
 
 def _claim(identity: str, statement: str, unit: str = "points") -> Claim:
@@ -255,28 +305,58 @@ def _by_objective(results: ResultsDocument) -> dict[str, list[str]]:
 def _differences(
     results: ResultsDocument, task: str, metric: str, left: Sequence[str], right: Sequence[str]
 ) -> list[Difference]:
-    """Left minus right for all compared pairs."""
+    """Left minus right for all compared pairs, with intervals over photographs and transformations."""
+    return list(_pairs(results, task, metric, left, right).values())
+
+
+def _pairs(
+    results: ResultsDocument,
+    task: str,
+    metric: str,
+    left: Sequence[str],
+    right: Sequence[str],
+    kind: Literal["ci95", "two_way_ci95"] = "two_way_ci95",
+) -> dict[tuple[str, str], Difference]:
+    """`_differences` by pair."""
     rows = results.compared(task, metric)
+    if task == _UNSEEN_STYLES[0]:
+        rows, kind = {(row.a, row.b): row for row in _contrasts(results)}, "ci95"  # which is over generators
     pairs = [pair for a, b in rows for pair in ((a, b), (b, a)) if pair[0] in left and pair[1] in right]
-    return [each for pair in pairs if (each := difference(rows, *pair, "two_way_ci95")) is not None]
+    return {pair: each for pair in pairs if (each := difference(rows, *pair, kind)) is not None}
+
+
+def _contrasts(results: ResultsDocument) -> list[Any]:
+    """Differences on the styles of unseen generators."""
+    found = results.entry("generators")
+    return [row for row in found.contrasts or [] if row.difference is not None] if found else []
 
 
 def _pairs_decide(
-    results: ResultsDocument, identity: str, statement: str, objective: str, score: tuple[str, str], sign: int
+    results: ResultsDocument,
+    identity: str,
+    statement: str,
+    objective: str,
+    score: tuple[str, str],
+    sign: int,
+    other: str = "",
 ) -> Claim:
     """C1 to C3: backbones with an objective minus trained ones with another; unknown objectives are in neither.
 
     The verdict is from the two-way intervals of all pairs: all on the side of ``sign``, all on the other, or neither.
+
+    Args:
+        other: objective of the others; by default all but ``objective``.
     """
     claim, kinds, (task, metric) = _claim(identity, statement), _by_objective(results), score
     left = kinds.get(objective, [])
-    right = [name for kind, names in kinds.items() for name in names if kind not in ("", "none", objective)]
-    claim.groups = {objective: left, "others": right}
+    others = [other] if other else [kind for kind in kinds if kind not in ("", "none", objective)]
+    right = [name for kind in others for name in kinds.get(kind, [])]
+    claim.groups = {objective: left, other or "others": right}
     if kinds.get(""):
         _add(claim, f"excluded, objective unknown: {listed(kinds[''])}")
     kind = _KIND.get(objective, objective)
     absent = [] if left else [f"no {kind} model{_layers_only(results)}"]
-    absent += [] if right else ["no trained model of another kind"]
+    absent += [] if right else [f"no {_KIND.get(other, other) or 'trained'} model{'' if other else ' of another kind'}"]
     found = _differences(results, task, metric, left, right)
     if not absent and not found:
         absent = [f"no pairs were compared by {_SCORES[score]}"]
@@ -284,10 +364,14 @@ def _pairs_decide(
         return _first(claim, NOT_TESTABLE, absent)
     claim.n_transformations = _transformations(results, task, metric, left[0])
     claim.status = _side(_estimate(claim, found), sign)
-    _add(claim, f"{len(left)} {kind} and {len(right)} other backbones, {_SCORES[score]}, linear probes")
+    _add(claim, f"{len(left)} {kind} and {len(right)} {other or 'other'} backbones, {_SCORES[score]}, linear probes")
+    if min(len(left), len(right)) == 1:
+        _add(claim, f"a verdict on {listed(left)} against {listed(right)}, not on their kinds")
     if len(found) < len(left) * len(right):
         claim.status = UNDECIDED
         _add(claim, f"only {len(found)} of {len(left) * len(right)} pairs were compared")
+    elif claim.status == UNDECIDED:
+        _add(claim, *_would_decide(results, claim, score, left, right))
     _add(claim, *_contrast(results, left, right))
     equal = _differences(results, f"equal_{task}", metric, left, right)
     widths = {results.backbones[name].dim for name in (*left, *right)}
@@ -296,7 +380,7 @@ def _pairs_decide(
     else:
         _add(claim, "widths are equal" if len(widths) == 1 else "not probed at equal width")
     part = "coarse_rotation" if task == "rotation" else task
-    reached = {name: _reached(results, name, part, metric) for name in (STATISTICS, *left, *right)}
+    reached = {name: getattr(_probe(results, name, part), metric, None) for name in (STATISTICS, *left, *right)}
     statistics = reached.pop(STATISTICS)
     trained = [value for value in reached.values() if value is not None]
     above = sum(statistics > value for value in trained) if statistics is not None else 0
@@ -309,18 +393,80 @@ def _pairs_decide(
     return _held_back(results, claim, [*left, *right], [(part, "linear")])
 
 
-def _reached(results: ResultsDocument, name: str, task: str, metric: str) -> float | None:
-    """A score of the linear probe; None if there is none."""
-    found: float | None = getattr(results.probe(name, task, "linear"), metric, None)
-    return found
+def _probe(results: ResultsDocument, name: str, task: str, head: str = "linear") -> Any:  # noqa: ANN401
+    """The probe of a backbone, or its results on unseen generators; None if missing."""
+    if task == _UNSEEN_STYLES[0]:
+        return results.entries(task).get(name)
+    return results.probe(name, task, head)
 
 
-_SCORES = {_STYLE: "style accuracy", _HELD_OUT_STYLES: "accuracy on styles held out in turn"}
+_SCORES = {
+    _STYLE: "style accuracy",
+    _HELD_OUT_STYLES: "accuracy on styles held out in turn",
+    _UNSEEN_STYLES: "accuracy on the styles of unseen generators",
+}
+
+
+def _would_decide(
+    results: ResultsDocument, claim: Claim, score: tuple[str, str], left: Sequence[str], right: Sequence[str]
+) -> Iterator[str]:
+    """What would decide the pair that is least clear; or that pairs are clear, and disagree."""
+    alone = _pairs(results, *score, left, right, "ci95")
+    pairs = {
+        pair: (value, ends, _half(value, alone[pair][1]))
+        for pair, (value, ends) in _pairs(results, *score, left, right).items()
+    }
+    if score is not _UNSEEN_STYLES:
+        yield from _to_decide(results, claim, {f"{a} against {b}": each for (a, b), each in pairs.items()})
+    elif (pair := _least_clear(pairs)) is not None:
+        yield f"to decide {' against '.join(pair)}: {_generators(results, *pair)}"
+    yield from _disagreeing({f"{a} minus {b}": each for (a, b), each in pairs.items()})
+
+
+Judged = tuple[float, Sequence[float] | None, float]  # difference, interval, half its width over photographs alone
+K = TypeVar("K")
+
+
+def _to_decide(results: ResultsDocument, claim: Claim, pairs: Mapping[str, Judged]) -> Iterator[str]:
+    """What would decide the difference that is least clear."""
+    name, photographs = _least_clear(pairs), (results.splits or {}).get("test")
+    if name is not None and photographs and claim.n_transformations:
+        value, ends, h = pairs[name]
+        g = math.sqrt(max(_half(value, ends) ** 2 - h**2, 0.0))
+        yield f"to decide {name}: {more_units(value, g, h, claim.n_transformations, photographs)}"
+
+
+def _least_clear(pairs: Mapping[K, Judged]) -> K | None:
+    """The difference that is smallest beside its interval, of those whose interval has 0; None without any."""
+    open_ = {key: each for key, each in pairs.items() if each[1] is not None and each[1][0] <= 0 <= each[1][1]}
+    return min(open_, key=lambda key: abs(open_[key][0]) / _half(*open_[key][:2]), default=None)
+
+
+def _disagreeing(pairs: Mapping[str, Judged]) -> Iterator[str]:
+    above = [name for name, (_, ends, _) in pairs.items() if ends and ends[0] > 0]
+    below = [name for name, (_, ends, _) in pairs.items() if ends and ends[1] < 0]
+    if above and below:
+        yield f"pairs disagree, whatever the data: {above[0]} is clearly above 0, {below[0]} below"
+
+
+def _half(value: float, ends: Sequence[float] | None) -> float:
+    """The half of an interval on the side of zero; 0 without one."""
+    return 0.0 if ends is None else max(value - ends[0] if value > 0 else ends[1] - value, 1e-12)
+
+
+def _generators(results: ResultsDocument, a: str, b: str) -> str:
+    """What would decide a contrast over generators."""
+    row = next(row for row in _contrasts(results) if {row.a, row.b} == {a, b})
+    others = math.hypot(row.se_photographs or 0.0, row.se_training or 0.0)
+    count = len(results.entries("generators")[a].generators or [])
+    return more_generators(row.difference, row.se_generators or 0.0, others, count, LEVEL)
 
 
 def _transformations(results: ResultsDocument, task: str, metric: str, name: str) -> int:
     if task == "fine":
         return len(results.transformations)
+    if task == _UNSEEN_STYLES[0]:
+        return len(_probe(results, name, task).by_style or {})
     turned = _turned(results, name)
     by_transformation = (turned and turned.by_transformation) or {}
     styles = [row.name for row in results.transformations if metric != "styles" or row.coarse == "style"]
@@ -402,7 +548,7 @@ def _held_back(results: ResultsDocument, claim: Claim, names: Sequence[str], use
         f"{name} ({(task + ' ' + head).strip().replace('_', ' ')})"
         for name in names
         for task, head in used
-        if (probe := results.probe(name, task, head or "mlp")) is None or probe.converged is not True
+        if (probe := _probe(results, name, task, head or "mlp")) is None or probe.converged is not True
     ]
     reasons = [f"not converged, or unknown: {listed(late)}"] if late else []
     photographs, resampled = (results.splits or {}).get("test"), results.resampled or Resampling()

@@ -142,24 +142,3 @@ class Crossed:
         found = {name: self.value, "se": self.se, **errors}
         numbers = {key: value if math.isfinite(value) else None for key, value in found.items()}
         return {**numbers, "ci95": self.ci95(low, 1.0)}
-
-
-_MOST = 1000  # generators
-
-
-def generators_needed(difference: float, own: float, others: float, count: int, level: float) -> int | None:
-    """About how many generators would make a difference significant, if it and all variances stay as they are.
-
-    Args:
-        own: standard error over generators, of which there are ``count``.
-        others: standard error over photographs.
-        level: two-sided level of significance.
-
-    Returns:
-        None if none of up to 1,000 would.
-    """
-    for more in range(count, _MOST):
-        se = math.hypot(own * math.sqrt(count / more), others)
-        if stdtrit(more - 1, 1 - level / 2) * se < abs(difference):
-            return more
-    return None

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from math import hypot
 
 from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, words
+from substyle.engine.report.deciding import more_generators
 from substyle.engine.report.findings import LEVEL
 from substyle.engine.report.section import Block, Data, Details, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, Numbers, ResultsDocument, Share
-from substyle.engine.stages.generators.crossed import generators_needed
 
 _FEW = 15  # contrasts that are shown at once
 
@@ -154,12 +154,7 @@ def _verdict(results: ResultsDocument, row: Contrast) -> str:
     own, count = row.se_generators or 0.0, len(first.generators or [])
     others = hypot(row.se_photographs or 0.0, row.se_training or 0.0)
     level = LEVEL / len(_contrasts(results))
-    if (needed := generators_needed(row.difference, own, others, count, level)) is not None:
-        more = max(needed - count, 1)
-        return f"undecided; about {more} more generator{'s' * (more > 1)} would decide"
-    if generators_needed(row.difference, own, 0.0, count, level) is not None:
-        return "undecided; requires more photographs and more generators"
-    return "undecided, and too small to be decided by more generators or photographs"
+    return f"undecided; to decide: {more_generators(row.difference, own, others, count, level)}"
 
 
 def _verdicts(results: ResultsDocument) -> str:

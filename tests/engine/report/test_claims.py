@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from substyle.engine.report.claims import claims, correlation_interval
+from substyle.engine.report.claims import claims
+from substyle.engine.report.deciding import correlation_interval, equivalence_needs, more_units
 from substyle.engine.stages.results import validate_results
 
 STYLES = ("style_a", "style_b", "style_c")
@@ -82,7 +83,8 @@ def verdict(results: dict[str, Any], identity: str) -> dict[str, Any]:
     results["claims"] = [claim.model_dump() for claim in claims(validate_results(results))]
     validate_results(results)
     json.dumps(results, allow_nan=False)
-    assert [claim["id"] for claim in results["claims"]] == ["C1", "C2", "C3", "C4", "C5", "C6"]
+    ids = [claim["id"] for claim in results["claims"]]
+    assert [identity for identity in ids if " " not in identity] == ["C1", "C2", "C3", "C4", "C5", "C6"]
     return next(claim for claim in results["claims"] if claim["id"] == identity)
 
 
@@ -99,13 +101,14 @@ def why(claim: dict[str, Any]) -> str:
 )
 def test_two_way_intervals_of_every_pair_decide(identity: str, kind: str, sign: int, gap: float, status: str) -> None:
     others = {other for other in KINDS.values() if other not in (kind, "none")}
+    named = "masked" if identity == "C2" else "others"
     claim = verdict(study(gaps={(kind, other): sign * gap for other in others}), identity)
     assert claim["status"] == status
     assert claim["estimate"] == pytest.approx(sign * gap)
     assert claim["ci"] == pytest.approx([sign * gap - 0.02, sign * gap + 0.02])
     assert claim["n_transformations"] == (3 if identity == "C2" else 6)
-    assert set(claim["groups"]) == {kind, "others"}
-    assert "control:statistics" not in claim["groups"]["others"]
+    assert set(claim["groups"]) == {kind, named}
+    assert "control:statistics" not in claim["groups"][named]
 
 
 def test_one_pair_that_is_not_clear_leaves_it_open() -> None:
@@ -127,6 +130,7 @@ def test_one_pair_that_is_not_clear_leaves_it_open() -> None:
     [
         ("C1", "masked", "no masked model"),
         ("C2", "image_text", "no image-text model"),
+        ("C2", "masked", "no masked model"),
         ("C3", "supervised", "no supervised model"),
         ("C5", "contrastive", "no contrastive model"),
         ("C5", "masked", "no masked model"),
@@ -197,6 +201,98 @@ def test_styles_always_carry_the_note_on_their_generator() -> None:
     for results in (study(), study({"mae": "masked"})):
         assert "one generator" in why(verdict(results, "C2"))
     assert "over all transformations held out in turn: +0.0 points (−2.0 to +2.0)" in why(verdict(study(), "C2"))
+
+
+def unseen(results: dict[str, Any], gaps: Mapping[str, float], half: float = 0.02) -> dict[str, Any]:
+    """Add results on unseen generators; ``gaps`` of image-text models by the other kind."""
+    kinds = {name: each["spec"]["objective"] for name, each in results["backbones"].items() if not each["control"]}
+    scores = {"accuracy": 0.5, "converged": True, "generators": list("abcdef"), "by_style": dict.fromkeys(STYLES, 0.5)}
+    for name in kinds:
+        results["backbones"][name]["generators"] = dict(scores)
+    rows = []
+    for a, b in combinations(kinds, 2):
+        sign = 1 if kinds[a] == "image_text" else -1
+        gap = sign * gaps.get(kinds[b] if sign > 0 else kinds[a], 0.0)
+        errors = {"se": half / 2, "se_generators": half / 2, "se_photographs": 0.0, "se_training": 0.0}
+        rows.append({"a": a, "b": b, "difference": gap, "ci95": [gap - half, gap + half], **errors})
+    results["generators"] = {"contrasts": rows}
+    return results
+
+
+def test_unseen_generators_decide_for_each_kind_by_itself() -> None:
+    results = unseen(study(), {"masked": 0.1, "supervised": -0.1, "contrastive": 0.01})
+    claim = verdict(results, "C2")
+    assert (claim["status"], claim["groups"]) == ("supported", {"image_text": ["clip", "siglip"], "masked": ["mae"]})
+    assert (claim["estimate"], claim["ci"]) == (pytest.approx(0.1), pytest.approx([0.08, 0.12]))
+    assert claim["n_transformations"] == len(STYLES)
+    assert "accuracy on the styles of unseen generators" in why(claim)
+    assert "a verdict on clip and siglip against mae, not on their kinds" in why(claim)
+    assert "one generator" not in why(claim)
+    assert verdict(results, "C2 supervised")["status"] == "contradicted"
+    open_ = verdict(results, "C2 contrastive")
+    assert open_["status"] == "undecided"
+    assert "to decide clip against simclr: about 20 more generators" in why(open_)
+    results["backbones"]["mae"]["generators"]["converged"] = False
+    assert "not converged, or unknown: mae (generators linear)" in why(verdict(results, "C2"))
+
+
+def test_without_masked_models_the_other_contrasts_stand() -> None:
+    results = unseen(study({n: kind for n, kind in KINDS.items() if kind != "masked"}), {"supervised": 0.1})
+    assert verdict(results, "C2")["status"] == "not testable"
+    assert verdict(results, "C2 supervised")["status"] == "supported"
+    alone = study({"mae": "masked", "resnet": "supervised"})
+    assert not [each for each in claims(validate_results(alone)) if each.id.startswith("C2 ")]
+
+
+@pytest.mark.parametrize(
+    ("value", "transformations", "photographs", "said"),
+    [
+        (0.05, 0.03, 0.06, "test photographs"),
+        (-0.05, 0.06, 0.03, "more transformations"),
+        (0.02, 0.03, 0.025, "times as many"),
+    ],
+)
+def test_what_would_decide_does(value: float, transformations: float, photographs: float, said: str) -> None:
+    """With as many units more the interval is off zero, and with a few fewer it is not."""
+    text = more_units(value, transformations, photographs, 30, 100)
+    assert said in text
+    number = float(text.split()[1].replace(",", ""))
+    for part, decided in ((1.0, True), (0.8, False)):
+        n, t = 100.0, 30.0
+        if "photographs" in text and "times" not in text and "transformations" not in text:
+            n += part * number
+        elif "times" in text:
+            n, t = part * number * n, part * number * t
+        else:
+            t += part * number
+        half = np.hypot(transformations * np.sqrt(30 / t), photographs * np.sqrt(100 / n))
+        assert bool(half < abs(value) + (0.002 if decided else 0.0)) == decided
+    assert "too small" in more_units(0.0, 0.1, 0.1, 30, 100)
+
+
+def test_equivalence_needs_photographs_unless_the_difference_is_too_large() -> None:
+    text = equivalence_needs(0.002, 0.016, 0.01, 100)
+    assert text == "about 300 more test photographs"  # half as wide, four times as many
+    assert equivalence_needs(-0.012, 0.001, 0.01, 100).startswith("nothing")
+
+
+def test_undecided_claims_say_what_would_decide() -> None:
+    claim = verdict(study(gaps={("masked", "supervised"): 0.01}), "C1")
+    assert "to decide mae against" in why(claim)
+    mixed = study(gaps={("masked", "supervised"): 0.05, ("masked", "contrastive"): -0.05})
+    assert "pairs disagree, whatever the data: mae minus resnet is clearly above 0, mae minus simclr below" in why(
+        verdict(mixed, "C1")
+    )
+    results = study()
+    for each in results["comparisons"]:
+        if each["head"] == "mlp-linear":
+            each["two_way_ci95"] = [-0.01, 0.07]
+    assert "to decide the gain on mae: about" in why(verdict(results, "C4"))
+    results = study()
+    results["backbones"]["clip"]["multitask"]["difference"]["fine"] |= {"value": -0.002, "ci90": [-0.014, 0.01]}
+    assert "to decide equivalence on clip (style): about" in why(verdict(results, "C4"))
+    assert "to decide simclr against mae: nothing within reach" in why(verdict(study(), "C5"))
+    assert "to decide: about" in why(verdict(shifted(8, -0.2, (-0.3, -0.1)), "C6"))
 
 
 def test_backbones_of_unknown_training_are_left_out_by_name() -> None:

@@ -17,9 +17,10 @@ from tests.engine.report import fake
 
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample
+from substyle.engine.report.deciding import generators_needed
 from substyle.engine.stages import generators as stage
 from substyle.engine.stages.generators import GeneratorsConfig, contrast, unseen_styles
-from substyle.engine.stages.generators.crossed import Crossed, generators_needed, jackknife, mean_over_pairs
+from substyle.engine.stages.generators.crossed import Crossed, jackknife, mean_over_pairs
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Unit
 from substyle.engine.store.layout import TEST, TRAIN, VAL, slug
@@ -187,10 +188,10 @@ def test_the_report_shows_scores_and_contrasts() -> None:
 @pytest.mark.parametrize(
     ("difference", "own", "others", "expected"),
     [
-        (0.10, 0.02, 0.01, "undecided; about 1 more generator would decide"),  # only Holm's correction is in the way
-        (0.10, 0.05, 0.01, "undecided; about"),
-        (0.02, 0.05, 0.02, "undecided; requires more photographs and more generators"),
-        (0.0, 0.05, 0.02, "undecided, and too small to be decided by more generators or photographs"),
+        (0.10, 0.02, 0.01, "undecided; to decide: about 1 more generator"),  # only Holm's correction is in the way
+        (0.10, 0.05, 0.01, "undecided; to decide: about"),
+        (0.02, 0.05, 0.02, "undecided; to decide: more photographs and more generators"),
+        (0.0, 0.05, 0.02, "undecided; to decide: nothing within reach: the difference is too small"),
     ],
 )
 def test_what_is_undecided_says_what_would_decide(difference: float, own: float, others: float, expected: str) -> None:
