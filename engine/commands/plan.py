@@ -13,9 +13,10 @@ from typing import Any
 import substyle.engine
 from substyle.engine import observability
 from substyle.engine.commands.options import changes
-from substyle.engine.config import Study
+from substyle.engine.config import Study, names_of
 from substyle.engine.devices import as_eight_bits
 from substyle.engine.embedding.run import embed
+from substyle.engine.estimate.forecast import forecasts
 from substyle.engine.estimate.measured import measured
 from substyle.engine.estimate.plan import CLASSES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
@@ -67,6 +68,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     }
     remark = "; ".join(filter(None, (remark, _eight_bits(study), _not_counted(study))))
     answer = made.describe() | {"remark": remark or None, "efficiency": sources, "measurement": files if found else []}
+    answer["forecast"] = _forecast(study, photographs)
     _show(made, answer)
     return answer
 
@@ -92,6 +94,7 @@ def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
         "hours": photographs * each / 3600,
         "store_bytes": round(photographs * len(names) * row),
         "remark": _not_counted(study) or None,
+        "forecast": _forecast(study, photographs),
     }
     print(
         f"{photographs:,} photographs × {len(names)} variants on {made.pipeline.target.device}: {answer['hours']:.2f} "
@@ -101,6 +104,7 @@ def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
     )
     if answer["remark"]:
         print(answer["remark"])
+    _show_forecast(answer["forecast"])
     return answer
 
 
@@ -129,6 +133,25 @@ def _not_counted(study: Study) -> str:
     default = Study(study.name, study.backbones)
     named = [each.name for each in stages() if each.of(study) is not None and each.of(default) is None]
     return f"not counted: {', '.join(named)}" if named else ""
+
+
+def _forecast(study: Study, photographs: int) -> dict[str, Any]:
+    """Half widths of the intervals of claims, if the source has no splits of its own."""
+    networks = [name for name in names_of(study.backbones) if not name.startswith("control:") and "@" not in name]
+    test = round(photographs * study.splits.test)
+    found = forecasts(study.settings().transformations, test, len(networks))
+    return {"test": test, "claims": [each.describe() for each in found]}
+
+
+def _show_forecast(forecast: dict[str, Any]) -> None:
+    if not forecast["claims"]:
+        return
+    print(f"\nhalf widths of 95 % intervals with {forecast['test']:,} test photographs, and 90 % of kept differences:")
+    for row in forecast["claims"]:
+        title, half = f"{row['claim']}: {row['what']}", row["half"]
+        unit, scale = ("", 1.0) if row["claim"] == "C6" else (" points", 100.0)
+        low, median, high = (f"{scale * each:.3g}" for each in half or (0, 0, 0))
+        print(f"{title:48} {f'± {median}{unit} ({low} to {high})' if half else row['remark']}")
 
 
 def _present() -> tuple[str, str]:
@@ -184,6 +207,7 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
     for grid in made.probes:
         sizes = f"{grid.heads:6} {grid.parameters / 1e6:9,.1f} {grid.memory_bytes / 1e9:7,.2f} {grid.seconds:8,.2f}"
         print(f"{grid.backbone:48} {grid.task:10} {grid.kind:10} {sizes}")
+    _show_forecast(answer["forecast"])
     print("\nfractions of the GPU's peaks, and bytes for whose time a photograph is decoded:")
     for name, value in answer["efficiency"].items():
         print(f"{name:48} {value['value']:10.3g}  {value['from']}")

@@ -58,6 +58,9 @@ def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[s
     assert (answer["gpu"], answer["count"], answer["photographs"]) == ("A100 SXM 80GB", 8, 1_331_167)
     assert f"{answer['hours']:.2f} hours for embedding" in shown
     assert f"{answer['of_backbone_rate']:.2f} of the backbones alone" in shown
+    assert answer["forecast"]["test"] == round(1_331_167 * 0.2)
+    low, median, high = (f"{100 * each:.3g}" for each in answer["forecast"]["claims"][0]["half"])
+    assert f"± {median} points ({low} to {high})" in shown
     assert f"mean variant {answer['mean_variant_us']:.1f} µs" in shown
     assert f"limited by {answer['limiting']}" in shown
     assert all(stage["counted"] in shown for stage in answer["stages"])

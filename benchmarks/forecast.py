@@ -1,0 +1,146 @@
+"""Do half widths that are forecast before a study fall into their range?
+
+    python -m benchmarks.forecast [--out benchmarks/results/forecast.json]
+
+Standard deviations of differences between networks, by transformation and by photograph, are read off the intervals of
+the kept studies: `engine/estimate/forecast.py` has their quantiles. Each kept study is then forecast from the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from benchmarks.harness import RESULTS
+from substyle.engine.estimate.forecast import NORMAL, Deviations, OverGenerators
+
+SCHEMA = 1
+NAME = "forecast"
+QUESTION = "do half widths that are forecast before a study fall into their range?"
+FEWEST = 5  # transformations of a study; with fewer a deviation is not an estimate
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class Width:
+    """Half the interval of a difference of two networks in a kept study.
+
+    Attributes:
+        both: over photographs and transformations.
+        photographs: over photographs alone.
+    """
+
+    study: str
+    transformations: int
+    test: int
+    both: float
+    photographs: float
+
+    @property
+    def deviations(self) -> tuple[float, float]:
+        """Standard deviations, of one transformation and of one photograph."""
+        over = math.sqrt(max(self.both**2 - self.photographs**2, 0.0)) / stdtrit(self.transformations - 1, 0.975)
+        return over * math.sqrt(self.transformations), self.photographs / NORMAL * math.sqrt(self.test)
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    """Summaries of the kept studies by name."""
+    return {path.stem.removeprefix("study-"): json.loads(path.read_text()) for path in RESULTS.glob("study-*.json")}
+
+
+def widths(studies: Mapping[str, Mapping[str, Any]], head: str) -> Iterator[Width]:
+    """Half widths of the differences of networks in style accuracy."""
+    for name, study in sorted(studies.items()):
+        transformations, test = study["variants"] // study["images"], study["splits"]["test"]
+        for row in study["comparisons"] if transformations >= FEWEST else ():
+            controls = any(study["backbones"][each]["control"] for each in (row["a"], row["b"]))
+            if row["head"] == head and not controls and row["ci95"] and row.get("two_way_ci95"):
+                both, photographs = ((each[1] - each[0]) / 2 for each in (row["two_way_ci95"], row["ci95"]))
+                yield Width(name, transformations, test, both, photographs)
+
+
+def deviations(found: Iterable[Width]) -> Deviations:
+    """Quantiles over pairs, each study with the same weight."""
+    return Deviations(*_quantiles([(each.study, each.deviations) for each in found]))
+
+
+def over_generators(studies: Mapping[str, Mapping[str, Any]]) -> OverGenerators | None:
+    """Quantiles of standard deviations over generators and over photographs; None before a study has generators."""
+    rows = []
+    for name, study in sorted(studies.items()):
+        for row in study.get("contrasts", []):
+            generators = len(study["backbones"][row["a"]]["generators"]["generators"])
+            others = math.hypot(row["se_photographs"], row["se_training"])
+            rows.append(
+                (name, (row["se_generators"] * math.sqrt(generators), others * math.sqrt(study["splits"]["test"])))
+            )
+    return OverGenerators(*_quantiles(rows)) if rows else None
+
+
+def _quantiles(rows: list[tuple[str, tuple[float, float]]]) -> tuple[tuple[float, float, float], ...]:
+    studies = [study for study, _ in rows]
+    weights = [1 / studies.count(study) for study in studies]
+    values = np.array([each for _, each in rows])
+    found = [np.quantile(column, QUANTILES, weights=weights, method="inverted_cdf") for column in values.T]
+    return tuple((float(a), float(b), float(c)) for a, b, c in found)
+
+
+def checked(studies: Mapping[str, Mapping[str, Any]], head: str) -> list[dict[str, Any]]:
+    """Of each study, how many half widths fall into the range that the others give."""
+    every, rows = list(widths(studies, head)), []
+    for name in dict.fromkeys(each.study for each in every):
+        own, others = ([each for each in every if (each.study == name) is same] for same in (True, False))
+        low, median, high = deviations(others).half(own[0].transformations, own[0].test)
+        inside = sum(low <= each.both <= high for each in own)
+        halves = [each.both for each in own]
+        rows.append({
+            "study": name, "transformations": own[0].transformations, "test": own[0].test,
+            "forecast": [low, median, high], "median": float(np.median(halves)), "pairs": len(own), "inside": inside,
+        })  # fmt: skip
+    return rows
+
+
+def run() -> dict[str, Any]:
+    """Deviations of all kept studies, and forecasts against outcomes."""
+    studies = kept()
+    heads, styles = {"style": "linear", "heads": "mlp-linear"}, over_generators(studies)
+    return {
+        "schema": SCHEMA,
+        "name": NAME,
+        "question": QUESTION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "deviations": {name: asdict(deviations(widths(studies, head))) for name, head in heads.items()}
+        | ({"generators": asdict(styles)} if styles else {}),
+        "checked": {name: checked(studies, head) for name, head in heads.items()},
+    }
+
+
+def main() -> None:
+    """Print and save what was forecast and what came."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{NAME}.json")
+    out = parser.parse_args().out
+    found = run()
+    for name, rows in found["checked"].items():
+        for row in rows:
+            low, median, high = (100 * each for each in row["forecast"])
+            print(
+                f"{name:6} {row['study']:12} {row['transformations']:3} transformations, {row['test']:4} test: "
+                f"forecast {median:.1f} ({low:.1f} to {high:.1f}), came {100 * row['median']:.1f}; "
+                f"{row['inside']} of {row['pairs']} inside"
+            )
+        print(f"{name}: {sum(r['inside'] for r in rows)} of {sum(r['pairs'] for r in rows)} inside their range")
+    out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Half widths of the intervals of claims before a study is run.
+
+Differences between networks deviate from their mean by transformation and by photograph. Standard deviations are those
+of kept studies, by ``python -m benchmarks.forecast``; widths scale with the roots of both numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.special import stdtrit
+
+from substyle.engine.report.claims import FEWEST_DECIDED
+from substyle.engine.report.deciding import correlation_interval
+from substyle.pipelines.transforms.style import by_generator
+
+NORMAL = 1.959964
+Range = tuple[float, float, float]  # 5 %, 50 % and 95 % of pairs of networks
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Standard deviations of a difference, in accuracy: of one transformation, and of one photograph."""
+
+    transformation: Range
+    photograph: Range
+
+    def half(self, transformations: int, photographs: int) -> Range:
+        """Half widths of 95 % intervals over both."""
+        t = float(stdtrit(transformations - 1, 0.975))
+        low, median, high = (
+            math.hypot(t * of_one / math.sqrt(transformations), NORMAL * of_photograph / math.sqrt(photographs))
+            for of_one, of_photograph in zip(self.transformation, self.photograph, strict=True)
+        )
+        return low, median, high
+
+
+@dataclass(frozen=True)
+class OverGenerators:
+    """Standard deviations of a difference on the styles of unseen generators: of one generator, of one photograph."""
+
+    generator: Range
+    photograph: Range
+
+    def half(self, generators: int, photographs: int) -> Range:
+        """Half widths of 95 % intervals over generators, as trained on and as tested, and photographs."""
+        low, median, high = (
+            self._half(of_one / math.sqrt(generators), of_photograph / math.sqrt(photographs), generators)
+            for of_one, of_photograph in zip(self.generator, self.photograph, strict=True)
+        )
+        return low, median, high
+
+    @staticmethod
+    def _half(own: float, others: float, generators: int) -> float:
+        se = math.hypot(own, others)
+        freedom = (generators - 1) * (se / own) ** 4 if own > 0 else math.inf  # Satterthwaite's
+        return float(stdtrit(min(freedom, 1e9), 0.975)) * se
+
+
+# benchmarks/results/forecast.json
+STYLE = Deviations((0.059, 0.124, 0.217), (0.055, 0.083, 0.130))
+HEADS = Deviations((0.023, 0.030, 0.046), (0.035, 0.050, 0.064))
+GENERATORS: OverGenerators | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The half width that the interval of a claim will have.
+
+    Attributes:
+        claim: claims that compare this, such as ``C1, C3``.
+        what: the score whose differences it compares, or the correlation.
+        half: its half width, of 5 %, 50 % and 95 % of pairs in kept studies; None: unknown.
+        remark: why it is unknown.
+    """
+
+    claim: str
+    what: str
+    half: Range | None = None
+    remark: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """The forecast as JSON data."""
+        return asdict(self)
+
+
+def forecasts(transformations: Sequence[str], photographs: int, networks: int) -> list[Forecast]:
+    """Forecast the claims of a study.
+
+    Args:
+        transformations: those of the suite.
+        photographs: number of test photographs.
+        networks: number of trained networks.
+    """
+    count = len(transformations)
+    if count < 3 or photographs < 2:
+        return []
+    generators = len(by_generator(transformations))
+    unseen = GENERATORS.half(generators, photographs) if GENERATORS and generators > 2 else None
+    low, high = correlation_interval(0.0, max(networks, 4))
+    few = f"undecided with fewer than {FEWEST_DECIDED} networks"
+    return [
+        Forecast("C1, C3", "style accuracy of two networks", STYLE.half(count, photographs)),
+        Forecast("C2", "styles of unseen generators", unseen, "" if unseen else "requires three generators of styles"),
+        Forecast("C4", "MLP minus linear", HEADS.half(count, photographs)),
+        Forecast("C6", "rank correlation", None, few)
+        if networks < FEWEST_DECIDED
+        else Forecast("C6", "rank correlation", ((high - low) / 2,) * 3),
+    ]

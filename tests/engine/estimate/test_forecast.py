@@ -1,0 +1,47 @@
+"""Forecasts of half widths against intervals of simulated differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from substyle.engine.estimate.forecast import STYLE, Deviations, OverGenerators, forecasts
+from substyle.engine.probes.evaluate import resample, uniform_over
+from substyle.engine.report.deciding import correlation_interval
+from substyle.pipelines.transforms.registry import suite
+
+
+@pytest.mark.parametrize(("transformations", "photographs"), [(12, 200), (31, 40), (75, 120)])
+def test_intervals_of_simulated_differences_are_as_wide(transformations: int, photographs: int) -> None:
+    rng = np.random.default_rng(0)
+    halves = []
+    for _ in range(20):
+        difference_TN = 0.1 * rng.normal(size=(transformations, 1)) + 0.08 * rng.normal(size=(1, photographs))
+        two_way = resample(difference_TN.astype(np.float32), 1000, 0, proportion=False).two_way(
+            uniform_over(range(transformations), transformations)
+        )
+        assert two_way.ci95 is not None
+        halves.append((two_way.ci95[1] - two_way.ci95[0]) / 2)
+    low, median, high = Deviations((0.05, 0.1, 0.2), (0.04, 0.08, 0.16)).half(transformations, photographs)
+    assert np.median(halves) == pytest.approx(median, rel=0.12)
+    assert low == pytest.approx(median / 2)
+    assert high == pytest.approx(2 * median)
+
+
+def test_generators_count_more_than_photographs() -> None:
+    unseen = OverGenerators((0.1, 0.1, 0.1), (0.2, 0.2, 0.2))
+    twelve, more_photographs, more_generators = (unseen.half(*each)[1] for each in ((12, 100), (12, 10_000), (48, 100)))
+    assert more_generators < more_photographs < twelve
+    assert unseen.half(12, 10**12)[1] == pytest.approx(2.201 * 0.1 / 12**0.5, rel=1e-3)  # t of 11 degrees of freedom
+
+
+def test_each_claim_says_its_width_or_what_it_needs() -> None:
+    found = {each.claim: each for each in forecasts(suite("substance31"), 100, 3)}
+    assert list(found) == ["C1, C3", "C2", "C4", "C6"]
+    assert found["C1, C3"].half == STYLE.half(31, 100)
+    assert (found["C2"].half, found["C2"].remark) == (None, "requires three generators of styles")
+    assert found["C6"].half is None
+    (last,) = [each for each in forecasts(suite("substance31"), 100, 8) if each.claim == "C6"]
+    assert last.half is not None
+    assert last.half[1] == correlation_interval(0.0, 8)[1]
+    assert forecasts(("identity", "jpeg"), 100, 3) == []
