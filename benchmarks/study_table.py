@@ -33,6 +33,7 @@ _WANTED = {
     "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "styles", "styles_two_way_ci95", "generators"),
     "semantic": ("clean", "clean_ci95", "obfuscated", "obfuscated_ci95"),
 }  # fmt: skip
+_TASKS = ("rotation", "semantic")  # besides fine, whose differences are kept
 _COLUMNS = (  # heading, task, head, score, interval
     ("style, linear", "fine", "linear", "accuracy", "ci95"),
     ("style, MLP", "fine", "mlp", "accuracy", "ci95"),
@@ -62,15 +63,16 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         row["multitask"] = {
             k: multitask[k] for k in ("fine", "semantic", "task_weight", "difference", "converged") if k in multitask
         }
-        if "attack" in backbone:
-            row["attack"] = backbone["attack"]
+        row |= {key: backbone[key] for key in ("attack", "few_shot", "generators") if key in backbone}
         row |= {key: backbone[key] for key in ("adapter", "complexity", "sensitivity") if backbone.get(key)}
         tuned = (backbone.get("spec") or {}).get("finetuned")
         row |= {"finetuned": f"{tuned['backbone']} + {tuned['objective']}, seed {tuned['seed']}"} if tuned else {}
         row |= {"extractability": _readable(backbone["extractability"])} if backbone.get("extractability") else {}
         kept["backbones"][name] = row
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
-    kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
+    rows = results["comparisons"]
+    kept["comparisons"] = [c for c in rows if c["task"] == "fine" or (c["task"] in _TASKS and c["head"] == "linear")]
+    kept |= {"contrasts": results["generators"]["contrasts"]} if "generators" in results else {}
     if results.get("robustness"):
         kept["robustness"] = results["robustness"]
     document = validate_results(results)
@@ -117,7 +119,8 @@ def table(kept: dict[str, Any]) -> str:
     spent = kept["throughput"]
     lines += [
         "",
-        f"{kept['images']:,} photographs × 31 variants × {len(kept['backbones'])} embeddings; "
+        f"{kept['images']:,} photographs × {kept['variants'] // kept['images']} variants × {len(kept['backbones'])} "
+        "embeddings; "
         f"{spent['variants_per_s']:.0f} variants/s in one pass, embedding {spent['embed_seconds'] / 60:.1f} min, "
         f"probes {spent['probe_seconds'] / 60:.1f} min, analysis {spent['analysis_seconds'] / 60:.1f} min on "
         f"{kept['environment']['threads']} cores ({kept['environment']['cpu']}).",
