@@ -153,15 +153,45 @@ class Resampled:
 
         Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007.
         """
-        used = np.flatnonzero((weight_T > 0) & np.isfinite(self.value_T))
+        used = self._used(weight_T)
         mean, count = self.mean(weight_T), len(used)
         if count < 2:
             return replace(mean, replicates_R=np.empty(0))
-        rng = np.random.Generator(np.random.PCG64([self.seed, count, 0x70696765, *used.tolist()]))
+        rng = self._rng(used)
         times_RU = rng.multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT)).astype(np.float64)
-        weight_RU: F64 = weight_T[used] * times_RU
-        replicates_R = _weighted(self.replicates_RT[:, used], weight_RU)
-        return replace(mean, replicates_R=replicates_R, units=min(mean.units, count))
+        return replace(mean, replicates_R=self._times(used, weight_T, times_RU), units=min(mean.units, count))
+
+    def nested(self, weight_T: F64, class_T: Sequence[str]) -> Estimate:
+        """`two_way` with transformations drawn within their coarse classes, which stay.
+
+        Of n transformations of a class n - 1 are drawn, and count n / (n - 1) times: the variance of a mean is then
+        unbiased, also in small classes. A single transformation stays.
+
+        Source: Rao and Wu, "Resampling inference with complex survey data", JASA 83(401), 1988.
+        """
+        used = self._used(weight_T)
+        mean, rng = self.mean(weight_T), self._rng(used)
+        times_RU = np.ones((len(self.replicates_RT), len(used)))
+        label_U = np.array([class_T[t] for t in used])
+        free = 0
+        for own in (np.flatnonzero(label_U == label) for label in np.unique(label_U)):
+            if (count := len(own)) > 1:
+                drawn = rng.multinomial(count - 1, np.full(count, 1 / count), size=len(times_RU))
+                times_RU[:, own] = drawn * (count / (count - 1))
+                free += count - 1
+        if free == 0:
+            return replace(mean, replicates_R=np.empty(0))
+        return replace(mean, replicates_R=self._times(used, weight_T, times_RU), units=min(mean.units, free + 1))
+
+    def _used(self, weight_T: F64) -> I64:
+        return np.flatnonzero((weight_T > 0) & np.isfinite(self.value_T))
+
+    def _rng(self, used: I64) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([self.seed, len(used), 0x70696765, *used.tolist()]))
+
+    def _times(self, used: I64, weight_T: F64, times_RU: F64) -> F64:
+        """Replicates of the mean with multiplicities of transformations."""
+        return _weighted(self.replicates_RT[:, used], weight_T[used] * times_RU)
 
     def part(self, rows: slice) -> Resampled:
         """Select transformations."""
@@ -347,6 +377,12 @@ def balanced_over(transformations: Sequence[int], coarse: Sequence[str], classes
         for t in members:
             weight[t] = 1.0 / len(members)
     return weight
+
+
+def by_class(transformations: Sequence[int], coarse: Sequence[str]) -> F64:
+    """`balanced_over` coarse classes with at least two of the transformations. Shape: (T,)."""
+    own = [coarse[t] for t in transformations]
+    return balanced_over(transformations, coarse, sorted({name for name in own if own.count(name) > 1}))
 
 
 def _weighted(accuracy_RT: F64, weight: F64) -> F64:

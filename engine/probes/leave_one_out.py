@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import balanced_over, resample, score, uniform_over
+from substyle.engine.probes.evaluate import balanced_over, by_class, resample, score, uniform_over
 from substyle.engine.probes.linear import agreeing, certified, fit_heads, variant_weights
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
@@ -165,8 +165,8 @@ def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images:
 def report_rotation(
     table: EmbeddingTable, rotation: LeaveOneOut, config: ProbeConfig, group_N: I64 | None
 ) -> dict[str, Any]:
-    """Entry of results.json: means over all transformations held out in turn, over the styles, and over the styles of
-    each generator with all of them held out."""
+    """Entry of results.json: means over all transformations held out in turn, over coarse classes of their
+    transformations, over the styles, and over the styles of each generator with all of them held out."""
     count = len(table.transformations)
     judged = Judged(resample(rotation.score_TN, config.bootstrap, config.seed, group_N), None)
     styles = [t for t in rotation.turned if table.coarse[t] == STYLE]
@@ -177,6 +177,7 @@ def report_rotation(
     }
     return {
         **judged.numbers("accuracy", uniform_over(rotation.turned, count)),
+        **judged.numbers("balanced", by_class(rotation.turned.tolist(), table.coarse), class_T=table.coarse),
         **judged.numbers("styles", uniform_over(styles, count)),
         "by_transformation": {name: one.entries("accuracy") for name, one in each.items()},
         **({"generators": generators} if generators else {}),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
+from substyle.engine.probes.evaluate import Estimate, by_class, resample, uniform_over
 from substyle.engine.probes.heads import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
@@ -104,7 +104,7 @@ class ProbeOutcome:
 Row = dict[str, Any]
 # metrics that generalise to unseen transformations: their standard error is over images and transformations
 GENERAL = frozenset(
-    {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "styles")}
+    {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "balanced", "styles")}
 )
 
 
@@ -116,8 +116,8 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
     compared; pairs without any are left out.
 
     Returns:
-        rows of ``task``, ``metric`` (accuracy of fine, equal_fine, rotation and equal_rotation; styles of both
-        rotations; held_out or seen of coarse; clean or obfuscated of semantic; fine or semantic of multitask),
+        rows of ``task``, ``metric`` (accuracy of fine, equal_fine, rotation and equal_rotation; styles and balanced of
+        both rotations; held_out or seen of coarse; clean or obfuscated of semantic; fine or semantic of multitask),
         ``head``, ``a``, ``b`` and
 
         - ``difference``; ``ci95``, over images; ``two_way_ci95``, over images and transformations, null for metrics
@@ -171,7 +171,8 @@ def _metrics(outcome: ProbeOutcome, task: str, head: str) -> dict[str, F64]:
         return held_out | {"seen": weights.seen_T}
     if task in ("rotation", "equal_rotation"):
         styles = uniform_over([t for t, coarse in enumerate(outcome.coarse) if coarse == STYLE], count)
-        return {"accuracy": every} | ({"styles": styles} if styles.any() else {})
+        found = {"accuracy": every, "balanced": by_class(range(count), outcome.coarse)}
+        return found | ({"styles": styles} if styles.any() else {})
     if task == "semantic":
         return {"clean": base, "obfuscated": every - base}
     if task == "multitask":
@@ -202,7 +203,9 @@ def _differences(
         training_ST = _training(a.by_resample.get(x), b.by_resample.get(y), shared, t_b)
         for metric, weight_T in _metrics(a, task, head).items():
             weight = weight_T[shared]
-            over_images, two_way = own.mean(weight), own.two_way(weight)
+            over_images = own.mean(weight)
+            of_shared = [a.coarse[t] for t in shared]
+            two_way = own.nested(weight, of_shared) if metric == "balanced" else own.two_way(weight)
             if over_images.number is None:
                 continue
             row: Row = {"task": task, "metric": metric, "head": "mlp" if task == "multitask" else head}

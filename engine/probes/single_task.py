@@ -76,15 +76,21 @@ class Judged:
     resampled: Resampled
     training_ST: NDArray[np.float32] | None
 
-    def numbers(self, name: str, weight_T: F64, minus_T: F64 | None = None) -> dict[str, Any]:
+    def numbers(
+        self, name: str, weight_T: F64, minus_T: F64 | None = None, *, class_T: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Entries of results.json for a weighted mean of accuracies, or a difference of two.
+
+        Args:
+            class_T: coarse classes within which transformations are random; by default there are none.
 
         Returns:
             ``name`` and, prefixed by ``<name>_`` (not for ``accuracy``): ``ci95`` over images, ``two_way_ci95`` over
             images and transformations, ``se_training``, the standard deviation over probes trained on resampled
             photographs, and ``se``, the root of the sum of its square and that of the standard error over images.
         """
-        estimate, two_way = self.resampled.mean(weight_T), self.resampled.two_way(weight_T)
+        estimate = self.resampled.mean(weight_T)
+        two_way = self.resampled.nested(weight_T, class_T) if class_T else self.resampled.two_way(weight_T)
         training = None if self.training_ST is None else _means(self.training_ST, weight_T)
         if minus_T is not None:
             estimate -= self.resampled.mean(minus_T)

@@ -90,7 +90,9 @@ def _new_styles(results: ResultsDocument, identity: str, other: str) -> Claim:
         styles = any(row.coarse == "style" for row in results.transformations)
         one = "all styles come from one generator, whose fingerprint a probe may learn"
         _add(claim, crossed.rstrip(".") or (one if styles else "no painting styles among the transformations"))
-    if every := _differences(results, "rotation", "accuracy", left, right):
+    if every := _differences(results, "rotation", "balanced", left, right):
+        _add(claim, f"over coarse classes of transformations held out in turn: {_shown(every)}")
+    elif every := _differences(results, "rotation", "accuracy", left, right):
         _add(claim, f"over all transformations held out in turn: {_shown(every)}")
     return claim
 

@@ -68,13 +68,18 @@ class ProbeScores(Model):
     """
 
     # scores that generalise to unseen transformations
-    general: ClassVar[frozenset[str]] = frozenset({"styles", "held_out", "gap"})
+    general: ClassVar[frozenset[str]] = frozenset({"balanced", "styles", "held_out", "gap"})
 
     accuracy: Share | None = None
     ci95: Interval | None = None
     two_way_ci95: Interval | None = None
     se: Finite | None = None
     se_training: Finite | None = None
+    balanced: Share | None = None
+    balanced_ci95: Interval | None = None
+    balanced_two_way_ci95: Interval | None = None
+    balanced_se: Finite | None = None
+    balanced_se_training: Finite | None = None
     styles: Share | None = None
     styles_ci95: Interval | None = None
     styles_two_way_ci95: Interval | None = None

@@ -84,7 +84,7 @@ def test_every_pair_and_metric_once_controls_included() -> None:
     assert kinds == {
         *(("fine", "accuracy", "linear"), ("equal_fine", "accuracy", "linear"), ("multitask", "fine", "mlp")),
         *(("coarse", "held_out", "linear"), ("coarse", "seen", "linear")),
-        *(("rotation", "accuracy", "linear"), ("rotation", "styles", "linear")),
+        *(("rotation", metric, "linear") for metric in ("accuracy", "balanced", "styles")),
         *(("semantic", "clean", "linear"), ("semantic", "obfuscated", "linear")),
     }
     pairs = [("a", "b"), ("a", "control:pixels"), ("b", "control:pixels")]

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Estimate, Resampled, balanced_over, resample, uniform_over
+from substyle.engine.probes.evaluate import Estimate, Resampled, balanced_over, by_class, resample, uniform_over
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.store.layout import TEST
@@ -217,6 +217,39 @@ def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
         images_only += low <= 0 <= high
     assert 0.9 <= two_way / 300 <= 0.99
     assert images_only / 300 < 0.8
+
+
+CLASSES = ("a", "a", "b", "b", "b", "c")
+
+
+def test_nested_replicates_draw_one_less_within_each_class() -> None:
+    accuracy = np.array([0.1, 0.3, 0.5, 0.6, 1.0, 0.7])
+    made = Resampled(accuracy, np.tile(accuracy, (20_000, 1)), seed=0)
+    weight = balanced_over(range(6), CLASSES, ["a", "b", "c"])
+    found = made.nested(weight, CLASSES)
+    assert found.value == pytest.approx((0.2 + 0.7 + 0.7) / 3)
+    of_class = [np.var(own, ddof=1) / len(own) for own in ([0.1, 0.3], [0.5, 0.6, 1.0])]
+    assert found.replicates_R.std() == pytest.approx(np.sqrt(sum(of_class)) / 3, rel=0.02)  # c has one, which stays
+    assert found.replicates_R.mean() == pytest.approx(found.value, abs=2e-3)
+    assert found.units == 1 + (2 - 1) + (3 - 1)
+    alone = balanced_over([0, 2, 5], CLASSES, ["a", "b", "c"])
+    assert made.nested(alone, CLASSES).ci95 is None
+
+
+def test_nested_intervals_cover_means_over_classes_that_differ() -> None:
+    """Transformations of five fixed classes, and photographs: other transformations of the same classes."""
+    rng, classes = np.random.default_rng(14), tuple(f"{c}" for c in range(5) for _ in range(4))
+    mean_T = np.repeat(np.linspace(-2, 2, 5), 4)[:, None]
+    weight = by_class(range(20), classes)
+    covered, widths = 0, []
+    for i in range(200):
+        score = mean_T + 0.5 * rng.normal(size=(20, 1)) + 0.5 * rng.normal(size=(1, 60)) + rng.normal(size=(20, 60))
+        made = resample(score, 400, i, proportion=False)
+        (low, high), whole = made.nested(weight, classes).ci95 or (1.0, 0.0), made.two_way(weight).ci95 or (0.0, 0.0)
+        covered += low <= 0 <= high
+        widths.append((high - low) / (whole[1] - whole[0]))
+    assert 0.9 <= covered / 200 <= 0.99
+    assert np.median(widths) < 0.5  # classes are no sample
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

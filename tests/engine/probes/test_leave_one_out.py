@@ -149,8 +149,8 @@ def test_the_report_of_a_rotation(make_table: Make, quick: Quick, suite: tuple[t
     entry = json.loads(json.dumps(report_rotation(table, found, config, None), allow_nan=False))
     numbers = ("ci95", "two_way_ci95", "se_training", "se")
     assert entry.keys() == {
-        "accuracy", *numbers, "styles", *(f"styles_{name}" for name in numbers), "by_transformation", "converged",
-        "certificate",
+        "accuracy", *numbers, "by_transformation", "converged", "certificate",
+        *(key for score in ("balanced", "styles") for key in (score, *(f"{score}_{name}" for name in numbers))),
     }  # fmt: skip
     by = entry["by_transformation"]
     assert list(by) == [table.transformations[t] for t in found.turned]
@@ -162,6 +162,11 @@ def test_the_report_of_a_rotation(make_table: Make, quick: Quick, suite: tuple[t
     assert entry["ci95"][0] < entry["accuracy"] < entry["ci95"][1]
     assert np.diff(entry["two_way_ci95"]) > np.diff(entry["ci95"])
     assert entry["se_training"] is None
+    classes: dict[str, list[float]] = {}
+    for name, one in by.items():
+        classes.setdefault(table.coarse[table.transformations.index(name)], []).append(one["accuracy"])
+    assert entry["balanced"] == pytest.approx(np.mean([np.mean(each) for each in classes.values()]))
+    assert np.diff(entry["balanced_two_way_ci95"]) > np.diff(entry["balanced_ci95"])
     if suite:
         assert entry["styles"] == pytest.approx((by["style_a"]["accuracy"] + by["style_b"]["accuracy"]) / 2)
     else:
