@@ -25,6 +25,7 @@ NAMES = [
     "probes",
     "few_shot",
     "generators",
+    "parameters",
     "analysis",
     "similarity",
     "attack",
@@ -36,7 +37,7 @@ AnyStage = Stage[Any, Any]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, AnyStage] = {}
 # whose settings are no field of `Study`
-_registered = ["adapt", "finetune", "attack", "few_shot", "generators"]
+_registered = ["adapt", "finetune", "attack", "few_shot", "generators", "parameters"]
 
 
 def stage(name: str) -> AnyStage:

@@ -221,16 +221,25 @@ class Transformation:
         Returns:
             arrays whose first axis is B, by argument name.
         """
-        u_BP = philox.uniforms(keys_B, self.stream or self.name, sum(p.draws for p in self.parameters))
-        arguments: dict[str, NDArray[Any]] = {}
-        start = 0
-        for parameter in self.parameters:
-            arguments[parameter.name] = parameter.sample(u_BP[:, start : start + parameter.draws], side)
-            start += parameter.draws
+        arguments: dict[str, NDArray[Any]] = dict(self._sampled(keys_B, side))
         if self.split_assets:
             arguments["test_B"] = np.zeros(len(keys_B), np.bool_) if test_B is None else test_B
         prepare = self.on_gpu.prepare if gpu and self.on_gpu and self.on_gpu.prepare else self.prepare
         return dict(prepare(arguments, side)) if prepare else arguments
+
+    def values(self, keys_B: NDArray[np.uint64]) -> dict[str, NDArray[np.float32]]:
+        """The parameters of a batch of images in their units, by name. Shape: (B,) or (B, k); px are of `CANVAS`."""
+        units = {parameter.name: parameter.unit for parameter in self.parameters}
+        sampled = self._sampled(keys_B, CANVAS)
+        return {name: value / np.float32(_unit_scale(units[name], CANVAS)) for name, value in sampled.items()}
+
+    def _sampled(self, keys_B: NDArray[np.uint64], side: int) -> dict[str, NDArray[np.float32]]:
+        u_BP = philox.uniforms(keys_B, self.stream or self.name, sum(p.draws for p in self.parameters))
+        found, start = {}, 0
+        for parameter in self.parameters:
+            found[parameter.name] = parameter.sample(u_BP[:, start : start + parameter.draws], side)
+            start += parameter.draws
+        return found
 
 
 REGISTRY: dict[str, Transformation] = {}

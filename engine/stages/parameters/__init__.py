@@ -1,0 +1,297 @@
+"""How much of a transformation an embedding knows: regression of the parameters that were drawn for each variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, StrictInt
+
+from substyle.engine.embedding.plan import definitions_of
+from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.report.data import ComparedScore
+from substyle.engine.report.section import Section
+from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages.parameters.section import ByTransformation, scores, sections
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.store.layout import TEST, TRAIN, VAL, ResampleBy
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
+from substyle.kernels.philox import image_keys
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all
+from substyle.pipelines.validation import validated
+
+F64 = NDArray[np.float64]
+PENALTIES = np.logspace(-6, 3, 19)  # in units of the mean eigenvalue of the covariance
+FEWEST = 3  # values of a parameter
+_AT_ONCE = 65_536  # rows in memory in float64
+_SHOWN = 100  # photographs of the plot
+
+
+@validated("parameters")
+class ParametersConfig:
+    """Regression of the parameters of transformations: how much blur, which angle, which quality."""
+
+    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
+    """Number of resamples of the test photographs."""
+    resample_by: ResampleBy = "photograph"
+    """Unit of the bootstrap. Defaults to the study's."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+    """Seed of resamples. Defaults to the study's."""
+
+
+class ParametersStage(JsonStage[ParametersConfig]):
+    """Predict the parameters of each transformation by ridge regression on the embeddings of its variants.
+
+    Parameters are drawn again from the seed of the store, as they were for the variants. Severities of a transformation
+    (``name@1``, …) are rows of one regression. The penalty is selected on the validation photographs.
+    """
+
+    name = "parameters"
+    config = ParametersConfig
+    file = "parameters.json"
+    alike = True
+    backbone_results = ByTransformation
+
+    def units(self, run: Run, config: ParametersConfig) -> Iterable[Unit]:
+        """Backbones of stores whose variants were made here: parameters of imported ones are unknown."""
+        if run.store.has_manifest() and any(each.kind == "imported" for each in run.store.manifest().sources):
+            return []
+        return [unit for unit in super().units(run, config) if families(run.tables[unit.name].transformations)]
+
+    def compute(self, run: Run, config: ParametersConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Write the scores. Raises DifferentError if the definition of a transformation has changed."""
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        table = averaged(run.tables[unit.name])
+        run.store.require_definitions(definitions_of(table.transformations))
+        with threadpool_limits(1):  # the same numbers on any number of cores
+            self.write(folder, parameters(table, run.store.settings.seed, config))
+        return True
+
+    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
+        """Mean R² of all parameters."""
+        return scores(backbone)
+
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
+
+
+STAGE = ParametersStage()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parameter that is predicted.
+
+    Attributes:
+        period: of an angle; 0 for other numbers. Angles are predicted as points of the unit circle.
+    """
+
+    name: str
+    unit: str
+    period: float
+
+    @staticmethod
+    def of(parameter: base.Parameter) -> Target | None:
+        """The target of a parameter; None for several numbers, and for fewer than three values."""
+        if isinstance(parameter, base.Choice):
+            number = all(isinstance(value, int | float) for value in parameter.values)
+            few = len(set(parameter.values)) < FEWEST and not parameter.severity
+            return None if not number or few else Target(parameter.name, parameter.unit, 0.0)
+        if parameter.count > 1:
+            return None
+        turn = 2 * parameter.high if parameter.signed else parameter.high - parameter.low
+        angle = parameter.unit.startswith("degree") and turn in (180.0, 360.0)
+        return Target(parameter.name, parameter.unit, float(turn) if angle else 0.0)
+
+    def points(self, value_N: F64) -> F64:
+        """What is regressed: the numbers, or points of the unit circle. Shape: (N, 1) or (N, 2)."""
+        if not self.period:
+            return value_N[:, None]
+        turn_N = 2 * np.pi * value_N / self.period
+        return np.stack([np.cos(turn_N), np.sin(turn_N)], axis=1)
+
+    def numbers(self, point_NP: F64) -> F64:
+        """The inverse of `points`, angles from 0 to the period."""
+        if not self.period:
+            return point_NP[:, 0]
+        turns: F64 = np.arctan2(point_NP[:, 1], point_NP[:, 0]) / (2 * np.pi) % 1 * self.period
+        return turns
+
+    def errors(self, value_N: F64, predicted_N: F64) -> F64:
+        """Absolute errors, of angles the shorter way round."""
+        error_N: F64 = np.abs(predicted_N - value_N)
+        return np.minimum(error_N % self.period, -error_N % self.period) if self.period else error_N
+
+
+def families(names: Sequence[str]) -> dict[str, tuple[list[int], list[Target]]]:
+    """Indices of the columns of each transformation, of all its severities, and its parameters."""
+    load_all()
+    columns: dict[str, list[int]] = {}
+    for t, name in enumerate(names):
+        columns.setdefault(name.partition("@")[0], []).append(t)
+    found = {}
+    for family, own in columns.items():
+        targets = [target for each in base.get(family).parameters if (target := Target.of(each)) is not None]
+        if targets:
+            found[family] = own, targets
+    return found
+
+
+def parameters(table: EmbeddingTable, seed: int, config: ParametersConfig) -> JSON:
+    """Scores of all parameters on the test photographs.
+
+    Returns:
+        results of `ByTransformation`.
+    """
+    key_N = image_keys(seed, list(table.keys))
+    found: dict[str, Any] = {}
+    for family, (columns, targets) in families(table.transformations).items():
+        value_TN: dict[str, F64] = {
+            target.name: np.stack(
+                [base.get(table.transformations[t]).values(key_N)[target.name].astype(np.float64) for t in columns]
+            )
+            for target in targets
+        }
+        known = [target for target in targets if len(np.unique(value_TN[target.name])) >= FEWEST]
+        rows = {split: table.rows(split) for split in (TRAIN, VAL, TEST)}
+        if known and all(map(len, rows.values())):
+            found[family] = {
+                target.name: score for target, score in _regressed(table, columns, known, value_TN, rows, config)
+            }
+    return {"by_transformation": found, **asdict(config)}
+
+
+def _regressed(
+    table: EmbeddingTable,
+    columns: Sequence[int],
+    targets: Sequence[Target],
+    value_TN: Mapping[str, F64],
+    rows: Mapping[int, NDArray[np.int64]],
+    config: ParametersConfig,
+) -> Iterator[tuple[Target, JSON]]:
+    """Each target with its scores."""
+    ridge = Ridge.of(table, columns, rows[TRAIN], [(each, value_TN[each.name]) for each in targets])
+    group_N = table.groups_of(rows[TEST], config.resample_by)
+    val, test = (ridge.predictions(table, columns, rows[split]) for split in (VAL, TEST))
+    for target, at in zip(targets, ridge.places, strict=True):
+        true_TN = value_TN[target.name]
+        of_val = target.points(true_TN[:, rows[VAL]].ravel())
+        best = int(np.argmin([((each[:, at] - of_val) ** 2).sum() for each in val]))
+        point_NP, value_N = test[best][:, at], true_TN[:, rows[TEST]].ravel()
+        yield (
+            target,
+            _scores(target, value_N, point_NP, np.tile(group_N, len(columns)), config)
+            | {
+                "penalty": float(PENALTIES[best]),
+                "edge": best in (0, len(PENALTIES) - 1),
+                "images": len(rows[TEST]),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge regressions of all parameters of a transformation, at every penalty, from one covariance matrix.
+
+    Attributes:
+        weight_CDP: coefficients by penalty.
+        places: columns of each target among the P that are predicted.
+    """
+
+    mean_D: F64
+    mean_P: F64
+    weight_CDP: F64
+    places: list[slice]
+
+    @staticmethod
+    def of(
+        table: EmbeddingTable,
+        columns: Sequence[int],
+        rows: NDArray[np.int64],
+        targets: Sequence[tuple[Target, F64]],
+    ) -> Ridge:
+        """Fit all penalties by one eigendecomposition. Rows are the variants of the photographs ``rows``."""
+        ends = np.cumsum([0, *(2 if target.period else 1 for target, _ in targets)])
+        places = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+        count = len(columns) * len(rows)
+
+        def parts() -> Iterator[tuple[F64, F64]]:
+            for i, t in enumerate(columns):
+                for start in range(0, len(rows), _AT_ONCE):
+                    part = rows[start : start + _AT_ONCE]
+                    x_ND = table.take_finite(t, part).astype(np.float64)
+                    yield x_ND, np.concatenate([target.points(value[i, part]) for target, value in targets], axis=1)
+
+        sums = [(x_ND.sum(axis=0), y_NP.sum(axis=0)) for x_ND, y_NP in parts()]
+        mean_D, mean_P = (np.sum(each, axis=0) / count for each in zip(*sums, strict=True))
+        centred = ((x_ND - mean_D, y_NP - mean_P) for x_ND, y_NP in parts())
+        if count <= len(mean_D):  # fewer rows than numbers: their singular vectors are smaller
+            x_ND, y_NP = (np.concatenate(each) for each in zip(*centred, strict=True))
+            _, singular_K, vector_KD = np.linalg.svd(x_ND, full_matrices=False)
+            value_K, vector_DK, cross_DP = singular_K**2, vector_KD.T, x_ND.T @ y_NP
+        else:
+            gram_DD, cross_DP = np.zeros((len(mean_D),) * 2), np.zeros((len(mean_D), len(mean_P)))
+            for x_ND, y_NP in centred:
+                gram_DD += x_ND.T @ x_ND
+                cross_DP += x_ND.T @ y_NP
+            value_K, vector_DK = np.linalg.eigh(gram_DD)
+        along_KP, unit = vector_DK.T @ cross_DP, max(float(value_K.sum()) / len(mean_D), 1e-30)
+        weights = [vector_DK @ (along_KP / (np.maximum(value_K, 0.0) + C * unit)[:, None]) for C in PENALTIES]
+        return Ridge(mean_D, mean_P, np.stack(weights), places)
+
+    def predictions(self, table: EmbeddingTable, columns: Sequence[int], rows: NDArray[np.int64]) -> list[F64]:
+        """Predictions at each penalty. Shapes: (T·N, P), one transformation after the other."""
+        parts: list[list[F64]] = [[] for _ in PENALTIES]
+        for t in columns:
+            for start in range(0, len(rows), _AT_ONCE):
+                x_ND = table.take_finite(t, rows[start : start + _AT_ONCE]).astype(np.float64) - self.mean_D
+                for part, weight_DP in zip(parts, self.weight_CDP, strict=True):
+                    part.append(x_ND @ weight_DP + self.mean_P)
+        return [np.concatenate(part) for part in parts]
+
+
+def _scores(target: Target, value_N: F64, point_NP: F64, group_N: NDArray[np.int64], config: ParametersConfig) -> JSON:
+    """R² and mean absolute error on test variants, with bootstrap intervals over groups of photographs."""
+    true_NP, predicted_N = target.points(value_N), target.numbers(point_NP)
+    error_N = target.errors(value_N, predicted_N)
+    # sums that both scores are made of, by group
+    per_row = [((point_NP - true_NP) ** 2).sum(axis=1), (true_NP**2).sum(axis=1), error_N, np.ones(len(value_N))]
+    row_NS = np.concatenate([np.stack(per_row, axis=1), true_NP], axis=1)
+    sums_GS = np.zeros((int(group_N.max()) + 1, row_NS.shape[1]))
+    np.add.at(sums_GS, group_N, row_NS)
+    groups = len(sums_GS)
+    rng = np.random.default_rng([config.seed, groups, 0x70617261])
+    times_RG = rng.multinomial(groups, np.full(groups, 1 / groups), size=config.bootstrap).astype(np.float64)
+    r2_R, error_R = _r2_and_error(times_RG @ sums_GS)
+    (r2,), (error,) = _r2_and_error(sums_GS.sum(axis=0)[None])
+    shown = np.linspace(0, len(value_N) - 1, min(_SHOWN, len(value_N))).astype(np.int64)
+    return {
+        "r2": Estimate(float(r2), r2_R, groups).number,
+        "r2_ci95": Estimate(float(r2), r2_R, groups).ci95,
+        "error": float(error),
+        "error_ci95": Estimate(float(error), error_R, groups).ci95,
+        "unit": target.unit,
+        "period": target.period or None,
+        "low": float(value_N.min()),
+        "high": float(value_N.max()),
+        "points": [
+            [round(float(a), 4), round(float(b), 4)] for a, b in zip(value_N[shown], predicted_N[shown], strict=True)
+        ],
+    }
+
+
+def _r2_and_error(sums_RS: F64) -> tuple[F64, F64]:
+    squared_R, total_R, error_R, count_R = sums_RS[:, :4].T
+    variance_R = total_R - (sums_RS[:, 4:] ** 2).sum(axis=1) / count_R
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r2_R = np.where(variance_R > 1e-12 * np.abs(total_R), 1 - squared_R / variance_R, np.nan)
+    return r2_R, error_R / count_R

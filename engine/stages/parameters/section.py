@@ -1,0 +1,152 @@
+"""How well the parameters of transformations are read from embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from substyle.engine.report.data import Column, ComparedScore, Table, minus, scored, show, show_interval, words
+from substyle.engine.report.figures import FULL, GRID, tip
+from substyle.engine.report.heat_tables import Cell, HeatTable
+from substyle.engine.report.section import Data, Heat, Panel, Plots, Section, Text
+from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument
+
+_PANELS = 6
+
+
+class HowMuch(Model):
+    """How well a parameter is predicted: R² and mean absolute error in its unit, on variants of test photographs.
+
+    ``points`` are true and predicted values of some of them. Angles with a ``period`` are predicted as points of the
+    unit circle, whose R² this is.
+    """
+
+    r2: Finite | None = None
+    r2_ci95: Interval | None = None
+    error: Finite | None = None
+    error_ci95: Interval | None = None
+    unit: str | None = None
+    period: Finite | None = None
+    low: Finite | None = None
+    high: Finite | None = None
+    penalty: Finite | None = None
+    edge: bool | None = None
+    images: int | None = None
+    points: list[list[Finite]] | None = None
+
+
+class ByTransformation(Model):
+    """`HowMuch` by transformation and parameter."""
+
+    by_transformation: dict[str, dict[str, HowMuch | None] | None] | None = None
+
+
+def _each(found: ByTransformation) -> Iterator[tuple[str, str, HowMuch]]:
+    for transformation, own in (found.by_transformation or {}).items():
+        for parameter, score in (own or {}).items():
+            if score is not None and score.r2 is not None:
+                yield transformation, parameter, score
+
+
+def _mean(found: ByTransformation) -> float | None:
+    """Mean R² over all parameters, of which one that is worse than a constant counts as 0."""
+    values = [max(score.r2 or 0.0, 0.0) for _, _, score in _each(found)]
+    return sum(values) / len(values) if values else None
+
+
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """Mean R² of all parameters."""
+    found: ByTransformation = backbone.entry("parameters") or ByTransformation()
+    if (mean := _mean(found)) is not None:
+        yield ComparedScore("parameters", "Parameters, mean R²", mean)
+
+
+def sections(results: ResultsDocument) -> Iterator[Section]:
+    """The section; none without parameters."""
+    found: Mapping[str, ByTransformation] = results.entries("parameters")
+    known = {name: own for name, own in found.items() if _mean(own) is not None}
+    if not known:
+        return
+    ranked = sorted(known, key=lambda name: -(_mean(known[name]) or 0.0))
+    text = "Each variant is made with parameters that were drawn at random: how much blur, which angle, which quality. "
+    text += "Ridge regression predicts them from the embedding, and R² is the share of their variance that it explains "
+    text += f"on {results.drawn()}: 100 is exact, 0 no better than the mean. "
+    means = [f"{name} {show(_mean(known[name]))}" for name in ranked]
+    text += f"Mean over all parameters, those below 0 counting as 0: {', '.join(means)}."
+    note = (
+        "The error is the mean absolute error in the unit of the parameter. Angles that go full circle are predicted "
+    )
+    note += f"as points of it. In small type: 95% intervals over {results.drawn()}."
+    table = parameters(known)
+    yield Section(
+        "parameters",
+        "Parameters",
+        "Parameters: how much was applied?",
+        (
+            Text(text),
+            Heat((("R²", "", heat(results, known)),), "R² by transformation, parameter and backbone"),
+            plots(ranked[0], known[ranked[0]]),
+            Data(table, hidden=True),
+            Text(note, note=True),
+        ),
+    )
+
+
+def parameters(found: Mapping[str, ByTransformation]) -> Table:
+    """R² and error of each parameter."""
+    columns = (
+        *words("backbone", "transformation", "parameter", "unit"),
+        Column("r2", "R²", interval=True),
+        Column("error", "Mean absolute error", "number", interval=True),
+        *(Column("low", "Lowest", "number"), Column("high", "Highest", "number")),
+    )
+    rows = [
+        (name, *where, score.unit or "", scored(score, "r2"), scored(score, "error"), score.low, score.high)
+        for name, own in found.items()
+        for *where, score in _each(own)
+    ]
+    return Table("parameters", "How well parameters are predicted.", columns, tuple(rows))
+
+
+def heat(results: ResultsDocument, found: Mapping[str, ByTransformation]) -> HeatTable:
+    """R² by transformation and parameter (rows) and backbone (columns)."""
+    known = {name: {(t, p): score for t, p, score in _each(own)} for name, own in found.items()}
+    places = dict.fromkeys(place for own in known.values() for place in own)
+    groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
+    for place in places:
+        unit = next((own[place].unit for own in known.values() if place in own), "")
+        title = f"{place[1]} ({unit})" if unit else place[1]
+        cells = tuple(_cell(own.get(place)) for own in known.values())
+        groups.setdefault(place[0], []).append((title, cells))
+    columns = tuple((name, bool(results.backbones[name].control)) for name in known)
+    footer = ("Mean", tuple(Cell(show(mean := _mean(own)), "", mean) for own in found.values()))
+    return HeatTable(columns, tuple((name, tuple(rows)) for name, rows in groups.items()), (footer,))
+
+
+def _cell(score: HowMuch | None) -> Cell:
+    if score is None:
+        return Cell(show(None), "", None)
+    return Cell(show(score.r2), show_interval(score.r2_ci95), min(max(score.r2 or 0.0, 0.0), 1.0))
+
+
+def plots(name: str, found: ByTransformation) -> Plots:
+    """Predicted against true values of the parameters that a backbone predicts best."""
+    best = sorted(_each(found), key=lambda each: -(each[2].r2 or 0.0))[:_PANELS]
+    panels = []
+    for transformation, parameter, score in best:
+        title = f"{transformation}: {parameter}"
+        spoken = f"{title}, predicted against true values, R² {show(score.r2)}"
+        caption = f"{name}; true {score.unit or 'value'} across, predicted up"
+        panels.append(Panel(title, partial(_draw, score=score), caption, spoken))
+    return Plots("parameters", tuple(panels))
+
+
+def _draw(axis: Any, score: HowMuch) -> None:  # noqa: ANN401 (matplotlib ships no types)
+    points = score.points or []
+    low, high = (score.low or 0.0), (score.high or 0.0)
+    axis.plot([low, high], [low, high], color=GRID, zorder=0)
+    for true, predicted in points:
+        (dot,) = axis.plot(true, predicted, "o", color=FULL, markersize=2.5, alpha=0.6, markeredgewidth=0)
+        tip(dot, minus(f"true {true:.3g}, predicted {predicted:.3g}"))
+    axis.grid()

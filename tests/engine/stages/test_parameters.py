@@ -1,0 +1,200 @@
+"""Parameters of transformations: what was drawn, what regression predicts, and what intervals cover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge as Reference
+from sklearn.metrics import r2_score
+from tests.engine.report import fake
+
+from substyle.engine.stages.parameters import PENALTIES, ParametersConfig, Ridge, Target, families, parameters
+from substyle.engine.stages.results import validate_results
+from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.study.report import sections_of
+from substyle.kernels.philox import image_keys
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all
+
+SUITE = ("identity", "gaussian_blur", "hue_shift", "line_halftone", "grayscale")
+QUICK = ParametersConfig(bootstrap=200)
+
+
+def drawn(name: str, keys: Sequence[str], seed: int = 0) -> dict[str, np.ndarray]:
+    return base.get(name).values(image_keys(seed, list(keys)))
+
+
+def some(
+    names: tuple[str, ...] = SUITE, counts: tuple[int, int, int] = (80, 20, 60), width: int = 12, noise: float = 0.02
+) -> EmbeddingTable:
+    """Embeddings that have each parameter, angles as points of their circle, in a direction of its own, and noise."""
+    load_all()
+    rng, count = np.random.default_rng(0), sum(counts)
+    keys = tuple(f"{i % 5}/{i}.jpg" for i in range(count))
+    x_TND = rng.normal(size=(len(names), count, width)) * noise
+    for t, name in enumerate(names):
+        for p, parameter in enumerate(base.get(name.partition("@")[0]).parameters):
+            target = Target.of(parameter)
+            if target is not None:
+                points = target.points(drawn(name, keys)[parameter.name].astype(np.float64))
+                x_TND[t, :, 2 * p : 2 * p + points.shape[1]] += points if target.period else points / 10
+    return EmbeddingTable(
+        backbone="b",
+        x_TND=x_TND.astype(np.float32),
+        transformations=names,
+        coarse=tuple(base.get(name).coarse for name in names),
+        roles=tuple(base.get(name).role for name in names),
+        keys=keys,
+        label_N=np.zeros(count, np.int64),
+        class_names=("a",),
+        split_N=np.repeat(np.array([TRAIN, VAL, TEST], np.int8), counts),
+        distinct_TN=np.ones((len(names), count), np.bool_),
+    )
+
+
+def found_in(table: EmbeddingTable, config: ParametersConfig = QUICK) -> dict[str, Any]:
+    answer: dict[str, Any] = parameters(table, 0, config)["by_transformation"]
+    return answer
+
+
+def test_values_are_those_that_make_the_pixels() -> None:
+    keys_B = image_keys(3, ["a", "b", "c"])
+    radius, part = base.Choice("radius", (2, 4, 8), "px", severity=True), base.Uniform("part", 0.5, 0.75, "S")
+    made = base.Transformation("made", "blur", "train", "kernel", (radius, part, base.Uniform("turn", 0, 90, "degree")))
+    values = made.values(keys_B)
+    for side in (224, 112):
+        drawn_at = made.draw(keys_B, side)
+        assert np.allclose(values["radius"] * side / 224, drawn_at["radius"])
+        assert np.allclose(values["part"] * side, drawn_at["part"])
+        assert np.array_equal(values["turn"], drawn_at["turn"])
+    assert set(values["radius"].tolist()) <= {2.0, 4.0, 8.0}
+    assert ((values["part"] >= 0.5) & (values["part"] < 0.75)).all()
+    assert made.at(3).values(keys_B)["radius"].tolist() == [8.0] * 3
+    assert np.array_equal(made.at(3).values(keys_B)["turn"], values["turn"])  # the same random numbers
+
+
+def test_which_parameters_are_predicted() -> None:
+    known = families(SUITE)
+    assert list(known) == ["gaussian_blur", "hue_shift", "line_halftone"]
+    assert [(t.name, t.period) for t in known["line_halftone"][1]] == [("pitch", 0.0), ("angle", 180.0)]
+    assert [(t.name, t.period) for t in known["hue_shift"][1]] == [("hue", 360.0)]
+    rain, order = (families((name,)) for name in ("rain", "channel_permute"))
+    assert [t.name for t in rain["rain"][1]] == ["drops", "angle"]
+    assert rain["rain"][1][1].period == 0.0  # from 70 to 110 degrees
+    assert order == {}  # no number
+    severities = families(("imagenet_c_fog@1", "imagenet_c_fog@3"))
+    assert severities == {"imagenet_c_fog": ([0, 1], [Target("severity", "", 0.0)])}
+
+
+def test_angles_go_full_circle() -> None:
+    angle = Target("angle", "degree", 180.0)
+    values = np.array([1.0, 90.0, 179.0])
+    assert angle.numbers(angle.points(values)) == pytest.approx(values)
+    assert angle.errors(values, np.array([179.0, 80.0, 2.0])) == pytest.approx([2.0, 10.0, 3.0])
+    assert Target("sigma", "px", 0.0).errors(values, values + 3) == pytest.approx(3.0)
+
+
+def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
+    found = found_in(some())
+    assert {t: list(own) for t, own in found.items()} == {
+        "gaussian_blur": ["sigma"],
+        "hue_shift": ["hue"],
+        "line_halftone": ["pitch", "angle"],
+    }
+    for own in found.values():
+        for score in own.values():
+            assert score["r2"] > 0.95
+            assert score["r2_ci95"][0] < score["r2"] < score["r2_ci95"][1]
+            assert score["error_ci95"][0] < score["error"] < score["error_ci95"][1]
+    assert found["gaussian_blur"]["sigma"]["error"] < 0.3
+    assert found["hue_shift"]["hue"]["error"] < 5
+    assert all(0 <= angle < 180 for _, angle in found["line_halftone"]["angle"]["points"])
+    table = some()
+    shuffled = np.random.default_rng(1).permuted(table.x_TND, axis=1)
+    lost = found_in(EmbeddingTable(**{**vars(table), "x_TND": shuffled}))
+    assert all(score["r2"] < 0.1 for own in lost.values() for score in own.values())
+
+
+@pytest.mark.parametrize("width", [6, 200])  # more rows than numbers, and fewer
+@pytest.mark.parametrize("penalty", [0, 9, 18])
+def test_each_penalty_agrees_with_scikit_learn(width: int, penalty: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("substyle.engine.stages.parameters._AT_ONCE", 17)
+    table = some(width=width, noise=0.3)
+    target = Target("pitch", "px", 0.0)
+    value_TN = drawn("line_halftone", table.keys)["pitch"].astype(np.float64)[None]
+    train, test = table.rows(TRAIN), table.rows(TEST)
+    made = Ridge.of(table, [3], train, [(target, value_TN)])
+    x_ND = table.take_finite(3, train).astype(np.float64)
+    unit = ((x_ND - x_ND.mean(axis=0)) ** 2).sum() / width
+    model = Reference(alpha=PENALTIES[penalty] * unit, solver="svd").fit(x_ND, value_TN[0, train])
+    expected = model.predict(table.take_finite(3, test).astype(np.float64))
+    assert made.predictions(table, [3], test)[penalty][:, 0] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_scores_agree_with_scikit_learn() -> None:
+    table = some(noise=0.4)
+    score = found_in(table)["line_halftone"]["pitch"]
+    train, test = table.rows(TRAIN), table.rows(TEST)
+    value_N = drawn("line_halftone", table.keys)["pitch"].astype(np.float64)
+    ridge = Ridge.of(table, [3], train, [(Target("pitch", "px", 0.0), value_N[None])])
+    predicted = ridge.predictions(table, [3], test)[list(PENALTIES).index(score["penalty"])][:, 0]
+    assert score["r2"] == pytest.approx(r2_score(value_N[test], predicted))
+    assert score["error"] == pytest.approx(np.abs(value_N[test] - predicted).mean())
+
+
+def test_severities_are_rows_of_one_regression() -> None:
+    names = tuple(f"imagenet_c_defocus_blur@{k}" for k in (1, 3, 5))
+    found = found_in(some(names))
+    assert list(found) == ["imagenet_c_defocus_blur"]
+    radius = found["imagenet_c_defocus_blur"]["radius"]
+    assert (radius["low"], radius["high"], radius["images"]) == (3.0, 10.0, 60)
+    assert radius["r2"] > 0.95
+    assert found_in(some(names[:2])) == {}  # two values are no regression
+
+
+def test_intervals_cover_the_score_on_all_photographs() -> None:
+    """R² of the same predictions on a large population; photographs are resampled with all of their severities."""
+    names = tuple(f"imagenet_c_defocus_blur@{k}" for k in (1, 3, 5))
+    table = some(names, counts=(60, 20, 4000), noise=0.5)
+    whole = found_in(table)["imagenet_c_defocus_blur"]["radius"]["r2"]
+    rng, covered = np.random.default_rng(2), 0
+    test = table.rows(TEST)
+    for _ in range(60):
+        rows = np.concatenate([table.rows(TRAIN), table.rows(VAL), rng.choice(test, 50, replace=False)])
+        x_TND = np.asarray(table.x_TND)[:, rows]
+        part = {"x_TND": x_TND, "keys": tuple(table.keys[i] for i in rows), "split_N": table.split_N[rows]}
+        part |= {"label_N": table.label_N[rows], "distinct_TN": table.distinct_TN[:, rows]}
+        low, high = found_in(EmbeddingTable(**{**vars(table), **part}))["imagenet_c_defocus_blur"]["radius"]["r2_ci95"]
+        covered += low <= whole <= high
+    assert 0.87 <= covered / 60 <= 1.0
+
+
+def test_the_section_and_what_is_compared() -> None:
+    results = fake.fake_results(images=100)
+    score = {
+        "r2": 0.8,
+        "r2_ci95": [0.7, 0.9],
+        "error": 0.5,
+        "error_ci95": [0.4, 0.6],
+        "unit": "px",
+        "low": 2,
+        "high": 6,
+    }
+    score["points"] = [[2, 2.1], [6, 5.5]]
+    bad = {**score, "r2": -0.5, "r2_ci95": [-0.6, -0.4]}
+    names = list(results["backbones"])[:2]
+    for name, own in zip(names, (score, bad), strict=True):
+        results["backbones"][name]["parameters"] = {"by_transformation": {"gaussian_blur": {"sigma": own}}}
+    document = validate_results(results)
+    (section,) = [each for each in sections_of(document) if each.key == "parameters"]
+    text, heat, plots, data, _ = section.blocks
+    assert f"{names[0]} 80.0, {names[1]} 0.0." in text.text  # type: ignore[union-attr]
+    (group,) = heat.parts[0][2].groups  # type: ignore[union-attr]
+    assert group[0] == "gaussian_blur"
+    assert [cell.text for cell in group[1][0][1]] == ["80.0", "−50.0"]
+    assert [panel.name for panel in plots.panels] == ["gaussian_blur: sigma"]  # type: ignore[union-attr]
+    assert data.table.rows[0][:4] == (names[0], "gaussian_blur", "sigma", "px")  # type: ignore[union-attr]
