@@ -75,6 +75,7 @@ class Worker:
 
         Raises:
             StoreError: the store does not exist, or this machine computes other embeddings than those in it.
+            DifferentError: a transformation is defined otherwise here than in the store.
             SubstyleError: see `prepare_backbones`; or the source does not exist.
         """
         spec = self.spec
@@ -90,6 +91,7 @@ class Worker:
         source, *others = map(identity.open_entry, spec.sources)
         pipeline = PixelPipeline(spec.settings, spec.config)
         plan = EmbedPlan(source, spec.store, pipeline, part=spec.part, match=Match(others=tuple(others)))
+        store.require_definitions(plan.definitions())  # plug-ins and suite files may have changed since the run began
         compiled = prepare_backbones(spec.backbones, plan.samples(), quiet=True)
         entries = [store.ensure_backbone(facts) for backbone in compiled for facts in backbone.describe()]
         self._loop = Loop(store, plan, entries, compiled, spec.run)

@@ -116,7 +116,7 @@ def rotate(
     """
     table = features.held.table
     turned = held_out_in_turn(task)
-    generators = by_generator(table.transformations)
+    generators = by_generator(table.transformations, table.generators)
     together = [np.array(own, np.int64) for own in generators.values()]
     sets = [turned[k : k + 1] for k in range(len(turned))] + together
     chosen = len(sets)  # not by chance

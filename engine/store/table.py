@@ -78,6 +78,7 @@ class EmbeddingTable:
         first_N: (N,) int64 first near-duplicate of each image, the image itself if there is none; None if unknown.
         thumbnail_NRC: (N, 8, 9) uint8 luma, as `manifest.shrunk` makes it, and seen_N: (N,) bool, whether an image
             has one; None if unknown.
+        generators: generator that the store records of each transformation, empty if none; () if unknown.
     """
 
     backbone: str
@@ -95,6 +96,7 @@ class EmbeddingTable:
     first_N: NDArray[np.int64] | None = None
     thumbnail_NRC: NDArray[np.uint8] | None = None
     seen_N: NDArray[np.bool_] | None = None
+    generators: tuple[str, ...] = ()
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -392,6 +394,7 @@ def open_tables(
             first_N=first_N,
             thumbnail_NRC=thumbnail_NRC,
             seen_N=seen_N,
+            generators=tuple(str(d.get("generator", "")) for d in those),
         )
         for entry, those in zip(entries, shown, strict=True)
     ]

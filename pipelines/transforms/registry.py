@@ -8,17 +8,20 @@ import math
 import pkgutil
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels import files
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines import limits, transforms
 from substyle.pipelines.plugins import run_file
-from substyle.pipelines.transforms import base
+from substyle.pipelines.sources.base import EXTENSIONS
+from substyle.pipelines.transforms import base, style
 
 _loaded: list[Path] = []
 
@@ -208,10 +211,15 @@ def load_suite(path: str | Path) -> tuple[str, ...]:
 
     - ``role``, ``coarse``: override those of the transformation;
     - ``of``: name of an existing transformation of which this is a version, with ``parameters``: a list of equally
-      likely values or ``{ uniform = [low, high] }`` by name; or ``severities``: a list of values, one per severity.
+      likely values or ``{ uniform = [low, high] }`` by name; or ``severities``: a list of values, one per severity;
+      or, of a style of the network ``arbitrary``, ``picture``: the file to take the style from;
+    - ``pictures``, in place of ``name`` and ``picture``: a folder, each picture of which makes a style
+      ``style_<file name>``.
+
+    Files and folders are below that of the suite file, and not reached through links.
 
     Raises:
-        ConfigError: the file cannot be read or has an invalid field.
+        ConfigError: the file, or a picture that it names, cannot be read or has an invalid field.
     """
     return load_file(Path(path).absolute())
 
@@ -229,24 +237,70 @@ def _read_suite(file: Path) -> tuple[str, ...]:
         given = {"name": row} if isinstance(row, str) else row
         place = f"{where}: transformations[{number}]"
         unknown = set(given) - _FIELDS if isinstance(given, dict) else {"?"}
-        if unknown or not isinstance(given.get("name"), str):
+        if unknown or not isinstance(given.get("pictures" if "pictures" in given else "name"), str):
             raise ConfigError(place, row, f"a name, or a table with {', '.join(sorted(_FIELDS))}")
-        names.append(_defined(place, given))
+        rows_of = _of_pictures(place, given, file.parent) if "pictures" in given else [given]
+        names += [_defined(place, each, file.parent) for each in rows_of]
     return tuple(names)
 
 
-_FIELDS = {"name", "of", "role", "coarse", "parameters", "severities"}
+_FIELDS = {"name", "of", "role", "coarse", "parameters", "severities", "picture", "pictures"}
+MOST_PICTURES = 1000  # in a folder; the network holds 1.5 MB for each, and compiles for half a second
 
 
-def _defined(place: str, given: dict[str, Any]) -> str:
-    """Register the transformation of one row of a suite file; returns its name."""
+def _of_pictures(place: str, given: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows that stand for a row with a folder of pictures, sorted by file name."""
+    if both := sorted({"name", "picture"} & set(given)):
+        raise ConfigError(place, given, f"pictures without {' and '.join(both)}")
+    where = given["pictures"].removesuffix("/")
+    try:
+        found = sorted(
+            path
+            for path in files.inside(folder, where).iterdir()
+            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        )
+    except (OSError, SubstyleError) as error:
+        allowed = f"a folder below that of the suite file ({error})"
+        raise ConfigError(f"{place}.pictures", given["pictures"], allowed) from error
+    if not 1 <= len(found) <= MOST_PICTURES:
+        allowed = f"a folder with 1 to {MOST_PICTURES} pictures ({', '.join(sorted(EXTENSIONS))}), not {len(found)}"
+        raise ConfigError(f"{place}.pictures", given["pictures"], allowed)
+    names: dict[str, str] = {}
+    for path in found:
+        name = "style_" + re.sub("[^A-Za-z0-9_.-]", "_", unicodedata.normalize("NFC", path.stem))
+        if other := names.get(name) or (base.is_known(name) and "a transformation"):
+            allowed = f"a file name that makes another name than {name}, as {other} does"
+            raise ConfigError(f"{place}.pictures", f"{where}/{path.name}", allowed)
+        names[name] = path.name
+        shared = {key: value for key, value in given.items() if key != "pictures"}
+        yield {**shared, "name": name, "picture": f"{where}/{path.name}"}
+
+
+def _picture(place: str, given: dict[str, Any], folder: Path) -> base.StylePicture:
+    """The picture of a row, read."""
+    name, of = given["picture"], given.get("of")
+    if of is None or base.get(str(of)).network != style.ARBITRARY:
+        known = [each.name for each in load_all().values() if each.network == style.ARBITRARY]
+        raise ConfigError(f"{place}.of", of, f"with a picture: {', '.join(known)}")
+    if not isinstance(name, str):
+        raise ConfigError(f"{place}.picture", name, "a file name")
+    try:
+        return style.read_picture(folder, name)
+    except (OSError, ValueError, SubstyleError) as error:
+        allowed = f"a picture below the folder of the suite file ({error})"
+        raise ConfigError(f"{place}.picture", name, allowed) from error
+
+
+def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
+    """Register the transformation of one row of a suite file in a folder; returns its name."""
     name, of = str(given["name"]), str(given.get("of", given["name"]))
+    own = {"picture": _picture(place, given, folder)} if "picture" in given else {}
     made = base.get(of)
     if given.get("role", "train") not in get_args(base.Role):
         raise ConfigError(f"{place}.role", given["role"], ", ".join(get_args(base.Role)))
     if given.get("coarse", made.coarse) not in base.COARSE:
         raise ConfigError(f"{place}.coarse", given["coarse"], ", ".join(base.COARSE))
-    changes: dict[str, Any] = {field: given[field] for field in ("role", "coarse") if field in given}
+    changes: dict[str, Any] = {field: given[field] for field in ("role", "coarse") if field in given} | own
     drawn = {field: given.get(field, {}) for field in ("parameters", "severities")}
     known = {parameter.name: parameter for parameter in made.parameters}
     for field, values in drawn.items():
@@ -259,7 +313,7 @@ def _defined(place: str, given: dict[str, Any]) -> str:
     if (drawn["parameters"] or drawn["severities"]) and "of" not in given:
         raise ConfigError(place, name, "another name, and of = the transformation with these parameters")
     changed = replace(made, name=name, parameters=tuple(known.values()), **changes)
-    if of == name:
+    if of == name and not own:
         if changes:
             base.REGISTRY[name] = changed
         return name

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from substyle.pipelines.transforms.base import REGISTRY, Role, Transformation, register
+import numpy as np
+
+from substyle.kernels import files
+from substyle.pipelines import image_header, limits
+from substyle.pipelines.decode import decode
+from substyle.pipelines.sources.files import MAX_BYTES
+from substyle.pipelines.transforms.base import REGISTRY, Role, StylePicture, Transformation, register
 
 MULTISTYLE, ARBITRARY = "multistyle", "arbitrary"  # names of the networks
+SIDE = 256  # px, of the picture that ARBITRARY takes its style from
 
 
 def _register(name: str, role: Role, network: str, version: int = 2) -> None:
@@ -23,11 +33,45 @@ for _name in ("style_arbitrary", "style_tissue", "style_bricks", "style_gravel",
     _register(_name, "held_out", ARBITRARY, version=3)
 
 
-def by_generator(names: Sequence[str]) -> dict[str, list[int]]:
-    """Indices of styles among ``names`` by their generator; empty with fewer than two generators."""
+def decode_picture(content: bytes) -> StylePicture:
+    """Decode the picture of a style from its file: the central square, upright, at `SIDE` px.
+
+    Raises:
+        ImageError: no picture that can be decoded, or too large.
+    """
+    head = image_header.inspect(content, upright=True)
+    height, width = head.stored
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    pixels_SSC = decode(content, head, SIDE, (left, top, left + side, top + side))
+    upright_SSC = np.ascontiguousarray(image_header.turn(pixels_SSC, head.orientation))
+    return StylePicture(hashlib.sha256(content).hexdigest(), upright_SSC)
+
+
+def read_picture(folder: Path, name: str) -> StylePicture:
+    """Read the picture of a style that a file in ``folder`` names.
+
+    Raises:
+        OSError, UnsafeFileError: no regular file below the folder, or reached through a link.
+        ValueError: the file is too large.
+        ImageError: see `decode_picture`.
+    """
+    with files.open_inside(folder, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        limits.require(name, size, MAX_BYTES)
+        return decode_picture(file.read(size))
+
+
+def by_generator(names: Sequence[str], recorded: Sequence[str] = ()) -> dict[str, list[int]]:
+    """Indices of styles among ``names`` by their generator; empty with fewer than two generators.
+
+    Args:
+        recorded: generator that a store records of each, empty if none; then, that of the registered transformation.
+    """
     found: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         made = REGISTRY.get(name.partition("@")[0])
-        if made is not None and made.generator:
-            found.setdefault(made.generator, []).append(index)
+        generator = (recorded[index] if recorded else "") or (made.generator if made else "")
+        if generator:
+            found.setdefault(generator, []).append(index)
     return found if len(found) > 1 else {}

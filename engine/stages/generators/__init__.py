@@ -95,13 +95,14 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
         for unit in super().units(run, config):
             facts = run.store.backbone(unit.name).facts
             trained = "finetuned" in facts["spec"] or "adapter" in facts
-            if not trained and len(_generators(run.tables[unit.name].transformations, config)) >= FEWEST:
+            if not trained and len(_of_table(run.tables[unit.name], config)) >= FEWEST:
                 yield unit
 
     def inputs(self, run: Run, config: GeneratorsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """Styles by generator: a plug-in may add some."""
-        names = run.tables[unit.name].transformations
-        return {"styles_of": {name: [names[t] for t in own] for name, own in _generators(names, config).items()}}
+        table = run.tables[unit.name]
+        known = _of_table(table, config)
+        return {"styles_of": {name: [table.transformations[t] for t in own] for name, own in known.items()}}
 
     def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, shared: None, folder: Path) -> bool:
         """Write scores and what contrasts of backbones need."""
@@ -136,9 +137,13 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
 STAGE = GeneratorsStage()
 
 
-def _generators(names: Sequence[str], config: GeneratorsConfig) -> dict[str, list[int]]:
-    """Indices of styles by generator, of those with enough styles."""
-    return {name: own for name, own in by_generator(names).items() if len(own) >= config.styles}
+def _generators(names: Sequence[str], config: GeneratorsConfig, recorded: Sequence[str] = ()) -> dict[str, list[int]]:
+    """Indices of styles by generator, of those with enough styles; arguments as of `by_generator`."""
+    return {name: own for name, own in by_generator(names, recorded).items() if len(own) >= config.styles}
+
+
+def _of_table(table: EmbeddingTable, config: GeneratorsConfig) -> dict[str, list[int]]:
+    return _generators(table.transformations, config, table.generators)
 
 
 def contrast(a: str, b: str, crossed_a: Crossed, crossed_b: Crossed) -> JSON:
@@ -157,7 +162,7 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
     Returns:
         results of `UnseenStyles`, and scores by pair of generators.
     """
-    generators = _generators(table.transformations, config)
+    generators = _of_table(table, config)
     styles = np.array([t for own in generators.values() for t in own])
     base = [t for t, role in enumerate(table.roles) if role == "train" and table.coarse[t] != STYLE]
     task = coarse_task(table, config.seed, seen=[*base, *styles])

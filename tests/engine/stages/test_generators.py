@@ -35,7 +35,7 @@ WIDTH = 12
 
 @pytest.fixture(autouse=True)
 def four_generators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "by_generator", lambda names: GENERATORS if "net_0" in names else {})
+    monkeypatch.setattr(stage, "by_generator", lambda names, recorded: GENERATORS if "net_0" in names else {})
 
 
 def some(count: int = 60, seed: int = 0, alike: float = 1.0) -> EmbeddingTable:

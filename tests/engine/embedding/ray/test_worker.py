@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.embedding.run import embed
 from substyle.engine.store import lock
 from substyle.engine.store.compaction import withdraw
-from substyle.engine.store.layout import LockedError, StoreError
+from substyle.engine.store.layout import DifferentError, LockedError, StoreError
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.storage import place
+from substyle.pipelines.transforms import base
 
 PIXELS = BackboneChoice("control:pixels")
 SETTINGS = Settings(0, 32, ("identity", "grayscale"))
@@ -79,6 +81,16 @@ def test_it_fills_the_shards_it_is_given(order: WorkerSpec) -> None:
         quarantined |= summary.quarantined
     assert set(quarantined) == {"006.jpg"}
     assert chunks(order.store) == before
+
+
+def test_it_refuses_a_transformation_that_is_defined_otherwise(
+    order: WorkerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a suite file is that was edited, or whose picture was replaced, after the run began."""
+    known = base.get("grayscale")
+    monkeypatch.setitem(base.REGISTRY, "grayscale", replace(known, version=known.version + 1))
+    with pytest.raises(DifferentError, match="the definition of grayscale has changed"):
+        Worker(order).prepare()
 
 
 def test_it_stops_when_asked_and_leaves_the_shard(order: WorkerSpec) -> None:
