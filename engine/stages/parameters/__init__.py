@@ -88,7 +88,7 @@ STAGE = ParametersStage()
 
 
 @dataclass(frozen=True)
-class Target:
+class Response:
     """A parameter that is predicted.
 
     Attributes:
@@ -100,17 +100,17 @@ class Target:
     period: float
 
     @staticmethod
-    def of(parameter: base.Parameter) -> Target | None:
+    def of(parameter: base.Parameter) -> Response | None:
         """The target of a parameter; None for several numbers, and for fewer than three values."""
         if isinstance(parameter, base.Choice):
             number = all(isinstance(value, int | float) for value in parameter.values)
             few = len(set(parameter.values)) < FEWEST and not parameter.severity
-            return None if not number or few else Target(parameter.name, parameter.unit, 0.0)
+            return None if not number or few else Response(parameter.name, parameter.unit, 0.0)
         if parameter.count > 1:
             return None
         turn = 2 * parameter.high if parameter.signed else parameter.high - parameter.low
         angle = parameter.unit.startswith("degree") and turn in (180.0, 360.0)
-        return Target(parameter.name, parameter.unit, float(turn) if angle else 0.0)
+        return Response(parameter.name, parameter.unit, float(turn) if angle else 0.0)
 
     def points(self, value_N: F64) -> F64:
         """What is regressed: the numbers, or points of the unit circle. Shape: (N, 1) or (N, 2)."""
@@ -132,7 +132,7 @@ class Target:
         return np.minimum(error_N % self.period, -error_N % self.period) if self.period else error_N
 
 
-def families(names: Sequence[str]) -> dict[str, tuple[list[int], list[Target]]]:
+def families(names: Sequence[str]) -> dict[str, tuple[list[int], list[Response]]]:
     """Indices of the columns of each transformation, of all its severities, and its parameters."""
     load_all()
     columns: dict[str, list[int]] = {}
@@ -140,7 +140,7 @@ def families(names: Sequence[str]) -> dict[str, tuple[list[int], list[Target]]]:
         columns.setdefault(name.partition("@")[0], []).append(t)
     found = {}
     for family, own in columns.items():
-        targets = [target for each in base.get(family).parameters if (target := Target.of(each)) is not None]
+        targets = [target for each in base.get(family).parameters if (target := Response.of(each)) is not None]
         if targets:
             found[family] = own, targets
     return found
@@ -173,13 +173,13 @@ def parameters(table: EmbeddingTable, seed: int, config: ParametersConfig) -> JS
 def _regressed(
     table: EmbeddingTable,
     columns: Sequence[int],
-    targets: Sequence[Target],
+    targets: Sequence[Response],
     value_TN: Mapping[str, F64],
     rows: Mapping[int, NDArray[np.int64]],
     config: ParametersConfig,
-) -> Iterator[tuple[Target, JSON]]:
+) -> Iterator[tuple[Response, JSON]]:
     """Each target with its scores."""
-    ridge = Ridge.of(table, columns, rows[TRAIN], [(each, value_TN[each.name]) for each in targets])
+    ridge = RidgePath.of(table, columns, rows[TRAIN], [(each, value_TN[each.name]) for each in targets])
     group_N = table.groups_of(rows[TEST], config.resample_by)
     val, test = (ridge.predictions(table, columns, rows[split]) for split in (VAL, TEST))
     for target, at in zip(targets, ridge.places, strict=True):
@@ -199,7 +199,7 @@ def _regressed(
 
 
 @dataclass(frozen=True)
-class Ridge:
+class RidgePath:
     """Ridge regressions of all parameters of a transformation, at every penalty, from one covariance matrix.
 
     Attributes:
@@ -217,8 +217,8 @@ class Ridge:
         table: EmbeddingTable,
         columns: Sequence[int],
         rows: NDArray[np.int64],
-        targets: Sequence[tuple[Target, F64]],
-    ) -> Ridge:
+        targets: Sequence[tuple[Response, F64]],
+    ) -> RidgePath:
         """Fit all penalties by one eigendecomposition. Rows are the variants of the photographs ``rows``."""
         ends = np.cumsum([0, *(2 if target.period else 1 for target, _ in targets)])
         places = [slice(int(a), int(b)) for a, b in pairwise(ends)]
@@ -246,7 +246,7 @@ class Ridge:
             value_K, vector_DK = np.linalg.eigh(gram_DD)
         along_KP, unit = vector_DK.T @ cross_DP, max(float(value_K.sum()) / len(mean_D), 1e-30)
         weights = [vector_DK @ (along_KP / (np.maximum(value_K, 0.0) + C * unit)[:, None]) for C in PENALTIES]
-        return Ridge(mean_D, mean_P, np.stack(weights), places)
+        return RidgePath(mean_D, mean_P, np.stack(weights), places)
 
     def predictions(self, table: EmbeddingTable, columns: Sequence[int], rows: NDArray[np.int64]) -> list[F64]:
         """Predictions at each penalty. Shapes: (T·N, P), one transformation after the other."""
@@ -259,7 +259,9 @@ class Ridge:
         return [np.concatenate(part) for part in parts]
 
 
-def _scores(target: Target, value_N: F64, point_NP: F64, group_N: NDArray[np.int64], config: ParametersConfig) -> JSON:
+def _scores(
+    target: Response, value_N: F64, point_NP: F64, group_N: NDArray[np.int64], config: ParametersConfig
+) -> JSON:
     """R² and mean absolute error on test variants, with bootstrap intervals over groups of photographs."""
     true_NP, predicted_N = target.points(value_N), target.numbers(point_NP)
     error_N = target.errors(value_N, predicted_N)

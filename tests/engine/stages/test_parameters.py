@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge as Reference
 from sklearn.metrics import r2_score
 from tests.engine.report import fake
 
-from substyle.engine.stages.parameters import PENALTIES, ParametersConfig, Ridge, Target, families, parameters
+from substyle.engine.stages.parameters import PENALTIES, ParametersConfig, Response, RidgePath, families, parameters
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -38,7 +38,7 @@ def some(
     x_TND = rng.normal(size=(len(names), count, width)) * noise
     for t, name in enumerate(names):
         for p, parameter in enumerate(base.get(name.partition("@")[0]).parameters):
-            target = Target.of(parameter)
+            target = Response.of(parameter)
             if target is not None:
                 points = target.points(drawn(name, keys)[parameter.name].astype(np.float64))
                 x_TND[t, :, 2 * p : 2 * p + points.shape[1]] += points if target.period else points / 10
@@ -87,15 +87,15 @@ def test_which_parameters_are_predicted() -> None:
     assert rain["rain"][1][1].period == 0.0  # from 70 to 110 degrees
     assert order == {}  # no number
     severities = families(("imagenet_c_fog@1", "imagenet_c_fog@3"))
-    assert severities == {"imagenet_c_fog": ([0, 1], [Target("severity", "", 0.0)])}
+    assert severities == {"imagenet_c_fog": ([0, 1], [Response("severity", "", 0.0)])}
 
 
 def test_angles_go_full_circle() -> None:
-    angle = Target("angle", "degree", 180.0)
+    angle = Response("angle", "degree", 180.0)
     values = np.array([1.0, 90.0, 179.0])
     assert angle.numbers(angle.points(values)) == pytest.approx(values)
     assert angle.errors(values, np.array([179.0, 80.0, 2.0])) == pytest.approx([2.0, 10.0, 3.0])
-    assert Target("sigma", "px", 0.0).errors(values, values + 3) == pytest.approx(3.0)
+    assert Response("sigma", "px", 0.0).errors(values, values + 3) == pytest.approx(3.0)
 
 
 def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
@@ -124,10 +124,10 @@ def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
 def test_each_penalty_agrees_with_scikit_learn(width: int, penalty: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("substyle.engine.stages.parameters._AT_ONCE", 17)
     table = some(width=width, noise=0.3)
-    target = Target("pitch", "px", 0.0)
+    target = Response("pitch", "px", 0.0)
     value_TN = drawn("line_halftone", table.keys)["pitch"].astype(np.float64)[None]
     train, test = table.rows(TRAIN), table.rows(TEST)
-    made = Ridge.of(table, [3], train, [(target, value_TN)])
+    made = RidgePath.of(table, [3], train, [(target, value_TN)])
     x_ND = table.take_finite(3, train).astype(np.float64)
     unit = ((x_ND - x_ND.mean(axis=0)) ** 2).sum() / width
     model = Reference(alpha=PENALTIES[penalty] * unit, solver="svd").fit(x_ND, value_TN[0, train])
@@ -140,7 +140,7 @@ def test_scores_agree_with_scikit_learn() -> None:
     score = found_in(table)["line_halftone"]["pitch"]
     train, test = table.rows(TRAIN), table.rows(TEST)
     value_N = drawn("line_halftone", table.keys)["pitch"].astype(np.float64)
-    ridge = Ridge.of(table, [3], train, [(Target("pitch", "px", 0.0), value_N[None])])
+    ridge = RidgePath.of(table, [3], train, [(Response("pitch", "px", 0.0), value_N[None])])
     predicted = ridge.predictions(table, [3], test)[list(PENALTIES).index(score["penalty"])][:, 0]
     assert score["r2"] == pytest.approx(r2_score(value_N[test], predicted))
     assert score["error"] == pytest.approx(np.abs(value_N[test] - predicted).mean())
