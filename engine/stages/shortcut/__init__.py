@@ -1,0 +1,172 @@
+"""What it costs that processing goes with the class: nearest neighbours that share a transformation or do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, StrictInt
+
+from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
+from substyle.engine.probes.tasks import identity
+from substyle.engine.report.data import ComparedScore
+from substyle.engine.report.section import Section
+from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages.shortcut.section import ARRANGEMENTS, Shortcut, scores, sections
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
+from substyle.pipelines.validation import validated
+
+I64 = NDArray[np.int64]
+F32 = NDArray[np.float32]
+
+
+@validated("shortcut")
+class ShortcutConfig:
+    """What it costs nearest neighbours that a transformation goes with the class, or with the other classes."""
+
+    neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
+    """Number of neighbours that vote on the class."""
+    draws: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
+    """Number of draws of training photographs that are transformed at random."""
+    max_images: Annotated[StrictInt, Field(ge=2)] = 2_000
+    """Maximum number of photographs per split."""
+    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
+    """Number of resamples of the test photographs."""
+    resample_by: ResampleBy = "photograph"
+    """Unit of the bootstrap. Defaults to the study's."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+    """Seed of samples, draws and resamples. Defaults to the study's."""
+
+
+class ShortcutStage(JsonStage[ShortcutConfig]):
+    """Classify test photographs by neighbours among training photographs, some transformed and some unchanged.
+
+    After Ramos et al., "Processing and acquisition traces in visual encoders: What does CLIP know about your camera?",
+    ICCV 2025. For each transformation, query and training photographs are unchanged or transformed: all alike, all
+    unlike the query, only those of its class like it, only those of other classes, or at random. Scores are means over
+    transformed and unchanged queries.
+    """
+
+    name = "shortcut"
+    config = ShortcutConfig
+    file = "shortcut.json"
+    alike = True
+    backbone_results = Shortcut
+
+    def units(self, run: Run, config: ShortcutConfig) -> Iterable[Unit]:
+        """Backbones whose photographs have classes."""
+        for unit in super().units(run, config):
+            table = run.tables[unit.name]
+            train_N, test_N = _sampled(table, config)
+            if len(table.transformations) > 1 and len(np.unique(table.label_N[train_N])) > 1 and len(test_N):
+                yield unit
+
+    def compute(self, run: Run, config: ShortcutConfig, unit: Unit, shared: None, folder: Path) -> bool:
+        """Write the scores."""
+        self.write(folder, shortcut(averaged(run.tables[unit.name]), config))
+        return True
+
+    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
+        """The price of all transformations."""
+        return scores(backbone)
+
+    def sections(self, results: ResultsDocument) -> Iterator[Section]:
+        """Sections of the report."""
+        return sections(results)
+
+
+STAGE = ShortcutStage()
+
+
+def _sampled(table: EmbeddingTable, config: ShortcutConfig) -> tuple[I64, I64]:
+    """Training photographs with a class, and test photographs of these classes: random ones, in order of keys."""
+    known = table.label_N >= 0
+    rng = np.random.default_rng([config.seed, 0x73686F72])
+
+    def some(rows: I64) -> I64:
+        order = np.array(sorted(rows.tolist(), key=table.keys.__getitem__), np.int64)
+        return order[np.sort(rng.permutation(len(order))[: config.max_images])]
+
+    train_N = some(table.rows(TRAIN)[known[table.rows(TRAIN)]])
+    test_N = table.rows(TEST)
+    return train_N, some(test_N[np.isin(table.label_N[test_N], np.unique(table.label_N[train_N]))])
+
+
+def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
+    """Accuracy of k-NN in each arrangement, and the difference between the best and the worst of them.
+
+    Returns:
+        results of `Shortcut`.
+    """
+    (train_N, test_N), base = _sampled(table, config), identity(table)
+    names = [t for t in range(len(table.transformations)) if t != base]
+    right_ATN = np.stack([_arranged(table, base, t, train_N, test_N, config) for t in names], axis=1)
+    group_N = table.groups_of(test_N, config.resample_by)
+    count = len(names)
+
+    def of(score_TN: F32, *, proportion: bool) -> Resampled:
+        return resample(score_TN, config.bootstrap, config.seed, group_N, proportion=proportion)
+
+    of_arrangement = dict(zip(ARRANGEMENTS, right_ATN, strict=True))
+    price_TN = of_arrangement["pos_same"] - of_arrangement["neg_same"]
+    price, every = of(price_TN, proportion=False), uniform_over(range(count), count)
+    resampled = {name: of(score_TN, proportion=True) for name, score_TN in of_arrangement.items()}
+    return {
+        "price": price.mean(every).number,
+        "price_ci95": price.mean(every).within(-1.0, 1.0),
+        "price_two_way_ci95": price.two_way(every).within(-1.0, 1.0),
+        "by_transformation": {
+            table.transformations[t]: {
+                **{name: each.one(i).number for name, each in resampled.items()},
+                "price": price.one(i).number,
+                "price_ci95": price.one(i).within(-1.0, 1.0),
+            }
+            for i, t in enumerate(names)
+        },
+        "images": len(test_N),
+        "bank": len(train_N),
+        **asdict(config),
+    }
+
+
+def _arranged(
+    table: EmbeddingTable, base: int, t: int, train_N: I64, test_N: I64, config: ShortcutConfig
+) -> NDArray[np.float32]:
+    """Scores of each arrangement, mean over unchanged and transformed queries. Shape: (A, N)."""
+    query_SQD, bank_SBD = ([_unit(table.take_finite(each, rows)) for each in (base, t)] for rows in (test_N, train_N))
+    label_B, label_Q = (torch.from_numpy(table.label_N[rows]) for rows in (train_N, test_N))
+    own_QB = label_Q[:, None] == label_B[None]
+    rng = np.random.default_rng([config.seed, 0x756E69, *table.transformations[t].encode()])
+    random_RB = torch.from_numpy(rng.random((config.draws, len(train_N))) < 0.5)
+    found = []
+    for state in (0, 1):
+        like_QB, unlike_QB = (query_SQD[state] @ bank_SBD[each].T for each in (state, 1 - state))
+
+        def right(like: torch.Tensor | bool) -> torch.Tensor:
+            """Whether the vote is right where the training photographs ``like`` are processed as the query is."""
+            chosen_QB = torch.where(torch.as_tensor(like), like_QB, unlike_QB)  # noqa: B023 (called in this round)
+            near_QK = chosen_QB.topk(min(config.neighbours, len(label_B)), dim=1).indices
+            return _vote(label_B[near_QK]) == label_Q
+
+        draws = [right(random_B if state else ~random_B).float() for random_B in random_RB]
+        each = [right(True).float(), right(False).float(), right(own_QB).float(), right(~own_QB).float()]
+        found.append(torch.stack([*each, torch.stack(draws).mean(dim=0)]))
+    return np.asarray(torch.stack(found).mean(dim=0).numpy(), np.float32)
+
+
+def _vote(label_QK: torch.Tensor) -> torch.Tensor:
+    """The most frequent label of each row, the smallest of several. Shape: (Q,)."""
+    return torch.mode(label_QK, dim=1).values
+
+
+def _unit(x_ND: F32) -> torch.Tensor:
+    """Rows of length 1, whose inner products are cosines."""
+    return torch.nn.functional.normalize(torch.from_numpy(x_ND), dim=1)

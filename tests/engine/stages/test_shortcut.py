@@ -1,0 +1,121 @@
+"""What it costs that processing goes with the class: arrangements, votes and the price."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+from tests.engine.report import fake
+
+from substyle.engine.stages.results import validate_results
+from substyle.engine.stages.shortcut import ShortcutConfig, shortcut
+from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.study.report import sections_of
+
+NAMES, WIDTH, CLASSES = ("identity", "jpeg", "blur"), 8, 3
+QUICK = ShortcutConfig(bootstrap=200, draws=3)
+
+
+def some(processing: float, substance: float = 1.0, train: int = 90, test: int = 60, seed: int = 0) -> EmbeddingTable:
+    """Embeddings with a direction for each class and one for each transformation but ``blur``, and noise."""
+    rng, count = np.random.default_rng(seed), train + 6 + test
+    label_N = np.arange(count) % CLASSES
+    x_TND = np.repeat(rng.normal(size=(1, count, WIDTH)) * 0.6, len(NAMES), axis=0)
+    x_TND += rng.normal(size=x_TND.shape) * 0.05
+    x_TND[:, np.arange(count), label_N] += substance
+    x_TND[0, :, 5] += processing
+    x_TND[1, :, 6] += processing
+    x_TND[2, :, 5] += processing
+    return EmbeddingTable(
+        backbone="b",
+        x_TND=x_TND.astype(np.float32),
+        transformations=NAMES,
+        coarse=("identity", "compression", "blur"),
+        roles=("train",) * 3,
+        keys=tuple(f"{i % 5}/{i}.jpg" for i in range(count)),
+        label_N=label_N.astype(np.int64),
+        class_names=("a", "b", "c"),
+        split_N=np.repeat(np.array([TRAIN, VAL, TEST], np.int8), [train, 6, test]),
+        distinct_TN=np.ones((len(NAMES), count), np.bool_),
+    )
+
+
+def test_each_arrangement_agrees_with_scikit_learn() -> None:
+    table = some(0.8)
+    found = shortcut(table, QUICK)["by_transformation"]["jpeg"]
+    train, test = table.rows(TRAIN), table.rows(TEST)
+    label_B = table.label_N[train]
+
+    def unit(t: int, rows: np.ndarray) -> np.ndarray:
+        x_ND = table.take_finite(t, rows).astype(np.float64)
+        return np.asarray(x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True))
+
+    right: dict[str, list[float]] = {name: [] for name in ("baseline", "all_diff", "pos_same", "neg_same")}
+    for state, other in ((0, 1), (1, 0)):
+        for n in test:
+            own = label_B == table.label_N[n]
+            likes = {"baseline": own | True, "all_diff": own & False, "pos_same": own, "neg_same": ~own}
+            for name, like in likes.items():
+                bank = np.where(like[:, None], unit(state, train), unit(other, train))
+                model = KNeighborsClassifier(10, algorithm="brute").fit(bank, label_B)
+                right[name].append(float(model.predict(unit(state, np.array([n])))[0] == table.label_N[n]))
+    for name, scores in right.items():
+        assert found[name] == pytest.approx(np.mean(scores)), name
+    assert found["price"] == pytest.approx(np.mean(right["pos_same"]) - np.mean(right["neg_same"]))
+
+
+def test_processing_that_is_known_is_paid_for() -> None:
+    found = shortcut(some(3.0), QUICK)
+    jpeg, blur = (found["by_transformation"][name] for name in ("jpeg", "blur"))
+    assert (jpeg["pos_same"], jpeg["neg_same"]) == (1.0, 0.0)  # neighbours are those of the processing
+    assert jpeg["price"] == 1.0
+    assert jpeg["baseline"] > 0.6
+    assert jpeg["all_diff"] > 0.5
+    assert jpeg["neg_same"] < jpeg["uniform"] < jpeg["pos_same"]
+    assert abs(blur["price"]) < 0.1  # the embedding cannot tell it
+    assert found["price"] == pytest.approx((jpeg["price"] + blur["price"]) / 2)
+    low, high = found["price_two_way_ci95"]
+    assert low < found["price_ci95"][0] < found["price"] < found["price_ci95"][1] < high
+
+
+def test_an_embedding_of_classes_alone_pays_nothing() -> None:
+    found = shortcut(some(0.0, substance=6.0), QUICK)
+    for row in found["by_transformation"].values():
+        assert [row[name] for name in ("baseline", "all_diff", "pos_same", "neg_same", "uniform")] == [1.0] * 5
+        assert row["price"] == 0.0
+    assert found["price_ci95"][0] <= 0 <= found["price_ci95"][1]
+
+
+def test_the_order_of_photographs_does_not_matter_and_samples_are_bounded() -> None:
+    table, config = some(0.8), replace(QUICK, max_images=20)
+    order = np.random.default_rng(1).permutation(len(table.keys))
+    moved = replace(
+        table,
+        x_TND=np.asarray(table.x_TND)[:, order],
+        keys=tuple(table.keys[i] for i in order),
+        label_N=table.label_N[order],
+        split_N=table.split_N[order],
+        distinct_TN=table.distinct_TN[:, order],
+    )
+    found = shortcut(table, config)
+    assert (found["images"], found["bank"]) == (20, 20)
+    assert found == shortcut(moved, config)
+
+
+def test_the_section_says_what_each_backbone_loses() -> None:
+    results = fake.fake_results(images=100)
+    name = next(iter(results["backbones"]))
+    row: dict[str, Any] = {"baseline": 0.9, "all_diff": 0.8, "pos_same": 0.95, "neg_same": 0.5, "uniform": 0.85}
+    row |= {"price": 0.45, "price_ci95": [0.4, 0.5]}
+    own = {"price": 0.45, "price_two_way_ci95": [0.3, 0.6], "by_transformation": {"jpeg": row}, "neighbours": 10}
+    results["backbones"][name]["shortcut"] = {**own, "images": 100, "bank": 300}
+    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "shortcut"]
+    text, table, heat, *_ = section.blocks
+    said = f"{name}: if a transformation goes with the class, accuracy differs by +45.0 points (+30.0 to +60.0) on"
+    assert said in text.text  # type: ignore[union-attr]
+    assert table.table.rows == ((name, 0.9, 0.8, 0.95, 0.5, 0.85, (0.45, 0.3, 0.6)),)  # type: ignore[union-attr]
+    assert heat.parts[0][2].groups[0][1][0][0] == "jpeg"  # type: ignore[union-attr]
