@@ -26,11 +26,13 @@ class HeatTable:
         columns: (backbone, whether it is a control).
         groups: (coarse class, rows of (transformation, cells)).
         footer: (heading, cells) below all groups.
+        headings: of groups and rows.
     """
 
     columns: tuple[tuple[str, bool], ...]
     groups: tuple[tuple[str, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
     footer: tuple[tuple[str, tuple[Cell, ...]], ...] = ()
+    headings: tuple[str, str] = ("Group", "Transformation")
 
 
 def heat_table(

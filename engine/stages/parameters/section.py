@@ -121,7 +121,8 @@ def heat(results: ResultsDocument, found: Mapping[str, ByTransformation]) -> Hea
         groups.setdefault(place[0], []).append((title, cells))
     columns = tuple((name, bool(results.backbones[name].control)) for name in known)
     footer = ("Mean", tuple(Cell(show(mean := _mean(own)), "", mean) for own in found.values()))
-    return HeatTable(columns, tuple((name, tuple(rows)) for name, rows in groups.items()), (footer,))
+    every, headings = tuple((name, tuple(rows)) for name, rows in groups.items()), ("Transformation", "Parameter")
+    return HeatTable(columns, every, (footer,), headings)
 
 
 def _cell(score: HowMuch | None) -> Cell:
@@ -137,8 +138,7 @@ def plots(name: str, found: ByTransformation) -> Plots:
     for transformation, parameter, score in best:
         title = f"{transformation}: {parameter}"
         spoken = f"{title}, predicted against true values, R² {show(score.r2)}"
-        caption = f"{name}; true {score.unit or 'value'} across, predicted up"
-        panels.append(Panel(title, partial(_draw, score=score), caption, spoken))
+        panels.append(Panel(title, partial(_draw, score=score), name, spoken))
     return Plots("parameters", tuple(panels))
 
 
@@ -150,3 +150,4 @@ def _draw(axis: Any, score: HowMuch) -> None:  # noqa: ANN401 (matplotlib ships 
         (dot,) = axis.plot(true, predicted, "o", color=FULL, markersize=2.5, alpha=0.6, markeredgewidth=0)
         tip(dot, minus(f"true {true:.3g}, predicted {predicted:.3g}"))
     axis.grid()
+    axis.set(xlabel=f"true, {score.unit}" if score.unit else "true", ylabel="predicted")
