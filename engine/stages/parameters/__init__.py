@@ -75,6 +75,13 @@ class ParametersStage(JsonStage[ParametersConfig]):
             self.write(folder, parameters(table, run.store.settings.seed, config))
         return True
 
+    def lines(self, result: JSON) -> Iterator[str]:
+        """R² and error of each parameter."""
+        for transformation, own in result["by_transformation"].items():
+            for parameter, score in own.items():
+                known = "–" if score["r2"] is None else f"{score['r2']:.2f}"
+                yield f"{transformation}: {parameter}  R² {known}  error {score['error']:.3g} {score['unit']}".rstrip()
+
     def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
         """Mean R² of all parameters."""
         return scores(backbone)

@@ -74,6 +74,12 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
         self.write(folder, shortcut(averaged(run.tables[unit.name]), config))
         return True
 
+    def lines(self, result: JSON) -> Iterator[str]:
+        """The price of each transformation and of all, in points."""
+        for name, row in {**result["by_transformation"], "mean": result}.items():
+            if row["price"] is not None:
+                yield f"{name}  {100 * row['price']:+.1f} points"
+
     def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
         """The price of all transformations."""
         return scores(backbone)

@@ -11,7 +11,15 @@ from sklearn.linear_model import Ridge as Reference
 from sklearn.metrics import r2_score
 from tests.engine.report import fake
 
-from substyle.engine.stages.parameters import PENALTIES, ParametersConfig, Response, RidgePath, families, parameters
+from substyle.engine.stages.parameters import (
+    PENALTIES,
+    STAGE,
+    ParametersConfig,
+    Response,
+    RidgePath,
+    families,
+    parameters,
+)
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -144,6 +152,12 @@ def test_scores_agree_with_scikit_learn() -> None:
     predicted = ridge.predictions(table, [3], test)[list(PENALTIES).index(score["penalty"])][:, 0]
     assert score["r2"] == pytest.approx(r2_score(value_N[test], predicted))
     assert score["error"] == pytest.approx(np.abs(value_N[test] - predicted).mean())
+
+
+def test_lines_for_a_terminal() -> None:
+    found = parameters(some(), 0, QUICK)
+    score = found["by_transformation"]["gaussian_blur"]["sigma"]
+    assert f"gaussian_blur: sigma  R² {score['r2']:.2f}  error {score['error']:.3g} px" in list(STAGE.lines(found))
 
 
 def test_severities_are_rows_of_one_regression() -> None:

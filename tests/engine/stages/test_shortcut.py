@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from tests.engine.report import fake
 
 from substyle.engine.stages.results import validate_results
-from substyle.engine.stages.shortcut import ShortcutConfig, shortcut
+from substyle.engine.stages.shortcut import STAGE, ShortcutConfig, shortcut
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
@@ -76,6 +76,7 @@ def test_processing_that_is_known_is_paid_for() -> None:
     assert jpeg["baseline"] > 0.6
     assert jpeg["all_diff"] > 0.5
     assert jpeg["neg_same"] < jpeg["uniform"] < jpeg["pos_same"]
+    assert next(iter(STAGE.lines(found))) == "jpeg  +100.0 points"
     assert abs(blur["price"]) < 0.1  # the embedding cannot tell it
     assert found["price"] == pytest.approx((jpeg["price"] + blur["price"]) / 2)
     low, high = found["price_two_way_ci95"]
