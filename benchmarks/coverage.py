@@ -10,16 +10,36 @@ a test or claim says what is not so. The list was fixed before any of its result
   (Student's t, Wilson, Clopper and Pearson, Bonett and Price, whichever apply);
 - false verdicts: at most 5 % of studies.
 
-A cell *fails* if its Monte Carlo interval is wholly on the wrong side, and is *undecided* if it is on both. Each has
+A cell that does not pass *fails* if its Monte Carlo interval is wholly on the wrong side, else it is *undecided*. Each has
 10,000 replications, or as many as two minutes of one core allow. All resamples are as many as the product draws.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+import time
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from benchmarks.harness import RESULTS, environment
+from benchmarks.simulations import KINDS, Simulated
+
+NAME = "coverage"
+QUESTION = "do 95 % intervals contain the truth in 95 % of studies, and do tests and claims say what is not so?"
+PASSES, FAILS, UNCERTAIN = "passes", "fails", "undecided"
 
 COVERAGE, WIDE, FALSE_VERDICTS = 0.93, 0.97, 0.05
 REPLICATIONS, QUICK, SECONDS = 10_000, 200, 120.0
+_AT_ONCE = 50  # studies
+_ALIKE = 1e-9  # rounding
 
 _UNITS = (2, 5, 10, 20, 50, 100, 200, 500)
 _FEW, _SOME = (2, 5, 20, 100, 500), (20, 100, 500)
@@ -91,3 +111,110 @@ CELLS: tuple[tuple[str, str, dict[str, Any], tuple[int, ...]], ...] = (
     ("halfway", "severity halfway from chance to the top of a curve, five severities", {}, _SOME),
     ("similarity", "debiased CKA of normal embeddings, 8 numbers", {"measure": "cka"}, (20, 50, 100)),
 )
+
+
+def _rate(hit: NDArray[np.bool_]) -> tuple[float, list[float]]:
+    """A share and its Monte Carlo interval."""
+    return float(hit.mean()), list(binomtest(int(hit.sum()), len(hit)).proportion_ci())
+
+
+def _covered(ends_K2: NDArray[np.float64], truth: float) -> dict[str, Any]:
+    """Coverage, the share of intervals above the truth, and mean width."""
+    low_K, high_K = ends_K2.T + np.array([[-_ALIKE], [_ALIKE]])
+    coverage, interval = _rate((low_K <= truth) & (truth <= high_K))
+    width = float((high_K - low_K).mean())
+    return {"coverage": coverage, "coverage_ci95": interval, "too_high": float((low_K > truth).mean()), "width": width}
+
+
+def judged(studies: list[Simulated]) -> dict[str, Any]:
+    """Judge a cell by the rule."""
+    truth = studies[0].truth
+    ends = [end for each in studies for end in each.ends]
+    given = [end for end in ends if end is not None]
+    false_K = np.concatenate([np.array(each.false, bool) for each in studies])
+    row: dict[str, Any] = {"replications": max(len(ends), len(false_K))}
+    verdicts = []
+    if given:
+        row |= {"truth": truth, "without_interval": len(ends) - len(given), **_covered(np.array(given), truth)}
+        names = studies[0].rivals
+        row["others"] = {name: _covered(np.concatenate([s.rivals[name] for s in studies]), truth) for name in names}
+        low, high = row["coverage_ci95"]
+        verdicts.append(PASSES if low >= COVERAGE else FAILS if high < COVERAGE else UNCERTAIN)
+    if len(false_K):
+        rate, (low, high) = _rate(false_K)
+        row |= {"false_verdicts": rate, "false_verdicts_ci95": [low, high]}
+        verdicts.append(PASSES if rate <= FALSE_VERDICTS else FAILS if low > FALSE_VERDICTS else UNCERTAIN)
+    row["verdict"] = next(each for each in (FAILS, UNCERTAIN, PASSES) if each in verdicts)
+    return row
+
+
+def simulate(kind: str, settings: dict[str, Any], units: int, replications: int, seconds: float) -> dict[str, Any]:
+    """Simulate a cell until it has as many replications, or for as long."""
+    cell = " ".join([kind, *(f"{key}={value}" for key, value in settings.items()), f"units={units}"])
+    began, studies = time.perf_counter(), list[Simulated]()
+    for seed in range(0, replications // _AT_ONCE):
+        rng = np.random.default_rng([zlib.crc32(cell.encode()), seed])
+        studies.append(KINDS[kind](rng, _AT_ONCE, seed, units, **settings))
+        if time.perf_counter() - began > seconds:
+            break
+    return {"cell": cell, "kind": kind, "units": units, **judged(studies), "seconds": time.perf_counter() - began}
+
+
+def shown(row: dict[str, Any]) -> str:
+    """Format a row as a line."""
+    parts = [f"{row['replications']} replications"]
+    if "coverage" in row:
+        low, high = row["coverage_ci95"]
+        parts.append(f"coverage {row['coverage']:.1%} ({low:.1%} to {high:.1%}), width {row['width']:.4f}")
+        valid = {o["width"]: name for name, o in row["others"].items() if o["coverage_ci95"][0] >= COVERAGE}
+        if row["coverage"] > WIDE and valid:
+            parts.append(f"{row['width'] / min(valid):.2f} times {valid[min(valid)]} ({min(valid):.4f})")
+        if row["without_interval"]:
+            parts.append(f"{row['without_interval']} without")
+    if "false_verdicts" in row:
+        parts.append(f"false verdicts {row['false_verdicts']:.1%}")
+    return f"{row['verdict']:9} {row['cell']}: {', '.join(parts)}"
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/concepts.md: a row for each kind."""
+    lines = ["| simulated | cells | pass | coverage | false verdicts, at most |", "|---|---|---|---|---|"]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        covered = [row["coverage"] for row in own if "coverage" in row]
+        false = [row["false_verdicts"] for row in own if "false_verdicts" in row]
+        numbers = f"{min(covered):.1%} to {max(covered):.1%}" if covered else ""
+        worst = f"{max(false):.1%}" if false else ""
+        passing = sum(row["verdict"] == PASSES for row in own)
+        name = (KINDS[kind].__doc__ or "").splitlines()[0].rstrip(".")
+        lines.append(f"| {name} | {len(own)} | {passing} | {numbers} | {worst} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the cells, write them, and return 1 if one fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} replications")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cells that start with TEXT, which are not written")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="at most, of each cell")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{NAME}.json", metavar="FILE")
+    options = parser.parse_args()
+    rows = []
+    replications = QUICK if options.quick else REPLICATIONS
+    for kind, what, settings, sizes in CELLS:
+        for units in sizes if kind.startswith(options.only) else ():
+            row = {"what": what, **simulate(kind, settings, units, replications, options.seconds)}
+            print(shown(row), flush=True)
+            rows.append(row)
+            document = {
+                **{"schema": 1, "benchmark": NAME, "question": QUESTION, "quick": options.quick},
+                "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                **{"environment": environment(), "rows": rows},
+            }
+            if not options.only:
+                options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return int(any(row["verdict"] == FAILS for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
