@@ -10,8 +10,8 @@ a test or claim says what is not so. The list was fixed before any of its result
   (Student's t, Wilson, Clopper and Pearson, Bonett and Price, whichever apply);
 - false verdicts: at most 5 % of studies.
 
-A cell that does not pass *fails* if its Monte Carlo interval is wholly on the wrong side, else it is *undecided*. Each has
-10,000 replications, or as many as two minutes of one core allow. All resamples are as many as the product draws.
+A cell that does not pass *fails* if its Monte Carlo interval is wholly on the wrong side, else it is *undecided*. Each
+has 10,000 replications, or as many as two minutes of one core allow. All resamples are as many as the product draws.
 """
 
 from __future__ import annotations

@@ -1,0 +1,39 @@
+"""The coverage benchmark: it passes what covers, and tells a wrong interval and a wrong test."""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks import coverage, simulations
+
+from substyle.engine.probes import evaluate, outcomes
+
+
+def test_an_interval_that_covers_passes() -> None:
+    row = coverage.simulate("paired", {"first": 0.01, "second": 0.01}, 100, 200, 60)
+    assert (row["verdict"], row["replications"], row["without_interval"]) == ("passes", 200, 0)
+    assert row["coverage"] > 0.97
+    assert "times Bonett and Price" in coverage.shown(row) or "times t" in coverage.shown(row)
+
+
+def test_an_interval_that_is_too_narrow_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate.Estimate, "quantile", lambda self, per_cent: 1.0)
+    row = coverage.simulate("paired", {"first": 0.15, "second": 0.05}, 100, 200, 60)
+    assert (row["verdict"], row["coverage"] < 0.85) == ("fails", True)
+    assert coverage.shown(row).startswith("fails")
+
+
+def test_a_test_that_finds_too_much_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert coverage.simulate("holm", {"task": "fine"}, 5, 100, 60)["verdict"] == "passes"
+    monkeypatch.setattr(outcomes, "holm", lambda p: [each and each / 3 for each in p])
+    row = coverage.simulate("holm", {"task": "fine"}, 100, 100, 60)
+    assert (row["verdict"], row["false_verdicts"] > 0.2) == ("fails", True)
+
+
+FIRST = {kind: (settings, sizes[0]) for kind, _, settings, sizes in reversed(coverage.CELLS)}
+
+
+@pytest.mark.parametrize("kind", simulations.KINDS)
+def test_every_kind_runs(kind: str) -> None:
+    row = coverage.simulate(kind, *FIRST[kind], 50, 60)
+    assert row["replications"] == 50
+    assert {"coverage", "false_verdicts"} & row.keys()
