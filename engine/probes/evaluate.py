@@ -314,6 +314,20 @@ class Estimate:
         return finite if self.units >= 2 else finite[:0]  # resamples of one unit are equal
 
 
+def satterthwaite(errors: Sequence[float], units: Sequence[float]) -> float:
+    """Degrees of freedom of Student's t for the root of a sum of squared standard errors.
+
+    Args:
+        errors: independent standard errors.
+        units: number of units that each is computed from.
+
+    Source: Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2(6),
+    1946.
+    """
+    parts = sum(se**4 / max(count - 1, 1) for se, count in zip(errors, units, strict=True))
+    return math.hypot(*errors) ** 4 / parts if parts > 0 else max(units[0] - 1, 1.0)
+
+
 def resample(
     score_TN: NDArray[np.floating],
     resamples: int,

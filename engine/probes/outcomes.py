@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 
-from substyle.engine.probes.evaluate import Estimate, by_class, resample, uniform_over
+from substyle.engine.probes.evaluate import Estimate, by_class, resample, satterthwaite, uniform_over
 from substyle.engine.probes.heads import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
@@ -125,8 +125,8 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
         - ``se``: over images (and transformations for metrics in `GENERAL`), plus over probes trained on resampled
           training images if both have them; ``se_training``: the latter alone, or null;
         - ``ci90``: difference ± the quantile of Student's t × se, for equivalence tests;
-        - ``p``: two-sided, by Student's t; ``p_holm``: after Holm's correction over all rows of the task, metric
-          and head. Null without se.
+        - ``p``: two-sided, by Student's t, whose degrees of freedom are Satterthwaite's if ``se`` has both parts;
+          ``p_holm``: after Holm's correction over all rows of the task, metric and head. Null without se.
     """
     rows: list[Row] = []
     for (name_a, a), (name_b, b) in combinations(outcomes.items(), 2):
@@ -235,9 +235,12 @@ def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
             training = float(np.average(training_ST[:, used], axis=1, weights=weight_T[used]).std(ddof=1))
     if se is None:
         return {"se": None, "se_training": training, "ci90": None, "p": None}
-    se = math.hypot(se, training or 0.0)
-    half = error.quantile(90.0) * se
+    freedom = max(error.units - 1, 1)
+    if training_ST is not None and training:
+        freedom = satterthwaite((se, training), (error.units, len(training_ST)))
+        se = math.hypot(se, training)
+    half = float(stdtrit(freedom, 0.95)) * se
     ratio = abs(error.value) / se if se > 0 else (math.inf if error.value else 0.0)
-    p = 2 * float(stdtr(max(error.units - 1, 1), -ratio))  # Student's t, both tails
+    p = 2 * float(stdtr(freedom, -ratio))  # Student's t, both tails
     ci90 = [max(error.value - half, -1.0), min(error.value + half, 1.0)]
     return {"se": se, "se_training": training, "ci90": ci90, "p": p}

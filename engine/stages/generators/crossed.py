@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.probes.evaluate import Estimate, satterthwaite
 from substyle.engine.store.files import write_durably
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
@@ -112,14 +112,10 @@ class Crossed:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of Student's t.
-
-        Source: Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin
-        2(6), 1946.
-        """
-        units = len(self.score_GG), self.photographs.units, len(self.training_S)
-        parts = sum(se**4 / max(count - 1, 1) for se, count in zip(self.errors.values(), units, strict=True))
-        return self.se**4 / parts if parts > 0 else len(self.score_GG) - 1.0
+        """Degrees of freedom of Student's t."""
+        return satterthwaite(
+            list(self.errors.values()), (len(self.score_GG), self.photographs.units, len(self.training_S))
+        )
 
     def ci95(self, low: float, high: float) -> list[float] | None:
         """The 95 % interval within bounds; None without a standard error."""

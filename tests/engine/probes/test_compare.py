@@ -142,6 +142,23 @@ def test_the_error_of_training_is_that_of_paired_resamples() -> None:
     assert row["ci95"] == alone["ci95"]
 
 
+def test_five_probes_on_resamples_count_as_five() -> None:
+    """Equal backbones, of which the draw of training photographs makes one or the other better: each head a study."""
+    rng, heads = np.random.default_rng(8), [f"fine/{k}" for k in range(1000)]
+    sides = {}
+    for name in "ab":
+        error_KS = rng.normal(0, 0.08, (len(heads), 6))
+        drawn = {head: rng.random((T, 100)) < 0.6 + error_KS[k, 0] for k, head in enumerate(heads)}
+        resampled = {head: np.float32(0.6) + np.tile(error_KS[k, 1:, None], T) for k, head in enumerate(heads)}
+        sides[name] = outcome(
+            {head: right_TN.astype(np.float32) for head, right_TN in drawn.items()}, by_resample=resampled
+        )
+    rows = compare_outcomes(sides)
+    assert len(rows) == len(heads)
+    assert np.mean([row["p"] < 0.05 for row in rows]) < 0.08
+    assert np.mean([not row["ci90"][0] < 0 < row["ci90"][1] for row in rows]) < 0.13
+
+
 def test_groups_widen_the_interval() -> None:
     """Ten grouped copies of each photograph give the same interval as one."""
     made = {name: scores(share, seed)[:, :12] for name, share, seed in (("a", 0.7, 1), ("b", 0.5, 2))}
