@@ -82,12 +82,15 @@ def equivalence_needs(difference: float, half: float, margin: float, photographs
 def correlation_interval(correlation: float, count: int) -> list[float]:
     """95 % interval of a rank correlation of ``count`` > 3 pairs.
 
-    Source: Fieller, Hartley and Pearson, "Tests for rank correlation coefficients I", Biometrika 44, 1957: Fisher's z
-    has the variance 1.06 / (count − 3).
+    A correlation of 1 or -1 is taken halfway to the next one that ranks without ties can have.
+
+    Source: Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
+    Psychometrika 65, 2000: Fisher's z has the variance (1 + rho² / 2) / (count − 3).
     """
-    z = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
-    half = 1.959964 * math.sqrt(1.06 / (count - 3))
-    return [math.tanh(z - half), math.tanh(z + half)]
+    most = 1 - 6 / (count**3 - count)
+    rho = min(max(correlation, -most), most)
+    half = 1.959964 * math.sqrt((1 + rho**2 / 2) / (count - 3))
+    return [math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)]
 
 
 def backbones_needed(correlation: float, strong: float, count: int) -> int | None:
