@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.analysis.geometry import F32, I64, SampledRows, bootstrap_mean
 from substyle.engine.devices import AUTO
+from substyle.engine.probes.evaluate import Estimate
 from substyle.kernels.dispatch import CPU, as_device
 from substyle.kernels.errors import ConfigError
 
@@ -316,9 +317,9 @@ def interval(
 ) -> list[float] | None:
     """95 % interval of :func:`adjusted_mutual_information` from a bootstrap over groups of rows, such as images.
 
-    Repeated groups raise mutual information, so the resamples' deviations from their mean are added to the value. E[I]
-    is that of all rows, since class sizes hardly change. Clusters are fixed: the interval does not cover the choice of
-    clusters, transformations or training images.
+    Repeated groups raise mutual information, so the resamples' deviations from their mean are added to the value, and
+    scaled for few groups as in :class:`.probes.evaluate.Estimate`. E[I] is that of all rows, since class sizes hardly
+    change. Clusters are fixed: the interval does not cover the choice of clusters, transformations or training images.
 
     Returns:
         [low, high], or None with fewer than two groups or if every resample has a single class.
@@ -340,8 +341,8 @@ def interval(
     value_S = value_S[np.isfinite(value_S)]
     if not len(value_S):
         return None
-    low, high = adjusted_mutual_information(a_R, b_R) + np.percentile(value_S - value_S.mean(), (2.5, 97.5))
-    return [float(low), float(high)]
+    value = adjusted_mutual_information(a_R, b_R)
+    return Estimate(value, value + value_S - value_S.mean(), groups).ci95
 
 
 def _entropy(count_C: NDArray[np.number[Any]]) -> float:

@@ -47,6 +47,13 @@ def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
     assert np.mean([low <= np.mean(drawn) <= high for _, (low, high) in found]) >= 0.85
 
 
+def test_intervals_of_few_photographs_are_not_too_narrow() -> None:
+    """Half the interval is the quantile of Student's t times the deviation of new samples, not 1.96 times."""
+    drawn = [neighbors.adjusted_mutual_information(*labelings(seed, 6, 0.5)[:2]) for seed in range(400)]
+    ends = [neighbors.interval(*labelings(seed, 6, 0.5), seed) or [0.0, 0.0] for seed in range(60)]
+    assert np.mean([high - low for low, high in ends]) / 2 > 1.96 * np.std(drawn)
+
+
 def test_intervals_that_are_not_there() -> None:
     a, b, image = labelings(0, 10, 0.4)
     assert neighbors.interval(a[:8], b[:8], image[:8], 0) is None
