@@ -148,9 +148,14 @@ def judged(studies: list[Simulated]) -> dict[str, Any]:
     return row
 
 
+def named(kind: str, settings: dict[str, Any], units: int) -> str:
+    """Name of a cell, such as ``paired first=0.15 second=0.05 units=100``."""
+    return " ".join([kind, *(f"{key}={value}" for key, value in settings.items()), f"units={units}"])
+
+
 def simulate(kind: str, settings: dict[str, Any], units: int, replications: int, seconds: float) -> dict[str, Any]:
     """Simulate a cell until it has as many replications, or for as long."""
-    cell = " ".join([kind, *(f"{key}={value}" for key, value in settings.items()), f"units={units}"])
+    cell = named(kind, settings, units)
     began, studies = time.perf_counter(), list[Simulated]()
     for seed in range(0, replications // _AT_ONCE):
         rng = np.random.default_rng([zlib.crc32(cell.encode()), seed])
@@ -202,7 +207,9 @@ def main() -> int:
     rows = []
     replications = QUICK if options.quick else REPLICATIONS
     for kind, what, settings, sizes in CELLS:
-        for units in sizes if kind.startswith(options.only) else ():
+        for units in sizes:
+            if not named(kind, settings, units).startswith(options.only):
+                continue
             row = {"what": what, **simulate(kind, settings, units, replications, options.seconds)}
             print(shown(row), flush=True)
             rows.append(row)
@@ -213,6 +220,7 @@ def main() -> int:
             }
             if not options.only:
                 options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    print(summary(rows))
     return int(any(row["verdict"] == FAILS for row in rows))
 
 
