@@ -183,16 +183,16 @@ def shown(row: dict[str, Any]) -> str:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The table of docs/concepts.md: a row for each kind."""
-    lines = ["| simulated | cells | pass | coverage | false verdicts, at most |", "|---|---|---|---|---|"]
+    lines = ["| simulated | cells | pass | fail | coverage | false verdicts, at most |", "|---|---|---|---|---|---|"]
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         covered = [row["coverage"] for row in own if "coverage" in row]
         false = [row["false_verdicts"] for row in own if "false_verdicts" in row]
         numbers = f"{min(covered):.1%} to {max(covered):.1%}" if covered else ""
         worst = f"{max(false):.1%}" if false else ""
-        passing = sum(row["verdict"] == PASSES for row in own)
+        passing, failing = (sum(row["verdict"] == verdict for row in own) for verdict in (PASSES, FAILS))
         name = (KINDS[kind].__doc__ or "").splitlines()[0].rstrip(".")
-        lines.append(f"| {name} | {len(own)} | {passing} | {numbers} | {worst} |")
+        lines.append(f"| {name} | {len(own)} | {passing} | {failing} | {numbers} | {worst} |")
     return "\n".join(lines)
 
 

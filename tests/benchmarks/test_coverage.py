@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from benchmarks import coverage, simulations
 
@@ -37,3 +40,12 @@ def test_every_kind_runs(kind: str) -> None:
     row = coverage.simulate(kind, *FIRST[kind], 50, 60)
     assert row["replications"] == 50
     assert {"coverage", "false_verdicts"} & row.keys()
+
+
+def test_the_page_says_what_the_kept_results_say() -> None:
+    """Every cell was run, and the table is that of the results."""
+    root = Path(__file__).parents[2]
+    rows = json.loads((root / "benchmarks" / "results" / "coverage.json").read_text())["rows"]
+    cells = [coverage.named(kind, settings, units) for kind, _, settings, sizes in coverage.CELLS for units in sizes]
+    assert [row["cell"] for row in rows] == cells
+    assert coverage.summary(rows) in (root / "docs" / "concepts.md").read_text()
