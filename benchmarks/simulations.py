@@ -31,14 +31,8 @@ from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.outcomes import holm as holm_corrected
 from substyle.engine.probes.single_task import Judged, by_severity
-from substyle.engine.report.claims import (
-    FEWEST_DECIDED,
-    NOT_TESTABLE,
-    STRONG,
-    UNDECIDED,
-    claims,
-    correlation_interval,
-)
+from substyle.engine.report.claims import FEWEST_DECIDED, NOT_TESTABLE, STRONG, UNDECIDED, claims
+from substyle.engine.report.deciding import correlation_interval
 from substyle.engine.report.findings import LEVEL, within_margin
 from substyle.engine.stages.few_shot import _widened as widened
 from substyle.engine.stages.generators import contrast
