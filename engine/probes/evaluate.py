@@ -101,6 +101,9 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+# Of n images none of which disagree, the one-sided 95 % bound of their rate is 3 / n (Hanley and Lippman-Hand, "If
+# nothing goes wrong, is everything all right?", JAMA 249, 1983); as a standard error, by the normal quantile.
+_UNSEEN = 3 / 1.645
 _ALIKE = 1e-9  # spread of replicates that are equal but for rounding
 _DRAWS_AT_ONCE = 4_000_000  # maximum image draws in memory
 
@@ -131,7 +134,7 @@ class Resampled:
         if self.images_T is not None and self.units_T is not None and used_T.any():
             units = float(self.units_T[used_T].max())
             share = (weight_T[used_T] / (self.images_T[used_T] + 2)).max() / weight_T[used_T].sum()
-            unseen = math.sqrt(2) * float(share)
+            unseen = _UNSEEN * float(share)
         return Estimate(
             float(_weighted(self.value_T[None], weight_T)[0]),
             _weighted(self.replicates_RT, weight_T),
@@ -212,12 +215,12 @@ class Estimate:
     A bootstrap of few units is too narrow: deviations from the value are scaled by ``sqrt(G / (G - 1))`` and by the
     quantile of Student's t with G - 1 degrees of freedom over that of the normal distribution. Where all units agree,
     replicates have no spread at all. An accuracy of 0 or 1 then has the exact binomial interval of its images or groups
-    (Clopper and Pearson, 1934). To differences, and to other accuracies without spread, the variance of one more
-    disagreement in each direction is added (Bonett and Price, Statistics in Medicine 31, 2012).
+    (Clopper and Pearson, 1934). To differences, and to other accuracies without spread, the variance of disagreements
+    that were not seen is added, by the rule of three: the interval of a difference of 0 is 3 / n wide on each side.
 
     Attributes:
         units: G, of images, groups or transformations.
-        unseen: standard error of one more disagreement of an image in each direction.
+        unseen: standard error of disagreements that were not seen, of an image in each direction.
         trials: number of images or groups of images.
         proportion: whether it is an accuracy, whose interval is in [0, 1].
         difference: whether it is a difference of accuracies, whose interval is in [-1, 1].

@@ -392,9 +392,8 @@ def test_comparisons(make_table: Make, quick: Quick) -> None:
     json.dumps(rows, allow_nan=False)
     named = {(r["task"], r["metric"], r["head"], r["a"], r["b"]): r for r in rows}
     of_tasks = 2 * (1 + 2 + 2)  # fine, coarse seen and held out, semantic clean and obfuscated, of both heads
-    assert (
-        len(named) == len(rows) == of_tasks + 2 + 3 + 2
-    )  # multi-task; rotation, equal fine and rotation; MLP - linear
+    # multi-task; rotation, plain and by class; equal fine and rotation; MLP - linear
+    assert len(named) == len(rows) == of_tasks + 2 + 2 + 3 + 2
     assert named["rotation", "accuracy", "linear", "clear", "faint"]["difference"] == pytest.approx(
         np.subtract(*(o.results["coarse_rotation"]["linear"]["accuracy"] for o in outcomes.values()))
     )
