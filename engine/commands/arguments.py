@@ -192,7 +192,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         BadUsage: invalid arguments.
         SystemExit: ``--help`` or ``--version``.
     """
-    return parser(next((word for word in words if not word.startswith("-")), "")).parse_args(words)
+    made = parser(next((word for word in words if not word.startswith("-")), ""))
+    if words.count("--") > 1:  # argparse takes the second for an argument without a value
+        made.error("argument --: expected at most once")
+    return made.parse_args(words)
 
 
 def _plugins(command: argparse.ArgumentParser) -> None:
