@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -200,17 +200,18 @@ def test_reading_while_a_transformation_is_added(warm: Warm, finished: Whole, tm
 @pytest.mark.slow
 def test_reading_while_records_are_compacted(finished: Whole, tmp_path: Path) -> None:
     records = journal.read(place(finished.store))
-    for i in range(100):
-        store = tmp_path / f"{i}"
-        store.mkdir()
-        for record in records:
-            journal.write(place(store), record)
-        compacting = threading.Thread(target=compaction.compact, args=(store,), kwargs={"at": 1})
-        compacting.start()
-        while compacting.is_alive():
-            assert journal.read(place(store)) == records
-        compacting.join()
-        assert journal.read(place(store)) == records
+    with ThreadPoolExecutor(1) as pool:
+        for i in range(100):
+            (tmp_path / f"{i}").mkdir()
+            store = place(tmp_path / f"{i}")
+            for record in records:
+                journal.write(store, record)
+            compacting = pool.submit(compaction.compact, store, at=1)
+            while not compacting.done():
+                assert journal.read(store) == records
+            compacting.result()
+            assert journal.read(store) == records
+            assert not (store / journal.FOLDER).files(".json")  # all are in the index
 
 
 @pytest.mark.slow

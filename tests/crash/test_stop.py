@@ -77,14 +77,15 @@ def test_stopped_at_random_moments(
 def test_stopped_while_it_starts(
     finished: Whole, tmp_path: Path, kind: signal.Signals, code: int, delay: float
 ) -> None:
-    # before the command itself runs the signal ends the interpreter: to a shell that is the same exit code
+    # before the command itself runs the signal ends the interpreter, which says so: to a shell, the same exit code
     store = tmp_path / "s.zarr"
     run = cold(embed(finished.images, store))
     time.sleep(delay)
     run.signal(kind)
     ended = run.wait()
     assert ended.code in (code, -kind, 0)
-    ended.require(ended.code)
+    if ended.code != -kind:
+        ended.require(ended.code)
     if ended.code == 0:  # it was over before, as it may be after the longest delay
         assert ended.answer["new_shards"] == finished.shards
     assert not list(store.glob("lock*"))
