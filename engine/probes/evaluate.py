@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.tasks import F64, I64, UNKNOWN, Task
+from substyle.engine.results.model import MARGIN
 from substyle.kernels import cpu
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
@@ -118,6 +119,7 @@ class Resampled:
         images_T: (T,) number of images with a score; None if unknown.
         units_T: (T,) number of resampled units with a score: these images, or groups of them; None if unknown.
         proportion: whether these are accuracies; else differences of accuracies, or other numbers.
+        apart_T: (T,) mean absolute score: of differences, how often two probes disagree; None if unknown.
     """
 
     value_T: F64
@@ -126,6 +128,7 @@ class Resampled:
     images_T: I64 | None = None
     units_T: I64 | None = None
     proportion: bool = False
+    apart_T: F64 | None = None
 
     def mean(self, weight_T: F64) -> Estimate:
         """Weighted mean of the accuracies that are not NaN."""
@@ -139,6 +142,7 @@ class Resampled:
             float(_weighted(self.value_T[None], weight_T)[0]),
             _weighted(self.replicates_RT, weight_T),
             *(units, unseen, units, self.proportion),
+            apart=math.nan if self.apart_T is None else float(_weighted(self.apart_T[None], weight_T)[0]),
         )
 
     def two_way(self, weight_T: F64) -> Estimate:
@@ -200,7 +204,8 @@ class Resampled:
         """Select transformations."""
         images_T, units_T = (None if each is None else each[rows] for each in (self.images_T, self.units_T))
         return Resampled(
-            *(self.value_T[rows], self.replicates_RT[:, rows], self.seed, images_T, units_T, self.proportion)
+            *(self.value_T[rows], self.replicates_RT[:, rows], self.seed, images_T, units_T, self.proportion),
+            apart_T=None if self.apart_T is None else self.apart_T[rows],
         )
 
     def one(self, t: int) -> Estimate:
@@ -224,6 +229,7 @@ class Estimate:
         trials: number of images or groups of images.
         proportion: whether it is an accuracy, whose interval is in [0, 1].
         difference: whether it is a difference of accuracies, whose interval is in [-1, 1].
+        apart: of a difference, how often the two disagree; NaN if unknown.
     """
 
     value: float
@@ -233,6 +239,7 @@ class Estimate:
     trials: float = math.inf
     proportion: bool = False
     difference: bool = False
+    apart: float = math.nan
 
     @staticmethod
     def of(array: F64) -> Estimate:
@@ -263,8 +270,17 @@ class Estimate:
 
     @property
     def ci90(self) -> list[float] | None:
-        """The 90 % interval, for equivalence tests (two one-sided tests at 5 %)."""
-        return self._interval(90.0)
+        """The 90 % interval, for equivalence tests (two one-sided tests at 5 %), see `at_margin`."""
+        ends = self._interval(90.0)
+        return None if ends is None else [self.value + self.at_margin * (end - self.value) for end in ends]
+
+    @property
+    def at_margin(self) -> float:
+        """Error of probes that differ by `MARGIN`, over that of this difference: they disagree at least as often.
+
+        The variance is in proportion to disagreements, as in score tests (Tango, Statistics in Medicine 17, 1998).
+        """
+        return math.sqrt(MARGIN / self.apart) if 0 < self.apart < MARGIN else 1.0
 
     def entries(self, name: str) -> dict[str, Any]:
         """Entries of results.json: the number and its interval, ``<name>_ci95``, or ``ci95`` of an accuracy."""
@@ -376,7 +392,8 @@ def resample(
     units_T = np.count_nonzero(both[:, transformations:], axis=0)
     if images < 2:  # all resamples are equal
         accuracies[1:] = np.nan
-    return Resampled(accuracies[0], accuracies[1:], seed, counted.sum(axis=1), units_T, proportion)
+    apart_T = None if proportion else np.asarray(np.abs(right_NT).sum(axis=0) / np.maximum(counted.sum(axis=1), 1))
+    return Resampled(accuracies[0], accuracies[1:], seed, counted.sum(axis=1), units_T, proportion, apart_T)
 
 
 def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int) -> F64:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
+from substyle.engine.probes.evaluate import resample, score, uniform_over
 from substyle.engine.probes.heads import Setting, grid, token_grid
-from substyle.engine.probes.tasks import I64, Advance, Task, identity, stream_of
+from substyle.engine.probes.tasks import F64, I64, Advance, Task, identity, stream_of
 from substyle.engine.probes.trainer import Trained, Validation, train
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
@@ -265,17 +265,22 @@ def report_multitask(
     semantic, twin_semantic = resampled["semantic"].mean(clean_T), resampled[TWIN_SEMANTIC].mean(clean_T)
     obfuscated = resampled["semantic"].mean(1.0 - clean_T)
     twins = {group: joint.made[group].describe() for group in (TWIN_FINE, TWIN_SEMANTIC)}
+
+    def of_twin(task: str, twin: str, weight_T: F64) -> dict[str, Any]:
+        apart_TN = joint.scores_TN[task] - joint.scores_TN[twin]
+        estimate = resample(apart_TN, config.bootstrap, config.seed, group_N, proportion=False).mean(weight_T)
+        return {"value": estimate.number, "ci95": estimate.within(-1.0, 1.0), "ci90": estimate.ci90}
+
     return {
         **fine.entries("fine"),
         **semantic.entries("semantic"),
         **obfuscated.entries("obfuscated"),
         "task_weight": config.task_weight,
         "single_task": {**twin_fine.entries("fine"), **twin_semantic.entries("semantic"), "training": twins},
-        "difference": {"fine": _difference(fine - twin_fine), "semantic": _difference(semantic - twin_semantic)},
+        "difference": {
+            "fine": of_twin("fine", TWIN_FINE, fine_T),
+            "semantic": of_twin("semantic", TWIN_SEMANTIC, clean_T),
+        },
         **joint.made[JOINT].describe(),
         "converged": all(mlp.converged for mlp in joint.made.values()),
     }
-
-
-def _difference(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.number, "ci95": estimate.ci95, "ci90": estimate.ci90}

@@ -124,7 +124,7 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
           over fewer than two transformations;
         - ``se``: over images (and transformations for metrics in `GENERAL`), plus over probes trained on resampled
           training images if both have them; ``se_training``: the latter alone, or null;
-        - ``ci90``: difference ± the quantile of Student's t × se, for equivalence tests;
+        - ``ci90``: difference ± the quantile of Student's t × se × `Estimate.at_margin`, for equivalence tests;
         - ``p``: two-sided, by Student's t, whose degrees of freedom are Satterthwaite's if ``se`` has both parts;
           ``p_holm``: after Holm's correction over all rows of the task, metric and head. Null without se.
     """
@@ -239,7 +239,7 @@ def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
     if training_ST is not None and training:
         freedom = satterthwaite((se, training), (error.units, len(training_ST)))
         se = math.hypot(se, training)
-    half = float(stdtrit(freedom, 0.95)) * se
+    half = error.at_margin * float(stdtrit(freedom, 0.95)) * se
     ratio = abs(error.value) / se if se > 0 else (math.inf if error.value else 0.0)
     p = 2 * float(stdtr(freedom, -ratio))  # Student's t, both tails
     ci90 = [max(error.value - half, -1.0), min(error.value + half, 1.0)]

@@ -23,7 +23,6 @@ from substyle.engine.report.deciding import (
 )
 from substyle.engine.report.findings import (
     LEVEL,
-    MARGIN,
     Difference,
     across_generators,
     difference,
@@ -31,6 +30,7 @@ from substyle.engine.report.findings import (
     within_margin,
 )
 from substyle.engine.results.model import (
+    MARGIN,
     BackboneResults,
     Claim,
     GroupedScores,

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from substyle.engine.report.data import head_name, show, show_interval
-from substyle.engine.results.model import PairComparison, ResultsDocument
+from substyle.engine.results.model import MARGIN, PairComparison, ResultsDocument
 
 LEVEL = 0.05  # significance level after Holm's correction
-MARGIN = 0.01  # margin of equivalence
 _COMPARED = {"coarse_rotation": "rotation"}  # tasks with another name in comparisons
 
 

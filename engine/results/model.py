@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 SCHEMA = 1
 Status = Literal["supported", "contradicted", "undecided", "not testable"]
 HEADS = ("linear", "mlp")
+MARGIN = 0.01  # of accuracy, within which two probes are equivalent
 BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")  # in the pooling of a layer
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -12,6 +12,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, Resampled, balanced_over, by_class, resample, uniform_over
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import Judged
+from substyle.engine.results.model import MARGIN
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
@@ -217,6 +218,26 @@ def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
         images_only += low <= 0 <= high
     assert 0.9 <= two_way / 300 <= 0.99
     assert images_only / 300 < 0.8
+
+
+@pytest.mark.parametrize(("photographs", "transformations"), [(250, 1), (400, 5)])
+def test_probes_that_differ_by_the_margin_are_seldom_equivalent(photographs: int, transformations: int) -> None:
+    """One probe is right alone on 1 % of the rows: at most 5 % of intervals may lie within a point."""
+    rng, studies = np.random.default_rng(3), 400
+    alone = (rng.random((studies * transformations, photographs)) < 0.01).astype(np.float32)
+    made, called = resample(alone, 1000, 0, proportion=False), 0
+    for k in range(studies):
+        own = made.part(slice(k * transformations, (k + 1) * transformations))
+        low, high = own.mean(np.ones(transformations)).ci90 or (-1.0, 1.0)
+        called += -MARGIN < low <= high < MARGIN
+    assert called / studies <= 0.05
+
+
+def test_equal_probes_are_equivalent_on_enough_photographs() -> None:
+    for photographs, equivalent in ((290, False), (310, True)):
+        made = resample(np.zeros((1, photographs), np.float32), 100, 0, proportion=False)
+        low, high = made.mean(np.ones(1)).ci90 or (-1.0, 1.0)
+        assert (-MARGIN < low <= high < MARGIN) == equivalent
 
 
 CLASSES = ("a", "a", "b", "b", "b", "c")
