@@ -63,8 +63,8 @@ QUESTIONS = (
         "accuracy", "ci95", "coarse", ("generators", "accuracy"),
     ),
     Question(
-        "Which class has the photograph?", "class", ("semantic", "linear"), "clean", "clean_ci95", "semantic",
-        ("semantic", "clean"),
+        "Which class does the photograph belong to?", "class", ("semantic", "linear"),
+        "clean", "clean_ci95", "semantic", ("semantic", "clean"),
     ),
     Question(
         "Which class, after the transformation?", "class,\ntransformed", ("semantic", "linear"), "obfuscated",
@@ -78,8 +78,8 @@ def _per_cent(share: float) -> str:
 
 
 def _shown(scores: dict[str, Any], question: Question) -> str:
-    low, high = scores[question.interval]
-    return f"{_per_cent(scores[question.score])} % ({_per_cent(low)}–{_per_cent(high)})"
+    ends = "–".join(map(_per_cent, scores.get(question.interval) or ()))
+    return f"{_per_cent(scores[question.score])} %" + f" ({ends})" * bool(ends)
 
 
 def _named(names: list[str]) -> str:
@@ -103,6 +103,8 @@ def sentence(kept: dict[str, Any], question: Question) -> str:
     known = {name: scores for name, scores in rows.items() if scores.get(question.score) is not None}
     late = [name for name, scores in known.items() if scores.get("converged") is False]
     networks = [name for name in known if not kept["backbones"][name]["control"] and name not in late]
+    if not networks:
+        return f"**{question.text.format(**kept)}** No probe of a network has converged."
     best, *others = sorted(networks, key=lambda name: -known[name][question.score])
     text = f"**{question.text.format(**kept)}** `{best}` reads it best: {_shown(known[best], question)}"
     p = {name: compared(kept, question, best, name) for name in others}

@@ -1,4 +1,4 @@
-"""Coverage of every kind of interval and test in the report, by the report's own functions on simulated scores.
+"""Coverage of intervals and tests in the report, by the report's own functions on simulated scores.
 
     python -m benchmarks.coverage [--quick] [--only TEXT] [--seconds 120] [--out benchmarks/results/coverage.json]
 

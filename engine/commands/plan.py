@@ -48,7 +48,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     if given:  # these replace measured fractions of the same work; only decoding is left
         found = {name: value for name, value in found.items() if name == "decode_bytes"}
     efficiency = Efficiency(**found, **given)
-    photographs, classes = _photographs(options, study)
+    photographs, classes, test = _photographs(options, study)
     made = plan_study(
         [choice.name for choice in study.backbones],
         settings.transformations,
@@ -68,14 +68,14 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     }
     remark = "; ".join(filter(None, (remark, _eight_bits(study), _not_counted(study))))
     answer = made.describe() | {"remark": remark or None, "efficiency": sources, "measurement": files if found else []}
-    answer["forecast"] = _forecast(study, photographs)
+    answer["forecast"] = _forecast(study, test)
     _show(made, answer)
     return answer
 
 
 def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
     """Embed a sample of the photographs into a temporary store and extrapolate to all."""
-    photographs, _ = _photographs(options, study)
+    photographs, _, test = _photographs(options, study)
     with scratch() as folder:
         path = folder / "sample.zarr"
         chosen = dataclasses.replace(study, limit=min(options.sample, photographs))
@@ -94,7 +94,7 @@ def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
         "hours": photographs * each / 3600,
         "store_bytes": round(photographs * len(names) * row),
         "remark": _not_counted(study) or None,
-        "forecast": _forecast(study, photographs),
+        "forecast": _forecast(study, test),
     }
     print(
         f"{photographs:,} photographs × {len(names)} variants on {made.pipeline.target.device}: {answer['hours']:.2f} "
@@ -108,17 +108,20 @@ def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
     return answer
 
 
-def _photographs(options: argparse.Namespace, study: Study) -> tuple[int, int]:
-    """Numbers of photographs and of their classes, 0 if unknown."""
+def _photographs(options: argparse.Namespace, study: Study) -> tuple[int, int, int]:
+    """Numbers of photographs, of their classes, 0 if unknown, and of test photographs."""
     if options.photographs:
-        return int(options.photographs), 0
+        return int(options.photographs), 0, round(options.photographs * study.splits.test)
     images = options.images or study.images
     if images is None:
         raise MissingError("--photographs", "pass their number, or --images PATH to count them")
     source = open_source(images, study.source)
     print(describe(source), file=sys.stderr)
     count = len(source.records)
-    return min(count, study.limit) if study.limit else count, len(source.class_names)
+    given = [record.split for record in source.records]
+    share = given.count("test") / count if any(given) else study.splits.test
+    used = min(count, study.limit) if study.limit else count
+    return used, len(source.class_names), round(used * share)
 
 
 def _eight_bits(study: Study) -> str:
@@ -135,10 +138,9 @@ def _not_counted(study: Study) -> str:
     return f"not counted: {', '.join(named)}" if named else ""
 
 
-def _forecast(study: Study, photographs: int) -> dict[str, Any]:
-    """Half widths of the intervals of claims, if the source has no splits of its own."""
+def _forecast(study: Study, test: int) -> dict[str, Any]:
+    """Half widths of the intervals of claims with a number of test photographs."""
     networks = [name for name in names_of(study.backbones) if not name.startswith("control:") and "@" not in name]
-    test = round(photographs * study.splits.test)
     found = forecasts(study.settings().transformations, test, len(networks))
     return {"test": test, "claims": [each.describe() for each in found]}
 
@@ -146,12 +148,16 @@ def _forecast(study: Study, photographs: int) -> dict[str, Any]:
 def _show_forecast(forecast: dict[str, Any]) -> None:
     if not forecast["claims"]:
         return
-    print(f"\nhalf widths of 95 % intervals with {forecast['test']:,} test photographs, and 90 % of kept differences:")
+    print(
+        f"\nhalf widths of 95 % intervals with {forecast['test']:,} test photographs (in brackets: the middle 90 % in "
+        "kept studies):"
+    )
     for row in forecast["claims"]:
         title, half = f"{row['claim']}: {row['what']}", row["half"]
         unit, scale = ("", 1.0) if row["claim"] == "C6" else (" points", 100.0)
         low, median, high = (f"{scale * each:.3g}" for each in half or (0, 0, 0))
-        print(f"{title:48} {f'± {median}{unit} ({low} to {high})' if half else row['remark']}")
+        known = f"± {median}{unit}" + f" ({low} to {high})" * (low != high)
+        print(f"{title:48} {known if half else row['remark']}")
 
 
 def _present() -> tuple[str, str]:

@@ -87,6 +87,10 @@ class Forecast:
         return asdict(self)
 
 
+def _missing(generators: int) -> str:
+    return "requires three generators of styles" if generators < 3 else "no kept study has several generators"
+
+
 def forecasts(transformations: Sequence[str], photographs: int, networks: int) -> list[Forecast]:
     """Forecast the claims of a study.
 
@@ -104,7 +108,7 @@ def forecasts(transformations: Sequence[str], photographs: int, networks: int) -
     few = f"undecided with fewer than {FEWEST_DECIDED} networks"
     return [
         Forecast("C1, C3", "style accuracy of two networks", STYLE.half(count, photographs)),
-        Forecast("C2", "styles of unseen generators", unseen, "" if unseen else "requires three generators of styles"),
+        Forecast("C2", "styles of unseen generators", unseen, "" if unseen else _missing(generators)),
         Forecast("C4", "MLP minus linear", HEADS.half(count, photographs)),
         Forecast("C6", "rank correlation", None, few)
         if networks < FEWEST_DECIDED

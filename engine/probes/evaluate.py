@@ -136,7 +136,7 @@ class Resampled:
         units, unseen = math.inf, 0.0
         if self.images_T is not None and self.units_T is not None and used_T.any():
             units = float(self.units_T[used_T].max())
-            share = (weight_T[used_T] / (self.images_T[used_T] + 2)).max() / weight_T[used_T].sum()
+            share = (weight_T[used_T] / (self.units_T[used_T] + 2)).max() / weight_T[used_T].sum()
             unseen = _UNSEEN * float(share)
         return Estimate(
             float(_weighted(self.value_T[None], weight_T)[0]),
@@ -188,7 +188,9 @@ class Resampled:
                 free += count - 1
         if free == 0:
             return replace(mean, replicates_R=np.empty(0))
-        return replace(mean, replicates_R=self._times(used, weight_T, times_RU), units=min(mean.units, free + 1))
+        made = replace(mean, replicates_R=self._times(used, weight_T, times_RU), units=min(mean.units, free + 1))
+        # an `Estimate` scales deviations for few units, which the draws have done
+        return replace(made, replicates_R=made.value + (made.replicates_R - made.value) / made.few)
 
     def _used(self, weight_T: F64) -> I64:
         return np.flatnonzero((weight_T > 0) & np.isfinite(self.value_T))
@@ -221,11 +223,11 @@ class Estimate:
     quantile of Student's t with G - 1 degrees of freedom over that of the normal distribution. Where all units agree,
     replicates have no spread at all. An accuracy of 0 or 1 then has the exact binomial interval of its images or groups
     (Clopper and Pearson, 1934). To differences, and to other accuracies without spread, the variance of disagreements
-    that were not seen is added, by the rule of three: the interval of a difference of 0 is 3 / n wide on each side.
+    that were not seen is added, by the rule of three: the 90 % interval of a difference of 0 is about ± 3 / G.
 
     Attributes:
         units: G, of images, groups or transformations.
-        unseen: standard error of disagreements that were not seen, of an image in each direction.
+        unseen: standard error of disagreements that were not seen.
         trials: number of images or groups of images.
         proportion: whether it is an accuracy, whose interval is in [0, 1].
         difference: whether it is a difference of accuracies, whose interval is in [-1, 1].
@@ -296,14 +298,15 @@ class Estimate:
         if self.proportion and alike and self.value in (0.0, 1.0):
             low, high = self._interval(95.0) or (0.0, 0.0)
             return (high - low) / (2 * self.quantile(95.0))
-        return math.hypot(spread * self._few, self.unseen if alike or not self.proportion else 0.0)
+        return math.hypot(spread * self.few, self.unseen if alike or not self.proportion else 0.0)
 
     def quantile(self, per_cent: float) -> float:
         """Quantile of Student's t that bounds the middle ``per_cent``."""
         return float(stdtrit(max(self.units - 1, 1), 0.5 + per_cent / 200))
 
     @property
-    def _few(self) -> float:
+    def few(self) -> float:
+        """Factor of deviations of a bootstrap of few units."""
         return math.sqrt(self.units / (self.units - 1)) if 1 < self.units < math.inf else 1.0
 
     def _interval(self, per_cent: float) -> list[float] | None:
@@ -316,7 +319,7 @@ class Estimate:
         if self.proportion and alike and self.value in (0.0, 1.0):
             missed = 1 - (tail / 100) ** (1 / self.trials)
             return [1 - missed, 1.0] if self.value else [0.0, missed]
-        wider = self._few * self.quantile(per_cent) / NormalDist().inv_cdf(1 - tail / 100)
+        wider = self.few * self.quantile(per_cent) / NormalDist().inv_cdf(1 - tail / 100)
         unseen = self.quantile(per_cent) * self.unseen if alike or not self.proportion else 0.0
         below, above = (math.hypot(wider * max(d, 0.0), unseen) for d in (self.value - low, high - self.value))
         ends = self.value - below, self.value + above

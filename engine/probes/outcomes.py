@@ -203,6 +203,8 @@ def _differences(
         training_ST = _training(a.by_resample.get(x), b.by_resample.get(y), shared, t_b)
         for metric, weight_T in _metrics(a, task, head).items():
             weight = weight_T[shared]
+            if metric == "balanced":  # over the transformations that both held out
+                weight = by_class(np.flatnonzero(np.isfinite(own.value_T)).tolist(), [a.coarse[t] for t in shared])
             over_images = own.mean(weight)
             of_shared = [a.coarse[t] for t in shared]
             two_way = own.nested(weight, of_shared) if metric == "balanced" else own.two_way(weight)

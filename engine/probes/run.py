@@ -69,7 +69,7 @@ def run_probes(
     names = [name for name in config.tasks if multitask or name != "multitask"]
     known = dict(metadata or {}) | ({"tokens": whole.tokens} if whole.tokens else {})
     run = _Run(table, config, names, out_dir if config.save else None, known, quiet, whole)
-    with _threads(config.threads), stage(f"probes {table.backbone}", run.total, "steps", quiet=quiet) as bar:
+    with threads(config.threads), stage(f"probes {table.backbone}", run.total, "steps", quiet=quiet) as bar:
         for name in names:
             if name == "multitask":
                 run.multitask(bar)
@@ -315,7 +315,8 @@ class _Run:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """Limit the threads of torch; 0 changes nothing."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)

@@ -82,7 +82,9 @@ def _new_styles(results: ResultsDocument, identity: str, other: str) -> Claim:
 
     Without enough generators, on painting styles held out in turn.
     """
-    score = _UNSEEN_STYLES if results.entry("generators") else _HELD_OUT_STYLES
+    kinds = _by_objective(results)
+    unseen = _pairs(results, *_UNSEEN_STYLES, kinds.get("image_text", []), kinds.get(other, []))
+    score = _UNSEEN_STYLES if unseen else _HELD_OUT_STYLES
     claim = _pairs_decide(results, identity, _C2.format(other), "image_text", score, +1, other)
     left, right = (names or [] for names in (claim.groups or {}).values())
     if score is _HELD_OUT_STYLES:
@@ -162,14 +164,16 @@ def _free_needs(results: ResultsDocument, claim: Claim, names: Sequence[str]) ->
     if _least_clear(judged) is not None:
         yield from _to_decide(results, claim, judged)
         return
-    photographs = (results.splits or {}).get("test")
+    (count, photographs), worst = _drawn(results), (0.0, "")
     costs = {(name, task): _cost(results.backbones[name], task) for name in names for task in _TASKS}
-    for (name, task), cost in costs.items() if photographs else ():
+    for (name, task), cost in costs.items() if count else ():
         if cost.value is not None and cost.ci90 is not None and not within_margin(cost.ci90):
             half = (cost.ci90[1] - cost.ci90[0]) / 2
-            needed = equivalence_needs(cost.value, half, MARGIN, photographs or 1)
-            yield f"to decide equivalence on {name} ({_TASKS[task]}): {needed}"
-            return
+            needed = equivalence_needs(cost.value, half, MARGIN, count, photographs)
+            ratio = half / max(MARGIN - abs(cost.value), 1e-12)
+            worst = max(worst, (ratio, f"to decide equivalence on {name} ({_TASKS[task]}): {needed}"))
+    if worst[1]:
+        yield worst[1]
 
 
 def _cost(backbone: BackboneResults, task: str) -> PairedDifference:
@@ -216,7 +220,9 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
     claim.n_transformations = len(shared)
     claim.status = _side(_estimate(claim, found), +1)
     if claim.status == UNDECIDED:
-        _add(claim, *_to_decide(results, claim, judged), *_disagreeing(judged))
+        measured = [(results.backbones[name].entry("sampled") or {}).get("test_images") for name in (*left, *right)]
+        images = min((each for each in measured if each), default=None)
+        _add(claim, *(list(_disagreeing(judged)) or _to_decide(results, claim, judged, images=images)))
     _add(claim, f"sensitivity is 1 − centred cosine to the unchanged photograph, over {len(shared)} transformations")
     _add(claim, *_contrast(results, left, right))
     return _held_back(results, claim, [], [])
@@ -257,10 +263,8 @@ def _moving_is_no_weakness(results: ResultsDocument) -> Claim:
         _add(claim, "the interval covers those over photographs and over backbones")
         if claim.status == UNDECIDED:
             count = backbones_needed(correlation, STRONG, len(points))
-            more = (
-                "more test photographs" if count == len(points) else f"about {count} backbones" if count else "nothing"
-            )
-            _add(claim, f"to decide: {more}")
+            more = f"about {(count or 0) - len(points)} more backbones" if count else "nothing within reach"
+            _add(claim, f"to decide: {'more photographs of the shift' if count == len(points) else more}")
     return _held_back(results, claim, points, [("semantic", "linear")])
 
 
@@ -418,24 +422,49 @@ def _would_decide(
         pair: (value, ends, _half(value, alone[pair][1]))
         for pair, (value, ends) in _pairs(results, *score, left, right).items()
     }
-    if score is not _UNSEEN_STYLES:
-        yield from _to_decide(results, claim, {f"{a} against {b}": each for (a, b), each in pairs.items()})
+    disagree = list(_disagreeing({f"{a} minus {b}": each for (a, b), each in pairs.items()}))
+    if disagree:
+        yield from disagree
+    elif score is not _UNSEEN_STYLES:
+        named = {f"{a} against {b}": each for (a, b), each in pairs.items()}
+        yield from _to_decide(results, claim, named, "styles" if score is _HELD_OUT_STYLES else "transformations")
     elif (pair := _least_clear(pairs)) is not None:
         yield f"to decide {' against '.join(pair)}: {_generators(results, *pair)}"
-    yield from _disagreeing({f"{a} minus {b}": each for (a, b), each in pairs.items()})
 
 
 Judged = tuple[float, Sequence[float] | None, float]  # difference, interval, half its width over photographs alone
 K = TypeVar("K")
 
 
-def _to_decide(results: ResultsDocument, claim: Claim, pairs: Mapping[str, Judged]) -> Iterator[str]:
-    """What would decide the difference that is least clear."""
-    name, photographs = _least_clear(pairs), (results.splits or {}).get("test")
-    if name is not None and photographs and claim.n_transformations:
+def _to_decide(
+    results: ResultsDocument,
+    claim: Claim,
+    pairs: Mapping[str, Judged],
+    transformations: str = "transformations",
+    images: int | None = None,
+) -> Iterator[str]:
+    """What would decide the difference that is least clear.
+
+    Args:
+        transformations: what those that were resampled are called.
+        images: number of photographs that were measured, if not all test photographs.
+    """
+    name, (count, photographs) = _least_clear(pairs), _drawn(results)
+    if name is not None and count and claim.n_transformations:
         value, ends, h = pairs[name]
         g = math.sqrt(max(_half(value, ends) ** 2 - h**2, 0.0))
-        yield f"to decide {name}: {more_units(value, g, h, claim.n_transformations, photographs)}"
+        units = {photographs: min(count, images or count), transformations: claim.n_transformations}
+        needed = more_units(value, {photographs: h, transformations: g}, units)
+        capped = images is not None and images < count and photographs in needed
+        yield f"to decide {name}: {needed}{', with a higher analysis.max_images' * capped}"
+
+
+def _drawn(results: ResultsDocument) -> tuple[int, str]:
+    """Number and name of the units of the bootstrap; 0 if unknown."""
+    resampled = results.resampled or Resampling()
+    if resampled.by == "folder" and resampled.groups:
+        return resampled.groups, "folders of test photographs"
+    return (results.splits or {}).get("test") or 0, "test photographs"
 
 
 def _least_clear(pairs: Mapping[K, Judged]) -> K | None:
@@ -448,7 +477,7 @@ def _disagreeing(pairs: Mapping[str, Judged]) -> Iterator[str]:
     above = [name for name, (_, ends, _) in pairs.items() if ends and ends[0] > 0]
     below = [name for name, (_, ends, _) in pairs.items() if ends and ends[1] < 0]
     if above and below:
-        yield f"pairs disagree, whatever the data: {above[0]} is clearly above 0, {below[0]} below"
+        yield f"pairs disagree at 95 %: {above[0]} is above 0, {below[0]} below"
 
 
 def _half(value: float, ends: Sequence[float] | None) -> float:
@@ -468,7 +497,8 @@ def _transformations(results: ResultsDocument, task: str, metric: str, name: str
     if task == "fine":
         return len(results.transformations)
     if task == _UNSEEN_STYLES[0]:
-        return len(_probe(results, name, task).by_style or {})
+        found = next(iter(results.entries(task).values()), None)
+        return len((found and found.by_style) or {})
     turned = _turned(results, name)
     by_transformation = (turned and turned.by_transformation) or {}
     styles = [row.name for row in results.transformations if metric != "styles" or row.coarse == "style"]

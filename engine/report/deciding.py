@@ -6,6 +6,7 @@ Estimates assume that the difference and all variances stay as they are.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from scipy.special import stdtrit
 
@@ -17,7 +18,7 @@ def generators_needed(difference: float, own: float, others: float, count: int, 
 
     Args:
         own: standard error over generators, of which there are ``count``.
-        others: standard error over photographs.
+        others: standard error over photographs and training.
         level: two-sided level of significance.
 
     Returns:
@@ -36,33 +37,34 @@ def more_generators(difference: float, own: float, others: float, count: int, le
         more = max(needed - count, 1)
         return f"about {more} more generator{'s' * (more > 1)}"
     if generators_needed(difference, own, 0.0, count, level) is not None:
-        return "more photographs and more generators"
+        return "more photographs, to train on and to test, and more generators"
     return "nothing within reach: the difference is too small"
 
 
-def more_units(
-    difference: float, half_transformations: float, half_photographs: float, transformations: int, photographs: int
-) -> str:
+def more_units(difference: float, halves: Mapping[str, float], counts: Mapping[str, int]) -> str:
     """What would move an interval off zero.
 
     Args:
-        half_transformations: half of the interval that is due to the choice of transformations, of which there are
-            ``transformations``; ``half_photographs`` likewise.
+        halves: by name of what was resampled, the half of the interval that is due to it, such as
+            ``{"test photographs": 0.02, "transformations": 0.03}``.
+        counts: number of each. The first is preferred, if more of it alone would do.
 
     Returns:
-        such as ``about 40 more transformations, whatever the number of photographs``.
+        such as ``about 40 more transformations, and no number of test photographs alone``.
     """
-    size, g, h = abs(difference), half_transformations, half_photographs
-    if size > g:
-        needed = _more(photographs, h**2 / (size**2 - g**2))
-        return f"about {needed:,} more test photographs"
-    whole = (g**2 + h**2) / size**2 if size > 0 else math.inf
+    size = abs(difference)
+    whole = sum(half**2 for half in halves.values()) / size**2 if size > 0 else math.inf
+    tried: list[str] = []
+    for name, half in halves.items():
+        others = math.hypot(*(each for other, each in halves.items() if other != name))
+        times = half**2 / (size**2 - others**2) if size > others else math.inf
+        if times <= _MOST:
+            alone = f", and no number of {' or '.join(tried)} alone" if tried else ""
+            return f"about {_more(counts[name], times):,} more {name}{alone}"
+        tried.append(name)
     if whole > _MOST:
         return "nothing within reach: the difference is too small"
-    if size > h:
-        needed = _more(transformations, g**2 / (size**2 - h**2))
-        return f"about {needed:,} more transformations, and no number of photographs alone"
-    return f"about {max(whole, 1.1):.2g} times as many transformations and as many photographs"
+    return f"about {max(whole, 1.1):.1f} times as many {' and as many '.join(halves)}"
 
 
 def _more(count: int, times: float) -> int:
@@ -72,11 +74,13 @@ def _more(count: int, times: float) -> int:
     return int(math.ceil(more / step) * step)
 
 
-def equivalence_needs(difference: float, half: float, margin: float, photographs: int) -> str:
-    """What would move a 90 % interval over photographs, of half width ``half``, into ± ``margin``."""
+def equivalence_needs(difference: float, half: float, margin: float, count: int, name: str) -> str:
+    """What would move a 90 % interval of half width ``half``, over ``count`` units, into ± ``margin``."""
     if abs(difference) >= margin:
         return "nothing: the difference is not within the margin"
-    return f"about {_more(photographs, (half / (margin - abs(difference))) ** 2):,} more test photographs"
+    if (times := (half / (margin - abs(difference))) ** 2) > _MOST:
+        return "nothing within reach: the difference is too close to the margin"
+    return f"about {_more(count, times):,} more {name}"
 
 
 def correlation_interval(correlation: float, count: int) -> list[float]:

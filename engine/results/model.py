@@ -537,7 +537,7 @@ class Claim(Model):
             correlation.
         ci: from the lowest lower to the highest upper end of the pairs' 95 % intervals.
         margin: margin of equivalence.
-        n_transformations: number of resampled transformations.
+        n_transformations: number of transformations that were resampled, or of styles of unseen generators.
     """
 
     id: str
@@ -621,9 +621,10 @@ class ResultsDocument(Model):
         """Accuracy by chance."""
         return (self.chance or {}).get(task)
 
-    def drawn(self) -> str:
-        """What the bootstrap draws."""
-        return "folders of photographs" if self.resampled and self.resampled.by == "folder" else "photographs"
+    def drawn(self, by: str | None = None) -> str:
+        """What the bootstrap draws: of probes, or with another unit ``by``."""
+        by = by or (self.resampled.by if self.resampled else None)
+        return "folders of photographs" if by == "folder" else "photographs"
 
     def compared(self, task: str, metric: str, head: str = "linear") -> dict[tuple[str, str], PairComparison]:
         """Comparisons by a score, by (a, b)."""

@@ -188,10 +188,10 @@ class Stage(ABC, Generic[C, R]):
         return config if getattr(config, self.switch) else None
 
     def table(self, study: Study) -> C:
-        """The settings of the stage's table in a study; without one, default settings with the study's seed and unit of
-        the bootstrap."""
+        """The settings of the stage's table in a study; without one, default settings with seed and unit of the
+        bootstrap of the probes."""
         own = {each.name for each in fields(self.config)}  # type: ignore[arg-type]
-        shared = {name: getattr(study, name) for name in ("seed", "resample_by") if name in own}
+        shared = {name: getattr(study.probes, name) for name in ("seed", "resample_by") if name in own}
         return study.stages.get(self.name) or self.config(**shared)
 
     def alone(self, run: Run) -> C | None:

@@ -47,14 +47,19 @@ def load_plugin(path: str | Path) -> None:
 def load_file(file: Path) -> tuple[str, ...]:
     """`load_plugin` and `load_suite` of an absolute path; returns the transformations of a suite file."""
     load_all()
-    known, names = set(base.REGISTRY), tuple[str, ...]()
+    known, names = dict(base.REGISTRY), tuple[str, ...]()
     if file.suffix == ".toml":
-        names = _read_suite(file)
+        try:
+            names = _read_suite(file)
+        except ConfigError:  # so that the mended file can be read
+            base.REGISTRY.clear()
+            base.REGISTRY.update(known)
+            raise
     elif file.is_file() and file.suffix == ".py":
         run_file(file)
     else:
         raise ConfigError("plugin", str(file), "an existing Python file (.py)")
-    for added in base.REGISTRY.keys() - known:
+    for added in base.REGISTRY.keys() - known.keys():
         _ = base.REGISTRY[added].code
     _loaded.append(file)
     return names
@@ -268,7 +273,8 @@ def _of_pictures(place: str, given: dict[str, Any], folder: Path) -> Iterator[di
     names: dict[str, str] = {}
     for path in found:
         name = "style_" + re.sub("[^A-Za-z0-9_.-]", "_", unicodedata.normalize("NFC", path.stem))
-        if other := names.get(name) or (base.is_known(name) and "a transformation"):
+        taken = base.is_known(name) and base.get(name).picture is None
+        if other := names.get(name) or (taken and "a transformation"):
             allowed = f"a file name that makes another name than {name}, as {other} does"
             raise ConfigError(f"{place}.pictures", f"{where}/{path.name}", allowed)
         names[name] = path.name
@@ -317,7 +323,8 @@ def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
         if changes:
             base.REGISTRY[name] = changed
         return name
-    base.register(changed)
+    if base.REGISTRY.get(name) != changed:  # as another suite file has defined it
+        base.register(changed)
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -12,19 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StrictInt
 
+from substyle.engine.config import Study
 from substyle.engine.embedding.plan import definitions_of
+from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.probes.tasks import images_of
 from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages.parameters.section import ByTransformation, scores, sections
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
-from substyle.engine.store.layout import TEST, TRAIN, VAL, ResampleBy
+from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import load_all
+from substyle.pipelines.transforms.registry import load_all, suite
 from substyle.pipelines.validation import validated
 
 F64 = NDArray[np.float64]
@@ -32,6 +36,7 @@ PENALTIES = np.logspace(-6, 3, 19)  # in units of the mean eigenvalue of the cov
 FEWEST = 3  # values of a parameter
 _AT_ONCE = 65_536  # rows in memory in float64
 _SHOWN = 100  # photographs of the plot
+_CODES = {"page", "photo", "kind"}  # parameters that choose among assets or cases, and are no quantities
 
 
 @validated("parameters")
@@ -58,6 +63,12 @@ class ParametersStage(JsonStage[ParametersConfig]):
     file = "parameters.json"
     alike = True
     backbone_results = ByTransformation
+
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Warn of a table that finds nothing."""
+        if self.of(study) is None or families(suite(study.suite)):
+            return []
+        return [f"[parameters] does nothing: no transformation of {study.suite} has a numeric parameter"]
 
     def units(self, run: Run, config: ParametersConfig) -> Iterable[Unit]:
         """Backbones of stores whose variants were made here: parameters of imported ones are unknown."""
@@ -108,7 +119,9 @@ class Response:
 
     @staticmethod
     def of(parameter: base.Parameter) -> Response | None:
-        """The target of a parameter; None for several numbers, and for fewer than three values."""
+        """The target of a parameter; None for several numbers, fewer than three values, and choices of assets."""
+        if parameter.name in _CODES:
+            return None
         if isinstance(parameter, base.Choice):
             number = all(isinstance(value, int | float) for value in parameter.values)
             few = len(set(parameter.values)) < FEWEST and not parameter.severity
@@ -116,8 +129,10 @@ class Response:
         if parameter.count > 1:
             return None
         turn = 2 * parameter.high if parameter.signed else parameter.high - parameter.low
+        whole = parameter.low == 0 or parameter.signed
         angle = parameter.unit.startswith("degree") and turn in (180.0, 360.0)
-        return Response(parameter.name, parameter.unit, float(turn) if angle else 0.0)
+        phase = turn == 1.0 and (parameter.name == "phase" or parameter.unit == "cell")
+        return Response(parameter.name, parameter.unit, float(turn) if whole and (angle or phase) else 0.0)
 
     def points(self, value_N: F64) -> F64:
         """What is regressed: the numbers, or points of the unit circle. Shape: (N, 1) or (N, 2)."""
@@ -156,53 +171,59 @@ def families(names: Sequence[str]) -> dict[str, tuple[list[int], list[Response]]
 def parameters(table: EmbeddingTable, seed: int, config: ParametersConfig) -> JSON:
     """Scores of all parameters on the test photographs.
 
+    Variants that equal the original, or show motifs of another split, are left out.
+
     Returns:
         results of `ByTransformation`.
     """
     key_N = image_keys(seed, list(table.keys))
+    splits = images_of(table, np.ones(len(table.keys), np.bool_), config.seed)
     found: dict[str, Any] = {}
     for family, (columns, targets) in families(table.transformations).items():
-        value_TN: dict[str, F64] = {
-            target.name: np.stack(
-                [base.get(table.transformations[t]).values(key_N)[target.name].astype(np.float64) for t in columns]
-            )
-            for target in targets
-        }
+        drawn = [base.get(table.transformations[t]).values(key_N) for t in columns]
+        value_TN = {each.name: np.stack([of[each.name] for of in drawn]).astype(np.float64) for each in targets}
         known = [target for target in targets if len(np.unique(value_TN[target.name])) >= FEWEST]
-        rows = {split: table.rows(split) for split in (TRAIN, VAL, TEST)}
-        if known and all(map(len, rows.values())):
-            found[family] = {
-                target.name: score for target, score in _regressed(table, columns, known, value_TN, rows, config)
-            }
+        cells = [list(_cells(table, columns, rows)) for rows in splits]
+        if known and all(cells):
+            scores = _regressed(table, known, value_TN, cells, config)
+            found[family] = {target.name: score for target, score in scores}
     return {"by_transformation": found, **asdict(config)}
+
+
+Cell = tuple[int, int, NDArray[np.int64]]  # place among the columns, transformation, photographs
+
+
+def _cells(table: EmbeddingTable, columns: Sequence[int], rows: NDArray[np.int64]) -> Iterator[Cell]:
+    """Variants of photographs in parts of at most `_AT_ONCE`."""
+    for i, t in enumerate(columns):
+        own = rows[table.distinct_TN[t, rows]]
+        for start in range(0, len(own), _AT_ONCE):
+            yield i, t, own[start : start + _AT_ONCE]
 
 
 def _regressed(
     table: EmbeddingTable,
-    columns: Sequence[int],
     targets: Sequence[Response],
     value_TN: Mapping[str, F64],
-    rows: Mapping[int, NDArray[np.int64]],
+    cells: Sequence[Sequence[Cell]],
     config: ParametersConfig,
 ) -> Iterator[tuple[Response, JSON]]:
-    """Each target with its scores."""
-    ridge = RidgePath.of(table, columns, rows[TRAIN], [(each, value_TN[each.name]) for each in targets])
-    group_N = table.groups_of(rows[TEST], config.resample_by)
-    val, test = (ridge.predictions(table, columns, rows[split]) for split in (VAL, TEST))
+    """Each target with its scores; ``cells`` of the training, validation and test photographs."""
+    train, val, test = cells
+    ridge = RidgePath.of(table, train, [(each, value_TN[each.name]) for each in targets])
+    image_N = np.concatenate([n_B for _, _, n_B in test])
+    test_N, place_N = np.unique(image_N, return_inverse=True)
+    group_N = table.groups_of(test_N, config.resample_by)[place_N]
+    of_val, of_test = (ridge.predictions(table, each) for each in (val, test))
     for target, at in zip(targets, ridge.places, strict=True):
-        true_TN = value_TN[target.name]
-        of_val = target.points(true_TN[:, rows[VAL]].ravel())
-        best = int(np.argmin([((each[:, at] - of_val) ** 2).sum() for each in val]))
-        point_NP, value_N = test[best][:, at], true_TN[:, rows[TEST]].ravel()
-        yield (
-            target,
-            _scores(target, value_N, point_NP, np.tile(group_N, len(columns)), config)
-            | {
-                "penalty": float(PENALTIES[best]),
-                "edge": best in (0, len(PENALTIES) - 1),
-                "images": len(rows[TEST]),
-            },
+        true_val, true_test = (
+            np.concatenate([value_TN[target.name][i, n_B] for i, _, n_B in each]) for each in (val, test)
         )
+        expected = target.points(true_val)
+        best = int(np.argmin([((each[:, at] - expected) ** 2).sum() for each in of_val]))
+        scores = _scores(target, true_test, of_test[best][:, at], group_N, config)
+        edge = best in (0, len(PENALTIES) - 1)
+        yield target, scores | {"penalty": float(PENALTIES[best]), "edge": edge, "images": len(test_N)}
 
 
 @dataclass(frozen=True)
@@ -220,23 +241,21 @@ class RidgePath:
     places: list[slice]
 
     @staticmethod
-    def of(
-        table: EmbeddingTable,
-        columns: Sequence[int],
-        rows: NDArray[np.int64],
-        targets: Sequence[tuple[Response, F64]],
-    ) -> RidgePath:
-        """Fit all penalties by one eigendecomposition. Rows are the variants of the photographs ``rows``."""
+    def of(table: EmbeddingTable, cells: Sequence[Cell], targets: Sequence[tuple[Response, F64]]) -> RidgePath:
+        """Fit all penalties by one eigendecomposition.
+
+        Args:
+            cells: training rows.
+            targets: parameters, and their values by column and photograph (T, N).
+        """
         ends = np.cumsum([0, *(2 if target.period else 1 for target, _ in targets)])
         places = [slice(int(a), int(b)) for a, b in pairwise(ends)]
-        count = len(columns) * len(rows)
+        count = sum(len(n_B) for _, _, n_B in cells)
 
         def parts() -> Iterator[tuple[F64, F64]]:
-            for i, t in enumerate(columns):
-                for start in range(0, len(rows), _AT_ONCE):
-                    part = rows[start : start + _AT_ONCE]
-                    x_ND = table.take_finite(t, part).astype(np.float64)
-                    yield x_ND, np.concatenate([target.points(value[i, part]) for target, value in targets], axis=1)
+            for i, t, n_B in cells:
+                points = [target.points(value_TN[i, n_B]) for target, value_TN in targets]
+                yield table.take_finite(t, n_B).astype(np.float64), np.concatenate(points, axis=1)
 
         sums = [(x_ND.sum(axis=0), y_NP.sum(axis=0)) for x_ND, y_NP in parts()]
         mean_D, mean_P = (np.sum(each, axis=0) / count for each in zip(*sums, strict=True))
@@ -255,14 +274,13 @@ class RidgePath:
         weights = [vector_DK @ (along_KP / (np.maximum(value_K, 0.0) + C * unit)[:, None]) for C in PENALTIES]
         return RidgePath(mean_D, mean_P, np.stack(weights), places)
 
-    def predictions(self, table: EmbeddingTable, columns: Sequence[int], rows: NDArray[np.int64]) -> list[F64]:
-        """Predictions at each penalty. Shapes: (T·N, P), one transformation after the other."""
+    def predictions(self, table: EmbeddingTable, cells: Sequence[Cell]) -> list[F64]:
+        """Predictions at each penalty. Shapes: (N, P), in the order of the cells."""
         parts: list[list[F64]] = [[] for _ in PENALTIES]
-        for t in columns:
-            for start in range(0, len(rows), _AT_ONCE):
-                x_ND = table.take_finite(t, rows[start : start + _AT_ONCE]).astype(np.float64) - self.mean_D
-                for part, weight_DP in zip(parts, self.weight_CDP, strict=True):
-                    part.append(x_ND @ weight_DP + self.mean_P)
+        for _, t, n_B in cells:
+            x_ND = table.take_finite(t, n_B).astype(np.float64) - self.mean_D
+            for part, weight_DP in zip(parts, self.weight_CDP, strict=True):
+                part.append(x_ND @ weight_DP + self.mean_P)
         return [np.concatenate(part) for part in parts]
 
 
@@ -285,9 +303,9 @@ def _scores(
     shown = np.linspace(0, len(value_N) - 1, min(_SHOWN, len(value_N))).astype(np.int64)
     return {
         "r2": Estimate(float(r2), r2_R, groups).number,
-        "r2_ci95": Estimate(float(r2), r2_R, groups).ci95,
+        "r2_ci95": Estimate(float(r2), r2_R, groups).within(-math.inf, 1.0),
         "error": float(error),
-        "error_ci95": Estimate(float(error), error_R, groups).ci95,
+        "error_ci95": Estimate(float(error), error_R, groups).within(0.0, math.inf),
         "unit": target.unit,
         "period": target.period or None,
         "low": float(value_N.min()),

@@ -40,6 +40,7 @@ class ByTransformation(Model):
     """`HowMuch` by transformation and parameter."""
 
     by_transformation: dict[str, dict[str, HowMuch | None] | None] | None = None
+    resample_by: str | None = None
 
 
 def _each(found: ByTransformation) -> Iterator[tuple[str, str, HowMuch]]:
@@ -71,13 +72,16 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     ranked = sorted(known, key=lambda name: -(_mean(known[name]) or 0.0))
     text = "Each variant is made with parameters that were drawn at random: how much blur, which angle, which quality. "
     text += "Ridge regression predicts them from the embedding, and R² is the share of their variance that it explains "
-    text += f"on {results.drawn()}: 100 is exact, 0 no better than the mean. "
+    text += "on test photographs: 100 is exact, 0 no better than the mean. "
     means = [f"{name} {show(_mean(known[name]))}" for name in ranked]
     text += f"Mean over all parameters, those below 0 counting as 0: {', '.join(means)}."
     note = (
         "The error is the mean absolute error in the unit of the parameter. Angles that go full circle are predicted "
     )
-    note += f"as points of it. In small type: 95% intervals over {results.drawn()}."
+    by = next(iter(known.values())).resample_by
+    note += f"as points of it. In small type: 95% intervals over {results.drawn(by)}."
+    if edges := sum(bool(score.edge) for own in known.values() for *_, score in _each(own)):
+        note += f" {edges} regression{'s' * (edges > 1)} selected the smallest or the largest penalty."
     table = parameters(known)
     yield Section(
         "parameters",

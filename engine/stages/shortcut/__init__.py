@@ -12,7 +12,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, StrictInt
 
+from substyle.engine.config import Study
+from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
+from substyle.engine.probes.run import threads
 from substyle.engine.probes.tasks import identity
 from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
@@ -24,6 +27,7 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
 from substyle.pipelines.validation import validated
 
+_QUERIES = 2048  # queries in memory, with their similarity to all training photographs
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
@@ -36,7 +40,7 @@ class ShortcutConfig:
     """Number of neighbours that vote on the class."""
     draws: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
     """Number of draws of training photographs that are transformed at random."""
-    max_images: Annotated[StrictInt, Field(ge=2)] = 2_000
+    max_images: Annotated[StrictInt, Field(ge=2, le=20_000)] = 2_000
     """Maximum number of photographs per split."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
     """Number of resamples of the test photographs."""
@@ -61,17 +65,24 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
     alike = True
     backbone_results = Shortcut
 
+    def check(self, study: Study, counts: SplitCounts) -> list[str]:
+        """Warn of a table that finds nothing."""
+        few = self.of(study) is not None and len(counts.classes(TRAIN)) < 2
+        return ["[shortcut] does nothing: the photographs have fewer than two training classes"] if few else []
+
     def units(self, run: Run, config: ShortcutConfig) -> Iterable[Unit]:
-        """Backbones whose photographs have classes."""
+        """Backbones with unchanged and other variants, whose photographs have classes."""
         for unit in super().units(run, config):
             table = run.tables[unit.name]
             train_N, test_N = _sampled(table, config)
-            if len(table.transformations) > 1 and len(np.unique(table.label_N[train_N])) > 1 and len(test_N):
+            varied = "identity" in table.transformations and len(table.transformations) > 1
+            if varied and len(np.unique(table.label_N[train_N])) > 1 and len(test_N):
                 yield unit
 
     def compute(self, run: Run, config: ShortcutConfig, unit: Unit, shared: None, folder: Path) -> bool:
         """Write the scores."""
-        self.write(folder, shortcut(averaged(run.tables[unit.name]), config))
+        with threads(1):  # the same neighbours on any number of cores
+            self.write(folder, shortcut(averaged(run.tables[unit.name]), config))
         return True
 
     def lines(self, result: JSON) -> Iterator[str]:
@@ -107,7 +118,9 @@ def _sampled(table: EmbeddingTable, config: ShortcutConfig) -> tuple[I64, I64]:
 
 
 def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
-    """Accuracy of k-NN in each arrangement, and the difference between the best and the worst of them.
+    """Accuracy of k-NN in each arrangement, and what it costs that processing goes with the other classes.
+
+    Variants that equal the original, or show motifs of another split, are neither queries nor neighbours.
 
     Returns:
         results of `Shortcut`.
@@ -146,7 +159,19 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
 def _arranged(
     table: EmbeddingTable, base: int, t: int, train_N: I64, test_N: I64, config: ShortcutConfig
 ) -> NDArray[np.float32]:
-    """Scores of each arrangement, mean over unchanged and transformed queries. Shape: (A, N)."""
+    """Scores of each arrangement, mean over unchanged and transformed queries. Shape: (A, N), NaN for no variant."""
+    train_N, asked_N = (rows[table.distinct_TN[t, rows]] for rows in (train_N, test_N))
+    answer_AN = np.full((len(ARRANGEMENTS), len(test_N)), np.nan, np.float32)
+    if len(train_N) == 0 or len(asked_N) == 0:
+        return answer_AN
+    for start in range(0, len(asked_N), _QUERIES):
+        part = asked_N[start : start + _QUERIES]
+        answer_AN[:, np.isin(test_N, part)] = _block(table, base, t, train_N, part, config)
+    return answer_AN
+
+
+def _block(table: EmbeddingTable, base: int, t: int, train_N: I64, test_N: I64, config: ShortcutConfig) -> F32:
+    """`_arranged` for some queries. Shape: (A, Q)."""
     query_SQD, bank_SBD = ([_unit(table.take_finite(each, rows)) for each in (base, t)] for rows in (test_N, train_N))
     label_B, label_Q = (torch.from_numpy(table.label_N[rows]) for rows in (train_N, test_N))
     own_QB = label_Q[:, None] == label_B[None]

@@ -34,6 +34,7 @@ class Shortcut(Model):
     price_ci95: Interval | None = None
     price_two_way_ci95: Interval | None = None
     by_transformation: dict[str, Arranged | None] | None = None
+    resample_by: str | None = None
     neighbours: int | None = None
     images: int | None = None
     bank: int | None = None
@@ -43,7 +44,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """The price of all transformations."""
     found: Shortcut = backbone.entry("shortcut") or Shortcut()
     if found.price is not None:
-        yield ComparedScore("shortcut", "Price of processing", found.price, found.price_ci95)
+        yield ComparedScore("shortcut", "Price of processing", found.price, found.price_two_way_ci95)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -53,11 +54,13 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         return
     first = next(iter(found.values()))
     lines = [_sentence(name, own) for name, own in found.items() if own.price is not None]
-    note = f"Class accuracy by the {first.neighbours} nearest of {show(first.bank, 'count')} training photographs "
+    nearest = min(first.neighbours or 0, first.bank or 0)
+    note = f"Class accuracy by the {nearest} nearest of {show(first.bank, 'count')} training photographs "
     note += f"(cosine), on {show(first.images, 'count')} test photographs; queries are unchanged and transformed in "
     note += "turn, and training photographs processed alike or unlike: unchanged or by the one transformation. The "
     note += "price is the accuracy where only the query's class is alike, minus that where only the others are. "
-    note += f"In small type: 95% intervals over {results.drawn()}."
+    by = results.drawn(first.resample_by)
+    note += f"95% intervals of means are over {by} and transformations, others over {by}."
     table = arrangements(results, found)
     shown = heat_table(results, table, "price")
     blocks: list[Block] = [Text(" ".join(lines)), Data(mean_over(found))]

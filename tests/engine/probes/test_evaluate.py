@@ -250,7 +250,7 @@ def test_nested_replicates_draw_one_less_within_each_class() -> None:
     found = made.nested(weight, CLASSES)
     assert found.value == pytest.approx((0.2 + 0.7 + 0.7) / 3)
     of_class = [np.var(own, ddof=1) / len(own) for own in ([0.1, 0.3], [0.5, 0.6, 1.0])]
-    assert found.replicates_R.std() == pytest.approx(np.sqrt(sum(of_class)) / 3, rel=0.02)  # c has one, which stays
+    assert found.se == pytest.approx(np.sqrt(sum(of_class)) / 3, rel=0.02)  # c has one, which stays
     assert found.replicates_R.mean() == pytest.approx(found.value, abs=2e-3)
     assert found.units == 1 + (2 - 1) + (3 - 1)
     alone = balanced_over([0, 2, 5], CLASSES, ["a", "b", "c"])

@@ -236,6 +236,35 @@ def test_unseen_generators_decide_for_each_kind_by_itself() -> None:
     assert "not converged, or unknown: mae (generators linear)" in why(verdict(results, "C2"))
 
 
+def test_networks_without_results_on_unseen_generators() -> None:
+    """Styles held out in turn decide where no pair was compared on unseen generators; others are not compared."""
+    results = unseen(study(), {"masked": 0.1})
+    rows = results["generators"]["contrasts"]
+    results["generators"]["contrasts"] = [row for row in rows if "mae" not in (row["a"], row["b"])]
+    del results["backbones"]["mae"]["generators"]
+    claim = verdict(results, "C2")
+    assert "accuracy on styles held out in turn" in why(claim)
+    results = unseen(study(), {"masked": 0.1})
+    results["generators"]["contrasts"] = [row for row in rows if "clip" not in (row["a"], row["b"])]
+    del results["backbones"]["clip"]["generators"]
+    claim = verdict(results, "C2")
+    assert claim["status"] == "undecided"
+    assert "only 1 of 2 pairs were compared" in why(claim)
+
+
+def test_advice_counts_what_was_resampled() -> None:
+    others = ("image_text", "contrastive", "supervised")
+    results = study(gaps={("masked", kind): 0.01 for kind in others})
+    assert "more transformations" in why(verdict(results, "C1"))
+    results = study(gaps={("image_text", "masked"): 0.01})
+    assert "more styles" in why(verdict(results, "C2"))
+    results = study(gaps={("masked", kind): 0.019 for kind in others})
+    for row in results["comparisons"]:
+        row["ci95"] = [row["difference"] - 0.0199, row["difference"] + 0.0199]
+    folders = {**results, "resampled": {"by": "folder", "groups": 120}}
+    assert "more folders of test photographs" in why(verdict(folders, "C1"))
+
+
 def test_without_masked_models_the_other_contrasts_stand() -> None:
     results = unseen(study({n: kind for n, kind in KINDS.items() if kind != "masked"}), {"supervised": 0.1})
     assert verdict(results, "C2")["status"] == "not testable"
@@ -254,12 +283,14 @@ def test_without_masked_models_the_other_contrasts_stand() -> None:
 )
 def test_what_would_decide_does(value: float, transformations: float, photographs: float, said: str) -> None:
     """With as many units more the interval is off zero, and with a few fewer it is not."""
-    text = more_units(value, transformations, photographs, 30, 100)
+    halves = {"test photographs": photographs, "transformations": transformations}
+    counts = {"test photographs": 100, "transformations": 30}
+    text = more_units(value, halves, counts)
     assert said in text
     number = float(text.split()[1].replace(",", ""))
     for part, decided in ((1.0, True), (0.8, False)):
         n, t = 100.0, 30.0
-        if "photographs" in text and "times" not in text and "transformations" not in text:
+        if "more test photographs" in text:
             n += part * number
         elif "times" in text:
             n, t = part * number * n, part * number * t
@@ -267,22 +298,24 @@ def test_what_would_decide_does(value: float, transformations: float, photograph
             t += part * number
         half = np.hypot(transformations * np.sqrt(30 / t), photographs * np.sqrt(100 / n))
         assert bool(half < abs(value) + (0.002 if decided else 0.0)) == decided
-    assert "too small" in more_units(0.0, 0.1, 0.1, 30, 100)
+    for tiny in (0.0, 0.0001):
+        assert "too small" in more_units(tiny, halves, counts)
 
 
 def test_equivalence_needs_photographs_unless_the_difference_is_too_large() -> None:
-    text = equivalence_needs(0.002, 0.016, 0.01, 100)
-    assert text == "about 300 more test photographs"  # half as wide, four times as many
-    assert equivalence_needs(-0.012, 0.001, 0.01, 100).startswith("nothing")
+    text = equivalence_needs(0.002, 0.016, 0.01, 100, "folders")
+    assert text == "about 300 more folders"  # half as wide, four times as many
+    assert equivalence_needs(-0.012, 0.001, 0.01, 100, "folders").startswith("nothing: the difference is not")
+    assert equivalence_needs(0.0099, 0.01, 0.01, 400, "folders").startswith("nothing within reach")
 
 
 def test_undecided_claims_say_what_would_decide() -> None:
     claim = verdict(study(gaps={("masked", "supervised"): 0.01}), "C1")
     assert "to decide mae against" in why(claim)
     mixed = study(gaps={("masked", "supervised"): 0.05, ("masked", "contrastive"): -0.05})
-    assert "pairs disagree, whatever the data: mae minus resnet is clearly above 0, mae minus simclr below" in why(
-        verdict(mixed, "C1")
-    )
+    said = why(verdict(mixed, "C1"))
+    assert "pairs disagree at 95 %: mae minus resnet is above 0, mae minus simclr below" in said
+    assert "to decide" not in said
     results = study()
     for each in results["comparisons"]:
         if each["head"] == "mlp-linear":

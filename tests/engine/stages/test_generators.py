@@ -190,7 +190,7 @@ def test_the_report_shows_scores_and_contrasts() -> None:
     [
         (0.10, 0.02, 0.01, "undecided; to decide: about 1 more generator"),  # only Holm's correction is in the way
         (0.10, 0.05, 0.01, "undecided; to decide: about"),
-        (0.02, 0.05, 0.02, "undecided; to decide: more photographs and more generators"),
+        (0.02, 0.05, 0.02, "undecided; to decide: more photographs, to train on"),
         (0.0, 0.05, 0.02, "undecided; to decide: nothing within reach: the difference is too small"),
     ],
 )

@@ -94,6 +94,11 @@ def test_which_parameters_are_predicted() -> None:
     assert [t.name for t in rain["rain"][1]] == ["drops", "angle"]
     assert rain["rain"][1][1].period == 0.0  # from 70 to 110 degrees
     assert order == {}  # no number
+    assert families(("flip",)) == {}  # a choice of cases
+    icons = {each.name: each.period for each in families(("icon_overlay",))["icon_overlay"][1]}
+    assert (icons["shift_x"], icons["hue"], icons["angle"]) == (1.0, 360.0, 0.0)
+    assert "page" not in icons
+    assert Response.of(base.Uniform("angle", -90, 90, "degree")) == Response("angle", "degree", 0.0)
     severities = families(("imagenet_c_fog@1", "imagenet_c_fog@3"))
     assert severities == {"imagenet_c_fog": ([0, 1], [Response("severity", "", 0.0)])}
 
@@ -129,18 +134,17 @@ def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
 
 @pytest.mark.parametrize("width", [6, 200])  # more rows than numbers, and fewer
 @pytest.mark.parametrize("penalty", [0, 9, 18])
-def test_each_penalty_agrees_with_scikit_learn(width: int, penalty: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("substyle.engine.stages.parameters._AT_ONCE", 17)
+def test_each_penalty_agrees_with_scikit_learn(width: int, penalty: int) -> None:
     table = some(width=width, noise=0.3)
     target = Response("pitch", "px", 0.0)
     value_TN = drawn("line_halftone", table.keys)["pitch"].astype(np.float64)[None]
     train, test = table.rows(TRAIN), table.rows(TEST)
-    made = RidgePath.of(table, [3], train, [(target, value_TN)])
+    made = RidgePath.of(table, [(0, 3, part) for part in np.array_split(train, 5)], [(target, value_TN)])
     x_ND = table.take_finite(3, train).astype(np.float64)
     unit = ((x_ND - x_ND.mean(axis=0)) ** 2).sum() / width
     model = Reference(alpha=PENALTIES[penalty] * unit, solver="svd").fit(x_ND, value_TN[0, train])
     expected = model.predict(table.take_finite(3, test).astype(np.float64))
-    assert made.predictions(table, [3], test)[penalty][:, 0] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert made.predictions(table, [(0, 3, test)])[penalty][:, 0] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_scores_agree_with_scikit_learn() -> None:
@@ -148,8 +152,8 @@ def test_scores_agree_with_scikit_learn() -> None:
     score = found_in(table)["line_halftone"]["pitch"]
     train, test = table.rows(TRAIN), table.rows(TEST)
     value_N = drawn("line_halftone", table.keys)["pitch"].astype(np.float64)
-    ridge = RidgePath.of(table, [3], train, [(Response("pitch", "px", 0.0), value_N[None])])
-    predicted = ridge.predictions(table, [3], test)[list(PENALTIES).index(score["penalty"])][:, 0]
+    ridge = RidgePath.of(table, [(0, 3, train)], [(Response("pitch", "px", 0.0), value_N[None])])
+    predicted = ridge.predictions(table, [(0, 3, test)])[list(PENALTIES).index(score["penalty"])][:, 0]
     assert score["r2"] == pytest.approx(r2_score(value_N[test], predicted))
     assert score["error"] == pytest.approx(np.abs(value_N[test] - predicted).mean())
 
@@ -168,6 +172,30 @@ def test_severities_are_rows_of_one_regression() -> None:
     assert (radius["low"], radius["high"], radius["images"]) == (3.0, 10.0, 60)
     assert radius["r2"] > 0.95
     assert found_in(some(names[:2])) == {}  # two values are no regression
+
+
+def test_variants_that_equal_the_original_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = some()
+    distinct = np.random.default_rng(4).random(table.distinct_TN.shape) < 0.6
+    x_TND = np.where(distinct[..., None], table.x_TND, np.asarray(table.x_TND)[:1])  # those of identity
+    found = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
+    assert all(score["r2"] > 0.9 for own in found.values() for score in own.values())
+    assert found["hue_shift"]["hue"]["images"] == distinct[2, table.rows(TEST)].sum()
+    monkeypatch.setattr("substyle.engine.stages.parameters._AT_ONCE", 7)
+    again = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
+    assert again["hue_shift"]["hue"]["r2"] == pytest.approx(found["hue_shift"]["hue"]["r2"], rel=1e-9)
+
+
+def test_without_validation_photographs_some_of_the_training_ones_select() -> None:
+    assert found_in(some(counts=(100, 0, 60)))["gaussian_blur"]["sigma"]["r2"] > 0.95
+
+
+def test_intervals_stay_in_range_with_few_folders() -> None:
+    config = ParametersConfig(bootstrap=200, resample_by="folder")
+    for own in found_in(some(noise=0.3), config).values():
+        for score in own.values():
+            assert score["r2_ci95"][1] <= 1.0
+            assert score["error_ci95"][0] >= 0.0
 
 
 def test_intervals_cover_the_score_on_all_photographs() -> None:

@@ -120,3 +120,22 @@ def test_the_section_says_what_each_backbone_loses() -> None:
     assert said in text.text  # type: ignore[union-attr]
     assert table.table.rows == ((name, 0.9, 0.8, 0.95, 0.5, 0.85, (0.45, 0.3, 0.6)),)  # type: ignore[union-attr]
     assert heat.parts[0][2].groups[0][1][0][0] == "jpeg"  # type: ignore[union-attr]
+
+
+def test_variants_that_equal_the_original_neither_ask_nor_answer() -> None:
+    table = some(3.0)
+    distinct = np.ones((len(NAMES), len(table.keys)), np.bool_)
+    distinct[1] = np.random.default_rng(5).random(len(table.keys)) < 0.6
+    x_TND = np.where(distinct[..., None], table.x_TND, np.asarray(table.x_TND)[:1])
+    found = shortcut(replace(table, x_TND=x_TND, distinct_TN=distinct), QUICK)["by_transformation"]
+    assert (found["jpeg"]["pos_same"], found["jpeg"]["neg_same"]) == (1.0, 0.0)
+    distinct[1] = False
+    none = shortcut(replace(table, distinct_TN=distinct), QUICK)
+    assert none["by_transformation"]["jpeg"]["price"] is None
+    assert none["price"] == none["by_transformation"]["blur"]["price"]
+
+
+def test_blocks_of_queries_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = shortcut(some(0.8), QUICK)
+    monkeypatch.setattr("substyle.engine.stages.shortcut._QUERIES", 7)
+    assert shortcut(some(0.8), QUICK) == whole

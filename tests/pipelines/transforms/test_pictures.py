@@ -235,3 +235,24 @@ def test_a_packaged_style_keeps_its_picture(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a name that is not registered yet"):
         load(tmp_path, row("a.jpg", "style_bricks", "style_bricks"))
     assert base.get("style_bricks").picture is None
+
+
+def test_a_mended_folder_can_be_read_again_and_by_another_suite(tmp_path: Path) -> None:
+    folder = tmp_path / "paintings"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(jpeg(photograph(0)))
+    (folder / "b.jpg").write_bytes(b"no picture")
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    for path in (first, second):
+        path.write_text('transformations = [{ pictures = "paintings", of = "style_arbitrary" }]')
+    with pytest.raises(ConfigError, match=r"b\.jpg"):
+        load_suite(first)
+    assert not base.is_known("style_a")
+    (folder / "b.jpg").unlink()
+    assert load_suite(first) == load_suite(second) == ("style_a",)
+    third = tmp_path / "third" / "own.toml"
+    third.parent.mkdir()
+    (third.parent / "a.jpg").write_bytes(jpeg(photograph(1)))
+    third.write_text('transformations = [{ name = "style_a", of = "style_arbitrary", picture = "a.jpg" }]')
+    with pytest.raises(ConfigError, match="not registered yet"):  # another picture of the same name
+        load_suite(third)
