@@ -32,6 +32,7 @@ class UnseenStyles(Model):
     matrix: list[list[Share | None]] | None = None
     by_style: Numbers | None = None
     images: int | None = None
+    resample_by: str | None = None
     converged: bool | None = None
 
 
@@ -70,7 +71,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     if not found:
         return
     first = next(iter(found.values()))
-    names = first.generators or []
+    names, by = first.generators or [], results.drawn(first.resample_by)
     text = (
         f"{len(names)} generators make the styles ({', '.join(names)}). Each trains coarse probes in turn, with a few "
     )
@@ -79,7 +80,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     )
     text += f"{_verdicts(results)}"
     note = "95% intervals are over generators, which are random as trained on and as tested, over "
-    note += f"{results.drawn()} and over the training photographs; p values are after Holm's correction over all pairs."
+    note += f"{by} and over the training photographs; p values are after Holm's correction over all pairs."
     table, compared = unseen_styles(found), contrasts(results)
     blocks: list[Block] = [Text(text), Data(table, table.caption)]
     if compared.rows:
