@@ -61,6 +61,8 @@ CELLS: tuple[tuple[str, str, dict[str, Any], tuple[int, ...]], ...] = (
     ("two_way", "transformations alike, photographs ± 0.3 about 0.6", {"law": "photographs"}, (5, 12, 31)),
     ("two_way", "transformations at 0.98, one in seven of them at 0.4", {"law": "skewed"}, (5, 12, 31, 100)),
     ("gap", "20 seen minus units held-out transformations, each ± 0.2, true 0.15; two-way", {}, (2, 5, 12)),
+    # units are transformations of each of five coarse classes, which stay
+    ("nested", "classes at 0.35 to 0.65, transformations ± 0.2, photographs ± 0.1", {}, (2, 3, 5, 12)),
     # photographs on which one, or the other, of two backbones is right alone
     ("paired", "difference of two backbones", {"first": 0.15, "second": 0.05}, _UNITS),
     ("paired", "difference, rarely apart", {"first": 0.015, "second": 0.005}, _UNITS),
@@ -109,6 +111,8 @@ CELLS: tuple[tuple[str, str, dict[str, Any], tuple[int, ...]], ...] = (
     ("moved", "sensitivity of normal embeddings, 16 numbers", {"measure": "sensitivity"}, (5, *_SOME)),
     ("moved", "equivariance of normal embeddings, 16 numbers", {"measure": "equivariance"}, (5, *_SOME)),
     ("halfway", "severity halfway from chance to the top of a curve, five severities", {}, _SOME),
+    ("predicted", "R² of a parameter, drawn uniformly, true 0.8", {"r2": 0.8}, _FEW[1:]),
+    ("predicted", "R² of a parameter that is hardly known, true 0.1", {"r2": 0.1}, _FEW[1:]),
     ("similarity", "debiased CKA of normal embeddings, 8 numbers", {"measure": "cka"}, (20, 50, 100)),
 )
 

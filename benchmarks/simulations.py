@@ -27,7 +27,7 @@ from substyle.engine.analysis.robustness import robustness as correlations_of
 from substyle.engine.analysis.similarity import similarity as similarity_of
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
+from substyle.engine.probes.evaluate import Resampled, by_class, resample, uniform_over
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.outcomes import holm as holm_corrected
 from substyle.engine.probes.single_task import Judged, by_severity
@@ -37,6 +37,8 @@ from substyle.engine.report.findings import LEVEL, within_margin
 from substyle.engine.stages.few_shot import _widened as widened
 from substyle.engine.stages.generators import contrast
 from substyle.engine.stages.generators.crossed import Crossed
+from substyle.engine.stages.parameters import ParametersConfig, Response
+from substyle.engine.stages.parameters import _scores as scored
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
@@ -98,6 +100,26 @@ def two_way(rng: Rng, count: int, seed: int, units: int, law: str, photographs: 
     ends = [each.two_way(np.ones(units)).ci95 for each in _resampled(right_KTN, seed)]
     over = {f"t over {name}": _student(right_KTN.mean(axis=i)) for name, i in (("transformations", 2), ("images", 1))}
     return Simulated(ends, truth, over)
+
+
+def nested(rng: Rng, count: int, seed: int, units: int) -> Simulated:
+    """A mean over coarse classes, whose transformations and the photographs are samples."""
+    coarse = [str(c) for c in range(5) for _ in range(units)]
+    mean_T = np.repeat(np.linspace(0.35, 0.65, 5), units)[:, None]
+    p_KTN = mean_T + _within(rng, 0.2, (count, 5 * units, 1)) + _within(rng, 0.1, (count, 1, 100))
+    right_KTN = rng.random((count, 5 * units, 100)) < p_KTN
+    weight_T = by_class(range(5 * units), coarse)
+    return Simulated([each.nested(weight_T, coarse).ci95 for each in _resampled(right_KTN, seed)], 0.5)
+
+
+def predicted(rng: Rng, count: int, seed: int, units: int, r2: float) -> Simulated:
+    """R² of the parameters of transformations on test photographs."""
+    config, ends = ParametersConfig(seed=seed), []
+    for _ in range(count):
+        value_N = rng.uniform(0, math.sqrt(12), units)  # of variance 1
+        point_NP = (value_N + math.sqrt(1 - r2) * rng.normal(size=units))[:, None]
+        ends.append(scored(Response("sigma", "px", 0.0), value_N, point_NP, np.arange(units), config)["r2_ci95"])
+    return Simulated(ends, r2)
 
 
 def gap(rng: Rng, count: int, seed: int, units: int) -> Simulated:
@@ -307,7 +329,7 @@ KINDS: dict[str, Callable[..., Simulated]] = {
     for each in (
         *(proportion, one_way, skewed, two_way, gap, paired, compared, grouped, neighbours, equivalence, holm),
         *(claim_pairs, claim_moves, correlation, robustness, ami, few_shot, crossed, contrasts, detected, moved),
-        *(halfway, similarity),
+        *(halfway, similarity, nested, predicted),
     )
 }
 
