@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from benchmarks.harness import RESULTS
-from substyle.engine.estimate.forecast import NORMAL, Deviations, OverGenerators
+from substyle.engine.estimate.forecast import NORMAL, Deviations
 
 SCHEMA = 1
 NAME = "forecast"
@@ -73,19 +73,6 @@ def deviations(found: Iterable[Width]) -> Deviations:
     return Deviations(*_quantiles([(each.study, each.deviations) for each in found]))
 
 
-def over_generators(studies: Mapping[str, Mapping[str, Any]]) -> OverGenerators | None:
-    """Quantiles of standard deviations over generators and over photographs; None before a study has generators."""
-    rows = []
-    for name, study in sorted(studies.items()):
-        for row in study.get("contrasts", []):
-            generators = len(study["backbones"][row["a"]]["generators"]["generators"])
-            others = math.hypot(row["se_photographs"], row["se_training"])
-            rows.append(
-                (name, (row["se_generators"] * math.sqrt(generators), others * math.sqrt(study["splits"]["test"])))
-            )
-    return OverGenerators(*_quantiles(rows)) if rows else None
-
-
 def _quantiles(rows: list[tuple[str, tuple[float, float]]]) -> tuple[tuple[float, float, float], ...]:
     studies = [study for study, _ in rows]
     weights = [1 / studies.count(study) for study in studies]
@@ -112,14 +99,13 @@ def checked(studies: Mapping[str, Mapping[str, Any]], head: str) -> list[dict[st
 def run() -> dict[str, Any]:
     """Deviations of all kept studies, and forecasts against outcomes."""
     studies = kept()
-    heads, styles = {"style": "linear", "heads": "mlp-linear"}, over_generators(studies)
+    heads = {"style": "linear", "heads": "mlp-linear"}
     return {
         "schema": SCHEMA,
         "name": NAME,
         "question": QUESTION,
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "deviations": {name: asdict(deviations(widths(studies, head))) for name, head in heads.items()}
-        | ({"generators": asdict(styles)} if styles else {}),
+        "deviations": {name: asdict(deviations(widths(studies, head))) for name, head in heads.items()},
         "checked": {name: checked(studies, head) for name, head in heads.items()},
     }
 

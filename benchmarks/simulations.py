@@ -34,11 +34,10 @@ from substyle.engine.probes.single_task import Judged, by_severity
 from substyle.engine.report.claims import FEWEST_DECIDED, NOT_TESTABLE, STRONG, UNDECIDED, claims
 from substyle.engine.report.deciding import correlation_interval
 from substyle.engine.report.findings import LEVEL, within_margin
-from substyle.engine.stages.few_shot import _widened as widened
+from substyle.engine.stages.few_shot import widened
 from substyle.engine.stages.generators import contrast
 from substyle.engine.stages.generators.crossed import Crossed
-from substyle.engine.stages.parameters import ParametersConfig, Response
-from substyle.engine.stages.parameters import _scores as scored
+from substyle.engine.stages.parameters import ParametersConfig, Response, scored_on
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
@@ -118,7 +117,7 @@ def predicted(rng: Rng, count: int, seed: int, units: int, r2: float) -> Simulat
     for _ in range(count):
         value_N = rng.uniform(0, math.sqrt(12), units)  # of variance 1
         point_NP = (value_N + math.sqrt(1 - r2) * rng.normal(size=units))[:, None]
-        ends.append(scored(Response("sigma", "px", 0.0), value_N, point_NP, np.arange(units), config)["r2_ci95"])
+        ends.append(scored_on(Response("sigma", "px", 0.0), value_N, point_NP, np.arange(units), config)["r2_ci95"])
     return Simulated(ends, r2)
 
 

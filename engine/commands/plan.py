@@ -15,6 +15,8 @@ from substyle.engine import observability
 from substyle.engine.commands.options import changes
 from substyle.engine.config import Study, names_of
 from substyle.engine.devices import as_eight_bits
+from substyle.engine.embedding.plan import limited
+from substyle.engine.embedding.preflight import count_splits
 from substyle.engine.embedding.run import embed
 from substyle.engine.estimate.forecast import forecasts
 from substyle.engine.estimate.measured import measured
@@ -23,6 +25,7 @@ from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card_of, device
 from substyle.engine.stages.registry import stages
 from substyle.engine.store.files import write_durably
+from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
 from substyle.engine.study.plan import plan_of
@@ -117,11 +120,9 @@ def _photographs(options: argparse.Namespace, study: Study) -> tuple[int, int, i
         raise MissingError("--photographs", "pass their number, or --images PATH to count them")
     source = open_source(images, study.source)
     print(describe(source), file=sys.stderr)
-    count = len(source.records)
-    given = [record.split for record in source.records]
-    share = given.count("test") / count if any(given) else study.splits.test
-    used = min(count, study.limit) if study.limit else count
-    return used, len(source.class_names), round(used * share)
+    records = limited(source.records, study.seed, study.limit)
+    splits = count_splits(records, source, seed=study.seed, fractions=study.splits.fractions)
+    return len(records), len(source.class_names), splits.total[TEST]
 
 
 def _eight_bits(study: Study) -> str:
@@ -154,7 +155,7 @@ def _show_forecast(forecast: dict[str, Any]) -> None:
     )
     for row in forecast["claims"]:
         title, half = f"{row['claim']}: {row['what']}", row["half"]
-        unit, scale = ("", 1.0) if row["claim"] == "C6" else (" points", 100.0)
+        unit, scale = (" points", 100.0) if row["unit"] == "points" else ("", 1.0)
         low, median, high = (f"{scale * each:.3g}" for each in half or (0, 0, 0))
         known = f"± {median}{unit}" + f" ({low} to {high})" * (low != high)
         print(f"{title:48} {known if half else row['remark']}")

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from scipy.special import stdtrit
 
 from substyle.engine.report.claims import FEWEST_DECIDED
 from substyle.engine.report.deciding import correlation_interval
-from substyle.pipelines.transforms.style import by_generator
 
 NORMAL = 1.959964
 Range = tuple[float, float, float]  # 5 %, 50 % and 95 % of pairs of networks
@@ -38,32 +37,9 @@ class Deviations:
         return low, median, high
 
 
-@dataclass(frozen=True)
-class OverGenerators:
-    """Standard deviations of a difference on the styles of unseen generators: of one generator, of one photograph."""
-
-    generator: Range
-    photograph: Range
-
-    def half(self, generators: int, photographs: int) -> Range:
-        """Half widths of 95 % intervals over generators, as trained on and as tested, and photographs."""
-        low, median, high = (
-            self._half(of_one / math.sqrt(generators), of_photograph / math.sqrt(photographs), generators)
-            for of_one, of_photograph in zip(self.generator, self.photograph, strict=True)
-        )
-        return low, median, high
-
-    @staticmethod
-    def _half(own: float, others: float, generators: int) -> float:
-        se = math.hypot(own, others)
-        freedom = (generators - 1) * (se / own) ** 4 if own > 0 else math.inf  # Satterthwaite's
-        return float(stdtrit(min(freedom, 1e9), 0.975)) * se
-
-
 # benchmarks/results/forecast.json
 STYLE = Deviations((0.059, 0.124, 0.217), (0.055, 0.083, 0.130))
 HEADS = Deviations((0.023, 0.030, 0.046), (0.035, 0.050, 0.064))
-GENERATORS: OverGenerators | None = None
 
 
 @dataclass(frozen=True)
@@ -73,22 +49,20 @@ class Forecast:
     Attributes:
         claim: claims that compare this, such as ``C1, C3``.
         what: the score whose differences it compares, or the correlation.
+        unit: of the half width: points of accuracy (as a fraction), or a number.
         half: its half width, of 5 %, 50 % and 95 % of pairs in kept studies; None: unknown.
         remark: why it is unknown.
     """
 
     claim: str
     what: str
+    unit: Literal["points", "number"]
     half: Range | None = None
     remark: str = ""
 
     def describe(self) -> dict[str, Any]:
         """The forecast as JSON data."""
         return asdict(self)
-
-
-def _missing(generators: int) -> str:
-    return "requires three generators of styles" if generators < 3 else "no kept study has several generators"
 
 
 def forecasts(transformations: Sequence[str], photographs: int, networks: int) -> list[Forecast]:
@@ -102,15 +76,12 @@ def forecasts(transformations: Sequence[str], photographs: int, networks: int) -
     count = len(transformations)
     if count < 3 or photographs < 2:
         return []
-    generators = len(by_generator(transformations))
-    unseen = GENERATORS.half(generators, photographs) if GENERATORS and generators > 2 else None
     low, high = correlation_interval(0.0, max(networks, 4))
     few = f"undecided with fewer than {FEWEST_DECIDED} networks"
     return [
-        Forecast("C1, C3", "style accuracy of two networks", STYLE.half(count, photographs)),
-        Forecast("C2", "styles of unseen generators", unseen, "" if unseen else _missing(generators)),
-        Forecast("C4", "MLP minus linear", HEADS.half(count, photographs)),
-        Forecast("C6", "rank correlation", None, few)
+        Forecast("C1, C3", "style accuracy of two networks", "points", STYLE.half(count, photographs)),
+        Forecast("C4", "MLP minus linear", "points", HEADS.half(count, photographs)),
+        Forecast("C6", "rank correlation", "number", None, few)
         if networks < FEWEST_DECIDED
-        else Forecast("C6", "rank correlation", ((high - low) / 2,) * 3),
+        else Forecast("C6", "rank correlation", "number", ((high - low) / 2,) * 3),
     ]

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import numpy as np
 from scipy.special import stdtrit
 
 from substyle.engine.report.data import minus, show, show_interval
 from substyle.engine.report.deciding import (
+    Judged,
     backbones_needed,
     correlation_interval,
+    disagreeing,
     equivalence_needs,
+    half_width,
+    least_clear,
     more_generators,
-    more_units,
+    to_decide,
 )
 from substyle.engine.report.findings import (
     LEVEL,
@@ -158,10 +162,10 @@ def _free_needs(results: ResultsDocument, claim: Claim, names: Sequence[str]) ->
     rows = results.compared("fine", "accuracy", "mlp-linear")
     gains = {name: rows[name, name] for name in names}
     judged = {
-        f"the gain on {name}": (row.difference, row.two_way_ci95, _half(row.difference, row.ci95))
+        f"the gain on {name}": (row.difference, row.two_way_ci95, half_width(row.difference, row.ci95))
         for name, row in gains.items()
     }
-    if _least_clear(judged) is not None:
+    if least_clear(judged) is not None:
         yield from _to_decide(results, claim, judged)
         return
     (count, photographs), worst = _drawn(results), (0.0, "")
@@ -222,7 +226,7 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
     if claim.status == UNDECIDED:
         measured = [(results.backbones[name].entry("sampled") or {}).get("test_images") for name in (*left, *right)]
         images = min((each for each in measured if each), default=None)
-        _add(claim, *(list(_disagreeing(judged)) or _to_decide(results, claim, judged, images=images)))
+        _add(claim, *(list(disagreeing(judged)) or _to_decide(results, claim, judged, images=images)))
     _add(claim, f"sensitivity is 1 − centred cosine to the unchanged photograph, over {len(shared)} transformations")
     _add(claim, *_contrast(results, left, right))
     return _held_back(results, claim, [], [])
@@ -419,21 +423,17 @@ def _would_decide(
     """What would decide the pair that is least clear; or that pairs are clear, and disagree."""
     alone = _pairs(results, *score, left, right, "ci95")
     pairs = {
-        pair: (value, ends, _half(value, alone[pair][1]))
+        pair: (value, ends, half_width(value, alone[pair][1]))
         for pair, (value, ends) in _pairs(results, *score, left, right).items()
     }
-    disagree = list(_disagreeing({f"{a} minus {b}": each for (a, b), each in pairs.items()}))
+    disagree = list(disagreeing({f"{a} minus {b}": each for (a, b), each in pairs.items()}))
     if disagree:
         yield from disagree
     elif score is not _UNSEEN_STYLES:
         named = {f"{a} against {b}": each for (a, b), each in pairs.items()}
         yield from _to_decide(results, claim, named, "styles" if score is _HELD_OUT_STYLES else "transformations")
-    elif (pair := _least_clear(pairs)) is not None:
+    elif (pair := least_clear(pairs)) is not None:
         yield f"to decide {' against '.join(pair)}: {_generators(results, *pair)}"
-
-
-Judged = tuple[float, Sequence[float] | None, float]  # difference, interval, half its width over photographs alone
-K = TypeVar("K")
 
 
 def _to_decide(
@@ -449,14 +449,12 @@ def _to_decide(
         transformations: what those that were resampled are called.
         images: number of photographs that were measured, if not all test photographs.
     """
-    name, (count, photographs) = _least_clear(pairs), _drawn(results)
-    if name is not None and count and claim.n_transformations:
-        value, ends, h = pairs[name]
-        g = math.sqrt(max(_half(value, ends) ** 2 - h**2, 0.0))
+    count, photographs = _drawn(results)
+    if count and claim.n_transformations:
         units = {photographs: min(count, images or count), transformations: claim.n_transformations}
-        needed = more_units(value, {photographs: h, transformations: g}, units)
-        capped = images is not None and images < count and photographs in needed
-        yield f"to decide {name}: {needed}{', with a higher analysis.max_images' * capped}"
+        for needed in to_decide(pairs, units):
+            capped = images is not None and images < count and photographs in needed
+            yield needed + ", with a higher analysis.max_images" * capped
 
 
 def _drawn(results: ResultsDocument) -> tuple[int, str]:
@@ -465,24 +463,6 @@ def _drawn(results: ResultsDocument) -> tuple[int, str]:
     if resampled.by == "folder" and resampled.groups:
         return resampled.groups, "folders of test photographs"
     return (results.splits or {}).get("test") or 0, "test photographs"
-
-
-def _least_clear(pairs: Mapping[K, Judged]) -> K | None:
-    """The difference that is smallest beside its interval, of those whose interval has 0; None without any."""
-    open_ = {key: each for key, each in pairs.items() if each[1] is not None and each[1][0] <= 0 <= each[1][1]}
-    return min(open_, key=lambda key: abs(open_[key][0]) / _half(*open_[key][:2]), default=None)
-
-
-def _disagreeing(pairs: Mapping[str, Judged]) -> Iterator[str]:
-    above = [name for name, (_, ends, _) in pairs.items() if ends and ends[0] > 0]
-    below = [name for name, (_, ends, _) in pairs.items() if ends and ends[1] < 0]
-    if above and below:
-        yield f"pairs disagree at 95 %: {above[0]} is above 0, {below[0]} below"
-
-
-def _half(value: float, ends: Sequence[float] | None) -> float:
-    """The half of an interval on the side of zero; 0 without one."""
-    return 0.0 if ends is None else max(value - ends[0] if value > 0 else ends[1] - value, 1e-12)
 
 
 def _generators(results: ResultsDocument, a: str, b: str) -> str:

@@ -6,11 +6,48 @@ Estimates assume that the difference and all variances stay as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from scipy.special import stdtrit
 
 _MOST = 1000  # generators, backbones, or times as many photographs and transformations
+
+
+Judged = tuple[float, Sequence[float] | None, float]  # difference, interval, half its width over photographs alone
+K = TypeVar("K")
+
+
+def half_width(value: float, ends: Sequence[float] | None) -> float:
+    """The half of an interval on the side of zero; 0 without one."""
+    return 0.0 if ends is None else max(value - ends[0] if value > 0 else ends[1] - value, 1e-12)
+
+
+def least_clear(pairs: Mapping[K, Judged]) -> K | None:
+    """The difference that is smallest beside its interval, of those whose interval has 0; None without any."""
+    unclear = {key: each for key, each in pairs.items() if each[1] is not None and each[1][0] <= 0 <= each[1][1]}
+    return min(unclear, key=lambda key: abs(unclear[key][0]) / half_width(*unclear[key][:2]), default=None)
+
+
+def disagreeing(pairs: Mapping[str, Judged]) -> Iterator[str]:
+    """That some differences are clearly above 0, and others below; nothing otherwise."""
+    above = [name for name, (_, ends, _) in pairs.items() if ends and ends[0] > 0]
+    below = [name for name, (_, ends, _) in pairs.items() if ends and ends[1] < 0]
+    if above and below:
+        yield f"pairs disagree at 95 %: {above[0]} is above 0, {below[0]} below"
+
+
+def to_decide(pairs: Mapping[str, Judged], units: Mapping[str, int]) -> Iterator[str]:
+    """What would decide the difference that is least clear; nothing if all are clear.
+
+    Args:
+        units: numbers of photographs and of transformations, by what they are called.
+    """
+    if (name := least_clear(pairs)) is not None:
+        value, ends, photographs = pairs[name]
+        others = math.sqrt(max(half_width(value, ends) ** 2 - photographs**2, 0.0))
+        needed = more_units(value, dict(zip(units, (photographs, others), strict=True)), units)
+        yield f"to decide {name}: {needed}"
 
 
 def generators_needed(difference: float, own: float, others: float, count: int, level: float) -> int | None:

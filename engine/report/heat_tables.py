@@ -71,7 +71,9 @@ _OVERALL: dict[str, tuple[tuple[str, str, Kind], ...]] = {
     "fine": (("accuracy", "All", "share"),),
     "coarse": (("seen", "All seen", "share"), ("held_out", "All held out", "share"), ("gap", "Gap", "points")),
     "coarse_rotation": (
-        *(("accuracy", "All", "share"), ("balanced", "By class", "share"), ("styles", "All styles", "share")),
+        ("accuracy", "All", "share"),
+        ("balanced", "By class", "share"),
+        ("styles", "All styles", "share"),
     ),
     "semantic": (("clean", "Unchanged", "share"), ("obfuscated", "All transformed", "share")),
 }

@@ -323,9 +323,15 @@ def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
         if changes:
             base.REGISTRY[name] = changed
         return name
-    if base.REGISTRY.get(name) != changed:  # as another suite file has defined it
+    if not _equal(base.REGISTRY.get(name), changed):  # unless another suite file has defined the same
         base.register(changed)
     return name
+
+
+def _equal(known: base.Transformation | None, made: base.Transformation) -> bool:
+    """Whether two transformations are the same, also in what makes their pixels, which `==` does not compare."""
+    functions = [(each.function, each.prepare, each.on_gpu) for each in (known, made) if each is not None]
+    return known == made and functions[0] == functions[-1]
 
 
 def _parameter(place: str, known: base.Parameter, value: Any, severity: bool) -> base.Parameter:  # noqa: ANN401

@@ -77,7 +77,7 @@ def test_stopped_at_random_moments(
 def test_stopped_while_it_starts(
     finished: Whole, tmp_path: Path, kind: signal.Signals, code: int, delay: float
 ) -> None:
-    # before the command itself runs the signal ends the interpreter, which says so: to a shell, the same exit code
+    # A signal that arrives before the command runs ends the interpreter with a traceback. A shell sees the same code.
     store = tmp_path / "s.zarr"
     run = cold(embed(finished.images, store))
     time.sleep(delay)

@@ -117,7 +117,7 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
     estimate = resample(right_SN, BOOTSTRAP, config.seed, group_N).mean(np.ones(config.draws))
     return {
         "accuracy": estimate.number,
-        "ci95": _widened(estimate.value, estimate.ci95, right_SN.mean(axis=1)),
+        "ci95": widened(estimate.value, estimate.ci95, right_SN.mean(axis=1)),
         "accuracies": right_SN.mean(axis=1).tolist(),
         **asdict(config),
         "fewest": int(min(config.shots, np.unique(train_label_N, return_counts=True)[1].min())),
@@ -140,7 +140,7 @@ def _drawn(label_N: NDArray[np.int64], shots: int, rng: np.random.Generator) -> 
     return np.concatenate(each)
 
 
-def _widened(value: float, low_high: list[float] | None, accuracy_S: NDArray[Any]) -> list[float] | None:
+def widened(value: float, low_high: list[float] | None, accuracy_S: NDArray[Any]) -> list[float] | None:
     """An interval over photographs, widened by that over draws."""
     if low_high is None:
         return None

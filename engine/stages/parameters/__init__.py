@@ -221,7 +221,7 @@ def _regressed(
         )
         expected = target.points(true_val)
         best = int(np.argmin([((each[:, at] - expected) ** 2).sum() for each in of_val]))
-        scores = _scores(target, true_test, of_test[best][:, at], group_N, config)
+        scores = scored_on(target, true_test, of_test[best][:, at], group_N, config)
         edge = best in (0, len(PENALTIES) - 1)
         yield target, scores | {"penalty": float(PENALTIES[best]), "edge": edge, "images": len(test_N)}
 
@@ -257,19 +257,24 @@ class RidgePath:
                 points = [target.points(value_TN[i, n_B]) for target, value_TN in targets]
                 yield table.take_finite(t, n_B).astype(np.float64), np.concatenate(points, axis=1)
 
-        sums = [(x_ND.sum(axis=0), y_NP.sum(axis=0)) for x_ND, y_NP in parts()]
-        mean_D, mean_P = (np.sum(each, axis=0) / count for each in zip(*sums, strict=True))
-        centred = ((x_ND - mean_D, y_NP - mean_P) for x_ND, y_NP in parts())
-        if count <= len(mean_D):  # fewer rows than numbers: their singular vectors are smaller
-            x_ND, y_NP = (np.concatenate(each) for each in zip(*centred, strict=True))
-            _, singular_K, vector_KD = np.linalg.svd(x_ND, full_matrices=False)
-            value_K, vector_DK, cross_DP = singular_K**2, vector_KD.T, x_ND.T @ y_NP
-        else:
-            gram_DD, cross_DP = np.zeros((len(mean_D),) * 2), np.zeros((len(mean_D), len(mean_P)))
-            for x_ND, y_NP in centred:
+        if count <= table.width:  # fewer rows than numbers: their singular vectors are smaller
+            x_ND, y_NP = (np.concatenate(each) for each in zip(*parts(), strict=True))
+            mean_D, mean_P = x_ND.mean(axis=0), y_NP.mean(axis=0)
+            _, singular_K, vector_KD = np.linalg.svd(x_ND - mean_D, full_matrices=False)
+            value_K, vector_DK, cross_DP = singular_K**2, vector_KD.T, (x_ND - mean_D).T @ (y_NP - mean_P)
+        else:  # one pass over the embeddings, from their first row, which is nearer to the mean than 0
+            dim, shift_D = table.width, table.take_finite(cells[0][1], cells[0][2][:1])[0].astype(np.float64)
+            total_D, total_P = np.zeros(dim), np.zeros(ends[-1])
+            gram_DD, cross_DP = np.zeros((dim, dim)), np.zeros((dim, ends[-1]))
+            for row_ND, y_NP in parts():
+                x_ND = row_ND - shift_D
+                total_D, total_P = total_D + x_ND.sum(axis=0), total_P + y_NP.sum(axis=0)
                 gram_DD += x_ND.T @ x_ND
                 cross_DP += x_ND.T @ y_NP
-            value_K, vector_DK = np.linalg.eigh(gram_DD)
+            mean_D, mean_P = total_D / count, total_P / count
+            value_K, vector_DK = np.linalg.eigh(gram_DD - count * np.outer(mean_D, mean_D))
+            cross_DP -= count * np.outer(mean_D, mean_P)
+            mean_D += shift_D
         along_KP, unit = vector_DK.T @ cross_DP, max(float(value_K.sum()) / len(mean_D), 1e-30)
         weights = [vector_DK @ (along_KP / (np.maximum(value_K, 0.0) + C * unit)[:, None]) for C in PENALTIES]
         return RidgePath(mean_D, mean_P, np.stack(weights), places)
@@ -284,7 +289,7 @@ class RidgePath:
         return [np.concatenate(part) for part in parts]
 
 
-def _scores(
+def scored_on(
     target: Response, value_N: F64, point_NP: F64, group_N: NDArray[np.int64], config: ParametersConfig
 ) -> JSON:
     """R² and mean absolute error on test variants, with bootstrap intervals over groups of photographs."""

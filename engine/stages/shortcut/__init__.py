@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, StrictInt
+from torch.nn.functional import normalize
 
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
@@ -125,9 +126,13 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
     Returns:
         results of `Shortcut`.
     """
-    (train_N, test_N), base = _sampled(table, config), identity(table)
+    sampled, base = _sampled(table, config), identity(table)
     names = [t for t in range(len(table.transformations)) if t != base]
-    right_ATN = np.stack([_arranged(table, base, t, train_N, test_N, config) for t in names], axis=1)
+    plain = _Variants.of(table, base, sampled)
+    right_ATN = np.stack(
+        [_arranged(plain, _Variants.of(table, t, sampled), table.transformations[t], config) for t in names], axis=1
+    )
+    train_N, test_N = sampled
     group_N = table.groups_of(test_N, config.resample_by)
     count = len(names)
 
@@ -156,48 +161,51 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
     }
 
 
-def _arranged(
-    table: EmbeddingTable, base: int, t: int, train_N: I64, test_N: I64, config: ShortcutConfig
-) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class _Variants:
+    """Sampled photographs in one transformation: embeddings of length 1, labels, and which are distinct variants."""
+
+    train_BD: torch.Tensor
+    test_QD: torch.Tensor
+    label_B: torch.Tensor
+    label_Q: torch.Tensor
+    distinct_B: torch.Tensor
+    distinct_Q: torch.Tensor
+
+    @staticmethod
+    def of(table: EmbeddingTable, t: int, sampled: tuple[I64, I64]) -> _Variants:
+        units = [normalize(torch.from_numpy(table.take_finite(t, rows)), dim=1) for rows in sampled]
+        labels = [torch.from_numpy(table.label_N[rows]) for rows in sampled]
+        return _Variants(*units, *labels, *(torch.from_numpy(table.distinct_TN[t, rows]) for rows in sampled))
+
+
+def _arranged(plain: _Variants, varied: _Variants, name: str, config: ShortcutConfig) -> F32:
     """Scores of each arrangement, mean over unchanged and transformed queries. Shape: (A, N), NaN for no variant."""
-    train_N, asked_N = (rows[table.distinct_TN[t, rows]] for rows in (train_N, test_N))
-    answer_AN = np.full((len(ARRANGEMENTS), len(test_N)), np.nan, np.float32)
-    if len(train_N) == 0 or len(asked_N) == 0:
-        return answer_AN
-    for start in range(0, len(asked_N), _QUERIES):
-        part = asked_N[start : start + _QUERIES]
-        answer_AN[:, np.isin(test_N, part)] = _block(table, base, t, train_N, part, config)
-    return answer_AN
+    answer_AN = torch.full((len(ARRANGEMENTS), len(varied.label_Q)), torch.nan)
+    bank, asked_Q = varied.distinct_B, torch.nonzero(varied.distinct_Q)[:, 0]
+    label_B, random_RB = varied.label_B[bank], _random(name, len(bank), config)[:, bank]
+    for part in torch.split(asked_Q, _QUERIES) if len(label_B) else ():
+        label_Q, found = varied.label_Q[part], []
+        own_QB = label_Q[:, None] == label_B[None]
+        for query, other in ((plain, varied), (varied, plain)):
+            like_QB, unlike_QB = (query.test_QD[part] @ each.train_BD[bank].T for each in (query, other))
+            every = torch.ones_like(own_QB)
+            likes = [every, ~every, own_QB, ~own_QB, *(random_RB if query is varied else ~random_RB)]
+            votes = [_voted(torch.where(like, like_QB, unlike_QB), label_B, config.neighbours) for like in likes]
+            right_LQ = (torch.stack(votes) == label_Q).float()
+            split = len(ARRANGEMENTS) - 1  # the last is a mean over draws
+            found.append(torch.cat([right_LQ[:split], right_LQ[split:].mean(dim=0, keepdim=True)]))
+        answer_AN[:, part] = torch.stack(found).mean(dim=0)
+    return np.asarray(answer_AN.numpy(), np.float32)
 
 
-def _block(table: EmbeddingTable, base: int, t: int, train_N: I64, test_N: I64, config: ShortcutConfig) -> F32:
-    """`_arranged` for some queries. Shape: (A, Q)."""
-    query_SQD, bank_SBD = ([_unit(table.take_finite(each, rows)) for each in (base, t)] for rows in (test_N, train_N))
-    label_B, label_Q = (torch.from_numpy(table.label_N[rows]) for rows in (train_N, test_N))
-    own_QB = label_Q[:, None] == label_B[None]
-    rng = np.random.default_rng([config.seed, 0x756E69, *table.transformations[t].encode()])
-    random_RB = torch.from_numpy(rng.random((config.draws, len(train_N))) < 0.5)
-    found = []
-    for state in (0, 1):
-        like_QB, unlike_QB = (query_SQD[state] @ bank_SBD[each].T for each in (state, 1 - state))
-
-        def right(like: torch.Tensor | bool) -> torch.Tensor:
-            """Whether the vote is right where the training photographs ``like`` are processed as the query is."""
-            chosen_QB = torch.where(torch.as_tensor(like), like_QB, unlike_QB)  # noqa: B023 (called in this round)
-            near_QK = chosen_QB.topk(min(config.neighbours, len(label_B)), dim=1).indices
-            return _vote(label_B[near_QK]) == label_Q
-
-        draws = [right(random_B if state else ~random_B).float() for random_B in random_RB]
-        each = [right(True).float(), right(False).float(), right(own_QB).float(), right(~own_QB).float()]
-        found.append(torch.stack([*each, torch.stack(draws).mean(dim=0)]))
-    return np.asarray(torch.stack(found).mean(dim=0).numpy(), np.float32)
+def _voted(similarity_QB: torch.Tensor, label_B: torch.Tensor, count: int) -> torch.Tensor:
+    """The most frequent label of the nearest photographs, the smallest of several. Shape: (Q,)."""
+    near_QK = similarity_QB.topk(min(count, len(label_B)), dim=1).indices
+    return torch.mode(label_B[near_QK], dim=1).values
 
 
-def _vote(label_QK: torch.Tensor) -> torch.Tensor:
-    """The most frequent label of each row, the smallest of several. Shape: (Q,)."""
-    return torch.mode(label_QK, dim=1).values
-
-
-def _unit(x_ND: F32) -> torch.Tensor:
-    """Rows of length 1, whose inner products are cosines."""
-    return torch.nn.functional.normalize(torch.from_numpy(x_ND), dim=1)
+def _random(name: str, count: int, config: ShortcutConfig) -> torch.Tensor:
+    """Draws of the training photographs that are transformed. Shape: (R, B)."""
+    rng = np.random.default_rng([config.seed, 0x756E69, *name.encode()])
+    return torch.from_numpy(rng.random((config.draws, count)) < 0.5)

@@ -263,6 +263,14 @@ def test_advice_counts_what_was_resampled() -> None:
         row["ci95"] = [row["difference"] - 0.0199, row["difference"] + 0.0199]
     folders = {**results, "resampled": {"by": "folder", "groups": 120}}
     assert "more folders of test photographs" in why(verdict(folders, "C1"))
+    results = study()
+    moved = results["backbones"]["simclr"]["sensitivity"]
+    results["backbones"]["simclr"]["sensitivity"] = {t: value + 0.02 for t, value in moved.items()}
+    for name in ("simclr", "mae"):  # whose error over photographs is most of all
+        own = results["backbones"][name]
+        own["sensitivity_ci95"] = {t: [value - 0.05, value + 0.05] for t, value in own["sensitivity"].items()}
+        own["sampled"] = {"test_images": 50}
+    assert "more test photographs, with a higher analysis.max_images" in why(verdict(results, "C5"))
 
 
 def test_without_masked_models_the_other_contrasts_stand() -> None:

@@ -256,3 +256,14 @@ def test_a_mended_folder_can_be_read_again_and_by_another_suite(tmp_path: Path) 
     third.write_text('transformations = [{ name = "style_a", of = "style_arbitrary", picture = "a.jpg" }]')
     with pytest.raises(ConfigError, match="not registered yet"):  # another picture of the same name
         load_suite(third)
+
+
+def test_a_name_is_not_shared_by_what_makes_other_pixels(tmp_path: Path) -> None:
+    for of in ("imagenet_c_fog", "imagenet_c_frost"):  # alike but for their functions
+        row_of = f'{{ name = "mine", of = "{of}", coarse = "tone", role = "train" }}'
+        (tmp_path / f"{of}.toml").write_text(f"transformations = [{row_of}]")
+    assert load_suite(tmp_path / "imagenet_c_fog.toml") == ("mine",)
+    with pytest.raises(ConfigError, match="not registered yet"):
+        load_suite(tmp_path / "imagenet_c_frost.toml")
+    (tmp_path / "again.toml").write_text((tmp_path / "imagenet_c_fog.toml").read_text())
+    assert load_suite(tmp_path / "again.toml") == ("mine",)
