@@ -30,6 +30,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Resampled, by_class, resample, uniform_over
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.outcomes import holm as holm_corrected
+from substyle.engine.probes.ridge import Response, scored_on
 from substyle.engine.probes.single_task import Judged, by_severity
 from substyle.engine.report.claims import FEWEST_DECIDED, NOT_TESTABLE, STRONG, UNDECIDED, claims
 from substyle.engine.report.deciding import correlation_interval
@@ -37,7 +38,6 @@ from substyle.engine.report.findings import LEVEL, within_margin
 from substyle.engine.stages.few_shot import widened
 from substyle.engine.stages.generators import contrast
 from substyle.engine.stages.generators.crossed import Crossed
-from substyle.engine.stages.parameters import ParametersConfig, Response, scored_on
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
@@ -113,11 +113,12 @@ def nested(rng: Rng, count: int, seed: int, units: int) -> Simulated:
 
 def predicted(rng: Rng, count: int, seed: int, units: int, r2: float) -> Simulated:
     """R² of the parameters of transformations on test photographs."""
-    config, ends = ParametersConfig(seed=seed), []
+    ends = []
     for _ in range(count):
         value_N = rng.uniform(0, math.sqrt(12), units)  # of variance 1
         point_NP = (value_N + math.sqrt(1 - r2) * rng.normal(size=units))[:, None]
-        ends.append(scored_on(Response("sigma", "px", 0.0), value_N, point_NP, np.arange(units), config)["r2_ci95"])
+        scores = scored_on(Response("sigma", "px", 0.0), value_N, point_NP, np.arange(units), 2000, seed)
+        ends.append(scores["r2_ci95"])
     return Simulated(ends, r2)
 
 

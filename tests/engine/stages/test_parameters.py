@@ -11,15 +11,8 @@ from sklearn.linear_model import Ridge as Reference
 from sklearn.metrics import r2_score
 from tests.engine.report import fake
 
-from substyle.engine.stages.parameters import (
-    PENALTIES,
-    STAGE,
-    ParametersConfig,
-    Response,
-    RidgePath,
-    families,
-    parameters,
-)
+from substyle.engine.probes.ridge import PENALTIES, Response, RidgePath
+from substyle.engine.stages.parameters import STAGE, ParametersConfig, families, parameters, response_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -46,7 +39,7 @@ def some(
     x_TND = rng.normal(size=(len(names), count, width)) * noise
     for t, name in enumerate(names):
         for p, parameter in enumerate(base.get(name.partition("@")[0]).parameters):
-            target = Response.of(parameter)
+            target = response_of(parameter)
             if target is not None:
                 points = target.points(drawn(name, keys)[parameter.name].astype(np.float64))
                 x_TND[t, :, 2 * p : 2 * p + points.shape[1]] += points if target.period else points / 10
@@ -98,7 +91,7 @@ def test_which_parameters_are_predicted() -> None:
     icons = {each.name: each.period for each in families(("icon_overlay",))["icon_overlay"][1]}
     assert (icons["shift_x"], icons["hue"], icons["angle"]) == (1.0, 360.0, 0.0)
     assert "page" not in icons
-    assert Response.of(base.Uniform("angle", -90, 90, "degree")) == Response("angle", "degree", 0.0)
+    assert response_of(base.Uniform("angle", -90, 90, "degree")) == Response("angle", "degree", 0.0)
     severities = families(("imagenet_c_fog@1", "imagenet_c_fog@3"))
     assert severities == {"imagenet_c_fog": ([0, 1], [Response("severity", "", 0.0)])}
 
@@ -181,7 +174,7 @@ def test_variants_that_equal_the_original_are_left_out(monkeypatch: pytest.Monke
     found = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
     assert all(score["r2"] > 0.9 for own in found.values() for score in own.values())
     assert found["hue_shift"]["hue"]["images"] == distinct[2, table.rows(TEST)].sum()
-    monkeypatch.setattr("substyle.engine.stages.parameters._AT_ONCE", 7)
+    monkeypatch.setattr("substyle.engine.probes.ridge._AT_ONCE", 7)
     again = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
     assert again["hue_shift"]["hue"]["r2"] == pytest.approx(found["hue_shift"]["hue"]["r2"], rel=1e-9)
 
