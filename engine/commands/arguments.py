@@ -245,7 +245,9 @@ def _source(command: argparse.ArgumentParser) -> None:
         "pattern",
     )
     columns = ("--image-column", "--label-column", "--path-column", "--split-column", "--split-folders=splits")
-    _settings(group, "source", "--source-kind=kind", *columns, "--json-label", "--synsets", "--class-names=names")
+    _settings(
+        group, "source", "--source-kind=kind", *columns, "--json-label", "--synsets", "--class-names=names", "--group"
+    )
 
 
 def _executor(command: argparse.ArgumentParser) -> None:

@@ -155,6 +155,7 @@ def added(
         seed=seed,
         fractions=fractions,
         source={record.split for record in records},
+        groups=[record.group for record in new],
     )
     return new, names, np.array(labels, np.int64), split_N
 

@@ -115,6 +115,7 @@ def _splits(source: Source, records: Sequence[ImageRecord], seed: int) -> NDArra
         [record.split for record in records],
         seed=seed,
         source={record.split for record in source.records},
+        groups=[record.group for record in records],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -33,6 +33,7 @@ from substyle.pipelines.storage import Place
 JSON = dict[str, Any]
 C = TypeVar("C")  # settings, a dataclass
 R = TypeVar("R")  # results of a unit
+T = TypeVar("T")
 _KNOWN = (PACKAGE, "abc", "builtins", "typing")
 
 
@@ -128,6 +129,14 @@ class Run:
     quiet: bool = False
     _stores: dict[Path, EmbeddingStore] = field(default_factory=dict)
     _opened: dict[Place, dict[str, EmbeddingTable]] = field(default_factory=dict)
+    _once: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what ``make`` returned first for a key, such as what all units of a stage read."""
+        if key not in self._once:
+            self._once[key] = make()
+        found: T = self._once[key]
+        return found
 
     def stores(self, paths: Mapping[str, Path]) -> dict[str, EmbeddingStore]:
         """Open stores of other photographs, as they are when first asked for; those that do not exist are left out."""
@@ -193,6 +202,10 @@ class Stage(ABC, Generic[C, R]):
         own = {each.name for each in fields(self.config)}  # type: ignore[arg-type]
         shared = {name: getattr(study.probes, name) for name in ("seed", "resample_by") if name in own}
         return study.stages.get(self.name) or self.config(**shared)
+
+    def placed(self, config: C, folder: Path) -> C:
+        """The settings of a study file in a folder, to which their paths are relative; by default they have none."""
+        return config
 
     def alone(self, run: Run) -> C | None:
         """The settings if this stage alone is computed, on demand; by default those of the study."""

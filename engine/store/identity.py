@@ -119,7 +119,7 @@ def recorded_config(store: EmbeddingStore, entry: SourceEntry) -> SourceConfig:
     """How a store's source was opened; without files that only the store names, see `open_recorded`."""
     options = dict(entry.options)
     if not _named(store, entry):
-        options = {name: value for name, value in options.items() if name not in ("synsets", "names")}
+        options = {name: value for name, value in options.items() if name not in ("synsets", "names", "group")}
     return SourceConfig.from_options({"kind": entry.kind, **options})
 
 
@@ -317,6 +317,7 @@ class _Matching:
         """Raise PhotographsError if labels, classes or splits differ from the store's."""
         manifest, names = self.manifest, source.class_names
         moved: list[str] = []
+        split_of: dict[str, int] = {}  # by group
         for n in images_M.tolist():
             record = records.get(manifest.keys[n])
             if record is None:
@@ -329,6 +330,11 @@ class _Matching:
                 moved.append(f"{record.key}: class {old} in the store, {new} now")
             elif before != record.split:
                 moved.append(f"{record.key}: split {before} in the store, {record.split} now")
+            elif record.group is not None and old_split < 0:
+                code = int(manifest.split_N[n])
+                if (other := split_of.setdefault(record.group, code)) != code:
+                    both = f"{SPLITS[other]} and {SPLITS[code]}"
+                    moved.append(f"{record.key}: group {record.group} is in {both} of the store, and must be in one")
         if moved:
             raise PhotographsError(
                 f"{source.root}: labels or splits of {len(moved)} photographs differ from {self.store.path}: "

@@ -257,6 +257,7 @@ def assign(
     seed: int,
     fractions: Fractions = DEFAULT_FRACTIONS,
     source: Collection[str | None] | None = None,
+    groups: Sequence[str | None] = (),
 ) -> NDArray[np.int8]:
     """Assign images to splits. Returns split codes (N,) int8.
 
@@ -264,9 +265,12 @@ def assign(
       the test split and validation images are drawn from its training images, as in the paper.
     - If it has no splits, or training images only, the images of each class are ordered by a hash of (seed, key) and
       divided by the fractions (train, val, test).
+    - If images have groups, a split is drawn for each group, with the fractions as probabilities: it depends on the
+      seed and the group alone.
 
     Args:
         given: the source's split of each image.
+        groups: group of each image, None for an image that is a group of its own; empty for none.
         source: splits of the whole source, if these images are a part of it; defaults to those in ``given``.
 
     Raises:
@@ -278,7 +282,7 @@ def assign(
         missing = keys[list(given).index(None)]
         raise ConfigError("split", f"{missing} has none", "a split for every image, or for none")
     if not known or known == {SPLITS[TRAIN]}:
-        return _by_hash(keys, labels, seed, fractions)
+        return _drawn(keys, labels, seed, fractions, groups)
     if not known <= set(SPLITS):
         raise ConfigError("split", sorted(known - set(SPLITS))[0], ", ".join(SPLITS))
     codes = np.array([SPLITS.index(name) for name in given if name is not None], dtype=np.int8)
@@ -287,11 +291,26 @@ def assign(
     if SPLITS[VAL] not in known or SPLITS[TEST] not in known:
         train = np.flatnonzero(codes == TRAIN)
         share = fractions[1] / max(fractions[0] + fractions[1], 1e-9)
-        inner = _by_hash(
-            [keys[i] for i in train.tolist()], [labels[i] for i in train.tolist()], seed, (1 - share, share, 0.0)
+        codes[train] = _drawn(
+            [keys[i] for i in train.tolist()],
+            [labels[i] for i in train.tolist()],
+            seed,
+            (1 - share, share, 0.0),
+            [groups[i] for i in train.tolist()] if groups else (),
         )
-        codes[train] = inner
     return codes
+
+
+def _drawn(
+    keys: Sequence[str], labels: Sequence[int], seed: int, fractions: Fractions, groups: Sequence[str | None]
+) -> NDArray[np.int8]:
+    """Splits by a hash of keys, balanced over classes, or by a hash of groups."""
+    if not any(group is not None for group in groups):
+        return _by_hash(keys, labels, seed, fractions)
+    names = [f"key:{key}" if group is None else f"group:{group}" for key, group in zip(keys, groups, strict=True)]
+    place_N = image_keys(seed, names).astype(np.float64) / 2.0**64
+    edges = np.cumsum(fractions)[:2] / max(sum(fractions), 1e-9)
+    return np.searchsorted(edges, place_N, side="right").astype(np.int8)
 
 
 def _by_hash(keys: Sequence[str], labels: Sequence[int], seed: int, fractions: Fractions) -> NDArray[np.int8]:

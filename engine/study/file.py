@@ -19,6 +19,7 @@ from substyle.engine.stages import registry
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import limits
 from substyle.pipelines.plugins import ALLOW, code_allowed
+from substyle.pipelines.sources.metadata import Origin
 from substyle.pipelines.storage import below
 from substyle.pipelines.transforms.registry import load_plugin
 from substyle.pipelines.validation import require_bounded
@@ -86,11 +87,13 @@ def load_study(
             source,
             synsets=folder / source.synsets if source.synsets else None,
             names=folder / source.names if source.names else None,
+            group=Origin.of(source.group, "group", "source.group").below(folder) if source.group else "",
         ),
         suite=re.sub(r"[^+,]+\.toml", lambda part: str(folder / part[0].strip()), study.suite),
         plugins=tuple(folder / plugin for plugin in study.plugins),
         shift={name: below(folder, location, f"shift.{name}") for name, location in study.shift.items()},
         domains={name: below(folder, location, f"domains.{name}") for name, location in study.domains.items()},
+        stages={name: registry.stage(name).placed(table, folder) for name, table in study.stages.items()},
     )
 
 

@@ -6,11 +6,10 @@ import importlib
 import os
 import pkgutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import overload
 
 from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines import limits
@@ -34,9 +33,11 @@ from substyle.pipelines.sources.folder import FolderSource
 from substyle.pipelines.sources.image_list import LIST_KINDS, ListSource
 from substyle.pipelines.sources.imagenet import ImageNetSource, is_flat
 from substyle.pipelines.sources.labels import WNID
+from substyle.pipelines.sources.metadata import Grouped
 from substyle.pipelines.sources.npz import NpzSource
 from substyle.pipelines.sources.parquet import TableSource
 from substyle.pipelines.sources.tar import TarSource
+from substyle.pipelines.sources.wrapped import Changed, Named
 from substyle.pipelines.storage import is_remote, photographs
 
 _NAMES, _KINDS = 3, 8  # skipped names and suffixes to show
@@ -98,51 +99,6 @@ def _number(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
-class _Changed:
-    """A source with other records."""
-
-    def __init__(self, source: Source, change: Callable[[ImageRecord], ImageRecord]) -> None:
-        self.source = source
-        self.records: Sequence[ImageRecord] = _ChangedRecords(source.records, change)
-
-    @property
-    def root(self) -> str:
-        """The root of the wrapped source."""
-        return self.source.root
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Class names indexed by label."""
-        return self.source.class_names
-
-    @property
-    def understood(self) -> Understood:
-        """How the source was interpreted."""
-        return self.source.understood
-
-    @property
-    def options(self) -> Mapping[str, str]:
-        """The options that reopen the wrapped source."""
-        return self.source.options
-
-
-class Named(_Changed):
-    """A source whose keys are ``<name>/<key>``, so that several sources share one store.
-
-    Args:
-        source: the wrapped source.
-        name: prefix of the keys, without the slash.
-    """
-
-    def __init__(self, source: Source, name: str) -> None:
-        super().__init__(source, partial(_renamed, f"{name}/"))
-        self.name = name
-
-
-def _renamed(prefix: str, record: ImageRecord) -> ImageRecord:
-    return replace(record, key=prefix + record.key)
-
-
 def _marked(code: str, record: ImageRecord) -> ImageRecord:
     """A record whose mark changes with the code that reads it."""
     return replace(record, mark=partial(_mark, record.mark, code))
@@ -151,28 +107,6 @@ def _marked(code: str, record: ImageRecord) -> ImageRecord:
 def _mark(mark: Callable[[], int], code: str) -> int:
     found = mark()
     return mark_of(found, code) if found else 0
-
-
-class _ChangedRecords(Sequence[ImageRecord]):
-    def __init__(self, records: Sequence[ImageRecord], change: Callable[[ImageRecord], ImageRecord]) -> None:
-        self._records, self._change = records, change
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    @overload
-    def __getitem__(self, index: int) -> ImageRecord: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[ImageRecord]: ...
-
-    def __getitem__(self, index: int | slice) -> ImageRecord | list[ImageRecord]:
-        if isinstance(index, slice):
-            return [self._change(record) for record in self._records[index]]
-        return self._change(self._records[index])
-
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return map(self._change, self._records)
 
 
 def absolute_root(root: str) -> str:
@@ -204,11 +138,12 @@ def open_source(path: str | Path, config: SourceConfig | None = None) -> Source:
     if is_remote(path) and not KINDS[kind].remote:
         raise ConfigError("images", str(path), f"tar shards (.tar) in a bucket, not {kind}")
     with limits.named(path):
-        source = KINDS[kind].opener(str(path), config.of_kind(kind))
+        source = KINDS[kind].opener(str(path), replace(config, kind=kind, group=""))
     if source.options.get("kind") != kind:  # a store would reopen it as another
         raise ConfigError(f"options of source kind {kind}", dict(source.options), f"kind = {kind}")
     code = KINDS[kind].code
-    return _Changed(source, partial(_marked, code)) if code else source
+    source = Changed(source, partial(_marked, code)) if code else source
+    return Grouped(source, config.group) if config.group else source
 
 
 def kind_of(path: str | Path, config: SourceConfig | None = None) -> str:

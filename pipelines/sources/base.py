@@ -164,6 +164,7 @@ class ImageRecord:
         label: index into the source's class names, or None.
         split: ``train``, ``val`` or ``test`` if the source defines splits, else None.
         read: returns the encoded bytes; raises OSError if they cannot be read. Thread-safe.
+        group: what it has in common with others that must be in its split; None for nothing.
         mark: returns a number below 2**63 that changes when the image's file does; 0 if unknown. Does not read the
             image and never raises. Call it before `read`: a change between the two calls is then detected.
     """
@@ -173,6 +174,7 @@ class ImageRecord:
     split: str | None
     read: Callable[[], bytes] = field(compare=False, repr=False)
     mark: Callable[[], int] = field(default=unknown, compare=False, repr=False)
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -443,12 +445,15 @@ class SourceConfig:
     """ImageNet: the file with the synsets of a flat ``val/`` folder."""
     names: LocalPath | None = None
     """A file of readable class names: ImageNet's LOC_synset_mapping.txt, or one name per line for classes 0, 1, …"""
+    group: str = ""
+    """What photographs have in common that must be in one split, such as the patient: ``column:NAME``,
+    ``file:LIST.csv:COLUMN`` or ``exif:FIELD``, as in ``[labels]``. Splits of the source itself are kept."""
 
     def __post_init__(self) -> None:
         if self.kind == AUTO:
             return
         for name in self.given():
-            if name not in KINDS[self.kind].options:
+            if name != "group" and name not in KINDS[self.kind].options:
                 kinds = " or ".join(kind for kind, known in KINDS.items() if name in known.options)
                 raise ConfigError(f"source.{name}", getattr(self, name), f"only for kind {kinds}, not {self.kind}")
 
@@ -462,7 +467,8 @@ class SourceConfig:
 
     def fitting(self, kind: str) -> SourceConfig:
         """Copy with another kind, keeping only the fields that it uses."""
-        known = {name: getattr(self, name) for name in self.given() if name in KINDS[kind].options}
+        options = KINDS[kind].options | {"group"}
+        known = {name: getattr(self, name) for name in self.given() if name in options}
         return SourceConfig(**{"kind": kind, **known})
 
     def options(self) -> dict[str, str]:

@@ -35,6 +35,32 @@ def test_given_splits_are_kept() -> None:
     assert assign(list("abcd"), [0] * 4, given, seed=0).tolist() == [TRAIN, TEST, VAL, TRAIN]
 
 
+def test_groups_are_in_one_split_whatever_else_there_is() -> None:
+    keys = [f"{patient}-{scan}" for patient in range(400) for scan in range(3)]
+    groups: list[str | None] = [key.split("-")[0] for key in keys]
+    groups[-30:] = [None] * 30  # groups of their own
+    codes = assign(keys, [0] * 1200, [None] * 1200, seed=1, fractions=(0.6, 0.15, 0.25), groups=groups)
+    by_group = codes[:1170].reshape(-1, 3)
+    assert (by_group == by_group[:, :1]).all()
+    assert len(set(codes[-30:].tolist())) > 1
+    assert np.bincount(by_group[:, 0]) / 390 == pytest.approx([0.6, 0.15, 0.25], abs=0.06)
+    some = slice(300, 900)
+    alone = assign(keys[some], [0] * 600, [None] * 600, seed=1, fractions=(0.6, 0.15, 0.25), groups=groups[some])
+    assert np.array_equal(codes[some], alone)
+    other = assign(keys, [0] * 1200, [None] * 1200, seed=2, fractions=(0.6, 0.15, 0.25), groups=groups)
+    assert not np.array_equal(codes, other)
+
+
+def test_groups_of_training_images_alone_are_in_one_split() -> None:
+    keys = [f"{patient}-{scan}" for patient in range(100) for scan in range(3)]
+    groups = [key.split("-")[0] for key in keys]
+    codes = assign([*keys, "x"], [0] * 301, ["train"] * 300 + ["val"], seed=1, groups=[*groups, None])
+    by_group = codes[:300].reshape(-1, 3)
+    assert (by_group == by_group[:, :1]).all()
+    assert set(codes[:300].tolist()) == {TRAIN, VAL}
+    assert codes[300] == TEST
+
+
 def test_train_and_val_alone_are_train_and_test() -> None:
     given: list[str | None] = ["train"] * 80 + ["val"] * 20
     codes = assign([f"k{i}" for i in range(100)], [0] * 100, given, seed=0)
