@@ -26,6 +26,7 @@ NAMES = [
     "few_shot",
     "generators",
     "parameters",
+    "labels",
     "shortcut",
     "analysis",
     "similarity",
@@ -38,7 +39,7 @@ AnyStage = Stage[Any, Any]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, AnyStage] = {}
 # whose settings are no field of `Study`
-_registered = ["adapt", "finetune", "attack", "few_shot", "generators", "parameters", "shortcut"]
+_registered = ["adapt", "finetune", "attack", "few_shot", "generators", "parameters", "labels", "shortcut"]
 
 
 def stage(name: str) -> AnyStage:

@@ -1,0 +1,244 @@
+"""How well labels are told from embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
+from substyle.engine.report.heat_tables import Cell, HeatTable
+from substyle.engine.report.section import Block, Data, Heat, Section, Text
+from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share
+
+
+class Told(Model):
+    """How well a label is told: accuracy with that of the most frequent value, or R² and error of numbers."""
+
+    accuracy: Share | None = None
+    ci95: Interval | None = None
+    chance: Share | None = None
+    converged: bool | None = None
+    r2: Finite | None = None
+    r2_ci95: Interval | None = None
+    error: Finite | None = None
+    error_ci95: Interval | None = None
+
+
+class ByValue(Model):
+    """Class accuracy on photographs of a value, of probes trained with it and without it."""
+
+    within: Share | None = None
+    across: Share | None = None
+    images: int | None = None
+
+
+class Substance(Model):
+    """Class accuracy by value of a label: ``drop`` is ``within`` - ``across``, ``gap`` is from the mean to the worst
+    value."""
+
+    within: Share | None = None
+    within_ci95: Interval | None = None
+    across: Share | None = None
+    across_ci95: Interval | None = None
+    drop: Finite | None = None
+    drop_ci95: Interval | None = None
+    worst: str | None = None
+    gap: Finite | None = None
+    by_value: dict[str, ByValue | None] | None = None
+    images: int | None = None
+
+
+class Label(Told):
+    """How well a label is told, with all of the embedding and with the mean of the class removed (``fixed``).
+
+    ``missing`` photographs have no value, ``rare`` ones a value of few training photographs, and ``in_training`` ones
+    belong to a group that is also in training. ``class_alone`` is the accuracy of the most frequent value of the class.
+    """
+
+    kind: str | None = None
+    values: int | None = None
+    images: int | None = None
+    missing: int | None = None
+    rare: int | None = None
+    in_training: int | None = None
+    balanced: Share | None = None
+    class_alone: Share | None = None
+    fixed: Told | None = None
+    few_shot: Told | None = None
+    mlp: Told | None = None
+    substance: Substance | None = None
+    points: list[list[Finite]] | None = None
+
+
+class Labels(Model):
+    """`Label` by name."""
+
+    by_label: dict[str, Label | None] | None = None
+    group: str | None = None
+    resample_by: str | None = None
+    shots: int | None = None
+    min_images: int | None = None
+
+
+def _number(told: Told | None) -> float | None:
+    """Accuracy or R²."""
+    return None if told is None else told.accuracy if told.accuracy is not None else told.r2
+
+
+def _interval(told: Told) -> str:
+    return show_interval(told.ci95 if told.accuracy is not None else told.r2_ci95)
+
+
+def _each(found: Labels) -> Iterator[tuple[str, Label]]:
+    for name, label in (found.by_label or {}).items():
+        if label is not None and _number(label) is not None:
+            yield name, label
+
+
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """How well each label is told."""
+    found: Labels = backbone.entry("labels") or Labels()
+    for name, label in _each(found):
+        heading = f"{name}, R²" if label.accuracy is None else name
+        low_high = label.r2_ci95 if label.accuracy is None else label.ci95
+        yield ComparedScore(f"label_{name}", heading, _number(label) or 0.0, low_high, label.converged is not False)
+
+
+def sections(results: ResultsDocument) -> Iterator[Section]:
+    """The section; none without labels."""
+    found: Mapping[str, Labels] = results.entries("labels")
+    known = {name: own for name, own in found.items() if any(True for _ in _each(own))}
+    if not known:
+        return
+    first = next(iter(known.values()))
+    text = (
+        "How well labels besides the class are told from unchanged photographs: accuracy of a linear probe, or R² of "
+    )
+    text += "ridge regression for numbers. In the second table the mean of the photograph's class is removed from "
+    text += "embeddings (and from numbers), so that what remains above chance is not the class. "
+    text += " ".join(_sentence(name, own) for name, own in known.items())
+    by = f"values of {first.group}" if first.group else results.drawn(first.resample_by)
+    note = (
+        f"95% intervals are over {by}. Chance is the most frequent value; the class alone is the most frequent value "
+    )
+    note += "of the photograph's class. "
+    note += " ".join(filter(None, (_left_out(name, label) for name, label in _each(first))))
+    blocks: list[Block] = [
+        Text(text),
+        Heat(
+            (
+                ("All of the embedding", "", heat(results, known, fixed=False)),
+                ("Class held fixed", "", heat(results, known, fixed=True)),
+            ),
+            "Labels by backbone",
+        ),
+        Data(leaks(known), hidden=True),
+    ]
+    if (table := substance(known)).rows:
+        text = "Is it the label or the class? Class accuracy on photographs of each value, of linear probes that were "
+        text += "trained on all values, and on all others; both leave out as many photographs."
+        blocks += [Text(text), Data(table), Data(by_value(known), hidden=True)]
+    yield Section(
+        "labels", "Labels", "Labels: what else does the embedding tell?", (*blocks, Text(note.strip(), note=True))
+    )
+
+
+def _sentence(name: str, found: Labels) -> str:
+    """The label that a backbone tells best above chance."""
+    best = max(_each(found), key=lambda each: (_number(each[1]) or 0.0) - (each[1].chance or 0.0))
+    label, own = best
+    what = "accuracy" if own.accuracy is not None else "R²"
+    beside = f", chance {show(own.chance)}" if own.chance is not None else ""
+    after = _number(own.fixed)
+    fixed = "" if after is None else f"; {show(after)} with the class held fixed"
+    return f"{name} tells {label} best: {what} {show(_number(own))} ({_interval(own)}{beside}){fixed}."
+
+
+def _left_out(name: str, label: Label) -> str:
+    reasons = {"without a value": label.missing, "of a rare value": label.rare}
+    reasons["of a group that is also in training"] = label.in_training
+    parts = [f"{show(count, 'count')} {reason}" for reason, count in reasons.items() if count]
+    return f"{name}: left out {', '.join(parts)}." if parts else ""
+
+
+def heat(results: ResultsDocument, found: Mapping[str, Labels], *, fixed: bool) -> HeatTable:
+    """Accuracy or R² by label (rows) and backbone (columns)."""
+    known = {name: dict(_each(own)) for name, own in found.items()}
+    groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
+    for label in dict.fromkeys(label for own in known.values() for label in own):
+        each = [own.get(label) for own in known.values()]
+        cells = tuple(_cell(own.fixed if fixed and own else own) for own in each)
+        first = next(own for own in each if own is not None)
+        kind = f"{first.values} classes" if first.kind == "class" else "numbers (R²)"
+        groups.setdefault(kind, []).append((label, cells))
+    columns = tuple((name, bool(results.backbones[name].control)) for name in known)
+    return HeatTable(columns, tuple((name, tuple(rows)) for name, rows in groups.items()), (), ("Kind", "Label"))
+
+
+def _cell(told: Told | None) -> Cell:
+    number = _number(told)
+    if told is None or number is None:
+        return Cell(show(None), "", None)
+    small = _interval(told) + (f", chance {show(told.chance)}" if told.chance is not None else "")
+    return Cell(show(number) + " †" * (told.converged is False), small, min(max(number, 0.0), 1.0))
+
+
+def leaks(found: Mapping[str, Labels]) -> Table:
+    """All scores by backbone and label."""
+    columns = (
+        *words("backbone", "label", "kind"),
+        *(Column(name, name.capitalize(), "count") for name in ("values", "images", "missing", "rare")),
+        *(Column("chance", "Chance"), Column("class_alone", "Class alone")),
+        Column("accuracy", "Accuracy", interval=True),
+        Column("balanced", "Mean over values"),
+        Column("fixed", "Class held fixed", interval=True),
+        *(Column("few_shot", "Few labels", interval=True), Column("mlp", "MLP", interval=True)),
+        *(Column("r2", "R²", interval=True), Column("fixed_r2", "R², class held fixed", interval=True)),
+        Column("error", "Mean absolute error", "number", interval=True),
+    )
+    rows = [
+        (
+            *(name, label, own.kind or "", own.values, own.images, own.missing, own.rare),
+            *(own.chance, own.class_alone, scored(own, "accuracy"), own.balanced, scored(own.fixed, "accuracy")),
+            *(scored(own.few_shot, "accuracy"), scored(own.mlp, "accuracy")),
+            *(scored(own, "r2"), scored(own.fixed, "r2"), scored(own, "error")),
+        )
+        for name, labels in found.items()
+        for label, own in _each(labels)
+    ]
+    return Table("labels", "How well labels are told.", columns, tuple(rows))
+
+
+def substance(found: Mapping[str, Labels]) -> Table:
+    """Class accuracy within and across values of each label."""
+    columns = (
+        *words("backbone", "label"),
+        *(Column("within", "All values", interval=True), Column("across", "Other values", interval=True)),
+        Column("drop", "Difference", "points", interval=True),
+        *(Column("worst", "Worst value", "text"), Column("gap", "Below the mean", "points")),
+        Column("images", "Images", "count"),
+    )
+    rows = [
+        (name, label, *(scored(own, key) for key in ("within", "across", "drop")), own.worst, own.gap, own.images)
+        for name, labels in found.items()
+        for label, each in _each(labels)
+        if (own := each.substance) is not None
+    ]
+    return Table(
+        "labels_substance", "Class accuracy, trained on all values of a label and on others.", columns, tuple(rows)
+    )
+
+
+def by_value(found: Mapping[str, Labels]) -> Table:
+    """Class accuracy on each value."""
+    columns = (
+        *words("backbone", "label", "value"),
+        *(Column("within", "All values"), Column("across", "Other values"), Column("images", "Images", "count")),
+    )
+    rows = [
+        (name, label, value, own.within, own.across, own.images)
+        for name, labels in found.items()
+        for label, each in _each(labels)
+        for value, own in ((each.substance or Substance()).by_value or {}).items()
+        if own is not None
+    ]
+    return Table("labels_by_value", "Class accuracy by value.", columns, tuple(rows))
