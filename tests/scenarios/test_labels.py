@@ -49,7 +49,7 @@ def test_they_are_kept_until_a_value_changes(scene: Scene) -> None:
     last = [key for key in sites if key.startswith("test")][-1]
     listed(scene, {**sites, last: "east" if sites[last] == "west" else "west"})
     scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
-    scene.refused("report", store, kind="StaleError")
+    scene.ok("report", store)  # which does not open files that results name
     changed = scene.run()
     assert changed["settings"]["labels"]["of"] != stated["of"]
     assert numbers(changed) == numbers(scene.fresh())

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,16 +126,21 @@ class LabelsStage(JsonStage[LabelsConfig]):
         return [unit for unit in super().units(run, config) if "identity" in run.tables[unit.name].transformations]
 
     def inputs(self, run: Run, config: LabelsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
-        """Digests of the values, and the settings of probes. Of loaded results only lists that exist are read again."""
-        known = before.get("values", {}) if before else {}
-        gone = {
-            label: origin
+        """Digests of the values, and the settings of probes.
+
+        Of loaded results only lists that the user has named, and that exist, are read again: photographs are those of
+        the store, and results may be somebody else's.
+        """
+        stored, named = (before or {}).get("values"), self.chosen(run) is not None
+        known = stored if isinstance(stored, dict) else {}
+        unread = {
+            label
             for label, origin in config.origins.items()
-            if label in known and (origin.kind != "file" or not os.path.isfile(origin.path))
+            if label in known and not (named and origin.kind == "file" and os.path.isfile(origin.path))
         }
-        read = self._read(run, replace_of(config, gone)) if before else self._read(run, config)
-        digests = {label: known[label] for label in gone} | {label: _digest(values) for label, values in read.items()}
-        probes = before.get("probes") if before and PROBES.chosen(run) is None else PROBES.settings(_probes(run))
+        read = self._read(run, without(config, unread))
+        digests = {label: known[label] if label in unread else _digest(read[label]) for label in config.of}
+        probes = before.get("probes") if before and not named else PROBES.settings(_probes(run))
         return {"values": digests, "probes": probes}
 
     def compute(self, run: Run, config: LabelsConfig, unit: Unit, shared: None, folder: Path) -> bool:
@@ -175,9 +180,9 @@ class LabelsStage(JsonStage[LabelsConfig]):
 STAGE = LabelsStage()
 
 
-def replace_of(config: LabelsConfig, without: Iterable[str]) -> LabelsConfig:
+def without(config: LabelsConfig, labels: Collection[str]) -> LabelsConfig:
     """Settings without some labels."""
-    left = {label: text for label, text in config.of.items() if label not in without}
+    left = {label: text for label, text in config.of.items() if label not in labels}
     return replace(config, of=left, group="", numbers=())
 
 

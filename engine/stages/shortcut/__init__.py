@@ -10,12 +10,12 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, StrictInt
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 from torch.nn.functional import normalize
 
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
+from substyle.engine.probes.evaluate import Estimate, Resampled, resample, uniform_over
 from substyle.engine.probes.run import threads
 from substyle.engine.probes.tasks import identity
 from substyle.engine.report.data import ComparedScore
@@ -28,9 +28,17 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
 from substyle.pipelines.validation import validated
 
+_PENALTIES = np.logspace(-4, 3, 15)
 _QUERIES = 2048  # queries in memory, with their similarity to all training photographs
+Correlation = Annotated[StrictFloat, Field(ge=0, le=1)]
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
+
+
+def _from_none(values: tuple[float, ...]) -> tuple[float, ...]:
+    if values and (values[0] != 0 or len(values) < 2 or list(values) != sorted(set(values))):
+        raise ValueError("ascending numbers from 0")
+    return values
 
 
 @validated("shortcut")
@@ -41,6 +49,14 @@ class ShortcutConfig:
     """Number of neighbours that vote on the class."""
     draws: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
     """Number of draws of training photographs that are transformed at random."""
+    correlations: Annotated[tuple[Annotated[StrictFloat, Field(ge=0, le=1)], ...], AfterValidator(_from_none)] = (
+        0.0,
+        0.5,
+        1.0,
+    )
+    """Correlations between transformation and class, 0 first, at which class probes are trained; empty for none. At r,
+    the photographs of a random half of the classes are transformed with probability (1 + r) / 2, and those of the other
+    half with (1 - r) / 2."""
     max_images: Annotated[StrictInt, Field(ge=2, le=20_000)] = 2_000
     """Maximum number of photographs per split."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
@@ -57,7 +73,8 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
     After Ramos et al., "Processing and acquisition traces in visual encoders: What does CLIP know about your camera?",
     ICCV 2025. For each transformation, query and training photographs are unchanged or transformed: all alike, all
     unlike the query, only those of its class like it, only those of other classes, or at random. Scores are means over
-    transformed and unchanged queries.
+    transformed and unchanged queries. Class probes are ridge classifiers, trained where the transformation goes with
+    the class more or less often.
     """
 
     name = "shortcut"
@@ -82,7 +99,9 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
 
     def compute(self, run: Run, config: ShortcutConfig, unit: Unit, shared: None, folder: Path) -> bool:
         """Write the scores."""
-        with threads(1):  # the same neighbours on any number of cores
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threads(1), threadpool_limits(1):  # the same numbers on any number of cores
             self.write(folder, shortcut(averaged(run.tables[unit.name]), config))
         return True
 
@@ -128,10 +147,13 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
     """
     sampled, base = _sampled(table, config), identity(table)
     names = [t for t in range(len(table.transformations)) if t != base]
-    plain = _Variants.of(table, base, sampled)
-    right_ATN = np.stack(
-        [_arranged(plain, _Variants.of(table, t, sampled), table.transformations[t], config) for t in names], axis=1
-    )
+    plain, arranged, trained = _Variants.of(table, base, sampled), [], []
+    alpha = _penalty(plain) if config.correlations else 0.0
+    for t in names:
+        varied = _Variants.of(table, t, sampled)
+        arranged.append(_arranged(plain, varied, table.transformations[t], config))
+        trained.append(_trained(plain, varied, table.transformations[t], alpha, config))
+    right_ATN, right_CTN = np.stack(arranged, axis=1), np.stack(trained, axis=1)
     train_N, test_N = sampled
     group_N = table.groups_of(test_N, config.resample_by)
     count = len(names)
@@ -143,15 +165,21 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
     price_TN = of_arrangement["pos_same"] - of_arrangement["neg_same"]
     price, every = of(price_TN, proportion=False), uniform_over(range(count), count)
     resampled = {name: of(score_TN, proportion=True) for name, score_TN in of_arrangement.items()}
+    by_correlation = [of(score_TN, proportion=True) for score_TN in right_CTN]
+    loss = of(right_CTN[0] - right_CTN[-1], proportion=False) if config.correlations else None
     return {
         "price": price.mean(every).number,
         "price_ci95": price.mean(every).within(-1.0, 1.0),
         "price_two_way_ci95": price.two_way(every).within(-1.0, 1.0),
+        **(_loss(loss.mean(every)) | {"loss_two_way_ci95": loss.two_way(every).within(-1.0, 1.0)} if loss else {}),
+        "trained": [each.mean(every).number for each in by_correlation],
         "by_transformation": {
             table.transformations[t]: {
                 **{name: each.one(i).number for name, each in resampled.items()},
                 "price": price.one(i).number,
                 "price_ci95": price.one(i).within(-1.0, 1.0),
+                **(_loss(loss.one(i)) if loss else {}),
+                "trained": [each.one(i).number for each in by_correlation],
             }
             for i, t in enumerate(names)
         },
@@ -159,6 +187,10 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
         "bank": len(train_N),
         **asdict(config),
     }
+
+
+def _loss(estimate: Estimate) -> JSON:
+    return {"loss": estimate.number, "loss_ci95": estimate.within(-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -209,3 +241,38 @@ def _random(name: str, count: int, config: ShortcutConfig) -> torch.Tensor:
     """Draws of the training photographs that are transformed. Shape: (R, B)."""
     rng = np.random.default_rng([config.seed, 0x756E69, *name.encode()])
     return torch.from_numpy(rng.random((config.draws, count)) < 0.5)
+
+
+def _penalty(plain: _Variants) -> float:
+    """Penalty of ridge classifiers, the best in leave-one-out cross-validation on unchanged training photographs."""
+    from sklearn.linear_model import RidgeClassifierCV  # slow to import
+
+    return float(RidgeClassifierCV(alphas=_PENALTIES).fit(plain.train_BD.numpy(), plain.label_B.numpy()).alpha_)
+
+
+def _trained(plain: _Variants, varied: _Variants, name: str, alpha: float, config: ShortcutConfig) -> F32:
+    """Scores of ridge classifiers at each correlation, mean over unchanged and transformed test photographs.
+
+    Each half of the classes is transformed more often in turn. Shape: (C, N), NaN for no variant.
+    """
+    from sklearn.linear_model import RidgeClassifier  # slow to import
+
+    answer_CN = np.full((len(config.correlations), len(varied.label_Q)), np.nan, np.float32)
+    bank, asked_Q = varied.distinct_B.numpy(), np.flatnonzero(varied.distinct_Q.numpy())
+    label_B, label_Q = plain.label_B.numpy()[bank], plain.label_Q.numpy()[asked_Q]
+    if len(np.unique(label_B)) < 2 or not len(asked_Q):
+        return answer_CN
+    plain_BD, varied_BD = (each.train_BD.numpy()[bank] for each in (plain, varied))
+    test_SQD = [each.test_QD.numpy()[asked_Q] for each in (plain, varied)]
+    rng = np.random.default_rng([config.seed, 0x636F7272, *name.encode()])
+    draw_B, order = rng.random(len(bank))[bank], rng.permutation(np.unique(label_B))
+    more_B = np.isin(label_B, order[: len(order) // 2])
+    for c, correlation in enumerate(config.correlations):
+        scores = []
+        for half_B in (more_B, ~more_B):
+            often_B = draw_B < (1 + np.where(half_B, correlation, -correlation)) / 2
+            x_BD = np.where(often_B[:, None], varied_BD, plain_BD)
+            probe = RidgeClassifier(alpha=alpha, solver="cholesky").fit(x_BD, label_B)
+            scores += [probe.predict(test_QD) == label_Q for test_QD in test_SQD]
+        answer_CN[c, asked_Q] = np.mean(scores, axis=0)
+    return answer_CN

@@ -15,7 +15,15 @@ ARRANGEMENTS = ("baseline", "all_diff", "pos_same", "neg_same", "uniform")
 _HEADINGS = ("All alike", "All unlike", "Own class alike", "Other classes alike", "At random")
 
 
-class Arranged(Model):
+class Trained(Model):
+    """Accuracy of class probes by correlation of transformation and class in training, and what the last one loses."""
+
+    trained: list[Share | None] | None = None
+    loss: Finite | None = None
+    loss_ci95: Interval | None = None
+
+
+class Arranged(Trained):
     """Accuracy of k-NN by arrangement, and the difference ``pos_same`` - ``neg_same``."""
 
     baseline: Share | None = None
@@ -27,8 +35,11 @@ class Arranged(Model):
     price_ci95: Interval | None = None
 
 
-class Shortcut(Model):
-    """`Arranged` by transformation, and the mean price over all of them."""
+class Shortcut(Trained):
+    """`Arranged` by transformation, and the mean price and loss over all of them."""
+
+    loss_two_way_ci95: Interval | None = None
+    correlations: list[Share] | None = None
 
     price: Finite | None = None
     price_ci95: Interval | None = None
@@ -45,6 +56,8 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     found: Shortcut = backbone.entry("shortcut") or Shortcut()
     if found.price is not None:
         yield ComparedScore("shortcut", "Price of processing", found.price, found.price_two_way_ci95)
+    if found.loss is not None:
+        yield ComparedScore("shortcut_loss", "Loss in training", found.loss, found.loss_two_way_ci95)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -60,12 +73,18 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     note += "turn, and training photographs processed alike or unlike: unchanged or by the one transformation. The "
     note += "price is the accuracy where only the query's class is alike, minus that where only the others are. "
     by = results.drawn(first.resample_by)
+    if first.correlations:
+        note += "The loss is the accuracy of a ridge classifier on unchanged and transformed test photographs, trained "
+        note += "on photographs of which a random half is transformed, minus that of one trained where "
+        note += f"transformation and class have the correlation {first.correlations[-1]:g}. "
     note += f"95% intervals of means are over {by} and transformations, others over {by}."
     table = arrangements(results, found)
     shown = heat_table(results, table, "price")
     blocks: list[Block] = [Text(" ".join(lines)), Data(mean_over(found))]
     if shown is not None:
-        blocks.append(Heat((("Price", "", shown),), "Price by transformation and backbone"))
+        lost = heat_table(results, table, "loss")
+        parts = (("Price", "", shown), *((("Loss in training", "", lost),) if lost is not None else ()))
+        blocks.append(Heat(parts, "Price and loss by transformation and backbone"))
     blocks.append(Data(table, hidden=True))
     yield Section(
         "shortcut", "Shortcuts", "Shortcuts: what if processing goes with the class?", (*blocks, Text(note, note=True))
@@ -81,15 +100,25 @@ def _sentence(name: str, found: Shortcut) -> str:
     ends = f" ({show_interval(found.price_two_way_ci95, 'points')})" if found.price_two_way_ci95 else ""
     worst = known[dearest]
     text = f"{name}: if a transformation goes with the class, accuracy differs by {show(found.price, 'points')} points"
-    return f"{text}{ends} on average, and by {show(worst.price, 'points')} for {dearest}."
+    text += f"{ends} on average, and by {show(worst.price, 'points')} for {dearest}"
+    lost = {t: row for t, row in known.items() if row.loss is not None}
+    if not lost:
+        return f"{text}."
+    most = max(lost, key=lambda t: lost[t].loss or 0.0)
+    ends = f" ({show_interval(found.loss_two_way_ci95, 'points')})" if found.loss_two_way_ci95 else ""
+    text += f"; a probe trained so loses {show(found.loss, 'points')} points{ends} on average"
+    return f"{text}, and {show(lost[most].loss, 'points')} with {most}."
 
 
 def mean_over(found: Mapping[str, Shortcut]) -> Table:
-    """Mean over transformations of each arrangement."""
+    """Mean over transformations of each arrangement, and of probes trained at each correlation."""
+    correlations = next(iter(found.values())).correlations or []
     columns = (
         *words("backbone"),
         *(Column(name, heading) for name, heading in zip(ARRANGEMENTS, _HEADINGS, strict=True)),
         Column("price", "Price", "points", interval=True),
+        *(Column(f"trained_{r:g}", f"Trained at {r:g}") for r in correlations),
+        Column("loss", "Loss", "points", interval=True),
     )
     rows = []
     for name, own in found.items():
@@ -98,8 +127,10 @@ def mean_over(found: Mapping[str, Shortcut]) -> Table:
         for arrangement in ARRANGEMENTS:
             values = [value for row in known if (value := getattr(row, arrangement)) is not None]
             means.append(sum(values) / len(values) if values else None)
-        rows.append((name, *means, scored(own, "price", "price_two_way_ci95")))
-    return Table("shortcuts", "Class accuracy by nearest neighbours, mean over transformations.", columns, tuple(rows))
+        trained = own.trained or [None] * len(correlations)
+        price, loss = (scored(own, key, f"{key}_two_way_ci95") for key in ("price", "loss"))
+        rows.append((name, *means, price, *trained, loss))
+    return Table("shortcuts", "Class accuracy, mean over transformations.", columns, tuple(rows))
 
 
 def arrangements(results: ResultsDocument, found: Mapping[str, Shortcut]) -> Table:
@@ -108,11 +139,12 @@ def arrangements(results: ResultsDocument, found: Mapping[str, Shortcut]) -> Tab
         *words("backbone", "transformation"),
         *(Column(name, heading) for name, heading in zip(ARRANGEMENTS, _HEADINGS, strict=True)),
         Column("price", "Price", "points", interval=True),
+        Column("loss", "Loss", "points", interval=True),
     )
     rows = [
-        (name, t, *(getattr(row, arrangement) for arrangement in ARRANGEMENTS), scored(row, "price"))
+        (name, t, *(getattr(row, each) for each in ARRANGEMENTS), scored(row, "price"), scored(row, "loss"))
         for name, own in found.items()
         for t, row in (own.by_transformation or {}).items()
         if row is not None
     ]
-    return Table("shortcuts_by_transformation", "Class accuracy by nearest neighbours.", columns, tuple(rows))
+    return Table("shortcuts_by_transformation", "Class accuracy by transformation.", columns, tuple(rows))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from tests.engine.report import fake
 
@@ -15,6 +16,7 @@ from substyle.engine.stages.shortcut import STAGE, ShortcutConfig, shortcut
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
+from substyle.kernels.errors import ConfigError
 
 NAMES, WIDTH, CLASSES = ("identity", "jpeg", "blur"), 8, 3
 QUICK = ShortcutConfig(bootstrap=200, draws=3)
@@ -91,6 +93,55 @@ def test_an_embedding_of_classes_alone_pays_nothing() -> None:
     assert found["price_ci95"][0] <= 0 <= found["price_ci95"][1]
 
 
+def test_a_probe_trained_where_processing_is_the_class_loses() -> None:
+    found = shortcut(some(3.0), QUICK)
+    jpeg, blur = (found["by_transformation"][name] for name in ("jpeg", "blur"))
+    first, half, last = jpeg["trained"]
+    assert first > half > last
+    assert jpeg["loss"] == pytest.approx(first - last)
+    assert jpeg["loss_ci95"][0] > 0.1
+    assert abs(blur["loss"]) < 0.05  # the embedding cannot tell it
+    assert found["trained"] == pytest.approx(np.mean([jpeg["trained"], blur["trained"]], axis=0))
+    off = shortcut(some(3.0), replace(QUICK, correlations=()))
+    assert off["trained"] == []
+    assert "loss" not in off
+    assert {k: v for k, v in off.items() if k in ("price", "price_ci95")} == {
+        k: found[k] for k in ("price", "price_ci95")
+    }
+
+
+def test_class_probes_agree_with_least_squares() -> None:
+    """At a correlation of 1 nothing is random but the half of the classes, each of which is transformed in turn."""
+    table = some(0.8)
+    found = shortcut(table, replace(QUICK, correlations=(0.0, 1.0)))["by_transformation"]["jpeg"]["trained"][1]
+    train, test = table.rows(TRAIN), table.rows(TEST)
+
+    def unit(t: int, rows: np.ndarray) -> np.ndarray:
+        x_ND = table.take_finite(t, rows).astype(np.float64)
+        return np.asarray(x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True))
+
+    plain_ND, target_NC = unit(0, train), np.eye(CLASSES)[table.label_N[train]] * 2 - 1
+    alpha = float(RidgeClassifierCV(alphas=np.logspace(-4, 3, 15)).fit(plain_ND, table.label_N[train]).alpha_)
+    scores: dict[int, list[float]] = {}
+    for half in range(CLASSES):
+        for more in (True, False):
+            changed = (table.label_N[train] == half) == more
+            x_ND = np.where(changed[:, None], unit(1, train), plain_ND)
+            mean_D, mean_C = x_ND.mean(axis=0), target_NC.mean(axis=0)
+            gram_DD = (x_ND - mean_D).T @ (x_ND - mean_D) + alpha * np.eye(WIDTH)
+            weight_DC = np.linalg.solve(gram_DD, (x_ND - mean_D).T @ (target_NC - mean_C))
+            for t in (0, 1):
+                answer = ((unit(t, test) - mean_D) @ weight_DC + mean_C).argmax(axis=1)
+                scores.setdefault(half, []).append((answer == table.label_N[test]).mean())
+    assert any(found == pytest.approx(np.mean(own), abs=1e-6) for own in scores.values())
+
+
+@pytest.mark.parametrize("values", [(0.5, 1.0), (0.0,), (0.0, 1.0, 0.5), (0.0, 1.5)])
+def test_correlations_ascend_from_none(values: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="correlations"):
+        ShortcutConfig(correlations=values)
+
+
 def test_the_order_of_photographs_does_not_matter_and_samples_are_bounded() -> None:
     table, config = some(0.8), replace(QUICK, max_images=20)
     order = np.random.default_rng(1).permutation(len(table.keys))
@@ -111,15 +162,19 @@ def test_the_section_says_what_each_backbone_loses() -> None:
     results = fake.fake_results(images=100)
     name = next(iter(results["backbones"]))
     row: dict[str, Any] = {"baseline": 0.9, "all_diff": 0.8, "pos_same": 0.95, "neg_same": 0.5, "uniform": 0.85}
-    row |= {"price": 0.45, "price_ci95": [0.4, 0.5]}
+    row |= {"price": 0.45, "price_ci95": [0.4, 0.5], "loss": 0.2, "loss_ci95": [0.15, 0.25], "trained": [0.9, 0.7]}
     own = {"price": 0.45, "price_two_way_ci95": [0.3, 0.6], "by_transformation": {"jpeg": row}, "neighbours": 10}
+    own |= {"loss": 0.2, "loss_two_way_ci95": [0.1, 0.3], "trained": [0.9, 0.7], "correlations": [0, 1]}
     results["backbones"][name]["shortcut"] = {**own, "images": 100, "bank": 300}
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "shortcut"]
     text, table, heat, *_ = section.blocks
     said = f"{name}: if a transformation goes with the class, accuracy differs by +45.0 points (+30.0 to +60.0) on"
     assert said in text.text  # type: ignore[union-attr]
-    assert table.table.rows == ((name, 0.9, 0.8, 0.95, 0.5, 0.85, (0.45, 0.3, 0.6)),)  # type: ignore[union-attr]
-    assert heat.parts[0][2].groups[0][1][0][0] == "jpeg"  # type: ignore[union-attr]
+    assert table.table.rows == ((name, 0.9, 0.8, 0.95, 0.5, 0.85, (0.45, 0.3, 0.6), 0.9, 0.7, (0.2, 0.1, 0.3)),)  # type: ignore[union-attr]
+    said = "for jpeg; a probe trained so loses +20.0 points (+10.0 to +30.0) on average, and +20.0 with jpeg."
+    assert said in text.text  # type: ignore[union-attr]
+    assert [part[0] for part in heat.parts] == ["Price", "Loss in training"]  # type: ignore[union-attr]
+    assert all(part[2].groups[0][1][0][0] == "jpeg" for part in heat.parts)  # type: ignore[union-attr]
 
 
 def test_variants_that_equal_the_original_neither_ask_nor_answer() -> None:
