@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, StrictInt
+from torch.nn.functional import normalize
 
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
@@ -29,6 +31,7 @@ from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages.few_shot import FewShotConfig, few_shot
 from substyle.engine.stages.labels.section import Labels, scores, sections
 from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.shortcut import voted
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store import identity as recorded
 from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, ResampleBy
@@ -41,6 +44,7 @@ from substyle.pipelines.validation import Distinct, validated
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
+_QUERIES = 2048  # queries in memory, with their similarity to all training photographs
 _MANY = 20  # different numbers, from which a label is regressed
 _IMPORTED = "imported"
 
@@ -72,6 +76,8 @@ class LabelsConfig:
     """Values on fewer training photographs are left out."""
     max_values: Annotated[StrictInt, Field(ge=0, le=1000)] = 5
     """Number of values, the most frequent ones, that are left out of the training of class probes in turn."""
+    neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
+    """Number of neighbours that vote on the class."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
     """Number of resamples of the test photographs."""
     resample_by: ResampleBy = "photograph"
@@ -388,6 +394,7 @@ def _classes(
             found["fixed"] = {**scored, "chance": made["chance"]}
         found["class_alone"] = _from_class(fixed, left_N)
         found["substance"] = _substance(plain, values, config, probes)
+        found["shortcut"] = _shortcut(plain, values, config, probes.resample_by)
     return found
 
 
@@ -454,6 +461,50 @@ def _substance(plain: EmbeddingTable, values: Values, config: LabelsConfig, prob
         "gap": mean.value - float(by_value[worst]["within"]),
         "by_value": by_value,
         "images": int(np.isfinite(score_KN[0]).sum()),
+    }
+
+
+def _shortcut(plain: EmbeddingTable, values: Values, config: LabelsConfig, by: ResampleBy) -> JSON | None:
+    """Class accuracy of nearest neighbours where only the query's class shares its value, and where only others do.
+
+    In both arrangements each class has as many training photographs, drawn at random. Queries of classes that have
+    training photographs on one side alone are not scored.
+    """
+    train_N, test_N = (plain.rows(split) for split in (TRAIN, TEST))
+    known_N = (values.code_N >= 0) & (plain.label_N >= 0)
+    bank, asked = train_N[known_N[train_N]], np.flatnonzero(known_N[test_N])
+    label_B, code_B = plain.label_N[bank], values.code_N[bank]
+    unit_BD, unit_ND = (normalize(torch.from_numpy(plain.take_finite(0, rows)), dim=1) for rows in (bank, test_N))
+    rank_B = np.random.default_rng([config.seed, 0x73686F72]).permutation(len(bank))
+    right_AN = np.full((2, len(test_N)), np.nan, np.float32)
+    for v in range(len(values.names)):
+        same, kept = code_B == v, np.zeros(len(bank), np.bool_)
+        for label in np.unique(label_B):
+            sides = [np.flatnonzero((label_B == label) & side) for side in (same, ~same)]
+            for rows in sides:
+                kept[rows[np.argsort(rank_B[rows])[: min(map(len, sides))]]] = True
+        queries = asked[values.code_N[test_N[asked]] == v]
+        queries = queries[np.isin(plain.label_N[test_N[queries]], label_B[kept])]
+        count = min(config.neighbours, int((kept & same).sum()))
+        for part in np.array_split(queries, max(1, len(queries) // _QUERIES)) if count else ():
+            label_Q = torch.from_numpy(plain.label_N[test_N[part]])
+            own_QB = label_Q[:, None] == torch.from_numpy(label_B)[None]
+            near_QB = unit_ND[part] @ unit_BD.T
+            for a, like_QB in enumerate((own_QB, ~own_QB)):
+                there_QB = (like_QB == torch.from_numpy(same)[None]) & torch.from_numpy(kept)[None]
+                vote_Q = voted(near_QB.masked_fill(~there_QB, -torch.inf), torch.from_numpy(label_B), count)
+                right_AN[a, part] = (vote_Q == label_Q).numpy()
+    if not np.isfinite(right_AN).any():
+        return None
+    group_N = plain.groups_of(test_N, by)
+    both = resample(right_AN, config.bootstrap, config.seed, group_N, proportion=True)
+    price = resample((right_AN[0] - right_AN[1])[None], config.bootstrap, config.seed, group_N, proportion=False).one(0)
+    return {
+        "pos_same": both.one(0).number,
+        "neg_same": both.one(1).number,
+        "price": price.number,
+        "price_ci95": price.within(-1.0, 1.0),
+        "images": int(np.isfinite(right_AN[0]).sum()),
     }
 
 

@@ -47,6 +47,17 @@ class Substance(Model):
     images: int | None = None
 
 
+class LabelShortcut(Model):
+    """Class accuracy of nearest neighbours where only the query's class shares its value of a label, and where only
+    the others do; ``price`` is the difference."""
+
+    pos_same: Share | None = None
+    neg_same: Share | None = None
+    price: Finite | None = None
+    price_ci95: Interval | None = None
+    images: int | None = None
+
+
 class Label(Told):
     """How well a label is told, with all of the embedding and with the mean of the class removed (``fixed``).
 
@@ -66,6 +77,7 @@ class Label(Told):
     few_shot: Told | None = None
     mlp: Told | None = None
     substance: Substance | None = None
+    shortcut: LabelShortcut | None = None
     points: list[list[Finite]] | None = None
 
 
@@ -135,7 +147,11 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     ]
     if (table := substance(known)).rows:
         text = "Is it the label or the class? Class accuracy on photographs of each value, of linear probes that were "
-        text += "trained on all values, and on all others; both leave out as many photographs."
+        text += "trained on all values, and on all others; both leave out as many photographs. The price of a shortcut "
+        text += (
+            "is that of nearest neighbours: accuracy where only the query's class shares its value, minus that where "
+        )
+        text += "only the other classes do."
         blocks += [Text(text), Data(table), Data(by_value(known), hidden=True)]
     yield Section(
         "labels", "Labels", "Labels: what else does the embedding tell?", (*blocks, Text(note.strip(), note=True))
@@ -216,12 +232,16 @@ def substance(found: Mapping[str, Labels]) -> Table:
         Column("drop", "Difference", "points", interval=True),
         *(Column("worst", "Worst value", "text"), Column("gap", "Below the mean", "points")),
         Column("images", "Images", "count"),
+        Column("price", "Price of a shortcut", "points", interval=True),
     )
     rows = [
-        (name, label, *(scored(own, key) for key in ("within", "across", "drop")), own.worst, own.gap, own.images)
+        (
+            *(name, label, *(scored(own, key) for key in ("within", "across", "drop")), own.worst, own.gap, own.images),
+            scored(each.shortcut, "price"),
+        )
         for name, labels in found.items()
         for label, each in _each(labels)
-        if (own := each.substance) is not None
+        if (own := each.substance or Substance()).within is not None or each.shortcut is not None
     ]
     return Table(
         "labels_substance", "Class accuracy, trained on all values of a label and on others.", columns, tuple(rows)

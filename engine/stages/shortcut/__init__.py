@@ -223,7 +223,7 @@ def _arranged(plain: _Variants, varied: _Variants, name: str, config: ShortcutCo
             like_QB, unlike_QB = (query.test_QD[part] @ each.train_BD[bank].T for each in (query, other))
             every = torch.ones_like(own_QB)
             likes = [every, ~every, own_QB, ~own_QB, *(random_RB if query is varied else ~random_RB)]
-            votes = [_voted(torch.where(like, like_QB, unlike_QB), label_B, config.neighbours) for like in likes]
+            votes = [voted(torch.where(like, like_QB, unlike_QB), label_B, config.neighbours) for like in likes]
             right_LQ = (torch.stack(votes) == label_Q).float()
             split = len(ARRANGEMENTS) - 1  # the last is a mean over draws
             found.append(torch.cat([right_LQ[:split], right_LQ[split:].mean(dim=0, keepdim=True)]))
@@ -231,7 +231,7 @@ def _arranged(plain: _Variants, varied: _Variants, name: str, config: ShortcutCo
     return np.asarray(answer_AN.numpy(), np.float32)
 
 
-def _voted(similarity_QB: torch.Tensor, label_B: torch.Tensor, count: int) -> torch.Tensor:
+def voted(similarity_QB: torch.Tensor, label_B: torch.Tensor, count: int) -> torch.Tensor:
     """The most frequent label of the nearest photographs, the smallest of several. Shape: (Q,)."""
     near_QK = similarity_QB.topk(min(count, len(label_B)), dim=1).indices
     return torch.mode(label_B[near_QK], dim=1).values

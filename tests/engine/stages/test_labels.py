@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.neighbors import KNeighborsClassifier
 from tests.engine.report import fake
 
 from substyle.engine.probes.config import ProbeConfig
@@ -258,6 +259,39 @@ def test_classes_that_no_other_value_has_are_not_scored_across() -> None:
     assert list(found["by_value"]) == ["west", "north"]
     alone = found_for(table, table.label_N, max_values=3)
     assert alone["substance"] is None
+
+
+def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
+    table, site_N = some(site=0.8, substance=0.8, noise=0.4)
+    # as many of each class at each site, so that nothing is drawn at random
+    site_N = np.arange(len(site_N)) // CLASSES % 2
+    label_N = np.arange(len(site_N)) % CLASSES
+    x_TND = np.asarray(table.x_TND).copy()
+    x_TND[1] = np.random.default_rng(1).normal(size=x_TND[1].shape) * 0.4
+    x_TND[1][np.arange(len(label_N)), label_N] += 0.8
+    x_TND[1][np.arange(len(label_N)), CLASSES + site_N] += 0.8
+    table = replace(table, x_TND=x_TND, label_N=label_N)
+    found = found_for(table, site_N)["shortcut"]
+    unit_ND = identity_of(table) / np.linalg.norm(identity_of(table), axis=1, keepdims=True)
+    train, test = table.rows(TRAIN), table.rows(TEST)
+    right: dict[str, list[bool]] = {"pos_same": [], "neg_same": []}
+    for n in test:
+        own, same = label_N[train] == label_N[n], site_N[train] == site_N[n]
+        for name, there in (("pos_same", own == same), ("neg_same", own != same)):
+            model = KNeighborsClassifier(10, algorithm="brute").fit(unit_ND[train[there]], label_N[train[there]])
+            right[name].append(bool(model.predict(unit_ND[n][None])[0] == label_N[n]))
+    for name, own in right.items():
+        assert found[name] == pytest.approx(np.mean(own), abs=1e-6)
+    assert found["price"] == pytest.approx(found["pos_same"] - found["neg_same"], abs=1e-6)
+    assert found["price"] > 0.3
+    assert found["price_ci95"][0] < found["price"] < found["price_ci95"][1]
+
+
+def test_an_embedding_without_the_label_pays_nothing() -> None:
+    found = found_for(*some(site=0.0, noise=0.2))["shortcut"]
+    assert found["price_ci95"][0] <= 0 <= found["price_ci95"][1]
+    table, _ = some()
+    assert found_for(table, table.label_N)["shortcut"] is None  # each class is of one value
 
 
 def test_other_heads_and_few_labels() -> None:
