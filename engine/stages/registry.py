@@ -28,6 +28,7 @@ NAMES = [
     "parameters",
     "labels",
     "shortcut",
+    "movement",
     "analysis",
     "similarity",
     "attack",
@@ -39,7 +40,7 @@ AnyStage = Stage[Any, Any]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, AnyStage] = {}
 # whose settings are no field of `Study`
-_registered = ["adapt", "finetune", "attack", "few_shot", "generators", "parameters", "labels", "shortcut"]
+_registered = ["adapt", "finetune", "attack", "few_shot", "generators", "parameters", "labels", "shortcut", "movement"]
 
 
 def stage(name: str) -> AnyStage:

@@ -15,7 +15,7 @@ ARRANGEMENTS = ("baseline", "all_diff", "pos_same", "neg_same", "uniform")
 _HEADINGS = ("All alike", "All unlike", "Own class alike", "Other classes alike", "At random")
 
 
-class Trained(Model):
+class TrainedOnShortcuts(Model):
     """Accuracy of class probes by correlation of transformation and class in training, and what the last one loses."""
 
     trained: list[Share | None] | None = None
@@ -23,7 +23,7 @@ class Trained(Model):
     loss_ci95: Interval | None = None
 
 
-class Arranged(Trained):
+class Arranged(TrainedOnShortcuts):
     """Accuracy of k-NN by arrangement, and the difference ``pos_same`` - ``neg_same``."""
 
     baseline: Share | None = None
@@ -35,7 +35,7 @@ class Arranged(Trained):
     price_ci95: Interval | None = None
 
 
-class Shortcut(Trained):
+class Shortcut(TrainedOnShortcuts):
     """`Arranged` by transformation, and the mean price and loss over all of them."""
 
     loss_two_way_ci95: Interval | None = None
