@@ -1,6 +1,7 @@
 """Coverage of intervals and tests in the report, by the report's own functions on simulated scores.
 
-    python -m benchmarks.coverage [--quick] [--only TEXT] [--seconds 120] [--out benchmarks/results/coverage.json]
+    python -m benchmarks.coverage [--quick] [--only TEXT] [--seconds 120] [--processes 1]
+        [--out benchmarks/results/coverage.json]
 
 Each cell of `CELLS` simulates studies whose truth is known, and counts how often the 95 % interval has it and how often
 a test or claim says what is not so. The list was fixed before any of its results were known. The rule:
@@ -22,10 +23,12 @@ import sys
 import time
 import zlib
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
@@ -169,6 +172,10 @@ def simulate(kind: str, settings: dict[str, Any], units: int, replications: int,
     return {"cell": cell, "kind": kind, "units": units, **judged(studies), "seconds": time.perf_counter() - began}
 
 
+def _simulated(cell: tuple[str, dict[str, Any], int, int, float]) -> dict[str, Any]:
+    return simulate(*cell)
+
+
 def shown(row: dict[str, Any]) -> str:
     """Format a row as a line."""
     parts = [f"{row['replications']} replications"]
@@ -207,14 +214,18 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="cells that start with TEXT, which are not written")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="at most, of each cell")
     parser.add_argument("--out", type=Path, default=RESULTS / f"{NAME}.json", metavar="FILE")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="of one thread each")
     options = parser.parse_args()
     rows = []
     replications = QUICK if options.quick else REPLICATIONS
-    for kind, what, settings, sizes in CELLS:
-        for units in sizes:
-            if not named(kind, settings, units).startswith(options.only):
-                continue
-            row = {"what": what, **simulate(kind, settings, units, replications, options.seconds)}
+    cells = [(kind, what, settings, units) for kind, what, settings, sizes in CELLS for units in sizes]
+    cells = [
+        (kind, what, own, units) for kind, what, own, units in cells if named(kind, own, units).startswith(options.only)
+    ]
+    todo = [(kind, settings, units, replications, options.seconds) for kind, _, settings, units in cells]
+    with get_context("spawn").Pool(options.processes, torch.set_num_threads, (1,)) as pool:
+        for (_, what, *_), found in zip(cells, pool.imap(_simulated, todo), strict=True):
+            row = {"what": what, **found}
             print(shown(row), flush=True)
             rows.append(row)
             document = {
