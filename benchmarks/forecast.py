@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from benchmarks.harness import RESULTS
-from substyle.engine.estimate.forecast import NORMAL, Deviations
+from substyle.engine.estimate.forecast import NORMAL, Deviations, OverGenerators
 
 SCHEMA = 1
 NAME = "forecast"
@@ -73,6 +73,18 @@ def deviations(found: Iterable[Width]) -> Deviations:
     return Deviations(*_quantiles([(each.study, each.deviations) for each in found]))
 
 
+def over_generators(studies: Mapping[str, Mapping[str, Any]]) -> OverGenerators:
+    """Quantiles of standard deviations over generators and over photographs."""
+    rows = []
+    for name, study in sorted(studies.items()):
+        for row in study.get("contrasts", []):
+            generators = len(study["backbones"][row["a"]]["generators"]["generators"])
+            others = math.hypot(row["se_photographs"], row["se_training"])
+            photographs = others * math.sqrt(study["splits"]["test"])
+            rows.append((name, (row["se_generators"] * math.sqrt(generators), photographs)))
+    return OverGenerators(*_quantiles(rows))
+
+
 def _quantiles(rows: list[tuple[str, tuple[float, float]]]) -> tuple[tuple[float, float, float], ...]:
     studies = [study for study, _ in rows]
     weights = [1 / studies.count(study) for study in studies]
@@ -105,7 +117,8 @@ def run() -> dict[str, Any]:
         "name": NAME,
         "question": QUESTION,
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "deviations": {name: asdict(deviations(widths(studies, head))) for name, head in heads.items()},
+        "deviations": {name: asdict(deviations(widths(studies, head))) for name, head in heads.items()}
+        | {"generators": asdict(over_generators(studies))},
         "checked": {name: checked(studies, head) for name, head in heads.items()},
     }
 

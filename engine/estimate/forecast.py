@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 
 from substyle.engine.report.claims import FEWEST_DECIDED
 from substyle.engine.report.deciding import correlation_interval
+from substyle.pipelines.transforms.style import by_generator
 
 NORMAL = 1.959964
 Range = tuple[float, float, float]  # 5 %, 50 % and 95 % of pairs of networks
@@ -37,8 +38,31 @@ class Deviations:
         return low, median, high
 
 
+@dataclass(frozen=True)
+class OverGenerators:
+    """Standard deviations of a difference on the styles of unseen generators: of one generator, of one photograph."""
+
+    generator: Range
+    photograph: Range
+
+    def half(self, generators: int, photographs: int) -> Range:
+        """Half widths of 95 % intervals over generators, as trained on and as tested, and photographs."""
+        low, median, high = (
+            self._half(of_one / math.sqrt(generators), of_photograph / math.sqrt(photographs), generators)
+            for of_one, of_photograph in zip(self.generator, self.photograph, strict=True)
+        )
+        return low, median, high
+
+    @staticmethod
+    def _half(own: float, others: float, generators: int) -> float:
+        se = math.hypot(own, others)
+        freedom = (generators - 1) * (se / own) ** 4 if own > 0 else math.inf  # Satterthwaite's
+        return float(stdtrit(min(freedom, 1e9), 0.975)) * se
+
+
 # benchmarks/results/forecast.json
 STYLE = Deviations((0.059, 0.124, 0.217), (0.055, 0.083, 0.130))
+GENERATORS = OverGenerators((0.1, 0.2, 0.3), (0.1, 0.2, 0.3))
 HEADS = Deviations((0.023, 0.030, 0.046), (0.035, 0.050, 0.064))
 
 
@@ -76,10 +100,12 @@ def forecasts(transformations: Sequence[str], photographs: int, networks: int) -
     count = len(transformations)
     if count < 3 or photographs < 2:
         return []
-    low, high = correlation_interval(0.0, max(networks, 4))
+    generators, low, high = len(by_generator(transformations)), *correlation_interval(0.0, max(networks, 4))
+    unseen = GENERATORS.half(generators, photographs) if generators > 2 else None
     few = f"undecided with fewer than {FEWEST_DECIDED} networks"
     return [
         Forecast("C1, C3", "style accuracy of two networks", "points", STYLE.half(count, photographs)),
+        Forecast("C2", "styles of unseen generators", "points", unseen, "" if unseen else "requires three generators"),
         Forecast("C4", "MLP minus linear", "points", HEADS.half(count, photographs)),
         Forecast("C6", "rank correlation", "number", None, few)
         if networks < FEWEST_DECIDED

@@ -37,6 +37,7 @@ _SMALLEST = 1e-5  # smallest step; rounding dominates below
 _STALE = 300  # passes without a smaller gradient before a head is stopped
 _LOGITS = 1 << 24  # maximum logits per block
 _KEPT = 1 << 30  # maximum bytes of standardised features kept between passes
+_NOTHING = 1e-10  # eigenvalues of directions that rows do not have, relative to the largest
 _FLAT = 1e-6  # lower bound of the covariance's eigenvalues, relative to the largest
 _COARSE = 30.0  # the 16-bit phase ends at this multiple of the tolerance
 
@@ -152,70 +153,82 @@ class CovarianceBasis:
     """Eigendecomposition of the features' covariance.
 
     Attributes:
-        vector_DD: eigenvectors in columns.
-        value_D: eigenvalues, ascending; the first ones are infinite for directions in which weights stay fixed.
+        vector_DP: eigenvectors in columns: D of them, or those of the span of fewer rows, which has the solution.
+        value_P: eigenvalues, ascending.
     """
 
-    vector_DD: torch.Tensor
-    value_D: torch.Tensor
+    vector_DP: torch.Tensor
+    value_P: torch.Tensor
 
     @classmethod
     def of(cls, rows: TrainingRows) -> CovarianceBasis:
         """Compute the basis from a sample of rows."""
-        full, device, count = rows.features.full(), rows.features.device, len(rows.t_R)
-        # with no more rows than features the covariance is singular: gradients in its null space are rounding errors,
-        # and finding it needs float64
-        flat = max(0, full.width + 1 - count)
+        full, count = rows.features.full(), len(rows.t_R)
+        if count <= full.width:
+            return cls._of_span(full(rows.t_R, rows.n_R).double())
         pick = np.random.default_rng(0).permutation(count)[:COVARIANCE_ROWS]
         pick.sort()
-        gram_DD = torch.zeros(full.width, full.width, device=device, dtype=torch.float64 if flat else torch.float32)
+        gram_DD = torch.zeros(full.width, full.width, device=rows.features.device)
         for first in range(0, len(pick), _block_rows(full.width)):
             own = pick[first : first + _block_rows(full.width)]
-            x_BD = full(rows.t_R[own], rows.n_R[own]).to(gram_DD.dtype)
+            x_BD = full(rows.t_R[own], rows.n_R[own])
             gram_DD.addmm_(x_BD.T, x_BD, alpha=1.0 / len(pick))
         value_D, vector_DD = torch.linalg.eigh(gram_DD)
-        value_D.clamp_(min=_FLAT * float(value_D[-1]))
-        value_D[:flat] = torch.inf
-        return cls(vector_DD.float(), value_D.float())
+        return cls(vector_DD, value_D.clamp_(min=_FLAT * float(value_D[-1])))
+
+    @classmethod
+    def _of_span(cls, x_RD: torch.Tensor) -> CovarianceBasis:
+        """The basis of the span of rows, from the products of all pairs.
+
+        Gradients have no other directions, and in those they are rounding errors. The mean is one of them, if the rows
+        are standardised.
+        """
+        value_R, vector_RR = torch.linalg.eigh(x_RD @ x_RD.T / len(x_RD))
+        largest = float(value_R[-1])
+        kept = value_R > _NOTHING * largest
+        kept[0] = kept[0] & (len(kept) == 1)
+        value_P = value_R[kept]
+        vector_DP = x_RD.T @ (vector_RR[:, kept] / (len(x_RD) * value_P).sqrt())
+        return cls(vector_DP.float(), value_P.clamp(min=_FLAT * largest).float())
 
 
 class _Metric:
     """Preconditioned coordinates u of weights and intercept: ``w = basis @ (scale * u)``.
 
     Args:
-        basis_DD: eigenvectors of the features' covariance.
-        scale_KD1: 1 / sqrt(eigenvalue / classes + strength) per head, the intercept's last.
+        basis_DP: eigenvectors of the features' covariance.
+        scale_KP1: 1 / sqrt(eigenvalue / classes + strength) per head, the intercept's last.
     """
 
-    def __init__(self, basis_DD: torch.Tensor, scale_KD1: torch.Tensor, strength_K: torch.Tensor) -> None:
-        self.basis_DD, self.scale_KD1, self.strength_K = basis_DD, scale_KD1, strength_K
+    def __init__(self, basis_DP: torch.Tensor, scale_KP1: torch.Tensor, strength_K: torch.Tensor) -> None:
+        self.basis_DP, self.scale_KP1, self.strength_K = basis_DP, scale_KP1, strength_K
 
     @classmethod
     def of(cls, basis: CovarianceBasis, classes: int, strength_K: F64) -> _Metric:
-        device = basis.value_D.device
+        device = basis.value_P.device
         penalty_K = torch.from_numpy(strength_K).float().to(device)
-        curvature_KD = basis.value_D / classes + penalty_K[:, None]
+        curvature_KP = basis.value_P / classes + penalty_K[:, None]
         of_bias_K1 = torch.full((len(strength_K), 1), 1.0 / classes, device=device)
-        return cls(basis.vector_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
+        return cls(basis.vector_DP, torch.cat([curvature_KP, of_bias_K1], 1).rsqrt_(), penalty_K)
 
     def double(self) -> _Metric:
         """The same in float64."""
-        return _Metric(self.basis_DD.double(), self.scale_KD1.double(), self.strength_K.double())
+        return _Metric(self.basis_DP.double(), self.scale_KP1.double(), self.strength_K.double())
 
     def out(self, u_KP: torch.Tensor, heads: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
         """Convert coordinates to weights (K, C, D) and intercepts (K, C)."""
-        scaled = u_KP.view(len(u_KP), -1, self.scale_KD1.shape[1]) * self.scale_KD1[heads, None]
-        return scaled[:, :, :-1] @ self.basis_DD.T, scaled[:, :, -1]
+        scaled = u_KP.view(len(u_KP), -1, self.scale_KP1.shape[1]) * self.scale_KP1[heads, None]
+        return scaled[:, :, :-1] @ self.basis_DP.T, scaled[:, :, -1]
 
     def into(self, weight_KCD: torch.Tensor, bias_KC: torch.Tensor) -> torch.Tensor:
         """Convert weights and intercepts to coordinates (K, P)."""
-        turned = torch.cat([weight_KCD @ self.basis_DD, bias_KC[:, :, None]], 2)
-        return torch.where(self.scale_KD1[:, None] > 0, turned / self.scale_KD1[:, None], 0.0).flatten(1)
+        turned = torch.cat([weight_KCD @ self.basis_DP, bias_KC[:, :, None]], 2)
+        return (turned / self.scale_KP1[:, None]).flatten(1)
 
     def gradient(self, dw_KCD: torch.Tensor, db_KC: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
         """Convert gradients of weights and intercepts to gradients of coordinates (K, P)."""
-        turned = torch.cat([dw_KCD @ self.basis_DD, db_KC[:, :, None]], 2)
-        return (turned * self.scale_KD1[heads, None]).flatten(1)
+        turned = torch.cat([dw_KCD @ self.basis_DP, db_KC[:, :, None]], 2)
+        return (turned * self.scale_KP1[heads, None]).flatten(1)
 
 
 _Block = tuple[torch.Tensor, ...]  # features, targets, transformations, images, and 0 for padding
@@ -228,7 +241,7 @@ class _Objective:
         self.rows, self.features, self.metric = rows, features, metric
         variant_KT, image_KN = rows.shares()
         device = features.device
-        dtype = metric.basis_DD.dtype
+        dtype = metric.basis_DP.dtype
         self.variant_KT = torch.from_numpy(variant_KT).to(device, dtype)
         self.image_KN = None if image_KN is None else torch.from_numpy(image_KN).to(device, dtype)
         self._kept: list[_Block] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -96,6 +97,7 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
     Returns:
         results of `FewShot`.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression  # slow to import
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -108,7 +110,8 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
     converged = True
     for draw in range(config.draws):
         chosen = _drawn(train_label_N, config.shots, np.random.default_rng([config.seed, draw]))
-        with threadpool_limits(1):  # the same numbers on any number of cores
+        with threadpool_limits(1), warnings.catch_warnings():  # the same numbers on any number of cores
+            warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
             x_BD = table.take_finite(t, train_N[chosen])
             model = LogisticRegression(max_iter=ITERATIONS).fit(x_BD, train_label_N[chosen])
             right_SN[draw] = model.predict(test_ND) == test_label_N

@@ -14,7 +14,7 @@ from tests.engine.probes.conftest import CPU
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import standard_of
-from substyle.engine.probes.solver import Fit, TrainingRows, fit
+from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows, fit
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -208,3 +208,34 @@ def test_weights_stay_small_where_training_rows_do_not_differ() -> None:
     span_DR = torch.linalg.qr(x_BD.T)[0]
     outside = made.heads.w1[0] - (made.heads.w1[0] @ span_DR) @ span_DR.T
     assert float(outside.norm()) < 0.05 * float(made.heads.w1[0].norm())
+
+
+@pytest.mark.parametrize(("images", "width"), [(60, 200), (60, 144), (60, 143), (60, 12)])
+def test_the_basis_is_that_of_the_covariance(images: int, width: int) -> None:
+    """Of 144 training rows: of fewer than features only their span is found, by way of the products of rows."""
+    table = make(images, width, spread=0.3)
+    task = fine(table)
+    features = features_of(table, task)
+    rows = TrainingRows(features, task, np.ones((1, len(NAMES))))
+    basis = CovarianceBasis.of(rows)
+    x_RD = features.full(torch.float64)(*task.rows(task.train_T, task.train_N)).numpy()
+    value_D = np.linalg.eigvalsh(x_RD.T @ x_RD / len(x_RD))
+    count = min(width, len(x_RD) - 1) if len(x_RD) <= width else width
+    assert basis.vector_DP.shape == (width, count)
+    assert basis.value_P.numpy() == pytest.approx(np.maximum(value_D[-count:], 1e-6 * value_D[-1]), rel=1e-3, abs=1e-5)
+    unit_PP = basis.vector_DP.T.double() @ basis.vector_DP.double()
+    assert unit_PP.numpy() == pytest.approx(np.eye(count), abs=1e-5)
+    inside = x_RD @ basis.vector_DP.double().numpy() @ basis.vector_DP.double().numpy().T
+    assert inside == pytest.approx(x_RD, abs=1e-4)
+
+
+def test_repeated_rows_have_one_direction() -> None:
+    table = make(30, 200)
+    x_TND = np.asarray(table.x_TND).copy()
+    x_TND[:, 1] = x_TND[:, 0]
+    table = replace(table, x_TND=x_TND)
+    task = fine(table)
+    rows = TrainingRows(features_of(table, task), task, np.ones((1, len(NAMES))))
+    basis = CovarianceBasis.of(rows)
+    assert basis.vector_DP.shape[1] == len(rows.t_R) - 1 - len(NAMES)
+    assert bool(basis.vector_DP.isfinite().all())
