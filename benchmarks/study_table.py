@@ -33,7 +33,7 @@ _WANTED = {
     "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "styles", "styles_two_way_ci95", "generators"),
     "semantic": ("clean", "clean_ci95", "obfuscated", "obfuscated_ci95"),
 }  # fmt: skip
-_TASKS = ("rotation", "semantic")  # besides fine, whose differences are kept
+_TASKS = ("rotation", "semantic", "coarse")  # besides fine, whose differences are kept
 _COLUMNS = (  # heading, task, head, score, interval
     ("style, linear", "fine", "linear", "accuracy", "ci95"),
     ("style, MLP", "fine", "mlp", "accuracy", "ci95"),
@@ -45,6 +45,7 @@ _COLUMNS = (  # heading, task, head, score, interval
     ("class, transformed", "semantic", "linear", "obfuscated", "obfuscated_ci95"),
 )
 _MARK = "†"
+LEVEL = 0.05  # of a contrast, after Holm's correction
 STUDIES = ("families", "imagenette")  # in the order of the README
 BLIND = ("jpeg", "traces_jpeg75_420", "grayscale", "rotation")  # studies `blind-…` of one transformation each
 
@@ -64,6 +65,8 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
             k: multitask[k] for k in ("fine", "semantic", "task_weight", "difference", "converged") if k in multitask
         }
         row |= {key: backbone[key] for key in ("attack", "few_shot", "generators") if key in backbone}
+        for key in ("labels", "movement", "parameters", "shortcut"):
+            row |= {key: _without_points(backbone[key])} if key in backbone else {}
         row |= {key: backbone[key] for key in ("adapter", "complexity", "sensitivity") if backbone.get(key)}
         tuned = (backbone.get("spec") or {}).get("finetuned")
         row |= {"finetuned": f"{tuned['backbone']} + {tuned['objective']}, seed {tuned['seed']}"} if tuned else {}
@@ -87,6 +90,13 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         text = text.replace(json.dumps(name), json.dumps(title))
     answer: dict[str, Any] = json.loads(text)
     return answer
+
+
+def _without_points(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """Results without the points of plots."""
+    if isinstance(value, dict):
+        return {key: _without_points(inner) for key, inner in value.items() if key != "points"}
+    return value
 
 
 def _readable(tasks: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +253,62 @@ def attentive_table(kept: dict[str, Any]) -> str:
             late = head in row["converged"]
             cells.append(_number({"d": gain[0], "d_ci95": gain[1:], "converged": not late}, "d", 100, "+.1f"))
         lines.append(f"| `{row['backbone']}` | {row['score'].lower()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def generators_table(kept: dict[str, Any]) -> str:
+    """Format accuracy on the styles of unseen generators in per cent, and all contrasts in points."""
+    first = next(iter(kept["backbones"].values()))["generators"]
+    lines = ["| backbone | styles of its training generator | styles of unseen generators |", "|---" * 3 + "|"]
+    for name, row in kept["backbones"].items():
+        found = row["generators"]
+        lines.append(f"| `{name}` | {_per_cent(found['seen'])} | {_cell(found, 'accuracy', 'ci95')} |")
+    lines += ["", "| contrast | points | p, Holm | verdict |", "|---" * 4 + "|"]
+    for row in kept["contrasts"]:
+        points = _number(row, "difference", 100, "+.1f")
+        better = row["a"] if row["difference"] > 0 else row["b"]
+        verdict = f"`{better}` is better" if row["p_holm"] < LEVEL else "undecided"
+        lines.append(f"| `{row['a']}` − `{row['b']}` | {points} | {row['p_holm']:.3g} | {verdict} |")
+    lines += [
+        "",
+        f"{len(first['generators'])} generators, each training in turn with {first['styles']} of its styles, at most "
+        f"{first['draws']} draws; {first['images']} test photographs of {kept['images']}, "
+        f"{len(first['by_style'])} styles.",
+    ]
+    return "\n".join(lines)
+
+
+def labels_table(kept: dict[str, Any]) -> str:
+    """Format how well labels are told: accuracy in per cent or R², and what a shortcut costs in points."""
+    headings = [
+        "embedding",
+        "label",
+        "chance",
+        "accuracy or R²",
+        "class held fixed",
+        "few labels",
+        "price of a shortcut",
+    ]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for name, row in kept["backbones"].items():
+        for label, own in row["labels"]["by_label"].items():
+            score, ends = ("accuracy", "ci95") if own["kind"] == "class" else ("r2", "r2_ci95")
+            cells = [_per_cent(own.get("chance")), _cell(own, score, ends), _cell(own.get("fixed") or {}, score, ends)]
+            cells += [
+                _cell(own.get("few_shot") or {}, score, ends),
+                _number(own.get("shortcut") or {}, "price", 100, "+.1f"),
+            ]
+            lines.append(f"| `{name}` | {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def movement_table(kept: dict[str, Any]) -> str:
+    """Format rank correlations of each measure of movement with the loss of class accuracy."""
+    lines = ["| embedding | points lost | sensitivity | radius | CSLS |", "|---" * 5 + "|"]
+    for name, row in kept["backbones"].items():
+        found = row["movement"]
+        cells = [_number(found["measures"][key], "spearman", 1, "+.2f") for key in ("sensitivity", "radius", "csls")]
+        lines.append(f"| `{name}` | {_number(found, 'loss', 100, '.1f')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
