@@ -55,20 +55,20 @@ QUESTIONS = (
         "accuracy", "ci95", "fine", ("fine", "accuracy"),
     ),
     Question(
-        "Which kind of transformation, if that one was never seen?", "kind of a new\ntransformation",
-        ("coarse_rotation", "linear"), "accuracy", "two_way_ci95", "coarse", ("rotation", "accuracy"),
+        "Which kind of transformation is it, if the probe has never seen it?", "kind of a new\ntransformation",
+        ("coarse", "linear"), "held_out", "held_out_two_way_ci95", "coarse", ("coarse", "held_out"),
     ),
     Question(
-        "Is it a painting style, if its generator was never seen?", "style of a new\ngenerator", ("generators",),
-        "accuracy", "ci95", "coarse", ("generators", "accuracy"),
+        "Is it a painting style, if the probe knows the styles of one other generator?", "style of a new\ngenerator",
+        ("generators",), "accuracy", "ci95", "coarse", ("generators", "accuracy"),
     ),
     Question(
         "Which class does the photograph belong to?", "class", ("semantic", "linear"),
         "clean", "clean_ci95", "semantic", ("semantic", "clean"),
     ),
     Question(
-        "Which class, after the transformation?", "class,\ntransformed", ("semantic", "linear"), "obfuscated",
-        "obfuscated_ci95", "semantic", ("semantic", "obfuscated"),
+        "Which class does it belong to, once it is transformed?", "class,\ntransformed", ("semantic", "linear"),
+        "obfuscated", "obfuscated_ci95", "semantic", ("semantic", "obfuscated"),
     ),
 )  # fmt: skip
 

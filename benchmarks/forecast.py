@@ -63,7 +63,12 @@ def widths(studies: Mapping[str, Mapping[str, Any]], head: str) -> Iterator[Widt
         transformations, test = study["variants"] // study["images"], study["splits"]["test"]
         for row in study["comparisons"] if transformations >= FEWEST else ():
             controls = any(study["backbones"][each]["control"] for each in (row["a"], row["b"]))
-            if row["head"] == head and not controls and row["ci95"] and row.get("two_way_ci95"):
+            if (
+                (row["task"], row["head"]) == ("fine", head)
+                and not controls
+                and row["ci95"]
+                and row.get("two_way_ci95")
+            ):
                 both, photographs = ((each[1] - each[0]) / 2 for each in (row["two_way_ci95"], row["ci95"]))
                 yield Width(name, transformations, test, both, photographs)
 

@@ -1,4 +1,4 @@
-"""Generate the result tables of README.md and the documentation from the summaries in benchmarks/results/.
+"""Generate the result tables of the documentation from the summaries in benchmarks/results/.
 
 ``python benchmarks/study_table.py`` prints them and ``--write`` updates the pages;
 ``--keep NAME RESULTS.json`` first saves the summary of a run as ``benchmarks/results/study-NAME.json``.
@@ -46,7 +46,7 @@ _COLUMNS = (  # heading, task, head, score, interval
 )
 _MARK = "†"
 LEVEL = 0.05  # of a contrast, after Holm's correction
-STUDIES = ("families", "imagenette")  # in the order of the README
+STUDIES = ("families", "imagenette")  # in the order of docs/results.md
 BLIND = ("jpeg", "traces_jpeg75_420", "grayscale", "rotation")  # studies `blind-…` of one transformation each
 
 
@@ -265,7 +265,7 @@ def generators_table(kept: dict[str, Any]) -> str:
         lines.append(f"| `{name}` | {_per_cent(found['seen'])} | {_cell(found, 'accuracy', 'ci95')} |")
     lines += ["", "| contrast | points | p, Holm | verdict |", "|---" * 4 + "|"]
     for row in kept["contrasts"]:
-        points = _number(row, "difference", 100, "+.1f")
+        points = _number({**row, "difference_ci95": row["ci95"]}, "difference", 100, "+.1f")
         better = row["a"] if row["difference"] > 0 else row["b"]
         verdict = f"`{better}` is better" if row["p_holm"] < LEVEL else "undecided"
         lines.append(f"| `{row['a']}` − `{row['b']}` | {points} | {row['p_holm']:.3g} | {verdict} |")
@@ -385,14 +385,15 @@ def _per_cent(share: float | None) -> str:
 
 
 def tables() -> str:
-    """Format the tables of all studies in the README."""
-    return "\n\n".join(table(_kept(name)) for name in STUDIES)
+    """Format the tables of docs/results.md."""
+    return "\n\n".join([generators_table(_kept("generators")), *(table(_kept(name)) for name in STUDIES)])
 
 
 def pages() -> dict[Path, str]:
     """Format the tables of all pages."""
     return {
-        ROOT / "README.md": tables(),
+        ROOT / "docs" / "results.md": tables(),
+        ROOT / "docs" / "labels.md": labels_table(_kept("labels")),
         ROOT / "docs" / "backbones.md": _linear(_kept("depth"), _kept("depth")["backbones"]),
         ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND}),
         ROOT / "docs" / "finetuning.md": finetuned_table(_kept("objective")),

@@ -53,6 +53,18 @@ def test_result_table_is_generated() -> None:
         assert made.written(page.read_text(), text) == page.read_text()
 
 
+def test_answers_are_those_of_the_kept_study() -> None:
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks import answers as made
+    finally:
+        sys.path.remove(str(ROOT))
+    kept = made.load()
+    assert made.written(TEXT[README], made.answers(kept)) == TEXT[README]
+    drawn = made.FIGURE.read_text()
+    assert all(f">{name}</text>" in drawn for name in kept["backbones"])
+
+
 def test_commands_parse() -> None:
     ours = [words[1:] for _, words in commands() if words[0] == "substyle"]
     assert len(ours) >= 40

@@ -91,7 +91,7 @@ def _new_styles(results: ResultsDocument, identity: str, other: str) -> Claim:
     score = _UNSEEN_STYLES if unseen else _HELD_OUT_STYLES
     claim = _pairs_decide(results, identity, _C2.format(other), "image_text", score, +1, other)
     left, right = (names or [] for names in (claim.groups or {}).values())
-    if score is _HELD_OUT_STYLES:
+    if score is _HELD_OUT_STYLES and not results.entries("generators"):
         crossed = across_generators(_by_generator(results, [*left, *right])).strip()
         styles = any(row.coarse == "style" for row in results.transformations)
         one = "all styles come from one generator, whose fingerprint a probe may learn"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
-from substyle.engine.estimate.forecast import STYLE, Deviations, forecasts
+from substyle.engine.estimate.forecast import GENERATORS, STYLE, Deviations, OverGenerators, forecasts
 from substyle.engine.probes.evaluate import resample, uniform_over
 from substyle.engine.report.deciding import correlation_interval
 from substyle.pipelines.transforms.registry import suite
@@ -30,10 +31,24 @@ def test_intervals_of_simulated_differences_are_as_wide(transformations: int, ph
 
 def test_each_claim_says_its_width_or_what_it_needs() -> None:
     found = {each.claim: each for each in forecasts(suite("substance31"), 100, 3)}
-    assert list(found) == ["C1, C3", "C4", "C6"]
+    assert list(found) == ["C1, C3", "C2", "C4", "C6"]
+    assert (found["C2"].half, found["C2"].remark) == (None, "requires three generators")
     assert found["C1, C3"].half == STYLE.half(31, 100)
     assert found["C6"].half is None
+    many = {each.claim: each for each in forecasts(suite("substance31+styles48"), 100, 3)}
+    assert many["C2"].half == GENERATORS.half(12, 100)
     (last,) = [each for each in forecasts(suite("substance31"), 100, 8) if each.claim == "C6"]
     assert last.half is not None
     assert last.half[1] == correlation_interval(0.0, 8)[1]
     assert forecasts(("identity", "jpeg"), 100, 3) == []
+
+
+@pytest.mark.parametrize("generators", [4, 12])
+def test_widths_over_generators_are_those_of_a_crossed_design(generators: int) -> None:
+    """Student's t where generators are all of the error, and the normal quantile where photographs are."""
+    alone = OverGenerators((0.1, 0.1, 0.1), (0.0, 0.0, 0.0)).half(generators, 100)[1]
+    assert alone == pytest.approx(t.ppf(0.975, generators - 1) * 0.1 / np.sqrt(generators))
+    few = OverGenerators((1e-9, 1e-9, 1e-9), (0.2, 0.2, 0.2)).half(generators, 100)[1]
+    assert few == pytest.approx(1.96 * 0.02, rel=1e-3)
+    both = OverGenerators((0.1, 0.1, 0.1), (0.2, 0.2, 0.2)).half(generators, 100)[1]
+    assert few < both < alone + few
