@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-STUDY = ROOT / "benchmarks" / "results" / "study-generators.json"
+RESULTS = ROOT / "benchmarks" / "results"
 FIGURE = ROOT / "docs" / "answers.svg"
 START, END = "<!-- answers: benchmarks/answers.py -->", "<!-- end of answers -->"
 LEVEL = 0.05  # of a clear difference, after Holm's correction over all pairs
@@ -117,9 +117,33 @@ def sentence(kept: dict[str, Any], question: Question) -> str:
     return text + f"; chance is {_per_cent(kept['chance'][question.task])} %."
 
 
-def answers(kept: dict[str, Any]) -> str:
+def _ranked(values: dict[str, float], shown: dict[str, str], *, lowest: bool = False) -> str:
+    """Networks from the best to the worst, then low-level statistics."""
+    names = sorted((name for name in values if not name.startswith("control:")), key=values.__getitem__)
+    names = names if lowest else names[::-1]
+    text = _named([f"`{name}` {shown[name]}" for name in names])
+    return f"{text}; low-level statistics {shown[STATISTICS]}" if STATISTICS in values else text
+
+
+def how_much(leaks: dict[str, Any]) -> str:
+    """How well parameters are read, and what a shortcut costs."""
+    r2, price, ends = {}, {}, {}
+    for name, row in leaks["backbones"].items():
+        every = [max(one["r2"], 0.0) for own in row["parameters"]["by_transformation"].values() for one in own.values()]
+        r2[name], price[name] = sum(every) / len(every), row["shortcut"]["price"]
+        low, high = row["shortcut"]["price_two_way_ci95"]
+        ends[name] = f"{_per_cent(price[name])} ({_per_cent(low)}–{_per_cent(high)})"
+    text = (
+        f"- **How much of it was applied?** Mean R² of {len(every)} parameters (sigma, angle, quality …) in per cent: "
+    )
+    text += f"{_ranked(r2, {name: _per_cent(value) for name, value in r2.items()})}.\n"
+    text += "- **What if processing goes with the class?** Points of accuracy that nearest neighbours lose, mean over "
+    return text + f"transformations: {_ranked(price, ends, lowest=True)}."
+
+
+def answers(kept: dict[str, Any], leaks: dict[str, Any]) -> str:
     """One sentence for each question, as a list."""
-    return "\n".join(f"- {sentence(kept, question)}" for question in QUESTIONS)
+    return "\n".join([*(f"- {sentence(kept, question)}" for question in QUESTIONS), how_much(leaks)])
 
 
 def draw(kept: dict[str, Any], path: Path) -> None:
@@ -163,9 +187,9 @@ def written(page: str, text: str) -> str:
     return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
 
 
-def load() -> dict[str, Any]:
-    """The kept study."""
-    found: dict[str, Any] = json.loads(STUDY.read_text())
+def load(name: str) -> dict[str, Any]:
+    """A kept study."""
+    found: dict[str, Any] = json.loads((RESULTS / f"study-{name}.json").read_text())
     return found | {"variants": found["variants"] // found["images"]}
 
 
@@ -173,11 +197,12 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
-    write, kept = parser.parse_args().write, load()
-    print(answers(kept))
+    write, kept = parser.parse_args().write, load("generators")
+    text = answers(kept, load("leaks"))
+    print(text)
     if write:
         readme = ROOT / "README.md"
-        readme.write_text(written(readme.read_text(), answers(kept)))
+        readme.write_text(written(readme.read_text(), text))
         draw(kept, FIGURE)
     return 0
 

@@ -1,7 +1,8 @@
 """Generate the result tables of the documentation from the summaries in benchmarks/results/.
 
 ``python benchmarks/study_table.py`` prints them and ``--write`` updates the pages;
-``--keep NAME RESULTS.json`` first saves the summary of a run as ``benchmarks/results/study-NAME.json``.
+``--keep NAME RESULTS.json`` first saves the summary of a run as ``benchmarks/results/study-NAME.json``, with
+``--parts labels,movement`` only these results of its backbones.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _COLUMNS = (  # heading, task, head, score, interval
 )
 _MARK = "†"
 LEVEL = 0.05  # of a contrast, after Holm's correction
+KNOWN = (("jpeg", "quality"), ("gaussian_blur", "sigma"), ("hue_shift", "hue"))  # parameters shown in docs/blind.md
 STUDIES = ("families", "imagenette")  # in the order of docs/results.md
 BLIND = ("jpeg", "traces_jpeg75_420", "grayscale", "rotation")  # studies `blind-…` of one transformation each
 
@@ -90,6 +92,21 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         text = text.replace(json.dumps(name), json.dumps(title))
     answer: dict[str, Any] = json.loads(text)
     return answer
+
+
+def parts(kept: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Only some results of backbones, and no comparisons or claims."""
+    own = {name: {key: _rounded(row[key]) for key in ("control", *names)} for name, row in kept["backbones"].items()}
+    return {key: kept[key] for key in _KEPT} | {"backbones": own, "comparisons": []}
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """Numbers with six digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _without_points(value: Any) -> Any:  # noqa: ANN401 (JSON)
@@ -312,6 +329,22 @@ def movement_table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def known_table(kept: dict[str, Any], shown: Iterable[tuple[str, str]]) -> str:
+    """Format R² of parameters of some transformations in per cent, and prices of shortcuts in points."""
+    headings = [f"`{t}`: {parameter}; price" for t, parameter in shown]
+    lines = [f"| embedding | {' | '.join(headings)} | all; price |", "|---" * (len(headings) + 2) + "|"]
+    for name, row in kept["backbones"].items():
+        known, shortcut = row["parameters"]["by_transformation"], row["shortcut"]
+        every = [max(one["r2"], 0.0) for own in known.values() for one in own.values()]
+        cells = [
+            f"{_cell(known[t][parameter], 'r2', 'r2_ci95')}; {100 * shortcut['by_transformation'][t]['price']:+.1f}"
+            for t, parameter in shown
+        ]
+        price = _number({**shortcut, "price_ci95": shortcut["price_two_way_ci95"]}, "price", 100, "+.1f")
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {_per_cent(sum(every) / len(every))}; {price} |")
+    return "\n".join(lines)
+
+
 def shifted_table(kept: dict[str, Any]) -> str:
     """Format class accuracy, also on each shift, sensitivity, and accuracy on styles of a held-out generator."""
     shifts = [key for key in kept["shift"][0] if key.startswith("shift_")]
@@ -395,12 +428,14 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "results.md": tables(),
         ROOT / "docs" / "labels.md": labels_table(_kept("labels")),
         ROOT / "docs" / "backbones.md": _linear(_kept("depth"), _kept("depth")["backbones"]),
-        ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND}),
+        ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND})
+        + "\n\n"
+        + known_table(_kept("leaks"), KNOWN),
         ROOT / "docs" / "finetuning.md": finetuned_table(_kept("objective")),
         ROOT / "docs" / "analysis.md": f"{shifted_table(_kept('shift'))}\n\n" + domain_table(_kept("domains"), "Style"),
         ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
         ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}\n\n"
-        + attentive_table(_kept("tokens")),
+        + f"{attentive_table(_kept('tokens'))}\n\n{movement_table(_kept('leaks'))}",
     }
 
 
@@ -419,12 +454,15 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", nargs=2, metavar=("NAME", "RESULTS.json"))
+    parser.add_argument("--parts", default="", metavar="PARTS")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if options.keep:
         name, source = options.keep
         RESULTS.mkdir(exist_ok=True)
         kept = summary(json.loads(Path(source).read_text()))
+        if options.parts:
+            kept = parts(kept, options.parts.split(","))
         (RESULTS / f"study-{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     for path, text in pages().items():
         if options.write:

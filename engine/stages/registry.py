@@ -18,29 +18,30 @@ from substyle.kernels.errors import ConfigError
 from substyle.kernels.files import remove
 from substyle.pipelines.entry_points import STAGES, load_entry_points
 
-# modules of this package, imported when they are first used: some import much
-NAMES = [
-    "finetune",
-    "adapt",
-    "probes",
-    "few_shot",
-    "generators",
-    "parameters",
-    "labels",
-    "shortcut",
-    "movement",
-    "analysis",
-    "similarity",
-    "attack",
-    "domains",
-    "shift",
-    "mistakes",
-]
+# modules of this package, imported when they are first used (some import much), in order; whether their settings are a
+# table of study files that is no field of `Study`
+_OWN = {
+    "finetune": True,
+    "adapt": True,
+    "probes": False,
+    "few_shot": True,
+    "generators": True,
+    "parameters": True,
+    "labels": True,
+    "shortcut": True,
+    "movement": True,
+    "analysis": False,
+    "similarity": False,
+    "attack": True,
+    "domains": False,
+    "shift": False,
+    "mistakes": False,
+}
+NAMES = [*_OWN]
 AnyStage = Stage[Any, Any]
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, AnyStage] = {}
-# whose settings are no field of `Study`
-_registered = ["adapt", "finetune", "attack", "few_shot", "generators", "parameters", "labels", "shortcut", "movement"]
+_registered = [name for name, own in _OWN.items() if own]
 
 
 def stage(name: str) -> AnyStage:
