@@ -1,6 +1,7 @@
 """Answers of the kept study of generators: the figure and the sentences on the first screen of README.md.
 
-``python benchmarks/answers.py`` prints the sentences; ``--write`` updates README.md and docs/answers.svg.
+``python benchmarks/answers.py`` prints the sentences; ``--write`` updates README.md, docs/answers.svg and, from the
+kept study of labels, docs/labels.svg.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-FIGURE = ROOT / "docs" / "answers.svg"
+FIGURE, LABELS = ROOT / "docs" / "answers.svg", ROOT / "docs" / "labels.svg"
 START, END = "<!-- answers: benchmarks/answers.py -->", "<!-- end of answers -->"
 LEVEL = 0.05  # of a clear difference, after Holm's correction over all pairs
 INK, MUTED, FULL, OPEN = "#1b1f24", "#57606a", "#1f6fb5", "#c8561b"
@@ -146,8 +147,45 @@ def answers(kept: dict[str, Any], leaks: dict[str, Any]) -> str:
     return "\n".join([*(f"- {sentence(kept, question)}" for question in QUESTIONS), how_much(leaks)])
 
 
-def draw(kept: dict[str, Any], path: Path) -> None:
-    """Draw backbones (rows) by questions (columns): dots with 95 % intervals, and chance as a line."""
+@dataclass(frozen=True)
+class Panel:
+    """A column of a figure: chance, and by backbone scores with interval, of which the second is drawn hollow."""
+
+    title: str
+    chance: float
+    scores: dict[str, list[tuple[float, list[float] | None]]]
+
+
+def answer_panels(kept: dict[str, Any]) -> list[Panel]:
+    """Backbones by questions."""
+    panels = []
+    for question in QUESTIONS:
+        found = {name: question.scores(row) for name, row in kept["backbones"].items()}
+        scores = {
+            name: [(one[question.score], one.get(question.interval))]
+            for name, one in found.items()
+            if one.get(question.score) is not None
+        }
+        panels.append(Panel(question.short, kept["chance"][question.task], scores))
+    return panels
+
+
+def label_panels(kept: dict[str, Any]) -> list[Panel]:
+    """Accuracy of each label, and with the class held fixed."""
+    labels = next(iter(kept["backbones"].values()))["labels"]["by_label"]
+    panels = []
+    for label, first in labels.items():
+        score, ends = ("accuracy", "ci95") if first["kind"] == "class" else ("r2", "r2_ci95")
+        scores = {}
+        for name, row in kept["backbones"].items():
+            own = row["labels"]["by_label"][label]
+            scores[name] = [(one[score], one[ends]) for one in (own, own["fixed"])]
+        panels.append(Panel(label if score == "accuracy" else f"{label}, R²", first.get("chance", 0.0), scores))
+    return panels
+
+
+def draw(panels: list[Panel], kept: dict[str, Any], path: Path, width: float, note: str) -> None:
+    """Draw backbones (rows) by panels (columns): dots with 95 % intervals, and chance as a line."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -156,26 +194,24 @@ def draw(kept: dict[str, Any], path: Path) -> None:
     names = list(kept["backbones"])
     style = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "substyle", "axes.edgecolor": "#9aa3ad"}
     with matplotlib.rc_context(style):
-        figure, axes = plt.subplots(1, len(QUESTIONS), sharey=True, figsize=(10.5, 0.8 + 0.36 * len(names)))
-        for axis, question in zip(axes, QUESTIONS, strict=True):
-            axis.axvline(100 * kept["chance"][question.task], color=MUTED, linewidth=0.8, linestyle=":")
+        figure, axes = plt.subplots(1, len(panels), sharey=True, figsize=(width, 0.8 + 0.36 * len(names)))
+        for axis, panel in zip(axes, panels, strict=True):
+            axis.axvline(100 * panel.chance, color=MUTED, linewidth=0.8, linestyle=":")
             for y, name in enumerate(names):
-                scores = question.scores(kept["backbones"][name])
-                if (value := scores.get(question.score)) is None:
-                    continue
                 colour = OPEN if kept["backbones"][name]["control"] else FULL
-                low, high = scores.get(question.interval) or (value, value)
-                axis.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=2, alpha=0.45)
-                full = scores.get("converged") is not False
-                axis.plot(100 * value, y, "o", color=colour, markersize=5, markerfacecolor=colour if full else "none")
+                for i, (value, ends) in enumerate(panel.scores.get(name, [])):
+                    at, (low, high) = y + 0.3 * i, ends or (value, value)
+                    axis.plot([100 * low, 100 * high], [at, at], color=colour, linewidth=2, alpha=0.45)
+                    face = "white" if i else colour
+                    axis.plot(100 * value, at, "o", color=colour, markersize=5, markerfacecolor=face)
             axis.set(xlim=(0, 102), ylim=(len(names) - 0.5, -0.5), xticks=(0, 50, 100))
-            axis.set_title(question.short, fontsize=9, color=INK)
+            axis.set_title(panel.title, fontsize=9, color=INK)
             axis.tick_params(length=0, colors=MUTED)
             axis.grid(axis="x", color="#eceff2")
             axis.set_axisbelow(True)
             axis.spines[["top", "right", "left"]].set_visible(False)
         axes[0].set_yticks(range(len(names)), names, color=INK)
-        figure.supxlabel("accuracy in per cent, 95 % intervals; dotted: chance", fontsize=8, color=MUTED)
+        figure.supxlabel(note, fontsize=8, color=MUTED)
         figure.tight_layout()
         figure.savefig(path, metadata={"Date": None, "Creator": None}, facecolor="white")
         plt.close(figure)
@@ -203,7 +239,13 @@ def main() -> int:
     if write:
         readme = ROOT / "README.md"
         readme.write_text(written(readme.read_text(), text))
-        draw(kept, FIGURE)
+        note = "accuracy in per cent, 95 % intervals; dotted: chance"
+        draw(answer_panels(kept), kept, FIGURE, 10.5, note)
+        labels, note = (
+            load("labels"),
+            "accuracy and R² in per cent, 95 % intervals; hollow: class held fixed; dotted: chance",
+        )
+        draw(label_panels(labels), labels, LABELS, 6.5, note)
     return 0
 
 
