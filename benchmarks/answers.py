@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.probes.outcomes import holm
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURE, LABELS = ROOT / "docs" / "answers.svg", ROOT / "docs" / "labels.svg"
@@ -87,15 +89,17 @@ def _named(names: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def compared(kept: dict[str, Any], question: Question, a: str, b: str) -> float | None:
-    """p value, after Holm's correction, of the difference of two backbones; None if unknown."""
+def compared(kept: dict[str, Any], question: Question) -> dict[frozenset[str], float]:
+    """p values of the differences of all pairs of networks, after Holm's correction over these pairs."""
     rows = kept["contrasts"] if question.entry == ("generators",) else kept["comparisons"]
+    pairs, p = [], []
     for row in rows:
         named = row.get("task", "generators"), row.get("metric", "accuracy"), row.get("head", "linear")
-        if {row["a"], row["b"]} == {a, b} and named == (*question.compared, "linear"):
-            found: float | None = row["p_holm"]
-            return found
-    return None
+        controls = any(kept["backbones"][name]["control"] for name in (row["a"], row["b"]))
+        if named == (*question.compared, "linear") and not controls:
+            pairs.append(frozenset((row["a"], row["b"])))
+            p.append(row["p"])
+    return {pair: each for pair, each in zip(pairs, holm(p), strict=True) if each is not None}
 
 
 def sentence(kept: dict[str, Any], question: Question) -> str:
@@ -103,17 +107,17 @@ def sentence(kept: dict[str, Any], question: Question) -> str:
     rows = {name: question.scores(row) for name, row in kept["backbones"].items()}
     known = {name: scores for name, scores in rows.items() if scores.get(question.score) is not None}
     late = [name for name, scores in known.items() if scores.get("converged") is False]
-    networks = [name for name in known if not kept["backbones"][name]["control"] and name not in late]
-    if not networks:
-        return f"**{question.text.format(**kept)}** No probe of a network has converged."
+    networks = [name for name in known if not kept["backbones"][name]["control"]]
+    if late:
+        raise SystemExit(f"probes of {', '.join(late)} have not converged")
     best, *others = sorted(networks, key=lambda name: -known[name][question.score])
     text = f"**{question.text.format(**kept)}** `{best}` reads it best: {_shown(known[best], question)}"
-    p = {name: compared(kept, question, best, name) for name in others}
-    clear = [f"`{name}`" for name in others if (each := p[name]) is not None and each < LEVEL]
+    p = compared(kept, question)
+    clear = [f"`{name}`" for name in others if p[frozenset((best, name))] < LEVEL]
     unclear = [f"`{name}`" for name in others if f"`{name}`" not in clear]
     text += f", clearly ahead of {_named(clear)}" if clear else ""
     text += f"; no clear difference from {_named(unclear)}" if unclear else ""
-    if STATISTICS in known and STATISTICS not in late:
+    if STATISTICS in known:
         text += f". Low-level statistics reach {_per_cent(known[STATISTICS][question.score])} %"
     return text + f"; chance is {_per_cent(kept['chance'][question.task])} %."
 
@@ -134,12 +138,12 @@ def how_much(leaks: dict[str, Any]) -> str:
         r2[name], price[name] = sum(every) / len(every), row["shortcut"]["price"]
         low, high = row["shortcut"]["price_two_way_ci95"]
         ends[name] = f"{_per_cent(price[name])} ({_per_cent(low)}–{_per_cent(high)})"
-    text = (
-        f"- **How much of it was applied?** Mean R² of {len(every)} parameters (sigma, angle, quality …) in per cent: "
-    )
+    text = f"- **How much of it was applied?** Mean R² of {len(every)} parameters (sigma, angle, quality …; below 0 "
+    text += "counts as 0), in per cent: "
     text += f"{_ranked(r2, {name: _per_cent(value) for name, value in r2.items()})}.\n"
-    text += "- **What if processing goes with the class?** Points of accuracy that nearest neighbours lose, mean over "
-    return text + f"transformations: {_ranked(price, ends, lowest=True)}."
+    text += "- **What if processing goes with the class?** Class accuracy of nearest neighbours if only the query's "
+    text += "class is processed as the query is, minus that if only all other classes are, mean over transformations, "
+    return text + f"in points: {_ranked(price, ends, lowest=True)}."
 
 
 def answers(kept: dict[str, Any], leaks: dict[str, Any]) -> str:

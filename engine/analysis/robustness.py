@@ -23,18 +23,22 @@ class Replicates:
     loss: Mapping[str, Estimate]
 
 
-def rank_correlations(x_RK: F64, y_RK: F64) -> tuple[F64, F64]:
-    """Spearman's rho and Kendall's tau-b of K pairs in each of R rows, (R,) each; NaN where a side is constant."""
+def spearman(x_RK: F64, y_RK: F64) -> F64:
+    """Spearman's rho of K pairs in each of R rows, (R,); NaN where a side is constant."""
     from scipy.stats import rankdata  # slow to import
 
-    centred = [rankdata(v_RK, axis=1) - (v_RK.shape[1] + 1) / 2 for v_RK in (x_RK, y_RK)]
-    signs = [np.sign(v_RK[:, :, None] - v_RK[:, None, :]).reshape(len(v_RK), -1) for v_RK in (x_RK, y_RK)]
+    return _cosines(*(rankdata(v_RK, axis=1) - (v_RK.shape[1] + 1) / 2 for v_RK in (x_RK, y_RK)))
 
-    def cosine(a: F64, b: F64) -> F64:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray((a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1)), np.float64)
 
-    return cosine(*centred), cosine(*signs)
+def rank_correlations(x_RK: F64, y_RK: F64) -> tuple[F64, F64]:
+    """Spearman's rho and Kendall's tau-b of K pairs in each of R rows, (R,) each; NaN where a side is constant."""
+    signs = (np.sign(v_RK[:, :, None] - v_RK[:, None, :]).reshape(len(v_RK), -1) for v_RK in (x_RK, y_RK))
+    return spearman(x_RK, y_RK), _cosines(*signs)
+
+
+def _cosines(a_RK: F64, b_RK: F64) -> F64:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((a_RK * b_RK).sum(1) / np.sqrt((a_RK**2).sum(1) * (b_RK**2).sum(1)), np.float64)
 
 
 def robustness(points: Mapping[str, Replicates]) -> list[dict[str, Any]]:

@@ -310,7 +310,7 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
         _require_settings(store, study)
         if store.has_manifest() and all(entry.kind != "imported" for entry in store.manifest().sources):
             require_study(study, store, options.images, quiet=options.quiet)
-    elif options.images is not None and options.command != "attack":
+    elif options.images is not None and options.command not in ("attack", "stage"):
         raise ConfigError("--images", str(options.images), "only with --study")
     elif options.set and options.command in ("adapt", "report"):
         raise ConfigError("--set", options.set[0], "only with --study")

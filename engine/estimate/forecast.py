@@ -60,6 +60,7 @@ class OverGenerators:
         return float(stdtrit(min(freedom, 1e9), 0.975)) * se
 
 
+_STYLES = 3  # of a generator that trains, by default
 # benchmarks/results/forecast.json
 STYLE = Deviations((0.059, 0.124, 0.217), (0.040, 0.081, 0.130))
 GENERATORS = OverGenerators((0.084, 0.144, 0.202), (0.051, 0.077, 0.124))
@@ -100,7 +101,8 @@ def forecasts(transformations: Sequence[str], photographs: int, networks: int) -
     count = len(transformations)
     if count < 3 or photographs < 2:
         return []
-    generators, low, high = len(by_generator(transformations)), *correlation_interval(0.0, max(networks, 4))
+    low, high = correlation_interval(0.0, max(networks, 4))
+    generators = sum(len(styles) >= _STYLES for styles in by_generator(transformations).values())
     unseen = GENERATORS.half(generators, photographs) if generators > 2 else None
     few = f"undecided with fewer than {FEWEST_DECIDED} networks"
     return [

@@ -28,6 +28,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, SourceConfig, absolute_root, open_source
 from substyle.pipelines.sources.labels import numbered
+from substyle.pipelines.sources.metadata import same_group
 from substyle.pipelines.storage import REQUESTS, is_remote
 
 _READERS = 4
@@ -335,6 +336,10 @@ class _Matching:
                 if (other := split_of.setdefault(record.group, code)) != code:
                     both = f"{SPLITS[other]} and {SPLITS[code]}"
                     moved.append(f"{record.key}: group {record.group} is in {both} of the store, and must be in one")
+        own, now = entry.options.get("group", ""), source.options.get("group", "")
+        if not same_group(own, now):
+            changed = f"groups that stay in one split are of {own or 'none'}, not of {now or 'none'}"
+            raise PhotographsError(f"{self.store.path}: {changed}; {self.remedies.described}", "source.group")
         if moved:
             raise PhotographsError(
                 f"{source.root}: labels or splits of {len(moved)} photographs differ from {self.store.path}: "

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import KINDS, Source, SourceConfig, label_text, shown
+from substyle.pipelines.sources.base import KINDS, ImageRecord, Source, SourceConfig, label_text, shown
 from substyle.pipelines.sources.wrapped import Changed, Named
 
 ALLOWED = "column:NAME, file:LIST.csv, file:LIST.csv:COLUMN, exif:FIELD or exif:FIELD.year (.month, .hour)"
@@ -68,9 +70,9 @@ class Origin:
         raise ConfigError(field, text, ALLOWED)
 
     def below(self, folder: Path) -> str:
-        """The text of this origin, with a relative path of a list from ``folder``."""
+        """The text of this origin, with an absolute path of a list, which is relative to ``folder``."""
         if self.kind == "file":
-            return f"file:{folder / self.path}:{self.name}"
+            return f"file:{os.path.abspath(folder / self.path)}:{self.name}"
         return f"{self.kind}:{self.name}{'.' * bool(self.part)}{self.part}"
 
 
@@ -113,20 +115,30 @@ class Grouped(Changed):
         text: origin of the groups, see `Origin.of`. Photographs without a value are groups of their own.
 
     Raises:
-        ConfigError: an invalid origin, a missing list or column, or photographs with splits of their own.
+        ConfigError: an invalid origin, or a missing list or column.
     """
 
     def __init__(self, source: Source, text: str) -> None:
         origin = Origin.of(text, "group", "source.group")
         keys = [record.key for record in source.records]
         values = read_labels({"group": origin}, [source], keys, "source")["group"]
-        super().__init__(source, lambda record: replace(record, group=values.get(record.key)))
-        self._text = text
+        super().__init__(source, partial(_grouped, values))
+        self._text = origin.below(Path())
 
     @property
     def options(self) -> Mapping[str, str]:
         """The options that reopen this source."""
         return {**self.source.options, "group": self._text}
+
+
+def _grouped(values: Values, record: ImageRecord) -> ImageRecord:
+    return replace(record, group=values.get(record.key))
+
+
+def same_group(a: str, b: str) -> bool:
+    """Whether two texts of groups, empty for none, name one column or field, in lists of any path."""
+    first, second = (replace(Origin.of(text, "group"), path="") if text else None for text in (a, b))
+    return first == second
 
 
 def _of_list(origin: Origin, keys: AbstractSet[str], field: str) -> dict[str, str]:
@@ -192,14 +204,15 @@ def _text(value: object, part: str) -> str | None:
         value = value.decode("latin-1")
     if isinstance(value, str):
         value = value.split("\0", 1)[0]
-        if part:
-            date = _DATE.match(value.strip())
-            value = date[part] if date is not None else None
-    elif value is not None and not isinstance(value, int):
+    if part:
+        date = _DATE.match(value.strip()) if isinstance(value, str) else None
+        value = date[part] if date is not None else None
+    elif value is not None and not isinstance(value, str | int):
         try:
-            value = f"{float(value):.6g}"  # type: ignore[arg-type]
+            number = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError, ZeroDivisionError):
             return None
+        value = f"{number:.6g}" if math.isfinite(number) else None
     try:
         return label_text(value)
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -153,3 +154,43 @@ def test_labels_by_group(empty: Scene) -> None:
     empty.study.pop("source")
     apart = empty.run("other")["backbones"][PIXELS]["labels"]["by_label"]["site"]
     assert apart["in_training"] > 0
+
+
+def test_results_of_others_do_not_open_files(scene: Scene) -> None:
+    """A note that names a list, and hides that its values are unknown."""
+    asked(scene)
+    scene.run()
+    secret = write(scene.root / "secret.csv", b"path,password\nx,y\n")
+    (note,) = (scene.root / "out" / "labels").glob("*/complete.json")
+    text = read(note)
+    settings = text["stamp"]["settings"] if "stamp" in text else text["settings"]
+    settings["of"], settings["values"] = {"password": f"file:{secret}:password"}, {}
+    note.write_text(json.dumps(text))
+    message = scene.refused("report", scene.root / "out" / "store.zarr", kind="StaleError")
+    assert "password" not in message
+
+
+def test_a_changed_column_is_noticed(empty: Scene) -> None:
+    lines = ["path,label,scanner"]
+    for number in range(24):
+        write(empty.root / "photos" / f"{number}.jpg", jpeg(photograph(number)))
+        lines.append(f"{number}.jpg,{('even', 'odd')[number % 2]},{('A', 'B')[number // 2 % 2]}")
+    images = write(empty.root / "photos" / "list.csv", "\n".join(lines).encode())
+    empty.study["labels"] = {"of": {"scanner": "column:scanner"}, "min_images": 2, "shots": 0, "max_values": 0}
+    empty.run(images=images)
+    store = empty.root / "out" / "store.zarr"
+    empty.ok("report", store, "--study", empty.study_file(), "--images", images)
+    lines[-1] = lines[-1].replace(",B", ",A")
+    write(images, "\n".join(lines).encode())
+    empty.refused("report", store, "--study", empty.study_file(), "--images", images, kind="StaleError")
+    empty.ok("report", store)
+
+
+def test_groups_are_given_again(empty: Scene) -> None:
+    patients = _patients(empty)
+    empty.run()
+    source = empty.study.pop("source")
+    empty.run_refused("source.group")
+    empty.study["source"] = source
+    write(empty.photos / "even" / "90.jpg", jpeg(photograph(90)))
+    assert numbers(empty.run())["images"] == len(patients) + 1

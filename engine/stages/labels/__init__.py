@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from substyle.engine.probes.config import Head, ProbeConfig
 from substyle.engine.probes.evaluate import resample
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.ridge import Response, cells_of, regressed
-from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.run import run_probes, threads
 from substyle.engine.probes.tasks import identity, images_of
 from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
@@ -37,7 +36,8 @@ from substyle.engine.store import identity as recorded
 from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import Source
 from substyle.pipelines.sources.metadata import Origin, read_labels
 from substyle.pipelines.validation import Distinct, validated
@@ -46,6 +46,8 @@ I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 _QUERIES = 2048  # queries in memory, with their similarity to all training photographs
 _MANY = 20  # different numbers, from which a label is regressed
+_MOST = 1000  # different values of a class
+_LARGEST = 1e150  # number, whose square is finite
 _IMPORTED = "imported"
 
 
@@ -74,6 +76,8 @@ class LabelsConfig:
     """Photographs of each value from which few-shot accuracy is measured; 0 measures none."""
     min_images: Annotated[StrictInt, Field(ge=2, le=10**6)] = 5
     """Values on fewer training photographs are left out."""
+    max_images: Annotated[StrictInt, Field(ge=2, le=20_000)] = 2_000
+    """Maximum number of training photographs among which nearest neighbours are searched."""
     max_values: Annotated[StrictInt, Field(ge=0, le=1000)] = 5
     """Number of values, the most frequent ones, that are left out of the training of class probes in turn."""
     neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
@@ -120,11 +124,11 @@ class LabelsStage(JsonStage[LabelsConfig]):
         return {**super().stated(stored), "of": stored.get("values")}
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
-        """Raise ConfigError for a list that does not exist."""
+        """Raise ConfigError for a list or a column of it that does not exist."""
         config = self.of(study)
         for label, origin in config.origins.items() if config else ():
-            if origin.kind == "file" and not os.path.isfile(origin.path):
-                raise ConfigError(f"labels.of.{label}", origin.path, "an existing list (.csv, .tsv)")
+            if origin.kind == "file":
+                read_labels({label: origin}, [], (), "labels.of")
         return []
 
     def units(self, run: Run, config: LabelsConfig) -> Iterable[Unit]:
@@ -134,25 +138,32 @@ class LabelsStage(JsonStage[LabelsConfig]):
     def inputs(self, run: Run, config: LabelsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """Digests of the values, and the settings of probes.
 
-        Of loaded results only lists that the user has named, and that exist, are read again: photographs are those of
-        the store, and results may be somebody else's.
+        Of loaded results nothing is read unless the user has named it: results may be somebody else's. Fields of EXIF,
+        and columns of photographs that are gone, count as unchanged.
         """
         stored, named = (before or {}).get("values"), self.chosen(run) is not None
         known = stored if isinstance(stored, dict) else {}
-        unread = {
-            label
-            for label, origin in config.origins.items()
-            if label in known and not (named and origin.kind == "file" and os.path.isfile(origin.path))
-        }
-        read = self._read(run, without(config, unread))
-        digests = {label: known[label] if label in unread else _digest(read[label]) for label in config.of}
-        probes = before.get("probes") if before and not named else PROBES.settings(_probes(run))
-        return {"values": digests, "probes": probes}
+        if before is not None and not named:
+            return {"values": known if set(known) == set(config.of) else None, "probes": before.get("probes")}
+        kept = {label for label, origin in config.origins.items() if label in known and origin.kind == "exif"}
+        columns = {label for label, origin in config.origins.items() if origin.kind != "file"} - kept
+        read = dict(self._read(run, without(config, kept | columns)))
+        try:
+            read |= self._read(run, without(config, set(config.of) - columns))
+        except (SubstyleError, OSError):
+            if before is None or not columns <= set(known):
+                raise
+            kept |= columns
+        digests = {label: known.get(label) if label in kept else _digest(read[label]) for label in config.of}
+        return {"values": digests, "probes": PROBES.settings(_probes(run))}
 
     def compute(self, run: Run, config: LabelsConfig, unit: Unit, shared: None, folder: Path) -> bool:
         """Write the scores."""
-        known = self._read(run, config)
-        self.write(folder, labels(averaged(run.tables[unit.name]), known, config, _probes(run)))
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threads(1), threadpool_limits(1):  # the same numbers on any number of cores
+            known = self._read(run, config)
+            self.write(folder, labels(averaged(run.tables[unit.name]), known, config, _probes(run)))
         return True
 
     def _read(self, run: Run, config: LabelsConfig) -> Known:
@@ -171,7 +182,9 @@ class LabelsStage(JsonStage[LabelsConfig]):
         """How well each label is told."""
         for label, own in result["by_label"].items():
             number = own.get("r2") if own["kind"] == "number" else own.get("accuracy")
-            if number is not None:
+            if number is None:
+                yield f"{label}  not told: {own['values']} values, {own['missing']} photographs without one"
+            else:
                 yield f"{label}  {'R² ' if own['kind'] == 'number' else ''}{100 * number:.1f}"
 
     def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
@@ -256,7 +269,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if np.isfinite(value) else None
+    return value if abs(value) < _LARGEST else None
 
 
 def _numbers(texts: Sequence[str | None]) -> F64 | None:
@@ -352,12 +365,30 @@ def _class_removed(plain: EmbeddingTable) -> EmbeddingTable | None:
 
 
 def _probed(plain: EmbeddingTable, code_N: I64, names: tuple[str, ...], probes: ProbeConfig) -> ProbeOutcome | None:
-    """Probes of labels; None for fewer than two in training, or no test photographs."""
-    own = replace(plain, label_N=code_N, class_names=names)
-    train = code_N[plain.split_N == TRAIN]
-    if len(np.unique(train[train >= 0])) < 2 or not (code_N[plain.split_N == TEST] >= 0).any():
+    """Probes of labels; None for fewer than two in training, too many, or none to validate or test on."""
+    train_N, val_N, _ = _splits(plain, code_N >= 0, probes.seed)
+    trained = np.unique(code_N[train_N])
+    if len(trained) < 2 or len(names) > _MOST or not np.isin(code_N[val_N], trained).any():
         return None
-    return run_probes(own, probes, out_dir=None, quiet=True)
+    return run_probes(replace(plain, label_N=code_N, class_names=names), probes, out_dir=None, quiet=True)
+
+
+def _splits(table: EmbeddingTable, used_N: NDArray[np.bool_], seed: int) -> tuple[I64, I64, I64]:
+    """Photographs to train, validate and test on; none if a split is empty, as where groups stay together."""
+    try:
+        return images_of(table, used_N, seed)
+    except SubstyleError:
+        return (np.zeros(0, np.int64),) * 3
+
+
+def _told(scores: Mapping[str, Any]) -> JSON:
+    """Accuracy of a probe on unchanged photographs."""
+    return {
+        "accuracy": scores["clean"],
+        "ci95": scores["clean_ci95"],
+        "chance": scores["chance"],
+        "converged": scores["converged"],
+    }
 
 
 def _classes(
@@ -375,9 +406,8 @@ def _classes(
     if outcome is None:
         return found
     for head in config.heads:
-        made = outcome.results["semantic"][head]
-        scored = {"accuracy": made["clean"], "ci95": made["clean_ci95"], "converged": made["converged"]}
-        found |= {"chance": made["chance"], **scored} if head == config.heads[0] else {head: scored}
+        told = _told(outcome.results["semantic"][head])
+        found |= told if head == config.heads[0] else {head: told}
     counts_CC = np.array(outcome.results["semantic"][config.heads[0]]["confusion"]["counts"])
     tested = counts_CC.sum(axis=1) > 0
     found["balanced"] = float((counts_CC.diagonal()[tested] / counts_CC.sum(axis=1)[tested]).mean())
@@ -389,9 +419,7 @@ def _classes(
         left_N = np.where(fixed.label_N >= 0, code_N, UNLABELLED)
         within = _probed(fixed, left_N, values.names, probes)
         if within is not None:
-            made = within.results["semantic"][config.heads[0]]
-            scored = {"accuracy": made["clean"], "ci95": made["clean_ci95"], "converged": made["converged"]}
-            found["fixed"] = {**scored, "chance": made["chance"]}
+            found["fixed"] = _told(within.results["semantic"][config.heads[0]])
         found["class_alone"] = _from_class(fixed, left_N)
         found["substance"] = _substance(plain, values, config, probes)
         found["shortcut"] = _shortcut(plain, values, config, probes.resample_by)
@@ -422,6 +450,7 @@ def _substance(plain: EmbeddingTable, values: Values, config: LabelsConfig, prob
     counts = np.bincount(values.code_N[labelled & train], minlength=len(values.names))
     order = [v for v in np.argsort(-counts, kind="stable").tolist() if counts[v]][: config.max_values]
     score_KN = np.full((2, len(test_N)), np.nan, np.float32)  # with the value, without it
+    converged = True
     by_value: dict[str, JSON] = {}
     for v in order:
         own = labelled & (values.code_N == v)
@@ -440,6 +469,7 @@ def _substance(plain: EmbeddingTable, values: Values, config: LabelsConfig, prob
             if outcome is not None:
                 row_N = outcome.scores["semantic/linear"][0]
                 score_KN[k] = np.where(np.isfinite(row_N), row_N, score_KN[k])
+                converged &= outcome.results["semantic"]["linear"]["converged"]
         place = asked[test_N]
         if np.isfinite(score_KN[:, place]).all():
             among, across = (float(row[place].mean()) for row in score_KN)
@@ -461,6 +491,7 @@ def _substance(plain: EmbeddingTable, values: Values, config: LabelsConfig, prob
         "gap": mean.value - float(by_value[worst]["within"]),
         "by_value": by_value,
         "images": int(np.isfinite(score_KN[0]).sum()),
+        "converged": converged,
     }
 
 
@@ -473,6 +504,7 @@ def _shortcut(plain: EmbeddingTable, values: Values, config: LabelsConfig, by: R
     train_N, test_N = (plain.rows(split) for split in (TRAIN, TEST))
     known_N = (values.code_N >= 0) & (plain.label_N >= 0)
     bank, asked = train_N[known_N[train_N]], np.flatnonzero(known_N[test_N])
+    bank = bank[np.sort(np.argsort(image_keys(config.seed, [plain.keys[n] for n in bank]))[: config.max_images])]
     label_B, code_B = plain.label_N[bank], values.code_N[bank]
     unit_BD, unit_ND = (normalize(torch.from_numpy(plain.take_finite(0, rows)), dim=1) for rows in (bank, test_N))
     rank_B = np.random.default_rng([config.seed, 0x73686F72]).permutation(len(bank))
@@ -485,8 +517,10 @@ def _shortcut(plain: EmbeddingTable, values: Values, config: LabelsConfig, by: R
                 kept[rows[np.argsort(rank_B[rows])[: min(map(len, sides))]]] = True
         queries = asked[values.code_N[test_N[asked]] == v]
         queries = queries[np.isin(plain.label_N[test_N[queries]], label_B[kept])]
+        if len(np.unique(label_B[kept])) < 2:  # no other class could be named
+            continue
         count = min(config.neighbours, int((kept & same).sum()))
-        for part in np.array_split(queries, max(1, len(queries) // _QUERIES)) if count else ():
+        for part in np.array_split(queries, max(1, -(-len(queries) // _QUERIES))):
             label_Q = torch.from_numpy(plain.label_N[test_N[part]])
             own_QB = label_Q[:, None] == torch.from_numpy(label_B)[None]
             near_QB = unit_ND[part] @ unit_BD.T
@@ -536,13 +570,13 @@ def _numeric(
 
 def _ridge(table: EmbeddingTable, own_N: NDArray[np.bool_], number_N: F64, label: str, config: LabelsConfig) -> JSON:
     """R² and error on the test photographs among some; empty if a split has none, or all values are equal."""
-    if any(len(np.unique(number_N[own_N & (table.split_N == split)])) < 2 for split in (TRAIN, TEST)):
+    splits = _splits(table, own_N, config.seed)
+    if any(len(np.unique(number_N[rows])) < 2 for rows in (splits[0], splits[2])):
         return {}
-    splits = images_of(table, own_N, config.seed)
     cells = [list(cells_of(table, [0], rows)) for rows in splits]
     by = "photograph" if config.group else config.resample_by
     target = Response(label, "", 0.0)
     ((_, scored),) = regressed(
         table, [target], {label: number_N[None]}, cells, bootstrap=config.bootstrap, seed=config.seed, resample_by=by
     )
-    return scored
+    return {name: value for name, value in scored.items() if name != "points"}

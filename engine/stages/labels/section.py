@@ -45,6 +45,7 @@ class Substance(Model):
     gap: Finite | None = None
     by_value: dict[str, ByValue | None] | None = None
     images: int | None = None
+    converged: bool | None = None
 
 
 class LabelShortcut(Model):
@@ -78,7 +79,6 @@ class Label(Told):
     mlp: Told | None = None
     substance: Substance | None = None
     shortcut: LabelShortcut | None = None
-    points: list[list[Finite]] | None = None
 
 
 class Labels(Model):
@@ -133,7 +133,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         f"95% intervals are over {by}. Chance is the most frequent value; the class alone is the most frequent value "
     )
     note += "of the photograph's class. "
-    note += " ".join(filter(None, (_left_out(name, label) for name, label in _each(first))))
+    note += " ".join(filter(None, (_left_out(name, label) for name, label in (first.by_label or {}).items() if label)))
     blocks: list[Block] = [
         Text(text),
         Heat(
@@ -170,10 +170,14 @@ def _sentence(name: str, found: Labels) -> str:
 
 
 def _left_out(name: str, label: Label) -> str:
+    """What is left out of a label, or that it cannot be told at all."""
     reasons = {"without a value": label.missing, "of a rare value": label.rare}
     reasons["of a group that is also in training"] = label.in_training
     parts = [f"{show(count, 'count')} {reason}" for reason, count in reasons.items() if count]
-    return f"{name}: left out {', '.join(parts)}." if parts else ""
+    text = f"{name}: left out {', '.join(parts)}." if parts else ""
+    if _number(label) is None:
+        text = f"{name}: not told, with {show(label.values, 'count')} usable values. {text}".rstrip()
+    return text
 
 
 def heat(results: ResultsDocument, found: Mapping[str, Labels], *, fixed: bool) -> HeatTable:
@@ -219,7 +223,8 @@ def leaks(found: Mapping[str, Labels]) -> Table:
             *(scored(own, "r2"), scored(own.fixed, "r2"), scored(own, "error")),
         )
         for name, labels in found.items()
-        for label, own in _each(labels)
+        for label, own in (labels.by_label or {}).items()
+        if own is not None
     ]
     return Table("labels", "How well labels are told.", columns, tuple(rows))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, StrictInt
 
 from substyle.engine.analysis.geometry import sensitivity, unit
-from substyle.engine.analysis.robustness import rank_correlations
+from substyle.engine.analysis.robustness import spearman
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.evaluate import Estimate
@@ -62,9 +62,10 @@ class MovementStage(JsonStage[MovementConfig]):
     """Measure how far the variants of test photographs move, and how much of the class accuracy they lose.
 
     Three measures: sensitivity, as in the analysis; the radius of the smallest ball around a photograph and its
-    variants (the divergence radius of arXiv 2604.14973), in mean half distances of unchanged photographs; and the
-    cosine distance corrected for hubness (CSLS of Conneau et al., "Word translation without parallel data", ICLR 2018).
-    Over transformations, each is correlated with the accuracy that the linear class probe loses.
+    variants (the divergence radius of arXiv 2604.14973), in half distances of unchanged photographs (root mean square);
+    and the cosine distance corrected for hubness (CSLS of Conneau et al., "Word translation without parallel data",
+    ICLR 2018). Over transformations, each is correlated with the accuracy that the linear class probe loses. Severities
+    of one, and styles of one generator, count as one.
     """
 
     name = "movement"
@@ -157,15 +158,18 @@ def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfi
             return np.asarray((weight_RN @ np.where(known_TN, value_TN, 0.0).T) / (weight_RN @ known_TN.T), np.float64)
 
     loss_RT, measure_MRT = means(loss_TN), [means(each) for each in measure_MTN]
-    every = np.flatnonzero(np.isfinite(loss_RT[0]))
-    pick_RT = rng.choice(every, (config.bootstrap, len(every))) if len(every) else np.zeros((0, 0), np.int64)
+    known = np.flatnonzero(np.isfinite(loss_RT[0]))
+    unit_KT = _units(table, [moving[i] for i in known])
+    loss_RK, measure_MRK = loss_RT[:, known] @ unit_KT.T, [own_RT[:, known] @ unit_KT.T for own_RT in measure_MRT]
+    every = np.arange(len(unit_KT))
+    pick_RK = rng.choice(every, (config.bootstrap, len(every))) if len(every) else np.zeros((0, 0), np.int64)
     correlated = {
-        name: _correlated(own_RT, loss_RT, every, pick_RT, groups)
-        for name, own_RT in zip(MEASURES, measure_MRT, strict=True)
+        name: _correlated(own_RK, loss_RK, pick_RK, groups) for name, own_RK in zip(MEASURES, measure_MRK, strict=True)
     }
     ball_R = weight_RN @ ball_N / weight_RN.sum(axis=1)
-    answer: JSON = {"measures": {}, "images": len(rows), "transformations": len(every), **asdict(config)}
-    of_all = {name: np.nanmean(own_RT[:, every], axis=1) for name, own_RT in zip(MEASURES, measure_MRT, strict=True)}
+    counts = {"images": len(rows), "transformations": len(known), "units": len(every)}
+    answer: JSON = {"measures": {}, **counts, **asdict(config)}
+    of_all = {name: np.nanmean(own_RT[:, known], axis=1) for name, own_RT in zip(MEASURES, measure_MRT, strict=True)}
     of_all["radius"] = ball_R
     for (name, (rho, apart_R, ci95)), own_RT in zip(correlated.items(), measure_MRT, strict=True):
         default, default_R, _ = correlated[DEFAULT]
@@ -177,29 +181,35 @@ def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfi
             "spearman_ci95": ci95,
             **(difference.entries("difference") if name != DEFAULT else {}),
             "by_transformation": {
-                table.transformations[t]: float(own_RT[0, i]) for i, t in enumerate(moving) if i in every
+                table.transformations[t]: float(own_RT[0, i]) for i, t in enumerate(moving) if i in known
             },
         }
-    lost = Estimate(float(np.mean(loss_RT[0, every])), np.nanmean(loss_RT[1:, every], axis=1), groups)
-    by_transformation = {table.transformations[t]: float(loss_RT[0, i]) for i, t in enumerate(moving) if i in every}
+    lost = Estimate(float(np.mean(loss_RT[0, known])), np.nanmean(loss_RT[1:, known], axis=1), groups)
+    by_transformation = {table.transformations[t]: float(loss_RT[0, i]) for i, t in enumerate(moving) if i in known}
     return {**answer, **lost.entries("loss"), "by_transformation": by_transformation}
 
 
-def _correlated(
-    own_RT: F64, loss_RT: F64, every: I64, pick_RT: I64, groups: int
-) -> tuple[float, F64, list[float] | None]:
+def _units(table: EmbeddingTable, chosen: list[int]) -> F64:
+    """Weights of transformations in the means of their units (K, T): severities of one, and styles of one generator."""
+    generators = table.generators or [""] * len(table.transformations)
+    names = [generators[t] or table.families[t] for t in chosen]
+    weight_KT = np.array([[own == name for own in names] for name in dict.fromkeys(names)], np.float64)
+    return weight_KT / weight_KT.sum(axis=1, keepdims=True) if chosen else np.zeros((0, 0))
+
+
+def _correlated(own_RK: F64, loss_RK: F64, pick_RK: I64, groups: int) -> tuple[float, F64, list[float] | None]:
     """Spearman's rho, its replicates over photographs and transformations, and the wider of two intervals.
 
     One is over photographs, the other over transformations (Bonett and Wright's).
     """
-    rho_R, _ = rank_correlations(own_RT[:, every], loss_RT[:, every])
+    rho_R, count = spearman(own_RK, loss_RK), loss_RK.shape[1]
     rho = float(rho_R[0])
-    if len(every) < FEWEST or not np.isfinite(rho):
+    if count < FEWEST or not np.isfinite(rho):
         return float("nan"), np.empty(0), None
-    resample = np.arange(len(pick_RT))[:, None]
-    both_R, _ = rank_correlations(own_RT[1:][resample, pick_RT], loss_RT[1:][resample, pick_RT])
+    resample = np.arange(len(pick_RK))[:, None]
+    both_R = spearman(own_RK[1:][resample, pick_RK], loss_RK[1:][resample, pick_RK])
     by_images = Estimate(rho, rho_R[1:], groups).within(-1.0, 1.0)
-    low, high = correlation_interval(rho, len(every))
+    low, high = correlation_interval(rho, count)
     if by_images is None:
         return rho, both_R, None
     return rho, both_R, [min(low, by_images[0]), max(high, by_images[1])]

@@ -36,7 +36,10 @@ class Measure(Model):
 
 
 class Movement(Model):
-    """`Measure` by name, and the class accuracy that the linear probe loses, by transformation and their mean."""
+    """`Measure` by name, and the class accuracy that the linear probe loses, by transformation and their mean.
+
+    ``units`` are transformations of which severities of one, and styles of one generator, count as one.
+    """
 
     measures: dict[str, Measure | None] | None = None
     loss: Finite | None = None
@@ -44,6 +47,7 @@ class Movement(Model):
     by_transformation: Numbers | None = None
     images: int | None = None
     transformations: int | None = None
+    units: int | None = None
     resample_by: str | None = None
 
 
@@ -70,13 +74,14 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         return
     first = next(iter(known.values()))
     text = "Which measure of movement says how much class accuracy a transformation costs? Rank correlation over "
-    text += f"{first.transformations} transformations, on {show(first.images, 'count')} test photographs, of three "
+    text += f"{first.units} transformations, on {show(first.images, 'count')} test photographs, of three "
     text += "measures with the accuracy that the linear class probe loses: sensitivity; the radius of the smallest "
-    text += "ball around a photograph and its variants, in mean half distances of photographs; and the cosine distance "
-    text += f"corrected for hubness (CSLS). {_verdict(known)}"
+    text += "ball around a photograph and its variants, in half distances of photographs (root mean square); and the "
+    text += f"cosine distance corrected for hubness (CSLS). {_verdict(known)}"
     note = f"95% intervals of correlations cover those over {results.drawn(first.resample_by)} and over "
-    note += "transformations; those of differences are from resamples of both. With few photographs noise in the loss "
-    note += "pulls correlations towards 0."
+    note += "transformations, of which severities of one, and styles of one generator, count as one; those of "
+    note += "differences are from resamples of both. With few photographs noise in the loss pulls correlations "
+    note += "towards 0."
     blocks: list[Block] = [Text(text), Data(correlations(known)), plots(known)]
     if (table := over_backbones(results, known)).rows:
         blocks += [Text("The same over trained backbones, of their means, as in claim C6."), Data(table)]
@@ -129,8 +134,11 @@ def over_backbones(results: ResultsDocument, found: Mapping[str, Movement]) -> T
     rows = []
     for loss, of_backbone in losses.items():
         for key in MEASURES:
+            known = {name: dict(_each(found[name])).get(key) for name in of_backbone}
             pairs = [
-                (dict(_each(found[name]))[key].mean, lost) for name, lost in of_backbone.items() if lost is not None
+                (own.mean, lost)
+                for name, lost in of_backbone.items()
+                if lost is not None and (own := known[name]) is not None and own.mean is not None
             ]
             sides = [np.array(side, np.float64) for side in zip(*pairs, strict=True)]
             if len(pairs) < FEWEST_CORRELATED or any(np.ptp(side) == 0 for side in sides):

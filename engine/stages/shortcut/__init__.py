@@ -30,7 +30,6 @@ from substyle.pipelines.validation import validated
 
 _PENALTIES = np.logspace(-4, 3, 15)
 _QUERIES = 2048  # queries in memory, with their similarity to all training photographs
-Correlation = Annotated[StrictFloat, Field(ge=0, le=1)]
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 

@@ -127,7 +127,8 @@ def mean_over(found: Mapping[str, Shortcut]) -> Table:
         for arrangement in ARRANGEMENTS:
             values = [value for row in known if (value := getattr(row, arrangement)) is not None]
             means.append(sum(values) / len(values) if values else None)
-        trained = own.trained or [None] * len(correlations)
+        trained = own.trained or []
+        trained = trained if len(trained) == len(correlations) else [None] * len(correlations)
         price, loss = (scored(own, key, f"{key}_two_way_ci95") for key in ("price", "loss"))
         rows.append((name, *means, price, *trained, loss))
     return Table("shortcuts", "Class accuracy, mean over transformations.", columns, tuple(rows))

@@ -294,6 +294,44 @@ def test_an_embedding_without_the_label_pays_nothing() -> None:
     assert found_for(table, table.label_N)["shortcut"] is None  # each class is of one value
 
 
+def test_a_shortcut_needs_two_classes() -> None:
+    """Where one class alone has photographs on both sides, neighbours could name no other."""
+    table, site_N = some()
+    site_N = np.where(table.label_N == 0, site_N % 2, 0)
+    assert found_for(table, site_N)["shortcut"] is None
+
+
+def test_groups_that_leave_nothing_to_validate_on_are_not_probed() -> None:
+    table, site_N = some()
+    table = replace(table, split_N=np.where(table.split_N == VAL, TRAIN, table.split_N).astype(np.int8))
+    train = np.flatnonzero(table.split_N == TRAIN)
+    patient = {key: f"test {i}" for i, key in enumerate(table.keys)} | {table.keys[n]: "one" for n in train}
+    known = {
+        "site": named(table, site_N),
+        "patient": patient,
+        "year": {key: str(i) for i, key in enumerate(table.keys)},
+    }
+    found = labels(table, known, config_of("site", "patient", "year", group="patient"), QUICK)["by_label"]
+    assert "accuracy" not in found["site"]
+    assert "r2" not in found["year"]
+    half = {table.keys[n]: ("one", "two")[int(site_N[n] == 0)] for n in train}
+    again = labels(table, {**known, "patient": patient | half}, config_of("site", "patient", group="patient"), QUICK)
+    assert "accuracy" not in again["by_label"]["site"]
+
+
+def test_huge_numbers_are_no_numbers() -> None:
+    table, _ = some()
+    year = {key: "1e300" if i == 7 else str(i) for i, key in enumerate(table.keys)}
+    assert labels(table, {"year": year}, config_of("year"), QUICK)["by_label"]["year"]["kind"] == "class"
+
+
+def test_neighbours_are_searched_among_a_sample() -> None:
+    table, site_N = some(noise=0.3)
+    whole, part = (found_for(table, site_N, max_images=count)["shortcut"] for count in (180, 30))
+    assert whole["images"] == part["images"] == 120
+    assert whole["price"] != part["price"]
+
+
 def test_other_heads_and_few_labels() -> None:
     table, site_N = some(site=1.0, noise=0.3)
     found = found_for(table, site_N, heads=("linear", "mlp"), shots=16)
@@ -320,8 +358,8 @@ def test_settings_name_labels(field: str, value: Any) -> None:  # noqa: ANN401
 
 def test_the_section_and_what_is_compared() -> None:
     table, site_N = some(noise=0.6, alike=0.4)
-    known = {"site": named(table, site_N), "year": {key: str(i) for i, key in enumerate(table.keys)}}
-    made = labels(table, known, config_of("site", "year", max_values=3), QUICK)
+    known = {"site": named(table, site_N), "year": {key: str(i) for i, key in enumerate(table.keys)}, "camera": {}}
+    made = labels(table, known, config_of("site", "year", "camera", max_values=3), QUICK)
     results = fake.fake_results(images=100)
     name = next(iter(results["backbones"]))
     results["backbones"][name]["labels"] = made
@@ -337,7 +375,9 @@ def test_the_section_and_what_is_compared() -> None:
     assert leaks.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert substance.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert [row[2] for row in by_value.table.rows] == list(own["substance"]["by_value"])  # type: ignore[union-attr]
-    assert "photographs" in note.text  # type: ignore[union-attr]
+    left_out = "camera: not told, with 0 usable values. camera: left out 360 without a value."
+    assert left_out in note.text  # type: ignore[union-attr]
+    assert [row[1] for row in leaks.table.rows] == ["site", "year", "camera"]  # type: ignore[union-attr]
     compared = list(STAGE.scores(document.backbones[name]))
     assert [score.key for score in compared] == ["label_site", "label_year"]
     assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']:.1f}"

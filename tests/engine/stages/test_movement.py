@@ -96,7 +96,22 @@ def test_correlations_agree_with_scipy_and_intervals_are_the_wider() -> None:
         assert own["spearman_ci95"][0] <= low
         assert own["spearman_ci95"][1] >= high
     assert found["measures"]["sensitivity"]["spearman"] > 0.8
-    assert (found["images"], found["transformations"]) == (120, 12)
+    assert (found["images"], found["transformations"], found["units"]) == (120, 12, 12)
+
+
+def test_severities_and_styles_of_a_generator_count_as_one() -> None:
+    table, outcome = some()
+    names = ("identity", "a@1", "a@2", "a@3", "b", "c", "d", "e", "f", *(f"s{i}" for i in range(4)))
+    generators = ("",) * 9 + ("x", "x", "y", "y")
+    table = replace(table, transformations=names, generators=generators)
+    outcome = replace(outcome, transformations=names)
+    found = movement(table, outcome, QUICK)
+    assert (found["transformations"], found["units"]) == (12, 8)
+    own, units = found["measures"]["sensitivity"], [[1, 2, 3], [4], [5], [6], [7], [8], [9, 10], [11, 12]]
+    sides = [[np.mean([each["by_transformation"][names[t]] for t in unit]) for unit in units] for each in (own, found)]
+    assert own["spearman"] == pytest.approx(float(spearmanr(*sides).statistic))
+    low, _ = correlation_interval(own["spearman"], 8)
+    assert own["spearman_ci95"][0] <= low
 
 
 def test_what_does_not_predict_has_no_correlation() -> None:

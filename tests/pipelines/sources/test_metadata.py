@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IFDRational
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import Named, SourceConfig, open_source
-from substyle.pipelines.sources.metadata import Origin, read_labels
+from substyle.pipelines.sources.metadata import Origin, read_labels, same_group
 
 TAGS = {name: tag for tag, name in ExifTags.TAGS.items()}
 
@@ -46,7 +49,8 @@ def origins(**texts: str) -> dict[str, Origin]:
 )
 def test_origins(text: str, expected: Origin) -> None:
     assert Origin.of(text, "site") == expected
-    assert Origin.of(expected.below(Path()), "another") == expected
+    again = Origin.of(expected.below(Path()), "another")
+    assert again == replace(expected, path=str(Path(expected.path).absolute()) if expected.path else "")
 
 
 @pytest.mark.parametrize(
@@ -132,17 +136,21 @@ def test_fields_of_exif(tmp_path: Path, kind: str) -> None:
         DateTimeOriginal="2019:07:04 13:45:00",
         ISOSpeedRatings=400,
         FNumber=2.8,
-        ExposureTime=(1, 250),
+        ExposureTime=IFDRational(0, 0),
+        SubjectDistance=IFDRational(1, 0),
     )
     (tmp_path / f"1.{kind.lower()}").write_bytes(photograph)
     (tmp_path / f"2.{kind.lower()}").write_bytes(picture(kind))
     source = open_source(tmp_path)
     texts = {"model": "exif:Model", "iso": "exif:ISOSpeedRatings", "aperture": "exif:FNumber"}
     texts |= {"year": "exif:DateTimeOriginal.year", "hour": "exif:DateTimeOriginal.hour", "lens": "exif:LensModel"}
+    texts |= {"exposure": "exif:ExposureTime", "distance": "exif:SubjectDistance", "none": "exif:ISOSpeedRatings.year"}
     found = read_labels(origins(**texts), [source], [record.key for record in source.records])
     expected = {"model": "EOS 5D", "iso": "400", "aperture": "2.8", "year": "2019", "hour": "13"}
     key = f"1.{kind.lower()}"
-    assert found == {label: {key: value} for label, value in expected.items()} | {"lens": {}}
+    assert found == {label: {key: value} for label, value in expected.items()} | {
+        name: {} for name in ("lens", "exposure", "distance", "none")
+    }
 
 
 def test_fields_of_tiff(tmp_path: Path) -> None:
@@ -176,7 +184,7 @@ def test_photographs_are_read_once_and_bad_ones_are_left_out(tmp_path: Path, mon
     assert len(read) == 3
 
 
-def test_groups_of_a_source(tmp_path: Path) -> None:
+def test_groups_of_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("1.jpg", "2.jpg", "3.jpg"):
         (tmp_path / name).write_bytes(picture())
     (tmp_path / "patients.csv").write_text("path,patient\n1.jpg,P1\n3.jpg,P1\n")
@@ -187,6 +195,10 @@ def test_groups_of_a_source(tmp_path: Path) -> None:
     again = open_source(tmp_path, SourceConfig.from_options(source.options))
     assert list(again.records) == list(source.records)
     assert open_source(tmp_path).records[0].group is None
+    assert [record.group for record in pickle.loads(pickle.dumps(source)).records] == ["P1", None, "P1"]
+    monkeypatch.chdir(tmp_path)
+    relative = open_source(tmp_path, SourceConfig(kind="folder", group="file:patients.csv:patient"))
+    assert relative.options["group"] == text  # which another folder reopens
     with pytest.raises(ConfigError, match=r"source\.group.*column:NAME"):
         open_source(tmp_path, SourceConfig(group="patients.csv"))
     with pytest.raises(ConfigError, match=r"source\.group.*existing list"):
@@ -200,3 +212,19 @@ def test_groups_by_column_of_a_source_with_groups(tmp_path: Path) -> None:
     assert source.records[0].group == "P1"
     assert source.class_names == ("cat",)
     assert read_labels(origins(s="column:scanner"), [source], ["1.jpg"]) == {"s": {"1.jpg": "A"}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("", "", True),
+        ("", "column:patient", False),
+        ("column:patient", "column:patient", True),
+        ("column:patient", "column:site", False),
+        ("file:/a/p.csv:patient", "file:/b/p.csv:patient", True),
+        ("file:/a/p.csv:patient", "file:/a/p.csv:site", False),
+        ("exif:Model", "column:Model", False),
+    ],
+)
+def test_groups_are_the_same_by_name(first: str, second: str, same: bool) -> None:
+    assert same_group(first, second) == same
