@@ -242,10 +242,12 @@ def test_the_user_who_made_a_store_need_not_name_them_again(
 def test_files_of_a_source_that_the_store_names_are_not_read(
     embedded: Path, photographs: Path, outside: Outside
 ) -> None:
-    """Its class names; the photographs are named by the user."""
+    """Its class names and groups; the photographs are named by the user."""
     (entry,) = EmbeddingStore.open(embedded).manifest().sources
-    foreign_entry = manifest.SourceEntry("", entry.kind, entry.root, {"names": str(outside.secret)}, ())
-    assert identity.recorded_config(EmbeddingStore.open(embedded), foreign_entry).names is None
+    options = {"names": str(outside.secret), "group": f"file:{outside.secret}.csv:patient"}
+    foreign_entry = manifest.SourceEntry("", entry.kind, entry.root, options, ())
+    config = identity.recorded_config(EmbeddingStore.open(embedded), foreign_entry)
+    assert (config.names, config.group) == (None, "")
 
 
 # --- deletion of results ----------------------------------------------------------------------------------------------
