@@ -70,8 +70,12 @@ def by_generator(names: Sequence[str], recorded: Sequence[str] = ()) -> dict[str
     """
     found: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        made = REGISTRY.get(name.partition("@")[0])
-        generator = (recorded[index] if recorded else "") or (made.generator if made else "")
-        if generator:
+        if generator := generator_of(name, recorded[index] if recorded else ""):
             found.setdefault(generator, []).append(index)
     return found if len(found) > 1 else {}
+
+
+def generator_of(name: str, recorded: str = "") -> str:
+    """Generator of a transformation, as a store records it or as it is registered; empty if it is no style."""
+    made = REGISTRY.get(name.partition("@")[0])
+    return recorded or (made.generator if made else "")

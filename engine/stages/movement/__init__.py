@@ -31,6 +31,8 @@ from substyle.engine.store.layout import TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.philox import image_keys
+from substyle.pipelines.transforms.registry import load_all
+from substyle.pipelines.transforms.style import generator_of
 from substyle.pipelines.validation import validated
 
 F32 = NDArray[np.float32]
@@ -133,6 +135,7 @@ def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfi
     Returns:
         results of `Movement`.
     """
+    load_all()
     base = identity(table)
     moving = [t for t, name in enumerate(table.transformations) if name in outcome.transformations and t != base]
     place = {key: n for n, key in enumerate(table.keys)}
@@ -191,8 +194,8 @@ def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfi
 
 def _units(table: EmbeddingTable, chosen: list[int]) -> F64:
     """Weights of transformations in the means of their units (K, T): severities of one, and styles of one generator."""
-    generators = table.generators or [""] * len(table.transformations)
-    names = [generators[t] or table.families[t] for t in chosen]
+    recorded = table.generators or [""] * len(table.transformations)
+    names = [generator_of(table.transformations[t], recorded[t]) or table.families[t] for t in chosen]
     weight_KT = np.array([[own == name for own in names] for name in dict.fromkeys(names)], np.float64)
     return weight_KT / weight_KT.sum(axis=1, keepdims=True) if chosen else np.zeros((0, 0))
 

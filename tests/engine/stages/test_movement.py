@@ -114,6 +114,13 @@ def test_severities_and_styles_of_a_generator_count_as_one() -> None:
     assert own["spearman_ci95"][0] <= low
 
 
+def test_generators_are_known_without_a_record() -> None:
+    table, outcome = some()
+    names = ("identity", *NAMES[1:9], "style_starry", "style_glass", "style_arbitrary", "style_bricks")
+    found = movement(replace(table, transformations=names), replace(outcome, transformations=names), QUICK)
+    assert (found["transformations"], found["units"]) == (12, 10)
+
+
 def test_what_does_not_predict_has_no_correlation() -> None:
     low, high = movement(*some(by=0.0, seed=3), QUICK)["measures"]["sensitivity"]["spearman_ci95"]
     assert low < 0 < high
