@@ -310,13 +310,19 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
         _require_settings(store, study)
         if store.has_manifest() and all(entry.kind != "imported" for entry in store.manifest().sources):
             require_study(study, store, options.images, quiet=options.quiet)
-    elif options.images is not None and options.command not in ("attack", "stage"):
+    elif options.images is not None and not _reads_photographs(options):
         raise ConfigError("--images", str(options.images), "only with --study")
     elif options.set and options.command in ("adapt", "report"):
         raise ConfigError("--set", options.set[0], "only with --study")
     out = options.out or out_of(store)
     outputs.require_own(out, store.path, Remedies(*3 * ("use another --out",)))
     return store, out, study
+
+
+def _reads_photographs(options: argparse.Namespace) -> bool:
+    """Whether a command reads the photographs of a store without a study."""
+    name = options.stage if options.command == "stage" else options.command
+    return name in registry.NAMES and registry.stage(name).photographs
 
 
 def _require_settings(store: EmbeddingStore, study: Study) -> None:

@@ -170,6 +170,7 @@ class Stage(ABC, Generic[C, R]):
         directory: name of the folder of the results, if it is not that of the stage.
         adds_backbones: whether it trains backbones that a study embeds before later stages, see `added`.
         alike: whether reported results of all units must have the same settings.
+        photographs: whether it reads the photographs of a store.
         in_reports: whether reports compute missing results, too.
         backbone_results: type of the entry ``backbones.<backbone>.<name>`` of results.json, such as a pydantic model:
             what reads it gets that type, its JSON Schema has it, and other values are refused by name. None: any JSON.
@@ -183,6 +184,7 @@ class Stage(ABC, Generic[C, R]):
     directory: ClassVar[str] = ""
     adds_backbones: ClassVar[bool] = False
     alike: ClassVar[bool] = False
+    photographs: ClassVar[bool] = False
     in_reports: ClassVar[bool] = False
     backbone_results: ClassVar[Any] = None
     document_results: ClassVar[Any] = None

@@ -82,6 +82,7 @@ class AttackStage(JsonStage[AttackConfig]):
     """
 
     name = "attack"
+    photographs = True
     config = AttackConfig
     switch = "attacks"
     file = "attack.json"

@@ -113,6 +113,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
     config = LabelsConfig
     file = "labels.json"
     alike = True
+    photographs = True
     backbone_results = Labels
 
     def placed(self, config: LabelsConfig, folder: Path) -> LabelsConfig:
