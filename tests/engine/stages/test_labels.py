@@ -378,6 +378,11 @@ def test_the_section_and_what_is_compared() -> None:
     left_out = "camera: not told, with 0 usable values. camera: left out 360 without a value."
     assert left_out in note.text  # type: ignore[union-attr]
     assert [row[1] for row in leaks.table.rows] == ["site", "year", "camera"]  # type: ignore[union-attr]
+    unrelated = np.random.default_rng(9).integers(0, len(SITES), len(site_N))
+    chance = labels(table, {"site": named(table, unrelated)}, config_of("site"), QUICK)
+    results["backbones"][name]["labels"] = chance
+    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
+    assert f"{name} tells no label clearly above chance." in section.blocks[0].text  # type: ignore[union-attr]
     compared = list(STAGE.scores(document.backbones[name]))
     assert [score.key for score in compared] == ["label_site", "label_year"]
     assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']:.1f}"
