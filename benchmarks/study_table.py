@@ -296,7 +296,7 @@ def generators_table(kept: dict[str, Any]) -> str:
 
 
 def labels_table(kept: dict[str, Any]) -> str:
-    """Format how well labels are told: accuracy in per cent or R², and what a shortcut costs in points."""
+    """Format accuracy or R² of labels in per cent, and prices of shortcuts in points."""
     headings = [
         "embedding",
         "label",

@@ -20,6 +20,7 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.base import KINDS, ImageRecord, Source, SourceConfig, label_text, shown
 from substyle.pipelines.sources.wrapped import Changed, Named
 
+ORIGINS = ("file", "column", "exif")
 ALLOWED = "column:NAME, file:LIST.csv, file:LIST.csv:COLUMN, exif:FIELD or exif:FIELD.year (.month, .hour)"
 Values = Mapping[str, str]  # by key of the photograph
 _LIST = re.compile(r"(.+?\.(?:csv|tsv|tab))(?::(.+))?", re.IGNORECASE | re.DOTALL)

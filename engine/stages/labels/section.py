@@ -1,4 +1,4 @@
-"""How well labels are told from embeddings."""
+"""Accuracy and R² of labels in the report."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from substyle.engine.report.section import Block, Data, Heat, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share
 
 
-class Told(Model):
-    """How well a label is told: accuracy with that of the most frequent value, or R² and error of numbers."""
+class LabelScores(Model):
+    """Scores of a label: accuracy with that of the most frequent value, or R² and error of numbers."""
 
     accuracy: Share | None = None
     ci95: Interval | None = None
@@ -59,8 +59,8 @@ class LabelShortcut(Model):
     images: int | None = None
 
 
-class Label(Told):
-    """How well a label is told, with all of the embedding and with the mean of the class removed (``fixed``).
+class Label(LabelScores):
+    """Scores of a label, with all of the embedding and with the mean of the class removed (``fixed``).
 
     ``missing`` photographs have no value, ``rare`` ones a value of few training photographs, and ``in_training`` ones
     belong to a group that is also in training. ``class_alone`` is the accuracy of the most frequent value of the class.
@@ -74,9 +74,9 @@ class Label(Told):
     in_training: int | None = None
     balanced: Share | None = None
     class_alone: Share | None = None
-    fixed: Told | None = None
-    few_shot: Told | None = None
-    mlp: Told | None = None
+    fixed: LabelScores | None = None
+    few_shot: LabelScores | None = None
+    mlp: LabelScores | None = None
     substance: Substance | None = None
     shortcut: LabelShortcut | None = None
 
@@ -91,13 +91,13 @@ class Labels(Model):
     min_images: int | None = None
 
 
-def _number(told: Told | None) -> float | None:
+def _number(own: LabelScores | None) -> float | None:
     """Accuracy or R²."""
-    return None if told is None else told.accuracy if told.accuracy is not None else told.r2
+    return None if own is None else own.accuracy if own.accuracy is not None else own.r2
 
 
-def _interval(told: Told) -> str:
-    return show_interval(told.ci95 if told.accuracy is not None else told.r2_ci95)
+def _interval(own: LabelScores) -> str:
+    return show_interval(own.ci95 if own.accuracy is not None else own.r2_ci95)
 
 
 def _each(found: Labels) -> Iterator[tuple[str, Label]]:
@@ -107,7 +107,7 @@ def _each(found: Labels) -> Iterator[tuple[str, Label]]:
 
 
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
-    """How well each label is told."""
+    """Accuracy or R² of each label."""
     found: Labels = backbone.entry("labels") or Labels()
     for name, label in _each(found):
         heading = f"{name}, R²" if label.accuracy is None else name
@@ -122,17 +122,12 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     if not known:
         return
     first = next(iter(known.values()))
-    text = (
-        "How well labels besides the class are told from unchanged photographs: accuracy of a linear probe, or R² of "
-    )
+    text = "Labels besides the class, predicted from unchanged photographs: accuracy of a linear probe, or R² of "
     text += "ridge regression for numbers. In the second table the mean of the photograph's class is removed from "
     text += "embeddings (and from numbers), so that what remains above chance is not the class. "
     text += " ".join(_sentence(name, own) for name, own in known.items())
     by = f"values of {first.group}" if first.group else results.drawn(first.resample_by)
-    note = (
-        f"95% intervals are over {by}. Chance is the most frequent value; the class alone is the most frequent value "
-    )
-    note += "of the photograph's class. "
+    note = f"95% intervals are over {by}. Chance is the most frequent value. "
     note += " ".join(filter(None, (_left_out(name, label) for name, label in (first.by_label or {}).items() if label)))
     blocks: list[Block] = [
         Text(text),
@@ -148,37 +143,36 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     if (table := substance(known)).rows:
         text = "Is it the label or the class? Class accuracy on photographs of each value, of linear probes that were "
         text += "trained on all values, and on all others; both leave out as many photographs. The price of a shortcut "
-        text += (
-            "is that of nearest neighbours: accuracy where only the query's class shares its value, minus that where "
-        )
-        text += "only the other classes do."
-        blocks += [Text(text), Data(table), Data(by_value(known), hidden=True)]
+        text += "is that of nearest neighbours: accuracy where only the query's class shares its value, minus that "
+        text += "where only the other classes do."
+        blocks += [Text(text), Data(table)]
+        blocks += [Data(each, hidden=True) for each in (by_value(known),) if each.rows]
     yield Section(
-        "labels", "Labels", "Labels: what else does the embedding tell?", (*blocks, Text(note.strip(), note=True))
+        "labels", "Labels", "Labels: what else does the embedding know?", (*blocks, Text(note.strip(), note=True))
     )
 
 
 def _sentence(name: str, found: Labels) -> str:
-    """The label that a backbone tells best above chance, if its interval is above it."""
+    """The label that a backbone predicts best above chance, if its interval is above it."""
     label, own = max(_each(found), key=lambda each: (_number(each[1]) or 0.0) - (each[1].chance or 0.0))
     low_high = own.ci95 if own.accuracy is not None else own.r2_ci95
     if low_high is None or low_high[0] <= (own.chance or 0.0):
-        return f"{name} tells no label clearly above chance."
+        return f"{name} predicts no label clearly above chance."
     what = "accuracy" if own.accuracy is not None else "R²"
     beside = f", chance {show(own.chance)}" if own.chance is not None else ""
     after = _number(own.fixed)
     fixed = "" if after is None else f"; {show(after)} with the class held fixed"
-    return f"{name} tells {label} best: {what} {show(_number(own))} ({_interval(own)}{beside}){fixed}."
+    return f"{name} predicts {label} best: {what} {show(_number(own))} ({_interval(own)}{beside}){fixed}."
 
 
 def _left_out(name: str, label: Label) -> str:
-    """What is left out of a label, or that it cannot be told at all."""
+    """What is left out of a label, or that it cannot be predicted at all."""
     reasons = {"without a value": label.missing, "of a rare value": label.rare}
     reasons["of a group that is also in training"] = label.in_training
     parts = [f"{show(count, 'count')} {reason}" for reason, count in reasons.items() if count]
     text = f"{name}: left out {', '.join(parts)}." if parts else ""
     if _number(label) is None:
-        text = f"{name}: not told, with {show(label.values, 'count')} usable values. {text}".rstrip()
+        text = f"{name}: not predicted, with {show(label.values, 'count')} usable values. {text}".rstrip()
     return text
 
 
@@ -196,12 +190,12 @@ def heat(results: ResultsDocument, found: Mapping[str, Labels], *, fixed: bool) 
     return HeatTable(columns, tuple((name, tuple(rows)) for name, rows in groups.items()), (), ("Kind", "Label"))
 
 
-def _cell(told: Told | None) -> Cell:
-    number = _number(told)
-    if told is None or number is None:
+def _cell(own: LabelScores | None) -> Cell:
+    number = _number(own)
+    if own is None or number is None:
         return Cell(show(None), "", None)
-    small = _interval(told) + (f", chance {show(told.chance)}" if told.chance is not None else "")
-    return Cell(show(number) + " †" * (told.converged is False), small, min(max(number, 0.0), 1.0))
+    small = _interval(own) + (f", chance {show(own.chance)}" if own.chance is not None else "")
+    return Cell(show(number) + " †" * (own.converged is False), small, min(max(number, 0.0), 1.0))
 
 
 def leaks(found: Mapping[str, Labels]) -> Table:
@@ -228,7 +222,7 @@ def leaks(found: Mapping[str, Labels]) -> Table:
         for label, own in (labels.by_label or {}).items()
         if own is not None
     ]
-    return Table("labels", "How well labels are told.", columns, tuple(rows))
+    return Table("labels", "Accuracy and R² of labels.", columns, tuple(rows))
 
 
 def substance(found: Mapping[str, Labels]) -> Table:

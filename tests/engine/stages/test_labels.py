@@ -1,4 +1,4 @@
-"""Labels besides the class: how well they are told, with the class held fixed, and class accuracy across values."""
+"""Labels besides the class: scores, also with the class held fixed, and class accuracy across values."""
 
 from __future__ import annotations
 
@@ -367,7 +367,7 @@ def test_the_section_and_what_is_compared() -> None:
     (section,) = [each for each in sections_of(document) if each.key == "labels"]
     text, heat, leaks, _, substance, by_value, note = section.blocks
     own = made["by_label"]["site"]
-    assert f"{name} tells site best: accuracy {100 * own['accuracy']:.1f}" in text.text  # type: ignore[union-attr]
+    assert f"{name} predicts site best: accuracy {100 * own['accuracy']:.1f}" in text.text  # type: ignore[union-attr]
     assert f"{100 * own['fixed']['accuracy']:.1f} with the class held fixed" in text.text  # type: ignore[union-attr]
     (classes, numbers) = heat.parts[0][2].groups  # type: ignore[union-attr]
     assert (classes[0], numbers[0]) == ("3 classes", "numbers (R²)")
@@ -375,14 +375,14 @@ def test_the_section_and_what_is_compared() -> None:
     assert leaks.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert substance.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert [row[2] for row in by_value.table.rows] == list(own["substance"]["by_value"])  # type: ignore[union-attr]
-    left_out = "camera: not told, with 0 usable values. camera: left out 360 without a value."
+    left_out = "camera: not predicted, with 0 usable values. camera: left out 360 without a value."
     assert left_out in note.text  # type: ignore[union-attr]
     assert [row[1] for row in leaks.table.rows] == ["site", "year", "camera"]  # type: ignore[union-attr]
     unrelated = np.random.default_rng(9).integers(0, len(SITES), len(site_N))
     chance = labels(table, {"site": named(table, unrelated)}, config_of("site"), QUICK)
     results["backbones"][name]["labels"] = chance
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
-    assert f"{name} tells no label clearly above chance." in section.blocks[0].text  # type: ignore[union-attr]
+    assert f"{name} predicts no label clearly above chance." in section.blocks[0].text  # type: ignore[union-attr]
     compared = list(STAGE.scores(document.backbones[name]))
     assert [score.key for score in compared] == ["label_site", "label_year"]
     assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']:.1f}"

@@ -1,0 +1,152 @@
+"""Class accuracy by value of a label: probes within and across values, and the price of a shortcut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.evaluate import resample
+from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.tasks import images_of
+from substyle.engine.stages.labels.config import LabelsConfig
+from substyle.engine.stages.shortcut import voted
+from substyle.engine.stages.stage import JSON
+from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, ResampleBy
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.errors import SubstyleError
+from substyle.kernels.philox import image_keys
+
+I64 = NDArray[np.int64]
+_MOST = 1000  # different values of a class
+_QUERIES = 2048  # queries in memory, with their similarity to all training photographs
+
+
+def probed(plain: EmbeddingTable, code_N: I64, names: tuple[str, ...], probes: ProbeConfig) -> ProbeOutcome | None:
+    """Probes of labels; None for fewer than two in training, too many, or none to validate or test on."""
+    train_N, val_N, _ = splits_of(plain, code_N >= 0, probes.seed)
+    trained = np.unique(code_N[train_N])
+    if len(trained) < 2 or len(names) > _MOST or not np.isin(code_N[val_N], trained).any():
+        return None
+    return run_probes(replace(plain, label_N=code_N, class_names=names), probes, out_dir=None, quiet=True)
+
+
+def splits_of(table: EmbeddingTable, used_N: NDArray[np.bool_], seed: int) -> tuple[I64, I64, I64]:
+    """Photographs to train, validate and test on; none if a split is empty, as where groups stay together."""
+    try:
+        return images_of(table, used_N, seed)
+    except SubstyleError:
+        return (np.zeros(0, np.int64),) * 3
+
+
+def across_values(
+    plain: EmbeddingTable, code_N: I64, names: tuple[str, ...], config: LabelsConfig, probes: ProbeConfig
+) -> JSON | None:
+    """Class accuracy by value of a label, of probes trained with this value and without it.
+
+    The others leave out as many photographs at random. Test photographs of classes that no other value has are not
+    scored: nothing could name them.
+    """
+    probes = replace(probes, heads=("linear",), resamples=0)
+    train, test_N = plain.split_N != TEST, plain.rows(TEST)
+    labelled = (code_N >= 0) & (plain.label_N >= 0)
+    counts = np.bincount(code_N[labelled & train], minlength=len(names))
+    order = [v for v in np.argsort(-counts, kind="stable").tolist() if counts[v]][: config.max_values]
+    score_KN = np.full((2, len(test_N)), np.nan, np.float32)  # with the value, without it
+    converged = True
+    by_value: dict[str, JSON] = {}
+    for v in order:
+        own = labelled & (code_N == v)
+        others = np.unique(plain.label_N[labelled & ~own & (plain.split_N == TRAIN)])
+        asked = own & ~train & np.isin(plain.label_N, others)
+        if len(others) < 2 or not asked.any():
+            continue
+        rng = np.random.default_rng([config.seed, 0x6C61626C, v])
+        dropped = np.zeros(len(own), np.bool_)
+        for split in np.unique(plain.split_N[train]).tolist():
+            rows = np.flatnonzero(labelled & (plain.split_N == split))
+            dropped[rng.choice(rows, int((own & (plain.split_N == split)).sum()), replace=False)] = True
+        for k, left_out in enumerate((dropped, own & train)):
+            label_N = np.where((labelled & train & ~left_out) | asked, plain.label_N, UNLABELLED)
+            outcome = probed(plain, label_N, plain.class_names, probes)
+            if outcome is not None:
+                row_N = outcome.scores["semantic/linear"][0]
+                score_KN[k] = np.where(np.isfinite(row_N), row_N, score_KN[k])
+                converged &= outcome.results["semantic"]["linear"]["converged"]
+        place = asked[test_N]
+        if np.isfinite(score_KN[:, place]).all():
+            among, across = (float(row[place].mean()) for row in score_KN)
+            by_value[names[v]] = {"within": among, "across": across, "images": int(place.sum())}
+        else:
+            score_KN[:, place] = np.nan
+    if not by_value:
+        return None
+    group_N = plain.groups_of(test_N, probes.resample_by)
+    both = resample(score_KN, config.bootstrap, config.seed, group_N, proportion=True)
+    drop = resample((score_KN[0] - score_KN[1])[None], config.bootstrap, config.seed, group_N, proportion=False).one(0)
+    mean, worst = both.one(0), min(by_value, key=lambda name: float(by_value[name]["within"]))
+    return {
+        **mean.entries("within"),
+        **both.one(1).entries("across"),
+        "drop": drop.number,
+        "drop_ci95": drop.within(-1.0, 1.0),
+        "worst": worst,
+        "gap": mean.value - float(by_value[worst]["within"]),
+        "by_value": by_value,
+        "images": int(np.isfinite(score_KN[0]).sum()),
+        "converged": converged,
+    }
+
+
+def price_of_shortcut(
+    plain: EmbeddingTable, code_N: I64, names: tuple[str, ...], config: LabelsConfig, by: ResampleBy
+) -> JSON | None:
+    """Class accuracy of nearest neighbours where only the query's class shares its value, and where only others do.
+
+    In both arrangements each class has as many training photographs, drawn at random. Queries of classes that have
+    training photographs on one side alone are not scored.
+    """
+    train_N, test_N = (plain.rows(split) for split in (TRAIN, TEST))
+    known_N = (code_N >= 0) & (plain.label_N >= 0)
+    bank, asked = train_N[known_N[train_N]], np.flatnonzero(known_N[test_N])
+    bank = bank[np.sort(np.argsort(image_keys(config.seed, [plain.keys[n] for n in bank]))[: config.max_images])]
+    label_B, code_B = plain.label_N[bank], code_N[bank]
+    unit_BD, unit_ND = (normalize(torch.from_numpy(plain.take_finite(0, rows)), dim=1) for rows in (bank, test_N))
+    rank_B = np.random.default_rng([config.seed, 0x73686F72]).permutation(len(bank))
+    right_AN = np.full((2, len(test_N)), np.nan, np.float32)
+    for v in range(len(names)):
+        same, kept = code_B == v, np.zeros(len(bank), np.bool_)
+        for label in np.unique(label_B):
+            sides = [np.flatnonzero((label_B == label) & side) for side in (same, ~same)]
+            for rows in sides:
+                kept[rows[np.argsort(rank_B[rows])[: min(map(len, sides))]]] = True
+        queries = asked[code_N[test_N[asked]] == v]
+        queries = queries[np.isin(plain.label_N[test_N[queries]], label_B[kept])]
+        if len(np.unique(label_B[kept])) < 2:  # no other class could be named
+            continue
+        count = min(config.neighbours, int((kept & same).sum()))
+        for part in np.array_split(queries, max(1, -(-len(queries) // _QUERIES))):
+            label_Q = torch.from_numpy(plain.label_N[test_N[part]])
+            own_QB = label_Q[:, None] == torch.from_numpy(label_B)[None]
+            near_QB = unit_ND[part] @ unit_BD.T
+            for a, like_QB in enumerate((own_QB, ~own_QB)):
+                there_QB = (like_QB == torch.from_numpy(same)[None]) & torch.from_numpy(kept)[None]
+                vote_Q = voted(near_QB.masked_fill(~there_QB, -torch.inf), torch.from_numpy(label_B), count)
+                right_AN[a, part] = (vote_Q == label_Q).numpy()
+    if not np.isfinite(right_AN).any():
+        return None
+    group_N = plain.groups_of(test_N, by)
+    both = resample(right_AN, config.bootstrap, config.seed, group_N, proportion=True)
+    price = resample((right_AN[0] - right_AN[1])[None], config.bootstrap, config.seed, group_N, proportion=False).one(0)
+    return {
+        "pos_same": both.one(0).number,
+        "neg_same": both.one(1).number,
+        "price": price.number,
+        "price_ci95": price.within(-1.0, 1.0),
+        "images": int(np.isfinite(right_AN[0]).sum()),
+    }

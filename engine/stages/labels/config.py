@@ -1,0 +1,62 @@
+"""The table `[labels]` of a study file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StrictInt
+
+from substyle.engine.probes.config import Head
+from substyle.engine.store.layout import ResampleBy
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources.metadata import Origin
+from substyle.pipelines.validation import Distinct, validated
+
+
+def _origins(of: dict[str, str]) -> dict[str, str]:
+    for label, text in of.items():
+        Origin.of(text, label, f"labels.of.{label}")
+    return of
+
+
+@validated("labels")
+class LabelsConfig:
+    """Labels of photographs besides their class, predicted from embeddings of unchanged photographs."""
+
+    of: Annotated[dict[str, str], Field(max_length=100), AfterValidator(_origins)]
+    """Labels by name: ``column:NAME`` of the source of photographs, ``file:LIST.csv`` or ``file:LIST.csv:COLUMN`` (a
+    list with the paths of photographs; by default the column of the label's name), ``exif:FIELD``, or
+    ``exif:FIELD.year`` (``.month``, ``.hour``) of dates."""
+    group: str = ""
+    """The label whose photographs are not independent, such as the patient: intervals are over its values, and test
+    photographs of a value that is also in training are left out."""
+    numbers: tuple[str, ...] = ()
+    """Labels that are regressed; in any case those with more than 20 values, all of them numbers."""
+    heads: Distinct[Head] = ("linear",)
+    """Kinds of probes: linear, mlp."""
+    shots: Annotated[StrictInt, Field(ge=0, le=10**6)] = 16
+    """Photographs of each value from which few-shot accuracy is measured; 0 measures none."""
+    min_images: Annotated[StrictInt, Field(ge=2, le=10**6)] = 5
+    """Values on fewer training photographs are left out."""
+    max_images: Annotated[StrictInt, Field(ge=2, le=20_000)] = 2_000
+    """Maximum number of training photographs among which nearest neighbours are searched."""
+    max_values: Annotated[StrictInt, Field(ge=0, le=1000)] = 5
+    """Number of values, the most frequent ones, that are left out of the training of class probes in turn."""
+    neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
+    """Number of neighbours that vote on the class."""
+    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
+    """Number of resamples of the test photographs."""
+    resample_by: ResampleBy = "photograph"
+    """Unit of the bootstrap without a ``group``. Defaults to the study's."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+    """Seed of probes, draws and resamples. Defaults to the study's."""
+
+    def __post_init__(self) -> None:
+        for field, names in (("group", (self.group,) * bool(self.group)), ("numbers", self.numbers)):
+            if unknown := sorted(set(names) - set(self.of)):
+                raise ConfigError(f"labels.{field}", unknown[0], f"labels: {', '.join(self.of) or 'there are none'}")
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """Where labels come from, by name."""
+        return {label: Origin.of(text, label) for label, text in self.of.items()}
