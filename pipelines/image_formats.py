@@ -1,10 +1,11 @@
-"""Integrity checks of JPEG and PNG files before decoding, because decoders fill missing data with grey.
+"""File name extensions of images, and integrity checks of JPEG and PNG files before decoding.
 
-JPEG checks detect a missing end-of-image marker, misplaced markers, missing restart intervals, and scans with fewer
-bits than their blocks need. :func:`.decode.require_tail` detects data that end early although all markers are present.
-Not detected: damaged data that still decode to the full number of blocks, missing or truncated passes of a progressive
-image, and trailing data. JPEG has no checksums: about 1 % of changed bytes in coded data are detected, and libjpeg
-would warn of less than 20 %. PNG chunks have checksums, all of which are verified; decoders skip some.
+Decoders fill missing data with grey. JPEG checks detect a missing end-of-image marker, misplaced markers, missing
+restart intervals, and scans with fewer bits than their blocks need. :func:`.decode.require_tail` detects data that end
+early although all markers are present. Not detected: damaged data that still decode to the full number of blocks,
+missing or truncated passes of a progressive image, and trailing data. JPEG has no checksums: about 1 % of changed bytes
+in coded data are detected, and libjpeg would warn of less than 20 %. PNG chunks have checksums, all of which are
+verified; decoders skip some.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from substyle.kernels.errors import ImageError
+
+# file name extensions of images; if a tar sample has several, the first of these wins
+IMAGE_KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".avif", ".heic", ".heif")
+EXTENSIONS = frozenset(IMAGE_KINDS)
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 MAX_SCANS = 100  # progressive files have about ten; each costs a pass over the whole image

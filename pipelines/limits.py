@@ -27,6 +27,7 @@ SMALL = 64 << 20  # bytes
 FEW = 1 << 16  # rows
 DECODED = 256
 MAX_TEXT_FILE = 64 << 20  # bytes of a settings, results or metadata file
+MAX_IMAGE_FILE = 1 << 30  # bytes of one encoded image
 
 
 def decoded(size: int) -> int:

@@ -39,6 +39,10 @@ class Missing(ModuleType):
         self._part("[]")
         return iter(())  # by items it would not end
 
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
+        self._part("")
+        return ()
+
     def _part(self, name: str) -> Missing:
         if not _importing:
             library = self.__name__.partition(".")[0]

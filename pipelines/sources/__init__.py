@@ -14,9 +14,9 @@ from pathlib import Path
 from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines import limits
 from substyle.pipelines.entry_points import SOURCES, load_entry_points
+from substyle.pipelines.image_formats import EXTENSIONS
 from substyle.pipelines.sources.base import (
     AUTO,
-    EXTENSIONS,
     KINDS,
     SPLIT_FOLDERS,
     SPLITS,
@@ -213,7 +213,6 @@ def _is_synset(name: str) -> bool:
 
 
 __all__ = [
-    "EXTENSIONS",
     "SPLITS",
     "SPLIT_FOLDERS",
     "FolderSource",

@@ -131,9 +131,6 @@ class LeftOut:
 
 T = TypeVar("T")
 
-# file name extensions of images; if a tar sample has several, the first of these wins
-IMAGE_KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".avif", ".heic", ".heif")
-EXTENSIONS = frozenset(IMAGE_KINDS)
 # names of splits in lower case; `labels.split_word` ignores case
 SPLIT_FOLDERS = {
     "train": "train",

@@ -15,11 +15,11 @@ from functools import cache
 from hashlib import blake2b
 
 from substyle.kernels.errors import ConfigError, abbreviated
+from substyle.pipelines import limits
 from substyle.pipelines.sources.base import LeftOut, key_text, shown
 from substyle.pipelines.storage import ObjectPlace, each, is_remote, object_place
 
 UNSETTLED_S = 2.0
-MAX_BYTES = 1 << 30  # of one encoded image
 MARKER = "substyle.json"  # marks a store or results folder, whose images are not photographs
 
 
@@ -74,8 +74,8 @@ def read_below(real_root: str, name: str) -> bytes:
         if not os.path.isfile(file.fileno()):
             raise OSError(errno.EINVAL, "not a regular file", name)
         size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            raise OSError(errno.EFBIG, f"larger than {MAX_BYTES} bytes", name)
+        if size > limits.MAX_IMAGE_FILE:
+            raise OSError(errno.EFBIG, f"larger than {limits.MAX_IMAGE_FILE} bytes", name)
         return file.read(size)  # which allocates as much as it is asked for
 
 
@@ -182,8 +182,8 @@ def read_span(path: str, stamp: FileState, offset: int, size: int) -> bytes:
     Raises:
         OSError: the file is missing, changed or too short, or the span is larger than 1 GiB.
     """
-    if size > MAX_BYTES:
-        raise OSError(errno.EFBIG, f"image larger than {MAX_BYTES} bytes", path)
+    if size > limits.MAX_IMAGE_FILE:
+        raise OSError(errno.EFBIG, f"image larger than {limits.MAX_IMAGE_FILE} bytes", path)
     descriptor = open_regular(path)
     try:
         if FileState.of(descriptor) != stamp:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from substyle.kernels.errors import ConfigError, abbreviated
+from substyle.pipelines.image_formats import EXTENSIONS
 from substyle.pipelines.sources.base import (
-    EXTENSIONS,
     SPLITS_ARE_CLASSES,
     SPLITS_ARE_FOLDERS,
     LeftOut,

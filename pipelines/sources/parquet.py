@@ -28,7 +28,7 @@ from substyle.pipelines.sources.base import (
     register_source,
     words,
 )
-from substyle.pipelines.sources.files import MAX_BYTES, FileState, Shard, mark_of_file
+from substyle.pipelines.sources.files import FileState, Shard, mark_of_file
 from substyle.pipelines.sources.hf_dataset import (
     ARROW_ERRORS,
     TABLE_KINDS,
@@ -134,8 +134,8 @@ class Blocks:
             value = block[inner - start]
         if not value.is_valid:
             raise OSError(errno.ENODATA, "row has no image bytes", file.path)
-        if value.as_buffer().size > MAX_BYTES:
-            raise OSError(errno.EFBIG, f"image larger than {MAX_BYTES} bytes", file.path)
+        if value.as_buffer().size > limits.MAX_IMAGE_FILE:
+            raise OSError(errno.EFBIG, f"image larger than {limits.MAX_IMAGE_FILE} bytes", file.path)
         return bytes(value.as_py())
 
     def _find(self, path: str, group: int, row: int) -> tuple[int, pa.Array] | None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.image_formats import IMAGE_KINDS
 from substyle.pipelines.sources import tar_files
 from substyle.pipelines.sources.base import (
-    IMAGE_KINDS,
     MAX_TEXT,
     LeftOut,
     Records,

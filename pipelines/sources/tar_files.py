@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from substyle.pipelines import limits
 from substyle.pipelines.sources.base import words
-from substyle.pipelines.sources.files import MAX_BYTES, FileState, mark_of, mark_of_file, open_regular, read_span
+from substyle.pipelines.sources.files import FileState, mark_of, mark_of_file, open_regular, read_span
 from substyle.pipelines.storage import ObjectPlace, Version, object_place
 
 WINDOW = 1 << 20  # bytes per request while an object is listed: several headers and small members
@@ -88,8 +89,8 @@ class RemoteShard:
 
     def read(self, offset: int, size: int) -> bytes:
         """See `ShardFile`."""
-        if size > MAX_BYTES:
-            raise OSError(errno.EFBIG, f"image larger than {MAX_BYTES} bytes", str(self.place))
+        if size > limits.MAX_IMAGE_FILE:
+            raise OSError(errno.EFBIG, f"image larger than {limits.MAX_IMAGE_FILE} bytes", str(self.place))
         if offset + size > self._version.size:
             raise OSError(errno.EIO, "file ends inside an image", str(self.place))
         return bytes(self.place.read_range(offset, size, self._version.e_tag)) if size else b""

@@ -19,8 +19,8 @@ from typing import Any, get_args
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines import limits, transforms
+from substyle.pipelines.image_formats import EXTENSIONS
 from substyle.pipelines.plugins import run_file
-from substyle.pipelines.sources.base import EXTENSIONS
 from substyle.pipelines.transforms import base, style
 
 _loaded: list[Path] = []

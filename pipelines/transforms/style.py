@@ -12,7 +12,6 @@ import numpy as np
 from substyle.kernels import files
 from substyle.pipelines import image_header, limits
 from substyle.pipelines.decode import decode
-from substyle.pipelines.sources.files import MAX_BYTES
 from substyle.pipelines.transforms.base import REGISTRY, Role, StylePicture, Transformation, register
 
 MULTISTYLE, ARBITRARY = "multistyle", "arbitrary"  # names of the networks
@@ -58,7 +57,7 @@ def read_picture(folder: Path, name: str) -> StylePicture:
     """
     with files.open_inside(folder, name) as file:
         size = os.fstat(file.fileno()).st_size
-        limits.require(name, size, MAX_BYTES)
+        limits.require(name, size, limits.MAX_IMAGE_FILE)
         return decode_picture(file.read(size))
 
 

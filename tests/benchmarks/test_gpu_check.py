@@ -229,14 +229,29 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def _on_a_bare_machine(*given: object) -> subprocess.CompletedProcess[str]:
+    """With torch, timm and scikit-image, and without what this package depends on besides."""
+    return subprocess.run(
+        [sys.executable, "-c", BARE, *map(str, given)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_bare_machine_lists_kernels_pixels_and_probes(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    done = _on_a_bare_machine("--fake-device", "--seconds", 0, "--only", "kernels,pixels,probes", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert {row["part"] for row in json.loads(out.read_text())["rows"]} == {"kernels", "pixels", "probes"}
+
+
 @pytest.mark.slow
 def test_a_bare_machine_has_rows_of_kernels_pixels_and_probes(tmp_path: Path) -> None:
-    """With torch, timm and scikit-image, and without what this package depends on besides."""
     out = tmp_path / "gpu.json"
-    command = [sys.executable, "-c", BARE, "--fake-device", "--only", "kernels,pixels,probes", "--out", str(out)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": "src"}, capture_output=True, text=True, check=False
-    )
+    done = _on_a_bare_machine("--fake-device", "--only", "kernels,pixels,probes", "--out", out)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())["rows"]
     for part in ("kernels", "pixels", "probes"):

@@ -235,7 +235,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match=r"a\.jpg") as caught:
         first.read()
     assert caught.value.errno == errno.EINVAL
-    monkeypatch.setattr("substyle.pipelines.sources.files.MAX_BYTES", 3)
+    monkeypatch.setattr("substyle.pipelines.limits.MAX_IMAGE_FILE", 3)
     with pytest.raises(OSError, match="3 bytes") as caught:
         second.read()
     assert caught.value.errno == errno.EFBIG

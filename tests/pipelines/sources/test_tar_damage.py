@@ -179,7 +179,7 @@ def test_a_shard_that_was_written_anew_is_not_read_by_old_offsets(tmp_path: Path
 
 def test_an_image_that_claims_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = TarSource(one(tmp_path, ("1.jpg", b"12345"), ("2.jpg", b"123")))
-    monkeypatch.setattr("substyle.pipelines.sources.files.MAX_BYTES", 4)
+    monkeypatch.setattr("substyle.pipelines.limits.MAX_IMAGE_FILE", 4)
     first, second = source.records
     with pytest.raises(OSError, match="4 bytes") as caught:
         first.read()

@@ -200,7 +200,7 @@ def test_what_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "paintings" / "b.jpg").write_bytes(b"no picture")
     refused(tmp_path, FOLDER, "picture", r"got 'paintings/b\.jpg'")
     (tmp_path / "a.jpg").write_bytes(whole)
-    monkeypatch.setattr(style, "MAX_BYTES", len(whole) - 1)
+    monkeypatch.setattr(style.limits, "MAX_IMAGE_FILE", len(whole) - 1)
     refused(tmp_path, row("a.jpg"), "picture", f"claims {len(whole):,} bytes")
 
 
