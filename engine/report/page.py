@@ -29,6 +29,8 @@ _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")  # by content; Pillow would start Ghostscript for EPS under any name
 _SIDE = 160  # thumbnail side in pixels
 _MOST = 4  # maximum photographs in the gallery
+_PICTURES = 100  # maximum pictures in the gallery, of about 10 kB each, unless one photograph has more variants
+_MANY, _SMALL_SIDE = 60, 120  # thumbnail side of a photograph with more pictures; about what the page shows
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list
         transformations: names in display order.
 
     Returns:
-        one list per photograph, at most four.
+        one list per photograph: at most four, and at most 100 pictures unless the first photograph has more.
 
     Raises:
         SubstyleError: a file is not a picture (PNG, JPEG or WebP), or a link.
@@ -62,9 +64,14 @@ def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list
     for folder in folders:
         listed = sorted((path / folder).iterdir())
         found = {file.stem: folder + file.name for file in listed if file.suffix.lower() in _ENDINGS}
-        names = [name for name in transformations if name in found]
-        photographs.append([Picture(name, _encode(path, found[name], _SIDE)) for name in names])
-    return [photograph for photograph in photographs if photograph][:_MOST]
+        photographs.append([(name, found[name]) for name in transformations if name in found])
+    shown: list[list[Picture]] = []
+    for photograph in filter(None, photographs):
+        if len(shown) == _MOST or (shown and sum(map(len, shown)) + len(photograph) > _PICTURES):
+            break
+        side = _SIDE if len(photograph) <= _MANY else _SMALL_SIDE
+        shown.append([Picture(name, _encode(path, file, side)) for name, file in photograph])
+    return shown
 
 
 def _encode(folder: Path, name: str, side: int) -> str:

@@ -1,4 +1,5 @@
 import base64
+import io
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from tests.conftest import slow_after
 from substyle.engine.report import page
 from substyle.engine.report.data import show, show_interval
 from substyle.engine.report.figures import FULL, _arrange, _box, _draw, _save, draw_plots, tip, wrapped
-from substyle.engine.report.page import ReportFiles, soft
+from substyle.engine.report.page import ReportFiles, read_gallery, soft
 from substyle.engine.report.section import Panel, Plots
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
@@ -377,7 +378,7 @@ def test_panels_of_a_file_do_not_overlap(count: int) -> None:
 def pictures(folder: Path, names: list[str], size: tuple[int, int] = (224, 224)) -> None:
     folder.mkdir(parents=True)
     for i, name in enumerate(names):
-        Image.fromarray(np.full((*size, 3), 8 * i, np.uint8)).save(folder / f"{name}.png")
+        Image.fromarray(np.full((*size, 3), 8 * i % 256, np.uint8)).save(folder / f"{name}.png")
 
 
 def gallery_page(fake: ModuleType, gallery: Path | None, out: Path) -> Page:
@@ -405,6 +406,21 @@ def test_gallery_of_several_photographs(fake: ModuleType, tmp_path: Path) -> Non
     page = gallery_page(fake, tmp_path / "gallery", tmp_path / "out")
     assert len(page.tags("img")) == 8  # of four photographs
     assert "variants" in sections(page)
+
+
+def test_a_gallery_has_few_pictures_of_many_variants(fake: ModuleType, tmp_path: Path) -> None:
+    """Three photographs in 75 variants take three megabytes."""
+    names = [f"t{i:03d}" for i in range(120)]
+    for folder in ("0", "1"):
+        pictures(tmp_path / folder, names)
+    assert [len(found) for found in read_gallery(tmp_path, names[:50])] == [50, 50]
+    assert [len(found) for found in read_gallery(tmp_path, names[:51])] == [51]
+    (whole,) = read_gallery(tmp_path, names)
+    assert [picture.transformation for picture in whole] == names
+    few, _ = read_gallery(tmp_path, names[:1])
+    for photograph, side in ((whole, 120), (few, 160)):
+        encoded = base64.b64decode(photograph[0].uri.partition(",")[2])
+        assert Image.open(io.BytesIO(encoded)).size == (side, side)
 
 
 def test_gallery_of_one_sheet(fake: ModuleType, tmp_path: Path) -> None:
