@@ -22,7 +22,6 @@ from benchmarks.harness import OURS, Row, interleave, main
 from benchmarks.networks import BATCH, CANVAS, CORES, GFLOP, LITE0, RESNET50, SHOWN, VIT_B16
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.devices import graph_batch
 
@@ -63,12 +62,9 @@ def _row(name: str, flops: float, *, quick: bool) -> Row:
 
 
 def _auto(name: str, *, quick: bool) -> CompiledBackbone:
-    """Compile with the gate, on all batches only for real weights: the reference of the others takes minutes."""
-    batches = networks.samples().variants()
-    some = batches if name == LITE0 and not quick else batches[:: 10 if name != VIT_B16 else 16]
+    """Compile with the gate."""
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=CORES)
-    samples = GivenSamples(some, networks.samples().images())
-    return compile_source(LazyBackbone.of(networks.load(name)), samples, options)
+    return compile_source(LazyBackbone.of(networks.load(name)), networks.samples(), options)
 
 
 def _torch(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

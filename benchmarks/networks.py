@@ -50,7 +50,7 @@ def pipeline() -> PixelPipeline:
 
 @cache
 def samples() -> PackagedSamples:
-    """Return the photographs of the gate and their variants."""
+    """Return the photographs of the gate."""
     return PackagedSamples(pipeline())
 
 

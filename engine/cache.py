@@ -124,6 +124,17 @@ def remember(kind: str, facts: dict[str, Any], make: Callable[[], Any]) -> Any: 
     return json.loads(fetch(f"{kind}/{key(facts)}.json", lambda: json.dumps(make()).encode()))
 
 
+def recall(kind: str, facts: dict[str, Any]) -> Any:  # noqa: ANN401 - plain JSON
+    """Return the JSON value kept for ``facts``, or None."""
+    data = read(f"{kind}/{key(facts)}.json")
+    return None if data is None else json.loads(data)
+
+
+def keep(kind: str, facts: dict[str, Any], value: Any) -> None:  # noqa: ANN401 - plain JSON
+    """Keep a JSON value that depends only on ``facts``, for `recall` and `remember`."""
+    write(f"{kind}/{key(facts)}.json", json.dumps(value).encode())
+
+
 def note(kind: str, facts: dict[str, Any]) -> None:
     """Remember that this user has done something. Without a writable cache it is forgotten."""
     with suppress(OSError, doors.UnsafeFileError):

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from substyle.engine import cache
-from substyle.engine.backbones.gate import Extent, GateError, PrecisionSearch
+from substyle.engine.backbones.gate import Extent, GateError, PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.precision import PrecisionSearch
 from substyle.engine.backbones.runtimes.base import (
     CalibrationSamples,
     GateSamples,
@@ -174,31 +175,32 @@ def _gated(
     options: CompileOptions,
     note: Callable[[str], None],
 ) -> tuple[dict[str, Any], Starts]:
-    """The policy that passes the gate and the spot check, with its result, see `PrecisionSearch.result`, and compiled.
+    """The policy that passes the gate and the spot check, with its result, see `PrecisionGate.passed`, and compiled.
 
     Where the spot check fails, the precision is searched for on the store's own photographs.
     """
 
     first = options.policy if options.precision == AUTO else None
 
-    def search(photographs: GateSamples, extent: Extent) -> PrecisionSearch:
-        return PrecisionSearch(
-            builder, photographs, options.precision, options.dtype, extent=extent, policy=first, note=note
-        )
+    def gate(photographs: GateSamples, extent: Extent = "each") -> PrecisionGate:
+        return PrecisionGate(builder, photographs, options.dtype, extent=extent, note=note)
+
+    def search(comparing: PrecisionGate) -> dict[str, Any]:
+        return PrecisionSearch(comparing, options.precision, first).result()
 
     def compiled(found: dict[str, Any]) -> Starts:
         return builder.runtime(PrecisionPolicy.of(found), keep=True)
 
     if own is None or options.full_gate:
-        found = search(samples if own is None else own, "full" if options.full_gate else "each").result()
+        found = search(gate(samples if own is None else own, "full" if options.full_gate else "each"))
         return found, compiled(found)
-    found = search(samples, "each").result()
+    found = search(gate(samples))
     embed = compiled(found)
     try:
-        spot = search(own, "spot").check(PrecisionPolicy.of(found), embed)
+        spot = gate(own).spot(PrecisionPolicy.of(found), embed)
     except GateError as error:
         print(f"{error}; searching for a precision on these photographs", file=sys.stderr)
-        found = search(own, "each").result()
+        found = search(gate(own))
         return found, compiled(found)
     if spot is not None:
         gates = [{**gate, "spot": seen} for gate, seen in zip(found["gates"], spot["gates"], strict=True)]

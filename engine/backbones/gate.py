@@ -1,21 +1,23 @@
-"""The gate: compare compiled backbones with their float32 reference, and search for a precision that passes.
+"""The gate: compare compiled backbones with their float32 reference.
 
 It runs on photographs that packages ship, so its result holds for every store; a spot check compares what passed on a
 few photographs of each new store.
 
 The reference is float32 in eager torch. In OpenVINO, compiled float32 is several times as fast: it is compared with
-eager torch on every variant, and is then the reference of other precisions.
+eager torch on every transformation, and is then the reference of other precisions.
 
-Pictures are compared in blocks, the variants that fail most often first, and the first block outside the limits rejects
-a policy. So a policy that fails costs little, and one that passes has been compared on all pictures.
+A policy has to pass on each transformation of the suite and on `ANCHORS`. Results are remembered by transformation:
+another suite costs what is new in it.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -23,26 +25,34 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.runtimes.base import GateSamples, PrecisionPolicy, RuntimeBuilder
-from substyle.engine.backbones.runtimes.tensorrt import EngineError
 from substyle.engine.backbones.spec import Embed
-from substyle.engine.devices import AUTO, EightBits, Precision, as_eight_bits, as_precision
-from substyle.engine.observability import fastest
 from substyle.kernels.errors import SubstyleError
 
 # minimum cosine after subtraction of the reference mean
 THRESHOLDS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99, "fp8": 0.99}
 MAX_NORM_ERROR = 0.1  # relative to a centred embedding's norm; cosines do not detect a wrong scale
 GATE_IMAGES = 32
-GATE_EACH = 4  # photographs per variant, unless the gate is full
-GATE_FEWEST = 16  # pictures, if there are as many
-SPOT_IMAGES = 16  # photographs of a spot check, one picture of each
-MIN_SPEEDUP = 1.2  # of a mixture over float32; a slower one is not worth its error
-MIN_SPEEDUP_8_BITS = 1.3  # over 16 bits, on a GPU
-_HARDEST = ("grayscale", "channel_permute", "gaussian_noise", "impulse_noise", "shot_noise")  # fail first in 16 bits
+GATE_EACH = 4  # photographs of each transformation, unless the gate is full
+SPOT_PICTURES = 16  # of a spot check, each of another photograph if there are as many
+# the transformations that fail first in 16 bits; with identity, the pictures whose mean is subtracted
+ANCHORS = ("grayscale", "channel_permute", "gaussian_noise", "impulse_noise", "shot_noise", "identity")
 
 
 class GateError(SubstyleError):
     """A compiled backbone disagrees with its reference."""
+
+
+class RejectedError(GateError):
+    """A precision is outside the limits.
+
+    Attributes:
+        excess: see `GateResult.excess`, above 1; infinite if an embedding is not finite.
+        names: transformations whose pictures are outside the limits.
+    """
+
+    def __init__(self, message: str, excess: float, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.excess, self.names = excess, tuple(names)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,11 @@ class GateResult:
     threshold: float
     reference: str
 
+    @property
+    def excess(self) -> float:
+        """Largest error in units of its limit: at most 1 if the result is within the limits."""
+        return max((1 - self.cosine_min) / (1 - self.threshold), self.norm_error_max / MAX_NORM_ERROR)
+
 
 def check(
     name: str,
@@ -77,6 +92,7 @@ def check(
     reference: str,
     mean_D: NDArray[np.float64] | None = None,
     configured: str = "",
+    transformation: str = "",
 ) -> GateResult:
     """Compare embeddings, cast to the store's dtype, with their float32 reference.
 
@@ -86,13 +102,15 @@ def check(
     Args:
         mean_D: mean of the reference; default that of these rows.
         configured: name in the configuration, if another: that of several layers.
+        transformation: that of all rows, for the message.
 
     Raises:
-        GateError: an embedding is not finite, or its cosine or norm is outside the limits of the precision.
+        RejectedError: an embedding is not finite, or its cosine or norm is outside the limits of the precision.
     """
     got = got_ND.astype(np.float64)
     if not np.isfinite(got).all():
-        raise GateError(f"{name}: {int((~np.isfinite(got)).any(axis=1).sum())} of {len(got)} rows are not finite")
+        wrong = int((~np.isfinite(got)).any(axis=1).sum())
+        raise RejectedError(f"{name}: {wrong} of {len(got)} rows are not finite", math.inf)
     mean = reference_ND.mean(axis=0, dtype=np.float64) if mean_D is None else mean_D
     a, b = got - mean, reference_ND.astype(np.float64) - mean
     length_a, length_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
@@ -109,13 +127,26 @@ def check(
         reference=reference,
     )
     if result.cosine_min < threshold or result.norm_error_max > MAX_NORM_ERROR:
-        raise GateError(
-            f"{name}: {precision} disagrees with {reference} on {len(got)} pictures: "
+        raise RejectedError(
+            f"{name}: {precision} disagrees with {reference} on {len(got)} pictures"
+            f"{transformation and f' of {transformation}'}: "
             f"cosine min {result.cosine_min:.5f}, mean {result.cosine_mean:.5f} (required: ≥ {threshold}), "
             f"largest norm error {result.norm_error_max:.4f} (required: ≤ {MAX_NORM_ERROR}). "
-            f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}'
+            f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}',
+            max(result.excess, math.nextafter(1, 2)),
         )
     return result
+
+
+def merged(results: Sequence[GateResult], images: int) -> GateResult:
+    """Return the result on the pictures of several results together, of ``images`` photographs."""
+    rows = [result.rows for result in results]
+    return replace(
+        worst(results),
+        cosine_mean=float(np.average([result.cosine_mean for result in results], weights=rows)),
+        images=images,
+        rows=sum(rows),
+    )
 
 
 def worst(results: Sequence[GateResult]) -> GateResult:
@@ -128,238 +159,119 @@ def worst(results: Sequence[GateResult]) -> GateResult:
     )
 
 
-_UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
 _FLOAT32 = PrecisionPolicy("fp32")
-Extent = Literal["full", "each", "once", "spot"]  # pictures that are compared, see `pictures`
+Extent = Literal["full", "each"]
 
 
-def pictures(samples: GateSamples, extent: Extent) -> NDArray[np.uint8]:
-    """Return the pictures that the gate compares, in order. Shape: (G, S, S, 3) uint8.
-
-    Each round has every variant once, the hardest first, of another photograph.
-
-    Args:
-        extent: ``full``: all pictures. ``each``: each variant of `GATE_EACH` photographs, all photographs in turn.
-            ``once``: each variant of one photograph. Of short suites both have more photographs, for at least
-            `GATE_FEWEST` pictures: cosines are relative to their mean. ``spot``: one picture of each photograph: of the
-            hardest variants, then of every second of the others.
-    """
-    batches, count, names = samples.variants(), samples.images(), list(samples.names())
-    size = len(batches[0])
-    variants = len(batches) // -(-count // size)
-    hardest = [names.index(name) for name in _HARDEST if name in names]
-    others = [t for t in range(variants) if t not in hardest]
-    if extent == "spot":
-        order = [*hardest, *others[::2], *others[1::2]]
-        chosen = [(order[i % variants], i) for i in range(count)]
-    else:
-        order = [*hardest, *others]
-        fewest = min(-(-GATE_FEWEST // variants), count)
-        each = min(max(GATE_EACH, fewest), count)
-        rounds, step = {"full": (count, 1), "each": (each, count // each), "once": (fewest, count // each)}[extent]
-        chosen = [(t, (i * step + t) % count) for i in range(rounds) for t in order]
-    return np.stack([batches[n // size * variants + t][n % size] for t, n in chosen])
-
-
-class PrecisionSearch:
-    """Gates one backbone, searching for its precision if ``auto``.
+class PrecisionGate:
+    """Compares policies of one backbone with its float32 reference, and remembers those that pass by transformation.
 
     Args:
         dtype: dtype of the store's embeddings.
-        extent: pictures to compare. Instead of ``each``, a GPU compares all, and a float32 that becomes the reference
-            of others every variant once.
-        policy: tried before searching, since a search may find another one on another day: it measures time.
+        extent: photographs of each transformation: ``full``: all; ``each``: `GATE_EACH`, on a GPU all.
     """
 
     def __init__(
         self,
         builder: RuntimeBuilder,
         samples: GateSamples,
-        precision: str,
         dtype: str,
         *,
         extent: Extent = "each",
-        policy: PrecisionPolicy | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.policy = policy
-        self.builder, self.samples, self.precision, self.dtype = builder, samples, precision, dtype
-        self.extent: Extent = extent
-        if extent == "each" and builder.target.on_gpu:
-            self.extent = "full"
-        elif extent == "each" and precision == "fp32" and builder.float32_reference:
-            self.extent = "once"
-        self.note = note
+        self.builder, self.samples, self.dtype, self.note = builder, samples, dtype, note
+        self.extent: Extent = "full" if builder.target.on_gpu else extent
         self.name = builder.source.spec.name
-        self._title = "spot check" if extent == "spot" else "gate"
         self._runtimes: dict[PrecisionPolicy, Embed] = {}
+        self._pixels: dict[str, NDArray[np.uint8]] = {}
+        self._means: dict[bool, NDArray[np.floating]] = {}  # by whether it is of eager torch
 
-    def result(self) -> dict[str, Any]:
-        """Return ``{"precision", "float32_layers", "gate", "gates"}`` of the policy that passed.
+    def passed(self, policy: PrecisionPolicy) -> dict[str, Any]:
+        """Compare a policy on all transformations.
 
-        ``gates`` are the results of each backbone of a pass, ``gate`` the worst. Raises GateError if none passes.
+        Returns:
+            ``{"precision", "float32_layers", "gate", "gates"}``: ``gates`` are the results of each backbone of a pass,
+            ``gate`` the worst.
+
+        Raises:
+            GateError: one is outside the limits.
         """
-        facts = {"precision": self.precision, **self._facts(), **self.builder.facts(self.precision)}
+        found = self.measured(policy, self.names)
+        images = len({i for name in found for i in self._photographs(name)})
+        return self._described(policy, [merged(results, images) for results in zip(*found.values(), strict=True)])
 
-        def remember(policy: PrecisionPolicy, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-            return cache.remember("gates", {**facts, "policy": policy.describe()}, make)  # type: ignore[no-any-return]
-
-        if self.policy is not None:
-            try:
-                return remember(self.policy, self._tried)
-            except GateError as error:
-                print(f"{error}; searching for another precision", file=sys.stderr)
-        found = cache.remember("gates", facts, self._search)
-        return remember(PrecisionPolicy.of(found), lambda: found) if self.precision == AUTO else found
-
-    def check(self, mixture: PrecisionPolicy, embed: Embed) -> dict[str, Any] | None:
-        """Return `result` of a compiled policy; None for the reference itself. Raises GateError if it fails."""
-        if mixture.precision == "fp32" and self._compiled:
-            return None
-        facts = {"policy": mixture.describe(), **self._facts(), **self.builder.facts(mixture.precision)}
-        found: dict[str, Any] = cache.remember("spots", facts, lambda: self._passed(mixture, embed))
-        return found
-
-    def _facts(self) -> dict[str, Any]:
-        return {**self._compared(), "dtype": self.dtype, "code": cache.code_hash()}
-
-    def _compared(self) -> dict[str, Any]:
-        """What the reference depends on."""
-        return {
-            "graph": self.builder.key,
-            "samples": self.samples.fingerprint(),
-            "names": list(self.samples.names()),  # their order is that of the pictures
-            "extent": self.extent,
-            "device": self.builder.target.identity,
-        }
-
-    def _search(self) -> dict[str, Any]:
-        if kind := as_eight_bits(self.precision):
-            return self._search_eight_bits(kind)
-        if self.precision != AUTO:
-            return self._passed(PrecisionPolicy(as_precision(self.precision)))
-        if self.builder.ladder:
-            return self._first_that_passes(self.builder.ladder)
-        return self._fewest_float32_layers()
-
-    def _fewest_float32_layers(self) -> dict[str, Any]:
-        """bf16 with the fewest first layers in float32 that passes; float32 if none does, or if it is not much faster.
-
-        Multiplies the number by four until it passes, then bisects.
-        """
-        total, failure = self._layers, None
-        passed: dict[int, dict[str, Any]] = {}
-
-        def passes(count: int) -> bool:
-            nonlocal failure
-            try:
-                passed[count] = self._passed(PrecisionPolicy("bf16", count))
-            except GateError as error:
-                failure = error
-            return count in passed
-
-        low, high = -1, 0
-        while high < total and not passes(high):
-            low, high = high, max(1, 4 * high)
-        high = min(high, total)
-        while high - low > max(total // 12, 1):
-            middle = (low + high) // 2
-            low, high = (low, middle) if passes(middle) else (middle, high)
-        why = f"bf16 failed: {failure}" if total else "it has no convolution or matrix product"
-        if high in passed:
-            mixture = PrecisionPolicy("bf16", high)
-            speedup = self._speedup(mixture)
-            if speedup >= MIN_SPEEDUP:
-                return self._told(mixture, passed[high], failure)
-            why = f"{self._words(mixture)} is only {speedup:.2f} times as fast"
-        print(f"{self.name}: using float32; {why}", file=sys.stderr)
-        return self._float32()
-
-    def _told(self, mixture: PrecisionPolicy, found: dict[str, Any], failure: GateError | None) -> dict[str, Any]:
-        """A result; prints why first layers have more bits, if any have."""
-        if mixture.float32_layers or mixture.unquantised_layers:
-            passes = f"passes the gate (cosine min {found['gate']['cosine_min']:.5f})"
-            print(f"{self.name}: {self._words(mixture)} {passes}; with fewer: {failure}", file=sys.stderr)
-        return found
-
-    def _tried(self) -> dict[str, Any]:
-        assert self.policy is not None
-        return self._float32() if self.policy == _FLOAT32 else self._passed(self.policy)
-
-    def _float32(self) -> dict[str, Any]:
-        """Float32 and its result. Raises GateError if it disagrees with the reference."""
-        return self._once.result() if self._compiled else self._passed(_FLOAT32)
-
-    @cached_property
-    def _once(self) -> PrecisionSearch:
-        """Compares compiled float32 with the reference on every variant."""
-        once = PrecisionSearch(self.builder, self.samples, "fp32", self.dtype, extent="once", note=self.note)
-        once._runtimes = self._runtimes
-        return once
-
-    def _speedup(self, mixture: PrecisionPolicy, over: PrecisionPolicy = _FLOAT32) -> float:
-        """How many times as fast as another policy one is."""
-        self.note(f"gate: comparing the speed of {self._words(mixture)} and {over.precision}")
-        embeds = (self._runtime(mixture), self._runtime(over))
-        block = self._pictures[: self._block]
-        mixed, plain = fastest([partial(embed, block) for embed in embeds])
-        return plain / mixed
-
-    def _first_that_passes(self, ladder: Sequence[Precision]) -> dict[str, Any]:
-        """The fastest precision that passes, with its result. Raises the last GateError if none does."""
-        for precision in ladder[:-1]:
-            try:
-                return self._passed(PrecisionPolicy(precision))
-            except (GateError, EngineError) as error:  # a card may not support the precision
-                slower = ladder[ladder.index(precision) + 1]
-                print(f"{self.name}: trying {slower}; {error}", file=sys.stderr)
-        return self._passed(PrecisionPolicy(ladder[-1]))
-
-    def _search_eight_bits(self, precision: EightBits) -> dict[str, Any]:
-        """The 8-bit policy with the fewest unquantised first layers that passes, with its result.
-
-        Unquantised layers use the fastest 16-bit precision that passes alone. Raises GateError if none passes.
-        """
-        narrow = [kind for kind in self.builder.ladder if kind != "fp32"]
-        between = as_precision(self._first_that_passes(narrow)["precision"]) if narrow else "bf16"
-        total = self._layers
-        failure: GateError | None = None
-        for count in sorted({total * part // 16 for part in _UNQUANTISED}):
-            mixture = PrecisionPolicy(precision, unquantised_layers=count, between=between)
-            try:
-                found = self._passed(mixture)
-            except GateError as error:
-                failure = error
-                continue
-            self._told(mixture, found, failure)
-            if narrow and (speedup := self._speedup(mixture, PrecisionPolicy(between))) < MIN_SPEEDUP_8_BITS:
-                words = f'{precision} is only {speedup:.2f} times as fast as {between}; consider precision = "auto"'
-                print(f"{self.name}: {words}", file=sys.stderr)
-            return found
-        assert failure is not None
-        raise GateError(f"{failure}. It also failed with up to half of the layers in {between}")
-
-    def _passed(self, mixture: PrecisionPolicy, embed: Embed | None = None) -> dict[str, Any]:
-        """Gate a policy and return it with the result. Raises GateError at the first block outside the limits."""
-        words = self._title if self.extent == "spot" else f"{self._title}: {self._words(mixture)}"
-        self.note(words)
-        embed = embed or self._runtime(mixture)
-        got: list[NDArray[np.floating]] = []
-        for start in range(0, len(self._pictures), self._block):
-            got.append(embed(self._pictures[start : start + self._block]).astype(self.dtype))
-            done = start + len(got[-1])
-            self.note(f"{words}, {done} of {len(self._pictures)} pictures")
-            try:
-                self._compare(mixture, got[-1], self._reference[start:done])
-            except GateError:
-                self.note(f"{words}, rejected at {done} pictures")
-                raise
-        results = self._compare(mixture, np.concatenate(got), self._reference)
+    @staticmethod
+    def _described(policy: PrecisionPolicy, results: Sequence[GateResult]) -> dict[str, Any]:
+        """A policy with its results for each backbone of the pass."""
         gates = [asdict(result) for result in results]
-        return {**mixture.describe(), "gate": asdict(worst(results)), "gates": gates}
+        return {**policy.describe(), "gate": asdict(worst(results)), "gates": gates}
+
+    def measured(
+        self, policy: PrecisionPolicy, names: Sequence[str], *, whole: bool = False
+    ) -> dict[str, list[GateResult]]:
+        """Return results by transformation, for each backbone of the pass; remember those within the limits.
+
+        Args:
+            whole: compare all pictures, and not only up to the first block with one outside the limits.
+
+        Raises:
+            RejectedError: a transformation is outside the limits. It names all that were found to be.
+        """
+        facts = {name: {**self.facts(policy.precision, [name]), "policy": policy.describe()} for name in names}
+        kept = {name: cache.recall("gates", facts[name]) for name in names}
+        found = {name: [GateResult(**result) for result in kept[name] or []] for name in names}
+        failures: list[RejectedError] = []
+        for some in self._compare(policy, [name for name in names if kept[name] is None]):
+            for name, (got, reference) in some.items():
+                try:
+                    found[name] = self._check(
+                        policy, got, reference, images=len(reference), mean=self._mean(policy), transformation=name
+                    )
+                except RejectedError as error:
+                    failures.append(RejectedError(str(error), error.excess, [name]))
+                    continue
+                cache.keep("gates", facts[name], [asdict(result) for result in found[name]])
+            if failures and not whole:
+                break
+        if failures:
+            self.note(f"gate: {self.words(policy)}, rejected")
+            largest = max(failures, key=lambda failure: failure.excess)
+            raise RejectedError(str(largest), largest.excess, [name for failure in failures for name in failure.names])
+        return found
 
     def _compare(
-        self, mixture: PrecisionPolicy, got_ND: NDArray[np.floating], reference_ND: NDArray[np.float32]
+        self, policy: PrecisionPolicy, names: Sequence[str]
+    ) -> Iterator[dict[str, tuple[NDArray[np.floating], NDArray[np.float32]]]]:
+        """Yield embeddings and their reference by transformation, for those that each further block completes."""
+        if not names:
+            return
+        if self.compiled:
+            if policy == _FLOAT32:
+                rows, eager = self._reference(names), self._reference(names, eager=True)
+                yield {name: (rows[name][: len(eager[name])].astype(self.dtype), eager[name]) for name in names}
+                return
+            self.measured(_FLOAT32, names)
+        reference, pixels = self._reference(names), self._pictures(names)
+        whole = np.concatenate([pixels[name] for name in names])
+        ends = dict(zip(names, accumulate(len(pixels[name]) for name in names), strict=True))
+        words, embed = f"gate: {self.words(policy)}", self.runtime(policy)
+        got = np.empty((0, self.builder.source.spec.dim), self.dtype)
+        for start in range(0, len(whole), self._block):
+            self.note(f"{words}, {start} of {len(whole)} pictures")
+            before, got = len(got), np.concatenate([got, embed(whole[start : start + self._block]).astype(self.dtype)])
+            complete = [name for name in names if before < ends[name] <= len(got)]
+            yield {name: (got[ends[name] - len(pixels[name]) : ends[name]], reference[name]) for name in complete}
+
+    def _check(
+        self,
+        policy: PrecisionPolicy,
+        got_ND: NDArray[np.floating],
+        reference_ND: NDArray[np.float32],
+        *,
+        images: int,
+        mean: NDArray[np.floating],
+        transformation: str = "",
     ) -> list[GateResult]:
         """Results of each backbone of the pass."""
         results, first = [], 0
@@ -370,14 +282,19 @@ class PrecisionSearch:
                     member.name,
                     got_ND[:, columns],
                     reference_ND[:, columns],
-                    precision=mixture.precision,
-                    images=min(self.samples.images(), len(self._pictures)),
-                    reference=self._reference_name,
-                    mean_D=self._mean_D[columns],
+                    precision=policy.precision,
+                    images=images,
+                    reference=self._reference_name(policy),
+                    mean_D=mean[columns].astype(np.float64),
                     configured=self.name,
+                    transformation=transformation,
                 )
             )
         return results
+
+    def anchor_block(self) -> NDArray[np.uint8]:
+        """Return pictures for one block. Shape: (b, S, S, 3) uint8."""
+        return np.concatenate(list(self._pictures(self.anchors).values()))[: self._block]
 
     @property
     def _block(self) -> int:
@@ -385,34 +302,79 @@ class PrecisionSearch:
         return self.builder.batch * (1 if self.builder.target.on_gpu else max(self.builder.threads, 1))
 
     @cached_property
-    def _pictures(self) -> NDArray[np.uint8]:
-        return pictures(self.samples, self.extent)
+    def anchors(self) -> list[str]:
+        """Transformations that are compared with every suite."""
+        return list(self.samples.anchors())
 
     @cached_property
-    def _reference(self) -> NDArray[np.float32]:
-        """Float32 embeddings of the pictures, computed once per machine."""
+    def names(self) -> list[str]:
+        """Transformations to compare, the hardest first: anchors, and those of the suite."""
+        return list(dict.fromkeys([*self.anchors, *self.samples.names()]))
 
-        def compute() -> bytes:
-            parts: list[NDArray[np.float32]] = []
-            if self._compiled and self.extent == "each":  # its first pictures are those of `_once`
-                self._once.result()
-                parts.append(self._once._reference)
-            embed = self._runtime(_FLOAT32) if self._compiled else self.builder.reference()
-            for start in range(sum(map(len, parts)), len(self._pictures), self._block):
-                self.note(f"{self._title}: float32 reference, {start} of {len(self._pictures)} pictures")
-                parts.append(embed(self._pictures[start : start + self._block]).astype(np.float32))
-            return np.concatenate(parts).tobytes()
+    def _photographs(self, name: str) -> list[int]:
+        """Positions of a transformation's photographs, which do not depend on the suite."""
+        count = self.samples.images()
+        if self.extent == "full" or count <= GATE_EACH:
+            return list(range(count))
+        step = count // GATE_EACH
+        first = zlib.crc32(self.samples.family(name).encode()) % step
+        return [first + i * step for i in range(GATE_EACH)]
 
-        data = cache.fetch(f"references/{cache.key(self._compared())}.f32", compute)
-        return np.frombuffer(data, np.float32).reshape(len(self._pictures), -1)
+    def _pictures(self, names: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+        """Pictures of each transformation. Shape: (R, S, S, 3) uint8."""
+        if missing := {name: self._photographs(name) for name in names if name not in self._pixels}:
+            self.note(f"gate: pictures of {len(missing)} transformations")
+            self._pixels |= self.samples.pictures(missing)
+        return {name: self._pixels[name] for name in names}
+
+    def _reference(self, names: Sequence[str], *, eager: bool = False) -> dict[str, NDArray[np.float32]]:
+        """Float32 embeddings of pictures, (R, D) by transformation, computed once per machine.
+
+        Args:
+            eager: by eager torch, where compiled float32 is the reference: of all pictures of anchors, and of the first
+                one of other transformations.
+        """
+        compiled = self.compiled and not eager
+
+        def entry(name: str) -> str:
+            return f"references/{cache.key({**self._compared([name]), 'compiled': compiled})}.f32"
+
+        data = {name: cache.read(entry(name)) for name in names}
+        if missing := [name for name in names if data[name] is None]:
+            pixels = self._pictures(missing)
+            if eager:
+                pixels = {name: x if name in self.anchors else x[:1] for name, x in pixels.items()}
+            embed = self.runtime(_FLOAT32) if compiled else self._eager
+            words = "gate: float32 " + ("reference" if compiled or not self.compiled else "in eager torch")
+            rows = self._embedded(embed, np.concatenate([pixels[name] for name in missing]), words)
+            ends = list(accumulate(len(pixels[name]) for name in missing))
+            for name, start, end in zip(missing, [0, *ends], ends, strict=False):
+                data[name] = found = rows[start:end].tobytes()
+                cache.write(entry(name), found)
+        return {
+            name: np.frombuffer(found, np.float32).reshape(-1, self.builder.source.spec.dim)
+            for name, found in data.items()
+            if found is not None
+        }
+
+    def _embedded(self, embed: Embed, pixels: NDArray[np.uint8], words: str) -> NDArray[np.float32]:
+        parts: list[NDArray[np.float32]] = []
+        for start in range(0, len(pixels), self._block):
+            self.note(f"{words}, {start} of {len(pixels)} pictures")
+            parts.append(embed(pixels[start : start + self._block]).astype(np.float32))
+        return np.concatenate(parts)
 
     @property
-    def _compiled(self) -> bool:
+    def compiled(self) -> bool:
         """Whether compiled float32 is the reference."""
-        return self.builder.float32_reference and self.extent not in ("full", "once")
+        return self.builder.float32_reference and self.extent != "full"
 
-    def _runtime(self, mixture: PrecisionPolicy) -> Embed:
-        """The compiled policy; the last one and the reference stay in memory."""
+    @cached_property
+    def _eager(self) -> Embed:
+        return self.builder.reference()
+
+    def runtime(self, mixture: PrecisionPolicy) -> Embed:
+        """Compile a policy; the last one and the reference stay in memory."""
         if mixture not in self._runtimes:
             for other in set(self._runtimes) - {_FLOAT32}:
                 del self._runtimes[other]
@@ -420,22 +382,77 @@ class PrecisionSearch:
             self._runtimes[mixture] = self.builder.runtime(mixture, keep=reference)
         return self._runtimes[mixture]
 
-    @property
-    def _reference_name(self) -> str:
-        if self._compiled:
+    def _reference_name(self, policy: PrecisionPolicy) -> str:
+        if self.compiled and policy != _FLOAT32:
             return "float32"
         return "float32 torch" if self.builder.source.backbone.module is not None else "the same graph in float32"
 
-    @cached_property
-    def _mean_D(self) -> NDArray[np.float64]:
-        return np.asarray(self._reference.mean(axis=0, dtype=np.float64))
+    def _mean(self, policy: PrecisionPolicy) -> NDArray[np.floating]:
+        """Mean of the reference over the pictures of anchors. Shape: (D,)."""
+        eager = self.compiled and policy == _FLOAT32
+        if eager not in self._means:
+            rows = self._reference(self.anchors, eager=eager)
+            self._means[eager] = np.concatenate(list(rows.values())).mean(axis=0, dtype=np.float64)
+        return self._means[eager]
 
     @cached_property
-    def _layers(self) -> int:
+    def layers(self) -> int:
+        """Number of layers that a policy can select from."""
         return self.builder.layers()
 
-    def _words(self, mixture: PrecisionPolicy) -> str:
-        """A policy, for messages."""
+    def words(self, mixture: PrecisionPolicy) -> str:
+        """Return a policy in words, for messages."""
         count = mixture.float32_layers or mixture.unquantised_layers
         kind = "float32" if mixture.float32_layers else mixture.between
-        return mixture.precision + (f" with the first {count} of {self._layers} layers in {kind}" if count else "")
+        return mixture.precision + (f" with the first {count} of {self.layers} layers in {kind}" if count else "")
+
+    def spot(self, policy: PrecisionPolicy, embed: Embed) -> dict[str, Any] | None:
+        """Compare one picture of each of `SPOT_PICTURES` photographs, the hardest transformations first.
+
+        Of fewer photographs there are as many pictures, since cosines are relative to their mean.
+
+        Returns:
+            as `passed`; None for the reference itself.
+
+        Raises:
+            GateError: it is outside the limits.
+        """
+        if policy == _FLOAT32 and self.compiled:
+            return None
+        facts = {**self.facts(policy.precision, self.names), "policy": policy.describe()}
+        found: dict[str, Any] = cache.remember("spots", facts, lambda: self._spotted(policy, embed))
+        return found
+
+    def _spotted(self, policy: PrecisionPolicy, embed: Embed) -> dict[str, Any]:
+        self.note("spot check")
+        hardest = [name for name in self.anchors if name != "identity"]
+        others = [name for name in self.names if name not in hardest]
+        order, images = [*hardest, *others[::2], *others[1::2]], min(self.samples.images(), SPOT_PICTURES)
+        chosen: dict[str, list[int]] = {}
+        for i in range(min(SPOT_PICTURES, len(order) * images)):
+            # of few photographs, another transformation in each turn
+            chosen.setdefault(order[(i + i // images) % len(order)], []).append(i % images)
+        pixels = np.concatenate(list(self.samples.pictures(chosen).values()))
+        embed_reference = self.runtime(_FLOAT32) if self.compiled else self._eager
+        reference = self._embedded(embed_reference, pixels, "spot check: float32 reference")
+        got = self._embedded(embed, pixels, "spot check").astype(self.dtype)
+        return self._described(policy, self._check(policy, got, reference, images=images, mean=reference.mean(axis=0)))
+
+    def facts(self, precision: str, names: Sequence[str]) -> dict[str, Any]:
+        """Return what results on transformations depend on, besides the policy."""
+        return {
+            **self._compared(names),
+            "anchors": [self.samples.fingerprint(name) for name in self.anchors],  # of their mean
+            "dtype": self.dtype,
+            "code": cache.code_hash(),
+            **self.builder.facts(precision),
+        }
+
+    def _compared(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the references of transformations depend on."""
+        return {
+            "graph": self.builder.key,
+            "samples": [self.samples.fingerprint(name) for name in names],
+            "extent": self.extent,
+            "device": self.builder.target.identity,
+        }

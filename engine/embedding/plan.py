@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.backbones.gate import GATE_IMAGES, SPOT_IMAGES
+from substyle.engine.backbones.gate import GATE_IMAGES, SPOT_PICTURES
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.config import HERE, ExecutorConfig
 from substyle.engine.devices import AUTO
@@ -122,7 +122,7 @@ class EmbedPlan:
             gated = {name: made for name, made in gated.items() if self.pipeline.target.made(made)}
         else:
             keys, gated = gate_keys(self.records(), self.pipeline.settings.seed), {}
-        count = GATE_IMAGES if self.pipeline.config.gate == "full" else SPOT_IMAGES
+        count = GATE_IMAGES if self.pipeline.config.gate == "full" else SPOT_PICTURES
         policies = {name: PrecisionPolicy.of(runtime) for name, runtime in gated.items()}
         return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count, policies)
 

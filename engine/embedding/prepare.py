@@ -19,7 +19,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
 from substyle.engine.backbones.families.finetuned import PREFIX as FINETUNED
-from substyle.engine.backbones.gate import GATE_IMAGES
+from substyle.engine.backbones.gate import ANCHORS, GATE_IMAGES
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, fingerprint
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings, names_of
@@ -50,7 +50,7 @@ class PixelPipeline:
         load_all()
         self.settings, self.config = settings, config
         self.target = Target(config.device, config.runtime)
-        self._maker = functools.cache(self._make)
+        self._maker = functools.cache(self.new_maker)
         self._networks = functools.cache(self._load_networks)
 
     @cached_property
@@ -90,14 +90,15 @@ class PixelPipeline:
             device=self.config.device,
         )
 
-    def _make(self, transformations: tuple[str, ...], seed: int) -> VariantMaker:
+    def new_maker(self, transformations: Sequence[str], seed: int) -> VariantMaker:
+        """Create a variant maker that is not kept."""
         return VariantMaker(
             transformations,
             side=self.settings.canvas,
             seed=seed,
             batch=self.config.images,
             threads=self.config.cores,
-            networks=self._networks(transformations),
+            networks=self._networks(tuple(name for name in transformations if base.get(name).made_by == "network")),
             device=self.config.device,
         )
 
@@ -123,7 +124,7 @@ class Samples(ABC):
 
     def __init__(self, pipeline: PixelPipeline, seed: int) -> None:
         self.pipeline, self.seed = pipeline, seed
-        self._variants: list[NDArray[np.uint8]] | None = None
+        self._fingerprints: dict[str, str] = {}
 
     @property
     @abstractmethod
@@ -142,37 +143,62 @@ class Samples(ABC):
         """Return the transformations."""
         return self.pipeline.settings.transformations
 
+    def anchors(self) -> Sequence[str]:
+        """Return the transformations that a precision is searched for on; the suite may lack some."""
+        return ANCHORS
+
+    def family(self, name: str) -> str:
+        """Return the network of a transformation, if one computes it, else its name."""
+        return base.get(name).network or name
+
     def first(self) -> NDArray[np.uint8]:
         """Return the first batch of canvases. Shape: (b, S, S, 3) uint8."""
         return self.decoded[0][: self.pipeline.config.images]
 
-    def variants(self) -> list[NDArray[np.uint8]]:
-        """Return all variants of the canvases in batches of at most B, identity first."""
-        if self._variants is None:
-            canvas_GSSC, keys = self.decoded
-            size = self.pipeline.config.images
-            self._variants = [
-                pixels_BSSC
-                for start in range(0, len(keys), size)
-                for pixels_BSSC in self.vary(canvas_GSSC[start : start + size], keys[start : start + size])
-            ]
-        return self._variants
+    def pictures(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.uint8]]:
+        """Return transformations of photographs, given by position, (R, S, S, 3) uint8 each."""
+        canvas_GSSC, keys = self.decoded
+        size = self.pipeline.config.images
+        parts: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in wanted}
+        for chosen in dict.fromkeys(map(tuple, wanted.values())):
+            mine = {name for name in wanted if tuple(wanted[name]) == chosen}
+            # a network computes all styles of the suite at once, and is compiled for them
+            families = {self.family(name) for name in mine}
+            known = dict.fromkeys(["identity", *self.names(), *mine])
+            names = [name for name in known if name == "identity" or self.family(name) in families]
+            make = self.pipeline.new_maker(names, self.seed)
+            for start in range(0, len(chosen), size):
+                some = list(chosen[start : start + size])
+                for name, pixels_BSSC in self._varied(make, canvas_GSSC[some], [keys[i] for i in some]):
+                    if name in mine:
+                        parts[name].append(pixels_BSSC)
+        return {name: np.concatenate(found) for name, found in parts.items()}
 
     def vary(self, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the variants of a batch of canvases, one transformation at a time."""
+        """Yield the variants of a batch of canvases, one transformation of the suite at a time."""
         make = self.pipeline.maker(self.pipeline.settings.transformations, self.seed)
+        for _, pixels_BSSC in self._varied(make, canvas_BSSC, keys):
+            yield pixels_BSSC
+
+    def _varied(
+        self, make: VariantMaker, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         on_device_BSSC = torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device)
         for variant in make(on_device_BSSC, keys):
-            yield variant.pixels_BSSC.numpy(force=True)
+            yield variant.name, variant.pixels_BSSC.numpy(force=True)
 
-    def fingerprint(self) -> str:
-        """Return a digest of everything that affects the variants."""
-        return self.digest(self.variants)
+    def fingerprint(self, name: str) -> str:
+        """Return a digest that changes with any pixel of a transformation's pictures."""
+        if name not in self._fingerprints:
+            self._fingerprints[name] = self.digest(
+                [name], lambda: list(self.pictures({name: range(self.images())}).values())
+            )
+        return self._fingerprints[name]
 
-    def digest(self, make: Callable[[], list[NDArray[np.uint8]]]) -> str:
+    def digest(self, names: Sequence[str], make: Callable[[], list[NDArray[np.uint8]]]) -> str:
         """Return a digest of everything that affects variants, or of their pixels if a plug-in computes some."""
         settings = self.pipeline.settings
-        transformations = [base.get(name) for name in settings.transformations]
+        transformations = [base.get(name) for name in names]
         if not all(map(_ours, transformations)):
             return fingerprint(make())
         facts = {
@@ -220,8 +246,8 @@ class PackagedSamples(Samples):
         return kept
 
     def extra_fingerprint(self) -> str:
-        """Return a digest of everything that affects `further`."""
-        return self.digest(self.extra_samples)
+        """Return a digest of everything that affects `extra_samples`."""
+        return self.digest(self.names(), self.extra_samples)
 
 
 class OwnSamples(Samples):

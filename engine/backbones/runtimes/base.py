@@ -6,7 +6,7 @@ import copy
 import hashlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -98,24 +98,32 @@ def _single_threads(count: int) -> ThreadPoolExecutor:
 class GateSamples(Protocol):
     """Photographs in all variants, for the gate."""
 
-    def fingerprint(self) -> str:
-        """Return a digest that changes with any pixel of the variants."""
-        ...
-
     def images(self) -> int:
         """Return the number of photographs."""
         ...
 
     def names(self) -> Sequence[str]:
-        """Return the names of the variants in order; empty if unknown."""
+        """Return the transformations of the suite."""
+        ...
+
+    def anchors(self) -> Sequence[str]:
+        """Return the transformations that a precision is searched for on; the suite may lack some."""
+        ...
+
+    def family(self, name: str) -> str:
+        """Return a name that transformations share which one network computes; they get the same photographs."""
+        ...
+
+    def fingerprint(self, name: str) -> str:
+        """Return a digest that changes with any pixel of a transformation's pictures."""
         ...
 
     def first(self) -> NDArray[np.uint8]:
         """Return a batch of untransformed photographs. Shape: (b, S, S, 3) uint8."""
         ...
 
-    def variants(self) -> Sequence[NDArray[np.uint8]]:
-        """Return all variants in batches (b, S, S, 3) uint8 of at most B, identity first."""
+    def pictures(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.uint8]]:
+        """Return transformations of photographs, given by position, (R, S, S, 3) uint8 each."""
         ...
 
 
@@ -157,20 +165,28 @@ class GivenSamples(CalibrationSamples):
     count: int
     extra_GSSC: Sequence[NDArray[np.uint8]] = ()
 
-    def fingerprint(self) -> str:
-        return fingerprint(self.batches_GSSC)
-
     def images(self) -> int:
         return self.count
 
     def names(self) -> Sequence[str]:
-        return ()
+        return [f"variant {t}" for t in range(len(self.batches_GSSC) // -(-self.count // len(self.first())))]
+
+    def anchors(self) -> Sequence[str]:
+        return self.names()
+
+    def family(self, name: str) -> str:
+        return name
+
+    def fingerprint(self, name: str) -> str:
+        return fingerprint([self.pictures({name: range(self.count)})[name]])
 
     def first(self) -> NDArray[np.uint8]:
         return self.batches_GSSC[0]
 
-    def variants(self) -> Sequence[NDArray[np.uint8]]:
-        return self.batches_GSSC
+    def pictures(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.uint8]]:
+        names = list(self.names())
+        whole = {name: np.concatenate(self.batches_GSSC[names.index(name) :: len(names)]) for name in wanted}
+        return {name: whole[name][list(chosen)] for name, chosen in wanted.items()}
 
     def extra_samples(self) -> Sequence[NDArray[np.uint8]]:
         if not self.extra_GSSC:

@@ -18,8 +18,9 @@ from torch import nn
 from substyle.engine.backbones import onnx_graph, registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.export import Preprocessed, export
-from substyle.engine.backbones.gate import GateError, PrecisionSearch
+from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.precision import PrecisionSearch
 from substyle.engine.backbones.runtimes.base import GivenSamples, TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, layers, with_float32_layers
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -81,8 +82,8 @@ def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
     backbone = load("control:random:test_resnet")
     first = compiled_on_samples(backbone, options())
-    kinds = sorted(p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file())
-    assert kinds == ["gates", "graphs", "openvino", "rates", "references"]
+    kinds = sorted({p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file()})
+    assert kinds == ["gates", "graphs", "openvino", "policies", "rates", "references", "searches"]
 
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("exported again")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from substyle.engine.backbones import gate
-from substyle.engine.backbones.gate import Extent, GateError, PrecisionSearch, check, pictures
+from substyle.engine.backbones.gate import Extent, GateError, PrecisionGate, RejectedError, check
+from substyle.engine.backbones.precision import PrecisionSearch, fewest
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 
 RNG = np.random.default_rng(0)
@@ -61,70 +62,108 @@ def test_one_bad_row_is_enough_and_precisions_differ() -> None:
 
 
 NAMES = ("identity", "gaussian_blur", "grayscale", "jpeg", "gaussian_noise")
+HARD = ("grayscale", "gaussian_noise", "identity")
 
 
 @dataclass(frozen=True)
 class Named(GivenSamples):
-    """Pictures that hold their transformation, photograph and position."""
+    """Pictures that hold their transformation and photograph."""
 
     given: tuple[str, ...] = NAMES
 
     def names(self) -> tuple[str, ...]:
         return self.given
 
+    def anchors(self) -> tuple[str, ...]:
+        return HARD
 
-def samples(count: int, size: int = 3, names: tuple[str, ...] = NAMES) -> Named:
-    batches = []
-    for start in range(0, count, size):
-        for t in range(len(names)):
-            batch = np.zeros((min(size, count - start), 8, 8, 3), np.uint8)
-            batch[..., 0] = t
-            batch[..., 1] = np.arange(start, start + len(batch))[:, None, None]
-            batches.append(batch)
-    return Named(batches, count, given=names)
+    def fingerprint(self, name: str) -> str:
+        return f"{name} of {self.count}"
+
+    def pictures(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+        made = {}
+        for name, chosen in wanted.items():
+            made[name] = np.zeros((len(chosen), 8, 8, 3), np.uint8)
+            made[name][..., 0] = sorted({*NAMES, *HARD, *self.given}).index(name)
+            made[name][..., 1] = np.array(chosen)[:, None, None]
+        return made
+
+
+def samples(count: int, names: tuple[str, ...] = NAMES) -> Named:
+    return Named([], count, given=names)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 10, 32])
-def test_each_round_has_every_variant_and_all_photographs_take_their_turn(count: int) -> None:
-    found = pictures(samples(count), "each")[:, 0, 0]
+def test_photographs_of_a_transformation_do_not_depend_on_the_suite(count: int) -> None:
+    one, other = gate_of(Artefact(exact), samples(count)), gate_of(Artefact(exact), samples(count, ("jpeg",)))
     each = min(count, gate.GATE_EACH)
-    assert len(found) == each * len(NAMES)
-    for i in range(each):
-        own = found[i * len(NAMES) : (i + 1) * len(NAMES), 0].tolist()
-        assert [NAMES[t] for t in own[:2]] == ["grayscale", "gaussian_noise"]
-        assert sorted(own) == list(range(len(NAMES)))
-    pairs = Counter(map(tuple, found.tolist()))
-    assert max(pairs.values()) == 1
-    assert len({n for _, n, _ in pairs}) >= min(count, each * len(NAMES) - 1)
+    for name in NAMES:
+        found = one._photographs(name)
+        assert found == other._photographs(name)
+        assert len(set(found)) == each
+        assert max(found) < count
+    full = gate_of(Artefact(exact), samples(count), extent="full")
+    assert full._photographs("jpeg") == list(range(count))
 
 
-@pytest.mark.parametrize("count", [1, 3, 10, 32])
-@pytest.mark.parametrize("variants", [1, 2, 3, 5])
-def test_the_first_rounds_begin_those_of_the_gate(count: int, variants: int) -> None:
-    once = pictures(samples(count, names=NAMES[:variants]), "once")
-    each = pictures(samples(count, names=NAMES[:variants]), "each")
-    np.testing.assert_array_equal(once, each[: len(once)])
-    assert min(variants * count, gate.GATE_FEWEST) <= len(once) < gate.GATE_FEWEST + variants
+def test_transformations_have_different_photographs() -> None:
+    names = tuple(f"t{i}" for i in range(60))
+    made = gate_of(Artefact(exact), samples(32, names))
+    assert {i for name in names for i in made._photographs(name)} == set(range(32))
 
 
-def test_of_a_long_suite_the_first_round_is_every_variant_once() -> None:
-    names = tuple(f"t{i}" for i in range(31))
-    once = pictures(samples(10, names=names), "once")[:, 0, 0]
-    assert sorted(once[:, 0].tolist()) == list(range(31))
-
-
-@pytest.mark.parametrize("count", [1, 5, 8])
-def test_the_full_gate_has_every_picture(count: int) -> None:
-    found = pictures(samples(count), "full")[:, 0, 0]
-    assert sorted(map(tuple, found[:, :2].tolist())) == [(t, n) for t in range(len(NAMES)) for n in range(count)]
-
-
-@pytest.mark.parametrize("count", [1, 3, 5, 16])
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("count", [1, 3, 5, 16, 20])
 def test_a_spot_check_has_one_picture_of_each_photograph(count: int) -> None:
-    found = pictures(samples(count), "spot")[:, 0, 0]
-    assert found[:, 1].tolist() == list(range(count))
-    assert [NAMES[t] for t in found[:2, 0]] == ["grayscale", "gaussian_noise"][:count]
-    assert len(set(found[: len(NAMES), 0].tolist())) == min(count, len(NAMES))
+    made = gate_of(Artefact(exact), samples(count))
+    seen: list[list[int]] = []
+
+    def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        seen.extend(block[:, 0, 0, :2].tolist())
+        return true(block)
+
+    found = made.spot(PrecisionPolicy("bf16"), embed)  # type: ignore[arg-type]
+    assert found is not None
+    images = min(count, gate.SPOT_PICTURES)
+    assert found["gate"]["images"] == images
+    assert found["gate"]["rows"] == len(seen) == len(set(map(tuple, seen))) == min(gate.SPOT_PICTURES, 5 * count)
+    assert {i for _, i in seen} == set(range(images))
+    names = {sorted(NAMES)[t] for t, _ in seen}
+    assert names == set(NAMES)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 12, 48, 74, 200])
+def test_few_numbers_are_tried(total: int) -> None:
+    for needed in range(total + 1):
+        for shape in (
+            lambda c, n=needed: 0.0 if c >= n else 5.0,
+            lambda c, n=needed: 0.0 if c >= n else math.inf,
+            lambda c, n=needed: math.exp(0.1 * (n - c)) if n else 0.5,
+            lambda c, n=needed: (total - c + 0.0) / (total - n) if n < total else 2.0,
+        ):
+            tried: list[int] = []
+
+            def excess(count: int, shape: Any = shape, tried: list[int] = tried) -> float:  # noqa: ANN401
+                tried.append(count)
+                return float(shape(count))
+
+            found = fewest(excess, total)
+            assert found == total or shape(found) <= 1
+            assert found - needed <= max(total // 12, 1)
+            assert len(tried) == len(set(tried)) <= 12
+            assert found in (*tried, total)
+
+
+def test_a_smooth_excess_needs_about_three_numbers() -> None:
+    """Errors of bf16 add up over layers."""
+    tried: list[int] = []
+
+    def excess(count: int) -> float:
+        tried.append(count)
+        return 2.0 * (1 - count / 74) ** 1.5
+
+    assert 26 <= fewest(excess, 74) <= 35
+    assert len(tried) <= 4
 
 
 class Facts(NamedTuple):
@@ -181,16 +220,41 @@ class Artefact:
         return embed
 
 
+@dataclass
+class ByName(Artefact):
+    """A backbone that needs a number of layers in float32 for pictures of some transformations."""
+
+    need: Mapping[str, int] = field(default_factory=dict)
+
+    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
+        right = super().runtime(policy)
+        layers = 50 if policy.precision == "fp32" else policy.float32_layers
+        names = sorted({*NAMES, *HARD})
+
+        def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+            wrong_B = [layers < self.need.get(names[picture[0, 0, 0]], 0) for picture in block]
+            return right(block) + 5.0 * np.array(wrong_B)[:, None] * np.eye(9)[:1]
+
+        return embed
+
+
+def exact(policy: PrecisionPolicy, i: int) -> float:
+    return 0.0
+
+
 def true(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     return np.stack([np.random.default_rng(picture[0, 0].astype(int)).normal(size=9) for picture in block])
+
+
+def gate_of(artefact: Artefact, given: Named, **how: Any) -> PrecisionGate:  # noqa: ANN401 - passed on
+    return PrecisionGate(artefact, given, "float32", **how)  # type: ignore[arg-type]
 
 
 def search(
     artefact: Artefact, notes: list[str], *, extent: Extent = "each", names: tuple[str, ...] = NAMES
 ) -> dict[str, Any]:
-    given = samples(8, names=names)
-    made = PrecisionSearch(artefact, given, "auto", "float32", extent=extent, note=notes.append)  # type: ignore[arg-type]
-    return made.result()
+    made = gate_of(artefact, samples(8, names=names), extent=extent, note=notes.append)
+    return PrecisionSearch(made, "auto").result()
 
 
 @pytest.fixture
@@ -199,55 +263,106 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 2.0)
 
 
+EACH = gate.GATE_EACH
+
+
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("needed", [0, 1, 2, 3, 7, 30, 47, 48])
-def test_few_layers_are_found_and_bad_policies_cost_one_block(needed: int) -> None:
-    """The first block holds the hardest variants; a policy outside the limits there is seen no further."""
+def test_few_layers_are_found_on_the_hardest(needed: int) -> None:
+    """Only the policy that passes on them is compared on the others."""
     artefact = Artefact(lambda policy, i: 0.0 if policy.precision == "fp32" or policy.float32_layers >= needed else 5.0)
-    notes: list[str] = []
-    found = search(artefact, notes)
-    if needed < 45:
-        assert found["precision"] == "bf16"
-        assert needed <= found["float32_layers"] < needed + 4
+    found = search(artefact, [])
+    if found["precision"] == "bf16":
+        assert needed <= found["float32_layers"] < needed + 5
     else:
-        assert found["precision"] == "fp32"
-    assert found["gate"]["rows"] == gate.GATE_EACH * len(NAMES) == artefact.references
+        assert needed >= 44
+    assert found["gate"]["rows"] == EACH * len(NAMES) == artefact.references
     for policy, seen in artefact.seen.items():
-        rejected = policy.precision == "bf16" and policy.float32_layers < needed
-        assert seen == (artefact.batch if rejected else gate.GATE_EACH * len(NAMES))
-    assert sum("rejected at 4 pictures" in note for note in notes) == sum(s == 4 for s in artefact.seen.values())
+        chosen = policy == PrecisionPolicy(found["precision"], found["float32_layers"])
+        assert seen == EACH * len(NAMES if chosen else HARD)
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_one_bad_picture_at_the_end_is_enough() -> None:
-    last = gate.GATE_EACH * len(NAMES) - 1
-    artefact = Artefact(lambda policy, i: 5.0 if i == last and policy.precision == "bf16" else 0.0, total=1)
+def test_a_policy_that_is_given_costs_one_block_if_it_fails() -> None:
+    artefact = Artefact(lambda policy, i: 5.0)
+    notes: list[str] = []
+    made = PrecisionSearch(gate_of(artefact, samples(8), note=notes.append), "bf16")
+    with pytest.raises(RejectedError, match=r"^x: bf16 disagrees .* on 4 pictures of grayscale: ") as caught:
+        made.result()
+    assert caught.value.names == ("grayscale",)
+    assert artefact.seen == {PrecisionPolicy("bf16"): artefact.batch}
+    assert "gate: bf16, rejected" in notes
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_one_bad_picture_at_the_end_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    last = EACH * len(NAMES) - 1
+    artefact = Artefact(lambda policy, i: 5.0 if i >= last and policy.precision == "bf16" else 0.0, total=1)
     assert search(artefact, [])["precision"] == "fp32"
-    assert artefact.seen[PrecisionPolicy("bf16")] == last + 1
+    assert artefact.seen[PrecisionPolicy("bf16")] > last
+    assert "of jpeg" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_compiled_float32_is_the_reference_after_the_first_round() -> None:
-    artefact = Artefact(lambda policy, i: 0.0, float32_reference=True)
+def test_a_transformation_that_fails_joins_the_search() -> None:
+    """It needs more layers than those on which the search began."""
+    need = {"jpeg": 20}
+    artefact = ByName(exact, need={**need})
+    found = search(artefact, [])
+    assert 20 <= found["float32_layers"] < 25
+    assert found["gate"]["rows"] == EACH * len(NAMES)
+    # a suite without it keeps the policy of those
+    assert search(ByName(exact, need=need), [], names=("identity", "gaussian_blur"))["float32_layers"] == 0
+    again = ByName(exact, need=need)
+    assert search(again, []) == found
+    assert again.seen == {}, "all is remembered"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_another_suite_costs_what_is_new_in_it() -> None:
+    first = Artefact(exact, float32_reference=True)
+    search(first, [], names=("identity", "gaussian_blur"))
+    assert first.references == EACH * len(HARD) + 1
+    assert first.seen[PrecisionPolicy("bf16")] == first.seen[PrecisionPolicy("fp32")] == EACH * (len(HARD) + 1)
+    second = Artefact(exact, float32_reference=True)
+    found = search(second, [], names=("identity", "jpeg", "gaussian_blur"))
+    assert found["gate"]["rows"] == EACH * (len(HARD) + 2)
+    assert second.references == 1
+    assert second.seen == {PrecisionPolicy("bf16"): EACH, PrecisionPolicy("fp32"): EACH}
+    third = Artefact(exact, float32_reference=True)
+    assert search(third, [], names=("identity",))["gate"]["rows"] == EACH * len(HARD)
+    assert third.seen == {}
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_compiled_float32_is_the_reference_once_it_agrees_with_torch() -> None:
+    artefact = Artefact(exact, float32_reference=True)
     names = tuple(f"t{i}" for i in range(16))
-    assert search(artefact, [], names=names)["gate"]["rows"] == gate.GATE_EACH * len(names)
-    assert artefact.references == len(names)
-    # compared once, then the reference of the other rounds
-    assert artefact.seen[PrecisionPolicy("fp32")] == gate.GATE_EACH * len(names)
+    assert search(artefact, [], names=names)["gate"]["rows"] == EACH * (len(names) + len(HARD))
+    assert artefact.references == len(names) + EACH * len(HARD)
+    # compared with torch, and the reference of others, without being computed again
+    assert artefact.seen[PrecisionPolicy("fp32")] == EACH * (len(names) + len(HARD))
     wrong = Artefact(lambda policy, i: float(policy.precision == "fp32"), key="wrong", float32_reference=True)
     with pytest.raises(GateError):
         search(wrong, [])
-    full = Artefact(lambda policy, i: 0.0, key="full", float32_reference=True)
+    full = Artefact(exact, key="full", float32_reference=True)
     assert search(full, [], extent="full")["gate"]["rows"] == full.references == 8 * len(NAMES)
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_a_float32_that_is_wrong_on_one_transformation_is_no_reference() -> None:
+    wrong = ByName(exact, need={"jpeg": 99}, float32_reference=True)
+    with pytest.raises(GateError, match="of jpeg"):
+        search(wrong, [])
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_a_full_gate_sees_all_and_references_are_kept() -> None:
-    artefact = Artefact(lambda policy, i: 0.0)
+    artefact = Artefact(exact)
     assert search(artefact, [], extent="full")["gate"]["rows"] == 8 * len(NAMES)
     assert artefact.references == 8 * len(NAMES)
-    other = Artefact(lambda policy, i: 0.0)
-    made = PrecisionSearch(other, samples(8), "fp32", "float32", extent="full")  # type: ignore[arg-type]
+    other = Artefact(exact)
+    made = PrecisionSearch(gate_of(other, samples(8), extent="full"), "fp32")
     assert made.result()["gate"]["rows"] == 8 * len(NAMES)
     assert other.references == 0
 
@@ -257,5 +372,5 @@ def test_a_mixture_that_is_hardly_faster_gives_way_to_float32(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 1.19)
-    assert search(Artefact(lambda policy, i: 0.0), [])["precision"] == "fp32"
+    assert search(Artefact(exact), [])["precision"] == "fp32"
     assert "1.19" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from tests.conftest import photograph, slow_after
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.gate import GateError, PrecisionSearch
+from substyle.engine.backbones.gate import GateError, PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
@@ -133,14 +135,15 @@ def test_a_single_backbone_has_no_pass() -> None:
 
 def test_every_member_must_pass_the_gate() -> None:
     built = OpenVINOBuilder(source(PASS), SAMPLES, batch=BATCH, canvas=CANVAS, threads=1)
-    search = PrecisionSearch(built, SAMPLES, "bf16", "float16")
-    reference = search._reference
-    same = search._compare(PrecisionPolicy("bf16"), reference, reference)
+    gate = PrecisionGate(built, SAMPLES, "float16")
+    (reference,) = gate._reference(SAMPLES.names()[:1]).values()
+    how: dict[str, Any] = {"images": 4, "mean": reference.mean(axis=0)}
+    same = gate._check(PrecisionPolicy("bf16"), reference, reference, **how)
     assert [result.cosine_min > 0.99999 for result in same] == [True] * 2
     wrong, width = reference.copy(), reference.shape[1] // 2
     wrong[0, width:] = wrong[1, width:]
     with pytest.raises(GateError) as caught:
-        search._compare(PrecisionPolicy("bf16"), wrong, reference)
+        gate._check(PrecisionPolicy("bf16"), wrong, reference, **how)
     assert f"{VIT}@layer=0,module=ffn:" in str(caught.value)
     assert f'name = "{PASS}"' in str(caught.value)  # what a study can configure
 

@@ -14,7 +14,7 @@ from substyle.engine import cache
 from substyle.engine.backbones import gate
 from substyle.engine.backbones.compile import CompileOptions, compile_source
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.backbones.gate import PrecisionSearch
+from substyle.engine.backbones.gate import PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
@@ -76,8 +76,8 @@ def test_int8_that_fails_keeps_first_layers_and_then_says_so(
         return real(self, mixture, keep=keep)  # type: ignore[arg-type]
 
     monkeypatch.setattr(OpenVINOBuilder, "runtime", note)
-    other = np.random.default_rng(0).normal(size=(8, 96)).astype(np.float32)
-    monkeypatch.setattr(PrecisionSearch, "_reference", property(lambda self: other))
+    other = np.random.default_rng(0).normal(size=(4, 96)).astype(np.float32)
+    monkeypatch.setattr(PrecisionGate, "_reference", lambda self, names, **how: dict.fromkeys(names, other))
     with pytest.raises(gate.GateError, match=r"^x:tiny: int8 .* bf16$"):
         compile_source(source, SAMPLES, OPTIONS)
     assert asked == [0, 1]  # of 3 layers

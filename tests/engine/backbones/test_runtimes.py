@@ -241,7 +241,7 @@ def test_an_engine_is_built_once_and_loaded_by_all(engines: Engines, tmp_path: P
     assert len(engines.built) == 1
     assert onnx.TensorProto.BFLOAT16 in {t.data_type for t in onnx.load_from_string(engines.built[0]).graph.initializer}
     kinds = sorted({path.relative_to(tmp_path / "cache").parts[0] for path in (tmp_path / "cache").rglob("*.*")})
-    assert kinds == ["engines", "gates", "graphs", "rates", "references"]
+    assert kinds == ["engines", "gates", "graphs", "policies", "rates", "references", "searches"]
     second = compile_source(source, samples(), options(ON_GPU))
     assert len(engines.built) == 1
     assert (second.runtime, second.gate, second.rate) == (first.runtime, first.gate, first.rate)

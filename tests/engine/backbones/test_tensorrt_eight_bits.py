@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,8 +32,9 @@ from tests.engine.backbones.typed_on_cpu import OnCPU
 from substyle.engine import cache, devices
 from substyle.engine.backbones import gate
 from substyle.engine.backbones.compile import builder_of, compile_source
-from substyle.engine.backbones.gate import PrecisionSearch
+from substyle.engine.backbones.gate import PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.precision import PrecisionSearch
 from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import TensorRTBuilder
@@ -111,14 +112,14 @@ def test_8_bits_that_gain_little_are_pointed_out(
 def test_what_stays_between_products_passes_the_gate_alone(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = PrecisionSearch._passed
+    real = PrecisionGate.measured
 
-    def check(self: PrecisionSearch, mixture: PrecisionPolicy) -> dict[str, Any]:
+    def check(self: PrecisionGate, mixture: PrecisionPolicy, names: Sequence[str]) -> dict[str, Any]:
         if mixture.precision == "bf16":
-            raise gate.GateError("not in bf16")
-        return real(self, mixture)
+            raise gate.RejectedError("not in bf16", 2.0)
+        return real(self, mixture, names)
 
-    monkeypatch.setattr(PrecisionSearch, "_passed", check)
+    monkeypatch.setattr(PrecisionGate, "measured", check)
     runtime = compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8")).runtime
     assert runtime["between"] == "fp16"
     kinds = {tensor.data_type for tensor in onnx.load_from_string(engines.built[-1]).graph.initializer}
@@ -131,15 +132,15 @@ def test_what_stays_between_products_passes_the_gate_alone(
 
 def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    real = PrecisionSearch._passed
+    real = PrecisionGate.measured
 
-    def check(self: PrecisionSearch, mixture: PrecisionPolicy) -> dict[str, Any]:
+    def check(self: PrecisionGate, mixture: PrecisionPolicy, names: Sequence[str]) -> dict[str, Any]:
         if mixture.precision != "fp8":
-            return real(self, mixture)
+            return real(self, mixture, names)
         asked.append(mixture.unquantised_layers)
-        raise gate.GateError("fp8 does not agree")
+        raise gate.RejectedError("fp8 does not agree", 2.0)
 
-    monkeypatch.setattr(PrecisionSearch, "_passed", check)
+    monkeypatch.setattr(PrecisionGate, "measured", check)
     with pytest.raises(gate.GateError, match=r"^fp8 does not agree\. .* bf16$"):
         compile_source(LazyBackbone.of(backbone()), SAMPLES, options("fp8"))
     assert asked == [0, 1]  # of 3 layers

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import jpeg, photograph, slow_after
 
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.gate import GATE_EACH, GATE_FEWEST, SPOT_IMAGES
+from substyle.engine.backbones.gate import ANCHORS, GATE_EACH, SPOT_PICTURES
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding import run
@@ -129,21 +129,21 @@ def test_a_full_gate_compares_every_picture(tmp_path: Path, two_classes: Path, g
     embed(request, [BackboneChoice("control:random:test_vit", precision="bf16")], quiet=True)
     (entry,) = EmbeddingStore.open(tmp_path / "s.zarr").backbones()
     found = entry.facts["gate"]
-    variants = len(request.pipeline.settings.transformations)
+    variants = len({*request.pipeline.settings.transformations, *ANCHORS})
     if gate == "full":
         assert found["rows"] == 32 * variants
         assert "spot" not in found
     else:
         assert found["rows"] == GATE_EACH * variants
-        assert found["spot"]["rows"] == SPOT_IMAGES
+        assert found["spot"]["rows"] == SPOT_PICTURES
 
 
 def test_unchanged_photographs_alone_pass_the_gate(tmp_path: Path, two_classes: Path) -> None:
-    """Cosines are relative to the mean of the pictures, and a suite of one variant has few."""
+    """Cosines are relative to the mean of the transformations that fail first, which are compared with every suite."""
     request = plan(two_classes, tmp_path / "s.zarr", "identity")
     embed(request, [BackboneChoice("control:random:test_vit", precision="fp32")], quiet=True)
     (entry,) = EmbeddingStore.open(tmp_path / "s.zarr").backbones()
-    assert entry.facts["gate"]["rows"] == GATE_FEWEST
+    assert entry.facts["gate"]["rows"] == GATE_EACH * len(ANCHORS)
 
 
 def test_a_driver_of_workers_keeps_nothing_on_its_device(

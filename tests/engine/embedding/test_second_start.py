@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,8 @@ from tests.conftest import jpeg, photograph
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.gate import GateError, GateResult, PrecisionSearch
+from substyle.engine.backbones.gate import GateError, GateResult, PrecisionGate, RejectedError
+from substyle.engine.backbones.precision import PrecisionSearch
 from substyle.engine.backbones.registry import Family, LoadContext
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
@@ -62,9 +63,9 @@ def images(tmp_path: Path) -> Path:
 def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done and not found in the cache: ``load``, ``variants``, ``gate``, ``spot``."""
     done: list[str] = []
-    load, search, variants = registry.load, PrecisionSearch._search, Samples.variants
+    compare = PrecisionGate._compare
 
-    def note(what: str, real: Callable[..., object]) -> Callable[..., object]:
+    def note(what: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*arguments: object) -> object:
             if what not in done:
                 done.append(what)
@@ -72,15 +73,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return noted
 
-    monkeypatch.setattr(registry, "load", note("load", load))
-    monkeypatch.setattr(PrecisionSearch, "_search", note("gate", search))
-    monkeypatch.setattr(Samples, "variants", note("variants", variants))
+    def compared(gate: PrecisionGate, policy: PrecisionPolicy, names: Sequence[str]) -> Iterator[Any]:
+        return (note("gate", compare) if names else compare)(gate, policy, names)  # type: ignore[no-any-return]
 
-    def passed(search: PrecisionSearch, *arguments: object) -> object:
-        return note("spot" if search.extent == "spot" else "policy", compared)(search, *arguments)
-
-    compared = PrecisionSearch._passed
-    monkeypatch.setattr(PrecisionSearch, "_passed", passed)
+    monkeypatch.setattr(registry, "load", note("load", registry.load))
+    monkeypatch.setattr(PrecisionGate, "_compare", compared)
+    monkeypatch.setattr(PrecisionGate, "_spotted", note("spot", PrecisionGate._spotted))
+    monkeypatch.setattr(Samples, "pictures", note("variants", Samples.pictures))
     return done
 
 
@@ -167,7 +166,7 @@ def first(started: tuple[Path, CompiledBackbone], own: Path) -> CompiledBackbone
 
 def test_nothing_is_done_twice(images: Path, work: list[str]) -> None:
     first = prepare(images)
-    assert sorted(work) == ["gate", "load", "policy", "spot", "variants"]
+    assert sorted(work) == ["gate", "load", "spot", "variants"]
     work.clear()
     second = prepare(images)
     assert work == []
@@ -184,8 +183,7 @@ def test_nothing_is_done_twice(images: Path, work: list[str]) -> None:
         {"canvas": 96},
         {"orientation": "apply"},
         {"crop_pct": 1.0},
-        {"transformations": ("identity", "grayscale", "impulse_noise")},
-        {"transformations": ("identity", "grayscale")},
+        {"transformations": ("identity", "grayscale", "jpeg")},
     ],
 )
 def test_changed_settings_are_looked_at_anew(
@@ -198,6 +196,21 @@ def test_changed_settings_are_looked_at_anew(
     assert ("gate" in work) == (set(change) <= {"canvas", "transformations"})
 
 
+@pytest.mark.parametrize("names", [("identity", "grayscale", "impulse_noise"), ("identity", "grayscale")])
+def test_a_suite_of_what_has_been_compared_costs_nothing(
+    images: Path, first: CompiledBackbone, work: list[str], names: tuple[str, ...]
+) -> None:
+    """Among these is what every gate compares."""
+    found = prepare(images, settings=dataclasses.replace(SETTINGS, transformations=names))
+    assert work == []
+    assert found.gate == first.gate
+
+
+def test_auto_relies_on_what_has_been_compared(images: Path, first: CompiledBackbone, work: list[str]) -> None:
+    prepare(images, config=dataclasses.replace(CONFIG, precision="auto"))
+    assert not {"gate", "spot"} & set(work)
+
+
 def test_style_precision_is_looked_at_anew(images: Path, work: list[str]) -> None:
     styled = dataclasses.replace(SETTINGS, transformations=("identity", "style_wave"))
     prepare(images, settings=styled)
@@ -208,11 +221,8 @@ def test_style_precision_is_looked_at_anew(images: Path, work: list[str]) -> Non
     assert {"gate", "variants"} <= set(work)
 
 
-@pytest.mark.parametrize("change", [{"precision": "auto"}, {"dtype": "float32"}])
-def test_another_precision_or_type_runs_the_gate(
-    images: Path, first: CompiledBackbone, work: list[str], change: dict[str, str]
-) -> None:
-    prepare(images, config=dataclasses.replace(CONFIG, **change))  # type: ignore[arg-type]
+def test_another_type_runs_the_gate(images: Path, first: CompiledBackbone, work: list[str]) -> None:
+    prepare(images, config=dataclasses.replace(CONFIG, dtype="float32"))
     assert "gate" in work
 
 
@@ -278,7 +288,8 @@ def test_a_family_without_identity_is_loaded_each_time(
 def test_transformations_of_plugins_are_made_each_time(
     images: Path, work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    levels = iter([10] * 18 + [60] * 9)  # three starts: eight batches of packaged photographs, one of these
+    # a start makes nine batches for digests, and the first two more for gate and spot check
+    levels = iter([10] * 20 + [60] * 11)
 
     def darker(canvas_BSSC: torch.Tensor, args: object, keys_B: object) -> torch.Tensor:
         return canvas_BSSC.clamp_max(255 - next(levels))
@@ -319,7 +330,7 @@ def test_damaged_entries_are_made_anew(
 def test_style_networks_are_not_made_before_they_are_needed(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     styled = dataclasses.replace(SETTINGS, transformations=("identity", "style_wave"))
     prepare(images, settings=styled)
-    monkeypatch.setattr(PixelPipeline, "_make", lambda *arguments: pytest.fail("made for nothing"))
+    monkeypatch.setattr(PixelPipeline, "new_maker", lambda *arguments: pytest.fail("made for nothing"))
     prepare(images, settings=styled)
 
 
@@ -340,14 +351,14 @@ def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
     images: Path, full: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """bf16 passes on packaged photographs, and not on these."""
-    real = PrecisionSearch._compare
+    real = PrecisionGate._check
 
-    def compare(search: PrecisionSearch, policy: PrecisionPolicy, *arguments: Any) -> GateResult:  # noqa: ANN401 - passed on
-        if policy.precision == "bf16" and isinstance(search.samples, OwnSamples):
-            raise GateError("bf16 disagrees")
-        return real(search, policy, *arguments)
+    def check(gate: PrecisionGate, policy: PrecisionPolicy, *given: Any, **named: Any) -> list[GateResult]:  # noqa: ANN401 - passed on
+        if policy.precision == "bf16" and isinstance(gate.samples, OwnSamples):
+            raise RejectedError("bf16 disagrees", 2.0)
+        return real(gate, policy, *given, **named)
 
-    monkeypatch.setattr(PrecisionSearch, "_compare", compare)
+    monkeypatch.setattr(PrecisionGate, "_check", check)
     monkeypatch.setattr(PrecisionSearch, "_speedup", lambda search, policy: 2.0)
     config = dataclasses.replace(CONFIG, precision="auto", gate="full" if full else "auto")
     for _ in range(2):
@@ -364,12 +375,12 @@ def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
 def test_the_result_tells_the_spot_check(images: Path, first: CompiledBackbone) -> None:
     compiled = prepare(images)
     assert compiled.gate is not None
-    assert (compiled.gate["images"], compiled.gate["rows"]) == (18, 18)
+    assert (compiled.gate["images"], compiled.gate["rows"]) == (16, 24)
     assert compiled.gate["reference"] == "float32"
-    assert (compiled.gate["spot"]["images"], compiled.gate["spot"]["rows"]) == (4, 4)
+    assert (compiled.gate["spot"]["images"], compiled.gate["spot"]["rows"]) == (4, 16)
     exact = prepare(images, config=dataclasses.replace(CONFIG, precision="fp32"))
     assert exact.gate is not None
-    assert (exact.gate["images"], exact.gate["rows"], exact.gate["reference"]) == (18, 18, "the same graph in float32")
+    assert (exact.gate["images"], exact.gate["rows"], exact.gate["reference"]) == (16, 24, "the same graph in float32")
     assert "spot" not in exact.gate
 
 
@@ -397,10 +408,10 @@ def test_a_store_continues_with_its_policy(images: Path, work: list[str], monkey
         (compiled,) = prepare_backbones([choice], samples, quiet=True)
         return compiled.runtime
 
-    monkeypatch.setattr("substyle.engine.backbones.gate.MIN_SPEEDUP", 0.0)
+    monkeypatch.setattr("substyle.engine.backbones.precision.MIN_SPEEDUP", 0.0)
     first = found("one")
     assert first["precision"] == "bf16"
-    monkeypatch.setattr("substyle.engine.backbones.gate.MIN_SPEEDUP", 1e9)
+    monkeypatch.setattr("substyle.engine.backbones.precision.MIN_SPEEDUP", 1e9)
     assert found("two")["precision"] == "fp32"
     stored = {"timm:rows": PrecisionPolicy.of(first)}
     assert found("three", stored) == first  # tried first
@@ -409,9 +420,12 @@ def test_a_store_continues_with_its_policy(images: Path, work: list[str], monkey
     assert found("one", stored) == first
     assert work == []  # the verdict of the first store, which was searched for
     # a policy that fails the gate is no reason to give up
-    monkeypatch.setattr(PrecisionSearch, "_tried", _refused)
+    passed = PrecisionGate.passed
+
+    def refused(gate: PrecisionGate, policy: PrecisionPolicy) -> dict[str, Any]:
+        if policy == stored["timm:rows"]:
+            raise GateError("too far off")
+        return passed(gate, policy)
+
+    monkeypatch.setattr(PrecisionGate, "passed", refused)
     assert found("four", stored)["precision"] == "fp32"
-
-
-def _refused(search: PrecisionSearch) -> dict[str, object]:
-    raise GateError("too far off")
