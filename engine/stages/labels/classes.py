@@ -16,6 +16,7 @@ from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import images_of
 from substyle.engine.stages.labels.config import LabelsConfig
 from substyle.engine.stages.shortcut import voted
+from substyle.engine.stages.shortcut.section import ARRANGEMENTS
 from substyle.engine.stages.stage import JSON
 from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
@@ -106,10 +107,10 @@ def across_values(
 def price_of_shortcut(
     plain: EmbeddingTable, code_N: I64, names: tuple[str, ...], config: LabelsConfig, by: ResampleBy
 ) -> JSON | None:
-    """Class accuracy of nearest neighbours where only the query's class shares its value, and where only others do.
+    """Class accuracy of nearest neighbours in each arrangement of a label's values, see `ARRANGEMENTS`.
 
-    In both arrangements each class has as many training photographs, drawn at random. Queries of classes that have
-    training photographs on one side alone are not scored.
+    In all of them each class has as many training photographs, drawn at random. Queries of classes that have training
+    photographs on one side alone are not scored.
     """
     train_N, test_N = (plain.rows(split) for split in (TRAIN, TEST))
     known_N = (code_N >= 0) & (plain.label_N >= 0)
@@ -117,8 +118,9 @@ def price_of_shortcut(
     bank = bank[np.sort(np.argsort(image_keys(config.seed, [plain.keys[n] for n in bank]))[: config.max_images])]
     label_B, code_B = plain.label_N[bank], code_N[bank]
     unit_BD, unit_ND = (normalize(torch.from_numpy(plain.take_finite(0, rows)), dim=1) for rows in (bank, test_N))
-    rank_B = np.random.default_rng([config.seed, 0x73686F72]).permutation(len(bank))
-    right_AN = np.full((2, len(test_N)), np.nan, np.float32)
+    rng = np.random.default_rng([config.seed, 0x73686F72])
+    rank_B = rng.permutation(len(bank))
+    right_AN = np.full((len(ARRANGEMENTS), len(test_N)), np.nan, np.float32)
     for v in range(len(names)):
         same, kept = code_B == v, np.zeros(len(bank), np.bool_)
         for label in np.unique(label_B):
@@ -130,23 +132,38 @@ def price_of_shortcut(
         if len(np.unique(label_B[kept])) < 2:  # no other class could be named
             continue
         count = min(config.neighbours, int((kept & same).sum()))
+        same_B, label_of_B = (torch.from_numpy(own[kept]) for own in (same, label_B))
+        mixed_RB = torch.from_numpy(_halves(label_B[kept], config.draws, rng))
         for part in np.array_split(queries, max(1, -(-len(queries) // _QUERIES))):
             label_Q = torch.from_numpy(plain.label_N[test_N[part]])
-            own_QB = label_Q[:, None] == torch.from_numpy(label_B)[None]
-            near_QB = unit_ND[part] @ unit_BD.T
-            for a, like_QB in enumerate((own_QB, ~own_QB)):
-                there_QB = (like_QB == torch.from_numpy(same)[None]) & torch.from_numpy(kept)[None]
-                vote_Q = voted(near_QB.masked_fill(~there_QB, -torch.inf), torch.from_numpy(label_B), count)
-                right_AN[a, part] = (vote_Q == label_Q).numpy()
+            own_QB = label_Q[:, None] == label_of_B[None]
+            near_QB = unit_ND[part] @ unit_BD[kept].T
+            # the training photographs with the query's value
+            like_AQB = [torch.ones_like(own_QB), torch.zeros_like(own_QB), own_QB, ~own_QB]
+            there = [[like_QB == same_B[None]] for like_QB in like_AQB] + [[mixed_B[None] for mixed_B in mixed_RB]]
+            for a, draws in enumerate(there):
+                votes = [voted(near_QB.masked_fill(~there_QB, -torch.inf), label_of_B, count) for there_QB in draws]
+                right_AN[a, part] = np.mean([(vote_Q == label_Q).numpy() for vote_Q in votes], axis=0)
     if not np.isfinite(right_AN).any():
         return None
     group_N = plain.groups_of(test_N, by)
-    both = resample(right_AN, config.bootstrap, config.seed, group_N, proportion=True)
-    price = resample((right_AN[0] - right_AN[1])[None], config.bootstrap, config.seed, group_N, proportion=False).one(0)
+    accuracy = resample(right_AN, config.bootstrap, config.seed, group_N, proportion=True)
+    of_arrangement = dict(zip(ARRANGEMENTS, right_AN, strict=True))
+    price_N = of_arrangement["pos_same"] - of_arrangement["neg_same"]
+    price = resample(price_N[None], config.bootstrap, config.seed, group_N, proportion=False).one(0)
     return {
-        "pos_same": both.one(0).number,
-        "neg_same": both.one(1).number,
+        **{name: accuracy.one(a).number for a, name in enumerate(ARRANGEMENTS)},
         "price": price.number,
         "price_ci95": price.within(-1.0, 1.0),
         "images": int(np.isfinite(right_AN[0]).sum()),
     }
+
+
+def _halves(label_B: I64, draws: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Random halves of the photographs of each class. Shape: (R, B)."""
+    chosen_RB = np.zeros((draws, len(label_B)), np.bool_)
+    for label in np.unique(label_B):
+        rows = np.flatnonzero(label_B == label)
+        for chosen_B in chosen_RB:
+            chosen_B[rng.permutation(rows)[: len(rows) // 2]] = True
+    return chosen_RB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictInt
@@ -32,6 +33,8 @@ class LabelsConfig:
     photographs of a value that is also in training are left out."""
     numbers: tuple[str, ...] = ()
     """Labels that are regressed; in any case those with more than 20 values, all of them numbers."""
+    bins: dict[str, Annotated[StrictInt, Field(ge=2, le=100)]] = field(default_factory=dict)
+    """Labels whose numbers are classified instead, by the number of bins: of as many training photographs each."""
     heads: Distinct[Head] = ("linear",)
     """Kinds of probes: linear, mlp."""
     shots: Annotated[StrictInt, Field(ge=0, le=10**6)] = 16
@@ -44,6 +47,8 @@ class LabelsConfig:
     """Number of values, the most frequent ones, that are left out of the training of class probes in turn."""
     neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
     """Number of neighbours that vote on the class."""
+    draws: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
+    """Number of draws of training photographs with random values."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
     """Number of resamples of the test photographs."""
     resample_by: ResampleBy = "photograph"
@@ -52,9 +57,12 @@ class LabelsConfig:
     """Seed of probes, draws and resamples. Defaults to the study's."""
 
     def __post_init__(self) -> None:
-        for field, names in (("group", (self.group,) * bool(self.group)), ("numbers", self.numbers)):
+        given = {"group": (self.group,) * bool(self.group), "numbers": self.numbers, "bins": tuple(self.bins)}
+        for own, names in given.items():
             if unknown := sorted(set(names) - set(self.of)):
-                raise ConfigError(f"labels.{field}", unknown[0], f"labels: {', '.join(self.of) or 'there are none'}")
+                raise ConfigError(f"labels.{own}", unknown[0], f"labels: {', '.join(self.of) or 'there are none'}")
+        if both := sorted(set(self.numbers) & set(self.bins)):
+            raise ConfigError("labels.bins", both[0], "a label that is not in numbers")
 
     @property
     def origins(self) -> dict[str, Origin]:

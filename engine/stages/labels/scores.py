@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,19 +49,23 @@ class Values:
         table: EmbeddingTable, known: Mapping[str, str], usable_N: NDArray[np.bool_], label: str, config: LabelsConfig
     ) -> Values:
         """Values on the usable photographs: numbers, or classes that are frequent enough."""
-        texts = [known.get(key) for key in table.keys]
+        texts: list[str | None] = [known.get(key) for key in table.keys]
         has_N = np.array([text is not None for text in texts])
         counts = {"missing": int((~has_N).sum()), "in_training": int((has_N & ~usable_N).sum()), "rare": 0}
         has_N &= usable_N
         number_N = _numbers(texts)
         finite = number_N is not None and bool(np.isfinite(number_N[has_N]).all())
-        if finite and (label in config.numbers or len(set(texts) - {None}) > _MANY):
+        numeric = next((field for field in ("numbers", "bins") if label in getattr(config, field)), "")
+        if numeric and not finite:
+            wrong = next(text for text in texts if text is not None and _number(text) is None)
+            raise ConfigError(f"labels.{numeric}", label, f"a label whose values are numbers, not {wrong!r}")
+        if finite and numeric != "bins" and (numeric or len(set(texts) - {None}) > _MANY):
             assert number_N is not None
             number_N[~has_N] = np.nan
             return Values(np.full(len(texts), UNLABELLED), (), number_N, counts)
-        if label in config.numbers:
-            wrong = next(text for text in texts if text is not None and _number(text) is None)
-            raise ConfigError("labels.numbers", label, f"a label whose values are numbers, not {wrong!r}")
+        if numeric == "bins":
+            assert number_N is not None
+            texts = _binned(number_N, has_N & (table.split_N == TRAIN), config.bins[label])
         of_train = Counter(text for n, text in enumerate(texts) if has_N[n] and table.split_N[n] == TRAIN)
         names = tuple(sorted(str(name) for name, count in of_train.items() if count >= config.min_images))
         place = {name: i for i, name in enumerate(names)}
@@ -82,6 +87,17 @@ def _numbers(texts: Sequence[str | None]) -> F64 | None:
     """The values as numbers, NaN for missing ones; None if one is no number."""
     values = [np.nan if text is None else _number(text) for text in texts]
     return None if None in values else np.array(values, np.float64)
+
+
+def _binned(number_N: F64, train_N: NDArray[np.bool_], count: int) -> list[str | None]:
+    """The bin of each number, None for a missing one: bins of as many training photographs, as far as they differ."""
+    if not train_N.any():
+        return [None] * len(number_N)
+    inner = np.unique(np.quantile(number_N[train_N], np.arange(1, count) / count, method="inverted_cdf"))
+    names = [f"above {low:.10g}, up to {high:.10g}" for low, high in pairwise(inner.tolist())]
+    names = [f"up to {inner[0]:.10g}", *names, f"above {inner[-1]:.10g}"]
+    place_N = np.searchsorted(inner, number_N)
+    return [None if np.isnan(number) else names[place] for number, place in zip(number_N, place_N, strict=True)]
 
 
 def labels(table: EmbeddingTable, known: Known, config: LabelsConfig, probes: ProbeConfig) -> JSON:

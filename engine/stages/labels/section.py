@@ -8,6 +8,7 @@ from substyle.engine.report.data import Column, ComparedScore, Table, scored, sh
 from substyle.engine.report.heat_tables import Cell, HeatTable
 from substyle.engine.report.section import Block, Data, Heat, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share
+from substyle.engine.stages.shortcut.section import ARRANGEMENTS
 
 
 class LabelScores(Model):
@@ -49,11 +50,14 @@ class Substance(Model):
 
 
 class LabelShortcut(Model):
-    """Class accuracy of nearest neighbours where only the query's class shares its value of a label, and where only
-    the others do; ``price`` is the difference."""
+    """Class accuracy of nearest neighbours by arrangement of a label's values, and the difference ``pos_same`` -
+    ``neg_same``."""
 
+    baseline: Share | None = None
+    all_diff: Share | None = None
     pos_same: Share | None = None
     neg_same: Share | None = None
+    uniform: Share | None = None
     price: Finite | None = None
     price_ci95: Interval | None = None
     images: int | None = None
@@ -146,7 +150,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         text += "is that of nearest neighbours: accuracy where only the query's class shares its value, minus that "
         text += "where only the other classes do."
         blocks += [Text(text), Data(table)]
-        blocks += [Data(each, hidden=True) for each in (by_value(known),) if each.rows]
+        blocks += [Data(each, hidden=True) for each in (by_value(known), shortcuts(known)) if each.rows]
     yield Section(
         "labels", "Labels", "Labels: what else does the embedding know?", (*blocks, Text(note.strip(), note=True))
     )
@@ -247,6 +251,23 @@ def substance(found: Mapping[str, Labels]) -> Table:
     return Table(
         "labels_substance", "Class accuracy, trained on all values of a label and on others.", columns, tuple(rows)
     )
+
+
+def shortcuts(found: Mapping[str, Labels]) -> Table:
+    """Class accuracy of nearest neighbours by arrangement."""
+    columns = (
+        *words("backbone", "label"),
+        *(Column(name, name) for name in ARRANGEMENTS),
+        Column("price", "Price", "points", interval=True),
+        Column("images", "Images", "count"),
+    )
+    rows = [
+        (name, label, *(getattr(own, key) for key in ARRANGEMENTS), scored(own, "price"), own.images)
+        for name, labels in found.items()
+        for label, each in _each(labels)
+        if (own := each.shortcut) is not None
+    ]
+    return Table("labels_shortcut", "Class accuracy of nearest neighbours by arrangement.", columns, tuple(rows))
 
 
 def by_value(found: Mapping[str, Labels]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.engine.report import fake
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.ridge import PENALTIES
 from substyle.engine.stages.labels import STAGE, LabelsConfig, labels
+from substyle.engine.stages.labels.scores import Values
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -205,6 +207,41 @@ def test_numbers_agree_with_scikit_learn() -> None:
     assert found["fixed"]["r2"] == pytest.approx(r2_score(year_N[test], fixed.predict(x_ND[test])), abs=0.01)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_numbers_in_bins_are_classes_of_as_many_training_photographs(count: int) -> None:
+    table, _ = some()
+    number_N = np.random.default_rng(1).lognormal(4, 1, len(table.keys)).round(3)
+    known = {key: str(number) for key, number in zip(table.keys, number_N.tolist(), strict=True)}
+    known.pop(table.keys[0])
+    usable_N = np.ones(len(table.keys), np.bool_)
+    found = Values.of(table, known, usable_N, "x", config_of("x", bins={"x": count}))
+    assert found.number_N is None
+    assert len(found.names) == count
+    assert found.code_N[0] == -1
+    train = table.rows(TRAIN)[1:] if table.split_N[0] == TRAIN else table.rows(TRAIN)
+    assert np.ptp(np.bincount(found.code_N[train], minlength=count)) <= 1
+    of_bin = [number_N[found.code_N == i] for i in range(count)]
+    ranges = sorted((own.min(), own.max()) for own in of_bin)
+    assert all(high < low for (_, high), (low, _) in pairwise(ranges))
+    made = labels(table, {"x": known}, config_of("x", bins={"x": count}), QUICK)["by_label"]["x"]
+    assert (made["kind"], made["values"]) == ("class", count)
+    assert made["chance"] == pytest.approx(1 / count, abs=0.1)
+
+
+def test_bins_of_few_numbers_and_of_words() -> None:
+    table, site_N = some()
+    config = config_of("x", bins={"x": 4})
+    usable_N = np.ones(len(table.keys), np.bool_)
+    two = dict(zip(table.keys, (site_N % 2).astype(str).tolist(), strict=True))
+    assert set(Values.of(table, two, usable_N, "x", config).names) == {"up to 0", "above 0, up to 1"}
+    one = dict.fromkeys(table.keys, "7")
+    assert Values.of(table, one, usable_N, "x", config).names == ("up to 7",)
+    with pytest.raises(ConfigError, match=r"bins.*numbers, not '"):
+        Values.of(table, named(table, site_N), usable_N, "x", config)
+    with pytest.raises(ConfigError, match="not in numbers"):
+        config_of("x", bins={"x": 4}, numbers=("x",))
+
+
 def test_which_labels_are_numbers() -> None:
     table, site_N = some()
     few, many = ({key: str(i % k) for i, key in enumerate(table.keys)} for k in (4, 40))
@@ -274,15 +311,16 @@ def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
     found = found_for(table, site_N)["shortcut"]
     unit_ND = identity_of(table) / np.linalg.norm(identity_of(table), axis=1, keepdims=True)
     train, test = table.rows(TRAIN), table.rows(TEST)
-    right: dict[str, list[bool]] = {"pos_same": [], "neg_same": []}
+    right: dict[str, list[bool]] = {name: [] for name in ("baseline", "all_diff", "pos_same", "neg_same")}
     for n in test:
         own, same = label_N[train] == label_N[n], site_N[train] == site_N[n]
-        for name, there in (("pos_same", own == same), ("neg_same", own != same)):
+        for name, there in zip(right, (same, ~same, own == same, own != same), strict=True):
             model = KNeighborsClassifier(10, algorithm="brute").fit(unit_ND[train[there]], label_N[train[there]])
             right[name].append(bool(model.predict(unit_ND[n][None])[0] == label_N[n]))
     for name, own in right.items():
         assert found[name] == pytest.approx(np.mean(own), abs=1e-6)
     assert found["price"] == pytest.approx(found["pos_same"] - found["neg_same"], abs=1e-6)
+    assert found["neg_same"] < found["uniform"] < found["pos_same"]
     assert found["price"] > 0.3
     assert found["price_ci95"][0] < found["price"] < found["price_ci95"][1]
 
@@ -348,7 +386,7 @@ def test_photographs_without_classes_are_probed_all_the_same() -> None:
     assert "fixed" not in found
 
 
-@pytest.mark.parametrize(("field", "value"), [("group", "patient"), ("numbers", ("age",))])
+@pytest.mark.parametrize(("field", "value"), [("group", "patient"), ("numbers", ("age",)), ("bins", {"age": 3})])
 def test_settings_name_labels(field: str, value: Any) -> None:  # noqa: ANN401
     with pytest.raises(ConfigError, match=rf"labels\.{field}.*labels: site"):
         config_of("site", **{field: value})
@@ -365,7 +403,7 @@ def test_the_section_and_what_is_compared() -> None:
     results["backbones"][name]["labels"] = made
     document = validate_results(results)
     (section,) = [each for each in sections_of(document) if each.key == "labels"]
-    text, heat, leaks, _, substance, by_value, note = section.blocks
+    text, heat, leaks, _, substance, by_value, shortcuts, note = section.blocks
     own = made["by_label"]["site"]
     assert f"{name} predicts site best: accuracy {100 * own['accuracy']:.1f}" in text.text  # type: ignore[union-attr]
     assert f"{100 * own['fixed']['accuracy']:.1f} with the class held fixed" in text.text  # type: ignore[union-attr]
@@ -375,6 +413,8 @@ def test_the_section_and_what_is_compared() -> None:
     assert leaks.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert substance.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert [row[2] for row in by_value.table.rows] == list(own["substance"]["by_value"])  # type: ignore[union-attr]
+    (row,) = shortcuts.table.rows  # type: ignore[union-attr]
+    assert row[:3] == (name, "site", own["shortcut"]["baseline"])
     left_out = "camera: not predicted, with 0 usable values. camera: left out 360 without a value."
     assert left_out in note.text  # type: ignore[union-attr]
     assert [row[1] for row in leaks.table.rows] == ["site", "year", "camera"]  # type: ignore[union-attr]
