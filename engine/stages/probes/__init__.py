@@ -54,7 +54,8 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         entry, settings = run.store.backbone(unit.name), run.store.settings
         spec = entry.facts["spec"]
         adapted = entry.name.startswith(ADAPTED) or "finetuned" in spec
-        own = replace(config, rotate=False, redraws=0) if adapted else config
+        fixed = adapted or (spec["control"] and config.rotate == "networks")
+        own = replace(config, rotate=False, redraws=0) if fixed else config
         metadata = {
             "canvas": settings.canvas,
             "seed": settings.seed,
