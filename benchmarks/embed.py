@@ -39,7 +39,7 @@ def run(quick: bool) -> list[Row]:
 
 def _row(name: str, flops: float, *, quick: bool) -> Row:
     images = BATCH // 2 if name == VIT_B16 else BATCH
-    gated = _auto(name, quick=quick)
+    gated = _auto(name)
     canvas_BSSC, x = networks.canvases(images), networks.plain_input(name, images)
     plain = copy.deepcopy(networks.module(name).get_submodule("network")).to(memory_format=torch.contiguous_format)
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
@@ -61,7 +61,7 @@ def _row(name: str, flops: float, *, quick: bool) -> Row:
     return Row(SHOWN[name], "images", images, timings, ceiling_per_s=ceiling, facts=facts)
 
 
-def _auto(name: str, *, quick: bool) -> CompiledBackbone:
+def _auto(name: str) -> CompiledBackbone:
     """Compile with the gate."""
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=CORES)
     return compile_source(LazyBackbone.of(networks.load(name)), networks.samples(), options)

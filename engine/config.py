@@ -344,7 +344,8 @@ class Study:
     plugins: tuple[LocalPath, ...] = ()
     """Python files that register transformations, backbone families, kinds of sources or stages."""
     gallery: Annotated[StrictInt, Field(ge=0, le=4)] = 3
-    """Number of photographs shown in the report in all variants; 0 shows no photographs at all."""
+    """Number of photographs shown in the report in all variants, fewer with more than 120 pictures; 0 shows no
+    photographs at all."""
     splits: SplitConfig = field(default_factory=SplitConfig)
     """Fractions of train, validation and test."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from substyle.engine import cache
-from substyle.engine.backbones.gate import Extent, GateError, PrecisionGate
+from substyle.engine.backbones.gate import Extent, PrecisionGate, RejectedError
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.precision import PrecisionSearch
 from substyle.engine.backbones.runtimes.base import (
@@ -27,7 +27,7 @@ from substyle.engine.backbones.runtimes.base import (
 )
 from substyle.engine.backbones.spec import AsyncResult, BackboneSpec, CompletedResult, Embed, Starts
 from substyle.engine.cuda import Canvas
-from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
+from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, as_eight_bits, check_precision, graph_batch
 from substyle.engine.observability import fastest
 
 
@@ -111,8 +111,8 @@ class CompileOptions:
             ``fp8`` (TensorRT): 8-bit products with as many first layers in 16 bits as the gate requires.
         dtype: dtype of the store's embeddings; the gate compares after the cast.
         target: device and runtime.
-        full_gate: whether the gate compares all variants of the store's own photographs, instead of some variants of
-            packaged ones.
+        full_gate: whether the gate compares all variants of the store's own photographs, instead of those of packaged
+            ones.
         policy: with ``auto``, the policy tried before searching: that of a store to continue.
     """
 
@@ -177,7 +177,7 @@ def _gated(
 ) -> tuple[dict[str, Any], Starts]:
     """The policy that passes the gate and the spot check, with its result, see `PrecisionGate.passed`, and compiled.
 
-    Where the spot check fails, the precision is searched for on the store's own photographs.
+    Where the spot check refuses a policy, later ones are tried on the store's own photographs, and checked likewise.
     """
 
     first = options.policy if options.precision == AUTO else None
@@ -185,27 +185,29 @@ def _gated(
     def gate(photographs: GateSamples, extent: Extent = "each") -> PrecisionGate:
         return PrecisionGate(builder, photographs, options.dtype, extent=extent, note=note)
 
-    def search(comparing: PrecisionGate) -> dict[str, Any]:
-        return PrecisionSearch(comparing, options.precision, first).result()
-
     def compiled(found: dict[str, Any]) -> Starts:
         return builder.runtime(PrecisionPolicy.of(found), keep=True)
 
     if own is None or options.full_gate:
-        found = search(gate(samples if own is None else own, "full" if options.full_gate else "each"))
+        whole = gate(samples if own is None else own, "full" if options.full_gate else "each")
+        found = PrecisionSearch(whole, options.precision, first).result()
         return found, compiled(found)
-    found = search(gate(samples))
-    embed = compiled(found)
-    try:
-        spot = gate(own).spot(PrecisionPolicy.of(found), embed)
-    except GateError as error:
-        print(f"{error}; searching for a precision on these photographs", file=sys.stderr)
-        found = search(gate(own))
-        return found, compiled(found)
-    if spot is not None:
-        gates = [{**gate, "spot": seen} for gate, seen in zip(found["gates"], spot["gates"], strict=True)]
-        found = {**found, "gate": {**found["gate"], "spot": spot["gate"]}, "gates": gates}
-    return found, embed
+    packaged, mine = gate(samples), gate(own)
+    found = PrecisionSearch(packaged, options.precision, first).result()
+    while True:
+        policy, embed = PrecisionPolicy.of(found), compiled(found)
+        try:
+            spot = mine.spot(policy, embed)
+        except RejectedError as error:
+            if options.precision != AUTO and as_eight_bits(options.precision) is None:
+                raise
+            print(f"{error}; searching for a precision on these photographs", file=sys.stderr)
+            found = PrecisionSearch(mine, options.precision, refused=(policy, error)).result()
+            continue
+        if spot is not None:
+            gates = [{**gated, "spot": seen} for gated, seen in zip(found["gates"], spot["gates"], strict=True)]
+            found = {**found, "gate": {**found["gate"], "spot": spot["gate"]}, "gates": gates}
+        return found, embed
 
 
 def builder_of(source: LazyBackbone, samples: CalibrationSamples, options: CompileOptions) -> RuntimeBuilder:

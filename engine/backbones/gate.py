@@ -34,7 +34,7 @@ MAX_NORM_ERROR = 0.1  # relative to a centred embedding's norm; cosines do not d
 GATE_IMAGES = 32
 GATE_EACH = 4  # photographs of each transformation, unless the gate is full
 SPOT_PICTURES = 16  # of a spot check, each of another photograph if there are as many
-# the transformations that fail first in 16 bits; with identity, the pictures whose mean is subtracted
+# identity, and the transformations that fail first in 16 bits; the mean of their pictures is subtracted from all
 ANCHORS = ("grayscale", "channel_permute", "gaussian_noise", "impulse_noise", "shot_noise", "identity")
 
 
@@ -106,8 +106,12 @@ def check(
 
     Raises:
         RejectedError: an embedding is not finite, or its cosine or norm is outside the limits of the precision.
+        GateError: the reference is not finite.
     """
     got = got_ND.astype(np.float64)
+    if not np.isfinite(reference_ND).all():
+        where = f" of {transformation}" if transformation else ""
+        raise GateError(f"{name}: {reference} is not finite on pictures{where}")
     if not np.isfinite(got).all():
         wrong = int((~np.isfinite(got)).any(axis=1).sum())
         raise RejectedError(f"{name}: {wrong} of {len(got)} rows are not finite", math.inf)
@@ -126,13 +130,14 @@ def check(
         threshold=threshold,
         reference=reference,
     )
-    if result.cosine_min < threshold or result.norm_error_max > MAX_NORM_ERROR:
+    if not (result.cosine_min >= threshold and result.norm_error_max <= MAX_NORM_ERROR):
+        advice = f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}'
         raise RejectedError(
             f"{name}: {precision} disagrees with {reference} on {len(got)} pictures"
             f"{transformation and f' of {transformation}'}: "
             f"cosine min {result.cosine_min:.5f}, mean {result.cosine_mean:.5f} (required: ≥ {threshold}), "
             f"largest norm error {result.norm_error_max:.4f} (required: ≤ {MAX_NORM_ERROR}). "
-            f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}',
+            f"{advice if precision != 'fp32' else ''}".rstrip(),
             max(result.excess, math.nextafter(1, 2)),
         )
     return result
@@ -184,7 +189,6 @@ class PrecisionGate:
         self.extent: Extent = "full" if builder.target.on_gpu else extent
         self.name = builder.source.spec.name
         self._runtimes: dict[PrecisionPolicy, Embed] = {}
-        self._pixels: dict[str, NDArray[np.uint8]] = {}
         self._means: dict[bool, NDArray[np.floating]] = {}  # by whether it is of eager torch
 
     def passed(self, policy: PrecisionPolicy) -> dict[str, Any]:
@@ -198,7 +202,7 @@ class PrecisionGate:
             GateError: one is outside the limits.
         """
         found = self.measured(policy, self.names)
-        images = len({i for name in found for i in self._photographs(name)})
+        images = len({i for name in found for i in self._photographs(name)[: self._count(policy, name)]})
         return self._described(policy, [merged(results, images) for results in zip(*found.values(), strict=True)])
 
     @staticmethod
@@ -240,10 +244,17 @@ class PrecisionGate:
             raise RejectedError(str(largest), largest.excess, [name for failure in failures for name in failure.names])
         return found
 
+    def require_float32(self, names: Sequence[str]) -> None:
+        """Raise GateError if compiled float32, the reference of other policies, disagrees with eager torch."""
+        try:
+            self.measured(_FLOAT32, names)
+        except RejectedError as error:  # says nothing about another policy
+            raise GateError(str(error)) from None
+
     def _compare(
         self, policy: PrecisionPolicy, names: Sequence[str]
     ) -> Iterator[dict[str, tuple[NDArray[np.floating], NDArray[np.float32]]]]:
-        """Yield embeddings and their reference by transformation, for those that each further block completes."""
+        """Yield embeddings and their reference by transformation, as soon as all pictures of one are embedded."""
         if not names:
             return
         if self.compiled:
@@ -251,16 +262,16 @@ class PrecisionGate:
                 rows, eager = self._reference(names), self._reference(names, eager=True)
                 yield {name: (rows[name][: len(eager[name])].astype(self.dtype), eager[name]) for name in names}
                 return
-            self.measured(_FLOAT32, names)
+            self.require_float32(names)
         reference, pixels = self._reference(names), self._pictures(names)
-        whole = np.concatenate([pixels[name] for name in names])
         ends = dict(zip(names, accumulate(len(pixels[name]) for name in names), strict=True))
         words, embed = f"gate: {self.words(policy)}", self.runtime(policy)
-        got = np.empty((0, self.builder.source.spec.dim), self.dtype)
-        for start in range(0, len(whole), self._block):
-            self.note(f"{words}, {start} of {len(whole)} pictures")
-            before, got = len(got), np.concatenate([got, embed(whole[start : start + self._block]).astype(self.dtype)])
-            complete = [name for name in names if before < ends[name] <= len(got)]
+        got = np.empty((sum(map(len, pixels.values())), self.builder.source.spec.dim), self.dtype)
+        done = 0
+        for block in self._embedded(embed, [pixels[name] for name in names], words):
+            before, done = done, done + len(block)
+            got[before:done] = block
+            complete = [name for name in names if before < ends[name] <= done]
             yield {name: (got[ends[name] - len(pixels[name]) : ends[name]], reference[name]) for name in complete}
 
     def _check(
@@ -273,12 +284,14 @@ class PrecisionGate:
         mean: NDArray[np.floating],
         transformation: str = "",
     ) -> list[GateResult]:
-        """Results of each backbone of the pass."""
-        results, first = [], 0
+        """Results of each backbone of the pass. Raises RejectedError for the one furthest outside the limits."""
+        results: list[GateResult] = []
+        failures: list[RejectedError] = []
+        first = 0
         for member in self.builder.source.members:
             columns = slice(first, first := first + member.dim)
-            results.append(
-                check(
+            try:
+                result = check(
                     member.name,
                     got_ND[:, columns],
                     reference_ND[:, columns],
@@ -289,12 +302,18 @@ class PrecisionGate:
                     configured=self.name,
                     transformation=transformation,
                 )
-            )
+            except RejectedError as error:
+                failures.append(error)
+            else:
+                results.append(result)
+        if failures:
+            raise max(failures, key=lambda failure: failure.excess)
         return results
 
     def anchor_block(self) -> NDArray[np.uint8]:
-        """Return pictures for one block. Shape: (b, S, S, 3) uint8."""
-        return np.concatenate(list(self._pictures(self.anchors).values()))[: self._block]
+        """Return a full block of pictures. Shape: (b, S, S, 3) uint8."""
+        pixels = np.concatenate(list(self._pictures(self.anchors).values()))
+        return pixels[np.arange(self._block) % len(pixels)]
 
     @property
     def _block(self) -> int:
@@ -320,12 +339,14 @@ class PrecisionGate:
         first = zlib.crc32(self.samples.family(name).encode()) % step
         return [first + i * step for i in range(GATE_EACH)]
 
+    def _count(self, policy: PrecisionPolicy, name: str) -> int | None:
+        """How many of a transformation's pictures are compared: one for compiled float32, except of anchors."""
+        return 1 if self.compiled and policy == _FLOAT32 and name not in self.anchors else None
+
     def _pictures(self, names: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
         """Pictures of each transformation. Shape: (R, S, S, 3) uint8."""
-        if missing := {name: self._photographs(name) for name in names if name not in self._pixels}:
-            self.note(f"gate: pictures of {len(missing)} transformations")
-            self._pixels |= self.samples.pictures(missing)
-        return {name: self._pixels[name] for name in names}
+        self.note(f"gate: pictures of {len(names)} transformations")
+        return self.samples.pictures({name: self._photographs(name) for name in names})
 
     def _reference(self, names: Sequence[str], *, eager: bool = False) -> dict[str, NDArray[np.float32]]:
         """Float32 embeddings of pictures, (R, D) by transformation, computed once per machine.
@@ -343,10 +364,10 @@ class PrecisionGate:
         if missing := [name for name in names if data[name] is None]:
             pixels = self._pictures(missing)
             if eager:
-                pixels = {name: x if name in self.anchors else x[:1] for name, x in pixels.items()}
+                pixels = {name: x[: self._count(_FLOAT32, name)] for name, x in pixels.items()}
             embed = self.runtime(_FLOAT32) if compiled else self._eager
             words = "gate: float32 " + ("reference" if compiled or not self.compiled else "in eager torch")
-            rows = self._embedded(embed, np.concatenate([pixels[name] for name in missing]), words)
+            rows = np.concatenate(list(self._embedded(embed, [pixels[name] for name in missing], words)))
             ends = list(accumulate(len(pixels[name]) for name in missing))
             for name, start, end in zip(missing, [0, *ends], ends, strict=False):
                 data[name] = found = rows[start:end].tobytes()
@@ -357,12 +378,12 @@ class PrecisionGate:
             if found is not None
         }
 
-    def _embedded(self, embed: Embed, pixels: NDArray[np.uint8], words: str) -> NDArray[np.float32]:
-        parts: list[NDArray[np.float32]] = []
-        for start in range(0, len(pixels), self._block):
-            self.note(f"{words}, {start} of {len(pixels)} pictures")
-            parts.append(embed(pixels[start : start + self._block]).astype(np.float32))
-        return np.concatenate(parts)
+    def _embedded(self, embed: Embed, pixels: Sequence[NDArray[np.uint8]], words: str) -> Iterator[NDArray[np.float32]]:
+        """Yield the embeddings of pictures by block."""
+        whole = [picture for some in pixels for picture in some]
+        for start in range(0, len(whole), self._block):
+            self.note(f"{words}, {start} of {len(whole)} pictures")
+            yield embed(np.stack(whole[start : start + self._block])).astype(np.float32)
 
     @property
     def compiled(self) -> bool:
@@ -430,12 +451,13 @@ class PrecisionGate:
         order, images = [*hardest, *others[::2], *others[1::2]], min(self.samples.images(), SPOT_PICTURES)
         chosen: dict[str, list[int]] = {}
         for i in range(min(SPOT_PICTURES, len(order) * images)):
-            # of few photographs, another transformation in each turn
-            chosen.setdefault(order[(i + i // images) % len(order)], []).append(i % images)
-        pixels = np.concatenate(list(self.samples.pictures(chosen).values()))
+            # both in turn; where that would repeat pairs, photographs move on by one
+            photograph = (i + i // math.lcm(len(order), images)) % images
+            chosen.setdefault(order[i % len(order)], []).append(photograph)
+        pixels = list(self.samples.pictures(chosen).values())
         embed_reference = self.runtime(_FLOAT32) if self.compiled else self._eager
-        reference = self._embedded(embed_reference, pixels, "spot check: float32 reference")
-        got = self._embedded(embed, pixels, "spot check").astype(self.dtype)
+        reference = np.concatenate(list(self._embedded(embed_reference, pixels, "spot check: float32 reference")))
+        got = np.concatenate(list(self._embedded(embed, pixels, "spot check"))).astype(self.dtype)
         return self._described(policy, self._check(policy, got, reference, images=images, mean=reference.mean(axis=0)))
 
     def facts(self, precision: str, names: Sequence[str]) -> dict[str, Any]:
@@ -452,7 +474,7 @@ class PrecisionGate:
         """What the references of transformations depend on."""
         return {
             "graph": self.builder.key,
-            "samples": [self.samples.fingerprint(name) for name in names],
+            "samples": [(self.samples.fingerprint(name), self._photographs(name)) for name in names],
             "extent": self.extent,
             "device": self.builder.target.identity,
         }

@@ -62,12 +62,20 @@ class PrecisionSearch:
 
     Args:
         policy: tried before searching, since a search may find another one on another day: it measures time.
+        refused: a policy that a spot check refused, and why; only later ones are tried.
     """
 
-    def __init__(self, gate: PrecisionGate, precision: str, policy: PrecisionPolicy | None = None) -> None:
+    def __init__(
+        self,
+        gate: PrecisionGate,
+        precision: str,
+        policy: PrecisionPolicy | None = None,
+        refused: tuple[PrecisionPolicy, RejectedError] | None = None,
+    ) -> None:
         self.gate, self.precision, self.policy = gate, precision, policy
         self.name = gate.name
-        self._failure: RejectedError | None = None  # the last one
+        self._refused: PrecisionPolicy | None = None if refused is None else refused[0]  # the last one
+        self._failure: RejectedError | None = None if refused is None else refused[1]
 
     def result(self) -> dict[str, Any]:
         """Return the policy that passed with its result as `PrecisionGate.passed`. Raises GateError if none does."""
@@ -76,28 +84,35 @@ class PrecisionSearch:
                 return self.gate.passed(self.policy)
             except GateError as error:
                 print(f"{error}; searching for another precision", file=sys.stderr)
-        names = self.gate.names
-        facts = {**self.gate.facts(self.precision, names), "precision": self.precision, "suite": names}
-        return self.gate.passed(
-            PrecisionPolicy.of(cache.remember("policies", facts, lambda: self._settled().describe()))
-        )
+        facts = {**self._facts(self.gate.names), "suite": self.gate.names}
+        found = cache.remember("policies", facts, lambda: self._settled().describe())
+        return self.gate.passed(PrecisionPolicy.of(found))
+
+    def _facts(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the policy that is found on transformations depends on."""
+        return {
+            **self.gate.facts(self.precision, names),
+            "precision": self.precision,
+            "threads": self.gate.builder.threads,  # of the comparison of speeds
+            "after": self._refused and self._refused.describe(),
+        }
 
     def _settled(self) -> PrecisionPolicy:
         """The policy that passes on all transformations.
 
         It is searched for on the anchors, and then on those transformations on which it turns out to fail.
         """
-        names, after = list(self.gate.anchors), None
+        names = list(self.gate.anchors)
         while True:
-            facts = {**self.gate.facts(self.precision, names), "precision": self.precision}
-            facts["after"] = after and after.describe()
-            policy = PrecisionPolicy.of(cache.remember("searches", facts, partial(self._searched, names, after)))
+            found = cache.remember("searches", self._facts(names), partial(self._searched, names, self._refused))
+            policy = PrecisionPolicy.of(found)
             try:
                 passed = self.gate.passed(policy)
             except RejectedError as error:
-                if self._given or policy == after:
+                if self._given or policy in (_FLOAT32, self._refused):
                     raise
-                names, after, self._failure = list(error.names), policy, error
+                names = list(dict.fromkeys([*names, *error.names])) if self._eight_bits else list(error.names)
+                self._refused, self._failure = policy, error
             else:
                 break
         if policy.float32_layers and (speedup := self._speedup(policy)) < MIN_SPEEDUP:
@@ -111,13 +126,17 @@ class PrecisionSearch:
     @property
     def _given(self) -> bool:
         """Whether the precision leaves nothing to search for."""
-        return self.precision != AUTO and as_eight_bits(self.precision) is None
+        return self.precision != AUTO and self._eight_bits is None
+
+    @property
+    def _eight_bits(self) -> EightBits | None:
+        return as_eight_bits(self.precision)
 
     def _searched(self, names: Sequence[str], after: PrecisionPolicy | None) -> dict[str, Any]:
         """The policy to use for some transformations, after one that failed on them."""
         if self._given:
             policy = PrecisionPolicy(as_precision(self.precision))
-        elif kind := as_eight_bits(self.precision):
+        elif kind := self._eight_bits:
             policy = self._search_eight_bits(kind, names, after)
         elif ladder := self.gate.builder.ladder:
             start = 0 if after is None else ladder.index(as_precision(after.precision)) + 1
@@ -129,7 +148,7 @@ class PrecisionSearch:
     def _fewest_float32_layers(self, names: Sequence[str], after: PrecisionPolicy | None) -> PrecisionPolicy:
         """bf16 with the fewest first layers in float32 that passes; float32 if none does, or if bf16 is not faster."""
         total = self.gate.layers
-        if after == _FLOAT32 or not total:
+        if not total:
             return self._float32("it has no convolution or matrix product")
         if after is None and (speedup := self._speedup(_BFLOAT16)) < MIN_SPEEDUP:
             return self._slow(_BFLOAT16, speedup)
@@ -143,7 +162,7 @@ class PrecisionSearch:
             return max(result.excess for results in found.values() for result in results)
 
         if self.gate.compiled:
-            self.gate.measured(_FLOAT32, names)
+            self.gate.require_float32(names)
         known = (0, None) if after is None or self._failure is None else (after.float32_layers, self._failure.excess)
         count = fewest(excess, total, *known)
         return PrecisionPolicy("bf16", count) if count < total else self._float32(f"bf16 failed: {self._failure}")
@@ -189,7 +208,9 @@ class PrecisionSearch:
         """
         narrow = [kind for kind in self.gate.builder.ladder if kind != "fp32"]
         between = as_precision(self._first_that_passes(narrow, names).precision) if narrow else "bf16"
-        total, failed = self.gate.layers, -1 if after is None else after.unquantised_layers
+        total, failed = self.gate.layers, -1
+        if after is not None and after.between == between:
+            failed = after.unquantised_layers
         for count in sorted({total * part // 16 for part in _UNQUANTISED} - set(range(failed + 1))):
             mixture = PrecisionPolicy(precision, unquantised_layers=count, between=between)
             try:

@@ -36,9 +36,10 @@ from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.base import Network
 from substyle.pipelines.transforms.registry import load_all
-from substyle.pipelines.variants import VariantMaker
+from substyle.pipelines.variants import Variant, VariantMaker
 
 STYLE_BLOBS = "styles"  # folder in the cache
+EXTRA = ""  # in place of a transformation: photographs to calibrate quantisation
 
 
 class PixelPipeline:
@@ -51,7 +52,7 @@ class PixelPipeline:
         self.settings, self.config = settings, config
         self.target = Target(config.device, config.runtime)
         self._maker = functools.cache(self.new_maker)
-        self._networks = functools.cache(self._load_networks)
+        self._network = functools.cache(self._load_network)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -70,7 +71,7 @@ class PixelPipeline:
         """Free decoder, networks and variant makers; they are created again when needed."""
         self.__dict__.pop("decoder", None)
         self._maker.cache_clear()
-        self._networks.cache_clear()
+        self._network.cache_clear()
         if self.target.on_gpu:
             torch.cuda.empty_cache()
 
@@ -78,27 +79,31 @@ class PixelPipeline:
         """Return the variant maker for these transformations; default seed: that of the settings."""
         return self._maker(tuple(transformations), self.settings.seed if seed is None else seed)
 
-    def _load_networks(self, transformations: tuple[str, ...]) -> dict[str, Network]:
+    def _load_network(self, network: str, styles: tuple[str, ...]) -> Network:
         from substyle.engine.style_transfer.networks import networks_for  # imports ONNX, which is not needed otherwise
 
         return networks_for(
-            transformations,
+            styles,
             side=self.settings.canvas,
             threads=self.config.cores,
             precision=self.settings.style_precision,
             cache_dir=STYLE_BLOBS,
             device=self.config.device,
-        )
+        )[network]
 
     def new_maker(self, transformations: Sequence[str], seed: int) -> VariantMaker:
         """Create a variant maker that is not kept."""
+        styles: dict[str, list[str]] = {}
+        for name in transformations:
+            if base.get(name).made_by == "network":
+                styles.setdefault(base.get(name).network, []).append(name)
         return VariantMaker(
             transformations,
             side=self.settings.canvas,
             seed=seed,
             batch=self.config.images,
             threads=self.config.cores,
-            networks=self._networks(tuple(name for name in transformations if base.get(name).made_by == "network")),
+            networks={network: self._network(network, tuple(names)) for network, names in styles.items()},
             device=self.config.device,
         )
 
@@ -125,6 +130,7 @@ class Samples(ABC):
     def __init__(self, pipeline: PixelPipeline, seed: int) -> None:
         self.pipeline, self.seed = pipeline, seed
         self._fingerprints: dict[str, str] = {}
+        self._made: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = {}
 
     @property
     @abstractmethod
@@ -156,36 +162,39 @@ class Samples(ABC):
         return self.decoded[0][: self.pipeline.config.images]
 
     def pictures(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.uint8]]:
-        """Return transformations of photographs, given by position, (R, S, S, 3) uint8 each."""
+        """Return transformations of photographs, given by position, (R, S, S, 3) uint8 each; computed once."""
+        missing = {name: tuple(chosen) for name, chosen in wanted.items() if (name, tuple(chosen)) not in self._made}
+        for chosen in dict.fromkeys(missing.values()):
+            mine = {name for name, own in missing.items() if own == chosen}
+            for name, pixels_RSSC in self._transformed(mine, chosen).items():
+                self._made[name, chosen] = pixels_RSSC
+        return {name: self._made[name, tuple(chosen)] for name, chosen in wanted.items()}
+
+    def _transformed(self, mine: set[str], chosen: Sequence[int]) -> dict[str, NDArray[np.uint8]]:
+        """Transformations of the same photographs."""
         canvas_GSSC, keys = self.decoded
         size = self.pipeline.config.images
-        parts: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in wanted}
-        for chosen in dict.fromkeys(map(tuple, wanted.values())):
-            mine = {name for name in wanted if tuple(wanted[name]) == chosen}
-            # a network computes all styles of the suite at once, and is compiled for them
-            families = {self.family(name) for name in mine}
-            known = dict.fromkeys(["identity", *self.names(), *mine])
-            names = [name for name in known if name == "identity" or self.family(name) in families]
-            make = self.pipeline.new_maker(names, self.seed)
-            for start in range(0, len(chosen), size):
-                some = list(chosen[start : start + size])
-                for name, pixels_BSSC in self._varied(make, canvas_GSSC[some], [keys[i] for i in some]):
-                    if name in mine:
-                        parts[name].append(pixels_BSSC)
+        # a network computes all styles of the suite at once, and is compiled for them
+        families = {self.family(name) for name in mine}
+        known = dict.fromkeys(["identity", *self.names(), *mine])
+        names = [name for name in known if name == "identity" or self.family(name) in families]
+        make = self.pipeline.new_maker(names, self.seed)
+        parts: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in mine}
+        for start in range(0, len(chosen), size):
+            some = list(chosen[start : start + size])
+            for variant in self._varied(make, canvas_GSSC[some], [keys[i] for i in some]):
+                if variant.name in mine:
+                    parts[variant.name].append(variant.pixels_BSSC.numpy(force=True))
         return {name: np.concatenate(found) for name, found in parts.items()}
 
     def vary(self, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
         """Yield the variants of a batch of canvases, one transformation of the suite at a time."""
         make = self.pipeline.maker(self.pipeline.settings.transformations, self.seed)
-        for _, pixels_BSSC in self._varied(make, canvas_BSSC, keys):
-            yield pixels_BSSC
+        for variant in self._varied(make, canvas_BSSC, keys):
+            yield variant.pixels_BSSC.numpy(force=True)
 
-    def _varied(
-        self, make: VariantMaker, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]
-    ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        on_device_BSSC = torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device)
-        for variant in make(on_device_BSSC, keys):
-            yield variant.name, variant.pixels_BSSC.numpy(force=True)
+    def _varied(self, make: VariantMaker, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[Variant]:
+        yield from make(torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device), keys)
 
     def fingerprint(self, name: str) -> str:
         """Return a digest that changes with any pixel of a transformation's pictures."""
@@ -247,7 +256,9 @@ class PackagedSamples(Samples):
 
     def extra_fingerprint(self) -> str:
         """Return a digest of everything that affects `extra_samples`."""
-        return self.digest(self.names(), self.extra_samples)
+        if EXTRA not in self._fingerprints:
+            self._fingerprints[EXTRA] = self.digest(self.names(), self.extra_samples)
+        return self._fingerprints[EXTRA]
 
 
 class OwnSamples(Samples):

@@ -29,7 +29,7 @@ _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")  # by content; Pillow would start Ghostscript for EPS under any name
 _SIDE = 160  # thumbnail side in pixels
 _MOST = 4  # maximum photographs in the gallery
-_PICTURES = 100  # maximum pictures in the gallery, of about 10 kB each, unless one photograph has more variants
+_PICTURES = 120  # maximum pictures in the gallery, of about 10 kB each, unless the first photograph has more variants
 _MANY, _SMALL_SIDE = 60, 120  # thumbnail side of a photograph with more pictures; about what the page shows
 
 
@@ -50,7 +50,7 @@ def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list
         transformations: names in display order.
 
     Returns:
-        one list per photograph: at most four, and at most 100 pictures unless the first photograph has more.
+        one list per photograph: at most four, and at most 120 pictures unless the first photograph has more.
 
     Raises:
         SubstyleError: a file is not a picture (PNG, JPEG or WebP), or a link.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from tests.conftest import SLOW_PART
 from tests.fuzz.stores import Sound, make
 
-FEW, MANY = 40, 10_000
+FEW, PART, MANY = 40, 500, int(os.environ.get("FUZZ_CASES", "2000"))
 
 
 @pytest.fixture(params=[pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.slow)])
@@ -18,7 +19,7 @@ def cases(request: pytest.FixtureRequest) -> int:
     """How many cases of a property are made up."""
     number: int = request.param
     # where only a part of the slow tests runs, more of them get their turn
-    return number // 20 if number == MANY and request.config.getoption(SLOW_PART) is not None else number
+    return min(number, PART) if request.config.getoption(SLOW_PART) is not None else number
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ class GateSamples(Protocol):
         ...
 
     def family(self, name: str) -> str:
-        """Return a name that transformations share which one network computes; they get the same photographs."""
+        """Return the name shared by transformations that one network computes; they get the same photographs."""
         ...
 
     def fingerprint(self, name: str) -> str:

@@ -34,7 +34,8 @@ class LabelsConfig:
     numbers: tuple[str, ...] = ()
     """Labels that are regressed; in any case those with more than 20 values, all of them numbers."""
     bins: dict[str, Annotated[StrictInt, Field(ge=2, le=100)]] = field(default_factory=dict)
-    """Labels whose numbers are classified instead, by the number of bins: of as many training photographs each."""
+    """Labels whose numbers are classified instead: the number of bins, of equally many training photographs but for
+    ties."""
     heads: Distinct[Head] = ("linear",)
     """Kinds of probes: linear, mlp."""
     shots: Annotated[StrictInt, Field(ge=0, le=10**6)] = 16

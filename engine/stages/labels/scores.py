@@ -90,12 +90,16 @@ def _numbers(texts: Sequence[str | None]) -> F64 | None:
 
 
 def _binned(number_N: F64, train_N: NDArray[np.bool_], count: int) -> list[str | None]:
-    """The bin of each number, None for a missing one: bins of as many training photographs, as far as they differ."""
+    """The bin of each number, None for a missing one. Bins have equally many training photographs but for ties."""
     if not train_N.any():
         return [None] * len(number_N)
     inner = np.unique(np.quantile(number_N[train_N], np.arange(1, count) / count, method="inverted_cdf"))
-    names = [f"above {low:.10g}, up to {high:.10g}" for low, high in pairwise(inner.tolist())]
-    names = [f"up to {inner[0]:.10g}", *names, f"above {inner[-1]:.10g}"]
+    edges = [repr(edge).removesuffix(".0") for edge in inner.tolist()]
+    names = [
+        f"up to {edges[0]}",
+        *(f"above {low}, up to {high}" for low, high in pairwise(edges)),
+        f"above {edges[-1]}",
+    ]
     place_N = np.searchsorted(inner, number_N)
     return [None if np.isnan(number) else names[place] for number, place in zip(number_N, place_N, strict=True)]
 

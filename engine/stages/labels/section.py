@@ -8,7 +8,7 @@ from substyle.engine.report.data import Column, ComparedScore, Table, scored, sh
 from substyle.engine.report.heat_tables import Cell, HeatTable
 from substyle.engine.report.section import Block, Data, Heat, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share
-from substyle.engine.stages.shortcut.section import ARRANGEMENTS
+from substyle.engine.stages.shortcut.section import ARRANGEMENTS, HEADINGS
 
 
 class LabelScores(Model):
@@ -257,7 +257,7 @@ def shortcuts(found: Mapping[str, Labels]) -> Table:
     """Class accuracy of nearest neighbours by arrangement."""
     columns = (
         *words("backbone", "label"),
-        *(Column(name, name) for name in ARRANGEMENTS),
+        *(Column(name, heading) for name, heading in zip(ARRANGEMENTS, HEADINGS, strict=True)),
         Column("price", "Price", "points", interval=True),
         Column("images", "Images", "count"),
     )

@@ -12,7 +12,7 @@ from substyle.engine.results.model import BackboneResults, Finite, Interval, Mod
 # accuracy if training photographs are processed as the query is: all, none, those of its class, those of other
 # classes, or a random half
 ARRANGEMENTS = ("baseline", "all_diff", "pos_same", "neg_same", "uniform")
-_HEADINGS = ("All alike", "All unlike", "Own class alike", "Other classes alike", "At random")
+HEADINGS = ("All alike", "All unlike", "Own class alike", "Other classes alike", "At random")
 
 
 class TrainedOnShortcuts(Model):
@@ -115,7 +115,7 @@ def mean_over(found: Mapping[str, Shortcut]) -> Table:
     correlations = next(iter(found.values())).correlations or []
     columns = (
         *words("backbone"),
-        *(Column(name, heading) for name, heading in zip(ARRANGEMENTS, _HEADINGS, strict=True)),
+        *(Column(name, heading) for name, heading in zip(ARRANGEMENTS, HEADINGS, strict=True)),
         Column("price", "Price", "points", interval=True),
         *(Column(f"trained_{r:g}", f"Trained at {r:g}") for r in correlations),
         Column("loss", "Loss", "points", interval=True),
@@ -138,7 +138,7 @@ def arrangements(results: ResultsDocument, found: Mapping[str, Shortcut]) -> Tab
     """Each arrangement by transformation."""
     columns = (
         *words("backbone", "transformation"),
-        *(Column(name, heading) for name, heading in zip(ARRANGEMENTS, _HEADINGS, strict=True)),
+        *(Column(name, heading) for name, heading in zip(ARRANGEMENTS, HEADINGS, strict=True)),
         Column("price", "Price", "points", interval=True),
         Column("loss", "Loss", "points", interval=True),
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_a_wrong_scale_is_found() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_reference_that_is_not_finite_compares_nothing(bad: float) -> None:
+    reference = REFERENCE.copy()
+    reference[3, 4] = bad
+    for got in (REFERENCE, REFERENCE[::-1].copy()):
+        with pytest.raises(GateError, match="float32 is not finite on pictures of fog") as caught:
+            check("x", got, reference, precision="bf16", images=32, reference="float32", transformation="fog")
+        assert not isinstance(caught.value, RejectedError)  # no other precision would help
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_not_finite_is_found(bad: float) -> None:
     got = REFERENCE.copy()
     got[3, 4] = bad
@@ -63,6 +74,8 @@ def test_one_bad_row_is_enough_and_precisions_differ() -> None:
 
 NAMES = ("identity", "gaussian_blur", "grayscale", "jpeg", "gaussian_noise")
 HARD = ("grayscale", "gaussian_noise", "identity")
+MORE = ("swirl", "fog", "dust")
+EVERY = sorted({*NAMES, *HARD, *MORE})
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ class Named(GivenSamples):
         made = {}
         for name, chosen in wanted.items():
             made[name] = np.zeros((len(chosen), 8, 8, 3), np.uint8)
-            made[name][..., 0] = sorted({*NAMES, *HARD, *self.given}).index(name)
+            made[name][..., 0] = EVERY.index(name) if name in EVERY else len(EVERY) + self.given.index(name)
             made[name][..., 1] = np.array(chosen)[:, None, None]
         return made
 
@@ -113,9 +126,11 @@ def test_transformations_have_different_photographs() -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize("count", [1, 3, 5, 16, 20])
-def test_a_spot_check_has_one_picture_of_each_photograph(count: int) -> None:
-    made = gate_of(Artefact(exact), samples(count))
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 16, 20])
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_a_spot_check_has_one_picture_of_each_photograph(count: int, more: int) -> None:
+    suite = (*NAMES, *MORE[:more])
+    made = gate_of(Artefact(exact), samples(count, suite))
     seen: list[list[int]] = []
 
     def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
@@ -126,10 +141,12 @@ def test_a_spot_check_has_one_picture_of_each_photograph(count: int) -> None:
     assert found is not None
     images = min(count, gate.SPOT_PICTURES)
     assert found["gate"]["images"] == images
-    assert found["gate"]["rows"] == len(seen) == len(set(map(tuple, seen))) == min(gate.SPOT_PICTURES, 5 * count)
+    rows = min(gate.SPOT_PICTURES, len(suite) * count)
+    assert found["gate"]["rows"] == len(seen) == len(set(map(tuple, seen))) == rows
     assert {i for _, i in seen} == set(range(images))
-    names = {sorted(NAMES)[t] for t, _ in seen}
-    assert names == set(NAMES)
+    names = {EVERY[t] for t, _ in seen}
+    assert len(names) == min(len(suite), rows)
+    assert "grayscale" in names
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 12, 48, 74, 200])
@@ -229,7 +246,7 @@ class ByName(Artefact):
     def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
         right = super().runtime(policy)
         layers = 50 if policy.precision == "fp32" else policy.float32_layers
-        names = sorted({*NAMES, *HARD})
+        names = EVERY
 
         def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
             wrong_B = [layers < self.need.get(names[picture[0, 0, 0]], 0) for picture in block]
@@ -374,3 +391,95 @@ def test_a_mixture_that_is_hardly_faster_gives_way_to_float32(
     monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 1.19)
     assert search(Artefact(exact), [])["precision"] == "fp32"
     assert "1.19" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_what_has_been_compared_is_of_the_same_photographs() -> None:
+    """Two transformations of a plug-in may have equal pixels, and have different photographs."""
+
+    class Alike(Named):
+        def fingerprint(self, name: str) -> str:
+            return name if name in HARD else "alike"
+
+    first, other = "t0", next(f"t{i}" for i in range(1, 9) if zlib.crc32(f"t{i}".encode()) % 2 != zlib.crc32(b"t0") % 2)
+    PrecisionSearch(gate_of(Artefact(exact), Alike([], 8, given=(first,))), "bf16").result()
+    second = Artefact(exact)
+    made = gate_of(second, Alike([], 8, given=(other,)))
+    assert made._photographs(first) != made._photographs(other)
+    PrecisionSearch(made, "bf16").result()
+    assert second.seen == {PrecisionPolicy("bf16"): EACH}
+    assert second.references == EACH
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_the_photographs_of_a_result_are_those_that_were_compared() -> None:
+    """Compiled float32 is compared with torch on all photographs of what every suite has, and on one of the rest."""
+    made = gate_of(Artefact(exact, float32_reference=True), samples(32))
+    positions = {name: made._photographs(name)[: EACH if name in HARD else 1] for name in {*NAMES, *HARD}}
+    exactly = len({i for own in positions.values() for i in own})
+    found = PrecisionSearch(made, "fp32").result()["gate"]
+    assert (found["images"], found["rows"]) == (exactly, sum(map(len, positions.values())))
+
+
+def test_the_excess_of_several_layers_is_that_of_the_worst() -> None:
+    source = Facts(spec=Facts(), backbone=Facts(), members=(Facts(name="a", dim=4), Facts(name="b", dim=5)))
+    made = gate_of(Artefact(exact, source=source), samples(8))
+    rng = np.random.default_rng(0)
+    reference, off = rng.normal(size=(20, 9)).astype(np.float32), rng.normal(size=(20, 9)).astype(np.float32)
+    got = reference + off * np.array([0.1] * 4 + [1.0] * 5, np.float32)
+    how: dict[str, Any] = {"images": 4, "mean": reference.mean(axis=0)}
+    with pytest.raises(RejectedError, match=r"^b: ") as caught:
+        made._check(PrecisionPolicy("bf16"), got, reference, **how)
+    with pytest.raises(RejectedError, match=r"^a: ") as less:
+        made._check(PrecisionPolicy("bf16"), np.concatenate([got[:, :4], reference[:, 4:]], axis=1), reference, **how)
+    assert caught.value.excess > less.value.excess > 1
+
+
+@dataclass
+class EightBits(Artefact):
+    """In bf16 it fails on grayscale, in 8 bits on jpeg with less than three unquantised layers."""
+
+    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
+        def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+            names = [EVERY[picture[0, 0, 0]] for picture in block]
+            narrow = "bf16" in (policy.precision, policy.between if policy.precision == "int8" else "")
+            few = policy.precision == "int8" and policy.unquantised_layers < 3
+            wrong_B = [(narrow and name == "grayscale") or (few and name == "jpeg") for name in names]
+            return true(block) + 5.0 * np.array(wrong_B)[:, None] * np.eye(9)[:1]
+
+        return embed
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_8_bits_that_fail_on_another_transformation_keep_what_is_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture, over: 2.0)
+    found = PrecisionSearch(gate_of(EightBits(exact, ladder=("bf16", "fp16", "fp32")), samples(8)), "int8").result()
+    assert (found["precision"], found["unquantised_layers"], found["between"]) == ("int8", 3, "fp16")
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("precision", ["auto", "int8", "bf16", "fp32"])
+def test_a_wrong_float32_is_not_taken_for_a_failure_of_others(
+    precision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ByName(exact, need={"jpeg": 99}, float32_reference=True)
+    with pytest.raises(GateError, match=r"^x: fp32 disagrees with float32 torch on 1 pictures of jpeg: ") as caught:
+        PrecisionSearch(gate_of(wrong, samples(8)), precision).result()
+    assert "also failed" not in str(caught.value)
+    assert "To set the precision" not in str(caught.value)
+    assert "no convolution" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_float32_that_is_chosen_for_its_speed_and_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 1.0)
+    with pytest.raises(GateError, match="of jpeg"):
+        search(ByName(exact, need={"jpeg": 99}, float32_reference=True), [])
+    assert capsys.readouterr().err.count("using float32") == 1
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_block_is_full() -> None:
+    assert len(gate_of(Artefact(exact, batch=8, threads=16), samples(8)).anchor_block()) == 128

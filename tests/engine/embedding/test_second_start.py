@@ -372,6 +372,29 @@ def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
         prepare(images, config=dataclasses.replace(config, precision="bf16"))
 
 
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_what_a_spot_check_refused_is_not_used(
+    images: Path, precision: BackbonePrecision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures of a search on these photographs may lack the one that failed."""
+    spotted = PrecisionGate._spotted
+
+    def refuse(gate: PrecisionGate, policy: PrecisionPolicy, embed: Any) -> dict[str, Any]:  # noqa: ANN401
+        if policy.precision == "bf16":
+            raise RejectedError("bf16 disagrees on one picture", 1.1)
+        return spotted(gate, policy, embed)
+
+    monkeypatch.setattr(PrecisionGate, "_spotted", refuse)
+    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda search, policy: 2.0)
+    config = dataclasses.replace(CONFIG, precision=precision)
+    if precision == "bf16":
+        with pytest.raises(GateError, match="on one picture"):
+            prepare(images, config=config)
+        return
+    for _ in range(2):
+        assert prepare(images, config=config).runtime["precision"] == "fp32"
+
+
 def test_the_result_tells_the_spot_check(images: Path, first: CompiledBackbone) -> None:
     compiled = prepare(images)
     assert compiled.gate is not None

@@ -413,8 +413,8 @@ def test_a_gallery_has_few_pictures_of_many_variants(fake: ModuleType, tmp_path:
     names = [f"t{i:03d}" for i in range(120)]
     for folder in ("0", "1"):
         pictures(tmp_path / folder, names)
-    assert [len(found) for found in read_gallery(tmp_path, names[:50])] == [50, 50]
-    assert [len(found) for found in read_gallery(tmp_path, names[:51])] == [51]
+    assert [len(found) for found in read_gallery(tmp_path, names[:60])] == [60, 60]
+    assert [len(found) for found in read_gallery(tmp_path, names[:61])] == [61]
     (whole,) = read_gallery(tmp_path, names)
     assert [picture.transformation for picture in whole] == names
     few, _ = read_gallery(tmp_path, names[:1])

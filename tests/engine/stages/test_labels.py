@@ -234,6 +234,8 @@ def test_bins_of_few_numbers_and_of_words() -> None:
     usable_N = np.ones(len(table.keys), np.bool_)
     two = dict(zip(table.keys, (site_N % 2).astype(str).tolist(), strict=True))
     assert set(Values.of(table, two, usable_N, "x", config).names) == {"up to 0", "above 0, up to 1"}
+    large = {key: str(1_700_000_000_000 + 10 * (i % 40)) for i, key in enumerate(table.keys)}
+    assert len(Values.of(table, large, usable_N, "x", config).names) == 4
     one = dict.fromkeys(table.keys, "7")
     assert Values.of(table, one, usable_N, "x", config).names == ("up to 7",)
     with pytest.raises(ConfigError, match=r"bins.*numbers, not '"):
