@@ -369,6 +369,8 @@ class Spec(Model):
     weights_hash: str | None = None
     licence: str | None = None
     input_side: int | str | None = None
+    mean: list[Finite] | None = None
+    std: list[Finite] | None = None
     finetuned: FineTuning | None = None
 
 

@@ -49,6 +49,14 @@ def test_nothing_else_stands_for_a_number(value: object) -> None:
         validate_results(BARE | {"backbones": {"a": {"fine": {"linear": {"accuracy": value}}}}})
 
 
+@pytest.mark.parametrize("field", ["mean", "std"])
+@pytest.mark.parametrize("value", [True, 0.5, ["0.5"], {"r": 0.5}])
+def test_preprocessing_is_a_list_of_numbers(field: str, value: object) -> None:
+    with pytest.raises(SubstyleError, match=rf"results\.backbones\['a'\]\.spec\.{field}"):
+        validate_results(BARE | {"backbones": {"a": {"spec": {field: value}}}})
+    validate_results(BARE | {"backbones": {"a": {"spec": {field: [0.5, 0.4, 0.3]}}}})
+
+
 def test_the_schema_is_valid_and_describes_results() -> None:
     schema = results_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
