@@ -141,7 +141,7 @@ def test_an_interrupted_run_keeps_its_shards_and_shuts_its_ray_down(
     assert ("Interrupted" if number == signal.SIGINT else "Terminated") in said
     assert 2 <= written(store) < 6
     assert [name for name in left(store) if "journal" not in name] == []
-    assert folders() == before
+    assert not mine.exists()
     until(lambda: not below(str(mine)))
 
 
