@@ -155,7 +155,7 @@ def test_a_driver_of_workers_keeps_nothing_on_its_device(
     def work(task: EmbedTask) -> None:
         assert "decoder" not in vars(request.pipeline)
         assert request.pipeline._maker.cache_info().currsize == 0
-        assert request.pipeline._networks.cache_info().currsize == 0
+        assert request.pipeline._network.cache_info().currsize == 0
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_workers", lambda plan, backbones: nullcontext(work))
