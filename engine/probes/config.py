@@ -89,8 +89,10 @@ class ProbeConfig:
     """Dropout probability of hidden units."""
     sampling: Literal["variant", "cross"] = "variant"
     """``variant`` draws one random variant per image; ``cross`` iterates over all (image, variant) pairs."""
-    rotate: StrictBool | Literal["networks"] = True
-    """Also hold out each transformation in turn (linear heads); ``networks``: of all backbones but controls."""
+    rotate: StrictBool = True
+    """Also hold out each transformation in turn (linear heads)."""
+    rotate_controls: StrictBool = True
+    """Whether this and ``redraws`` include controls."""
     redraws: Annotated[StrictInt, Field(ge=0, le=1000)] = 20
     """Number of random sets of held-out transformations to evaluate (linear heads)."""
     complexity: StrictBool = False

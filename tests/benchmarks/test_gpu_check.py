@@ -241,11 +241,11 @@ def _on_a_bare_machine(*given: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_bare_machine_lists_kernels_pixels_and_probes(tmp_path: Path) -> None:
+def test_a_bare_machine_lists_pixels_and_probes(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    done = _on_a_bare_machine("--fake-device", "--seconds", 0, "--only", "kernels,pixels,probes", "--out", out)
+    done = _on_a_bare_machine("--fake-device", "--seconds", 0, "--only", "pixels,probes", "--out", out)
     assert done.returncode == 0, done.stderr
-    assert {row["part"] for row in json.loads(out.read_text())["rows"]} == {"kernels", "pixels", "probes"}
+    assert {row["part"] for row in json.loads(out.read_text())["rows"]} == {"pixels", "probes"}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.scenarios.scene import Scene, numbers, read
 
 PIXELS = "control:pixels"
@@ -9,6 +10,7 @@ STYLES = "style_ink_pen,style_ink_brush,style_kuwahara_noir,style_kuwahara_poste
 MORE = "style_glyphs_typewriter"
 
 
+@pytest.mark.slow
 def test_they_are_scored_and_kept_until_a_setting_changes(scene: Scene) -> None:
     scene.study |= {"suite": f"identity,grayscale,{STYLES},{MORE}", "generators": {"styles": 1, "draws": 2}}
     first = scene.run()

@@ -62,6 +62,7 @@ def test_a_store_is_made_anew_in_the_place_of_another(scene: Scene) -> None:
     assert numbers(scene.stages(store)) == numbers(scene.fresh(other))
 
 
+@pytest.mark.slow
 def test_reports_without_a_study_keep_the_settings_of_few_shots(scene: Scene) -> None:
     scene.study |= {"seed": 3, "few_shot": {"shots": 2, "draws": 3}}
     first = scene.run()["backbones"]["control:pixels"]["few_shot"]

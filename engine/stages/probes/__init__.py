@@ -54,7 +54,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         entry, settings = run.store.backbone(unit.name), run.store.settings
         spec = entry.facts["spec"]
         adapted = entry.name.startswith(ADAPTED) or "finetuned" in spec
-        fixed = adapted or (spec["control"] and config.rotate == "networks")
+        fixed = adapted or (spec["control"] and not config.rotate_controls)
         own = replace(config, rotate=False, redraws=0) if fixed else config
         metadata = {
             "canvas": settings.canvas,

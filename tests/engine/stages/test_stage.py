@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from tests.conftest import jpeg, photograph
@@ -40,9 +40,9 @@ def test_another_gpu_computes_nothing_again_and_another_kind_of_device_does(stag
     assert [config["device"] for config in (first, cpu, auto)] == ["cuda", "cpu", "auto"]
 
 
-@pytest.mark.parametrize(("rotate", "turned"), [(True, 2), ("networks", 1), (False, 0)])
+@pytest.mark.parametrize(("rotate", "controls", "turned"), [(True, True, 2), (True, False, 1), (False, True, 0)])
 def test_which_backbones_are_rotated(
-    two_classes: Path, tmp_path: Path, rotate: bool | Literal["networks"], turned: int
+    two_classes: Path, tmp_path: Path, rotate: bool, controls: bool, turned: int
 ) -> None:
     backbones = ["control:pixels", "control:random:test_vit"]
     images: dict[str, Any] = {"transformations": "mini5", "canvas": 64}
@@ -50,7 +50,9 @@ def test_which_backbones_are_rotated(
         two_classes, tmp_path / "s.zarr", backbones, config=EmbedConfig(batch=4, threads=1, precision="fp32"), **images
     )
     few: dict[str, Any] = {"Cs": (1e-2,), "passes": 20, "resamples": 0, "equal_width": 0, "bootstrap": 100}
-    config = ProbeConfig(tasks=("coarse",), heads=("linear",), rotate=rotate, redraws=2, **few)
+    config = ProbeConfig(
+        tasks=("coarse",), heads=("linear",), rotate=rotate, rotate_controls=controls, redraws=2, **few
+    )
     tables = open_tables(store, backbones)
     store.backbone(backbones[1]).facts["spec"]["control"] = False
     outcomes = probe(store, tmp_path, config, tables)
