@@ -164,7 +164,7 @@ def worst(results: Sequence[GateResult]) -> GateResult:
     )
 
 
-_FLOAT32 = PrecisionPolicy("fp32")
+FLOAT32 = PrecisionPolicy("fp32")
 Extent = Literal["full", "each"]
 
 
@@ -247,7 +247,7 @@ class PrecisionGate:
     def require_float32(self, names: Sequence[str]) -> None:
         """Raise GateError if compiled float32, the reference of other policies, disagrees with eager torch."""
         try:
-            self.measured(_FLOAT32, names)
+            self.measured(FLOAT32, names)
         except RejectedError as error:  # says nothing about another policy
             raise GateError(str(error)) from None
 
@@ -258,7 +258,7 @@ class PrecisionGate:
         if not names:
             return
         if self.compiled:
-            if policy == _FLOAT32:
+            if policy == FLOAT32:
                 rows, eager = self._reference(names), self._reference(names, eager=True)
                 yield {name: (rows[name][: len(eager[name])].astype(self.dtype), eager[name]) for name in names}
                 return
@@ -341,7 +341,7 @@ class PrecisionGate:
 
     def _count(self, policy: PrecisionPolicy, name: str) -> int | None:
         """How many of a transformation's pictures are compared: one for compiled float32, except of anchors."""
-        return 1 if self.compiled and policy == _FLOAT32 and name not in self.anchors else None
+        return 1 if self.compiled and policy == FLOAT32 and name not in self.anchors else None
 
     def _pictures(self, names: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
         """Pictures of each transformation. Shape: (R, S, S, 3) uint8."""
@@ -364,8 +364,8 @@ class PrecisionGate:
         if missing := [name for name in names if data[name] is None]:
             pixels = self._pictures(missing)
             if eager:
-                pixels = {name: x[: self._count(_FLOAT32, name)] for name, x in pixels.items()}
-            embed = self.runtime(_FLOAT32) if compiled else self._eager
+                pixels = {name: x[: self._count(FLOAT32, name)] for name, x in pixels.items()}
+            embed = self.runtime(FLOAT32) if compiled else self._eager
             words = "gate: float32 " + ("reference" if compiled or not self.compiled else "in eager torch")
             rows = np.concatenate(list(self._embedded(embed, [pixels[name] for name in missing], words)))
             ends = list(accumulate(len(pixels[name]) for name in missing))
@@ -397,20 +397,20 @@ class PrecisionGate:
     def runtime(self, mixture: PrecisionPolicy) -> Embed:
         """Compile a policy; the last one and the reference stay in memory."""
         if mixture not in self._runtimes:
-            for other in set(self._runtimes) - {_FLOAT32}:
+            for other in set(self._runtimes) - {FLOAT32}:
                 del self._runtimes[other]
-            reference = self.builder.float32_reference and mixture == _FLOAT32
+            reference = self.builder.float32_reference and mixture == FLOAT32
             self._runtimes[mixture] = self.builder.runtime(mixture, keep=reference)
         return self._runtimes[mixture]
 
     def _reference_name(self, policy: PrecisionPolicy) -> str:
-        if self.compiled and policy != _FLOAT32:
+        if self.compiled and policy != FLOAT32:
             return "float32"
         return "float32 torch" if self.builder.source.backbone.module is not None else "the same graph in float32"
 
     def _mean(self, policy: PrecisionPolicy) -> NDArray[np.floating]:
         """Mean of the reference over the pictures of anchors. Shape: (D,)."""
-        eager = self.compiled and policy == _FLOAT32
+        eager = self.compiled and policy == FLOAT32
         if eager not in self._means:
             rows = self._reference(self.anchors, eager=eager)
             self._means[eager] = np.concatenate(list(rows.values())).mean(axis=0, dtype=np.float64)
@@ -438,7 +438,7 @@ class PrecisionGate:
         Raises:
             GateError: it is outside the limits.
         """
-        if policy == _FLOAT32 and self.compiled:
+        if policy == FLOAT32 and self.compiled:
             return None
         facts = {**self.facts(policy.precision, self.names), "policy": policy.describe()}
         found: dict[str, Any] = cache.remember("spots", facts, lambda: self._spotted(policy, embed))
@@ -455,7 +455,7 @@ class PrecisionGate:
             photograph = (i + i // math.lcm(len(order), images)) % images
             chosen.setdefault(order[i % len(order)], []).append(photograph)
         pixels = list(self.samples.pictures(chosen).values())
-        embed_reference = self.runtime(_FLOAT32) if self.compiled else self._eager
+        embed_reference = self.runtime(FLOAT32) if self.compiled else self._eager
         reference = np.concatenate(list(self._embedded(embed_reference, pixels, "spot check: float32 reference")))
         got = np.concatenate(list(self._embedded(embed, pixels, "spot check"))).astype(self.dtype)
         return self._described(policy, self._check(policy, got, reference, images=images, mean=reference.mean(axis=0)))

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from substyle.engine import cache
-from substyle.engine.backbones.gate import GateError, PrecisionGate, RejectedError
+from substyle.engine.backbones.gate import FLOAT32, GateError, PrecisionGate, RejectedError
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import EngineError
 from substyle.engine.devices import AUTO, EightBits, Precision, as_eight_bits, as_precision
@@ -23,7 +23,7 @@ from substyle.engine.observability import fastest
 MIN_SPEEDUP = 1.2  # of a mixture over float32; a slower one is not worth its error
 MIN_SPEEDUP_8_BITS = 1.3  # over 16 bits, on a GPU
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
-_FLOAT32, _BFLOAT16 = PrecisionPolicy("fp32"), PrecisionPolicy("bf16")
+_BFLOAT16 = PrecisionPolicy("bf16")
 _AIM = 0.9  # excess that the search for a number of layers aims at
 
 
@@ -109,7 +109,7 @@ class PrecisionSearch:
             try:
                 passed = self.gate.passed(policy)
             except RejectedError as error:
-                if self._given or policy in (_FLOAT32, self._refused):
+                if self._given or policy in (FLOAT32, self._refused):
                     raise
                 names = list(dict.fromkeys([*names, *error.names])) if self._eight_bits else list(error.names)
                 self._refused, self._failure = policy, error
@@ -172,9 +172,9 @@ class PrecisionSearch:
 
     def _float32(self, why: str) -> PrecisionPolicy:
         print(f"{self.name}: using float32; {why}", file=sys.stderr)
-        return _FLOAT32
+        return FLOAT32
 
-    def _speedup(self, mixture: PrecisionPolicy, over: PrecisionPolicy = _FLOAT32) -> float:
+    def _speedup(self, mixture: PrecisionPolicy, over: PrecisionPolicy = FLOAT32) -> float:
         """How many times as fast as another policy one is."""
         self.gate.note(f"gate: comparing the speed of {self.gate.words(mixture)} and {over.precision}")
         embeds = (self.gate.runtime(mixture), self.gate.runtime(over))

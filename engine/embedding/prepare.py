@@ -39,7 +39,6 @@ from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.variants import Variant, VariantMaker
 
 STYLE_BLOBS = "styles"  # folder in the cache
-EXTRA = ""  # in place of a transformation: photographs to calibrate quantisation
 
 
 class PixelPipeline:
@@ -256,9 +255,11 @@ class PackagedSamples(Samples):
 
     def extra_fingerprint(self) -> str:
         """Return a digest of everything that affects `extra_samples`."""
-        if EXTRA not in self._fingerprints:
-            self._fingerprints[EXTRA] = self.digest(self.names(), self.extra_samples)
-        return self._fingerprints[EXTRA]
+        return self._extra_fingerprint
+
+    @cached_property
+    def _extra_fingerprint(self) -> str:
+        return self.digest(self.names(), self.extra_samples)
 
 
 class OwnSamples(Samples):
