@@ -18,6 +18,7 @@ from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.gains import attentive, finetuned
 from substyle.engine.results.model import Robustness
 from substyle.engine.stages.domains.section import domains
+from substyle.engine.stages.movement.section import over_backbones
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift.section import shift_table
 
@@ -81,7 +82,8 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     if results.get("robustness"):
         kept["robustness"] = results["robustness"]
     document = validate_results(results)
-    for made in (finetuned(document), attentive(document), shift_table(document), domains(document)):
+    moved = over_backbones(document, document.entries("movement"))
+    for made in (finetuned(document), attentive(document), shift_table(document), domains(document), moved):
         if made and made.rows:
             names = [column.name for column in made.columns]
             kept[made.name] = [dict(zip(names, row, strict=True)) for row in made.rows]
@@ -329,6 +331,18 @@ def movement_table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def moved_table(kept: dict[str, Any]) -> str:
+    """Format rank correlations over backbones of each measure of movement with each loss of class accuracy."""
+    rows = kept["movement_over_backbones"]
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    lines = [f"| loss over {rows[0]['backbones']} backbones, under | {' | '.join(measures)} |", "|---" * 4 + "|"]
+    for loss in dict.fromkeys(row["loss"] for row in rows):
+        found = {row["measure"]: row["spearman"] for row in rows if row["loss"] == loss}
+        cells = ("{:+.2f} ({:+.2f} to {:+.2f})".format(*found[measure]) for measure in measures)
+        lines.append(f"| {loss} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def known_table(kept: dict[str, Any], shown: Iterable[tuple[str, str]]) -> str:
     """Format R² of parameters of some transformations in per cent, and prices of shortcuts in points."""
     headings = [f"`{t}`: {parameter}; price" for t, parameter in shown]
@@ -435,7 +449,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "analysis.md": f"{shifted_table(_kept('shift'))}\n\n" + domain_table(_kept("domains"), "Style"),
         ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
         ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}\n\n"
-        + f"{attentive_table(_kept('tokens'))}\n\n{movement_table(_kept('leaks'))}",
+        + f"{attentive_table(_kept('tokens'))}\n\n{movement_table(_kept('leaks'))}\n\n{moved_table(_kept('shift'))}",
     }
 
 
