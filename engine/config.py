@@ -314,6 +314,8 @@ class Study:
         Field(min_length=1, json_schema_extra=_or_names),
     ]
     """Backbones, at least one: names, or tables with name, checkpoint, precision and label."""
+    note: Annotated[str, Field(max_length=2000)] = ""
+    """Text about the study, which the report shows below its name."""
     images: PathOrAddress | None = None
     """Photographs: a folder, a list, tar shards, Parquet files, a Hugging Face dataset, a NumPy archive, or a glob
     pattern; can be set on the command line instead."""

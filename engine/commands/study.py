@@ -140,6 +140,8 @@ def demo(options: argparse.Namespace) -> dict[str, Any]:
     if options.images is None:
         options.images = Path("runs") / "photographs"
         packaged_photographs.ensure(options.images)
+        # crops of one picture are not independent, whatever the study says of photographs in general
+        options.set = ['resample_by="folder"', *options.set]
     elif options.out is None:
         name = name_of(options.images)
         options.out = default_out(f"{name}-{Path(options.study).stem}" if options.study else name)

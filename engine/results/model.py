@@ -564,6 +564,7 @@ class ResultsDocument(Model):
     backbones: dict[str, BackboneResults]
     version: str | None = None
     created: str | None = None
+    note: str | None = None
     suite: str | None = None
     seed: int | None = None
     canvas: int | None = None

@@ -32,12 +32,13 @@ from substyle.pipelines.transforms.registry import suite_name
 _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
 
 
-def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) -> dict[str, Any]:
+def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mapping[str, str]) -> dict[str, Any]:
     """Assemble results.json from the results of all stages.
 
     Args:
         run: what stages have computed, by backbone; missing results are omitted.
         name: name of the study.
+        note: text about the study.
         threads: CPU threads of the run.
         labels: labels of backbones that have one.
     """
@@ -55,6 +56,7 @@ def assemble(run: Run, name: str, *, threads: int, labels: Mapping[str, str]) ->
         "version": __version__,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "name": name,
+        **({"note": note} if note else {}),
         **store.settings.pixels,
         "suite": suite_name([known[each].definition for each in names]),
         "images": len(table.keys),

@@ -99,7 +99,8 @@ def _run(
                 run.results[stage.name] = found = stage.computed(run)
                 embed_added(run, stage, found)
         run.embedding = None  # frees compiled backbones
-        results = assemble(run, study.name, threads=study.embed.cores, labels=labels_of(study.backbones))
+        own = labels_of(study.backbones)
+        results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own)
         with observability.span("run", "gallery and report"):
             draw_gallery(plan.source, study, store, out)
             (first, *_) = run.tables.values()
@@ -132,9 +133,9 @@ def report_study(store: EmbeddingStore, out: Path, study: Study | None, *, quiet
             run.results[stage.name] = stage.computed(run) if stage.in_reports else stage.kept(run)
         if study is not None:
             require_elsewhere(study, out, quiet=quiet)
-        name = study.name if study else store.path.stem
+        name, note = (study.name, study.note) if study else (store.path.stem, "")
         threads = (study.embed if study else EmbedConfig()).cores
-        results = assemble(run, name, threads=threads, labels=labels_of(study.backbones) if study else {})
+        results = assemble(run, name, note=note, threads=threads, labels=labels_of(study.backbones) if study else {})
         shown = study is None or study.gallery
         save_report(results, out, current_gallery(store, out, tables[0]) if shown else None)
     return results

