@@ -130,6 +130,30 @@ def launch(kernel: Any, programs: tuple[int, int], *arguments: Any, **constants:
         kernel[programs](*arguments, enable_fp_fusion=True, **constants)
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Limit the threads of torch on a CPU; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_SHARED = 1 << 25  # multiply-adds
+
+
+def threads_for(products: int) -> int:
+    """Argument of :func:`threads` for many passes of ``products`` multiply-adds each.
+
+    One thread where a pass takes less than a millisecond. More are not faster there, take as many times the CPU time,
+    and wait for each other at every operation if another process needs a core.
+    """
+    return 1 if products < _SHARED else 0
+
+
 CPU = torch.device("cpu")
 _NAME = re.compile(r"cpu|cuda(:\d+)?")
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from substyle.engine import devices
@@ -32,6 +30,7 @@ from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity,
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
+from substyle.kernels.dispatch import threads
 from substyle.kernels.probe_heads import Heads
 
 _PASSES = 600  # estimated passes of a linear probe, resamples included, for the progress bar
@@ -312,15 +311,3 @@ class _Run:
                 setting=setting,
                 extra=self.metadata,
             )
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Limit the threads of torch; 0 changes nothing."""
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -19,6 +19,7 @@ from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, DeviceBatc
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import AttentionBank, DeviceHeadBank, HeadBank, Setting, replays
 from substyle.engine.probes.tasks import F64, UNKNOWN, Advance, Task
+from substyle.kernels.dispatch import threads, threads_for
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward, judge
@@ -180,7 +181,9 @@ def train(
     validation = [Validation(features, part.task, config) for part in parts]
     done = 0
     at_once = AHEAD if replayed else _steps_at_once(features, parts, banks)
-    with closing(make_batches(features, parts, at_once, steps)) as batches:
+    size = sum(part.count for part in parts)
+    largest = max(sum(p.numel() for p in bank.pieces[0].parameters) for bank in banks)
+    with threads(threads_for(size * largest)), closing(make_batches(features, parts, at_once, steps)) as batches:
         while done < steps:
             ahead = min(at_once, steps - done)
             block = batches.block([learning_rate(i, steps) for i in range(done, done + ahead)])

@@ -123,6 +123,22 @@ def test_triton_wants_a_gpu_and_to_be_installed(monkeypatch: pytest.MonkeyPatch,
         dispatch.installed.cache_clear()
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_threads_are_limited_and_given_back(count: int) -> None:
+    before = torch.get_num_threads()
+    with dispatch.threads(count):
+        assert torch.get_num_threads() == (count or before)
+    assert torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError), dispatch.threads(count):
+        1 / 0  # noqa: B018
+    assert torch.get_num_threads() == before
+
+
+def test_small_passes_have_one_thread() -> None:
+    assert dispatch.threads_for(74 * (175 * 256 + 256 * 31)) == 1
+    assert dispatch.threads_for(74 * (1280 * 2048 + 2048 * 31)) == 0
+
+
 def test_grid() -> None:
     assert dispatch.grid("x", 3, 1000, 256) == (4, 3)
     assert dispatch.grid("x", 3, 1024, 256) == (4, 3)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from substyle.engine.backbones.weights import (
     require_repository,
     require_url,
 )
+from substyle.kernels.dispatch import threads
 from substyle.kernels.errors import ConfigError
 
 # timm's names
@@ -310,17 +310,6 @@ def wrap(
     return Backbone(spec, module)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Restrict torch to one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
     """Set the running statistics of all normalisation layers to those of one batch, in place."""
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -331,7 +320,7 @@ def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # cumulative: exactly the batch's statistics
-    with torch.no_grad(), one_thread():  # more threads sum in another order, which changes the rounding
+    with torch.no_grad(), threads(1):  # more threads sum in another order, which changes the rounding
         module(torch.from_numpy(np.ascontiguousarray(canvas_BSSC)))
     module.eval()
 

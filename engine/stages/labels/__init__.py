@@ -13,7 +13,6 @@ from typing import Any
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.run import threads
 from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import BackboneResults, ResultsDocument
@@ -24,6 +23,7 @@ from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store import identity as recorded
 from substyle.engine.store.tokens import averaged
+from substyle.kernels.dispatch import threads
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.sources import Source
 from substyle.pipelines.sources.metadata import ORIGINS, read_labels

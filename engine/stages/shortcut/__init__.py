@@ -16,7 +16,6 @@ from torch.nn.functional import normalize
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.evaluate import Estimate, Resampled, resample, uniform_over
-from substyle.engine.probes.run import threads
 from substyle.engine.probes.tasks import identity
 from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
@@ -26,6 +25,7 @@ from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
+from substyle.kernels.dispatch import threads
 from substyle.pipelines.validation import validated
 
 _PENALTIES = np.logspace(-4, 3, 15)
