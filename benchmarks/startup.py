@@ -50,7 +50,39 @@ def run(quick: bool) -> list[Row]:
         rows += _first("EfficientNet-Lite0", BACKBONE, images, folder, 1 if quick else 3)
         if not quick and packages.SHIPPED[LARGE.partition(":")[2]].folder() is not None:
             rows += _first("CLIP ViT-B/16", LARGE, images, folder, 1)
+        rows.append(_demo("smallest" if quick else "demo", folder, 1 if quick else 3))
     return rows
+
+
+def _demo(study: str, folder: Path, repeats: int) -> Row:
+    """From the command to the report, with an empty cache, and the share of each stage."""
+    stages: list[dict[str, float]] = []
+    place = {**os.environ, "SUBSTYLE_CACHE": str(folder / "cache")}
+
+    def ours() -> None:
+        for made in ("cache", "runs"):
+            shutil.rmtree(folder / made, ignore_errors=True)
+        began = time.perf_counter()
+        command = [
+            sys.executable,
+            "-m",
+            "substyle.engine.cli",
+            "demo",
+            "--study",
+            study,
+            "--out",
+            "runs/demo",
+            "--quiet",
+        ]
+        subprocess.run(command, check=True, cwd=folder, env=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        spent = json.loads((folder / "runs" / "demo" / "results.json").read_text())["throughput"]
+        own = {stage: spent[f"{stage}_seconds"] for stage in ("embed", "probe", "analysis")}
+        stages.append({**own, "all else": time.perf_counter() - began - sum(own.values())})
+
+    timings = interleave({OURS: ours}, repeats=repeats, warmup=0)
+    facts = {f"{stage}, seconds": Timing.of([run[stage] for run in stages]).median for stage in stages[0]}
+    facts["seconds"] = timings[OURS].median
+    return Row(f"substyle demo --study {study}, empty cache", "runs", 1, timings, facts=facts)
 
 
 def _second(arguments: list[str], store: Path, files: list[Path], repeats: int) -> Row:

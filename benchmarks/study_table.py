@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.probes.outcomes import holm
 from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.gains import attentive, finetuned
 from substyle.engine.results.model import Robustness
@@ -32,7 +33,8 @@ _WANTED = {
     "fine": ("accuracy", "ci95", "two_way_ci95"),
     "coarse": ("seen", "seen_ci95", "held_out", "held_out_ci95", "held_out_two_way_ci95", "gap", "gap_ci95",
                "by_transformation"),
-    "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "styles", "styles_two_way_ci95", "generators"),
+    "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "balanced", "balanced_two_way_ci95", "styles",
+                        "styles_two_way_ci95", "generators"),
     "semantic": ("clean", "clean_ci95", "obfuscated", "obfuscated_ci95"),
 }  # fmt: skip
 _TASKS = ("rotation", "semantic", "coarse")  # besides fine, whose differences are kept
@@ -47,6 +49,7 @@ _COLUMNS = (  # heading, task, head, score, interval
     ("class, transformed", "semantic", "linear", "obfuscated", "obfuscated_ci95"),
 )
 _MARK = "†"
+_HELD_OUT = (("balanced", "balanced_"), ("accuracy", ""))  # scores and their prefixes
 LEVEL = 0.05  # of a contrast, after Holm's correction
 KNOWN = (("jpeg", "quality"), ("gaussian_blur", "sigma"), ("hue_shift", "hue"))  # parameters shown in docs/blind.md
 STUDIES = ("families", "imagenette")  # in the order of docs/results.md
@@ -282,19 +285,45 @@ def generators_table(kept: dict[str, Any]) -> str:
     for name, row in kept["backbones"].items():
         found = row["generators"]
         lines.append(f"| `{name}` | {_per_cent(found['seen'])} | {_cell(found, 'accuracy', 'ci95')} |")
-    lines += ["", "| contrast | points | p, Holm | verdict |", "|---" * 4 + "|"]
-    for row in kept["contrasts"]:
-        points = _number({**row, "difference_ci95": row["ci95"]}, "difference", 100, "+.1f")
-        better = row["a"] if row["difference"] > 0 else row["b"]
-        verdict = f"`{better}` is better" if row["p_holm"] < LEVEL else "undecided"
-        lines.append(f"| `{row['a']}` − `{row['b']}` | {points} | {row['p_holm']:.3g} | {verdict} |")
     lines += [
-        "",
+        *_contrasts(kept["contrasts"]),
         f"{len(first['generators'])} generators, each training in turn with {first['styles']} of its styles, at most "
         f"{first['draws']} draws; {first['images']} test photographs of {kept['images']}, "
         f"{len(first['by_style'])} styles.",
     ]
     return "\n".join(lines)
+
+
+def _contrasts(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Format differences in points, with a verdict on each."""
+    lines = ["", "| contrast | points | p, Holm | verdict |", "|---" * 4 + "|"]
+    for row in rows:
+        points = _number({**row, "difference_ci95": row["ci95"]}, "difference", 100, "+.1f")
+        better = row["a"] if row["difference"] > 0 else row["b"]
+        verdict = f"`{better}` is better" if row["p_holm"] < LEVEL else "undecided"
+        lines.append(f"| `{row['a']}` − `{row['b']}` | {points} | {row['p_holm']:.3g} | {verdict} |")
+    return [*lines, ""]
+
+
+def coarse_table(kept: dict[str, Any]) -> str:
+    """Format accuracy on transformations held out in turn in per cent, and contrasts of networks in points."""
+    lines = ["| backbone | mean over coarse classes | mean over transformations |", "|---" * 3 + "|"]
+    for name, row in kept["backbones"].items():
+        found = row["coarse_rotation"]["linear"]
+        cells = [_cell(found, score, f"{kind}two_way_ci95") for score, kind in _HELD_OUT]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    lines.append(f"| chance | {' | '.join([_per_cent(kept['chance']['coarse'])] * 2)} |")
+    controls = {name for name, row in kept["backbones"].items() if row["control"]}
+    pairs = [
+        {**row, "ci95": row["two_way_ci95"]}
+        for row in kept["comparisons"]
+        if (row["task"], row["metric"]) == ("rotation", "balanced") and not controls & {row["a"], row["b"]}
+    ]
+    for row, p in zip(pairs, holm([row["p"] for row in pairs]), strict=True):
+        row["p_holm"] = p
+    count, images = kept["variants"] // kept["images"] - 1, kept["images"]
+    text = f"{count} transformations, each held out in turn; {kept['splits']['test']} test photographs of {images}."
+    return "\n".join([*lines, *_contrasts(pairs), text])
 
 
 def labels_table(kept: dict[str, Any]) -> str:
