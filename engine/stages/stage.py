@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.config import BackboneChoice, Settings, Study
@@ -156,6 +156,14 @@ class Run:
         return self._opened[store.path]
 
 
+class Reporting(Protocol):
+    """A module that reports the results of a stage, see the methods of `Stage`."""
+
+    def scores(self, backbone: BackboneResults, /) -> Iterable[ComparedScore]: ...
+
+    def sections(self, results: ResultsDocument, /) -> Iterable[Section]: ...
+
+
 class Stage(ABC, Generic[C, R]):
     """A stage: settings, units, what they are computed from, computation and results.
 
@@ -176,6 +184,7 @@ class Stage(ABC, Generic[C, R]):
             what reads it gets that type, its JSON Schema has it, and other values are refused by name. None: any JSON.
         document_results: type of the entry ``<name>``, of all backbones together.
         reads: stages whose results (`Run.results`) it needs.
+        report: module with its ``scores`` and ``sections``.
     """
 
     name: ClassVar[str]
@@ -189,6 +198,7 @@ class Stage(ABC, Generic[C, R]):
     backbone_results: ClassVar[Any] = None
     document_results: ClassVar[Any] = None
     reads: ClassVar[tuple[str, ...]] = ()
+    report: Reporting | None = None
 
     def of(self, study: Study) -> C | None:
         """The settings of a study; None if the stage is off."""
@@ -342,7 +352,7 @@ class Stage(ABC, Generic[C, R]):
 
     def scores(self, backbone: BackboneResults) -> Iterable[ComparedScore]:
         """Fractions of a backbone that `substyle compare` compares between runs."""
-        return ()
+        return self.report.scores(backbone) if self.report else ()
 
     def sections(self, results: ResultsDocument) -> Iterable[Section]:
         """Sections of the report.
@@ -350,7 +360,7 @@ class Stage(ABC, Generic[C, R]):
         Args:
             results: the document, with labels in place of names of backbones.
         """
-        return ()
+        return self.report.sections(results) if self.report else ()
 
     def folder(self, run: Run, unit: Unit) -> Path:
         """Folder of a unit's results."""

@@ -9,10 +9,7 @@ from typing import Any
 
 from substyle.engine.analysis.run import analyze
 from substyle.engine.config import AnalysisConfig
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.analysis.section import scores, sections
+from substyle.engine.stages.analysis import section
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 
 
@@ -23,6 +20,7 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
     config = AnalysisConfig
     file = "analysis.json"
     alike = True
+    report = section
 
     def settings(self, config: AnalysisConfig) -> JSON:
         """All settings, without the GPU index."""
@@ -45,14 +43,6 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
         """Accuracy of k-NN classifiers of transformations."""
         shares = (f"{k}-NN {v:.3f}" for k, v in result["knn"]["transformation"].items() if v is not None)
         yield f"transformation: {'  '.join(shares)}"
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Neighbours."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = AnalysisStage()

@@ -43,10 +43,8 @@ from substyle.engine.probes.attacks import (
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ATTACKS, AttackConfig
 from substyle.engine.probes.evaluate import resample
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.attack.section import Attacks, scores, sections
+from substyle.engine.stages.attack import section
+from substyle.engine.stages.attack.section import Attacks
 from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import Stamp, file_digest, is_result
@@ -88,6 +86,7 @@ class AttackStage(JsonStage[AttackConfig]):
     file = "attack.json"
     backbone_results = Attacks
     reads = ("probes",)
+    report = section
 
     def alone(self, run: Run) -> AttackConfig:
         """`[attack]`; by default all attacks on all networks. Raises ConfigError without any."""
@@ -158,14 +157,6 @@ class AttackStage(JsonStage[AttackConfig]):
             detector = (numbers["detection"].get("detector") or {}).get("auroc")
             suffix = "" if detector is None else f"  detector AUROC {detector:.3f}"
             yield f"{name}  success {numbers['success']:.3f}{suffix}"
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Success of attacks, and their detection."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = AttackStage()

@@ -21,10 +21,8 @@ from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.run import OUTPUT
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import identity
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.domains.section import ByTask, scores, sections
+from substyle.engine.stages.domains import section
+from substyle.engine.stages.domains.section import ByTask
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_file
@@ -76,6 +74,7 @@ class DomainsStage(JsonStage[DomainsConfig]):
     config = DomainsConfig
     file = "domains.json"
     backbone_results = ByTask
+    report = section
 
     def of(self, study: Study) -> DomainsConfig | None:
         """Photographs of `[domains]`, and settings of the probes."""
@@ -138,14 +137,6 @@ class DomainsStage(JsonStage[DomainsConfig]):
         everywhere = _tables(run, config, unit.name)
         self.write(folder, _transferred(everywhere, _probes(run, config, unit.name, everywhere), shared, config))
         return True
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Accuracies on the photographs of other domains."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = DomainsStage()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +16,8 @@ from scipy.special import stdtrit
 
 from substyle.engine.probes.evaluate import resample
 from substyle.engine.probes.tasks import identity
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.few_shot.section import FewShot, scores, sections
+from substyle.engine.stages.few_shot import section
+from substyle.engine.stages.few_shot.section import FewShot
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
@@ -59,6 +57,7 @@ class FewShotStage(JsonStage[FewShotConfig]):
     alike = True
     in_reports = True
     backbone_results = FewShot
+    report = section
 
     def units(self, run: Run, config: FewShotConfig) -> Iterable[Unit]:
         """Backbones whose photographs have classes."""
@@ -68,14 +67,6 @@ class FewShotStage(JsonStage[FewShotConfig]):
         """Write the scores."""
         self.write(folder, few_shot(averaged(run.tables[unit.name]), config))
         return True
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Few-shot accuracy."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = FewShotStage()

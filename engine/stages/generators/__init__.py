@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
 from math import comb
@@ -26,11 +26,10 @@ from substyle.engine.probes.outcomes import holm
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import F64, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.results.model import ResultsDocument
+from substyle.engine.stages.generators import section
 from substyle.engine.stages.generators.crossed import Crossed, known_mean, mean_over_pairs
-from substyle.engine.stages.generators.section import Contrasts, UnseenStyles, scores, sections
+from substyle.engine.stages.generators.section import Contrasts, UnseenStyles
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.table import EmbeddingTable
@@ -79,6 +78,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
     alike = True
     backbone_results = UnseenStyles
     document_results = Contrasts
+    report = section
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError if the study has a table for too few generators."""
@@ -124,14 +124,6 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
         for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
             row["p_holm"] = p
         return {self.name: {"contrasts": rows}} if rows else {}
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Accuracy on styles of unseen generators."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = GeneratorsStage()

@@ -13,12 +13,10 @@ from typing import Any
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages.labels import section
 from substyle.engine.stages.labels.config import LabelsConfig
 from substyle.engine.stages.labels.scores import Known, labels
-from substyle.engine.stages.labels.section import Labels, scores, sections
+from substyle.engine.stages.labels.section import Labels
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store import identity as recorded
@@ -43,6 +41,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
     alike = True
     photographs = True
     backbone_results = Labels
+    report = section
 
     def placed(self, config: LabelsConfig, folder: Path) -> LabelsConfig:
         """Paths of lists are relative to the study file."""
@@ -110,14 +109,6 @@ class LabelsStage(JsonStage[LabelsConfig]):
                 yield f"{label}  not predicted: {own['values']} values, {own['missing']} photographs without one"
             else:
                 yield f"{label}  {'R² ' if own['kind'] == 'number' else ''}{100 * number:.1f}"
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Accuracy or R² of each label."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = LabelsStage()

@@ -19,11 +19,9 @@ from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.evaluate import Estimate
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.tasks import identity
-from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.deciding import correlation_interval
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.movement.section import DEFAULT, MEASURES, Movement, scores, sections
+from substyle.engine.stages.movement import section
+from substyle.engine.stages.movement.section import DEFAULT, MEASURES, Movement
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import note_of
@@ -76,6 +74,7 @@ class MovementStage(JsonStage[MovementConfig]):
     alike = True
     backbone_results = Movement
     reads = ("probes",)
+    report = section
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Warn of a table that finds nothing."""
@@ -114,14 +113,6 @@ class MovementStage(JsonStage[MovementConfig]):
         for name, own in result["measures"].items():
             if own["spearman"] is not None:
                 yield f"{name}  Spearman's rho {own['spearman']:+.2f}"
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """The correlation of each measure with the loss."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = MovementStage()

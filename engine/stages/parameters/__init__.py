@@ -15,10 +15,8 @@ from substyle.engine.embedding.plan import definitions_of
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.ridge import Response, cells_of, regressed
 from substyle.engine.probes.tasks import images_of
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.parameters.section import ByTransformation, scores, sections
+from substyle.engine.stages.parameters import section
+from substyle.engine.stages.parameters.section import ByTransformation
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
@@ -56,6 +54,7 @@ class ParametersStage(JsonStage[ParametersConfig]):
     file = "parameters.json"
     alike = True
     backbone_results = ByTransformation
+    report = section
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Warn of a table that finds nothing."""
@@ -85,14 +84,6 @@ class ParametersStage(JsonStage[ParametersConfig]):
             for parameter, score in own.items():
                 known = "–" if score["r2"] is None else f"{score['r2']:.2f}"
                 yield f"{transformation}: {parameter}  R² {known}  error {score['error']:.3g} {score['unit']}".rstrip()
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Mean R² of all parameters."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = ParametersStage()

@@ -11,10 +11,8 @@ from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.probes.section import scores, sections
+from substyle.engine.results.model import ResultsDocument
+from substyle.engine.stages.probes import section
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
 from substyle.engine.store.layout import network_identity, slug
 from substyle.kernels.errors import ConfigError
@@ -30,6 +28,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     name = "probes"
     config = ProbeConfig
     alike = True
+    report = section
 
     def units(self, run: Run, config: ProbeConfig) -> Iterable[Unit]:
         """Each backbone. Raises ConfigError if one was fine-tuned on transformations that are held out."""
@@ -93,14 +92,6 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
             groups = outcome.keys if outcome.group_N is None else set(outcome.group_N)
             found["resampled"] = {"by": outcome.resample_by, "groups": len(groups)}
         return found
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Accuracies."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = ProbesStage()

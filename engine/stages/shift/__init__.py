@@ -20,13 +20,11 @@ from substyle.engine.embedding.preflight import SplitCounts, opened, require_cla
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.probes import probe_file
-from substyle.engine.stages.shift.section import scores, sections
+from substyle.engine.stages.shift import section
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
@@ -73,6 +71,7 @@ class ShiftStage(JsonStage[ShiftConfig]):
     name = "shift"
     config = ShiftConfig
     file = "shift.json"
+    report = section
 
     def of(self, study: Study) -> ShiftConfig | None:
         """Photographs of `[shift]`, and the suite of ``corruptions``."""
@@ -138,14 +137,6 @@ class ShiftStage(JsonStage[ShiftConfig]):
         own = _replicates(run, self)
         rows = robustness({name: own[name] for name in document.networks() if name in own})
         return {"robustness": rows} if rows else {}
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """Class accuracy on other photographs."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = ShiftStage()

@@ -17,10 +17,8 @@ from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.evaluate import Estimate, Resampled, resample, uniform_over
 from substyle.engine.probes.tasks import identity
-from substyle.engine.report.data import ComparedScore
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.shortcut.section import ARRANGEMENTS, Shortcut, scores, sections
+from substyle.engine.stages.shortcut import section
+from substyle.engine.stages.shortcut.section import ARRANGEMENTS, Shortcut
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
@@ -81,6 +79,7 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
     file = "shortcut.json"
     alike = True
     backbone_results = Shortcut
+    report = section
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Warn of a table that finds nothing."""
@@ -109,14 +108,6 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
         for name, row in {**result["by_transformation"], "mean": result}.items():
             if row["price"] is not None:
                 yield f"{name}  {100 * row['price']:+.1f} points"
-
-    def scores(self, backbone: BackboneResults) -> Iterator[ComparedScore]:
-        """The price of all transformations."""
-        return scores(backbone)
-
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
 
 
 STAGE = ShortcutStage()
