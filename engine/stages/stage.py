@@ -441,17 +441,24 @@ def _each(run: Run) -> list[Unit]:
 
 
 class JsonStage(Stage[C, JSON]):
-    """A stage whose results are one JSON object."""
+    """A stage whose results are one JSON object.
 
-    file: ClassVar[str]
+    Attributes:
+        file: name of their file, if it is not ``<name>.json``.
+    """
+
+    file: ClassVar[str] = ""
 
     def write(self, folder: Path, found: Mapping[str, Any]) -> None:
         """Write the results."""
-        write_durably(folder / self.file, json.dumps(found, allow_nan=False).encode())
+        write_durably(self._path(folder), json.dumps(found, allow_nan=False).encode())
 
     def load(self, run: Run, folder: Path) -> JSON:
         """Load the results."""
-        return read_object(folder / self.file)
+        return read_object(self._path(folder))
+
+    def _path(self, folder: Path) -> Path:
+        return folder / (self.file or f"{self.name}.json")
 
     def as_json(self, result: JSON) -> JSON:
         """The results."""

@@ -18,7 +18,6 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
 
     name = "analysis"
     config = AnalysisConfig
-    file = "analysis.json"
     alike = True
     report = section
 

@@ -83,7 +83,6 @@ class AttackStage(JsonStage[AttackConfig]):
     photographs = True
     config = AttackConfig
     switch = "attacks"
-    file = "attack.json"
     backbone_results = Attacks
     reads = ("probes",)
     report = section

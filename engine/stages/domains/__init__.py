@@ -72,7 +72,6 @@ class DomainsStage(JsonStage[DomainsConfig]):
 
     name = "domains"
     config = DomainsConfig
-    file = "domains.json"
     backbone_results = ByTask
     report = section
 

@@ -53,7 +53,6 @@ class FewShotStage(JsonStage[FewShotConfig]):
     name = "few_shot"
     config = FewShotConfig
     switch = "shots"
-    file = "few_shot.json"
     alike = True
     in_reports = True
     backbone_results = FewShot

@@ -74,7 +74,6 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
     name = "generators"
     config = GeneratorsConfig
     switch = "styles"
-    file = "generators.json"
     alike = True
     backbone_results = UnseenStyles
     document_results = Contrasts

@@ -37,7 +37,6 @@ class LabelsStage(JsonStage[LabelsConfig]):
 
     name = "labels"
     config = LabelsConfig
-    file = "labels.json"
     alike = True
     photographs = True
     backbone_results = Labels

@@ -50,7 +50,6 @@ class MistakesStage(JsonStage[MistakesConfig]):
 
     name = "mistakes"
     config = MistakesConfig
-    file = "mistakes.json"
     backbone_results = ByTask
     in_reports = True
     reads = ("probes",)

@@ -70,7 +70,6 @@ class MovementStage(JsonStage[MovementConfig]):
 
     name = "movement"
     config = MovementConfig
-    file = "movement.json"
     alike = True
     backbone_results = Movement
     reads = ("probes",)

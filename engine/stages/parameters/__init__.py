@@ -51,7 +51,6 @@ class ParametersStage(JsonStage[ParametersConfig]):
 
     name = "parameters"
     config = ParametersConfig
-    file = "parameters.json"
     alike = True
     backbone_results = ByTransformation
     report = section

@@ -70,7 +70,6 @@ class ShiftStage(JsonStage[ShiftConfig]):
 
     name = "shift"
     config = ShiftConfig
-    file = "shift.json"
     report = section
 
     def of(self, study: Study) -> ShiftConfig | None:

@@ -76,7 +76,6 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
 
     name = "shortcut"
     config = ShortcutConfig
-    file = "shortcut.json"
     alike = True
     backbone_results = Shortcut
     report = section

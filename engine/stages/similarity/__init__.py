@@ -22,7 +22,6 @@ class SimilarityStage(JsonStage[AnalysisConfig]):
 
     name = "similarity"
     config = AnalysisConfig
-    file = "similarity.json"
     document_results = Similarity
 
     def of(self, study: Study) -> AnalysisConfig:

@@ -156,7 +156,7 @@ def test_settings_have_the_seed_of_the_study() -> None:
         seed: int = 0
 
     class Seeded(JsonStage[Config]):
-        name, config, file = "seeded", Config, "seeded.json"
+        name, config = "seeded", Config
 
         def compute(self, *_: object) -> bool:
             return True
@@ -241,8 +241,6 @@ def test_wrong_tables_are_refused_by_name(
 )
 def test_taken_and_invalid_names_are_refused(name: str) -> None:
     class Other(JsonStage[Study]):
-        file = "x.json"
-
         def compute(self, *_: object) -> bool:
             return True
 
@@ -295,7 +293,7 @@ class AddingConfig:
 class Adding(JsonStage):
     name = "adding"
     config = AddingConfig
-    file = "adding.json"
+    file = "number.json"
     directory = "trained"
     adds_backbones = True
 
