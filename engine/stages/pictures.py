@@ -69,7 +69,7 @@ def _draw(
     blobs = [record.read() for record in records]
     contents = [(r.key, content_hash(blob)) for r, blob in zip(records, blobs, strict=True)]
 
-    def compute(new: Path) -> bool:
+    def compute(new: Path) -> None:
         networks = networks_for(
             settings.transformations, side=settings.canvas, threads=threads, precision=settings.style_precision
         )
@@ -91,7 +91,6 @@ def _draw(
             (new / str(number)).mkdir()
             for name, pixels in made.items():
                 Image.fromarray(pixels).save(new / str(number) / f"{name}.png")
-        return True
 
     stamp = partial(_stamp, store, contents, settings)
     if not fits(folder, before := stamp()):

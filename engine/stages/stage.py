@@ -304,11 +304,11 @@ class Stage(ABC, Generic[C, R]):
         yield None
 
     @abstractmethod
-    def compute(self, run: Run, config: C, unit: Unit, shared: Any, folder: Path) -> bool:  # noqa: ANN401
+    def compute(self, run: Run, config: C, unit: Unit, shared: Any, folder: Path) -> bool | None:  # noqa: ANN401
         """Write the results of a unit into an empty folder.
 
         Returns:
-            whether they are complete; others are shown, and computed again by the next run.
+            False if they are incomplete: they are shown, and computed again by the next run.
         """
 
     @abstractmethod

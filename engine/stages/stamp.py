@@ -228,13 +228,15 @@ def is_result(path: Path) -> bool:
     return note is not None and path.name in note.files
 
 
-def compute_into(folder: Path, before: Stamp, stamp: Callable[[], Stamp], compute: Callable[[Path], bool]) -> None:
+def compute_into(
+    folder: Path, before: Stamp, stamp: Callable[[], Stamp], compute: Callable[[Path], bool | None]
+) -> None:
     """Compute results and put them in place of a folder.
 
     Args:
         before: stamp of the inputs.
         stamp: returns the stamp of the inputs as they are now.
-        compute: writes the results into an empty folder; returns whether they are complete, and marked so.
+        compute: writes the results into an empty folder; returns False if they are not to be marked as complete.
 
     Raises:
         StaleError: an input changed during the computation.
@@ -244,7 +246,7 @@ def compute_into(folder: Path, before: Stamp, stamp: Callable[[], Stamp], comput
         complete = compute(new)
         if differing := before.differences(stamp()):
             raise StaleError(f"{folder}: inputs changed during the computation: {'; '.join(differing)}; rerun it")
-        if complete:
+        if complete is None or complete:
             finish(new, before, time.perf_counter() - began)
 
 

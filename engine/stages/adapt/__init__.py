@@ -61,7 +61,7 @@ class AdaptStage(Stage[AdaptConfig, str]):
         """The method, and the settings of probes, with which adapters are trained."""
         return {"method": unit.variant[0], **PROBES.settings(_probes(run))}
 
-    def compute(self, run: Run, config: AdaptConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: AdaptConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Train an adapter.
 
         Raises:
@@ -88,7 +88,6 @@ class AdaptStage(Stage[AdaptConfig, str]):
         }
         adapter = Adapter(made.weight_ED, made.bias_E, metadata)
         adapter.save(folder / f"{adapter.digest}.safetensors")
-        return True
 
     def load(self, run: Run, folder: Path) -> str:
         """The name of the adapted backbone."""

@@ -29,10 +29,9 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
         """`substyle analyze`."""
         return f"substyle analyze {run.store.path}"
 
-    def compute(self, run: Run, config: AnalysisConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: AnalysisConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the analysis."""
         self.write(folder, analyze(run.tables[unit.name], config, quiet=run.quiet))
-        return True
 
     def of_backbone(self, result: JSON) -> Mapping[str, Any]:
         """All results."""

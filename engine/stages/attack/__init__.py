@@ -142,13 +142,12 @@ class AttackStage(JsonStage[AttackConfig]):
         """`substyle attack`."""
         return f"substyle attack {run.store.path} --backbone {unit.name}"
 
-    def compute(self, run: Run, config: AttackConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: AttackConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the attacked pictures' embeddings and the scores."""
         inputs = {**self.settings(config), **self.inputs(run, config, unit)}
         target = devices.resolve(run.study.probes.device if run.study else devices.AUTO).torch_device
         subject = _Subject(run.store, run.out, _table(run, unit), config, inputs, run.checkpoints, target)
         self.write(folder, subject.run(folder, run.source or identity.open_own(run.store), quiet=run.quiet))
-        return True
 
     def lines(self, result: JSON) -> Iterator[str]:
         """Success and detection of each attack."""

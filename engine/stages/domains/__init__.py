@@ -131,11 +131,10 @@ class DomainsStage(JsonStage[DomainsConfig]):
         """Near-duplicates, which most backbones have in common."""
         yield NewPhotographs()
 
-    def compute(self, run: Run, config: DomainsConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> bool:
+    def compute(self, run: Run, config: DomainsConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> None:
         """Write the scores."""
         everywhere = _tables(run, config, unit.name)
         self.write(folder, _transferred(everywhere, _probes(run, config, unit.name, everywhere), shared, config))
-        return True
 
 
 STAGE = DomainsStage()

@@ -87,7 +87,7 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
         objective, seed = unit.variant
         return {"objective": objective, "seed": seed, "group": _plan(run).pipeline.config.images}
 
-    def compute(self, run: Run, config: FinetuneConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: FinetuneConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Fine-tune a backbone."""
         (objective, seed), table = unit.variant, run.tables[unit.name]
         pipeline, records = _plan(run).pipeline, _plan(run).readable()
@@ -131,7 +131,6 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
         }
         state = {name: tensor.cpu() for name, tensor in base.module.state_dict().items()}
         Finetuned(state, metadata).save(folder / f"{tensors_hash(state)}.safetensors")
-        return True
 
     def load(self, run: Run, folder: Path) -> str:
         """The name of the fine-tuned backbone."""

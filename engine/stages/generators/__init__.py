@@ -103,13 +103,12 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
         known = _of_table(table, config)
         return {"styles_of": {name: [table.transformations[t] for t in own] for name, own in known.items()}}
 
-    def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write scores and what contrasts of backbones need."""
         probes = ProbeConfig(seed=config.seed, device=run.study.probes.device if run.study else devices.AUTO)
         found, crossed = unseen_styles(averaged(run.tables[unit.name]), config, probes)
         self.write(folder, found)
         crossed.save(folder / _ARRAYS)
-        return True
 
     def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """Differences of all pairs of networks, with p values after Holm's correction."""

@@ -81,14 +81,13 @@ class LabelsStage(JsonStage[LabelsConfig]):
         digests = {label: _digest(read[label]) if label in read else known.get(label) for label in config.of}
         return {"values": digests, "probes": PROBES.settings(_probes(run))}
 
-    def compute(self, run: Run, config: LabelsConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: LabelsConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the scores."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         known = {label: own for kind in ORIGINS for label, own in self._read(run, config, kind).items()}
         with threads(1), threadpool_limits(1):  # the same numbers on any number of cores
             self.write(folder, labels(averaged(run.tables[unit.name]), known, config, _probes(run)))
-        return True
 
     def _read(self, run: Run, config: LabelsConfig, kind: str) -> Known:
         """Values of labels of one kind of origin, read once in a run."""

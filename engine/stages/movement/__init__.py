@@ -98,14 +98,13 @@ class MovementStage(JsonStage[MovementConfig]):
         note = note_of(PROBES.folder(run, unit))
         return {"probes": note and note.files}
 
-    def compute(self, run: Run, config: MovementConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: MovementConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the measures."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threadpool_limits(1):  # the same numbers on any number of cores
             outcome = PROBES.load(run, PROBES.folder(run, unit))
             self.write(folder, movement(averaged(run.tables[unit.name]), outcome, config))
-        return True
 
     def lines(self, result: JSON) -> Iterator[str]:
         """The correlation of each measure with the loss."""

@@ -67,7 +67,7 @@ class ParametersStage(JsonStage[ParametersConfig]):
             return []
         return [unit for unit in super().units(run, config) if families(run.tables[unit.name].transformations)]
 
-    def compute(self, run: Run, config: ParametersConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: ParametersConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the scores. Raises DifferentError if the definition of a transformation has changed."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -75,7 +75,6 @@ class ParametersStage(JsonStage[ParametersConfig]):
         run.store.require_definitions(definitions_of(table.transformations))
         with threadpool_limits(1):  # the same numbers on any number of cores
             self.write(folder, parameters(table, run.store.settings.seed, config))
-        return True
 
     def lines(self, result: JSON) -> Iterator[str]:
         """R² and error of each parameter."""

@@ -48,7 +48,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         """`substyle probe`."""
         return f"substyle probe {run.store.path}"
 
-    def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write probes, scores and results."""
         entry, settings = run.store.backbone(unit.name), run.store.settings
         spec = entry.facts["spec"]
@@ -66,7 +66,6 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         multitask = not adapted and not spec["control"]
         table = run.tables[unit.name]
         run_probes(table, own, out_dir=folder, quiet=run.quiet, metadata=metadata, multitask=multitask).save(folder)
-        return True
 
     def load(self, run: Run, folder: Path) -> ProbeOutcome:
         """Load the results."""

@@ -121,7 +121,7 @@ class ShiftStage(JsonStage[ShiftConfig]):
         """Near-duplicates, which most backbones have in common."""
         yield NewPhotographs()
 
-    def compute(self, run: Run, config: ShiftConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> bool:
+    def compute(self, run: Run, config: ShiftConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> None:
         """Write scores and replicates."""
         probe = Probe.load(probe_file(run.out, unit.name, "semantic"))
         scores, kept = _scores(run.tables[unit.name], probe, _stores(run, config), shared, config)
@@ -129,7 +129,6 @@ class ShiftStage(JsonStage[ShiftConfig]):
         np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
         self.write(folder, scores)
         write_durably(folder / _REPLICATES, content.getvalue())
-        return True
 
     def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """How well sensitivity tells the loss under each shift, over networks."""

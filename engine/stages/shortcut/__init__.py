@@ -94,13 +94,12 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
             if varied and len(np.unique(table.label_N[train_N])) > 1 and len(test_N):
                 yield unit
 
-    def compute(self, run: Run, config: ShortcutConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: ShortcutConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the scores."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threads(1), threadpool_limits(1):  # the same numbers on any number of cores
             self.write(folder, shortcut(averaged(run.tables[unit.name]), config))
-        return True
 
     def lines(self, result: JSON) -> Iterator[str]:
         """The price of each transformation and of all, in points."""

@@ -57,10 +57,9 @@ class SimilarityStage(JsonStage[AnalysisConfig]):
         """`substyle analyze`."""
         return f"substyle analyze {run.store.path}"
 
-    def compute(self, run: Run, config: AnalysisConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: AnalysisConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the similarities."""
         self.write(folder, similarity(list(run.tables.values()), config, quiet=run.quiet))
-        return True
 
     def load(self, run: Run, folder: Path) -> JSON:
         """Load the similarities of pairs of the backbones of a run."""

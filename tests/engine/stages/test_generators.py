@@ -259,7 +259,7 @@ def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     for name in names:
         folder = stage.STAGE.folder(run, Unit(name, slug(name)))
         folder.mkdir(parents=True)
-        assert stage.STAGE.compute(run, config, Unit(name, slug(name)), None, folder)
+        stage.STAGE.compute(run, config, Unit(name, slug(name)), None, folder)
         found[name] = stage.STAGE.load(run, folder)
         _, known[name] = unseen_styles(run.tables[name], config, ProbeConfig(device="cpu"))
     run.results = {"generators": found}

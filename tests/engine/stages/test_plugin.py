@@ -158,8 +158,7 @@ def test_settings_have_the_seed_of_the_study() -> None:
     class Seeded(JsonStage[Config]):
         name, config = "seeded", Config
 
-        def compute(self, *_: object) -> bool:
-            return True
+        def compute(self, *_: object) -> None: ...
 
     registry.register_stage(Seeded())
     data = {"name": "small", "backbones": [PIXELS], "seed": 7, "resample_by": "folder"}
@@ -241,8 +240,7 @@ def test_wrong_tables_are_refused_by_name(
 )
 def test_taken_and_invalid_names_are_refused(name: str) -> None:
     class Other(JsonStage[Study]):
-        def compute(self, *_: object) -> bool:
-            return True
+        def compute(self, *_: object) -> None: ...
 
     made = Other()
     made.name = name  # type: ignore[misc]
@@ -303,7 +301,6 @@ class Adding(JsonStage):
 
     def compute(self, run, config, unit, shared, folder):
         self.write(folder, {"backbone": config.backbone, "number": unit.variant[0]})
-        return True
 
     def added(self, run, found):
         assert [each["number"] for each in found.values()] == [0, 1]
