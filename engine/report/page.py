@@ -35,7 +35,7 @@ _MANY, _SMALL_SIDE = 60, 120  # thumbnail side of a photograph with more picture
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a data URI, and its transformation (empty for a contact sheet)."""
+    """A picture as a data URI, and its transformation."""
 
     transformation: str
     uri: str
@@ -45,8 +45,8 @@ def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list
     """Load pictures of variants, in suite order.
 
     Args:
-        path: an image file (contact sheet); a folder of ``<transformation>.png`` (jpg, webp) of one photograph; or a
-            folder of such folders. None or a path that does not exist gives no gallery.
+        path: a folder of ``<transformation>.png`` (jpg, webp) of one photograph, or a folder of such folders. None or a
+            path that is no folder gives no gallery.
         transformations: names in display order.
 
     Returns:
@@ -55,10 +55,8 @@ def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list
     Raises:
         SubstyleError: a file is not a picture (PNG, JPEG or WebP), or a link.
     """
-    if path is None or not path.exists():
+    if path is None or not path.is_dir():
         return []
-    if path.is_file():
-        return [[Picture("", _encode(path.parent, path.name, 1200))]]
     folders = ["", *sorted(f"{folder.name}/" for folder in path.iterdir() if folder.is_dir())]
     photographs = []
     for folder in folders:

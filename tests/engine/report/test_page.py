@@ -385,10 +385,10 @@ def test_panels_of_a_file_do_not_overlap(count: int) -> None:
     assert all(axis.get_window_extent().width / figure.dpi == pytest.approx(block.size[0]) for axis in axes)
 
 
-def pictures(folder: Path, names: list[str], size: tuple[int, int] = (224, 224)) -> None:
+def pictures(folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True)
     for i, name in enumerate(names):
-        Image.fromarray(np.full((*size, 3), 8 * i % 256, np.uint8)).save(folder / f"{name}.png")
+        Image.fromarray(np.full((224, 224, 3), 8 * i % 256, np.uint8)).save(folder / f"{name}.png")
 
 
 def gallery_page(fake: ModuleType, gallery: Path | None, out: Path) -> Page:
@@ -431,11 +431,6 @@ def test_a_gallery_has_few_pictures_of_many_variants(fake: ModuleType, tmp_path:
     for photograph, side in ((whole, 120), (few, 160)):
         encoded = base64.b64decode(photograph[0].uri.partition(",")[2])
         assert Image.open(io.BytesIO(encoded)).size == (side, side)
-
-
-def test_gallery_of_one_sheet(fake: ModuleType, tmp_path: Path) -> None:
-    pictures(tmp_path / "gallery", ["sheet"], (300, 2400))
-    assert len(gallery_page(fake, tmp_path / "gallery" / "sheet.png", tmp_path / "out").tags("img")) == 1
 
 
 def test_mistakes_with_and_without_a_picture(fake: ModuleType, tmp_path: Path) -> None:
