@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from substyle.engine.report.data import Kind, Table, show, show_interval
@@ -34,6 +35,15 @@ class HeatTable:
     footer: tuple[tuple[str, tuple[Cell, ...]], ...] = ()
     headings: tuple[str, str] = ("Group", "Transformation")
 
+    @staticmethod
+    def of(results: ResultsDocument, names: Iterable[str], rows: Iterable[tuple[str, str, list[Cell]]]) -> HeatTable:
+        """A table of backbones from rows of (group, heading, cells), in the order in which groups come first."""
+        groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
+        for group, heading, cells in rows:
+            groups.setdefault(group, []).append((heading, tuple(cells)))
+        columns = tuple((name, bool(results.backbones[name].control)) for name in names)
+        return HeatTable(columns, tuple((group, tuple(own)) for group, own in groups.items()))
+
 
 def heat_table(
     results: ResultsDocument, table: Table, name: str, *, small: str = "", role: str = ""
@@ -57,13 +67,12 @@ def heat_table(
         cells[row[0], row[1]] = Cell(show(number, column.kind), below, heat)
     known = {place for place, cell in cells.items() if cell.heat is not None}
     names = [backbone for backbone in results.ordered() if any(backbone == other for other, _ in known)]
-    groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
+    rows = []
     for made in results.transformations:
-        each = tuple(cells.get((backbone, made.name), Cell(show(None), "", None)) for backbone in names)
+        each = [cells.get((backbone, made.name), Cell(show(None), "", None)) for backbone in names]
         if role in ("", made.role) and any(cell.heat is not None for cell in each):
-            groups.setdefault(made.coarse, []).append((made.name, each))
-    columns = tuple((backbone, bool(results.backbones[backbone].control)) for backbone in names)
-    return HeatTable(columns, tuple((coarse, tuple(rows)) for coarse, rows in groups.items())) if groups else None
+            rows.append((made.coarse, made.name, each))
+    return HeatTable.of(results, names, rows) if rows else None
 
 
 # overall scores of each task: score, heading, kind

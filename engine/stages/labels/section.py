@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
 from substyle.engine.report.heat_tables import Cell, HeatTable
@@ -183,15 +184,13 @@ def _left_out(name: str, label: Label) -> str:
 def heat(results: ResultsDocument, found: Mapping[str, Labels], *, fixed: bool) -> HeatTable:
     """Accuracy or R² by label (rows) and backbone (columns)."""
     known = {name: dict(_each(own)) for name, own in found.items()}
-    groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
+    rows = []
     for label in dict.fromkeys(label for own in known.values() for label in own):
         each = [own.get(label) for own in known.values()]
-        cells = tuple(_cell(own.fixed if fixed and own else own) for own in each)
         first = next(own for own in each if own is not None)
         kind = f"{first.values} classes" if first.kind == "class" else "numbers (R²)"
-        groups.setdefault(kind, []).append((label, cells))
-    columns = tuple((name, bool(results.backbones[name].control)) for name in known)
-    return HeatTable(columns, tuple((name, tuple(rows)) for name, rows in groups.items()), (), ("Kind", "Label"))
+        rows.append((kind, label, [_cell(own.fixed if fixed and own else own) for own in each]))
+    return replace(HeatTable.of(results, known, rows), headings=("Kind", "Label"))
 
 
 def _cell(own: LabelScores | None) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -117,16 +118,13 @@ def heat(results: ResultsDocument, found: Mapping[str, ByTransformation]) -> Hea
     """R² by transformation and parameter (rows) and backbone (columns)."""
     known = {name: {(t, p): score for t, p, score in _each(own)} for name, own in found.items()}
     places = dict.fromkeys(place for own in known.values() for place in own)
-    groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
+    rows = []
     for place in places:
         unit = next((own[place].unit for own in known.values() if place in own), "")
         title = f"{place[1]} ({unit})" if unit else place[1]
-        cells = tuple(_cell(own.get(place)) for own in known.values())
-        groups.setdefault(place[0], []).append((title, cells))
-    columns = tuple((name, bool(results.backbones[name].control)) for name in known)
+        rows.append((place[0], title, [_cell(own.get(place)) for own in known.values()]))
     footer = ("Mean", tuple(Cell(show(mean := _mean(own)), "", mean) for own in found.values()))
-    every, headings = tuple((name, tuple(rows)) for name, rows in groups.items()), ("Transformation", "Parameter")
-    return HeatTable(columns, every, (footer,), headings)
+    return replace(HeatTable.of(results, known, rows), footer=(footer,), headings=("Transformation", "Parameter"))
 
 
 def _cell(score: HowMuch | None) -> Cell:
