@@ -28,7 +28,6 @@ from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.code import PACKAGE, source_digest
 from substyle.pipelines.sources import Source
-from substyle.pipelines.storage import Place
 
 JSON = dict[str, Any]
 C = TypeVar("C")  # settings, a dataclass
@@ -127,8 +126,6 @@ class Run:
     checkpoints: Mapping[str, Path | None] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     quiet: bool = False
-    _stores: dict[Path, EmbeddingStore] = field(default_factory=dict)
-    _opened: dict[Place, dict[str, EmbeddingTable]] = field(default_factory=dict)
     _once: dict[Hashable, Any] = field(default_factory=dict)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -140,20 +137,18 @@ class Run:
 
     def stores(self, paths: Mapping[str, Path]) -> dict[str, EmbeddingStore]:
         """Open stores of other photographs, as they are when first asked for; those that do not exist are left out."""
-        for path in paths.values():
-            if path not in self._stores and catalog.exists(path):
-                self._stores[path] = EmbeddingStore.open(path)
-        return {name: self._stores[path] for name, path in paths.items() if path in self._stores}
+        there = {name: path for name, path in paths.items() if catalog.exists(path)}
+        return {name: self.once(path, partial(EmbeddingStore.open, path)) for name, path in there.items()}
 
     def opened(self, store: EmbeddingStore) -> dict[str, EmbeddingTable]:
         """Tables of the backbones of the run in a store of other photographs, opened once.
 
         Each has all of its photographs, as its stamp has: results of a backbone do not depend on the others.
         """
-        if store.path not in self._opened:
-            tables = self.tables.items()
-            self._opened[store.path] = {name: open_table(store, name, own.transformations) for name, own in tables}
-        return self._opened[store.path]
+        return {
+            name: self.once((store.path, name), partial(open_table, store, name, own.transformations))
+            for name, own in self.tables.items()
+        }
 
 
 class Reporting(Protocol):

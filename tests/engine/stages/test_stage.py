@@ -307,7 +307,8 @@ def test_tables_of_other_photographs_are_opened_once(
     assert [(name, table.backbone, table.transformations) for name, table in found.items()] == [
         (name, name, ("identity",)) for name in BOTH
     ]
-    assert run.opened(EmbeddingStore.open(embedded.path)) is found
+    again = run.opened(EmbeddingStore.open(embedded.path))
+    assert all(again[name] is table for name, table in found.items())
     assert len(asked) == len(BOTH)
 
 
