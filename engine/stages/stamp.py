@@ -271,7 +271,6 @@ def seconds(folders: Iterable[Path]) -> float:
 def file_digest(path: Path) -> str:
     """SHA-256 of a file; empty if it does not exist."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return cache.file_hash(path)
     except (OSError, ValueError):  # ValueError: invalid file name
         return ""
