@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -144,6 +144,10 @@ class EmbeddingTable:
     def rows(self, split: int) -> NDArray[np.int64]:
         """Return the ascending indices of a split's images."""
         return np.flatnonzero(self.split_N == split)
+
+    def by_key(self, rows: Iterable[int]) -> NDArray[np.int64]:
+        """Return indices of images in the order of their keys, in which the tables of backbones agree."""
+        return np.array(sorted(rows, key=self.keys.__getitem__), np.int64)
 
     def groups(self, by: ResampleBy) -> NDArray[np.int64]:
         """Return the group (N,) of each image for the bootstrap: its near-duplicates, or the folder of its key."""

@@ -92,7 +92,7 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
 
     classes, t = _classes(table), identity(table)
     assert classes is not None
-    train_N, test_N = (_by_key(table, split, classes) for split in (TRAIN, TEST))
+    train_N, test_N = (_of_classes(table, split, classes) for split in (TRAIN, TEST))
     test_ND = table.take_finite(t, test_N)
     train_label_N, test_label_N = table.label_N[train_N], table.label_N[test_N]
     right_SN = np.empty((config.draws, len(test_N)), np.float64)
@@ -119,11 +119,10 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
     }
 
 
-def _by_key(table: EmbeddingTable, split: int, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Photographs of a split and of some classes in the order of their keys, in which backbones agree."""
+def _of_classes(table: EmbeddingTable, split: int, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Photographs of a split and of some classes in the order of their keys."""
     rows = table.rows(split)
-    rows = rows[np.isin(table.label_N[rows], classes)]
-    return np.array(sorted(rows.tolist(), key=table.keys.__getitem__), np.int64)
+    return table.by_key(rows[np.isin(table.label_N[rows], classes)])
 
 
 def _drawn(label_N: NDArray[np.int64], shots: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -280,7 +280,7 @@ def _accuracy(
     named = [n for n in rows.tolist() if table.label_N[n] in known]
     if not named:
         return None
-    rows = np.array(sorted(named, key=table.keys.__getitem__), np.int64)
+    rows = table.by_key(named)
     truth_N = np.array([known[label] for label in table.label_N[rows].tolist()])
     right_TN = np.stack([probe.predict(table.take(t, rows)).argmax(axis=1) == truth_N for t in made])
     return _mean(right_TN, table, rows, config, draw), len(rows)
@@ -289,8 +289,7 @@ def _accuracy(
 def _sensitivity(table: EmbeddingTable, config: ShiftConfig) -> Estimate:
     """Mean over transformations of the sensitivity, as in the analysis; images in the order of their keys."""
     table = averaged(table)
-    drawn = geometry.draw_images(table, table.rows(TEST), config.max_images, config.seed).tolist()
-    rows = np.array(sorted(drawn, key=table.keys.__getitem__), np.int64)
+    rows = table.by_key(geometry.draw_images(table, table.rows(TEST), config.max_images, config.seed))
     identity_ND = table.take_finite(0, rows)
     mean_D = identity_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     moved_TN = [

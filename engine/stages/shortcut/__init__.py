@@ -117,7 +117,7 @@ def _sampled(table: EmbeddingTable, config: ShortcutConfig) -> tuple[I64, I64]:
     rng = np.random.default_rng([config.seed, 0x73686F72])
 
     def some(rows: I64) -> I64:
-        order = np.array(sorted(rows.tolist(), key=table.keys.__getitem__), np.int64)
+        order = table.by_key(rows)
         return order[np.sort(rng.permutation(len(order))[: config.max_images])]
 
     train_N = some(table.rows(TRAIN)[known[table.rows(TRAIN)]])
