@@ -487,41 +487,33 @@ def _transformations(results: ResultsDocument, task: str, metric: str, name: str
 
 def _contrast(results: ResultsDocument, left: Sequence[str], right: Sequence[str]) -> list[str]:
     """Describe differences between two groups in architecture, data, parameters and width."""
+    sides = [[results.backbones[name] for name in names] for names in (left, right)]
 
-    def facts(names: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
-        return [value for name in names if (value := read(name)) not in (None, "")]
+    def known(read: Callable[[BackboneResults], Any]) -> list[list[Any]]:
+        return [[value for own in side if (value := read(own)) not in (None, "")] for side in sides]
 
-    def architecture(name: str) -> str | None:
-        return results.backbones[name].facts.architecture
-
-    def data(name: str) -> str | None:
-        return results.backbones[name].facts.data
-
-    differ = []
-    for word, stated in (("architecture", architecture), ("data", data)):
-        a, b = facts(left, stated), facts(right, stated)
-        if set(a) != set(b) or len(a) < len(left) or len(b) < len(right):  # unknown counts as different
-            differ.append(word)
+    architecture, data = known(lambda own: own.facts.architecture), known(lambda own: own.facts.data)
+    differ = [
+        word
+        for word, (a, b) in (("architecture", architecture), ("data", data))
+        if set(a) != set(b) or len(a) < len(left) or len(b) < len(right)  # unknown counts as different
+    ]
     parts = (
         [f"{' and '.join(differ)} {'differ' if len(differ) > 1 or differ == ['data'] else 'differs'}"] if differ else []
     )
-    wanted: tuple[tuple[str, Callable[[str], Any], Callable[[Any], str]], ...] = (
-        ("parameters", lambda name: results.backbones[name].facts.parameters, lambda value: f"{value / 1e6:.3g} M"),
-        ("width", lambda name: results.backbones[name].dim, str),
-    )
-    for word, read, written in wanted:
-        a, b = facts(left, read), facts(right, read)
-        if a and b and (set(a) != set(b)):
-            parts.append(f"{word} {_span(a, written)} against {_span(b, written)}")
-    sets = [", ".join(dict.fromkeys(facts(names, data))) or "unknown data" for names in (left, right)]
+    millions = known(lambda own: own.facts.parameters and own.facts.parameters / 1e6)
+    for word, (a, b), form in (("parameters", millions, "{:.3g} M"), ("width", known(lambda own: own.dim), "{}")):
+        if a and b and set(a) != set(b):
+            parts.append(f"{word} {_span(a, form)} against {_span(b, form)}")
+    sets = [", ".join(dict.fromkeys(own)) or "unknown data" for own in data]
     if sets[0] != sets[1]:
         parts.append(f"trained on {sets[0]} against {sets[1]}")
     return parts
 
 
-def _span(values: Sequence[float], written: Callable[[Any], str]) -> str:
+def _span(values: Sequence[float], form: str) -> str:
     low, high = min(values), max(values)
-    return written(low) if low == high else f"{written(low)} to {written(high)}"
+    return form.format(low) if low == high else f"{form.format(low)} to {form.format(high)}"
 
 
 def _estimate(claim: Claim, found: Sequence[Difference]) -> Sequence[Difference]:
