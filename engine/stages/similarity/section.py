@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from substyle.engine.report.data import Column, Scored, Table, minus, scored, show
@@ -36,10 +34,10 @@ class Similarity(Model):
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
     """The section; none for fewer than two backbones."""
-    maps, table = similarity_maps(results), similarity(results)
-    if not maps:
+    (panels, names), table = similarity_maps(results), similarity(results)
+    if not panels:
         return
-    side = (0.36 if maps[0].cells else 0.17) * len(maps[0].names)
+    side = (0.36 if len(names) <= _NUMBERED else 0.17) * len(names)
     sampled = _found(results).sampled or {}
     variants, images, rsa = (show(sampled.get(key), "count") for key in ("variants", "images", "rsa_variants"))
     note = (
@@ -48,7 +46,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     )
     blocks = (
         Text(similarity_summary(results)),
-        Plots("similarity", tuple(each.panel for each in maps), (side, side), shared=True),
+        Plots("similarity", panels, (side, side), shared=True),
         Details(f"All pairs ({len(table.rows)})", (Data(table, table.caption),)),
         Text(note, note=True),
     )
@@ -89,40 +87,20 @@ def similarity(results: ResultsDocument) -> Table:
     return Table("similarity", "Similarity of backbones on variants of test photographs.", columns, tuple(rows))
 
 
-@dataclass(frozen=True)
-class SimilarityMap:
-    """A measure as a matrix of backbones, NaN where undefined."""
-
-    title: str
-    text: str
-    names: tuple[str, ...]
-    value_BB: NDArray[np.float64]
-
-    @property
-    def cells(self) -> list[list[str]]:
-        """Text of each cell; none if there are many backbones."""
-        if len(self.names) > _NUMBERED:
-            return []
-        return [["–" if np.isnan(v) else minus(f"{v:.2f}") for v in row] for row in self.value_BB.tolist()]
-
-    @property
-    def panel(self) -> Panel:
-        """The matrix as a plot."""
-        value_BB = 0.6 * np.nan_to_num(np.clip(self.value_BB, 0, 1))  # text stays legible
-        return Panel(self.title, partial(draw_matrix, names=self.names, value_CC=value_BB, cells=self.cells), self.text)
-
-
-def similarity_maps(results: ResultsDocument) -> list[SimilarityMap]:
-    """Measures with numbers, as matrices of the backbones that were compared, controls last."""
+def similarity_maps(results: ResultsDocument) -> tuple[tuple[Panel, ...], list[str]]:
+    """Measures with numbers, as matrices of the backbones that were compared, and these, controls last."""
     pairs = {frozenset((a, b)): pair for a, b, pair in _pairs(results)}
-    names = tuple(name for name in results.ordered() if any(name in pair for pair in pairs))
-    maps = []
+    names = [name for name in results.ordered() if any(name in pair for pair in pairs)]
+    panels = []
     for key, title, text in _MEASURES:
         rows = [[1.0 if a == b else getattr(pairs.get(frozenset((a, b))), key, None) for b in names] for a in names]
         value_BB = np.array(rows, np.float64).reshape(len(names), len(names))  # None becomes NaN
         if np.isfinite(value_BB[~np.eye(len(names), dtype=bool)]).any():
-            maps.append(SimilarityMap(title, text, names, value_BB))
-    return maps
+            numbered = value_BB.tolist() if len(names) <= _NUMBERED else []
+            cells = [["–" if np.isnan(v) else minus(f"{v:.2f}") for v in row] for row in numbered]
+            opacity_BB = 0.6 * np.nan_to_num(np.clip(value_BB, 0, 1))  # text stays legible
+            panels.append(Panel(title, partial(draw_matrix, names=names, value_CC=opacity_BB, cells=cells), text))
+    return tuple(panels), names
 
 
 def similarity_summary(results: ResultsDocument) -> str:

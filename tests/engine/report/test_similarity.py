@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,7 @@ from substyle.kernels.errors import SubstyleError
 @pytest.mark.usefixtures("figures")
 def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8), "control:pixels": (0.4, 0.3)})
-    assert similarity_maps(validate_results(results)) == []
+    assert similarity_maps(validate_results(results)) == ((), [])
     control, (a, b) = "control:pixels", list(validate_results(results).real())[:2]
     pair = {"cka": 0.256, "cka_ci95": [0.2, 0.3], "rsa": None, "rsa_ci95": None}
     results["similarity"] = {
@@ -25,10 +26,13 @@ def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: M
         "sampled": {"images": 7, "variants": 31, "rsa_variants": 30},
     }
     assert similarity(validate_results(results)).rows[2] == (b, a, (0.256, 0.2, 0.3), None, None)
-    (found,) = similarity_maps(validate_results(results))
-    assert (found.title, set(found.names), found.names[-1]) == ("CKA", {a, b, control}, control)
-    assert (found.value_BB == found.value_BB.T).all()
-    assert found.cells[found.names.index(a)][found.names.index(b)] == "0.26"
+    (panel,), names = similarity_maps(validate_results(results))
+    assert (panel.name, set(names), names[-1]) == ("CKA", {a, b, control}, control)
+    assert isinstance(panel.draw, partial)
+    drawn = panel.draw.keywords
+    assert drawn["names"] == names
+    assert (drawn["value_CC"] == drawn["value_CC"].T).all()
+    assert drawn["cells"][names.index(a)][names.index(b)] == "0.26"
     assert similarity_summary(validate_results(results)) == f"Compared are {b} and {a} (CKA 0.256, 0.200 to 0.300)."
     page = write_report(validate_results(results), tmp_path)
     shown = page.html.read_text().partition('id="similarity"')[2].partition("</section>")[0]
