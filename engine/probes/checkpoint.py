@@ -21,6 +21,7 @@ from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
 from substyle.pipelines.image_header import CROP_PCT
+from substyle.pipelines.sources.labels import numbered
 
 FORMAT = "substyle-probe-1"
 _REQUIRED = {"task": str, "head": str, "outputs": list, "backbone": str, "dim": int, "setting": dict}
@@ -78,6 +79,22 @@ class Probe:
     def predict(self, x_BD: NDArray[np.floating]) -> NDArray[np.float32]:
         """Probabilities of the first output (for multi-task probes the transformation). Shape: (B, D) to (B, C)."""
         return next(iter(self.predict_all(x_BD).values()))
+
+    def truth(self, table: EmbeddingTable, n_N: NDArray[np.int64], *, own: bool = True) -> NDArray[np.int64]:
+        """Indices of the labels that are right, of a probe of one task; -1 where it knows none. Shape: (T, N).
+
+        Args:
+            n_N: the images.
+            own: whether the probe was trained on photographs of this source. Others have the same classes by name, not
+                by number: class 0 of one data set is not class 0 of another.
+        """
+        (labels,) = self.labels.values()
+        place, shape = {label: index for index, label in enumerate(labels)}, (len(table.transformations), len(n_N))
+        if self.metadata["task"] == "semantic":
+            known = [place.get(name, -1) if own or not numbered(name) else -1 for name in table.class_names]
+            return np.broadcast_to(np.array([*known, -1], np.int64)[table.label_N[n_N]], shape)  # -1: no class
+        names = table.families if self.metadata["task"] == "fine" else table.coarse
+        return np.broadcast_to(np.array([[place.get(name, -1)] for name in names], np.int64), shape)
 
     def judge(
         self, table: EmbeddingTable, t_R: NDArray[np.int64], n_R: NDArray[np.int64]

@@ -334,12 +334,11 @@ class _Subject:
         table, settings = self.table, self.store.settings
         pipeline = PixelPipeline(Settings(transformations=(CLEAN,), **settings.pixels), EmbedConfig(device="cpu"))
         records = {record.key: record for record in source.records}
-        classes = probe.labels["class"]
-        index = np.array([classes.index(c) if c in classes else -1 for c in table.class_names] + [-1], np.int64)
+        truth_N = probe.truth(table, np.arange(len(table.keys)))[0]
         contents = table.contents
         found, before = {}, (0.0, 0)
         for split in (TRAIN, TEST):
-            rows = [n for n in table.rows(split).tolist() if index[table.label_N[n]] >= 0 and table.keys[n] in records]
+            rows = [n for n in table.rows(split).tolist() if truth_N[n] >= 0 and table.keys[n] in records]
             order = np.argsort(image_keys(self.config.seed, [f"attack:{table.keys[n]}" for n in rows]))
             rows = sorted(rows[i] for i in order[: self.config.photographs or None].tolist())
             canvases: list[Canvas] = []
@@ -349,7 +348,7 @@ class _Subject:
                 canvases.append(pipeline.decoder(blobs).canvas_BSSC.numpy().copy())
             canvas_NSSC = np.concatenate(canvases or [np.empty((0, *2 * (settings.canvas,), 3), np.uint8)])
             keys, row_N = [table.keys[n] for n in rows], np.array(rows, np.int64)
-            own = _Photographs(canvas_NSSC, row_N, keys, index[table.label_N[row_N]])
+            own = _Photographs(canvas_NSSC, row_N, keys, truth_N[row_N])
             right_N = np.zeros(0, bool)
             if rows:
                 right_N = probe.predict(embedded(victim, canvas_NSSC)).argmax(1) == own.label_N

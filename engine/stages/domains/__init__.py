@@ -18,7 +18,6 @@ from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.probes.run import OUTPUT
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import identity
 from substyle.engine.stages.domains import section
@@ -34,7 +33,6 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import absolute_root
-from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.validation import validated
 
 HEAD: Final = "linear"
@@ -217,7 +215,7 @@ def _scored(
     """
     images = table.rows(TEST)
     score_KTN = {key: np.full((len(table.transformations), len(images)), np.nan, np.float32) for key in probes}
-    truth_KTN = {key: _truth(key[0], probe, table, images, own=key[1] == domain) for key, probe in probes.items()}
+    truth_KTN = {key: probe.truth(table, images, own=key[1] == domain) for key, probe in probes.items()}
     for key, truth_TN in truth_KTN.items():
         if key[1] in new_N:
             truth_KTN[key] = np.where(new_N[key[1]][images], truth_TN, -1)
@@ -237,25 +235,6 @@ def _scored(
         found = resample(score_TN[:, known_N], config.bootstrap, config.seed, group_N[known_N])
         cells[key] = {"images": int(known_N.sum()), **_numbers(found, table, key[0])}
     return cells
-
-
-def _truth(
-    task: str, probe: Probe, table: EmbeddingTable, images: NDArray[np.int64], *, own: bool
-) -> NDArray[np.int64]:
-    """Labels of a probe that are right; -1 where it knows none. Shape: (T, N).
-
-    Args:
-        own: whether the probe was trained on this domain. Others have the same classes by name, not by number: class 0
-            of one data set is not class 0 of another.
-    """
-    place = {label: index for index, label in enumerate(probe.labels[OUTPUT[task]])}
-    shape = len(table.transformations), len(images)
-    if task == "semantic":
-        place = {label: index for label, index in place.items() if own or not numbered(label)}
-        of_class = np.array([*(place.get(name, -1) for name in table.class_names), -1], np.int64)
-        return np.broadcast_to(of_class[table.label_N[images]], shape)  # unlabelled photographs have label -1
-    names = table.families if task == "fine" else table.coarse
-    return np.broadcast_to(np.array([[place.get(name, -1)] for name in names], np.int64), shape)
 
 
 def _numbers(found: Resampled, table: EmbeddingTable, task: str) -> dict[str, Any]:

@@ -272,16 +272,13 @@ def _accuracy(
 
     Args:
         draw: selects other resamples for other images.
-        own: whether the probe was trained on photographs of this source. Others have the same classes by name, not by
-            number.
+        own: as of `Probe.truth`.
     """
-    place = {text: index for index, text in enumerate(probe.labels["class"]) if own or not numbered(text)}
-    known = {label: place[text] for label, text in enumerate(table.class_names) if text in place}
-    named = [n for n in rows.tolist() if table.label_N[n] in known]
-    if not named:
+    rows = table.by_key(rows)
+    truth_N = probe.truth(table, rows, own=own)[0]
+    rows, truth_N = rows[truth_N >= 0], truth_N[truth_N >= 0]
+    if not len(rows):
         return None
-    rows = table.by_key(named)
-    truth_N = np.array([known[label] for label in table.label_N[rows].tolist()])
     right_TN = np.stack([probe.predict(table.take(t, rows)).argmax(axis=1) == truth_N for t in made])
     return _mean(right_TN, table, rows, config, draw), len(rows)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.engine.probes.conftest import CPU
+from tests.engine.probes.conftest import CPU, Make
 
 from substyle.engine.probes.checkpoint import FORMAT, Probe, save_probe
 from substyle.engine.probes.dataset import Standardizer
@@ -80,6 +80,22 @@ def test_another_width_is_refused(tmp_path: Path) -> None:
     for bad in (np.ones((2, 6)), np.ones(5)):
         with pytest.raises(SubstyleError, match=r"\(B, 5\)"):
             Probe.load(tmp_path / "p").predict(bad)
+
+
+def test_the_truth_is_known_by_name(make_table: Make) -> None:
+    """Class 0 of one source is not class 0 of another; photographs without a class have none."""
+    table = make_table(class_names=("cat", "0", "new"))
+    table.label_N[:4] = (0, 1, 2, -1)
+
+    def truth(task: str, *labels: str, own: bool = True) -> list[list[int]]:
+        probe = Probe(initial(0, 2, 2, 1, [0], CPU), {"task": task, "outputs": [{"name": "x", "labels": labels}]})
+        found: list[list[int]] = probe.truth(table, np.arange(4), own=own).tolist()
+        return found
+
+    assert truth("semantic", "0", "cat") == [[1, 0, -1, -1]] * 8
+    assert truth("semantic", "0", "cat", own=False) == [[1, -1, -1, -1]] * 8
+    assert truth("fine", "blur_b", "identity") == [[t] * 4 for t in (1, -1, 0, -1, -1, -1, -1, -1)]
+    assert truth("coarse", "tone", "blur") == [[t] * 4 for t in (-1, 1, 1, 1, -1, -1, 0, 0)]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.stages.shift import ShiftConfig, _accuracy, _tested
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.probe_heads import Heads
 
 
-class Reader:
+class Reader(Probe):
     """A probe that reads the class in the only number of an embedding."""
 
-    labels: ClassVar = {"class": ("a", "b")}
+    def __init__(self) -> None:
+        nothing = torch.empty(0)
+        super().__init__(
+            Heads(nothing, nothing), {"task": "semantic", "outputs": [{"name": "class", "labels": ["a", "b"]}]}
+        )
 
     def predict(self, x_BD: np.ndarray) -> np.ndarray:
-        return np.eye(2).take(x_BD[:, 0].astype(int), axis=0)
+        return np.eye(2, dtype=np.float32).take(x_BD[:, 0].astype(int), axis=0)
 
 
 def some() -> EmbeddingTable:
@@ -59,7 +66,7 @@ def test_scores_of_the_same_photographs_are_paired_in_any_order(by: Any) -> None
     table = some()
     other = part(table, np.random.default_rng(1).permutation(40))
     config = ShiftConfig({}, 2_000, by, 0)
-    found = [_accuracy(each, Reader(), np.arange(40), [0], config) for each in (table, other)]  # type: ignore[arg-type]
+    found = [_accuracy(each, Reader(), np.arange(40), [0], config) for each in (table, other)]
     assert found[0] is not None
     assert found[1] is not None
     assert not (found[0][0] - found[1][0]).replicates_R.any()
