@@ -22,6 +22,7 @@ from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import F64
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import ResampleBy
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
 
@@ -161,17 +162,18 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _metrics(outcome: ProbeOutcome, task: str, head: str) -> dict[str, F64]:
-    count = len(outcome.transformations)
+def metrics(of: ProbeOutcome | EmbeddingTable, task: str, head: str) -> dict[str, F64]:
+    """Weights of transformations in the metrics of a probe, by name. Shape: (T,) each."""
+    count = len(of.transformations)
     every = uniform_over(range(count), count)
-    base = uniform_over([outcome.transformations.index("identity")], count)
+    base = uniform_over([of.transformations.index("identity")], count)
     if task == "coarse":
-        weights = coarse_weights(outcome.transformations, outcome.coarse, outcome.roles)
+        weights = coarse_weights(of.transformations, of.coarse, of.roles)
         held_out = {} if weights.held_out_T is None else {"held_out": weights.held_out_T}
         return held_out | {"seen": weights.seen_T}
     if task in ("rotation", "equal_rotation"):
-        styles = uniform_over([t for t, coarse in enumerate(outcome.coarse) if coarse == STYLE], count)
-        found = {"accuracy": every, "balanced": by_class(range(count), outcome.coarse)}
+        styles = uniform_over([t for t, coarse in enumerate(of.coarse) if coarse == STYLE], count)
+        found = {"accuracy": every, "balanced": by_class(range(count), of.coarse)}
         return found | ({"styles": styles} if styles.any() else {})
     if task == "semantic":
         return {"clean": base, "obfuscated": every - base}
@@ -201,7 +203,7 @@ def _differences(
         task, head = x.split("/")
         own = resampled.part(slice(i * len(shared), (i + 1) * len(shared)))
         training_ST = _training(a.by_resample.get(x), b.by_resample.get(y), shared, t_b)
-        for metric, weight_T in _metrics(a, task, head).items():
+        for metric, weight_T in metrics(a, task, head).items():
             weight = weight_T[shared]
             if metric == "balanced":  # over the transformations that both held out
                 weight = by_class(np.flatnonzero(np.isfinite(own.value_T)).tolist(), [a.coarse[t] for t in shared])

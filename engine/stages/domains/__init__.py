@@ -16,10 +16,8 @@ from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.preflight import SplitCounts, check_splits, count_splits, opened
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
-from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.probes.single_task import coarse_weights
-from substyle.engine.probes.tasks import identity
+from substyle.engine.probes.evaluate import Resampled, resample
+from substyle.engine.probes.outcomes import ProbeOutcome, metrics
 from substyle.engine.stages.domains import section
 from substyle.engine.stages.domains.section import ByTask
 from substyle.engine.stages.elsewhere import embedded, store_stamps
@@ -238,20 +236,8 @@ def _scored(
 
 
 def _numbers(found: Resampled, table: EmbeddingTable, task: str) -> dict[str, Any]:
-    count = len(table.transformations)
-    parts: dict[str, NDArray[np.float64]] = {}
-    if task == "fine":
-        parts["accuracy"] = np.ones(count)
-    elif task == "coarse":
-        weights = coarse_weights(table.transformations, table.coarse, table.roles)
-        parts["seen"] = weights.seen_T
-        if weights.held_out_T is not None:
-            parts["held_out"] = weights.held_out_T
-    else:
-        parts["clean"] = uniform_over([identity(table)], count)
-        parts["obfuscated"] = 1.0 - parts["clean"]
     numbers: dict[str, Any] = {}
-    for name, weight_T in parts.items():
+    for name, weight_T in metrics(table, task, HEAD).items():
         numbers |= found.mean(weight_T).entries(name)
     if task == "fine":
         numbers["by_transformation"] = {name: found.one(t).number for t, name in enumerate(table.transformations)}
