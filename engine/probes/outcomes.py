@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from substyle.engine.probes.heads import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import F64
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.files import read_arrays, write_arrays, write_durably
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
@@ -64,9 +63,7 @@ class ProbeOutcome:
         """Write ``probes.json`` and ``scores.npz`` to a folder, each atomically, the JSON last."""
         folder.mkdir(parents=True, exist_ok=True)
         by_resample = {_BY_RESAMPLE + name: score_ST for name, score_ST in self.by_resample.items()}
-        arrays = io.BytesIO()
-        np.savez(arrays, allow_pickle=False, **self.scores, **by_resample)
-        write_durably(folder / _SCORES, arrays.getvalue())
+        write_arrays(folder / _SCORES, **self.scores, **by_resample)
         document = {name: value for name, value in vars(self).items() if name not in ("scores", "by_resample")}
         write_durably(folder / _RESULTS, json.dumps(document, allow_nan=False).encode())
 
@@ -75,9 +72,7 @@ class ProbeOutcome:
         """Load results written by :meth:`save`. Raises SubstyleError if they are missing or damaged."""
         try:
             document = json.loads(limits.read_text(folder / _RESULTS))
-            limits.require_archive(folder / _SCORES)
-            with np.load(folder / _SCORES, allow_pickle=False) as file:
-                arrays = {name: np.asarray(file[name], np.float32) for name in file.files}
+            arrays = {name: np.asarray(a, np.float32) for name, a in read_arrays(folder / _SCORES).items()}
             group_N = document.get("group_N")
             outcome = cls(
                 document["results"],

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from substyle.engine.store.layout import StoreError
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
@@ -130,6 +133,20 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SubstyleError(f"{path}: not a JSON object")
     return content
+
+
+def write_arrays(path: Path, /, **arrays: NDArray[Any]) -> None:
+    """`write_durably` for arrays by name (an ``.npz`` file)."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_durably(path, content.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read arrays by name. Raises OSError, ValueError, or one of `limits.BAD_ARCHIVE` for a damaged file."""
+    limits.require_archive(path)
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def read_named(path: Place) -> bytes:

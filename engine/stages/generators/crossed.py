@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from substyle.engine.probes.evaluate import Estimate, satterthwaite
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.files import read_arrays, write_arrays
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
 
@@ -74,19 +73,15 @@ class Crossed:
 
     def save(self, path: Path) -> None:
         """Write the scores of a backbone (an ``.npz`` file)."""
-        file = io.BytesIO()
-        arrays = {"score_GG": self.score_GG, "photographs": self.photographs.array(), "training_S": self.training_S}
-        np.savez(file, allow_pickle=False, **arrays)
-        write_durably(path, file.getvalue())
+        write_arrays(path, score_GG=self.score_GG, photographs=self.photographs.array(), training_S=self.training_S)
 
     @classmethod
     def load(cls, path: Path) -> Crossed:
         """Load the scores of a backbone. Raises SubstyleError if they are damaged."""
         try:
-            limits.require_archive(path)
-            with np.load(path, allow_pickle=False) as found:
-                mean = Estimate.of(found["photographs"])
-                return cls(found["score_GG"], replace(mean, trials=mean.units, proportion=True), found["training_S"])
+            found = read_arrays(path)
+            mean = Estimate.of(found["photographs"])
+            return cls(found["score_GG"], replace(mean, trials=mean.units, proportion=True), found["training_S"])
         except (OSError, ValueError, KeyError, *limits.BAD_ARCHIVE) as error:
             raise SubstyleError(f"{path}: cannot read scores: {error}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from substyle.engine.stages.shift import section
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.files import read_arrays, write_arrays
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
@@ -125,10 +124,8 @@ class ShiftStage(JsonStage[ShiftConfig]):
         """Write scores and replicates."""
         probe = Probe.load(probe_file(run.out, unit.name, "semantic"))
         scores, kept = _scores(run.tables[unit.name], probe, _stores(run, config), shared, config)
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
         self.write(folder, scores)
-        write_durably(folder / _REPLICATES, content.getvalue())
+        write_arrays(folder / _REPLICATES, **{key: each.array() for key, each in kept.items()})
 
     def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """How well sensitivity tells the loss under each shift, over networks."""
@@ -205,8 +202,8 @@ def _replicates(run: Run, stage: ShiftStage) -> dict[str, Replicates]:
     found = {}
     scores: Mapping[str, JSON] = run.results.get(stage.name, {})
     for name in filter(scores.get, scores):
-        with np.load(stage.folder(run, Unit(name, slug(name))) / _REPLICATES) as kept:
-            each = {key: Estimate.of(array) for key, array in kept.items()}
+        kept = read_arrays(stage.folder(run, Unit(name, slug(name))) / _REPLICATES)
+        each = {key: Estimate.of(array) for key, array in kept.items()}
         moved = each.pop("sensitivity")
         if each and moved.number is not None:
             found[name] = Replicates(moved, {key.partition("/")[2]: lost for key, lost in each.items()})
