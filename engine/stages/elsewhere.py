@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from substyle.engine.config import EmbedConfig, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.stages.added import derive
-from substyle.engine.stages.stage import Elsewhere, Run
+from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import Stamp
+from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store import catalog
 from substyle.engine.store.files import writing
-from substyle.engine.store.layout import HEADER, TEST, DifferentError
+from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.kernels import files
 from substyle.kernels.files import remove
-from substyle.pipelines.sources import ImageRecord, Source, describe, kind_of, open_source
+from substyle.pipelines.sources import ImageRecord, Source, absolute_root, describe, kind_of, open_source
 from substyle.pipelines.sources.base import Understood
 from substyle.pipelines.storage import place
 
@@ -63,6 +66,55 @@ def embedded(run: Run, each: Elsewhere) -> None:
     store = EmbeddingStore.open(path)
     for name in run.embedding.derived:
         derive(store, name, quiet=run.quiet)
+
+
+class _Named(Protocol):
+    """Settings with other photographs by name."""
+
+    @property
+    def folders(self) -> Mapping[str, Path | str]: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+class ElsewhereStage(JsonStage[N]):
+    """A stage of other photographs, which it embeds in ``<stage>/<name>.zarr``.
+
+    Attributes:
+        stamps: input with the stamps of their embeddings.
+    """
+
+    stamps: ClassVar[str]
+
+    def path(self, out: Path, name: str) -> Path:
+        """Path of the store of some photographs, below an output folder."""
+        return out / self.name / f"{slug(name)}.zarr"
+
+    def stores(self, run: Run, config: N) -> dict[str, EmbeddingStore]:
+        """Stores of all photographs by name."""
+        return run.stores({name: self.path(run.out, name) for name in config.folders})
+
+    def prepare(self, run: Run, config: N) -> None:
+        """Embed the photographs by all backbones."""
+        assert run.study is not None
+        for each in self.elsewhere(run.study, run.out):
+            embedded(run, each)
+
+    def settings(self, config: N) -> JSON:
+        """All settings, with absolute paths."""
+        folders = {name: folder and absolute_root(str(folder)) for name, folder in config.folders.items()}
+        return super().settings(config) | {"folders": folders}
+
+    def stated(self, stored: Mapping[str, Any]) -> JSON:
+        """All settings, with digests of the photographs in place of their paths."""
+        photographs = {name: stamp["photographs"] for name, stamp in stored[self.stamps].items()}
+        return super().stated(stored) | {"folders": photographs}
+
+    @contextmanager
+    def shared(self, run: Run, config: N, outdated: Sequence[Unit]) -> Iterator[NewPhotographs]:
+        """Near-duplicates, which most backbones have in common."""
+        yield NewPhotographs()
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -20,17 +19,15 @@ from substyle.engine.probes.evaluate import Resampled, resample
 from substyle.engine.probes.outcomes import ProbeOutcome, metrics
 from substyle.engine.stages.domains import section
 from substyle.engine.stages.domains.section import ByTask
-from substyle.engine.stages.elsewhere import embedded, store_stamps
+from substyle.engine.stages.elsewhere import ElsewhereStage, store_stamps
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_file
-from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
+from substyle.engine.stages.stage import JSON, Elsewhere, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store.layout import TEST, ResampleBy, slug
-from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.validation import validated
 
 HEAD: Final = "linear"
@@ -57,7 +54,7 @@ class DomainsConfig:
     resample_by: ResampleBy
 
 
-class DomainsStage(JsonStage[DomainsConfig]):
+class DomainsStage(ElsewhereStage[DomainsConfig]):
     """Train linear probes on each domain and score them on the test photographs of all domains.
 
     Results are by task, training domain and test domain: ``accuracy`` (fine: of all transformations), ``seen`` and
@@ -67,6 +64,7 @@ class DomainsStage(JsonStage[DomainsConfig]):
     """
 
     name = "domains"
+    stamps = "domains"
     config = DomainsConfig
     backbone_results = ByTask
     report = section
@@ -85,47 +83,31 @@ class DomainsStage(JsonStage[DomainsConfig]):
     def elsewhere(self, study: Study, out: Path) -> Iterable[Elsewhere]:
         """Photographs of the domains in all variants."""
         for name, folder in study.domains.items():
-            path, settings = store_path(out, name), study.settings()
+            path, settings = self.path(out, name), study.settings()
             yield Elsewhere(f"domain {name}", folder, path, settings, study.limit, study.splits.fractions)
 
     def prepare(self, run: Run, config: DomainsConfig) -> None:
         """Embed the photographs by all backbones, and train the probes of other domains."""
+        super().prepare(run, config)
         assert run.study is not None
-        study = run.study
-        for each in self.elsewhere(study, run.out):
-            embedded(run, each)
-        tasks = tuple(task for task in study.probes.tasks if task in config.tasks)
+        own = run.study.probes
+        tasks = tuple(task for task in own.tasks if task in config.tasks)
         nothing: dict[str, Any] = {"rotate": False, "redraws": 0, "resamples": 0, "equal_width": 0}
-        linear: ProbeConfig = replace(study.probes, tasks=tasks, heads=(HEAD,), **nothing)
-        for name, store in _stores(run, config).items():
+        linear: ProbeConfig = replace(own, tasks=tasks, heads=(HEAD,), **nothing)
+        for name, store in self.stores(run, config).items():
             configs = {PROBES.name: linear}
             PROBES.computed(Run(store, _results(run.out, name), run.opened(store), configs=configs, quiet=run.quiet))
 
-    def settings(self, config: DomainsConfig) -> JSON:
-        """All settings, with absolute paths."""
-        folders = {name: absolute_root(str(folder)) for name, folder in config.folders.items()}
-        return asdict(config) | {"folders": folders}
-
-    def stated(self, stored: Mapping[str, Any]) -> JSON:
-        """All settings, with digests of the photographs in place of their paths."""
-        photographs = {name: stamp["photographs"] for name, stamp in stored["domains"].items()}
-        return super().stated(stored) | {"folders": photographs}
-
     def inputs(self, run: Run, config: DomainsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The embeddings of other domains, and the probes of all."""
-        stores = _stores(run, config)
+        stores = self.stores(run, config)
         return {
-            "domains": store_stamps(stores, unit.name, run.tables[unit.name].transformations),
+            self.stamps: store_stamps(stores, unit.name, run.tables[unit.name].transformations),
             "probes": {
                 f"{name}/{task}": file_digest(path)
                 for (task, name), path in _probes(run, config, unit.name, (config.own, *stores)).items()
             },
         }
-
-    @contextmanager
-    def shared(self, run: Run, config: DomainsConfig, outdated: Sequence[Unit]) -> Iterator[NewPhotographs]:
-        """Near-duplicates, which most backbones have in common."""
-        yield NewPhotographs()
 
     def compute(self, run: Run, config: DomainsConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> None:
         """Write the scores."""
@@ -152,13 +134,9 @@ def check_domains(study: Study) -> list[str]:
     return []
 
 
-def _stores(run: Run, config: DomainsConfig) -> dict[str, EmbeddingStore]:
-    return run.stores({name: store_path(run.out, name) for name in config.folders})
-
-
 def _tables(run: Run, config: DomainsConfig, backbone: str) -> dict[str, EmbeddingTable]:
     """Tables of a backbone by domain, that of the study first."""
-    stores = _stores(run, config).items()
+    stores = STAGE.stores(run, config).items()
     return {config.own: run.tables[backbone]} | {name: run.opened(store)[backbone] for name, store in stores}
 
 
@@ -181,11 +159,6 @@ def _transferred(
                 cell["converged"] = bool(outcomes[paths[task, trained].parent].results[task][HEAD]["converged"])
             found.setdefault(task, {}).setdefault(trained, {})[name] = cell
     return found
-
-
-def store_path(out: Path, name: str) -> Path:
-    """Path of the store of a domain."""
-    return out / "domains" / f"{slug(name)}.zarr"
 
 
 def _results(out: Path, name: str) -> Path:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
-from substyle.engine.stages.elsewhere import embedded, store_stamps
+from substyle.engine.stages.elsewhere import ElsewhereStage, store_stamps
 from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.shift import section
-from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
+from substyle.engine.stages.stage import JSON, Elsewhere, Run, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store.files import read_arrays, write_arrays
@@ -33,7 +32,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError, abbreviated
-from substyle.pipelines.sources import SourceConfig, absolute_root
+from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
@@ -59,7 +58,7 @@ class ShiftConfig:
     seed: int
 
 
-class ShiftStage(JsonStage[ShiftConfig]):
+class ShiftStage(ElsewhereStage[ShiftConfig]):
     """Score each backbone's linear class probe on other photographs of the same classes.
 
     Results are ``{"accuracy", "ci95", "images"}`` by name of the shift; of several transformations their mean accuracy.
@@ -68,6 +67,7 @@ class ShiftStage(JsonStage[ShiftConfig]):
     """
 
     name = "shift"
+    stamps = "shifted"
     config = ShiftConfig
     report = section
 
@@ -87,43 +87,21 @@ class ShiftStage(JsonStage[ShiftConfig]):
         for name, folder in config.folders.items() if config else ():
             names = suite(name) if folder == OWN else ("identity",)
             settings = replace(study.settings(), transformations=names)
-            yield Elsewhere(f"shift {name}", folder or None, shift_path(out, name), settings)
-
-    def prepare(self, run: Run, config: ShiftConfig) -> None:
-        """Embed the photographs by all backbones."""
-        assert run.study is not None
-        for each in self.elsewhere(run.study, run.out):
-            embedded(run, each)
+            yield Elsewhere(f"shift {name}", folder or None, self.path(out, name), settings)
 
     def units(self, run: Run, config: ShiftConfig) -> Iterable[Unit]:
         """Backbones that have a class probe."""
         return [unit for unit in super().units(run, config) if is_result(probe_file(run.out, unit.name, "semantic"))]
 
-    def settings(self, config: ShiftConfig) -> JSON:
-        """All settings, with absolute paths."""
-        folders = {name: folder and absolute_root(str(folder)) for name, folder in config.folders.items()}
-        return asdict(config) | {"folders": folders}
-
-    def stated(self, stored: Mapping[str, Any]) -> JSON:
-        """All settings, with digests of the photographs in place of their paths."""
-        photographs = {name: stamp["photographs"] for name, stamp in stored["shifted"].items()}
-        return super().stated(stored) | {"folders": photographs}
-
     def inputs(self, run: Run, config: ShiftConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The embeddings of the photographs, and the probe."""
-        stores = _stores(run, config)
         probe = probe_file(run.out, unit.name, "semantic")
-        return {"shifted": store_stamps(stores, unit.name), "probe": file_digest(probe)}
-
-    @contextmanager
-    def shared(self, run: Run, config: ShiftConfig, outdated: Sequence[Unit]) -> Iterator[NewPhotographs]:
-        """Near-duplicates, which most backbones have in common."""
-        yield NewPhotographs()
+        return {self.stamps: store_stamps(self.stores(run, config), unit.name), "probe": file_digest(probe)}
 
     def compute(self, run: Run, config: ShiftConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> None:
         """Write scores and replicates."""
         probe = Probe.load(probe_file(run.out, unit.name, "semantic"))
-        scores, kept = _scores(run.tables[unit.name], probe, _stores(run, config), shared, config)
+        scores, kept = _scores(run.tables[unit.name], probe, self.stores(run, config), shared, config)
         self.write(folder, scores)
         write_arrays(folder / _REPLICATES, **{key: each.array() for key, each in kept.items()})
 
@@ -193,10 +171,6 @@ def check_shift(
     return warnings
 
 
-def _stores(run: Run, config: ShiftConfig) -> dict[str, EmbeddingStore]:
-    return run.stores({name: shift_path(run.out, name) for name in config.folders})
-
-
 def _replicates(run: Run, stage: ShiftStage) -> dict[str, Replicates]:
     """Sensitivity, and loss of class accuracy by shift, of backbones with results and labelled test images."""
     found = {}
@@ -240,11 +214,6 @@ def _scores(
         if clean is not None:
             kept[f"loss/{name}"] = clean[0] - reached[0]
     return scores, kept
-
-
-def shift_path(out: Path, name: str) -> Path:
-    """Path of the store of a shift."""
-    return out / "shift" / f"{slug(name)}.zarr"
 
 
 def _tested(table: EmbeddingTable, corrupted: EmbeddingTable | None) -> NDArray[np.int64]:
