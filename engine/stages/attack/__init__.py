@@ -7,7 +7,7 @@ the study's store come from a compiled network, and a detector would learn that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache as cache_calls
 from pathlib import Path
 from typing import Any
@@ -164,10 +164,10 @@ def check_attack(study: Study, config: AttackConfig, counts: SplitCounts) -> lis
     """Check that there are networks, class probes and photographs to attack. Raises ConfigError("attack...", ...)."""
     torchattack()
     names = names_of(study.backbones)
-    for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
+    for key, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
         if unknown := asked - set(names):
             raise ConfigError(
-                f"attack.{field}", abbreviated(sorted(unknown)), f"backbones of the study: {', '.join(names)}"
+                f"attack.{key}", abbreviated(sorted(unknown)), f"backbones of the study: {', '.join(names)}"
             )
     networks = [name for name in names if is_network(name)]
     targets = config.backbones or networks
@@ -249,9 +249,18 @@ class _Photographs:
         return _Photographs(self.canvas_NSSC[keep_N], self.row_N[keep_N], keys, self.label_N[keep_N])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Subject:
-    """A backbone under attack."""
+    """A backbone under attack.
+
+    Attributes:
+        layers: other layers of its network with their class probes.
+        photographs: those that the class probe classifies correctly, by split.
+        before: accuracy of the class probe on the sampled test photographs, and their number.
+        made: embeddings by split, layer ("" for the output) and variant.
+        norms: distances of attacked test photographs by attack.
+        detectors: detectors by what is left out of their training, "" for nothing.
+    """
 
     store: EmbeddingStore
     out: Path
@@ -260,6 +269,12 @@ class _Subject:
     inputs: Mapping[str, Any]
     checkpoints: Mapping[str, Path | None]
     device: torch.device
+    layers: dict[str, tuple[Victim, Probe]] = field(default_factory=dict)
+    photographs: dict[int, _Photographs] = field(default_factory=dict)
+    before: tuple[float, int] = (0.0, 0)
+    made: dict[tuple[int, str, str], F32] = field(default_factory=dict)
+    norms: dict[str, tuple[F32, F32]] = field(default_factory=dict)
+    detectors: Mapping[str, Detector] = field(default_factory=dict)
 
     def run(self, folder: Path, source: Source, *, quiet: bool) -> dict[str, Any]:
         """Craft, embed and store the attacks, and score all detectors."""
@@ -268,44 +283,41 @@ class _Subject:
         surrogate, classes = self._victim(transfer["name"]) if transfer else (None, probe)
         if classes.labels != probe.labels:
             raise SubstyleError(f"{transfer['name']}: its class probe has other classes; rerun substyle probe")
-        layers = {each["name"]: self._victim(each["name"]) for each in self.inputs["layers"]}
+        self.layers = {each["name"]: self._victim(each["name"]) for each in self.inputs["layers"]}
         names = self.config.names(transfer=surrogate is not None)
-        photographs, before = self._photographs(source, victim, probe)
-        train, test = photographs[TRAIN], photographs[TEST]
+        self._sample(source, victim, probe)
+        train, test = self.photographs[TRAIN], self.photographs[TEST]
         strongest = max(self.config.epsilons)
         adaptive, noise = f"{ADAPTIVE}@{strongest}", f"{NOISE}@{strongest}"
-        views = {"": victim} | {name: own for name, (own, _) in layers.items()}
-        norms: dict[str, tuple[F32, F32]] = {}
-        made: dict[tuple[int, str, str], F32] = {}  # by split, layer ("" for the output) and variant
 
         def add(split: int, name: str, picture_NSSC: Canvas) -> None:
-            made[split, "", name] = embedded(victim, picture_NSSC)
+            self.made[split, "", name] = embedded(victim, picture_NSSC)
             if split == TEST:
-                for layer in layers:
-                    made[split, layer, name] = embedded(views[layer], picture_NSSC)
+                for layer, (own, _) in self.layers.items():
+                    self.made[split, layer, name] = embedded(own, picture_NSSC)
                 for how, squeezed_NSSC in squeeze(picture_NSSC).items():
-                    made[split, "", f"{name}+{how}"] = embedded(victim, squeezed_NSSC)
+                    self.made[split, "", f"{name}+{how}"] = embedded(victim, squeezed_NSSC)
 
         total = len(names) * (len(train.keys) + len(test.keys)) + 2 * len(test.keys)
         with stage(f"attack {self.table.backbone}", total, "pictures", quiet=quiet) as bar:
-            for split, own in photographs.items():
+            for split, own in self.photographs.items():
                 add(split, CLEAN, own.canvas_NSSC)
                 for name in [*names, *([noise] if split == TEST else [])]:
                     seen = surrogate if name.startswith("transfer") and surrogate else victim
                     bar.note(name)
                     picture_NSSC = self._crafted(name, seen, own, bar)
-                    norms[name] = distances(own.canvas_NSSC, picture_NSSC)  # in the end those of test photographs
+                    self.norms[name] = distances(own.canvas_NSSC, picture_NSSC)  # in the end those of test photographs
                     add(split, name, picture_NSSC)
             bar.note("detectors")
-            clean_ND = made[TRAIN, "", CLEAN]
-            detectors = detection.fit_all(clean_ND, {name: made[TRAIN, "", name] for name in names}, self.config.seed)
+            train_ND = {name: self.made[TRAIN, "", name] for name in names}
+            self.detectors = detection.fit_all(self.made[TRAIN, "", CLEAN], train_ND, self.config.seed)
             bar.note(adaptive)
-            detector = detectors[""]
+            detector = self.detectors[""]
             picture_NSSC = self._crafted(adaptive, victim, test, bar, (detector.weight_D, detector.bias))
-            norms[adaptive] = distances(test.canvas_NSSC, picture_NSSC)
+            self.norms[adaptive] = distances(test.canvas_NSSC, picture_NSSC)
             add(TEST, adaptive, picture_NSSC)
-        self._write(folder / STORE, photographs, made)
-        return self._scores(folder / STORE, [*names, adaptive, noise], train, test, detectors, norms, before, layers)
+        self._write(folder / STORE)
+        return self._scores(folder / STORE, [*names, adaptive, noise])
 
     def _victim(self, name: str) -> tuple[Victim, Probe]:
         """Load a backbone and its class probe, and check that they are those of the store."""
@@ -327,16 +339,13 @@ class _Subject:
         probe = Probe.load(path)
         return Victim(name, loaded.module, probe, device=self.device), probe
 
-    def _photographs(
-        self, source: Source, victim: Victim, probe: Probe
-    ) -> tuple[dict[int, _Photographs], tuple[float, int]]:
-        """Training and test photographs that the probe classifies correctly; its accuracy on the sampled test ones."""
+    def _sample(self, source: Source, victim: Victim, probe: Probe) -> None:
+        """Sample training and test photographs, and keep those that the probe classifies correctly."""
         table, settings = self.table, self.store.settings
         pipeline = PixelPipeline(Settings(transformations=(CLEAN,), **settings.pixels), EmbedConfig(device="cpu"))
         records = {record.key: record for record in source.records}
         truth_N = probe.truth(table, np.arange(len(table.keys)))[0]
         contents = table.contents
-        found, before = {}, (0.0, 0)
         for split in (TRAIN, TEST):
             rows = [n for n in table.rows(split).tolist() if truth_N[n] >= 0 and table.keys[n] in records]
             order = np.argsort(image_keys(self.config.seed, [f"attack:{table.keys[n]}" for n in rows]))
@@ -357,9 +366,8 @@ class _Subject:
                     f"{table.backbone}: {int(right_N.sum())} of {len(rows)} {SPLITS[split]} photographs are classified "
                     f"correctly; attacks need {FEWEST}"
                 )
-            found[split] = own.take(right_N)
-            before = float(right_N.mean()), len(rows)
-        return found, before
+            self.photographs[split] = own.take(right_N)
+            self.before = float(right_N.mean()), len(rows)
 
     def _crafted(
         self,
@@ -377,11 +385,9 @@ class _Subject:
             bar.advance(len(keys))
         return np.concatenate(parts)
 
-    def _write(
-        self, path: Path, photographs: Mapping[int, _Photographs], made: Mapping[tuple[int, str, str], F32]
-    ) -> None:
+    def _write(self, path: Path) -> None:
         """Write the embeddings of all pictures as variants of a store; training photographs precede test ones."""
-        table, settings = self.table, self.store.settings
+        table, settings, photographs, made = self.table, self.store.settings, self.photographs, self.made
         most = max(len(own.keys) for own in photographs.values())
         rows = min(1024, 1 << max(most - 1, 1).bit_length())
         copied = StoreSettings(shard_rows=rows, dtype=settings.dtype, **settings.pixels)
@@ -429,19 +435,10 @@ class _Subject:
         definition: dict[str, Any] = {"name": name, "coarse": kind, "role": role, "parameters": []}
         return Definition(definition, cache.key({"name": name, "inputs": dict(self.inputs)}))
 
-    def _scores(
-        self,
-        path: Path,
-        names: Sequence[str],
-        train: _Photographs,
-        test: _Photographs,
-        detectors: Mapping[str, Detector],
-        norms: Mapping[str, tuple[F32, F32]],
-        before: tuple[float, int],
-        layers: Mapping[str, tuple[Victim, Probe]],
-    ) -> dict[str, Any]:
+    def _scores(self, path: Path, names: Sequence[str]) -> dict[str, Any]:
         """Success, distances and detection of each attack, from the stored embeddings of test photographs."""
-        stored, config = EmbeddingStore.open(path), self.config
+        stored, config, (accuracy, sampled) = EmbeddingStore.open(path), self.config, self.before
+        train, test = self.photographs[TRAIN], self.photographs[TEST]
         entry = self.store.backbone(self.table.backbone)
         paths = {task: probe_file(self.out, entry.name, task) for task in ("semantic", "fine", "coarse")}
         probes = {task: Probe.load(own) for task, own in paths.items() if is_result(own)}
@@ -451,9 +448,8 @@ class _Subject:
             one = open_table(stored, layer or entry.name, [name])
             return np.asarray(one.take(0, one.rows(split)), np.float32)
 
-        scorers = detection.scorers_of(
-            read, train.label_N, probes, detectors, {name: own for name, (_, own) in layers.items()}
-        )
+        layers = {name: own for name, (_, own) in self.layers.items()}
+        scorers = detection.scorers_of(read, train.label_N, probes, self.detectors, layers)
         semantic, group_N = probes["semantic"], self.table.groups(config.resample_by)[test.row_N]
         attacks = {}
         for name in names:
@@ -469,17 +465,17 @@ class _Subject:
             attacks[name] = {
                 **success.entries("success"),
                 "succeeded": int(wrong_N.sum()),
-                "accuracy": before[0] * (1 - float(wrong_N.mean())),
-                **{norm: float(each.mean()) for norm, each in zip(("linf", "l2"), norms[name], strict=True)},
+                "accuracy": accuracy * (1 - float(wrong_N.mean())),
+                **{norm: float(each.mean()) for norm, each in zip(("linf", "l2"), self.norms[name], strict=True)},
                 "named": detection.named(probes.get("fine"), read(name)[counted_N]),
                 "detection": scores,
             }
         return {
-            "accuracy": before[0],
-            "photographs": {"train": len(train.keys), "test": before[1], "attacked": len(test.keys)},
+            "accuracy": accuracy,
+            "photographs": {"train": len(train.keys), "test": sampled, "attacked": len(test.keys)},
             "surrogate": (self.inputs["transfer"] or {}).get("name"),
             "library": f"torchattack {versions('torchattack')['torchattack']}",
             "named": detection.named(probes.get("fine"), read(CLEAN)),
-            "converged": all(detector.converged for detector in detectors.values()),
+            "converged": all(detector.converged for detector in self.detectors.values()),
             "attacks": attacks,
         }
