@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +191,16 @@ def _digest(table: EmbeddingTable, n_B: NDArray[np.int64], embeddings: str = "")
     return digest.hexdigest()[:16]
 
 
-def _shard_digest(
-    store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, shard: int, n_B: NDArray[np.int64]
-) -> str:
-    return _digest(table, n_B, embeddings_digest(store, entry.slug, table.transformations, np.array([shard])))
+def _by_shard(
+    store: EmbeddingStore,
+    entry: BackboneEntry,
+    table: EmbeddingTable,
+    write: Callable[[int, NDArray[np.int64]], Iterator[Path]],
+) -> Iterator[_Part]:
+    """A part for each shard, whose files ``write`` makes of its number and its images in the table."""
+    for shard, n_B in _shards(store, table):
+        embeddings = embeddings_digest(store, entry.slug, table.transformations, np.array([shard]))
+        yield _Part(f"{entry.slug}/{shard:05d}", _digest(table, n_B, embeddings), partial(write, shard, n_B))
 
 
 def _pixels(store: EmbeddingStore, table: EmbeddingTable, t: int) -> dict[str, Any]:
@@ -250,28 +257,23 @@ def _floats(schema: pa.Schema) -> list[str]:
 
 
 def _parquet(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
-    for shard, n_B in _shards(store, table):
-        name = f"{entry.slug}/{shard:05d}"
+    def write(shard: int, n_B: NDArray[np.int64]) -> Iterator[Path]:
+        made = (pa.table(_columns(store, table, t, n_B)) for t in range(len(table.transformations)))
+        yield _write(out / entry.slug / f"{shard:05d}.parquet", made)
 
-        def write(name: str = name, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
-            made = (pa.table(_columns(store, table, t, n_B)) for t in range(len(table.transformations)))
-            yield _write(out / f"{name}.parquet", made)
-
-        yield _Part(name, _shard_digest(store, entry, table, shard, n_B), write)
+    return _by_shard(store, entry, table, write)
 
 
 def _huggingface(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
     schema = _features(table).arrow_schema
-    for shard, n_B in _shards(store, table):
-        name = f"{entry.slug}/{shard:05d}"
 
-        def write(shard: int = shard, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
-            for code, split in enumerate(SPLITS):
-                if len(own_B := n_B[table.split_N[n_B] == code]):
-                    made = (_hub_rows(store, table, t, own_B, schema) for t in range(len(table.transformations)))
-                    yield _write(out / entry.slug / f"{_HUB_SPLITS[split]}-{shard:05d}.parquet", made)
+    def write(shard: int, n_B: NDArray[np.int64]) -> Iterator[Path]:
+        for code, split in enumerate(SPLITS):
+            if len(own_B := n_B[table.split_N[n_B] == code]):
+                made = (_hub_rows(store, table, t, own_B, schema) for t in range(len(table.transformations)))
+                yield _write(out / entry.slug / f"{_HUB_SPLITS[split]}-{shard:05d}.parquet", made)
 
-        yield _Part(name, _shard_digest(store, entry, table, shard, n_B), write)
+    return _by_shard(store, entry, table, write)
 
 
 def _hub_rows(
@@ -318,19 +320,18 @@ def _lance(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
     except ImportError:
         raise MissingError("lance", "install it with pip install 'substyle[lance]'") from None
     folder, schema = out / f"{entry.slug}.lance", _schema(store, table)
-    for shard, n_B in _shards(store, table):
 
-        def write(shard: int = shard, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
-            made = (_stored(store, table, t, n_B).to_batches() for t in range(len(table.transformations)))
-            rows = pa.RecordBatchReader.from_batches(schema, itertools.chain.from_iterable(made))
-            fragments = [fragment.to_json() for fragment in write_fragments(rows, str(folder), schema=schema)]
-            note = folder / _FRAGMENTS / f"{shard:05d}.json"
-            note.parent.mkdir(exist_ok=True)
-            write_durably(note, json.dumps(fragments).encode())
-            yield note
-            yield from (folder / "data" / file["path"] for fragment in fragments for file in fragment["files"])
+    def write(shard: int, n_B: NDArray[np.int64]) -> Iterator[Path]:
+        made = (_stored(store, table, t, n_B).to_batches() for t in range(len(table.transformations)))
+        rows = pa.RecordBatchReader.from_batches(schema, itertools.chain.from_iterable(made))
+        fragments = [fragment.to_json() for fragment in write_fragments(rows, str(folder), schema=schema)]
+        note = folder / _FRAGMENTS / f"{shard:05d}.json"
+        note.parent.mkdir(exist_ok=True)
+        write_durably(note, json.dumps(fragments).encode())
+        yield note
+        yield from (folder / "data" / file["path"] for fragment in fragments for file in fragment["files"])
 
-        yield _Part(f"{entry.slug}/{shard:05d}", _shard_digest(store, entry, table, shard, n_B), write)
+    return _by_shard(store, entry, table, write)
 
 
 def _stored(store: EmbeddingStore, table: EmbeddingTable, t: int, n_B: NDArray[np.int64]) -> pa.Table:
