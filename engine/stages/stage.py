@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -433,6 +434,22 @@ class Stage(ABC, Generic[C, R]):
 
 def _each(run: Run) -> list[Unit]:
     return [Unit(name, run.store.backbone(name).slug) for name in run.tables]
+
+
+class TrainingStage(Stage[C, str]):
+    """A stage that trains backbones: results are their names, ``<prefix><file>``.
+
+    Attributes:
+        prefix: prefix of the names.
+    """
+
+    adds_backbones = True
+    prefix: ClassVar[str]
+
+    def load(self, run: Run, folder: Path) -> str:
+        """The name of the trained backbone."""
+        (path,) = folder.glob("*.safetensors")
+        return f"{self.prefix}{os.path.relpath(path)}"
 
 
 class JsonStage(Stage[C, JSON]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from substyle.engine.observability import stage
 from substyle.engine.probes.adapters import fit_multitask, fit_pisco
 from substyle.engine.probes.config import AdaptConfig, ProbeConfig
 from substyle.engine.stages.probes import STAGE as PROBES
-from substyle.engine.stages.stage import JSON, Run, Stage, Unit
+from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError
 
 
-class AdaptStage(Stage[AdaptConfig, str]):
+class AdaptStage(TrainingStage[AdaptConfig]):
     """Train adapters, and add the adapted backbones to the study: results are their names, ``adapt:<file>``.
 
     Writes ``adapters/<backbone>-<method>/<digest>.safetensors`` and ``.onnx``.
@@ -31,7 +30,7 @@ class AdaptStage(Stage[AdaptConfig, str]):
     config = AdaptConfig
     switch = "methods"
     directory = "adapters"
-    adds_backbones = True
+    prefix = PREFIX
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError if there is nothing to train on."""
@@ -88,11 +87,6 @@ class AdaptStage(Stage[AdaptConfig, str]):
         }
         adapter = Adapter(made.weight_ED, made.bias_E, metadata)
         adapter.save(folder / f"{adapter.digest}.safetensors")
-
-    def load(self, run: Run, folder: Path) -> str:
-        """The name of the adapted backbone."""
-        (path,) = folder.glob("*.safetensors")
-        return f"{PREFIX}{os.path.relpath(path)}"
 
     def added(self, run: Run, found: Mapping[str, str]) -> Sequence[BackboneChoice]:
         """The adapted backbones."""

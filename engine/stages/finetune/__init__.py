@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import count
@@ -24,7 +23,7 @@ from substyle.engine.observability import stage
 from substyle.engine.probes.config import FinetuneConfig
 from substyle.engine.probes.finetune import LabelledVariants, fit
 from substyle.engine.probes.tasks import UNKNOWN
-from substyle.engine.stages.stage import JSON, Run, Stage, Unit
+from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.identity import read_unchanged
 from substyle.engine.store.layout import TRAIN, BackboneEntry
@@ -34,7 +33,7 @@ from substyle.pipelines.sources import ImageRecord
 _LISTS = ("backbones", "objectives", "seeds", "seed")  # settings that say which trainings there are
 
 
-class FinetuneStage(Stage[FinetuneConfig, str]):
+class FinetuneStage(TrainingStage[FinetuneConfig]):
     """Fine-tune backbones in the transformations with role ``train``, and add them to the study.
 
     Results are their names, ``finetuned:<file>``. Writes
@@ -45,7 +44,7 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
     config = FinetuneConfig
     switch = "backbones"
     directory = "finetuned"
-    adds_backbones = True
+    prefix = PREFIX
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError for other backbones than those of the study, or if there is nothing to train on."""
@@ -131,11 +130,6 @@ class FinetuneStage(Stage[FinetuneConfig, str]):
         }
         state = {name: tensor.cpu() for name, tensor in base.module.state_dict().items()}
         Finetuned(state, metadata).save(folder / f"{tensors_hash(state)}.safetensors")
-
-    def load(self, run: Run, folder: Path) -> str:
-        """The name of the fine-tuned backbone."""
-        (path,) = folder.glob("*.safetensors")
-        return f"{PREFIX}{os.path.relpath(path)}"
 
     def added(self, run: Run, found: Mapping[str, str]) -> Sequence[BackboneChoice]:
         """The fine-tuned backbones."""
