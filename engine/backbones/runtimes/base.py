@@ -152,52 +152,6 @@ def fingerprint(batches_GSSC: Sequence[NDArray[np.uint8]]) -> str:
 
 
 @dataclass(frozen=True)
-class GivenSamples(CalibrationSamples):
-    """`CalibrationSamples` in memory.
-
-    Attributes:
-        batches_GSSC: batches of photographs in every variant, identity first.
-        count: number of photographs.
-        extra_GSSC: full batches of other photographs, for quantisation.
-    """
-
-    batches_GSSC: Sequence[NDArray[np.uint8]]
-    count: int
-    extra_GSSC: Sequence[NDArray[np.uint8]] = ()
-
-    def images(self) -> int:
-        return self.count
-
-    def names(self) -> Sequence[str]:
-        return [f"variant {t}" for t in range(len(self.batches_GSSC) // -(-self.count // len(self.first())))]
-
-    def anchors(self) -> Sequence[str]:
-        return self.names()
-
-    def family(self, name: str) -> str:
-        return name
-
-    def fingerprint(self, name: str) -> str:
-        return fingerprint([self.pictures({name: range(self.count)})[name]])
-
-    def first(self) -> NDArray[np.uint8]:
-        return self.batches_GSSC[0]
-
-    def pictures(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.uint8]]:
-        names = list(self.names())
-        whole = {name: np.concatenate(self.batches_GSSC[names.index(name) :: len(names)]) for name in wanted}
-        return {name: whole[name][list(chosen)] for name, chosen in wanted.items()}
-
-    def extra_samples(self) -> Sequence[NDArray[np.uint8]]:
-        if not self.extra_GSSC:
-            raise ConfigError("precision", "8 bits", "16 or 32 bits; quantisation needs photographs outside the gate")
-        return self.extra_GSSC
-
-    def extra_fingerprint(self) -> str:
-        return fingerprint(self.extra_samples())
-
-
-@dataclass(frozen=True)
 class PrecisionPolicy:
     """Arithmetic of a compiled graph.
 

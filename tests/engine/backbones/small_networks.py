@@ -1,6 +1,9 @@
-"""Small networks, their photographs and how they are compiled, for tests of 8 bits in TensorRT."""
+"""Photographs in memory for the gate, and small networks and how they are compiled, for tests of 8 bits in TensorRT."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,9 +16,10 @@ from torch import nn
 from substyle.engine.backbones.compile import CompileOptions
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.runtimes import tensorrt
-from substyle.engine.backbones.runtimes.base import GivenSamples
+from substyle.engine.backbones.runtimes.base import CalibrationSamples, fingerprint
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.engine.devices import EIGHT_BITS, Target
+from substyle.kernels.errors import ConfigError
 
 BATCH, CANVAS, SIDE, DIM = 4, 48, 32, 24
 HALF = (0.5, 0.5, 0.5)
@@ -72,6 +76,52 @@ def backbone(name: str = "convolutions") -> Backbone:
 
 def batch(first: int) -> NDArray[np.uint8]:
     return np.stack([np.array(photograph(first + i, CANVAS, CANVAS)) for i in range(BATCH)])
+
+
+@dataclass(frozen=True)
+class GivenSamples(CalibrationSamples):
+    """`CalibrationSamples` in memory.
+
+    Attributes:
+        batches_GSSC: batches of photographs in every variant, identity first.
+        count: number of photographs.
+        extra_GSSC: full batches of other photographs, for quantisation.
+    """
+
+    batches_GSSC: Sequence[NDArray[np.uint8]]
+    count: int
+    extra_GSSC: Sequence[NDArray[np.uint8]] = ()
+
+    def images(self) -> int:
+        return self.count
+
+    def names(self) -> Sequence[str]:
+        return [f"variant {t}" for t in range(len(self.batches_GSSC) // -(-self.count // len(self.first())))]
+
+    def anchors(self) -> Sequence[str]:
+        return self.names()
+
+    def family(self, name: str) -> str:
+        return name
+
+    def fingerprint(self, name: str) -> str:
+        return fingerprint([self.pictures({name: range(self.count)})[name]])
+
+    def first(self) -> NDArray[np.uint8]:
+        return self.batches_GSSC[0]
+
+    def pictures(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.uint8]]:
+        names = list(self.names())
+        whole = {name: np.concatenate(self.batches_GSSC[names.index(name) :: len(names)]) for name in wanted}
+        return {name: whole[name][list(chosen)] for name, chosen in wanted.items()}
+
+    def extra_samples(self) -> Sequence[NDArray[np.uint8]]:
+        if not self.extra_GSSC:
+            raise ConfigError("precision", "8 bits", "16 or 32 bits; quantisation needs photographs outside the gate")
+        return self.extra_GSSC
+
+    def extra_fingerprint(self) -> str:
+        return fingerprint(self.extra_samples())
 
 
 SAMPLES = GivenSamples([batch(0), 255 - batch(0)], BATCH, [batch(10), 255 - batch(20), batch(30)])

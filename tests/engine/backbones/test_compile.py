@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph, slow_after
+from tests.engine.backbones.small_networks import GivenSamples
 from torch import nn
 
 from substyle.engine.backbones import onnx_graph, registry
@@ -21,7 +22,7 @@ from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.precision import PrecisionSearch
-from substyle.engine.backbones.runtimes.base import GivenSamples, TorchModule
+from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, layers, with_float32_layers
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from substyle.engine.store.layout import network_identity

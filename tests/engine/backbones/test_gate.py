@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tests.engine.backbones.small_networks import GivenSamples
 
 from substyle.engine.backbones import gate
 from substyle.engine.backbones.gate import Extent, GateError, PrecisionGate, RejectedError, check
 from substyle.engine.backbones.precision import PrecisionSearch, fewest
-from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 
 RNG = np.random.default_rng(0)
 REFERENCE = (RNG.normal(size=(40, 16)) + 5).astype(np.float32)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph, slow_after
+from tests.engine.backbones.small_networks import GivenSamples
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GateError, PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import expand, fused
 from substyle.kernels.errors import ConfigError

@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph
+from tests.engine.backbones.small_networks import GivenSamples
 from torch import nn
 
 from substyle.engine import cache
@@ -16,7 +17,6 @@ from substyle.engine.backbones.compile import CompileOptions, compile_source
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.gate import PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec
 from substyle.engine.config import EmbedConfig

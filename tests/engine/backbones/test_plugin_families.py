@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.engine.backbones.small_networks import GivenSamples
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.registry import LoadContext
-from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import expand
 from substyle.engine.store import catalog

@@ -18,6 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph
+from tests.engine.backbones.small_networks import GivenSamples
 from torch import nn
 
 from substyle.engine.backbones import gate, registry
@@ -25,7 +26,7 @@ from substyle.engine.backbones.compile import CompileOptions, builder_of, compil
 from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
-from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy, TorchModule, TorchOnDevice
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy, TorchModule, TorchOnDevice
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTBuilder
 from substyle.engine.backbones.runtimes.torch_compile import TorchBuilder

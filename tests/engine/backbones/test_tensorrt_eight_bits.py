@@ -21,6 +21,7 @@ from tests.engine.backbones.small_networks import (
     NETWORKS,
     ON_GPU,
     SAMPLES,
+    GivenSamples,
     backbone,
     batch,
     cosine,
@@ -36,7 +37,7 @@ from substyle.engine.backbones.gate import PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.precision import PrecisionSearch
 from substyle.engine.backbones.runtimes import tensorrt
-from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import TensorRTBuilder
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.devices import EightBits, Target
