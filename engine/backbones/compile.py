@@ -25,7 +25,7 @@ from substyle.engine.backbones.runtimes.base import (
     TorchOnDevice,
     TorchThreads,
 )
-from substyle.engine.backbones.spec import AsyncResult, BackboneSpec, CompletedResult, Embed, Starts
+from substyle.engine.backbones.spec import AsyncResult, BackboneSpec, Embed, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, as_eight_bits, check_precision, graph_batch
 from substyle.engine.observability import fastest
@@ -48,7 +48,7 @@ class CompiledBackbone:
     """
 
     spec: BackboneSpec
-    embed: Embed
+    embed: Starts
     runtime: dict[str, Any]
     gate: dict[str, Any] | None
     rate: float
@@ -88,15 +88,8 @@ class CompiledBackbone:
         ]
 
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """Embed in the background if the runtime supports it. Do not modify the canvas until `result()` returns.
-
-        Other runtimes run on the host, to which the canvas is copied.
-        """
-        if isinstance(self.embed, Starts):
-            return self.embed.start(canvas_BSSC)
-        return CompletedResult(
-            self.embed(canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC)
-        )
+        """Embed in the background. Do not modify the canvas until `result()` returns."""
+        return self.embed.start(canvas_BSSC)
 
 
 @dataclass(frozen=True)

@@ -370,17 +370,6 @@ class Starts(Protocol):
 
 
 @dataclass(frozen=True)
-class CompletedResult:
-    """An `AsyncResult` that is ready."""
-
-    embedded_BD: NDArray[np.float32]
-
-    def result(self) -> NDArray[np.float32]:
-        """Return the embeddings (B, D) float32."""
-        return self.embedded_BD
-
-
-@dataclass(frozen=True)
 class Concatenated:
     """An `AsyncResult` of several parts of a batch."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.at_once import AtOnce
 from tests.determinism.artefacts import SIDE, SMALL, Artefact, kept, loaded
 from tests.determinism.canvases import Picture
 
@@ -68,7 +69,7 @@ def canvas_values() -> CompiledBackbone:
     def values(canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
         return canvas_BSSC.reshape(len(canvas_BSSC), -1).astype(np.float32)
 
-    return CompiledBackbone(spec, values, {"name": "none", "precision": "fp32"}, None, 1e6)
+    return CompiledBackbone(spec, AtOnce(values), {"name": "none", "precision": "fp32"}, None, 1e6)
 
 
 def network() -> CompiledBackbone:

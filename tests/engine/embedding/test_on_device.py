@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.at_once import AtOnce
 from tests.conftest import jpeg, photograph, slow_after
 
 from substyle.engine.backbones.compile import CompiledBackbone
@@ -137,7 +138,7 @@ def both() -> list[Backbone]:
 @pytest.mark.parametrize("count", slow_after(1, [1, 2]))
 def test_what_works_later_gives_what_the_cpu_gives(images: Path, tmp_path: Path, count: int) -> None:
     backbones = both()[:count]
-    run(images, tmp_path / "cpu.zarr", [(b, TorchModule(b.module)) for b in backbones if b.module is not None])
+    run(images, tmp_path / "cpu.zarr", [(b, AtOnce(TorchModule(b.module))) for b in backbones if b.module is not None])
     devices = [Device(b) for b in backbones]
     summary = run(images, tmp_path / "device.zarr", list(zip(backbones, devices, strict=True)), lent=True)
     assert [(d.begun, d.ended) for d in devices] == [(5 * 6, 5 * 6)] * count
@@ -155,7 +156,7 @@ def test_what_works_later_gives_what_the_cpu_gives(images: Path, tmp_path: Path,
 def test_threads_give_the_same_too(images: Path, tmp_path: Path) -> None:
     (pixels, _) = both()
     assert pixels.module is not None
-    run(images, tmp_path / "cpu.zarr", [(pixels, TorchModule(pixels.module))])
+    run(images, tmp_path / "cpu.zarr", [(pixels, AtOnce(TorchModule(pixels.module)))])
     run(images, tmp_path / "threads.zarr", [(pixels, TorchThreads(pixels.module, 2))], lent=True)
     assert content(tmp_path / "cpu.zarr") == content(tmp_path / "threads.zarr")
 

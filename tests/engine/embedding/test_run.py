@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.at_once import AtOnce
 from tests.conftest import jpeg, photograph, slow_after
 
 from substyle.engine.backbones.compile import CompiledBackbone
@@ -334,7 +335,7 @@ def test_a_held_store_is_refused(tmp_path: Path, two_classes: Path) -> None:
 )
 def test_rows_of_a_shard(rate: float, images: int, batch: int, rows: int) -> None:
     spec = BackboneSpec("x", "x", 4, 224, (0, 0, 0), (1, 1, 1), "none", "none", "w")
-    compiled = CompiledBackbone(spec, lambda x: np.zeros((len(x), 4), np.float32), {}, None, rate)
+    compiled = CompiledBackbone(spec, AtOnce(lambda x: np.zeros((len(x), 4), np.float32)), {}, None, rate)
     assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch)) == rows
     assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch, shard_rows=16)) == 16
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.at_once import AtOnce
 
 from substyle.engine import cuda
 from substyle.engine.backbones.compile import CompiledBackbone
@@ -29,7 +30,7 @@ def first_value(canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
 def backbone(embed: Embed, name: str = "control:x") -> CompiledBackbone:
     zero = (0.0, 0.0, 0.0)
     spec = BackboneSpec(name, "none", D, 1, zero, zero, "none", "none", "none")
-    return CompiledBackbone(spec, embed, {"name": "none", "precision": "fp32"}, None, 1.0)
+    return CompiledBackbone(spec, AtOnce(embed), {"name": "none", "precision": "fp32"}, None, 1.0)
 
 
 def shard(number: int, names: list[str], backbones: int = 1, batches: int = 1) -> ShardInProgress:

@@ -1,0 +1,34 @@
+"""Embeddings that are ready at once, where a runtime would compute in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.backbones.spec import Starts
+from substyle.engine.cuda import Canvas
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Embeddings that are there."""
+
+    embedded_BD: NDArray[np.float32]
+
+    def result(self) -> NDArray[np.float32]:
+        return self.embedded_BD
+
+
+@dataclass(frozen=True)
+class AtOnce(Starts):
+    """A function of pixels in memory as a runtime."""
+
+    function: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+    def start(self, canvas_BSSC: Canvas) -> Ready:
+        pixels_BSSC = canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC
+        return Ready(self.function(pixels_BSSC))
