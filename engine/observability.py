@@ -26,11 +26,9 @@ class ProgressBar(Protocol):
 
     def advance(self, count: int = 1) -> None:
         """Add finished items."""
-        ...
 
     def note(self, text: str) -> None:
         """Show a short text next to the bar."""
-        ...
 
 
 Listener = Callable[[str, int, int, float], object]  # stage, items done, total, items per second

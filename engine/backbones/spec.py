@@ -353,7 +353,6 @@ class AsyncResult(Protocol):
 
     def result(self) -> NDArray[np.float32]:
         """Wait for the embeddings (B, D) float32. Call once."""
-        ...
 
 
 @runtime_checkable
@@ -362,7 +361,6 @@ class Starts(Protocol):
 
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
         """Start a batch, on the runtime's device or the host. Do not modify it until `result()` returns."""
-        ...
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """Embed (B, S, S, 3) uint8 to (B, D) float32."""

@@ -36,24 +36,19 @@ class LazyArray(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """(T, N, D)."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """float16 or float32."""
-        ...
 
     def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return rows of images n in transformations t, in ``out_BD`` if given. Shapes: (B,) or scalar, (B,)."""
-        ...
 
     def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
         """Read images [first, last) of one transformation into ``out_BD``."""
-        ...
 
     def whole(self) -> NDArray[Any]:
         """Read all embeddings into memory. Shape: (T, N, D)."""
-        ...
 
 
 @dataclass(frozen=True)

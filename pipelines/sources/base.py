@@ -197,27 +197,22 @@ class Source(Protocol):
     @property
     def root(self) -> str:
         """The folder, archive, file or pattern that was opened."""
-        ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Class names indexed by label, sorted by name or number. Empty without labels."""
-        ...
 
     @property
     def records(self) -> Sequence[ImageRecord]:
         """All images, sorted by key."""
-        ...
 
     @property
     def options(self) -> Mapping[str, str]:
         """The fields of `SourceConfig` that reopen the source, as text; always includes the kind."""
-        ...
 
     @property
     def understood(self) -> Understood:
         """How the source was interpreted."""
-        ...
 
 
 class _At(Generic[T]):

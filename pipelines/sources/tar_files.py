@@ -25,11 +25,9 @@ class Spans(Protocol):
     @property
     def size(self) -> int:
         """Size in bytes."""
-        ...
 
     def read(self, size: int, offset: int) -> bytes:
         """Read up to ``size`` bytes from ``offset``, fewer at the end of the file. Raises OSError."""
-        ...
 
 
 class ShardFile(Protocol):
@@ -37,15 +35,12 @@ class ShardFile(Protocol):
 
     def opened(self) -> AbstractContextManager[Spans]:
         """Open the file as a context manager and remember its state for `read`."""
-        ...
 
     def read(self, offset: int, size: int) -> bytes:
         """Read bytes [offset, offset + size). Raises OSError if the file changed or is shorter."""
-        ...
 
     def mark(self, offset: int) -> int:
         """The mark of the image at an offset; see `ImageRecord`."""
-        ...
 
 
 class LocalShard:

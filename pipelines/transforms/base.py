@@ -115,7 +115,6 @@ class Network(Protocol):
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute one uint8 (B, S, S, 3) tensor per transformation, on the device of the uint8 (B, S, S, 3) canvas."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -100,31 +100,24 @@ class GateSamples(Protocol):
 
     def images(self) -> int:
         """Return the number of photographs."""
-        ...
 
     def names(self) -> Sequence[str]:
         """Return the transformations of the suite."""
-        ...
 
     def anchors(self) -> Sequence[str]:
         """Return the transformations that a precision is searched for on; the suite may lack some."""
-        ...
 
     def family(self, name: str) -> str:
         """Return the name shared by transformations that one network computes; they get the same photographs."""
-        ...
 
     def fingerprint(self, name: str) -> str:
         """Return a digest that changes with any pixel of a transformation's pictures."""
-        ...
 
     def first(self) -> NDArray[np.uint8]:
         """Return a batch of untransformed photographs. Shape: (b, S, S, 3) uint8."""
-        ...
 
     def pictures(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.uint8]]:
         """Return transformations of photographs, given by position, (R, S, S, 3) uint8 each."""
-        ...
 
 
 class CalibrationSamples(GateSamples, Protocol):
@@ -135,11 +128,9 @@ class CalibrationSamples(GateSamples, Protocol):
 
         Raises ConfigError if there are no others.
         """
-        ...
 
     def extra_fingerprint(self) -> str:
         """Return a digest that changes with any pixel of `extra_samples`."""
-        ...
 
 
 def fingerprint(batches_GSSC: Sequence[NDArray[np.uint8]]) -> str:
