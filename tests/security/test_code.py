@@ -33,9 +33,9 @@ OTHER = 12345  # a user id
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache that does not exist yet."""
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
-    native._loaded.cache_clear()
+    native.load.cache_clear()
     yield tmp_path / "cache"
-    native._loaded.cache_clear()
+    native.load.cache_clear()
 
 
 def mode(path: Path) -> int:
@@ -78,10 +78,10 @@ CHANGES = (
 @pytest.mark.parametrize("name", [".", "native", "native/*.so"])
 def test_a_native_library_that_others_can_change_is_not_loaded(own_cache: Path, change: object, name: str) -> None:
     if native.load("philox_native") is None:
-        pytest.skip(native.state("philox_native"))
+        pytest.skip("no C compiler")
     for path in own_cache.glob(name) if name != "." else [own_cache]:
         change(path)  # type: ignore[operator]
-    native._loaded.cache_clear()
+    native.load.cache_clear()
     with pytest.raises(UnsafeFileError, match=r"another user|writable by other users"):
         native.load("philox_native")
 
