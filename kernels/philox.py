@@ -19,12 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import native
-from substyle.kernels.dispatch import scratch
 
 PARAMETERS, NOISE = 0, 1  # streams: parameters and per-pixel noise of a transformation never share a counter
 
 _ROUNDS = 10
-_CHUNK = 1 << 15  # blocks per iteration of bits16, in six arrays; a canvas of 224 has 18,816 (0.9 MiB)
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _MASK, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -96,14 +94,15 @@ def bits16(key: np.uint64, name: str, out: NDArray[np.uint16], *, stream: int = 
     """
     compiled = _compiled()
     if compiled is None:
-        _bits16(int(key), name_word(name), out, stream)
+        (row,) = words(np.array([key]), name, -(-out.size // 2), stream=stream)
+        out[:] = row.astype("<u4").view("<u2")[: out.size]
     else:
         compiled(int(key), name_word(name), stream, out.size, out.ctypes.data)
 
 
 @cache
 def _compiled() -> Any:  # noqa: ANN401 - ctypes finds functions at run time
-    """The generator in C, six times as fast as in numpy; None without a compiler."""
+    """The generator in C, many times as fast as in numpy; None without a compiler."""
     library = native.load("philox_native")
     if library is None:
         return None
@@ -111,32 +110,6 @@ def _compiled() -> Any:  # noqa: ANN401 - ctypes finds functions at run time
     function.restype = None
     function.argtypes = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int64, ctypes.c_void_p)
     return function
-
-
-def _bits16(key64: int, name64: int, out: NDArray[np.uint16], stream: int) -> None:
-    """:func:`bits16` in numpy; every round works in place on arrays that fit a core's cache."""
-    count = out.size
-    blocks = -(-count // 8)
-    words_K4 = scratch("words", (blocks, 4), np.uint32)
-    for start in range(0, blocks, _CHUNK):
-        size = min(_CHUNK, blocks - start)
-        c0, c1, c2, c3, x, y = scratch("counters", (6, size), np.uint64)
-        c0[:] = np.arange(start, start + size, dtype=np.uint64)
-        c1[:], c2[:], c3[:] = stream, name64 & 0xFFFFFFFF, name64 >> 32
-        for i in range(_ROUNDS):
-            r0 = np.uint64((key64 + i * _W0) & 0xFFFFFFFF)
-            r1 = np.uint64(((key64 >> 32) + i * _W1) & 0xFFFFFFFF)
-            np.multiply(c0, _M0, out=c0)
-            np.multiply(c2, _M1, out=c2)
-            for high, product, word, round_key in ((x, c2, c1, r0), (y, c0, c3, r1)):
-                np.right_shift(product, _SHIFT, out=high)
-                np.bitwise_xor(high, word, out=high)
-                np.bitwise_xor(high, round_key, out=high)
-                np.bitwise_and(product, _MASK, out=product)
-            c0, c1, c2, c3, x, y = x, c2, y, c0, c1, c3
-        for lane, word in enumerate((c0, c1, c2, c3)):
-            words_K4[start : start + size, lane] = word
-    out[:] = words_K4.reshape(-1).view("<u2")[:count]
 
 
 Words = torch.Tensor | int

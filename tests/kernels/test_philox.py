@@ -69,12 +69,8 @@ def test_compiled_bits_are_halves_of_the_words(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("chunk", [1, 3, 1 << 15])
-def test_bits_without_a_compiler_are_halves_of_the_words(
-    monkeypatch: pytest.MonkeyPatch, count: int, chunk: int
-) -> None:
+def test_bits_without_a_compiler_are_halves_of_the_words(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(philox, "_compiled", lambda: None)
-    monkeypatch.setattr(philox, "_CHUNK", chunk)
     check_bits(count)
 
 
