@@ -109,7 +109,7 @@ def _graph(data: bytes) -> onnx.ModelProto:
     return onnx.load_from_string(data)
 
 
-def _values(tensor: onnx.TensorProto) -> NDArray[np.generic]:
+def _values(tensor: onnx.TensorProto) -> NDArray[Any]:
     from onnx import numpy_helper
 
     return np.asarray(numpy_helper.to_array(tensor))
@@ -157,7 +157,6 @@ def _positions(model: onnx.ModelProto, arrays: dict[str, onnx.TensorProto]) -> t
 # quantises activations by the range of the whole batch, which makes an embedding depend on its neighbours. So it is not
 # run: matrices are dequantised to float32 per channel and loaded into timm's network.
 
-_PRODUCT = re.compile(r"/(?P<module>.+)/MatMul_quant")
 _PARTS = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
 # of transformers' CLIPVisionModelWithProjection, applied in order
 _RENAMES = (
@@ -177,71 +176,30 @@ _RENAMES = (
 def _fill_clip(name: str, network: nn.Module) -> None:
     """Load the tower with its projection, 512 features; ``head=none`` gives the 768 features before it.
 
-    Raises:
-        WeightsError: the package is not installed, or its graph has another form.
+    Raises WeightsError if the package is not installed.
     """
-    try:
-        state = to_timm(clip_tensors(_graph(CLIP_VIT_B16.read(name))))
-    except GraphError as error:
-        raise WeightsError(f"{name}: {CLIP_VIT_B16.file}: {error}") from error
+    state = to_timm(clip_tensors(_graph(CLIP_VIT_B16.read(name))))
     weights.fit(name, network, state, CLIP_VIT_B16.file, dropped=())
-
-
-class GraphError(ValueError):
-    """The graph does not have the form of ONNX Runtime's dynamic quantisation."""
 
 
 def clip_tensors(model: onnx.ModelProto) -> State:
     """Return the graph's tensors by the names of their modules, matrices as float32 (out, in).
 
-    An 8-bit product is ``MatMulInteger``, ``Cast``, and ``Mul`` by the product of two scales: one of the activations,
-    and a constant one of the weight, per tensor or per channel. Tensors outside products keep their names.
-
-    Raises:
-        GraphError: a product has another form.
+    An 8-bit product is a ``MatMulInteger`` named after its module; its weight, scale and zero point share a name.
+    Tensors outside products keep their names.
     """
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for each in node.input:
-            users.setdefault(each, []).append(node)
-    makers = {each: node for node in model.graph.node for each in node.output}
-    used: set[str] = set()
+    arrays = {tensor.name: _values(tensor) for tensor in model.graph.initializer}
     out: State = {}
     for node in model.graph.node:
         if node.op_type != "MatMulInteger":
             continue
-        found = _PRODUCT.fullmatch(node.name)
-        weight, scale = node.input[1], _scale(node, users, makers, constants)
-        if found is None or weight not in constants or scale is None:
-            raise GraphError(f"{node.name} is not a product with an 8-bit weight and a constant scale")
-        zero = node.input[3] if len(node.input) > 3 else ""
-        used |= {weight, scale, zero}
-        matrix_IO = dequantised(*(_array(constants.get(each)) for each in (weight, scale, zero)))
-        out[found["module"].replace("/", ".") + ".weight"] = torch.from_numpy(np.ascontiguousarray(matrix_IO.T))
-    for key, tensor in constants.items():
-        if key not in used:
-            out[key] = torch.from_numpy(_values(tensor).copy())
-    return out
-
-
-def dequantised(
-    weight_IO: NDArray[np.generic] | None, scale: NDArray[np.generic] | None, zero: NDArray[np.generic] | None
-) -> NDArray[np.float32]:
-    """Compute (weight − zero point) × scale in float32, with scale and zero point per tensor or per output.
-
-    Differences of 8-bit integers are exact, so each value is rounded once. Raises GraphError for other types.
-    """
-    if weight_IO is None or weight_IO.dtype not in (np.int8, np.uint8) or weight_IO.ndim != 2:
-        raise GraphError("weight: expected an 8-bit matrix")
-    if scale is None or scale.dtype != np.float32 or scale.size not in (1, weight_IO.shape[1]):
-        raise GraphError("scale: expected one float32 number, or one per output")
-    if zero is None:
-        zero = np.zeros(1, weight_IO.dtype)
-    if zero.dtype != weight_IO.dtype or zero.size not in (1, weight_IO.shape[1]):
-        raise GraphError("zero point: expected one number of the weight's type, or one per output")
-    steps_IO = weight_IO.astype(np.int32) - zero.astype(np.int32).reshape(1, -1)
-    return steps_IO.astype(np.float32) * scale.astype(np.float32).reshape(1, -1)
+        stem = node.input[1].removesuffix("_quantized")
+        weight_IO, scale, zero = (arrays.pop(f"{stem}_{part}") for part in ("quantized", "scale", "zero_point"))
+        steps_IO = weight_IO.astype(np.int32) - zero.astype(np.int32)  # exact, so each value is rounded once
+        matrix_OI = np.ascontiguousarray((steps_IO.astype(np.float32) * scale).T)
+        module = node.name.removeprefix("/").removesuffix("/MatMul_quant").replace("/", ".")
+        out[f"{module}.weight"] = torch.from_numpy(matrix_OI)
+    return out | {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}
 
 
 def to_timm(state: State) -> State:
@@ -264,31 +222,6 @@ def to_timm(state: State) -> State:
     if "head.weight" in out:
         out["head.bias"] = torch.zeros(len(out["head.weight"]))
     return out | joined(parts)
-
-
-def _scale(
-    product: onnx.NodeProto,
-    users: dict[str, list[onnx.NodeProto]],
-    makers: dict[str, onnx.NodeProto],
-    constants: dict[str, onnx.TensorProto],
-) -> str | None:
-    """The constant scale of a product's weight."""
-    cast = _only(users.get(product.output[0]), "Cast")
-    scaled = _only(users.get(cast.output[0]), "Mul") if cast is not None else None
-    if cast is None or scaled is None:
-        return None
-    scales = [makers[each] for each in scaled.input if each != cast.output[0] and each in makers]
-    both = _only(scales, "Mul")
-    held = [each for each in both.input if each in constants] if both is not None else []
-    return held[0] if len(held) == 1 else None
-
-
-def _only(nodes: list[onnx.NodeProto] | None, kind: str) -> onnx.NodeProto | None:
-    return nodes[0] if nodes is not None and len(nodes) == 1 and nodes[0].op_type == kind else None
-
-
-def _array(tensor: onnx.TensorProto | None) -> NDArray[np.generic] | None:
-    return None if tensor is None else _values(tensor)
 
 
 # `package:mobilenet_v2`: MobileNetV2 supervised on ImageNet, with torchvision's features. The package's blocks are flat

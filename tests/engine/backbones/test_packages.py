@@ -137,45 +137,6 @@ def test_matrices_in_8_bits_become_those_of_a_float_network(graph: onnx.ModelPro
     assert np.abs(run(graph, beside)[0] - run(graph, x)[0]).max() > 1e-3
 
 
-def test_one_scale_and_no_zero_point() -> None:
-    got = packaged.dequantised(np.array([[-128, 127]], np.int8), np.array(0.5, np.float32), None)
-    np.testing.assert_array_equal(got, np.array([[-64.0, 63.5]], np.float32))
-    scale, zero = np.array([1, 2], np.float32), np.array(128, np.uint8)
-    got = packaged.dequantised(np.array([[0, 255]], np.uint8), scale, zero)
-    np.testing.assert_array_equal(got, np.array([[-128.0, 254.0]], np.float32))
-
-
-@pytest.mark.parametrize(
-    ("weight", "scale", "zero", "said"),
-    [
-        (np.zeros((2, 3), np.float32), np.ones(3, np.float32), None, "weight"),
-        (None, np.ones(3, np.float32), None, "weight"),
-        (np.zeros((2, 3), np.int8), np.ones(2, np.float32), None, "scale"),
-        (np.zeros((2, 3), np.int8), None, None, "scale"),
-        (np.zeros((2, 3), np.int8), np.ones(3, np.float32), np.zeros(3, np.uint8), "zero point"),
-        (np.zeros((2, 3), np.int8), np.ones(3, np.float32), np.zeros(2, np.int8), "zero point"),
-    ],
-)
-def test_other_quantisations_are_refused(
-    weight: NDArray[np.generic] | None, scale: NDArray[np.generic] | None, zero: NDArray[np.generic] | None, said: str
-) -> None:
-    with pytest.raises(packaged.GraphError, match=f"^{said}: "):
-        packaged.dequantised(weight, scale, zero)
-
-
-@pytest.mark.parametrize("broken", ["name", "scale", "use"])
-def test_products_of_another_form_are_refused(graph: onnx.ModelProto, broken: str) -> None:
-    node = next(node for node in graph.graph.node if node.op_type == "MatMulInteger")
-    if broken == "name":
-        node.name = "MatMul_7"
-    elif broken == "scale":
-        next(n for n in graph.graph.node if n.name.endswith("_scales_mul")).input[1] = "x"
-    else:
-        graph.graph.node.append(helper.make_node("Abs", [node.output[0]], ["other"]))
-    with pytest.raises(packaged.GraphError, match=f"^{node.name} "):
-        packaged.clip_tensors(graph)
-
-
 def test_names_of_a_tower() -> None:
     layer = "vision_model.encoder.layers.3."
     ours = packaged.to_timm(
