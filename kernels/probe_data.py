@@ -87,62 +87,36 @@ def check(x_RD: torch.Tensor) -> None:
 LEVELS = 256  # values of a random byte
 
 
-def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
-    """Draw the dropout masks of a training step into ``out_SHB`` (True keeps a unit) and return it.
+def masks(seeds: Sequence[int], step: int, threshold: int, shape: Sequence[int]) -> torch.Tensor:
+    """Dropout masks of a training step, one per seed; True keeps a unit. Shape: (S, H, B) bool.
 
     Args:
-        out_SHB: contiguous bool output, one mask per seed.
-        seeds: the S seeds.
         step: training step, below 2**32.
         threshold: 256 times the dropout probability.
+        shape: (H, B).
     """
-    _check(step, threshold)
-    if on_triton(out_SHB):
-        from substyle.kernels import probe_data_triton
-
-        return probe_data_triton.masks_(out_SHB, seeds, step, threshold)
-    kept = random_bytes(seeds, step, out_SHB[0].numel() if len(out_SHB) else 0) >= threshold
-    return out_SHB.copy_(torch.from_numpy(kept).view(out_SHB.shape))
+    hidden, batch = shape
+    kept = random_bytes(seeds, step, hidden * batch) >= threshold
+    return torch.from_numpy(kept).view(len(seeds), hidden, batch)
 
 
-def relu_drop_(hidden_KHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
-    """Apply ReLU and dropout to a hidden layer in place, without scaling kept units, and return it.
-
-    A unit passes gradient exactly where it is positive, so the backward pass does not need the masks.
-
-    Args:
-        hidden_KHB: contiguous, float32, bfloat16 or float16; head k uses the mask of seed k % S.
-        seeds, step, threshold: as in :func:`masks_`.
-
-    Raises:
-        ConfigError: K is not a multiple of S, or an invalid step or threshold.
-    """
-    _check(step, threshold)
-    heads, hidden, batch = hidden_KHB.shape
-    if not seeds or heads % len(seeds):
-        raise ConfigError("seeds", len(seeds), f"a number of seeds that divides the {heads} heads")
-    if on_triton(hidden_KHB):
-        where = hidden_KHB.device
-        return keyed_relu_drop_(hidden_KHB, device_keys(seeds, where), device_steps([step], where), threshold)
-    masks = torch.empty(len(seeds), hidden, batch, dtype=torch.bool, device=hidden_KHB.device)
-    dropped = masks_(masks, seeds, step, threshold).logical_not_()
-    hidden_KHB.relu_().view(-1, *masks.shape).masked_fill_(dropped, 0.0)
-    return hidden_KHB
-
-
-def keyed_relu_drop_(
+def relu_drop_(
     hidden_KHB: torch.Tensor,
     key_S: torch.Tensor,
     step_1: torch.Tensor,
     threshold: int,
     bias_KH: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Add a bias, then apply :func:`relu_drop_`. Seeds and step are tensors, so CUDA graphs can replay it.
+    """Add a bias, then apply ReLU and dropout to a hidden layer in place, without scaling kept units, and return it.
+
+    A unit passes gradient exactly where it is positive, so the backward pass does not need the masks. Seeds and step
+    are tensors, so CUDA graphs can replay it.
 
     Args:
-        hidden_KHB, threshold: as in :func:`relu_drop_`.
+        hidden_KHB: contiguous, float32, bfloat16 or float16; head k uses the mask of seed k % S, see :func:`masks`.
         key_S: seeds, from :func:`device_keys`.
         step_1: step, from :func:`device_steps`.
+        threshold: as in :func:`masks`.
         bias_KH: float32, None for no bias.
     """
     if on_triton(hidden_KHB):
@@ -151,7 +125,9 @@ def keyed_relu_drop_(
         return probe_data_triton.relu_drop_(hidden_KHB, key_S, step_1, threshold, bias_KH)
     if bias_KH is not None:
         hidden_KHB.copy_(hidden_KHB.float() + bias_KH[:, :, None])
-    return relu_drop_(hidden_KHB, key_S.tolist(), int(step_1) & 0xFFFFFFFF, threshold)
+    kept_SHB = masks(key_S.tolist(), int(step_1) & 0xFFFFFFFF, threshold, hidden_KHB.shape[1:]).to(hidden_KHB.device)
+    hidden_KHB.relu_().view(-1, *kept_SHB.shape).masked_fill_(~kept_SHB, 0.0)
+    return hidden_KHB
 
 
 def device_keys(seeds: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -173,10 +149,3 @@ def random_bytes(seeds: Sequence[int], step: int, count: int) -> NDArray[np.uint
     lanes = philox.philox_4x32((blocks, *words), (key_S1 & np.uint64(0xFFFFFFFF), key_S1 >> np.uint64(32)))
     drawn = np.stack(lanes, axis=-1).astype("<u4").reshape(len(seeds), 4 * blocks.size)
     return drawn.view(np.uint8)[:, :count]
-
-
-def _check(step: int, threshold: int) -> None:
-    if not 0 <= step < 2**32:
-        raise ConfigError("step", step, "an integer in [0, 2**32)")
-    if not 0 <= threshold <= LEVELS:
-        raise ConfigError("threshold", threshold, f"an integer in [0, {LEVELS}]")

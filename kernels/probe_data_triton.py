@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from substyle.kernels import dispatch
 from substyle.kernels.errors import ConfigError
-from substyle.kernels.philox import DROPOUT, keys_of_seeds
-from substyle.kernels.philox_triton import device_keys, halves, name_words, weave
+from substyle.kernels.philox import DROPOUT
+from substyle.kernels.philox_triton import halves, name_words, weave
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
@@ -66,7 +64,6 @@ def gather(
 
 BLOCKS = 64  # Philox blocks of 16 units per program
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-WORDS = ("low", "high", "step", "threshold")
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -75,15 +72,6 @@ def kept(seeds, seed, low, high, step, threshold, N: tl.constexpr):  # type: ign
     block = tl.program_id(0) * N + tl.arange(0, N)
     pair = halves(tl.load(seeds + seed), low, high, step, block, N)
     return weave(pair & 0xFF, pair >> 8, 8 * N) >= threshold
-
-
-@triton.jit(do_not_specialize=WORDS)  # type: ignore[untyped-decorator]
-def _masks(seeds, out, count, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, s): 16 N units of the mask of seed s, one byte per unit."""
-    seed = tl.program_id(1).to(tl.int64)
-    unit = tl.program_id(0) * 16 * N + tl.arange(0, 16 * N)
-    passed = kept(seeds, seed, low, high, step, threshold, N)
-    tl.store(out + seed * count + unit, passed.to(tl.uint8), mask=unit < count)
 
 
 @triton.jit(do_not_specialize=("low", "high", "threshold"))  # type: ignore[untyped-decorator]
@@ -106,27 +94,6 @@ def _relu_drop(hidden, bias, seeds, step, count, batch, each, low, high, thresho
         own += seeded * (count // batch)
 
 
-def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
-    """``probe_data.masks_``. Returns ``out_SHB``."""
-    dispatch.expect("masks", out_SHB, torch.bool, (len(seeds), None, None))
-    count = out_SHB.shape[1:].numel()
-    grid = dispatch.grid("masks", len(seeds), count, 16 * BLOCKS)
-    if grid is not None:
-        key = device_keys(keys_of_seeds(seeds), out_SHB.device)
-        dispatch.launch(
-            _masks,
-            grid,
-            key,
-            out_SHB.view(torch.uint8),
-            count,
-            *name_words(DROPOUT),
-            _signed(step),
-            threshold,
-            N=BLOCKS,
-        )
-    return out_SHB
-
-
 def relu_drop_(
     hidden_KHB: torch.Tensor,
     key_S: torch.Tensor,
@@ -134,7 +101,7 @@ def relu_drop_(
     threshold: int,
     bias_KH: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``probe_data.keyed_relu_drop_``. Returns ``hidden_KHB``."""
+    """``probe_data.relu_drop_``. Returns ``hidden_KHB``."""
     if hidden_KHB.dtype not in FLOATS:
         raise ConfigError("hidden.dtype", hidden_KHB.dtype, ", ".join(map(str, FLOATS)))
     dispatch.expect("hidden", hidden_KHB, hidden_KHB.dtype, (None, None, None))
@@ -150,8 +117,3 @@ def relu_drop_(
             hidden_KHB.shape[2], each, *name_words(DROPOUT), threshold, BIASED=bias_KH is not None, N=BLOCKS,
         )  # fmt: skip
     return hidden_KHB
-
-
-def _signed(word: int) -> int:
-    """Reinterpret a 32-bit word as signed, so that Triton compiles for one type."""
-    return int(np.array([word], np.uint32).view(np.int32)[0])

@@ -36,7 +36,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Dropout of hidden layers: arguments of ``probe_data.keyed_relu_drop_``.
+    """Dropout of hidden layers: arguments of ``probe_data.relu_drop_``.
 
     Attributes:
         key_LS, step_1: seeds of each layer and step on the device; head k uses the masks of seeds k % S.
@@ -125,7 +125,7 @@ def step_on_gpu(
 def _hidden(z_KHB: torch.Tensor, bias_KH: torch.Tensor, dropped: Dropped | None, layer: int) -> torch.Tensor:
     if dropped is None:
         return z_KHB.add_(bias_KH.to(z_KHB.dtype)[:, :, None]).relu_()
-    return probe_data.keyed_relu_drop_(z_KHB, dropped.key_LS[layer], dropped.step_1, dropped.threshold, bias_KH)
+    return probe_data.relu_drop_(z_KHB, dropped.key_LS[layer], dropped.step_1, dropped.threshold, bias_KH)
 
 
 def _loss(logits_KCB: torch.Tensor, bias_KC: torch.Tensor, losses: Sequence[Loss]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,6 @@ import torch
 
 from benchmarks import roofline
 from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED, Case, Made, Tolerance
-from benchmarks.roofline import Least
 from substyle.kernels import (
     color,
     contraction,
@@ -36,7 +35,7 @@ def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
     any_shape = (gaussian, impulse, shot, bits, mean, compared, colours, remapped, zoomed, dots, lines, overlaid, jpeg,
-                 motion_blur, defocus_blur, contracted, masks, relu_drop, float16_rows, int8_rows)  # fmt: skip
+                 motion_blur, defocus_blur, contracted, relu_drop, float16_rows, int8_rows)  # fmt: skip
     for make in any_shape + square:
         yield make.__name__, partial(make, m)
 
@@ -272,29 +271,20 @@ SEEDS = (7, -1, 2**63 + 5)
 THRESHOLD = 51  # of 256: a unit in five is dropped
 
 
-def masks(m: Made) -> Case:
-    """Dropout masks of a step, one for each seed."""
-    _, height, width, _ = m.shape
-    there = torch.empty(len(SEEDS), 8 * height, width, dtype=torch.bool, device=m.device)
-    units = there[0].numel()
-    least = Least(there.numel(), len(SEEDS) * -(-units // 16) * roofline.PHILOX)
-    expected = lambda: probe_data.masks_(torch.empty(there.shape, dtype=torch.bool), SEEDS, 3, THRESHOLD)  # noqa: E731
-    return Case(
-        "dropout masks", lambda: probe_data.masks_(there, SEEDS, 3, THRESHOLD), expected,
-        list(range(len(SEEDS))), EXACT, least, len(SEEDS), unit="masks",
-    )  # fmt: skip
-
-
 def relu_drop(m: Made) -> Case:
     """Rectify and drop a hidden layer of bf16, in place."""
     _, height, width, _ = m.shape
     heads = 2 * len(SEEDS)
     hidden = torch.randn(heads, 8 * height, width, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     there = hidden.to(m.device)
+    drawn, drawn_there = (
+        (probe_data.device_keys(SEEDS, where), probe_data.device_steps([3], where), THRESHOLD)
+        for where in (torch.device("cpu"), m.device)
+    )
     least = roofline.relu_drop(heads, len(SEEDS), 8 * height, width, 2)
     return Case(
-        "relu_drop", lambda: probe_data.relu_drop_(there, SEEDS, 3, THRESHOLD),
-        lambda: probe_data.relu_drop_(hidden.clone(), SEEDS, 3, THRESHOLD), list(range(heads)), EXACT, least, heads,
+        "relu_drop", lambda: probe_data.relu_drop_(there, *drawn_there),
+        lambda: probe_data.relu_drop_(hidden.clone(), *drawn), list(range(heads)), EXACT, least, heads,
         unit="heads",
     )  # fmt: skip
 

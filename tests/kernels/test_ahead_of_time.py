@@ -110,9 +110,6 @@ BUDGETS = {
         0,
         8,
     ),
-    "probe_data_triton._masks": Budget(
-        lambda f: f.masks_(torch.zeros(2, 2048, 1024, dtype=torch.bool), [0, 1], 3, 51), 32, 512, 64
-    ),
     "probe_data_triton._relu_drop": Budget(
         lambda f: [f.relu_drop_(HIDDEN, torch.zeros(2, dtype=torch.int64), STEP, 51, bias) for bias in (None, BIAS)],
         40,

@@ -91,10 +91,11 @@ def test_forks_of_dropout_and_sums(monkeypatch: pytest.MonkeyPatch) -> None:
         sums.total.return_value = torch.zeros(2, dtype=torch.int64)
         for module in (probe_data, color):
             monkeypatch.setattr(module, "on_triton", lambda tensor, used=used: used)
-        probe_data.masks_(torch.empty(1, 2, 3, dtype=torch.bool), [0], 0, 1)
-        probe_data.relu_drop_(torch.empty(2, 2, 3), [0], 0, 1)
+        cpu = torch.device("cpu")
+        drawn = probe_data.device_keys([0], cpu), probe_data.device_steps([0], cpu)
+        probe_data.relu_drop_(torch.empty(2, 2, 3), *drawn, 1)
         color.mean(torch.zeros(2, 3, 3, 3, dtype=torch.uint8))
-        assert [f.called for f in (kernels.masks_, kernels.relu_drop_, sums.total)] == [used] * 3
+        assert [f.called for f in (kernels.relu_drop_, sums.total)] == [used] * 2
 
 
 def test_a_blur_wider_than_the_picture_goes_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from substyle.kernels import philox, probe_data
-from substyle.kernels.errors import ConfigError
+
+CPU = torch.device("cpu")
 
 
 def test_bytes_have_the_documented_counter() -> None:
@@ -23,8 +24,7 @@ def test_bytes_have_the_documented_counter() -> None:
 
 @pytest.mark.parametrize("threshold", [0, 51, 128, 256])
 def test_share_of_kept_units(threshold: int) -> None:
-    masks = torch.empty(2, 300, 200, dtype=torch.bool)
-    assert probe_data.masks_(masks, [0, 1], 5, threshold) is masks
+    masks = probe_data.masks([0, 1], 5, threshold, (300, 200))
     share, count = 1 - threshold / 256, 60000
     for mask in masks:
         assert abs(mask.double().mean().item() - share) <= 4 * (share * (1 - share) / count) ** 0.5
@@ -44,18 +44,15 @@ def test_heads_of_one_seed_share_its_mask(dtype: torch.dtype) -> None:
     hidden = torch.randn(6, 8, 10).to(dtype)
     hidden[0, 0, 0] = float("nan")
     before = hidden.clone()
-    masks = probe_data.masks_(torch.empty(2, 8, 10, dtype=torch.bool), [4, 5], 0, 100)
-    assert probe_data.relu_drop_(hidden, [4, 5], 0, 100) is hidden
+    masks = probe_data.masks([4, 5], 0, 100, (8, 10))
+    drawn = probe_data.device_keys([4, 5], CPU), probe_data.device_steps([0], CPU)
+    assert probe_data.relu_drop_(hidden, *drawn, 100) is hidden
     for k in range(6):
         expected = torch.where(masks[k % 2], before[k].relu(), torch.zeros((), dtype=dtype))
         assert torch.equal(hidden[k].nan_to_num(9), expected.nan_to_num(9))
 
 
-def test_edges_and_bad_input() -> None:
-    assert probe_data.masks_(torch.empty(0, 3, 4, dtype=torch.bool), [], 0, 1).shape == (0, 3, 4)
-    assert probe_data.masks_(torch.empty(2, 0, 4, dtype=torch.bool), [1, 2], 0, 1).shape == (2, 0, 4)
+def test_edges() -> None:
+    assert probe_data.masks([], 0, 1, (3, 4)).shape == (0, 3, 4)
+    assert probe_data.masks([1, 2], 0, 1, (0, 4)).shape == (2, 0, 4)
     assert probe_data.random_bytes([1], 2**32 - 1, 1).shape == (1, 1)
-    for seeds, step, threshold, field in (([1, 2], 0, 1, "seeds"), ([1], -1, 1, "step"), ([1], 0, 257, "threshold")):
-        with pytest.raises(ConfigError) as caught:
-            probe_data.relu_drop_(torch.zeros(3, 2, 2), seeds, step, threshold)
-        assert caught.value.field == field

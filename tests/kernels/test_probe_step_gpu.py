@@ -36,10 +36,10 @@ def by_host(heads: Heads, kind: str, dtype: torch.dtype, dropped: bool) -> list[
         x, y = draw(i, dtype)
         kept = None
         if dropped:
-            empty = torch.empty(2, heads.w1.shape[1], BATCH, dtype=torch.bool)
+            shape = heads.w1.shape[1], BATCH
             layers = range(len(heads.layers) - 1)
             seeds = [[seed + layer for seed in SEEDS] for layer in layers]
-            kept = torch.cat([probe_data.masks_(empty.clone(), own, i, THRESHOLD) for own in seeds], 1)
+            kept = torch.cat([probe_data.masks(own, i, THRESHOLD, shape) for own in seeds], 1)
         rates = [share * lr for lr in LR]
         losses.append(probe_step.step(heads, x, some_terms(kind, y), rates, DECAY, kept_SHB=kept, keep=0.75))
     return losses
