@@ -92,17 +92,14 @@ class PixelPipeline:
 
     def new_maker(self, transformations: Sequence[str], seed: int) -> VariantMaker:
         """Create a variant maker that is not kept."""
-        styles: dict[str, list[str]] = {}
-        for name in transformations:
-            if base.get(name).made_by == "network":
-                styles.setdefault(base.get(name).network, []).append(name)
+        wanted = base.by_network(transformations)
         return VariantMaker(
             transformations,
             side=self.settings.canvas,
             seed=seed,
             batch=self.config.images,
             threads=self.config.cores,
-            networks={network: self._network(network, tuple(names)) for network, names in styles.items()},
+            networks={name: self._network(name, tuple(styles)) for name, styles in wanted.items()},
             device=self.config.device,
         )
 

@@ -126,17 +126,17 @@ def require_side(side: int) -> None:
         raise ConfigError("canvas", side, f"a multiple of 4, at least {_SMALLEST} (required by style transformations)")
 
 
-def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side: int) -> bytes:
-    """Build the serialised ONNX graph: uint8 input ``canvas`` (B, S, S, 3), uint8 outputs (B, S / 4, S / 4, 48).
+def style_graph(generator: Generator, names: Sequence[str], *, side: int) -> bytes:
+    """Build the serialised ONNX graph: uint8 input ``canvas`` (1, S, S, 3), uint8 outputs (1, S / 4, S / 4, 48).
 
-    The 48 channels of an output are the 4 x 4 phases of an image (B, S, S, 3); :func:`put_together` restores it.
+    The 48 channels of an output are the 4 x 4 phases of an image (1, S, S, 3); :func:`put_together` restores it.
 
     Args:
         names: name of the output of each style of the generator.
         side: canvas side S, a multiple of 4, at least 32.
     """
     require_side(side)
-    graph = _Graph(batch, side)
+    graph = _Graph(side)
     x = graph.op("Transpose", graph.op("Cast", "canvas", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
     x = graph.op("Mul", x, graph.constant(np.float32(1.0 / 255.0)))
     contract = list(zip(generator.contract, (1, 2, 2), strict=True))
@@ -162,8 +162,8 @@ def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side:
 class _Graph:
     """Nodes and constants of the graph being built."""
 
-    def __init__(self, batch: int, side: int) -> None:
-        self.batch, self.side = batch, side
+    def __init__(self, side: int) -> None:
+        self.side = side
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
@@ -199,10 +199,10 @@ class _Graph:
 
         def mean(y: str) -> str:
             axes = [2, 3] if channels == 1 else [1, 2]
-            by_phase = self.ints(self.batch, phases**2, len(scale))
+            by_phase = self.ints(1, phases**2, len(scale))
             means = self.op("Reshape", self.op("ReduceMean", y, axes=axes, keepdims=1), by_phase)
             means = self.op("Expand", self.op("ReduceMean", means, axes=[1], keepdims=1), by_phase)
-            return self.op("Reshape", means, self.ints(self.batch, *shape[1:]))
+            return self.op("Reshape", means, self.ints(*shape))
 
         centred = self.op("Sub", x, mean(x))
         variance = mean(self.op("Mul", centred, centred))
@@ -265,7 +265,7 @@ class _Graph:
     def serialise(self, outputs: Sequence[str]) -> bytes:
         small = self.side // PHASES
         ports = [
-            helper.make_tensor_value_info(name, TensorProto.UINT8, [self.batch, side, side, channels])
+            helper.make_tensor_value_info(name, TensorProto.UINT8, [1, side, side, channels])
             for name, side, channels in [("canvas", self.side, 3), *((name, small, 3 * PHASES**2) for name in outputs)]
         ]
         graph = helper.make_graph(self.nodes, "styles", ports[:1], ports[1:], self.constants)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -292,6 +292,16 @@ def get(name: str) -> Transformation:
     if not re.fullmatch("[1-9][0-9]?", severity):
         raise ConfigError("severity", name, "name@severity, such as name@3")
     return REGISTRY[whole].at(int(severity))
+
+
+def by_network(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the transformations that networks make, by name of the network."""
+    styles: dict[str, list[str]] = {}
+    for name in names:
+        transformation = get(name)
+        if transformation.made_by == "network":
+            styles.setdefault(transformation.network, []).append(name)
+    return styles
 
 
 def dali(

@@ -35,7 +35,7 @@ def with_styles(threads: int) -> dict[str, str]:
     from substyle.engine.style_transfer.networks import networks_for
 
     names = suite("substance31")
-    return digests(names, threads, networks_for(names, side=SIDE, batch=threads, threads=threads))
+    return digests(names, threads, networks_for(names, side=SIDE, threads=threads))
 
 
 def without_networks(threads: int) -> dict[str, str]:

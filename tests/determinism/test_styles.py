@@ -1,4 +1,4 @@
-"""Stylised images do not depend on batch, order, compiled batch, threads, suite or other images, bit for bit.
+"""Stylised images do not depend on batch, order, threads, suite or other images, bit for bit.
 
 Images of one colour are critical: instance normalisation divides rounding errors by almost zero.
 """
@@ -33,14 +33,13 @@ class How:
     """How a network is compiled; only the precision may affect results."""
 
     names: tuple[str, ...] = ALL
-    batch: int = 8
     threads: int = 1
     precision: Precision = "bf16"
 
 
 @lru_cache(maxsize=8)
 def network(how: How) -> Network:
-    made = networks_for(how.names, side=SIDE, batch=how.batch, threads=how.threads, precision=how.precision)
+    made = networks_for(how.names, side=SIDE, threads=how.threads, precision=how.precision)
     (only,) = made.values()
     return only
 
@@ -83,16 +82,15 @@ def test_styles_in_any_company(case: tuple[list[Picture], list[int]]) -> None:
 
 
 OTHERS = [
-    How(batch=1, threads=2),
-    How(("style_wave",), batch=1),
-    How(("style_fauvist", "style_glass"), batch=5, threads=2),
+    How(threads=2),
+    How(("style_wave",)),
+    How(("style_fauvist", "style_glass"), threads=2),
     How(threads=4),
-    How(batch=3, threads=4),
 ]
 
 
 @pytest.mark.parametrize("how", OTHERS[:2])
-def test_compiled_batch_threads_and_part_of_the_suite_change_no_byte(how: How) -> None:
+def test_threads_and_part_of_the_suite_change_no_byte(how: How) -> None:
     check(how, SOME, [len(SOME)])
 
 
@@ -101,7 +99,7 @@ def test_compiled_batch_threads_and_part_of_the_suite_change_no_byte(how: How) -
 def test_a_style_alone_is_the_style_in_company(name: str, other: str) -> None:
     """OpenVINO merges equal layers of two styles, and may not fuse those of one otherwise."""
     picture = Picture("photograph", 0)
-    assert run(How((name,), 1), [picture], [1])[name] == run(How((name, other), 1), [picture], [1])[name]
+    assert run(How((name,)), [picture], [1])[name] == run(How((name, other)), [picture], [1])[name]
 
 
 def test_weights_of_a_style_do_not_depend_on_other_styles() -> None:
@@ -120,11 +118,11 @@ def layers(generator: Generator) -> list[Layer]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("how", [*OTHERS, How(tuple(ARBITRARY)), How(("style_gravel",), batch=3, threads=2)])
+@pytest.mark.parametrize("how", [*OTHERS, How(tuple(ARBITRARY)), How(("style_gravel",), threads=2)])
 def test_styles_at_length(how: How, precision: Precision) -> None:
     @settings(max_examples=25, deadline=None, database=None)
     @given(case=batches())
     def in_any_company(case: tuple[list[Picture], list[int]]) -> None:
-        check(How(how.names, how.batch, how.threads, precision), *case)
+        check(How(how.names, how.threads, precision), *case)
 
     in_any_company()

@@ -48,8 +48,8 @@ def photographs(batch: int, side: int = SIDE) -> torch.Tensor:
 
 
 @cache
-def network(names: tuple[str, ...] = tuple(MULTISTYLE), precision: str = "fp32", batch: int = 2) -> StyleNetwork:
-    return StyleNetwork(names, batch=batch, side=SIDE, threads=1, precision=precision)  # type: ignore[arg-type]
+def network(names: tuple[str, ...] = tuple(MULTISTYLE), precision: str = "fp32") -> StyleNetwork:
+    return StyleNetwork(names, side=SIDE, threads=1, precision=precision)  # type: ignore[arg-type]
 
 
 @cache
@@ -131,7 +131,7 @@ def test_arbitrary_style_is_its_published_model() -> None:
     vector = style_vector(style_picture())
     image = (x.numpy() / np.float32(255)).astype(np.float32)
     expected = 255.0 * np.asarray(compiled("arbitrary_transform", 384)([image, vector.reshape(1, 1, 1, 100)])[0])[0]
-    made = StyleNetwork(["style_arbitrary"], batch=1, side=384, threads=1, precision="fp32")(x)["style_arbitrary"][0]
+    made = StyleNetwork(["style_arbitrary"], side=384, threads=1, precision="fp32")(x)["style_arbitrary"][0]
     assert np.abs(made.numpy() - expected).mean() < 0.51
     assert np.abs(made.numpy() - expected).max() < 1.0
 
@@ -154,10 +154,10 @@ def test_another_picture_of_the_same_name_is_refused(monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 def test_only_what_a_suite_needs_is_compiled() -> None:
     assert networks_for(["identity", "swirl"], side=SIDE) == {}
-    networks = networks_for(["swirl", "style_wave", "style_glass"], side=SIDE, batch=1, threads=1)
+    networks = networks_for(["swirl", "style_wave", "style_glass"], side=SIDE, threads=1)
     assert list(networks) == ["multistyle"]
     assert list(networks["multistyle"](photographs(1))) == ["style_wave", "style_glass"]
-    assert list(networks_for(["style_gravel"], side=SIDE, batch=1, threads=1)) == ["arbitrary"]
+    assert list(networks_for(["style_gravel"], side=SIDE, threads=1)) == ["arbitrary"]
 
 
 def test_the_order_of_styles_does_not_change_a_style() -> None:
@@ -184,7 +184,7 @@ def test_bad_canvas_and_names_are_refused() -> None:
 
 
 def test_everything_before_the_first_style_is_shared() -> None:
-    graph = onnx.load_from_string(style_graph(multistyle_generator([0, 1, 2]), ["a", "b", "c"], batch=1, side=SIDE))
+    graph = onnx.load_from_string(style_graph(multistyle_generator([0, 1, 2]), ["a", "b", "c"], side=SIDE))
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv" and "Slice" not in node.input[0]]
     assert len(convolutions) == 1 + 3 * (2 + 12 + 3)
     assert sum("canvas" in node.input for node in graph.graph.node) == 1

@@ -78,7 +78,7 @@ def test_a_style_alone_is_the_style_in_any_company() -> None:
     assert torch.equal(in_openvino("style_coffee", "style_retina", "wall")["wall"], alone["wall"])
     whole = in_openvino(*NAMES)
     assert all(torch.equal(whole[name], alone[name]) for name in alone)
-    made = StyleNetwork(NAMES, side=CANVAS, threads=2, batch=2)(photographs().flip(0))
+    made = StyleNetwork(NAMES, side=CANVAS, threads=2)(photographs().flip(0))
     assert all(torch.equal(made[name].flip(0), whole[name]) for name in NAMES)
 
 
