@@ -30,6 +30,7 @@ from substyle.engine.style_transfer.networks import (
     style_vector,
 )
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.transforms.registry import load_all
 
 openvino = pytest.importorskip("openvino")
 
@@ -174,6 +175,7 @@ def test_bad_sides_are_refused(side: int) -> None:
 
 
 def test_bad_canvas_and_names_are_refused() -> None:
+    load_all()
     with pytest.raises(ConfigError) as caught:
         network()(photographs(1, 32))
     assert (caught.value.field, caught.value.given) == ("canvas", (1, 32, 32, 3))
