@@ -22,13 +22,13 @@ from substyle.engine.backbones.families.finetuned import PREFIX as FINETUNED
 from substyle.engine.backbones.gate import ANCHORS, GATE_IMAGES
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, fingerprint
-from substyle.engine.config import BackboneChoice, EmbedConfig, Settings, names_of
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.devices import AUTO, Target, graph_batch
 from substyle.engine.observability import stage
 from substyle.engine.store import catalog
 from substyle.engine.store.layout import DifferentError, changes, network_identity
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder
@@ -345,16 +345,14 @@ def prepare_backbones(
 ) -> list[CompiledBackbone]:
     """Load, compile and gate backbones: on packaged photographs, and on a few of the store's own.
 
+    Args:
+        choices: backbones that `check_backbones` has passed.
+
     Raises:
-        ConfigError: a name is invalid or repeated.
+        ConfigError: the runtime does not support a precision.
         WeightsError: weights are not available.
         GateError: a compiled backbone disagrees with its reference.
     """
-    names = names_of(choices)
-    for i, name in enumerate(names):
-        registry.check_name(name)
-        if name in names[:i]:
-            raise ConfigError("backbone", name, "each backbone once")
     pipeline = own.pipeline
     settings, config, target = pipeline.settings, pipeline.config, pipeline.target
     samples = PackagedSamples(pipeline)
