@@ -7,9 +7,9 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self, TypeAlias
 
 from substyle.pipelines import limits
 from substyle.pipelines.sources.base import words
@@ -17,30 +17,6 @@ from substyle.pipelines.sources.files import FileState, mark_of, mark_of_file, o
 from substyle.pipelines.storage import ObjectPlace, Version, object_place
 
 WINDOW = 1 << 20  # bytes per request while an object is listed: several headers and small members
-
-
-class Spans(Protocol):
-    """An open file with random access."""
-
-    @property
-    def size(self) -> int:
-        """Size in bytes."""
-
-    def read(self, size: int, offset: int) -> bytes:
-        """Read up to ``size`` bytes from ``offset``, fewer at the end of the file. Raises OSError."""
-
-
-class ShardFile(Protocol):
-    """A file of many images."""
-
-    def opened(self) -> AbstractContextManager[Spans]:
-        """Open the file as a context manager and remember its state for `read`."""
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read bytes [offset, offset + size). Raises OSError if the file changed or is shorter."""
-
-    def mark(self, offset: int) -> int:
-        """The mark of the image at an offset; see `ImageRecord`."""
 
 
 class LocalShard:
@@ -52,7 +28,7 @@ class LocalShard:
 
     @contextmanager
     def opened(self) -> Iterator[Spans]:
-        """See `ShardFile`. Raises OSError if it is not a regular file."""
+        """Open the file and remember its state for `read`. Raises OSError if it is not a regular file."""
         descriptor = open_regular(self.path)
         try:
             self._stamp = FileState.of(descriptor)
@@ -61,11 +37,11 @@ class LocalShard:
             os.close(descriptor)
 
     def read(self, offset: int, size: int) -> bytes:
-        """See `ShardFile`."""
+        """Read bytes [offset, offset + size). Raises OSError if the file changed or is shorter."""
         return read_span(self.path, self._stamp, offset, size)
 
     def mark(self, offset: int) -> int:
-        """See `ShardFile`."""
+        """The mark of the image at an offset; see `ImageRecord`."""
         return mark_of_file(self.path, offset)
 
 
@@ -78,12 +54,12 @@ class RemoteShard:
 
     @contextmanager
     def opened(self) -> Iterator[Spans]:
-        """See `ShardFile`."""
+        """See `LocalShard`."""
         self._version = self.place.head()
         yield _Window(self.place, self._version)
 
     def read(self, offset: int, size: int) -> bytes:
-        """See `ShardFile`."""
+        """See `LocalShard`."""
         if size > limits.MAX_IMAGE_FILE:
             raise OSError(errno.EFBIG, f"image larger than {limits.MAX_IMAGE_FILE} bytes", str(self.place))
         if offset + size > self._version.size:
@@ -91,17 +67,20 @@ class RemoteShard:
         return bytes(self.place.read_range(offset, size, self._version.e_tag)) if size else b""
 
     def mark(self, offset: int) -> int:
-        """See `ShardFile`. Refers to the listed version and sends no request."""
+        """See `LocalShard`. Refers to the listed version and sends no request."""
         version = self._version
         which = version.e_tag or version.version or version.changed
         return mark_of(str(which), version.size, offset) if which else 0
 
 
 class _Descriptor:
+    """An open file."""
+
     def __init__(self, descriptor: int, size: int) -> None:
         self.descriptor, self.size = descriptor, size
 
     def read(self, size: int, offset: int) -> bytes:
+        """Read up to ``size`` bytes from ``offset``, fewer at the end of the file. Raises OSError."""
         data = os.pread(self.descriptor, size, offset)
         while len(data) < size and (more := os.pread(self.descriptor, size - len(data), offset + len(data))):
             data += more
@@ -116,6 +95,7 @@ class _Window:
         self._start, self._data = 0, memoryview(b"")
 
     def read(self, size: int, offset: int) -> bytes:
+        """See `_Descriptor`."""
         size = min(size, self.size - offset)
         if size <= 0:
             return b""
@@ -123,6 +103,10 @@ class _Window:
             self._data = self.place.read_range(offset, max(size, WINDOW), self._e_tag)
             self._start = offset
         return bytes(self._data[offset - self._start : offset - self._start + size])
+
+
+Spans: TypeAlias = _Descriptor | _Window  # an open file with random access
+ShardFile: TypeAlias = LocalShard | RemoteShard  # a file of many images
 
 
 # `tarfile` parses headers, as in WebDataset. It accepts a broken header after a valid one, a negative size and a
