@@ -79,6 +79,24 @@ def read_below(real_root: str, name: str) -> bytes:
         return file.read(size)  # which allocates as much as it is asked for
 
 
+class FilesBelow:
+    """A source of image files below a folder.
+
+    Attributes:
+        _folder: the folder, resolved.
+        _names: path of each image, relative to the folder.
+    """
+
+    _folder: str
+    _names: Sequence[str]
+
+    def _read(self, place: int) -> bytes:
+        return read_below(self._folder, self._names[place])
+
+    def _mark(self, place: int) -> int:
+        return mark_of_file(os.path.join(self._folder, self._names[place]))
+
+
 def files_below(root: str, extensions: Collection[str], left_out: LeftOut) -> list[str]:
     """List the files below a folder that have one of the extensions, as sorted relative paths.
 

@@ -6,7 +6,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from substyle.kernels.errors import ConfigError, abbreviated
 from substyle.pipelines.image_formats import EXTENSIONS
@@ -21,12 +20,12 @@ from substyle.pipelines.sources.base import (
     register_source,
     shown,
 )
-from substyle.pipelines.sources.files import files_below, mark_of_file, read_below
+from substyle.pipelines.sources.files import FilesBelow, files_below
 from substyle.pipelines.sources.labels import read_names, split_word
 
 
 @register_source("folder", options=("splits", "names"), members=EXTENSIONS, position=0)
-class FolderSource:
+class FolderSource(FilesBelow):
     """Images in a folder and its subfolders.
 
     The first folder of ``root/<class>/…/image.jpg`` is the class; ``root/image.jpg`` has no label. If all top-level
@@ -42,7 +41,7 @@ class FolderSource:
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
         config = (config or SourceConfig()).of_kind("folder")
         self.root, self.options = str(root), config.options()
-        self.path = Path(os.path.realpath(root))
+        self._folder = os.path.realpath(root)
         names, left_out = images_below(self.root)
         tops = Counter(_part(key_text(name), 0) for name in names)
         split_of = _split_folders(self.root, tops, config.splits)
@@ -58,12 +57,6 @@ class FolderSource:
         named = [readable.of(label) for label in labels]
         self.records = Records(keys, named, splits, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
-
-    def _read(self, place: int) -> bytes:
-        return read_below(str(self.path), self._names[place])
-
-    def _mark(self, place: int) -> int:
-        return mark_of_file(os.path.join(self.path, self._names[place]))
 
 
 def _part(key: str, number: int) -> str | None:

@@ -20,7 +20,7 @@ from substyle.pipelines.sources.base import (
     register_source,
     shown,
 )
-from substyle.pipelines.sources.files import mark_of_file, read_below
+from substyle.pipelines.sources.files import FilesBelow
 from substyle.pipelines.sources.labels import (
     LABEL_COLUMNS,
     MAYBE_SPLIT_COLUMNS,
@@ -40,7 +40,7 @@ MAX_LINE = 1 << 20  # characters
 @register_source(
     "list", options=("path_column", "label_column", "split_column", "names"), endings=LIST_KINDS, position=1
 )
-class ListSource:
+class ListSource(FilesBelow):
     """Images listed in a CSV (``.csv``) or tab-separated (``.tsv``, ``.tab``) file in UTF-8 with a header.
 
     Paths are relative to the list's folder; columns of labels and splits are optional. Columns are found by their usual
@@ -91,12 +91,6 @@ class ListSource:
         labels = [label for label, _, _ in lines.values()]
         self.records = Records(self._names, labels, given, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
-
-    def _read(self, place: int) -> bytes:
-        return read_below(self._folder, self._names[place])
-
-    def _mark(self, place: int) -> int:
-        return mark_of_file(os.path.join(self._folder, self._names[place]))
 
 
 def _key(path: str) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources.base import Records, SourceConfig, Understood, key_text, register_source
-from substyle.pipelines.sources.files import mark_of_file, read_below
+from substyle.pipelines.sources.files import FilesBelow
 from substyle.pipelines.sources.folder import images_below
 from substyle.pipelines.sources.labels import WNID, read_lines, read_names
 
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"(.*?)(\d{5,9})(\.\w+)")
 @register_source(
     "imagenet", options=("synsets", "names"), claims=lambda _, config: config.synsets is not None, position=5
 )
-class ImageNetSource:
+class ImageNetSource(FilesBelow):
     """ImageNet as distributed: ``train/<synset>/…`` and ``val/``, flat or with synset folders.
 
     Labels of a flat ``val/`` come from ``config.synsets``: Kaggle's LOC_val_solution.csv, or a file with one synset per
@@ -35,15 +35,15 @@ class ImageNetSource:
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
         config = (config or SourceConfig()).of_kind("imagenet")
         self.root, self.options = str(root), config.options()
-        self.path = Path(os.path.realpath(root))
+        self._folder = os.path.realpath(root)
         for folder in ("train", "val"):
-            if not (self.path / folder).is_dir():
+            if not Path(self._folder, folder).is_dir():
                 raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/; {folder}/ is missing")
         names, left_out = images_below(self.root)
         readable = read_names(config.names)
         flat = [name for name in names if is_flat(name)]
         synset_of = _validation(flat, config.synsets) if flat else {}
-        self._names: list[str] = []
+        kept: list[str] = []
         labels: list[str | None] = []
         elsewhere = 0
         for name in names:
@@ -55,23 +55,18 @@ class ImageNetSource:
             if not WNID.fullmatch(synset):
                 left_out.add(name, "has no synset (such as n01440764); skipped")
                 continue
-            self._names.append(name)
+            kept.append(name)
             labels.append(readable.of(synset))
         self.refused = left_out.tell()
         remarks = (f"images outside train/ and val/ ignored: {elsewhere:,}",) if elsewhere else ()
         self.understood = Understood(left_out, splits_from="folders", remarks=remarks)
-        if not self._names:
+        if not kept:
             raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/{left_out.first()}")
-        keys = [key_text(name) for name in self._names]
+        keys = [key_text(name) for name in kept]
         splits = [key[: key.index("/")] for key in keys]
+        self._names = kept
         self.records = Records(keys, labels, splits, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
-
-    def _read(self, place: int) -> bytes:
-        return read_below(str(self.path), self._names[place])
-
-    def _mark(self, place: int) -> int:
-        return mark_of_file(os.path.join(self.path, self._names[place]))
 
 
 def is_flat(name: str) -> bool:
