@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Collection
 from itertools import islice
+from typing import Any
 
 # credentials in an address, or a mistyped one: all that precedes an @, and a query
 _CREDENTIALS = re.compile(
@@ -80,6 +82,15 @@ class MissingError(ConfigError):
 
     def __reduce__(self) -> tuple[type[MissingError], tuple[str, str]]:  # type: ignore[override]
         return type(self), (self.field, self.allowed)
+
+
+def optional(module: str, extra: str) -> Any:  # noqa: ANN401 - a module
+    """Import a module of an extra. Raises MissingError, with what to install, if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        what = module.partition(".")[0]
+        raise MissingError(what, f"install it with pip install 'substyle[{extra}]'") from None
 
 
 class ImageError(SubstyleError):

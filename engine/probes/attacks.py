@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 from substyle.engine.backbones.spec import has_tokens
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import AttackConfig
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.errors import ConfigError, optional
 from substyle.kernels.philox import image_keys
 
 CLEAN, ADAPTIVE, NOISE = "identity", "adaptive", "noise"
@@ -213,11 +213,7 @@ def _patches(keys: Sequence[str], side: int, config: AttackConfig) -> torch.Tens
 
 def torchattack() -> Any:  # noqa: ANN401 (untyped library)
     """The library of attacks. Raises MissingError if it is not installed."""
-    try:
-        import torchattack as library
-    except ImportError:
-        raise MissingError("torchattack", "install it with pip install 'substyle[attack]'") from None
-    return library
+    return optional("torchattack", "attack")
 
 
 BITS, MEDIAN = 5, 2

@@ -25,7 +25,7 @@ from substyle.engine.store.layout import DEFAULT_FRACTIONS, SPLITS, TEST, TRAIN,
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import for_each_image
 from substyle.kernels.displacement import Banded
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.errors import ConfigError, optional
 from substyle.kernels.philox import image_keys
 from substyle.pipelines import limits
 from substyle.pipelines.storage import Place
@@ -103,10 +103,7 @@ class Manifest:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a frame with the columns key, class, split and source. Raises MissingError without pandas."""
-        try:
-            import pandas
-        except ImportError:
-            raise MissingError("pandas", "install it with pip install 'substyle[pandas]'") from None
+        pandas = optional("pandas", "pandas")
         columns = {
             "key": list(self.keys),
             "class": [self.class_names[label] if label >= 0 else None for label in self.label_N.tolist()],

@@ -19,7 +19,7 @@ from substyle.engine.store.manifest import groups
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
-from substyle.kernels.errors import MissingError, SubstyleError
+from substyle.kernels.errors import SubstyleError, optional
 from substyle.pipelines.transforms.registry import SUITES
 
 if TYPE_CHECKING:
@@ -179,10 +179,7 @@ class EmbeddingTable:
         Coordinates: transformation, coarse and role by transformation; image (the keys), split, and class if there are
         any ("" for none) by image; distinct by both. Raises MissingError if xarray is not installed.
         """
-        try:
-            import xarray
-        except ImportError:
-            raise MissingError("xarray", "install it with pip install 'substyle[xarray]'") from None
+        xarray = optional("xarray", "xarray")
         coordinates: dict[str, Any] = {
             "transformation": list(self.transformations),
             "coarse": ("transformation", list(self.coarse)),
@@ -206,10 +203,7 @@ class EmbeddingTable:
         The index has the levels transformation, coarse, role, image (the key), split, class ("" for none), distinct.
         Raises MissingError if pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise MissingError("pandas", "install it with pip install 'substyle[pandas]'") from None
+        pandas = optional("pandas", "pandas")
         names = np.array([*self.class_names, ""])[self.label_N] if self.class_names else [""] * len(self.keys)
         of_image = {"image": self.keys, "split": np.array(SPLITS)[self.split_N], "class": names}
         of_t = {"transformation": self.transformations, "coarse": self.coarse, "role": self.roles}

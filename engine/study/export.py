@@ -27,7 +27,7 @@ from substyle.engine.store.layout import PIXELS, SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions, open_table
 from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.errors import ConfigError, optional
 
 FORMATS = ("parquet", "numpy", "huggingface", "lance")
 NOTE = "_substyle.json"  # readers of Parquet folders skip names that start with an underscore
@@ -291,10 +291,7 @@ _KINDS = {int: "int64", float: "float64", str: "string"}
 
 def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is optional
     """Types of the columns for `datasets`. Raises MissingError if it is not installed."""
-    try:
-        import datasets
-    except ImportError:
-        raise MissingError("datasets", "install it with pip install 'substyle[huggingface]'") from None
+    datasets = optional("datasets", "huggingface")
     text, width = datasets.Value("string"), table.width // max(table.tokens, 1)
     embedding = datasets.List(datasets.Value("float32"), length=width)
     return datasets.Features(
@@ -315,10 +312,7 @@ def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is opt
 
 def _lance(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
     """Fragments of a Lance dataset. Raises MissingError if Lance is not installed."""
-    try:
-        from lance.fragment import write_fragments
-    except ImportError:
-        raise MissingError("lance", "install it with pip install 'substyle[lance]'") from None
+    write_fragments = optional("lance.fragment", "lance").write_fragments
     folder, schema = out / f"{entry.slug}.lance", _schema(store, table)
 
     def write(shard: int, n_B: NDArray[np.int64]) -> Iterator[Path]:
