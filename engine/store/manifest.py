@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from substyle.engine.store.files import digest, encoded, make_folder, read_named, write_once
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Fractions, StoreError
-from substyle.kernels import dispatch
+from substyle.kernels import color, dispatch
 from substyle.kernels.dispatch import for_each_image
 from substyle.kernels.displacement import Banded
 from substyle.kernels.errors import ConfigError, optional
@@ -325,7 +325,7 @@ def _by_hash(keys: Sequence[str], labels: Sequence[int], seed: int, fractions: F
 # Near-duplicates are found from thumbnails, so that they never straddle a split.
 
 ROWS, COLUMNS = 8, 9  # of a thumbnail; its 8 × 8 left-right comparisons are the 64-bit difference hash
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_LUMA = np.array(color.LUMA, np.float32)
 MAX_BITS = 3  # maximum number of differing hash bits
 MAX_LEVELS = 4.0  # maximum mean absolute difference of two thumbnails, in grey levels
 
@@ -356,7 +356,7 @@ def _shrunk_by_numpy(some_BHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     def one(i: int) -> None:
         lines_1HX = some_BHWC[i].astype(np.float32).reshape(1, height, width * 3)
         means_RWC = rows_RH.down(lines_1HX, np.empty((1, ROWS, width * 3), np.float32)).reshape(ROWS, width, 3)
-        small_BRC[i] = np.rint((means_RWC @ LUMA) @ columns_CW.matrix_OI.T)
+        small_BRC[i] = np.rint((means_RWC @ _LUMA) @ columns_CW.matrix_OI.T)
 
     for_each_image(count, one)
     return small_BRC
@@ -371,7 +371,7 @@ def _shrunk_by_torch(some_BHWC: torch.Tensor) -> torch.Tensor:
 @lru_cache(maxsize=8)
 def _matrices(height: int, width: int, device: torch.device) -> tuple[torch.Tensor, ...]:
     columns_WC = _areas(COLUMNS, width).matrix_OI.T
-    return tuple(dispatch.upload(array, device) for array in (_areas(ROWS, height).matrix_OI, columns_WC, LUMA))
+    return tuple(dispatch.upload(array, device) for array in (_areas(ROWS, height).matrix_OI, columns_WC, _LUMA))
 
 
 @lru_cache(maxsize=8)

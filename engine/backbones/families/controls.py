@@ -15,10 +15,10 @@ from substyle.engine.backbones.family import Family, LoadContext, register_famil
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, split
 from substyle.engine.backbones.weights import HUB
 from substyle.kernels import cpu
+from substyle.kernels.color import LUMA
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BINS = 16
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 _IN_CACHE = 8
@@ -52,7 +52,7 @@ class Statistics(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("dct", _dct_filters(), persistent=False)
-        self.register_buffer("luma", torch.tensor(_LUMA), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 175) float32."""
