@@ -462,7 +462,8 @@ def _per_cent(share: float | None) -> str:
 
 def tables() -> str:
     """Format the tables of docs/results.md."""
-    return "\n\n".join([generators_table(_kept("generators")), *(table(_kept(name)) for name in STUDIES)])
+    first = generators_table(_kept("generators")), coarse_table(_kept("coarse"))
+    return "\n\n".join([*first, *(table(_kept(name)) for name in STUDIES)])
 
 
 def pages() -> dict[Path, str]:

@@ -25,6 +25,7 @@ def test_an_interval_that_is_too_narrow_fails(monkeypatch: pytest.MonkeyPatch) -
     assert coverage.shown(row).startswith("fails")
 
 
+@pytest.mark.slow
 def test_a_test_that_finds_too_much_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert coverage.simulate("holm", {"task": "fine"}, 5, 100, 60)["verdict"] == "passes"
     monkeypatch.setattr(outcomes, "holm", lambda p: [each and each / 3 for each in p])

@@ -61,6 +61,7 @@ def elsewhere(what: str, threads: int, **environment: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_variants() -> None:
     torch.set_num_threads(2)
     here = without_networks(2)

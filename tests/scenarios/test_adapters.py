@@ -88,6 +88,7 @@ def test_a_study_compares_each_network_with_its_adapted_embeddings(scene: Scene)
     assert numbers(again) == numbers(results)
 
 
+@pytest.mark.slow
 def test_other_photographs_have_other_adapters(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
     (scene.root / "mine.py").write_text(FAMILY)

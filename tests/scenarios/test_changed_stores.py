@@ -111,6 +111,7 @@ def test_run_repairs_what_verify_found(scene: Scene) -> None:
 
 @pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("edited", slow_after(1, ["not yet embedded", "embedded"]))
+@pytest.mark.slow
 def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
     """A photograph is edited before resuming: rejected if already embedded, otherwise used as it is now."""
     plugin, flag, store = scene.root / "slow.py", scene.root / "flag", scene.root / "s.zarr"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from tests.conftest import jpeg, photograph
 from tests.scenarios.scene import Scene, numbers, read, write
 
@@ -68,6 +69,7 @@ def test_a_list_that_is_gone_refuses_runs_and_not_reports(scene: Scene) -> None:
     assert results["backbones"][PIXELS]["labels"] == first["backbones"][PIXELS]["labels"]
 
 
+@pytest.mark.slow
 def test_labels_of_a_store_alone(scene: Scene) -> None:
     asked(scene)
     store, out = scene.root / "out" / "store.zarr", scene.root / "out"

@@ -63,6 +63,7 @@ class Network(nn.Module):
 # --- the suite --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_suite_shrinks_grows_and_is_reordered(scene: Scene) -> None:
     suites = (
         "identity,grayscale,jpeg",
@@ -161,6 +162,7 @@ def test_weights_change(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("part", slow_after(1, ["preprocessing", "output", "external data"]))
+@pytest.mark.slow
 def test_preprocessing_of_a_graph_changes(scene: Scene, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beside an ONNX graph decides about its embeddings, too."""
     monkeypatch.setattr(onnx_graph, "_front", cache(onnx_graph._front))  # its export takes seconds
@@ -199,6 +201,7 @@ def test_preprocessing_of_a_graph_changes(scene: Scene, part: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("change", slow_after(1, [{"precision": "bf16"}, {"runtime": "torch", "precision": "fp32"}]))
+@pytest.mark.slow
 def test_precision_or_runtime_change(scene: Scene, change: dict[str, str]) -> None:
     name, path = "timm:test_vit", _weights(scene.root / "w.pth", 0)
     scene.study |= {"backbones": [{"name": name, "checkpoint": str(path)}], "suite": "identity,jpeg"}

@@ -19,6 +19,7 @@ def test_a_photograph_is_replaced(scene: Scene) -> None:
     assert rows(scene.root / "s.zarr", RANDOM) == rows(scene.root / "fresh.zarr", RANDOM)
 
 
+@pytest.mark.slow
 def test_predict_needs_no_store(scene: Scene) -> None:
     """The network of a probe does not depend on photographs, which may have changed or gone."""
     scene.study["backbones"] = [{"name": RANDOM, "precision": "fp32"}]

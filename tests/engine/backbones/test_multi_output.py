@@ -128,12 +128,14 @@ def test_facts_of_a_pass_are_those_of_each_layer() -> None:
     assert layers.columns[-1].stop == embedded.shape[1]
 
 
+@pytest.mark.slow
 def test_a_single_backbone_has_no_pass() -> None:
     (facts,) = compiled(f"{VIT}@layer=0,module=ffn").describe()
     assert "computed_with" not in facts["runtime"]
     assert facts["name"] == f"{VIT}@layer=0,module=ffn"
 
 
+@pytest.mark.slow
 def test_every_member_must_pass_the_gate() -> None:
     built = OpenVINOBuilder(source(PASS), SAMPLES, batch=BATCH, canvas=CANVAS, threads=1)
     gate = PrecisionGate(built, SAMPLES, "float16")

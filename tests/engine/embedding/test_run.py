@@ -182,6 +182,7 @@ def test_layers_in_one_pass_are_backbones_of_a_store(tmp_path: Path, two_classes
     assert chunks(store) == before
 
 
+@pytest.mark.slow
 def test_a_layer_of_a_pass_is_not_continued_alone(tmp_path: Path, two_classes: Path) -> None:
     network, store = "control:random:test_vit", tmp_path / "s.zarr"
     embed(plan(two_classes, store), [BackboneChoice(f"{network}@layer=0..1")], quiet=True)

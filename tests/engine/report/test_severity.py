@@ -89,6 +89,7 @@ def test_results_without_severities_have_no_plot(fake: ModuleType) -> None:
 
 
 @pytest.mark.usefixtures("figures")
+@pytest.mark.slow
 def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
     files = write_report(validate_results(swept), tmp_path)
     assert 'id="severity"' in files.html.read_text()

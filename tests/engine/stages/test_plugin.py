@@ -84,6 +84,7 @@ def note(folder: Path) -> str:
 
 
 @pytest.mark.usefixtures("figures")
+@pytest.mark.slow
 def test_everything_shows_it_and_it_is_kept_until_something_changes(
     folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

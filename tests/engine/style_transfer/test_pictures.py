@@ -73,6 +73,7 @@ def test_a_style_is_that_of_its_picture(made_by: Callable[..., dict[str, torch.T
         assert ((one.float() - other.float()).abs().mean((1, 2, 3)) > 8).all()
 
 
+@pytest.mark.slow
 def test_a_style_alone_is_the_style_in_any_company() -> None:
     alone = {name: in_openvino(name)[name] for name in ("wall", "style_coffee")}
     assert torch.equal(in_openvino("style_coffee", "style_retina", "wall")["wall"], alone["wall"])

@@ -18,6 +18,7 @@ SHARDS = 6
 pytestmark = pytest.mark.usefixtures("ray_address")
 
 
+@pytest.mark.slow
 def test_two_workers_of_which_one_is_killed_make_the_store_of_one_process(
     images: Path, plugin: Path, how: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
