@@ -145,13 +145,13 @@ def threads(count: int) -> Iterator[None]:
 _SHARED = 1 << 25  # multiply-adds
 
 
-def threads_for(products: int) -> int:
-    """Argument of :func:`threads` for many passes of ``products`` multiply-adds each.
+def threads_for(products: int, device: torch.device) -> int:
+    """Argument of :func:`threads` for many passes of ``products`` multiply-adds each on a device.
 
     One thread where a pass takes less than a millisecond. More are not faster there, take as many times the CPU time,
     and wait for each other at every operation if another process needs a core.
     """
-    return 1 if products < _SHARED else 0
+    return 1 if device.type == "cpu" and products < _SHARED else 0
 
 
 CPU = torch.device("cpu")

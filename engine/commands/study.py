@@ -142,6 +142,8 @@ def demo(options: argparse.Namespace) -> dict[str, Any]:
         packaged_photographs.ensure(options.images)
         # crops of one picture are not independent, whatever the study says of photographs in general
         options.set = ['resample_by="folder"', *options.set]
+        if not options.quiet:
+            print('packaged photographs: resample_by = "folder"', file=sys.stderr)
     elif options.out is None:
         name = name_of(options.images)
         options.out = default_out(f"{name}-{Path(options.study).stem}" if options.study else name)

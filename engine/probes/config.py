@@ -123,7 +123,7 @@ class ProbeConfig:
     """Bytes of the double buffer in host memory (pinned for a GPU, which uses as many again) for loading or streaming
     embeddings."""
     threads: Annotated[StrictInt, Field(ge=0, le=1024)] = 0
-    """CPU threads; 0 keeps torch's default."""
+    """CPU threads at most; passes of less than a millisecond use one. 0 keeps torch's default."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
     """Number of bootstrap resamples."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0

@@ -142,7 +142,7 @@ def fit(
             metric, weight, bias = metric.double(), weight.double(), bias.double()
         objective = _Objective(rows, own, metric)
         search = _Search(objective, metric.into(weight, bias), goal, most - int(passes_K.max()), advance)
-        with dispatch.threads(dispatch.threads_for(len(rows.t_R) * weight.numel())):
+        with dispatch.threads(dispatch.threads_for(len(rows.t_R) * weight.numel(), features.device)):
             weight, bias = metric.out(search.run())
         gradient_K = search.gradient_K
         passes_K += search.passes_K

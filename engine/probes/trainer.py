@@ -183,7 +183,10 @@ def train(
     at_once = AHEAD if replayed else _steps_at_once(features, parts, banks)
     size = sum(part.count for part in parts)
     largest = max(sum(p.numel() for p in bank.pieces[0].parameters) for bank in banks)
-    with threads(threads_for(size * largest)), closing(make_batches(features, parts, at_once, steps)) as batches:
+    with (
+        threads(threads_for(size * largest, features.device)),
+        closing(make_batches(features, parts, at_once, steps)) as batches,
+    ):
         while done < steps:
             ahead = min(at_once, steps - done)
             block = batches.block([learning_rate(i, steps) for i in range(done, done + ahead)])

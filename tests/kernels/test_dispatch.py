@@ -136,8 +136,10 @@ def test_threads_are_limited_and_given_back(count: int) -> None:
 
 
 def test_small_passes_have_one_thread() -> None:
-    assert dispatch.threads_for(74 * (175 * 256 + 256 * 31)) == 1
-    assert dispatch.threads_for(74 * (1280 * 2048 + 2048 * 31)) == 0
+    small, large = 74 * (175 * 256 + 256 * 31), 74 * (1280 * 2048 + 2048 * 31)
+    assert dispatch.threads_for(small, dispatch.CPU) == 1
+    assert dispatch.threads_for(large, dispatch.CPU) == 0
+    assert dispatch.threads_for(small, torch.device("cuda")) == 0
 
 
 def test_grid() -> None:
