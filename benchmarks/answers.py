@@ -1,6 +1,6 @@
 """Answers of kept studies: the figure and the sentences on the first screen of README.md.
 
-``python benchmarks/answers.py`` prints the sentences; ``--write`` updates README.md, docs/answers.svg and
+``python -m benchmarks.answers`` prints the sentences; ``--write`` updates README.md, docs/answers.svg and
 docs/labels.svg.
 """
 
@@ -10,10 +10,11 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.probes.outcomes import holm
+from benchmarks.study_table import of_networks
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,7 +35,7 @@ class Question:
         entry: keys of its scores in the summary of a backbone.
         score: key of the score; its interval is ``interval``.
         task: task whose chance is that of the question.
-        compared: task and metric of the differences between backbones; empty: none are kept.
+        compared: task and metric of the differences between backbones; empty: the contrasts of unseen generators.
         study: the kept study.
     """
 
@@ -66,7 +67,7 @@ QUESTIONS = (
     ),
     Question(
         "Is it a painting style, if the probe knows the styles of one other generator?", "style of a new\ngenerator",
-        ("generators",), "accuracy", "ci95", "coarse", ("generators", "accuracy"),
+        ("generators",), "accuracy", "ci95", "coarse",
     ),
     Question(
         "Which class does the photograph belong to?", "class", ("semantic", "linear"),
@@ -94,15 +95,8 @@ def _named(names: list[str]) -> str:
 
 def compared(kept: dict[str, Any], question: Question) -> dict[frozenset[str], float]:
     """p values of the differences of all pairs of networks, after Holm's correction over these pairs."""
-    rows = kept["contrasts"] if question.entry == ("generators",) else kept["comparisons"]
-    pairs, p = [], []
-    for row in rows:
-        named = row.get("task", "generators"), row.get("metric", "accuracy"), row.get("head", "linear")
-        controls = any(kept["backbones"][name]["control"] for name in (row["a"], row["b"]))
-        if named == (*question.compared, "linear") and not controls:
-            pairs.append(frozenset((row["a"], row["b"])))
-            p.append(row["p"])
-    return {pair: each for pair, each in zip(pairs, holm(p), strict=True) if each is not None}
+    rows = of_networks(kept, *question.compared) if question.compared else kept["contrasts"]
+    return {frozenset((row["a"], row["b"])): row["p_holm"] for row in rows if row["p_holm"] is not None}
 
 
 def sentence(kept: dict[str, Any], question: Question) -> str:
@@ -231,6 +225,7 @@ def written(page: str, text: str) -> str:
     return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
 
 
+@cache
 def load(name: str) -> dict[str, Any]:
     """A kept study."""
     found: dict[str, Any] = json.loads((RESULTS / f"study-{name}.json").read_text())

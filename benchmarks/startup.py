@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -63,18 +64,7 @@ def _demo(study: str, folder: Path, repeats: int) -> Row:
         for made in ("cache", "runs"):
             shutil.rmtree(folder / made, ignore_errors=True)
         began = time.perf_counter()
-        command = [
-            sys.executable,
-            "-m",
-            "substyle.engine.cli",
-            "demo",
-            "--study",
-            study,
-            "--out",
-            "runs/demo",
-            "--quiet",
-        ]
-        subprocess.run(command, check=True, cwd=folder, env=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _call(["demo", "--study", study, "--out", "runs/demo", "--quiet"], cwd=folder, env=place)
         spent = json.loads((folder / "runs" / "demo" / "results.json").read_text())["throughput"]
         own = {stage: spent[f"{stage}_seconds"] for stage in ("embed", "probe", "analysis")}
         stages.append({**own, "all else": time.perf_counter() - began - sum(own.values())})
@@ -172,9 +162,10 @@ def _row(name: str, arguments: list[str], repeats: int) -> Row:
     return Row(name, "calls", 1, timings, facts={"seconds": timings[OURS].median})
 
 
-def _call(arguments: list[str]) -> str:
+def _call(arguments: list[str], **place: Any) -> str:  # noqa: ANN401 - options of `subprocess.run`
     command = [sys.executable, "-m", "substyle.engine.cli", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **place)
+    return str(done.stdout)
 
 
 if __name__ == "__main__":

@@ -305,6 +305,17 @@ def _contrasts(rows: Iterable[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def of_networks(kept: dict[str, Any], task: str, metric: str) -> list[dict[str, Any]]:
+    """Differences of all pairs of networks in a score of linear probes, with p values after Holm's correction."""
+    controls = {name for name, row in kept["backbones"].items() if row["control"]}
+    pairs = [
+        row
+        for row in kept["comparisons"]
+        if (row["task"], row["metric"], row["head"]) == (task, metric, "linear") and not controls & {row["a"], row["b"]}
+    ]
+    return [{**row, "p_holm": p} for row, p in zip(pairs, holm([row["p"] for row in pairs]), strict=True)]
+
+
 def coarse_table(kept: dict[str, Any]) -> str:
     """Format accuracy on transformations held out in turn in per cent, and contrasts of networks in points."""
     lines = ["| backbone | mean over coarse classes | mean over transformations |", "|---" * 3 + "|"]
@@ -313,14 +324,7 @@ def coarse_table(kept: dict[str, Any]) -> str:
         cells = [_cell(found, score, f"{kind}two_way_ci95") for score, kind in _HELD_OUT]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     lines.append(f"| chance | {' | '.join([_per_cent(kept['chance']['coarse'])] * 2)} |")
-    controls = {name for name, row in kept["backbones"].items() if row["control"]}
-    pairs = [
-        {**row, "ci95": row["two_way_ci95"]}
-        for row in kept["comparisons"]
-        if (row["task"], row["metric"]) == ("rotation", "balanced") and not controls & {row["a"], row["b"]}
-    ]
-    for row, p in zip(pairs, holm([row["p"] for row in pairs]), strict=True):
-        row["p_holm"] = p
+    pairs = [{**row, "ci95": row["two_way_ci95"]} for row in of_networks(kept, "rotation", "balanced")]
     count, images = kept["variants"] // kept["images"] - 1, kept["images"]
     text = f"{count} transformations, each held out in turn; {kept['splits']['test']} test photographs of {images}."
     return "\n".join([*lines, *_contrasts(pairs), text])

@@ -92,7 +92,7 @@ class ProbeConfig:
     rotate: StrictBool = True
     """Also hold out each transformation in turn (linear heads)."""
     rotate_controls: StrictBool = True
-    """Whether this and ``redraws`` include controls."""
+    """Whether ``rotate`` and ``redraws`` include controls."""
     redraws: Annotated[StrictInt, Field(ge=0, le=1000)] = 20
     """Number of random sets of held-out transformations to evaluate (linear heads)."""
     complexity: StrictBool = False
