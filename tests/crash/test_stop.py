@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import slow_after
 from tests.crash.conftest import Whole
 from tests.crash.harness import Witness, differences, embed
-from tests.crash.moments import after, records, until
+from tests.crash.moments import after, records, until, upon
 from tests.crash.processes import Warm, cold
 from tests.scenarios.scene import STUDY, numbers, read, toml
 
@@ -24,16 +24,20 @@ KINDS = pytest.mark.parametrize(
 def test_a_stopped_run_says_so_and_keeps_its_shards(
     warm: Warm, finished: Whole, tmp_path: Path, kind: signal.Signals, code: int
 ) -> None:
-    store, witness = tmp_path / "s.zarr", Witness(finished.store)
-    arguments = embed(finished.images, store)
-    run = warm(arguments)
-    until(lambda: records(store) >= 3, run)
-    run.signal(kind)
-    ended = run.wait().require(code, "substyle: ", "kept")
+    for number in range(10):  # on a busy machine a run may end before it is asked to
+        store, witness = tmp_path / f"{number}" / "s.zarr", Witness(finished.store)
+        arguments = embed(finished.images, store)
+        run = warm(arguments)
+        upon(lambda: records(store) >= 2, random.Random(0))(run)  # noqa: B023 -- called before the next turn
+        run.signal(kind)
+        ended = run.wait()
+        if ended.code != 0:
+            break
+    ended.require(code, "substyle: ", "kept")
     assert len(ended.said) == 1, ended.err
     assert ended.answer["error"]["type"] == ("Interrupted" if kind == signal.SIGINT else "Terminated")
     assert not list(store.glob("lock*"))
-    assert witness.look(store) >= 3
+    assert witness.look(store) >= 2
     warm(arguments).wait().require(0)
     witness.look(store)
     assert differences(store, finished.store) == []
