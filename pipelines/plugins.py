@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import importlib.util
 import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -40,6 +41,43 @@ def run_file(file: Path) -> ModuleType:
         ConfigError: the file, or one that it imports, cannot be read or parsed, or fails.
     """
     return _Plugin(file).run()
+
+
+@contextmanager
+def current_folder() -> Iterator[None]:
+    """Import from the current folder, too: last, so that nothing in it replaces an installed module."""
+    before = list(sys.path)
+    sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def imported_function(what: str, name: str, rest: str, allowed: str) -> Callable[..., Any]:
+    """Import the function ``<module>:<function>`` of a name, also from the current folder.
+
+    Args:
+        what: is named, for errors.
+        name: the whole name; rest: its part after ``python:``.
+        allowed: names that are allowed, for errors.
+
+    Raises:
+        ConfigError: the module cannot be imported or has no such function.
+    """
+    module, _, attribute = rest.partition(":")
+    if not module or not attribute.isidentifier():
+        raise ConfigError(what, name, allowed)
+    try:
+        with current_folder():
+            function = getattr(importlib.import_module(module), attribute)
+    except SubstyleError:
+        raise
+    except Exception as error:  # whatever the module raises while it is imported
+        raise ConfigError(f"{what} {name}", f"{type(error).__name__}: {error}", allowed) from error
+    if not callable(function):
+        raise ConfigError(f"{what} {name}", f"{attribute}, which is no function", allowed)
+    return function  # type: ignore[no-any-return]
 
 
 class _Plugin(MetaPathFinder):

@@ -24,6 +24,7 @@ from substyle.kernels.files import replacing
 from substyle.pipelines.dali import Graph
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.image_header import CROP_PCT
+from substyle.pipelines.libraries.processes import Rendering, pool
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all, load_plugin
 
@@ -85,6 +86,9 @@ class VariantMaker:
             if transformation.made_by == "network" and transformation.network not in self.networks:
                 given = ", ".join(sorted(self.networks)) or "none"
                 raise ConfigError("networks", given, f"{transformation.network}, required by {transformation.name}")
+        self.threads = threads
+        if elsewhere := [t for t in self.transformations if t.made_by == "library"]:
+            pool(threads).begin(elsewhere)
         self.graph: Graph | None = None
         if made_by_dali := [t for t in self.transformations if t.made_by == "dali" and not self._form(t)]:
             self.graph = Graph(made_by_dali, side=side, batch=batch, threads=threads, device=self.device)
@@ -133,17 +137,46 @@ class VariantMaker:
             yield transformations.pop(0).name, canvas_BSSC
         keys_B = philox.image_keys(self.seed, keys)
         drawn = {t.name: t.draw(keys_B, self.side, test_B, gpu=self.on_gpu) for t in transformations}
+        elsewhere = [t for t in transformations if t.made_by == "library"]
+        rendering = self._rendering(canvas_BSSC, elsewhere, drawn, keys_B) if elsewhere else None
+        try:
+            yield from self._here(canvas_BSSC, transformations, drawn, keys_B, rendering)
+        finally:
+            if rendering is not None:
+                rendering.close()
+
+    def _here(
+        self,
+        canvas_BSSC: torch.Tensor,
+        transformations: Sequence[base.Transformation],
+        drawn: Mapping[str, base.Arrays],
+        keys_B: NDArray[np.uint64],
+        rendering: Rendering | None,
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         made: dict[str, torch.Tensor] = self.graph(canvas_BSSC, drawn) if self.graph else {}
         made |= self._coloured(canvas_BSSC, drawn)
         for transformation in transformations:
             name = transformation.name
             if transformation.made_by == "identity":
                 made[name] = canvas_BSSC
+            elif transformation.made_by == "library":
+                assert rendering is not None
+                made[name] = torch.from_numpy(rendering.take(name)).to(self.device)
             elif name not in made and transformation.made_by == "network":
                 made.update(self.networks[transformation.network](canvas_BSSC))
             elif name not in made:
                 made[name] = self._function(transformation)(canvas_BSSC, drawn[name], keys_B)
             yield name, made.pop(name).contiguous()
+
+    def _rendering(
+        self,
+        canvas_BSSC: torch.Tensor,
+        transformations: Sequence[base.Transformation],
+        drawn: Mapping[str, base.Arrays],
+        keys_B: NDArray[np.uint64],
+    ) -> Rendering:
+        """Begin the transformations of libraries."""
+        return Rendering(pool(self.threads), canvas_BSSC.cpu().numpy(), transformations, drawn, keys_B)
 
     @property
     def on_gpu(self) -> bool:

@@ -39,6 +39,8 @@ def torchvision(blob: bytes, side: int) -> NDArray[np.uint8]:
 def opencv(blob: bytes, side: int) -> NDArray[np.uint8]:
     """OpenCV, which antialiases only by area averaging."""
     picture = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if picture is None:
+        raise ValueError("not decoded")
     width, height = _resized(picture.shape[1], picture.shape[0], side)
     how = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_CUBIC
     left, top = (width - side) // 2, (height - side) // 2

@@ -199,6 +199,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _plugins(command: argparse.ArgumentParser) -> None:
+    _plugin_files(command)
+    _code(command)
+
+
+def _plugin_files(command: argparse.ArgumentParser) -> None:
     text = "Python file that registers transformations, backbone families, sources or stages (repeatable)"
     command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
 
@@ -211,7 +216,7 @@ def _of_study(command: argparse.ArgumentParser) -> None:
 
 
 def _code(command: argparse.ArgumentParser) -> None:
-    text = "run code that files name: plug-ins of the study file, python: backbones"
+    text = "run code that files name: plug-ins of the study file, python: backbones and transformations"
     command.add_argument("--allow-plugins", action="store_true", help=text)
 
 
@@ -284,6 +289,8 @@ def _doctor(doctor: argparse.ArgumentParser) -> None:
 def _transforms(transforms: argparse.ArgumentParser) -> None:
     _plugins(transforms)
     _variants(transforms, "the variants of --gallery")
+    text = "list transformations of this package and of installed libraries with TEXT in their names, and parameters"
+    transforms.add_argument("--search", metavar="TEXT", help=text)
     transforms.add_argument("--gallery", type=_local, metavar="OUT.png", help="draw all variants of --image")
     transforms.add_argument("--image", type=_local, help="photograph for --gallery")
 
@@ -369,7 +376,7 @@ def _verify(verify: argparse.ArgumentParser) -> None:
 
 def _stage(stage: argparse.ArgumentParser, name: str) -> None:
     if name in ("attack", "stage"):
-        _plugins(stage)
+        _plugin_files(stage)
     if name == "stage":
         stage.add_argument("stage", metavar="NAME", help="a stage, such as probes, or the name of one of a plug-in")
     stage.add_argument("store", type=_place, metavar="STORE")
@@ -421,7 +428,6 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("probe", type=_local, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
     predict.add_argument("--checkpoint", type=_local, help="weights of the backbone")
-    _code(predict)
     predict.add_argument("--download", action="store_true", help="fetch weights that the probe names from a hub")
     predict.add_argument("--out", type=_local, metavar="FILE", help="write all predictions to a .csv or .parquet file")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")

@@ -104,15 +104,43 @@ def transforms(options: argparse.Namespace) -> dict[str, Any]:
     from substyle.pipelines.transforms.registry import load_all, suite
 
     load_all()
+    if options.search:
+        return _search_transforms(options.search)
     names = suite(options.suite)
     known = [base.get(name).describe() for name in names]
     if options.gallery:
         _gallery(options, names)
     else:
         for row in known:
-            drawn = "; ".join(_parameter(parameter) for parameter in row["parameters"])
-            print(f"{row['name']:20} {row['coarse']:9} {row['role']:9} {row['made_by']:8} {drawn}")
+            print(_line(row))
     return {"suite": options.suite, "transformations": known}
+
+
+def _line(row: dict[str, Any]) -> str:
+    drawn = [_parameter(parameter) for parameter in row["parameters"]]
+    if "library" in row:
+        fixed = ", ".join(f"{name} = {value}" for name, value in row["library"]["arguments"].items())
+        drawn.append(f"{row['library']['of']} {fixed}"[:120])
+    return f"{row['name']:20} {row['coarse']:9} {row['role']:9} {row['made_by']:8} {'; '.join(drawn)}"
+
+
+def _search_transforms(text: str) -> dict[str, Any]:
+    """Transformations with a text in their names, of this package and of the libraries that are installed."""
+    from substyle.pipelines import libraries
+    from substyle.pipelines.libraries.library import shown
+    from substyle.pipelines.transforms import base
+
+    own = [made.describe() for name, made in base.REGISTRY.items() if text.lower() in name.lower()]
+    for row in own:
+        print(_line(row))
+    found = {}
+    for prefix, library in libraries.installed().items():
+        for name in library.names():
+            reference = f"{prefix}:{name}"
+            if text.lower() in reference.lower():
+                found[reference] = library.parameters(name)
+                print(f"{reference:45} {shown(found[reference])}")
+    return {"search": text, "transformations": own, "libraries": found}
 
 
 def _parameter(parameter: dict[str, Any]) -> str:

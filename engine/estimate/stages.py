@@ -49,12 +49,12 @@ def decode(side: int) -> Work:
 def variants(names: Sequence[str], side: int) -> Work:
     """Every operation of a `VariantMaker` on a GPU: Triton kernels, torch without fusion, DALI's operators.
 
-    Styles are left out.
+    Left out are styles, and transformations of other libraries, which are computed on the host at a rate of their own.
     """
     load_all()
     _import_kernels()
     counter = Counter()
-    maker = _Maker([name for name in names if base.get(name).made_by != "network"], side, counter)
+    maker = _Maker([name for name in names if base.get(name).made_by not in ("network", "library")], side, counter)
     canvas = torch.empty(BATCH, side, side, 3, dtype=torch.uint8, device=META)
     with counter, dispatch.watched(counter.triton):
         for _ in maker(canvas, [str(i) for i in range(BATCH)]):

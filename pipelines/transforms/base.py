@@ -32,6 +32,7 @@ CANVAS = 224  # the side S that strengths in px refer to
 COARSE = (
     *("identity", "blur", "noise", "recolor", "tone", "quality", "warp", "overlay", "halftone", "style"),
     *("weather", "lighting", "viewpoint", "sensor", "sharpening", "resampling"),
+    "other",  # those of which no class is given
 )
 Role = Literal["train", "held_out"]
 Arrays = Mapping[str, NDArray[Any]]
@@ -150,13 +151,32 @@ class StylePicture:
 
 
 @dataclass(frozen=True)
+class LibraryCall:
+    """A transformation of another library; see :mod:`substyle.pipelines.libraries`.
+
+    Attributes:
+        of: its reference, such as ``albumentations:RandomRain``.
+        arguments: JSON of the arguments that are not drawn.
+        versions: distributions that decide pixels, and their versions.
+    """
+
+    of: str
+    arguments: str
+    versions: tuple[tuple[str, str], ...]
+
+    def describe(self) -> dict[str, Any]:
+        """The call as JSON data."""
+        return {"of": self.of, "arguments": json.loads(self.arguments), "versions": dict(self.versions)}
+
+
+@dataclass(frozen=True)
 class Transformation:
     """A transformation; see :func:`dali` and :func:`kernel` for the arguments of its function."""
 
     name: str
     coarse: str
     role: Role
-    made_by: Literal["identity", "dali", "kernel", "network"]
+    made_by: Literal["identity", "dali", "kernel", "network", "library"]
     parameters: tuple[Parameter, ...] = ()
     version: int = 1  # increment when pixels change for a reason that `code` does not cover
     function: Callable[..., Any] | None = field(default=None, compare=False)
@@ -170,6 +190,7 @@ class Transformation:
     stream: str = ""  # name that its random numbers are drawn by, if not its own
     subtle: bool = False  # distinct from identity if any value differs, instead of by one grey level on average
     picture: StylePicture | None = None  # for a network that takes its style from one: not the package's, but this
+    library: LibraryCall | None = None  # for made_by="library"
 
     @property
     def severities(self) -> int:
@@ -206,13 +227,14 @@ class Transformation:
         if self.picture is not None:
             # with its generator: a reader of the store may lack the suite file, and so the transformation
             optional |= {"picture": self.picture.digest, "generator": self.generator}
+        if self.library is not None:
+            optional |= {"library": self.library.describe(), "generator": self.generator}
         return definition | {key: value for key, value in optional.items() if value}
 
     @cached_property
     def code(self) -> str:
         """Digest of the source of the functions; see :func:`substyle.pipelines.code.source_digest`."""
-        gpu = self.on_gpu or OnGPU()
-        return source_digest(self.function, self.prepare, gpu.function, gpu.colours, gpu.prepare)
+        return code_of(self.function, self.prepare, self.on_gpu or OnGPU())
 
     def definition_hash(self) -> str:
         """16 hex digits that change when the pixels may change: role and coarse class are not covered.
@@ -243,6 +265,10 @@ class Transformation:
         prepare = self.on_gpu.prepare if gpu and self.on_gpu and self.on_gpu.prepare else self.prepare
         return dict(prepare(arguments, side)) if prepare else arguments
 
+    def seeds(self, keys_B: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """Seeds of a library's generators for a batch of images. Shape: (B,)."""
+        return philox.words(keys_B, self.stream or self.name, 1, stream=philox.NOISE)[:, 0]
+
     def values(self, keys_B: NDArray[np.uint64]) -> dict[str, NDArray[np.float32]]:
         """The parameters of a batch of images in their units, by name. Shape: (B,) or (B, k); px are of `CANVAS`."""
         units = {parameter.name: parameter.unit for parameter in self.parameters}
@@ -256,6 +282,15 @@ class Transformation:
             found[parameter.name] = parameter.sample(u_BP[:, start : start + parameter.draws], side)
             start += parameter.draws
         return found
+
+
+def code_of(
+    function: Callable[..., Any] | None,
+    prepare: Callable[[Arrays, int], Arrays] | None = None,
+    gpu: OnGPU = OnGPU(),
+) -> str:
+    """Digest of the source of a transformation's functions."""
+    return source_digest(function, prepare, gpu.function, gpu.colours, gpu.prepare)
 
 
 REGISTRY: dict[str, Transformation] = {}
@@ -274,10 +309,18 @@ def register(transformation: Transformation) -> None:
     REGISTRY[transformation.name] = transformation
 
 
+FINDERS: list[Callable[[str], object]] = [lambda _: load_entry_points(TRANSFORMATIONS)]  # register an unknown name
+
+
 def is_known(name: str) -> bool:
-    """Whether a transformation is registered, also by an entry point of an installed package."""
-    if name not in REGISTRY:
-        load_entry_points(TRANSFORMATIONS)
+    """Whether a transformation is registered, also by an entry point, or can be found in another library.
+
+    Raises:
+        ConfigError: the library is not installed or has no such transformation.
+    """
+    for find in FINDERS:
+        if name not in REGISTRY:
+            find(name)
     return name in REGISTRY
 
 

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines import limits, transforms
+from substyle.pipelines import libraries, limits, transforms
 from substyle.pipelines.image_formats import EXTENSIONS
 from substyle.pipelines.plugins import run_file
 from substyle.pipelines.transforms import base, style
@@ -163,6 +163,10 @@ SUITES["styles48"] = (
 )
 
 
+# suites that need other libraries, each a suite file
+FILES = {path.stem: path for path in sorted(Path(__file__).with_name("suites").glob("*.toml"))}
+
+
 def suite(name: str) -> tuple[str, ...]:
     """Transformation names of a suite, identity first.
 
@@ -191,7 +195,11 @@ def _members(part: str) -> list[str]:
     """Transformations in one part of a suite's name."""
     if part.endswith(".toml"):
         return list(load_suite(part))
+    if libraries.is_reference(part):
+        return [libraries.registered(part)]
     whole, at, severity = part.partition("@")
+    if whole in FILES:
+        SUITES[whole] = load_suite(FILES[whole])
     if whole not in SUITES and not base.is_known(whole):
         near = get_close_matches(whole, [*SUITES, *base.REGISTRY], n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -221,6 +229,11 @@ def load_suite(path: str | Path) -> tuple[str, ...]:
     - ``pictures``, in place of ``name`` and ``picture``: a folder, each picture of which makes a style
       ``style_<file name>``.
 
+    With ``of`` a transformation of another library (:mod:`substyle.pipelines.libraries`), such as
+    ``albumentations:RandomRain``, ``parameters`` are handed to the library as they are, but for
+    ``{ uniform = [low, high] }`` and ``{ one_of = [...] }``, which are drawn for each photograph. ``file`` is that of
+    ``albumentations:pipeline``; ``generator`` names what makes a style, by default ``of``.
+
     Files and folders are below that of the suite file, and not reached through links.
 
     Raises:
@@ -249,7 +262,7 @@ def _read_suite(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-_FIELDS = {"name", "of", "role", "coarse", "parameters", "severities", "picture", "pictures"}
+_FIELDS = {"name", "of", "role", "coarse", "parameters", "severities", "picture", "pictures", "file", "generator"}
 MOST_PICTURES = 1000  # in a folder; the network holds 1.5 MB for each, and compiles for half a second
 
 
@@ -300,6 +313,10 @@ def _picture(place: str, given: dict[str, Any], folder: Path) -> base.StylePictu
 def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
     """Register the transformation of one row of a suite file in a folder; returns its name."""
     name, of = str(given["name"]), str(given.get("of", given["name"]))
+    if libraries.is_reference(of):
+        return _added(libraries.transformation(place, {**given, "of": of, "name": name.replace(":", ".")}, folder))
+    if only := sorted({"file", "generator"} & set(given)):
+        raise ConfigError(f"{place}.{only[0]}", given[only[0]], f"nothing; {of} is no transformation of a library")
     own = {"picture": _picture(place, given, folder)} if "picture" in given else {}
     made = base.get(of)
     if given.get("role", "train") not in get_args(base.Role):
@@ -323,9 +340,14 @@ def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
         if changes:
             base.REGISTRY[name] = changed
         return name
-    if not _equal(base.REGISTRY.get(name), changed):  # unless another suite file has defined the same
-        base.register(changed)
-    return name
+    return _added(changed)
+
+
+def _added(made: base.Transformation) -> str:
+    """Register a transformation, unless another suite file has defined the same; returns its name."""
+    if not _equal(base.REGISTRY.get(made.name), made):
+        base.register(made)
+    return made.name
 
 
 def _equal(known: base.Transformation | None, made: base.Transformation) -> bool:

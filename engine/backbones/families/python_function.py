@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,21 +11,11 @@ from torch import nn
 from substyle.engine.backbones.families import timm
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.plugins import current_folder, imported_function
 
 PREFIX = "python"
 _ALLOWED = 'a torch module and {"side": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}'
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Import from the current folder, too: last, so that nothing in it replaces an installed module."""
-    before = list(sys.path)
-    sys.path.append(os.getcwd())
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def function_of(name: str, rest: str) -> Callable[[], Any]:
@@ -38,20 +24,8 @@ def function_of(name: str, rest: str) -> Callable[[], Any]:
     Raises:
         ConfigError: the module cannot be imported or has no such function.
     """
-    module, _, attribute = rest.partition(":")
     allowed = "python:<module>:<function>, such as python:my_package.encoders:tower"
-    if not module or not attribute.isidentifier():
-        raise ConfigError("backbone", name, allowed)
-    try:
-        with _current_folder():
-            function = getattr(importlib.import_module(module), attribute)
-    except SubstyleError:
-        raise
-    except Exception as error:  # whatever the module raises while it is imported
-        raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", allowed) from error
-    if not callable(function):
-        raise ConfigError(f"backbone {name}", f"{attribute}, which is no function", allowed)
-    return function  # type: ignore[no-any-return]
+    return imported_function("backbone", name, rest, allowed)
 
 
 def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
@@ -64,7 +38,7 @@ def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Back
     """
     function = function_of(name, rest)
     try:
-        with _current_folder():
+        with current_folder():
             made = function()
     except Exception as error:  # whatever the function raises
         raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", _ALLOWED) from error

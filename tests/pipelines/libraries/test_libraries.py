@@ -1,0 +1,357 @@
+"""Transformations of other libraries: seeded by photograph, defined by library, version and parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from tests.conftest import photograph
+from tests.pipelines.libraries.suites import row, write
+
+from substyle.engine.cli import main
+from substyle.kernels import philox
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines import libraries
+from substyle.pipelines.libraries import gmic, processes
+from substyle.pipelines.libraries.library import Library
+from substyle.pipelines.plugins import ALLOW
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_file, load_suite, suite
+from substyle.pipelines.variants import VariantMaker, distinct
+
+SIDE = 64
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers is forgotten."""
+    before = dict(base.REGISTRY)
+    monkeypatch.setenv(ALLOW, "1")
+    yield
+    base.REGISTRY.clear()
+    base.REGISTRY.update(before)
+    load_file.cache_clear()
+    sys.modules.pop("my_effects", None)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, for a suite file."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(here: Path) -> Path:
+    """The current folder, from which new processes import functions."""
+    processes.pool.cache_clear()
+    return here
+
+
+def canvases(count: int) -> torch.Tensor:
+    return torch.from_numpy(np.stack([photograph(i, SIDE, SIDE) for i in range(count)]))
+
+
+def made(names: tuple[str, ...], keys: str, canvas_BSSC: torch.Tensor, threads: int = 2) -> dict[str, torch.Tensor]:
+    maker = VariantMaker(names, side=SIDE, seed=3, batch=16, threads=threads)
+    return {variant.name: variant.pixels_BSSC for variant in maker(canvas_BSSC, list(keys))}
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_suite(write(folder, row(text)))
+    return str(caught.value)
+
+
+RANDOM = {"a_rain", "a_noise", "a_dropout", "a_pipeline", "t_jitter", "t_erasing", "t_blur", "k_noise", "k_elastic"}
+RANDOM |= {"g_noise", "g_spread", "p_grain", "p_hidden", "p_shuffled", "p_cut"}
+
+
+@pytest.mark.parametrize(
+    "members", [("a_noise", "a_pipeline", "t_jitter", "k_noise", "g_noise"), pytest.param((), marks=pytest.mark.slow)]
+)
+def test_batch_order_and_processes_change_nothing(here: Path, members: tuple[str, ...]) -> None:
+    all_names = load_suite(write(here))
+    if not members:
+        processes.pool.cache_clear()  # new ones, which import functions from this folder
+    assert len(all_names) == 25
+    names = members or all_names
+    canvas_BSSC = canvases(5)
+    whole = made(names, "abcde", canvas_BSSC)
+    twice = made(names, "xy", canvas_BSSC[[0, 0]])
+    random = {name for name, (first, second) in twice.items() if not torch.equal(first, second)}
+    assert RANDOM & set(names) <= random
+    other = made(tuple(reversed(names)), "edcba", canvas_BSSC.flip(0), threads=1)
+    for name in names:
+        assert torch.equal(whole[name], other[name].flip(0)), name
+        alone = made((name,), "c", canvas_BSSC[2:3])
+        assert torch.equal(alone[name][0], whole[name][2]), name
+
+
+def test_a_library_alone_makes_the_same_pixels(here: Path) -> None:
+    """The plain reference: no processes, generators seeded by hand."""
+    from albumentations import Compose, GaussNoise
+    from torchvision.transforms import v2
+
+    write(here, row('name = "n", of = "albumentations:GaussNoise"'))
+    names = suite("mine.toml+torchvision:RandomPerspective")
+    canvas_BSSC = canvases(3)
+    found = made(names, "abc", canvas_BSSC)
+    keys_B = philox.image_keys(3, list("abc"))
+    for i in range(3):
+        pipeline = Compose([GaussNoise(p=1.0)])
+        pipeline.set_random_seed(int(base.get("n").seeds(keys_B)[i]))
+        np.testing.assert_array_equal(found["n"][i].numpy(), pipeline(image=canvas_BSSC[i].numpy())["image"])
+        with torch.random.fork_rng():
+            torch.manual_seed(int(base.get("torchvision.RandomPerspective").seeds(keys_B)[i]))
+            expected = v2.RandomPerspective(p=1.0)(canvas_BSSC[i].permute(2, 0, 1))
+        assert torch.equal(found["torchvision.RandomPerspective"][i], expected.permute(1, 2, 0))
+
+
+@pytest.mark.slow
+def test_a_canvas_is_not_changed(fresh: Path) -> None:
+    load_suite(write(fresh))
+    canvas_BSSC = canvases(2)
+    found = made(("identity", "p_cut", "a_noise"), "ab", canvas_BSSC)
+    assert torch.equal(found["identity"], canvases(2))
+    assert torch.equal(canvas_BSSC, canvases(2))
+
+
+def test_a_variant_is_not_changed_by_the_next_batch(here: Path) -> None:
+    load_suite(write(here))
+    maker = VariantMaker(("a_noise",), side=SIDE, seed=0, batch=2, threads=1)
+    (first,) = maker(canvases(2), ["a", "b"])
+    kept = first.pixels_BSSC.clone()
+    for _ in range(3):
+        list(maker(canvases(2).flip(0), ["c", "d"]))
+    assert torch.equal(first.pixels_BSSC, kept)
+
+
+def test_a_batch_that_is_left_early(here: Path) -> None:
+    load_suite(write(here))
+    names = ("a_noise", "t_jitter", "k_noise", "a_rain", "t_erasing", "k_plasma", "k_solarize")
+    maker = VariantMaker(names, side=SIDE, seed=3, batch=4, threads=2)
+    for _ in range(3):
+        variants = maker(canvases(4), list("abcd"))
+        next(variants)
+        variants.close()
+    found = {variant.name: variant.pixels_BSSC for variant in maker(canvases(4), list("abcd"))}
+    expected = made(names, "abcd", canvases(4), threads=1)
+    assert all(torch.equal(found[name], expected[name]) for name in names)
+
+
+def test_drawn_values_are_recorded_and_exact(here: Path) -> None:
+    load_suite(write(here))
+    keys_B = philox.image_keys(3, list("abcdefgh"))
+    drawn = base.get("g_kuwahara").values(keys_B)["radius"]
+    assert set(drawn.tolist()) == {2, 5}
+    arguments = processes._arguments(base.get("g_kuwahara"), base.get("g_kuwahara").draw(keys_B, SIDE), 8)
+    assert all(isinstance(each["radius"], int) for each in arguments)  # not 2.0, which some libraries refuse
+    strengths = processes._arguments(base.get("p_sepia"), base.get("p_sepia").draw(keys_B, SIDE), 8)
+    assert {each["strength"] for each in strengths} <= {0.2, 0.5, 0.8}  # and not as float32 rounds them
+    angles = base.get("g_cubism").values(keys_B)["angle"]
+    assert 0 <= angles.min() < angles.max() < 90
+
+
+def test_severities(here: Path) -> None:
+    load_suite(write(here))
+    assert base.get("t_erasing").severities == 2
+    found = made(("identity", "t_erasing@1", "t_erasing@2"), "abcdefgh", canvases(8))
+    erased = {name: float((found[name] != found["identity"]).any(-1).float().mean()) for name in found}
+    assert 0.1 <= erased["t_erasing@1"] <= 0.2
+    assert 0.3 <= erased["t_erasing@2"] <= 0.4
+
+
+def test_a_definition_holds_library_version_and_parameters(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_suite(write(here))
+    rain = base.get("a_rain")
+    said = rain.describe()["library"]
+    assert said["of"] == "albumentations:RandomRain"
+    assert said["arguments"] == {"p": 1.0, "slant_range": [-10, 10]}
+    assert {"numpy", "scipy", "albucore"} < set(said["versions"])
+    before = {name: base.get(name).definition_hash() for name in ("a_rain", "t_jitter", "p_sepia", "a_pipeline")}
+    changed = row('name = "a_rain", of = "albumentations:RandomRain", parameters = { slant_range = [-9, 10] }')
+    assert definition(here / "1", changed, "a_rain") != before["a_rain"]
+    jitter = row(
+        'name = "t_jitter", of = "torchvision:ColorJitter", parameters = { hue = 0.4, brightness = [0.5, 1.5] }'
+    )
+    assert definition(here / "2", jitter, "t_jitter") == before["t_jitter"]
+    versions = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "9.9" if name == "torchvision" else versions(name))
+    assert definition(here / "3", jitter, "t_jitter") != before["t_jitter"]
+    pipeline = row('name = "a_pipeline", of = "albumentations:pipeline", file = "augment.json"')
+    assert definition(here / "4", pipeline, "a_pipeline") == before["a_pipeline"]
+    file = write(here / "5", pipeline)
+    content = file.with_name("augment.json")
+    content.write_text(content.read_text().replace('HorizontalFlip", "p": 0.5', 'HorizontalFlip", "p": 0.6'))
+    assert definition(here / "5", None, "a_pipeline") != before["a_pipeline"]
+
+
+def definition(folder: Path, rows: str | None, name: str) -> str:
+    """The definition of a transformation of a suite file, in a process that has loaded no other."""
+    file = folder / "mine.toml" if rows is None else write(folder, rows)
+    for other in [each.name for each in base.REGISTRY.values() if each.library is not None]:
+        del base.REGISTRY[other]
+    load_suite(file)
+    return base.get(name).definition_hash()
+
+
+@pytest.mark.slow
+def test_code_of_functions(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(fresh)
+    load_suite(file)
+    before = base.get("p_sepia").definition_hash()
+    maker = VariantMaker(("p_sepia",), side=SIDE, seed=0, batch=2, threads=1)
+    (fresh / "my_effects.py").write_text((fresh / "my_effects.py").read_text().replace("0.393", "0.394"))
+    with pytest.raises(SubstyleError, match=r"p_sepia .*changed since"):  # the process imports it now
+        list(maker(canvases(1), ["a"]))
+    sys.modules.pop("my_effects")
+    load_file.cache_clear()
+    assert definition(fresh, None, "p_sepia") != before
+    monkeypatch.delenv(ALLOW)
+    load_file.cache_clear()
+    with pytest.raises(ConfigError, match="--allow-plugins"):
+        load_suite(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('name = "x", of = "albumentations:RandomRan"', r"of: .*such as RandomRain"),
+        ('name = "x", of = "albumentations:RandomRain", parameters = { slants = 1 }', "slants.*slant_range="),
+        ('name = "x", of = "albumentations:RandomRain", parameters = { slant_range = "x" }', "valid tuple"),
+        ('name = "x", of = "albumentations:TextImage", parameters = { font_path = "/etc/passwd" }', "TextImage"),
+        ('name = "x", of = "albumentations:pipeline"', "file: got None"),
+        ('name = "x", of = "albumentations:pipeline", file = "../augment.json"', "below the folder"),
+        ('name = "x", of = "albumentations:pipeline", file = "/etc/passwd"', "below the folder"),
+        ('name = "x", of = "albumentations:pipeline", file = "my_effects.py"', "albumentations.save has written"),
+        ('name = "x", of = "kornia:RandomMotionBlur"', "kernel_size, angle, direction"),
+        ('name = "x", of = "torchvision:Lambda", parameters = { lambd = "print" }', "Lambda"),
+        ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = { uniform = [0, 3] } }', "hue = 3.0"),
+        ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = { uniform = [0, "a"] } }', "low, high"),
+        ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = { one_of = ["a"] } }', "list of numbers"),
+        ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = 1979-05-27 }', "a finite number"),
+        ('name = "x", of = "torchvision:ColorJitter", file = "augment.json"', "takes a file"),
+        ('name = "x", of = "torchvision:ColorJitter", picture = "x.png"', "for pictures"),
+        ('name = "x", of = "torchvision:ColorJitter", coarse = "colour"', "coarse.*recolor"),
+        ('name = "x", of = "torchvision:ColorJitter", role = "both"', "role.*held_out"),
+        ('name = "x", of = "jpeg", file = "augment.json"', "no transformation of a library"),
+        ('name = "x", of = "gmic:fx_engrave", parameters = { radius = 7 }', "not a number from 0 to 2"),
+        ('name = "x", of = "gmic:fx_engrave", parameters = { radius = "1 output x" }', "not a number from 0 to 2"),
+        ('name = "x", of = "gmic:fx_engrave", parameters = { radius = true }', "not a number"),
+        ('name = "x", of = "gmic:fx_engrave 1 output x"', "such as"),
+        ('name = "x", of = "gmic:exec"', "of: "),
+        ('name = "x", of = "python:my_effects:sepia"', "strength"),
+        ('name = "x", of = "python:my_effects:sepia", parameters = { strong = 1.0 }', "strong.*strength"),
+        ('name = "x", of = "python:my_effects:absent"', "absent"),
+        ('name = "x", of = "python:absent_module:f"', "absent_module"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(here: Path, text: str, said: str) -> None:
+    assert re.search(said, refusal(here, text)), refusal(here / "again", text)
+    assert "x" not in base.REGISTRY
+
+
+def test_a_pipeline_of_foreign_classes(here: Path) -> None:
+    write(here)
+    for name in ("TextImage", "Lambda", "os.system", "OverlayElements"):
+        content = {"transform": {"__class_fullname__": "Compose", "transforms": [{"__class_fullname__": name}]}}
+        file = write(here / name, row('name = "x", of = "albumentations:pipeline", file = "augment.json"'))
+        file.with_name("augment.json").write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match=name.rpartition(".")[2]):
+            load_suite(file)
+
+
+def test_a_link_is_not_followed(here: Path) -> None:
+    write(here / "elsewhere")
+    file = write(here / "own", row('name = "x", of = "albumentations:pipeline", file = "link.json"'))
+    os.symlink(here / "elsewhere" / "augment.json", file.with_name("link.json"))
+    with pytest.raises(ConfigError, match="below the folder"):
+        load_suite(file)
+
+
+@pytest.mark.slow
+def test_other_pixels_and_failures_are_named(fresh: Path) -> None:
+    write(fresh, row('name = "x", of = "python:my_effects:small"'))
+    names = suite("mine.toml+albumentations:ToFloat")
+    with pytest.raises(SubstyleError, match=r"x \(python:my_effects:small\) returned uint8 \(32, 64, 3\), expected"):
+        made((names[1],), "a", canvases(1))
+    with pytest.raises(SubstyleError, match=r"returned float32 \(64, 64, 3\), expected uint8 \(64, 64, 3\)"):
+        made((names[2],), "a", canvases(1))
+    write(fresh / "b", row('name = "y", of = "python:my_effects:fails"'))
+    load_suite(fresh / "b" / "mine.toml")
+    with pytest.raises(SubstyleError, match=r"y \(python:my_effects:fails\) failed: RuntimeError: no"):
+        made(("y",), "a", canvases(1))
+    assert made(suite("torchvision:ColorJitter"), "a", canvases(1))  # the processes still work
+
+
+@pytest.mark.slow
+def test_a_process_that_ends(fresh: Path) -> None:
+    (fresh / "ends.py").write_text("import os\ndef now(image):\n    os._exit(7)\n")
+    write(fresh, row('name = "x", of = "python:ends:now"'))
+    load_suite(fresh / "mine.toml")
+    with pytest.raises(SubstyleError, match="x: a process that transforms photographs has ended"):
+        made(("x",), "a", canvases(1))
+    assert made(suite("torchvision:ColorJitter"), "a", canvases(1))
+
+
+def test_names_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = suite("torchvision:ColorJitter+kornia:RandomGaussianNoise+mini5")
+    assert names[1:3] == ("torchvision.ColorJitter", "kornia.RandomGaussianNoise")
+    base.REGISTRY.pop("kornia.RandomGaussianNoise")  # as in a process that has read only the store
+    assert base.get("kornia.RandomGaussianNoise").library is not None
+    with pytest.raises(ConfigError, match="such as RandomGaussianNoise"):
+        base.get("kornia.RandomGausianNoise")
+    assert main(["transforms", "--search", "motionblur"]) == 0
+    out = capsys.readouterr().out
+    assert "kornia:RandomMotionBlur" in out
+    assert "albumentations:MotionBlur" in out
+    assert "kernel_size, angle, direction" in out
+
+
+def test_a_library_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Absent(Library):
+        prefix, module, distributions, extra = "kornia", "substyle_absent", (), "kornia"
+
+        def names(self) -> dict[str, object]:
+            return {}
+
+    monkeypatch.setattr(libraries, "library", lambda prefix: Absent())
+    assert "pip install 'substyle[kornia]'" in refusal(here, 'name = "x", of = "kornia:RandomMotionBlur"')
+    assert not libraries.installed()
+
+
+def test_listed_filters_of_gmic() -> None:
+    listed = gmic._listed()
+    assert len(listed) > 100
+    assert all(re.fullmatch("fx_[a-z0-9_]+", name) for name in listed)
+    for rows in listed.values():
+        assert all(low <= default <= high for _, default, low, high in rows)
+
+
+@pytest.mark.slow
+def test_styles_of_gmic() -> None:
+    names = suite("styles_gmic")
+    assert len(names) == 49
+    generators = {base.get(name).generator for name in names[1:]}
+    assert len(generators) == 12
+    maker = VariantMaker(names, side=224, seed=3, batch=1, threads=2)
+    canvas_BSSC = torch.from_numpy(data.coffee()[100:324, 200:424].copy())[None]
+    for variant in maker(canvas_BSSC, ["a"]):
+        assert variant.name == "identity" or distinct(canvas_BSSC, variant.pixels_BSSC)
+
+
+def test_every_listed_transformation_says_its_parameters() -> None:
+    for library in libraries.installed().values():
+        assert len(library.names()) > 30
+        for name in library.names():
+            assert isinstance(library.parameters(name), dict)
