@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.engine.embedding.ray.conftest import COUNT
 from tests.engine.embedding.ray.shards import ROWS, SUITE, WHITE, chunks, embed, left
+from tests.pipelines.libraries.suites import write
 
 from substyle.engine.cli import main
 from substyle.engine.store import journal
@@ -39,6 +40,19 @@ def test_two_workers_of_which_one_is_killed_make_the_store_of_one_process(
     assert {"prepare", "decode", "variants", "total"} <= answer["seconds"].keys()
     assert main(run) == 0  # there is nothing to do
     assert json.loads(capsys.readouterr().out)["new_shards"] == 0
+
+
+@pytest.mark.slow
+def test_two_workers_with_transformations_of_libraries_make_the_store_of_one_process(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "suite").mkdir()
+    monkeypatch.chdir(tmp_path / "suite")  # functions are imported from the current folder
+    suite = f"{write(tmp_path / 'suite').name}+kornia:RandomGaussianNoise"
+    alone, store = tmp_path / "alone" / "s.zarr", tmp_path / "s.zarr"
+    assert main([*embed(images, alone, "--allow-plugins", suite=suite), "--quiet"]) == 0
+    assert main([*embed(images, store, "--allow-plugins", suite=suite), *TWO]) == 0
+    assert chunks(store) == chunks(alone) != {}
 
 
 def test_a_shard_that_fails_is_named_and_the_rest_is_finished(

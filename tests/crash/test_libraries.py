@@ -1,0 +1,82 @@
+"""Runs with transformations of other libraries, which are computed in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tests.crash.conftest import photographs
+from tests.crash.harness import PIXELS, Witness, differences, embed, uninterrupted
+from tests.crash.moments import fill, records, until, upon
+from tests.crash.processes import cold
+from tests.pipelines.libraries.suites import write
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A suite file with five transformations of each library."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "suite"), os.environ.get("PYTHONPATH", "")]))
+    return str(write(tmp_path / "suite"))
+
+
+def test_killed_runs_end_like_one_that_was_not(tmp_path: Path, suite: str) -> None:
+    images = photographs(tmp_path / "images", 24)
+    words = ("--allow-plugins", "--threads", "2")
+    whole, store = tmp_path / "whole" / "s.zarr", tmp_path / "killed" / "s.zarr"
+
+    def arguments(path: Path) -> list[str]:
+        found = embed(images, path, *words)
+        found[found.index("--suite") + 1] = suite
+        return found
+
+    uninterrupted(cold, arguments(whole))
+    rng, witness = random.Random(0), Witness(whole, (PIXELS,))
+    moment = upon(lambda: records(store) >= 1, rng, 1.0)
+    assert fill(cold, arguments(store), store, moment, kills=2, witness=witness) >= 1
+    assert differences(store, whole) == []
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started, and they in turn."""
+    own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*own, *(further for child in own for further in children(child))]
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_run(tmp_path: Path, suite: str, kind: signal.Signals) -> None:
+    images, store = photographs(tmp_path / "images", 96), tmp_path / "s.zarr"
+    words = embed(images, store, "--allow-plugins", "--threads", "2")
+    words[words.index("--suite") + 1] = suite
+    run = cold(words)
+    until(lambda: records(store) >= 1, run)
+    started = children(run.pid)
+    assert len(started) >= 2
+    os.kill(run.pid, kind)  # it alone, and not its group
+    run.wait()
+    end = time.monotonic() + 20
+    while any(map(running, started)):
+        assert time.monotonic() < end, "a process has outlived the run"
+        time.sleep(0.05)
+
+
+def test_nobody_needs_them_without_such_transformations() -> None:
+    from substyle.pipelines.libraries.processes import pool
+    from substyle.pipelines.variants import VariantMaker
+
+    before = pool.cache_info().misses
+    VariantMaker(["identity", "jpeg"], side=64, seed=0, batch=1, threads=1)
+    assert pool.cache_info().misses == before
