@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -62,6 +63,14 @@ def test_answers_are_those_of_the_kept_study() -> None:
     assert made.written(TEXT[README], made.answers()) == TEXT[README]
     drawn = made.FIGURE.read_text()
     assert all(f">{name}</text>" in drawn for name in made.load("generators")["backbones"])
+
+
+def test_every_dependency_of_the_core_has_a_reason() -> None:
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", TEXT[ROOT / "docs" / "contributing.md"], re.M)
+    assert sorted(name for name, _ in rows) == sorted(re.split("[>=]", each)[0] for each in core)
+    sizes = [float(size) for _, size in rows]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_commands_parse() -> None:
