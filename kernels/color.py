@@ -91,21 +91,23 @@ def contrast(factor_B: NDArray[np.float32], mean_B: torch.Tensor) -> torch.Tenso
 _EVERY = 16  # row stride of the passes on a CPU
 
 
-def distinct(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
+def distinct(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor, *, subtle: bool = False) -> torch.Tensor:
     """Whether two images differ by at least one grey level on average. Shape: (B,) bool, on the images' device.
+
+    With ``subtle``, whether any value differs.
 
     On a CPU, differences are summed over every 16th row, then over the rows after these, and so on. Most images reach
     the threshold in the first pass and skip the others. A GPU sums over all rows to avoid synchronising.
     """
     if a_BSSC.device.type == "cpu":
-        return _row_by_row(a_BSSC, b_BSSC)
+        return _row_by_row(a_BSSC, b_BSSC, subtle)
     if on_triton(a_BSSC):
         from substyle.kernels import color_triton
 
         total_B = color_triton.difference_total(a_BSSC.contiguous(), b_BSSC.contiguous())
     else:
         total_B = total_reference(a_BSSC, b_BSSC)
-    return total_B >= a_BSSC.shape[1:].numel()
+    return total_B >= (1 if subtle else a_BSSC.shape[1:].numel())
 
 
 def total_reference(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
@@ -114,9 +116,9 @@ def total_reference(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
     return difference_BSSC.flatten(1).sum(1, dtype=torch.int64)
 
 
-def _row_by_row(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
+def _row_by_row(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor, subtle: bool) -> torch.Tensor:
     a, b = a_BSSC.numpy(), b_BSSC.numpy()  # single-threaded: waking torch's threads would cost more
-    enough = a[0].size if len(a) else 0
+    enough = 1 if subtle else a_BSSC.shape[1:].numel()
     total_B = np.zeros(len(a), np.uint64)
     open_N = np.arange(len(a))
     for first in range(_EVERY):

@@ -119,10 +119,8 @@ class VariantMaker:
                 raise SubstyleError(f"{name} returned {pixels.dtype} {tuple(pixels.shape)}, expected uint8 {shape}")
             if base.get(name).made_by == "identity":
                 distinct_B = torch.ones(len(keys), dtype=torch.bool, device=self.device)
-            elif base.get(name).subtle:
-                distinct_B = (pixels != canvas_BSSC).flatten(1).any(1)
             else:
-                distinct_B = distinct(canvas_BSSC, pixels)
+                distinct_B = distinct(canvas_BSSC, pixels, subtle=base.get(name).subtle)
             yield Variant(name, pixels, distinct_B)
 
     def _made(

@@ -185,6 +185,8 @@ class Pool:
     def __init__(self, processes: int) -> None:
         self.processes = processes
         self.executor = ProcessPoolExecutor(processes, get_context("spawn"), _begin_process)
+        # while the interpreter ends, an executor that is collected finds its module gone
+        weakref.finalize(self, self.executor.shutdown, wait=False, cancel_futures=True)
         self._free: list[Block] = []
         self._lock = threading.Lock()
 

@@ -66,3 +66,16 @@ def test_both_devices_say_the_same(side: int, monkeypatch: pytest.MonkeyPatch) -
     b = torch.where(a > 127, a - change, a + change)
     on_gpu = color.total_reference(a, b) >= a[0].numel()
     assert torch.equal(on_gpu, color.distinct(a, b))
+
+
+@pytest.mark.parametrize("where", [(0, 0, 0, 0), (1, 3, 16, 2), (2, 31, 30, 1), None])
+def test_subtle_differences_are_of_any_value(where: tuple[int, ...] | None) -> None:
+    a = torch.randint(0, 255, (3, 32, 31, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    b = a.clone()
+    if where is not None:
+        b[where] += 1
+    expected = (a != b).flatten(1).any(1)
+    assert expected.sum() == (where is not None)
+    assert torch.equal(color.distinct(a, b, subtle=True), expected)
+    assert not color.distinct(a, b).any()
+    assert torch.equal(color.total_reference(a, b) >= 1, expected)
