@@ -94,7 +94,11 @@ class VariantMaker:
             self.graph = Graph(made_by_dali, side=side, batch=batch, threads=threads, device=self.device)
 
     def __call__(
-        self, canvas_BSSC: torch.Tensor, keys: Sequence[str], test_B: NDArray[np.bool_] | None = None
+        self,
+        canvas_BSSC: torch.Tensor,
+        keys: Sequence[str],
+        test_B: NDArray[np.bool_] | None = None,
+        real: Callable[[str], torch.Tensor] | None = None,
     ) -> Iterator[Variant]:
         """Yield the variants of B images, 0 ≤ B ≤ batch, one transformation at a time.
 
@@ -104,6 +108,7 @@ class VariantMaker:
             canvas_BSSC: (B, S, S, 3) uint8, on the maker's device.
             keys: B image keys.
             test_B: (B,) bool, images that get the overlays reserved for testing; by default none.
+            real: returns the pixels (B, S, S, 3) of a transformation that photographs show; called once for each.
         """
         shape = (len(keys), self.side, self.side, 3)
         if tuple(canvas_BSSC.shape) != shape or canvas_BSSC.dtype != torch.uint8 or len(keys) > self.batch:
@@ -114,7 +119,7 @@ class VariantMaker:
         if not len(keys):
             return
         canvas_BSSC = canvas_BSSC.contiguous()
-        for name, pixels in self._made(canvas_BSSC, keys, test_B):
+        for name, pixels in self._made(canvas_BSSC, keys, test_B, real):
             if tuple(pixels.shape) != shape or pixels.dtype != torch.uint8:
                 raise SubstyleError(f"{name} returned {pixels.dtype} {tuple(pixels.shape)}, expected uint8 {shape}")
             if base.get(name).made_by == "identity":
@@ -124,7 +129,11 @@ class VariantMaker:
             yield Variant(name, pixels, distinct_B)
 
     def _made(
-        self, canvas_BSSC: torch.Tensor, keys: Sequence[str], test_B: NDArray[np.bool_] | None
+        self,
+        canvas_BSSC: torch.Tensor,
+        keys: Sequence[str],
+        test_B: NDArray[np.bool_] | None,
+        real: Callable[[str], torch.Tensor] | None,
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and contiguous pixels in suite order.
 
@@ -138,7 +147,7 @@ class VariantMaker:
         elsewhere = [t for t in transformations if t.made_by == "library"]
         rendering = self._rendering(canvas_BSSC, elsewhere, drawn, keys_B) if elsewhere else None
         try:
-            yield from self._here(canvas_BSSC, transformations, drawn, keys_B, rendering)
+            yield from self._here(canvas_BSSC, transformations, drawn, keys_B, rendering, real)
         finally:
             if rendering is not None:
                 rendering.close()
@@ -150,6 +159,7 @@ class VariantMaker:
         drawn: Mapping[str, base.Arrays],
         keys_B: NDArray[np.uint64],
         rendering: Rendering | None,
+        real: Callable[[str], torch.Tensor] | None,
     ) -> Iterator[tuple[str, torch.Tensor]]:
         made: dict[str, torch.Tensor] = self.graph(canvas_BSSC, drawn) if self.graph else {}
         made |= self._coloured(canvas_BSSC, drawn)
@@ -160,6 +170,10 @@ class VariantMaker:
             elif transformation.made_by == "library":
                 assert rendering is not None
                 made[name] = torch.from_numpy(rendering.take(name)).to(self.device)
+            elif transformation.made_by == base.PHOTOGRAPHS:
+                if real is None:
+                    raise ConfigError("transformation", name, "photographs of a source that shows it")
+                made[name] = real(name)
             elif name not in made and transformation.made_by == "network":
                 made.update(self.networks[transformation.network](canvas_BSSC))
             elif name not in made:
@@ -218,6 +232,7 @@ def variants_of(
     orientation: str = "ignore",
     crop_pct: float = CROP_PCT,
     test: bool = False,
+    real: Mapping[str, bytes] | None = None,
 ) -> dict[str, NDArray[np.uint8]]:
     """Compute all variants of one encoded photograph, each (S, S, 3) uint8, by name.
 
@@ -232,17 +247,21 @@ def variants_of(
         orientation: as for :class:`~substyle.pipelines.decode.Decoder`.
         crop_pct: as for :class:`~substyle.pipelines.decode.Decoder`.
         test: whether the photograph gets the overlays reserved for testing.
+        real: encoded files that show it in real transformations; those without a file that can be decoded are left out.
 
     Raises:
         ImageError: the photograph cannot be decoded.
     """
-    decoded = Decoder(side, 1, threads, orientation=orientation, crop_pct=crop_pct)([blob])
+    decode = Decoder(side, 1, threads, orientation=orientation, crop_pct=crop_pct)
+    decoded = decode([blob])
     if decoded.reasons[0] is not None:
         raise ImageError(f"{key}: {decoded.reasons[0]}")
-    maker = VariantMaker(transformations, side=side, seed=seed, batch=1, threads=threads, networks=networks)
-    return {
-        variant.name: variant.pixels_BSSC[0].numpy() for variant in maker(decoded.canvas_BSSC, [key], np.array([test]))
-    }
+    files = {name: decode([file]) for name, file in (real or {}).items()}
+    shown = {name: found.canvas_BSSC for name, found in files.items() if found.ok_B[0]}
+    names = [name for name in transformations if base.get(name).made_by != base.PHOTOGRAPHS or name in shown]
+    maker = VariantMaker(names, side=side, seed=seed, batch=1, threads=threads, networks=networks)
+    made = maker(decoded.canvas_BSSC, [key], np.array([test]), shown.__getitem__)
+    return {variant.name: variant.pixels_BSSC[0].numpy() for variant in made}
 
 
 def draw(

@@ -151,6 +151,11 @@ def unknown(place: int = 0) -> int:
     return 0
 
 
+def no_variant(transformation: str) -> None:
+    """The file of an image that no file shows in a transformation."""
+    del transformation
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image of a source.
@@ -164,6 +169,7 @@ class ImageRecord:
         group: what it has in common with others that must be in its split; None for nothing.
         mark: returns a number below 2**63 that changes when the image's file does; 0 if unknown. Does not read the
             image and never raises. Call it before `read`: a change between the two calls is then detected.
+        variant: returns the record of a file that shows the image in a real transformation, by its name, or None.
     """
 
     key: str
@@ -172,6 +178,7 @@ class ImageRecord:
     read: Callable[[], bytes] = field(compare=False, repr=False)
     mark: Callable[[], int] = field(default=unknown, compare=False, repr=False)
     group: str | None = None
+    variant: Callable[[str], ImageRecord | None] = field(default=no_variant, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -183,12 +190,14 @@ class Understood:
         splits_from: origin of the splits, such as ``folders``; empty without splits.
         columns: chosen columns of a table by purpose, such as ``{"image": "img"}``.
         remarks: further messages.
+        transformations: real transformations, in which files of the source show its images.
     """
 
     left_out: LeftOut
     splits_from: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    transformations: tuple[str, ...] = ()
 
 
 class Source(Protocol):

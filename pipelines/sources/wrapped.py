@@ -75,3 +75,9 @@ class _ChangedRecords(Sequence[ImageRecord]):
 
     def __iter__(self) -> Iterator[ImageRecord]:
         return map(self._change, self._records)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare records, but not image bytes."""
+        return list(self) == list(other) if isinstance(other, _ChangedRecords) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]

@@ -34,6 +34,7 @@ COARSE = (
     *("weather", "lighting", "viewpoint", "sensor", "sharpening", "resampling"),
     "other",  # those of which no class is given
 )
+PHOTOGRAPHS = "photographs"  # `Transformation.made_by` of real variants, which files of the source show
 Role = Literal["train", "held_out"]
 Arrays = Mapping[str, NDArray[Any]]
 Node = Any  # a DALI DataNode; DALI ships no types
@@ -176,7 +177,7 @@ class Transformation:
     name: str
     coarse: str
     role: Role
-    made_by: Literal["identity", "dali", "kernel", "network", "library"]
+    made_by: Literal["identity", "dali", "kernel", "network", "library", "photographs"]
     parameters: tuple[Parameter, ...] = ()
     version: int = 1  # increment when pixels change for a reason that `code` does not cover
     function: Callable[..., Any] | None = field(default=None, compare=False)
@@ -335,6 +336,11 @@ def get(name: str) -> Transformation:
     if not re.fullmatch("[1-9][0-9]?", severity):
         raise ConfigError("severity", name, "name@severity, such as name@3")
     return REGISTRY[whole].at(int(severity))
+
+
+def real(names: Iterable[str]) -> list[str]:
+    """Return the transformations that are not computed, but shown by files of the source."""
+    return [name for name in names if get(name).made_by == PHOTOGRAPHS]
 
 
 def by_network(names: Iterable[str]) -> dict[str, list[str]]:

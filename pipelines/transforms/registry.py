@@ -223,6 +223,8 @@ def load_suite(path: str | Path) -> tuple[str, ...]:
     ``transformations`` lists names, or tables with ``name`` and
 
     - ``role``, ``coarse``: override those of the transformation;
+    - ``of = "photographs"``: a real transformation, which is not computed: files of the source show it. Its role is
+      ``train`` and its coarse class ``other`` unless given;
     - ``of``: name of an existing transformation of which this is a version, with ``parameters``: a list of equally
       likely values or ``{ uniform = [low, high] }`` by name; or ``severities``: a list of values, one per severity;
       or, of a style of the network ``arbitrary``, ``picture``: the file to take the style from;
@@ -318,7 +320,8 @@ def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
     if only := sorted({"file", "generator"} & set(given)):
         raise ConfigError(f"{place}.{only[0]}", given[only[0]], f"nothing; {of} is no transformation of a library")
     own = {"picture": _picture(place, given, folder)} if "picture" in given else {}
-    made = base.get(of)
+    real = given.get("of") == base.PHOTOGRAPHS
+    made = base.Transformation(name, "other", "train", "photographs", subtle=True) if real else base.get(of)
     if given.get("role", "train") not in get_args(base.Role):
         raise ConfigError(f"{place}.role", given["role"], ", ".join(get_args(base.Role)))
     if given.get("coarse", made.coarse) not in base.COARSE:
@@ -336,7 +339,7 @@ def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
     if (drawn["parameters"] or drawn["severities"]) and "of" not in given:
         raise ConfigError(place, name, "another name, and of = the transformation with these parameters")
     changed = replace(made, name=name, parameters=tuple(known.values()), **changes)
-    if of == name and not own:
+    if of == name and not own and not real:
         if changes:
             base.REGISTRY[name] = changed
         return name

@@ -83,6 +83,16 @@ def link_into(root: Path, secret: Path) -> None:
     (root / "train" / "n00000000").symlink_to(secret.parent)
 
 
+def pairs(root: Path, photos: Sequence[Photograph]) -> None:
+    for name in ("identity", "phone"):
+        folder(root / name, photos)
+
+
+def link_into_pairs(root: Path, secret: Path) -> None:
+    link_into(root / "identity", secret)
+    (root / "stolen").symlink_to(secret.parent)
+
+
 # --- list -------------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +278,7 @@ def kaggle_list(root: Path) -> SourceConfig:
 
 KINDS = [
     Kind("folder", folder, ".", folder, link_into),
+    Kind("variants", pairs, ".", pairs, link_into_pairs, lambda root: SourceConfig(kind="variants")),
     Kind("csv", listed(","), "list.csv", listed(","), list_outside),
     Kind("tsv", listed("\t"), "list.tsv", listed("\t"), lambda root, secret: None),
     Kind("tar", tar, ".", tar, tar_outside),

@@ -1,0 +1,128 @@
+"""Folders of transformations: which file shows which photograph, and what is refused or skipped."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from tests.pipelines.sources.test_folder import described, fill
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import FolderSource, Source, SourceConfig, describe, open_source
+from substyle.pipelines.sources.variants import VariantsSource
+
+OWN = ("identity/cat/a.jpg", "identity/cat/b.png", "identity/dog/c.jpg")
+
+
+def opened(root: Path) -> Source:
+    return open_source(root, SourceConfig(kind="variants"))
+
+
+def shown(source: Source, transformation: str) -> list[bytes | None]:
+    found = [record.variant(transformation) for record in source.records]
+    return [record.read() if record else None for record in found]
+
+
+def test_files_are_matched_by_their_path_without_suffix(tmp_path: Path) -> None:
+    more = ("phone/cat/a.webp", "phone/dog/c.jpg", "scan/cat/a.jpg", "scan/cat/b.jpg", "scan/dog/c.tiff")
+    source = opened(fill(tmp_path, *OWN, *more, "scan/notes.txt"))
+    assert shown(source, "phone") == [b"phone/cat/a.webp", None, b"phone/dog/c.jpg"]
+    assert shown(source, "scan") == [b"scan/cat/a.jpg", b"scan/cat/b.jpg", b"scan/dog/c.tiff"]
+    assert shown(source, "identity") == shown(source, "jpeg") == [None] * 3
+    assert source.understood.transformations == ("phone", "scan")
+    assert describe(source).endswith("3 images, 2 classes, no splits; real variants: phone 2, scan 3 of 3; "
+                                     "skipped 1 file: .txt 1")  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [OWN, ("identity/train/cat/a.jpg", "identity/test/cat/b.jpg")])
+def test_photographs_are_those_of_a_folder_source(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = fill(tmp_path, *names, *(name.replace("identity", "phone") for name in names))
+    source = opened(root)
+    alone = FolderSource(root / "identity")
+    assert described(source) == described(alone)  # type: ignore[arg-type]
+    assert source.class_names == alone.class_names
+    assert [record.read() for record in source.records] == [record.read() for record in alone.records]
+    assert source.options == {"kind": "variants"}
+    assert None not in shown(source, "phone")
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "allowed"),
+    [
+        (("phone/a.jpg", "scan/a.jpg"), "", "a folder with identity/"),
+        (("identity/a.jpg",), "", "a folder for each other transformation"),
+        (("identity/a.jpg", "phone/a.jpg", "phone/a.webp"), "a.jpg and a.webp in", "one file for each path"),
+        (("identity/a.jpg", "identity/a.png", "phone/a.jpg"), "a.jpg and a.png in", "one file for each path"),
+        (("identity/a.jpg", "phone/b.jpg"), "phone, with b.jpg", "paths of photographs in identity/, such as a.jpg"),
+        (("identity/notes.txt", "phone/b.jpg"), "identity", "a folder of images"),
+    ],
+)
+def test_ambiguous_folders_are_refused_by_name(
+    tmp_path: Path, names: tuple[str, ...], given: str, allowed: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        opened(fill(tmp_path, *names))
+    assert caught.value.field == "images"
+    assert given in str(caught.value.given)
+    assert allowed in str(caught.value.allowed)
+
+
+def test_what_is_no_variant_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    extra = ("phone/dog/c.jpg", "phone/dog/z.jpg", "my phone/dog/c.jpg", ".thumbs/c.jpg", "notes/read.txt")
+    root = fill(tmp_path, *OWN, *extra, "run.zarr/substyle.json", "run.zarr/dog/c.jpg")
+    with caplog.at_level(logging.WARNING):
+        source = VariantsSource(root)
+    assert source.understood.transformations == ("phone",)
+    assert source.refused == ("my phone/", "notes/", "phone/dog/z.jpg")
+    assert "phone/dog/z.jpg shows no photograph of identity/; skipped" in caplog.text
+    assert describe(source).endswith("skipped 1 file: .txt 1; 1 substyle folder skipped")
+
+
+def test_links_that_leave_the_folder_are_not_followed(tmp_path: Path) -> None:
+    outside = fill(tmp_path / "outside", "cat/a.jpg", "dog/c.jpg")
+    root = fill(tmp_path / "real", *OWN, "phone/cat/a.jpg")
+    (root / "scan").symlink_to(outside)
+    (root / "phone" / "dog").symlink_to(outside / "dog")
+    (root / "phone" / "cat" / "b.png").symlink_to(outside / "cat" / "a.jpg")
+    (root / "loop").symlink_to("loop")
+    source = VariantsSource(root)
+    assert source.understood.transformations == ("phone",)
+    assert shown(source, "phone") == [b"phone/cat/a.jpg", None, None]
+    assert source.refused == ("phone/cat/b.png", "phone/dog", "scan/")
+    (root / "identity").rename(tmp_path / "moved")
+    (root / "identity").symlink_to(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="identity/"):
+        VariantsSource(root)
+
+
+def test_a_file_that_becomes_a_link_or_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"secret")
+    source = opened(fill(tmp_path / "real", *OWN, "phone/cat/a.jpg", "phone/dog/c.jpg"))
+    for name, make in (("cat/a.jpg", lambda path: path.symlink_to(secret)), ("dog/c.jpg", os.mkfifo)):
+        path = tmp_path / "real" / "phone" / name
+        path.unlink()
+        make(path)
+    for record in (source.records[0], source.records[2]):
+        variant = record.variant("phone")
+        assert variant is not None
+        with pytest.raises(OSError, match=r"outside the source|not a regular file"):
+            variant.read()
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_variant_has_a_mark_of_its_own(tmp_path: Path) -> None:
+    source = opened(fill(tmp_path, *OWN, "phone/cat/a.jpg"))
+    variant = source.records[0].variant("phone")
+    assert variant is not None
+    before = variant.mark(), source.records[0].mark()
+    (tmp_path / "phone" / "cat" / "a.jpg").write_bytes(b"another")
+    assert variant.mark() not in (0, before[0])
+    assert source.records[0].mark() == before[1]
+
+
+def test_the_kind_is_only_taken_if_it_is_named(tmp_path: Path) -> None:
+    root = fill(tmp_path, *OWN, "phone/cat/a.jpg")
+    assert open_source(root).class_names == ("identity", "phone")
