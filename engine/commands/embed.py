@@ -20,9 +20,11 @@ from substyle.engine.store.lock import Part
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import definitions
 from substyle.engine.study.file import study_of
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
 from substyle.pipelines.transforms.registry import suite_name
+
+_SHOWN = 5  # variants left out by name
 
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,6 +56,10 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     summary = embed_all(plan, study.backbones, quiet=options.quiet)
     for key, reason in summary.quarantined.items():
         print(f"quarantined {key}: {reason}")
+    for name, reasons in summary.left_out.items():
+        if reasons:
+            some = abbreviated([f"{key} ({reason})" for key, reason in reasons.items()], _SHOWN)
+            print(f"left out {len(reasons)} of {name}: {some}")
     rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
     print(
         f"{options.store}: {summary.images} photographs × {len(settings.transformations)} variants, new shards: "

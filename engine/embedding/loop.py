@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.cuda import AsyncCopy
+from substyle.engine.embedding.blobs import Blob, RealVariants, read
 from substyle.engine.embedding.plan import EmbedPlan, Lacking, PendingShards
 from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
 from substyle.engine.observability import stage
@@ -28,9 +29,8 @@ from substyle.engine.store import journal, manifest
 from substyle.engine.store.compaction import Upkeep
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.layout import TEST, BackboneEntry
-from substyle.engine.store.records import ImageNote, content_hash
+from substyle.engine.store.records import FileNote, ImageNote
 from substyle.engine.store.store import EmbeddingStore
-from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.storage import REQUESTS, is_remote
 
 _READERS = 4  # files read ahead at once; reading is limited by disks, not cores
@@ -45,6 +45,7 @@ class EmbedSummary:
         images: photographs of the store; variants: photographs × transformations.
         shards: shards of the store; new_shards: shards finished by this call.
         quarantined: reasons by key of images that this call could not decode.
+        left_out: reasons by key, by real transformation, of variants that this call left out.
         seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embedding and writing run in the
             background; ``backbones`` is the time spent waiting for them. ``ready`` is the time from the start of the
             process to that of the loop, if available. Seconds of several workers are summed, except prepare, total and
@@ -56,6 +57,7 @@ class EmbedSummary:
     shards: int = 0
     new_shards: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def spend(self, what: str, since: float) -> float:
@@ -80,7 +82,7 @@ class Loop:
         self.records = plan.readable()
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
-        self._known_N2 = store.notes(self.manifest).content_N2  # of earlier passes; zeros if unknown
+        self._known = store.notes(self.manifest)  # of earlier passes
         self.upkeep = Upkeep(store.path, os.getpid())
 
     def run(
@@ -101,6 +103,7 @@ class Loop:
         self.summary, self.writing = summary, writing
         config = self.pipeline.config
         with ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as readers:
+            self._readers = readers
             backlog = Scheduler(
                 self.compiled,
                 self._write,
@@ -136,7 +139,7 @@ class Loop:
         def ask() -> tuple[ShardInProgress, range, list[Future[Blob]]] | None:
             """The next batch with its pending reads; blocks while ``shards`` does."""
             for shard, part in parts:
-                return shard, part, [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
+                return shard, part, [readers.submit(read, self.records.get(self.manifest.keys[i])) for i in part]
             return None
 
         listed = readers.submit(ask)
@@ -150,7 +153,7 @@ class Loop:
 
     def _batch(self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], backlog: Scheduler) -> None:
         keys = [self.manifest.keys[i] for i in part]
-        self._require_same(part, blobs)
+        self._require_same(part, blobs, self._known.content_N2)
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
         clock = observability.Mark.now()
         decoded = self.pipeline.decoder([blob.data for blob in blobs])
@@ -162,12 +165,15 @@ class Loop:
         distinct: list[torch.Tensor] = []
         chosen = self.pipeline.settings.transformations
         wanted = [name for name in chosen if any(name in names for names in shard.lacking)]
-        for variant in self.pipeline.maker(wanted)(decoded.canvas_BSSC, keys, test_B):
+        own = [self.records.get(key) for key in keys]
+        real = RealVariants(own, decoded.canvas_BSSC, self.pipeline.decoder, self._readers.map)
+        for variant in self.pipeline.maker(wanted)(decoded.canvas_BSSC, keys, test_B, real):
             names.append(variant.name)
             distinct.append(variant.distinct_B)
             made = cuda.made(variant.pixels_BSSC)
             clock = self._spend("variants", clock, len(part))
-            batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, decoded.ok_B, made)
+            ok_B = decoded.ok_B & real.ok_B(variant.name)
+            batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, ok_B, made)
             for turn, places in enumerate(backlog.places):
                 if any(variant.name in shard.lacking[place] for place in places):
                     backlog.add(turn, batch)
@@ -175,18 +181,30 @@ class Loop:
         seen_TB = AsyncCopy.of(torch.stack(distinct))
         files = [(blob.content, blob.mark) for blob in blobs]
         row_B = rows_B + shard.first
-        shard.notes.append(partial(_notes, row_B, decoded.size_B2, reasons, files, names, small, seen_TB))
+        for name, found in real.blobs.items():
+            if name in self._known.files:
+                self._require_same(part, found, self._known.files[name].content_N2, f"{name} of ")
+            shard.files += [
+                FileNote(row, name, blob.reason, blob.content, blob.mark)
+                for row, blob in zip(row_B.tolist(), found, strict=True)
+            ]
+            why = {keys[b]: reason for b, reason in real.left_out(name) if decoded.ok_B[b]}
+            self.summary.left_out.setdefault(name, {}).update(why)
+        absent_TB = ~np.stack([real.ok_B(name) for name in names])
+        shard.notes.append(partial(_notes, row_B, decoded.size_B2, reasons, files, names, small, seen_TB, absent_TB))
         self.summary.quarantined.update(
             {key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None}
         )
 
-    def _require_same(self, part: range, blobs: Sequence[Blob]) -> None:
-        """Raise PhotographsError if a photograph's bytes have changed since an earlier pass."""
+    def _require_same(
+        self, part: range, blobs: Sequence[Blob], known_N2: NDArray[np.uint64], variant: str = ""
+    ) -> None:
+        """Raise PhotographsError if a file's bytes have changed since an earlier pass, which noted ``known_N2``."""
         for i, blob in zip(part, blobs, strict=True):
-            before = self._known_N2[i]
+            before = known_N2[i]
             if before.any() and blob.content and journal.hex_of(before[None]) != [blob.content]:
                 raise PhotographsError(
-                    f"{self.manifest.keys[i]}: content has changed since {self.store.path} was created; "
+                    f"{variant}{self.manifest.keys[i]}: content has changed since {self.store.path} was created; "
                     f"{self.plan.remedies.changed}"
                 )
 
@@ -200,7 +218,9 @@ class Loop:
             for entry, embeddings in involved:
                 share = seconds / len(involved)
                 self.writing()
-                size += self.store.write_shard(entry, shard.number, embeddings, notes, seconds=share, run=self.run_id)
+                size += self.store.write_shard(
+                    *(entry, shard.number, embeddings, notes), seconds=share, run=self.run_id, files=shard.files
+                )
             self.upkeep.written(len(involved), size)
         self.summary.new_shards += 1
 
@@ -218,13 +238,14 @@ def _notes(
     names: Sequence[str],
     small_BRC: AsyncCopy,
     distinct_TB: AsyncCopy,
+    absent_TB: NDArray[np.bool_],
 ) -> list[ImageNote]:
     """Notes on the images of a batch; waits for copies from a GPU.
 
     Args:
-        blobs: content hash and mark of each; names: of the T variants.
+        blobs: content hash and mark of each; names: of the T variants; absent_TB: variants that are left out.
     """
-    small, alike_TB = manifest.as_hex(small_BRC.result()), ~distinct_TB.result()
+    small, alike_TB = manifest.as_hex(small_BRC.result()), ~(distinct_TB.result() | absent_TB)
     noted = []
     for i, (row, reason) in enumerate(zip(row_B.tolist(), reasons, strict=True)):
         height, width = size_B2[i].tolist()
@@ -232,27 +253,6 @@ def _notes(
         thumbnail = small[i] if reason is None else ""
         noted.append(ImageNote(row, height, width, reason or "", thumbnail, tuple(alike), *blobs[i]))
     return noted
-
-
-@dataclass(frozen=True)
-class Blob:
-    """A photograph as it was read."""
-
-    data: bytes  # encoded; empty if it could not be read
-    content: str = ""  # hash of the bytes
-    mark: int = 0  # of the file when it was read
-    reason: str = ""  # why it could not be read
-
-
-def _read(record: ImageRecord | None) -> Blob:
-    if record is None:
-        return Blob(b"", reason="cannot be read: no longer in the source")
-    mark = record.mark()  # before reading: a file that changes during the read is checked again next time
-    try:
-        data = record.read()
-    except OSError as error:
-        return Blob(b"", reason=f"cannot be read: {error.strerror or error}")
-    return Blob(data, content_hash(data), mark)
 
 
 @dataclass(frozen=True)

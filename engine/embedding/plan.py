@@ -16,6 +16,7 @@ from substyle.engine.backbones.gate import GATE_IMAGES, SPOT_PICTURES
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.config import HERE, ExecutorConfig
 from substyle.engine.devices import AUTO
+from substyle.engine.embedding.blobs import require_shown
 from substyle.engine.embedding.prepare import OwnSamples, PixelPipeline, gate_keys
 from substyle.engine.store import catalog, identity
 from substyle.engine.store.catalog import Definition
@@ -74,6 +75,7 @@ class EmbedPlan:
     def __post_init__(self) -> None:
         if self.replace and self.part.count > 1:  # parts would withdraw each other's finished shards
             raise ConfigError("--replace", f"with --part {self.part.index}/{self.part.count}", "without --part")
+        require_shown(self.source, self.pipeline.settings.transformations)
 
     @property
     def exists(self) -> bool:

@@ -296,10 +296,12 @@ def require_class_probe(field: str, given: str, counts: SplitCounts, probes: Pro
         raise ConfigError(field, given, "semantic in probes.tasks, linear in probes.heads and probes.save = true")
 
 
-def require_trained_on(field: str, given: Sequence[str], study: Study) -> None:
-    """Raise ConfigError if a suite has no transformations to train ``given`` on."""
-    if given and sum(each.role == "train" for each in _transformations(study.settings().transformations)) < 2:
-        raise ConfigError(field, ", ".join(given), "a suite with a transformation of role train besides identity")
+def require_trained_on(field: str, given: Sequence[str], study: Study, *, computed: bool = False) -> None:
+    """Raise ConfigError if a suite has no transformations, or none that are ``computed``, to train ``given`` on."""
+    known = _transformations(study.settings().transformations)
+    if given and sum(t.role == "train" and not (computed and t.made_by == base.PHOTOGRAPHS) for t in known) < 2:
+        what = f"a {'computed ' * computed}transformation of role train besides identity"
+        raise ConfigError(field, ", ".join(given), f"a suite with {what}")
 
 
 def _transformations(names: Sequence[str]) -> list[base.Transformation]:

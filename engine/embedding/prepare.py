@@ -142,8 +142,10 @@ class Samples(ABC):
         return len(self.decoded[0])
 
     def names(self) -> Sequence[str]:
-        """Return the transformations."""
-        return self.pipeline.settings.transformations
+        """Return the transformations that are computed: gates need no files of real ones."""
+        own = self.pipeline.settings.transformations
+        real = base.real(own)
+        return tuple(name for name in own if name not in real)
 
     def anchors(self) -> Sequence[str]:
         """Return the transformations that a precision is searched for on; the suite may lack some."""
@@ -185,7 +187,7 @@ class Samples(ABC):
 
     def vary(self, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
         """Yield the variants of a batch of canvases, one transformation of the suite at a time."""
-        make = self.pipeline.maker(self.pipeline.settings.transformations, self.seed)
+        make = self.pipeline.maker(self.names(), self.seed)
         for variant in self._varied(make, canvas_BSSC, keys):
             yield variant.pixels_BSSC.numpy(force=True)
 

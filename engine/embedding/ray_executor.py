@@ -244,6 +244,8 @@ class WorkerPool:
         summary.new_shards += 1
         if done is not None:
             summary.quarantined.update(done.quarantined)
+            for name, reasons in done.left_out.items():
+                summary.left_out.setdefault(name, {}).update(reasons)
             for stage_name, seconds in done.seconds.items():
                 summary.seconds[stage_name] = summary.seconds.get(stage_name, 0.0) + seconds
 

@@ -295,7 +295,9 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
         if store.truncated_chunks(finished.of([entry.slug])):
             return None
         store.require_definitions(plan.definitions())
-    return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=store_facts(store).quarantined)
+    facts = store_facts(store)
+    left_out = {name: reasons for name, reasons in facts.left_out.items() if name in names}
+    return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=facts.quarantined, left_out=left_out)
 
 
 def require_embedded(plan: EmbedPlan, store: EmbeddingStore, *, quiet: bool = False) -> None:

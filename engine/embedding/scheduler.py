@@ -25,7 +25,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import AsyncResult
 from substyle.engine.cuda import Canvas
 from substyle.engine.embedding.plan import Lacking
-from substyle.engine.store.records import ImageNote
+from substyle.engine.store.records import FileNote, ImageNote
 
 _UNWRITTEN = 2  # shards that may be queued for the disk
 _LOOK_S = 0.1  # interval of checks for errors while waiting for the next batch
@@ -44,6 +44,7 @@ class ShardInProgress:
         lacking: missing transformations of each backbone.
         buffers: for each backbone, embeddings (r, D) float32 by transformation, NaN where none have been computed.
         notes: functions that return the notes of each batch's images, called when the shard is written.
+        files: notes on files of real transformations.
         missing: number of batches not embedded yet, plus one until the shard is closed.
     """
 
@@ -54,6 +55,7 @@ class ShardInProgress:
     lacking: Lacking
     buffers: list[dict[str, NDArray[np.float32]]]
     notes: list[Callable[[], list[ImageNote]]] = field(default_factory=list)
+    files: list[FileNote] = field(default_factory=list)
     missing: int = 1
 
     def put(self, backbone: int, name: str, row_B: NDArray[np.int64], embedded_BD: NDArray[np.floating]) -> None:

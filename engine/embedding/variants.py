@@ -20,6 +20,7 @@ from PIL import Image
 
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import Precision
+from substyle.engine.embedding.blobs import RealVariants, require_shown
 from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
@@ -97,6 +98,7 @@ def iter_variants(
     names = suite if isinstance(suite, str) else ",".join(suite)
     opened = open_source(images, source or SourceConfig())
     settings = Settings(seed, canvas, names_of_suite(names), orientation, style_precision, crop_pct)
+    require_shown(opened, settings.transformations)
     pipeline = PixelPipeline(settings, EmbedConfig(batch=batch, device=device))
     records = limited(opened.records, seed, limit)
 
@@ -129,7 +131,8 @@ def batches(
 
     Args:
         split_N: their splits, which decide about the motifs of overlays.
-        left_out: called with the key of a photograph that cannot be decoded, and the reason.
+        left_out: called with the key of a photograph that cannot be decoded, or the name of a real transformation and a
+            key, and the reason.
     """
     settings, size = pipeline.settings, pipeline.config.images
     for start in range(0, len(records), size):
@@ -149,10 +152,26 @@ def batches(
             continue
         own, contents = [kept[b] for b in good_B], [content_hash(blobs[b]) for b in good_B]
         splits = [SPLITS[code] for code in split_N[own]]
-        make = pipeline.maker(settings.transformations)
-        for variant in make(decoded.canvas_BSSC[good_B], [records[n].key for n in own], split_N[own] == TEST):
+        make, mine, canvas_BSSC = (
+            pipeline.maker(settings.transformations),
+            [records[n] for n in own],
+            decoded.canvas_BSSC,
+        )
+        real = RealVariants(mine, canvas_BSSC[good_B], pipeline.decoder)
+        for variant in make(canvas_BSSC[good_B], [record.key for record in mine], split_N[own] == TEST, real):
             pixels_BSSC, distinct_B = variant.pixels_BSSC.numpy(force=True), variant.distinct_B.numpy(force=True)
-            yield VariantBatch([records[n] for n in own], contents, splits, variant.name, pixels_BSSC, distinct_B)
+            for b, reason in real.left_out(variant.name):
+                left_out(f"{variant.name} of {mine[b].key}", reason)
+            shown_B = np.flatnonzero(real.ok_B(variant.name))
+            if len(shown_B):
+                yield VariantBatch(
+                    [mine[b] for b in shown_B],
+                    [contents[b] for b in shown_B],
+                    [splits[b] for b in shown_B],
+                    variant.name,
+                    pixels_BSSC[shown_B],
+                    distinct_B[shown_B],
+                )
 
 
 def write_variants(
@@ -212,6 +231,7 @@ def write_variants(
     if to == "folder":
         _require_names(opened, records)
     settings = Settings(seed, canvas, names_of_suite(suite), orientation, style_precision, crop_pct)
+    require_shown(opened, settings.transformations)
     pipeline = PixelPipeline(settings, EmbedConfig(device=device))
     pixels_of = {name: getattr(settings, name) for name in PIXELS}
     definition = {name: base.get(name).definition_hash() for name in settings.transformations}

@@ -162,7 +162,8 @@ def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set
         if kept == record.checksums:
             found[number] = record
         elif kept:
-            changed = replace(record, checksums=kept)
+            files = tuple(note for note in record.files if note.transformation in kept)
+            changed = replace(record, checksums=kept, files=files)
             found[identity(changed.to_json().encode())] = changed
     return found
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.observability import stage
 from substyle.engine.store import journal
+from substyle.engine.store.journal import FileNotes, Notes
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, UNLABELLED, DifferentError, Fractions
 from substyle.engine.store.manifest import Manifest, SourceEntry
 from substyle.engine.store.records import content_hash
@@ -236,14 +237,29 @@ class _Matching:
         self._require_described(self.manifest.sources[number], source, records, images_M, fractions)
         known_N, ok_N = self.noted.known_N, self.noted.ok_N
         needed = [*images_M[ok_N[images_M]].tolist(), *images_M[~known_N[images_M]].tolist()]  # not quarantined
-        missing = [n for n in needed if self.manifest.keys[n] not in records]
+        missing = [_File(n) for n in needed if self.manifest.keys[n] not in records]
+        missing += [
+            _File(n, name)
+            for name, files in self.noted.files.items()
+            for n in images_M[(files.content_N2.any(axis=1) & ~files.left_out_N)[images_M]].tolist()
+            if (record := records.get(self.manifest.keys[n])) is not None and record.variant(name) is None
+        ]
         changed = self._changed(records, images_M, everything=replace_changed)
         if (missing or changed) and not replace_changed:
             self._refuse(source, missing, changed)
-        unread_M = images_M[(known_N & ~ok_N & ~self.read_N)[images_M]]
-        known = {n: records[key] for n in unread_M.tolist() if (key := self.manifest.keys[n]) in records}
-        back = [n for n, record in known.items() if _content(record)]
-        return {*missing, *changed, *back}
+        return {*(file.n for file in (*missing, *changed)), *self._readable(records, images_M)}
+
+    def _readable(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> Iterator[int]:
+        """Images that could not be read when they were embedded, or whose variants could not, and now can be."""
+        unread_N = self.noted.known_N & ~self.noted.ok_N & ~self.read_N
+        unread = [_File(n) for n in images_M[unread_N[images_M]].tolist()]
+        for name, files in self.noted.files.items():
+            unread_N = files.known_N & ~files.content_N2.any(axis=1)
+            unread += [_File(n, name) for n in images_M[unread_N[images_M]].tolist()]
+        for file in unread:
+            record = file.record(records.get(self.manifest.keys[file.n]))
+            if record is not None and _content(record):
+                yield file.n
 
     def _require_apart(self, opened: Mapping[int | None, Source]) -> None:
         """Raise PhotographsError if two sources have an image with the same key."""
@@ -276,8 +292,7 @@ class _Matching:
                 continue
             changed = self._changed(named, common_M)
             if changed:
-                keys = [self.manifest.keys[n] for n in changed]
-                why = f"{_some(len(changed), keys)} with the same name and different content"
+                why = f"{self._some(changed)} with the same name and different content"
             elif len(common_M) < len(images_M):
                 why = f"only {len(common_M)} of {len(images_M)} embedded photographs found"
             else:
@@ -354,21 +369,25 @@ class _Matching:
 
     def _changed(
         self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64], *, everything: bool = False
-    ) -> list[int]:
-        """Images whose bytes have changed. Files with an unchanged mark are not read.
+    ) -> list[_File]:
+        """Files of images whose bytes have changed. Those with an unchanged mark are not read.
 
         Args:
             everything: find all of them; otherwise stop after ``_ENOUGH``.
         """
-        marks = self.noted.mark_N.tolist()
-        doubtful: list[tuple[int, ImageRecord, int]] = []
-        for n in images_M[self.read_N[images_M]].tolist():
-            record = records.get(self.manifest.keys[n])
-            if record is not None and ((mark := record.mark()) == 0 or mark != marks[n]):
-                doubtful.append((n, record, mark))
+        doubtful: list[_Doubtful] = []
+        every: dict[str, Notes | FileNotes] = {"": self.noted, **self.noted.files}
+        for name, noted in every.items():
+            read_N = noted.content_N2.max(axis=1, initial=0) > 0
+            marks = noted.mark_N.tolist()
+            for n in images_M[read_N[images_M]].tolist():
+                file = _File(n, name)
+                record = file.record(records.get(self.manifest.keys[n]))
+                if record is not None and ((mark := record.mark()) == 0 or mark != marks[n]):
+                    doubtful.append(_Doubtful(file, record, mark, noted.content_N2[n]))
         if not doubtful:
             return []
-        changed: list[int] = []
+        changed: list[_File] = []
         workers = REQUESTS if any(is_remote(entry.root) for entry in self.manifest.sources) else _READERS
         with (
             stage("check photographs", len(doubtful), "images", quiet=self.quiet) as bar,
@@ -381,35 +400,53 @@ class _Matching:
                     break
         return changed
 
-    def _differing(self, images: Sequence[tuple[int, ImageRecord, int]], readers: ThreadPoolExecutor) -> list[int]:
-        """Those of these images that have changed; unchanged blocks are cached by their marks."""
-        wanted = journal.hex_of(self.noted.content_N2[[n for n, _, _ in images]])
-        pairs = [(record.key, content, mark) for (_, record, mark), content in zip(images, wanted, strict=True)]
+    def _differing(self, files: Sequence[_Doubtful], readers: ThreadPoolExecutor) -> list[_File]:
+        """Those of these files that have changed; unchanged blocks are cached by their marks."""
+        wanted = journal.hex_of(np.stack([each.content_2 for each in files]))
+        pairs = [(each.record.key, content, each.mark) for each, content in zip(files, wanted, strict=True)]
         digest = hashlib.sha256(repr(pairs).encode("utf-8", "surrogatepass")).hexdigest()
-        known = f"photographs/{digest[:24]}" if all(mark for _, _, mark in images) else None
+        known = f"photographs/{digest[:24]}" if all(each.mark for each in files) else None
         if known is not None and cache.read(known) is not None:
             return []
-        found = readers.map(_content, [record for _, record, _ in images])
-        changed = [n for (n, _, _), content, old in zip(images, found, wanted, strict=True) if content != old]
+        found = readers.map(_content, [each.record for each in files])
+        changed = [each.file for each, content, old in zip(files, found, wanted, strict=True) if content != old]
         if known is not None and not changed:
             with suppress(OSError):  # without the cache, the next check reads the files again
                 cache.write(known, b"same")
         return changed
 
-    def _refuse(self, source: Source, missing: Sequence[int], changed: Sequence[int]) -> None:
+    def _refuse(self, source: Source, missing: Sequence[_File], changed: Sequence[_File]) -> None:
         problems = []
         if changed:
-            keys = [self.manifest.keys[n] for n in changed]
             least = "at least " if len(changed) >= _ENOUGH else ""
-            problems.append(f"{least}{_some(len(changed), keys)} changed since {self.store.path} was created")
+            problems.append(f"{least}{self._some(changed)} changed since {self.store.path} was created")
         if missing:
-            keys = [self.manifest.keys[n] for n in missing]
-            problems.append(f"{_some(len(missing), keys)} of {self.store.path} missing")
+            problems.append(f"{self._some(missing)} of {self.store.path} missing")
         raise PhotographsError(f"{source.root}: {'; '.join(problems)}; {self.remedies.changed}")
 
+    def _some(self, files: Sequence[_File]) -> str:
+        names = [f"{file.variant} of " * bool(file.variant) + self.manifest.keys[file.n] for file in files]
+        return f"{len(files)} photograph{'s' if len(files) != 1 else ''} ({abbreviated(names, _SHOWN)})"
 
-def _some(count: int, keys: Sequence[str]) -> str:
-    return f"{count} photograph{'s' if count != 1 else ''} ({abbreviated(keys, _SHOWN, count)})"
+
+class _File(NamedTuple):
+    """The file of image ``n``, or the one that shows it in a real transformation ``variant``."""
+
+    n: int
+    variant: str = ""
+
+    def record(self, image: ImageRecord | None) -> ImageRecord | None:
+        """The file's record, from that of the image."""
+        return image.variant(self.variant) if image is not None and self.variant else image
+
+
+class _Doubtful(NamedTuple):
+    """A file whose mark has changed to ``mark``, with the noted content hash."""
+
+    file: _File
+    record: ImageRecord
+    mark: int
+    content_2: NDArray[np.uint64]
 
 
 def _classes(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ reader checks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -110,7 +110,10 @@ def read_index(store: Place) -> Index:
 
 
 def read_records(store: Place) -> list[pa.Table]:
-    """Read all records as tables of `DETAIL_SCHEMA`; some may repeat. Raises StoreError if a file is damaged."""
+    """Read all records as tables of `DETAIL_SCHEMA` or `FILES_SCHEMA`; some may repeat.
+
+    Raises StoreError if a file is damaged.
+    """
 
     def tables(current: Files) -> list[pa.Table]:
         loose = details_table(at_once(read_loose, current.loose))
@@ -221,6 +224,7 @@ class Notes:
     """Notes on N images as columns; see `records.ImageNote`.
 
     An image decoded in several passes is valid if it was valid in all, and has the indistinct transformations of all.
+    So are files of real transformations.
 
     Attributes:
         known_N: whether an image has a note.
@@ -229,6 +233,7 @@ class Notes:
         indistinct: bool (N,) for each transformation that barely changed at least one image.
         content_N2: content hashes, as two numbers each; zeros for unreadable files.
         mark_N: marks of the files when they were read; 0 if unknown.
+        files: files of each real transformation.
     """
 
     known_N: NDArray[np.bool_]
@@ -239,13 +244,38 @@ class Notes:
     indistinct: dict[str, NDArray[np.bool_]]
     content_N2: NDArray[np.uint64]
     mark_N: NDArray[np.int64]
+    files: Mapping[str, FileNotes]
+
+
+@dataclass(frozen=True)
+class FileNotes:
+    """Notes on the files that show N images in a real transformation.
+
+    Attributes:
+        known_N: whether an image has a note; reasons: why its variant is left out, by position.
+        content_N2, mark_N: as of `Notes`.
+    """
+
+    known_N: NDArray[np.bool_]
+    reasons: dict[int, str]
+    content_N2: NDArray[np.uint64]
+    mark_N: NDArray[np.int64]
+
+    @property
+    def left_out_N(self) -> NDArray[np.bool_]:
+        """Whether the variant of an image is left out. Shape: (N,)."""
+        left_out_N = np.zeros(len(self.known_N), np.bool_)
+        left_out_N[list(self.reasons)] = True
+        return left_out_N
 
 
 def read_notes(store: Place, row_N: NDArray[np.int64]) -> Notes:
     """Read the notes on the images in ascending rows. Raises StoreError if a file of the journal is damaged."""
-    table = pa.concat_tables([records.DETAIL_SCHEMA.empty_table(), *read_records(store)])
+    tables = read_records(store)
+    columns = ["id", "backbone", "images"]
+    table = pa.concat_tables([each.select(columns) for each in (records.DETAIL_SCHEMA.empty_table(), *tables)])
     # sorted, so that the last record of a row does not depend on how records are stored
-    table = table.select(["id", "backbone", "images"]).sort_by([("backbone", "ascending"), ("id", "ascending")])
+    table = table.sort_by([("backbone", "ascending"), ("id", "ascending")])
     images = pc.list_flatten(table.combine_chunks()["images"]).combine_chunks()
     inside_I = pc.is_in(images.field("row"), pa.array(row_N))
     if not pc.all(inside_I).as_py():
@@ -276,7 +306,29 @@ def read_notes(store: Place, row_N: NDArray[np.int64]) -> Notes:
         indistinct=_indistinct(images.field("indistinct"), at_I, count),
         content_N2=content_N2,
         mark_N=mark_N,
+        files=_file_notes([pc.list_flatten(each["files"]) for each in tables if "files" in each.column_names], row_N),
     )
+
+
+def _file_notes(notes: Sequence[pa.ChunkedArray], row_N: NDArray[np.int64]) -> dict[str, FileNotes]:
+    """Notes on files by transformation, of the images in ascending rows."""
+    chunks = [chunk for each in notes for chunk in each.chunks]
+    if not chunks:
+        return {}
+    table = pa.Table.from_batches(map(pa.RecordBatch.from_struct_array, chunks)).combine_chunks()
+    table = table.filter(pc.is_in(table["row"], pa.array(row_N)))
+    found = {}
+    for name in sorted(pc.unique(table["transformation"]).to_pylist()):
+        own = table.filter(pc.equal(table["transformation"], name)).sort_by("reason").combine_chunks()
+        at_I = np.searchsorted(row_N, own["row"].to_numpy())
+        known_N, content_N2 = np.zeros(len(row_N), np.bool_), np.zeros((len(row_N), 2), np.uint64)
+        mark_N = np.zeros(len(row_N), np.int64)
+        known_N[at_I] = True
+        np.maximum.at(content_N2, at_I, _fixed(own["content"].combine_chunks(), CONTENT_BYTES).view(">u8"))
+        np.maximum.at(mark_N, at_I, own["mark"].to_numpy())
+        reasons = {i: why for i, why in zip(at_I.tolist(), own["reason"].to_pylist(), strict=True) if why}
+        found[name] = FileNotes(known_N, reasons, content_N2, mark_N)
+    return found
 
 
 def _filled(values: pa.LargeBinaryArray) -> NDArray[np.bool_]:

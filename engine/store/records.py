@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pydantic.dataclasses
 import xxhash
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from substyle.pipelines import limits
 THUMBNAIL_BYTES = ROWS * COLUMNS
 _ROW_BYTES = 8  # least size of a record: its identity, a hash, does not compress
 CONTENT_BYTES = 16
+_HEX = {"thumbnail": THUMBNAIL_BYTES, "content": CONTENT_BYTES}  # fields in hex, and the bytes of a value
 _Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]  # of an int64 column
 
 
@@ -58,6 +60,24 @@ class ImageNote:
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class FileNote:
+    """A file that shows an image in a real transformation. Raises ValueError if a value is invalid.
+
+    Attributes:
+        row: row of the image.
+        transformation: its name.
+        reason: why the variant is left out; empty if it is valid.
+        content, mark: as of `ImageNote`.
+    """
+
+    row: _Whole
+    transformation: str
+    reason: str = ""
+    content: Annotated[str, _hex(CONTENT_BYTES)] = ""
+    mark: _Whole = 0
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Record:
     """One finished shard of one backbone. Raises ValueError if a value is invalid.
 
@@ -68,6 +88,7 @@ class Record:
         images: notes on the shard's images.
         seconds: wall time of the shard, split among the backbones of its pass.
         run: id of the run that wrote the record.
+        files: notes on files of real transformations.
     """
 
     shard: _Whole
@@ -78,18 +99,23 @@ class Record:
     images: tuple[ImageNote, ...]
     seconds: Annotated[float, Field(ge=0)]
     run: str
+    files: tuple[FileNote, ...] = ()
 
     def __post_init__(self) -> None:
         rows = {note.row for note in self.images}
         if len(rows) < len(self.images) or not all(self.start <= row < self.stop for row in rows):
             raise ValueError(f"shard {self.shard}: images outside rows {self.start} to {self.stop}, or duplicated")
+        if not all(self.start <= note.row < self.stop for note in self.files):
+            raise ValueError(f"shard {self.shard}: files of images outside rows {self.start} to {self.stop}")
         if not all(map(is_array_name, (self.backbone, *self.checksums))):
             raise ValueError(f"shard {self.shard}: a name of an array that is not the name of a folder")
 
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
         # vars, because asdict copies every value, which would dominate the time
-        return json.dumps({**vars(self), "images": [vars(note) for note in self.images]})
+        written = {**vars(self), "images": [vars(note) for note in self.images]}
+        files = written.pop("files")
+        return json.dumps(written | ({"files": [vars(note) for note in files]} if files else {}))
 
     @staticmethod
     def from_json(text: str | bytes) -> Record:
@@ -142,19 +168,34 @@ DETAIL_SCHEMA = pa.schema(
         ("run", pa.string()),
     ]
 )
+_FILE = pa.struct(
+    [
+        ("row", pa.int64()),
+        ("transformation", pa.string()),
+        ("reason", pa.string()),
+        ("content", pa.large_binary()),
+        ("mark", pa.int64()),
+    ]
+)
+# of records with files of real transformations
+FILES_SCHEMA = DETAIL_SCHEMA.append(pa.field("files", pa.list_(_FILE)))
 
 
 def details_table(records: Iterable[tuple[int, Record]]) -> pa.Table:
-    """Convert records by identity to a table of `DETAIL_SCHEMA`."""
+    """Convert records by identity to a table of `DETAIL_SCHEMA`, or of `FILES_SCHEMA` if one has files."""
 
-    def image(note: ImageNote) -> dict[str, Any]:
-        return {**vars(note), "thumbnail": bytes.fromhex(note.thumbnail), "content": bytes.fromhex(note.content)}
+    def row(number: int, record: Record) -> dict[str, Any]:
+        images, files = ([vars(note) | _bytes(note) for note in notes] for notes in (record.images, record.files))
+        checksums = [*record.checksums.items()]
+        return {**vars(record), "id": number, "checksums": checksums, "images": images, "files": files}
 
-    rows = [
-        {**vars(record), "id": number, "checksums": [*record.checksums.items()], "images": [*map(image, record.images)]}
-        for number, record in records
-    ]
-    return pa.Table.from_pylist(rows, DETAIL_SCHEMA)
+    some = list(records)
+    schema = FILES_SCHEMA if any(record.files for _, record in some) else DETAIL_SCHEMA
+    return pa.Table.from_pylist([row(number, record) for number, record in some], schema)
+
+
+def _bytes(note: ImageNote | FileNote) -> dict[str, bytes]:
+    return {name: bytes.fromhex(getattr(note, name)) for name in _HEX if hasattr(note, name)}
 
 
 def encode_details(records: Iterable[tuple[int, Record]]) -> bytes:
@@ -164,15 +205,20 @@ def encode_details(records: Iterable[tuple[int, Record]]) -> bytes:
 
 def decode_table(data: bytes) -> pa.Table:
     """Decode a detail file to a table. Raises ValueError or ArrowException if it is invalid."""
-    read = limits.read_parquet(data, "details", _ROW_BYTES, DETAIL_SCHEMA)
-    images = pc.list_flatten(read["images"])
-    names = pc.list_flatten(pc.struct_field(images, "indistinct"))
-    fields = [pc.struct_field(images, field.name) for field in _IMAGE]
-    if any(column.null_count for column in (*read.columns, images, *fields, names)):
+    has_files = "files" in pq.read_schema(pa.BufferReader(data)).names
+    read = limits.read_parquet(data, "details", _ROW_BYTES, FILES_SCHEMA if has_files else DETAIL_SCHEMA)
+    columns = list(read.columns)
+    for name, kind in (("images", _IMAGE), ("files", _FILE))[: 1 + has_files]:
+        notes = pc.list_flatten(read[name])
+        fields = {field.name: pc.struct_field(notes, field.name) for field in kind}
+        columns += [notes, *fields.values()]
+        for field in _HEX.keys() & fields.keys():
+            if not set(pc.unique(pc.binary_length(fields[field])).to_pylist()) <= {0, _HEX[field]}:
+                raise ValueError(f"{field}: expected values of {_HEX[field]} bytes")
+        if "indistinct" in fields:
+            columns.append(pc.list_flatten(fields["indistinct"]))
+    if any(column.null_count for column in columns):
         raise ValueError("null values in a column")
-    for field, size in (("thumbnail", THUMBNAIL_BYTES), ("content", CONTENT_BYTES)):
-        if not set(pc.unique(pc.binary_length(pc.struct_field(images, field))).to_pylist()) <= {0, size}:
-            raise ValueError(f"{field}: expected values of {size} bytes")
     return read
 
 
@@ -181,14 +227,14 @@ def decode_details(data: bytes) -> dict[int, Record]:
     found = {}
     for row in decode_table(data).to_pylist():
         number = row.pop("id")
-        images = tuple(_note(note) for note in row.pop("images"))
-        found[number] = Record(**{**row, "checksums": dict(row["checksums"]), "images": images})
+        images = tuple(ImageNote(**_texts(note), indistinct=tuple(note["indistinct"])) for note in row.pop("images"))
+        files = tuple(FileNote(**_texts(note)) for note in row.pop("files", ()))
+        found[number] = Record(**{**row, "checksums": dict(row["checksums"]), "images": images, "files": files})
     return found
 
 
-def _note(row: dict[str, Any]) -> ImageNote:
-    texts = {name: row[name].hex() for name in ("thumbnail", "content")}
-    return ImageNote(**{**row, **texts, "indistinct": tuple(row["indistinct"])})
+def _texts(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.hex() if name in _HEX else value for name, value in row.items() if name != "indistinct"}
 
 
 # The index has one row per record, without checksums and images, so that finding what is finished does not read these.

@@ -29,7 +29,7 @@ from substyle.engine.store.layout import (
     slug,
 )
 from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
-from substyle.engine.store.records import ImageNote, Index, Record
+from substyle.engine.store.records import FileNote, ImageNote, Index, Record
 from substyle.kernels import files as doors
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import LocalPlace, Place, each, place
@@ -351,11 +351,13 @@ class EmbeddingStore:
         *,
         seconds: float,
         run: str,
+        files: Iterable[FileNote] = (),
     ) -> int:
         """Write and flush rows of a shard, then commit them to the journal. Returns the size of the record in bytes.
 
         Args:
             embeddings: arrays (r, D) by transformation, r ≤ R rows from the shard's first; NaN in invalid rows.
+            files: notes on files of real transformations; those of other transformations are ignored.
 
         Raises:
             OverflowError16: a finite embedding is not finite in the store's dtype; nothing is committed.
@@ -374,7 +376,8 @@ class EmbeddingStore:
 
         checksums = dict(zip(embeddings, each(write, embeddings, self.path.requests), strict=True))
         arrays.flush_folders(entry.chunk(self.path, name, shard) for name in embeddings)
-        record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run)
+        of_these = tuple(note for note in files if note.transformation in checksums)
+        record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run, of_these)
         return journal.write(self.path, record)
 
     def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Place:

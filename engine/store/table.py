@@ -66,14 +66,17 @@ class EmbeddingTable:
         label_N: (N,) int64 class of each image, -1 for none.
         class_names: names of the classes, indexed by label.
         split_N: (N,) int8, TRAIN, VAL or TEST.
-        distinct_TN: (T, N) bool; False if a variant hardly differs from identity or shows motifs of another split than
-            its image's. Such rows are excluded from transformation training and scores. All True for identity.
+        distinct_TN: (T, N) bool; False if a variant hardly differs from identity, shows motifs of another split than
+            its image's, or is absent. Such rows are excluded from transformation training and scores. All True for
+            identity.
         content_N2: content hashes of the photographs, two numbers each, zeros if unknown; None if all are unknown.
         tokens: number of tokens P of an embedding, which are D / P numbers each, one after another; 0 for one vector.
         first_N: (N,) int64 first near-duplicate of each image, the image itself if there is none; None if unknown.
         thumbnail_NRC: (N, 8, 9) uint8 luma, as `manifest.shrunk` makes it, and seen_N: (N,) bool, whether an image
             has one; None if unknown.
         generators: generator that the store records of each transformation, empty if none; () if unknown.
+        absent_TN: (T, N) bool; True for a real variant without a file that could be decoded. The store has NaN for it,
+            and so has a table without identity; in others its row is that of identity. None if there are no such rows.
     """
 
     backbone: str
@@ -92,6 +95,7 @@ class EmbeddingTable:
     thumbnail_NRC: NDArray[np.uint8] | None = None
     seen_N: NDArray[np.bool_] | None = None
     generators: tuple[str, ...] = ()
+    absent_TN: NDArray[np.bool_] | None = None
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -232,10 +236,19 @@ class StoredRows:
         entry: a backbone of the store.
         names: T transformations.
         row_N: ascending rows of the N images in the store; all their chunks are finished.
+        absent_TN: rows in whose place those of identity, one of the names, are read; None for none.
     """
 
-    def __init__(self, store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str], row_N: I64) -> None:
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        entry: BackboneEntry,
+        names: Sequence[str],
+        row_N: I64,
+        absent_TN: NDArray[np.bool_] | None = None,
+    ) -> None:
         self.store, self.entry, self.names, self.row_N = store, entry, tuple(names), row_N
+        self.absent_TN = absent_TN
         self.shape, self.dtype = (len(self.names), len(row_N), entry.dim), np.dtype(store.settings.dtype)
 
     def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -246,6 +259,8 @@ class StoredRows:
         """
         out = np.empty((len(n_B), self.entry.dim), self.dtype) if out_BD is None else out_BD
         t_B = np.broadcast_to(t_B, n_B.shape)
+        if self.absent_TN is not None:
+            t_B = np.where(self.absent_TN[t_B, n_B], self.names.index("identity"), t_B)
         shard_B, at_B = np.divmod(self.row_N[n_B], self.store.settings.shard_rows)
         order = np.lexsort((at_B, shard_B, t_B))
         changes = (np.diff(t_B[order]) != 0) | (np.diff(shard_B[order]) != 0)
@@ -268,6 +283,8 @@ class StoredRows:
             self.store.read(self.entry, self.names[t], start, stop, out_RD=out_BD)
         else:  # gathering from whole chunks is hundreds of times faster than reading single rows
             np.take(self.store.read(self.entry, self.names[t], start, stop), row - start, axis=0, out=out_BD)
+        if self.absent_TN is not None and (absent_B := self.absent_TN[t, first:last]).any():
+            out_BD[absent_B] = self.take(self.names.index("identity"), first + np.flatnonzero(absent_B))
         self.store.require_same_store()
 
     def whole(self) -> NDArray[Any]:
@@ -285,6 +302,7 @@ class StoreFacts:
     Attributes:
         quarantined: reason by key of images that could not be decoded.
         indistinct: number of images by transformation that hardly changed them.
+        left_out: reasons by key, by real transformation, of variants without a file that could be decoded.
         moved: keys of images moved to the split of a near-duplicate.
         copies: number of images that are near-duplicates of an earlier one.
         splits: number of images in train, val and test, after moving.
@@ -293,6 +311,7 @@ class StoreFacts:
 
     quarantined: dict[str, str]
     indistinct: dict[str, int]
+    left_out: dict[str, dict[str, str]]
     moved: tuple[str, ...]
     copies: int
     splits: tuple[int, ...]
@@ -363,6 +382,11 @@ def open_tables(
         )
     nowhere_N = np.zeros(len(good_N), np.bool_)
     distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[index_N] for name in names])
+    absent_TN = np.zeros_like(distinct_TN)
+    for t, name in enumerate(names):
+        if name in noted.files:
+            absent_TN[t] = noted.files[name].left_out_N[index_N]
+    distinct_TN &= ~absent_TN
     first_N = _first(noted, index_N)
     split_N = manifest.split_N[index_N][first_N]
     # variants were rendered with the motifs of the image's split at that time
@@ -370,10 +394,12 @@ def open_tables(
     distinct_TN[np.ix_([bool(d.get("split_assets")) for d in shown[0]], other_N)] = False
     content_N2, thumbnail_NRC, seen_N = noted.content_N2[index_N], noted.small_NRC[index_N], noted.seen_N[index_N]
     keys = tuple(manifest.keys[i] for i in index_N.tolist())
+    some_TN = absent_TN if absent_TN.any() else None
+    stand_in = some_TN if "identity" in names else None
     return [
         EmbeddingTable(
             backbone=entry.name,
-            x_TND=StoredRows(store, entry, names, manifest.row_N[index_N]),
+            x_TND=StoredRows(store, entry, names, manifest.row_N[index_N], stand_in),
             transformations=tuple(names),
             coarse=tuple(str(d["coarse"]) for d in those),
             roles=tuple(str(d["role"]) for d in those),
@@ -388,6 +414,7 @@ def open_tables(
             thumbnail_NRC=thumbnail_NRC,
             seen_N=seen_N,
             generators=tuple(str(d.get("generator", "")) for d in those),
+            absent_TN=some_TN,
         )
         for entry, those in zip(entries, shown, strict=True)
     ]
@@ -428,6 +455,10 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
     return StoreFacts(
         quarantined={manifest.keys[i]: noted.reasons[i] for i in sorted(noted.reasons)},
         indistinct={name: int(there_N.sum()) for name, there_N in noted.indistinct.items() if there_N.any()},
+        left_out={
+            name: {manifest.keys[i]: why for i, why in sorted(files.reasons.items()) if noted.ok_N[i]}
+            for name, files in noted.files.items()
+        },
         moved=tuple(manifest.keys[i] for i in index_N[split_N[first_N] != split_N].tolist()),
         copies=int(np.count_nonzero(first_N != np.arange(len(first_N)))),
         splits=tuple(np.bincount(every_N, minlength=len(SPLITS)).tolist()),

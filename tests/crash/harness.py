@@ -78,7 +78,7 @@ def journal_content(store: Path) -> list[dict[str, Any]]:
     """The journal's records without their time and run, in an order that neither of these decides."""
     said = [{k: v for k, v in asdict(r).items() if k not in ("seconds", "run")} for r in journal.read(place(store))]
     for record in said:
-        for note in record["images"]:
+        for note in (*record["images"], *record["files"]):
             note.pop("mark")  # of a file that was written a moment before the first run there is none
     return sorted(said, key=json.dumps)
 

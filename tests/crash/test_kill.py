@@ -23,11 +23,13 @@ def many_kills(
     backbones: Sequence[str] = (PIXELS,),
     suite: str = SUITE,
     before: Path | None = None,
+    more: Sequence[str] = (),
 ) -> int:
     """Kill runs at random moments, on as many stores as it takes; every store ends like the reference.
 
     Args:
         before: the store that each begins with, a copy of it; None begins with none.
+        more: further arguments of the runs.
     """
     rng = random.Random(seed)
     hit = number = 0
@@ -35,7 +37,7 @@ def many_kills(
     while hit < kills:
         folder = root / f"{number}"
         store = copy(before, folder) if before else folder / reference.store.name
-        arguments = embed(reference.images, store, backbones=backbones, suite=suite, rows=reference.rows)
+        arguments = embed(reference.images, store, *more, backbones=backbones, suite=suite, rows=reference.rows)
         witness = Witness(reference.store, backbones)
         new = fill(start, arguments, store, after(rng, seconds), kills=kills - hit, witness=witness)
         hit += new
@@ -48,6 +50,23 @@ def many_kills(
 
 def test_killed_at_random_moments(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     assert many_kills(warm, tmp_path, finished, kills=3, seed=1) == 3
+
+
+def test_killed_with_real_variants(warm: Warm, tmp_path: Path) -> None:
+    """Some of which are missing: their rows are NaN, and what is noted of files is the same."""
+    images = tmp_path / "real"
+    for name in ("identity", "phone"):
+        photographs(images / name, 40, first=0)
+    for number in range(3, 40, 5):
+        next((images / "phone").rglob(f"{number:04d}.jpg")).unlink()
+    suite = tmp_path / "pairs.toml"
+    suite.write_text('transformations = ["grayscale", { name = "phone", of = "photographs" }]')
+    more = ("--source-kind", "variants")
+    store = tmp_path / "whole" / "s.zarr"
+    ended, seconds = uninterrupted(warm, embed(images, store, *more, suite=str(suite)))
+    assert len(ended.answer["left_out"]["phone"]) == 8
+    reference = Whole(images, store, seconds, 5)
+    assert many_kills(warm, tmp_path, reference, kills=3, seed=12, suite=str(suite), more=more) == 3
 
 
 @pytest.mark.slow

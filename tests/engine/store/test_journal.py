@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import math
 import random
 from dataclasses import replace
@@ -7,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.conftest import put
 
 from substyle.engine.store import compaction, files, journal, records
 from substyle.engine.store.files import digest, make_folder
-from substyle.engine.store.records import ImageNote, Record
+from substyle.engine.store.records import FileNote, ImageNote, Record
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.storage import Place, place
 
@@ -230,3 +232,48 @@ def test_notes_are_what_records_say_of_images(disk: Place, compacted: int) -> No
     }
     other = journal.read_notes(disk, np.array([2, 5]))  # notes on other rows are left out
     assert (other.known_N.tolist(), other.ok_N.tolist(), list(other.reasons)) == ([False, True], [False, False], [1])
+
+
+def with_files(shard: int, *notes: FileNote) -> Record:
+    return replace(record(shard, "b", "identity", "phone"), files=notes)
+
+
+@pytest.mark.parametrize("compacted", [0, 1, 2, 3])
+def test_notes_on_files_are_what_records_say(disk: Place, compacted: int) -> None:
+    """Also if some records have none, and some are compacted."""
+    first = with_files(0, FileNote(0, "phone", "", "ab" * 16, 7), FileNote(1, "phone", "no file"))
+    again = replace(first, backbone="z", files=(FileNote(0, "phone", "damaged", "ab" * 16, 0), *first.files[1:]))
+    for i, one in enumerate([record(1), first, again]):
+        if i == compacted:
+            compaction.compact(disk, at=1)
+        journal.write(disk, one)
+    if compacted == 3:
+        compaction.compact(disk, at=1)
+    assert sorted(journal.read(disk), key=lambda r: (r.backbone, r.shard)) == [first, record(1), again]
+    (found,) = journal.read_notes(disk, np.array([0, 1, 4, 5])).files.values()
+    assert found.known_N.tolist() == [True, True, False, False]
+    assert found.reasons == {0: "damaged", 1: "no file"}
+    assert found.left_out_N.tolist() == [True, True, False, False]
+    assert journal.hex_of(found.content_N2) == ["ab" * 16, "", "", ""]
+    assert found.mark_N.tolist() == [7, 0, 0, 0]
+    assert journal.read_notes(disk, np.array([4, 5])).files == {}  # notes on other rows are left out
+
+
+def test_files_go_with_their_transformation(disk: Place) -> None:
+    journal.write(disk, with_files(0, FileNote(0, "phone", "", "ab" * 16, 7)))
+    compaction.withdraw(disk, {(0, "b"): {"phone"}})
+    (left,) = journal.read(disk)
+    assert (list(left.checksums), left.files) == (["identity"], ())
+
+
+def test_files_outside_a_shard_or_of_another_length_are_refused(disk: Place) -> None:
+    with pytest.raises(ValueError, match="outside rows 0 to 2"):
+        with_files(0, FileNote(2, "phone"))
+    journal.write(disk, with_files(0, FileNote(0, "phone", "", "ab" * 16)))
+    compaction.compact(disk, at=1)
+    (path,) = (disk / journal.FOLDER / journal.DETAILS).files(".parquet")
+    rows = pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+    for change in ({"content": b"short"}, {"reason": None}):
+        spoilt = [{**row, "files": [{**note, **change} for note in row["files"]]} for row in rows]
+        with pytest.raises(ValueError, match=r"content: expected values of 16 bytes|null values"):
+            records.decode_details(files.encoded(pa.Table.from_pylist(spoilt, records.FILES_SCHEMA)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.pipelines.libraries.suites import write
 from substyle.engine.cli import main
 from substyle.engine.store import journal
 from substyle.pipelines.storage import place
+from substyle.pipelines.transforms import base
 
 TWO = ("--executor", "ray", "--workers", "2", "--quiet")
 SHARDS = 6
@@ -72,3 +74,22 @@ def test_a_shard_that_fails_is_named_and_the_rest_is_finished(
     how.unlink()  # what made it fail is gone: the store is finished, here by this process
     assert main([*run, "--quiet"]) == 0
     assert len(journal.read(place(store))) == SHARDS
+
+
+@pytest.mark.slow
+def test_workers_embed_real_variants(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real, suite = tmp_path / "real", tmp_path / "real.toml"
+    for name in ("identity", "rayphone"):
+        shutil.copytree(images, real / name)
+    (real / "rayphone" / "003.jpg").unlink()
+    suite.write_text('transformations = [{ name = "rayphone", of = "photographs" }]')
+    run = ("--source-kind", "variants", "--quiet")
+    alone, store = tmp_path / "alone" / "s.zarr", tmp_path / "s.zarr"
+    try:
+        assert main([*embed(real, alone, *run, suite=str(suite))]) == 0
+        capsys.readouterr()
+        assert main([*embed(real, store, *run, suite=str(suite)), *TWO]) == 0
+        assert json.loads(capsys.readouterr().out)["left_out"] == {"rayphone": {"003.jpg": "no file"}}
+        assert chunks(store) == chunks(alone) != {}
+    finally:
+        base.REGISTRY.pop("rayphone", None)

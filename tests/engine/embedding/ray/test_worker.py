@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,10 @@ from substyle.engine.store.layout import DifferentError, LockedError, StoreError
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.sources.variants import VariantsSource
 from substyle.pipelines.storage import place
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_suite
 
 PIXELS = BackboneChoice("control:pixels")
 SETTINGS = Settings(0, 32, ("identity", "grayscale"))
@@ -58,6 +61,40 @@ def order(whole: tuple[Path, Path]) -> Iterator[WorkerSpec]:
             SETTINGS,
             CONFIG,
         )
+
+
+def test_it_reads_real_variants(order: WorkerSpec, tmp_path: Path) -> None:
+    """It opens the same kind of source, and says what it left out."""
+    identity = shutil.copytree(order.sources[0].root, tmp_path / "real" / "identity")
+    phone = shutil.copytree(identity, tmp_path / "real" / "phone")
+    (phone / "003.jpg").unlink()
+    suite = tmp_path / "suite.toml"
+    suite.write_text('transformations = [{ name = "workerphone", of = "photographs" }]')
+    (tmp_path / "real" / "phone").rename(tmp_path / "real" / "workerphone")
+    settings = replace(SETTINGS, transformations=load_suite(suite))
+    settings = replace(settings, transformations=("identity", *settings.transformations))
+    source, path = VariantsSource(tmp_path / "real"), tmp_path / "real.zarr"
+    plan = EmbedPlan(source, place(path), PixelPipeline(settings, CONFIG))
+    try:
+        summary = embed(plan, [PIXELS], quiet=True)
+        before, slug = chunks(path), EmbeddingStore.open(path).backbone(PIXELS.name).slug
+        withdraw(place(path), {(shard, slug): set(settings.transformations) for shard in range(4)})
+        for file in path.rglob("c/*/*"):
+            file.unlink()
+        entry = SourceEntry("", "variants", str(tmp_path / "real"))
+        with lock.hold(path, "run"):
+            spec = replace(order, sources=(entry,), store=path, settings=settings, plugins=(suite,))
+            worker = Worker(pickle.loads(pickle.dumps(spec)))
+            worker.prepare()
+            left_out: dict[str, str] = {}
+            for shard in range(4):
+                done = worker.fill(shard, [list(settings.transformations)])
+                assert done is not None
+                left_out |= done.left_out["workerphone"]
+        assert chunks(path) == before != {}
+        assert left_out == summary.left_out["workerphone"] == {"003.jpg": "no file"}
+    finally:
+        base.REGISTRY.pop("workerphone", None)
 
 
 def test_it_fills_the_shards_it_is_given(order: WorkerSpec) -> None:
