@@ -7,6 +7,7 @@ import dataclasses
 import os
 import platform
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -155,12 +156,15 @@ def _parameter(parameter: dict[str, Any]) -> str:
 
 def _gallery(options: argparse.Namespace, names: tuple[str, ...]) -> None:
     from substyle.engine.style_transfer.networks import networks_for
+    from substyle.pipelines.transforms import base
     from substyle.pipelines.variants import draw, variants_of
 
     if options.image is None or not Path(options.image).is_file():
         raise ConfigError("--image", str(options.image), "an existing photograph, for --gallery")
     threads = len(os.sched_getaffinity(0))
     networks = networks_for(names, side=options.canvas, threads=threads)
+    if real := base.real(names):
+        print(f"not in the gallery, because photographs show them: {', '.join(real)}", file=sys.stderr)
     made = variants_of(
         options.image.read_bytes(),
         names,

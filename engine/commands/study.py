@@ -265,6 +265,9 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
     quarantined = results["quarantined"]
     if quarantined:
         print(f"\nquarantined images: {len(quarantined)}, listed in the report")
+    left_out = results.get("left_out", {})
+    for name, count in left_out.items():
+        print(f"photographs without a variant of {name}: {count}")
     page = out / "report.html"
     print(f"\nreport: {page}\nresults: {out / RESULTS}")
     return {
@@ -275,6 +278,7 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
         "images": results["images"],
         "variants": results["variants"],
         "quarantined": quarantined,
+        "left_out": left_out,
         "throughput": results["throughput"],
     }
 

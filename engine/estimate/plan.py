@@ -16,7 +16,7 @@ from substyle.engine.probes import complexity
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
 from substyle.engine.probes.heads import token_grid, token_shapes
-from substyle.pipelines.transforms.base import get
+from substyle.pipelines.transforms.base import get, real
 
 # Host seconds, measured on one Xeon core in 2026-11, in batches of 256. Python: per photograph headers (98 µs) and
 # feeding the decoder (30); per variant parameters (3.0) and launches (2.3); per embedding its copy to the host (1.9).
@@ -170,8 +170,9 @@ def plan(
         counts = (times * work.flop, times * work.traffic, times * len(work.launches) * BATCH / work.images)
         return StageEstimate(name, counted, *counts, compute, bandwidth, compute + bandwidth)
 
+    files = 1 + len(real(transformations))  # of a photograph, which are read and decoded
     shared = [
-        stage("decode", OPERATORS, stages.decode(canvas), None),
+        stage("decode", OPERATORS, stages.decode(canvas), None, files),
         stage("variants", AS_RUN, stages.variants(transformations, canvas), reached.variants),
         stage("styles", FUSED, stages.styles(transformations, canvas), reached.styles),
     ]
@@ -196,12 +197,13 @@ def plan(
     store = sum(table.store_bytes for table in tables)
     busy = {
         "GPU compute" if compute > bandwidth else "GPU bandwidth": compute + bandwidth,
-        "JPEG decoder": reached.decode_bytes / device.bandwidth,
-        "copy engine": max(_FILE, 4.0 * times * sum(table.dim for table in tables)) / device.copies,  # out in float32
+        "JPEG decoder": files * reached.decode_bytes / device.bandwidth,
+        "copy engine": max(files * _FILE, 4.0 * times * sum(table.dim for table in tables))
+        / device.copies,  # out in float32
         "host (Python)": _PHOTOGRAPH + made * _VARIANT + times * len(tables) * _EMBEDDING,
-        "host (reading)": _READ,
+        "host (reading)": files * _READ,
         "host (writing)": store / photographs * _WRITE,
-        "disk": count * (_FILE + store / photographs) / _DISK,  # all processes share one
+        "disk": count * (files * _FILE + store / photographs) / _DISK,  # all processes share one
     }
     slowest = max(busy.values())
     computed = sum(len(layers) for layers in found if any(facts.work.launches for facts in layers.values()))

@@ -54,7 +54,8 @@ def variants(names: Sequence[str], side: int) -> Work:
     load_all()
     _import_kernels()
     counter = Counter()
-    maker = _Maker([name for name in names if base.get(name).made_by not in ("network", "library")], side, counter)
+    counted = [name for name in names if base.get(name).made_by not in ("network", "library", base.PHOTOGRAPHS)]
+    maker = _Maker(counted, side, counter)
     canvas = torch.empty(BATCH, side, side, 3, dtype=torch.uint8, device=META)
     with counter, dispatch.watched(counter.triton):
         for _ in maker(canvas, [str(i) for i in range(BATCH)]):

@@ -577,6 +577,7 @@ class ResultsDocument(Model):
     chance: Numbers | None = None
     quarantined: list[dict[str, Any]] | None = None
     indistinct: Numbers | None = None
+    left_out: Numbers | None = None
     duplicates: int | None = None
     duplicates_moved: int | None = None
     resampled: Resampling | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -17,11 +18,13 @@ from PIL import Image
 
 from substyle.engine import cache
 from substyle.engine.config import EmbedConfig, Settings, Study
+from substyle.engine.embedding.blobs import read
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.variants import batches
 from substyle.engine.stages.stamp import NOTE, StaleError, Stamp, compute_into, fits, note_of
 from substyle.engine.store import identity
 from substyle.engine.store.catalog import Definition
+from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
@@ -68,6 +71,11 @@ def _draw(
     folder = out / GALLERY
     blobs = [record.read() for record in records]
     contents = [(r.key, content_hash(blob)) for r, blob in zip(records, blobs, strict=True)]
+    shown = base.real(settings.transformations)
+    real = [{name: blob.data for name in shown if (blob := read(record.variant(name))).data} for record in records]
+    files = [
+        (name, r.key, content_hash(data)) for r, own in zip(records, real, strict=True) for name, data in own.items()
+    ]
 
     def compute(new: Path) -> None:
         networks = networks_for(
@@ -75,7 +83,7 @@ def _draw(
         )
         manifest = store.manifest()
         test = {manifest.keys[n] for n in np.flatnonzero(manifest.split_N == TEST)}
-        for number, (record, blob) in enumerate(zip(records, blobs, strict=True)):
+        for number, (record, blob, own) in enumerate(zip(records, blobs, real, strict=True)):
             made = variants_of(
                 blob,
                 settings.transformations,
@@ -87,20 +95,28 @@ def _draw(
                 orientation=settings.orientation,
                 crop_pct=settings.crop_pct,
                 test=record.key in test,
+                real=own,
             )
             (new / str(number)).mkdir()
             for name, pixels in made.items():
                 Image.fromarray(pixels).save(new / str(number) / f"{name}.png")
 
-    stamp = partial(_stamp, store, contents, settings)
+    stamp = partial(_stamp, store, contents, files, settings)
     if not fits(folder, before := stamp()):
         compute_into(folder, before, stamp, compute)
     return folder
 
 
-def _stamp(store: EmbeddingStore, photographs: Sequence[tuple[str, str]], settings: Settings) -> Stamp:
-    """Stamp of a gallery; photographs are (key, content hash)."""
+def _stamp(
+    store: EmbeddingStore,
+    photographs: Sequence[tuple[str, str]],
+    files: Sequence[tuple[str, str, str]],
+    settings: Settings,
+) -> Stamp:
+    """Stamp of a gallery; photographs are (key, content hash), files (real transformation, key, content hash)."""
     chosen = {"photographs": [list(pair) for pair in sorted(photographs)]}
+    if files:
+        chosen["files"] = [list(each) for each in sorted(files)]
     return Stamp(
         store.uuid,
         hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16],
@@ -129,9 +145,22 @@ def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> 
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     content_of = dict(zip(table.keys, table.contents, strict=True))
     wanted = {name: known[name].hash for name in table.transformations}
-    shown = note.stamp.settings.get("photographs", [])
+    shown, files = (note.stamp.settings.get(each, []) for each in ("photographs", "files"))
     current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
-    return folder if current and all(content_of.get(key) == content for key, content in shown) else None
+    current = current and all(content_of.get(key) == content for key, content in shown)
+    if files and current:
+        of_file = file_contents(store)
+        current = all(of_file[name].get(key) == content for name, key, content in files)
+    return folder if current else None
+
+
+def file_contents(store: EmbeddingStore) -> Mapping[str, Mapping[str, str]]:
+    """Content hashes of the files that show photographs of a store in real transformations: by name, then by key."""
+    manifest = store.manifest()
+    files = store.notes(manifest).files
+    return defaultdict(
+        dict, {name: dict(zip(manifest.keys, hex_of(own.content_N2), strict=True)) for name, own in files.items()}
+    )
 
 
 def current_variants(
@@ -154,22 +183,22 @@ def current_variants(
     records = {record.key: record for source in sources for record in source.records}
     split_of = dict(zip(manifest.keys, manifest.split_N.tolist(), strict=True))
     contents = table.contents
-    keys = [
-        table.keys[n]
-        for n in n_M.tolist()
-        if (record := records.get(table.keys[n])) and contents[n] in ("", _content(record))
-    ]
+    of_file = file_contents(store)
+
+    def unchanged(n: int) -> bool:
+        record, key = records.get(table.keys[n]), table.keys[n]
+        return (
+            record is not None
+            and contents[n] in ("", read(record).content)
+            and all(
+                of_file[name].get(key, "") == read(record.variant(name)).content for name in base.real(transformations)
+            )
+        )
+
+    keys = [table.keys[n] for n in n_M.tolist() if unchanged(n)]
     chosen = Settings(transformations=tuple(transformations), **settings.pixels)
     split_N = np.array([split_of[key] for key in keys], np.int8)
     pipeline = PixelPipeline(chosen, EmbedConfig())
     for batch in batches([records[key] for key in keys], split_N, pipeline, lambda key, reason: None):
         for record, pixels in zip(batch.records, batch.pixels_BSSC, strict=True):
             yield batch.transformation, record.key, pixels
-
-
-def _content(record: ImageRecord) -> str | None:
-    """Content hash of a photograph; None if it cannot be read."""
-    try:
-        return content_hash(record.read())
-    except OSError:
-        return None

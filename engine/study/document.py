@@ -47,6 +47,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
     slugs = [entry.slug for entry in entries]
     table, names = tables[0], tables[0].transformations
     facts = store_facts(store)
+    left_out = {each: len(facts.left_out[each]) for each in names if facts.left_out.get(each)}
     known = store.catalog.transformations[entries[0].slug]
     spent = {entry.name: _seconds(store, entry, names) for entry in entries}
     # the time of a pass is divided equally among its backbones; imported embeddings have none
@@ -67,6 +68,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
         "chance": _chance(table),
         "quarantined": [{"key": key, "reason": reason} for key, reason in facts.quarantined.items()],
         "indistinct": {each: count for each, count in facts.indistinct.items() if each in names},
+        **({"left_out": left_out} if left_out else {}),
         "duplicates": facts.copies,
         "duplicates_moved": len(facts.moved),
         "identity": {

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.config import Study
+from substyle.engine.embedding.blobs import require_shown
 from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.preflight import SplitCounts, check_splits, count_splits, opened
 from substyle.engine.probes.checkpoint import Probe
@@ -126,6 +127,7 @@ def check_domains(study: Study) -> list[str]:
         if name == study.name:
             raise ConfigError(f"domains.{name}", str(folder), "another name than the study's, which is a domain too")
         source = opened(f"domains.{name}", folder, study.source)
+        require_shown(source, study.settings().transformations, f"domains.{name}")
         records = limited(source.records, study.seed, study.limit)
         try:
             check_splits(count_splits(records, source, seed=study.seed, fractions=study.splits.fractions))

@@ -27,8 +27,10 @@ from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.identity import read_unchanged
 from substyle.engine.store.layout import TRAIN, BackboneEntry
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
+from substyle.pipelines.transforms.base import real
 
 _LISTS = ("backbones", "objectives", "seeds", "seed")  # settings that say which trainings there are
 
@@ -58,7 +60,7 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
         if known < 2 and set(config.objectives) != {"transformation"}:
             allowed = f"transformation, because the study has {known} training classes"
             raise ConfigError("finetune.objectives", ", ".join(config.objectives), allowed)
-        require_trained_on("finetune.backbones", config.backbones, study)
+        require_trained_on("finetune.backbones", config.backbones, study, computed=True)
         return []
 
     def check_networks(self, study: Study, pipeline: PixelPipeline, stored: Collection[str]) -> None:
@@ -91,7 +93,7 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
         (objective, seed), table = unit.variant, run.tables[unit.name]
         pipeline, records = _plan(run).pipeline, _plan(run).readable()
         base = load_trainable(_choices(run)[unit.name], pipeline)
-        names = tuple(name for name, role in zip(table.transformations, table.roles, strict=True) if role == "train")
+        names = _trained_on(table)
         families = [name.partition("@")[0] for name in names]
         labels = list(dict.fromkeys(families))
         train_N = table.rows(TRAIN)
@@ -148,6 +150,13 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
 
 
 STAGE = FinetuneStage()
+
+
+def _trained_on(table: EmbeddingTable) -> tuple[str, ...]:
+    """The transformations with role ``train``, but for real ones: each epoch draws new parameters, which they lack."""
+    shown = real(table.transformations)
+    roles = zip(table.transformations, table.roles, strict=True)
+    return tuple(name for name, role in roles if role == "train" and name not in shown)
 
 
 def _choices(run: Run) -> dict[str, BackboneChoice]:

@@ -245,7 +245,9 @@ def _accuracy(
     rows, truth_N = rows[truth_N >= 0], truth_N[truth_N >= 0]
     if not len(rows):
         return None
-    right_TN = np.stack([probe.predict(table.take(t, rows)).argmax(axis=1) == truth_N for t in made])
+    right_TN = np.stack([(probe.predict(table.take(t, rows)).argmax(axis=1) == truth_N).astype(float) for t in made])
+    if table.absent_TN is not None:
+        right_TN[table.absent_TN[np.ix_(np.array(made), rows)]] = np.nan
     return _mean(right_TN, table, rows, config, draw), len(rows)
 
 
