@@ -31,7 +31,7 @@ DEV_LOCK := $(LOCK:.txt=-dev.txt)
 INSTALL := $(BIN)/python requirements/install.py
 HASHED := --no-deps --require-hashes
 
-.PHONY: setup lock package-weights demo study families photographs test test-slow test-part lint docs format bench gpu-check clean
+.PHONY: setup lock package-weights demo study families photographs pairs test test-slow test-part lint docs format bench gpu-check clean
 
 # what tests, linters and the documentation need is installed apart: a first `make demo` does not wait for it
 setup: $(INSTALLED)-dev
@@ -101,6 +101,12 @@ demo study families:
 
 photographs: $(INSTALLED)
 	$(BIN)/python -m substyle.pipelines.packaged_photographs $(PHOTOGRAPHS)
+
+# make pairs                   recompresses packaged photographs, photographs them in a browser (chromium), and runs
+#                              studies/pairs.toml on these real variants, into runs/pairs
+pairs: setup
+	$(BIN)/python -m benchmarks.pairs runs/pairs-photographs
+	$(BIN)/substyle run studies/pairs.toml --images runs/pairs-photographs --out runs/pairs
 
 TRITONS := build/triton-3.6.0 build/triton-3.7.1
 

@@ -100,8 +100,13 @@ def _number(count: int, one: str, several: str = "") -> str:
 
 
 def _marked(code: str, record: ImageRecord) -> ImageRecord:
-    """A record whose mark changes with the code that reads it."""
-    return replace(record, mark=partial(_mark, record.mark, code))
+    """A record whose mark changes with the code that reads it, and so do those of its variants."""
+    return replace(record, mark=partial(_mark, record.mark, code), variant=partial(_variant, record.variant, code))
+
+
+def _variant(variant: Callable[[str], ImageRecord | None], code: str, transformation: str) -> ImageRecord | None:
+    found = variant(transformation)
+    return found and _marked(code, found)
 
 
 def _mark(mark: Callable[[], int], code: str) -> int:
