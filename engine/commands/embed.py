@@ -11,6 +11,7 @@ from typing import Any
 
 from substyle.engine.commands.options import changes, fields_of
 from substyle.engine.config import BackboneChoice
+from substyle.engine.embedding.blobs import not_used
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed as embed_all
@@ -53,6 +54,8 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         replace=options.replace,
         asked=(study.embed.device, study.embed.runtime),
     )
+    for warning in not_used(source, settings.transformations):
+        print(f"warning: {warning}", file=sys.stderr)
     summary = embed_all(plan, study.backbones, quiet=options.quiet)
     for key, reason in summary.quarantined.items():
         print(f"quarantined {key}: {reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,5 +101,13 @@ def require_shown(source: Source, transformations: Iterable[str], field: str = "
     real = base.real(transformations)
     if real and (absent := [name for name in real if name not in source.understood.transformations]):
         known = ", ".join(source.understood.transformations)
-        allowed = f"one of {known}" if known else "none, since they are of another kind than variants"
-        raise ConfigError(field, ", ".join(absent), f"of real transformations that {source.root} shows, {allowed}")
+        shown = f"of real ones {known}, which {source.root} shows" if known else "none that is real"
+        why = f", since {source.root} is of kind {source.options['kind']}, not variants" * (not known)
+        raise ConfigError(field, ", ".join(absent), shown + why)
+
+
+def not_used(source: Source, transformations: Collection[str]) -> list[str]:
+    """A warning if the source shows real transformations that are not embedded; else nothing."""
+    unused = [name for name in source.understood.transformations if name not in transformations]
+    how = 'name them in a suite file, with of = "photographs"'
+    return [f"the suite has no {', '.join(unused)}, which {source.root} shows: {how}"] if unused else []

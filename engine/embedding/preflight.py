@@ -19,6 +19,7 @@ from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.tensorflow import prefix_of
 from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.embedding.blobs import not_used
 from substyle.engine.embedding.plan import added
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store import catalog
@@ -94,7 +95,7 @@ def check_study(
     if writes_store:
         check_store(store_path)
     counts = count_splits(records, source, seed=study.seed, fractions=study.splits.fractions, manifest=manifest)
-    warnings = check_suite(transformations) + check_splits(counts)
+    warnings = check_suite(transformations) + not_used(source, transformations) + check_splits(counts)
     tested = [record.key for record in records if record.split == "test" or not counts.given]
     if study.resample_by == "folder" and len({str(PurePosixPath(key).parent) for key in tested}) < 2:
         warnings.append('no intervals: test photographs are in one folder, and the study has resample_by = "folder"')

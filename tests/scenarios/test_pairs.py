@@ -14,6 +14,7 @@ from PIL import Image
 from tests.conftest import jpeg, photograph
 from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, same_file, write
 
+from substyle.engine.cli import main
 from substyle.engine.store import journal
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.store import EmbeddingStore
@@ -220,9 +221,9 @@ def test_photographs_that_do_not_show_them_are_refused(pairs: Scene) -> None:
     write(pairs.root / "pairs.toml", ROWS.replace("minescan", "mineother").encode())
     message = pairs.refused(*embedding(pairs), kind="ConfigError", field="suite")
     assert "mineother" in message
-    assert "one of minephone, minescan" in message
+    assert "of real ones minephone, minescan, which" in message
     asked = pairs.embedding(pairs.photos, "--suite", pairs.root / "pairs.toml", "--canvas", "64")
-    assert "another kind than variants" in pairs.refused(*asked, kind="ConfigError", field="suite")
+    assert "is of kind folder, not variants" in pairs.refused(*asked, kind="ConfigError", field="suite")
     assert not (pairs.root / "s.zarr").exists()
     pairs.study["suite"] = "pairs.toml"
     pairs.new_process()
@@ -302,3 +303,13 @@ def test_finetuning_takes_computed_ones_alone(pairs: Scene) -> None:
         dataclasses.replace(base.get("minephone"), coarse="other").definition_hash()
         == base.get("minephone").definition_hash()
     )
+
+
+def test_real_variants_that_a_suite_does_not_name_are_told(pairs: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    words = pairs.embedding(pairs.root / "real", "--suite", "identity,jpeg", "--canvas", "64", *KIND)
+    assert main([*map(str, words), "--quiet"]) == 0
+    assert "the suite has no minephone, minescan, which" in capsys.readouterr().err
+    assert main([*map(str, embedding(pairs, store="all.zarr")), "--quiet"]) == 0
+    out, said = capsys.readouterr()
+    assert "the suite has no" not in said
+    assert f"left out 2 of minephone: {pairs.key(pairs.one(at=0))} (no file), " in out

@@ -25,7 +25,8 @@ from substyle.engine.store.layout import DEFAULT_FRACTIONS, HEADER, ResampleBy
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.study.runner import checks
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import ImageRecord
+from substyle.pipelines.sources import ImageRecord, Understood
+from substyle.pipelines.sources.base import LeftOut
 
 BACKBONES = (BackboneChoice("control:pixels"),)
 
@@ -38,6 +39,7 @@ class Listed:
     class_names: tuple[str, ...] = ()
     root: str = "listed"
     options: Mapping[str, str] = field(default_factory=dict)
+    understood: Understood = field(default_factory=lambda: Understood(LeftOut("listed")))
 
 
 def listed(counts: Mapping[str, Mapping[str | None, int]]) -> Listed:

@@ -70,3 +70,15 @@ def test_scores_of_the_same_photographs_are_paired_in_any_order(by: Any) -> None
     assert found[0] is not None
     assert found[1] is not None
     assert not (found[0][0] - found[1][0]).replicates_R.any()
+
+
+def test_absent_variants_are_not_scored() -> None:
+    """Their rows are those of the unchanged photographs, which would count as right."""
+    table, absent_N = some(), np.arange(40) % 3 == 0
+    assert isinstance(table.x_TND, np.ndarray)
+    there = table.label_N == table.x_TND[0, :, 0]
+    absent = replace(table, absent_TN=absent_N[None])
+    found = [
+        _accuracy(each, Reader(), np.arange(40), [0], ShiftConfig({}, 9, "photograph", 0)) for each in (table, absent)
+    ]
+    assert [each and each[0].value for each in found] == pytest.approx([there.mean(), there[~absent_N].mean()])
