@@ -60,9 +60,8 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     for key, reason in summary.quarantined.items():
         print(f"quarantined {key}: {reason}")
     for name, reasons in summary.left_out.items():
-        if reasons:
-            some = abbreviated([f"{key} ({reason})" for key, reason in reasons.items()], _SHOWN)
-            print(f"left out {len(reasons)} of {name}: {some}")
+        some = abbreviated([f"{key} ({reason})" for key, reason in reasons.items()], _SHOWN)
+        print(f"left out {len(reasons)} of {name}: {some}")
     rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
     print(
         f"{options.store}: {summary.images} photographs × {len(settings.transformations)} variants, new shards: "

@@ -82,7 +82,8 @@ class Loop:
         self.records = plan.readable()
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
-        self._known = store.notes(self.manifest)  # of earlier passes
+        known = store.notes(self.manifest)  # of earlier passes
+        self._known_N2, self._known_files = known.content_N2, known.files  # zeros if unknown
         self.upkeep = Upkeep(store.path, os.getpid())
 
     def run(
@@ -153,7 +154,7 @@ class Loop:
 
     def _batch(self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], backlog: Scheduler) -> None:
         keys = [self.manifest.keys[i] for i in part]
-        self._require_same(part, blobs, self._known.content_N2)
+        self._require_same(part, blobs, self._known_N2)
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
         clock = observability.Mark.now()
         decoded = self.pipeline.decoder([blob.data for blob in blobs])
@@ -182,14 +183,14 @@ class Loop:
         files = [(blob.content, blob.mark) for blob in blobs]
         row_B = rows_B + shard.first
         for name, found in real.blobs.items():
-            if name in self._known.files:
-                self._require_same(part, found, self._known.files[name].content_N2, f"{name} of ")
+            if name in self._known_files:
+                self._require_same(part, found, self._known_files[name].content_N2, f"{name} of ")
             shard.files += [
                 FileNote(row, name, blob.reason, blob.content, blob.mark)
                 for row, blob in zip(row_B.tolist(), found, strict=True)
             ]
-            why = {keys[b]: reason for b, reason in real.left_out(name) if decoded.ok_B[b]}
-            self.summary.left_out.setdefault(name, {}).update(why)
+            if why := {keys[b]: reason for b, reason in real.left_out(name) if decoded.ok_B[b]}:
+                self.summary.left_out.setdefault(name, {}).update(why)
         absent_TB = ~np.stack([real.ok_B(name) for name in names])
         shard.notes.append(partial(_notes, row_B, decoded.size_B2, reasons, files, names, small, seen_TB, absent_TB))
         self.summary.quarantined.update(

@@ -456,8 +456,9 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
         quarantined={manifest.keys[i]: noted.reasons[i] for i in sorted(noted.reasons)},
         indistinct={name: int(there_N.sum()) for name, there_N in noted.indistinct.items() if there_N.any()},
         left_out={
-            name: {manifest.keys[i]: why for i, why in sorted(files.reasons.items()) if noted.ok_N[i]}
+            name: reasons
             for name, files in noted.files.items()
+            if (reasons := {manifest.keys[i]: why for i, why in sorted(files.reasons.items()) if noted.ok_N[i]})
         },
         moved=tuple(manifest.keys[i] for i in index_N[split_N[first_N] != split_N].tolist()),
         copies=int(np.count_nonzero(first_N != np.arange(len(first_N)))),

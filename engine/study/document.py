@@ -47,7 +47,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
     slugs = [entry.slug for entry in entries]
     table, names = tables[0], tables[0].transformations
     facts = store_facts(store)
-    left_out = {each: len(facts.left_out[each]) for each in names if facts.left_out.get(each)}
+    left_out = {each: len(facts.left_out[each]) for each in names if each in facts.left_out}
     known = store.catalog.transformations[entries[0].slug]
     spent = {entry.name: _seconds(store, entry, names) for entry in entries}
     # the time of a pass is divided equally among its backbones; imported embeddings have none

@@ -15,11 +15,13 @@ from tests.conftest import jpeg, photograph
 from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, same_file, write
 
 from substyle.engine.cli import main
+from substyle.engine.embedding.variants import iter_variants
 from substyle.engine.store import journal
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, open_table
 from substyle.pipelines.decode import Decoder
+from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.storage import place
 from substyle.pipelines.transforms import base
 from substyle.pipelines.variants import variants_of
@@ -75,8 +77,7 @@ def embedding(scene: Scene, *more: object, store: str = "s.zarr") -> list[object
 def test_files_show_what_a_store_says_of_them(pairs: Scene) -> None:
     gone, damaged = pairs.key(pairs.one(at=0)), pairs.key(pairs.one(at=1))
     answer = pairs.ok(*embedding(pairs))
-    assert set(answer["left_out"]) == {"minephone", "minescan"}
-    assert answer["left_out"]["minescan"] == {}
+    assert set(answer["left_out"]) == {"minephone"}
     assert answer["left_out"]["minephone"][gone] == "no file"
     assert set(answer["left_out"]["minephone"]) == {gone, damaged}
     assert answer["quarantined"] == {}
@@ -263,6 +264,15 @@ def test_variants_are_written_without_those_that_are_left_out(pairs: Scene) -> N
     with Image.open(out / "minescan" / f"{key}.png") as picture:
         assert np.array_equal(np.asarray(picture), there)
     assert not (out / "minephone" / f"{pairs.key(pairs.one(at=0))}.png").exists()
+
+
+def test_a_batch_without_a_variant_is_not_yielded(pairs: Scene) -> None:
+    gone, where = pairs.key(pairs.one(at=0)), pairs.root / "real"
+    told = {"canvas": 64, "suite": str(pairs.root / "pairs.toml"), "source": SourceConfig("variants"), "device": "cpu"}
+    with pytest.warns(UserWarning, match=f"minephone of {gone} is left out: no file"):
+        found = [(tuple(keys), name, len(pixels)) for keys, name, pixels in iter_variants(where, batch=1, **told)]  # type: ignore[arg-type]
+    assert ((gone,), "minescan", 1) in found
+    assert len(found) == 5 * 18 - 2
 
 
 def test_a_gallery_of_one_photograph_leaves_them_out(pairs: Scene, capsys: pytest.CaptureFixture[str]) -> None:
