@@ -190,3 +190,23 @@ def test_names_that_no_file_can_have_are_found(sound: Sound, name: str, kind: st
     put(path.with_name(f"00000001-b-{digest(content)}.json"), content)
     assert read(sound, exact=False) > 0
     assert kind in {finding.kind for finding in verify(sound.path, note=False, quiet=True).findings}
+
+
+def test_notes_on_files_of_any_content(cases: int) -> None:
+    """Details of a store with real variants are decoded, or refused with an error that readers expect."""
+    images = tuple(records.ImageNote(row, 4, 4, "", "", ()) for row in range(2))
+    notes = (records.FileNote(0, "phone", "", "ab" * 16, 7), records.FileNote(1, "phone", "no file"))
+    record = records.Record(0, 0, 2, "b", {"identity": "1", "phone": "2"}, images, 1.5, "run", notes)
+    data = records.encode_details([(1, record)])
+    assert records.decode_details(data) == {1: record}
+
+    def check(content: bytes) -> None:
+        try:
+            table, found = records.decode_table(content), records.decode_details(content)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError, pa.ArrowException):
+            return
+        assert len(found) <= len(table)
+        assert all(0 <= note.row < 2**63 for one in found.values() for note in one.files)
+
+    rows = changed(rows_of(data)).map(lambda rows: parquet(t) if (t := columns(rows, records.FILES_SCHEMA)) else b"")
+    examine(check, st.one_of(rows, spoilt_parquet(data, records.FILES_SCHEMA)), cases=cases)
