@@ -109,7 +109,7 @@ def test_one_that_fails_is_named_and_hinders_no_other(
         assert suite("mine_same") == ("identity", "mine_same")
         assert "pkg_of_a_test.source" not in sys.modules
         assert SourceConfig(kind="mine").kind == "mine"
-        with pytest.raises(ConfigError, match="npz, imagenet, mine"):
+        with pytest.raises(ConfigError, match="npz, imagenet, variants, mine"):
             SourceConfig(kind="other")
     assert [record.getMessage() for record in caplog.records] == [
         "pkg-of-a-test 2.1: entry point a_broken = pkg_of_a_test.nothing of substyle.transformations failed: "

@@ -111,7 +111,7 @@ def test_a_canvas_elsewhere_is_refused() -> None:
 def test_nobody_looks_at_what_is_on_the_device(as_on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Distinctness stays on the device: the kernel's result is passed on unread."""
     answer = torch.ones(4, dtype=torch.bool)
-    monkeypatch.setattr(variants, "distinct", lambda a, b: answer)
+    monkeypatch.setattr(variants, "distinct", lambda a, b, subtle: answer)
     maker = VariantMaker(("brightness",), side=64, seed=1, batch=4, threads=1)
     (variant,) = maker(canvas(64), list("abcd"))
     assert variant.distinct_B is answer
