@@ -111,6 +111,7 @@ class Plan:
         stages: costs per photograph. Stages share the GPU, so their times add up.
         tables: backbones.
         probes: grids of probe complexity and of token heads; no other probes.
+        not_counted: transformations of other libraries, which processes on the host compute at rates of their own.
     """
 
     gpu: str
@@ -129,6 +130,7 @@ class Plan:
     stages: list[StageEstimate]
     tables: list[DatasetEstimate]
     probes: list[ProbeEstimate]
+    not_counted: list[str]
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as plain JSON."""
@@ -193,7 +195,7 @@ def plan(
         tables.append(DatasetEstimate(name, facts.dim, stored, held, resident, *cost))
         grids += _grids(name, facts, outputs, config, device, reached)
     compute, bandwidth = (sum(getattr(s, by) for s in (*shared, *networks)) for by in ("compute", "bandwidth"))
-    made = sum(get(name).made_by != "identity" for name in transformations)
+    made = sum(get(name).made_by not in ("identity", "library") for name in transformations)
     store = sum(table.store_bytes for table in tables)
     busy = {
         "GPU compute" if compute > bandwidth else "GPU bandwidth": compute + bandwidth,
@@ -225,6 +227,7 @@ def plan(
         stages=[*shared, *networks],
         tables=tables,
         probes=grids,
+        not_counted=[name for name in transformations if get(name).made_by == "library"],
     )
 
 

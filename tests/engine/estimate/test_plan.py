@@ -312,3 +312,11 @@ def test_an_unknown_gpu_is_refused() -> None:
 )
 def test_cards_by_the_names_of_their_drivers(name: str, card: str | None) -> None:
     assert card_of(name) == card
+
+
+def test_transformations_of_libraries_are_named_and_not_counted() -> None:
+    names = suite("mini5+torchvision:ColorJitter")
+    alone, beside = (plan(["control:pixels"], each, 1000, DEVICES["a100"]) for each in (suite("mini5"), names))
+    assert (alone.not_counted, beside.not_counted) == ([], ["torchvision.ColorJitter"])
+    assert beside.variants == alone.variants + 1
+    assert [stage.flop for stage in beside.stages[:3]] == [stage.flop for stage in alone.stages[:3]]
