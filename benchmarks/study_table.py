@@ -30,7 +30,7 @@ _KEPT = ("schema", "version", "created", "name", "seed", "canvas", "suite", "ima
          "throughput", "environment")  # fmt: skip
 _CLAIM = ("id", "statement", "status", "estimate", "ci", "margin", "n_transformations", "reasons")
 _WANTED = {
-    "fine": ("accuracy", "ci95", "two_way_ci95"),
+    "fine": ("accuracy", "ci95", "two_way_ci95", "by_transformation"),
     "coarse": ("seen", "seen_ci95", "held_out", "held_out_ci95", "held_out_two_way_ci95", "gap", "gap_ci95",
                "by_transformation"),
     "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "balanced", "balanced_two_way_ci95", "styles",
@@ -73,7 +73,8 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         row |= {key: backbone[key] for key in ("attack", "few_shot", "generators") if key in backbone}
         for key in ("labels", "movement", "parameters", "shortcut"):
             row |= {key: _without_points(backbone[key])} if key in backbone else {}
-        row |= {key: backbone[key] for key in ("adapter", "complexity", "sensitivity") if backbone.get(key)}
+        measured = ("adapter", "complexity", "sensitivity", "sensitivity_ci95")
+        row |= {key: backbone[key] for key in measured if backbone.get(key)}
         tuned = (backbone.get("spec") or {}).get("finetuned")
         row |= {"finetuned": f"{tuned['backbone']} + {tuned['objective']}, seed {tuned['seed']}"} if tuned else {}
         row |= {"extractability": _readable(backbone["extractability"])} if backbone.get("extractability") else {}
@@ -261,6 +262,23 @@ def blind_table(kept: dict[str, dict[str, Any]]) -> str:
     if any(_MARK in line for line in lines):
         lines += ["", f"{_MARK} The probe has not converged: more training would change this number."]
     return "\n".join(lines)
+
+
+def augmentation_table(kept: dict[str, Any]) -> str:
+    """Format by transformation how often a linear probe finds it in per cent, and sensitivity."""
+    backbones = kept["backbones"]
+    lines = [f"| transformation | {' | '.join(f'`{name}`' for name in backbones)} |"]
+    lines.append("|---" * (len(backbones) + 1) + "|")
+    found = [row["fine"]["linear"]["by_transformation"] for row in backbones.values()]
+    for name in found[0]:
+        cells = []
+        for row, own in zip(backbones.values(), found, strict=True):
+            moved = row["sensitivity"].get(name)
+            interval = "" if moved is None else " ({:.2f}–{:.2f})".format(*row["sensitivity_ci95"][name])
+            cells.append(_per_cent(own[name]) + ("" if moved is None else f"; {moved:.2f}{interval}"))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    every = (_cell(row["fine"]["linear"], "accuracy", "ci95") for row in backbones.values())
+    return "\n".join([*lines, f"| all | {' | '.join(every)} |"])
 
 
 def attentive_table(kept: dict[str, Any]) -> str:
@@ -475,6 +493,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs" / "results.md": tables(),
         ROOT / "docs" / "labels.md": labels_table(_kept("labels")),
+        ROOT / "docs" / "augmentation.md": augmentation_table(_kept("augmentation")),
         ROOT / "docs" / "backbones.md": _linear(_kept("depth"), _kept("depth")["backbones"]),
         ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND})
         + "\n\n"

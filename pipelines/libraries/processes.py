@@ -214,13 +214,17 @@ class Pool:
 
     def broken(self) -> None:
         """Forget the processes, so that the next pool has new ones."""
-        pool.cache_clear()
+        _pool.cache_clear()
         self.executor.shutdown(wait=False, cancel_futures=True)
 
 
-@functools.cache
 def pool(processes: int) -> Pool:
-    """Processes of this program, started once they are needed."""
+    """Processes of this program, started once they are needed. A fork of it has its own."""
+    return _pool(processes, os.getpid())
+
+
+@functools.cache
+def _pool(processes: int, _: int) -> Pool:
     return Pool(processes)
 
 

@@ -74,9 +74,9 @@ def test_no_process_outlives_the_run(tmp_path: Path, suite: str, kind: signal.Si
 
 
 def test_nobody_needs_them_without_such_transformations() -> None:
-    from substyle.pipelines.libraries.processes import pool
+    from substyle.pipelines.libraries.processes import _pool
     from substyle.pipelines.variants import VariantMaker
 
-    before = pool.cache_info().misses
+    before = _pool.cache_info().misses
     VariantMaker(["identity", "jpeg"], side=64, seed=0, batch=1, threads=1)
-    assert pool.cache_info().misses == before
+    assert _pool.cache_info().misses == before

@@ -53,7 +53,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def fresh(here: Path) -> Path:
     """The current folder, from which new processes import functions."""
-    processes.pool.cache_clear()
+    processes._pool.cache_clear()
     return here
 
 
@@ -82,7 +82,7 @@ RANDOM |= {"g_noise", "g_spread", "p_grain", "p_hidden", "p_shuffled", "p_cut"}
 def test_batch_order_and_processes_change_nothing(here: Path, members: tuple[str, ...]) -> None:
     all_names = load_suite(write(here))
     if not members:
-        processes.pool.cache_clear()  # new ones, which import functions from this folder
+        processes._pool.cache_clear()  # new ones, which import functions from this folder
     assert len(all_names) == 25
     names = members or all_names
     canvas_BSSC = canvases(5)
