@@ -198,9 +198,7 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
         print(f"{stage.name:48} {numbers}  {stage.counted}")
     print("launches are per batch; arithmetic of Triton kernels is not counted")
     if made.not_counted:
-        print(
-            f"not counted, on the host's other cores: {', '.join(made.not_counted)}; see `python -m benchmarks.libraries`"
-        )
+        print(f"not counted, on the host's other cores: {', '.join(made.not_counted)}")
     print("host times were measured on one Xeon core; one disk of 1 GB/s is assumed")
     print(f"\n{'per backbone':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}")
     for table in made.tables:
