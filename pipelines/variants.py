@@ -146,11 +146,19 @@ class VariantMaker:
         drawn = {t.name: t.draw(keys_B, self.side, test_B, gpu=self.on_gpu) for t in transformations}
         elsewhere = [t for t in transformations if t.made_by == "library"]
         rendering = self._rendering(canvas_BSSC, elsewhere, drawn, keys_B) if elsewhere else None
+        if rendering is None:
+            yield from self._here(canvas_BSSC, transformations, drawn, keys_B, None, real)
+            return
         try:
+            rendering.begin()
             yield from self._here(canvas_BSSC, transformations, drawn, keys_B, rendering, real)
-        finally:
-            if rendering is not None:
-                rendering.close()
+        except GeneratorExit:  # the caller has seen enough
+            rendering.close()
+            raise
+        except BaseException:
+            rendering.abandon()
+            raise
+        rendering.close()
 
     def _here(
         self,
@@ -187,7 +195,7 @@ class VariantMaker:
         drawn: Mapping[str, base.Arrays],
         keys_B: NDArray[np.uint64],
     ) -> Rendering:
-        """Begin the transformations of libraries."""
+        """The transformations of libraries."""
         return Rendering(pool(self.threads), canvas_BSSC.cpu().numpy(), transformations, drawn, keys_B)
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines import limits
 from substyle.pipelines.libraries.library import Applied, Library, subclasses
 
-_PIPELINE = "pipeline"
+_PIPELINE, _DEPTH = "pipeline", 32
 _COMPOSITIONS = ("Compose", "OneOf", "OneOrOther", "RandomOrder", "SelectiveChannelTransform", "Sequential", "SomeOf")
 
 
@@ -58,12 +59,13 @@ class Albumentations(Library):
             with files.open_inside(folder, file) as opened:
                 limits.require(file, os.fstat(opened.fileno()).st_size, limits.MAX_TEXT_FILE)
                 transform = json.loads(opened.read(limits.MAX_TEXT_FILE))["transform"]
+                classes = list(_classes(transform))
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SubstyleError) as error:
             reason = f"{type(error).__name__}: {error}"
             allowed = f"a file below the folder of the suite file that albumentations.save has written ({reason})"
             raise ConfigError(f"{place}.file", file, allowed) from error
         allowed_names = {*self.names(), *_COMPOSITIONS} - {_PIPELINE}
-        for each in _classes(transform):
+        for each in classes:
             if each not in allowed_names:
                 raise ConfigError(f"{place}.file", f"{file}: {each}", "transforms of pictures that open no files")
         return {"transform": transform}
@@ -72,7 +74,10 @@ class Albumentations(Library):
         """Make a transform that draws from generators of its own, in a Compose, which seeds them."""
         library = self.imported(self.prefix)
         if name == _PIPELINE:
-            made = library.from_dict({"transform": arguments["transform"]})
+            with warnings.catch_warnings():
+                # of another version: it would leave out arguments that it does not know, and take its defaults
+                warnings.simplefilter("error", UserWarning)
+                made = library.from_dict({"transform": arguments["transform"]})
             made = made if isinstance(made, library.Compose) else library.Compose([made])
             return lambda image_SSC, seed: self.apply(made, image_SSC, seed)
         made = library.Compose([self.names()[name](**arguments)])
@@ -84,16 +89,18 @@ class Albumentations(Library):
         return made(image=image_SSC)["image"]
 
 
-def _classes(node: object) -> Iterator[str]:
-    """Names of all classes in a pipeline."""
+def _classes(node: object, depth: int = 0) -> Iterator[str]:
+    """Names of all classes in a pipeline. Raises ValueError for one that is nested too deeply."""
+    if depth > _DEPTH:
+        raise ValueError(f"nested more than {_DEPTH} times")
     if isinstance(node, dict):
         if "__class_fullname__" in node:
             yield str(node["__class_fullname__"]).rpartition(".")[2]
         for each in node.values():
-            yield from _classes(each)
+            yield from _classes(each, depth + 1)
     elif isinstance(node, list):
         for each in node:
-            yield from _classes(each)
+            yield from _classes(each, depth + 1)
 
 
 LIBRARY = Albumentations()

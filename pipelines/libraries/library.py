@@ -136,10 +136,11 @@ def shown(parameters: Mapping[str, str]) -> str:
 def takes_only_values(made: Callable[..., Any]) -> bool:
     """Whether all arguments of a transformation can be written in a suite file, and none makes it open a file."""
     try:
-        names = inspect.signature(made).parameters
+        found = inspect.signature(made).parameters.values()
     except ValueError:
         return False
-    return not any(_FOREIGN.search(name) for name in names)
+    # further arguments may be handed to anything, such as a download of weights
+    return not any(_FOREIGN.search(each.name) or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in found)
 
 
 @cache
@@ -154,7 +155,10 @@ def subclasses(module: str, parents: tuple[type, ...], without: type | None = No
         name: made
         for name, made in sorted(vars(found).items())
         if inspect.isclass(made) and issubclass(made, parents) and made not in parents and takes_only_values(made)
-        if not name.startswith("_") and "Base" not in name and not (without and issubclass(made, without))
+        if not name.startswith("_")
+        and "Base" not in name
+        and "Lambda" not in name
+        and not (without and issubclass(made, without))
     }
 
 

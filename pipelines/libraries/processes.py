@@ -7,21 +7,24 @@ the processes share.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import mmap
 import os
 import random
+import resource
 import signal
+import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import count
 from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +36,12 @@ from substyle.pipelines.libraries.library import Applied
 from substyle.pipelines.transforms import base
 
 _KEPT = 256  # transformations that a process keeps; with drawn parameters, each photograph has one of its own
-_serial = count()
+_ENDED = (
+    "a process that transforms photographs has ended: is there enough memory, and does a script that is run have "
+    'if __name__ == "__main__"?'
+)
+_PATIENCE_S = 60.0  # for one photograph, before the processes are ended
+_MEMORY = 4 << 30  # bytes that a process may allocate beyond what it starts with
 
 
 class Block:
@@ -44,7 +52,8 @@ class Block:
         weakref.finalize(self, os.close, file)
         os.truncate(file, size)
         self.memory = mmap.mmap(file, size)
-        self.address = Address(f"/proc/{os.getpid()}/fd/{file}", next(_serial), size)
+        status = os.fstat(file)
+        self.address = Address(f"/proc/{os.getpid()}/fd/{file}", (status.st_dev, status.st_ino), size)
 
     def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Its first bytes, uint8 of a shape."""
@@ -53,10 +62,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a process finds a block; ``serial`` tells one from an earlier one of the same descriptor."""
+    """Where a process finds a block; ``file`` tells it from another of the same descriptor, before or after it."""
 
     path: str
-    serial: int
+    file: tuple[int, int]
     size: int
 
 
@@ -85,6 +94,8 @@ class Job:
 class Rendering:
     """Variants of one batch: computed a few transformations ahead of the one that is asked for.
 
+    Leave it by `close` or, after an error, by `abandon`: until then processes may write to its memory.
+
     Args:
         pool: the processes.
         canvas_BSSC: (B, S, S, 3) uint8, copied.
@@ -107,7 +118,10 @@ class Rendering:
         self._parts = max(1, min(len(keys_B), -(-pool.processes // len(transformations))))
         self._source = pool.block(canvas_BSSC.nbytes)
         self._source.array(self.shape)[:] = canvas_BSSC
-        for _ in range(2 * pool.processes):
+
+    def begin(self) -> None:
+        """Hand the first transformations to the processes."""
+        for _ in range(2 * self.pool.processes):
             self._begin()
 
     def _begin(self) -> None:
@@ -119,37 +133,35 @@ class Rendering:
         arguments = _arguments(transformation, self._drawn[transformation.name], len(self._keys_B))
         seeds = transformation.seeds(self._keys_B).tolist()
         size = -(-len(seeds) // self._parts)
-        futures = [
-            self.pool.executor.submit(
-                _render,
-                Job(
-                    *(transformation.library, transformation.code, transformation.name, start),
-                    *(tuple(arguments[start : start + size]), tuple(seeds[start : start + size]), self.shape),
-                    *(self._source.address, target.address),
-                ),
+        futures: list[Future[str]] = []
+        self._begun[transformation.name] = target, futures  # first: a part that has begun writes to the target
+        for start in range(0, len(seeds), size):
+            job = Job(
+                *(transformation.library, transformation.code, transformation.name, start),
+                *(tuple(arguments[start : start + size]), tuple(seeds[start : start + size]), self.shape),
+                *(self._source.address, target.address),
             )
-            for start in range(0, len(seeds), size)
-        ]
-        self._begun[transformation.name] = target, futures
+            futures.append(self.pool.submit(_render, job))
 
     def take(self, name: str) -> NDArray[np.uint8]:
         """Return the variants of a transformation. Shape: (B, S, S, 3) uint8.
 
         Raises:
-            SubstyleError: the library failed, or returned pixels of another shape or dtype.
+            SubstyleError: the library failed, took too long, or returned pixels of another shape or dtype.
         """
         while name not in self._begun:
             self._begin()
-        target, futures = self._begun.pop(name)
+        target, futures = self._begun[name]
         try:
-            said = [future.result() for future in futures]
+            said = [future.result(_PATIENCE_S * len(self._keys_B)) for future in futures]
         except BrokenProcessPool as error:
-            self.pool.broken()
-            reason = "a process that transforms photographs has ended; is there enough memory?"
-            raise SubstyleError(f"{name}: {reason}") from error
-        self._begin()
+            raise SubstyleError(f"{name}: {_ENDED}") from error
+        except TimeoutError as error:
+            raise SubstyleError(f"{name}: took more than {_PATIENCE_S:.0f} s for a photograph") from error
         if any(said):
             raise SubstyleError(next(filter(None, said)))
+        del self._begun[name]
+        self._begin()
         pixels_BSSC = target.array(self.shape).copy()
         self.pool.free(target)
         return pixels_BSSC
@@ -157,13 +169,18 @@ class Rendering:
     def close(self) -> None:
         """Wait for what runs, so that its memory can be used again."""
         self._waiting.clear()
-        for target, futures in self._begun.values():
+        for _, futures in self._begun.values():
             for future in futures:
                 future.cancel()
+        for target, futures in self._begun.values():
             wait(futures)
             self.pool.free(target)
         self._begun.clear()
         self.pool.free(self._source)
+
+    def abandon(self) -> None:
+        """End the processes, whatever they do; the pool has new ones when they are needed."""
+        self.pool.end()
 
 
 def _arguments(transformation: base.Transformation, drawn: base.Arrays, images: int) -> list[dict[str, Any]]:
@@ -184,11 +201,29 @@ class Pool:
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
-        self.executor = ProcessPoolExecutor(processes, get_context("spawn"), _begin_process)
-        # while the interpreter ends, an executor that is collected finds its module gone
-        weakref.finalize(self, self.executor.shutdown, wait=False, cancel_futures=True)
+        self._executor: ProcessPoolExecutor | None = None
         self._free: list[Block] = []
         self._lock = threading.Lock()
+
+    def submit(self, function: Callable[..., str], *arguments: Any) -> Future[str]:  # noqa: ANN401
+        """Run a function in a process, in a new one if those before have ended."""
+        with self._lock:
+            if self._executor is not None:
+                try:
+                    return self._executor.submit(function, *arguments)
+                except BrokenProcessPool:
+                    self._executor = None
+            self._executor = ProcessPoolExecutor(self.processes, get_context("spawn"), _begin_process)
+            return self._executor.submit(function, *arguments)
+
+    def end(self) -> None:
+        """End the processes at once."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            for process in list((executor._processes or {}).values()):  # public only from Python 3.14 on
+                process.kill()
+            executor.shutdown(wait=True, cancel_futures=True)
 
     def block(self, size: int) -> Block:
         """A block of this size, which nobody else has."""
@@ -200,7 +235,7 @@ class Pool:
         return Block(size)
 
     def free(self, block: Block) -> None:
-        """Let others have a block. Those of other sizes are given back to the system."""
+        """Let others have a block that no process writes to. Those of other sizes are given up."""
         with self._lock:
             size = block.memory.size()
             self._free = [*(each for each in self._free if each.memory.size() == size), block][-4 * self.processes :]
@@ -210,12 +245,7 @@ class Pool:
         calls = {t.library.of.partition(":")[0]: t.library for t in transformations if t.library is not None}
         for _ in range(self.processes):
             for call in calls.values():
-                self.executor.submit(_import, call.of)
-
-    def broken(self) -> None:
-        """Forget the processes, so that the next pool has new ones."""
-        _pool.cache_clear()
-        self.executor.shutdown(wait=False, cancel_futures=True)
+                self.submit(_import, call.of)
 
 
 def pool(processes: int) -> Pool:
@@ -225,19 +255,26 @@ def pool(processes: int) -> Pool:
 
 @functools.cache
 def _pool(processes: int, _: int) -> Pool:
-    return Pool(processes)
+    made = Pool(processes)
+    atexit.register(made.end)  # an executor that is collected while the interpreter ends finds its module gone
+    return made
 
 
 # --- in the processes -------------------------------------------------------------------------------------------------
 
 
 def _begin_process() -> None:
-    """One thread for each process; they end with the program, however it ends, and not before."""
+    """One thread and bounded memory for each process; they end with the program, however it ends, and not before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)  # what libraries print is no answer of a command
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
+    own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
+    limit = (int(own.split()[1]) << 10) + _MEMORY
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -248,15 +285,26 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-@functools.lru_cache(maxsize=64)
-def _opened(address: Address) -> mmap.mmap:
-    with open(address.path, "r+b") as file:
-        return mmap.mmap(file.fileno(), address.size)
+_mapped: dict[Address, mmap.mmap] = {}
 
 
-def _import(of: str) -> None:
+def _memory(address: Address) -> mmap.mmap:
+    """The memory of a block. Raises OSError for another file, which the program may have opened since."""
+    if address not in _mapped:
+        for other in [each for each in _mapped if each.size != address.size or each.path == address.path]:
+            del _mapped[other]
+        with open(address.path, "r+b") as file:
+            status = os.fstat(file.fileno())
+            if (status.st_dev, status.st_ino) != address.file:
+                raise OSError(f"{address.path} is another file")
+            _mapped[address] = mmap.mmap(file.fileno(), address.size)
+    return _mapped[address]
+
+
+def _import(of: str) -> str:
     prefix, _, name = of.partition(":")
     libraries.library(prefix).parameters(name)
+    return ""
 
 
 @functools.lru_cache(maxsize=_KEPT)
@@ -270,22 +318,28 @@ def _made(of: str, code: str, fixed: str, drawn: str) -> Applied:
 
 def _render(job: Job) -> str:
     """Transform photographs of a job; returns an error, or an empty string."""
+    try:
+        source = np.ndarray(job.shape, np.uint8, _memory(job.source))
+        target = np.ndarray(job.shape, np.uint8, _memory(job.target))
+        for index, (arguments, seed) in enumerate(zip(job.arguments, job.seeds, strict=True), job.start):
+            applied = _made(job.call.of, job.code, job.call.arguments, json.dumps(arguments))
+            _seed(seed)
+            found = applied(source[index].copy(), seed)
+            if not isinstance(found, np.ndarray) or found.shape != job.shape[1:] or found.dtype != np.uint8:
+                what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+                return f"{job.name} ({job.call.of}) returned {what}, expected uint8 {job.shape[1:]}"
+            target[index] = found
+    except BaseException as error:  # noqa: BLE001 - whatever a library raises, also to end the process
+        return f"{job.name} ({job.call.of}) failed: {type(error).__name__}: {error}"
+    return ""
+
+
+def _seed(seed: int) -> None:
+    """Seed the generators that libraries draw from."""
     import torch
 
-    source = np.ndarray(job.shape, np.uint8, _opened(job.source))
-    target = np.ndarray(job.shape, np.uint8, _opened(job.target))
-    expected = job.shape[1:]
-    for index, (arguments, seed) in enumerate(zip(job.arguments, job.seeds, strict=True), job.start):
-        try:
-            applied = _made(job.call.of, job.code, job.call.arguments, json.dumps(arguments))
-            random.seed(seed)
-            np.random.seed(seed)  # the generator that libraries draw from
-            torch.default_generator.manual_seed(seed)
-            found = applied(source[index].copy(), seed)
-        except Exception as error:  # noqa: BLE001 - whatever a library raises
-            return f"{job.name} ({job.call.of}) failed: {type(error).__name__}: {error}"
-        if not isinstance(found, np.ndarray) or found.shape != expected or found.dtype != np.uint8:
-            what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
-            return f"{job.name} ({job.call.of}) returned {what}, expected uint8 {expected}"
-        target[index] = found
-    return ""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setRNGSeed(seed & 0x7FFFFFFF)

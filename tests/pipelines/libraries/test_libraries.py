@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -294,14 +299,175 @@ def test_other_pixels_and_failures_are_named(fresh: Path) -> None:
     assert made(suite("torchvision:ColorJitter"), "a", canvases(1))  # the processes still work
 
 
+ENDS = """
+import os, sys, time
+
+def now(image):
+    os._exit(7)
+
+def leaves(image):
+    sys.exit(0)
+
+def sleeps(image):
+    time.sleep(100)
+    return image
+
+def large(image):
+    return bytearray(64 << 30)
+
+def says(image):
+    print("not an answer")
+    return image
+"""
+
+
+@pytest.fixture
+def ends(fresh: Path) -> Path:
+    """Functions that do not return."""
+    (fresh / "ends.py").write_text(ENDS)
+    return fresh
+
+
+def pool_of(threads: int) -> processes.Pool:
+    """The pool with processes that have begun."""
+    made(suite("torchvision:ColorJitter"), "a", canvases(1), threads)
+    return processes.pool(threads)
+
+
+def pids(pool: processes.Pool) -> list[int]:
+    assert pool._executor is not None
+    return list(pool._executor._processes)
+
+
 @pytest.mark.slow
-def test_a_process_that_ends(fresh: Path) -> None:
-    (fresh / "ends.py").write_text("import os\ndef now(image):\n    os._exit(7)\n")
-    write(fresh, row('name = "x", of = "python:ends:now"'))
-    load_suite(fresh / "mine.toml")
-    with pytest.raises(SubstyleError, match="x: a process that transforms photographs has ended"):
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("now", "x: a process that transforms photographs has ended"),
+        ("leaves", r"x \(python:ends:leaves\) failed: SystemExit: 0"),
+        ("large", r"x \(python:ends:large\) failed: MemoryError"),
+        ("sleeps", "x: took more than 1 s for a photograph"),
+    ],
+)
+def test_a_transformation_that_does_not_return(
+    ends: Path, function: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_suite(write(ends, row(f'name = "x", of = "python:ends:{function}"')))
+    pool_of(2)
+    monkeypatch.setattr(processes, "_PATIENCE_S", 1.0)
+    with pytest.raises(SubstyleError, match=said):
         made(("x",), "a", canvases(1))
+    monkeypatch.undo()
+    os.environ[ALLOW] = "1"
     assert made(suite("torchvision:ColorJitter"), "a", canvases(1))
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_while_they_wait(fresh: Path) -> None:
+    write(fresh)
+    names = suite("torchvision:ColorJitter,kornia:RandomGaussianNoise")
+    expected = made(names, "ab", canvases(2))
+    for pid in pids(pool_of(2)):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.5)
+    with suppress(SubstyleError):  # if it had not been noticed yet
+        made(names, "ab", canvases(2))
+    found = made(names, "ab", canvases(2))
+    assert all(torch.equal(found[name], expected[name]) for name in names)
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_what_hangs(ends: Path) -> None:
+    """And nothing writes to memory that is given up."""
+    load_suite(write(ends, row('name = "x", of = "python:ends:sleeps"')))
+    pool = pool_of(1)
+    (pid,) = pids(pool)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    timer.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            made(("x",), "a", canvases(1), threads=1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert time.monotonic() - began < 50
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_another_file_of_the_same_descriptor_is_not_touched(tmp_path: Path) -> None:
+    block = processes.Block(1000)
+    other = tmp_path / "other"
+    other.write_bytes(bytes(1000))
+    with other.open("r+b") as file:
+        wrong = replace(block.address, path=f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        with pytest.raises(OSError, match="another file"):
+            processes._memory(wrong)
+    processes._memory(block.address)[0] = 7
+    assert block.array((1000,))[0] == 7
+
+
+@pytest.mark.slow
+def test_two_makers_at_once(here: Path) -> None:
+    load_suite(write(here))
+    names = ("a_noise", "t_jitter", "k_noise")
+    first, second, third = (VariantMaker(names, side=SIDE, seed=3, batch=4, threads=2) for _ in range(3))
+    a, b, c = (
+        first(canvases(4), list("abcd")),
+        second(canvases(4).flip(0), list("dcba")),
+        third(canvases(4), list("wxyz")),
+    )
+    next(c)
+    pairs = list(zip(a, b, strict=True))
+    c.close()
+    expected = made(names, "abcd", canvases(4))
+    for one, other in pairs:
+        assert torch.equal(one.pixels_BSSC, expected[one.name])
+        assert torch.equal(other.pixels_BSSC.flip(0), expected[one.name])
+
+
+@pytest.mark.slow
+def test_what_they_print_is_no_answer(ends: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_suite(write(ends, row('name = "x", of = "python:ends:says"')))
+    made(("x",), "a", canvases(1))
+    processes.pool(2).end()
+    out, err = capfd.readouterr()
+    assert "not an answer" in err
+    assert "not an answer" not in out
+
+
+def test_a_pipeline_of_another_version(here: Path) -> None:
+    """The library would leave out arguments that it does not know, and take its defaults."""
+    file = write(here, row('name = "x", of = "albumentations:pipeline", file = "augment.json"'))
+    old = {"__class_fullname__": "GaussNoise", "p": 1.0, "var_limit": [10, 50], "mean": 0}
+    content = {"__version__": "1.3.0", "transform": {"__class_fullname__": "Compose", "p": 1.0, "transforms": [old]}}
+    file.with_name("augment.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="var_limit"):
+        load_suite(file)
+
+
+def test_a_pipeline_that_is_nested_too_deeply(here: Path) -> None:
+    file = write(here, row('name = "x", of = "albumentations:pipeline", file = "augment.json"'))
+    node: dict[str, object] = {"__class_fullname__": "GaussNoise"}
+    for _ in range(100):
+        node = {"__class_fullname__": "Compose", "transforms": [node]}
+    file.with_name("augment.json").write_text(json.dumps({"transform": node}))
+    with pytest.raises(ConfigError, match="nested more than 32 times"):
+        load_suite(file)
+
+
+@pytest.mark.parametrize("name", ["albumentations", "kornia", "torchvision"])
+def test_no_argument_of_an_offered_transformation_is_open(name: str) -> None:
+    """Those through which a file could be opened, or weights be downloaded, are not offered."""
+    library = libraries.library(name)
+    assert not {"Lambda", "RandomDissolving", "TextImage", "FDA", "HistogramMatching"} & set(library.names())
+    for each in library.names():
+        assert "**" not in library.parameters(each), each
+        assert not re.search("path|file|url|model|fn$", " ".join(library.parameters(each))), each
 
 
 def test_names_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
