@@ -177,6 +177,17 @@ class EmbeddingTable:
         new_N[own] &= first >= len(others)
         return new_N
 
+    def present(self, t: int, n_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Images that have a variant of a transformation: all but those without a file of a real one."""
+        return n_B if self.absent_TN is None else n_B[~self.absent_TN[t, n_B]]
+
+    def _with_nan(self) -> NDArray[np.floating]:
+        """All embeddings, NaN where a real variant is absent. Shape: (T, N, D)."""
+        x_TND = self.x_TND if isinstance(self.x_TND, np.ndarray) else self.x_TND.whole()
+        if self.absent_TN is None or not self.absent_TN.any():
+            return x_TND
+        return np.where(self.absent_TN[:, :, None], x_TND.dtype.type(np.nan), x_TND)
+
     def to_xarray(self) -> xarray.DataArray:
         """Return all embeddings as a labelled array with the dimensions transformation, image, (token,) feature.
 
@@ -194,7 +205,7 @@ class EmbeddingTable:
         }
         if self.class_names:
             coordinates["class"] = ("image", np.array([*self.class_names, ""])[self.label_N])
-        x_TND = self.x_TND if isinstance(self.x_TND, np.ndarray) else self.x_TND.whole()
+        x_TND = self._with_nan()
         dimensions = ["transformation", "image", "feature"]
         if self.tokens:
             dimensions.insert(2, "token")
@@ -214,7 +225,7 @@ class EmbeddingTable:
         levels = {name: np.repeat(np.asarray(values), len(self.keys)) for name, values in of_t.items()}
         levels |= {name: np.tile(np.asarray(values), len(self.transformations)) for name, values in of_image.items()}
         levels["distinct"] = self.distinct_TN.ravel()
-        x_TND = self.x_TND if isinstance(self.x_TND, np.ndarray) else self.x_TND.whole()
+        x_TND = self._with_nan()
         index = pandas.MultiIndex.from_arrays(list(levels.values()), names=list(levels))
         return pandas.DataFrame(x_TND.reshape(-1, self.width), index=index)
 

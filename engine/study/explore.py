@@ -155,7 +155,8 @@ def _rows(
 ) -> pa.Table:
     """One row per transformation and photograph, transformation-major: place on the map, neighbours, labels."""
     times = len(table.transformations)
-    t_R, n_R = np.repeat(np.arange(times), len(n_M)), np.tile(n_M, times)
+    there = [table.present(t, n_M) for t in range(times)]
+    t_R, n_R = np.repeat(np.arange(times), [len(n_B) for n_B in there]), np.concatenate(there)
     x_RD = table.take(t_R, n_R).astype(np.float32)
     x_RD /= np.maximum(np.linalg.norm(x_RD, axis=1, keepdims=True), 1e-12)
     place_R2 = project(x_RD, projection, seed)

@@ -217,7 +217,11 @@ def _contents(table: EmbeddingTable, n_B: NDArray[np.int64]) -> list[str | None]
 def _columns(
     store: EmbeddingStore, table: EmbeddingTable, t: int, n_B: NDArray[np.int64], dtype: DTypeLike = np.float32
 ) -> Table:
-    """Columns of one transformation of some images; embeddings in float32, which every reader of Parquet has."""
+    """Columns of one transformation of some images; embeddings in float32, which every reader of Parquet has.
+
+    Images without a real variant have no row.
+    """
+    n_B = table.present(t, n_B)
     label_B = table.label_N[n_B].tolist()
     x_BD = table.take(t, n_B).astype(dtype)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(x_BD.ravel()), x_BD.shape[1] // max(table.tokens, 1))
@@ -405,7 +409,9 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
             with files.replacing(path) as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 for _, n_B in shards:  # consecutive images
-                    file.write(np.ascontiguousarray(table.take(t, n_B), dtype).data.cast("B"))
+                    x_BD = table.take(t, n_B)
+                    x_BD[~np.isin(n_B, table.present(t, n_B))] = np.nan  # no real variant
+                    file.write(np.ascontiguousarray(x_BD, dtype).data.cast("B"))
             yield path
 
         embeddings = embeddings_digest(store, entry.slug, [name], number_S)

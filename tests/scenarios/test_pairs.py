@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tests.conftest import jpeg, photograph
@@ -264,6 +265,28 @@ def test_variants_are_written_without_those_that_are_left_out(pairs: Scene) -> N
     with Image.open(out / "minescan" / f"{key}.png") as picture:
         assert np.array_equal(np.asarray(picture), there)
     assert not (out / "minephone" / f"{pairs.key(pairs.one(at=0))}.png").exists()
+
+
+def test_exports_have_no_row_of_a_variant_that_is_left_out(pairs: Scene) -> None:
+    """Tables read the unchanged photograph in its place, which an export must not pass on as the variant."""
+    gone, damaged = pairs.key(pairs.one(at=0)), pairs.key(pairs.one(at=1))
+    pairs.ok(*embedding(pairs))
+    table = load_table(EmbeddingStore.open(pairs.root / "s.zarr"), PIXELS)
+    t, absent = table.transformations.index("minephone"), [table.keys.index(gone), table.keys.index(damaged)]
+    assert set(table.present(t, np.arange(18)).tolist()) == set(range(18)) - set(absent)
+    array = table.to_xarray()
+    assert np.isnan(array[t, absent]).all()
+    assert np.isfinite(np.delete(array[t].values, absent, axis=0)).all()
+    frame = table.to_pandas()
+    assert frame.isna().any(axis=1).sum() == 2
+    assert set(frame[frame.isna().any(axis=1)].index.get_level_values("image")) == {gone, damaged}
+    for kind in ("parquet", "numpy"):
+        pairs.ok("export", pairs.root / "s.zarr", "--to", kind, "--out", pairs.root / kind)
+    rows_of = [row for file in (pairs.root / "parquet").rglob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    assert len(rows_of) == 5 * 18 - 2
+    assert {row["key"] for row in rows_of if row["transformation"] == "minephone"} == set(table.keys) - {gone, damaged}
+    (file,) = (pairs.root / "numpy").rglob("minephone.npy")
+    assert set(np.flatnonzero(np.isnan(np.load(file)).any(axis=1)).tolist()) == set(absent)
 
 
 def test_a_batch_without_a_variant_is_not_yielded(pairs: Scene) -> None:

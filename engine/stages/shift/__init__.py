@@ -210,16 +210,27 @@ def _scores(
                 allowed += " (numbers are not names: class 0 of one data set is not class 0 of another)"
             raise ConfigError(f"shift.{name}", found, allowed)
         scores[name] = reached[0].entries("accuracy") | {"images": reached[1]}
-        clean = _accuracy(table, probe, _tested(table, shifted if own_photographs else None), [0], config)
+        tested = _tested(table, (shifted, made) if own_photographs else None)
+        clean = _accuracy(table, probe, tested, [0], config)
         if clean is not None:
             kept[f"loss/{name}"] = clean[0] - reached[0]
     return scores, kept
 
 
-def _tested(table: EmbeddingTable, corrupted: EmbeddingTable | None) -> NDArray[np.int64]:
-    """Indices of test photographs, of corrupted ones only if given: those of a store's further sources are not."""
+def _tested(table: EmbeddingTable, corrupted: tuple[EmbeddingTable, Sequence[int]] | None) -> NDArray[np.int64]:
+    """Indices of test photographs, if given only of those with a corruption: those of further sources have none."""
     rows = table.rows(TEST)
-    return rows if corrupted is None else rows[np.isin(np.array(table.keys)[rows], corrupted.keys)]
+    if corrupted is None:
+        return rows
+    other, made = corrupted
+    keys = np.array(other.keys)[_with_variant(other, made, np.arange(len(other.keys)))]
+    return rows[np.isin(np.array(table.keys)[rows], keys)]
+
+
+def _with_variant(table: EmbeddingTable, made: Sequence[int], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of images that have a variant of some of these transformations."""
+    there = [table.present(t, rows) for t in made]
+    return rows[np.isin(rows, np.concatenate(there))]
 
 
 def _accuracy(
@@ -240,7 +251,7 @@ def _accuracy(
         draw: selects other resamples for other images.
         own: as of `Probe.truth`.
     """
-    rows = table.by_key(rows)
+    rows = table.by_key(_with_variant(table, made, rows))
     truth_N = probe.truth(table, rows, own=own)[0]
     rows, truth_N = rows[truth_N >= 0], truth_N[truth_N >= 0]
     if not len(rows):

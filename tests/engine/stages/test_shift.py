@@ -56,7 +56,9 @@ def part(table: EmbeddingTable, rows: np.ndarray) -> EmbeddingTable:
 def test_loss_on_corruptions_is_of_the_corrupted_photographs() -> None:
     table = some()
     corrupted = part(table, np.array([7, 3]))
-    assert _tested(table, corrupted).tolist() == [3, 7]
+    assert _tested(table, (corrupted, [0])).tolist() == [3, 7]
+    without = replace(corrupted, absent_TN=np.array([[True, False]]))
+    assert _tested(table, (without, [0])).tolist() == [3]
     assert len(_tested(table, None)) == 40
 
 
@@ -82,3 +84,6 @@ def test_absent_variants_are_not_scored() -> None:
         _accuracy(each, Reader(), np.arange(40), [0], ShiftConfig({}, 9, "photograph", 0)) for each in (table, absent)
     ]
     assert [each and each[0].value for each in found] == pytest.approx([there.mean(), there[~absent_N].mean()])
+    assert [each and each[1] for each in found] == [40, 40 - absent_N.sum()]
+    nobody = replace(table, absent_TN=np.ones((1, 40), np.bool_))
+    assert _accuracy(nobody, Reader(), np.arange(40), [0], ShiftConfig({}, 9, "photograph", 0)) is None
