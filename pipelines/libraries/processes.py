@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.kernels.dispatch import keep_freed_memory
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import libraries
 from substyle.pipelines.libraries.library import Applied
@@ -271,6 +272,7 @@ def _begin_process() -> None:
     import torch
 
     torch.set_num_threads(1)
+    keep_freed_memory()  # of intermediate results
     own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
     limit = (int(own.split()[1]) << 10) + _MEMORY
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
