@@ -220,7 +220,7 @@ def test_wrong_settings() -> None:
         VariantMaker(("identity",), side=SIDE, seed=0, batch=4, threads=1, device="abacus")
     assert caught.value.field == "device"
     with pytest.raises(ConfigError, match="gaussian_blur"):
-        maker(("identity", "blurr"))
+        maker(("identity", "gaussian_blurr"))
 
 
 def test_a_canvas_that_is_not_contiguous() -> None:

@@ -75,5 +75,5 @@ def test_registry_refuses() -> None:
         register(Transformation("new", "colour", "train", "kernel"))
     assert (caught.value.field, caught.value.allowed) == ("new.coarse", ", ".join(COARSE))
     with pytest.raises(ConfigError, match="gaussian_blur") as caught:
-        get("blurr")
-    assert (caught.value.field, caught.value.given) == ("transformation", "blurr")
+        get("gaussian_blurr")
+    assert (caught.value.field, caught.value.given) == ("transformation", "gaussian_blurr")

@@ -96,7 +96,7 @@ def test_wrong_names(text: str, field: str, given: str, named: str) -> None:
 def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A registry that the test may change."""
     load_all()
-    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+    monkeypatch.setattr(base, "REGISTRY", dict(load_all()))  # without those of suite files of other tests
     yield
     load_file.cache_clear()
 
