@@ -14,7 +14,7 @@ from tests.pipelines.libraries.suites import write
 from substyle.engine.cli import main
 from substyle.engine.store import journal
 from substyle.pipelines.storage import place
-from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms import base, registry
 
 TWO = ("--executor", "ray", "--workers", "2", "--quiet")
 SHARDS = 6
@@ -49,6 +49,7 @@ def test_two_workers_with_transformations_of_libraries_make_the_store_of_one_pro
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "suite").mkdir()
+    monkeypatch.setattr(registry, "_loaded", [])  # workers of later tests may not run its code
     monkeypatch.chdir(tmp_path / "suite")  # functions are imported from the current folder
     suite = f"{write(tmp_path / 'suite').name}+kornia:RandomGaussianNoise"
     alone, store = tmp_path / "alone" / "s.zarr", tmp_path / "s.zarr"
