@@ -210,13 +210,21 @@ def _terminable(*, as_json: bool) -> Iterator[None]:
         yield
         return
 
+    asked = False
+
     def stop(signum: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
         raise _Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         with _within_grace(as_json=as_json):
             yield
+    except Exception as error:
+        if asked:  # a library that was interrupted has raised an error of its own instead, as comparisons of NumPy do
+            raise _Terminated from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

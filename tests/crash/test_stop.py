@@ -15,6 +15,8 @@ from tests.crash.moments import after, records, until, upon
 from tests.crash.processes import Warm, cold
 from tests.scenarios.scene import STUDY, numbers, read, toml
 
+from substyle.engine import cli
+
 KINDS = pytest.mark.parametrize(
     ("kind", "code"), slow_after(1, [(signal.SIGINT, 130), (signal.SIGTERM, 143)]), ids=["Ctrl-C", "terminate"]
 )
@@ -41,6 +43,19 @@ def test_a_stopped_run_says_so_and_keeps_its_shards(
     warm(arguments).wait().require(0)
     witness.look(store)
     assert differences(store, finished.store) == []
+
+
+def test_a_library_may_raise_an_error_of_its_own_when_it_is_stopped() -> None:
+    def compares() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise TypeError("Cannot compare structured arrays") from None
+
+    with pytest.raises(KeyboardInterrupt), cli._terminable(as_json=False):
+        compares()
+    with pytest.raises(TypeError), cli._terminable(as_json=False):
+        raise TypeError("without a signal")
 
 
 @pytest.mark.slow
