@@ -222,7 +222,8 @@ def _terminable(*, as_json: bool) -> Iterator[None]:
         with _within_grace(as_json=as_json):
             yield
     except Exception as error:
-        if asked:  # a library that was interrupted has raised an error of its own instead, as comparisons of NumPy do
+        # a library that was interrupted may raise an error that knows nothing of it, as comparisons of NumPy do
+        if asked and _interruption(error) is None:
             raise _Terminated from error
         raise
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,9 @@ def test_a_stopped_run_says_so_and_keeps_its_shards(
 
 def test_a_library_may_raise_an_error_of_its_own_when_it_is_stopped() -> None:
     def compares() -> None:
-        try:
+        with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        except KeyboardInterrupt:
-            raise TypeError("Cannot compare structured arrays") from None
+        raise TypeError("Cannot compare structured arrays")
 
     with pytest.raises(KeyboardInterrupt), cli._terminable(as_json=False):
         compares()
