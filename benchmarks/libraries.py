@@ -22,7 +22,6 @@ from benchmarks.harness import OURS, Row, Timing, interleave, main
 from benchmarks.networks import CANVAS, LITE0
 from substyle.pipelines import libraries
 from substyle.pipelines.decode import Decoder
-from substyle.pipelines.libraries import albumentations
 from substyle.pipelines.transforms import base
 from substyle.pipelines.variants import VariantMaker
 
@@ -118,7 +117,6 @@ def _alone(made: base.Transformation, canvases_BSSC: NDArray[np.uint8]) -> Calla
             for canvas_SSC in canvases_BSSC:
                 pipeline(image=canvas_SSC)
     else:
-        assert not isinstance(library, albumentations.Albumentations)
         applied = library.make(name, arguments)
 
         def batch() -> None:

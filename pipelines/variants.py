@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from substyle.kernels import color, philox
 from substyle.kernels.color import distinct
-from substyle.kernels.dispatch import as_device, keep_freed_memory
+from substyle.kernels.dispatch import as_device, keep_freed_memory, upload
 from substyle.kernels.errors import ConfigError, ImageError, SubstyleError
 from substyle.kernels.files import replacing
 from substyle.pipelines.dali import Graph
@@ -145,20 +145,11 @@ class VariantMaker:
         keys_B = philox.image_keys(self.seed, keys)
         drawn = {t.name: t.draw(keys_B, self.side, test_B, gpu=self.on_gpu) for t in transformations}
         elsewhere = [t for t in transformations if t.made_by == "library"]
-        rendering = self._rendering(canvas_BSSC, elsewhere, drawn, keys_B) if elsewhere else None
-        if rendering is None:
+        if not elsewhere:
             yield from self._here(canvas_BSSC, transformations, drawn, keys_B, None, real)
             return
-        try:
-            rendering.begin()
+        with Rendering(pool(self.threads), canvas_BSSC.cpu().numpy(), elsewhere, drawn, keys_B) as rendering:
             yield from self._here(canvas_BSSC, transformations, drawn, keys_B, rendering, real)
-        except GeneratorExit:  # the caller has seen enough
-            rendering.close()
-            raise
-        except BaseException:
-            rendering.abandon()
-            raise
-        rendering.close()
 
     def _here(
         self,
@@ -177,7 +168,7 @@ class VariantMaker:
                 made[name] = canvas_BSSC
             elif transformation.made_by == "library":
                 assert rendering is not None
-                made[name] = torch.from_numpy(rendering.take(name)).to(self.device)
+                made[name] = upload(rendering.take(name), self.device)
             elif transformation.made_by == base.PHOTOGRAPHS:
                 if real is None:
                     raise ConfigError("transformation", name, "photographs of a source that shows it")
@@ -187,16 +178,6 @@ class VariantMaker:
             elif name not in made:
                 made[name] = self._function(transformation)(canvas_BSSC, drawn[name], keys_B)
             yield name, made.pop(name).contiguous()
-
-    def _rendering(
-        self,
-        canvas_BSSC: torch.Tensor,
-        transformations: Sequence[base.Transformation],
-        drawn: Mapping[str, base.Arrays],
-        keys_B: NDArray[np.uint64],
-    ) -> Rendering:
-        """The transformations of libraries."""
-        return Rendering(pool(self.threads), canvas_BSSC.cpu().numpy(), transformations, drawn, keys_B)
 
     @property
     def on_gpu(self) -> bool:

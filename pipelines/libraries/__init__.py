@@ -13,14 +13,13 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.libraries.library import Library
 from substyle.pipelines.transforms import base
 
 _MODULES = {name: f"{__name__}.{name}" for name in ("albumentations", "gmic", "kornia", "python", "torchvision")}
-OTHER = "other"  # coarse class of a transformation of which none is given
 
 
 @cache
@@ -94,10 +93,7 @@ def transformation(place: str, row: Mapping[str, Any], folder: Path) -> base.Tra
     fixed = source.arguments(place, own, fixed, folder, row.get("file"))
     call = base.LibraryCall(of, json.dumps(fixed, sort_keys=True), source.versions(own))
     _try(place, source, own, fixed, drawn)
-    if (role := row.get("role", "train")) not in get_args(base.Role):
-        raise ConfigError(f"{place}.role", role, ", ".join(get_args(base.Role)))
-    if (coarse := row.get("coarse", OTHER)) not in base.COARSE:
-        raise ConfigError(f"{place}.coarse", coarse, ", ".join(base.COARSE))
+    coarse, role = row.get("coarse", base.OTHER), row.get("role", "train")
     generator = str(row.get("generator", of)) if coarse == "style" else ""
     return base.Transformation(
         *(name, coarse, role, "library", tuple(drawn.values())),
@@ -129,9 +125,8 @@ def _plain(place: str, value: Any) -> Any:  # noqa: ANN401 - of a TOML file
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            place, value, "a finite number, true, false, a string, or a list or table of these"
-        ) from error
+        allowed = "a finite number, true, false, a string, or a list or table of these"
+        raise ConfigError(place, value, allowed) from error
     return value
 
 

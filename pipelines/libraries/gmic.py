@@ -1,7 +1,7 @@
 """`gmic:<filter>`: filters of G'MIC (https://gmic.eu) that are listed here, and numbers for their parameters.
 
 G'MIC's language can read files and run programs. What is run is made of a name of ``gmic_filters.json`` and of numbers
-only; those filters were seen to open no file, nor a connection, and to compute the same from the same seed. Names,
+only; with their defaults, those filters open no file and no connection, and compute the same from the same seed. Names,
 parameters, defaults and ranges are those of G'MIC's standard library (``#@gui`` entries of version 3.6).
 """
 

@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +25,7 @@ Applied = Callable[[NDArray[np.uint8], int], Any]  # (S, S, 3) uint8 and a seed 
 _FOREIGN = re.compile("path|file|reference|metadata|read_fn|lambd|callable|transforms|transformation_matrix")
 
 
-class Library:
+class Library(ABC):
     """Transformations of an installed library.
 
     Attributes:
@@ -41,13 +43,13 @@ class Library:
     extra = ""
     lists_are_choices = False
 
+    @abstractmethod
     def names(self) -> Mapping[str, Any]:
         """What makes each transformation, by name; the signature of a function says its parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, made: Any, image_SSC: NDArray[np.uint8], seed: int) -> Any:  # noqa: ANN401
-        """Apply what `names` made. Generators of Python, NumPy and torch have been seeded."""
-        raise NotImplementedError
+        """Apply what `make` has made. Generators of Python, NumPy and torch have been seeded."""
 
     def make(self, name: str, arguments: Mapping[str, Any]) -> Applied:
         """Make a transformation. Raises whatever the library raises for arguments that it does not accept."""
@@ -80,8 +82,6 @@ class Library:
         del folder
         self.imported(place)
         if name not in self.names():
-            from difflib import get_close_matches
-
             near = get_close_matches(name, self.names(), n=5, cutoff=0.5)
             allowed = ", ".join(near) if near else f"substyle transforms --search {name} lists some"
             raise ConfigError(f"{place}.of", f"{self.prefix}:{name}", f"such as {allowed}")
@@ -100,9 +100,8 @@ class Library:
             self.make(name, arguments)
         except Exception as error:  # whatever the library raises
             given = ", ".join(f"{key} = {value}" for key, value in arguments.items()) or "no parameters"
-            reason = re.sub(r"\s+|For further information visit \S+", " ", f"{type(error).__name__}: {error}").strip()[
-                :500
-            ]
+            said = re.sub(r"For further information visit \S+", "", f"{type(error).__name__}: {error}")
+            reason = " ".join(said.split())[:500]
             raise ConfigError(f"{place}.parameters", given, f"{shown(allowed)} ({reason})") from error
 
     def parameters(self, name: str) -> dict[str, str]:
@@ -155,10 +154,7 @@ def subclasses(module: str, parents: tuple[type, ...], without: type | None = No
         name: made
         for name, made in sorted(vars(found).items())
         if inspect.isclass(made) and issubclass(made, parents) and made not in parents and takes_only_values(made)
-        if not name.startswith("_")
-        and "Base" not in name
-        and "Lambda" not in name
-        and not (without and issubclass(made, without))
+        if not re.search("^_|Base|Lambda", name) and not (without and issubclass(made, without))
     }
 
 

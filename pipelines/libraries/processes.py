@@ -20,7 +20,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
@@ -95,7 +95,7 @@ class Job:
 class Rendering:
     """Variants of one batch: computed a few transformations ahead of the one that is asked for.
 
-    Leave it by `close` or, after an error, by `abandon`: until then processes may write to its memory.
+    A context manager: within it, processes may write to its memory. After an error it ends them, whatever they do.
 
     Args:
         pool: the processes.
@@ -120,10 +120,14 @@ class Rendering:
         self._source = pool.block(canvas_BSSC.nbytes)
         self._source.array(self.shape)[:] = canvas_BSSC
 
-    def begin(self) -> None:
-        """Hand the first transformations to the processes."""
+    def __enter__(self) -> Rendering:
         for _ in range(2 * self.pool.processes):
             self._begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind not in (None, GeneratorExit) or not self._stopped():
+            self.pool.end()
 
     def _begin(self) -> None:
         if not self._waiting:
@@ -155,7 +159,7 @@ class Rendering:
         target, futures = self._begun[name]
         try:
             said = [future.result(_PATIENCE_S * len(self._keys_B)) for future in futures]
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, CancelledError) as error:  # cancelled: by an error in another batch
             raise SubstyleError(f"{name}: {_ENDED}") from error
         except TimeoutError as error:
             raise SubstyleError(f"{name}: took more than {_PATIENCE_S:.0f} s for a photograph") from error
@@ -167,21 +171,16 @@ class Rendering:
         self.pool.free(target)
         return pixels_BSSC
 
-    def close(self) -> None:
-        """Wait for what runs, so that its memory can be used again."""
-        self._waiting.clear()
-        for _, futures in self._begun.values():
-            for future in futures:
-                future.cancel()
-        for target, futures in self._begun.values():
-            wait(futures)
-            self.pool.free(target)
-        self._begun.clear()
-        self.pool.free(self._source)
-
-    def abandon(self) -> None:
-        """End the processes, whatever they do; the pool has new ones when they are needed."""
-        self.pool.end()
+    def _stopped(self) -> bool:
+        """Give the memory back once nothing runs any more; False if something goes on."""
+        futures = [future for _, some in self._begun.values() for future in some]
+        for future in futures:
+            future.cancel()
+        if wait(futures, _PATIENCE_S).not_done:
+            return False
+        for block in (self._source, *(target for target, _ in self._begun.values())):
+            self.pool.free(block)
+        return True
 
 
 def _arguments(transformation: base.Transformation, drawn: base.Arrays, images: int) -> list[dict[str, Any]]:
@@ -201,7 +200,7 @@ class Pool:
     """Processes and the memory they share."""
 
     def __init__(self, processes: int) -> None:
-        self.processes = processes
+        self.processes, self._owner = processes, os.getpid()
         self._executor: ProcessPoolExecutor | None = None
         self._free: list[Block] = []
         self._lock = threading.Lock()
@@ -218,7 +217,9 @@ class Pool:
             return self._executor.submit(function, *arguments)
 
     def end(self) -> None:
-        """End the processes at once."""
+        """End the processes at once. A fork of the program leaves those of the program alone."""
+        if os.getpid() != self._owner:
+            return
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:

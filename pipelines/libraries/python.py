@@ -6,6 +6,7 @@ NumPy and torch are seeded, too.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.libraries.library import Applied, Library
@@ -26,8 +28,12 @@ class Python(Library):
 
     prefix, lists_are_choices = "python", True
 
+    def names(self) -> Mapping[str, Any]:
+        """None: functions cannot be listed."""
+        return {}
+
     def searchable(self) -> bool:
-        """It cannot be listed."""
+        """It cannot be searched."""
         return False
 
     def arguments(self, place: str, name: str, given: Mapping[str, Any], folder: Path, file: object) -> dict[str, Any]:
@@ -51,12 +57,14 @@ class Python(Library):
         takes_rng = "rng" in inspect.signature(function).parameters
         inspect.signature(function).bind(None, **arguments, **({"rng": None} if takes_rng else {}))
 
-        def applied(image_SSC: Any, seed: int) -> Any:  # noqa: ANN401
-            with current_folder():
-                own = {"rng": np.random.default_rng(seed)} if takes_rng else {}
-                return function(image_SSC, **arguments, **own)
+        made = functools.partial(function, **arguments), takes_rng
+        return lambda image_SSC, seed: self.apply(made, image_SSC, seed)
 
-        return applied
+    def apply(self, made: Any, image_SSC: NDArray[np.uint8], seed: int) -> Any:  # noqa: ANN401
+        """Call a function, which may import from the current folder."""
+        function, takes_rng = made
+        with current_folder():
+            return function(image_SSC, **({"rng": np.random.default_rng(seed)} if takes_rng else {}))
 
     def code(self, name: str) -> Callable[..., Any]:
         """The function itself."""

@@ -32,8 +32,9 @@ CANVAS = 224  # the side S that strengths in px refer to
 COARSE = (
     *("identity", "blur", "noise", "recolor", "tone", "quality", "warp", "overlay", "halftone", "style"),
     *("weather", "lighting", "viewpoint", "sensor", "sharpening", "resampling"),
-    "other",  # those of which no class is given
+    "other",
 )
+OTHER = "other"  # the coarse class of a transformation of which none is given
 PHOTOGRAPHS = "photographs"  # `Transformation.made_by` of real variants, which files of the source show
 Role = Literal["train", "held_out"]
 Arrays = Mapping[str, NDArray[Any]]

@@ -315,17 +315,17 @@ def _picture(place: str, given: dict[str, Any], folder: Path) -> base.StylePictu
 def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
     """Register the transformation of one row of a suite file in a folder; returns its name."""
     name, of = str(given["name"]), str(given.get("of", given["name"]))
+    if given.get("role", "train") not in get_args(base.Role):
+        raise ConfigError(f"{place}.role", given["role"], ", ".join(get_args(base.Role)))
+    if "coarse" in given and given["coarse"] not in base.COARSE:
+        raise ConfigError(f"{place}.coarse", given["coarse"], ", ".join(base.COARSE))
     if libraries.is_reference(of):
         return _added(libraries.transformation(place, {**given, "of": of, "name": name.replace(":", ".")}, folder))
     if only := sorted({"file", "generator"} & set(given)):
         raise ConfigError(f"{place}.{only[0]}", given[only[0]], f"nothing; {of} is no transformation of a library")
     own = {"picture": _picture(place, given, folder)} if "picture" in given else {}
     real = given.get("of") == base.PHOTOGRAPHS
-    made = base.Transformation(name, "other", "train", "photographs", subtle=True) if real else base.get(of)
-    if given.get("role", "train") not in get_args(base.Role):
-        raise ConfigError(f"{place}.role", given["role"], ", ".join(get_args(base.Role)))
-    if given.get("coarse", made.coarse) not in base.COARSE:
-        raise ConfigError(f"{place}.coarse", given["coarse"], ", ".join(base.COARSE))
+    made = base.Transformation(name, base.OTHER, "train", "photographs", subtle=True) if real else base.get(of)
     changes: dict[str, Any] = {field: given[field] for field in ("role", "coarse") if field in given} | own
     drawn = {field: given.get(field, {}) for field in ("parameters", "severities")}
     known = {parameter.name: parameter for parameter in made.parameters}

@@ -291,9 +291,9 @@ def test_exports_have_no_row_of_a_variant_that_is_left_out(pairs: Scene) -> None
 
 def test_a_batch_without_a_variant_is_not_yielded(pairs: Scene) -> None:
     gone, where = pairs.key(pairs.one(at=0)), pairs.root / "real"
-    told = {"canvas": 64, "suite": str(pairs.root / "pairs.toml"), "source": SourceConfig("variants"), "device": "cpu"}
+    given = {"canvas": 64, "suite": str(pairs.root / "pairs.toml"), "source": SourceConfig("variants"), "device": "cpu"}
     with pytest.warns(UserWarning, match=f"minephone of {gone} is left out: no file"):
-        found = [(tuple(keys), name, len(pixels)) for keys, name, pixels in iter_variants(where, batch=1, **told)]  # type: ignore[arg-type]
+        found = [(tuple(keys), name, len(pixels)) for keys, name, pixels in iter_variants(where, batch=1, **given)]  # type: ignore[arg-type]
     assert ((gone,), "minescan", 1) in found
     assert len(found) == 5 * 18 - 2
 

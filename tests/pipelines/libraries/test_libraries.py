@@ -399,6 +399,18 @@ def test_an_interruption_ends_what_hangs(ends: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.slow
+def test_a_fork_that_ends_leaves_the_processes_alone(here: Path) -> None:
+    pool = pool_of(1)
+    before = pids(pool)
+    child = os.fork()
+    if not child:
+        pool.end()  # as it does when its interpreter ends
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert pids(pool_of(1)) == before
+
+
 def test_another_file_of_the_same_descriptor_is_not_touched(tmp_path: Path) -> None:
     block = processes.Block(1000)
     other = tmp_path / "other"
@@ -490,6 +502,9 @@ def test_a_library_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyP
 
         def names(self) -> dict[str, object]:
             return {}
+
+        def apply(self, made: object, image_SSC: object, seed: int) -> object:
+            return image_SSC
 
     monkeypatch.setattr(libraries, "library", lambda prefix: Absent())
     assert "pip install 'substyle[kornia]'" in refusal(here, 'name = "x", of = "kornia:RandomMotionBlur"')
