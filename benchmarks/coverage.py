@@ -11,8 +11,8 @@ a test or claim says what is not so. The list was fixed before any of its result
   (Student's t, Wilson, Clopper and Pearson, Bonett and Price, whichever apply);
 - false verdicts: at most 5 % of studies.
 
-A cell that does not pass *fails* if its Monte Carlo interval is wholly on the wrong side, else it is *undecided*. Each
-has 10,000 replications, or as many as two minutes of one core allow. All resamples are as many as the product draws.
+A cell that does not pass *fails* if its Monte Carlo interval is wholly on the wrong side, else it is *undecided*; where
+the product gives no interval it is *withheld*. Each has 10,000 replications, or as many as two minutes of one core allow. All resamples are as many as the product draws.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from benchmarks.simulations import KINDS, Simulated
 
 NAME = "coverage"
 QUESTION = "do 95 % intervals contain the truth in 95 % of studies, and do tests and claims say what is not so?"
-PASSES, FAILS, UNCERTAIN = "passes", "fails", "undecided"
+PASSES, FAILS, UNCERTAIN, WITHHELD = "passes", "fails", "undecided", "withheld"
 
 COVERAGE, WIDE, FALSE_VERDICTS = 0.93, 0.97, 0.05
 REPLICATIONS, QUICK, SECONDS = 10_000, 200, 120.0
@@ -151,7 +151,7 @@ def judged(studies: list[Simulated]) -> dict[str, Any]:
         rate, (low, high) = _rate(false_K)
         row |= {"false_verdicts": rate, "false_verdicts_ci95": [low, high]}
         verdicts.append(PASSES if rate <= FALSE_VERDICTS else FAILS if low > FALSE_VERDICTS else UNCERTAIN)
-    row["verdict"] = next(each for each in (FAILS, UNCERTAIN, PASSES) if each in verdicts)
+    row["verdict"] = next((each for each in (FAILS, UNCERTAIN, PASSES) if each in verdicts), WITHHELD)
     return row
 
 

@@ -27,7 +27,7 @@ from substyle.engine.analysis.robustness import robustness as correlations_of
 from substyle.engine.analysis.similarity import similarity as similarity_of
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Resampled, by_class, resample, uniform_over
+from substyle.engine.probes.evaluate import ACCURACY, Bounds, Resampled, by_class, resample, uniform_over
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.outcomes import holm as holm_corrected
 from substyle.engine.probes.ridge import Response, scored_on
@@ -236,7 +236,7 @@ def robustness(rng: Rng, count: int, seed: int, units: int, backbones: int, meas
     level_KBN = rng.random((count, backbones, units))
     right_KTN = np.concatenate([level_KBN < 0.9, level_KBN < 0.9 - lost_B[:, None]], axis=1)
     ends = []
-    for moved, right in zip(_resampled(moved_KBN, seed, proportion=False), _resampled(right_KTN, seed), strict=True):
+    for moved, right in zip(_resampled(moved_KBN, seed, bounds=None), _resampled(right_KTN, seed), strict=True):
         points = {
             str(b): Replicates(moved.one(b), {"shift": right.one(b) - right.one(backbones + b)})
             for b in range(backbones)
@@ -350,12 +350,12 @@ def _pair(rng: Rng, shape: tuple[int, ...], first: float, second: float) -> tupl
 
 
 def _resampled(
-    score_KTN: Scores, seed: int, group_N: NDArray[np.int64] | None = None, *, proportion: bool = True
+    score_KTN: Scores, seed: int, group_N: NDArray[np.int64] | None = None, *, bounds: Bounds | None = ACCURACY
 ) -> list[Resampled]:
     """Studies with the same seed and number of photographs have the same resamples, so that one call does for all."""
     count = score_KTN.shape[1]
     rows = score_KTN.reshape(-1, score_KTN.shape[2]).astype(np.float32)
-    found = resample(rows, BOOTSTRAP, seed, group_N, proportion=proportion)
+    found = resample(rows, BOOTSTRAP, seed, group_N, bounds=bounds)
     return [found.part(slice(start, start + count)) for start in range(0, len(rows), count)]
 
 

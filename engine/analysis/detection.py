@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.attacks import CLEAN, SQUEEZED
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.probes.evaluate import ACCURACY, Estimate
 from substyle.engine.store.layout import TRAIN
 from substyle.kernels.errors import SubstyleError, abbreviated
 
@@ -20,6 +20,7 @@ I64 = NDArray[np.int64]
 BOOTSTRAP = 1000
 FALSE_POSITIVES = 0.05
 FEWEST = 5  # detected pictures of fewer photographs are not scored
+FEWEST_UNCHANGED = round(5 / FALSE_POSITIVES)  # of fewer, too few are false positives to know the threshold
 NEIGHBOURS = 10
 CS = (1e-4, 1e-2, 1.0)
 FOLDS = 3
@@ -40,7 +41,8 @@ def detection(
         group_N: group of each photograph; a single group has no intervals.
 
     Returns:
-        ``auroc`` and ``tpr``; None if attacks on fewer than `FEWEST` photographs count.
+        ``auroc`` and ``tpr``, the latter with an interval if there are at least `FEWEST_UNCHANGED` photographs (or
+        groups); None if attacks on fewer than `FEWEST` photographs count.
 
     Raises:
         SubstyleError: a score that counts is NaN, which would rank as not attacked.
@@ -73,11 +75,12 @@ def detection(
             tpr.append(found_R / total_R)
     both = {"auroc": np.concatenate(auroc), "tpr": np.concatenate(tpr)}
     units = min(len(groups), len(np.unique(group_N[counted_N])))
-    replicates = slice(1, None if units > 1 else 1)
-    return {
-        name: Estimate(float(each[0]), each[replicates], units, trials=units, proportion=True)
-        for name, each in both.items()
-    }
+    fewest = {"auroc": 2, "tpr": FEWEST_UNCHANGED}
+    found = {}
+    for name, each in both.items():
+        replicates_R = each[1:] if units > 1 and len(groups) >= fewest[name] else each[:0]
+        found[name] = Estimate(float(each[0]), replicates_R, units, bounds=ACCURACY)
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ Samples depend only on (seed, image keys), so all backbones are analyzed on the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.probes.evaluate import ACCURACY, Estimate
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
@@ -19,6 +20,8 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 RESAMPLES = 1000
+_ALIKE = 1e-9  # squared error of a resample without spread, as a share of that of all groups
+_T_AT_MOST = 50.0  # most resamples of two or three groups have no spread
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,10 @@ def _gather(
 
 
 def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed: int) -> list[float] | None:
-    """95 % interval of a mean from a bootstrap over groups, see :class:`.probes.evaluate.Estimate`.
+    """95 % interval of a mean from a bootstrap over groups.
+
+    Booleans are accuracies, see :class:`.probes.evaluate.Estimate`. Other numbers may be skewed and have no bounds
+    nearby: deviations are divided by the standard error of each resample (the bootstrap-t).
 
     Args:
         value_R: scores; NaN is ignored.
@@ -126,6 +132,8 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
 
     Returns:
         [low, high], or None with fewer than two groups.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5.
     """
     hits = value_R.dtype == np.bool_
     known_R = ~np.isnan(value_R)
@@ -136,8 +144,19 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
         return None
     value_G, weight_G = (np.bincount(group_R, weights=w, minlength=n) for w in (value_R, None))
     counts_SG = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
-    mean_S = (counts_SG @ value_G) / (counts_SG @ weight_G)
-    return Estimate(float(value_R.mean()), mean_S, n, trials=n, proportion=hits).ci95
+    mean, total_S = float(value_R.mean(dtype=np.float64)), counts_SG @ weight_G
+    mean_S = (counts_SG @ value_G) / total_S
+    if hits:
+        return Estimate(mean, mean_S, n, bounds=ACCURACY).ci95
+    # sum of c (v - w m)^2 over groups, for the mean m of each resample
+    squares_S3 = counts_SG @ np.stack([value_G**2, -2 * value_G * weight_G, weight_G**2], axis=1)
+    squared_S = (squares_S3 * np.stack([np.ones_like(mean_S), mean_S, mean_S**2], axis=1)).sum(axis=1)
+    squared = float(((value_G - weight_G * mean) ** 2).sum())
+    # resamples of a single group have no error of their own; t is then larger than any other
+    error_S = np.sqrt(np.maximum(squared_S, squared * _ALIKE)) / total_S
+    low, high = np.percentile((mean_S - mean) / error_S, [2.5, 97.5]).tolist() if squared > 0 else (0.0, 0.0)
+    error = math.sqrt(squared) / len(value_R)
+    return [mean - error * min(max(high, 0.0), _T_AT_MOST), mean - error * max(min(low, 0.0), -_T_AT_MOST)]
 
 
 # Ridge strengths, as multiples of the mean eigenvalue of the training Gram matrix.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.analysis.geometry import F32, I64, SampledRows, bootstrap_mean
 from substyle.engine.devices import AUTO
-from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.probes.evaluate import ACCURACY, Estimate
 from substyle.kernels.dispatch import CPU, as_device
 from substyle.kernels.errors import ConfigError
 
@@ -317,9 +317,11 @@ def interval(
 ) -> list[float] | None:
     """95 % interval of :func:`adjusted_mutual_information` from a bootstrap over groups of rows, such as images.
 
-    Repeated groups raise mutual information, so the resamples' deviations from their mean are added to the value, and
-    scaled for few groups as in :class:`.probes.evaluate.Estimate`. E[I] is that of all rows, since class sizes hardly
-    change. Clusters are fixed: the interval does not cover the choice of clusters, transformations or training images.
+    Repeated groups raise mutual information, so the resamples' deviations from their mean are added to the value. Few
+    rows raise it too, about as much as resampling does; the lower end is reduced by that. The clusters of the group
+    that :class:`.probes.evaluate.Estimate` adds are independent of the transformations, or equal to them. E[I] is that
+    of all rows, since class sizes hardly change. Clusters are fixed: the interval does not cover the choice of
+    clusters, transformations or training images.
 
     Returns:
         [low, high], or None with fewer than two groups or if every resample has a single class.
@@ -342,7 +344,10 @@ def interval(
     if not len(value_S):
         return None
     value = adjusted_mutual_information(a_R, b_R)
-    return Estimate(value, value + value_S - value_S.mean(), groups).ci95
+    raised = max(float(value_S.mean()) - value, 0.0)
+    centred_S = value + value_S - value_S.mean()
+    ends = [Estimate(value, each_S, groups, bounds=ACCURACY).ci95 for each_S in (centred_S - raised, centred_S)]
+    return None if ends[0] is None or ends[1] is None else [ends[0][0], ends[1][1]]
 
 
 def _entropy(count_C: NDArray[np.number[Any]]) -> float:

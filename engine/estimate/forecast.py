@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from scipy.special import stdtrit
 
+from substyle.engine.probes.evaluate import StudentsT
 from substyle.engine.report.claims import FEWEST_DECIDED
 from substyle.engine.report.deciding import correlation_interval
 from substyle.pipelines.transforms.style import by_generator
@@ -48,16 +49,12 @@ class OverGenerators:
     def half(self, generators: int, photographs: int) -> Range:
         """Half widths of 95 % intervals over generators, as trained on and as tested, and photographs."""
         low, median, high = (
-            self._half(of_one / math.sqrt(generators), of_photograph / math.sqrt(photographs), generators)
+            StudentsT.of(
+                (of_one / math.sqrt(generators), generators), (of_photograph / math.sqrt(photographs), photographs)
+            ).half_width(95.0)
             for of_one, of_photograph in zip(self.generator, self.photograph, strict=True)
         )
         return low, median, high
-
-    @staticmethod
-    def _half(own: float, others: float, generators: int) -> float:
-        se = math.hypot(own, others)
-        freedom = (generators - 1) * (se / own) ** 4 if own > 0 else math.inf  # Satterthwaite's
-        return float(stdtrit(min(freedom, 1e9), 0.975)) * se
 
 
 _STYLES = 3  # of a generator that trains, by default

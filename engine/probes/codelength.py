@@ -23,7 +23,7 @@ import torch
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
-from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
+from substyle.engine.probes.evaluate import ACCURACY, Estimate, resample, score, uniform_over
 from substyle.engine.probes.linear import TIGHTER, Linear, variant_weights
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import F64, I64, Advance, Task
@@ -305,7 +305,7 @@ class _Code:
         uniform = math.log2(len(growing.task.labels))
         both = resample(
             *(np.stack([self.bits_ON[:, own_N].mean(axis=0), rows_N]), config.bootstrap, config.seed, groups),
-            proportion=False,
+            bounds=None,
         )
         total, labels = both.one(0), both.one(1)
         bits = Estimate(total.value / labels.value, total.replicates_R / labels.replicates_R, total.units)
@@ -349,10 +349,7 @@ class _Curve:
         replicate_AR = np.einsum("aor,ro->ar", replicate_AOR, times_RO)
         value_A, chance = value_AO.mean(axis=1), self.task.chance
         units = self.found[0][0].units
-        points = [
-            Estimate(float(v), r, units, trials=units, proportion=True)
-            for v, r in zip(value_A, replicate_AR, strict=True)
-        ]
+        points = [Estimate(float(v), r, units, bounds=ACCURACY) for v, r in zip(value_A, replicate_AR, strict=True)]
         top = points[-1].ci95
         number = Estimate(math.nan, np.empty(0))
         if top is not None and top[0] > chance:

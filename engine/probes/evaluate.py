@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.tasks import F64, I64, UNKNOWN, Task
@@ -102,6 +103,10 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+Bounds = tuple[float, float]
+ACCURACY: Bounds = (0.0, 1.0)
+DIFFERENCE: Bounds = (-1.0, 1.0)  # of two accuracies
+
 # Of n images none of which disagree, the one-sided 95 % bound of their rate is 3 / n (Hanley and Lippman-Hand, "If
 # nothing goes wrong, is everything all right?", JAMA 249, 1983); as a standard error, by the normal quantile.
 _UNSEEN = 3 / 1.645
@@ -116,32 +121,30 @@ class Resampled:
     Attributes:
         value_T: (T,) accuracies.
         replicates_RT: (R, T) accuracies over R resamples of the images.
-        images_T: (T,) number of images with a score; None if unknown.
-        units_T: (T,) number of resampled units with a score: these images, or groups of them; None if unknown.
-        proportion: whether these are accuracies; else differences of accuracies, or other numbers.
+        units_T: (T,) number of resampled units with a score: images, or groups of them; None if unknown.
+        bounds: least and greatest possible value, see `Estimate`; None for numbers without bounds.
         apart_T: (T,) mean absolute score: of differences, how often two probes disagree; None if unknown.
     """
 
     value_T: F64
     replicates_RT: F64
     seed: int = 0
-    images_T: I64 | None = None
     units_T: I64 | None = None
-    proportion: bool = False
+    bounds: Bounds | None = None
     apart_T: F64 | None = None
 
     def mean(self, weight_T: F64) -> Estimate:
         """Weighted mean of the accuracies that are not NaN."""
         used_T = (weight_T > 0) & np.isfinite(self.value_T)
         units, unseen = math.inf, 0.0
-        if self.images_T is not None and self.units_T is not None and used_T.any():
+        if self.units_T is not None and used_T.any():
             units = float(self.units_T[used_T].max())
             share = (weight_T[used_T] / (self.units_T[used_T] + 2)).max() / weight_T[used_T].sum()
-            unseen = _UNSEEN * float(share)
+            unseen = _UNSEEN * float(share) if self.bounds is not None else 0.0
         return Estimate(
             float(_weighted(self.value_T[None], weight_T)[0]),
             _weighted(self.replicates_RT, weight_T),
-            *(units, unseen, units, self.proportion),
+            *(units, unseen, self.bounds),
             apart=math.nan if self.apart_T is None else float(_weighted(self.apart_T[None], weight_T)[0]),
         )
 
@@ -166,7 +169,8 @@ class Resampled:
             return replace(mean, replicates_R=np.empty(0))
         rng = self._rng(used)
         times_RU = rng.multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT)).astype(np.float64)
-        return replace(mean, replicates_R=self._times(used, weight_T, times_RU), units=min(mean.units, count))
+        replicates_R = self._times(used, weight_T, times_RU)
+        return replace(mean, replicates_R=replicates_R, units=min(mean.units, count), two_way=True)
 
     def nested(self, weight_T: F64, class_T: Sequence[str]) -> Estimate:
         """`two_way` with transformations drawn within their coarse classes, which stay.
@@ -188,7 +192,8 @@ class Resampled:
                 free += count - 1
         if free == 0:
             return replace(mean, replicates_R=np.empty(0))
-        made = replace(mean, replicates_R=self._times(used, weight_T, times_RU), units=min(mean.units, free + 1))
+        replicates_R = self._times(used, weight_T, times_RU)
+        made = replace(mean, replicates_R=replicates_R, units=min(mean.units, free + 1), two_way=True)
         # an `Estimate` scales deviations for few units, which the draws have done
         return replace(made, replicates_R=made.value + (made.replicates_R - made.value) / made.few)
 
@@ -204,9 +209,10 @@ class Resampled:
 
     def part(self, rows: slice) -> Resampled:
         """Select transformations."""
-        images_T, units_T = (None if each is None else each[rows] for each in (self.images_T, self.units_T))
         return Resampled(
-            *(self.value_T[rows], self.replicates_RT[:, rows], self.seed, images_T, units_T, self.proportion),
+            *(self.value_T[rows], self.replicates_RT[:, rows], self.seed),
+            units_T=None if self.units_T is None else self.units_T[rows],
+            bounds=self.bounds,
             apart_T=None if self.apart_T is None else self.apart_T[rows],
         )
 
@@ -219,45 +225,57 @@ class Resampled:
 class Estimate:
     """A number and its bootstrap replicates (R,), of G resampled units.
 
-    A bootstrap of few units is too narrow: deviations from the value are scaled by ``sqrt(G / (G - 1))`` and by the
-    quantile of Student's t with G - 1 degrees of freedom over that of the normal distribution. Where all units agree,
-    replicates have no spread at all. An accuracy of 0 or 1 then has the exact binomial interval of its images or groups
-    (Clopper and Pearson, 1934). To differences, and to other accuracies without spread, the variance of disagreements
-    that were not seen is added, by the rule of three: the 90 % interval of a difference of 0 is about ± 3 / G.
+    Few units do not show how rare ones would change a mean: all of 50 photographs may be right where one in 20 is
+    wrong. So the interval of a mean that has bounds is that of a sample with one unit more, whose score is either bound
+    with equal probability, and whose share of the mean is that of one of G + 1 units in a Bayesian bootstrap,
+    Beta(1, G). For scores of 0 and 1 this is nearly the mid-p version of the exact binomial interval.
+
+    Numbers without bounds, and differences over images and transformations, whose bounds are far away, have no unit
+    more. A bootstrap of few units is too narrow, so their deviations from the value are scaled by ``sqrt(G / (G - 1))``
+    and by the quantile of Student's t with G - 1 degrees of freedom over that of the normal distribution. To
+    differences the variance of disagreements that were not seen is added, by the rule of three.
 
     Attributes:
         units: G, of images, groups or transformations.
         unseen: standard error of disagreements that were not seen.
-        trials: number of images or groups of images.
-        proportion: whether it is an accuracy, whose interval is in [0, 1].
-        difference: whether it is a difference of accuracies, whose interval is in [-1, 1].
+        bounds: least and greatest possible value, `ACCURACY` or `DIFFERENCE`; None without bounds.
+        two_way: whether transformations were drawn too.
         apart: of a difference, how often the two disagree; NaN if unknown.
+
+    Sources: Gaffke, "Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative
+    variable", Mathematical Methods of Statistics 14, 2005; Learned-Miller and Thomas, "A new confidence interval for
+    the mean of a bounded random variable", 2019 (arXiv 1905.06208); Rubin, "The Bayesian bootstrap", Annals of
+    Statistics 9(1), 1981; Lancaster, "Significance tests in discrete distributions", JASA 56, 1961 (mid-p).
     """
 
     value: float
     replicates_R: F64
     units: float = math.inf
     unseen: float = 0.0
-    trials: float = math.inf
-    proportion: bool = False
-    difference: bool = False
+    bounds: Bounds | None = None
+    two_way: bool = False
     apart: float = math.nan
 
     @staticmethod
     def of(array: F64) -> Estimate:
         """The inverse of `array`."""
-        value, units, unseen = array[:3].tolist()
-        return Estimate(value, array[3:], units, unseen)
+        value, units, unseen, two_way, low, high = array[:6].tolist()
+        bounds = (low, high) if math.isfinite(low) else None
+        return Estimate(value, array[6:], units, unseen, bounds, bool(two_way))
 
     def array(self) -> F64:
-        """A difference, or a number that is no proportion, for a file."""
-        return np.concatenate([[self.value, self.units, self.unseen], self.replicates_R])
+        """All but `apart`, for a file."""
+        bounds = self.bounds or (-math.inf, math.inf)
+        return np.concatenate([[self.value, self.units, self.unseen, self.two_way, *bounds], self.replicates_R])
 
     def __sub__(self, other: Estimate) -> Estimate:
-        units, unseen = min(self.units, other.units), max(self.unseen, other.unseen)
-        accuracies = self.proportion and other.proportion
+        bounds = None
+        if self.bounds is not None and other.bounds is not None:
+            bounds = self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]
         return Estimate(
-            self.value - other.value, self.replicates_R - other.replicates_R, units, unseen, difference=accuracies
+            *(self.value - other.value, self.replicates_R - other.replicates_R),
+            *(min(self.units, other.units), max(self.unseen, other.unseen)),
+            *(bounds, self.two_way or other.two_way),
         )
 
     @property
@@ -272,8 +290,11 @@ class Estimate:
 
     @property
     def ci90(self) -> list[float] | None:
-        """The 90 % interval, for equivalence tests (two one-sided tests at 5 %), see `at_margin`."""
-        ends = self._interval(90.0)
+        """The 90 % interval, for equivalence tests (two one-sided tests at 5 %), see `at_margin`.
+
+        Each end has the unit more at its own bound, as the exact binomial interval has (Clopper and Pearson, 1934).
+        """
+        ends = self._interval(90.0, exact=True)
         return None if ends is None else [self.value + self.at_margin * (end - self.value) for end in ends]
 
     @property
@@ -295,10 +316,10 @@ class Estimate:
         if len(finite) < 2:
             return None
         spread, alike = float(finite.std(ddof=1)), bool(np.ptp(finite) < _ALIKE)
-        if self.proportion and alike and self.value in (0.0, 1.0):
+        if self.bounds is not None and alike and self.value in self.bounds:
             low, high = self._interval(95.0) or (0.0, 0.0)
             return (high - low) / (2 * self.quantile(95.0))
-        return math.hypot(spread * self.few, self.unseen if alike or not self.proportion else 0.0)
+        return math.hypot(spread * self.few, self.unseen if alike or self._difference else 0.0)
 
     def quantile(self, per_cent: float) -> float:
         """Quantile of Student's t that bounds the middle ``per_cent``."""
@@ -309,23 +330,28 @@ class Estimate:
         """Factor of deviations of a bootstrap of few units."""
         return math.sqrt(self.units / (self.units - 1)) if 1 < self.units < math.inf else 1.0
 
-    def _interval(self, per_cent: float) -> list[float] | None:
-        finite = self._finite()
-        if len(finite) == 0:
+    @property
+    def _difference(self) -> bool:
+        return self.bounds is not None and self.bounds[0] < 0
+
+    def _interval(self, per_cent: float, *, exact: bool = False) -> list[float] | None:
+        finite_R = self._finite()
+        if len(finite_R) == 0:
             return None
         tail = 50 - per_cent / 2
-        low, high = np.percentile(finite, [tail, 100 - tail]).tolist()
-        alike = high - low < _ALIKE
-        if self.proportion and alike and self.value in (0.0, 1.0):
-            missed = 1 - (tail / 100) ** (1 / self.trials)
-            return [1 - missed, 1.0] if self.value else [0.0, missed]
-        wider = self.few * self.quantile(per_cent) / NormalDist().inv_cdf(1 - tail / 100)
-        unseen = self.quantile(per_cent) * self.unseen if alike or not self.proportion else 0.0
-        below, above = (math.hypot(wider * max(d, 0.0), unseen) for d in (self.value - low, high - self.value))
-        ends = self.value - below, self.value + above
-        if not self.proportion and not self.difference:
-            return list(ends)
-        return [min(max(end, 0.0 if self.proportion else -1.0), 1.0) for end in ends]
+        if self.bounds is None or (self._difference and self.two_way):
+            low, high = np.percentile(finite_R, [tail, 100 - tail]).tolist()
+            student = self.quantile(per_cent)
+            wider = self.few * student / NormalDist().inv_cdf(1 - tail / 100)
+            deviations = self.value - low, high - self.value
+            below, above = (math.hypot(wider * max(each, 0.0), student * self.unseen) for each in deviations)
+            ends = np.array([self.value - below, self.value + above])
+            return (ends if self.bounds is None else ends.clip(*self.bounds)).tolist()  # type: ignore[no-any-return]
+        share_R = _share_of_one_more(len(finite_R), self.units)
+        below_R, above_R = (finite_R + share_R * (bound - finite_R) for bound in self.bounds)
+        if not exact:
+            below_R = above_R = np.concatenate([below_R, above_R])
+        return [float(np.percentile(below_R, tail)), float(np.percentile(above_R, 100 - tail))]
 
     def within(self, low: float, high: float) -> list[float] | None:
         """The 95 % interval of a number that is never below ``low`` or above ``high``."""
@@ -336,18 +362,60 @@ class Estimate:
         return finite if self.units >= 2 else finite[:0]  # resamples of one unit are equal
 
 
-def satterthwaite(errors: Sequence[float], units: Sequence[float]) -> float:
-    """Degrees of freedom of Student's t for the root of a sum of squared standard errors.
+@lru_cache(64)
+def _share_of_one_more(resamples: int, units: float) -> F64:
+    """Beta(1, G) at evenly spaced probabilities, in an order that has nothing to do with that of the resamples. (R,)"""
+    if units == math.inf:
+        return np.zeros(resamples)
+    probability_R = (np.random.default_rng(0).permutation(resamples) + 0.5) / resamples
+    return np.asarray(1 - (1 - probability_R) ** (1 / units), np.float64)
 
-    Args:
-        errors: independent standard errors.
-        units: number of units that each is computed from.
 
-    Source: Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2(6),
-    1946.
+@dataclass(frozen=True)
+class StudentsT:
+    """Student's t of a sum of independent errors that are each estimated from few units.
+
+    A quantile is the mean of those of the parts, weighted by their variances. It errs on the side of too large, where
+    that of Satterthwaite's degrees of freedom is too small if a part of few units happens to be.
+
+    Attributes:
+        variances: squared standard errors.
+        freedoms: degrees of freedom of each.
+
+    Source: Cochran, "Approximate significance levels of the Behrens-Fisher test", Biometrics 20(1), 1964.
     """
-    parts = sum(se**4 / max(count - 1, 1) for se, count in zip(errors, units, strict=True))
-    return math.hypot(*errors) ** 4 / parts if parts > 0 else max(units[0] - 1, 1.0)
+
+    variances: tuple[float, ...]
+    freedoms: tuple[float, ...]
+
+    @staticmethod
+    def of(*parts: tuple[float, float]) -> StudentsT:
+        """From standard errors and the numbers of units that they are computed from."""
+        return StudentsT(tuple(se**2 for se, _ in parts), tuple(max(units - 1, 1) for _, units in parts))
+
+    @property
+    def se(self) -> float:
+        """Standard error of the sum."""
+        return math.sqrt(sum(self.variances))
+
+    def half_width(self, per_cent: float) -> float:
+        """Half the width of the interval with this coverage."""
+        return self.se * self._quantile(0.5 - per_cent / 200) if self.se > 0 else 0.0
+
+    def p(self, value: float) -> float:
+        """Two-sided p value of a difference."""
+        if self.se == 0:
+            return 0.0 if value else 1.0
+        ratio = abs(value) / self.se
+        # the root is between the tails of the most and of the fewest degrees of freedom
+        low, high = (float(stdtr(freedom, -ratio)) for freedom in (max(self.freedoms), min(self.freedoms)))
+        while high - low > 1e-9 * high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._quantile(middle) > ratio else (low, middle)
+        return 2 * high
+
+    def _quantile(self, tail: float) -> float:
+        return float(np.average(-stdtrit(np.array(self.freedoms), tail), weights=self.variances))
 
 
 def resample(
@@ -356,7 +424,7 @@ def resample(
     seed: int,
     group_N: Sequence[int] | NDArray[np.int64] | None = None,
     *,
-    proportion: bool = True,
+    bounds: Bounds | None = ACCURACY,
 ) -> Resampled:
     """Accuracies of T transformations over N images and over R resamples of the images.
 
@@ -367,7 +435,7 @@ def resample(
         resamples: R.
         group_N: groups of images to resample as a whole instead, such as the photograph that a crop is from. One
             group, or one image, has no intervals: its replicates are NaN.
-        proportion: whether the scores are accuracies, from 0 to 1.
+        bounds: least and greatest possible score, None without: `ACCURACY`, or `DIFFERENCE` of two.
     """
     counted = np.isfinite(score_TN)
     right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
@@ -395,8 +463,10 @@ def resample(
     units_T = np.count_nonzero(both[:, transformations:], axis=0)
     if images < 2:  # all resamples are equal
         accuracies[1:] = np.nan
-    apart_T = None if proportion else np.asarray(np.abs(right_NT).sum(axis=0) / np.maximum(counted.sum(axis=1), 1))
-    return Resampled(accuracies[0], accuracies[1:], seed, counted.sum(axis=1), units_T, proportion, apart_T)
+    apart_T = None
+    if bounds == DIFFERENCE:
+        apart_T = np.asarray(np.abs(right_NT).sum(axis=0) / np.maximum(counted.sum(axis=1), 1))
+    return Resampled(accuracies[0], accuracies[1:], seed, units_T, bounds, apart_T)
 
 
 def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int) -> F64:

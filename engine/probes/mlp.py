@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import resample, score, uniform_over
+from substyle.engine.probes.evaluate import DIFFERENCE, resample, score, uniform_over
 from substyle.engine.probes.heads import Setting, grid, token_grid
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, identity, stream_of
 from substyle.engine.probes.trainer import Trained, Validation, train
@@ -268,8 +268,8 @@ def report_multitask(
 
     def of_twin(task: str, twin: str, weight_T: F64) -> dict[str, Any]:
         apart_TN = joint.scores_TN[task] - joint.scores_TN[twin]
-        estimate = resample(apart_TN, config.bootstrap, config.seed, group_N, proportion=False).mean(weight_T)
-        return {"value": estimate.number, "ci95": estimate.within(-1.0, 1.0), "ci90": estimate.ci90}
+        estimate = resample(apart_TN, config.bootstrap, config.seed, group_N, bounds=DIFFERENCE).mean(weight_T)
+        return {"value": estimate.number, "ci95": estimate.ci95, "ci90": estimate.ci90}
 
     return {
         **fine.entries("fine"),

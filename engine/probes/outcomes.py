@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -12,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
-from substyle.engine.probes.evaluate import Estimate, by_class, resample, satterthwaite, uniform_over
+from substyle.engine.probes.evaluate import DIFFERENCE, Estimate, StudentsT, by_class, resample, uniform_over
 from substyle.engine.probes.heads import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
@@ -121,7 +119,7 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
         - ``se``: over images (and transformations for metrics in `GENERAL`), plus over probes trained on resampled
           training images if both have them; ``se_training``: the latter alone, or null;
         - ``ci90``: difference ± the quantile of Student's t × se × `Estimate.at_margin`, for equivalence tests;
-        - ``p``: two-sided, by Student's t, whose degrees of freedom are Satterthwaite's if ``se`` has both parts;
+        - ``p``: two-sided, by Student's t, see `StudentsT`;
           ``p_holm``: after Holm's correction over all rows of the task, metric and head. Null without se.
     """
     rows: list[Row] = []
@@ -192,7 +190,7 @@ def _differences(
     # NaN unless both have the row, so that the difference of means equals the mean of differences
     stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
     groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
-    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups, proportion=False)
+    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups, bounds=DIFFERENCE)
     rows = []
     for i, (x, y) in enumerate(names):
         task, head = x.split("/")
@@ -234,12 +232,8 @@ def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
             training = float(np.average(training_ST[:, used], axis=1, weights=weight_T[used]).std(ddof=1))
     if se is None:
         return {"se": None, "se_training": training, "ci90": None, "p": None}
-    freedom = max(error.units - 1, 1)
-    if training_ST is not None and training:
-        freedom = satterthwaite((se, training), (error.units, len(training_ST)))
-        se = math.hypot(se, training)
-    half = error.at_margin * float(stdtrit(freedom, 0.95)) * se
-    ratio = abs(error.value) / se if se > 0 else (math.inf if error.value else 0.0)
-    p = 2 * float(stdtr(freedom, -ratio))  # Student's t, both tails
+    of_training = () if training_ST is None or not training else ((training, len(training_ST)),)
+    t = StudentsT.of((se, error.units), *of_training)
+    half = error.at_margin * t.half_width(90.0)
     ci90 = [max(error.value - half, -1.0), min(error.value + half, 1.0)]
-    return {"se": se, "se_training": training, "ci90": ci90, "p": p}
+    return {"se": t.se, "se_training": training, "ci90": ci90, "p": t.p(error.value)}

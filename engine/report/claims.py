@@ -47,6 +47,7 @@ from substyle.engine.results.model import (
 
 FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
 # minimum backbones for a rank correlation (of three, one order in six is perfect), and for a verdict on it
+FEWEST_TRANSFORMATIONS = 3  # of a verdict on sensitivities
 FEWEST_CORRELATED, FEWEST_DECIDED = 4, 6
 STRONG = 0.5  # rank correlation that counts as "implies"
 STATISTICS = "control:statistics"
@@ -223,7 +224,10 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
             judged[f"{a} against {b}"] = (*found[-1], of_photographs)
     claim.n_transformations = len(shared)
     claim.status = _side(_estimate(claim, found), +1)
-    if claim.status == UNDECIDED:
+    if len(shared) < FEWEST_TRANSFORMATIONS:
+        claim.status = UNDECIDED
+        _add(claim, f"a verdict requires {FEWEST_TRANSFORMATIONS} transformations")
+    elif claim.status == UNDECIDED:
         measured = [(results.backbones[name].entry("sampled") or {}).get("test_images") for name in (*left, *right)]
         images = min((each for each in measured if each), default=None)
         _add(claim, *(list(disagreeing(judged)) or _to_decide(results, claim, judged, images=images)))

@@ -19,7 +19,8 @@ def test_an_interval_that_covers_passes() -> None:
 
 
 def test_an_interval_that_is_too_narrow_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate.Estimate, "quantile", lambda self, per_cent: 1.0)
+    narrow = evaluate.Estimate._interval
+    monkeypatch.setattr(evaluate.Estimate, "_interval", lambda self, per_cent: narrow(self, 68.0))
     row = coverage.simulate("paired", {"first": 0.15, "second": 0.05}, 100, 200, 60)
     assert (row["verdict"], row["coverage"] < 0.85) == ("fails", True)
     assert coverage.shown(row).startswith("fails")
@@ -31,6 +32,12 @@ def test_a_test_that_finds_too_much_fails(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(outcomes, "holm", lambda p: [each and each / 3 for each in p])
     row = coverage.simulate("holm", {"task": "fine"}, 100, 100, 60)
     assert (row["verdict"], row["false_verdicts"] > 0.2) == ("fails", True)
+
+
+def test_intervals_that_are_not_given_are_withheld() -> None:
+    row = coverage.simulate("detected", {"shift": 1.0, "measure": "tpr"}, 20, 50, 60)
+    assert (row["verdict"], row["replications"], "coverage" in row) == ("withheld", 50, False)
+    assert coverage.shown(row) == "withheld  detected shift=1.0 measure=tpr units=20: 50 replications"
 
 
 FIRST = {kind: (settings, sizes[0]) for kind, _, settings, sizes in reversed(coverage.CELLS)}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
-from substyle.engine.probes.evaluate import Estimate, satterthwaite
+from substyle.engine.probes.evaluate import Estimate, StudentsT
 from substyle.engine.store.files import read_arrays, write_arrays
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
@@ -80,8 +79,7 @@ class Crossed:
         """Load the scores of a backbone. Raises SubstyleError if they are damaged."""
         try:
             found = read_arrays(path)
-            mean = Estimate.of(found["photographs"])
-            return cls(found["score_GG"], replace(mean, trials=mean.units, proportion=True), found["training_S"])
+            return cls(found["score_GG"], Estimate.of(found["photographs"]), found["training_S"])
         except (OSError, ValueError, KeyError, *limits.BAD_ARCHIVE) as error:
             raise SubstyleError(f"{path}: cannot read scores: {error}") from error
 
@@ -106,17 +104,15 @@ class Crossed:
         return math.hypot(*self.errors.values())
 
     @property
-    def freedom(self) -> float:
-        """Degrees of freedom of Student's t."""
-        return satterthwaite(
-            list(self.errors.values()), (len(self.score_GG), self.photographs.units, len(self.training_S))
-        )
+    def _t(self) -> StudentsT:
+        units = len(self.score_GG), self.photographs.units, len(self.training_S)
+        return StudentsT.of(*zip(self.errors.values(), units, strict=True))
 
     def ci95(self, low: float, high: float) -> list[float] | None:
         """The 95 % interval within bounds; None without a standard error."""
         if not math.isfinite(self.se):
             return None
-        half = float(stdtrit(self.freedom, 0.975)) * self.se
+        half = self._t.half_width(95.0)
         return [max(self.value - half, low), min(self.value + half, high)]
 
     @property
@@ -124,8 +120,7 @@ class Crossed:
         """Two-sided p value of a difference; None without a standard error."""
         if not math.isfinite(self.se):
             return None
-        ratio = abs(self.value) / self.se if self.se > 0 else (math.inf if self.value else 0.0)
-        return 2 * float(stdtr(self.freedom, -ratio))
+        return self._t.p(self.value)
 
     def entries(self, name: str, low: float) -> dict[str, Any]:
         """Entries of results.json, with the interval within [``low``, 1]."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import resample
+from substyle.engine.probes.evaluate import DIFFERENCE, resample
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import images_of
@@ -88,14 +88,14 @@ def across_values(
     if not by_value:
         return None
     group_N = plain.groups_of(test_N, probes.resample_by)
-    both = resample(score_KN, config.bootstrap, config.seed, group_N, proportion=True)
-    drop = resample((score_KN[0] - score_KN[1])[None], config.bootstrap, config.seed, group_N, proportion=False).one(0)
+    both = resample(score_KN, config.bootstrap, config.seed, group_N)
+    drop = resample((score_KN[0] - score_KN[1])[None], config.bootstrap, config.seed, group_N, bounds=DIFFERENCE).one(0)
     mean, worst = both.one(0), min(by_value, key=lambda name: float(by_value[name]["within"]))
     return {
         **mean.entries("within"),
         **both.one(1).entries("across"),
         "drop": drop.number,
-        "drop_ci95": drop.within(-1.0, 1.0),
+        "drop_ci95": drop.ci95,
         "worst": worst,
         "gap": mean.value - float(by_value[worst]["within"]),
         "by_value": by_value,
@@ -147,14 +147,14 @@ def price_of_shortcut(
     if not np.isfinite(right_AN).any():
         return None
     group_N = plain.groups_of(test_N, by)
-    accuracy = resample(right_AN, config.bootstrap, config.seed, group_N, proportion=True)
+    accuracy = resample(right_AN, config.bootstrap, config.seed, group_N)
     of_arrangement = dict(zip(ARRANGEMENTS, right_AN, strict=True))
     price_N = of_arrangement["pos_same"] - of_arrangement["neg_same"]
-    price = resample(price_N[None], config.bootstrap, config.seed, group_N, proportion=False).one(0)
+    price = resample(price_N[None], config.bootstrap, config.seed, group_N, bounds=DIFFERENCE).one(0)
     return {
         **{name: accuracy.one(a).number for a, name in enumerate(ARRANGEMENTS)},
         "price": price.number,
-        "price_ci95": price.within(-1.0, 1.0),
+        "price_ci95": price.ci95,
         "images": int(np.isfinite(right_AN[0]).sum()),
     }
 

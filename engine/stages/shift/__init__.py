@@ -17,7 +17,7 @@ from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts, opened, require_class_probe
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Estimate, resample
+from substyle.engine.probes.evaluate import ACCURACY, Bounds, Estimate, resample
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.stages.elsewhere import ElsewhereStage, store_stamps
@@ -276,7 +276,7 @@ def _sensitivity(table: EmbeddingTable, config: ShiftConfig) -> Estimate:
         )
         for t in range(1, len(table.transformations))
     ]
-    return _mean(np.array(moved_TN).reshape(-1, len(rows)), table, rows, config, proportion=False)
+    return _mean(np.array(moved_TN).reshape(-1, len(rows)), table, rows, config, bounds=None)
 
 
 def _mean(
@@ -286,8 +286,8 @@ def _mean(
     config: ShiftConfig,
     draw: int = 0,
     *,
-    proportion: bool = True,
+    bounds: Bounds | None = ACCURACY,
 ) -> Estimate:
     group_N = table.groups_of(rows, config.resample_by)
-    found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, group_N, proportion=proportion)
+    found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, group_N, bounds=bounds)
     return found.mean(np.ones(len(score_TN)))

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.probes.evaluate import Estimate, Resampled, resample, uniform_over
+from substyle.engine.probes.evaluate import ACCURACY, DIFFERENCE, Bounds, Estimate, Resampled, resample, uniform_over
 from substyle.engine.probes.tasks import identity
 from substyle.engine.stages.shortcut import section
 from substyle.engine.stages.shortcut.section import ARRANGEMENTS, Shortcut
@@ -146,26 +146,26 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
     group_N = table.groups_of(test_N, config.resample_by)
     count = len(names)
 
-    def of(score_TN: F32, *, proportion: bool) -> Resampled:
-        return resample(score_TN, config.bootstrap, config.seed, group_N, proportion=proportion)
+    def of(score_TN: F32, *, bounds: Bounds = ACCURACY) -> Resampled:
+        return resample(score_TN, config.bootstrap, config.seed, group_N, bounds=bounds)
 
     of_arrangement = dict(zip(ARRANGEMENTS, right_ATN, strict=True))
     price_TN = of_arrangement["pos_same"] - of_arrangement["neg_same"]
-    price, every = of(price_TN, proportion=False), uniform_over(range(count), count)
-    resampled = {name: of(score_TN, proportion=True) for name, score_TN in of_arrangement.items()}
-    by_correlation = [of(score_TN, proportion=True) for score_TN in right_CTN]
-    loss = of(right_CTN[0] - right_CTN[-1], proportion=False) if config.correlations else None
+    price, every = of(price_TN, bounds=DIFFERENCE), uniform_over(range(count), count)
+    resampled = {name: of(score_TN) for name, score_TN in of_arrangement.items()}
+    by_correlation = [of(score_TN) for score_TN in right_CTN]
+    loss = of(right_CTN[0] - right_CTN[-1], bounds=DIFFERENCE) if config.correlations else None
     return {
         "price": price.mean(every).number,
-        "price_ci95": price.mean(every).within(-1.0, 1.0),
-        "price_two_way_ci95": price.two_way(every).within(-1.0, 1.0),
-        **(_loss(loss.mean(every)) | {"loss_two_way_ci95": loss.two_way(every).within(-1.0, 1.0)} if loss else {}),
+        "price_ci95": price.mean(every).ci95,
+        "price_two_way_ci95": price.two_way(every).ci95,
+        **(_loss(loss.mean(every)) | {"loss_two_way_ci95": loss.two_way(every).ci95} if loss else {}),
         "trained": [each.mean(every).number for each in by_correlation],
         "by_transformation": {
             table.transformations[t]: {
                 **{name: each.one(i).number for name, each in resampled.items()},
                 "price": price.one(i).number,
-                "price_ci95": price.one(i).within(-1.0, 1.0),
+                "price_ci95": price.one(i).ci95,
                 **(_loss(loss.one(i)) if loss else {}),
                 "trained": [each.one(i).number for each in by_correlation],
             }
@@ -178,7 +178,7 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
 
 
 def _loss(estimate: Estimate) -> JSON:
-    return {"loss": estimate.number, "loss_ci95": estimate.within(-1.0, 1.0)}
+    return {"loss": estimate.number, "loss_ci95": estimate.ci95}
 
 
 @dataclass(frozen=True)

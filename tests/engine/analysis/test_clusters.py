@@ -59,8 +59,7 @@ def test_intervals_that_are_not_there() -> None:
     assert neighbors.interval(a[:8], b[:8], image[:8], 0) is None
     assert neighbors.interval(np.zeros(80, int), np.zeros(80, int), image, 0) is None
     low, high = neighbors.interval(b, b, image, 0)
-    assert low == pytest.approx(1.0)
-    assert high == pytest.approx(1.0)
+    assert (0.5 < low < 0.9, high) == (True, 1.0)  # ten photographs do not show that all others are alike
 
 
 def blobs(style: float, substance: float) -> SampledRows:

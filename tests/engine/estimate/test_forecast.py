@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t
 
 from substyle.engine.estimate.forecast import GENERATORS, STYLE, Deviations, OverGenerators, forecasts
-from substyle.engine.probes.evaluate import resample, uniform_over
+from substyle.engine.probes.evaluate import DIFFERENCE, resample, uniform_over
 from substyle.engine.report.deciding import correlation_interval
 from substyle.pipelines.transforms.registry import suite
 
@@ -18,7 +18,7 @@ def test_intervals_of_simulated_differences_are_as_wide(transformations: int, ph
     halves = []
     for _ in range(20):
         difference_TN = 0.1 * rng.normal(size=(transformations, 1)) + 0.08 * rng.normal(size=(1, photographs))
-        two_way = resample(difference_TN.astype(np.float32), 1000, 0, proportion=False).two_way(
+        two_way = resample(difference_TN.astype(np.float32), 1000, 0, bounds=DIFFERENCE).two_way(
             uniform_over(range(transformations), transformations)
         )
         assert two_way.ci95 is not None
@@ -45,10 +45,10 @@ def test_each_claim_says_its_width_or_what_it_needs() -> None:
 
 @pytest.mark.parametrize("generators", [4, 12])
 def test_widths_over_generators_are_those_of_a_crossed_design(generators: int) -> None:
-    """Student's t where generators are all of the error, and the normal quantile where photographs are."""
+    """Student's t of generators where these are all of the error, and of photographs where those are."""
     alone = OverGenerators((0.1, 0.1, 0.1), (0.0, 0.0, 0.0)).half(generators, 100)[1]
     assert alone == pytest.approx(t.ppf(0.975, generators - 1) * 0.1 / np.sqrt(generators))
     few = OverGenerators((1e-9, 1e-9, 1e-9), (0.2, 0.2, 0.2)).half(generators, 100)[1]
-    assert few == pytest.approx(1.96 * 0.02, rel=1e-3)
+    assert few == pytest.approx(t.ppf(0.975, 99) * 0.02)
     both = OverGenerators((0.1, 0.1, 0.1), (0.2, 0.2, 0.2)).half(generators, 100)[1]
     assert few < both < alone + few

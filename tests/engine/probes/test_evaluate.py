@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,17 @@ import torch
 from scipy import stats
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Estimate, Resampled, balanced_over, by_class, resample, uniform_over
+from substyle.engine.probes.evaluate import (
+    ACCURACY,
+    DIFFERENCE,
+    Estimate,
+    Resampled,
+    StudentsT,
+    balanced_over,
+    by_class,
+    resample,
+    uniform_over,
+)
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.results.model import MARGIN
@@ -62,7 +73,7 @@ def test_variants_of_an_image_are_resampled_together() -> None:
 def test_differences_are_paired() -> None:
     """A constant advantage on the same images has a much narrower interval than the accuracies."""
     rng = np.random.default_rng(8)
-    base = rng.random((3, 300)).astype(np.float32)
+    base = rng.random((3, 3000)).astype(np.float32)
     a, b = resample(base, 500, 1).mean(np.ones(3)), resample(base * 0.9 + 0.1, 500, 1).mean(np.ones(3))
     low, high = (b - a).ci95 or (0.0, 0.0)
     assert low <= (b - a).value <= high
@@ -71,27 +82,53 @@ def test_differences_are_paired() -> None:
 
 
 @pytest.mark.parametrize("images", [5, 80])
-def test_standard_error_and_intervals_are_those_of_the_replicates_and_of_few_images(images: int) -> None:
-    made = resample((np.random.default_rng(4).random((2, images)) < 0.5).astype(np.float32), 500, 3).mean(np.ones(2))
+@pytest.mark.parametrize("bounds", [ACCURACY, DIFFERENCE])
+def test_intervals_have_one_image_more_at_either_bound(images: int, bounds: tuple[float, float]) -> None:
+    """A loop over resamples, with a share of Beta(1, G) for the image more, drawn many times."""
+    rng = np.random.default_rng(4)
+    made = resample(rng.choice(bounds, (2, images)).astype(np.float32), 500, 3, bounds=bounds).mean(np.ones(2))
+    share_DR = rng.beta(1, images, size=(400, 500))
+    low_DR, high_DR = (made.replicates_R + share_DR * (bound - made.replicates_R) for bound in bounds)
+    both = np.concatenate([low_DR, high_DR])
+    assert made.ci95 == pytest.approx(np.quantile(both, [0.025, 0.975]).tolist(), abs=0.02)
+    assert made.ci90 == pytest.approx([np.quantile(low_DR, 0.05), np.quantile(high_DR, 0.95)], abs=0.02)
+    few = (images / (images - 1)) ** 0.5
+    unseen = 0.0 if bounds == ACCURACY else 3 / 1.645 / (images + 2) / 2
+    assert made.se == pytest.approx(np.hypot(few * np.std(made.replicates_R, ddof=1), unseen))
+
+
+@pytest.mark.parametrize("images", [5, 80])
+def test_numbers_without_bounds_have_the_replicates_scaled_for_few_images(images: int) -> None:
+    made = resample(np.random.default_rng(4).random((2, images)), 500, 3, bounds=None).mean(np.ones(2))
     few = (images / (images - 1)) ** 0.5
     assert made.se == pytest.approx(few * np.std(made.replicates_R, ddof=1))
     for per_cent, found in ((90, made.ci90), (95, made.ci95)):
         tail = 0.5 - per_cent / 200
         ends = np.quantile(made.replicates_R, [tail, 1 - tail])
         wider = few * stats.t.isf(tail, images - 1) / stats.norm.isf(tail)
-        assert found == pytest.approx(np.clip(made.value + wider * (ends - made.value), 0, 1).tolist())
+        assert found == pytest.approx((made.value + wider * (ends - made.value)).tolist())
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1.0, [0.9288, 1.0]), (0.0, [0.0, 0.0712])])
-def test_accuracies_without_spread_have_the_exact_interval(value: float, expected: list[float]) -> None:
-    """50 of 50: the interval of Clopper and Pearson, over groups of images where there are any."""
-    exact = stats.binomtest(round(50 * value), 50).proportion_ci(0.95, "exact")
-    assert expected == pytest.approx(list(exact), abs=1e-4)
-    for images, group_N in ((50, None), (100, np.arange(100) // 2)):
-        made = resample(np.full((3, images), value, np.float32), 100, 0, group_N).mean(np.ones(3))
-        assert made.ci95 == pytest.approx(list(exact))
-        assert made.se is not None
-        assert made.se > 0.01
+@pytest.mark.parametrize(("right", "images"), [(0, 50), (1, 50), (18, 30), (97, 100), (250, 500)])
+def test_intervals_of_accuracies_are_nearly_exact_binomial_ones(right: int, images: int) -> None:
+    """Within a tenth of the mid-p interval's width; the 90 % interval is that of Clopper and Pearson."""
+    made = resample((np.arange(images) < right)[None].astype(np.float32), 4000, 0).one(0)
+    grid = np.linspace(0, 1, 100_001)
+    at, below, above = (f(right, images, grid) for f in (stats.binom.pmf, stats.binom.cdf, stats.binom.sf))
+    inside = (below - at / 2 > 0.025) & (above + at / 2 > 0.025)
+    low, high = grid[inside][[0, -1]]
+    assert made.ci95 == pytest.approx([low, high], abs=0.1 * (high - low))
+    exact = stats.binomtest(right, images).proportion_ci(0.9, "exact")
+    assert made.ci90 == pytest.approx(list(exact), abs=0.1 * (exact.high - exact.low))
+
+
+def test_accuracies_without_spread_have_the_interval_of_their_groups() -> None:
+    for value, expected in ((1.0, [0.05 ** (1 / 50), 1.0]), (0.0, [0.0, 1 - 0.05 ** (1 / 50)])):
+        for images, group_N in ((50, None), (100, np.arange(100) // 2)):
+            made = resample(np.full((3, images), value, np.float32), 2000, 0, group_N).mean(np.ones(3))
+            assert made.ci95 == pytest.approx(expected, abs=1e-3)
+            assert made.se is not None
+            assert made.se > 0.01
 
 
 def test_accuracies_that_are_alike_have_an_interval() -> None:
@@ -103,27 +140,62 @@ def test_accuracies_that_are_alike_have_an_interval() -> None:
     assert resample(score, 100, 0).one(1).ci95 is None
 
 
-def test_a_perfect_accuracy_over_few_transformations_is_no_less_certain() -> None:
+def test_few_transformations_do_not_show_what_others_would() -> None:
+    """All of five transformations are right on all photographs: one more could be wrong on all."""
     right = np.ones((5, 140), np.float32)
-    perfect = resample(right, 300, 0).two_way(np.ones(5)).ci95 or [0.0]
+    perfect = resample(right, 1000, 0).two_way(np.ones(5)).ci95 or [0.0]
+    assert perfect == pytest.approx([0.05 ** (1 / 5), 1.0], abs=0.005)
     right[0, 0] = 0
-    nearly = resample(right, 300, 0).two_way(np.ones(5)).ci95 or [0.0]
-    assert perfect[0] > 0.97
-    assert abs(perfect[0] - nearly[0]) < 0.03
+    nearly = resample(right, 1000, 0).two_way(np.ones(5)).ci95 or [0.0]
+    assert abs(perfect[0] - nearly[0]) < 0.01
+
+
+def test_differences_over_few_transformations_are_scaled_and_have_one_photograph_more() -> None:
+    rng = np.random.default_rng(2)
+    apart = rng.normal(0.1, 0.05, (6, 1)) * np.ones(300)
+    made = resample(apart, 2000, 0, bounds=DIFFERENCE).two_way(np.ones(6))
+    low, high = made.ci95 or (0.0, 0.0)
+    of_t = stats.t.isf(0.025, 5) * apart[:, 0].std(ddof=1) / np.sqrt(6)
+    assert (high - low) / 2 == pytest.approx(of_t, rel=0.15)
+
+
+def test_student_t_of_two_errors_is_between_those_of_each() -> None:
+    t = StudentsT.of((0.02, 100), (0.01, 6))
+    assert t.se == pytest.approx(np.hypot(0.02, 0.01))
+    quantile = (4 * stats.t.isf(0.025, 99) + stats.t.isf(0.025, 5)) / 5
+    assert t.half_width(95) == pytest.approx(quantile * t.se)
+    for per_cent in (50, 95, 99.99):
+        assert t.p(-t.half_width(per_cent)) == pytest.approx(1 - per_cent / 100, rel=1e-6)
+    one = StudentsT.of((0.02, 12))
+    assert one.p(0.05) == pytest.approx(2 * stats.t.sf(2.5, 11))
+    assert (t.p(0.0), t.p(1e9) < 1e-20) == (pytest.approx(1.0), True)
+    nothing = StudentsT.of((0.0, 12))
+    assert (nothing.half_width(95), nothing.p(0.1), nothing.p(0.0)) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("training", [0.0, 0.3, 1.0, 3.0])
+def test_tests_with_two_errors_are_seldom_wrong(training: float) -> None:
+    """A normal error known from 100 units and one known from six: at most 5 % of equal pairs are told apart."""
+    rng, wrong, count = np.random.default_rng(0), 0, 4000
+    for _ in range(count):
+        of_units, of_probes = rng.normal(size=100) * 10, training * rng.normal(size=6)
+        t = StudentsT.of((of_units.std(ddof=1) / 10, 100), (of_probes[1:].std(ddof=1), 5))
+        wrong += t.p(of_units.mean() + of_probes[0]) < 0.05
+    assert wrong / count < 0.057  # 5 % and two Monte Carlo errors
 
 
 def test_an_estimate_is_kept_with_its_units() -> None:
     a, b = (resample((np.random.default_rng(i).random((2, 9)) < 0.5).astype(np.float32), 50, 3) for i in (1, 2))
-    gap = a.mean(np.ones(2)) - b.mean(np.ones(2))
-    again = Estimate.of(gap.array())
-    assert (again.value, again.ci95, again.ci90, again.se) == (gap.value, gap.ci95, gap.ci90, gap.se)
+    for gap in (a.mean(np.ones(2)) - b.mean(np.ones(2)), a.mean(np.ones(2)), replace(a.mean(np.ones(2)), bounds=None)):
+        again = Estimate.of(gap.array())
+        assert (again.value, again.ci95, again.ci90, again.se) == (gap.value, gap.ci95, gap.ci90, gap.se)
 
 
 def test_a_difference_that_nothing_shows_may_still_be_there() -> None:
     """Two classifiers that agree on all photographs; one in a hundred photographs more would not have shown."""
     same = resample(np.ones((1, 100), np.float32), 100, 0).mean(np.ones(1))
     low, high = (same - same).ci90 or (0.0, 0.0)
-    assert low == -high
+    assert low == pytest.approx(-high)
     assert high > 0.02
     many = resample(np.ones((1, 1000), np.float32), 100, 0).mean(np.ones(1))
     assert ((many - many).ci90 or [0.0, 1.0])[1] < 0.003
@@ -135,7 +207,7 @@ def test_intervals_over_few_groups_cover(groups: int) -> None:
     rng, covered, alarms = np.random.default_rng(groups), 0, 0
     for i in range(300):
         score = np.repeat(rng.normal(size=groups), 4) + 0.3 * rng.normal(size=4 * groups)
-        made = resample(score[None], 300, i, np.arange(4 * groups) // 4, proportion=False).mean(np.ones(1))
+        made = resample(score[None], 300, i, np.arange(4 * groups) // 4, bounds=None).mean(np.ones(1))
         low, high = made.ci95 or (1.0, 0.0)
         covered += low <= 0 <= high
         alarms += abs(made.value) > made.quantile(95.0) * (made.se or 0.0)
@@ -211,7 +283,7 @@ def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
     ones, two_way, images_only = np.ones(20), 0, 0
     for i in range(300):
         score = 0.5 * rng.normal(size=(20, 1)) + 0.5 * rng.normal(size=(1, 80)) + rng.normal(size=(20, 80))
-        made: Resampled = resample(score, 300, i, proportion=False)
+        made: Resampled = resample(score, 300, i, bounds=None)
         low, high = made.two_way(ones).ci95 or (1.0, 0.0)
         two_way += low <= 0 <= high
         low, high = made.mean(ones).ci95 or (1.0, 0.0)
@@ -225,7 +297,7 @@ def test_probes_that_differ_by_the_margin_are_seldom_equivalent(photographs: int
     """One probe is right alone on 1 % of the rows: at most 5 % of intervals may lie within a point."""
     rng, studies = np.random.default_rng(3), 400
     alone = (rng.random((studies * transformations, photographs)) < 0.01).astype(np.float32)
-    made, called = resample(alone, 1000, 0, proportion=False), 0
+    made, called = resample(alone, 1000, 0, bounds=DIFFERENCE), 0
     for k in range(studies):
         own = made.part(slice(k * transformations, (k + 1) * transformations))
         low, high = own.mean(np.ones(transformations)).ci90 or (-1.0, 1.0)
@@ -235,7 +307,7 @@ def test_probes_that_differ_by_the_margin_are_seldom_equivalent(photographs: int
 
 def test_equal_probes_are_equivalent_on_enough_photographs() -> None:
     for photographs, equivalent in ((290, False), (310, True)):
-        made = resample(np.zeros((1, photographs), np.float32), 100, 0, proportion=False)
+        made = resample(np.zeros((1, photographs), np.float32), 2000, 0, bounds=DIFFERENCE)
         low, high = made.mean(np.ones(1)).ci90 or (-1.0, 1.0)
         assert (-MARGIN < low <= high < MARGIN) == equivalent
 
@@ -265,7 +337,7 @@ def test_nested_intervals_cover_means_over_classes_that_differ() -> None:
     covered, widths = 0, []
     for i in range(200):
         score = mean_T + 0.5 * rng.normal(size=(20, 1)) + 0.5 * rng.normal(size=(1, 60)) + rng.normal(size=(20, 60))
-        made = resample(score, 400, i, proportion=False)
+        made = resample(score, 400, i, bounds=None)
         (low, high), whole = made.nested(weight, classes).ci95 or (1.0, 0.0), made.two_way(weight).ci95 or (0.0, 0.0)
         covered += low <= 0 <= high
         widths.append((high - low) / (whole[1] - whole[0]))

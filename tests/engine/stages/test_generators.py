@@ -16,7 +16,7 @@ from tests.conftest import slow_after
 from tests.engine.report import fake
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Estimate, resample
+from substyle.engine.probes.evaluate import ACCURACY, Estimate, resample
 from substyle.engine.report.deciding import generators_needed
 from substyle.engine.stages import generators as stage
 from substyle.engine.stages.generators import GeneratorsConfig, contrast, unseen_styles
@@ -147,7 +147,7 @@ def test_intervals_cover_with_generators_as_a_sample(
         score_GG += 0.02 * rng.normal() + 0.01 * training * rng.normal()
         replicates_R = mean_over_pairs(score_GG) + 0.02 * rng.normal(size=200)
         training_S = mean_over_pairs(score_GG) + 0.01 * training * rng.normal(size=5)
-        photographs = Estimate(mean_over_pairs(score_GG), replicates_R, 100, trials=100, proportion=True)
+        photographs = Estimate(mean_over_pairs(score_GG), replicates_R, 100, bounds=ACCURACY)
         low, high = Crossed(score_GG, photographs, training_S).ci95(0, 1) or (1, 0)
         covered += low <= 0.5 <= high
     assert 0.93 * count <= covered <= most * count
