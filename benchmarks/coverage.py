@@ -12,7 +12,8 @@ a test or claim says what is not so. The list was fixed before any of its result
 - false verdicts: at most 5 % of studies.
 
 A cell that does not pass *fails* if its Monte Carlo interval is wholly on the wrong side, else it is *undecided*; where
-the product gives no interval it is *withheld*. Each has 10,000 replications, or as many as two minutes of one core allow. All resamples are as many as the product draws.
+the product gives no interval it is *withheld*. Each has 10,000 replications, or as many as two minutes of one core
+allow. All resamples are as many as the product draws.
 """
 
 from __future__ import annotations
