@@ -184,13 +184,14 @@ def plan(
     outputs = {"fine": times, "coarse": len({get(name).coarse for name in transformations}), "semantic": classes}
     grids = list[ProbeEstimate]()
     for name, facts in (pair for layers in found for pair in layers.items()):
-        networks.append(stage(name, PRODUCTS, facts.work, reached.backbones, times))
+        counted = PRODUCTS if facts.parameters or not facts.work.launches else AS_RUN
+        networks.append(stage(name, counted, facts.work, reached.backbones, times))
         weights += 2.0 * facts.parameters
         activations = max(activations, max((launch.moved for launch in facts.work.launches), default=0.0))
         shape, itemsize, seconds = (times, photographs, facts.dim), np.dtype(dtype).itemsize, networks[-1].seconds
         room = MemoryBudget(shape, itemsize, int(device.memory), ProbeConfig.stream_buffer, device.name)
         held = next((how for how in HOW if room.fits(how)), STREAMED)
-        cost = (times / seconds if seconds else None, photographs * seconds / 3600)
+        cost = (times / seconds if facts.parameters else None, photographs * seconds / 3600)
         stored, resident = float(math.prod(shape) * itemsize), float(room.needs(held))
         tables.append(DatasetEstimate(name, facts.dim, stored, held, resident, *cost))
         grids += _grids(name, facts, outputs, config, device, reached)
@@ -208,7 +209,7 @@ def plan(
         "disk": count * (files * _FILE + store / photographs) / _DISK,  # all processes share one
     }
     slowest = max(busy.values())
-    computed = sum(len(layers) for layers in found if any(facts.work.launches for facts in layers.values()))
+    computed = sum(len(layers) for layers in found if any(facts.parameters for facts in layers.values()))
     return Plan(
         device.name,
         count,

@@ -35,6 +35,7 @@ from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.variants import VariantMaker
 
 BATCH = 256  # images per batch of a GPU engine
+_SIDE = 224  # of the canvas that a control computes on
 PHOTOGRAPH = 3 * 500 * 375  # bytes of a decoded photograph, as most of ImageNet's
 _TAP = 8  # operations of a tap: 32 values are loaded on a multiprocessor in the time of 128 multiply-adds
 _STYLE_VECTOR = 100  # length of a style vector; its values do not affect the work
@@ -186,7 +187,11 @@ def backbone(name: str, batch: int) -> NetworkFacts:
     if rest in ("pixels", "statistics") and family == "control":
         from substyle.engine.backbones.families import controls
 
-        return NetworkFacts(controls.load(name, rest, canvas=224).spec.dim, 0, Work())
+        found = controls.load(name, rest, canvas=_SIDE)
+        assert found.module is not None
+        with torch.no_grad(), META, Counter() as counter:
+            found.module.to(META)(torch.empty(batch, _SIDE, _SIDE, 3, dtype=torch.uint8))
+        return NetworkFacts(found.spec.dim, 0, Work(counter.launches, batch))
     try:
         with torch.device("meta"):
             network, side = _network(name, family, rest)

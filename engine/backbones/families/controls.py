@@ -56,8 +56,9 @@ class Statistics(nn.Module):
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 175) float32."""
-        # small batches stay in the processor's cache
-        return torch.cat([self._some(part) for part in torch.split(canvas_BSSC, _IN_CACHE)])
+        # small batches stay in a CPU's cache; a GPU takes all at once
+        size = _IN_CACHE if canvas_BSSC.device.type == "cpu" else len(canvas_BSSC)
+        return torch.cat([self._some(part) for part in torch.split(canvas_BSSC, size)])
 
     def _some(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         x = canvas_BSSC.permute(0, 3, 1, 2).contiguous().float()  # transposing bytes is 15 times as fast as floats
@@ -66,11 +67,9 @@ class Statistics(nn.Module):
 
     def _colour(self, canvas_BSSC: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         batch = len(x)
-        # every second pixel of every second row; one bincount over (image, channel, bin)
-        codes = (canvas_BSSC[:, ::2, ::2] >> 4).int()
-        codes = codes + (torch.arange(batch * 3, dtype=torch.int32) * _BINS).view(batch, 1, 1, 3)
-        counts = torch.bincount(codes.flatten(), minlength=batch * 3 * _BINS).view(batch, 3 * _BINS)
-        histogram = counts / (codes.numel() // (batch * 3))
+        # every second pixel of every second row
+        codes = (canvas_BSSC[:, ::2, ::2] >> 4).int() + torch.arange(3, dtype=torch.int32) * _BINS
+        histogram = _counts(codes.flatten(1), 3 * _BINS) / (codes.numel() // (batch * 3))
         some = x[:, :, ::2, ::2]
         # sums of integers are exact in float64 in any order; in a uniform image the differences are rounding only
         flat = some.flatten(2).double()
@@ -95,18 +94,31 @@ class Statistics(nn.Module):
     @staticmethod
     def _gradients(grey: torch.Tensor) -> list[torch.Tensor]:
         out = []
-        batch = len(grey)
         for scale in (1, 2, 4):
             level = grey if scale == 1 else avg_pool2d(grey, scale)
             dx = (level[:, 0, :-1, 1:] - level[:, 0, :-1, :-1]).flatten(1)
             dy = (level[:, 0, 1:, :-1] - level[:, 0, :-1, :-1]).flatten(1)
             magnitude = (dx.square() + dy.square())[:, :: max(4 // scale, 1)]
             bins = torch.log2(1 + magnitude).mul(0.75).int().clamp(0, 11)  # 1 + 2·255² < 2^17, so 12 bins
-            codes = bins + torch.arange(batch, dtype=torch.int32).view(-1, 1) * 12
-            share = torch.bincount(codes.flatten(), minlength=batch * 12).view(batch, 12) / max(bins.shape[1], 1)
+            share = _counts(bins, 12) / max(bins.shape[1], 1)
             tensor = torch.stack([(a * b).mean(1) for a, b in ((dx, dx), (dy, dy), (dx, dy))], 1)
             out += [share, tensor.sign() * torch.log1p(tensor.abs())]
         return out
+
+
+def _counts(code_BN: torch.Tensor, bins: int) -> torch.Tensor:
+    """Number of each code in each row. Shape: (B, N) int32 to (B, bins)."""
+    batch = len(code_BN)
+    codes = (code_BN + (torch.arange(batch, dtype=torch.int32) * bins).view(batch, 1)).flatten()
+    on_cpu = codes.device.type == "cpu"
+    found = torch.bincount(codes, minlength=batch * bins) if on_cpu else _scattered(codes, batch * bins)
+    return found.view(batch, bins)
+
+
+def _scattered(code_N: torch.Tensor, bins: int) -> torch.Tensor:
+    """``bincount`` that does not make the host wait for the largest code; sums of integers do not depend on order."""
+    ones = torch.ones(1, dtype=torch.int32).expand(len(code_N))
+    return torch.zeros(bins, dtype=torch.int32).scatter_add_(0, code_N.long(), ones)
 
 
 def _dct_filters() -> torch.Tensor:

@@ -15,6 +15,7 @@ from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.families import controls
 from substyle.engine.backbones.families import open_clip as open_clip_family
 from substyle.engine.backbones.spec import Backbone
+from substyle.engine.estimate.counting import Counter
 from substyle.kernels.errors import ConfigError
 
 
@@ -92,6 +93,26 @@ def test_statistics_of_a_flat_picture() -> None:
     bands = out[66:130]
     assert bands[0].item() == pytest.approx(np.log1p((8 * 128.0) ** 2), rel=1e-4)
     assert bands[1:].abs().max() < 1e-3
+
+
+def test_counts_on_a_gpu_are_those_of_bincount() -> None:
+    codes = torch.randint(0, 48, (5, 999), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    codes[3] = 47  # one value alone, at the end
+    expected = torch.stack([torch.bincount(row, minlength=48) for row in codes])
+    assert torch.equal(controls._counts(codes, 48), expected)
+    flat = (codes + 48 * torch.arange(5, dtype=torch.int32)[:, None]).flatten()
+    assert torch.equal(controls._scattered(flat, 5 * 48).view(5, 48).long(), expected)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "statistics"])
+def test_controls_run_on_a_device_without_waiting_for_it(kind: str) -> None:
+    """Nothing of it is known on the meta device, where a value that the host needs is an error."""
+    module, meta = load(f"control:{kind}").module, torch.device("meta")
+    assert module is not None
+    with torch.inference_mode(), meta, Counter(meta) as counter:
+        out = copy.deepcopy(module).to(meta)(torch.empty(256, 224, 224, 3, dtype=torch.uint8))
+    assert out.shape == (256, module(torch.zeros(1, 224, 224, 3, dtype=torch.uint8)).shape[1])
+    assert 0 < len(counter.launches) < 200  # of the whole batch at once
 
 
 def test_dct_filters_are_orthonormal() -> None:
