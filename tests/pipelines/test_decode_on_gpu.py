@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +73,7 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> DaliDecoder:
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     made = DaliDecoder.__new__(DaliDecoder)
-    made.device, made.pipeline, made._held = GPU, Pipeline(), BorrowedMemory()
+    made.device, made.pipeline, made._held, made._builder = GPU, Pipeline(), BorrowedMemory(), None
     return made
 
 
@@ -85,6 +86,31 @@ def test_canvases_are_copied_into_memory_of_torch_s(decoder: DaliDecoder) -> Non
     assert made.canvas_BSSC.unique().tolist() == [7]
     assert made.size_B2.tolist() == [[9, 8]]
     assert made.last_BC.tolist() == [[1, 2, 3]]
+
+
+def test_refused_groups_take_graphs_that_are_built_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five failures in a row, of which the caller's thread builds no graph; what follows is decoded as before."""
+    built: list[str] = []
+    real = DaliDecoder._build
+
+    def build(self: DaliDecoder) -> Any:  # noqa: ANN401
+        built.append(threading.current_thread().name)
+        return real(self)
+
+    monkeypatch.setattr(DaliDecoder, "_build", build)
+    made, plain = DaliDecoder(32, 2, 1, spares=2), DaliDecoder(32, 2, 1)
+    assert len(made.spares) == 2
+    good = encode(scene(48, 40), "JPEG")
+    for _ in range(5):
+        with pytest.raises(RefusedError):
+            made([good, b"no image"], [(0, 0)] * 2, [(48, 40)] * 2)
+    assert len(made.spares) == 2
+    found, expected = (each([good], [(0, 0)], [(48, 40)]).canvas_BSSC for each in (made, plain))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for spare in made.spares:
+        spare.result()
+    assert [name.startswith("dali-build") for name in built].count(False) == 2  # the first of each decoder
+    assert len(built) == 1 + 2 + 5 + 1
 
 
 def test_a_group_that_is_refused_leaves_a_new_graph(decoder: DaliDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
