@@ -7,7 +7,9 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -342,6 +344,15 @@ SHARD_BYTES = 1 << 30  # intended maximum of a backbone's embeddings of a shard,
 OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # conservative seconds per photograph for decoding and variants
 
 
+def decoded_jpeg(pipeline: PixelPipeline) -> str:
+    """Digest of the canvas of a JPEG file that scikit-learn ships.
+
+    nvJPEG decodes on the hardware engine where a GPU has one that the process may use, else by CUDA, to other pixels.
+    """
+    china = resources.files("sklearn.datasets.images") / "china.jpg"
+    return fingerprint([pipeline.decoder([china.read_bytes()]).canvas_BSSC.cpu().numpy()])[:16]
+
+
 def prepare_backbones(
     choices: Sequence[BackboneChoice], own: OwnSamples, *, quiet: bool = False
 ) -> list[CompiledBackbone]:
@@ -358,6 +369,7 @@ def prepare_backbones(
     pipeline = own.pipeline
     settings, config, target = pipeline.settings, pipeline.config, pipeline.target
     samples = PackagedSamples(pipeline)
+    decoded = {catalog.DECODED_JPEG: decoded_jpeg(pipeline)} if target.on_gpu else {}
     for choice in choices:
         target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
     compiled: list[CompiledBackbone] = []
@@ -378,7 +390,8 @@ def prepare_backbones(
             def note(text: str, name: str = choice.name) -> None:
                 bar.note(f"{name}: {text}")
 
-            compiled.append(compile_source(_source(choice, pipeline), samples, options, note, own=own))
+            made = compile_source(_source(choice, pipeline), samples, options, note, own=own)
+            compiled.append(replace(made, runtime={**made.runtime, **decoded}))
             bar.advance()
     return compiled
 

@@ -127,6 +127,9 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
         raise StoreError(f"{path}: damaged catalog file: {repr(error)[:300]}; run substyle verify") from error
 
 
+DECODED_JPEG = "decoded_jpeg"  # digest of the canvas of a JPEG file on a GPU
+
+
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe the differences that prevent embeddings with both facts of a backbone from sharing an array."""
 
@@ -142,6 +145,7 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             "unquantised_layers": runtime.get("unquantised_layers", 0),
             "between": runtime.get("between", "bf16"),  # of products in 8 bits
             "computed_with": runtime.get("computed_with", facts["name"]),  # other layers, in one pass
+            DECODED_JPEG: runtime.get(DECODED_JPEG, ""),
         }
 
     old, new = identity(stored), identity(now)
@@ -155,6 +159,8 @@ def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if old["name"] == "derived":
         return " (run substyle adapt with --adapter, which derives its embeddings from those of its backbone)"
     if (old["name"], device) == (new["name"], new.get("device", "cpu")) or old["name"] == "imported":
+        if old.get(DECODED_JPEG, "") != new.get(DECODED_JPEG, ""):
+            return " (this GPU decodes JPEG files to other pixels: one of the two has no hardware JPEG engine at hand)"
         return ""
     runtime = re.split(r"[._]", old["name"])[0]  # torch.compile is selected as torch, tensorrt_rtx as tensorrt
     return f' (set device = "{device}" and runtime = "{runtime}", or use another store)'

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.families import controls
 from substyle.engine.backbones.runtimes.base import TorchModule, TorchThreads
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.devices import Target
+from substyle.engine.embedding import prepare
 from substyle.engine.embedding.loop import EmbedSummary
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
@@ -150,6 +153,29 @@ def test_what_works_later_gives_what_the_cpu_gives(images: Path, tmp_path: Path,
     noted = [note for record in later[1] for note in record[3]]
     assert any(note.indistinct for note in noted)
     assert any(note.thumbnail for note in noted)
+
+
+def test_what_a_gpu_makes_of_a_jpeg_file_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without a hardware engine it makes other pixels, which must not share a store."""
+    pipeline = PixelPipeline(Settings(0, SIDE, suite("mini5")), EmbedConfig(batch=4, threads=1, device="cpu"))
+    spec = both()[0].spec
+    monkeypatch.setattr(
+        prepare, "compile_source", lambda *args, **named: CompiledBackbone(spec, Any, {"name": "torch"}, None, 1.0)
+    )
+
+    def runtime() -> dict[str, Any]:
+        own = prepare.OwnSamples(pipeline, {}, [], 0)
+        (made,) = prepare.prepare_backbones([BackboneChoice("control:pixels")], own, quiet=True)
+        return made.runtime
+
+    assert runtime() == {"name": "torch"}  # all CPUs decode alike
+    monkeypatch.setattr(Target, "on_gpu", True)
+    first = runtime()["decoded_jpeg"]
+    assert runtime()["decoded_jpeg"] == first
+    decode = pipeline.decoder
+    other = decode([jpeg(photograph(0))]).canvas_BSSC.clone()
+    monkeypatch.setitem(pipeline.__dict__, "decoder", lambda blobs: SimpleNamespace(canvas_BSSC=other))
+    assert runtime()["decoded_jpeg"] != first
 
 
 @pytest.mark.slow

@@ -188,6 +188,10 @@ def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: P
         ),
         (facts() | {"runtime": {**facts()["runtime"], "float32_layers": 3}}, "float32_layers 0 .*3 now"),
         (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 .*2 now"),
+        (
+            facts() | {"runtime": {**facts()["runtime"], "decoded_jpeg": "f0"}},
+            r"decoded_jpeg  in the store, f0 now .*hardware JPEG engine",
+        ),
     ],
 )
 def test_another_backbone_under_the_same_name_is_refused(disk: Place, changed: dict[str, Any], named: str) -> None:
