@@ -184,8 +184,8 @@ def geometry(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, flo
         found["sensitivity"][name] = float(paired_cosine_distances(base_MD - mean_D, moved_MD - mean_D).mean())
         step_MD = moved_MD - base_MD
         step_MD = normalize(step_MD[np.abs(step_MD).max(axis=1) > 0])
-        others_MD = normalize(step_MD.sum(axis=0) - step_MD)
-        found["equivariance"][name] = float((step_MD * others_MD).sum(axis=1).mean())
+        cosine_MM = step_MD @ step_MD.T
+        found["equivariance"][name] = float(np.sqrt(max(cosine_MM[~np.eye(len(step_MD), dtype=bool)].mean(), 0)))
         x_ND = x_TND[0, fit]
         scale = np.square(x_ND - x_ND.mean(axis=0)).sum() / min(x_ND.shape)
         errors = {}

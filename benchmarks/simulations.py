@@ -294,8 +294,13 @@ def detected(rng: Rng, count: int, seed: int, units: int, shift: float, measure:
 
 def moved(rng: Rng, count: int, seed: int, units: int, measure: str) -> Simulated:
     """How embeddings move; the truth is that of 200,000 photographs."""
-    ends = [bootstrap_mean(_moved(rng, units, measure), np.arange(units), seed) for _ in range(count)]
-    return Simulated(ends, _moved_at_most(measure))
+    if measure == "equivariance":
+        found = [geometry.equivariance(*_moved(rng, units), np.arange(units), seed)[1] for _ in range(count)]
+        return Simulated(found, _equivariance_at_most())
+    return Simulated(
+        [bootstrap_mean(_sensitivity(*_moved(rng, units)), np.arange(units), seed) for _ in range(count)],
+        _sensitivity_at_most(),
+    )
 
 
 def halfway(rng: Rng, count: int, seed: int, units: int) -> Simulated:
@@ -429,17 +434,26 @@ def _crossed(rng: Rng, count: int, seed: int, units: int, pairs: float) -> list[
     return [Crossed(*each) for each in zip(score_KGG, mean, 0.6 + trained_KS, strict=True)]
 
 
-def _moved(rng: Rng, images: int, measure: str) -> NDArray[np.float32]:
+def _moved(rng: Rng, images: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     identity_ND, noise_ND = rng.normal(size=(2, images, 16)).astype(np.float32)
-    variant_ND = 0.8 * identity_ND + 0.5 * noise_ND + np.float32(0.3)
-    if measure == "equivariance":
-        return geometry.equivariance(identity_ND, variant_ND)
+    return identity_ND, 0.8 * identity_ND + 0.5 * noise_ND + np.float32(0.3)
+
+
+def _sensitivity(identity_ND: NDArray[np.float32], variant_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     return geometry.sensitivity(identity_ND, variant_ND, identity_ND.mean(axis=0))
 
 
 @lru_cache
-def _moved_at_most(measure: str) -> float:
-    return float(_moved(np.random.default_rng(0), 200_000, measure).mean(dtype=np.float64))
+def _sensitivity_at_most() -> float:
+    return float(_sensitivity(*_moved(np.random.default_rng(0), 200_000)).mean(dtype=np.float64))
+
+
+@lru_cache
+def _equivariance_at_most() -> float:
+    """Length of the mean unit displacement."""
+    identity_ND, variant_ND = _moved(np.random.default_rng(0), 200_000)
+    step_ND = (variant_ND - identity_ND).astype(np.float64)
+    return float(np.linalg.norm((step_ND / np.linalg.norm(step_ND, axis=1, keepdims=True)).mean(axis=0)))
 
 
 def _student(x_KN: Scores) -> F64:

@@ -186,21 +186,36 @@ def sensitivity(identity_ND: F32, variant_ND: F32, mean_D: F32) -> F32:
     return np.where(off_N, 1 - cosines(identity, variant), np.float32(np.nan))
 
 
-def equivariance(identity_ND: F32, variant_ND: F32) -> F32:
-    """Cosine between each image's displacement (variant - identity) and the mean unit displacement of the others.
+def equivariance(identity_ND: F32, variant_ND: F32, group_N: I64, seed: int) -> tuple[float | None, list[float] | None]:
+    """Root of the mean cosine between the displacements (variant - identity) of two different images.
 
-    1: all displacements are parallel. Excluding the image itself makes the expectation 0 for random directions,
-    independently of the number of images.
+    It is the length of the mean unit displacement of infinitely many images: 1 if all displacements are parallel, 0 if
+    their directions are unrelated. A mean over pairs does not depend on the number of images.
 
-    Shape: (N, D), (N, D) to (N,), NaN for zero displacements and if only one image moves.
+    Args:
+        identity_ND, variant_ND: embeddings of the same images.
+        group_N: groups of images to resample.
+        seed: seed of the resampling.
+
+    Returns:
+        the value and its 95 % interval; None if fewer than two images, or groups, have moved.
     """
     moved_ND = np.asarray(variant_ND, dtype=np.float32) - np.asarray(identity_ND, dtype=np.float32)
     moved_N = np.abs(moved_ND).max(axis=1, initial=0.0) > 0
-    if moved_N.sum() < 2:
-        return np.full(len(moved_N), np.nan, dtype=np.float32)
-    u_ND = unit(moved_ND)
-    total_D = u_ND.sum(axis=0, dtype=np.float64)
-    return np.where(moved_N, cosines(u_ND, (total_D - u_ND).astype(np.float32)), np.float32(np.nan))
+    if (count := int(moved_N.sum())) < 2:
+        return None, None
+    u_MD = unit(moved_ND[moved_N])
+    # mean cosine to the others
+    value_M = (u_MD @ u_MD.sum(axis=0, dtype=np.float64) - 1) / (count - 1)
+    mean = float(value_M.mean())
+    ends = bootstrap_mean(value_M, group_N[moved_N], seed)
+    if ends is not None:  # an image is in its own mean and in those of all others: their deviations are alike
+        ends = [_root(mean + 2 * (end - mean)) for end in ends]
+    return _root(mean), ends
+
+
+def _root(mean: float) -> float:
+    return math.sqrt(min(max(mean, 0.0), 1.0))
 
 
 @dataclass(frozen=True)

@@ -77,13 +77,12 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
         name, keep_N = table.transformations[t], table.distinct_TN[t]
         fit, choose, score = train[keep_N[train]], val[keep_N[val]], test[keep_N[test]]
         identity_MD, variant_MD = table.take_finite(0, score), table.take_finite(t, score)
-        for measure, value_M in (
-            ("sensitivity", geometry.sensitivity(identity_MD, variant_MD, mean_D)),
-            ("equivariance", geometry.equivariance(identity_MD, variant_MD)),
-        ):
-            known_M = value_M[~np.isnan(value_M)]
-            answer[measure][name] = float(known_M.mean(dtype=np.float64)) if len(known_M) else None
-            answer[f"{measure}_ci95"][name] = geometry.bootstrap_mean(value_M, group_N[score], config.seed)
+        value_M = geometry.sensitivity(identity_MD, variant_MD, mean_D)
+        known_M = value_M[~np.isnan(value_M)]
+        answer["sensitivity"][name] = float(known_M.mean(dtype=np.float64)) if len(known_M) else None
+        answer["sensitivity_ci95"][name] = geometry.bootstrap_mean(value_M, group_N[score], config.seed)
+        found = geometry.equivariance(identity_MD, variant_MD, group_N[score], config.seed)
+        answer["equivariance"][name], answer["equivariance_ci95"][name] = found
         train_y_ND = table.take_finite(t, fit)
         answer["steerability_unchanged"][name] = geometry.unchanged_r2(train_y_ND, identity_MD, variant_MD)
         answer["steerability"][name] = None

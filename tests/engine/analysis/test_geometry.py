@@ -54,38 +54,55 @@ def test_sensitivity_is_nought_for_the_same_and_one_for_another_photograph() -> 
     assert np.isnan(geometry.sensitivity(identity[:1], identity[1:2], identity[0])).all()
 
 
-def test_equivariance_equals_a_leave_one_out_loop() -> None:
-    identity, variant = normal(2, 15, 6), normal(3, 15, 6)
+def equivariance(identity: np.ndarray, variant: np.ndarray) -> float | None:
+    return geometry.equivariance(identity, variant, np.arange(len(identity)), 0)[0]
+
+
+def test_equivariance_is_the_root_of_the_mean_cosine_of_pairs() -> None:
+    identity, variant = normal(2, 15, 6), normal(3, 15, 6) + 2
     moved = (variant - identity).astype(np.float64)
     direction = moved / np.linalg.norm(moved, axis=1, keepdims=True)
-    expected = []
-    for i in range(15):
-        mean = np.delete(direction, i, axis=0).mean(axis=0)
-        expected.append(direction[i] @ mean / np.linalg.norm(mean))
-    assert geometry.equivariance(identity, variant) == pytest.approx(expected, abs=1e-5)
+    pairs = [direction[i] @ direction[j] for i in range(15) for j in range(15) if i != j]
+    value, ends = geometry.equivariance(identity, variant, np.arange(15), 0)
+    assert value == pytest.approx(np.sqrt(np.mean(pairs)), abs=1e-5)
+    assert ends is not None
+    assert 0 <= ends[0] < value < ends[1] <= 1
 
 
 def test_equivariance_is_one_for_parallel_displacements_of_any_length() -> None:
     identity = normal(4, 30, 10)
     step = np.abs(normal(5, 30, 1)) + 0.1
-    assert geometry.equivariance(identity, identity + step * normal(6, 1, 10)) == pytest.approx(np.ones(30), abs=1e-4)
+    assert equivariance(identity, identity + step * normal(6, 1, 10)) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("images", [3, 10, 300])
-def test_equivariance_of_random_displacements_is_about_zero_however_few(images: int) -> None:
-    means = [geometry.equivariance(np.zeros((images, 64)), normal(100 + s, images, 64)).mean() for s in range(60)]
-    # with the image itself in the mean this would be about 1 / sqrt(images): 0.58 for three
-    assert abs(np.mean(means)) < 0.02
+def test_equivariance_does_not_depend_on_the_number_of_images(images: int) -> None:
+    """Squares have no bias. With the image itself in the mean, three unrelated displacements would have 0.58."""
+    values = [equivariance(np.zeros((images, 64)), normal(100 + s, images, 64) + 1) for s in range(200)]
+    many = equivariance(np.zeros((20_000, 64)), normal(1, 20_000, 64) + 1)
+    assert many == pytest.approx(0.7, abs=0.02)
+    assert np.mean(np.square(values)) == pytest.approx(np.square(many), abs=0.01)
+    unrelated = [equivariance(np.zeros((images, 64)), normal(s, images, 64)) for s in range(50)]
+    assert np.mean(unrelated) < (0.2 if images < 300 else 0.05)
+
+
+def test_intervals_of_equivariance_cover() -> None:
+    truth, covered = equivariance(np.zeros((50_000, 16)), normal(0, 50_000, 16) + 0.3), 0
+    for s in range(200):
+        low, high = geometry.equivariance(np.zeros((20, 16)), normal(s + 1, 20, 16) + 0.3, np.arange(20), s)[1] or (
+            1,
+            0,
+        )
+        covered += low <= (truth or 0) <= high
+    assert 0.9 <= covered / 200 <= 0.99
 
 
 def test_equivariance_leaves_out_images_that_do_not_move() -> None:
     identity = normal(7, 8, 5)
-    variant = identity + np.r_[np.zeros((3, 5)), normal(8, 5, 5)].astype(np.float32)
-    found = geometry.equivariance(identity, variant)
-    assert found[3:] == pytest.approx(geometry.equivariance(identity[3:], variant[3:]), abs=1e-6)
-    assert np.isnan(found[:3]).all()
-    assert np.isnan(geometry.equivariance(identity, identity)).all()
-    assert np.isnan(geometry.equivariance(identity[2:4], variant[2:4])).all()
+    variant = identity + np.r_[np.zeros((3, 5)), normal(8, 5, 5) + 1].astype(np.float32)
+    assert equivariance(identity, variant) == pytest.approx(equivariance(identity[3:], variant[3:]), abs=1e-6)
+    assert geometry.equivariance(identity, identity, np.arange(8), 0) == (None, None)
+    assert geometry.equivariance(identity[2:4], variant[2:4], np.arange(2), 0) == (None, None)
 
 
 @pytest.mark.parametrize(("images", "width"), [(12, 40), (40, 12), (20, 20)], ids=["dual", "primal", "square"])
