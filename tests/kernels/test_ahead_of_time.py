@@ -7,13 +7,9 @@ all 2048; 40: 1536; 48: 1280; 64: 1024), spilled ones go through memory, and byt
 from __future__ import annotations
 
 import ast
-import importlib
-import os
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -227,36 +223,6 @@ def test_fits_its_budget(
         assert binary.metadata.shared <= budget.shared
         stores = max(stores, widest_store(binary.asm["ptx"]))
     assert stores >= budget.store
-
-
-def compile_all() -> None:
-    """Compile every kernel with the Triton of the process, whatever it uses, and print Triton's version."""
-    import triton
-
-    for name, budget in BUDGETS.items():
-        file, _, kernel_name = name.partition(".")
-        module = importlib.import_module(f"substyle.kernels.{file}")
-        with pytest.MonkeyPatch.context() as patch:
-            ours = [seen for seen in launches(patch, module, budget) if seen[0] is getattr(module, kernel_name)]
-        assert ours
-        for seen, arch in product(ours, (80, 90)):
-            compiled(*seen, arch)
-    print(triton.__version__)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("version", sorted({*PINNED.values()} - {"3.7.0"}))
-def test_every_kernel_compiles_under_what_torch_pins(version: str, tmp_path: Path) -> None:
-    """Each Triton is in a folder of its own, since an environment has one."""
-    folder = ROOT / "build" / f"triton-{version}"
-    if not (folder / "triton").is_dir():
-        pytest.skip(f"no {folder}: `make {folder.relative_to(ROOT)}` installs it")
-    environment = os.environ | {"PYTHONPATH": str(folder), "TRITON_CACHE_DIR": str(tmp_path)}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-c", "from tests.kernels.test_ahead_of_time import compile_all; compile_all()"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == version
 
 
 def test_the_extra_gpu_admits_what_torch_pins() -> None:
