@@ -40,7 +40,8 @@ class AsyncCopy:
         """
         if not tensor.is_cuda:
             return AsyncCopy(tensor)
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        # the default device of the caller may be a GPU, whose memory cannot be pinned
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
         here = torch.cuda.current_stream(tensor.device)
         stream = here if copies is None else copies
         if copies is not None:

@@ -104,8 +104,9 @@ class Pinned(OnGPU):
 def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
     made = Streams()
 
-    def empty(shape: tuple[int, ...], *, dtype: torch.dtype, pin_memory: bool) -> Pinned:
+    def empty(shape: tuple[int, ...], *, dtype: torch.dtype, device: str, pin_memory: bool) -> Pinned:
         assert pin_memory
+        assert device == "cpu", "without it, the default device of the caller, which cannot be pinned"
         return Pinned(made, "host", torch.zeros(shape))
 
     fake = SimpleNamespace(

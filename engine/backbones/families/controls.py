@@ -48,11 +48,13 @@ class Statistics(nn.Module):
 
     dct: torch.Tensor
     luma: torch.Tensor
+    axes: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("dct", _dct_filters(), persistent=False)
         self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
+        self.register_buffer("axes", torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]]), persistent=False)
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 175) float32."""
@@ -80,12 +82,11 @@ class Statistics(nn.Module):
         mean = exact.float()
         deviation = covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt() + 1e-3
         pairs = torch.stack([covariance[:, a, b] / (deviation[:, a] * deviation[:, b]) for a, b in _PAIRS], 1)
-        axes = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])
-        opponent = (axes @ covariance @ axes.T).diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()
+        opponent = (self.axes @ covariance @ self.axes.T).diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()
         spread = some.amax(1) - some.amin(1)
         shares = torch.stack([(spread > 255.0 * level).float().mean((1, 2)) for level in (0.02, 0.25, 0.75)], 1)
         ends = torch.stack([histogram[:, ::_BINS].mean(1), histogram[:, _BINS - 1 :: _BINS].mean(1)], 1)
-        return torch.cat([histogram, mean, deviation, pairs, mean @ axes.T, opponent, shares, ends], 1)
+        return torch.cat([histogram, mean, deviation, pairs, mean @ self.axes.T, opponent, shares, ends], 1)
 
     def _bands(self, grey: torch.Tensor) -> torch.Tensor:
         energy = conv2d(grey, self.dct, stride=8).square()
