@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import native
+from substyle.kernels.dispatch import upload
 
 PARAMETERS, NOISE = 0, 1  # streams: parameters and per-pixel noise of a transformation never share a counter
 
@@ -130,7 +131,7 @@ def philox_4x32_torch(counter: Sequence[Words], key: Sequence[Words]) -> tuple[t
 def bits16_torch(keys_B: U64, name: str, count: int, device: torch.device, *, stream: int = NOISE) -> torch.Tensor:
     """:func:`bits16` for a batch, in torch on any device. Shape: (B, count) int32 in [0, 65536)."""
     name64 = name_word(name)
-    key_B1 = torch.from_numpy(keys_B.view(np.int64).copy()).to(device)[:, None]
+    key_B1 = upload(keys_B.view(np.int64).copy(), device)[:, None]
     block = torch.arange(-(-count // 8), device=device).expand(len(keys_B), -1)
     counter = block, stream, name64 & 0xFFFFFFFF, name64 >> 32
     words = philox_4x32_torch(counter, (key_B1 & 0xFFFFFFFF, key_B1 >> 32 & 0xFFFFFFFF))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -38,6 +39,11 @@ def row(table: tuple[tuple[float, ...], ...] | tuple[float, ...], args: Arrays) 
 def per_image(values_B: NDArray[np.floating], device: torch.device) -> torch.Tensor:
     """Values as (B, 1, 1, 1) float32."""
     return upload(np.asarray(values_B, np.float32), device).view(-1, 1, 1, 1)
+
+
+def constant(values: Sequence[float], device: torch.device) -> torch.Tensor:
+    """A few numbers as float32. ``torch.tensor`` would wait for the device."""
+    return upload(np.array(values, np.float32), device)
 
 
 def unit(canvas_BSSC: torch.Tensor) -> torch.Tensor:
@@ -103,7 +109,7 @@ def blurred(x_SSC: torch.Tensor, sigma: float) -> torch.Tensor:
     side, planes_CSS = len(x_SSC), x_SSC.permute(2, 0, 1).contiguous()
     banded = _gaussian(sigma, side)
     if x_SSC.device.type != "cpu":
-        matrix = torch.from_numpy(banded.matrix_OI).to(x_SSC.device)
+        matrix = upload(banded.matrix_OI, x_SSC.device)
         return (matrix @ planes_CSS @ matrix.mT).permute(1, 2, 0)
     down, across = np.empty(planes_CSS.shape, np.float32), np.empty(planes_CSS.shape, np.float32)
     banded.across(banded.down(planes_CSS.numpy(), down), across)

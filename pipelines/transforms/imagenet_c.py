@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
+from substyle.kernels.dispatch import upload
 from substyle.kernels.displacement import Banded
 from substyle.pipelines.transforms import blur, noise, quality, warp
 from substyle.pipelines.transforms.base import REGISTRY, Arrays, Choice, Uniform, kernel, register
@@ -25,6 +26,7 @@ from substyle.pipelines.transforms.fields import (
     Keys,
     bits,
     blurred,
+    constant,
     normal,
     per_image,
     pixels,
@@ -123,7 +125,7 @@ def snow(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
         layers[i] = streaked(flakes, int(radius), sigma, float(args["angle"][i]))
     layer = (layers * 255.0).round()[..., None] / 255.0
     share = per_image(rows[:, 6], device)
-    grey = (x @ torch.tensor(LUMA, device=device))[..., None]
+    grey = (x @ constant(LUMA, device))[..., None]
     whitened = share * x + (1.0 - share) * torch.maximum(x, grey * 1.5 + 0.5)
     return pixels(whitened + layer + layer.flip(1, 2))
 
@@ -152,7 +154,7 @@ def frost(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor
     fields = [plasma(keys_B, PREFIX + f"frost{octave}", x.shape[1], rough, device) for octave in range(3)]
     ridges = sum((1.0 - (2.0 * field - 1.0).abs() * 3.0).clamp_min(0.0) for field in fields[:2])
     ice = (0.25 * fields[2] + 0.55 * torch.as_tensor(ridges, device=device)).clamp(0.0, 1.0)[..., None]
-    tint = torch.tensor([0.85, 0.93, 1.0], device=device)
+    tint = constant((0.85, 0.93, 1.0), device)
     kept, added = (per_image(rows[:, i], device) for i in (0, 1))
     return pixels(kept * x + added * ice * tint)
 
@@ -176,7 +178,7 @@ def spatter(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tens
         if mud:
             mask = blurred((liquid > least).float(), strength)
             mask = mask.where(mask >= 0.8, 0.0)
-            out[i] = pixels(x[i] * (1.0 - mask) + mask * torch.tensor(_MUD, device=device))
+            out[i] = pixels(x[i] * (1.0 - mask) + mask * constant(_MUD, device))
         else:
             drops = pad((liquid > 0).float()[None, None, ..., 0], (1,) * 4, mode="replicate")[0, 0]
             light = sum(
@@ -184,7 +186,7 @@ def spatter(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tens
             )
             shine = liquid * (0.3 + blurred(torch.as_tensor(light)[..., None].clamp_min(0.0), 1.0))
             shine = strength * shine / shine.amax().clamp_min(1e-6)
-            out[i] = pixels(x[i] + shine * torch.tensor(_WATER[::-1], device=device))
+            out[i] = pixels(x[i] + shine * constant(_WATER[::-1], device))
     return out
 
 
@@ -203,7 +205,7 @@ def pixelate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Ten
     side, device, out = canvas_BSSC.shape[1], canvas_BSSC.device, torch.empty_like(canvas_BSSC)
     for i, scale in enumerate(row((0.6, 0.5, 0.4, 0.3, 0.25), args).tolist()):
         small = max(int(side * round(scale, 4)), 1)
-        matrix = torch.from_numpy(_box(side, small).matrix_OI).to(device)
+        matrix = upload(_box(side, small).matrix_OI, device)
         planes = canvas_BSSC[i].permute(2, 0, 1).float()
         across = (planes @ matrix.mT + 0.5).floor()  # rounded after each pass, as by Pillow
         reduced = (matrix @ across + 0.5).floor().to(torch.uint8)
@@ -239,5 +241,5 @@ def saturate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Ten
     saturation = chroma / value.clamp_min(1e-6)
     wanted = (saturation * factor + shift).clamp(0.0, 1.0) * value
     # a grey pixel has hue 0, red
-    hue = torch.where(chroma > 0, (value - x) / chroma.clamp_min(1e-6), torch.tensor([0.0, 1.0, 1.0], device=x.device))
+    hue = torch.where(chroma > 0, (value - x) / chroma.clamp_min(1e-6), constant((0.0, 1.0, 1.0), x.device))
     return pixels(value - hue * wanted)

@@ -17,6 +17,7 @@ from substyle.pipelines.transforms.fields import (
     Keys,
     along,
     bits,
+    constant,
     normal,
     per_image,
     pixels,
@@ -30,10 +31,6 @@ from substyle.pipelines.transforms.fields import (
 __all__ = ["imagenet_c"]  # its fog and snow are registered on import
 _ANGLE = Uniform("angle", 0, 360, unit="degree")
 _PLACE = (Uniform("place_x", -0.35, 0.35, unit="of the side"), Uniform("place_y", -0.4, 0.0, unit="of the side"))
-
-
-def _tint(colour: tuple[float, float, float], device: torch.device) -> torch.Tensor:
-    return torch.tensor(colour, device=device)
 
 
 def _distance(args: Arrays, side: int, device: torch.device, times: float = 1.0) -> torch.Tensor:
@@ -57,7 +54,7 @@ def directional_light(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> 
     """Warm light from one side that falls off towards the other, by ``stops`` from edge to edge."""
     x, device = unit(canvas_BSSC), canvas_BSSC.device
     slope = along(args["angle"], x.shape[1], device) * per_image(args["stops"] / 2, device)
-    warmth = torch.exp2(slope * _tint((1.12, 1.0, 0.8), device))
+    warmth = torch.exp2(slope * constant((1.12, 1.0, 0.8), device))
     return pixels(x * warmth)
 
 
@@ -75,7 +72,7 @@ def cast_shadow(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.
     length = along(args["angle"] + 90, side, device)
     half = per_image(args["width"] / 2, device) * (1.0 + length * per_image(2 * args["taper"], device))
     inside = ((half - across.abs()) / 0.02 + 0.5).clamp(0.0, 1.0) * ((length + 0.35) / 0.02 + 0.5).clamp(0.0, 1.0)
-    return pixels(x * (1.0 - inside * per_image(args["darkness"], device) / _tint((0.97, 1.0, 1.08), device)))
+    return pixels(x * (1.0 - inside * per_image(args["darkness"], device) / constant((0.97, 1.0, 1.08), device)))
 
 
 @kernel(
@@ -117,7 +114,7 @@ def color_temperature(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> 
     """Light that is warm (red up by half of ``stops``, blue down by ``stops``) or cool (the reverse)."""
     device = canvas_BSSC.device
     stops = per_image(args["stops"] * args["sign"], device)
-    return pixels(unit(canvas_BSSC) * torch.exp2(stops * _tint((0.25, 0.0, -0.5), device)))
+    return pixels(unit(canvas_BSSC) * torch.exp2(stops * constant((0.25, 0.0, -0.5), device)))
 
 
 @kernel(
@@ -128,8 +125,8 @@ def night(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor
     """Dim, bluish light without much colour, a warm lamp, and noise."""
     x, device, side = unit(canvas_BSSC), canvas_BSSC.device, canvas_BSSC.shape[1]
     far = _distance(args, side, device) / per_image(args["reach"] ** 2, device)
-    lamp = _tint((1.0, 0.72, 0.36), device) * (0.75 / (1.0 + far * far))
-    ambient = per_image(np.exp2(-args["stops"] / 2), device) * _tint((0.7, 0.9, 1.5), device)
+    lamp = constant((1.0, 0.72, 0.36), device) * (0.75 / (1.0 + far * far))
+    ambient = per_image(np.exp2(-args["stops"] / 2), device) * constant((0.7, 0.9, 1.5), device)
     grain = 0.012 * normal(keys_B, "night", (side, side, 1), device)
     return pixels((0.4 * x + 0.6 * _luma(x)) * (ambient + lamp) + grain)
 
@@ -144,7 +141,7 @@ def backlight(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Te
     halo = 1.0 / (1.0 + 12.0 * _distance(args, x.shape[1], device))
     halo = halo * halo
     dark = x * per_image(np.exp2(-args["stops"] / 2), device)
-    return pixels(dark + 1.15 * halo * (0.35 + x) * _tint((1.0, 0.97, 0.88), device))
+    return pixels(dark + 1.15 * halo * (0.35 + x) * constant((1.0, 0.97, 0.88), device))
 
 
 @kernel(
@@ -156,7 +153,7 @@ def dappled_light(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
     x, device = unit(canvas_BSSC), canvas_BSSC.device
     clouds = plasma(keys_B, "dappled_light", x.shape[1], np.full(len(keys_B), 2.0, np.float32), device)[..., None]
     light = ((clouds - 0.5) * 12.0 + 0.5).clamp(0.0, 1.0) - 0.75
-    return pixels(x * torch.exp2(light * per_image(args["stops"] / 2, device)) * _tint((1.05, 1.0, 0.9), device))
+    return pixels(x * torch.exp2(light * per_image(args["stops"] / 2, device)) * constant((1.05, 1.0, 0.9), device))
 
 
 # ghosts along the line from the light through the centre: position (1 is the light), radius, colour
@@ -211,4 +208,4 @@ def rain(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
         streaks[i] = streaked(drops, length, length / 1.2, angle) * (0.25 * length)
     dull = (0.6 * x + 0.4 * _luma(x)) * 0.78 + 0.05
     layer = streaks.clamp(0.0, 1.0)[..., None] * 0.6
-    return pixels(dull + layer * (_tint((0.92, 0.96, 1.0), device) - dull))
+    return pixels(dull + layer * (constant((0.92, 0.96, 1.0), device) - dull))

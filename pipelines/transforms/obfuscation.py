@@ -121,7 +121,7 @@ def background_blur_composition(canvas_BSSC: torch.Tensor, args: Arrays, keys_B:
     side, device = canvas_BSSC.shape[1], canvas_BSSC.device
     below = torch.empty(canvas_BSSC.shape, device=device)
     smaller, larger = (
-        torch.from_numpy(weights(*sides)).float().to(device)
+        upload(weights(*sides).astype(np.float32), device)
         for sides in ((side, _BLURRED, "box"), (_BLURRED, side, "bicubic"))
     )
     for i, x in enumerate(unit(canvas_BSSC).permute(0, 3, 1, 2)):

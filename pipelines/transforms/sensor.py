@@ -7,7 +7,18 @@ import torch
 
 from substyle.kernels.dispatch import upload
 from substyle.pipelines.transforms.base import Arrays, Choice, Uniform, kernel
-from substyle.pipelines.transforms.fields import LUMA, Keys, bits, normal, per_image, pixels, plane, severities, unit
+from substyle.pipelines.transforms.fields import (
+    LUMA,
+    Keys,
+    bits,
+    constant,
+    normal,
+    per_image,
+    pixels,
+    plane,
+    severities,
+    unit,
+)
 from substyle.pipelines.transforms.viewpoint import sampled
 
 
@@ -58,7 +69,7 @@ def hot_pixels(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.T
     side, device = canvas_BSSC.shape[1], canvas_BSSC.device
     field = bits(keys_B, "hot_pixels", (side, side, 1), device)
     hot = field < per_image(args["share"] * 65536, device)
-    colours = torch.tensor([[255, 40, 40], [40, 255, 40], [60, 60, 255], [255, 255, 255]], device=device)
+    colours = upload(np.array([[255, 40, 40], [40, 255, 40], [60, 60, 255], [255, 255, 255]]), device)
     return torch.where(hot, colours[(field % 4)[..., 0]].to(torch.uint8), canvas_BSSC)
 
 
@@ -82,7 +93,7 @@ def dust(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
             np.exp(-(((line_S[:, None] - args[f"place_{axis}"][i]) * side / args["radius"][i]) ** 2)).astype(np.float32)
             for axis in "xy"
         )
-        spots[i, ..., 0] = torch.from_numpy(down).to(device) @ torch.from_numpy(across).to(device).mT
+        spots[i, ..., 0] = upload(down, device) @ upload(across, device).mT
     cover = (1.6 * spots - 0.3).clamp(0.0, 1.0)
     return pixels(unit(canvas_BSSC) * (1.0 - per_image(args["darkness"], device) * cover))
 
@@ -98,8 +109,8 @@ def rolling_bands(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
     """Bright and dark rows: lamps that flicker while the rows are read."""
     side, device = canvas_BSSC.shape[1], canvas_BSSC.device
     turn_BS = 2 * np.pi * (np.arange(side) + 0.5) / side * args["bands"][:, None] + np.radians(args["phase"])[:, None]
-    light = torch.from_numpy(np.sin(turn_BS).astype(np.float32)).to(device).view(-1, side, 1, 1)
-    tint = torch.tensor([1.0, 0.95, 0.8], device=device)
+    light = upload(np.sin(turn_BS).astype(np.float32), device).view(-1, side, 1, 1)
+    tint = constant((1.0, 0.95, 0.8), device)
     return pixels(unit(canvas_BSSC) * (1.0 + per_image(args["depth"], device) * (light - 0.2) * tint))
 
 

@@ -23,7 +23,7 @@ from PIL import Image, ImageEnhance
 from torch.nn.functional import conv2d
 
 from substyle.kernels import jpeg_codec
-from substyle.kernels.dispatch import for_each_image
+from substyle.kernels.dispatch import for_each_image, upload
 from substyle.kernels.noise import F32
 from substyle.pipelines.transforms.base import Arrays, Choice, Parameter, Role, Uniform, kernel
 from substyle.pipelines.transforms.fields import Keys, per_image
@@ -61,7 +61,7 @@ def weights(inputs: int, outputs: int, interpolation: str) -> NDArray[np.float64
 
 def _resized(planes_CSS: torch.Tensor, side: int, interpolation: str) -> torch.Tensor:
     """Resize levels, rounded after each pass. Shape: (C, side, side) float32."""
-    matrix = torch.from_numpy(weights(planes_CSS.shape[-1], side, interpolation)).float().to(planes_CSS.device)
+    matrix = upload(weights(planes_CSS.shape[-1], side, interpolation).astype(np.float32), planes_CSS.device)
     across = (planes_CSS @ matrix.mT + 0.5).floor().clamp(0, 255)
     return (matrix @ across + 0.5).floor().clamp(0, 255)
 
