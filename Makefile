@@ -31,7 +31,7 @@ DEV_LOCK := $(LOCK:.txt=-dev.txt)
 INSTALL := $(BIN)/python requirements/install.py
 HASHED := --no-deps --require-hashes
 
-.PHONY: setup lock package-weights demo study families photographs pairs test test-slow test-part lint docs format bench gpu-check clean
+.PHONY: setup lock package-weights demo study families photographs pairs test test-slow test-part lint docs format bench gpu-check gpu-paper clean
 
 # what tests, linters and the documentation need is installed apart: a first `make demo` does not wait for it
 setup: $(INSTALLED)-dev
@@ -144,6 +144,24 @@ bench: setup
 # make gpu-check ONLY=kernels,probes  some parts of it
 gpu-check:
 	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(ONLY),--only $(ONLY))
+
+# make gpu-paper               without a GPU: runs what torch would run on one, on tensors without values; fails where the
+#                              host would wait for the GPU, where devices are mixed, and where plan counts other work
+# make gpu-paper ONLY=styles   the pieces whose names begin so
+gpu-paper: build/gpu-paper/.installed
+	CUDA_VISIBLE_DEVICES= PYTHONPATH=$(CURDIR)/build/gpu-paper:$(CURDIR)/src $(BIN)/python -m benchmarks.gpu_paper \
+		$(if $(ONLY),--only "$(ONLY)",--out benchmarks/results/gpu_paper.json)
+
+# torch's CUDA build, 4 GB with the libraries that it loads; all else is that of $(VENV). `===` and no constraints: a
+# source of pip may have the version that is installed as a CPU build too
+WITHOUT_CONSTRAINTS := PIP_CONSTRAINT=/dev/null $(BIN)/python -m pip install --quiet --disable-pip-version-check
+build/gpu-paper/.installed: $(INSTALLED)
+	rm -rf $(@D)
+	$(WITHOUT_CONSTRAINTS) --target $(@D) --no-deps \
+		torch===$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").partition("+")[0])')
+	sed -n 's/^Requires-Dist: \(\(cuda-toolkit\|nvidia-\)[^;]*\).*/\1/p' $(@D)/torch-*.dist-info/METADATA > $(@D)/libraries.txt
+	$(WITHOUT_CONSTRAINTS) --target $(@D) -r $(@D)/libraries.txt
+	touch $@
 
 format: setup
 	$(BIN)/ruff format .

@@ -194,7 +194,7 @@ def backbone(name: str, batch: int) -> NetworkFacts:
         return NetworkFacts(found.spec.dim, 0, Work(counter.launches, batch))
     try:
         with torch.device("meta"):
-            network, side = _network(name, family, rest)
+            network, side = network_of(name)
             x = torch.empty(batch, 3, side, side)
         network = network.eval()
         with torch.no_grad():
@@ -206,7 +206,9 @@ def backbone(name: str, batch: int) -> NetworkFacts:
     return NetworkFacts(dim, parameters, of_network(network, x), getattr(network, "tokens", 0))
 
 
-def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
+def network_of(name: str) -> tuple[nn.Module, int]:
+    """Build the network of a backbone without its weights; returns it and its input side."""
+    family, rest = check_name(name).prefix, name.partition(":")[2]
     model, readout = split(name, rest)
     known = PRESETS.get(f"{family}:{model}")
     if known is not None:
