@@ -1,7 +1,8 @@
 """Variants of canvas batches, in suite order, from one DALI graph, the kernels and the networks.
 
-On a GPU, all work is queued on torch's current stream without synchronisation. Variants are in torch's memory; to read
-one on another stream, wait for the current stream and call ``Tensor.record_stream``.
+On a GPU, all work is queued on torch's current stream. The host waits for it only where pictures are made on the host:
+by other libraries, and by styles that are drawn. Variants are in torch's memory; to read one on another stream, wait
+for the current stream and call ``Tensor.record_stream``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Add one by decorating its function in a module of this folder or in a plug-in::
 
     @kernel("solarize", coarse="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
     def solarize(canvas_BSSC, args, keys_B):
-        threshold = torch.from_numpy(args["threshold"]).to(canvas_BSSC.device).view(-1, 1, 1, 1)
+        threshold = upload(args["threshold"], canvas_BSSC.device).view(-1, 1, 1, 1)
         return torch.where(canvas_BSSC < threshold, canvas_BSSC, 255 - canvas_BSSC)
 """
 
