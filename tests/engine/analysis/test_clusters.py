@@ -42,8 +42,10 @@ def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
     found = [(neighbors.adjusted_mutual_information(a, b), neighbors.interval(a, b, image, seed))
              for seed in range(200, 240) for a, b, image in [labelings(seed, 60, 0.4)]]  # fmt: skip
     assert all(low < value < high for value, (low, high) in found)
-    width = np.mean([high - low for _, (low, high) in found])
-    assert width == pytest.approx(2 * 1.96 * np.std(drawn), rel=0.2)
+    # wider by one photograph more, and below by what few rows raise the value
+    halves = np.mean([(value - low, high - value) for value, (low, high) in found], axis=0)
+    assert (1.96 * np.std(drawn) < halves).all()
+    assert (halves < 1.5 * 1.96 * np.std(drawn)).all()
     assert np.mean([low <= np.mean(drawn) <= high for _, (low, high) in found]) >= 0.85
 
 
