@@ -145,16 +145,16 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
     value_G, weight_G = (np.bincount(group_R, weights=w, minlength=n) for w in (value_R, None))
     counts_SG = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
     mean, total_S = float(value_R.mean(dtype=np.float64)), counts_SG @ weight_G
-    mean_S = (counts_SG @ value_G) / total_S
+    apart_G = value_G - weight_G * mean  # centred, so that squares do not cancel
+    shift_S = (counts_SG @ apart_G) / total_S
     if hits:
-        return Estimate(mean, mean_S, n, bounds=ACCURACY).ci95
-    # sum of c (v - w m)^2 over groups, for the mean m of each resample
-    squares_S3 = counts_SG @ np.stack([value_G**2, -2 * value_G * weight_G, weight_G**2], axis=1)
-    squared_S = (squares_S3 * np.stack([np.ones_like(mean_S), mean_S, mean_S**2], axis=1)).sum(axis=1)
-    squared = float(((value_G - weight_G * mean) ** 2).sum())
+        return Estimate(mean, mean + shift_S, n, bounds=ACCURACY).ci95
+    squares_S3 = counts_SG @ np.stack([apart_G**2, -2 * apart_G * weight_G, weight_G**2], axis=1)
+    squared_S = (squares_S3 * np.stack([np.ones_like(shift_S), shift_S, shift_S**2], axis=1)).sum(axis=1)
+    squared = float((apart_G**2).sum())
     # resamples of a single group have no error of their own; t is then larger than any other
     error_S = np.sqrt(np.maximum(squared_S, squared * _ALIKE)) / total_S
-    low, high = np.percentile((mean_S - mean) / error_S, [2.5, 97.5]).tolist() if squared > 0 else (0.0, 0.0)
+    low, high = np.percentile(shift_S / error_S, [2.5, 97.5]).tolist() if squared > 0 else (0.0, 0.0)
     error = math.sqrt(squared) / len(value_R)
     return [mean - error * min(max(high, 0.0), _T_AT_MOST), mean - error * max(min(low, 0.0), -_T_AT_MOST)]
 

@@ -347,7 +347,8 @@ OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # conservative seconds per photograph for de
 def decoded_jpeg(pipeline: PixelPipeline) -> str:
     """Digest of the canvas of a JPEG file that scikit-learn ships.
 
-    nvJPEG decodes on the hardware engine where a GPU has one that the process may use, else by CUDA, to other pixels.
+    nvJPEG decodes on the hardware engine where a GPU has one that the process may use, else by CUDA; NVIDIA does not
+    promise equal pixels.
     """
     china = resources.files("sklearn.datasets.images") / "china.jpg"
     return fingerprint([pipeline.decoder([china.read_bytes()]).canvas_BSSC.cpu().numpy()])[:16]

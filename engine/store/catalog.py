@@ -160,7 +160,7 @@ def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return " (run substyle adapt with --adapter, which derives its embeddings from those of its backbone)"
     if (old["name"], device) == (new["name"], new.get("device", "cpu")) or old["name"] == "imported":
         if old.get(DECODED_JPEG, "") != new.get(DECODED_JPEG, ""):
-            return " (this GPU decodes JPEG files to other pixels: one of the two has no hardware JPEG engine at hand)"
+            return " (this GPU decodes JPEG files to other pixels: perhaps one of the two has no hardware JPEG engine)"
         return ""
     runtime = re.split(r"[._]", old["name"])[0]  # torch.compile is selected as torch, tensorrt_rtx as tensorrt
     return f' (set device = "{device}" and runtime = "{runtime}", or use another store)'

@@ -175,7 +175,7 @@ def test_student_t_of_two_errors_is_between_those_of_each() -> None:
 
 @pytest.mark.parametrize("training", [0.0, 0.3, 1.0, 3.0])
 def test_tests_with_two_errors_are_seldom_wrong(training: float) -> None:
-    """A normal error known from 100 units and one known from six: at most 5 % of equal pairs are told apart."""
+    """Errors over 100 units and over six: tests at 5 % reject at most 5 % of true null hypotheses."""
     rng, wrong, count = np.random.default_rng(0), 0, 4000
     for _ in range(count):
         of_units, of_probes = rng.normal(size=100) * 10, training * rng.normal(size=6)
