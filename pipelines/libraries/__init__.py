@@ -19,7 +19,8 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.libraries.library import Library
 from substyle.pipelines.transforms import base
 
-_MODULES = {name: f"{__name__}.{name}" for name in ("albumentations", "gmic", "kornia", "python", "torchvision")}
+_NAMES = ("albumentations", "gmic", "kornia", "opencv", "python", "torchvision")
+_MODULES = {name: f"{__name__}.{name}" for name in _NAMES}
 
 
 @cache

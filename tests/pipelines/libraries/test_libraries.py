@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,10 @@ def test_code_of_functions(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ('name = "x", of = "gmic:fx_engrave", parameters = { radius = true }', "not a number"),
         ('name = "x", of = "gmic:fx_engrave 1 output x"', "such as"),
         ('name = "x", of = "gmic:exec"', "of: "),
+        ('name = "x", of = "opencv:imread"', "of: "),
+        ('name = "x", of = "opencv:cartoon", parameters = { levels = 1 }', "not a number from 2 to 64"),
+        ('name = "x", of = "opencv:cartoon", parameters = { block = "9" }', "not a number from 3 to 99"),
+        ('name = "x", of = "opencv:stylization", parameters = { sigma_r = { uniform = [0.1, 2] } }', "sigma_r = 2.0"),
         ('name = "x", of = "python:my_effects:sepia"', "strength"),
         ('name = "x", of = "python:my_effects:sepia", parameters = { strong = 1.0 }', "strong.*strength"),
         ('name = "x", of = "python:my_effects:absent"', "absent"),
@@ -519,12 +524,36 @@ def test_listed_filters_of_gmic() -> None:
         assert all(low <= default <= high for _, default, low, high in rows)
 
 
+def of_opencv(folder: Path) -> Path:
+    """The suite of OpenCV's styles; without oil paintings where OpenCV lacks them."""
+    cv2 = pytest.importorskip("cv2")
+    text = files("substyle.pipelines.transforms").joinpath("suites", "styles_opencv.toml").read_text()
+    kept = [line for line in text.splitlines() if hasattr(cv2, "xphoto") or "oil_painting" not in line]
+    (folder / "opencv.toml").write_text("\n".join(kept))
+    return folder / "opencv.toml"
+
+
+def test_oil_paintings_need_opencv_contrib(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(pytest.importorskip("cv2"), "xphoto", raising=False)
+    said = refusal(here, 'name = "x", of = "opencv:oil_painting"')
+    assert "pip install opencv-contrib-python-headless" in said
+
+
+def test_opencv_is_given_its_order_of_channels() -> None:
+    pytest.importorskip("cv2")
+    red_SSC = np.zeros((32, 32, 3), np.uint8)
+    red_SSC[..., 0] = 250
+    drawn_SSC = libraries.library("opencv").make("cartoon", {"levels": 4})(red_SSC, 0)
+    assert (drawn_SSC == [224, 32, 32]).all()  # the middle of each of four ranges
+
+
 @pytest.mark.slow
-def test_styles_of_gmic() -> None:
-    names = suite("styles_gmic")
-    assert len(names) == 49
-    generators = {base.get(name).generator for name in names[1:]}
-    assert len(generators) == 12
+@pytest.mark.parametrize(("made", "generators"), [("gmic", 12), ("opencv", 2)])
+def test_styles(made: str, generators: int, tmp_path: Path) -> None:
+    names = suite("styles_gmic" if made == "gmic" else str(of_opencv(tmp_path)))
+    found = {base.get(name).generator for name in names[1:]}
+    assert len(found) in (generators, generators + ("opencv_oil" in found))
+    assert len(names) == 1 + 4 * len(found)
     maker = VariantMaker(names, side=224, seed=3, batch=1, threads=2)
     canvas_BSSC = torch.from_numpy(data.coffee()[100:324, 200:424].copy())[None]
     for variant in maker(canvas_BSSC, ["a"]):
@@ -533,6 +562,6 @@ def test_styles_of_gmic() -> None:
 
 def test_every_listed_transformation_says_its_parameters() -> None:
     for library in libraries.installed().values():
-        assert len(library.names()) > 30
+        assert len(library.names()) > (2 if library.prefix == "opencv" else 30)
         for name in library.names():
             assert isinstance(library.parameters(name), dict)
