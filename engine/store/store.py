@@ -91,6 +91,7 @@ class EmbeddingStore:
         self._group: zarr.Group | None = None
         self._mark: object = None  # of the header's file, when it was last read
         self._read: dict[str, tuple[object, Any]] = {}  # what has been read, with the files it was read from
+        self._laid_out: set[tuple[str, str]] = set()  # arrays whose layout has been checked
 
     @classmethod
     def create(
@@ -316,6 +317,7 @@ class EmbeddingStore:
         compaction.repair(self.path, found)
         self._group = None
         self._read.clear()
+        self._laid_out.clear()
         for entry in self.backbones():
             folder = self.path / ARRAYS / entry.slug
             if f"{ARRAYS}/{entry.slug}/{METADATA}" in found.metadata:
@@ -371,10 +373,12 @@ class EmbeddingStore:
 
         def write(name: str) -> str:
             cast_RD = arrays.cast(embeddings[name], self.settings, f"{entry.name}, {name}", exact=exact)
-            self.array_of(entry, name)  # checks that the array exists with the expected layout
+            if (entry.slug, name) not in self._laid_out:  # once, since it takes as long as to write a chunk
+                self.array_of(entry, name)
+                self._laid_out.add((entry.slug, name))
             return arrays.write_chunk(entry.chunk(self.path, name, shard), cast_RD, self.settings)
 
-        checksums = dict(zip(embeddings, each(write, embeddings, self.path.requests), strict=True))
+        checksums = dict(zip(embeddings, each(write, embeddings, max(arrays.WRITERS, self.path.requests)), strict=True))
         arrays.flush_folders(entry.chunk(self.path, name, shard) for name in embeddings)
         of_these = tuple(note for note in files if note.transformation in checksums)
         record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run, of_these)

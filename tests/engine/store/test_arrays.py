@@ -10,7 +10,7 @@ import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from substyle.engine.store import arrays
-from substyle.engine.store.layout import METADATA, Codec, Dtype, StoreError, StoreSettings
+from substyle.engine.store.layout import METADATA, Codec, Dtype, OverflowError16, StoreError, StoreSettings
 from substyle.pipelines.storage import place
 
 ATTRIBUTES = {"definition": {"name": "jpeg", "quality": [10, 30]}, "words": 'ü "quoted"'}
@@ -59,3 +59,24 @@ def test_a_node_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         arrays.write(place(tmp_path / "file" / "a"), arrays.group({}))
     with pytest.raises(StoreError, match="nowhere"):
         arrays.grow(place(tmp_path / "nowhere"), 3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_numbers_are_rounded_as_numpy_rounds_them(dtype: type[np.floating]) -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
+    with np.errstate(all="ignore"):
+        x_RD = np.concatenate([bits[np.abs(bits) < 65520], [65504, 6e-8, 2.98e-8, -0.0, np.nan, -np.inf]]).astype(dtype)
+    x_RD = x_RD[: len(x_RD) // 8 * 8].reshape(-1, 8)[:, ::2]  # not contiguous
+    x_RD.flags.writeable = False
+    found_RD = arrays.cast(x_RD, StoreSettings(0, 64, 2, "float16"), "x", exact=True)
+    np.testing.assert_array_equal(found_RD, x_RD.astype(np.float16))
+
+
+@pytest.mark.parametrize("limit", [65520.0, -65520.0])
+def test_the_least_number_that_overflows(limit: float) -> None:
+    settings = StoreSettings(0, 64, 2, "float16")
+    within = np.array([[np.nextafter(np.float32(limit), np.float32(0)), np.inf, np.nan]], np.float32)
+    assert np.abs(arrays.cast(within, settings, "x", exact=True)[0, 0]) == 65504
+    with pytest.raises(OverflowError16):
+        arrays.cast(np.array([[limit]], np.float32), settings, "x", exact=True)
