@@ -1,6 +1,6 @@
-"""Answers of kept studies: the figure and the sentences on the first screen of README.md.
+"""Answers of kept studies: the figure on the first screen of README.md, and the sentences of docs/results.md.
 
-``python -m benchmarks.answers`` prints the sentences; ``--write`` updates README.md, docs/answers.svg and
+``python -m benchmarks.answers`` prints the sentences; ``--write`` updates docs/results.md, docs/answers.svg and
 docs/labels.svg.
 """
 
@@ -18,6 +18,7 @@ from benchmarks.study_table import of_networks
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "results.md"
 FIGURE, LABELS = ROOT / "docs" / "answers.svg", ROOT / "docs" / "labels.svg"
 START, END = "<!-- answers: benchmarks/answers.py -->", "<!-- end of answers -->"
 LEVEL = 0.05  # of a clear difference, after Holm's correction over all pairs
@@ -239,8 +240,7 @@ def main() -> int:
     write, text = parser.parse_args().write, answers()
     print(text)
     if write:
-        readme = ROOT / "README.md"
-        readme.write_text(written(readme.read_text(), text))
+        PAGE.write_text(written(PAGE.read_text(), text))
         note = "accuracy in per cent, 95 % intervals; dotted: chance"
         draw(answer_panels(), load(QUESTIONS[0].study), FIGURE, 10.5, note)
         labels, note = (

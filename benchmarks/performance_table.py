@@ -1,6 +1,6 @@
-"""Generate the performance tables of docs/performance.md and README.md from benchmarks/results/.
+"""Generate the table of docs/performance.md from benchmarks/results/.
 
-``python -m benchmarks.performance_table`` prints the full table; ``--write`` updates both pages.
+``python -m benchmarks.performance_table`` prints it; ``--write`` updates the page.
 """
 
 from __future__ import annotations
@@ -14,16 +14,7 @@ from typing import Any
 from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, check
 
 _SECONDS = ("calls", "starts")  # units reported as seconds each
-PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
-SHORT = (  # prefixes of the rows in README.md
-    "transforms: all 31",
-    "embed: EfficientNet-Lite0",
-    "embed: ViT-B/16",
-    "end_to_end: 31 variants, EfficientNet-Lite0, against a plain script",
-    "store: full read as a table",
-    "probes: 16 MLP heads",
-    "neighbours: the 50 nearest",
-)
+PAGE = ROOT / "docs" / "performance.md"
 START, END = "<!-- performance table: benchmarks/performance_table.py -->", "<!-- end of performance table -->"
 
 
@@ -39,14 +30,14 @@ def documents(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return found
 
 
-def table(kept: Sequence[dict[str, Any]], beginnings: tuple[str, ...] = ("",)) -> str:
-    """Format the headline rows with one of these prefixes as Markdown, followed by cores and dates."""
+def table(kept: Sequence[dict[str, Any]]) -> str:
+    """Format the headline rows as Markdown, followed by cores and dates."""
     lines = ["| what | rate | of the ceiling | against | CPU |", "|---|---|---|---|---|"]
     shown = []
     for data in kept:
         for row in data["rows"]:
             name = f"{data['benchmark']}: {row['name']}"
-            if not row["headline"] or not name.startswith(beginnings):
+            if not row["headline"]:
                 continue
             bounded = row["of_ceiling"] is not None and row["unit"] not in _SECONDS
             ceiling = f"{row['of_ceiling']:.2f}" if bounded else ""
@@ -74,27 +65,21 @@ def _rate(row: dict[str, Any]) -> str:
     return f"{per_s:,.0f} {unit}/s" if per_s >= 10 else f"{per_s:.2g} {unit}/s"
 
 
-def pages() -> dict[Path, str]:
-    """Return both pages with their tables updated from the saved results."""
-    kept = documents()
-    return {PAGE: _put(PAGE.read_text(), table(kept)), README: _put(README.read_text(), table(kept, SHORT))}
-
-
-def _put(page: str, text: str) -> str:
-    """Replace the table between the two markers."""
-    before, rest = page.split(START)
+def page() -> str:
+    """The page with its table updated from the saved results."""
+    text = table(documents())
+    before, rest = PAGE.read_text().split(START)
     return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="update the tables in docs/performance.md and README.md")
+    parser.add_argument("--write", action="store_true", help="update the table in docs/performance.md")
     options = parser.parse_args()
     print(table(documents()))
     if options.write:
-        for path, text in pages().items():
-            path.write_text(text)
+        PAGE.write_text(page())
 
 
 if __name__ == "__main__":
