@@ -1,8 +1,8 @@
-"""Dot plots: scores of all backbones for one question."""
+"""Dot plots: scores of backbones for one question."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,27 +29,31 @@ class DotRow:
 
 def dot_plots(results: ResultsDocument) -> Plots | None:
     """Dot plots of style, new styles and substance; None without scores."""
-    tried, first = results.heads(), results.first_head()
-    styles = [(f"{head_name(head)} probe", head, "accuracy") for head in tried[:2]]
-    new = [("seen in training", first, "seen"), ("held out", first, "held_out")]
-    classes = [("unchanged photographs", first, "clean"), ("transformed", first, "obfuscated")]
-    panels = []
-    for title, task, wanted in (
-        ("Style: which transformation?", "fine", styles),
-        ("New styles: which coarse class?", "coarse", new),
-        ("Substance: which class?", "semantic", classes),
-    ):
-        rows = []
-        for name, backbone in results.ordered().items():
-            scores = [(label, scored(backbone.probe(task, head), key)) for label, head, key in wanted]
-            dots = tuple((label, score) for label, score in scores if score)
-            rows.append(DotRow(name, bool(backbone.control), dots))
-        if any(row.dots for row in rows):
-            draw = partial(_draw, rows=rows, labels=[label for label, *_ in wanted], chance=results.chance_of(task))
-            spoken = ", ".join(f"{row.name} {row.text}" for row in rows if row.dots)
-            panels.append(Panel(title, draw, spoken=spoken))
-    size = 2.4, rows_height(list(results.ordered()))
-    return Plots("overview", tuple(panels), size, shared=True) if panels else None
+    titles = {"fine": "Style: which transformation?", "coarse": "New styles: which coarse class?"}
+    names = list(results.ordered())
+    tasks = (titles | {"semantic": "Substance: which class?"}).items()
+    panels = tuple(panel for task, title in tasks if (panel := dot_panel(results, task, names, title)))
+    return Plots("overview", panels, (2.4, rows_height(names)), shared=True) if panels else None
+
+
+def dot_panel(results: ResultsDocument, task: str, names: Iterable[str], title: str = "") -> Panel | None:
+    """Dot plot of a task, a row for each of the given backbones; None without scores."""
+    first = results.first_head()
+    wanted = {
+        "fine": [(f"{head_name(head)} probe", head, "accuracy") for head in results.heads()[:2]],
+        "coarse": [("seen in training", first, "seen"), ("held out", first, "held_out")],
+        "semantic": [("original photographs", first, "clean"), ("transformed", first, "obfuscated")],
+    }[task]
+    rows = []
+    for name in names:
+        backbone = results.backbones[name]
+        scores = [(label, scored(backbone.probe(task, head), key)) for label, head, key in wanted]
+        dots = tuple((label, score) for label, score in scores if score)
+        rows.append(DotRow(name, bool(backbone.control), dots))
+    if not any(row.dots for row in rows):
+        return None
+    draw = partial(_draw, rows=rows, labels=[label for label, *_ in wanted], chance=results.chance_of(task))
+    return Panel(title, draw, spoken=", ".join(f"{row.name} {row.text}" for row in rows if row.dots))
 
 
 def _draw(axis: Any, rows: Sequence[DotRow], labels: Sequence[str], chance: float | None) -> None:  # noqa: ANN401 (matplotlib ships no types)

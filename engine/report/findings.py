@@ -144,7 +144,7 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _controls_first(found: Standing) -> str:
+def controls_first(found: Standing) -> str:
     """Sentences on controls that lead or are not clearly below the best backbone."""
     best, text = found.trained[0], ""
     leading = [control for control in found.controls if control.value > best.value]
@@ -194,7 +194,7 @@ def findings(results: ResultsDocument) -> list[Finding]:
         found = standing(results, task, head, key)
         late = [name for name in found.unconverged if name in results.real()]
         if found.trained:
-            made.append(Finding(title, _controls_first(found) + make(results, head, found)))
+            made.append(Finding(title, controls_first(found) + make(results, head, found)))
         elif late:
             made.append(Finding(title, f"No ranking: the probes on {listed(late)} have not converged."))
     made += [_nearest(results), _together(results), _not_converged(results)]

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from substyle.engine.report import findings
 from substyle.engine.report.data import Column, Table, dagger, head_name, show
 from substyle.engine.report.figures import draw_plots
-from substyle.engine.report.section import Data, Pictures, Plots, Section, blocks_of
+from substyle.engine.report.section import Answer, Data, Pictures, Plots, Section, blocks_of
 from substyle.engine.report.tables import claims
 from substyle.engine.results.model import ResultsDocument
 from substyle.kernels import files
@@ -30,6 +30,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")  # by content; Pillow would start Ghostscript
 _SIDE = 160  # thumbnail side in pixels
 _MOST = 4  # maximum photographs in the gallery
 _PICTURES = 120  # maximum pictures in the gallery, of about 10 kB each, unless the first photograph has more variants
+_ANSWERS = 3  # at the top of the page
 _MANY, _SMALL_SIDE = 60, 120  # thumbnail side of a photograph with more pictures; about what the page shows
 
 
@@ -223,8 +224,8 @@ def write_page(path: Path, template: str, context: dict[str, Any]) -> Path:
 
 
 def soft(name: object) -> Markup:
-    """Escape a name and allow line breaks after ``: _ - / .`` and within very long words."""
-    pieces = re.findall(r"\S{0,19}?[:_\-/.]\s*|\S{1,20}\s*|\s+", str(name))
+    """Escape a name and allow line breaks after ``: _ - / .`` and within very long words, not in numbers."""
+    pieces = re.findall(r"\S{0,19}?(?:[:_\-/]|\.(?!\d))\s*|\S{1,20}\s*|\s+", str(name))
     return Markup("<wbr>").join(escape(piece) for piece in pieces)
 
 
@@ -270,7 +271,8 @@ def write_report(
         SubstyleError: a gallery file that is not a picture.
     """
     context = _context(results, sections, gallery, out_dir)
-    context["plots"], figures = draw_plots(plots_of(sections), out_dir / "figures")
+    plots = [answer.plots for _, answer in context["answers"]]
+    context["plots"], figures = draw_plots([*plots, *plots_of(sections)], out_dir / "figures")
     return ReportFiles(
         html=write_page(out_dir / "report.html", "report.html.j2", context),
         tables=tuple(write_tables(tables_of(results, sections), out_dir / "tables")),
@@ -290,6 +292,11 @@ def plots_of(sections: Sequence[Section]) -> list[Plots]:
     return [block for section in sections for block in blocks_of(section) if isinstance(block, Plots)]
 
 
+def answers_of(sections: Sequence[Section]) -> list[tuple[Section, Answer]]:
+    """The answers at the top of a page, and the section of each."""
+    return [(section, section.answer) for section in sections if section.answer][:_ANSWERS]
+
+
 def _context(
     results: ResultsDocument, sections: Sequence[Section], gallery: Path | None, out_dir: Path
 ) -> dict[str, Any]:
@@ -306,6 +313,7 @@ def _context(
     return {
         "results": results,
         "sections": sections,
+        "answers": answers_of(sections),
         "drawn": results.drawn(),
         "ordered": ordered,
         "real": real,

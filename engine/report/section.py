@@ -114,20 +114,41 @@ Block = Text | Heading | Data | Heat | Plots | Pictures | Details
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a section says in short.
+
+    Attributes:
+        question: in plain words.
+        number: with its unit, such as ``93.1%``.
+        interval: what it is, its interval and chance, such as ``accuracy; 95% interval 92.4–93.8; chance 3.2%``.
+        text: one to three sentences.
+        plots: a small picture.
+    """
+
+    question: str
+    number: str
+    interval: str
+    text: str
+    plots: Plots
+
+
+@dataclass(frozen=True)
 class Section:
     """A section of a report.
 
     Attributes:
         key: its anchor.
         name: its entry in the table of contents.
-        title: its heading.
+        title: its heading, the question that it is about; the page shows the rest if a reader opens it.
         blocks: what it shows.
+        answer: in short; the first three of all sections are at the top of the page.
     """
 
     key: str
     name: str
     title: str
     blocks: tuple[Block, ...]
+    answer: Answer | None = None
 
 
 def blocks_of(section: Section) -> list[Block]:

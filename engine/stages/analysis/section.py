@@ -71,7 +71,7 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
     if near.rows:
         blocks.append(Details("Retrieval and clusters", (Data(near, "Retrieval and clusters"), Text(note, note=True))))
     if len(blocks) > 1:
-        yield Section("neighbours", "Neighbours", "Neighbours", tuple(blocks))
+        yield Section("neighbours", "Neighbours", "Neighbours: what is nearest?", tuple(blocks))
 
 
 def _map(results: ResultsDocument) -> Iterator[Section]:
@@ -100,7 +100,7 @@ def _geometry(results: ResultsDocument) -> Iterator[Section]:
         panels = tuple(Panel(name, partial(draw, pairs=pairs), spoken=text) for name, pairs in moved)
         blocks += [Text(text, note=True), Plots("robustness", panels, shared=True)]
     if len(blocks) > 1:
-        yield Section("geometry", "Geometry", "Geometry", tuple(blocks))
+        yield Section("geometry", "Geometry", "Geometry: how far do transformations move embeddings?", tuple(blocks))
 
 
 def _resampled(results: ResultsDocument) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.report import curves, extraction, gains
+from substyle.engine.report.answers import answer
 from substyle.engine.report.data import ComparedScore, Table, head_name, show
 from substyle.engine.report.dots import dot_plots
 from substyle.engine.report.figures import draw_matrix
@@ -98,7 +99,7 @@ def _overview(results: ResultsDocument) -> Section:
         text += _chance(results, "semantic", " Class: of unchanged and of transformed photographs (chance {}).")
         text += " † The probe has not converged." if unconverged(results) else ""
         blocks += [*table, Text(text, note=True)]
-    return Section("overview", "Overview", "Overview", tuple(blocks) if table else ())
+    return Section("overview", "Overview", "Overview: how does each backbone score?", tuple(blocks) if table else ())
 
 
 def _style(results: ResultsDocument) -> Section:
@@ -106,7 +107,7 @@ def _style(results: ResultsDocument) -> Section:
     if tables := accuracies(results, "fine"):
         blocks.append(Text("Accuracy on test photographs, in per cent."))
         blocks.append(_heat(tables, "Accuracy for each transformation"))
-    return Section("style", "Style", "Style: which transformation?", tuple(blocks))
+    return Section("style", "Style", "Style: which transformation?", tuple(blocks), answer(results, "fine"))
 
 
 def _confusions(results: ResultsDocument) -> Section:
@@ -121,7 +122,7 @@ def _confusions(results: ResultsDocument) -> Section:
         if more:
             text = f"{title}: {len(more)} more backbone{'s' if len(more) > 1 else ''}"
             blocks.append(Details(text, tuple(more)))
-    return Section("confusions", "Confusions", "Confusions", tuple(blocks))
+    return Section("confusions", "Confusions", "Confusions: what is taken for what?", tuple(blocks))
 
 
 def _new_styles(results: ResultsDocument) -> Section:
@@ -146,7 +147,8 @@ def _new_styles(results: ResultsDocument) -> Section:
         if table := _table(equal_width(results)):
             text = "Linear probes on a random projection of each embedding to a common width, so that differences are "
             blocks.append(Details("At equal width", (*table, Text(f"{text}not due to width.", note=True))))
-    return Section("new", "New styles", "New styles", tuple(blocks))
+    title = "New styles: are held-out transformations recognised?"
+    return Section("new", "New styles", title, tuple(blocks), answer(results, "coarse"))
 
 
 def _substance(results: ResultsDocument) -> Section:
@@ -157,7 +159,7 @@ def _substance(results: ResultsDocument) -> Section:
         )
         blocks.append(Text(f"{text}transformation, in per cent{_chance(results, 'semantic')}."))
         blocks.append(_heat(tables, "Class accuracy for each transformation"))
-    return Section("substance", "Substance", "Substance: which class?", tuple(blocks))
+    return Section("substance", "Substance", "Substance: which class?", tuple(blocks), answer(results, "semantic"))
 
 
 def _severity(results: ResultsDocument) -> Section:
@@ -282,13 +284,14 @@ def _together(results: ResultsDocument) -> Section:
     )
     text += "on the same rows in the same order. Differences whose interval contains 0 are not significant."
     table = _table(multitask(results), "Multi-task probes and their single-task twins")
-    return Section("together", "Multi-task", "Multi-task", (Text(text), *table) if table else ())
+    title = "Multi-task: can one probe predict both?"
+    return Section("together", "Multi-task", title, (Text(text), *table) if table else ())
 
 
 def _comparisons(results: ResultsDocument) -> Section:
     every = comparisons(results)
     if not every.rows:
-        return Section("comparisons", "Comparisons", "Comparisons", ())
+        return Section("comparisons", "Comparisons", "Comparisons: which differences are clear?", ())
     text = (
         "Differences between backbones, controls included, on the same test photographs, in points, with 95% "
         f"intervals from a paired bootstrap over {results.drawn()} and, two-way, over {results.drawn()} and "
@@ -304,13 +307,13 @@ def _comparisons(results: ResultsDocument) -> Section:
         blocks.append(Data(trained, "Paired differences between backbones", saved=False))
     whole = Data(every, "All paired differences", hidden=len(every.rows) == len(trained.rows) <= _FEW)
     blocks.append(whole if whole.hidden else Details(f"All comparisons ({len(every.rows)})", (whole,)))
-    return Section("comparisons", "Comparisons", "Comparisons", tuple(blocks))
+    return Section("comparisons", "Comparisons", "Comparisons: which differences are clear?", tuple(blocks))
 
 
 def _training(results: ResultsDocument) -> Section:
     table, late = training(results), unconverged(results)
     if not table.rows:
-        return Section("training", "Training", "Training", ())
+        return Section("training", "Training", "Training: have the probes converged?", ())
     text = "All probes have converged."
     if late:
         each = ", ".join(f"{name} ({task.replace('_', ' ')}, {head_name(head)})" for name, task, head in late)
@@ -321,7 +324,7 @@ def _training(results: ResultsDocument) -> Section:
     note += "agree. Edge: the selected regularisation is at the end of the grid, so a better one may be outside."
     hidden = Data(table, "Convergence of all probes"), Text(note, note=True)
     blocks = Text(text), Details(f"All probes ({len(table.rows)})", hidden)
-    return Section("training", "Training", "Training", blocks)
+    return Section("training", "Training", "Training: have the probes converged?", blocks)
 
 
 _MAKERS = (

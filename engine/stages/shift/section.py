@@ -24,7 +24,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         note = "Loss: class accuracy on unchanged test photographs minus that on the shift. Intervals are over "
         note += f"{results.drawn()}: how certain these numbers and the order of these backbones are, not what other "
         blocks.append(Text(f"{note}backbones would do.", note=True))
-    yield Section("shift", "Shift", "Shift", tuple(blocks))
+    yield Section("shift", "Shift", "Shift: do probes hold on other photographs?", tuple(blocks))
 
 
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:

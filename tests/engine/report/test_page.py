@@ -17,10 +17,11 @@ from PIL import Image
 from tests.conftest import slow_after
 
 from substyle.engine.report import page
+from substyle.engine.report.answers import answer
 from substyle.engine.report.data import show, show_interval
 from substyle.engine.report.figures import FULL, _arrange, _box, _draw, _save, draw_plots, tip, wrapped
 from substyle.engine.report.page import ReportFiles, read_gallery, soft
-from substyle.engine.report.section import Panel, Plots
+from substyle.engine.report.section import Answer, Panel, Plots, Section
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
@@ -81,6 +82,7 @@ def full(fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ReportFi
 def test_a_full_page_has_every_section_and_its_entry(full: ReportFiles) -> None:
     page = page_of(full)
     expected = {
+        "answers",
         "found",
         "claims",
         "overview",
@@ -163,12 +165,57 @@ def test_the_page_is_accessible_where_a_test_can_tell(full: ReportFiles) -> None
     assert len(ids) == len(set(ids))
 
 
+def test_the_first_three_answers_have_a_number_an_interval_and_a_plot(full: ReportFiles, fake: ModuleType) -> None:
+    page = page_of(full)
+    top, _, rest = full.html.read_text(encoding="utf-8").partition('<section id="answers">')[2].partition("</section>")
+    results = validate_results(fake.fake_results())
+    for task, key, section in (
+        ("fine", "accuracy", "style"),
+        ("coarse", "held_out", "new"),
+        ("semantic", "obfuscated", "substance"),
+    ):
+        probes = [results.probe(name, task, "linear") for name in results.real()]
+        best = max((probe for probe in probes if probe), key=lambda probe: getattr(probe, key))
+        assert f">{show(getattr(best, key))}%</strong>" in top
+        assert f"95% interval {show_interval(best.interval(key))}; chance" in top
+        assert f'href="#{section}"' in top
+    assert top.count('<div class="answer">') == top.count("<svg") == 3
+    assert len(page.tags("section")) == rest.count('<details class="fold">') + 1  # all other sections are folded
+
+
+@pytest.mark.usefixtures("figures")
+def test_answers_are_those_of_the_sections(fake: ModuleType, tmp_path: Path) -> None:
+    """A stage of any name has its answer at the top; only the first three are there."""
+    results = validate_results(fake.fake_results({"alpha": (0.9, 0.9)}, heads=(), multitask=False, images=50))
+    plots = Plots("", (Panel("", lambda axis: axis.plot([1, 2])),))
+    made = [Section(f"s{i}", "", f"T{i}?", (), Answer(f"Q{i}?", f"{i} px", EVIL, "text", plots)) for i in range(4)]
+    for shown, expected in ((made[:1], 1), ([Section("none", "", "", ()), *made], 3)):
+        text = page.write_report(results, tmp_path, shown).html.read_text(encoding="utf-8")
+        top = text.partition('<section id="answers">')[2].partition("</section>")[0]
+        assert re.findall(r"<h3>(Q\d\?)</h3>", top) == [f"Q{i}?" for i in range(expected)]
+        assert top.count("<svg") == expected
+        assert "<script" not in top
+
+
+def test_an_answer_names_controls_and_what_has_not_converged(fake: ModuleType) -> None:
+    given = fake.fake_results({"alpha": (0.5, 0.9), "beta": (0.4, 0.8), "control:pixels": (0.9, 0.3)}, images=400)
+    given["backbones"]["beta"]["fine"]["linear"]["converged"] = False
+    style = answer(validate_results(given), "fine")
+    assert style is not None
+    assert "A control leads: control:pixels" in style.text
+    assert style.text.endswith("Excluded, not converged: beta.")
+    only = answer(validate_results(fake.fake_results({"control:pixels": (0.9, 0.3)})), "fine")
+    assert only is not None
+    assert "Only controls have a score." in only.text
+    assert answer(validate_results(fake.fake_results(heads=())), "fine") is None
+
+
 @pytest.mark.usefixtures("figures")
 def test_the_note_of_a_study_stands_below_its_name(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"a": (0.9, 0.9)})
     results["note"] = "Four & five crops."
     text = write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")
-    top, _, _ = text.partition('<section id="found">')
+    top, _, _ = text.partition('<section id="answers">')
     assert top.rstrip().endswith("<p>Four &amp; five crops.</p>\n</header>")
 
 
@@ -401,11 +448,8 @@ def test_gallery_of_one_photograph_in_suite_order(fake: ModuleType, tmp_path: Pa
     pictures(tmp_path / "gallery", ["swirl", "identity", "jpeg", "unknown"])
     (tmp_path / "gallery" / "notes.txt").write_text("not a picture")
     page = gallery_page(fake, tmp_path / "gallery", tmp_path / "out")
-    assert [image["alt"] for image in page.tags("img")] == [
-        "The photograph after identity",
-        "The photograph after jpeg",
-        "The photograph after swirl",
-    ]
+    names = ("identity", "jpeg", "swirl")  # in a strip below the answers, and in the gallery
+    assert [image["alt"] for image in page.tags("img")] == 2 * [f"The photograph after {name}" for name in names]
     for image in page.tags("img"):
         assert len(base64.b64decode(str(image["src"]).partition(",")[2])) < 5000
 
@@ -414,7 +458,7 @@ def test_gallery_of_several_photographs(fake: ModuleType, tmp_path: Path) -> Non
     for i in range(6):
         pictures(tmp_path / "gallery" / str(i), ["identity", "jpeg"])
     page = gallery_page(fake, tmp_path / "gallery", tmp_path / "out")
-    assert len(page.tags("img")) == 8  # of four photographs
+    assert len(page.tags("img")) == 2 + 8  # of four photographs, the first also in the strip
     assert "variants" in sections(page)
 
 
@@ -467,6 +511,7 @@ def test_soft_names_break_and_stay_escaped() -> None:
     assert soft("control:random:vit_b") == "control:<wbr>random:<wbr>vit_<wbr>b"
     assert soft("two words") == "two <wbr>words"
     assert soft("<b>&x") == "&lt;b&gt;&amp;x"
+    assert soft("rocket, 11.2%") == "rocket, <wbr>11.2%"
     assert soft("x" * 45).count("<wbr>") == 2
     assert soft("x" * 45).replace("<wbr>", "") == "x" * 45
 
@@ -492,19 +537,49 @@ FLAGS = [
 ]
 
 
+def measured(html: Path, width: int, script: str, fragment: str = "") -> list[str]:
+    """Run JavaScript on a page of a given width; returns what it measured, and checks that nothing is logged."""
+    wrapper = html.with_name("wrapper.html")
+    wrapper.write_text(
+        f"""<iframe id=f src="{html.name}{fragment}" style="border:0;width:{width}px;height:900px"></iframe>
+        <pre id=o></pre><script>f.onload = () => setTimeout(() => {{ const d = f.contentDocument; {script};
+          o.textContent = 'MEASURED ' + found.join(' ') + ' END'; }}, 100)</script>"""
+    )
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={html.parent / 'profile'}", wrapper.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    (text,) = re.findall(r"<pre id=.o.>MEASURED (.*?) ?END", done.stdout)
+    return text.split()
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 @pytest.mark.parametrize("width", [400, 1280])
 def test_in_a_browser_nothing_overflows_and_nothing_is_logged(fake: ModuleType, tmp_path: Path, width: int) -> None:
     skills = {f"{'a_long_backbone_name.' * 4}{i}": (0.8, 0.8) for i in range(3)} | {"x" * 90: (0.5, 0.5)}
     html = write_report(validate_results(fake.fake_results(skills, images=100)), tmp_path).html
-    wrapper = tmp_path / "wrapper.html"
-    wrapper.write_text(
-        f"""<iframe id=f src="{html.name}" style="border:0;width:{width}px;height:900px"></iframe><pre id=o></pre>
-        <script>f.onload = () => {{ const d = f.contentDocument;
-          d.querySelectorAll('details').forEach(x => x.open = true);
-          o.textContent = 'MEASURED ' + d.documentElement.scrollWidth; }}</script>"""
-    )
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", wrapper.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert re.findall(r"MEASURED \d+", done.stdout) == [f"MEASURED {width}"]
-    assert "CONSOLE" not in done.stderr
+    script = "d.querySelectorAll('details').forEach(x => x.open = true); const found = [d.documentElement.scrollWidth]"
+    cut = "[...d.querySelectorAll('.scroll')].filter(x => x.scrollWidth > x.clientWidth && "
+    cut += "/^(Backbones|Overview|Retrieval)/.test(x.ariaLabel)).map(x => x.ariaLabel.split(' ')[0])"
+    wide, *labels = measured(html, width, f"{script}; found.push(...{cut})")
+    assert int(wide) == width
+    assert width == 400 or labels == []  # tables of backbones are not cut on a common screen
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_in_a_browser_a_link_opens_its_section_and_print_shows_all(full: ReportFiles, tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    text = full.html.read_text(encoding="utf-8")
+    html.write_text(text)
+    shown = "const found = [...d.querySelectorAll('section')].filter(x => x.checkVisibility({contentVisibilityAuto: "
+    shown += "true}) && x.getBoundingClientRect().height > 0).map(x => x.id)"
+    assert measured(html, 1280, shown) == ["answers"]
+    assert measured(html, 1280, shown, "#geometry") == ["answers", "geometry"]
+    click = "d.querySelector('.answer a').click()"
+    assert measured(html, 1280, f"{click}; {shown}") == ["answers", "style"]
+    focus = "d.querySelector('.fold summary').focus(); const found = [d.activeElement.tagName]"
+    assert measured(html, 1280, focus) == ["SUMMARY"]  # which browsers open by Enter and Space
+    html.write_text(text.replace("@media print", "@media all"))
+    wide = "d.documentElement.scrollWidth, getComputedStyle(d.querySelector('nav')).display"
+    printed = measured(html, 720, f"{shown}; found.unshift({wide})")
+    assert printed[:2] == ["720", "none"]
+    assert set(printed[2:]) == sections(Page(text))
