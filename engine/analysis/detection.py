@@ -33,11 +33,11 @@ def detection(
 ) -> dict[str, Estimate] | None:
     """AUROC, and true-positive rate at a false-positive rate of at most 5 %, of a score that is high for attacks.
 
-    A resample draws photographs (or groups) with their unchanged and their attacked picture.
+    A resample draws photographs (or groups) with their original and their attacked picture.
 
     Args:
         attacked_N, clean_N: scores of both pictures of N photographs.
-        counted_N: attacked pictures that count, such as successful attacks; all unchanged ones count.
+        counted_N: attacked pictures that count, such as successful attacks; all original ones count.
         group_N: group of each photograph; a single group has no intervals.
 
     Returns:
@@ -159,7 +159,7 @@ def mahalanobis(x_ND: NDArray[np.floating], label_N: I64) -> Distance:
 
 
 def nearest(x_ND: NDArray[np.floating]) -> Distance:
-    """Distance to the k-th nearest unchanged training photograph; embeddings have unit length.
+    """Distance to the k-th nearest original training photograph; embeddings have unit length.
 
     Source: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
     """

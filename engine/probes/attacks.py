@@ -107,7 +107,7 @@ def both(outputs: torch.Tensor, label_B: torch.Tensor, weight: float, clean_B: t
     """Gain of an attack on classifier and detector.
 
     It is the lead of the best wrong class, up to `MARGIN`, less the loss of a detector that should say "clean", down
-    to the loss of the unchanged picture: a logit below ``clean_B`` would give the attack away as well.
+    to the loss of the original picture: a logit below ``clean_B`` would give the attack away as well.
 
     Source: Carlini and Wagner, "Adversarial Examples Are Not Easily Detected", AISec 2017 (loss on both; ours is
     bounded in both, so that the detector counts once the class is wrong).

@@ -320,7 +320,7 @@ class _Code:
 
 
 class _Curve:
-    """Test accuracy by number of training photographs; classes are scored on unchanged photographs."""
+    """Test accuracy by number of training photographs; classes are scored on original photographs."""
 
     def __init__(self, growing: Growing, images: I64, group_N: I64 | None) -> None:
         self.growing, self.images, self.group_N = growing, images, group_N

@@ -108,7 +108,7 @@ def report(
 ) -> dict[str, Any]:
     """Entry of results.json: numbers of every architecture by name.
 
-    ``fine`` is the accuracy on transformations, ``semantic`` and ``obfuscated`` on classes of unchanged and of
+    ``fine`` is the accuracy on transformations, ``semantic`` and ``obfuscated`` on classes of original and of
     transformed photographs, with ``_ci95``; ``<score>_difference`` is to the linear probe, paired. ``selected`` lists
     the tasks for which validation selects the architecture (``both``: the mean of both accuracies); ``front`` is
     whether no other one is better in one of ``fine`` and ``semantic`` and at least as good in the other. Architectures

@@ -231,7 +231,7 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
         measured = [(results.backbones[name].entry("sampled") or {}).get("test_images") for name in (*left, *right)]
         images = min((each for each in measured if each), default=None)
         _add(claim, *(list(disagreeing(judged)) or _to_decide(results, claim, judged, images=images)))
-    _add(claim, f"sensitivity is 1 − centred cosine to the unchanged photograph, over {len(shared)} transformations")
+    _add(claim, f"sensitivity is 1 − centred cosine to the original photograph, over {len(shared)} transformations")
     _add(claim, *_contrast(results, left, right))
     return _held_back(results, claim, [], [])
 

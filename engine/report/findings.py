@@ -284,7 +284,7 @@ def across_generators(scores: Iterable[tuple[str, str, float | None, Sequence[fl
 
 def _substance(results: ResultsDocument, head: str, found: Standing) -> str:
     best, chance = found.trained[0], results.chance_of("semantic")
-    text = f"{best.name} predicts the class of unchanged photographs best, with an accuracy of {best.text(chance)}."
+    text = f"{best.name} predicts the class of original photographs best, with an accuracy of {best.text(chance)}."
     text += _standing_of_best(found)
     robust = standing(results, "semantic", head, "obfuscated").trained
     if robust:
@@ -389,7 +389,7 @@ def portrait(results: ResultsDocument, name: str) -> list[str]:
     clean, hidden = (of("semantic", key) for key in ("clean", "obfuscated"))
     if clean:
         tail = f", {hidden[0].short()} on transformed ones" if hidden else ""
-        lines.append(f"Class: {clean[0].short()} on unchanged photographs{tail}.")
+        lines.append(f"Class: {clean[0].short()} on original photographs{tail}.")
     if (balance := backbone.balance) and balance.same_image is not None:
         lines.append(
             f"Nearest other variant: same photograph {show(balance.same_image)}%, same style "

@@ -84,7 +84,7 @@ _OVERALL: dict[str, tuple[tuple[str, str, Kind], ...]] = {
         ("balanced", "By class", "share"),
         ("styles", "All styles", "share"),
     ),
-    "semantic": (("clean", "Unchanged", "share"), ("obfuscated", "All transformed", "share")),
+    "semantic": (("clean", "Original", "share"), ("obfuscated", "All transformed", "share")),
 }
 
 
@@ -122,7 +122,7 @@ _GEOMETRY = (
     (
         "sensitivity",
         "Sensitivity",
-        "1 − cosine between a variant and its unchanged photograph, after subtracting the mean of the unchanged "
+        "1 − cosine between a variant and its original photograph, after subtracting the mean of the original "
         "photographs from both, averaged over photographs. 0: the embedding does not move; 1: the variant is as "
         "dissimilar to its photograph as an unrelated one.",
     ),
@@ -136,8 +136,8 @@ _GEOMETRY = (
     (
         "steerability",
         "Steerability",
-        "R² on test photographs of a ridge regression from the unchanged embedding to the variant's; 0 is no "
-        "better than the mean. Small: R² of the unchanged embedding itself.",
+        "R² on test photographs of a ridge regression from the original embedding to the variant's; 0 is no "
+        "better than the mean. Small: R² of the original embedding itself.",
     ),
 )
 

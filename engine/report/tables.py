@@ -28,8 +28,8 @@ def overview(results: ResultsDocument) -> Table:
         *(_BACKBONE, _HEAD, Column("dim", "Width", "count"), Column("style", "Style", interval=True)),
         *(Column("seen", "Seen", interval=True), Column("held_out", "Held out", interval=True)),
         Column("gap", "Gap", "points", interval=True),
-        Column("clean", "Class, clean", interval=True),
-        Column("obfuscated", "Class, obfuscated", interval=True),
+        Column("clean", "Class, original", interval=True),
+        Column("obfuscated", "Class, transformed", interval=True),
     )
     wanted = (
         *(("fine", "accuracy"), ("coarse", "seen"), ("coarse", "held_out"), ("coarse", "gap")),
@@ -71,7 +71,7 @@ _BY_TRANSFORMATION = {
         *("coarse", "Coarse class"),
     ),
     "semantic": (
-        *("semantic", "Accuracy of the class probe, trained on unchanged photographs, by transformation."),
+        *("semantic", "Accuracy of the class probe, trained on original photographs, by transformation."),
         *("class", "Class"),
     ),
 }
@@ -96,13 +96,13 @@ def geometry(results: ResultsDocument) -> Table:
     return _each_transformation(
         results,
         "geometry",
-        "Sensitivity (1 - cosine to the unchanged photograph, mean photograph subtracted), parallelism of "
+        "Sensitivity (1 - cosine to the original photograph, mean photograph subtracted), parallelism of "
         "displacements, and R2 of a linear map to the variant.",
         [
             Column("sensitivity", "Sensitivity", "number", interval=True),
             Column("equivariance", "Equivariance", "number", interval=True),
             Column("steerability", "Steerability", "number"),
-            Column("unchanged", "R2 unchanged", "number"),
+            Column("unchanged", "R2 of the original", "number"),
         ],
         lambda backbone, t: (
             scored_under(backbone.sensitivity, backbone.sensitivity_ci95, t),

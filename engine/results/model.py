@@ -65,7 +65,9 @@ class ProbeScores(Model):
     """Scores of a probe, their intervals and standard errors, and how it was trained.
 
     ``ci95`` are intervals over images, ``two_way_ci95`` over images and transformations. ``se_training`` is over probes
-    trained on resampled photographs, and part of ``se``. Those without a name are of the accuracy.
+    trained on resampled photographs, and part of ``se``. Those without a name are of the accuracy. ``seen`` and
+    ``held_out``: of the coarse class, on transformations in, or not in, the training set of the probe; ``clean`` and
+    ``obfuscated``: of the class on original and on transformed photographs.
     """
 
     # scores that generalise to unseen transformations

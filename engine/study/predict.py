@@ -41,7 +41,7 @@ def predict(
     top: int = 3,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Predict labels of untransformed photographs. The backbone runs in float32.
+    """Predict labels of original photographs. The backbone runs in float32.
 
     Args:
         probe_path: a probe saved by `probe` or `run`.

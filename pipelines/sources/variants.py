@@ -22,7 +22,7 @@ from substyle.pipelines.sources.files import MARKER, files_below, inside, mark_o
 from substyle.pipelines.sources.folder import FolderSource
 from substyle.pipelines.sources.wrapped import Changed
 
-IDENTITY = "identity"  # the folder of the unchanged photographs
+IDENTITY = "identity"  # the folder of the original photographs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a transformation
 
 
@@ -46,7 +46,7 @@ class VariantsSource(Changed):
         left_out = LeftOut(self._root)
         folders = _folders(self._root, left_out)
         if IDENTITY not in folders:
-            raise ConfigError("images", self._root, f"a folder with {IDENTITY}/, the unchanged photographs")
+            raise ConfigError("images", self._root, f"a folder with {IDENTITY}/, the original photographs")
         own = FolderSource(folders.pop(IDENTITY), config.fitting("folder"))
         photographs = _by_stem([record.key for record in own.records], f"{self._root}/{IDENTITY}")
         found = {name: _files(self._root, name, path, photographs, left_out) for name, path in folders.items()}

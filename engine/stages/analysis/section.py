@@ -56,7 +56,7 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
     if beside:
         text = "Votes of the k nearest variants of training photographs by cosine similarity; ties go to the nearest. "
         text += "Queries are all variants of test photographs, so class votes correspond to the class probe on "
-        blocks.append(Text(f"{text}unchanged and transformed photographs together.", note=True))
+        blocks.append(Text(f"{text}original and transformed photographs together.", note=True))
     if bars:
         caption = "Fraction of variants of test photographs, in per cent; lines are 95% intervals of the outer two "
         caption += f"fractions, from a bootstrap over {_resampled(results)}."
@@ -93,7 +93,7 @@ def _geometry(results: ResultsDocument) -> Iterator[Section]:
     if tables := geometry_tables(results):
         blocks.append(Heat(tuple(tables)))
     if moved := _moved(results):
-        text = "Class accuracy after each transformation, against sensitivity (1 − centred cosine to the unchanged "
+        text = "Class accuracy after each transformation, against sensitivity (1 − centred cosine to the original "
         text += "photograph)."
         most = max(sensitivity for _, pairs in moved for sensitivity, _, _ in pairs)
         draw = partial(_draw_moved, most=most)
@@ -157,7 +157,7 @@ def knn_beside_probes(results: ResultsDocument) -> list[Table]:
     near = {name: backbone.knn or Neighbours() for name, backbone in results.ordered().items()}
     ks = sorted({int(k) for each in near.values() for k in each.transformation or {}})
     pooled = [head for head in results.heads() if head in HEADS]
-    parts = (("clean", "unchanged"), ("obfuscated", "transformed"))
+    parts = (("clean", "original"), ("obfuscated", "transformed"))
     probes = {
         "transformation": [(f"{head_name(head)} probe", "fine", head, "accuracy") for head in pooled],
         "class": [(f"{head_name(head)}, {word}", "semantic", head, key) for head in pooled for key, word in parts],

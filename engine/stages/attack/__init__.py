@@ -1,6 +1,6 @@
 """Attack backbones with their class probes, and measure whether probes and detectors can tell.
 
-The attacked pictures are embedded by the same torch network in float32 as the unchanged ones beside them: embeddings of
+The attacked pictures are embedded by the same torch network in float32 as the original ones beside them: embeddings of
 the study's store come from a compiled network, and a detector would learn that difference.
 """
 

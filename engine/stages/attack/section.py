@@ -1,4 +1,4 @@
-"""Adversarial attacks: success, and how well probes and detectors tell attacked from unchanged photographs."""
+"""Adversarial attacks: success, and how well probes and detectors tell attacked from original photographs."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         "levels; success is the share of these that it then gets wrong, class accuracy counts all test photographs. "
         "Only successful attacks are to be detected (of noise, which is no attack, all pictures); attacks that succeed "
         "on less than half are marked * and prove little. Style and coarse probe: 1 − probability of identity, without "
-        "training on attacks. Detector: linear probe of attacked against unchanged training photographs; for other "
+        "training on attacks. Detector: linear probe of attacked against original training photographs; for other "
         "radii or attacks, that radius or the whole attack is left out of its training. Adaptive: PGD on the class and "
         "on the detector trained on all attacks. An AUROC below 50 ranks attacked pictures as less suspicious than "
-        f"unchanged ones. In small type: 95% intervals over {results.drawn()}."
+        f"original ones. In small type: 95% intervals over {results.drawn()}."
     )
     detection = [each for each in attack_detection(results) if each.rows]
     tables = (Data(each, each.caption) for each in (table, *detection))
@@ -152,7 +152,7 @@ def attack_detection(results: ResultsDocument) -> list[Table]:
 
 
 def attack_summary(results: ResultsDocument) -> str:
-    """How many attacks succeed on at least half, and what tells the least visible of these from unchanged photographs.
+    """How many attacks succeed on at least half, and what tells the least visible of these from original photographs.
 
     Of attacks that succeed on at least half of the photographs, the one with the smallest mean L2 counts. The best
     baseline is that with the highest of the AUROCs on test photographs that the sentence states, which favours it.

@@ -43,7 +43,7 @@ class FewShotConfig:
 
 
 class FewShotStage(JsonStage[FewShotConfig]):
-    """Score logistic regression that is trained on few unchanged photographs of each class.
+    """Score logistic regression that is trained on few original photographs of each class.
 
     As image classification in MIEB (Xiao et al., "MIEB: Massive Image Embedding Benchmark", 2025): scikit-learn with
     its default penalty on embeddings as they are stored, 16 photographs of each class, the mean over 5 draws. Here the
@@ -78,7 +78,7 @@ def _classes(table: EmbeddingTable) -> NDArray[np.int64] | None:
 
 
 def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
-    """Mean accuracy over draws on the unchanged test photographs of the classes of the training photographs.
+    """Mean accuracy over draws on the original test photographs of the classes of the training photographs.
 
     The 95 % interval is over test photographs, and over draws (Student's t), added in quadrature: each part holds the
     other's sample fixed.

@@ -43,10 +43,10 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         return
     first = next(iter(found.values()))
     images, by = show(first.images, "count"), results.drawn(first.resample_by)
-    text = f"Accuracy of logistic regression on {first.shots} unchanged training photographs of each class"
+    text = f"Accuracy of logistic regression on {first.shots} original training photographs of each class"
     if first.shots and first.fewest and first.fewest < first.shots:
         text += f" (all {first.fewest} of the smallest)"
-    text += f", mean over {first.draws} draws, on {images} unchanged test photographs. Draws are the same for all "
+    text += f", mean over {first.draws} draws, on {images} original test photographs. Draws are the same for all "
     text += f"backbones; intervals are over {by} and draws. Chance is {_chance(first)} %. Embeddings are "
     text += "as they are stored and the penalty is fixed (C = 1), as in MIEB: of embeddings with small numbers it is "
     text += (

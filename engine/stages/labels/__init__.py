@@ -30,7 +30,7 @@ _IMPORTED = "imported"
 
 
 class LabelsStage(JsonStage[LabelsConfig]):
-    """Probe unchanged photographs for labels, on all of their embedding and with the mean of their class removed.
+    """Probe original photographs for labels, on all of their embedding and with the mean of their class removed.
 
     Class probes are scored by value of each label, and on values that were left out of their training.
     """
@@ -59,7 +59,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
         return []
 
     def units(self, run: Run, config: LabelsConfig) -> Iterable[Unit]:
-        """Backbones with unchanged variants."""
+        """Backbones with original variants."""
         return [unit for unit in super().units(run, config) if "identity" in run.tables[unit.name].transformations]
 
     def inputs(self, run: Run, config: LabelsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:

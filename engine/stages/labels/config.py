@@ -22,7 +22,7 @@ def _origins(of: dict[str, str]) -> dict[str, str]:
 
 @validated("labels")
 class LabelsConfig:
-    """Labels of photographs besides their class, predicted from embeddings of unchanged photographs."""
+    """Labels of photographs besides their class, predicted from embeddings of original photographs."""
 
     of: Annotated[dict[str, str], Field(max_length=100), AfterValidator(_origins)]
     """Labels by name: ``column:NAME`` of the source of photographs, ``file:LIST.csv`` or ``file:LIST.csv:COLUMN`` (a

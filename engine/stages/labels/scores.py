@@ -105,7 +105,7 @@ def _binned(number_N: F64, train_N: NDArray[np.bool_], count: int) -> list[str |
 
 
 def labels(table: EmbeddingTable, known: Known, config: LabelsConfig, probes: ProbeConfig) -> JSON:
-    """Scores of probes for each label on unchanged test photographs.
+    """Scores of probes for each label on original test photographs.
 
     Args:
         known: values by label and key.
@@ -141,7 +141,7 @@ def labels(table: EmbeddingTable, known: Known, config: LabelsConfig, probes: Pr
 
 
 def _unchanged(table: EmbeddingTable) -> EmbeddingTable:
-    """The unchanged photographs of a table, in memory."""
+    """The original photographs of a table, in memory."""
     t, every = identity(table), np.arange(len(table.keys))
     return replace(
         table,
@@ -191,7 +191,7 @@ def _class_removed(plain: EmbeddingTable) -> EmbeddingTable | None:
 
 
 def _accuracy(scores: Mapping[str, Any]) -> JSON:
-    """Accuracy of a probe on unchanged photographs."""
+    """Accuracy of a probe on original photographs."""
     return {
         "accuracy": scores["clean"],
         "ci95": scores["clean_ci95"],

@@ -127,7 +127,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     if not known:
         return
     first = next(iter(known.values()))
-    text = "Labels besides the class, predicted from unchanged photographs: accuracy of a linear probe, or R² of "
+    text = "Labels besides the class, predicted from original photographs: accuracy of a linear probe, or R² of "
     text += "ridge regression for numbers. In the second table the mean of the photograph's class is removed from "
     text += "embeddings (and from numbers), so that what remains above chance is not the class. "
     text += " ".join(_sentence(name, own) for name, own in known.items())

@@ -42,7 +42,7 @@ class MistakesConfig:
 
 
 class MistakesStage(JsonStage[MistakesConfig]):
-    """Most confident mistakes of the first saved style probe, and of the class probe on unchanged photographs.
+    """Most confident mistakes of the first saved style probe, and of the class probe on original photographs.
 
     Pictures of them are drawn again from the photographs; a row without ``picture`` is of a photograph that is gone or
     has changed. Controls are left out.

@@ -40,7 +40,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     found = [(name, task, part) for name, own in by_backbone.items() for task, part in own.items() if part]
     if not found:
         return
-    text = "Test variants to which a probe of style, or a probe of class on unchanged photographs, gives the highest "
+    text = "Test variants to which a probe of style, or a probe of class on original photographs, gives the highest "
     text += "probability of a wrong label: truth → prediction, probability. Pictures are drawn again from the "
     text += "photographs; without a picture, the photograph is gone or has changed."
     blocks: list[Block] = [Text(text)]

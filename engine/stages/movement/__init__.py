@@ -47,7 +47,7 @@ class MovementConfig:
     """How far variants move from their photograph, by several measures, and which predicts the loss of accuracy."""
 
     neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
-    """Number of unchanged photographs whose mean similarity is the hubness of an embedding."""
+    """Number of original photographs whose mean similarity is the hubness of an embedding."""
     max_images: Annotated[StrictInt, Field(ge=2, le=20_000)] = 2_000
     """Maximum number of test photographs."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
@@ -62,7 +62,7 @@ class MovementStage(JsonStage[MovementConfig]):
     """Measure how far the variants of test photographs move, and how much of the class accuracy they lose.
 
     Three measures: sensitivity, as in the analysis; the radius of the smallest ball around a photograph and its
-    variants (the divergence radius of arXiv 2604.14973), in half distances of unchanged photographs (root mean square);
+    variants (the divergence radius of arXiv 2604.14973), in half distances of original photographs (root mean square);
     and the cosine distance corrected for hubness (CSLS of Conneau et al., "Word translation without parallel data",
     ICLR 2018). Over transformations, each is correlated with the accuracy that the linear class probe loses. Severities
     of one, and styles of one generator, count as one.

@@ -76,7 +76,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         return result.results
 
     def lines(self, result: ProbeOutcome) -> Iterator[str]:
-        """Accuracy of each head: of all transformations, of held-out ones, or on unchanged photographs."""
+        """Accuracy of each head: of all transformations, of held-out ones, or on original photographs."""
         for task, heads in result.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
                 found = map(score.get, ("accuracy", "held_out", "clean")) if isinstance(score, dict) else ()

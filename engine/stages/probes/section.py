@@ -34,7 +34,7 @@ _SCORES = (
     ("style", "Style", "fine", "accuracy"),
     ("seen", "Coarse class, seen", "coarse", "seen"),
     ("held_out", "Coarse class, held out", "coarse", "held_out"),
-    ("clean", "Class, unchanged", "semantic", "clean"),
+    ("clean", "Class, original", "semantic", "clean"),
     ("obfuscated", "Class, transformed", "semantic", "obfuscated"),
 )
 _FEW = 20  # rows of a table that is shown at once
@@ -96,7 +96,7 @@ def _overview(results: ResultsDocument) -> Section:
         text += _chance(results, "coarse", " (chance {})")
         text += "; the gap is over the same classes. Intervals of held-out scores and gaps are over "
         text += f"{results.drawn()} and transformations."
-        text += _chance(results, "semantic", " Class: of unchanged and of transformed photographs (chance {}).")
+        text += _chance(results, "semantic", " Class: of original and of transformed photographs (chance {}).")
         text += " † The probe has not converged." if unconverged(results) else ""
         blocks += [*table, Text(text, note=True)]
     return Section("overview", "Overview", "Overview: how does each backbone score?", tuple(blocks) if table else ())
@@ -154,9 +154,7 @@ def _new_styles(results: ResultsDocument) -> Section:
 def _substance(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(by_transformation(results, "semantic"), hidden=True)]
     if tables := accuracies(results, "semantic"):
-        text = (
-            "Probes are trained on unchanged photographs only. Numbers are accuracies on test photographs after each "
-        )
+        text = "Probes are trained on original photographs only. Numbers are accuracies on test photographs after each "
         blocks.append(Text(f"{text}transformation, in per cent{_chance(results, 'semantic')}."))
         blocks.append(_heat(tables, "Class accuracy for each transformation"))
     return Section("substance", "Substance", "Substance: which class?", tuple(blocks), answer(results, "semantic"))
@@ -236,7 +234,7 @@ def _told(key: str, name: str, title: str, table: Table, summary: Any, results: 
 
 def _extractability(results: ResultsDocument) -> Section:
     note = (
-        "Test: accuracy on test photographs, for classes unchanged ones. Control: accuracy on held-out variants of "
+        "Test: accuracy on test photographs, for classes on original ones. Control: accuracy on held-out variants of "
         "training photographs of probes trained on a random label per photograph, which they can only memorise "
         "(Hewitt & Liang 2019). Task accuracy: with true labels of the same training rows, for style on test "
         "photographs, for class on the rows of the control; selectivity is the difference. Memorised: accuracy on "
@@ -258,7 +256,7 @@ def _extractability(results: ResultsDocument) -> Section:
 def _complexity(results: ResultsDocument) -> Section:
     table, plots = extraction.complexity(results), extraction.size_plots(results)
     text = (
-        "Accuracy of style and of class (unchanged photographs) by probes of every depth × width, on test photographs, "
+        "Accuracy of style and of class (original photographs) by probes of every depth × width, on test photographs, "
     )
     note = (
         "Filled: the probe with the highest mean validation accuracy of both tasks; grey: not converged. The grey line "
@@ -299,7 +297,8 @@ def _comparisons(results: ResultsDocument) -> Section:
         "trained on resampled photographs. p: two-sided, after Holm's correction over all pairs of the same task, "
         "metric and head; differences with p below 0.05 are called clear. Tasks: fine: transformation; coarse: "
         "coarse class; rotation: coarse class with each transformation held out in turn; semantic: class; "
-        "multitask: style and class together; equal: probes on random projections to a common width."
+        "multitask: style and class together; equal: probes on random projections to a common width. Metrics of "
+        "semantic: clean: on original photographs; obfuscated: on transformed ones."
     )
     trained = comparisons_between(every, results.real(), results.first_head())
     blocks: list[Block] = [Text(text)]

@@ -82,7 +82,7 @@ class ShiftStage(ElsewhereStage[ShiftConfig]):
         return check_corruptions(study, counts) + check_shift(study.shift, counts, study.probes, study.source)
 
     def elsewhere(self, study: Study, out: Path) -> Iterable[Elsewhere]:
-        """Unchanged photographs of `[shift]`, and test photographs of the study in the suite of ``corruptions``."""
+        """Original photographs of `[shift]`, and test photographs of the study in the suite of ``corruptions``."""
         config = self.of(study)
         for name, folder in config.folders.items() if config else ():
             names = suite(name) if folder == OWN else ("identity",)

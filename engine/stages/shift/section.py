@@ -21,7 +21,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     blocks: list[Block] = [Text(text), Data(table, table.caption, saved=False), Data(shifts(results), hidden=True)]
     if plots := shift_plots(results):
         blocks.append(Plots("shift", size_panels(plots)))
-        note = "Loss: class accuracy on unchanged test photographs minus that on the shift. Intervals are over "
+        note = "Loss: class accuracy on original test photographs minus that on the shift. Intervals are over "
         note += f"{results.drawn()}: how certain these numbers and the order of these backbones are, not what other "
         blocks.append(Text(f"{note}backbones would do.", note=True))
     yield Section("shift", "Shift", "Shift: do probes hold on other photographs?", tuple(blocks))

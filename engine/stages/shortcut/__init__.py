@@ -65,12 +65,12 @@ class ShortcutConfig:
 
 
 class ShortcutStage(JsonStage[ShortcutConfig]):
-    """Classify test photographs by neighbours among training photographs, some transformed and some unchanged.
+    """Classify test photographs by neighbours among training photographs, some transformed and some original.
 
     After Ramos et al., "Processing and acquisition traces in visual encoders: What does CLIP know about your camera?",
-    ICCV 2025. For each transformation, query and training photographs are unchanged or transformed: all alike, all
+    ICCV 2025. For each transformation, query and training photographs are original or transformed: all alike, all
     unlike the query, only those of its class like it, only those of other classes, or at random. Scores are means over
-    transformed and unchanged queries. Class probes are ridge classifiers, trained where the transformation goes with
+    transformed and original queries. Class probes are ridge classifiers, trained where the transformation goes with
     the class more or less often.
     """
 
@@ -86,7 +86,7 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
         return ["[shortcut] does nothing: the photographs have fewer than two training classes"] if few else []
 
     def units(self, run: Run, config: ShortcutConfig) -> Iterable[Unit]:
-        """Backbones with unchanged and other variants, whose photographs have classes."""
+        """Backbones with original and other variants, whose photographs have classes."""
         for unit in super().units(run, config):
             table = run.tables[unit.name]
             train_N, test_N = _sampled(table, config)
@@ -200,7 +200,7 @@ class _Variants:
 
 
 def _arranged(plain: _Variants, varied: _Variants, name: str, config: ShortcutConfig) -> F32:
-    """Scores of each arrangement, mean over unchanged and transformed queries. Shape: (A, N), NaN for no variant."""
+    """Scores of each arrangement, mean over original and transformed queries. Shape: (A, N), NaN for no variant."""
     answer_AN = torch.full((len(ARRANGEMENTS), len(varied.label_Q)), torch.nan)
     bank, asked_Q = varied.distinct_B, torch.nonzero(varied.distinct_Q)[:, 0]
     label_B, random_RB = varied.label_B[bank], _random(name, len(bank), config)[:, bank]
@@ -232,14 +232,14 @@ def _random(name: str, count: int, config: ShortcutConfig) -> torch.Tensor:
 
 
 def _penalty(plain: _Variants) -> float:
-    """Penalty of ridge classifiers, the best in leave-one-out cross-validation on unchanged training photographs."""
+    """Penalty of ridge classifiers, the best in leave-one-out cross-validation on original training photographs."""
     from sklearn.linear_model import RidgeClassifierCV  # slow to import
 
     return float(RidgeClassifierCV(alphas=_PENALTIES).fit(plain.train_BD.numpy(), plain.label_B.numpy()).alpha_)
 
 
 def _trained(plain: _Variants, varied: _Variants, name: str, alpha: float, config: ShortcutConfig) -> F32:
-    """Scores of ridge classifiers at each correlation, mean over unchanged and transformed test photographs.
+    """Scores of ridge classifiers at each correlation, mean over original and transformed test photographs.
 
     Each half of the classes is transformed more often in turn. Shape: (C, N), NaN for no variant.
     """

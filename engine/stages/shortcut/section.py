@@ -69,12 +69,12 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     lines = [_sentence(name, own) for name, own in found.items() if own.price is not None]
     nearest = min(first.neighbours or 0, first.bank or 0)
     note = f"Class accuracy by the {nearest} nearest of {show(first.bank, 'count')} training photographs "
-    note += f"(cosine), on {show(first.images, 'count')} test photographs; queries are unchanged and transformed in "
-    note += "turn, and training photographs processed alike or unlike: unchanged or by the one transformation. The "
+    note += f"(cosine), on {show(first.images, 'count')} test photographs; queries are original and transformed in "
+    note += "turn, and training photographs alike or unlike: original, or transformed by the same. The "
     note += "price is the accuracy where only the query's class is alike, minus that where only the others are. "
     by = results.drawn(first.resample_by)
     if first.correlations:
-        note += "The loss is the accuracy of a ridge classifier on unchanged and transformed test photographs, trained "
+        note += "The loss is the accuracy of a ridge classifier on original and transformed test photographs, trained "
         note += "on photographs of which a random half is transformed, minus that of one trained where "
         note += f"transformation and class have the correlation {first.correlations[-1]:g}. "
     note += f"95% intervals of means are over {by} and transformations, others over {by}."

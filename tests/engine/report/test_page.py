@@ -27,6 +27,7 @@ from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
+WORDS = ("original photographs", "transformed", "held out", "seen")
 EVIL = '<script>alert("x")</script>'
 
 
@@ -114,6 +115,15 @@ def test_the_page_holds_the_numbers(full: ReportFiles, fake: ModuleType) -> None
     assert "0.99971" in text
     assert "grayscale 41" in text
     assert "one generator" in text
+
+
+def test_the_page_has_one_word_for_each_thing(full: ReportFiles) -> None:
+    whole = full.html.read_text(
+        encoding="utf-8"
+    )  # the table of comparisons names fields of files, and says what they are
+    text = Page(re.sub('<section id="comparisons">.*?</section>', "", whole, flags=re.DOTALL)).text
+    assert not re.findall(r"\b(unchanged|clean|obfuscated|untransformed)\b", text, re.IGNORECASE)
+    assert set(WORDS) == set(re.findall("|".join(WORDS), text))
 
 
 def test_plots_say_the_numbers_at_the_pointer(full: ReportFiles, fake: ModuleType) -> None:

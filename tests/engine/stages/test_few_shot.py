@@ -122,7 +122,7 @@ def test_the_report_shows_it() -> None:
         entry["few_shot"] = found
     (section,) = [section for section in sections_of(validate_results(results)) if section.key == "few-shot"]
     text, data = section.blocks
-    assert "16 unchanged training photographs of each class, mean over 5 draws, on 40" in text.text
+    assert "16 original training photographs of each class, mean over 5 draws, on 40" in text.text
     assert "Chance is 33.3 %" in text.text
     assert data.table.rows[-1][1] == (found["accuracy"], *found["ci95"])
     assert data.table.rows[-1][2:4] == (min(found["accuracies"]), max(found["accuracies"]))
