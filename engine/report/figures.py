@@ -61,12 +61,13 @@ def wrapped(name: str) -> str:
     return textwrap.fill(name.encode(errors="replace").decode(), 36)
 
 
-def tip(artist: Any, text: str) -> None:  # noqa: ANN401 (matplotlib ships no types)
-    """Show a text on the page where the pointer is on an artist."""
-    artist.set_gid(_TIP + text)
+def tip(artist: Any, text: str, transformation: str = "") -> None:  # noqa: ANN401 (matplotlib ships no types)
+    """Show a text on the page where the pointer is on an artist, and mark it where the page highlights its
+    transformation."""
+    artist.set_gid(_TIP + transformation + _OF + text)
 
 
-_TIP = "tip:"
+_TIP, _OF = "tip:", "\u2063"  # an invisible separator
 
 
 def rows_height(names: Sequence[str]) -> float:
@@ -231,8 +232,10 @@ def _for_page(element: ElementTree.Element) -> None:
         elif name == "id" and element.tag == "g":
             if value.startswith(_TIP):
                 title = ElementTree.Element("title")
-                title.text = value.removeprefix(_TIP)
+                transformation, _, title.text = value.removeprefix(_TIP).partition(_OF)
                 element.insert(0, title)
+                if transformation:
+                    element.set("data-t", transformation)
         elif name.endswith("}href"):
             element.set("href", value.replace(" ", ""))
         elif name in ("d", "x", "y"):

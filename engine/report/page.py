@@ -30,6 +30,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")  # by content; Pillow would start Ghostscript
 _SIDE = 160  # thumbnail side in pixels
 _MOST = 4  # maximum photographs in the gallery
 _PICTURES = 120  # maximum pictures in the gallery, of about 10 kB each, unless the first photograph has more variants
+_PLAIN = re.compile(r"[\w.:@-]+")
 _ANSWERS = 3  # at the top of the page
 _MANY, _SMALL_SIDE = 60, 120  # thumbnail side of a photograph with more pictures; about what the page shows
 
@@ -315,6 +316,8 @@ def _context(
         "sections": sections,
         "answers": answers_of(sections),
         "drawn": results.drawn(),
+        # by name, which a rule of CSS repeats
+        "picks": {row.name: f"t{i}" for i, row in enumerate(results.transformations) if _PLAIN.fullmatch(row.name)},
         "ordered": ordered,
         "real": real,
         "controls": [name for name in ordered if name not in real],

@@ -193,7 +193,7 @@ def _moved(results: ResultsDocument) -> list[tuple[str, list[tuple[float, float,
 def _draw_moved(axis: Any, pairs: Sequence[tuple[float, float, str]], most: float) -> None:  # noqa: ANN401
     for x, y, name in pairs:
         (dot,) = axis.plot(x, 100 * y, "o", ms=4, mew=0, color=figures.FULL)
-        figures.tip(dot, f"{name}: sensitivity {show(x, 'number')}, class accuracy {show(y)}")
+        figures.tip(dot, f"{name}: sensitivity {show(x, 'number')}, class accuracy {show(y)}", name)
     x, y, lowest = min(pairs, key=lambda pair: pair[1])
     name = figures.wrapped(lowest)
     axis.annotate(name, (x, 100 * y), (4, -7), textcoords="offset points", size=7, color=figures.MUTED)

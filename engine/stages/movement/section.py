@@ -179,6 +179,6 @@ def _draw(axis: Any, measure: Measure, found: Movement) -> None:  # noqa: ANN401
         if lost is None or moved is None:
             continue
         (dot,) = axis.plot(moved, 100 * lost, "o", color=FULL, markersize=3, markeredgewidth=0)
-        tip(dot, minus(f"{t}: sensitivity {moved:.2f}, {100 * lost:.1f} points lost"))
+        tip(dot, minus(f"{t}: sensitivity {moved:.2f}, {100 * lost:.1f} points lost"), t)
     axis.grid()
     axis.set(xlabel="sensitivity", ylabel="points of accuracy lost")

@@ -247,6 +247,7 @@ def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path)
     text = write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "alert" in Page(text).text
+    assert "alert" not in text.partition("</style>")[0].partition("<style>")[2]
 
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -560,6 +561,27 @@ def measured(html: Path, width: int, script: str, fragment: str = "") -> list[st
     assert "CONSOLE" not in done.stderr
     (text,) = re.findall(r"<pre id=.o.>MEASURED (.*?) ?END", done.stdout)
     return text.split()
+
+
+def test_a_transformation_can_be_highlighted_wherever_it_is_named(full: ReportFiles, fake: ModuleType) -> None:
+    page, names = page_of(full), [name for name, *_ in fake.SUITE]
+    ids = [a["id"] for a in page.tags("input") if a.get("id")]
+    assert len(ids) == len(names)
+    assert {a["for"] for a in page.tags("label") if "for" in a} == set(ids)
+    for tag in ("tr", "g"):
+        assert {a["data-t"] for a in page.tags(tag) if "data-t" in a} >= set(names) - {"identity"}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_in_a_browser_a_click_on_a_name_highlights_it_everywhere(full: ReportFiles, tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    html.write_text(full.html.read_text(encoding="utf-8"))
+    marked = "const found = [...d.querySelectorAll('[data-t]')].filter(x => "
+    marked += "getComputedStyle(x).outlineStyle == 'solid').map(x => x.dataset.t + ':' + x.tagName)"
+    assert measured(html, 1280, marked) == []
+    found = measured(html, 1280, f"d.querySelector('tr[data-t=jpeg] label').click(); {marked}")
+    assert {"jpeg:TR", "jpeg:g"} <= set(found)
+    assert all(each.startswith("jpeg:") for each in found)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
