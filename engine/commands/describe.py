@@ -118,9 +118,11 @@ def transforms(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
+    from substyle.pipelines.libraries.library import as_toml
+
     drawn = [_parameter(parameter) for parameter in row["parameters"]]
     if "library" in row:
-        fixed = ", ".join(f"{name} = {value}" for name, value in row["library"]["arguments"].items())
+        fixed = ", ".join(f"{name} = {as_toml(value)}" for name, value in row["library"]["arguments"].items())
         drawn.append(f"{row['library']['of']} {fixed}"[:120])
     return f"{row['name']:20} {row['coarse']:9} {row['role']:9} {row['made_by']:8} {'; '.join(drawn)}"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.data import Column, ComparedScore, Table, show, with_interval
+from substyle.engine.report.data import Column, ComparedScore, Scored, Table, Unconverged, dagger, show, with_interval
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
 from substyle.engine.results.model import BackboneResults, ResultsDocument
@@ -48,17 +49,19 @@ class Comparison:
     files: tuple[Path, ...]
 
     def text(self) -> str:
-        """The table for a terminal, in per cent and points; clear differences have a star."""
+        """The table for a terminal, in per cent and points; clear differences have a star, and unconverged probes †."""
         runs = len(self.clear[0]) + 1 if self.clear else 0
         lines = [[column.heading for column in self.table.columns]]
         for row, clear in zip(self.table.rows, self.clear, strict=True):
-            values = [show(value and value[0]) for value in row[2 : 2 + runs]]
+            values = [show(value and value[0]) + dagger(value) for value in row[2 : 2 + runs]]
             changes = [
                 show(change, "points") + (" *" if mark else "  ")
                 for change, mark in zip(row[2 + runs :], clear, strict=True)
             ]
             lines.append([*row[:2], *values, *changes])
         note = ["* the intervals of both runs are disjoint, and both probes have converged"] * any(map(any, self.clear))
+        late = any(dagger(value) for row in self.table.rows for value in row[2 : 2 + runs])
+        note += ["† the probe has not converged"] * late
         return "\n".join([text_table(lines, left=2), *note])
 
 
@@ -121,7 +124,9 @@ def _fields(what: str, values: Sequence[dict[str, Any] | None], leave_out: Colle
         for name in dict.fromkeys(name for value in known for name in value)
         if name not in leave_out and any(value.get(name) != known[0].get(name) for value in known)
     ]
-    shown = ["–" if value is None else "; ".join(f"{name} {value.get(name)}" for name in names) for value in values]
+    shown = [
+        "–" if value is None else "; ".join(f"{name} {_json(value.get(name))}" for name in names) for value in values
+    ]
     return [Difference(what, tuple(shown))] if names else []
 
 
@@ -138,8 +143,13 @@ def _words(value: Any, first: Any) -> str:  # noqa: ANN401 (any part of a result
         changed = "" if value == first or not isinstance(first, list) else _changed(value, first)
         return f"{len(value)}{changed}"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items())
-    return str(value)
+        return ", ".join(f"{key} {_json(inner)}" for key, inner in value.items())
+    return _json(value)
+
+
+def _json(value: Any) -> str:  # noqa: ANN401 (any part of a results.json)
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _changed(value: list[Any], first: list[Any]) -> str:
@@ -198,6 +208,11 @@ def _columns(names: Sequence[str]) -> tuple[Column, ...]:
 
 
 def _flat(row: _Row) -> tuple[Any, ...]:
-    values = [score and with_interval(score.value, score.interval) for score in row.scores]
+    values = [score and _scored(score) for score in row.scores]
     key = next(score.key for score in row.scores if score)
     return (row.backbone, key, *values, *(row.change(run) for run in range(1, len(values))))
+
+
+def _scored(score: ComparedScore) -> Scored | None:
+    found = with_interval(score.value, score.interval)
+    return found if score.converged or found is None else Unconverged(found)

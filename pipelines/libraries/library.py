@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -99,19 +100,19 @@ class Library(ABC):
         try:
             self.make(name, arguments)
         except Exception as error:  # whatever the library raises
-            given = ", ".join(f"{key} = {value}" for key, value in arguments.items()) or "no parameters"
+            given = ", ".join(f"{key} = {as_toml(value)}" for key, value in arguments.items()) or "no parameters"
             said = re.sub(r"For further information visit \S+", "", f"{type(error).__name__}: {error}")
             reason = " ".join(said.split())[:500]
             raise ConfigError(f"{place}.parameters", given, f"{shown(allowed)} ({reason})") from error
 
     def parameters(self, name: str) -> dict[str, str]:
-        """Parameters of a transformation and their defaults, as text; empty text if one has none."""
+        """Parameters of a transformation and their defaults, as TOML; empty text if one has none, or None."""
         found = {}
         for each in inspect.signature(self.names()[name]).parameters.values():
             if each.kind is each.VAR_KEYWORD:
                 found["**"] = ""
             elif each.kind is not each.VAR_POSITIONAL:
-                found[each.name] = "" if each.default is each.empty else str(each.default)
+                found[each.name] = "" if each.default is each.empty or each.default is None else as_toml(each.default)
         return found
 
     def versions(self, name: str) -> tuple[tuple[str, str], ...]:
@@ -129,7 +130,12 @@ class Library(ABC):
 
 def shown(parameters: Mapping[str, str]) -> str:
     """Parameters and defaults on a line."""
-    return ", ".join(f"{name}={default}" if default else name for name, default in parameters.items() if name != "**")
+    return ", ".join(f"{name} = {default}" if default else name for name, default in parameters.items() if name != "**")
+
+
+def as_toml(value: object) -> str:
+    """Format a value as in a suite file; what TOML has no value for as Python's text."""
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def takes_only_values(made: Callable[..., Any]) -> bool:

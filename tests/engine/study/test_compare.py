@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from tests.engine.report import fake
 
+from substyle.engine.report.data import show
 from substyle.engine.report.page import soft
 from substyle.engine.study.compare import compare_results
 from substyle.kernels.errors import ConfigError, SubstyleError
@@ -34,6 +35,18 @@ def test_differences_are_to_the_first_run(tmp_path: Path) -> None:
     assert names[-2:] == ["b_minus_a", "c_minus_a"]
 
 
+def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
+    runs = [(name, fake.fake_results(images=100)) for name in ("a", "b")]
+    scores = runs[1][1]["backbones"]["dinov2_vit_small"]["fine"]["linear"]
+    scores["converged"] = False
+    comparison = compare_results(runs, tmp_path)
+    (marked,) = [line for line in comparison.text().splitlines() if "†" in line and "style_linear" in line]
+    assert marked.split()[2:] == [show(scores["accuracy"]), show(scores["accuracy"]), "†", "+0.0"]
+    assert "† the probe has not converged" in comparison.text()
+    assert (tmp_path / "tables" / "compare.tex").read_text().count(r"$\dagger$") == 1
+    assert "†" not in compare_results([runs[0], ("c", runs[0][1])], tmp_path).text()
+
+
 def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
     first = fake.fake_results(images=100)
     other = fake.fake_results(images=200, seed=1, suite=fake.SUITE[:8], classes=("x", "y"))
@@ -62,14 +75,14 @@ def test_roles_settings_and_units_are_part_of_the_setup(tmp_path: Path) -> None:
     runs = [fake.fake_results(images=100) for _ in range(2)]
     for results, by, strengths in zip(runs, ("photograph", "folder"), ([0.1, 1.0], [1e-6]), strict=True):
         results["resampled"] = {"by": by, "groups": 20}
-        results["settings"] = {"probes": {"Cs": strengths, "seed": 0, "device": by}}
+        results["settings"] = {"probes": {"Cs": strengths, "seed": 0, "device": by, "grid": {"save": by == "folder"}}}
     name = runs[0]["transformations"][3]["name"]
     runs[1]["transformations"][3] = {**runs[1]["transformations"][3], "role": "elsewhere"}
     role = runs[0]["transformations"][3]["role"]
     found = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path).setup
     assert [(difference.what, difference.values) for difference in found] == [
         ("resampled", ("by photograph, groups 20", "by folder, groups 20")),
-        ("settings of probes", ("Cs [0.1, 1.0]", "Cs [1e-06]")),
+        ("settings of probes", ('Cs [0.1, 1.0]; grid {"save": false}', 'Cs [1e-06]; grid {"save": true}')),
         (name, (f"role {role}", "role elsewhere")),
     ]
     del runs[1]["settings"]  # older results
