@@ -29,7 +29,7 @@ from substyle.engine.commands.json_output import (
     stdout_to_stderr,
     write,
 )
-from substyle.kernels.errors import SubstyleError
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.files import remove_temporary_folders
 
 EXIT_QUARANTINED = 3
@@ -180,6 +180,20 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         *_, last = traceback.extract_tb(error.__traceback__)
         where = f"{last.name}, {last.filename}:{last.lineno}"
         raise SubstyleError(f"{options.command}: out of memory in {where} ({error or 'MemoryError'})") from error
+    except ConfigError as error:
+        name = error.field.rpartition(".")[2]
+        given = [getattr(options, each, None) for each in (name, f"embed.{name}")]
+        if name in ("device", "runtime") and error.given in given:  # fields that the option has set
+            raise ConfigError(f"--{name}", error.given, error.allowed) from error
+        raise
+    except (SubstyleError, BrokenPipeError):
+        raise
+    except Exception as error:
+        from substyle.pipelines.plugins import failed_line
+
+        if line := failed_line(error):
+            raise SubstyleError(f"{options.command}: a plug-in failed: {line}") from error
+        raise
     return answer
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 import sysconfig
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
@@ -41,6 +42,15 @@ def run_file(file: Path) -> ModuleType:
         ConfigError: the file, or one that it imports, cannot be read or parsed, or fails.
     """
     return _Plugin(file).run()
+
+
+def failed_line(error: BaseException) -> str:
+    """Format as ``file:line: exception`` the innermost line of a plug-in that an exception went through; "" if none."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        own = frame.f_globals.get("__builtins__")
+        if isinstance(own, dict) and isinstance(getattr(own["__import__"], "__self__", None), _Plugin):
+            return f"{frame.f_code.co_filename}:{line}: {type(error).__name__}: {error}"
+    return ""
 
 
 @contextmanager
@@ -114,7 +124,7 @@ class _Plugin(MetaPathFinder):
         except BaseException as error:
             del sys.modules[name]
             if isinstance(error, Exception) and not isinstance(error, SubstyleError):
-                given = f"{type(error).__name__}: {error}"
+                given = failed_line(error) or f"{type(error).__name__}: {error}"
                 raise ConfigError("plugin", str(self.file), f"a file that runs ({given})") from error
             raise
         vars(module)[SOURCE] = text_of(self.texts)

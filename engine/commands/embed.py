@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.commands.options import changes, fields_of
-from substyle.engine.config import BackboneChoice
+from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.blobs import not_used
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
@@ -38,7 +38,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         data["embed"] = {"dtype": existing.settings.dtype, "codec": existing.settings.codec}
         data["suite"] = suite_of(existing)
     study = study_of(data, changes=asked)
-    settings = dataclasses.replace(study.settings(), **stored)
+    settings = dataclasses.replace(_settings(study, existing), **stored)
     config = study.executor.here(study.embed, existing.settings.shard_rows if existing else 0)
     source = _source(options, existing)
     print(describe(source), file=sys.stderr)
@@ -68,6 +68,18 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         f"{summary.new_shards} of {summary.shards}" + (f", {rate:.0f} variants/s" if rate else "")
     )
     return {**dataclasses.asdict(summary), "store": str(options.store)}
+
+
+def _settings(study: Study, store: EmbeddingStore | None) -> Settings:
+    """The study's settings of variants. Raises MissingError if the store has transformations of a missing plug-in."""
+    try:
+        return study.settings()
+    except ConfigError as error:
+        entries = store.backbones() if store else ()
+        if store is None or not entries or error.given not in store.transformation_names(entries[0]):
+            raise
+        hint = f"the file that registers {error.given}, a transformation of {store.path}"
+        raise MissingError("--plugin", hint) from error
 
 
 def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source:

@@ -74,7 +74,12 @@ def load_study(
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
     folder, allow = path.parent, allow_plugins or code_allowed()
-    study = study_of(data, device=device, runtime=runtime, allow_plugins=allow, changes=changes, folder=folder)
+    try:
+        study = study_of(data, device=device, runtime=runtime, allow_plugins=allow, changes=changes, folder=folder)
+    except ConfigError as error:
+        if error.field not in changes and error.given not in (device, runtime):  # which are of the command line
+            error.args = (f"{path}: {error}",)
+        raise
     _require_allowed("backbones", [c.name for c in study.backbones if c.name.startswith(f"{PREFIX}:")], allow)
     source = study.source
     choices = tuple(replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones)

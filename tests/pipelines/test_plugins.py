@@ -12,7 +12,7 @@ import pytest
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.code import source_digest
-from substyle.pipelines.plugins import run_file
+from substyle.pipelines.plugins import failed_line, run_file
 
 EAGER = "import sys\nsys.path.insert(0, FOLDER)\nimport helper\ndef f():\n    return helper.VALUE\n"
 LATE = "import sys\nsys.path.insert(0, FOLDER)\ndef f():\n    import helper\n    return helper.VALUE\n"
@@ -62,6 +62,30 @@ def test_each_has_its_own_helpers(tmp_path: Path, text: str, helper: str) -> Non
     digests = [source_digest(each) for each in (first, second, third)]
     assert digests[0] != digests[1]
     assert digests[0] == digests[2]  # wherever it is, and in whatever order
+
+
+FAILS = "def f():\n    return [][0]\n"
+
+
+@pytest.mark.parametrize("place", ["plug.py", "helper.py"])
+def test_an_error_names_the_line_of_the_plug_in(tmp_path: Path, place: str) -> None:
+    file = write(tmp_path, 1, EAGER.replace("helper.VALUE", "helper.f()"))
+    (tmp_path / "helper.py").write_text(FAILS)
+    (tmp_path / place).write_text((tmp_path / place).read_text() + "raise OSError('no weights')\n")
+    with pytest.raises(ConfigError, match=r"no weights") as caught:
+        run_file(file)
+    line = 1 + (tmp_path / place).read_text()[:-1].count("\n")
+    assert f"({tmp_path / place}:{line}: OSError: no weights)" in str(caught.value)
+    (tmp_path / place).write_text((tmp_path / place).read_text().replace("raise OSError('no weights')\n", ""))
+    with pytest.raises(IndexError) as used:
+        run_file(file).f()
+    assert failed_line(used.value) == f"{tmp_path / 'helper.py'}:2: IndexError: list index out of range"
+
+
+def test_other_errors_have_no_line_of_a_plug_in(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        run_file(write(tmp_path, 1)).f() / 0
+    assert failed_line(caught.value) == ""
 
 
 def test_a_program_s_module_of_the_same_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from tests.conftest import the_json
 
 from substyle.engine.cli import main
 from substyle.engine.stages.results import results_schema
+from substyle.pipelines.libraries.library import as_toml, shown
+from substyle.pipelines.transforms import base
 
 
 def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +44,57 @@ def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest
     made = ["embed", str(two_classes), "--store", str(out), "--backbone", "control:pixels", "--limit", "4", "--quiet"]
     assert main([*made, *arguments]) == 0
     assert the_json(capsys)["variants"] == 8
+
+
+FAILS = """from substyle.pipelines.transforms.base import kernel
+@kernel('fails_test', coarse='tone', role='train', parameters=[])
+def fails(canvas_BSSC, args, keys_B):
+    return canvas_BSSC.nothing
+"""
+
+
+def test_a_plug_in_that_fails_in_use_is_an_error_of_one_line(
+    tmp_path: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "fails.py"
+    plugin.write_text(FAILS)
+    made = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels", "--quiet"]
+    assert main([*made, "--limit", "4", "--plugin", str(plugin), "--suite", "identity,fails_test"]) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    failed = (
+        f"substyle: embed: a plug-in failed: {plugin}:4: AttributeError: 'Tensor' object has no attribute 'nothing'"
+    )
+    assert last == failed
+    del base.REGISTRY["fails_test"]  # as in a later process, without --plugin
+    assert main(["embed", "--store", str(tmp_path / "s.zarr"), "--backbone", "control:statistics"]) == 2
+    needed = f"--plugin is required: the file that registers fails_test, a transformation of {tmp_path / 's.zarr'}"
+    assert needed in capsys.readouterr().err
+
+
+def test_parameters_of_libraries_are_shown_as_in_suite_files() -> None:
+    values = as_toml(True), as_toml((0.8, [1, "a"])), as_toml({"a": False})
+    assert values == ("true", '[0.8, [1, "a"]]', '{"a": false}')
+    parameters = {"p": as_toml(0.5), "hue": "", "flip": as_toml(False), "**": ""}
+    assert shown(parameters) == "p = 0.5, hue, flip = false"
+
+
+def test_an_option_is_named_by_an_error_and_a_field_of_a_study_file_by_its_file(
+    tmp_path: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "s.toml"
+    study.write_text('name = "n"\nbackbones = ["control:pixels"]\nsuite = "mini5"\n')
+    run = ["run", str(study), "--images", str(two_classes), "--out", str(tmp_path / "out")]
+    for words, message in (
+        ([*run, "--device", "cuda:7"], "substyle: --device: got 'cuda:7'; allowed: "),
+        ([*run, "--set", "probes.device=cuda:7"], "substyle: probes.device: got 'cuda:7'; allowed: "),
+        ([*run, "--set", "probes.batch=x"], "substyle: probes.batch: got 'x'; allowed: "),
+        (["embed", run[3], "--store", "x", "--backbone", "control:pixels", "--device", "cuda:7"], "--device: got"),
+    ):
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+    study.write_text(study.read_text() + "[probes]\nbatch = -1\n")
+    assert main(run) == 2
+    assert f"substyle: {study}: probes.batch: got -1; allowed: " in capsys.readouterr().err
 
 
 def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
