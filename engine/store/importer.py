@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
-from substyle.engine.store.layout import PIXELS, SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
+from substyle.engine.store.layout import EXPORT_NOTE, PIXELS, SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
 from substyle.engine.store.manifest import SourceEntry, as_hex, assign
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import store_facts
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.kernels.errors import ConfigError, MissingError, SubstyleError, abbreviated
 from substyle.pipelines import limits
 from substyle.pipelines.storage import Place, place
 from substyle.pipelines.transforms import base
@@ -294,7 +294,11 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
 
 def _table(path: Path) -> pa.Table:
     """A Parquet file, or all of a folder, with strings as codes of dictionaries."""
-    for file in pq.ParquetDataset(path).files:
+    found = pq.ParquetDataset(path).files
+    folders = sorted({os.path.relpath(os.path.dirname(file), path) for file in found})
+    if len(folders) > 1 and (path / EXPORT_NOTE).is_file():
+        raise ConfigError("embeddings", str(path), f"the folder of one backbone in it: {abbreviated(folders)}")
+    for file in found:
         with pq.ParquetFile(file) as opened:
             limits.footer(opened, file, os.path.getsize(file), row_bytes=1)
     return pq.read_table(path, read_dictionary=_COLUMNS)

@@ -23,14 +23,13 @@ from substyle.engine.observability import stage
 from substyle.engine.stages.stamp import embeddings_digest, file_digest
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.journal import hex_of
-from substyle.engine.store.layout import PIXELS, SPLITS, BackboneEntry
+from substyle.engine.store.layout import EXPORT_NOTE, PIXELS, SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions, open_table
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, optional
 
 FORMATS = ("parquet", "numpy", "huggingface", "lance")
-NOTE = "_substyle.json"  # readers of Parquet folders skip names that start with an underscore
 _FRAGMENTS = "_substyle"  # folder of a Lance dataset with the fragments of each shard
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as `datasets` names them
 
@@ -133,7 +132,7 @@ def _note(out: Path, store: EmbeddingStore, to: str) -> dict[str, Any]:
     nothing: dict[str, Any] = {"backbones": {}, "parts": {}}
     if not out.exists():
         return nothing
-    file = out / NOTE
+    file = out / EXPORT_NOTE
     if not out.is_dir() or (not file.is_file() and any(out.iterdir())):
         raise ConfigError("--out", f"{out}, which holds other files", "a new or empty folder")
     if not file.is_file():
@@ -148,7 +147,7 @@ def _note(out: Path, store: EmbeddingStore, to: str) -> dict[str, Any]:
         if not all(isinstance(part["digest"], str) for part in found["parts"].values()):
             raise ValueError("a part without its digest")
     except (ValueError, KeyError, TypeError, AttributeError, files.UnsafeFileError) as error:
-        raise ConfigError("--out", f"{out} with a damaged {NOTE}", "a new or empty folder") from error
+        raise ConfigError("--out", f"{out} with a damaged {EXPORT_NOTE}", "a new or empty folder") from error
     if made != {"store": store.uuid, "format": to}:
         given = f"{out}, a {made['format']} export of store {made['store']}"
         raise ConfigError("--out", given, f"a folder of {to} exports of store {store.uuid}, or a new one")
@@ -159,7 +158,7 @@ def _write_note(
     out: Path, store: EmbeddingStore, to: str, backbones: Mapping[str, Sequence[str]], parts: Mapping[str, Any]
 ) -> None:
     note = {"store": store.uuid, "format": to, "backbones": backbones, "parts": parts}
-    write_durably(out / NOTE, json.dumps(note, indent=1).encode())
+    write_durably(out / EXPORT_NOTE, json.dumps(note, indent=1).encode())
 
 
 def _remove(out: Path, names: Iterable[str]) -> None:

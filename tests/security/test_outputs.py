@@ -28,11 +28,12 @@ from substyle.engine.stages import stamp
 from substyle.engine.stages.pictures import current_gallery
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.identity import RUN, PhotographsError
+from substyle.engine.store.layout import EXPORT_NOTE as NOTE
 from substyle.engine.store.layout import HEADER
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.engine.study import hub, outputs
-from substyle.engine.study.export import NOTE, export
+from substyle.engine.study.export import export
 from substyle.engine.study.report import sections_of, write_report
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_parquet_is_imported_again(store: EmbeddingStore, tmp_path: Path) -> Non
     pq.write_table(table.set_column(table.column_names.index("role"), "role", other), file)
     with pytest.raises(ConfigError, match=r"role of .*--plugin"):
         import_store(file, tmp_path / "other.zarr", "import:x")
+
+
+def test_a_folder_of_several_backbones_is_not_imported_as_one(store: EmbeddingStore, tmp_path: Path) -> None:
+    export(store, tmp_path / "out", to="parquet")
+    names = [store.backbones()[0].slug, "other"]
+    shutil.copytree(tmp_path / "out" / names[0], tmp_path / "out" / "other")
+    with pytest.raises(ConfigError, match="the folder of one backbone in it") as caught:
+        import_store(tmp_path / "out", tmp_path / "again.zarr", "import:x")
+    assert all(name in str(caught.value) for name in names)
+    assert not (tmp_path / "again.zarr").exists()
 
 
 def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Path) -> None:
