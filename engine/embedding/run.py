@@ -24,8 +24,8 @@ from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, BackboneEntry, Fractions, StoreError, StoreSettings
 from substyle.engine.store.manifest import FOLDER, Manifest
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import store_facts
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.engine.store.table import conflicting, store_facts
+from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import Named, Source
 
 
@@ -131,8 +131,18 @@ def _fill(plan: EmbedPlan, facts: Facts, rows: int, execute: Executor, *, quiet:
         execute(EmbedTask(store, plan, entries, run, missing, summary, quiet))
         with lock.mutex(plan.store_path):
             compaction.compact(plan.store_path, at=1)
+    if summary.new_shards:
+        _warn_of_copies(store)
     summary.spend("total", start)
     return summary
+
+
+def _warn_of_copies(store: EmbeddingStore) -> None:
+    """Warn of equal photographs in different classes."""
+    manifest = store.manifest()
+    if pairs := [f"{a} and {b}" for a, b in conflicting(manifest, store.notes(manifest))]:
+        text = f"warning: {store.path}: equal photographs in different classes"
+        print(f"{text}: {abbreviated(pairs)}", file=sys.stderr)
 
 
 def _tidy(plan: EmbedPlan, store: EmbeddingStore) -> None:

@@ -582,6 +582,7 @@ class ResultsDocument(Model):
     left_out: Numbers | None = None
     duplicates: int | None = None
     duplicates_moved: int | None = None
+    conflicting_copies: list[Annotated[Texts, Field(min_length=2, max_length=2)]] | None = None
     resampled: Resampling | None = None
     identity: dict[str, Any] | None = None
     stamps: dict[str, Any] | None = None

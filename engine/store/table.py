@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from substyle.engine.store import arrays, compaction
 from substyle.engine.store.journal import Notes, hex_of
 from substyle.engine.store.layout import SPLITS, TEST, BackboneEntry, ResampleBy, StoreError
-from substyle.engine.store.manifest import groups
+from substyle.engine.store.manifest import Manifest, groups
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
@@ -316,6 +316,7 @@ class StoreFacts:
         left_out: reasons by key, by real transformation, of variants without a file that could be decoded.
         moved: keys of images moved to the split of a near-duplicate.
         copies: number of images that are near-duplicates of an earlier one.
+        conflicting: keys of images of different classes whose files are equal, the earlier one first.
         splits: number of images in train, val and test, after moving.
         seconds: wall time of all finished shards, summed over backbones.
     """
@@ -325,6 +326,7 @@ class StoreFacts:
     left_out: dict[str, dict[str, str]]
     moved: tuple[str, ...]
     copies: int
+    conflicting: tuple[tuple[str, str], ...]
     splits: tuple[int, ...]
     seconds: float
 
@@ -473,9 +475,19 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
         },
         moved=tuple(manifest.keys[i] for i in index_N[split_N[first_N] != split_N].tolist()),
         copies=int(np.count_nonzero(first_N != np.arange(len(first_N)))),
+        conflicting=conflicting(manifest, noted),
         splits=tuple(np.bincount(every_N, minlength=len(SPLITS)).tolist()),
         seconds=float(finished.seconds_R.sum()),
     )
+
+
+def conflicting(manifest: Manifest, noted: Notes) -> tuple[tuple[str, str], ...]:
+    """Keys of images whose files are equal and whose classes differ, the earlier one first."""
+    index_N = np.flatnonzero(noted.content_N2.any(axis=1) & (manifest.label_N >= 0))
+    _, first, group_N = np.unique(noted.content_N2[index_N], axis=0, return_index=True, return_inverse=True)
+    first_N = index_N[first[group_N]]
+    pairs = np.stack([first_N, index_N], axis=1)[manifest.label_N[first_N] != manifest.label_N[index_N]]
+    return tuple((manifest.keys[a], manifest.keys[b]) for a, b in pairs.tolist())
 
 
 def _first(noted: Notes, index_N: I64) -> I64:

@@ -71,6 +71,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
         **({"left_out": left_out} if left_out else {}),
         "duplicates": facts.copies,
         "duplicates_moved": len(facts.moved),
+        **({"conflicting_copies": [list(pair) for pair in facts.conflicting]} if facts.conflicting else {}),
         "identity": {
             "store": store.uuid,
             # names without paths, since reports may be shared

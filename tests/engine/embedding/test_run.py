@@ -227,6 +227,15 @@ def test_bad_images_are_quarantined_and_the_run_goes_on(tmp_path: Path) -> None:
     assert np.isnan(opened.read(opened.backbone("control:pixels"), "jpeg")[row]).all()
 
 
+def test_equal_photographs_of_different_classes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a/1.jpg", "a/2.jpg", "b/copy.jpg", "b/3.jpg"):
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / name).write_bytes(jpeg(photograph(1 if name in ("a/1.jpg", "a/2.jpg", "b/copy.jpg") else 3)))
+    embed(plan(tmp_path / "p", tmp_path / "s.zarr"), [BackboneChoice("control:pixels")])
+    assert "s.zarr: equal photographs in different classes: a/1.jpg and b/copy.jpg\n" in capsys.readouterr().err
+    assert store_facts(EmbeddingStore.open(tmp_path / "s.zarr")).conflicting == (("a/1.jpg", "b/copy.jpg"),)
+
+
 def test_an_image_that_vanishes_is_quarantined(tmp_path: Path) -> None:
     images = folder(tmp_path / "images", 4)
     made = plan(images, tmp_path / "s.zarr")

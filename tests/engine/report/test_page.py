@@ -230,6 +230,15 @@ def test_the_note_of_a_study_stands_below_its_name(fake: ModuleType, tmp_path: P
 
 
 @pytest.mark.usefixtures("figures")
+def test_equal_photographs_of_different_classes_are_named(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results({"a": (0.9, 0.9)})
+    assert "Equal photographs" not in page_of(write_report(validate_results(results), tmp_path)).text
+    results["conflicting_copies"] = [["a/1.jpg", "b/1.jpg"], [EVIL, "c"]]
+    text = page_of(write_report(validate_results(results), tmp_path)).text
+    assert f"tell apart: a/1.jpg and b/1.jpg; {EVIL} and c." in text
+
+
+@pytest.mark.usefixtures("figures")
 def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
     suite = (*fake.SUITE[:4], (EVIL + "t", "blur" + EVIL, "held_out", "dali"))
     results = fake.fake_results(
