@@ -70,7 +70,9 @@ class _Progress(tqdm):  # type: ignore[misc]
             print(self, file=self.fp, flush=True)
 
     def advance(self, count: int = 1) -> None:
-        """Add finished items."""
+        """Add finished items. Totals may be estimates; once one is exceeded, no time left is shown."""
+        if self.total and self.n + count > self.total:
+            self.desc = f"{self.name}, longer than estimated"
         self.update(count)
         if time.monotonic() - self.reported_at >= _REPORT_EVERY_S:
             self.report()

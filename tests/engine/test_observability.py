@@ -60,7 +60,22 @@ def test_an_estimate_that_is_exceeded_is_not_shown(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stderr", out)
     with observability.stage("probes", 3, "steps") as bar:
         bar.advance(7)
-    assert "probes: 7 steps" in out.getvalue()
+    assert "probes, longer than estimated: 7 steps" in out.getvalue()
+
+
+def test_no_time_is_left_once_an_estimate_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, clock = io.StringIO(), [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    monkeypatch.setattr(observability.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(sys, "stderr", out)
+    with observability.stage("probes", 10, "steps") as bar:
+        for clock[0] in range(20, 420, 20):
+            bar.advance()
+    lines = out.getvalue().splitlines()
+    assert all(", longer than estimated" in line for line in lines[10:])
+    assert [line for line in lines if "longer" in line] == lines[10:]
+    assert not any("<" in line or "-" in line for line in lines[10:])
+    assert "<" in lines[5]  # time left
 
 
 @pytest.fixture(params=[True, False], ids=["terminal", "log"])
