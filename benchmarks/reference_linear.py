@@ -242,7 +242,7 @@ def rotation(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity
 
 
 def semantic(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
-    """Compare the semantic task: name the class of unchanged and of transformed photographs."""
+    """Compare the semantic task: name the class of original and of transformed photographs."""
     one, labelled = np.array([0]), [images[table.label_N[images] >= 0] for images in map(table.images, (TRAIN, VAL))]
     test, clean_T = table.images(TEST), (np.arange(len(table.names)) == 0).astype(float)
     answer_TN = np.broadcast_to(table.label_N[None], (len(table.names), len(table.label_N)))
@@ -252,6 +252,6 @@ def semantic(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity
         right_TN = scored(table, predict, answer_TN)
         right_TN[:, table.label_N[test] < 0] = np.nan
         for key, weight_T in (("clean", clean_T), ("obfuscated", 1 - clean_T)):
-            # with few unchanged photographs, one of them exceeds the tolerance
+            # with few original photographs, one of them exceeds the tolerance
             wide = max(2 * near, 1.001 / len(test))
             yield f"class, {key}{what}", dig(ours, "semantic", "linear", key), weighted(right_TN, weight_T), wide

@@ -289,10 +289,11 @@ def headline_table(results: ResultsDocument) -> str:
         *((f"style {head}", "fine", head, "accuracy") for head in tried),
         *(
             ("seen", "coarse", first, "seen"),
-            ("held-out", "coarse", first, "held_out"),
+            ("held out", "coarse", first, "held_out"),
             ("gap", "coarse", first, "gap"),
         ),
-        *(("clean", "semantic", first, "clean"), ("obfuscated", "semantic", first, "obfuscated")),
+        ("class, original", "semantic", first, "clean"),
+        ("class, transformed", "semantic", first, "obfuscated"),
     ]
     backbones = results.ordered()
     late = any(backbone.unconverged(task, head) for backbone in backbones.values() for _, task, head, _ in columns)

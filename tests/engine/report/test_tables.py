@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -174,6 +175,7 @@ def test_headline_has_a_line_for_each_backbone_and_chance(fake: ModuleType) -> N
     lines = headline_table(validate_results(results)).splitlines()
     assert len(lines) == 2 + 6 + 1
     assert lines[0].split()[:2] == ["backbone", "dim"]
+    assert {"seen", "held out", "class, original", "class, transformed"} <= set(re.split("  +", lines[0]))
     assert lines[2].startswith("vit_base_patch16_clip")
     assert show(results["backbones"]["vit_base_patch16_clip"]["fine"]["mlp"]["accuracy"]) in lines[2]
     assert lines[-1].split() == ["chance", "3.2", "3.2", "10.0", "10.0", "14.3", "14.3", "3.2"]
