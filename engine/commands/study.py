@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,7 +34,7 @@ from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.engine.study.compare import compare_results
-from substyle.engine.study.file import find_study, load_study, shipped_studies, study_of, study_schema
+from substyle.engine.study.file import find_study, load_study, naming_file, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.plan import require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
@@ -130,7 +131,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     study = study_asked(options)
     out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
     store = options.store or store_of(study, out)
-    results = run_study(study, out, images=options.images, store_path=store, fresh=options.fresh, quiet=options.quiet)
+    with naming_file(options.study) if is_study(options) else nullcontext():
+        results = run_study(
+            study, out, images=options.images, store_path=store, fresh=options.fresh, quiet=options.quiet
+        )
     return _show(results, out, store)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -100,6 +101,20 @@ def load_study(
         domains={name: below(folder, location, f"domains.{name}") for name, location in study.domains.items()},
         stages={name: registry.stage(name).placed(table, folder) for name, table in study.stages.items()},
     )
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Name a study file in errors about values that it has, and that the command line has not replaced."""
+    try:
+        yield
+    except ConfigError as error:
+        value: Any = tomllib.loads(limits.read_text(path))
+        for part in error.field.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None and value == error.given:
+            error.args = (f"{path}: {error}",)
+        raise
 
 
 def _run_plugins(named: object, folder: Path, allow: bool) -> None:

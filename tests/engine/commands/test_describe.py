@@ -92,9 +92,15 @@ def test_an_option_is_named_by_an_error_and_a_field_of_a_study_file_by_its_file(
     ):
         assert main(words) == 2
         assert message in capsys.readouterr().err
-    study.write_text(study.read_text() + "[probes]\nbatch = -1\n")
-    assert main(run) == 2
-    assert f"substyle: {study}: probes.batch: got -1; allowed: " in capsys.readouterr().err
+    text = study.read_text()
+    for wrong, message in (
+        (text + "[probes]\nbatch = -1\n", "probes.batch: got -1; allowed: "),
+        (text + "[probes]\ndevice = 'cuda:7'\n", "probes.device: got 'cuda:7'; allowed: "),
+        (text.replace("mini5", "nothing"), "suite: got 'nothing'; allowed: "),
+    ):
+        study.write_text(wrong)
+        assert main(run) == 2
+        assert f"substyle: {study}: {message}" in capsys.readouterr().err
 
 
 def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
