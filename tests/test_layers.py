@@ -20,6 +20,7 @@ LAYERS = (
     ("engine.embedding", "engine.analysis"),
     ("engine.stages",),
     ("engine.study",),
+    ("engine.leaderboard",),
     ("engine.commands",),
     ("engine.cli",),
 )

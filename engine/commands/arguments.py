@@ -300,10 +300,12 @@ def _info(info: argparse.ArgumentParser) -> None:
     info.add_argument("store", type=_place, metavar="STORE")
 
 
-@_command("schema", "study", "print the JSON Schema of study files, or of results.json")
+@_command("schema", "study", "print the JSON Schema of study files, of results.json, or of rows of results")
 def _schema(schema: argparse.ArgumentParser) -> None:
     _plugins(schema)
-    schema.add_argument("--results", action="store_true", help="of results.json instead of study files")
+    which = schema.add_mutually_exclusive_group()
+    which.add_argument("--results", action="store_true", help="of results.json instead of study files")
+    which.add_argument("--row", action="store_true", help="of the rows of `substyle results` instead of study files")
     schema.add_argument("--out", type=_local, metavar="FILE", help="write to FILE instead of stdout")
 
 
@@ -442,6 +444,19 @@ def _compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument(
         "--out", type=_local, default=Path("comparison"), metavar="DIR", help="output folder (comparison)"
     )
+
+
+@_command("results", "leaderboard", "add results of runs to a directory that travels, copy its rows, and check it")
+def _results(results: argparse.ArgumentParser) -> None:
+    _plugins(results)
+    results.add_argument(
+        "action",
+        choices=("add", "pull", "check"),
+        help="add the rows of runs, copy the valid rows of other directories, or check files",
+    )
+    text = "output folders of runs (add), or directories of results (pull, check)"
+    results.add_argument("sources", type=_local, nargs="+", metavar="SOURCE", help=text)
+    results.add_argument("--to", type=_local, metavar="DIR", help="directory to add rows to, for add and pull")
 
 
 @_command("card", "exchange", "write the Hugging Face model card of a run")

@@ -139,6 +139,7 @@ class ComparedScore:
         heading: its name on the page.
         interval: its 95 % interval; None if unknown.
         converged: whether the probe that it depends on has converged.
+        images: number of photographs that it is over; None if the stage does not record it.
     """
 
     key: str
@@ -146,6 +147,7 @@ class ComparedScore:
     value: float
     interval: Sequence[float] | None = None
     converged: bool = True
+    images: int | None = None
 
 
 def scored_under(values: Numbers | None, intervals: Intervals | None, key: str) -> Scored | None:

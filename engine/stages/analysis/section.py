@@ -44,7 +44,8 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
         ("same_style", "Nearest: same style", shares, backbone.balance_ci95, "same_transformation"),
     ):
         if (value := (values or {}).get(name)) is not None:
-            yield ComparedScore(key, heading, value, (intervals or {}).get(name))
+            images = (backbone.sampled or {}).get("query_images")
+            yield ComparedScore(key, heading, value, (intervals or {}).get(name), images=images)
 
 
 def _neighbours(results: ResultsDocument) -> Iterator[Section]:

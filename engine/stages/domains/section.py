@@ -34,7 +34,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
                 if probe and tested != trained and (value := getattr(probe, name)) is not None:
                     key = f"{task}_{name}_{trained}_{tested}"
                     title = f"{heading}, {trained} to {tested}"
-                    yield ComparedScore(key, title, value, probe.interval(name), not probe.unconverged)
+                    yield ComparedScore(key, title, value, probe.interval(name), not probe.unconverged, probe.images)
 
 
 def _found(results: ResultsDocument) -> Mapping[str, ByTask]:

@@ -33,7 +33,8 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     found: FewShot = backbone.entry("few_shot") or FewShot()
     if found.accuracy is not None:
         heading = f"Class, {found.shots} photographs each"
-        yield ComparedScore("few_shot", heading, found.accuracy, found.ci95, found.converged is not False)
+        converged = found.converged is not False
+        yield ComparedScore("few_shot", heading, found.accuracy, found.ci95, converged, found.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

@@ -62,7 +62,8 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Accuracy on styles of unseen generators."""
     found: UnseenStyles = backbone.entry("generators") or UnseenStyles()
     if found.accuracy is not None:
-        yield ComparedScore("unseen_styles", "Unseen styles", found.accuracy, found.ci95, found.converged is not False)
+        converged = found.converged is not False
+        yield ComparedScore("unseen_styles", "Unseen styles", found.accuracy, found.ci95, converged, found.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

@@ -117,7 +117,8 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     for name, label in _each(found):
         heading = f"{name}, R²" if label.accuracy is None else name
         low_high = label.r2_ci95 if label.accuracy is None else label.ci95
-        yield ComparedScore(f"label_{name}", heading, _number(label) or 0.0, low_high, label.converged is not False)
+        value, converged = _number(label) or 0.0, label.converged is not False
+        yield ComparedScore(f"label_{name}", heading, value, low_high, converged, label.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

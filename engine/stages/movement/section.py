@@ -63,7 +63,8 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     found: Movement = backbone.entry("movement") or Movement()
     for name, measure in _each(found):
         heading = f"{_TITLES[name]} and loss, rho"
-        yield ComparedScore(f"movement_{name}", heading, measure.spearman or 0.0, measure.spearman_ci95)
+        rho = measure.spearman or 0.0
+        yield ComparedScore(f"movement_{name}", heading, rho, measure.spearman_ci95, images=found.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

@@ -34,6 +34,7 @@ _SCORES = (
     ("style", "Style", "fine", "accuracy"),
     ("seen", "Coarse class, seen", "coarse", "seen"),
     ("held_out", "Coarse class, held out", "coarse", "held_out"),
+    ("rotation", "Coarse class, each held out in turn", "coarse_rotation", "accuracy"),
     ("clean", "Class, original", "semantic", "clean"),
     ("obfuscated", "Class, transformed", "semantic", "obfuscated"),
 )

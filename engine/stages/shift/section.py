@@ -32,7 +32,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     late = backbone.unconverged("semantic", "linear")
     for name, each in (backbone.shift or {}).items():
         if each and each.accuracy is not None:
-            yield ComparedScore(f"shift_{name}", f"Class, {name}", each.accuracy, each.ci95, not late)
+            yield ComparedScore(f"shift_{name}", f"Class, {name}", each.accuracy, each.ci95, not late, each.images)
 
 
 def shifts(results: ResultsDocument) -> Table:

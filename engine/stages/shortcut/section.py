@@ -55,9 +55,11 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """The price of all transformations."""
     found: Shortcut = backbone.entry("shortcut") or Shortcut()
     if found.price is not None:
-        yield ComparedScore("shortcut", "Price of processing", found.price, found.price_two_way_ci95)
+        interval = found.price_two_way_ci95
+        yield ComparedScore("shortcut", "Price of processing", found.price, interval, images=found.images)
     if found.loss is not None:
-        yield ComparedScore("shortcut_loss", "Loss in training", found.loss, found.loss_two_way_ci95)
+        interval = found.loss_two_way_ci95
+        yield ComparedScore("shortcut_loss", "Loss in training", found.loss, interval, images=found.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

@@ -1,0 +1,52 @@
+"""Commands `results` and `site`: rows of results that travel, and a static site of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from substyle.engine.commands.json_output import printable
+from substyle.engine.leaderboard.directory import add_rows, read_directory, rows_of_run
+from substyle.kernels.errors import ConfigError, MissingError
+
+
+def results(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle results add RUN… --to DIR`, `results pull DIR… --to DIR` and `results check DIR…`."""
+    if options.action == "check":
+        return _check(options)
+    if options.to is None:
+        raise MissingError("--to", f"the directory to which {options.action} writes")
+    bad: dict[str, str] = {}
+    rows = []
+    for source in options.sources:
+        if options.action == "add":
+            rows += rows_of_run(source)
+        else:
+            contents = read_directory(source, "SOURCE")
+            rows += contents.rows.values()
+            bad |= {str(source / name): reason for name, reason in contents.bad.items()}
+    done = add_rows(rows, options.to)
+    for name in done.added:
+        print(f"added {name}")
+    _name(bad)
+    _name(done.refused)
+    print(f"{options.to}: {len(done.added)} rows added, {len(done.unchanged)} unchanged, {len(done.refused)} refused")
+    return {"to": str(options.to), **asdict(done), "bad": bad, "ok": not (bad or done.refused)}
+
+
+def _check(options: argparse.Namespace) -> dict[str, Any]:
+    if options.to is not None:
+        raise ConfigError("--to", str(options.to), "only with add and pull")
+    found = {source: read_directory(source) for source in options.sources}
+    bad = {str(source / name): reason for source, own in found.items() for name, reason in own.bad.items()}
+    _name(bad)
+    count = sum(len(own.rows) for own in found.values())
+    print(f"{count} rows are valid, {len(bad)} files are not")
+    return {"rows": count, "bad": bad, "ok": not bad}
+
+
+def _name(bad: dict[str, str]) -> None:
+    for name, reason in bad.items():
+        print(printable(f"{name}: {reason}"), file=sys.stderr)

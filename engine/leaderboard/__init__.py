@@ -1,0 +1,1 @@
+"""Rows of results that travel between machines, directories of them, and static sites."""

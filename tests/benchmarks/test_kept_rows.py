@@ -1,0 +1,27 @@
+"""Rows of kept studies are their numbers, and invent nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks import kept_rows
+
+from substyle.engine.leaderboard.directory import add_rows, read_directory
+
+
+def test_rows_are_the_numbers_of_the_summaries(tmp_path: Path) -> None:
+    rows = list(kept_rows.rows())
+    assert add_rows(rows, tmp_path).refused == {}
+    assert read_directory(tmp_path).bad == {}
+    kept = json.loads((kept_rows.RESULTS / "study-families.json").read_text())
+    own = {row.backbone.name: row for row in rows if (row.study.name, row.created) == (kept["name"], kept["created"])}
+    assert own.keys() == kept["backbones"].keys()
+    for name, row in own.items():
+        scores = {score.key: score for score in row.scores}
+        for key, task, score in (("style", "fine", "accuracy"), ("clean", "semantic", "clean")):
+            found = kept["backbones"][name][task]["linear"]
+            assert scores[f"{key}_linear"].value == found[score]
+            assert scores[f"{key}_linear"].n == kept["splits"]["test"]
+        assert (row.backbone.digest, row.data.digest, row.suite.digest) == (None, None, None)
+        assert {each.digest for each in row.suite.transformations} == {None}

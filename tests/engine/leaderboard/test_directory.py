@@ -1,0 +1,276 @@
+"""Rows of results: what they hold, and directories of them that anybody may have edited."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from tests.conftest import the_json
+from tests.engine.report import fake
+
+from substyle.engine.cli import main
+from substyle.engine.leaderboard import directory
+from substyle.engine.leaderboard.directory import add_rows, read_directory, rows_of_run
+from substyle.engine.leaderboard.row import Row, row_schema, rows_of
+from substyle.engine.stages import stamp
+from substyle.engine.stages.stamp import StaleError
+from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.files import UnsafeFileError
+
+
+def results(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """A results.json with the identity that a run has."""
+    made = fake.fake_results(images=100) | {"identity": {"sources": "pets", "photographs": "0123456789abcdef"}}
+    for row in made["transformations"]:
+        row.setdefault("parameters", [])
+    return made | changes
+
+
+def write_run(folder: Path, made: dict[str, Any]) -> Path:
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(made | {"checksum": stamp.checksum(made)}))
+    return folder
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """A directory of results."""
+    add_rows(rows_of(results()), tmp_path / "there")
+    return tmp_path / "there"
+
+
+def first(root: Path) -> Path:
+    return next(path for path in sorted(root.rglob("*.json")) if "dinov2" in str(path))
+
+
+def test_a_row_has_what_a_number_needs_to_be_cited() -> None:
+    made = results()
+    row = next(row for row in rows_of(made) if row.backbone.name == "dinov2_vit_small")
+    own = made["backbones"]["dinov2_vit_small"]
+    scores = {score.key: score for score in row.scores}
+    assert scores["style_linear"].value == own["fine"]["linear"]["accuracy"]
+    assert scores["style_linear"].ci95 == own["fine"]["linear"]["ci95"]
+    assert scores["style_linear"].n == made["splits"]["test"]
+    assert scores["rotation_linear"].ci95 == own["coarse_rotation"]["linear"]["two_way_ci95"]
+    assert (row.data.photographs, row.data.classes, row.data.digest) == (100, 7, "0123456789abcdef")
+    assert (row.study.seed, row.study.canvas, row.substyle) == (made["seed"], made["canvas"], made["version"])
+    assert [each.name for each in row.suite.transformations] == [each["name"] for each in made["transformations"]]
+    table = next(table for table in row.tables if table.name == "per_transformation")
+    assert {cells[0]: cells[3] for cells in table.rows} == own["fine"]["linear"]["by_transformation"]
+
+
+def test_definitions_photographs_and_weights_are_told_apart() -> None:
+    def digests(made: dict[str, Any]) -> tuple[str | None, ...]:
+        row = next(row for row in rows_of(made) if row.backbone.name == "dinov2_vit_small")
+        return row.backbone.digest, row.suite.digest, row.data.digest
+
+    before, other = digests(results()), results()
+    other["transformations"][3]["parameters"] = [{"name": "sigma", "one_of": [9]}]
+    other["backbones"]["dinov2_vit_small"]["spec"]["weights_hash"] = "ffff"
+    other["identity"]["photographs"] = "f" * 16
+    after = digests(other)
+    assert all(a is not None and b is not None and a != b for a, b in zip(before, after, strict=True))
+
+
+def test_what_is_not_recorded_is_null() -> None:
+    made = results(identity=None, classes=None)
+    for row in made["transformations"]:
+        row["parameters"] = None
+    row = rows_of(made)[0]
+    assert (row.data.digest, row.data.name, row.data.classes, row.suite.digest) == (None,) * 4
+    assert not row.recorded
+    assert "-unrecorded/" in row.path
+
+
+def test_unconverged_probes_stay_marked() -> None:
+    made = results()
+    made["backbones"]["dinov2_vit_small"]["coarse"]["linear"]["converged"] = False
+    row = next(row for row in rows_of(made) if row.backbone.name == "dinov2_vit_small")
+    assert not next(score for score in row.scores if score.key == "held_out_linear").converged
+
+
+def test_the_schema_accepts_rows_and_nothing_else(there: Path) -> None:
+    schema = row_schema()
+    content = json.loads(first(there).read_text())
+    jsonschema.validate(content, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content | {"more": 1}, schema)
+    assert main(["schema", "--row", "--quiet"]) == 0
+
+
+def test_equal_rows_change_nothing_and_other_content_is_refused(there: Path) -> None:
+    rows = rows_of(results(created="2030-01-01T00:00:00Z"))
+    before = {path: path.read_bytes() for path in there.rglob("*.json")}
+    done = add_rows(rows, there)
+    assert (done.added, done.refused, len(done.unchanged)) == ([], {}, len(rows))
+    stamps = {"stamps": {f"probes/{stamp_of}": "0" * 16 for stamp_of in slugs()}}
+    add_rows(rows_of(results(**stamps)), there)
+    changed = results(**stamps)
+    changed["backbones"]["dinov2_vit_small"]["fine"]["linear"]["accuracy"] = 0.123
+    done = add_rows(rows_of(changed), there)
+    assert list(done.refused.values()) == ["other content for the same stamp is there"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def slugs() -> list[str]:
+    from substyle.engine.store.layout import slug
+
+    return [slug(name) for name in fake.SKILLS]
+
+
+def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def _summed(content: dict[str, Any]) -> None:
+    """Give edited content the checksum that it should have."""
+    content["checksum"] = Row.model_validate(content).sum()
+
+
+def edited_number(path: Path) -> Path:
+    return _edit(path, lambda content: content["scores"][0].update(value=0.999))
+
+
+def edited_number_with_checksum(path: Path) -> Path:
+    return _edit(path, lambda content: (content["scores"][0].update(value=0.999), _summed(content)))
+
+
+def unknown_field(path: Path) -> Path:
+    return _edit(path, lambda content: content["backbone"].update(remark="hello"))
+
+
+def not_finite(path: Path) -> Path:
+    return _edit(path, lambda content: content["scores"][0].update(value=float("inf")))
+
+
+def overflow(path: Path) -> Path:
+    path.write_text(path.read_text().replace('"note": null', '"note": 1e999'))
+    return path
+
+
+def wrong_cell(path: Path) -> Path:
+    return _edit(path, lambda content: content["tables"][0]["rows"][0].append(1))
+
+
+def moved(path: Path) -> Path:
+    new = path.parent.parent / "other-01234567" / path.name
+    new.parent.mkdir()
+    return path.rename(new)
+
+
+def renamed(path: Path) -> Path:
+    return path.rename(path.with_name("0" * 16 + ".json"))
+
+
+def other_name(path: Path) -> Path:
+    return path.rename(path.with_name("row.json"))
+
+
+def link(path: Path) -> Path:
+    target = path.rename(path.parents[4] / "elsewhere.json")
+    path.symlink_to(target)
+    return path
+
+
+def linked_folder(path: Path) -> Path:
+    target = path.parent.rename(path.parents[4] / "elsewhere")
+    path.parent.symlink_to(target)
+    return path.parent
+
+
+def oversized(path: Path) -> Path:
+    with path.open("a") as file:
+        file.write(" " * directory.MAX_BYTES)
+    return path
+
+
+def deep(path: Path) -> Path:
+    path.write_text("[" * 100_000)
+    return path
+
+
+def pipe(path: Path) -> Path:
+    path.unlink()
+    os.mkfifo(path)
+    return path
+
+
+def beside(path: Path) -> Path:
+    new = path.parents[2] / "README.md"
+    new.write_text("hello")
+    return new
+
+
+TAMPERED = (
+    edited_number, edited_number_with_checksum, unknown_field, not_finite, overflow, wrong_cell, moved, renamed,
+    other_name, link, linked_folder, oversized, deep, pipe, beside,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("tamper", TAMPERED, ids=lambda tamper: tamper.__name__)
+def test_check_names_each_bad_file_and_pull_leaves_it(
+    tamper: Callable[[Path], Path], there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = len(read_directory(there).rows)
+    bad = tamper(first(there))
+    assert main(["results", "check", str(there), "--json"]) == 1
+    answer = the_json(capsys)
+    assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], count - (tamper is not beside))
+    assert main(["results", "pull", str(there), "--to", str(tmp_path / "copy"), "--json"]) == 1
+    assert len(the_json(capsys)["added"]) == answer["rows"]
+    assert read_directory(tmp_path / "copy").bad == {}
+
+
+def test_only_a_run_with_its_checksum_is_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = write_run(tmp_path / "run", results()), str(tmp_path / "to")
+    assert main(["results", "add", str(run), "--to", out, "--json"]) == 0
+    assert len(the_json(capsys)["added"]) == len(fake.SKILLS)
+    assert main(["results", "add", str(run), "--to", out, "--json"]) == 0
+    assert the_json(capsys)["added"] == []
+    assert main(["results", "check", out]) == 0
+    text = (run / "results.json").read_text()
+    (run / "results.json").write_text(text.replace('"images": 100', '"images": 101', 1))
+    with pytest.raises(StaleError, match="modified"):
+        rows_of_run(run)
+
+
+def test_nothing_is_written_through_links(there: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "results").symlink_to(tmp_path / "outside")
+    with pytest.raises(UnsafeFileError):
+        add_rows(read_directory(there).rows.values(), tmp_path / "linked")
+    with pytest.raises(UnsafeFileError):
+        read_directory(tmp_path / "linked")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_arguments_are_checked(there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["results", "add", str(tmp_path)]) == MissingError.exit_code
+    assert main(["results", "check", str(there), "--to", str(tmp_path)]) == ConfigError.exit_code
+    with pytest.raises(ConfigError, match="directory of results"):
+        read_directory(tmp_path)
+    monkeypatch.setattr(directory, "MAX_FILES", 2)
+    with pytest.raises(ConfigError, match="at most 2 files"):
+        read_directory(there)
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b\\c\0", "<b>&", "x" * 3000, ".", "\u202e\x1b[2J"])
+def test_names_stay_inside(name: str, tmp_path: Path) -> None:
+    made = results(suite=name)
+    made["identity"]["sources"] = name
+    made["backbones"] = {name: made["backbones"]["dinov2_vit_small"]} | made["backbones"]
+    rows = rows_of(made)
+    assert rows[0].backbone.name == name
+    add_rows(rows, tmp_path / "to")
+    found = read_directory(tmp_path / "to")
+    assert found.bad == {}
+    assert sorted(found.rows) == sorted(row.path for row in rows)
