@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,11 @@ def _by_transformation(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((backbone.get(key) or {}).get("by_transformation") or {}).items()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, required=True, metavar="DIR")
-    done = add_rows(rows(), parser.parse_args().to)
+    done = add_rows(rows(), parser.parse_args(arguments).to)
     for name, reason in done.refused.items():
         print(f"{name}: {reason}")
     print(f"{len(done.added)} rows added, {len(done.unchanged)} unchanged, {len(done.refused)} refused")

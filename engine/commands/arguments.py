@@ -459,6 +459,15 @@ def _results(results: argparse.ArgumentParser) -> None:
     results.add_argument("--to", type=_local, metavar="DIR", help="directory to add rows to, for add and pull")
 
 
+@_command("site", "leaderboard", "write a static site of runs and directories of results")
+def _site(site: argparse.ArgumentParser) -> None:
+    _plugins(site)
+    text = "output folders of runs, or directories of results"
+    site.add_argument("sources", type=_local, nargs="+", metavar="SOURCE", help=text)
+    site.add_argument("--out", type=_local, required=True, metavar="DIR", help="new folder, or that of a site")
+    site.add_argument("--without-photographs", action="store_true", help="show no photographs of runs")
+
+
 @_command("card", "exchange", "write the Hugging Face model card of a run")
 def _card(card: argparse.ArgumentParser) -> None:
     card.add_argument("run", type=_local, metavar="RUN", help="output folder of a run")

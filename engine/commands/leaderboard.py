@@ -9,6 +9,7 @@ from typing import Any
 
 from substyle.engine.commands.json_output import printable
 from substyle.engine.leaderboard.directory import add_rows, read_directory, rows_of_run
+from substyle.engine.leaderboard.site import write_site
 from substyle.kernels.errors import ConfigError, MissingError
 
 
@@ -50,3 +51,11 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 def _name(bad: dict[str, str]) -> None:
     for name, reason in bad.items():
         print(printable(f"{name}: {reason}"), file=sys.stderr)
+
+
+def site(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle site SOURCE… --out DIR`."""
+    made = write_site(options.sources, options.out, photographs=not options.without_photographs)
+    _name(made.bad)
+    print(f"{made.index}: {made.rows} rows in {made.tables} tables, {made.pages} pages")
+    return {**asdict(made), "index": str(made.index), "ok": not made.bad}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from substyle.engine.backbones.presets import stated
 from substyle.engine.report.data import Column, Kind, Table, Unconverged, labelled, labels_of
@@ -18,12 +18,14 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.store.layout import PIXELS, network_identity, slug
 from substyle.engine.study.report import sections_of
+from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.validation import brief
 
 FOLDER = "results"
 UNRECORDED = "unrecorded"
 _TEXT, _MANY = 4_096, 10_000  # characters of a text, entries of a list
 _LEFT_OUT = ("confusion", "training", "overview")  # tables: too long, of training, and the same numbers as the scores
-_LATE = "unconverged"
+_LATE: Final = "unconverged"
 
 Text = Annotated[str, Field(max_length=_TEXT)]
 Name = Annotated[str, Field(min_length=1, max_length=_TEXT)]
@@ -95,10 +97,12 @@ class RowTable(_Part):
 
 
 class RowBackbone(_Part):
-    """What was measured. ``digest`` identifies its weights, code and preprocessing."""
+    """What was measured. ``digest`` identifies its weights, code and preprocessing; ``base`` is the backbone that an
+    adapted or fine-tuned one was trained from."""
 
     name: Name
     label: Text | None
+    base: Text | None
     digest: Digest | None
     control: bool
     dim: Count | None
@@ -224,15 +228,18 @@ def rows_of(results: dict[str, Any]) -> list[Row]:
     """Rows of all backbones of a results.json.
 
     Raises:
-        SubstyleError: invalid results.
+        SubstyleError: invalid results, or larger ones than a row holds.
     """
     document = validate_results(results)
-    labels, tables = labels_of(document), _tables(labelled(document))
-    suite = _suite(results)
-    return [
-        _row(results, document, name, suite, tables.get(labels.get(name, name), []), labels)
-        for name in document.ordered()
-    ]
+    labels, shown = labels_of(document), labelled(document)
+    try:
+        tables, suite = _tables(shown), _suite(results)
+        return [
+            _row(results, document, name, suite, tables.get(labels.get(name, name), []), labels)
+            for name in document.ordered()
+        ]
+    except ValidationError as error:
+        raise SubstyleError(f"results: cannot be a row: {brief(error)[:300]}") from error
 
 
 def _row(
@@ -280,8 +287,8 @@ def _row(
 
 def _own(settings: dict[str, Any], name: str, document: ResultsDocument) -> dict[str, Any]:
     """Settings of a stage for a backbone: they are by backbone where those of backbones differ."""
-    by_backbone = settings.keys() <= document.backbones.keys()
-    return (settings.get(name) or {}) if by_backbone else settings
+    by_backbone = settings.keys() <= document.backbones.keys() and all(isinstance(v, dict) for v in settings.values())
+    return settings.get(name, {}) if by_backbone else settings
 
 
 def _backbone(raw: Mapping[str, Any], own: BackboneResults, name: str, labels: Mapping[str, str]) -> RowBackbone:
@@ -290,6 +297,7 @@ def _backbone(raw: Mapping[str, Any], own: BackboneResults, name: str, labels: M
         # trained on an embedding or a network of the run: its name is the path of a file
         name=labels.get(name, name) if own.base else name,
         label=own.label,
+        base=own.base,
         digest=checksum(network_identity(raw["spec"])) if facts.weights_hash else None,
         control=bool(own.control),
         dim=own.dim,
@@ -307,7 +315,7 @@ def _backbone(raw: Mapping[str, Any], own: BackboneResults, name: str, labels: M
 def _suite(results: Mapping[str, Any]) -> RowSuite:
     """Transformations; without parameters, their definitions are not known."""
     entries = results["transformations"]
-    known = all(entry.get("parameters") is not None for entry in entries)
+    known = bool(entries) and all(entry.get("parameters") is not None for entry in entries)
     digests = [checksum(entry) if known else None for entry in entries]
     rows = zip(entries, digests, strict=True)
     return RowSuite(
@@ -363,7 +371,7 @@ def _plain(cell: Any) -> Cell:  # noqa: ANN401 (a cell holds anything plain)
     if not isinstance(cell, tuple):
         plain: Cell = cell
         return plain
-    scored: list[Any] = [*cell]
+    scored: Scored = [*cell]
     return [*scored, _LATE] if isinstance(cell, Unconverged) else scored
 
 

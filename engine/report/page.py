@@ -70,11 +70,20 @@ def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list
         if len(shown) == _MOST or (shown and sum(map(len, shown)) + len(photograph) > _PICTURES):
             break
         side = _SIDE if len(photograph) <= _MANY else _SMALL_SIDE
-        shown.append([Picture(name, _encode(path, file, side)) for name, file in photograph])
+        shown.append([Picture(name, _uri(path, file, side)) for name, file in photograph])
     return shown
 
 
-def _encode(folder: Path, name: str, side: int) -> str:
+def _uri(folder: Path, name: str, side: int) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(thumbnail(folder, name, side)).decode("ascii")
+
+
+def thumbnail(folder: Path, name: str, side: int = _SIDE) -> bytes:
+    """Draw a picture of a folder as a JPEG of at most ``side`` pixels.
+
+    Raises:
+        SubstyleError: it is not a picture (PNG, JPEG or WebP), or a link.
+    """
     from PIL import Image
 
     try:
@@ -85,7 +94,7 @@ def _encode(folder: Path, name: str, side: int) -> str:
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     picture.save(out, format="JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    return out.getvalue()
 
 
 _LATEX = str.maketrans(
@@ -193,14 +202,14 @@ def _latex(table: Table, folder: Path) -> Path:
     return files.write(path, "\n".join(lines) + "\n")
 
 
-_TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 @cache
 def environment() -> Environment:
     """The Jinja environment, with autoescape and strict variables; it keeps compiled templates."""
     made = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -214,7 +223,7 @@ def environment() -> Environment:
         "brief": brief,
         "head_name": head_name,
     }
-    made.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    made.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     return made
 
 
@@ -327,5 +336,5 @@ def _context(
         "claims": claims(results),
         "portraits": [(name, findings.portrait(results, name)) for name in real],
         "gallery": read_gallery(gallery, [row.name for row in results.transformations]),
-        "uris": {file: _encode(out_dir, file, _SIDE) for file in files_of if files.inside(out_dir, file).is_file()},
+        "uris": {file: _uri(out_dir, file, _SIDE) for file in files_of if files.inside(out_dir, file).is_file()},
     }

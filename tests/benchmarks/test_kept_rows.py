@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from benchmarks import kept_rows
 
 from substyle.engine.leaderboard.directory import add_rows, read_directory
+from substyle.engine.leaderboard.site import MAX_PAGE, write_site
 
 
 def test_rows_are_the_numbers_of_the_summaries(tmp_path: Path) -> None:
@@ -25,3 +27,13 @@ def test_rows_are_the_numbers_of_the_summaries(tmp_path: Path) -> None:
             assert scores[f"{key}_linear"].n == kept["splits"]["test"]
         assert (row.backbone.digest, row.data.digest, row.suite.digest) == (None, None, None)
         assert {each.digest for each in row.suite.transformations} == {None}
+
+
+@pytest.mark.slow
+def test_the_site_of_all_kept_studies(tmp_path: Path) -> None:
+    assert kept_rows.main(["--to", str(tmp_path / "rows")]) == 0
+    made = write_site([tmp_path / "rows"], tmp_path / "site")
+    studies = [json.loads(path.read_text()) for path in kept_rows.RESULTS.glob("study-*.json")]
+    assert made.tables == len({(each["name"], each["created"]) for each in studies})
+    assert made.rows == sum(len(each["backbones"]) for each in studies)
+    assert max(path.stat().st_size for path in (tmp_path / "site").rglob("*.html")) <= MAX_PAGE

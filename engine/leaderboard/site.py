@@ -1,0 +1,518 @@
+"""A static site of rows: a leaderboard, and pages of rows, backbones, transformations and photographs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jinja2 import FileSystemLoader
+from markupsafe import Markup
+
+from substyle import __version__
+from substyle.engine.config import Study
+from substyle.engine.leaderboard.directory import read_directory
+from substyle.engine.leaderboard.row import Row, RowScore, RowTable, RowTransformation, each_name, rows_of
+from substyle.engine.report import page
+from substyle.engine.report.data import Column, Table, Unconverged, labelled, with_interval, words
+from substyle.engine.report.section import Heading, Pictures, blocks_of
+from substyle.engine.results.model import ResultsDocument
+from substyle.engine.stages import registry
+from substyle.engine.stages.pictures import GALLERY
+from substyle.engine.stages.results import read_results, validate_results
+from substyle.engine.stages.stamp import StaleError, note_of
+from substyle.engine.store.files import read_json
+from substyle.engine.store.layout import PIXELS, slug
+from substyle.engine.study.outputs import RESULTS, require_current
+from substyle.engine.study.report import sections_of
+from substyle.kernels import files
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+MAX_PAGE = 2_000_000  # bytes
+_MARKER, _KIND = "site.json", "site"
+_ROWS, _COLUMNS, _SECTIONS = 250, 40, 100  # of the leaderboard, rows of a page and columns; rows on a backbone's page
+_PROBE_BYTES = 2_000_000  # of a probe's file that the site has a copy of
+_EXTREMES = 5
+_TEMPLATES = Path(__file__).with_name("templates")
+_SCRIPT = (_TEMPLATES / "leaderboard.js").read_text(encoding="utf-8")
+_OTHER = {"photographs": "other photographs", "suite": "another suite or other definitions"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A written site.
+
+    Attributes:
+        rows, tables, pages: numbers of rows, of tables of comparable rows, and of pages.
+        bad: files of directories that are no rows, with the reason.
+    """
+
+    index: Path
+    rows: int
+    tables: int
+    pages: int
+    bad: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    row: Row
+    run: Path | None = None
+    probes: tuple[str, ...] = ()  # files of probes in the run
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Photographs of a run: of the gallery by photograph (transformation, file), of its sections by heading."""
+
+    name: str
+    gallery: dict[str, list[tuple[str, str]]]
+    sections: list[tuple[str, list[tuple[str, str, str]]]]  # heading, (file, alternative text, caption)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that may be compared: of the same photographs, suite, seed and canvas."""
+
+    number: int
+    setup: dict[str, Any]
+    entries: list[_Entry]
+    apart: str = ""  # why it is not one with another table
+    columns: list[RowScore] = field(default_factory=list)
+    differing: dict[str, list[str]] = field(default_factory=dict)  # settings by stage
+
+    @property
+    def first(self) -> Row:
+        return self.entries[0].row
+
+
+def write_site(sources: Sequence[Path], out: Path, *, photographs: bool = True) -> Site:
+    """Write a static site; it needs no server and no network, and each page has at most 2 MB.
+
+    Args:
+        sources: output folders of runs, or directories of results.
+        out: new or empty folder, or a site, which is replaced.
+        photographs: show photographs of runs: galleries, mistakes.
+
+    Raises:
+        ConfigError: no rows, ``out`` contains other files, or a source is neither a run nor a directory of results.
+        StaleError: results of a run are outdated.
+        SubstyleError: results are invalid, or two rows of one stamp differ.
+    """
+    _require_ours(out)
+    entries: dict[str, _Entry] = {}
+    bad: dict[str, str] = {}
+    shown: list[tuple[Path, ResultsDocument]] = []
+    for source in sources:
+        if (source / RESULTS).is_file():
+            document, found = _run(source)
+            shown.append((source, document))
+        else:
+            contents = read_directory(source, "SOURCE")
+            found = [_Entry(row) for row in contents.rows.values()]
+            bad |= {str(source / name): reason for name, reason in contents.bad.items()}
+        for entry in found:
+            known = entries.setdefault(entry.row.stamp, entry)
+            if known.row.content() != entry.row.content():
+                raise SubstyleError(f"{source}: other content than in another source for {entry.row.path}")
+            if known.run is None:
+                entries[entry.row.stamp] = entry
+    if not entries:
+        raise ConfigError("SOURCE", ", ".join(map(str, sources)), "runs or directories with results")
+    groups = _groups(list(entries.values()))
+    with files.replacing_folder(out) as new:
+        writer = _Writer(new, groups)
+        writer.write([writer.photographs(run, document) for run, document in shown] if photographs else [])
+        files.write(new / _MARKER, json.dumps({"kind": _KIND}))
+    return Site(out / "index.html", len(entries), len(groups), writer.pages, bad)
+
+
+def _require_ours(out: Path) -> None:
+    if not out.exists() or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
+        return
+    marker = read_json(out / _MARKER) if files.is_regular(out / _MARKER) else None
+    if out.is_symlink() or not isinstance(marker, dict) or marker.get("kind") != _KIND:
+        raise ConfigError("--out", str(out), "a new or empty folder, or a site; this one contains other files")
+
+
+def _run(run: Path) -> tuple[ResultsDocument, list[_Entry]]:
+    """Results of a run, and its rows with files of their probes."""
+    results = read_results(run / RESULTS)
+    require_current(run, results)
+    document = validate_results(results)
+    entries = []
+    for name, row in zip(document.ordered(), rows_of(results), strict=True):
+        folder = f"{registry.REPORTED[0]}/{slug(name)}"
+        listed = _listed(run, folder) if folder in (document.stamps or {}) else []
+        probes = [file for file in listed if file.endswith(".safetensors")]
+        entries.append(_Entry(row, run, tuple(probes)))
+    return document, entries
+
+
+def _listed(run: Path, folder: str) -> list[str]:
+    """Unmodified files of a folder of results; none without it."""
+    try:
+        note = note_of(files.inside(run, folder))
+    except StaleError as error:
+        print(f"{error}; left out", file=sys.stderr)
+        return []
+    return [f"{folder}/{name}" for name in note.files] if note else []
+
+
+def _groups(entries: Iterable[_Entry]) -> list[_Group]:
+    """Tables of comparable rows, those with known photographs and of most rows first."""
+    by: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        by.setdefault(json.dumps(_setup(entry.row)), []).append(entry)
+    made: list[_Group] = []
+    for key, own in sorted(by.items(), key=lambda item: (not item[1][0].row.recorded, -len(item[1]), item[0])):
+        own.sort(key=lambda entry: (entry.row.backbone.control, _natural(entry.row.backbone.name), entry.row.created))
+        setup, counts = json.loads(key), Counter(score.key for entry in own for score in entry.row.scores)
+        columns = {score.key: score for entry in own for score in entry.row.scores}
+        most = {name for name, _ in counts.most_common(_COLUMNS)}
+        columns = {name: score for name, score in columns.items() if name in most}
+        made.append(_Group(len(made) + 1, setup, own, _apart(setup, made), list(columns.values()), _differing(own)))
+    return made
+
+
+def _setup(row: Row) -> dict[str, Any]:
+    """What must agree between rows that are compared; without digests rows of one study agree."""
+    pixels = {name: getattr(row.study, name) for name in PIXELS}
+    if row.recorded:
+        return {"photographs": row.data.digest, "suite": row.suite.digest, **pixels}
+    return {"study": [row.study.name, row.created, row.suite.name, row.data.photographs], **pixels}
+
+
+def _apart(setup: Mapping[str, Any], others: Sequence[_Group]) -> str:
+    if "study" in setup:
+        return (
+            "Photographs and definitions of transformations are not recorded: these rows of one study are compared "
+            "with each other alone."
+        )
+    differing = {
+        other.number: [_OTHER.get(name, f"another {name}") for name in setup if setup[name] != other.setup.get(name)]
+        for other in others
+    }
+    nearest = min(differing, key=lambda number: len(differing[number]), default=None)
+    return "" if nearest is None else f"Not compared with table {nearest}: {', '.join(differing[nearest])}."
+
+
+def _differing(entries: Sequence[_Entry]) -> dict[str, list[str]]:
+    """Settings that differ between rows, by stage."""
+    known = [entry.row.study.settings for entry in entries if entry.row.study.settings is not None]
+    found = {}
+    for stage in dict.fromkeys(stage for settings in known for stage in settings):
+        own = [settings[stage] for settings in known if stage in settings]
+        names = dict.fromkeys(name for settings in own for name in settings)
+        if differing := [name for name in names if any(each.get(name) != own[0].get(name) for each in own)]:
+            found[stage] = differing
+    return found
+
+
+class _Writer:
+    """Writes the pages of a site into an empty folder."""
+
+    def __init__(self, out: Path, groups: Sequence[_Group]) -> None:
+        self.out, self.groups, self.pages = out, groups, 0
+        self.environment = page.environment().overlay(loader=FileSystemLoader([_TEMPLATES, page.TEMPLATES]))
+        self.environment.filters |= {"short": _short, "by_key": _by_key}
+        digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+        self.common = {
+            "version": __version__,
+            "script": Markup(_SCRIPT),
+            "script_hash": f"sha256-{digest}",
+            "site_style": Markup((_TEMPLATES / "site.css").read_text(encoding="utf-8")),
+            "has_photographs": False,
+        }
+        self.pictures: dict[str, list[tuple[str, str]]] = {}  # by transformation: (name of the run, file)
+        self.boards: dict[str, list[_Group]] = {}  # by page
+        self.board_of: dict[int, str] = {}  # page of the first rows of each table
+        for group in groups:
+            for start in range(0, len(group.entries), _ROWS):
+                part = replace(group, entries=group.entries[start : start + _ROWS])
+                last: list[_Group] = [*self.boards.values()][-1] if self.boards else []
+                if not last or sum(len(each.entries) for each in [*last, part]) > _ROWS:
+                    number = len(self.boards) + 1
+                    last = self.boards.setdefault("index.html" if number == 1 else f"index-{number}.html", [])
+                last.append(part)
+                self.board_of.setdefault(group.number, next(reversed(self.boards)))
+
+    def write(self, shown: Sequence[_Shown | None]) -> None:
+        """Write all pages."""
+        photographs = [each for each in shown if each is not None]
+        self.common["has_photographs"] = bool(photographs)
+        backbones: dict[str, list[tuple[_Group, _Entry]]] = {}
+        transformations: dict[str, tuple[RowTransformation, list[_Group]]] = {}
+        for group in self.groups:
+            for entry in group.entries:
+                self._row(group, entry)
+                backbones.setdefault(PurePosixPath(entry.row.path).parts[1], []).append((group, entry))
+                for each in entry.row.suite.transformations:
+                    _, of = transformations.setdefault(_base(each.name), (each, []))
+                    if not of or of[-1] is not group:
+                        of.append(group)
+        for part, own in backbones.items():
+            rows = [(group, entry.row, _extremes(entry.row)) for group, entry in own[:_SECTIONS]]
+            self._page(f"backbones/{part}.html", "backbone.html.j2", rows=rows, count=len(own))
+        listed = [(own[0][1].row.backbone, f"{part}.html", len(own)) for part, own in sorted(backbones.items())]
+        self._page("backbones/index.html", "list.html.j2", title="Backbones", listed=listed)
+        for name, (each, groups) in transformations.items():
+            self._transformation(name, each, groups)
+        listed_t = [(each, _file(name), len(groups)) for name, (each, groups) in transformations.items()]
+        self._page("transformations/index.html", "list.html.j2", title="Transformations", listed=listed_t)
+        if photographs:
+            self._page("photographs.html", "photographs.html.j2", runs=photographs)
+        self._index()
+
+    def _index(self) -> None:
+        """The leaderboard, on several pages if it is long."""
+        for name, groups in self.boards.items():
+            scores = {score.key: score for group in groups for score in group.columns}
+            rows = [entry.row for group in groups for entry in group.entries]
+            choices = {
+                "suite": {_suite(row) for row in rows},
+                "data": {_data(row) for row in rows},
+                "objective": {row.backbone.objective or "not recorded" for row in rows},
+                "family": {_family(row) for row in rows},
+            }
+            self._page(
+                name, "index.html.j2", groups=groups, scores=scores, main=registry.REPORTED[0], family=_family,
+                choices={key: sorted(values) for key, values in choices.items()}, suite=_suite, data=_data,
+                names=[*self.boards], name=name,
+            )  # fmt: skip
+
+    def _row(self, group: _Group, entry: _Entry) -> None:
+        row, stamp = entry.row, entry.row.stamp
+        self._file(f"rows/{stamp}.json", row.text().encode())
+        study = study_file(row)
+        if study:
+            self._file(f"studies/{stamp}.toml", study.encode())
+        probes = []
+        for name in entry.probes:
+            assert entry.run is not None
+            with files.open_inside(entry.run, name) as file:
+                data = file.read(_PROBE_BYTES + 1)
+            copied = len(data) <= _PROBE_BYTES
+            if copied:
+                self._file(f"probes/{stamp}/{PurePosixPath(name).name}", data)
+            probes.append((name, f"../probes/{stamp}/{PurePosixPath(name).name}" if copied else ""))
+        tables = [(each.section, _headed(each.table(), row.backbone.name)) for each in row.tables]
+        self._page(
+            f"rows/{stamp}.html", "row.html.j2", tables=tables, row=row, group=group, study=study, probes=probes,
+            part=PurePosixPath(row.path).parts[1], out=each_name(row.study.name, None).rpartition("-")[0],
+            scores=_scores(row.scores),
+            board=f"../{self.board_of[group.number]}#table-{group.number}",
+            links={_base(each.name): f"../transformations/{_file(_base(each.name))}"
+                   for each in row.suite.transformations},
+        )  # fmt: skip
+
+    def _transformation(self, name: str, own: RowTransformation, groups: Sequence[_Group]) -> None:
+        tables = [
+            (f"Table {group.number}: {_data(group.first)}, suite {_suite(group.first)}", table)
+            for group in groups
+            for table in _of_transformation(name, group)
+        ]
+        pictures = [each for shown, of in self.pictures.items() if _base(shown) == name for each in of]
+        path = f"transformations/{_file(name)}"
+        self._page(path, "transformation.html.j2", tables=tables, own=own, name=name, pictures=pictures)
+
+    def photographs(self, run: Path, document: ResultsDocument) -> _Shown | None:
+        """Copy the photographs of a run that its results show; None without any."""
+        names = [row.name for row in document.transformations]
+        gallery: dict[str, list[tuple[str, str]]] = {}
+        note = note_of(files.inside(run, GALLERY)) if _listed(run, GALLERY) else None
+        if note is not None and note.stamp.store == (document.identity or {}).get("store"):
+            found = {(PurePosixPath(name).parent.name, PurePosixPath(name).stem): name for name in note.files}
+            for photograph in sorted({photograph for photograph, _ in found}):
+                of = [(name, found[photograph, name]) for name in names if (photograph, name) in found]
+                gallery[photograph] = [(name, self._picture(run, f"{GALLERY}/{file}")) for name, file in of]
+                for name, file in gallery[photograph]:
+                    self.pictures.setdefault(name, []).append((document.name, file))
+        sections = []
+        for section in sections_of(labelled(document)):
+            heading = section.title
+            for block in blocks_of(section):
+                heading = block.text if isinstance(block, Heading) else heading
+                if isinstance(block, Pictures):
+                    shown = [
+                        (self._picture(run, file), text, caption)
+                        for file, text, caption in block.pictures
+                        if file and files.inside(run, file).is_file()
+                    ]
+                    sections += [(heading, shown)] if shown else []
+        return _Shown(document.name, gallery, sections) if gallery or sections else None
+
+    def _picture(self, run: Path, name: str) -> str:
+        data = page.thumbnail(run, name)
+        return self._file(f"pictures/{hashlib.sha256(data).hexdigest()[:16]}.jpg", data)
+
+    def _page(self, path: str, template: str, /, tables: Sequence[tuple[str, Table]] = (), **context: Any) -> None:  # noqa: ANN401
+        """Write a page, without its longest tables if it is too large.
+
+        Raises:
+            SubstyleError: it is too large without tables.
+        """
+        kept = list(tables)
+        left_out: list[str] = []
+        root = "../" * path.count("/")
+        while True:
+            data = self.environment.get_template(template).render(
+                self.common, root=root, tables=kept, left_out=left_out, **context
+            ).encode("utf-8", "replace")  # fmt: skip
+            if len(data) <= MAX_PAGE:
+                break
+            if not kept:
+                raise SubstyleError(f"{path}: a page of {len(data):,} bytes; at most {MAX_PAGE:,}")
+            longest = max(kept, key=lambda each: len(each[1].rows) * len(each[1].columns))
+            kept.remove(longest)
+            left_out.append(longest[1].name)
+        self._file(path, data)
+        self.pages += 1
+
+    def _file(self, name: str, data: bytes) -> str:
+        path = files.inside(self.out, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, data)
+        return name
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key: numbers by value."""
+    return [(int(part[:18]), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _short(text: object) -> str:
+    """Shorten a name for a cell."""
+    return str(text) if len(str(text)) <= 80 else f"{str(text)[:79]}…"
+
+
+def _by_key(scores: Iterable[RowScore]) -> dict[str, RowScore]:
+    return {score.key: score for score in scores}
+
+
+def _suite(row: Row) -> str:
+    name = row.suite.name or "not recorded"
+    return name if "," not in name else f"{row.study.name}: {len(row.suite.transformations)} transformations"
+
+
+def _data(row: Row) -> str:
+    known = "" if row.data.digest else ", not recorded"
+    return f"{row.data.name or row.study.name} ({row.data.photographs:,} photographs{known})"
+
+
+def _family(row: Row) -> str:
+    return (row.backbone.base or row.backbone.name).partition(":")[0]
+
+
+def _base(transformation: str) -> str:
+    """Its name without the severity."""
+    return transformation.partition("@")[0]
+
+
+def _file(transformation: str) -> str:
+    return f"{each_name(transformation, hashlib.sha256(transformation.encode()).hexdigest())}.html"
+
+
+def _scores(scores: Iterable[RowScore]) -> Table:
+    columns = (*words("score"), Column("value", "Value", interval=True), Column("n", "Photographs", "count"))
+    rows = []
+    for score in scores:
+        value = with_interval(score.value, score.ci95)
+        rows.append((score.heading, value if score.converged or value is None else Unconverged(value), score.n))
+    return Table("scores", "Scores in per cent.", columns, tuple(rows))
+
+
+def _headed(table: Table, backbone: str) -> Table:
+    """The table with a column of words first, which heads its rows."""
+    if table.columns[0].kind == "text":
+        return table
+    return replace(
+        table, columns=(*words("backbone"), *table.columns), rows=tuple((backbone, *row) for row in table.rows)
+    )
+
+
+def _extremes(row: Row) -> tuple[str, list[tuple[str, float]], list[tuple[str, float]]] | None:
+    """Heading of the first accuracy by transformation, and the highest and lowest ones; None without any."""
+    for table, at in _by_transformation(row):
+        measure = next((i for i, each in enumerate(table.columns) if each.kind == "share"), None)
+        if measure is None:
+            continue
+        cells = [(cells[at], cells[measure]) for cells in table.table().rows]
+        known = [(name, value[0] if isinstance(value, tuple) else value) for name, value in cells if value is not None]
+        ordered = sorted(known, key=lambda each: -each[1])
+        half = min(_EXTREMES, len(ordered) // 2)
+        return table.caption, ordered[:half], ordered[len(ordered) - half :][::-1]
+    return None
+
+
+def _by_transformation(row: Row) -> Iterator[tuple[RowTable, int]]:
+    """Tables that have a column of transformations, and its index."""
+    for table in row.tables:
+        for at, column in enumerate(table.columns):
+            if column.name == "transformation":
+                yield table, at
+                break
+
+
+def _of_transformation(name: str, group: _Group) -> Iterator[Table]:
+    """Rows about a transformation in the tables of all backbones."""
+    found: dict[tuple[str, tuple[Column, ...]], list[tuple[Any, ...]]] = {}
+    captions = {}
+    for entry in group.entries:
+        for kept, at in _by_transformation(entry.row):
+            table = kept.table()
+            rows = [row for row in table.rows if _base(str(row[at])) == name]
+            named = any(row[at] != name for row in rows)  # severities have names of their own
+            drop = {i for i, each in enumerate(table.columns) if each.name in ("coarse", "role")}
+            drop |= set() if named else {at}
+            columns = tuple(each for i, each in enumerate(table.columns) if i not in drop)
+            backbone = entry.row.backbone.label or entry.row.backbone.name
+            cells = [(backbone, *(cell for i, cell in enumerate(row) if i not in drop)) for row in rows]
+            captions[table.name] = table.caption
+            found.setdefault((table.name, columns), []).extend(cells)
+    for (table_name, columns), cells in found.items():
+        if cells:
+            yield Table(table_name, captions[table_name], (*words("backbone"), *columns), tuple(cells))
+
+
+def study_file(row: Row) -> str:
+    """The study of a row as TOML, as far as it is recorded; empty if settings are not."""
+    if row.study.settings is None:
+        return ""
+    own = row.study.model_dump(include={"name", "note", *PIXELS}, exclude_none=True)
+    own |= {"backbones": [row.backbone.base or row.backbone.name], "suite": row.suite.name}
+    own |= {"resample_by": row.data.resampled_by}
+    configs: dict[str, Any] = {each.name: each.default_factory for each in fields(Study)}
+    configs |= {name: registry.stage(name).config for name in registry.registered()}
+    lines = [
+        "# as far as results.json records it; files of suites, plug-ins and weights are not part of it",
+        *_toml(own),
+    ]
+    for stage, settings in row.study.settings.items():
+        if is_dataclass(config := configs.get(stage)):
+            names = {each.name for each in fields(config)}
+            lines += ["", f"[{stage}]", *_toml({name: value for name, value in settings.items() if name in names})]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(values: Mapping[str, Any]) -> list[str]:
+    return [f"{_key(name)} = {_value(value)}" for name, value in values.items() if value is not None]
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
+
+
+def _value(value: Any) -> str:  # noqa: ANN401 (JSON)
+    if isinstance(value, dict):
+        return f"{{{', '.join(_toml(value))}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_value(each) for each in value if each is not None)}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

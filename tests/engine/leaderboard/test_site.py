@@ -1,0 +1,299 @@
+"""The pages of a site: what they show, that they show it safely, and that they need nothing but themselves."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.conftest import the_json
+from tests.engine.leaderboard.test_directory import results, write_run
+from tests.engine.report import fake
+
+from substyle.engine.cli import main
+from substyle.engine.leaderboard import site as made_by
+from substyle.engine.leaderboard.directory import add_rows
+from substyle.engine.leaderboard.row import rows_of
+from substyle.engine.leaderboard.site import write_site
+from substyle.engine.stages import stamp
+from substyle.engine.stages.stamp import Stamp
+from substyle.engine.store.layout import slug
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+BACKBONE = "dinov2_vit_small"
+
+
+def shown(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
+    """A run with a gallery, mistakes and a probe."""
+    made = results(**changes)
+    made["identity"] |= {"store": "uuid"}
+    mistake = {"key": "cat.jpg", "transformation": "jpeg", "truth": "jpeg", "predicted": "pixelate", "confidence": 0.9}
+    part = {"head": "linear", "scored": 9, "wrong": 1, "rows": [mistake | {"picture": "a/0.png"}]}
+    made["backbones"][BACKBONE]["mistakes"] = {"fine": part}
+    probes = f"probes/{slug(BACKBONE)}"
+    made["stamps"] = {probes: "0" * 16}
+    made["settings"] = {"probes": {"Cs": [0.1], "seed": 3, "unknown": 1}, "similarity": {"seed": 3}}
+    run = write_run(folder, made)
+    for number, name in enumerate(("gallery/0/identity.png", "gallery/0/jpeg.png", "mistakes/a/0.png")):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (90 * number, 20, 20)).save(run / name)
+    (run / probes).mkdir(parents=True)
+    (run / probes / "fine-linear.safetensors").write_bytes(b"a probe")
+    for name, store in (("gallery", "uuid"), (probes, "uuid")):
+        stamp.finish(run / name, Stamp(store, "", {}, "", {}, ""), 0.0)
+    return run
+
+
+class Page(HTMLParser):
+    """Elements of a page, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def links(self) -> Iterator[str]:
+        for _, attributes in self.elements:
+            yield from (attributes[name] for name in ("href", "src") if name in attributes)
+
+
+def pages(out: Path) -> dict[str, Page]:
+    return {path.relative_to(out).as_posix(): Page(path.read_text()) for path in out.rglob("*.html")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of a run with photographs, and of a directory with rows of other photographs."""
+    root = tmp_path_factory.mktemp("site")
+    other = results(seed=7)
+    other["identity"]["photographs"] = "f" * 16
+    add_rows(rows_of(other), root / "rows")
+    write_site([shown(root / "run"), root / "rows"], root / "out")
+    return root / "out"
+
+
+def test_links_resolve_and_nothing_comes_from_elsewhere(built: Path) -> None:
+    for name, page in pages(built).items():
+        for link in page.links():
+            target, _, anchor = link.partition("#")
+            if target == "data:,":
+                continue
+            path = (built / name).parent / target if target else built / name
+            assert path.resolve().is_relative_to(built.resolve()), link
+            assert path.is_file(), (name, link)
+            assert not anchor or f'id="{anchor}"' in path.read_text(), (name, link)
+        assert not page.of("iframe")
+        assert all("src" not in script for script in page.of("script"))
+
+
+def test_pages_are_small_and_say_what_they_are(built: Path) -> None:
+    found = pages(built)
+    assert {"index.html", "photographs.html", "backbones/index.html", "transformations/index.html"} < found.keys()
+    for name, page in found.items():
+        assert (built / name).stat().st_size <= made_by.MAX_PAGE
+        assert page.of("html")[0]["lang"] == "en"
+        assert [len(page.of(tag)) for tag in ("title", "h1", "main", "nav")] == [1, 1, 1, 1]
+        assert page.of("a")[0]["href"] == "#main"  # the first stop of the keyboard
+        assert all(image["alt"] for image in page.of("img"))
+        for region in [each for each in page.of("div") if each.get("class") == "scroll"]:
+            assert (region["tabindex"], region["role"]) == ("0", "region")
+            assert region["aria-label"]
+        assert not [attribute for _, own in page.elements for attribute in own if attribute.startswith("on")]
+
+
+def test_the_policy_allows_the_one_script_and_no_other(built: Path) -> None:
+    for path in built.rglob("*.html"):
+        text = path.read_text()
+        (policy,) = (m["content"] for m in Page(text).of("meta") if m.get("http-equiv") == "Content-Security-Policy")
+        scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+        digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+        assert re.findall(r"script-src '(.*?)'", policy) == [f"sha256-{digest}" for digest in digests]
+        assert len(scripts) == path.name.startswith("index") * (path.parent == built)
+        assert policy.startswith("default-src 'none'; ")
+
+
+def test_the_leaderboard_has_scores_with_intervals_and_links_to_rows(built: Path) -> None:
+    page = pages(built)["index.html"]
+    row = next(row for row in rows_of(results()) if row.backbone.name == BACKBONE)
+    score = next(each for each in row.scores if each.key == "held_out_linear")
+    text = "".join(page.text)
+    assert score.ci95 is not None
+    low, high = (f"{100 * end:.1f}" for end in score.ci95)
+    assert f"{100 * score.value:.1f}{low}–{high}" in text
+    rows = [link for link in page.links() if link.startswith("rows/")]
+    assert len(set(rows)) == 2 * len(fake.SKILLS)
+    form = next(own for own in page.of("form"))
+    assert form["id"] == "filters"
+    asked = {own["name"] for tag in ("select", "input") for own in page.of(tag)}
+    assert asked == {"question", "suite", "data", "objective", "family", "name", "from", "to"}
+    keys = [own["data-key"] for own in page.of("th") if "data-key" in own]
+    assert {"style_linear", "held_out_linear", "clean_linear", "obfuscated_linear"} < set(keys)
+
+
+def test_the_page_of_a_row_has_command_study_probe_and_stamp(built: Path) -> None:
+    rows = {name: page for name, page in pages(built).items() if name.startswith("rows/")}
+    name, page = next((name, page) for name, page in rows.items() if "a probe" in _probe(page, built))
+    mark = Path(name).stem
+    text = "".join(page.text)
+    assert f"substyle run {mark}.toml --images PHOTOGRAPHS" in text
+    assert mark in text
+    assert json.loads((built / "rows" / f"{mark}.json").read_text())["backbone"]["name"] == BACKBONE
+    study = tomllib.loads((built / "studies" / f"{mark}.toml").read_text())
+    assert (study["backbones"], study["probes"]) == ([BACKBONE], {"Cs": [0.1], "seed": 3})
+
+
+def test_rows_are_headed_by_words(built: Path) -> None:
+    for name, page in pages(built).items():
+        assert not [text for text in page.text if text.startswith(("(", "["))], name
+
+
+def _probe(page: Page, built: Path) -> str:
+    return "".join((built / "rows" / link).read_text() for link in page.links() if link.endswith(".safetensors"))
+
+
+def test_what_transformations_show_to_whom(built: Path) -> None:
+    (name,) = (name for name in pages(built) if re.fullmatch(r"transformations/jpeg-\w+\.html", name))
+    page = pages(built)[name]
+    assert len(page.of("img")) == 1
+    own = results()["backbones"][BACKBONE]["fine"]["linear"]["by_transformation"]["jpeg"]
+    assert f"{100 * own:.1f}" in "".join(page.text)
+
+
+def test_severities_are_on_the_page_of_their_transformation(tmp_path: Path) -> None:
+    made = results()
+    curve = {"severities": [1, 3], "accuracy": [0.4321, 0.8], "ci95": [None, [0.7, 0.9]]}
+    made["backbones"][BACKBONE]["fine"]["linear"]["by_severity"] = {"jpeg": curve}
+    write_site([write_run(tmp_path / "run", made)], tmp_path / "out")
+    (page,) = (page for name, page in pages(tmp_path / "out").items() if name.startswith("transformations/jpeg-"))
+    assert {"Severity", "43.2"} <= set(page.text)
+
+
+def test_rows_that_must_not_be_compared_stand_apart_and_say_why(tmp_path: Path) -> None:
+    own = {"backbones": {BACKBONE: results()["backbones"][BACKBONE]}}
+    runs = [write_run(tmp_path / "first", results(**own))]
+    for name, change in (("seed", {"seed": 1}), ("canvas", {"canvas": 64}), ("suite", {}), ("photographs", {})):
+        made = results(**own, **change)
+        if name == "suite":
+            made["transformations"][2]["parameters"] = [{"name": "sigma"}]
+        if name == "photographs":
+            made["identity"]["photographs"] = "e" * 16
+        runs.append(write_run(tmp_path / name, made))
+    unknown = results(identity=None, **own)
+    runs.append(write_run(tmp_path / "unknown", unknown))
+    assert write_site(runs, tmp_path / "out").tables == 6
+    text = "".join(pages(tmp_path / "out")["index.html"].text)
+    for reason in ("another seed", "another canvas", "another suite or other definitions", "other photographs"):
+        assert re.search(rf"Not compared with table \d: {reason}\.", text), reason
+    assert "not recorded: these rows of one study are compared with each other alone" in " ".join(text.split())
+
+
+def test_other_settings_are_named(tmp_path: Path) -> None:
+    first, second = results(settings={"probes": {"seed": 0, "Cs": [1]}}), results(settings={"probes": {"seed": 0}})
+    runs = [write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)]
+    assert write_site(runs, tmp_path / "out").tables == 1
+    assert "Settings of probes differ: Cs." in "".join(pages(tmp_path / "out")["index.html"].text)
+
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}'
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    made = results(name=HOSTILE, suite=HOSTILE, note=HOSTILE, created=HOSTILE, settings={HOSTILE: {HOSTILE: HOSTILE}})
+    made["identity"]["sources"] = HOSTILE
+    made["backbones"] = {HOSTILE: made["backbones"][BACKBONE] | {"label": f"{HOSTILE}!"}}
+    made["backbones"][HOSTILE]["spec"] |= {"objective": HOSTILE, "licence": HOSTILE}
+    made["transformations"][1] |= {"name": HOSTILE, "coarse": HOSTILE}
+    made["backbones"][HOSTILE]["fine"]["linear"]["by_transformation"][HOSTILE] = 0.5
+    write_site([write_run(tmp_path / "run", made)], tmp_path / "out")
+    for name, page in pages(tmp_path / "out").items():
+        assert not page.of("img"), name
+        assert "onerror" not in [attribute for _, own in page.elements for attribute in own]
+        assert len(page.of("script")) == (name == "index.html")
+    assert HOSTILE in "".join(pages(tmp_path / "out")["index.html"].text).replace("\n", "")
+
+
+def test_photographs_stay_out_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = shown(tmp_path / "run"), tmp_path / "out"
+    assert main(["site", str(run), "--out", str(out), "--without-photographs", "--json"]) == 0
+    assert the_json(capsys)["rows"] == len(fake.SKILLS)
+    assert not list(out.rglob("*.jpg"))
+    assert not any(page.of("img") for page in pages(out).values())
+    assert "cat.jpg" not in "".join(path.read_text() for path in out.rglob("*.html"))
+    assert main(["site", str(run), "--out", str(out)]) == 0  # replaces the site
+    assert len(list(out.rglob("*.jpg"))) == 3
+
+
+def test_a_gallery_of_other_photographs_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shown(tmp_path / "run")
+    (run / "gallery" / "0" / "jpeg.png").write_bytes(b"edited")
+    write_site([run], tmp_path / "out")
+    assert "modified since it was written" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 1  # the mistake
+
+
+def test_long_pages_lose_tables_and_long_boards_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", results())
+    monkeypatch.setattr(made_by, "MAX_PAGE", 50_000)
+    monkeypatch.setattr(made_by, "_ROWS", 4)
+    write_site([run], tmp_path / "out")
+    found = pages(tmp_path / "out")
+    assert {"index.html", "index-2.html"} <= found.keys()
+    assert max(path.stat().st_size for path in (tmp_path / "out").rglob("*.html")) <= 50_000
+    assert any("Left out, since pages have at most 2 MB" in "".join(page.text) for page in found.values())
+    links = {link for name in ("index.html", "index-2.html") for link in found[name].links() if "rows/" in link}
+    assert len(links) == len(fake.SKILLS)
+    monkeypatch.setattr(made_by, "MAX_PAGE", 1_000)
+    with pytest.raises(SubstyleError, match="at most 1,000"):
+        write_site([run], tmp_path / "out")
+    assert (tmp_path / "out" / "index.html").exists()  # the former site is kept
+
+
+def test_only_a_site_is_replaced(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", results())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for out in (tmp_path / "mine", tmp_path / "link", tmp_path / "mine" / "file", run):
+        with pytest.raises(ConfigError, match="--out"):
+            write_site([run], out)
+    assert (tmp_path / "mine" / "file").read_text() == "mine"
+    with pytest.raises(ConfigError, match="directory of results"):
+        write_site([tmp_path / "mine"], tmp_path / "out")
+
+
+def test_equal_rows_are_one_and_different_ones_of_a_stamp_are_refused(tmp_path: Path) -> None:
+    stamps = {"stamps": {f"probes/{slug(name)}": "0" * 16 for name in fake.SKILLS}}
+    run = write_run(tmp_path / "run", results(**stamps))
+    add_rows(rows_of(results(**stamps)), tmp_path / "rows")
+    assert write_site([run, tmp_path / "rows"], tmp_path / "out").rows == len(fake.SKILLS)
+    other = results(**stamps)
+    other["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = 0.123
+    with pytest.raises(SubstyleError, match="other content"):
+        write_site([run, write_run(tmp_path / "other", other)], tmp_path / "out")
+
+
+def test_files_that_are_no_rows_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_rows(rows_of(results()), tmp_path / "rows")
+    bad = next((tmp_path / "rows").rglob("*.json"))
+    bad.write_text("{}")
+    assert main(["site", str(tmp_path / "rows"), "--out", str(tmp_path / "out"), "--json"]) == 1
+    answer = the_json(capsys)
+    assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], len(fake.SKILLS) - 1)

@@ -1,0 +1,34 @@
+"""From photographs to a site: a run, its rows in a directory, and pages; the study file of a row runs again."""
+
+from __future__ import annotations
+
+import pytest
+from tests.scenarios.scene import Scene, numbers, read
+
+from substyle.engine.study.file import load_study
+
+PIXELS = "control:pixels"
+
+
+@pytest.mark.usefixtures("pages")
+def test_a_run_becomes_rows_and_a_site(scene: Scene) -> None:
+    results = scene.run()
+    run, there, out = scene.root / "out", scene.root / "there", scene.root / "site"
+    (path,) = scene.ok("results", "add", run, "--to", there)["added"]
+    assert scene.ok("results", "add", run, "--to", there)["unchanged"] == [path]
+    assert scene.ok("results", "check", there)["rows"] == 1
+    assert scene.ok("results", "pull", there, "--to", scene.root / "copy")["added"] == [path]
+    row = read(scene.root / "copy" / path)
+    accuracy = results["backbones"][PIXELS]["fine"]["linear"]["accuracy"]
+    assert next(score for score in row["scores"] if score["key"] == "style_linear")["value"] == accuracy
+    assert row["data"]["digest"] == results["identity"]["photographs"]
+    assert set(row["stamps"]) >= {"probes", "analysis"}
+
+    answer = scene.ok("site", run, there, "--out", out)
+    assert (answer["rows"], answer["tables"]) == (1, 1)
+    assert list((out / "pictures").glob("*.jpg"))
+    assert list((out / "probes").rglob("fine-linear.safetensors"))
+    (study,) = (out / "studies").glob("*.toml")
+    assert load_study(study).probes == load_study(scene.study_file()).probes
+    again = scene.ok("run", study, "--images", scene.photos, "--out", scene.root / "again")
+    assert numbers(read(again["results"]))["backbones"] == numbers(results)["backbones"]
