@@ -180,6 +180,14 @@ class Row(_Part):
     stamps: Annotated[dict[Name, Digest], Field(max_length=1_000)]
     checksum: Digest
 
+    @model_validator(mode="after")
+    def _in_unicode(self) -> Row:
+        try:
+            self.text().encode()
+        except UnicodeEncodeError as error:  # settings may have halves of characters
+            raise ValueError("text in Unicode") from error
+        return self
+
     @property
     def recorded(self) -> bool:
         """Whether photographs and transformations are known, without which rows of two runs are not compared."""

@@ -156,6 +156,10 @@ def overflow(path: Path) -> Path:
     return path
 
 
+def half_a_character(path: Path) -> Path:
+    return _edit(path, lambda content: content["study"].update(settings={"probes": {"note": "\ud800"}}))
+
+
 def wrong_cell(path: Path) -> Path:
     return _edit(path, lambda content: content["tables"][0]["rows"][0].append(1))
 
@@ -210,7 +214,7 @@ def beside(path: Path) -> Path:
 
 
 TAMPERED = (
-    edited_number, edited_number_with_checksum, unknown_field, not_finite, overflow, wrong_cell, moved, renamed,
+    edited_number, edited_number_with_checksum, unknown_field, not_finite, overflow, half_a_character, wrong_cell, moved, renamed,
     other_name, link, linked_folder, oversized, deep, pipe, beside,
 )  # fmt: skip
 
