@@ -40,6 +40,7 @@ _MARKER, _KIND = "site.json", "site"
 _ROWS, _COLUMNS, _SECTIONS = 250, 40, 100  # of the leaderboard, rows of a page and columns; rows on a backbone's page
 _PROBE_BYTES = 2_000_000  # of a probe's file that the site has a copy of
 _EXTREMES = 5
+_PHOTOGRAPHS = 4  # of a gallery; a study has no more
 _TEMPLATES = Path(__file__).with_name("templates")
 _SCRIPT = (_TEMPLATES / "leaderboard.js").read_text(encoding="utf-8")
 _OTHER = {"photographs": "other photographs", "suite": "another suite or other definitions"}
@@ -330,7 +331,7 @@ class _Writer:
         note = note_of(files.inside(run, GALLERY)) if _listed(run, GALLERY) else None
         if note is not None and note.stamp.store == (document.identity or {}).get("store"):
             found = {(PurePosixPath(name).parent.name, PurePosixPath(name).stem): name for name in note.files}
-            for photograph in sorted({photograph for photograph, _ in found}):
+            for photograph in sorted({photograph for photograph, _ in found})[:_PHOTOGRAPHS]:
                 of = [(name, found[photograph, name]) for name in names if (photograph, name) in found]
                 gallery[photograph] = [(name, self._picture(run, f"{GALLERY}/{file}")) for name, file in of]
                 for name, file in gallery[photograph]:

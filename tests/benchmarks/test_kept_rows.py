@@ -9,6 +9,7 @@ import pytest
 from benchmarks import kept_rows
 
 from substyle.engine.leaderboard.directory import add_rows, read_directory
+from substyle.engine.leaderboard.row import rows_of
 from substyle.engine.leaderboard.site import MAX_PAGE, write_site
 
 
@@ -27,6 +28,14 @@ def test_rows_are_the_numbers_of_the_summaries(tmp_path: Path) -> None:
             assert scores[f"{key}_linear"].n == kept["splits"]["test"]
         assert (row.backbone.digest, row.data.digest, row.suite.digest) == (None, None, None)
         assert {each.digest for each in row.suite.transformations} == {None}
+
+
+def test_scores_of_other_photographs_say_how_many() -> None:
+    kept = json.loads((kept_rows.RESULTS / "study-labels.json").read_text())
+    for row in rows_of(kept_rows.document(kept)):
+        of_label = kept["backbones"][row.backbone.name]["labels"]["by_label"]
+        found = {score.key.removeprefix("label_"): score.n for score in row.scores if score.stage == "labels"}
+        assert found == {name: label["images"] for name, label in of_label.items()}
 
 
 @pytest.mark.slow

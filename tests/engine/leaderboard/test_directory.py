@@ -214,8 +214,8 @@ def beside(path: Path) -> Path:
 
 
 TAMPERED = (
-    edited_number, edited_number_with_checksum, unknown_field, not_finite, overflow, half_a_character, wrong_cell, moved, renamed,
-    other_name, link, linked_folder, oversized, deep, pipe, beside,
+    edited_number, edited_number_with_checksum, unknown_field, not_finite, overflow, half_a_character, wrong_cell,
+    moved, renamed, other_name, link, linked_folder, oversized, deep, pipe, beside,
 )  # fmt: skip
 
 
