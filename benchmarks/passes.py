@@ -1,0 +1,136 @@
+"""How many passes over the training rows do linear probes take, and in which arithmetic?
+
+    python -m benchmarks.passes STORE [--out benchmarks/results/passes.json]
+
+The linear probes of each backbone of a store are fitted as `run` fits them on a GPU, first in bfloat16. Passes do not
+depend on the hardware.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from benchmarks import harness
+from substyle.engine.probes import leave_one_out, linear, solver
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.run import run_probes
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, load_table
+from substyle.pipelines.storage import place
+
+NAME = "passes"
+QUESTION = "how many passes over the training rows do linear probes take, and in which arithmetic?"
+ARITHMETIC = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
+Counts = dict[str, float]
+STATISTICS = "control:statistics"
+Totals = dict[tuple[str, str], Counts]
+
+
+def counted(table: EmbeddingTable, config: ProbeConfig) -> Totals:
+    """Counts of one backbone by task and kind of fit: ``fits``, passes by arithmetic, and the mean of ``heads`` in a
+    pass, as a fraction of those that the fit began with."""
+    found: Totals = defaultdict(lambda: defaultdict(float))
+    with _watched(found):
+        run_probes(table, replace(config, precision="bf16"), out_dir=None, quiet=True)
+    for counts in found.values():
+        counts["heads"] /= sum(counts[name] for name in ARITHMETIC.values())
+    return {key: dict(counts) for key, counts in found.items()}
+
+
+@contextmanager
+def _watched(found: Totals) -> Iterator[None]:
+    """Count all fits and their passes."""
+    fit, search, now = linear.fit_heads, solver._Objective.__call__, [("", "", 1)]
+
+    def watched_fit(features: Any, task: Any, config: Any, variant_KT: Any, Cs: Any, *args: Any, **kw: Any) -> Any:  # noqa: ANN401
+        start, image_KN = (*args, None, None)[:2]
+        grid = "grid" if len(Cs) > 1 else "single"  # an extension of the grid, or a smaller tolerance
+        kind = "resamples" if image_KN is not None else grid if start is None or len(Cs) == 1 else "tightened"
+        if len(variant_KT) > 1 and (variant_KT != variant_KT[0]).any():
+            kind = "rotation"
+        narrow = "equal_" if features.projection is not None else ""
+        now[0] = narrow + task.name, kind, len(Cs)
+        found[now[0][:2]]["fits"] += 1
+        return fit(features, task, config, variant_KT, Cs, *args, **kw)
+
+    def watched_pass(objective: Any, u_KP: Any, heads: Any) -> Any:  # noqa: ANN401
+        counts = found[now[0][:2]]
+        counts[ARITHMETIC[objective.features.dtype]] += 1
+        counts["heads"] += len(heads) / now[0][2]
+        return search(objective, u_KP, heads)
+
+    with (
+        patch.object(linear, "fit_heads", watched_fit),
+        patch.object(leave_one_out, "fit_heads", watched_fit),
+        patch.object(solver._Objective, "__call__", watched_pass),
+    ):
+        yield
+
+
+def rows_of(store: EmbeddingStore) -> list[dict[str, Any]]:
+    """Counts of all backbones of a store."""
+    config, rows = ProbeConfig(tasks=("fine", "coarse", "semantic"), heads=("linear",), device="cpu", threads=1), []
+    for entry in store.backbones():
+        table = load_table(store, entry.name)
+        for (task, kind), counts in counted(table, config).items():
+            rows.append({"backbone": entry.name, "task": task, "kind": kind, **counts})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def means(
+    rows: Sequence[dict[str, Any]], *, statistics: bool
+) -> dict[tuple[str, str], tuple[float, float, float, float]]:
+    """Means of the fits that there are: their number, passes in 16 bits and in more, and the fraction of heads.
+
+    Args:
+        statistics: of ``control:statistics``, which takes several times as many passes, or else of all other backbones.
+    """
+    own = [row for row in rows if (row["backbone"] == STATISTICS) == statistics]
+    every = len({row["backbone"] for row in own})
+    found = {}
+    for key in dict.fromkeys((row["task"], row["kind"]) for row in own):
+        these = [row for row in own if (row["task"], row["kind"]) == key]
+        narrow = len(these) if key[0].startswith("equal_") and key[1] != "single" else every  # a backbone may be narrow
+        passes = [(row.get("bf16", 0.0), row.get("fp32", 0.0) + row.get("fp64", 0.0)) for row in these]
+        low, full = (sum(values) for values in zip(*passes, strict=True))
+        heads = sum(row["heads"] * sum(each) for row, each in zip(these, passes, strict=True)) / (low + full)
+        found[key] = (sum(row["fits"] for row in these) / narrow, low / narrow, full / narrow, heads)
+    return found
+
+
+def main() -> None:
+    """Count, print and write."""
+    parser = argparse.ArgumentParser(prog=NAME, description=QUESTION)
+    parser.add_argument("store", help="a store of embeddings")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS / f"{NAME}.json", metavar="FILE")
+    options = parser.parse_args()
+    store = EmbeddingStore.open(place(options.store))
+    rows = rows_of(store)
+    document = {
+        "schema": harness.SCHEMA,
+        "benchmark": NAME,
+        "question": QUESTION,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "environment": harness.environment(),
+        "rows": rows,
+    }
+    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    for statistics in (False, True):
+        for key, mean in means(rows, statistics=statistics).items():
+            print(f"    {key}: Fits({', '.join(f'{each:.3g}' for each in mean)}),")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Passes of linear probes: as many as fits report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks import passes
+from benchmarks.gpu_check.probe_tables import made
+
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.run import _Run
+
+
+def test_all_passes_are_counted() -> None:
+    table = made(200, 12)
+    config = ProbeConfig(
+        tasks=("fine", "coarse"), heads=("linear",), resamples=2, redraws=2, equal_width=8, bootstrap=100, device="cpu"
+    )
+    advanced = 0
+
+    class Watched:
+        def note(self, text: str) -> None:
+            pass
+
+        def advance(self, count: int = 1) -> None:
+            nonlocal advanced
+            advanced += count
+
+    run = _Run(table, replace(config, precision="bf16"), ["fine", "coarse"], None, {}, True, table)
+    for name in ("fine", "coarse"):
+        run.single(name, Watched())  # type: ignore[arg-type]
+    found = passes.counted(table, config)
+    assert sum(each[kind] for each in found.values() for kind in ("bf16", "fp32", "fp64") if kind in each) == advanced
+    assert {task for task, _ in found} == {"fine", "coarse", "equal_fine", "equal_coarse"}
+    assert {kind for _, kind in found} == {"grid", "single", "resamples", "rotation"}
+    assert all(0 < each["heads"] <= 1 and each["fits"] >= 1 for each in found.values())
