@@ -560,7 +560,7 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
     plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
     plan.add_argument("--measured", type=_local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
-    plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else 0.6)")
+    plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else assumed)")
     plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
 
 

@@ -22,7 +22,7 @@ from substyle.engine.estimate.forecast import forecasts
 from substyle.engine.estimate.measured import measured
 from substyle.engine.estimate.plan import CLASSES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
-from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card_of, device
+from substyle.engine.estimate.roofline import DEFAULT, DEVICES, SOURCES, Efficiency, card_of, device
 from substyle.engine.stages.registry import stages
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import TEST
@@ -50,7 +50,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     found, files = measured(card, options.measured or RESULTS)
     if given:  # these replace measured fractions of the same work; only decoding is left
         found = {name: value for name, value in found.items() if name == "decode_bytes"}
-    efficiency = Efficiency(**found, **given)
+    efficiency = Efficiency(**{"compute": gpu.reached} | found | given)
     photographs, classes, test = _photographs(options, study)
     made = plan_study(
         [choice.name for choice in study.backbones],
@@ -64,8 +64,9 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
         probes=study.probes,
         classes=classes or CLASSES,
     )
+    assumed = SOURCES | {"compute": gpu.source}
     sources = {
-        name: {"value": value, "from": "given" if name in given else "measured" if name in found else "assumed"}
+        name: {"value": value, "from": "given" if name in given else "measured" if name in found else assumed[name]}
         for name, value in vars(efficiency).items()
         if value is not None
     }
@@ -219,7 +220,7 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
     _show_forecast(answer["forecast"])
     print("\nfractions of the GPU's peaks, and bytes for whose time a photograph is decoded:")
     for name, value in answer["efficiency"].items():
-        print(f"{name:48} {value['value']:10.3g}  {value['from']}")
+        print(f"{name:14} {value['value']:10.3g}  {value['from']}")
     files = answer["measurement"]
     print(f"measured: {', '.join(files)}" if files else "nothing was measured on a GPU; run `make gpu-check` there")
 

@@ -165,7 +165,7 @@ def plan(
         ConfigError: a backbone cannot be estimated.
     """
     config = probes or ProbeConfig()
-    reached = efficiency or Efficiency()
+    reached = efficiency or Efficiency(device.reached)
 
     def stage(name: str, counted: str, work: Work, measured: float | None, times: int = 1) -> StageEstimate:
         compute, bandwidth = (times * seconds for seconds in work.times(device, reached.of(measured)))

@@ -6,7 +6,7 @@ A launch takes the longer of its compute and its memory time: the roofline of Wi
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from substyle.kernels.errors import ConfigError
 
@@ -22,6 +22,7 @@ class Device:
         bandwidth: peak memory bandwidth in bytes per second.
         copies: bytes per second between host and device, in each direction.
         memory: memory size in bytes.
+        reached: fraction of peak operations that products are assumed to reach, and its source.
     """
 
     name: str
@@ -30,17 +31,34 @@ class Device:
     bandwidth: float
     copies: float
     memory: float
+    reached: float
+    source: str
 
 
+_WIDER = (
+    "assumed: less than an A100's 0.6 (AITemplate), with more operations per byte of bandwidth; an H100's 0.39 would "
+    "be 11,000 ViT-B/16 images/s"
+)
+_AITEMPLATE = "published: AITemplate, ViT-B/16 in fp16, 5,273 images/s (59.5 %)"
 # Source: NVIDIA's data sheets; dense rates, half of those "with sparsity"
 DEVICES = {
-    "h100": Device("H100 SXM", 989e12, 66.9e12, 3.35e12, 64e9, 80e9),
-    "h200": Device("H200 SXM", 989e12, 66.9e12, 4.8e12, 64e9, 141e9),
-    "a100": Device("A100 SXM 80GB", 312e12, 19.5e12, 2.039e12, 32e9, 80e9),
-    "l4": Device("L4", 121e12, 30.3e12, 0.3e12, 32e9, 24e9),
+    "h100": Device("H100 SXM", 989e12, 66.9e12, 3.35e12, 64e9, 80e9, 0.45, _WIDER),
+    "h200": Device("H200 SXM", 989e12, 66.9e12, 4.8e12, 64e9, 141e9, 0.45, _WIDER),
+    "a100": Device("A100 SXM 80GB", 312e12, 19.5e12, 2.039e12, 32e9, 80e9, 0.6, _AITEMPLATE),
+    "l4": Device("L4", 121e12, 30.3e12, 0.3e12, 32e9, 24e9, 0.45, _WIDER),
 }
 DEFAULT = "h100"
+# What work is limited by
+TENSOR, FLOAT32, BANDWIDTH = UNITS = ("tensor cores", "float32 units", "memory bandwidth")
+Busy = dict[str, float]  # seconds by resource
 DALI_RATE = 21_567  # photographs per second, see `Efficiency.decode_bytes`
+
+
+SOURCES = {
+    "bandwidth": "assumed: copies reach 0.9, other kernels somewhat less",
+    "decode_bytes": "published: NVIDIA DALI's continuous integration, 21,567 photographs/s on an H100, 70 CPU threads",
+}
+"""Sources of the fields of `Efficiency`; that of `compute` is `Device.source`."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +66,14 @@ class Efficiency:
     """Achieved fractions of a GPU's peak rates. Fields that may be None are set only if measured.
 
     Attributes:
-        compute: fraction of `Device.flops` in matrix products and convolutions. AITemplate reaches 0.6 with ViT-B/16 in
-            fp16 on an A100 (5,273 images/s, 59.5 %).
-        bandwidth: fraction of `Device.bandwidth`. Copies reach 0.9, other kernels somewhat less.
+        compute: fraction of `Device.flops`, or of `Device.float32`, in matrix products and convolutions.
+        bandwidth: fraction of `Device.bandwidth`.
         decode_bytes: time of decoding a photograph, in bytes at full bandwidth: cards are assumed to scale with it.
-            NVIDIA DALI's continuous integration reaches 21,567 photographs/s on an H100 (nvJPEG and ResNet
-            preprocessing, 70 CPU threads). Fewer threads and photographs larger than ImageNet's are slower.
+            Fewer threads and photographs larger than ImageNet's are slower.
         backbones, styles, variants: fraction of the roofline that a stage reaches; replaces `compute` and `bandwidth`.
     """
 
-    compute: float = 0.6
+    compute: float
     bandwidth: float = 0.8
     decode_bytes: float = 3.35e12 / DALI_RATE
     backbones: float | None = None
@@ -66,7 +82,7 @@ class Efficiency:
 
     def of(self, measured: float | None) -> Efficiency:
         """Return `measured` as the fraction of both compute and bandwidth, or self if it is None."""
-        return self if measured is None else Efficiency(compute=measured, bandwidth=measured)
+        return self if measured is None else replace(self, compute=measured, bandwidth=measured)
 
 
 FULL = Efficiency(compute=1.0, bandwidth=1.0)  # the roofline itself
@@ -116,14 +132,21 @@ class Work:
         """Bytes to and from memory."""
         return sum(launch.moved for launch in self.launches) / self.images
 
-    def times(self, device: Device, efficiency: Efficiency) -> tuple[float, float]:
-        """Return the seconds on one GPU of launches limited by arithmetic, and of those limited by memory."""
-        limited = [0.0, 0.0]
+    def busy(self, device: Device, efficiency: Efficiency) -> Busy:
+        """Return the seconds on one GPU by what limits each launch: a unit of `UNITS`."""
+        limited: Busy = {}
         for launch in self.launches:
             compute = launch.flop / ((device.flops if launch.product else device.float32) * efficiency.compute)
             memory = launch.moved / (device.bandwidth * efficiency.bandwidth)
-            limited[memory >= compute] += max(compute, memory) / self.images
-        return limited[0], limited[1]
+            unit = BANDWIDTH if memory >= compute else TENSOR if launch.product else FLOAT32
+            limited[unit] = limited.get(unit, 0.0) + max(compute, memory) / self.images
+        return limited
+
+    def times(self, device: Device, efficiency: Efficiency) -> tuple[float, float]:
+        """Return the seconds on one GPU of launches limited by arithmetic, and of those limited by memory."""
+        busy = self.busy(device, efficiency)
+        memory = busy.pop(BANDWIDTH, 0.0)
+        return sum(busy.values()), memory
 
     def seconds(self, device: Device, efficiency: Efficiency) -> float:
         """Return the seconds on one GPU."""

@@ -12,6 +12,7 @@ from tests.conftest import the_json
 
 from substyle.engine import cli
 from substyle.engine.estimate.measured import fact
+from substyle.engine.estimate.roofline import DEVICES
 
 pytestmark = pytest.mark.usefixtures("counted_once")
 
@@ -72,11 +73,14 @@ def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[s
 
 def test_without_results_all_is_assumed(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown, answer = planned(study, results, capsys)
-    assert {name: said["from"] for name, said in answer["efficiency"].items()} == {
-        "compute": "assumed", "bandwidth": "assumed", "decode_bytes": "assumed"
-    }  # fmt: skip
+    said = {name: said["from"] for name, said in answer["efficiency"].items()}
+    assert said["compute"] == DEVICES["h100"].source
+    assert answer["efficiency"]["compute"]["value"] == DEVICES["h100"].reached
+    for source in said.values():
+        assert source in shown
+        assert source.partition(":")[0] in ("assumed", "measured", "published")
     assert answer["measurement"] == []
-    assert "measured:" not in shown
+    assert "measured: gpu-" not in shown
 
 
 def test_the_newest_measurement_of_each_field_is_taken(
@@ -94,11 +98,11 @@ def test_the_newest_measurement_of_each_field_is_taken(
     assert said["backbones"] == {"value": 0.4, "from": "measured"}  # the median
     assert said["variants"] == {"value": 1.0, "from": "measured"}  # no more than all
     assert said["decode_bytes"] == {"value": 1e8, "from": "measured"}  # of an earlier call
-    assert [said[name]["from"] for name in ("compute", "bandwidth")] == ["assumed"] * 2
+    assert all(said[name]["from"].startswith("assumed: ") for name in ("compute", "bandwidth"))
     assert answer["measurement"] == ["gpu-h100-2025-12-31.json", "gpu-h100-2026-01-01.json"]
     assert f"measured: {', '.join(answer['measurement'])}" in shown
     assumed, _ = planned(study, results, capsys, gpu=("--gpu", "l4"))
-    assert "measured:" not in assumed
+    assert "measured: gpu-" not in assumed
 
 
 def test_shares_that_are_given_come_first(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:

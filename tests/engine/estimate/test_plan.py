@@ -14,7 +14,19 @@ from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.estimate import stages
 from substyle.engine.estimate.counting import of_network
 from substyle.engine.estimate.plan import PRODUCTS, Plan, plan
-from substyle.engine.estimate.roofline import DEVICES, FULL, Device, Efficiency, Launch, Work, card_of, device
+from substyle.engine.estimate.roofline import (
+    BANDWIDTH,
+    DEVICES,
+    FLOAT32,
+    FULL,
+    TENSOR,
+    Device,
+    Efficiency,
+    Launch,
+    Work,
+    card_of,
+    device,
+)  # fmt: skip
 from substyle.engine.probes.complexity import grid_bytes
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import initial_of_tokens, token_grid
@@ -138,7 +150,8 @@ def test_styles_share_what_precedes_the_first_normalisation() -> None:
 
 def test_the_slower_of_arithmetic_and_traffic_decides() -> None:
     work = Work([Launch(100.0, 1.0, product=True), Launch(1.0, 100.0), Launch(50.0, 1.0)], images=2)
-    card = Device("x", flops=100.0, float32=5.0, bandwidth=10.0, copies=1.0, memory=1.0)
+    card = Device("x", flops=100.0, float32=5.0, bandwidth=10.0, copies=1.0, memory=1.0, reached=1.0, source="")
+    assert work.busy(card, FULL) == {TENSOR: 0.5, FLOAT32: 5.0, BANDWIDTH: 5.0}
     assert work.times(card, FULL) == pytest.approx(((1.0 + 10.0) / 2, 10.0 / 2))
     assert work.seconds(card, Efficiency(0.5, 0.1)) == pytest.approx((2.0 + 100.0 + 20.0) / 2)
 
@@ -178,7 +191,7 @@ def test_the_stages_are_those_that_were_counted() -> None:
         assert made[name].counted != PRODUCTS
     vit = stages.backbone(VIT, 256).work
     assert made[VIT].flop == pytest.approx(31 * vit.flop)
-    assert made[VIT].seconds == pytest.approx(31 * vit.seconds(H100, Efficiency()))
+    assert made[VIT].seconds == pytest.approx(31 * vit.seconds(H100, Efficiency(H100.reached)))
 
 
 def test_a_small_backbone_waits_for_the_thread_that_writes() -> None:
@@ -210,8 +223,8 @@ def test_the_cost_of_each_backbone() -> None:
 def test_statistics_are_counted_and_cheap() -> None:
     """Their operations are not fused: every one reads and writes its tensors, and each launch has the whole batch."""
     vit, statistics = (stages.backbone(name, stages.BATCH).work for name in (VIT, "control:statistics"))
-    assert 0.05 * vit.seconds(H100, Efficiency()) < statistics.seconds(H100, Efficiency())
-    assert statistics.seconds(H100, Efficiency()) < 0.2 * vit.seconds(H100, Efficiency())
+    assert 0.05 * vit.seconds(H100, Efficiency(H100.reached)) < statistics.seconds(H100, Efficiency(H100.reached))
+    assert statistics.seconds(H100, Efficiency(H100.reached)) < 0.2 * vit.seconds(H100, Efficiency(H100.reached))
     assert len(statistics.launches) < 200
 
 
@@ -232,7 +245,7 @@ def test_measured_shares_take_the_place_of_assumed_ones() -> None:
     def made(efficiency: Efficiency) -> Plan:
         return plan(["control:random:test_resnet"], SUITE, 10, H100, efficiency=efficiency)
 
-    full, found = made(FULL), made(Efficiency(decode_bytes=1e8, backbones=0.5, styles=0.25, variants=0.1))
+    full, found = made(FULL), made(Efficiency(H100.reached, decode_bytes=1e8, backbones=0.5, styles=0.25, variants=0.1))
     assert found.busy["JPEG decoder"] == pytest.approx(1e8 / H100.bandwidth)
     for stage, ideal, share in zip(found.stages[1:], full.stages[1:], (0.1, 0.25, 0.5), strict=True):
         assert stage.seconds == pytest.approx(ideal.seconds / share)
@@ -267,7 +280,7 @@ def test_the_complexity_grid_of_imagenet() -> None:
     assert fine.memory_bytes == grid_bytes(config, 768, 31)
     # forward and backward products of the grid once, and of each architecture twice as long
     flop = 6.0 * config.batch * semantic.parameters * config.mlp_steps * (1 + 2 / 3)
-    assert semantic.seconds >= 0.999 * flop / (H100.flops * Efficiency().compute)
+    assert semantic.seconds >= 0.999 * flop / (H100.flops * H100.reached)
     assert plan([VIT], SUITE, 1000, H100).probes == []
 
 
@@ -299,6 +312,14 @@ def test_backbones_that_cannot_be_planned_for(name: str, given: str) -> None:
     with pytest.raises(ConfigError) as caught:
         stages.backbone(name, 2)
     assert (caught.value.field, caught.value.given) == (f"backbone {name}", given)
+
+
+def test_each_card_says_what_its_products_reach() -> None:
+    for card in DEVICES.values():
+        assert 0 < card.reached <= 1
+        assert card.source.partition(":")[0] in ("assumed", "published", "measured")
+    hours = {share: plan([VIT], SUITE, 1000, H100, efficiency=Efficiency(share)).hours for share in (H100.reached, 0.6)}
+    assert plan([VIT], SUITE, 1000, H100).hours == hours[H100.reached] > hours[0.6]
 
 
 def test_an_unknown_gpu_is_refused() -> None:
