@@ -3,7 +3,7 @@
     python -m benchmarks.passes STORE [--out benchmarks/results/passes.json]
 
 The linear probes of each backbone of a store are fitted as `run` fits them on a GPU, first in bfloat16. Passes do not
-depend on the hardware.
+depend on the hardware: `engine/estimate/probes.py` has their means over backbones.
 """
 
 from __future__ import annotations

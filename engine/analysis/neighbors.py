@@ -273,8 +273,8 @@ def retrieval(rows: SampledRows, neighbour_Rk: I64) -> dict[str, dict[str, float
     return answer
 
 
-_ITERATIONS = 25
-_RESTARTS = 2
+ITERATIONS = 25
+RESTARTS = 2
 _RESAMPLES = 300
 
 
@@ -287,8 +287,8 @@ def kmeans(x_RD: F32, k: int, seed: int, device: torch.device = CPU) -> I64:
     trainer = faiss.Kmeans(
         x_RD.shape[1],
         k,
-        niter=_ITERATIONS,
-        nredo=_RESTARTS,
+        niter=ITERATIONS,
+        nredo=RESTARTS,
         spherical=True,
         seed=seed % 2**31,
         min_points_per_centroid=1,

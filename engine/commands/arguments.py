@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,17 @@ def _share(text: str) -> float:
     if not 0.0 < share <= 1.0:
         raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: a number above 0, at most 1")
     return share
+
+
+def _hours(text: str) -> float:
+    """Argument type: a positive number."""
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0.0 < hours < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: a number above 0")
+    return hours
 
 
 def _place(text: str) -> object:
@@ -561,6 +573,7 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
     plan.add_argument("--measured", type=_local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
     plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else assumed)")
+    plan.add_argument("--goal", type=_hours, metavar="HOURS", help="hours that the whole study may take")
     plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
 
 

@@ -22,7 +22,7 @@ from substyle.engine.estimate.forecast import forecasts
 from substyle.engine.estimate.measured import measured
 from substyle.engine.estimate.plan import CLASSES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
-from substyle.engine.estimate.roofline import DEFAULT, DEVICES, SOURCES, Efficiency, card_of, device
+from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, SOURCES, UNITS, Efficiency, card_of, device
 from substyle.engine.stages.registry import stages
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import TEST
@@ -62,7 +62,9 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
         dtype=study.embed.dtype,
         efficiency=efficiency,
         probes=study.probes,
+        analyzed=study.analysis,
         classes=classes or CLASSES,
+        fractions=study.splits.fractions,
     )
     assumed = SOURCES | {"compute": gpu.source}
     sources = {
@@ -72,7 +74,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     }
     remark = "; ".join(filter(None, (remark, _eight_bits(study), _not_counted(study))))
     answer = made.describe() | {"remark": remark or None, "efficiency": sources, "measurement": files if found else []}
-    answer["forecast"] = _forecast(study, test)
+    answer |= {"forecast": _forecast(study, test), "goal": options.goal}
     _show(made, answer)
     return answer
 
@@ -184,11 +186,12 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
     rate = made.embeddings_per_s
     print(
         f"{made.photographs:,} photographs × {made.variants} variants on {made.count} × {made.gpu}: "
-        f"{made.hours:.2f} hours for embedding, without startup, probes, analysis and report; "
+        f"{made.hours:.2f} hours for embedding, {made.total_hours:.2f} with probes and analysis; "
         f"{'no backbone that takes time' if rate is None else f'{rate:,.0f} embeddings/s'}, "
         f"{made.of_backbone_rate:.2f} of the backbones alone; mean variant {made.mean_variant_us:.1f} µs; "
         f"limited by {made.limiting}"
     )
+    _show_parts(made, answer)
     print(f"\n{'µs per photograph and process':48} {'busy':>10}")
     for name, seconds in sorted(made.busy.items(), key=lambda one: -one[1]):
         print(f"{name:48} {seconds * 1e6:10.1f}")
@@ -218,11 +221,30 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
         sizes = f"{grid.heads:6} {grid.parameters / 1e6:9,.1f} {grid.memory_bytes / 1e9:7,.2f} {grid.seconds:8,.2f}"
         print(f"{grid.backbone:48} {grid.task:10} {grid.kind:10} {sizes}")
     _show_forecast(answer["forecast"])
-    print("\nfractions of the GPU's peaks, and bytes for whose time a photograph is decoded:")
+    print("\nfractions of the GPU's peaks, bytes for whose time a photograph is decoded, seconds per kernel:")
     for name, value in answer["efficiency"].items():
         print(f"{name:14} {value['value']:10.3g}  {value['from']}")
     files = answer["measurement"]
     print(f"measured: {', '.join(files)}" if files else "nothing was measured on a GPU; run `make gpu-check` there")
+
+
+def _show_parts(made: Plan, answer: dict[str, Any]) -> None:
+    """The whole study, and what stands between it and a goal."""
+    print(f"\n{'whole study, hours':40} {'all':>7} {'GPU':>7} {'host':>7} {'disk':>7}  {'limited by':18} source")
+    for part in made.parts:
+        gpu = sum(part.busy.get(unit, 0.0) for unit in UNITS)
+        host = max((hours for name, hours in part.busy.items() if name.startswith("host")), default=0.0)
+        hours = f"{part.hours:7.2f} {gpu:7.2f} {host:7.2f} {part.busy.get(DISK, 0.0):7.2f}"
+        print(f"{f'{part.stage}: {part.name}':40} {hours}  {part.limited_by:18} {part.source}")
+    print(f"{'total':40} {made.total_hours:7.2f}")
+    longest = sorted(made.parts, key=lambda part: -part.hours)[:3]
+    print(f"longest: {'; '.join(f'{part.name} {part.hours:.2f} ({part.limited_by})' for part in longest)}")
+    if (goal := answer["goal"]) is not None:
+        over = made.total_hours - goal
+        print(f"goal of {goal:g} hours: {f'exceeded by {over:.2f}' if over > 0 else f'{-over:.2f} hours to spare'}")
+    if made.count > 1:
+        print("probes and analysis run on one GPU, one backbone after another")
+    print("not counted: startup, similarity of backbones, maps, report")
 
 
 def bench(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.estimate import stages
-from substyle.engine.estimate.roofline import Device, Efficiency, Launch, Work
+from substyle.engine.config import AnalysisConfig
+from substyle.engine.estimate import analysis, stages
+from substyle.engine.estimate import probes as probing
+from substyle.engine.estimate.roofline import TENSOR, Busy, Device, Efficiency, Launch, Work, slowest, total
 from substyle.engine.estimate.stages import BATCH, NetworkFacts
 from substyle.engine.probes import complexity
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
 from substyle.engine.probes.heads import token_grid, token_shapes
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, Fractions
 from substyle.pipelines.transforms.base import get, real
 
 # Host seconds, measured on one Xeon core in 2026-11, in batches of 256. Python: per photograph headers (98 µs) and
@@ -25,6 +28,22 @@ from substyle.pipelines.transforms.base import get, real
 _PHOTOGRAPH, _VARIANT, _EMBEDDING, _READ, _WRITE = 128e-6, 5.3e-6, 1.9e-6, 100e-6 / 4, 1 / 0.15e9
 _FILE = 110e3  # bytes of a photograph, the mean of ImageNet's
 _DISK = 1e9  # bytes per second of the one disk, assumed
+
+EMBEDDING, PROBES, ANALYSIS = STAGES = ("embedding", "probes", "analysis")
+SHARED, NETWORKS, CONTROLS, MEANWHILE = "decode, variants, styles", "backbones", "controls", "host and disk"
+GRIDS = "token heads, probe complexity"
+ROOFLINE, _CORE, _ONE_DISK = "counted: roofline", "measured: one Xeon core", "assumed: disk of 1 GB/s"
+SOURCES = {
+    MEANWHILE: f"{_CORE}; {_ONE_DISK}",
+    probing.LOADING: f"counted: bytes; {_ONE_DISK}",
+    **dict.fromkeys((*probing.LINEAR.values(), probing.EQUAL), "counted: solver; measured: passes of 272 photographs"),
+    **dict.fromkeys((probing.MLPS, probing.MULTITASK), "counted: step; assumed: steps doubled once"),
+    probing.SCORES: _CORE,
+    analysis.NEIGHBOURS: f"counted: products; {_CORE}",
+    analysis.CLUSTERS: f"counted: products; {_CORE}",
+    analysis.GEOMETRY: _CORE,
+}
+"""Where the hours of each part are from, if not from the roofline."""
 
 CLASSES = 1000  # ImageNet's, where photographs are not listed
 
@@ -95,13 +114,33 @@ class ProbeEstimate:
 
 
 @dataclass(frozen=True)
+class StudyPart:
+    """A part of the study, over all backbones.
+
+    Attributes:
+        stage: ``embedding``, ``probes`` or ``analysis``.
+        hours: wall time; parts follow one another, so their hours add up.
+        limited_by: the resource that is busy longest.
+        busy: hours of each resource. The units of a GPU work in turn, other resources at the same time.
+        source: what was counted, measured or assumed.
+    """
+
+    stage: str
+    name: str
+    hours: float
+    limited_by: str
+    busy: dict[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Estimated cost of a study.
 
     Attributes:
         gpu, count: GPU model and number of GPUs.
         photographs, variants: N and T.
-        hours: wall time of decode, variants, styles and backbones; startup, probes, analysis and report are left out.
+        hours: wall time of decode, variants, styles and backbones; startup is left out.
         embeddings_per_s: without controls; None if all are.
         of_backbone_rate: rate as a fraction of that of the backbones alone.
         mean_variant_us: mean GPU time of a variant other than the identity; 0 without any.
@@ -110,7 +149,8 @@ class Plan:
         store_bytes: size of the store; memory_bytes: per GPU during embedding, of memory_available_bytes.
         stages: costs per photograph. Stages share the GPU, so their times add up.
         tables: backbones.
-        probes: grids of probe complexity and of token heads; no other probes.
+        probes: grids of probe complexity and of token heads.
+        parts: the whole study; total_hours: of it. Probes and analysis run on one GPU, one backbone after another.
         not_counted: transformations of other libraries, which processes on the host compute at rates of their own.
     """
 
@@ -119,6 +159,7 @@ class Plan:
     photographs: int
     variants: int
     hours: float
+    total_hours: float
     embeddings_per_s: float | None
     of_backbone_rate: float
     mean_variant_us: float
@@ -130,6 +171,7 @@ class Plan:
     stages: list[StageEstimate]
     tables: list[DatasetEstimate]
     probes: list[ProbeEstimate]
+    parts: list[StudyPart]
     not_counted: list[str]
 
     def describe(self) -> dict[str, Any]:
@@ -148,7 +190,9 @@ def plan(
     dtype: str = "float16",
     efficiency: Efficiency | None = None,
     probes: ProbeConfig | None = None,
+    analyzed: AnalysisConfig | None = None,
     classes: int = CLASSES,
+    fractions: Fractions = DEFAULT_FRACTIONS,
 ) -> Plan:
     """Estimate the cost of a study.
 
@@ -158,8 +202,9 @@ def plan(
         photographs: N; count: number of GPUs.
         canvas: side S in pixels; dtype: type of the stored embeddings.
         efficiency: achieved fractions of the GPU's peak rates.
-        probes: settings of probes.
+        probes, analyzed: settings of probes and of the analysis.
         classes: number of classes C of the photographs.
+        fractions: of training, validation and test photographs.
 
     Raises:
         ConfigError: a backbone cannot be estimated.
@@ -167,8 +212,13 @@ def plan(
     config = probes or ProbeConfig()
     reached = efficiency or Efficiency(device.reached)
 
+    spent: dict[tuple[str, str], list[Busy]] = {}  # by stage and part: seconds, of each backbone
+
     def stage(name: str, counted: str, work: Work, measured: float | None, times: int = 1) -> StageEstimate:
         compute, bandwidth = (times * seconds for seconds in work.times(device, reached.of(measured)))
+        part = SHARED if name in SHARED.split(", ") else CONTROLS if name.startswith("control:") else NETWORKS
+        of_one = total((times * photographs / count, work.busy(device, reached.of(measured))))
+        spent.setdefault((EMBEDDING, part), []).append(of_one)
         counts = (times * work.flop, times * work.traffic, times * len(work.launches) * BATCH / work.images)
         return StageEstimate(name, counted, *counts, compute, bandwidth, compute + bandwidth)
 
@@ -189,12 +239,24 @@ def plan(
         weights += 2.0 * facts.parameters
         activations = max(activations, max((launch.moved for launch in facts.work.launches), default=0.0))
         shape, itemsize, seconds = (times, photographs, facts.dim), np.dtype(dtype).itemsize, networks[-1].seconds
-        room = MemoryBudget(shape, itemsize, int(device.memory), ProbeConfig.stream_buffer, device.name)
-        held = next((how for how in HOW if room.fits(how)), STREAMED)
+        held, room = _held(shape, itemsize, device)
         cost = (times / seconds if facts.parameters else None, photographs * seconds / 3600)
         stored, resident = float(math.prod(shape) * itemsize), float(room.needs(held))
         tables.append(DatasetEstimate(name, facts.dim, stored, held, resident, *cost))
         grids += _grids(name, facts, outputs, config, device, reached)
+        width = facts.dim // max(facts.tokens, 1)  # of the mean over tokens
+        how, _ = _held((times, photographs, width), itemsize, device)
+        table = probing.ProbedTable(
+            *(width, itemsize, how, transformations, photographs, classes, fractions[0], fractions[2]), stored
+        )
+        others = sum(map(len, found)) - 1
+        each = probing.parts(table, config, device, reached, _DISK, backbone=name, others=others)
+        for part, own in each:
+            spent.setdefault((PROBES, part), []).append(own)
+        for part, own in analysis.parts(table, analyzed or AnalysisConfig(), device, reached, _DISK):
+            spent.setdefault((ANALYSIS, part), []).append(own)
+    if grids:
+        spent[PROBES, GRIDS] = [{TENSOR: grid.seconds} for grid in grids]
     compute, bandwidth = (sum(getattr(s, by) for s in (*shared, *networks)) for by in ("compute", "bandwidth"))
     made = sum(get(name).made_by not in ("identity", "library") for name in transformations)
     store = sum(table.store_bytes for table in tables)
@@ -208,16 +270,25 @@ def plan(
         "host (writing)": store / photographs * _WRITE,
         "disk": count * (files * _FILE + store / photographs) / _DISK,  # all processes share one
     }
-    slowest = max(busy.values())
+    longest = max(busy.values())
+    waited = max(0.0, longest - compute - bandwidth)
+    meanwhile = {name: photographs / count / 3600 * each for name, each in busy.items() if not name.startswith("GPU")}
+    behind = max(meanwhile, key=meanwhile.__getitem__)
+    parts = [_part(stage, part, each) for (stage, part), each in spent.items()]
+    parts.append(
+        StudyPart(EMBEDDING, MEANWHILE, photographs * waited / count / 3600, behind, meanwhile, SOURCES[MEANWHILE])
+    )
+    parts.sort(key=lambda part: STAGES.index(part.stage))
     computed = sum(len(layers) for layers in found if any(facts.parameters for facts in layers.values()))
     return Plan(
         device.name,
         count,
         photographs,
         times,
-        hours=photographs * slowest / count / 3600,
-        embeddings_per_s=computed * times * count / slowest if computed else None,
-        of_backbone_rate=sum(network.seconds for network in networks) / slowest,
+        hours=photographs * longest / count / 3600,
+        total_hours=sum(part.hours for part in parts),
+        embeddings_per_s=computed * times * count / longest if computed else None,
+        of_backbone_rate=sum(network.seconds for network in networks) / longest,
         mean_variant_us=1e6 * (shared[1].seconds + shared[2].seconds) / max(made, 1),
         limiting=max(busy, key=busy.__getitem__),
         busy=busy,
@@ -228,8 +299,22 @@ def plan(
         stages=[*shared, *networks],
         tables=tables,
         probes=grids,
+        parts=parts,
         not_counted=[name for name in transformations if get(name).made_by == "library"],
     )
+
+
+def _part(stage: str, name: str, each: Sequence[Busy]) -> StudyPart:
+    """A part of several backbones, one after another."""
+    busy = {resource: hours for resource, hours in total(*((1 / 3600, own) for own in each)).items() if hours}
+    source = SOURCES.get(name, ROOFLINE)
+    return StudyPart(stage, name, sum(slowest(own)[1] for own in each) / 3600, slowest(busy)[0], busy, source)
+
+
+def _held(shape: tuple[int, ...], itemsize: int, device: Device) -> tuple[str, MemoryBudget]:
+    """How a table is held for probes on an otherwise empty GPU."""
+    room = MemoryBudget(shape, itemsize, int(device.memory), ProbeConfig.stream_buffer, device.name)
+    return next((how for how in HOW if room.fits(how)), STREAMED), room
 
 
 def _grids(
@@ -247,9 +332,9 @@ def _grids(
             return Work([Launch(flop, moved, product=True)]).seconds(device, reached)
 
         parameters = settings * sum(count for count, _ in sizes)
-        total = steps * (seconds(settings) + 2 * seconds(1))
+        whole = steps * (seconds(settings) + 2 * seconds(1))
         counts = (settings * len(sizes), parameters, float(complexity.BYTES * parameters))
-        found.append(ProbeEstimate(name, task, kind, *counts, total))
+        found.append(ProbeEstimate(name, task, kind, *counts, whole))
 
     for task, classes in outputs.items():
         if task not in config.tasks:

@@ -6,6 +6,7 @@ A launch takes the longer of its compute and its memory time: the roofline of Wi
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from substyle.kernels.errors import ConfigError
@@ -50,6 +51,7 @@ DEVICES = {
 DEFAULT = "h100"
 # What work is limited by
 TENSOR, FLOAT32, BANDWIDTH = UNITS = ("tensor cores", "float32 units", "memory bandwidth")
+LAUNCHES, HOST, DISK, PCIE = "launches", "host thread", "disk", "PCIe"
 Busy = dict[str, float]  # seconds by resource
 DALI_RATE = 21_567  # photographs per second, see `Efficiency.decode_bytes`
 
@@ -57,6 +59,8 @@ DALI_RATE = 21_567  # photographs per second, see `Efficiency.decode_bytes`
 SOURCES = {
     "bandwidth": "assumed: copies reach 0.9, other kernels somewhat less",
     "decode_bytes": "published: NVIDIA DALI's continuous integration, 21,567 photographs/s on an H100, 70 CPU threads",
+    "launch": "measured: torch on one Xeon core, tiny tensors; a driver is assumed to take as long as their arithmetic",
+    "replay": "assumed: a kernel in a CUDA graph, at least",
 }
 """Sources of the fields of `Efficiency`; that of `compute` is `Device.source`."""
 
@@ -70,12 +74,15 @@ class Efficiency:
         bandwidth: fraction of `Device.bandwidth`.
         decode_bytes: time of decoding a photograph, in bytes at full bandwidth: cards are assumed to scale with it.
             Fewer threads and photographs larger than ImageNet's are slower.
+        launch, replay: seconds per kernel that the host launches, and that a CUDA graph does.
         backbones, styles, variants: fraction of the roofline that a stage reaches; replaces `compute` and `bandwidth`.
     """
 
     compute: float
     bandwidth: float = 0.8
     decode_bytes: float = 3.35e12 / DALI_RATE
+    launch: float = 7e-6
+    replay: float = 2e-6
     backbones: float | None = None
     styles: float | None = None
     variants: float | None = None
@@ -151,3 +158,22 @@ class Work:
     def seconds(self, device: Device, efficiency: Efficiency) -> float:
         """Return the seconds on one GPU."""
         return sum(self.times(device, efficiency))
+
+
+def total(*weighted: tuple[float, Busy]) -> Busy:
+    """Add seconds by resource, each times a factor."""
+    found: Busy = {}
+    for factor, busy in weighted:
+        for resource, seconds in busy.items():
+            found[resource] = found.get(resource, 0.0) + factor * seconds
+    return found
+
+
+def slowest(busy: Mapping[str, float]) -> tuple[str, float]:
+    """The resource that limits work, and its seconds: the units of a GPU work in turn, other resources meanwhile."""
+    gpu = sum(busy.get(unit, 0.0) for unit in UNITS)
+    others = {resource: seconds for resource, seconds in busy.items() if resource not in UNITS}
+    name = max(others, key=others.__getitem__, default="")
+    if not others or gpu >= others[name]:
+        return max(UNITS, key=lambda unit: busy.get(unit, 0.0)), gpu
+    return name, others[name]

@@ -53,7 +53,7 @@ def variants(names: Sequence[str], side: int) -> Work:
     Left out are styles, and transformations of other libraries, which are computed on the host at a rate of their own.
     """
     load_all()
-    _import_kernels()
+    import_kernels()
     counter = Counter()
     counted = [name for name in names if base.get(name).made_by not in ("network", "library", base.PHOTOGRAPHS)]
     maker = _Maker(counted, side, counter)
@@ -65,7 +65,7 @@ def variants(names: Sequence[str], side: int) -> Work:
 
 
 @cache
-def _import_kernels() -> None:
+def import_kernels() -> None:
     """Import the Triton kernels, also where Triton is not installed: on the meta device none runs."""
     absent = [] if dispatch.installed() else ["triton", "triton.language"]
     sys.modules.update({name: _Absent(name) for name in absent})
@@ -139,7 +139,7 @@ def styles(names: Sequence[str], side: int) -> Work:
     Layers before the first normalisation are shared by all styles of a network.
     """
     load_all()
-    _import_kernels()
+    import_kernels()
     of_network: dict[str, list[str]] = {}
     for name in names:
         if base.get(name).made_by == "network":

@@ -246,8 +246,8 @@ class _Objective:
         self.variant_KT = torch.from_numpy(variant_KT).to(device, dtype)
         self.image_KN = None if image_KN is None else torch.from_numpy(image_KN).to(device, dtype)
         self._kept: list[_Block] = []
-        outputs = len(variant_KT) * len(rows.task.labels)
-        self.size = min(len(rows.t_R), max(256, min(_block_rows(features.width), _LOGITS // outputs)))
+        self.size = min(len(rows.t_R), block_rows(features.width, len(variant_KT) * len(rows.task.labels)))
+        self.keeps = len(rows.t_R) * features.width * features.dtype.itemsize <= _KEPT
 
     def __call__(self, u_KP: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss (K,) float64, gradient of coordinates (K, P), and largest absolute gradient of weights (K,)."""
@@ -274,10 +274,9 @@ class _Objective:
         if self._kept:
             yield from self._kept
             return
-        wide = len(self.rows.t_R) * self.features.width * self.features.dtype.itemsize
         kept: list[_Block] = []
         for block in self._gathered():
-            if wide <= _KEPT:
+            if self.keeps:
                 kept.append(tuple(part.clone() for part in block))
             yield block
         self._kept = kept
@@ -401,6 +400,11 @@ class _Pairs:
         """Keep the selected heads."""
         self.s, self.y, self.rho = self.s[:, kept_K], self.y[:, kept_K], self.rho[:, kept_K]
         self.first = self.first[kept_K]
+
+
+def block_rows(width: int, outputs: int) -> int:
+    """Rows of a block of features of a width, for heads with so many outputs in all."""
+    return max(256, min(_block_rows(width), _LOGITS // outputs))
 
 
 def _block_rows(width: int) -> int:

@@ -1,14 +1,28 @@
-"""Passes of linear probes: as many as fits report."""
+"""Passes of linear probes: as many as fits report, and the constants of plans are those of the kept results."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import pytest
 from benchmarks import passes
 from benchmarks.gpu_check.probe_tables import made
+from benchmarks.harness import RESULTS
 
+from substyle.engine.estimate.probes import NETWORKS, STATISTICS
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.run import _Run
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_plans_have_the_kept_passes(statistics: bool) -> None:
+    rows = json.loads((RESULTS / "passes.json").read_text())["rows"]
+    found = passes.means(rows, statistics=statistics)
+    known = STATISTICS if statistics else NETWORKS
+    assert known.keys() == found.keys()
+    for key, fits in known.items():
+        assert (fits.fits, fits.low, fits.full, fits.heads) == pytest.approx(found[key], rel=5e-3)
 
 
 def test_all_passes_are_counted() -> None:

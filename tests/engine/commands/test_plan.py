@@ -11,6 +11,7 @@ import torch
 from tests.conftest import the_json
 
 from substyle.engine import cli
+from substyle.engine.commands.arguments import BadUsage
 from substyle.engine.estimate.measured import fact
 from substyle.engine.estimate.roofline import DEVICES
 
@@ -57,7 +58,14 @@ def planned(
 def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown, answer = planned(study, results, capsys, "--count", "8", gpu=("--gpu", "a100"))
     assert (answer["gpu"], answer["count"], answer["photographs"]) == ("A100 SXM 80GB", 8, 1_331_167)
-    assert f"{answer['hours']:.2f} hours for embedding" in shown
+    assert f"{answer['hours']:.2f} hours for embedding, {answer['total_hours']:.2f} with probes and analysis" in shown
+    assert answer["total_hours"] == pytest.approx(sum(part["hours"] for part in answer["parts"]))
+    for part in answer["parts"]:
+        assert f"{part['stage']}: {part['name']}" in shown
+        assert f"{part['limited_by']:18} {part['source']}" in shown
+    longest = max(answer["parts"], key=lambda part: part["hours"])
+    assert f"longest: {longest['name']} {longest['hours']:.2f} ({longest['limited_by']})" in shown
+    assert "probes and analysis run on one GPU" in shown
     assert f"{answer['of_backbone_rate']:.2f} of the backbones alone" in shown
     assert answer["forecast"]["test"] == round(1_331_167 * 0.2)
     low, median, high = (f"{100 * each:.3g}" for each in answer["forecast"]["claims"][0]["half"])
@@ -74,6 +82,7 @@ def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[s
 def test_without_results_all_is_assumed(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown, answer = planned(study, results, capsys)
     said = {name: said["from"] for name, said in answer["efficiency"].items()}
+    assert set(said) == {"compute", "bandwidth", "decode_bytes", "launch", "replay"}
     assert said["compute"] == DEVICES["h100"].source
     assert answer["efficiency"]["compute"]["value"] == DEVICES["h100"].reached
     for source in said.values():
@@ -103,6 +112,21 @@ def test_the_newest_measurement_of_each_field_is_taken(
     assert f"measured: {', '.join(answer['measurement'])}" in shown
     assumed, _ = planned(study, results, capsys, gpu=("--gpu", "l4"))
     assert "measured: gpu-" not in assumed
+
+
+def test_a_goal_says_what_is_left(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, answer = planned(study, results, capsys)
+    assert (answer["goal"], "goal of" in shown) == (None, False)
+    total = answer["total_hours"]
+    shown, answer = planned(study, results, capsys, "--goal", "1")
+    assert answer["goal"] == 1.0
+    assert f"goal of 1 hours: exceeded by {total - 1:.2f}" in shown
+    shown, _ = planned(study, results, capsys, "--goal", "500")
+    assert f"goal of 500 hours: {500 - total:.2f} hours to spare" in shown
+    for given in ("0", "-1", "inf", "x"):
+        with pytest.raises(BadUsage):
+            cli.main(["plan", str(study), "--photographs", "9", "--goal", given])
+        assert f"argument --goal: got '{given}'; allowed: a number above 0" in capsys.readouterr().err
 
 
 def test_shares_that_are_given_come_first(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,3 +166,15 @@ def test_a_plug_in_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         return 255 - canvas_BSSC
 
     assert stages.variants(("inverted",), 32).traffic / (32 * 32 * 3) == pytest.approx(4.0, abs=0.02)
+
+
+def test_typed_products_run_in_the_type_of_their_tensors() -> None:
+    x = torch.empty(8, 4, device=META)
+    with Counter(typed=True) as counter:
+        x @ x.T
+        x.bfloat16() @ x.T.bfloat16()
+        torch.empty(100, 4, device=META)[torch.arange(3, device=META)]
+    (whole, *_, half), picked = [each for each in counter.launches if each.flop], counter.launches[-1]
+    assert (whole.product, half.product) == (False, True)
+    assert (whole.moved, half.moved) == (4.0 * (32 + 32 + 64), 2.0 * (32 + 32 + 64))
+    assert picked.moved == 4.0 * 12 + 4.0 * 12 + 8 * 3  # rows read and written, and their indices

@@ -1,0 +1,356 @@
+"""Work of the probes of one backbone: passes of the linear solver and training steps, run on tensors without memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from substyle.engine.estimate import stages
+from substyle.engine.estimate.counting import META, Counter
+from substyle.engine.estimate.roofline import DISK, HOST, LAUNCHES, PCIE, Busy, Device, Efficiency, Work, total
+from substyle.engine.probes import mlp, solver
+from substyle.engine.probes.batches import BatchPart, Features, Queue, StepSchedule
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dataset import INT8, STREAMED, Resident, Standardizer
+from substyle.engine.probes.heads import Dropout, Setting, StepSpec, _Step, grid, initial
+from substyle.engine.probes.tasks import Task
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels import dispatch
+from substyle.pipelines.transforms.base import get
+from substyle.pipelines.transforms.style import by_generator
+
+Parts = tuple[tuple[int, int], ...]  # number of classes, and rows of a batch, of each task
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Fits of linear heads of one kind: their number, passes in 16 bits and in float32 of all of them, and the mean
+    fraction of the heads that are left in a pass, since converged ones are removed."""
+
+    fits: float
+    low: float
+    full: float
+    heads: float
+
+
+# Means over networks and control:pixels, and those of control:statistics, whose features are worse conditioned, of 272
+# photographs: benchmarks/results/passes.json. A grid has a head for each C; single heads extend it or have smaller
+# tolerances. In kept studies, last fits to 1,600 photographs take 1.7 to 3.5 times as many passes as to 440.
+GRID, SINGLE, RESAMPLES, ROTATION = "grid", "single", "resamples", "rotation"
+Passes = dict[tuple[str, str], Fits]  # by task and kind
+NETWORKS: Passes = {
+    ("fine", GRID): Fits(1, 8.67, 35.7, 0.707),
+    ("fine", SINGLE): Fits(1.67, 2.67, 29.7, 1),
+    ("fine", RESAMPLES): Fits(1, 19, 37.7, 0.892),
+    ("equal_fine", GRID): Fits(1, 7.67, 27, 0.689),
+    ("equal_fine", SINGLE): Fits(1.67, 4, 24, 1),
+    ("equal_fine", RESAMPLES): Fits(1, 11.7, 29.3, 0.872),
+    ("coarse", GRID): Fits(1, 5, 19, 0.782),
+    ("coarse", SINGLE): Fits(1, 1, 13, 1),
+    ("coarse", RESAMPLES): Fits(1, 11.7, 27.3, 0.923),
+    ("coarse", ROTATION): Fits(2, 12.7, 49.3, 0.724),
+    ("equal_coarse", ROTATION): Fits(2, 10, 28, 0.762),
+    ("semantic", GRID): Fits(1, 8.33, 19.3, 0.614),
+    ("semantic", SINGLE): Fits(2, 2.33, 7.67, 1),
+    ("semantic", RESAMPLES): Fits(1, 30.7, 13.3, 0.723),
+}
+STATISTICS: Passes = {
+    ("fine", GRID): Fits(1, 11, 62, 0.589),
+    ("fine", SINGLE): Fits(4, 14, 361, 1),
+    ("fine", RESAMPLES): Fits(1, 52, 342, 0.825),
+    ("coarse", GRID): Fits(1, 7, 67, 0.608),
+    ("coarse", SINGLE): Fits(5, 28, 429, 1),
+    ("coarse", RESAMPLES): Fits(1, 104, 419, 0.855),
+    ("coarse", ROTATION): Fits(2, 286, 588, 0.683),
+    ("semantic", GRID): Fits(1, 10, 17, 0.63),
+    ("semantic", SINGLE): Fits(1, 1, 3, 1),
+    ("semantic", RESAMPLES): Fits(1, 53, 13, 0.579),
+}
+DOUBLINGS = 1  # of the steps of MLPs: the fewest; kept studies, whose first training has 150 steps, double 1 to 5 times
+# Host seconds, measured on one Xeon core in 2026-11: per training row of a fit (listing and weighting rows), per row
+# and head that is scored, and per photograph and bootstrap resample of the scores of 31 transformations
+_ROW, _SCORE, _RESAMPLE = 60e-9, 0.4e-6, 24e-9
+_READ = 3.96e9  # bytes per second of a full read as a table from page cache, benchmarks/results/store.json
+
+LOADING, MLPS, MULTITASK, SCORES = "loading", "MLPs", "multi-task", "rows, scores, intervals"
+LINEAR = {
+    GRID: "linear: grid of C",
+    SINGLE: "linear: larger grid, tolerance",
+    RESAMPLES: "linear: resamples",
+    ROTATION: "linear: rotation",
+}
+EQUAL = "linear: equal width"
+
+
+@dataclass(frozen=True)
+class ProbedTable:
+    """Embeddings of a backbone.
+
+    Attributes:
+        width: D; itemsize: bytes of a number; how: storage on the GPU, see `ProbeConfig.table`.
+        photographs: N, with so many classes; train, test: fractions of them.
+        size: bytes in the store, with all tokens.
+    """
+
+    width: int
+    itemsize: int
+    how: str
+    transformations: tuple[str, ...]
+    photographs: int
+    classes: int
+    train: float
+    test: float
+    size: float
+
+    @property
+    def held(self) -> torch.dtype:
+        """Type of the rows on the GPU."""
+        return torch.int8 if self.how == INT8 else torch.float32 if self.itemsize == 4 else torch.float16
+
+    def trained(self, transformations: int) -> int:
+        """Number of training rows of so many transformations."""
+        return max(1, round(self.train * self.photographs * transformations))
+
+    def tasks(self) -> dict[str, tuple[int, int]]:
+        """Numbers of classes and of training transformations of each task."""
+        seen = [get(name) for name in self.transformations if get(name).role == "train"]
+        families = len({name.partition("@")[0] for name in self.transformations})
+        return {
+            "fine": (families, len(self.transformations)),
+            "coarse": (len({each.coarse for each in seen}), len(seen)),
+            "semantic": (self.classes, 1),
+        }
+
+    def held_out(self, redraws: int) -> list[int]:
+        """Numbers of transformations that each head of the rotation has not seen, as `leave_one_out.rotate` draws."""
+        coarse = [get(name).coarse for name in self.transformations]
+        several = [own for own in {c: coarse.count(c) for c in coarse}.items() if own[1] > 1]
+        roles = [(get(name).coarse, get(name).role) for name in self.transformations]
+        none = all(role == "train" for _, role in roles)
+        drawn = sum(min(1 if none else roles.count((c, "held_out")), count - 1) for c, count in several)
+        generators = [len(styles) for styles in by_generator(self.transformations).values()]
+        return [1] * sum(count for _, count in several) + generators + [drawn] * redraws
+
+
+def parts(
+    table: ProbedTable,
+    config: ProbeConfig,
+    device: Device,
+    reached: Efficiency,
+    disk: float,
+    *,
+    backbone: str,
+    others: int,
+) -> Iterator[tuple[str, Busy]]:
+    """Seconds by resource of each part of the probes of a backbone, on one GPU.
+
+    Args:
+        disk: bytes per second of the disk.
+        backbone: its name; controls have no multi-task probe.
+        others: number of other backbones, with which scores are compared.
+    """
+    control, passes = backbone.startswith("control:"), STATISTICS if backbone == "control:statistics" else NETWORKS
+    if table.how != STREAMED:
+        yield LOADING, {DISK: table.size / disk, HOST: table.size / _READ, PCIE: table.size / device.copies}
+    known = {name: sizes for name, sizes in table.tasks().items() if sizes[0] > 1}
+    tasks = {name: sizes for name, sizes in known.items() if name in config.tasks}
+    rotated = config.rotate and not (control and not config.rotate_controls)
+    tested, variants = table.test * table.photographs, len(table.transformations)
+    host, scored, reports = 0.0, 0.0, 0.0  # seconds; rows and heads; bootstraps of scores
+
+    def streamed(rows: float) -> Busy:
+        moved = rows * table.width * table.itemsize if table.how == STREAMED else 0.0
+        return {DISK: moved / disk, HOST: moved / _READ, PCIE: moved / device.copies}
+
+    for (task, kind), fits in passes.items() if "linear" in config.heads else ():
+        name, narrow = task.removeprefix("equal_"), task != task.removeprefix("equal_")
+        held_out = table.held_out(0 if narrow else config.redraws) if rotated else []
+        count = {GRID: len(config.Cs), SINGLE: 1, RESAMPLES: config.resamples, ROTATION: len(held_out)}[kind]
+        if name not in tasks or not count or (narrow and not 0 < config.equal_width < table.width):
+            continue
+        classes, seen = (tasks[name][0], variants) if kind == ROTATION else tasks[name]
+        rows = table.trained(seen)
+        width = config.equal_width if narrow else table.width
+        busy = streamed((fits.low + fits.full) * rows)
+        for times, dtype in ((fits.low, half(config)), (fits.full, torch.float32)):
+            own = linear_pass(rows, width, count, fits.heads, classes, dtype, table, resampled=kind == RESAMPLES)
+            busy = total((1.0, busy), *((times * weight, seconds(work, device, reached)) for weight, work in own))
+        yield EQUAL if narrow else LINEAR[kind], busy
+        host += fits.fits * rows * _ROW
+        scored += tested * {SINGLE: 0, ROTATION: sum(held_out)}.get(kind, variants * (1 if kind == GRID else count))
+        reports += {GRID: 1 + others / 2, ROTATION: 2 + others / 2}.get(kind, 0)
+
+    def training(settings: Sequence[Setting], steps: int, parts: Parts) -> Busy:
+        """All settings, then the best of each group with twice the steps, as often as `DOUBLINGS`."""
+        best = list({setting.group: setting for setting in settings}.values())
+        more = steps * sum(2**i for i in range(1, DOUBLINGS + 1))
+        works = [(n, step(tuple(own), parts, config, table)) for n, own in ((steps, settings), (more, best))]
+        batches = streamed((steps + more) * sum(count for _, count in parts))
+        return total((1.0, batches), *((n, seconds(work, device, reached, captured=True)) for n, work in works))
+
+    for classes, seen in tasks.values() if "mlp" in config.heads else ():
+        batch = mlp.batch_size(table.trained(seen), config.batch)
+        busy = training(grid(config), config.mlp_steps, ((classes, batch),))
+        again = seconds(step((grid(config)[0],), ((classes, batch),), config, table), device, reached, captured=True)
+        resampled = config.mlp_resamples * config.mlp_steps * 2 ** (DOUBLINGS - 1)
+        yield MLPS, total((1.0, busy), (resampled, again), (resampled * batch, streamed(1)))
+        scored += tested * variants * (1 + config.mlp_resamples)
+        reports += 1 + others / 2
+    if "multitask" in config.tasks and not control and {"fine", "semantic"} <= known.keys():
+        fine, semantic = (_task(name, known[name][0], 1) for name in ("fine", "semantic"))
+        share = mlp.batch_size(table.trained(variants), config.batch) // 2
+        both = ((len(fine.labels), share), (len(semantic.labels), share))
+        yield MULTITASK, training(mlp.settings_of(fine, semantic, config), config.multitask_steps, both)
+        scored += 4 * tested * variants
+        reports += 6 + others
+    yield SCORES, {HOST: host + scored * _SCORE + reports * tested * config.bootstrap * _RESAMPLE}
+
+
+def half(config: ProbeConfig) -> torch.dtype:
+    """Type of products on a GPU until a linear head is close to its tolerance, and of MLPs."""
+    return torch.float32 if config.precision == "fp32" else torch.bfloat16
+
+
+def seconds(work: Work, device: Device, reached: Efficiency, *, captured: bool = False) -> Busy:
+    """Seconds by resource, with those in which kernels are launched: by the host, or captured in a CUDA graph."""
+    each = reached.replay if captured else reached.launch
+    return work.busy(device, reached) | {LAUNCHES: len(work.launches) * each}
+
+
+def linear_pass(
+    rows: int,
+    width: int,
+    count: int,
+    left: float,
+    classes: int,
+    dtype: torch.dtype,
+    table: ProbedTable,
+    *,
+    resampled: bool,
+) -> list[tuple[float, Work]]:
+    """A pass of the linear solver over all rows, as a sum of factors times work.
+
+    Args:
+        rows: R; width: of the features, after a projection.
+        count: number of heads K; left: fraction of them that have not converged.
+        dtype: of products; resampled: whether photographs have weights.
+    """
+    size = min(rows, solver.block_rows(width, count * classes))
+    blocks, heads = -(-rows // size), max(1.0, count * left)
+    keeps = rows * width * dtype.itemsize <= solver._KEPT
+    found: list[tuple[float, Work]] = []
+    for n in {math.floor(heads), math.ceil(heads)}:
+        weight = 1.0 - abs(heads - n)
+        around, block = _pass(size, width, n, classes, dtype, table.width, table.held, resampled, keeps)
+        found += [(weight, around), (weight * blocks, block), (weight, _search(n, classes * (width + 1)))]
+    return found
+
+
+@cache
+def _pass(
+    size: int, width: int, heads: int, classes: int, dtype: torch.dtype, wide: int, held: torch.dtype, resampled: bool,
+    keeps: bool,
+) -> tuple[Work, Work]:  # fmt: skip
+    """A pass of the solver without its blocks, and a block of it."""
+    features = _features(size, wide, held, dtype)  # a kernel that gathers counts all rows of its table
+    if width != wide:
+        features = features.projected(width, 0)
+    image_KN = np.ones((heads, 2 * size)) if resampled else None
+    rows = solver.TrainingRows(features, _task("semantic", classes, 2 * size), np.ones((heads, 1)), image_KN)
+    basis = solver.CovarianceBasis(torch.empty(width, width, device=META), torch.empty(width, device=META))
+    objective = solver._Objective(rows, features, solver._Metric.of(basis, classes, np.ones(heads)))
+    objective.size, objective.keeps = size, keeps
+    blocks, marks = objective._blocks, list[int]()
+
+    def watched() -> Iterator[tuple[torch.Tensor, ...]]:
+        marks.append(len(counter.launches))
+        for block in blocks():
+            marks.append(len(counter.launches))
+            yield block
+        marks.append(len(counter.launches))
+
+    u_KP, every = torch.empty(heads, classes * (width + 1), device=META), torch.arange(heads, device=META)
+    with torch.no_grad():
+        if keeps:
+            objective(u_KP, every)
+        objective._blocks = watched  # type: ignore[method-assign]
+        with Counter(typed=True) as counter, dispatch.watched(counter.triton):
+            objective(u_KP, every)
+    before, first, second, after = marks
+    # between two blocks: products with the first, and the rows of the second
+    return Work(counter.launches[:before] + counter.launches[after:]), Work(counter.launches[first:second])
+
+
+@cache
+def _search(heads: int, parameters: int) -> Work:
+    """The next direction of the search."""
+    u_KP, good_K = torch.empty(heads, parameters, device=META), torch.empty(heads, dtype=torch.bool, device=META)
+    with Counter(typed=True) as counter:
+        pairs = solver._Pairs(u_KP)
+        counter.launches.clear()
+        pairs.add(good_K, u_KP, u_KP)
+        pairs.direction(u_KP)
+    return Work(counter.launches)
+
+
+def step(settings: tuple[Setting, ...], parts: Parts, config: ProbeConfig, table: ProbedTable) -> Work:
+    """A training step of MLPs on a GPU.
+
+    Args:
+        settings: the heads, of one shape.
+        parts: number of classes, and rows of a batch, of each task.
+    """
+    return _step(settings, parts, config.dropout, half(config), table.width, table.held)
+
+
+@cache
+def _step(
+    settings: tuple[Setting, ...], parts: Parts, dropout: float, dtype: torch.dtype, width: int, held: torch.dtype
+) -> Work:
+    ends = np.cumsum([count for _, count in parts]).tolist()
+    rows = [slice(end - count, end) for end, (_, count) in zip(ends, parts, strict=True)]
+    outputs, own = 0, list[BatchPart]()
+    for classes, count in parts:
+        task: Any = SimpleNamespace(outputs=slice(outputs, outputs + classes))  # no rows are drawn
+        own.append(BatchPart(task, task, count))
+        outputs += classes
+    features = _features(ends[-1], width, held, dtype)
+    heads = initial(settings[0].width, width, outputs, len(settings), [0], META, settings[0].depth)
+    held_rows = features.held.rows(np.empty(0, np.int64), np.empty(0, np.int64))
+    queue = Queue(StepSchedule.of(1, rows, META), 1, features, held_rows.x_RD, held_rows.scale_R)
+    work = _Step(heads, StepSpec(settings, rows, own, META), queue, [0], Dropout(dropout, [0]).threshold)
+    with torch.no_grad():
+        work()  # copies weights to 16 bits, which later steps update
+        with Counter(typed=True) as counter, dispatch.watched(counter.triton):
+            work()
+    return Work(counter.launches)
+
+
+def _features(rows: int, width: int, held: torch.dtype, dtype: torch.dtype) -> Features:
+    """Features of a resident table; streamed rows are in a buffer as they are stored."""
+    stages.import_kernels()
+    x_TND = np.broadcast_to(np.float16(0), (1, rows, width))
+    every = np.ones((1, rows), np.bool_)
+    names = ("identity",)
+    table = EmbeddingTable(
+        "", x_TND, names, names, ("train",), (), np.empty(0, np.int64), (), np.empty(0, np.int8), every
+    )
+    scale_R = torch.empty(rows, device=META) if held == torch.int8 else None
+    resident = Resident(table, torch.empty(rows, width, dtype=held, device=META), scale_R)
+    return Features(resident, Standardizer(np.zeros(width, np.float32), np.ones(width, np.float32)), META, dtype)
+
+
+def _task(name: str, classes: int, rows: int) -> Task:
+    """A task on one transformation of as many photographs as rows."""
+    every, none = np.arange(rows), np.empty(0, np.int64)
+    labels = tuple(map(str, range(classes)))
+    distinct = np.ones((1, rows), np.bool_)
+    answer = np.zeros(rows, np.int64)
+    return Task(name, labels, True, answer, np.zeros(1, np.int64), none, every, none, none, distinct, every)
