@@ -17,45 +17,68 @@ from substyle.kernels.probe_heads import BETA1, BETA2, EPS
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-BLOCK_ROWS = 256  # rows per cross-entropy program: two per thread, so that bfloat16 is stored in 32-bit words
+# A program has few rows and several classes at once: three heads of 1,024 rows are 96 programs, 1,000 classes 63 rounds
+BLOCK_ROWS, BLOCK_CLASSES = 32, 16
 BLOCK = 1024  # parameters per AdamW program
 
 
+# for `tl.reduce`: the interpreter cannot run `tl.sum` and `tl.max` if Triton was imported for compilation
+@triton.jit
+def add(a, b):  # type: ignore[no-untyped-def]
+    """Sum."""
+    return a + b
+
+
+@triton.jit
+def larger(a, b):  # type: ignore[no-untyped-def]
+    """Maximum."""
+    return tl.maximum(a, b)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
-def _cross_entropy(logits, bias, target, share, gradient, loss, classes, batch, apart, between, outputs, shared, each, BIASED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Program (k, j): BLOCK rows of head k.
+def _cross_entropy(logits, bias, target, share, gradient, loss, classes, batch, apart, between, outputs, shared, each, BIASED: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Program (k, j): ROWS rows of head k, CLASSES classes at once.
 
     Strides of logits: ``apart`` of heads, ``between`` of classes, 1 of rows, so loads are coalesced. Strides of shares:
-    ``shared`` of heads, ``each`` of rows, 0 if all rows have the same share. ``gradient`` may alias ``logits``: each
-    value is read before it is overwritten.
+    ``shared`` of heads, ``each`` of rows, 0 if all rows have the same share. ``gradient`` may alias ``logits``: all
+    values are read before the first is overwritten, and each again by the thread that overwrites it.
     """
     head = tl.program_id(0).to(tl.int64)
-    rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     inside = rows < batch
-    start = head * apart + rows
+    wanted = tl.load(target + rows, mask=inside, other=0)[None, :]
+    start = (head * apart + rows)[None, :]
     own = bias + head * outputs
-    top = tl.full((BLOCK,), float("-inf"), tl.float32)
-    total = tl.full((BLOCK,), 0.0, tl.float32)
-    # running maximum and sum, rescaled when the maximum grows; unrolled, so that several loads are in flight
-    for c in tl.range(0, classes, loop_unroll_factor=4):
-        x = tl.load(logits + start + c * between, mask=inside, other=0.0).to(tl.float32)
+    some = tl.arange(0, CLASSES)
+    # running maxima and sums of every CLASSES-th class, rescaled when a maximum grows; -1e38: below all logits, finite
+    tops = tl.full((CLASSES, ROWS), -1e38, tl.float32)
+    sums = tl.full((CLASSES, ROWS), 0.0, tl.float32)
+    hits = tl.full((CLASSES, ROWS), 0.0, tl.float32)
+    for first in tl.range(0, classes, CLASSES):
+        c = (first + some)[:, None]
+        known = c < classes
+        x = tl.load(logits + start + c * between, mask=known & inside[None, :], other=0.0).to(tl.float32)
         if BIASED:
-            x += tl.load(own + c)
-        higher = tl.maximum(top, x)
-        total = total * tl.exp(top - higher) + tl.exp(x - higher)
-        top = higher
-    wanted = tl.load(target + rows, mask=inside, other=0)
+            x += tl.load(own + c, mask=known, other=0.0)
+        x = tl.where(known, x, -1e38)
+        higher = tl.maximum(tops, x)
+        sums = sums * tl.exp(tops - higher) + tl.where(known, tl.exp(x - higher), 0.0)
+        hits = tl.where(c == wanted, x, hits)
+        tops = higher
+    top = tl.reduce(tops, 0, larger)
+    total = tl.reduce(sums * tl.exp(tops - top[None, :]), 0, add)
+    hit = tl.reduce(hits, 0, add)
     weight = tl.load(share + head * shared + rows * each, mask=inside, other=0.0)
-    hit = tl.load(logits + start + wanted * between, mask=inside, other=0.0).to(tl.float32)
-    if BIASED:
-        hit += tl.load(own + wanted, mask=inside, other=0.0)
     tl.store(loss + head * batch + rows, (top + tl.log(total) - hit) * weight, mask=inside)
-    for c in tl.range(0, classes, loop_unroll_factor=4):
-        x = tl.load(logits + start + c * between, mask=inside, other=0.0).to(tl.float32)
+    tl.debug_barrier()
+    for first in tl.range(0, classes, CLASSES):
+        c = (first + some)[:, None]
+        there = (c < classes) & inside[None, :]
+        x = tl.load(logits + start + c * between, mask=there, other=-1e38).to(tl.float32)
         if BIASED:
-            x += tl.load(own + c)
-        g = (tl.exp(x - top) / total - (wanted == c).to(tl.float32)) * weight
-        tl.store(gradient + start + c * between, g.to(gradient.dtype.element_ty), mask=inside)
+            x += tl.load(own + c, mask=c < classes, other=0.0)
+        g = (tl.exp(x - top[None, :]) / total[None, :] - (c == wanted).to(tl.float32)) * weight[None, :]
+        tl.store(gradient + start + c * between, g.to(gradient.dtype.element_ty), mask=there)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -116,7 +139,7 @@ def cross_entropy_(
         dispatch.launch(
             _cross_entropy, grid, logits_KCB, share_KB if bias_KC is None else bias_KC, target_B, share_KB,
             gradient_KCB, loss_KB, classes, batch, apart, between, outputs, share_KB.stride(0), each,
-            BIASED=bias_KC is not None, BLOCK=BLOCK_ROWS,
+            BIASED=bias_KC is not None, ROWS=BLOCK_ROWS, CLASSES=BLOCK_CLASSES,
         )  # fmt: skip
     return loss_KB
 

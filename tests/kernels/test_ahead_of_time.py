@@ -115,9 +115,9 @@ BUDGETS = {
     "probe_data_triton._gather": Budget(lambda f: [gathered(f, *how) for how in GATHERED], 32, 0, 64),
     "probe_step_triton._cross_entropy": Budget(
         lambda f: [f.cross_entropy(LOGITS, TARGET, SHARE), f.cross_entropy_(*LOW, TARGET, SHARE[:, :1], LOW[0])],
-        40,
-        0,
-        32,
+        48,
+        512,
+        128,
     ),
     "probe_step_triton._adamw": Budget(
         lambda f: [
