@@ -19,6 +19,7 @@ from substyle.engine.probes import mlp, solver
 from substyle.engine.probes.batches import BatchPart, Features, Queue, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import INT8, STREAMED, Resident, Standardizer
+from substyle.engine.probes.evaluate import KEPT_DRAWS
 from substyle.engine.probes.heads import Dropout, Setting, StepSpec, _Step, grid, initial
 from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
@@ -75,8 +76,8 @@ STATISTICS: Passes = {
 }
 DOUBLINGS = 1  # of the steps of MLPs: the fewest; kept studies, whose first training has 150 steps, double 1 to 5 times
 # Host seconds, measured on one Xeon core in 2026-11: per training row of a fit (listing and weighting rows), per row
-# and head that is scored, and per photograph and bootstrap resample of the scores of 31 transformations
-_ROW, _SCORE, _RESAMPLE = 60e-9, 0.4e-6, 24e-9
+# and head that is scored, and per photograph and bootstrap resample: of the draws, of scores of 31 transformations
+_ROW, _SCORE, _DRAW, _RESAMPLE = 60e-9, 0.4e-6, 16e-9, 3e-9
 _READ = 3.96e9  # bytes per second of a full read as a table from page cache, benchmarks/results/store.json
 
 LOADING, MLPS, MULTITASK, SCORES = "loading", "MLPs", "multi-task", "rows, scores, intervals"
@@ -210,7 +211,9 @@ def parts(
         yield MULTITASK, training(mlp.settings_of(fine, semantic, config), config.multitask_steps, both)
         scored += 4 * tested * variants
         reports += 6 + others
-    yield SCORES, {HOST: host + scored * _SCORE + reports * tested * config.bootstrap * _RESAMPLE}
+    resamples = tested * config.bootstrap
+    draws = min(reports, 1) if resamples <= KEPT_DRAWS else reports
+    yield SCORES, {HOST: host + scored * _SCORE + resamples * (draws * _DRAW + reports * _RESAMPLE)}
 
 
 def half(config: ProbeConfig) -> torch.dtype:

@@ -7,7 +7,7 @@ means of the T accuracies, so one set of resamples serves all, and differences o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
@@ -112,6 +112,7 @@ DIFFERENCE: Bounds = (-1.0, 1.0)  # of two accuracies
 _UNSEEN = 3 / 1.645
 _ALIKE = 1e-9  # spread of replicates that are equal but for rounding
 _DRAWS_AT_ONCE = 4_000_000  # maximum image draws in memory
+KEPT_DRAWS = 1 << 29  # maximum bytes of multiplicities that are kept
 
 
 @dataclass(frozen=True)
@@ -447,14 +448,8 @@ def resample(
         np.add.at(by_group, place_N, both)
         both = by_group
     images, transformations = len(both), len(score_TN)
-    rng = np.random.Generator(np.random.PCG64([seed, images, 0x626F6F74]))
-    at_once = max(1, _DRAWS_AT_ONCE // max(images, 1))
-    parts = []
-    for start in range(0, resamples, at_once):
-        rows = min(at_once, resamples - start)
-        drawn = rng.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
-        times_RN = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float32)
-        parts.append(times_RN @ both)
+    made = _kept_multiplicities if resamples * images <= KEPT_DRAWS else _multiplicities
+    parts = [times_BN.astype(np.float32) @ both for times_BN in made(resamples, seed, images)]
     sums = np.concatenate([both.sum(axis=0, keepdims=True), *parts]).astype(np.float64)
     with np.errstate(invalid="ignore"):
         accuracies = sums[:, :transformations] / np.where(
@@ -467,6 +462,22 @@ def resample(
     if bounds == DIFFERENCE:
         apart_T = np.asarray(np.abs(right_NT).sum(axis=0) / np.maximum(counted.sum(axis=1), 1))
     return Resampled(accuracies[0], accuracies[1:], seed, units_T, bounds, apart_T)
+
+
+def _multiplicities(resamples: int, seed: int, images: int) -> Iterator[NDArray[np.uint8]]:
+    """How often each resample has each image, in blocks (B, N) of resamples."""
+    rng = np.random.Generator(np.random.PCG64([seed, images, 0x626F6F74]))
+    at_once = max(1, _DRAWS_AT_ONCE // max(images, 1))
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
+        drawn = rng.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.uint8)
+
+
+@lru_cache(2)
+def _kept_multiplicities(resamples: int, seed: int, images: int) -> list[NDArray[np.uint8]]:
+    """`_multiplicities`, which take five times as long as the sums; all scores over the same images have the same."""
+    return list(_multiplicities(resamples, seed, images))
 
 
 def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int) -> F64:
