@@ -135,6 +135,9 @@ lint: setup
 # the pages of docs/ and the API reference, into build/docs; a dead link or a missing page is an error
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	rm -rf build/kept
+	$(BIN)/python -m benchmarks.kept_rows --to build/kept
+	$(BIN)/substyle site build/kept --out build/docs/kept
 
 bench: setup
 	$(BIN)/substyle bench

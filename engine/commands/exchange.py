@@ -9,6 +9,7 @@ from typing import Any
 from substyle.engine.commands.options import fields_of, out_of
 from substyle.engine.devices import as_precision
 from substyle.engine.embedding.variants import write_variants
+from substyle.engine.leaderboard.directory import rows_of_run
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import hub
@@ -64,7 +65,8 @@ def card(options: argparse.Namespace) -> dict[str, Any]:
 
 def push(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle push RUN --repo USER/NAME`."""
-    address = hub.push(options.run, options.repo, private=options.private)
+    rows = {row.path: row.text().encode() for row in rows_of_run(options.run)}
+    address = hub.push(options.run, options.repo, private=options.private, rows=rows)
     print(f"uploaded: {address}")
     return {"commit": address}
 

@@ -52,11 +52,13 @@ def dot_panel(results: ResultsDocument, task: str, names: Iterable[str], title: 
         rows.append(DotRow(name, bool(backbone.control), dots))
     if not any(row.dots for row in rows):
         return None
-    draw = partial(_draw, rows=rows, labels=[label for label, *_ in wanted], chance=results.chance_of(task))
+    count = (results.splits or {}).get("test")
+    n = f", n = {count:,} photographs" if count else ""
+    draw = partial(_draw, rows=rows, labels=[label for label, *_ in wanted], chance=results.chance_of(task), n=n)
     return Panel(title, draw, spoken=", ".join(f"{row.name} {row.text}" for row in rows if row.dots))
 
 
-def _draw(axis: Any, rows: Sequence[DotRow], labels: Sequence[str], chance: float | None) -> None:  # noqa: ANN401 (matplotlib ships no types)
+def _draw(axis: Any, rows: Sequence[DotRow], labels: Sequence[str], chance: float | None, n: str) -> None:  # noqa: ANN401 (matplotlib ships no types)
     name_rows(axis, [row.name for row in rows], [row.text for row in rows])
     for label in labels:
         if any(label == own for row in rows for own, _ in row.dots):
@@ -68,7 +70,7 @@ def _draw(axis: Any, rows: Sequence[DotRow], labels: Sequence[str], chance: floa
             if low is not None and high is not None:
                 axis.plot([100 * low, 100 * high], [y, y], color=mark["mec"], lw=1.5)
             (dot,) = axis.plot(100 * value, y, "o", **mark)
-            tip(dot, f"{row.name}, {label}: {show_scored(score)}")
+            tip(dot, f"{row.name}, {label}: {show_scored(score)}{n}")
     if chance is not None:
         axis.axvline(100 * chance, color=MUTED, lw=0.8, ls=(0, (2, 2)), label=f"chance {show(chance)}")
     axis.set_xlabel("accuracy, %")

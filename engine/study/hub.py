@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def _reported(run: Path, results: ResultsDocument) -> list[str]:
     return found
 
 
-def push(run: Path, repo: str, *, private: bool = False) -> str:
+def push(run: Path, repo: str, *, private: bool = False, rows: Mapping[str, bytes] | None = None) -> str:
     """Upload card, report, results, tables, figures and probes of a run.
 
     Embeddings are not uploaded; the report may show photographs.
@@ -146,6 +147,7 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
         run: output folder.
         repo: ``user/name``, created if it does not exist.
         private: whether a new repository is private.
+        rows: further files by path, such as the rows of :mod:`substyle.engine.leaderboard`.
 
     Returns:
         address of the commit.
@@ -166,7 +168,10 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.create_commit(
             repo_id=repo,
-            operations=[CommitOperationAdd(name, str(run / name)) for name in names],
+            operations=[
+                *(CommitOperationAdd(name, str(run / name)) for name in names),
+                *(CommitOperationAdd(name, data) for name, data in (rows or {}).items()),
+            ],
             commit_message=f"Results of {run.resolve().name}",
         )
     except HFValidationError as error:

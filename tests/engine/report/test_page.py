@@ -128,9 +128,10 @@ def test_the_page_has_one_word_for_each_thing(full: ReportFiles) -> None:
 
 def test_plots_say_the_numbers_at_the_pointer(full: ReportFiles, fake: ModuleType) -> None:
     titles = set(re.findall("<title>(.*?)</title>", full.html.read_text(encoding="utf-8")))
+    count = fake.fake_results()["splits"]["test"]
     for name, backbone in fake.fake_results()["backbones"].items():
         style, low_high = (backbone["fine"]["linear"][key] for key in ("accuracy", "ci95"))
-        assert f"{name}, linear probe: {show(style)} ({show_interval(low_high)})" in titles
+        assert f"{name}, linear probe: {show(style)} ({show_interval(low_high)}), n = {count:,} photographs" in titles
         both = backbone["balance"]["same_image"], backbone["balance_ci95"]["same_image"]
         assert f"{name}, same photograph: {show(both[0])} ({show_interval(both[1])})" in titles
 

@@ -16,6 +16,8 @@ import yaml
 from huggingface_hub import ModelCard
 from tests.engine.report import fake
 
+from substyle.engine.cli import main
+from substyle.engine.leaderboard.directory import rows_of_run
 from substyle.engine.stages import stamp
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study import hub
@@ -118,6 +120,14 @@ def test_report_tables_and_probes_are_uploaded_and_embeddings_stay(run: Path, en
     assert Hub.files["README.md"] == (run / "README.md").read_bytes()
     with pytest.raises(ConfigError, match="--repo"):
         hub.push(run, "a/b/c")
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_the_command_uploads_the_rows_of_the_run(run: Path) -> None:
+    assert main(["push", str(run), "--repo", REPO]) == 0
+    rows = {row.path: row.text() for row in rows_of_run(run)}
+    assert rows
+    assert {name: data.decode() for name, data in Hub.files.items() if name.startswith("results/")} == rows
 
 
 def test_a_hub_out_of_reach_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
