@@ -117,7 +117,8 @@ class ProbeConfig:
     table: Literal["auto", "float16", "int8", "streamed"] = "auto"
     """How embeddings are held on the device. float16: all rows, as stored; int8: all rows, standardised and rounded to
     8 bits with one float32 scale each; streamed: rows of the next steps are read from the store during training;
-    ``auto``: the first of these that takes at most 0.8 of the free memory. All draw the same rows; streamed and float16
+    ``auto``: the first of these that takes at most 0.8 of the free memory, and streamed from host memory beside a GPU
+    if all rows take at most 0.8 of that. All draw the same rows; streamed and float16
     give bit-identical probes. Standardisation always uses the stored embeddings."""
     stream_buffer: Annotated[StrictInt, Field(ge=1 << 16, le=1 << 40)] = 1 << 30
     """Bytes of the double buffer in host memory (pinned for a GPU, which uses as many again) for loading or streaming

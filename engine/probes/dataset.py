@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -227,7 +227,7 @@ class Resident:
 
 
 class Streamed:
-    """Embeddings streamed from the store: rows of the next steps are read during training.
+    """Embeddings streamed from the store, or from host memory: rows of the next steps are read during training.
 
     Rows of several steps are read in file order, then returned in the order in which they were drawn, so training is
     identical to that on resident embeddings.
@@ -279,10 +279,16 @@ def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, qu
     itemsize = table.x_TND.dtype.itemsize
     room = MemoryBudget(table.x_TND.shape, itemsize, free_bytes(device), config.stream_buffer, str(device))
     how = room.choose(config.table)
+    beside = how == STREAMED and config.table == "auto" and room.needs(FLOAT16) <= SHARE * free_bytes(CPU)
     if not quiet:
-        print(f"probes {table.backbone}: embeddings {room.words(how)}", file=sys.stderr, flush=True)
+        source = " from host memory" if beside else ""
+        print(f"probes {table.backbone}: embeddings {room.words(how)}{source}", file=sys.stderr, flush=True)
     if how == STREAMED:
-        return Streamed(table, device, config.stream_buffer)
+        # a copy in the memory beside a GPU is several times as fast as a disk in every pass
+        read = (
+            replace(table, x_TND=table.x_TND.whole()) if beside and not isinstance(table.x_TND, np.ndarray) else table
+        )
+        return Streamed(read, device, config.stream_buffer)
     if how == INT8:
         return _rounded(table, device, config)
     return Resident.of(table, device) if device.type == "cpu" else _as_stored(table, device, config)

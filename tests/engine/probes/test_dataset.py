@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -203,6 +203,40 @@ IMAGENET = (31, 1_281_167, 768)  # 61.0 GB in float16
 def test_the_first_way_that_fits_is_chosen(free: float, chosen: str) -> None:
     here = MemoryBudget(IMAGENET, 2, int(free), 1 << 30, "cuda:0")
     assert here.choose("auto") == here.choose(chosen) == chosen
+
+
+class Lazy:
+    """Embeddings that are read when asked for."""
+
+    def __init__(self, x_TND: np.ndarray) -> None:
+        self.x_TND, self.shape, self.dtype, self.read = x_TND, x_TND.shape, x_TND.dtype, 0
+
+    def whole(self) -> np.ndarray:
+        self.read += 1
+        return self.x_TND
+
+
+@pytest.mark.parametrize(
+    ("asked", "host", "read"), [("auto", 1_300_000, True), ("auto", 1_100_000, False), ("streamed", 10**9, False)]
+)
+def test_a_table_larger_than_a_gpu_is_streamed_from_host_memory(
+    make_table: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: Literal["auto", "streamed"],
+    host: int,
+    read: bool,
+) -> None:
+    gpu = torch.device("meta")
+    monkeypatch.setattr(held_module, "free_bytes", lambda device: 100_000 if device == gpu else host)
+    lazy = Lazy(np.asarray(make_table(images=3_000).x_TND))
+    assert lazy.x_TND.nbytes == 960_000
+    table = replace(make_table(images=3_000), x_TND=lazy)  # type: ignore[arg-type]
+    held = hold(table, ProbeConfig(table=asked, stream_buffer=1 << 16), gpu, quiet=False)
+    assert isinstance(held, Streamed)
+    assert isinstance(held.table.x_TND, np.ndarray) == read
+    assert lazy.read == read
+    assert ("from host memory" in capsys.readouterr().err) == read
 
 
 def test_bytes_of_imagenet() -> None:
