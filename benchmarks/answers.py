@@ -22,6 +22,7 @@ PAGE = ROOT / "docs" / "results.md"
 FIGURE, LABELS = ROOT / "docs" / "answers.svg", ROOT / "docs" / "labels.svg"
 START, END = "<!-- answers: benchmarks/answers.py -->", "<!-- end of answers -->"
 LEVEL = 0.05  # of a clear difference, after Holm's correction over all pairs
+FEWEST = 100  # test photographs of a verdict
 INK, MUTED, FULL, OPEN = "#1b1f24", "#57606a", "#1f6fb5", "#c8561b"
 STATISTICS = "control:statistics"
 
@@ -117,7 +118,9 @@ def sentence(kept: dict[str, Any], question: Question) -> str:
     text += f"; no clear difference from {_named(unclear)}" if unclear else ""
     if STATISTICS in known:
         text += f". Low-level statistics reach {_per_cent(known[STATISTICS][question.score])} %"
-    return text + f"; chance is {_per_cent(kept['chance'][question.task])} %."
+    text += f"; chance is {_per_cent(kept['chance'][question.task])} %."
+    tested = kept["splits"]["test"]
+    return text + (f" Of {tested} test photographs, which are too few for a verdict." if tested < FEWEST else "")
 
 
 def _ranked(values: dict[str, float], shown: dict[str, str], *, lowest: bool = False) -> str:

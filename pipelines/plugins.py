@@ -48,7 +48,7 @@ def failed_line(error: BaseException) -> str:
     """Format as ``file:line: exception`` the innermost line of a plug-in that an exception went through; "" if none."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         own = frame.f_globals.get("__builtins__")
-        if isinstance(own, dict) and isinstance(getattr(own["__import__"], "__self__", None), _Plugin):
+        if isinstance(own, dict) and isinstance(getattr(own.get("__import__"), "__self__", None), _Plugin):
             return f"{frame.f_code.co_filename}:{line}: {type(error).__name__}: {error}"
     return ""
 

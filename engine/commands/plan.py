@@ -52,6 +52,8 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
         found = {name: value for name, value in found.items() if name == "decode_bytes"}
     efficiency = Efficiency(**{"compute": gpu.reached} | found | given)
     photographs, classes, test = _photographs(options, study)
+    if options.count > photographs:
+        raise ConfigError("--count", options.count, f"at most the number of photographs, {photographs:,}")
     made = plan_study(
         [choice.name for choice in study.backbones],
         settings.transformations,
@@ -241,7 +243,7 @@ def _show_parts(made: Plan, answer: dict[str, Any]) -> None:
     print(f"longest: {'; '.join(f'{part.name} {part.hours:.2f} ({part.limited_by})' for part in longest)}")
     if (goal := answer["goal"]) is not None:
         over = made.total_hours - goal
-        print(f"goal of {goal:g} hours: {f'exceeded by {over:.2f}' if over > 0 else f'{-over:.2f} hours to spare'}")
+        print(f"goal of {goal:g} h: {f'exceeded by {over:.2f} h' if over > 0 else f'{-over:.2f} h to spare'}")
     if made.count > 1:
         print("probes and analysis run on one GPU, one backbone after another")
     print("not counted: startup, similarity of backbones, maps, report")

@@ -112,7 +112,7 @@ DIFFERENCE: Bounds = (-1.0, 1.0)  # of two accuracies
 _UNSEEN = 3 / 1.645
 _ALIKE = 1e-9  # spread of replicates that are equal but for rounding
 _DRAWS_AT_ONCE = 4_000_000  # maximum image draws in memory
-KEPT_DRAWS = 1 << 29  # maximum bytes of multiplicities that are kept
+KEPT_DRAWS = 1 << 28  # maximum bytes of multiplicities that are kept
 
 
 @dataclass(frozen=True)
@@ -474,7 +474,7 @@ def _multiplicities(resamples: int, seed: int, images: int) -> Iterator[NDArray[
         yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.uint8)
 
 
-@lru_cache(2)
+@lru_cache(1)
 def _kept_multiplicities(resamples: int, seed: int, images: int) -> list[NDArray[np.uint8]]:
     """`_multiplicities`, which take five times as long as the sums; all scores over the same images have the same."""
     return list(_multiplicities(resamples, seed, images))

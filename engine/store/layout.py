@@ -21,8 +21,8 @@ from substyle.pipelines.storage import Place
 from substyle.pipelines.validation import PowerOfTwo, validated
 
 SCHEMA = 3
-# settings of a store that decide about pixels, and their types
 EXPORT_NOTE = "_substyle.json"  # of an export; readers of Parquet folders skip names that start with an underscore
+# settings of a store that decide about pixels, and their types
 PIXELS = {"seed": int, "canvas": int, "orientation": str, "style_precision": str, "crop_pct": float}
 CropPct = Annotated[StrictFloat, Field(ge=0.1, le=1)]
 Dtype = Literal["float16", "float32"]

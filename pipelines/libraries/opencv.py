@@ -28,6 +28,8 @@ def pencil_sketch(sigma_s: float = 60, sigma_r: float = 0.07, shade_factor: floa
     """Pencil drawing by the domain transform, grey or in colour."""
     given = {"sigma_s": within("sigma_s", sigma_s, 1, 200), "sigma_r": within("sigma_r", sigma_r, 0.01, 1)}
     given["shade_factor"] = within("shade_factor", shade_factor, 0, 0.1)
+    if not isinstance(color, bool):
+        raise ValueError(f"color = {color!r}, not true or false")
     return lambda cv2, image_SSC: cv2.pencilSketch(image_SSC, **given)[int(color)]
 
 
@@ -36,7 +38,7 @@ def cartoon(
 ) -> Style:
     """Bilateral filter (Tomasi and Manduchi, 1998), few levels of each channel, and lines of an adaptive threshold."""
     sigmas = within("sigma_color", sigma_color, 1, 255), within("sigma_space", sigma_space, 1, 100)
-    step, side = 256 / within("levels", levels, 2, 64), 2 * int(within("block", block, 3, 99) // 2) + 1
+    step, side = 256 / whole("levels", levels, 2, 64), 2 * (whole("block", block, 3, 99) // 2) + 1
     threshold = within("threshold", threshold, -255, 255)
 
     def drawn(cv2: Any, image_SSC: Pixels) -> Any:  # noqa: ANN401
@@ -54,15 +56,22 @@ def cartoon(
 
 def oil_painting(size: int = 3, dyn_ratio: int = 8) -> Style:
     """Mean colour of the most frequent grey level of a neighbourhood (Holzmann, 1988)."""
-    given = int(within("size", size, 1, 16)), int(within("dyn_ratio", dyn_ratio, 1, 127))
+    given = whole("size", size, 1, 16), whole("dyn_ratio", dyn_ratio, 1, 127)
     return lambda cv2, image_SSC: cv2.xphoto.oilPainting(image_SSC, *given)
 
 
 def within(name: str, value: float, low: float, high: float) -> float:
     """Return a number. Raises ValueError if it is none, or not in the range."""
-    if not isinstance(value, int | float) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{name} = {value!r}, not a number from {low:g} to {high:g}")
     return float(value)
+
+
+def whole(name: str, value: float, low: int, high: int) -> int:
+    """Return a whole number. Raises ValueError if it is none, or not in the range."""
+    if within(name, value, low, high) != int(value):
+        raise ValueError(f"{name} = {value!r}, not a whole number")
+    return int(value)
 
 
 class OpenCV(Library):

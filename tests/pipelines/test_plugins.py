@@ -147,3 +147,9 @@ def test_one_that_fails_is_named(tmp_path: Path, text: str, why: str) -> None:
         run_file(write(tmp_path, 1, text, name="failing.py"))
     assert caught.value.field == "plugin"
     assert "substyle_plugin_failing" not in sys.modules
+
+
+def test_code_without_builtins_of_its_own_is_no_plugin() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        eval("1 / 0", {"__builtins__": {}})
+    assert failed_line(caught.value) == ""

@@ -120,9 +120,9 @@ def test_a_goal_says_what_is_left(study: Path, results: Path, capsys: pytest.Cap
     total = answer["total_hours"]
     shown, answer = planned(study, results, capsys, "--goal", "1")
     assert answer["goal"] == 1.0
-    assert f"goal of 1 hours: exceeded by {total - 1:.2f}" in shown
+    assert f"goal of 1 h: exceeded by {total - 1:.2f} h" in shown
     shown, _ = planned(study, results, capsys, "--goal", "500")
-    assert f"goal of 500 hours: {500 - total:.2f} hours to spare" in shown
+    assert f"goal of 500 h: {500 - total:.2f} h to spare" in shown
     for given in ("0", "-1", "inf", "x"):
         with pytest.raises(BadUsage):
             cli.main(["plan", str(study), "--photographs", "9", "--goal", given])
@@ -192,6 +192,11 @@ def test_backbones_in_8_bits_are_counted_as_others(
     shown, quantised = planned(study, results, capsys)
     assert "counted as bf16: int8 and fp8" in shown
     assert quantised["hours"] == answer["hours"]
+
+
+def test_more_gpus_than_photographs_are_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", str(study), "--gpu", "a100", "--photographs", "10", "--count", "11"]) == 2
+    assert "--count: got 11" in capsys.readouterr().err
 
 
 def test_what_is_not_counted_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,7 +233,7 @@ def test_code_of_functions(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("text", "said"),
     [
         ('name = "x", of = "albumentations:RandomRan"', r"of: .*such as RandomRain"),
-        ('name = "x", of = "albumentations:RandomRain", parameters = { slants = 1 }', "slants.*slant_range="),
+        ('name = "x", of = "albumentations:RandomRain", parameters = { slants = 1 }', "slants.*slant_range ="),
         ('name = "x", of = "albumentations:RandomRain", parameters = { slant_range = "x" }', "valid tuple"),
         ('name = "x", of = "albumentations:TextImage", parameters = { font_path = "/etc/passwd" }', "TextImage"),
         ('name = "x", of = "albumentations:pipeline"', "file: got None"),
@@ -258,6 +258,9 @@ def test_code_of_functions(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ('name = "x", of = "gmic:exec"', "of: "),
         ('name = "x", of = "opencv:imread"', "of: "),
         ('name = "x", of = "opencv:cartoon", parameters = { levels = 1 }', "not a number from 2 to 64"),
+        ('name = "x", of = "opencv:cartoon", parameters = { levels = 2.7 }', "not a whole number"),
+        ('name = "x", of = "opencv:cartoon", parameters = { threshold = true }', "not a number from -255"),
+        ('name = "x", of = "opencv:pencil_sketch", parameters = { color = 5 }', "not true or false"),
         ('name = "x", of = "opencv:cartoon", parameters = { block = "9" }', "not a number from 3 to 99"),
         ('name = "x", of = "opencv:stylization", parameters = { sigma_r = { uniform = [0.1, 2] } }', "sigma_r = 2.0"),
         ('name = "x", of = "python:my_effects:sepia"', "strength"),
