@@ -27,9 +27,9 @@ from substyle.engine.analysis.robustness import robustness as correlations_of
 from substyle.engine.analysis.similarity import similarity as similarity_of
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import ACCURACY, Bounds, Resampled, by_class, resample, uniform_over
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.outcomes import holm as holm_corrected
+from substyle.engine.probes.resampling import ACCURACY, Bounds, Resampled, by_class, resample, uniform_over
 from substyle.engine.probes.ridge import Response, scored_on
 from substyle.engine.probes.single_task import Judged, by_severity
 from substyle.engine.report.claims import FEWEST_DECIDED, NOT_TESTABLE, STRONG, UNDECIDED, claims

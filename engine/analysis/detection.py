@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.attacks import CLEAN, SQUEEZED
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.evaluate import ACCURACY, Estimate
+from substyle.engine.probes.resampling import ACCURACY, Estimate
 from substyle.engine.store.layout import TRAIN
 from substyle.kernels.errors import SubstyleError, abbreviated
 

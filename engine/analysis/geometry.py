@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.evaluate import ACCURACY, Estimate
+from substyle.engine.probes.resampling import ACCURACY, Estimate
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
@@ -122,7 +122,7 @@ def _gather(
 def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed: int) -> list[float] | None:
     """95 % interval of a mean from a bootstrap over groups.
 
-    Booleans are accuracies, see :class:`.probes.evaluate.Estimate`. Other numbers may be skewed and have no bounds
+    Booleans are accuracies, see :class:`.probes.resampling.Estimate`. Other numbers may be skewed and have no bounds
     nearby: deviations are divided by the standard error of each resample (the bootstrap-t).
 
     Args:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.analysis.geometry import F32, I64, SampledRows, bootstrap_mean
 from substyle.engine.devices import AUTO
-from substyle.engine.probes.evaluate import ACCURACY, Estimate
+from substyle.engine.probes.resampling import ACCURACY, Estimate
 from substyle.kernels.dispatch import CPU, as_device
 from substyle.kernels.errors import ConfigError
 
@@ -319,8 +319,8 @@ def interval(
 
     Repeated groups raise mutual information, so the resamples' deviations from their mean are added to the value. Few
     rows raise it too, about as much as resampling does; the lower end is reduced by that. The clusters of the group
-    that :class:`.probes.evaluate.Estimate` adds are independent of the transformations, or equal to them. E[I] is that
-    of all rows, since class sizes hardly change. Clusters are fixed: the interval does not cover the choice of
+    that :class:`.probes.resampling.Estimate` adds are independent of the transformations, or equal to them. E[I] is
+    that of all rows, since class sizes hardly change. Clusters are fixed: the interval does not cover the choice of
     clusters, transformations or training images.
 
     Returns:

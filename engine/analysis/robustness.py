@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.probes.resampling import Estimate
 from substyle.engine.report.claims import FEWEST_CORRELATED
 
 F64 = NDArray[np.float64]

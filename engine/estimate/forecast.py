@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from scipy.special import stdtrit
 
-from substyle.engine.probes.evaluate import StudentsT
+from substyle.engine.probes.resampling import StudentsT
 from substyle.engine.report.claims import FEWEST_DECIDED
 from substyle.engine.report.deciding import correlation_interval
 from substyle.pipelines.transforms.style import by_generator

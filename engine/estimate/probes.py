@@ -19,8 +19,8 @@ from substyle.engine.probes import mlp, solver
 from substyle.engine.probes.batches import BatchPart, Features, Queue, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import INT8, STREAMED, Resident, Standardizer
-from substyle.engine.probes.evaluate import KEPT_DRAWS
 from substyle.engine.probes.heads import Dropout, Setting, StepSpec, _Step, grid, initial
+from substyle.engine.probes.resampling import KEPT_DRAWS
 from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch

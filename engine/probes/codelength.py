@@ -23,8 +23,9 @@ import torch
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
-from substyle.engine.probes.evaluate import ACCURACY, Estimate, resample, score, uniform_over
+from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.linear import TIGHTER, Linear, variant_weights
+from substyle.engine.probes.resampling import ACCURACY, Estimate, resample, uniform_over
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import F64, I64, Advance, Task
 from substyle.engine.probes.trainer import Validation

@@ -11,10 +11,11 @@ import numpy as np
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Resampled, resample, score, uniform_over
+from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.mlp import by_accuracy, part_of, scored_in_validation, until_agreed
+from substyle.engine.probes.resampling import Resampled, resample, uniform_over
 from substyle.engine.probes.tasks import I64, Advance, Task, identity
 from substyle.engine.probes.trainer import Validation
 from substyle.engine.store.table import EmbeddingTable

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import balanced_over, by_class, resample, score, uniform_over
+from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.linear import agreeing, certified, fit_heads, variant_weights
+from substyle.engine.probes.resampling import balanced_over, by_class, resample, uniform_over
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, coarse_task

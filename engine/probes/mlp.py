@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import DIFFERENCE, resample, score, uniform_over
+from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.heads import Setting, grid, token_grid
+from substyle.engine.probes.resampling import DIFFERENCE, resample, uniform_over
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, identity, stream_of
 from substyle.engine.probes.trainer import Trained, Validation, train
 from substyle.engine.store.table import EmbeddingTable

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.evaluate import DIFFERENCE, Estimate, StudentsT, by_class, resample, uniform_over
 from substyle.engine.probes.heads import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.leave_one_out import STYLE
+from substyle.engine.probes.resampling import DIFFERENCE, Estimate, StudentsT, by_class, resample, uniform_over
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import F64
 from substyle.engine.store.files import read_arrays, write_arrays, write_durably

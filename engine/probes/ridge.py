@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.probes.resampling import Estimate
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Estimate, Resampled, Scores, balanced_over, resample, score, uniform_over
+from substyle.engine.probes.evaluate import Scores, score
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images
 from substyle.engine.probes.mlp import Mlp, train_mlp
+from substyle.engine.probes.resampling import Estimate, Resampled, balanced_over, resample, uniform_over
 from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, identity
 from substyle.engine.store.table import EmbeddingTable

@@ -42,7 +42,7 @@ from substyle.engine.probes.attacks import (
 )
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ATTACKS, AttackConfig
-from substyle.engine.probes.evaluate import resample
+from substyle.engine.probes.resampling import resample
 from substyle.engine.stages.attack import section
 from substyle.engine.stages.attack.section import Attacks
 from substyle.engine.stages.probes import probe_file

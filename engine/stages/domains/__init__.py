@@ -16,8 +16,8 @@ from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.preflight import SplitCounts, check_splits, count_splits, opened
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Resampled, resample
 from substyle.engine.probes.outcomes import ProbeOutcome, metrics
+from substyle.engine.probes.resampling import Resampled, resample
 from substyle.engine.stages.domains import section
 from substyle.engine.stages.domains.section import ByTask
 from substyle.engine.stages.elsewhere import ElsewhereStage, store_stamps

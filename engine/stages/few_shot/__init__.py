@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, StrictInt
 from scipy.special import stdtrit
 
-from substyle.engine.probes.evaluate import resample
+from substyle.engine.probes.resampling import resample
 from substyle.engine.probes.tasks import identity
 from substyle.engine.stages.few_shot import section
 from substyle.engine.stages.few_shot.section import FewShot

@@ -19,10 +19,11 @@ from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.dataset import hold, standard_of
-from substyle.engine.probes.evaluate import balanced_over, pick_dtype, resample, score
+from substyle.engine.probes.evaluate import pick_dtype, score
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.linear import agreeing, certified, fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.outcomes import holm
+from substyle.engine.probes.resampling import balanced_over, resample
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import F64, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.evaluate import Estimate, StudentsT
+from substyle.engine.probes.resampling import Estimate, StudentsT
 from substyle.engine.store.files import read_arrays, write_arrays
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits

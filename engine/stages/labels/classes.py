@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import DIFFERENCE, resample
 from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.probes.resampling import DIFFERENCE, resample
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import images_of
 from substyle.engine.stages.labels.config import LabelsConfig

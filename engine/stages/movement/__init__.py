@@ -16,8 +16,8 @@ from substyle.engine.analysis.geometry import sensitivity, unit
 from substyle.engine.analysis.robustness import spearman
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.probes.evaluate import Estimate
 from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.probes.resampling import Estimate
 from substyle.engine.probes.tasks import identity
 from substyle.engine.report.deciding import correlation_interval
 from substyle.engine.stages.movement import section

@@ -17,7 +17,7 @@ from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts, opened, require_class_probe
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import ACCURACY, Bounds, Estimate, resample
+from substyle.engine.probes.resampling import ACCURACY, Bounds, Estimate, resample
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.stages.elsewhere import ElsewhereStage, store_stamps

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.probes.evaluate import ACCURACY, DIFFERENCE, Bounds, Estimate, Resampled, resample, uniform_over
+from substyle.engine.probes.resampling import ACCURACY, DIFFERENCE, Bounds, Estimate, Resampled, resample, uniform_over
 from substyle.engine.probes.tasks import identity
 from substyle.engine.stages.shortcut import section
 from substyle.engine.stages.shortcut.section import ARRANGEMENTS, Shortcut

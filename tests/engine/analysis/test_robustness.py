@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from substyle.engine.analysis.robustness import Replicates, rank_correlations, robustness
-from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.probes.resampling import Estimate
 from substyle.engine.report.claims import FEWEST_CORRELATED
 
 

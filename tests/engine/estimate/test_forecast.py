@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t
 
 from substyle.engine.estimate.forecast import GENERATORS, STYLE, Deviations, OverGenerators, forecasts
-from substyle.engine.probes.evaluate import DIFFERENCE, resample, uniform_over
+from substyle.engine.probes.resampling import DIFFERENCE, resample, uniform_over
 from substyle.engine.report.deciding import correlation_interval
 from substyle.pipelines.transforms.registry import suite
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from substyle.engine.probes.evaluate import balanced_over, resample
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes, holm
+from substyle.engine.probes.resampling import balanced_over, resample
 
 SUITE = (
     ("identity", "identity", "train"),

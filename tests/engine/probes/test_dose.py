@@ -9,7 +9,7 @@ import pytest
 
 from substyle.engine.analysis.geometry import query_rows
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Resampled, resample
+from substyle.engine.probes.resampling import Resampled, resample
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import by_severity, halfway
 from substyle.engine.probes.tasks import fine_task

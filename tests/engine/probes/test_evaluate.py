@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import (
+from substyle.engine.probes.resampling import (
     ACCURACY,
     DIFFERENCE,
     Estimate,
@@ -349,9 +349,9 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     score = np.random.default_rng(2).random((2, 30)).astype(np.float32)
     whole = resample(score, 120, 0)
     assert np.array_equal(resample(score, 120, 0).replicates_RT, whole.replicates_RT)  # draws are kept
-    monkeypatch.setattr("substyle.engine.probes.evaluate.KEPT_DRAWS", 30 * 120 - 1)
+    monkeypatch.setattr("substyle.engine.probes.resampling.KEPT_DRAWS", 30 * 120 - 1)
     assert np.array_equal(resample(score, 120, 0).replicates_RT, whole.replicates_RT)
-    monkeypatch.setattr("substyle.engine.probes.evaluate._DRAWS_AT_ONCE", 30 * 7)
+    monkeypatch.setattr("substyle.engine.probes.resampling._DRAWS_AT_ONCE", 30 * 7)
     np.testing.assert_allclose(resample(score, 120, 0).replicates_RT, whole.replicates_RT, rtol=1e-6)
 
 

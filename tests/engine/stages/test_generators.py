@@ -16,7 +16,7 @@ from tests.conftest import slow_after
 from tests.engine.report import fake
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import ACCURACY, Estimate, resample
+from substyle.engine.probes.resampling import ACCURACY, Estimate, resample
 from substyle.engine.report.deciding import generators_needed
 from substyle.engine.stages import generators as stage
 from substyle.engine.stages.generators import GeneratorsConfig, contrast, unseen_styles
