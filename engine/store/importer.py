@@ -295,7 +295,7 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
 def _table(path: Path) -> pa.Table:
     """A Parquet file, or all of a folder, with strings as codes of dictionaries."""
     found = pq.ParquetDataset(path).files
-    folders = sorted({os.path.relpath(os.path.dirname(file), path) for file in found})
+    folders = sorted({os.path.dirname(os.path.relpath(file, path)) for file in found})
     if len(folders) > 1 and (path / EXPORT_NOTE).is_file():
         raise ConfigError("embeddings", str(path), f"the folder of one backbone in it: {abbreviated(folders)}")
     for file in found:

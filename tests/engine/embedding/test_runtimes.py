@@ -117,9 +117,9 @@ def test_parts_take_what_one_of_them_has_compiled(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--device", "tpu"], "embed.device: got 'tpu'; allowed: auto, cpu, cuda or cuda:N"),
-        (["--runtime", "onnx"], "embed.runtime: got 'onnx'; allowed: auto, openvino, tensorrt, torch"),
-        (["--device", "cpu", "--runtime", "tensorrt"], "embed.runtime: got 'tensorrt'"),
+        (["--device", "tpu"], "--device: got 'tpu'; allowed: auto, cpu, cuda or cuda:N"),
+        (["--runtime", "onnx"], "--runtime: got 'onnx'; allowed: auto, openvino, tensorrt, torch"),
+        (["--device", "cpu", "--runtime", "tensorrt"], "--runtime: got 'tensorrt'"),
         (["--runtime", "torch", "--precision", "int8"], "precision: got 'int8'; allowed: auto, fp32, bf16, fp16"),
     ],
 )
@@ -143,7 +143,7 @@ def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
     )
     command = ["run", str(study), "--images", str(two_classes), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(command) == 2
-    assert "embed.runtime: got 'tensorrt'; allowed: auto, openvino, torch" in capsys.readouterr().err
+    assert "--runtime: got 'tensorrt'; allowed: auto, openvino, torch" in capsys.readouterr().err
     study.write_text(study.read_text().replace('"tensorrt"', '"openvino"'))
     assert main([*command, "--runtime", "torch", "--device", "auto", "--limit", "24"]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
