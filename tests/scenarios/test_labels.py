@@ -35,6 +35,7 @@ def asked(scene: Scene) -> dict[str, str]:
     return sites
 
 
+@pytest.mark.slow
 def test_they_are_kept_until_a_value_changes(scene: Scene) -> None:
     sites = asked(scene)
     first = scene.run()
