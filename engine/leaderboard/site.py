@@ -9,14 +9,17 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jinja2 import FileSystemLoader
 from markupsafe import Markup
+from pydantic import TypeAdapter
 
 from substyle import __version__
+from substyle.engine.backbones.presets import ABOUT
 from substyle.engine.config import Study
 from substyle.engine.leaderboard.directory import read_directory
 from substyle.engine.leaderboard.row import Row, RowScore, RowTable, RowTransformation, each_name, rows_of
@@ -43,6 +46,12 @@ _EXTREMES = 5
 _PHOTOGRAPHS = 4  # of a gallery; a study has no more
 _TEMPLATES = Path(__file__).with_name("templates")
 _SCRIPT = (_TEMPLATES / "leaderboard.js").read_text(encoding="utf-8")
+# names of backbones and of transformations that are not those of files or code
+_HUB = re.compile(
+    rf"(?:(?:(?:timm|package|control|{'|'.join(ABOUT)}):(?:random:)?)?\w[\w.]*|open_clip:[\w-]+/[\w-]+"
+    r"|(?:timm|open_clip|transformers):hf-hub:\w[\w.-]*/\w[\w.-]*)(?:@[\w.:=,+-]+)?"
+)
+_TRANSFORMATIONS = re.compile(r"(?!python\.|.*\.toml)\w[\w.]*(?:@[\d.]+)?")
 _OTHER = {"photographs": "other photographs", "suite": "another suite or other definitions"}
 
 
@@ -307,6 +316,7 @@ class _Writer:
         tables = [(each.section, _headed(each.table(), row.backbone.name)) for each in row.tables]
         self._page(
             f"rows/{stamp}.html", "row.html.j2", tables=tables, row=row, group=group, study=study, probes=probes,
+            foreign=entry.run is None,
             part=PurePosixPath(row.path).parts[1], out=each_name(row.study.name, None).rpartition("-")[0],
             scores=_scores(row.scores),
             board=f"../{self.board_of[group.number]}#table-{group.number}",
@@ -484,23 +494,53 @@ def _of_transformation(name: str, group: _Group) -> Iterator[Table]:
 
 
 def study_file(row: Row) -> str:
-    """The study of a row as TOML, as far as it is recorded; empty if settings are not."""
+    """The study of a row as TOML, as far as it is recorded; empty if settings are not.
+
+    Anybody may have written the row: the file has names that the package knows, numbers and words of lists, and no
+    path, address or device. Its first line says what is missing.
+    """
     if row.study.settings is None:
         return ""
     own = row.study.model_dump(include={"name", "note", *PIXELS}, exclude_none=True)
-    own |= {"backbones": [row.backbone.base or row.backbone.name], "suite": row.suite.name}
-    own |= {"resample_by": row.data.resampled_by}
-    configs: dict[str, Any] = {each.name: each.default_factory for each in fields(Study)}
-    configs |= {name: registry.stage(name).config for name in registry.registered()}
-    lines = [
-        "# as far as results.json records it; files of suites, plug-ins and weights are not part of it",
-        *_toml(own),
-    ]
+    own["resample_by"] = row.data.resampled_by
+    missing = ["photographs, plug-ins, weights", "limit", "[splits]", "[source]", "[embed]"]
+    if _HUB.fullmatch(name := row.backbone.base or row.backbone.name):
+        own["backbones"] = [name]
+    else:
+        missing.append("backbones (the name may be that of a file)")
+    if all(map(_TRANSFORMATIONS.fullmatch, re.split("[+,]", row.suite.name or ""))):
+        own["suite"] = row.suite.name
+    else:
+        missing.append("suite (the name may be that of a file)")
+    lines = _toml(own)
+    tables, named = {*registry.REPORTED, *registry.registered()}, {each.name for each in fields(Study)}
     for stage, settings in row.study.settings.items():
-        if is_dataclass(config := configs.get(stage)):
-            names = {each.name for each in fields(config)}
-            lines += ["", f"[{stage}]", *_toml({name: value for name, value in settings.items() if name in names})]
-    return "\n".join(lines) + "\n"
+        known = _settings(stage) if stage in tables else {}
+        kept = {name: value for name, value in settings.items() if known.get(name) and value is not None}
+        try:
+            if stage in tables:
+                registry.settings_of(stage, kept)
+                missing += [f"{stage}.{name}" for name in settings if known.get(name) is False]
+                lines += ["", f"[{stage}]", *_toml(kept)]
+            elif stage in named or stage not in registry.NAMES:
+                missing.append(f"[{_short(_key(stage))}]")
+        except ConfigError:
+            missing.append(f"[{stage}]")
+    return "\n".join([f"# Not in this file: {', '.join(dict.fromkeys(missing))}.", *lines]) + "\n"
+
+
+@cache
+def _settings(stage: str) -> dict[str, bool]:
+    """Fields of the settings of a stage, and whether they hold nothing but numbers and words of a list."""
+    properties = TypeAdapter(registry.stage(stage).config).json_schema()["properties"]
+    return {name: _is_plain(schema) for name, schema in properties.items()}
+
+
+def _is_plain(schema: Mapping[str, Any]) -> bool:
+    parts = [*schema.get("anyOf", ()), *schema.get("prefixItems", ()), *filter(None, [schema.get("items")])]
+    if parts:
+        return all(map(_is_plain, parts))
+    return "enum" in schema or "const" in schema or schema.get("type") in ("integer", "number", "boolean", "null")
 
 
 def _toml(values: Mapping[str, Any]) -> list[str]:

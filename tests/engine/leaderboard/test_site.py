@@ -21,8 +21,8 @@ from tests.engine.report import fake
 from substyle.engine.cli import main
 from substyle.engine.leaderboard import site as made_by
 from substyle.engine.leaderboard.directory import add_rows
-from substyle.engine.leaderboard.row import rows_of
-from substyle.engine.leaderboard.site import write_site
+from substyle.engine.leaderboard.row import Row, rows_of
+from substyle.engine.leaderboard.site import study_file, write_site
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.store.layout import slug
@@ -210,6 +210,74 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)]
     assert write_site(runs, tmp_path / "out").tables == 1
     assert "Settings of probes differ: Cs." in "".join(pages(tmp_path / "out")["index.html"].text)
+
+
+def foreign(row: Row, **changes: Any) -> Row:  # noqa: ANN401
+    """A row as somebody else may write it: with a valid checksum."""
+
+    def changed(content: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+        merged = {
+            name: changed(content[name], new) if isinstance(new, dict) and content.get(name) else new
+            for name, new in own.items()
+        }
+        return content | merged
+
+    made = Row.model_validate(changed(json.loads(row.text()), changes))
+    return made.model_copy(update={"checksum": made.sum()})
+
+
+def own_row() -> Row:
+    return next(row for row in rows_of(results()) if row.backbone.name == BACKBONE)
+
+
+DANGEROUS = {
+    "executor": {"kind": "ray", "address": "example.org:10001"},
+    "track": {"to": "wandb"},
+    "embed": {"device": "cuda"},
+    "source": {"names": "/home/me/names.txt"},
+    "shift": {"folders": {"a": "/home/me/private"}},
+    "domains": {"a": "/home/me/private"},
+    "labels": {"of": {"a": "file:/home/me/list.csv"}},
+    "attack": {"surrogate": "onnx:/home/me/secret.onnx", "backbones": ["onnx:/home/me/secret.onnx"], "seed": 3},
+    "x\n[executor]\n": {"kind": "ray"},
+}
+
+
+@pytest.mark.parametrize("name", ["onnx:/home/me/x.onnx", "open_clip:ViT-B-32//home/me/x.pt", "python:os:system",
+                                  "transformers:/home/me", "timm:local-dir:/home/me", "adapt:../x.safetensors",
+                                  "open_clip:ViT-B-32/x.safetensors", "timm:hf-hub:../me"])  # fmt: skip
+@pytest.mark.parametrize("suite", ["/home/me/suite.toml", "suite.toml", "python.os.system", "jpeg,python:os:system"])
+def test_study_files_of_others_name_no_file_address_or_code(name: str, suite: str) -> None:
+    study = study_file(
+        foreign(own_row(), backbone={"name": name}, suite={"name": suite}, study={"settings": DANGEROUS})
+    )
+    found = tomllib.loads(study)
+    assert found.keys() == {"name", "seed", "canvas", "resample_by", "attack"} & found.keys()
+    assert found["attack"] == {"seed": 3}
+    first = study.partition("\n")[0]
+    for missing in ("backbones", "suite", "[executor]", "[track]", "[embed]", "[source]", "[shift]", "[domains]",
+                    "[labels]", "attack.surrogate", "attack.backbones"):  # fmt: skip
+        assert missing in first
+
+
+@pytest.mark.parametrize("name", ["mae:base@layer=0..11", "timm:vit_base_patch16_224.mae", "control:random:resnet18",
+                                  "open_clip:ViT-B-32/laion2b_s34b_b79k@head=none", "timm:hf-hub:timm/resnet18.a1_in1k",
+                                  "package:clip_vit_b16", "mae:base@layer=3+11"])  # fmt: skip
+def test_names_that_are_no_files_are_part_of_study_files(name: str) -> None:
+    settings = {"probes": {"heads": ["linear"]}, "analysis": {"ks": ["onnx:/home/me/x.onnx"]}}
+    row = foreign(own_row(), backbone={"name": name}, suite={"name": "a+b@1..5"}, study={"settings": settings})
+    study = tomllib.loads(study_file(row))
+    assert (study["backbones"], study["suite"], study["probes"]) == ([name], "a+b@1..5", {"heads": ["linear"]})
+    assert "analysis" not in study  # ill-typed
+
+
+def test_study_files_of_others_are_to_be_read_first(tmp_path: Path) -> None:
+    add_rows([foreign(own_row(), study={"settings": {"probes": {}}})], tmp_path / "rows")
+    run = write_run(tmp_path / "run", results(settings={"probes": {"seed": 0}}, seed=9))
+    write_site([run, tmp_path / "rows"], tmp_path / "out")
+    texts = ["".join(page.text) for name, page in pages(tmp_path / "out").items() if name.startswith("rows/")]
+    assert sum("read the file before you run it" in text for text in texts) == 1
+    assert all("Not in this file: photographs" in text for text in texts)
 
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}'
