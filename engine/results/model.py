@@ -556,6 +556,13 @@ class Claim(Model):
     reasons: Texts | None = None
 
 
+class StudyFacts(Model):
+    """Maximum number of photographs (0: all), and fractions of splits if the source has none."""
+
+    limit: int | None = None
+    splits: Numbers | None = None
+
+
 class ResultsDocument(Model):
     """results.json."""
 
@@ -587,6 +594,7 @@ class ResultsDocument(Model):
     identity: dict[str, Any] | None = None
     stamps: dict[str, Any] | None = None
     settings: dict[str, dict[str, Any] | None] | None = None
+    study: StudyFacts | None = None
     throughput: Throughput | None = None
     environment: dict[str, Any] | None = None
     comparisons: list[PairComparison] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
@@ -81,6 +82,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
         },
         "stamps": stamps(out, slugs),
         "settings": _settings(run),
+        **({"study": {"limit": run.study.limit, "splits": asdict(run.study.splits)}} if run.study else {}),
         "throughput": _throughput(entries, table, sum(spent.values()), out),
         "environment": {
             "python": platform.python_version(),
