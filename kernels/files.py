@@ -162,6 +162,23 @@ def write(path: Path, data: bytes | memoryview | str, *, durable: bool = False, 
     return path
 
 
+def write_new(path: Path, data: bytes) -> bool:
+    """Write a whole file to the disk unless something has its name, and return whether it did."""
+    temporary = temporary_name(path)
+    try:
+        write(temporary, data, durable=True)
+        os.link(temporary, path)  # fails if another process was faster; readers see all of the file or nothing
+    except FileExistsError:
+        return False
+    except OSError as error:
+        _name_final(error, temporary, path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+    return True
+
+
 def flush(path: Path) -> None:
     """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from substyle.engine.leaderboard.row import FOLDER, Row, rows_of
 from substyle.engine.stages.results import read_results
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.files import writing
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
@@ -59,8 +59,12 @@ def read_directory(root: Path, field: str = "DIR") -> Contents:
 
 def _listed(folder: Path, path: str, level: int) -> Iterator[tuple[str, str]]:
     """(path, problem) of all that is in a folder; the problem of a file with the name of a row is empty."""
-    with os.scandir(folder) as listed:
-        entries = sorted(listed, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as listed:
+            entries = sorted(listed, key=lambda entry: entry.name)
+    except OSError as error:
+        yield path, f"cannot be read: {error.strerror or error}"
+        return
     last = level == len(_LEVELS) - 1
     for entry in entries:
         name = f"{path}/{entry.name}"
@@ -132,10 +136,10 @@ class Added:
 def add_rows(rows: Iterable[Row], root: Path) -> Added:
     """Write rows to a directory of results, which is created if missing. Existing files are never changed.
 
-    A row that differs from an existing one only in the time at which it was written is unchanged.
+    A row with the stamp and the numbers of an existing one is unchanged, whatever its names, note and versions.
 
     Raises:
-        StoreError: the disk is full or not writable.
+        StoreError: the disk is full or not writable, or a file has the name of a folder.
         UnsafeFileError: a folder on the way is a link.
     """
     done = Added([], [], {})
@@ -143,18 +147,19 @@ def add_rows(rows: Iterable[Row], root: Path) -> Added:
         path, text = files.inside(root, row.path), row.text().encode()
         if len(text) > MAX_BYTES:
             done.refused[row.path] = f"larger than {MAX_BYTES:,} bytes"
-        elif not path.exists():
+            continue
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, text)
-            done.added.append(row.path)
+            if not path.exists() and files.write_new(path, text):
+                done.added.append(row.path)
+                continue
+        try:
+            same = _read(root, row.path).numbers() == row.numbers()
+            problem = "" if same else "other numbers for the same stamp are there"
+        except (SubstyleError, OSError) as error:
+            problem = f"an invalid file is there: {error}"
+        if problem:
+            done.refused[row.path] = problem
         else:
-            try:
-                same = _read(root, row.path).content() == row.content()
-                problem = "" if same else "other content for the same stamp is there"
-            except (SubstyleError, OSError) as error:
-                problem = f"an invalid file is there: {error}"
-            if problem:
-                done.refused[row.path] = problem
-            else:
-                done.unchanged.append(row.path)
+            done.unchanged.append(row.path)
     return done

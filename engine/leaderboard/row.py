@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -31,10 +32,11 @@ Text = Annotated[str, Field(max_length=_TEXT)]
 Name = Annotated[str, Field(min_length=1, max_length=_TEXT)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]
 Counts = Annotated[dict[Text, Count], Field(max_length=_MANY)]
-Facts = Annotated[dict[Text, Text | int | Finite | bool | None], Field(max_length=100)]
+Facts = Annotated[dict[Text, Text | Whole | Finite | bool | None], Field(max_length=100)]
 Scored = Annotated[list[Finite | Literal["unconverged"] | None], Field(min_length=3, max_length=4)]
-Cell = Text | int | Finite | Scored | None
+Cell = Text | Whole | Finite | Scored | None
 
 
 class _Part(BaseModel):
@@ -46,7 +48,7 @@ class _Part(BaseModel):
 class RowScore(_Part):
     """A score: a fraction, with its 95 % interval and the number of photographs that it is over."""
 
-    key: Name
+    key: Annotated[str, Field(min_length=1, max_length=200)]
     heading: Text
     stage: Name
     value: Finite
@@ -92,7 +94,7 @@ class RowTable(_Part):
 
     def table(self) -> Table:
         """The table as the report shows it."""
-        columns = tuple(Column(each.name, each.heading, each.kind, each.interval) for each in self.columns)
+        columns = tuple(Column(**each.model_dump()) for each in self.columns)
         return Table(self.name, self.caption, columns, tuple(tuple(map(_of_report, row)) for row in self.rows))
 
 
@@ -148,10 +150,12 @@ class RowData(_Part):
 
 
 class RowStudy(_Part):
-    """The study, as far as results.json has it: settings by stage."""
+    """The study, as far as results.json has it: settings by stage, and fractions of ``splits``."""
 
     name: Text
     note: Text | None
+    limit: Count | None
+    splits: Annotated[dict[Text, Finite], Field(max_length=3)] | None
     seed: int | None
     canvas: Count | None
     orientation: Text | None
@@ -181,7 +185,9 @@ class Row(_Part):
     checksum: Digest
 
     @model_validator(mode="after")
-    def _in_unicode(self) -> Row:
+    def _readable(self) -> Row:
+        if len({score.key for score in self.scores}) < len(self.scores):
+            raise ValueError("a key for each score")
         try:
             self.text().encode()
         except UnicodeEncodeError as error:  # settings may have halves of characters
@@ -207,6 +213,14 @@ class Row(_Part):
         """Path in a directory of results."""
         parts = (each_name(each.name, each.digest) for each in (self.backbone, self.suite, self.data))
         return "/".join((FOLDER, *parts, f"{self.stamp}.json"))
+
+    def numbers(self) -> str:
+        """Digest of scores, numbers of tables and stamps, 16 hex digits: names, notes and versions may differ."""
+        scores = {each.key: [each.value, each.ci95, each.n, each.converged] for each in self.scores}
+        tables = [
+            [each.name, *([c for c in row if not isinstance(c, str)] for row in each.rows)] for each in self.tables
+        ]
+        return checksum({"scores": scores, "tables": tables, "stamps": self.stamps})
 
     def content(self) -> str:
         """Digest of the row without the time at which it was written, 16 hex digits."""
@@ -282,6 +296,8 @@ def _row(
         "study": {
             "name": document.name,
             "note": document.note,
+            "limit": document.study and document.study.limit,
+            "splits": document.study and document.study.splits,
             "settings": None if document.settings is None else settings,
             **{each: getattr(document, each) for each in PIXELS},
         },
@@ -362,10 +378,7 @@ def _tables(shown: ResultsDocument) -> dict[str, list[RowTable]]:
             table = block.table if isinstance(block, Data) and block.saved else Table("", "", (), ())
             if not table.columns or table.columns[0].name != "backbone" or table.name.startswith(_LEFT_OUT):
                 continue
-            columns = [
-                RowColumn(name=each.name, heading=each.heading, kind=each.kind, interval=each.interval)
-                for each in table.columns[1:]
-            ]
+            columns = [RowColumn(**asdict(each)) for each in table.columns[1:]]
             for name in dict.fromkeys(row[0] for row in table.rows):
                 rows = [[_plain(cell) for cell in row[1:]] for row in table.rows if row[0] == name]
                 made = RowTable(

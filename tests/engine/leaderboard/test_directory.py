@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from substyle.engine.leaderboard.directory import add_rows, read_directory, rows
 from substyle.engine.leaderboard.row import Row, row_schema, rows_of
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import StaleError
+from substyle.engine.store.layout import StoreError
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.files import UnsafeFileError
 
@@ -103,7 +106,7 @@ def test_the_schema_accepts_rows_and_nothing_else(there: Path) -> None:
     assert main(["schema", "--row", "--quiet"]) == 0
 
 
-def test_equal_rows_change_nothing_and_other_content_is_refused(there: Path) -> None:
+def test_equal_rows_change_nothing_and_other_numbers_are_refused(there: Path) -> None:
     rows = rows_of(results(created="2030-01-01T00:00:00Z"))
     before = {path: path.read_bytes() for path in there.rglob("*.json")}
     done = add_rows(rows, there)
@@ -113,8 +116,65 @@ def test_equal_rows_change_nothing_and_other_content_is_refused(there: Path) -> 
     changed = results(**stamps)
     changed["backbones"]["dinov2_vit_small"]["fine"]["linear"]["accuracy"] = 0.123
     done = add_rows(rows_of(changed), there)
-    assert list(done.refused.values()) == ["other content for the same stamp is there"]
+    assert list(done.refused.values()) == ["other numbers for the same stamp are there"]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def recorded(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Results with stamps."""
+    return results(stamps={f"probes/{name}": "0" * 16 for name in slugs()}, **changes)
+
+
+def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> None:
+    add_rows(rows_of(recorded()), tmp_path / "to")
+    changed = recorded(note="a note", name="another name", version="9", environment={"torch": "9"})
+    done = add_rows(rows_of(changed), tmp_path / "to")
+    assert (done.added, done.refused, len(done.unchanged)) == ([], {}, len(fake.SKILLS))
+    changed["backbones"]["dinov2_vit_small"]["fine"]["linear"]["by_transformation"]["jpeg"] = 0.123
+    assert len(add_rows(rows_of(changed), tmp_path / "to").refused) == 1
+
+
+def test_of_two_writers_of_one_row_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, real, found = threading.Barrier(2), files.write_new, []
+
+    def together(path: Path, data: bytes) -> bool:
+        both.wait(30)
+        return real(path, data)
+
+    def add(rows: list[Row]) -> None:
+        found.append(add_rows(rows, tmp_path / "to"))
+
+    monkeypatch.setattr(directory.files, "write_new", together)
+    changed = recorded()
+    changed["backbones"]["dinov2_vit_small"]["fine"]["linear"]["accuracy"] = 0.123
+    rows = [[row for row in rows_of(made) if "dinov2" in row.backbone.name] for made in (recorded(), changed)]
+    threads = [threading.Thread(target=add, args=(own,)) for own in rows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted((len(done.added), len(done.refused)) for done in found) == [(0, 1), (1, 0)]
+    assert read_directory(tmp_path / "to").bad == {}  # no temporary files are left
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(StoreError, match="cannot write"):
+        add_rows(rows_of(results()), tmp_path)
+
+
+def test_folders_that_cannot_be_read_are_bad(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, real, count = first(there).parent, os.scandir, len(read_directory(there).rows)
+
+    def scandir(path: Path) -> Any:  # noqa: ANN401
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(directory.os, "scandir", scandir)
+    found = read_directory(there)
+    assert found.bad == {closed.relative_to(there).as_posix(): "cannot be read: Permission denied"}
+    assert len(found.rows) == count - 1
 
 
 def slugs() -> list[str]:
@@ -158,6 +218,16 @@ def overflow(path: Path) -> Path:
 
 def half_a_character(path: Path) -> Path:
     return _edit(path, lambda content: content["study"].update(settings={"probes": {"note": "\ud800"}}))
+
+
+def key_twice(path: Path) -> Path:
+    return _edit(path, lambda content: content["scores"].append(content["scores"][0]))
+
+
+def huge_number(path: Path) -> Path:
+    cells = {"section": "s", "name": "n", "caption": "c", "rows": [[10**400]]}
+    cells["columns"] = [{"name": "v", "heading": "v", "kind": "count", "interval": False}]
+    return _edit(path, lambda content: content["tables"].append(cells))
 
 
 def wrong_cell(path: Path) -> Path:
@@ -215,7 +285,7 @@ def beside(path: Path) -> Path:
 
 TAMPERED = (
     edited_number, edited_number_with_checksum, unknown_field, not_finite, overflow, half_a_character, wrong_cell,
-    moved, renamed, other_name, link, linked_folder, oversized, deep, pipe, beside,
+    key_twice, huge_number, moved, renamed, other_name, link, linked_folder, oversized, deep, pipe, beside,
 )  # fmt: skip
 
 
