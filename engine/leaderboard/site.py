@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 import sys
@@ -22,7 +23,7 @@ from substyle import __version__
 from substyle.engine.backbones.presets import ABOUT
 from substyle.engine.config import Study
 from substyle.engine.leaderboard.directory import read_directory
-from substyle.engine.leaderboard.row import Row, RowScore, RowTable, RowTransformation, each_name, rows_of
+from substyle.engine.leaderboard.row import FOLDER, Row, RowScore, RowTable, RowTransformation, each_name, rows_of
 from substyle.engine.report import page
 from substyle.engine.report.data import Column, Table, Unconverged, labelled, with_interval, words
 from substyle.engine.report.section import Heading, Pictures, blocks_of
@@ -40,9 +41,12 @@ from substyle.kernels.errors import ConfigError, SubstyleError
 
 MAX_PAGE = 2_000_000  # bytes
 _MARKER, _KIND = "site.json", "site"
-_ROWS, _COLUMNS, _SECTIONS = 250, 40, 100  # of the leaderboard, rows of a page and columns; rows on a backbone's page
+_ROWS, _COLUMNS = 250, 40  # of the leaderboard, rows of a page and columns
+_SCORES = 200  # of a row on its page
+_TEXT = 300_000  # characters of a row without scores, tables and settings, in HTML; of a study file on a page
 _PROBE_BYTES = 2_000_000  # of a probe's file that the site has a copy of
 _EXTREMES = 5
+_NAMED = 20  # stages with differing settings, and settings of a stage
 _PHOTOGRAPHS = 4  # of a gallery; a study has no more
 _TEMPLATES = Path(__file__).with_name("templates")
 _SCRIPT = (_TEMPLATES / "leaderboard.js").read_text(encoding="utf-8")
@@ -55,13 +59,16 @@ _TRANSFORMATIONS = re.compile(r"(?!python\.|.*\.toml)\w[\w.]*(?:@[\d.]+)?")
 _OTHER = {"photographs": "other photographs", "suite": "another suite or other definitions"}
 
 
+_Extremes = tuple[str, list[tuple[str, float]], list[tuple[str, float]]] | None
+
+
 @dataclass(frozen=True)
 class Site:
     """A written site.
 
     Attributes:
         rows, tables, pages: numbers of rows, of tables of comparable rows, and of pages.
-        bad: files of directories that are no rows, with the reason.
+        bad: files of directories that are no rows or are left out, with the reason.
     """
 
     index: Path
@@ -74,8 +81,12 @@ class Site:
 @dataclass(frozen=True)
 class _Entry:
     row: Row
-    run: Path | None = None
+    run: Path | None = None  # None: anybody may have written the row
     probes: tuple[str, ...] = ()  # files of probes in the run
+
+    @property
+    def scores(self) -> dict[str, RowScore]:
+        return {score.key: score for score in self.row.scores}
 
 
 @dataclass(frozen=True)
@@ -89,18 +100,18 @@ class _Shown:
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows that may be compared: of the same photographs, suite, seed and canvas."""
+    """Rows that may be compared: of the same photographs, suite, seed and canvas.
+
+    Headings and captions are those of the first row, of one's own run if there is any.
+    """
 
     number: int
     setup: dict[str, Any]
+    first: Row
     entries: list[_Entry]
     apart: str = ""  # why it is not one with another table
     columns: list[RowScore] = field(default_factory=list)
     differing: dict[str, list[str]] = field(default_factory=dict)  # settings by stage
-
-    @property
-    def first(self) -> Row:
-        return self.entries[0].row
 
 
 def write_site(sources: Sequence[Path], out: Path, *, photographs: bool = True) -> Site:
@@ -114,26 +125,27 @@ def write_site(sources: Sequence[Path], out: Path, *, photographs: bool = True) 
     Raises:
         ConfigError: no rows, ``out`` contains other files, or a source is neither a run nor a directory of results.
         StaleError: results of a run are outdated.
-        SubstyleError: results are invalid, or two rows of one stamp differ.
+        SubstyleError: results of a run are invalid.
     """
     _require_ours(out)
     entries: dict[str, _Entry] = {}
     bad: dict[str, str] = {}
     shown: list[tuple[Path, ResultsDocument]] = []
-    for source in sources:
+    for source in sorted(sources, key=lambda each: not (each / RESULTS).is_file()):  # runs first
         if (source / RESULTS).is_file():
             document, found = _run(source)
             shown.append((source, document))
-        else:
+        elif (source / FOLDER).exists():
             contents = read_directory(source, "SOURCE")
             found = [_Entry(row) for row in contents.rows.values()]
             bad |= {str(source / name): reason for name, reason in contents.bad.items()}
+        else:
+            raise ConfigError("SOURCE", str(source), f"a run with {RESULTS}, or a directory of results with {FOLDER}/")
         for entry in found:
-            known = entries.setdefault(entry.row.stamp, entry)
-            if known.row.content() != entry.row.content():
-                raise SubstyleError(f"{source}: other content than in another source for {entry.row.path}")
-            if known.run is None:
-                entries[entry.row.stamp] = entry
+            if problem := _problem(entry.row, entries):
+                bad[str(source / entry.row.path)] = problem
+            else:
+                entries.setdefault(entry.row.stamp, entry)
     if not entries:
         raise ConfigError("SOURCE", ", ".join(map(str, sources)), "runs or directories with results")
     groups = _groups(list(entries.values()))
@@ -142,6 +154,15 @@ def write_site(sources: Sequence[Path], out: Path, *, photographs: bool = True) 
         writer.write([writer.photographs(run, document) for run, document in shown] if photographs else [])
         files.write(new / _MARKER, json.dumps({"kind": _KIND}))
     return Site(out / "index.html", len(entries), len(groups), writer.pages, bad)
+
+
+def _problem(row: Row, entries: Mapping[str, _Entry]) -> str:
+    """Why a row is left out; empty if it is not."""
+    text = row.model_copy(update={"scores": [], "tables": [], "study": row.study.model_copy(update={"settings": None})})
+    if len(html.escape(text.text())) > _TEXT:
+        return "too much text for a page"
+    known = entries.get(row.stamp)
+    return "" if known is None or known.row.numbers() == row.numbers() else "other numbers for the same stamp"
 
 
 def _require_ours(out: Path) -> None:
@@ -177,18 +198,19 @@ def _listed(run: Path, folder: str) -> list[str]:
 
 
 def _groups(entries: Iterable[_Entry]) -> list[_Group]:
-    """Tables of comparable rows, those with known photographs and of most rows first."""
+    """Tables of comparable rows, those with known photographs and of most photographs first."""
     by: dict[str, list[_Entry]] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.run is None):
         by.setdefault(json.dumps(_setup(entry.row)), []).append(entry)
     made: list[_Group] = []
-    for key, own in sorted(by.items(), key=lambda item: (not item[1][0].row.recorded, -len(item[1]), item[0])):
-        own.sort(key=lambda entry: (entry.row.backbone.control, _natural(entry.row.backbone.name), entry.row.created))
-        setup, counts = json.loads(key), Counter(score.key for entry in own for score in entry.row.scores)
-        columns = {score.key: score for entry in own for score in entry.row.scores}
+    first = {key: own[0].row for key, own in by.items()}
+    place = {key: (not row.recorded, -row.data.photographs, -len(by[key]), key) for key, row in first.items()}
+    for key, own in sorted(by.items(), key=lambda item: place[item[0]]):
+        setup, counts = json.loads(key), Counter(name for entry in own for name in entry.scores)
+        scores = {name: score for entry in reversed(own) for name, score in entry.scores.items()}
         most = {name for name, _ in counts.most_common(_COLUMNS)}
-        columns = {name: score for name, score in columns.items() if name in most}
-        made.append(_Group(len(made) + 1, setup, own, _apart(setup, made), list(columns.values()), _differing(own)))
+        columns = [scores[name] for name in counts if name in most]
+        made.append(_Group(len(made) + 1, setup, first[key], own, _apart(setup, made), columns, _differing(own)))
     return made
 
 
@@ -222,8 +244,8 @@ def _differing(entries: Sequence[_Entry]) -> dict[str, list[str]]:
         own = [settings[stage] for settings in known if stage in settings]
         names = dict.fromkeys(name for settings in own for name in settings)
         if differing := [name for name in names if any(each.get(name) != own[0].get(name) for each in own)]:
-            found[stage] = differing
-    return found
+            found[_short(stage)] = [_short(name) for name in differing[:_NAMED]]
+    return dict([*found.items()][:_NAMED])
 
 
 class _Writer:
@@ -232,7 +254,7 @@ class _Writer:
     def __init__(self, out: Path, groups: Sequence[_Group]) -> None:
         self.out, self.groups, self.pages = out, groups, 0
         self.environment = page.environment().overlay(loader=FileSystemLoader([_TEMPLATES, page.TEMPLATES]))
-        self.environment.filters |= {"short": _short, "by_key": _by_key}
+        self.environment.filters["short"] = _short
         digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
         self.common = {
             "version": __version__,
@@ -240,66 +262,85 @@ class _Writer:
             "script_hash": f"sha256-{digest}",
             "site_style": Markup((_TEMPLATES / "site.css").read_text(encoding="utf-8")),
             "has_photographs": False,
+            "columns": _COLUMNS,
+            **dict.fromkeys(("tables", "parts", "left_out"), ()),
         }
         self.pictures: dict[str, list[tuple[str, str]]] = {}  # by transformation: (name of the run, file)
-        self.boards: dict[str, list[_Group]] = {}  # by page
         self.board_of: dict[int, str] = {}  # page of the first rows of each table
-        for group in groups:
-            for start in range(0, len(group.entries), _ROWS):
-                part = replace(group, entries=group.entries[start : start + _ROWS])
-                last: list[_Group] = [*self.boards.values()][-1] if self.boards else []
-                if not last or sum(len(each.entries) for each in [*last, part]) > _ROWS:
-                    number = len(self.boards) + 1
-                    last = self.boards.setdefault("index.html" if number == 1 else f"index-{number}.html", [])
-                last.append(part)
-                self.board_of.setdefault(group.number, next(reversed(self.boards)))
 
     def write(self, shown: Sequence[_Shown | None]) -> None:
         """Write all pages."""
         photographs = [each for each in shown if each is not None]
         self.common["has_photographs"] = bool(photographs)
-        backbones: dict[str, list[tuple[_Group, _Entry]]] = {}
-        transformations: dict[str, tuple[RowTransformation, list[_Group]]] = {}
+        self._index()
+        backbones: dict[str, list[tuple[_Group, Row, _Extremes]]] = {}
+        transformations: dict[str, tuple[RowTransformation, list[tuple[str, Table]]]] = {}
+        counts: Counter[str] = Counter()  # tables of the leaderboard with a transformation
         for group in self.groups:
             for entry in group.entries:
                 self._row(group, entry)
-                backbones.setdefault(PurePosixPath(entry.row.path).parts[1], []).append((group, entry))
-                for each in entry.row.suite.transformations:
-                    _, of = transformations.setdefault(_base(each.name), (each, []))
-                    if not of or of[-1] is not group:
-                        of.append(group)
+                part = PurePosixPath(entry.row.path).parts[1]
+                backbones.setdefault(part, []).append((group, entry.row, _extremes(entry.row)))
+            heading = f"Table {group.number}: {_data(group.first)}, suite {_suite(group.first)}"
+            tables = _of_transformations(group)
+            names = {_base(t.name): t for entry in reversed(group.entries) for t in entry.row.suite.transformations}
+            for name, each in names.items():
+                known = transformations.setdefault(name, (each, []))[1]
+                known += [(heading, table) for table in tables.get(name, ())]
+            counts.update([*names])
         for part, own in backbones.items():
-            rows = [(group, entry.row, _extremes(entry.row)) for group, entry in own[:_SECTIONS]]
-            self._page(f"backbones/{part}.html", "backbone.html.j2", rows=rows, count=len(own))
-        listed = [(own[0][1].row.backbone, f"{part}.html", len(own)) for part, own in sorted(backbones.items())]
-        self._page("backbones/index.html", "list.html.j2", title="Backbones", listed=listed)
-        for name, (each, groups) in transformations.items():
-            self._transformation(name, each, groups)
-        listed_t = [(each, _file(name), len(groups)) for name, (each, groups) in transformations.items()]
-        self._page("transformations/index.html", "list.html.j2", title="Transformations", listed=listed_t)
+            self._page(f"backbones/{part}.html", "backbone.html.j2", parts=own)
+        listed = [(own[0][1].backbone, f"{part}.html", len(own)) for part, own in sorted(backbones.items())]
+        self._page("backbones/index.html", "list.html.j2", parts=listed, title="Backbones")
+        for name, (each, known) in transformations.items():
+            pictures = [picture for of, found in self.pictures.items() if _base(of) == name for picture in found]
+            context = {"tables": known, "parts": pictures, "own": each, "name": name}
+            self._page(f"transformations/{_file(name)}", "transformation.html.j2", **context)
+        listed_t = [(each, _file(name), counts[name]) for name, (each, _) in transformations.items()]
+        self._page("transformations/index.html", "list.html.j2", parts=listed_t, title="Transformations")
         if photographs:
-            self._page("photographs.html", "photographs.html.j2", runs=photographs)
-        self._index()
+            self._page("photographs.html", "photographs.html.j2", parts=photographs)
 
     def _index(self) -> None:
         """The leaderboard, on several pages if it is long."""
-        for name, groups in self.boards.items():
-            scores = {score.key: score for group in groups for score in group.columns}
-            rows = [entry.row for group in groups for entry in group.entries]
-            choices = {
-                "suite": {_suite(row) for row in rows},
-                "data": {_data(row) for row in rows},
-                "objective": {row.backbone.objective or "not recorded" for row in rows},
-                "family": {_family(row) for row in rows},
-            }
-            self._page(
-                name, "index.html.j2", groups=groups, scores=scores, main=registry.REPORTED[0], family=_family,
-                choices={key: sorted(values) for key, values in choices.items()}, suite=_suite, data=_data,
-                names=[*self.boards], name=name,
-            )  # fmt: skip
+        limit = 2 * _ROWS
+        while True:
+            limit //= 2
+            boards = self._boards(limit)
+            pages = {name: self._board(name, boards) for name in boards}
+            if limit == 1 or max(map(len, pages.values())) <= MAX_PAGE:
+                break
+        self.board_of = {group.number: name for name in reversed(boards) for group in boards[name]}
+        for name, data in pages.items():
+            self._save(name, data)
+
+    def _boards(self, limit: int) -> dict[str, list[_Group]]:
+        """Tables by page, with a limited number of rows on each."""
+        boards: dict[str, list[_Group]] = {}
+        last: list[_Group] = []
+        for group in self.groups:
+            entries = sorted(group.entries, key=lambda entry: entry.row.created)
+            entries.sort(key=lambda entry: (entry.row.backbone.control, _natural(entry.row.backbone.name)))
+            for start in range(0, len(entries), limit):
+                part = replace(group, entries=entries[start : start + limit])
+                if not last or sum(len(each.entries) for each in [*last, part]) > limit:
+                    number = len(boards) + 1
+                    last = boards["index.html" if number == 1 else f"index-{number}.html"] = []
+                last.append(part)
+        return boards
+
+    def _board(self, name: str, boards: Mapping[str, list[_Group]]) -> bytes:
+        groups = boards[name]
+        rows = [entry.row for group in groups for entry in group.entries]
+        scores = {score.key: score for group in reversed(groups) for score in group.columns}
+        choices = {key: sorted(set(map(of, rows))) for key, of in _CHOICES.items()}
+        return self._rendered(
+            name, "index.html.j2", groups=groups, scores=scores, choices=choices, names=[*boards], name=name,
+            main=registry.REPORTED[0], **_CHOICES,
+        )  # fmt: skip
 
     def _row(self, group: _Group, entry: _Entry) -> None:
-        row, stamp = entry.row, entry.row.stamp
+        row, stamp, foreign = entry.row, entry.row.stamp, entry.run is None
         self._file(f"rows/{stamp}.json", row.text().encode())
         study = study_file(row)
         if study:
@@ -309,30 +350,17 @@ class _Writer:
             assert entry.run is not None
             with files.open_inside(entry.run, name) as file:
                 data = file.read(_PROBE_BYTES + 1)
-            copied = len(data) <= _PROBE_BYTES
-            if copied:
-                self._file(f"probes/{stamp}/{PurePosixPath(name).name}", data)
-            probes.append((name, f"../probes/{stamp}/{PurePosixPath(name).name}" if copied else ""))
+            target = f"probes/{stamp}/{PurePosixPath(name).name}"
+            probes.append((name, f"../{self._file(target, data)}" if len(data) <= _PROBE_BYTES else ""))
         tables = [(each.section, _headed(each.table(), row.backbone.name)) for each in row.tables]
         self._page(
             f"rows/{stamp}.html", "row.html.j2", tables=tables, row=row, group=group, study=study, probes=probes,
-            foreign=entry.run is None,
-            part=PurePosixPath(row.path).parts[1], out=each_name(row.study.name, None).rpartition("-")[0],
-            scores=_scores(row.scores),
-            board=f"../{self.board_of[group.number]}#table-{group.number}",
+            foreign=foreign, part=PurePosixPath(row.path).parts[1],
+            out=each_name(row.study.name, None).rpartition("-")[0], scores=_scores(row.scores),
+            shown=len(html.escape(study)) <= _TEXT, board=f"../{self.board_of[group.number]}#table-{group.number}",
             links={_base(each.name): f"../transformations/{_file(_base(each.name))}"
                    for each in row.suite.transformations},
         )  # fmt: skip
-
-    def _transformation(self, name: str, own: RowTransformation, groups: Sequence[_Group]) -> None:
-        tables = [
-            (f"Table {group.number}: {_data(group.first)}, suite {_suite(group.first)}", table)
-            for group in groups
-            for table in _of_transformation(name, group)
-        ]
-        pictures = [each for shown, of in self.pictures.items() if _base(shown) == name for each in of]
-        path = f"transformations/{_file(name)}"
-        self._page(path, "transformation.html.j2", tables=tables, own=own, name=name, pictures=pictures)
 
     def photographs(self, run: Path, document: ResultsDocument) -> _Shown | None:
         """Copy the photographs of a run that its results show; None without any."""
@@ -364,26 +392,27 @@ class _Writer:
         data = page.thumbnail(run, name)
         return self._file(f"pictures/{hashlib.sha256(data).hexdigest()[:16]}.jpg", data)
 
-    def _page(self, path: str, template: str, /, tables: Sequence[tuple[str, Table]] = (), **context: Any) -> None:  # noqa: ANN401
-        """Write a page, without its longest tables if it is too large.
-
-        Raises:
-            SubstyleError: it is too large without tables.
-        """
-        kept = list(tables)
-        left_out: list[str] = []
-        root = "../" * path.count("/")
+    def _page(self, path: str, template: str, **context: Any) -> None:  # noqa: ANN401
+        """Write a page; if it is too large, without its longest ``tables``, and then with half of its ``parts``."""
+        tables, parts, left_out = context.pop("tables", ()), context.pop("parts", ()), list[str]()
+        context |= {"total": len(parts), "left_out": left_out}
         while True:
-            data = self.environment.get_template(template).render(
-                self.common, root=root, tables=kept, left_out=left_out, **context
-            ).encode("utf-8", "replace")  # fmt: skip
-            if len(data) <= MAX_PAGE:
-                break
-            if not kept:
-                raise SubstyleError(f"{path}: a page of {len(data):,} bytes; at most {MAX_PAGE:,}")
-            longest = max(kept, key=lambda each: len(each[1].rows) * len(each[1].columns))
-            kept.remove(longest)
-            left_out.append(longest[1].name)
+            data = self._rendered(path, template, tables=tables, parts=parts, **context)
+            if len(data) <= MAX_PAGE or (not tables and len(parts) < 2):
+                return self._save(path, data)
+            ordered = sorted(tables, key=lambda each: len(each[1].rows) * len(each[1].columns))
+            kept, longest = ordered[: -1 - len(left_out)], ordered[-1 - len(left_out) :]
+            tables = [each for each in tables if any(each is other for other in kept)]
+            left_out += [_short(table.name) for _, table in longest]
+            parts = parts if longest else parts[: len(parts) // 2]
+
+    def _rendered(self, path: str, template: str, **context: Any) -> bytes:  # noqa: ANN401
+        made = self.environment.get_template(template)
+        return made.render(self.common, root="../" * path.count("/"), **context).encode("utf-8", "replace")
+
+    def _save(self, path: str, data: bytes) -> None:
+        if len(data) > MAX_PAGE:
+            raise SubstyleError(f"{path}: a page of {len(data):,} bytes; at most {MAX_PAGE:,}")
         self._file(path, data)
         self.pages += 1
 
@@ -404,22 +433,25 @@ def _short(text: object) -> str:
     return str(text) if len(str(text)) <= 80 else f"{str(text)[:79]}…"
 
 
-def _by_key(scores: Iterable[RowScore]) -> dict[str, RowScore]:
-    return {score.key: score for score in scores}
-
-
 def _suite(row: Row) -> str:
-    name = row.suite.name or "not recorded"
-    return name if "," not in name else f"{row.study.name}: {len(row.suite.transformations)} transformations"
+    name = _short(row.suite.name or "not recorded")
+    return name if "," not in name else f"{_short(row.study.name)}: {len(row.suite.transformations)} transformations"
 
 
 def _data(row: Row) -> str:
     known = "" if row.data.digest else ", not recorded"
-    return f"{row.data.name or row.study.name} ({row.data.photographs:,} photographs{known})"
+    return f"{_short(row.data.name or row.study.name)} ({row.data.photographs:,} photographs{known})"
 
 
 def _family(row: Row) -> str:
-    return (row.backbone.base or row.backbone.name).partition(":")[0]
+    return _short((row.backbone.base or row.backbone.name).partition(":")[0])
+
+
+def _objective(row: Row) -> str:
+    return _short(row.backbone.objective or "not recorded")
+
+
+_CHOICES = {"suite": _suite, "data": _data, "objective": _objective, "family": _family}
 
 
 def _base(transformation: str) -> str:
@@ -431,12 +463,12 @@ def _file(transformation: str) -> str:
     return f"{each_name(transformation, hashlib.sha256(transformation.encode()).hexdigest())}.html"
 
 
-def _scores(scores: Iterable[RowScore]) -> Table:
+def _scores(scores: Sequence[RowScore]) -> Table:
     columns = (*words("score"), Column("value", "Value", interval=True), Column("n", "Photographs", "count"))
     rows = []
-    for score in scores:
+    for score in scores[:_SCORES]:
         value = with_interval(score.value, score.ci95)
-        rows.append((score.heading, value if score.converged or value is None else Unconverged(value), score.n))
+        rows.append((_short(score.heading), value if score.converged or value is None else Unconverged(value), score.n))
     return Table("scores", "Scores in per cent.", columns, tuple(rows))
 
 
@@ -449,7 +481,7 @@ def _headed(table: Table, backbone: str) -> Table:
     )
 
 
-def _extremes(row: Row) -> tuple[str, list[tuple[str, float]], list[tuple[str, float]]] | None:
+def _extremes(row: Row) -> _Extremes:
     """Heading of the first accuracy by transformation, and the highest and lowest ones; None without any."""
     for table, at in _by_transformation(row):
         measure = next((i for i, each in enumerate(table.columns) if each.kind == "share"), None)
@@ -472,25 +504,29 @@ def _by_transformation(row: Row) -> Iterator[tuple[RowTable, int]]:
                 break
 
 
-def _of_transformation(name: str, group: _Group) -> Iterator[Table]:
-    """Rows about a transformation in the tables of all backbones."""
-    found: dict[tuple[str, tuple[Column, ...]], list[tuple[Any, ...]]] = {}
-    captions = {}
+def _of_transformations(group: _Group) -> dict[str, list[Table]]:
+    """Rows about each transformation in the tables of all backbones, by its name without the severity."""
+    found: dict[tuple[str, str, tuple[Column, ...]], list[tuple[Any, ...]]] = {}
+    captions: dict[str, str] = {}
     for entry in group.entries:
+        backbone = entry.row.backbone.label or entry.row.backbone.name
         for kept, at in _by_transformation(entry.row):
             table = kept.table()
-            rows = [row for row in table.rows if _base(str(row[at])) == name]
-            named = any(row[at] != name for row in rows)  # severities have names of their own
-            drop = {i for i, each in enumerate(table.columns) if each.name in ("coarse", "role")}
-            drop |= set() if named else {at}
-            columns = tuple(each for i, each in enumerate(table.columns) if i not in drop)
-            backbone = entry.row.backbone.label or entry.row.backbone.name
-            cells = [(backbone, *(cell for i, cell in enumerate(row) if i not in drop)) for row in rows]
-            captions[table.name] = table.caption
-            found.setdefault((table.name, columns), []).extend(cells)
-    for (table_name, columns), cells in found.items():
-        if cells:
-            yield Table(table_name, captions[table_name], (*words("backbone"), *columns), tuple(cells))
+            captions.setdefault(table.name, table.caption)
+            by: dict[str, list[tuple[Any, ...]]] = {}
+            for row in table.rows:
+                by.setdefault(_base(str(row[at])), []).append(row)
+            for name, rows in by.items():
+                drop = {i for i, each in enumerate(table.columns) if each.name in ("coarse", "role")}
+                named = any(row[at] != name for row in rows)  # severities have names of their own
+                drop |= set() if named else {at}
+                columns = tuple(each for i, each in enumerate(table.columns) if i not in drop)
+                cells = [(backbone, *(cell for i, cell in enumerate(row) if i not in drop)) for row in rows]
+                found.setdefault((name, table.name, columns), []).extend(cells)
+    tables: dict[str, list[Table]] = {}
+    for (name, of, columns), cells in found.items():
+        tables.setdefault(name, []).append(Table(of, captions[of], (*words("backbone"), *columns), tuple(cells)))
+    return tables
 
 
 def study_file(row: Row) -> str:
@@ -501,18 +537,18 @@ def study_file(row: Row) -> str:
     """
     if row.study.settings is None:
         return ""
-    own = row.study.model_dump(include={"name", "note", *PIXELS}, exclude_none=True)
+    own = row.study.model_dump(include={"name", "note", "limit", *PIXELS}, exclude_none=True)
     own["resample_by"] = row.data.resampled_by
-    missing = ["photographs, plug-ins, weights", "limit", "[splits]", "[source]", "[embed]"]
-    if _HUB.fullmatch(name := row.backbone.base or row.backbone.name):
-        own["backbones"] = [name]
-    else:
-        missing.append("backbones (the name may be that of a file)")
-    if all(map(_TRANSFORMATIONS.fullmatch, re.split("[+,]", row.suite.name or ""))):
-        own["suite"] = row.suite.name
-    else:
-        missing.append("suite (the name may be that of a file)")
-    lines = _toml(own)
+    missing = ["photographs, plug-ins, weights", "[source]", "[embed]"]
+    missing += ["limit"] * (row.study.limit is None) + ["[splits]"] * (row.study.splits is None)
+    name, suite = row.backbone.base or row.backbone.name, row.suite.name or ""
+    transformations = all(map(_TRANSFORMATIONS.fullmatch, re.split("[+,]", suite)))
+    for key, value, safe in (("backbones", [name], _HUB.fullmatch(name)), ("suite", suite, transformations)):
+        if safe:
+            own[key] = value
+        else:
+            missing.append(f"{key} (the name may be that of a file)")
+    lines = [*_toml(own), *(["", "[splits]", *_toml(row.study.splits)] if row.study.splits else [])]
     tables, named = {*registry.REPORTED, *registry.registered()}, {each.name for each in fields(Study)}
     for stage, settings in row.study.settings.items():
         known = _settings(stage) if stage in tables else {}

@@ -12,6 +12,7 @@ PIXELS = "control:pixels"
 
 @pytest.mark.usefixtures("pages")
 def test_a_run_becomes_rows_and_a_site(scene: Scene) -> None:
+    scene.study |= {"limit": 17, "splits": {"train": 0.5, "val": 0.2, "test": 0.3}}
     results = scene.run()
     run, there, out = scene.root / "out", scene.root / "there", scene.root / "site"
     (path,) = scene.ok("results", "add", run, "--to", there)["added"]
@@ -29,6 +30,7 @@ def test_a_run_becomes_rows_and_a_site(scene: Scene) -> None:
     assert list((out / "pictures").glob("*.jpg"))
     assert list((out / "probes").rglob("fine-linear.safetensors"))
     (study,) = (out / "studies").glob("*.toml")
-    assert load_study(study).probes == load_study(scene.study_file()).probes
+    made, own = load_study(study), load_study(scene.study_file())
+    assert (made.probes, made.limit, made.splits) == (own.probes, own.limit, own.splits)
     again = scene.ok("run", study, "--images", scene.photos, "--out", scene.root / "again")
     assert numbers(read(again["results"]))["backbones"] == numbers(results)["backbones"]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.conftest import the_json
-from tests.engine.leaderboard.test_directory import results, write_run
+from tests.engine.leaderboard.test_directory import recorded, results, write_run
 from tests.engine.report import fake
 
 from substyle.engine.cli import main
@@ -347,15 +347,130 @@ def test_only_a_site_is_replaced(tmp_path: Path) -> None:
         write_site([tmp_path / "mine"], tmp_path / "out")
 
 
-def test_equal_rows_are_one_and_different_ones_of_a_stamp_are_refused(tmp_path: Path) -> None:
-    stamps = {"stamps": {f"probes/{slug(name)}": "0" * 16 for name in fake.SKILLS}}
-    run = write_run(tmp_path / "run", results(**stamps))
-    add_rows(rows_of(results(**stamps)), tmp_path / "rows")
+def test_of_different_rows_of_a_stamp_the_first_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", recorded())
+    add_rows(rows_of(recorded()), tmp_path / "rows")
     assert write_site([run, tmp_path / "rows"], tmp_path / "out").rows == len(fake.SKILLS)
-    other = results(**stamps)
-    other["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = 0.123
-    with pytest.raises(SubstyleError, match="other content"):
-        write_site([run, write_run(tmp_path / "other", other)], tmp_path / "out")
+    other = next(row for row in rows_of(recorded()) if row.backbone.name == BACKBONE)
+    scores = [score.model_dump() | {"value": 0.123} for score in other.scores]
+    add_rows([foreign(other, scores=scores)], tmp_path / "other")
+    command = ["site", str(tmp_path / "other"), str(run), "--out", str(tmp_path / "out"), "--json"]  # runs come first
+    assert main(command) == 1
+    answer = the_json(capsys)
+    assert answer["bad"] == {str(tmp_path / "other" / other.path): "other numbers for the same stamp"}
+    assert answer["rows"] == len(fake.SKILLS)
+    assert "12.3" not in (tmp_path / "out" / "rows" / f"{other.stamp}.html").read_text()
+
+
+def test_a_renamed_folder_of_photographs_is_no_other_row(tmp_path: Path) -> None:
+    made = recorded()
+    add_rows(rows_of(made), tmp_path / "rows")
+    made["identity"]["sources"] = "renamed"
+    assert len(add_rows(rows_of(made), tmp_path / "rows").added) == len(fake.SKILLS)
+    site = write_site([tmp_path / "rows"], tmp_path / "out")
+    assert (site.rows, site.bad) == (len(fake.SKILLS), {})
+
+
+QUOTES = "'" * 4000
+
+
+def bogus(key: str) -> dict[str, Any]:
+    score = {"key": key, "heading": QUOTES, "stage": "probes", "value": 0.5}
+    return score | {"ci95": None, "n": 3, "converged": True}
+
+
+COLUMN = {"name": "transformation", "heading": "", "kind": "text", "interval": False}
+TOO_MUCH: dict[str, dict[str, Any]] = {
+    "settings": {"study": {"settings": {"probes": {"Cs": [float(n) for n in range(1, 60_000)]}}}},
+    "scores": {"scores": [bogus(f"bogus{n}") for n in range(200)]},
+    "tables": {"tables": [{"section": "s", "name": f"{n}{QUOTES}", "caption": QUOTES, "columns": [COLUMN],
+                           "rows": [[QUOTES]]} for n in range(70)]},
+    "names": {"backbone": {"objective": QUOTES, "licence": QUOTES}, "study": {"name": QUOTES, "note": QUOTES}},
+    "stages": {"study": {"settings": {f"{n}{QUOTES}": {f"{m}{QUOTES}": 1 for m in range(9)} for n in range(20)}}},
+    "text": {"suite": {"transformations": [{"name": f"{n}{QUOTES}", "coarse": "", "role": "", "digest": None}
+                                           for n in range(200)]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_a_row_with_too_much_stops_no_site(case: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", results())
+    change = TOO_MUCH[case] | {"backbone": {"name": "theirs", **TOO_MUCH[case].get("backbone", {})}}
+    row = foreign(own_row(), **change)
+    assert add_rows([row], tmp_path / "rows").refused == {}
+    site = write_site([run, tmp_path / "rows"], tmp_path / "out")
+    bad = {str(tmp_path / "rows" / row.path): "too much text for a page"}
+    assert (site.rows, site.bad) == ((len(fake.SKILLS), bad) if case == "text" else (len(fake.SKILLS) + 1, {}))
+    assert max(path.stat().st_size for path in (tmp_path / "out").rglob("*.html")) <= made_by.MAX_PAGE
+    assert own_row().scores[0].heading in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_many_rows_with_much_text_take_more_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", results())
+    row, changed = own_row(), {"data": {"resampled_by": QUOTES}, "tables": []}
+    study = {"name": QUOTES, "settings": None}
+    rows = [foreign(row, backbone={"objective": QUOTES}, study=study | {"seed": n}, **changed) for n in range(40)]
+    add_rows(rows, tmp_path / "rows")
+    monkeypatch.setattr(made_by, "MAX_PAGE", 150_000)
+    site = write_site([run, tmp_path / "rows"], tmp_path / "out")
+    assert (site.rows, site.bad) == (40 + len(fake.SKILLS), {})
+    found = pages(tmp_path / "out")
+    assert "index-2.html" in found
+    links = {link for name, page in found.items() if name.startswith("index") for link in page.links()}
+    assert len([link for link in links if link.startswith("rows/")]) == site.rows
+    (own,) = (page for name, page in found.items() if name.startswith(f"backbones/{BACKBONE}"))
+    assert re.search(r"The first \d+ of 41 are shown", "".join(own.text))
+
+
+def test_columns_are_those_of_ones_own_runs(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", results())
+    row = own_row()
+    scores = [score.model_dump() | {"heading": f"theirs {score.key}"} for score in row.scores]
+    tables = [table.model_dump() | {"caption": "theirs"} for table in row.tables]
+    backbone, more = {"name": "a", "digest": "f" * 16}, [bogus(f"bogus{n}") for n in range(40)]
+    add_rows([foreign(row, backbone=backbone, scores=more + scores, tables=tables)], tmp_path / "rows")
+    site = write_site([tmp_path / "rows", run], tmp_path / "out")
+    assert (site.tables, site.rows) == (1, 1 + len(fake.SKILLS))
+    found = pages(tmp_path / "out")
+    keys = [own["data-key"] for own in found["index.html"].of("th") if "data-key" in own]
+    assert {score.key for score in row.scores} <= set(keys)
+    for name in ("index.html", *(name for name in found if name.startswith("transformations/"))):
+        assert "theirs" not in "".join(found[name].text), name
+
+
+def test_tables_of_most_photographs_come_first(tmp_path: Path) -> None:
+    few, many = results(images=100), results(images=900)
+    many["identity"] = {"sources": "many", "photographs": "e" * 16}
+    many["backbones"] = {BACKBONE: many["backbones"][BACKBONE]}  # fewer rows
+    runs = [write_run(tmp_path / name, made) for name, made in (("few", few), ("many", many))]
+    write_site(runs, tmp_path / "out")
+    headings = re.findall(r"<h2>(Table \d[^<]*)", (tmp_path / "out" / "index.html").read_text())
+    assert [re.sub(r"\D+", " ", heading).split()[:2] for heading in headings] == [["1", "900"], ["2", "100"]]
+
+
+def test_dates_are_days(built: Path) -> None:
+    for name, page in pages(built).items():
+        assert not re.search(r"\d{4}-\d\d-\d\dT", "".join(page.text)), name
+
+
+def test_one_is_no_plural_and_a_folder_without_results_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = write_run(tmp_path / "run", results()), str(tmp_path / "out")
+    assert main(["site", str(run), "--out", out]) == 0
+    assert f" {len(fake.SKILLS)} rows in 1 table, " in capsys.readouterr().out
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(ConfigError, match=r"a run with results\.json, or a directory of results with results/"):
+        write_site([tmp_path / "unfinished"], tmp_path / "out")
+
+
+def test_study_files_have_limit_and_splits_if_they_are_recorded() -> None:
+    splits = {"train": 0.5, "val": 0.25, "test": 0.25}
+    (row, *_) = rows_of(results(settings={"probes": {}}, study={"limit": 500, "splits": splits}))
+    study = tomllib.loads(study_file(row))
+    assert (study["limit"], study["splits"]) == (500, splits)
+    assert "limit" not in study_file(row).partition("\n")[0]
+    assert "limit, [splits]" in study_file(rows_of(results(settings={"probes": {}}))[0]).partition("\n")[0]
 
 
 def test_files_that_are_no_rows_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
