@@ -33,7 +33,8 @@ def results(options: argparse.Namespace) -> dict[str, Any]:
         print(f"added {name}")
     _name(bad)
     _name(done.refused)
-    print(f"{options.to}: {len(done.added)} rows added, {len(done.unchanged)} unchanged, {len(done.refused)} refused")
+    added = _counted(len(done.added), "row")
+    print(f"{options.to}: {added} added, {len(done.unchanged)} unchanged, {len(done.refused)} refused")
     return {"to": str(options.to), **asdict(done), "bad": bad, "ok": not (bad or done.refused)}
 
 
@@ -44,7 +45,7 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
     bad = {str(source / name): reason for source, own in found.items() for name, reason in own.bad.items()}
     _name(bad)
     count = sum(len(own.rows) for own in found.values())
-    print(f"{count} rows are valid, {len(bad)} files are not")
+    print(f"{_counted(count, 'valid row')}, {_counted(len(bad), 'bad file')}")
     return {"rows": count, "bad": bad, "ok": not bad}
 
 
@@ -53,9 +54,14 @@ def _name(bad: dict[str, str]) -> None:
         print(printable(f"{name}: {reason}"), file=sys.stderr)
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def site(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle site SOURCE… --out DIR`."""
     made = write_site(options.sources, options.out, photographs=not options.without_photographs)
     _name(made.bad)
-    print(f"{made.index}: {made.rows} rows in {made.tables} tables, {made.pages} pages")
+    rows, tables, pages = _counted(made.rows, "row"), _counted(made.tables, "table"), _counted(made.pages, "page")
+    print(f"{made.index}: {rows} in {tables}, {pages}")
     return {**asdict(made), "index": str(made.index), "ok": not made.bad}

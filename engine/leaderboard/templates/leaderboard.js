@@ -1,6 +1,7 @@
 "use strict";
 const form = document.getElementById("filters"), summary = document.getElementById("status");
 const boards = [...document.querySelectorAll("section.board")];
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
 function apply() {
   const asked = Object.fromEntries(new FormData(form));
@@ -31,7 +32,7 @@ function apply() {
     rows += here;
     tables += here ? 1 : 0;
   }
-  summary.textContent = `${rows} rows in ${tables} tables`;
+  summary.textContent = `${counted(rows, "row")} in ${counted(tables, "table")}`;
 }
 
 function sort(board, head, at) {
