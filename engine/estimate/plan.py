@@ -23,9 +23,9 @@ from substyle.pipelines.transforms.base import get, real
 
 # Host seconds, measured on one Xeon core in 2026-11, in batches of 256. Python: per photograph headers (98 µs) and
 # feeding the decoder (30); per variant parameters (3.0) and launches (2.3); per embedding its copy to the host (1.9).
-# Other threads: reading a file (100 µs, on 4 threads); writing, per byte of the store (cast, checksum, fsync on one
-# thread: 0.15 GB/s, the row "write" of benchmarks/store.py).
-_PHOTOGRAPH, _VARIANT, _EMBEDDING, _READ, _WRITE = 128e-6, 5.3e-6, 1.9e-6, 100e-6 / 4, 1 / 0.15e9
+# Other threads: reading a file (100 µs, on 4 threads); writing, per byte of the store (cast, checksum, fsync on four
+# threads of two cores: 0.41 GB/s, the row "write" of benchmarks/store.py).
+_PHOTOGRAPH, _VARIANT, _EMBEDDING, _READ, _WRITE = 128e-6, 5.3e-6, 1.9e-6, 100e-6 / 4, 1 / 0.41e9
 _FILE = 110e3  # bytes of a photograph, the mean of ImageNet's
 _DISK = 1e9  # bytes per second of the one disk, assumed
 

@@ -78,7 +78,7 @@ DOUBLINGS = 1  # of the steps of MLPs: the fewest; kept studies, whose first tra
 # Host seconds, measured on one Xeon core in 2026-11: per training row of a fit (listing and weighting rows), per row
 # and head that is scored, and per photograph and bootstrap resample: of the draws, of scores of 31 transformations
 _ROW, _SCORE, _DRAW, _RESAMPLE = 60e-9, 0.4e-6, 16e-9, 3e-9
-_READ = 3.96e9  # bytes per second of a full read as a table from page cache, benchmarks/results/store.json
+_READ = 1.98e9  # bytes per second of a full read as a table from page cache, benchmarks/results/store.json
 
 LOADING, MLPS, MULTITASK, SCORES = "loading", "MLPs", "multi-task", "rows, scores, intervals"
 LINEAR = {
