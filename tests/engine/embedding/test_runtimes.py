@@ -143,7 +143,7 @@ def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
     )
     command = ["run", str(study), "--images", str(two_classes), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(command) == 2
-    assert "--runtime: got 'tensorrt'; allowed: auto, openvino, torch" in capsys.readouterr().err
+    assert "s.toml: embed.runtime: got 'tensorrt'; allowed: auto, openvino, torch" in capsys.readouterr().err
     study.write_text(study.read_text().replace('"tensorrt"', '"openvino"'))
     assert main([*command, "--runtime", "torch", "--device", "auto", "--limit", "24"]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
