@@ -126,7 +126,7 @@ def rows_of_run(run: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class Added:
-    """Paths of rows that were added, that were there, and that differ from what is there with the reason."""
+    """Paths of rows: added, already there, and refused, with the reason."""
 
     added: list[str]
     unchanged: list[str]

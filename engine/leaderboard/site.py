@@ -10,20 +10,17 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jinja2 import FileSystemLoader
 from markupsafe import Markup
-from pydantic import TypeAdapter
 
 from substyle import __version__
-from substyle.engine.backbones.presets import ABOUT
-from substyle.engine.config import Study
 from substyle.engine.leaderboard.directory import read_directory
 from substyle.engine.leaderboard.row import FOLDER, Row, RowScore, RowTable, RowTransformation, each_name, rows_of
+from substyle.engine.leaderboard.study_file import study_file
 from substyle.engine.report import page
 from substyle.engine.report.data import Column, Table, Unconverged, labelled, with_interval, words
 from substyle.engine.report.section import Heading, Pictures, blocks_of
@@ -50,12 +47,6 @@ _NAMED = 20  # stages with differing settings, and settings of a stage
 _PHOTOGRAPHS = 4  # of a gallery; a study has no more
 _TEMPLATES = Path(__file__).with_name("templates")
 _SCRIPT = (_TEMPLATES / "leaderboard.js").read_text(encoding="utf-8")
-# names of backbones and of transformations that are not those of files or code
-_HUB = re.compile(
-    rf"(?:(?:(?:timm|package|control|{'|'.join(ABOUT)}):(?:random:)?)?\w[\w.]*|open_clip:[\w-]+/[\w-]+"
-    r"|(?:timm|open_clip|transformers):hf-hub:\w[\w.-]*/\w[\w.-]*)(?:@[\w.:=,+-]+)?"
-)
-_TRANSFORMATIONS = re.compile(r"(?!python\.|.*\.toml)\w[\w.]*(?:@[\d.]+)?")
 _OTHER = {"photographs": "other photographs", "suite": "another suite or other definitions"}
 
 
@@ -527,69 +518,3 @@ def _of_transformations(group: _Group) -> dict[str, list[Table]]:
     for (name, of, columns), cells in found.items():
         tables.setdefault(name, []).append(Table(of, captions[of], (*words("backbone"), *columns), tuple(cells)))
     return tables
-
-
-def study_file(row: Row) -> str:
-    """The study of a row as TOML, as far as it is recorded; empty if settings are not.
-
-    Anybody may have written the row: the file has names that the package knows, numbers and words of lists, and no
-    path, address or device. Its first line says what is missing.
-    """
-    if row.study.settings is None:
-        return ""
-    own = row.study.model_dump(include={"name", "note", "limit", *PIXELS}, exclude_none=True)
-    own["resample_by"] = row.data.resampled_by
-    missing = ["photographs, plug-ins, weights", "[source]", "[embed]"]
-    missing += ["limit"] * (row.study.limit is None) + ["[splits]"] * (row.study.splits is None)
-    name, suite = row.backbone.base or row.backbone.name, row.suite.name or ""
-    transformations = all(map(_TRANSFORMATIONS.fullmatch, re.split("[+,]", suite)))
-    for key, value, safe in (("backbones", [name], _HUB.fullmatch(name)), ("suite", suite, transformations)):
-        if safe:
-            own[key] = value
-        else:
-            missing.append(f"{key} (the name may be that of a file)")
-    lines = [*_toml(own), *(["", "[splits]", *_toml(row.study.splits)] if row.study.splits else [])]
-    tables, named = {*registry.REPORTED, *registry.registered()}, {each.name for each in fields(Study)}
-    for stage, settings in row.study.settings.items():
-        known = _settings(stage) if stage in tables else {}
-        kept = {name: value for name, value in settings.items() if known.get(name) and value is not None}
-        try:
-            if stage in tables:
-                registry.settings_of(stage, kept)
-                missing += [f"{stage}.{name}" for name in settings if known.get(name) is False]
-                lines += ["", f"[{stage}]", *_toml(kept)]
-            elif stage in named or stage not in registry.NAMES:
-                missing.append(f"[{_short(_key(stage))}]")
-        except ConfigError:
-            missing.append(f"[{stage}]")
-    return "\n".join([f"# Not in this file: {', '.join(dict.fromkeys(missing))}.", *lines]) + "\n"
-
-
-@cache
-def _settings(stage: str) -> dict[str, bool]:
-    """Fields of the settings of a stage, and whether they hold nothing but numbers and words of a list."""
-    properties = TypeAdapter(registry.stage(stage).config).json_schema()["properties"]
-    return {name: _is_plain(schema) for name, schema in properties.items()}
-
-
-def _is_plain(schema: Mapping[str, Any]) -> bool:
-    parts = [*schema.get("anyOf", ()), *schema.get("prefixItems", ()), *filter(None, [schema.get("items")])]
-    if parts:
-        return all(map(_is_plain, parts))
-    return "enum" in schema or "const" in schema or schema.get("type") in ("integer", "number", "boolean", "null")
-
-
-def _toml(values: Mapping[str, Any]) -> list[str]:
-    return [f"{_key(name)} = {_value(value)}" for name, value in values.items() if value is not None]
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
-
-
-def _value(value: Any) -> str:  # noqa: ANN401 (JSON)
-    if isinstance(value, dict):
-        return f"{{{', '.join(_toml(value))}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(_value(each) for each in value if each is not None)}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

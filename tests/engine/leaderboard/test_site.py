@@ -22,7 +22,8 @@ from substyle.engine.cli import main
 from substyle.engine.leaderboard import site as made_by
 from substyle.engine.leaderboard.directory import add_rows
 from substyle.engine.leaderboard.row import Row, rows_of
-from substyle.engine.leaderboard.site import study_file, write_site
+from substyle.engine.leaderboard.site import write_site
+from substyle.engine.leaderboard.study_file import study_file
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.store.layout import slug
