@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -17,6 +16,7 @@ from substyle.engine.leaderboard.row import Row
 from substyle.engine.stages import registry
 from substyle.engine.store.layout import PIXELS
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.libraries.library import toml_key, toml_lines
 
 # names of backbones and of transformations that are not those of files or code
 _HUB = re.compile(
@@ -45,7 +45,8 @@ def study_file(row: Row) -> str:
             own[key] = value
         else:
             missing.append(f"{key} (the name may be that of a file)")
-    lines = [*_toml(own), *(["", "[splits]", *_toml(row.study.splits)] if row.study.splits else [])]
+    lines = toml_lines(_recorded(own))
+    lines += ["", "[splits]", *toml_lines(_recorded(row.study.splits))] if row.study.splits else []
     tables, named = {*registry.REPORTED, *registry.registered()}, {each.name for each in fields(Study)}
     for stage, settings in row.study.settings.items():
         known = _settings(stage) if stage in tables else {}
@@ -54,9 +55,9 @@ def study_file(row: Row) -> str:
             if stage in tables:
                 registry.settings_of(stage, kept)
                 missing += [f"{stage}.{name}" for name in settings if known.get(name) is False]
-                lines += ["", f"[{stage}]", *_toml(kept)]
+                lines += ["", f"[{stage}]", *toml_lines(_recorded(kept))]
             elif stage in named or stage not in registry.NAMES:
-                missing.append(f"[{_key(stage)[:80]}]")
+                missing.append(f"[{toml_key(stage[:80])}]")
         except ConfigError:
             missing.append(f"[{stage}]")
     return "\n".join([f"# Not in this file: {', '.join(dict.fromkeys(missing))}.", *lines]) + "\n"
@@ -76,17 +77,8 @@ def _is_plain(schema: Mapping[str, Any]) -> bool:
     return "enum" in schema or "const" in schema or schema.get("type") in ("integer", "number", "boolean", "null")
 
 
-def _toml(values: Mapping[str, Any]) -> list[str]:
-    return [f"{_key(name)} = {_value(value)}" for name, value in values.items() if value is not None]
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
-
-
-def _value(value: Any) -> str:  # noqa: ANN401 (JSON)
+def _recorded(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """A value without nulls, which TOML does not have."""
     if isinstance(value, dict):
-        return f"{{{', '.join(_toml(value))}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(_value(each) for each in value if each is not None)}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return {name: _recorded(each) for name, each in value.items() if each is not None}
+    return [_recorded(each) for each in value if each is not None] if isinstance(value, list) else value

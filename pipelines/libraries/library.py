@@ -134,8 +134,22 @@ def shown(parameters: Mapping[str, str]) -> str:
 
 
 def as_toml(value: object) -> str:
-    """Format a value as in a suite file; what TOML has no value for as Python's text."""
-    return json.dumps(value, default=str, ensure_ascii=False)
+    """Format a value as in a suite file; what TOML has no value for as JSON, or as Python's text."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(toml_lines(value))}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_toml, value))}]"
+    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_lines(table: Mapping[Any, Any]) -> list[str]:
+    """Format the fields of a table, a line each."""
+    return [f"{toml_key(str(name))} = {as_toml(value)}" for name, value in table.items()]
+
+
+def toml_key(name: str) -> str:
+    """Format the name of a field or table, in quotes where it needs them."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else as_toml(name)
 
 
 def takes_only_values(made: Callable[..., Any]) -> bool:

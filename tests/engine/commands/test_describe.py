@@ -73,7 +73,7 @@ def test_a_plug_in_that_fails_in_use_is_an_error_of_one_line(
 
 def test_parameters_of_libraries_are_shown_as_in_suite_files() -> None:
     values = as_toml(True), as_toml((0.8, [1, "a"])), as_toml({"a": False})
-    assert values == ("true", '[0.8, [1, "a"]]', '{"a": false}')
+    assert values == ("true", '[0.8, [1, "a"]]', "{a = false}")
     parameters = {"p": as_toml(0.5), "hue": "", "flip": as_toml(False), "**": ""}
     assert shown(parameters) == "p = 0.5, hue, flip = false"
 
