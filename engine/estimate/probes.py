@@ -245,7 +245,7 @@ def linear_pass(
         count: number of heads K; left: fraction of them that have not converged.
         dtype: of products; resampled: whether photographs have weights.
     """
-    size = min(rows, solver.block_rows(width, count * classes))
+    size = min(rows, solver.block_rows(table.width, count * classes, META))
     blocks, heads = -(-rows // size), max(1.0, count * left)
     keeps = rows * width * dtype.itemsize <= solver._KEPT
     found: list[tuple[float, Work]] = []

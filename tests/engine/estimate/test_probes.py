@@ -14,7 +14,7 @@ from benchmarks.gpu_check.probe_tables import made
 from benchmarks.passes import counted
 
 from substyle.engine.estimate import probes
-from substyle.engine.estimate.counting import Counter
+from substyle.engine.estimate.counting import META, Counter
 from substyle.engine.estimate.plan import STAGES, Plan, plan
 from substyle.engine.estimate.probes import GRID, RESAMPLES, ROTATION, SINGLE, ProbedTable, linear_pass, step
 from substyle.engine.estimate.roofline import DEVICES, DISK, HOST, TENSOR, UNITS, Efficiency, Launch, slowest
@@ -51,7 +51,7 @@ def table_of(photographs: int, width: int = 768, how: str = "float16", **more: A
 def test_passes_of_a_small_study_are_those_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches, operations and bytes of all passes of all linear probes of a backbone."""
     images, width = 400, 24
-    monkeypatch.setattr(solver, "block_rows", lambda width, outputs: 256)  # several blocks
+    monkeypatch.setattr(solver, "block_rows", lambda width, outputs, device: 256)  # several blocks
     monkeypatch.setattr(solver, "_KEPT", 0)  # that are gathered in each pass, as those of large tables
     ran: list[Launch] = []
     run = solver._Objective.__call__
@@ -97,7 +97,7 @@ def test_a_pass_is_counted_by_hand(dtype: torch.dtype) -> None:
         for weight, work in linear_pass(rows, 768, heads, 1.0, classes, dtype, table_of(10**6), resampled=False)
         for launch in work.launches
     ]
-    size = solver.block_rows(768, heads * classes)
+    size = solver.block_rows(768, heads * classes, META)
     blocks = -(-rows // size)
     flop = 4.0 * blocks * size * 768 * heads * classes
     assert sum(weight * launch.flop for weight, launch in launches) == pytest.approx(flop, rel=0.01)

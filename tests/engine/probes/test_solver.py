@@ -151,8 +151,8 @@ def test_heads_do_not_depend_on_their_company_or_on_blocks(monkeypatch: pytest.M
     features = features_of(table, task)
     strengths = [PENALTY, 0.1, 1.0]
     together = fit(TrainingRows(features, task, np.ones((3, 4))), strengths, tolerance=1e-6, most=2000)
-    monkeypatch.setattr(solver, "_LOGITS", 1)  # blocks of 256 rows at least
-    monkeypatch.setattr(solver, "_block_rows", lambda _width: 37)
+    monkeypatch.setattr(solver, "_ON_CPU", (64 << 20, 1))  # blocks of 256 rows at least
+    monkeypatch.setattr(solver, "_block_rows", lambda _width, _device: 37)
     for k, strength in enumerate(strengths):
         alone = fit(TrainingRows(features, task, np.ones((1, 4))), [strength], tolerance=1e-6, most=2000)
         assert torch.allclose(alone.heads.w1[0], together.heads.w1[k], atol=AGREE)
