@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.resampling import ACCURACY, Estimate
+from substyle.engine.probes.resampling import ACCURACY, Estimate, multiplicities
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
@@ -143,14 +143,17 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
     if n < 2:
         return None
     value_G, weight_G = (np.bincount(group_R, weights=w, minlength=n) for w in (value_R, None))
-    counts_SG = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
-    mean, total_S = float(value_R.mean(dtype=np.float64)), counts_SG @ weight_G
+    mean = float(value_R.mean(dtype=np.float64))
     apart_G = value_G - weight_G * mean  # centred, so that squares do not cancel
-    shift_S = (counts_SG @ apart_G) / total_S
+    column_GX = np.stack([weight_G, apart_G, apart_G**2, apart_G * weight_G, weight_G**2], axis=1)
+    if hits:
+        column_GX = column_GX[:, :2]
+    blocks = multiplicities(RESAMPLES, seed, n)
+    total_S, apart_S, *squares = np.concatenate([times_BG.astype(np.float64) @ column_GX for times_BG in blocks]).T
+    shift_S = apart_S / total_S
     if hits:
         return Estimate(mean, mean + shift_S, n, bounds=ACCURACY).ci95
-    squares_S3 = counts_SG @ np.stack([apart_G**2, -2 * apart_G * weight_G, weight_G**2], axis=1)
-    squared_S = (squares_S3 * np.stack([np.ones_like(shift_S), shift_S, shift_S**2], axis=1)).sum(axis=1)
+    squared_S = squares[0] - 2 * shift_S * squares[1] + shift_S**2 * squares[2]
     squared = float((apart_G**2).sum())
     # resamples of a single group have no error of their own; t is then larger than any other
     error_S = np.sqrt(np.maximum(squared_S, squared * _ALIKE)) / total_S

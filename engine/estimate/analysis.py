@@ -15,7 +15,7 @@ POINTS = 256  # rows per cluster of which FAISS trains k-means at most, its defa
 # Host seconds, measured on one Xeon core in 2026-11: per query (intervals of k-NN, of clusters), per number of a row
 # that is scaled to unit length, per photograph and transformation (two bootstraps of 1,000 resamples), per number that
 # is compared, and per operation of float32 products
-_VOTE, _CLUSTER, _UNIT, _BOOTSTRAP, _COMPARE, _PRODUCT = 2e-5, 2.4e-4, 15e-9, 1.2e-4, 55e-9, 1 / 98e9
+_VOTE, _CLUSTER, _UNIT, _BOOTSTRAP, _COMPARE, _PRODUCT = 2e-5, 2.4e-4, 15e-9, 5.5e-6, 55e-9, 1 / 98e9
 
 
 def parts(

@@ -7,7 +7,7 @@ means of the T accuracies, so one set of resamples serves all, and differences o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
@@ -365,8 +365,7 @@ def resample(
         np.add.at(by_group, place_N, both)
         both = by_group
     images, transformations = len(both), len(score_TN)
-    made = _kept_multiplicities if resamples * images <= KEPT_DRAWS else _multiplicities
-    parts = [times_BN.astype(np.float32) @ both for times_BN in made(resamples, seed, images)]
+    parts = [times_BN.astype(np.float32) @ both for times_BN in multiplicities(resamples, seed, images)]
     sums = np.concatenate([both.sum(axis=0, keepdims=True), *parts]).astype(np.float64)
     with np.errstate(invalid="ignore"):
         accuracies = sums[:, :transformations] / np.where(
@@ -381,8 +380,12 @@ def resample(
     return Resampled(accuracies[0], accuracies[1:], seed, units_T, bounds, apart_T)
 
 
+def multiplicities(resamples: int, seed: int, images: int) -> Iterable[NDArray[np.uint8]]:
+    """How often each resample has each image, in blocks (B, N) of resamples. They depend only on the arguments."""
+    return (_kept_multiplicities if resamples * images <= KEPT_DRAWS else _multiplicities)(resamples, seed, images)
+
+
 def _multiplicities(resamples: int, seed: int, images: int) -> Iterator[NDArray[np.uint8]]:
-    """How often each resample has each image, in blocks (B, N) of resamples."""
     rng = np.random.Generator(np.random.PCG64([seed, images, 0x626F6F74]))
     at_once = max(1, _DRAWS_AT_ONCE // max(images, 1))
     for start in range(0, resamples, at_once):
