@@ -200,7 +200,7 @@ def parts(
         batch = mlp.batch_size(table.trained(seen), config.batch)
         busy = training(grid(config), config.mlp_steps, ((classes, batch),))
         again = seconds(step((grid(config)[0],), ((classes, batch),), config, table), device, reached, captured=True)
-        resampled = config.mlp_resamples * config.mlp_steps * 2 ** (DOUBLINGS - 1)
+        resampled = config.mlp_resamples * config.mlp_steps * 2**DOUBLINGS
         yield MLPS, total((1.0, busy), (resampled, again), (resampled * batch, streamed(1)))
         scored += tested * variants * (1 + config.mlp_resamples)
         reports += 1 + others / 2

@@ -14,7 +14,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.linear import Linear
-from substyle.engine.probes.mlp import by_accuracy, part_of, scored_in_validation, until_agreed
+from substyle.engine.probes.mlp import by_accuracy, part_of, scored_in_validation, until_settled
 from substyle.engine.probes.resampling import Resampled, resample, uniform_over
 from substyle.engine.probes.tasks import I64, Advance, Task, identity
 from substyle.engine.probes.trainer import Validation
@@ -95,11 +95,9 @@ def train_sizes(
         found[LINEAR] = sized(linear.heads, linear.validation, bool(linear.describe()["converged"]))
     settings = settings_of(config)
     if settings:
-        agreement = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
+        judge = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
         part = part_of(features, task, config)
-        made = until_agreed(
-            *(features, [part], settings, config, config.mlp_steps, by_accuracy, [agreement], advance), together=False
-        )
+        made = until_settled(features, [part], settings, config, config.mlp_steps, by_accuracy, [judge], advance)
         found |= {name: sized(m.heads, m.trained.validation, m.converged) for name, m in made.items()}
     return found
 

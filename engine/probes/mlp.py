@@ -1,4 +1,4 @@
-"""MLP and multi-task probes, retrained with twice the steps until two consecutive trainings agree."""
+"""MLP and multi-task probes, retrained with twice the steps until that raises the accuracy no further."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ class Mlp:
     """A trained MLP and its convergence.
 
     Attributes:
-        trained: last training of the selected setting.
-        difference: its validation accuracy minus that with half the steps; the largest over tasks.
-        converged: whether the two agree.
-        resampled: heads trained on resampled photographs with half the steps; None without any.
+        trained: the selected setting, trained for the number of steps of the highest validation accuracy.
+        steps: steps of its longest training.
+        gain: validation accuracy of that training minus the best of shorter ones; the largest over tasks.
+        converged: whether longer training no longer helps: the gain is negative or within the tolerance.
+        resampled: heads trained on resampled photographs with as many steps; None without any.
     """
 
     trained: Trained
-    difference: float
+    steps: int
+    gain: float
     converged: bool
     resampled: Heads | None = None
 
@@ -51,7 +53,7 @@ class Mlp:
         """Training fields of results.json."""
         return self.trained.describe() | {
             "converged": self.converged,
-            "certificate": {"steps": self.trained.steps, "difference": self.difference},
+            "certificate": {"steps": self.steps, "gain": self.gain},
         }
 
 
@@ -97,14 +99,14 @@ def train_mlp(
     else:
         width = features.width // features.held.table.tokens
         settings, steps = token_grid(config, head, width), config.attentive_steps
-    agreement = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
+    judge = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
     part = part_of(features, task, config)
-    each = until_agreed(features, [part], settings, config, steps, by_accuracy, [agreement], advance)
+    each = until_settled(features, [part], settings, config, steps, by_accuracy, [judge], advance)
     found = each[""]
     resampled = []
     for s, times_N in enumerate([] if times_SN is None else times_SN):
         drawn = replace(task, train_N=np.repeat(np.arange(len(times_N)), times_N.astype(np.int64)))
-        setting, steps = found.trained.setting, found.trained.steps // 2
+        setting, steps = found.trained.setting, found.trained.steps
         stream = stream_of(drawn, config.sampling, config.seed + s + 1, features.held.drawn_on)
         own = [replace(part, stream=stream)]
         made = train(features, own, [setting], config, steps, seeds=[config.seed + s + 1], advance=advance)
@@ -112,28 +114,26 @@ def train_mlp(
     return replace(found, resampled=_stacked(resampled) if resampled else None)
 
 
-def until_agreed(
+def until_settled(
     features: Features,
     parts: Sequence[BatchPart],
     settings: Sequence[Setting],
     config: ProbeConfig,
     steps: int,
     rank: Rank,
-    agreement: Sequence[Validation],
+    judges: Sequence[Validation],
     advance: Advance,
-    *,
-    together: bool = True,
 ) -> dict[str, Mlp]:
-    """Train all settings, then retrain the best of each group with twice the steps until two trainings agree.
+    """Train all settings, then retrain the best of each group with twice the steps until that no longer helps.
 
-    Stops after ``config.doublings``, or if no difference that is too large has shrunk since the previous doubling.
+    Each group keeps the training of the highest validation accuracy: longer ones may overfit. Stops after
+    ``config.doublings``, or when gains stop shrinking.
 
     Args:
         parts: parts of each batch; every training starts at their first rows.
         steps: steps of the first training.
         rank: key to select the best setting (maximum).
-        agreement: validation rows on which two trainings must agree, for each part.
-        together: whether all groups are trained for as many steps as the slowest, else each stops by itself.
+        judges: validation rows of each part, on which a longer training must not gain.
     """
     made = train(features, parts, settings, config, steps, advance=advance)
     groups = dict.fromkeys(s.group for s in settings)
@@ -146,21 +146,21 @@ def until_agreed(
         for g, before in best.items():
             now = again[before.setting]
             pairs = [
-                v.difference(now.heads, before.heads) for v, w in zip(agreement, now.setting.loss, strict=True) if w > 0
+                v.difference(now.heads, before.heads) for v, w in zip(judges, now.setting.loss, strict=True) if w > 0
             ]
-            largest = max((difference for difference, _ in pairs), key=abs)
-            found[g] = Mlp(now, largest, all(agree for _, agree in pairs))
-        apart = {g: abs(found[g].difference) for g in best if not found[g].converged}
-        shrinking = [g for g in apart if apart[g] < last.get(g, math.inf)]
-        if not shrinking:
+            settled = all(agree or difference < 0 for difference, agree in pairs)
+            kept = max(now, before, key=by_accuracy) if settled else now
+            found[g] = Mlp(kept, steps, max(difference for difference, _ in pairs), settled)
+        gains = {g: found[g].gain for g in best if not found[g].converged}
+        best = {g: found[g].trained for g, gain in gains.items() if gain < last.get(g, math.inf)}
+        if not best:
             break
-        last = {g: abs(found[g].difference) for g in best}
-        best = {g: found[g].trained for g in (best if together else shrinking)}
+        last = gains
     return found
 
 
 def scored_in_validation(task: Task) -> NDArray[np.int64]:
-    """Transformations on which two trainings are compared: scored ones for class tasks, else training ones."""
+    """Transformations on which trainings are compared: scored ones for class tasks, else training ones."""
     return task.score_T if task.by_image else task.train_T
 
 
@@ -172,7 +172,7 @@ def _stacked(heads: Sequence[Heads]) -> Heads:
 #
 # Loss: ``weight / log T * transformation loss + (1 - weight) / log C * semantic loss``, the first over random variants,
 # the second over identity rows, half of each batch each. Its single-task twins have weights 1 and 0; all three are
-# trained together on the same rows, grid and steps. Each selects its setting by its own validation loss.
+# trained together on the same rows, grid and first steps. Each selects its setting by its own validation loss.
 
 JOINT, TWIN_FINE, TWIN_SEMANTIC = "joint", "twin-fine", "twin-semantic"
 
@@ -216,18 +216,18 @@ def train_joint(
     """Train MLPs on both tasks, half of each batch each; returns the selected one of each group of settings."""
     semantic = replace(semantic, first=len(fine.labels))
     half = part_of(features, fine, config, share=2)
-    agreement = [
+    judges = [
         Validation(features, fine, config),
         Validation(features, replace(semantic, train_T=semantic.score_T), config),
     ]
-    return until_agreed(
+    return until_settled(
         features,
         [half, replace(part_of(features, semantic, config), count=half.count)],
         settings,
         config,
         config.multitask_steps,
         by_loss,
-        agreement,
+        judges,
         advance,
     )
 

@@ -319,9 +319,9 @@ def _training(results: ResultsDocument) -> Section:
         each = ", ".join(f"{name} ({task.replace('_', ' ')}, {head_name(head)})" for name, task, head in late)
         text = f"Not converged, marked † in tables and excluded from rankings: {each}."
     note = (
-        "Linear probes are solved to a gradient tolerance; MLPs are retrained with twice the steps, and the two must "
+        "Linear probes are solved to a gradient tolerance; MLPs are retrained with twice the steps until that no "
+        "longer helps. Edge: the selected regularisation is at the end of the grid, so a better one may be outside."
     )
-    note += "agree. Edge: the selected regularisation is at the end of the grid, so a better one may be outside."
     hidden = Data(table, "Convergence of all probes"), Text(note, note=True)
     blocks = Text(text), Details(f"All probes ({len(table.rows)})", hidden)
     return Section("training", "Training", "Training: have the probes converged?", blocks)

@@ -29,7 +29,7 @@ from substyle.engine.probes.mlp import (
     settings_of,
     train_mlp,
     train_multitask,
-    until_agreed,
+    until_settled,
 )
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
 from substyle.engine.probes.trainer import Trained, Validation, train
@@ -64,7 +64,7 @@ class Trainings:
 
 
 class Asked:
-    """Rows on which heads of enough steps agree.
+    """Rows on which more than enough steps gain nothing.
 
     Args:
         enough: steps from which twice as many give the same.
@@ -81,7 +81,7 @@ class Asked:
 
 
 @pytest.fixture
-def agreed(monkeypatch: pytest.MonkeyPatch, quick: Quick) -> Callable[..., tuple[dict[str, Mlp], Trainings]]:
+def settled(monkeypatch: pytest.MonkeyPatch, quick: Quick) -> Callable[..., tuple[dict[str, Mlp], Trainings]]:
     """(settings, asked, rank, accuracy, loss, doublings) -> what is found, and what was trained for it."""
 
     def run(
@@ -95,55 +95,86 @@ def agreed(monkeypatch: pytest.MonkeyPatch, quick: Quick) -> Callable[..., tuple
         trainings = Trainings(accuracy, loss)
         monkeypatch.setattr(module, "train", trainings)
         config = quick(doublings=doublings)
-        found = until_agreed(None, [], settings, config, 10, rank, asked, lambda _: None)  # type: ignore[arg-type]
+        found = until_settled(None, [], settings, config, 10, rank, asked, lambda _: None)  # type: ignore[arg-type]
         return found, trainings
 
     return run
 
 
-Agreed = Callable[..., tuple[dict[str, Mlp], Trainings]]
+Settled = Callable[..., tuple[dict[str, Mlp], Trainings]]
 SETTINGS = [Setting(lr, 0.1, 4) for lr in (0.25, 0.75, 0.5)]
 
 
 @pytest.mark.parametrize(("enough", "steps"), [(10, 20), (20, 40), (40, 80)])
-def test_the_best_is_trained_again_until_two_trainings_agree(agreed: Agreed, enough: int, steps: int) -> None:
-    found, trainings = agreed(SETTINGS, [Asked(enough)])
+def test_the_best_is_trained_again_until_that_gains_nothing(settled: Settled, enough: int, steps: int) -> None:
+    found, trainings = settled(SETTINGS, [Asked(enough)])
     best = SETTINGS[1]
     doubled = [10 * 2**i for i in range(1, round(math.log2(steps / 10)) + 1)]
     assert trainings.made == [(SETTINGS, 10), *(([best], s) for s in doubled)]
     mlp = found[""]
     assert (mlp.trained.setting, mlp.trained.steps, mlp.converged) == (best, steps, True)
-    assert mlp.difference == 2 / steps
+    assert mlp.gain == 2 / steps
     assert mlp.describe() == {
         "setting": best.describe(), "validation": 0.75, "steps": steps, "converged": True,
-        "certificate": {"steps": steps, "difference": 2 / steps},
+        "certificate": {"steps": steps, "gain": 2 / steps},
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("doublings", [1, 2])
-def test_without_agreement_doublings_run_out(agreed: Agreed, doublings: int) -> None:
-    found, trainings = agreed(SETTINGS, [Asked(10**6)], doublings=doublings)
+def test_without_agreement_doublings_run_out(settled: Settled, doublings: int) -> None:
+    found, trainings = settled(SETTINGS, [Asked(10**6)], doublings=doublings)
     assert [steps for _, steps in trainings.made] == [10 * 2**i for i in range(doublings + 1)]
     assert found[""].converged is False
     assert found[""].describe()["converged"] is False
     assert found[""].trained.steps == 10 * 2**doublings
 
 
-def test_steps_that_do_not_help_are_not_doubled_again(agreed: Agreed) -> None:
-    class Apart(Asked):
-        def difference(self, now: Heads, before: Heads) -> tuple[float, bool]:
-            return {10.0: -0.04, 20.0: 0.03, 40.0: -0.03}[float(before.w1[0, 0, 1])], False
+class Gains(Asked):
+    """Gains of a longer training, by the steps of the shorter one; those above 0.01 are clear."""
 
-    found, trainings = agreed(SETTINGS, [Apart(0)], doublings=9)
+    def __init__(self, gains: dict[int, float]) -> None:
+        self.gains = gains
+
+    def difference(self, now: Heads, before: Heads) -> tuple[float, bool]:
+        gain = self.gains[int(before.w1[0, 0, 1])]
+        return gain, abs(gain) <= 0.01
+
+
+def test_gains_that_do_not_shrink_end_the_doubling(settled: Settled) -> None:
+    found, trainings = settled(SETTINGS, [Gains({10: 0.04, 20: 0.03, 40: 0.03})], doublings=9)
     assert [steps for _, steps in trainings.made] == [10, 20, 40, 80]
-    assert (found[""].difference, found[""].converged) == (-0.03, False)
+    assert (found[""].gain, found[""].converged, found[""].trained.steps) == (0.03, False, 80)
 
 
-def test_the_rank_picks(agreed: Agreed) -> None:
+@pytest.mark.parametrize(
+    ("accuracy", "kept"),
+    [(0.8, 20), (0.7, 40)],  # of 20 steps; it is 0.7 of the others
+)
+def test_a_longer_training_that_overfits_is_not_used(settled: Settled, accuracy: float, kept: int) -> None:
+    """It settles the question; of equal accuracies, the lower loss decides."""
+    found, trainings = settled(
+        SETTINGS, [Gains({10: 0.04, 20: -0.04})], by_accuracy, lambda s, steps: accuracy if steps == 20 else 0.7,
+        lambda s, steps: 1 / steps,
+    )  # fmt: skip
+    assert [steps for _, steps in trainings.made] == [10, 20, 40]
+    mlp = found[""]
+    assert (mlp.gain, mlp.converged, mlp.steps, mlp.trained.steps) == (-0.04, True, 40, kept)
+
+
+def test_a_gain_on_one_part_goes_on_whatever_another_loses(settled: Settled) -> None:
+    both = [Setting(0.5, 0.1, 4, loss=(0.5, 0.5))]
+    parts = [Gains({10: 0.04, 20: 0.0}), Gains({10: -0.05, 20: -0.05})]
+    found, trainings = settled(both, parts, by_loss, lambda s, steps: -steps)
+    assert [steps for _, steps in trainings.made] == [10, 20, 40]
+    mlp = found[""]
+    assert (mlp.gain, mlp.converged, mlp.steps, mlp.trained.steps) == (0.0, True, 40, 20)
+
+
+def test_the_rank_picks(settled: Settled) -> None:
     """Accuracy with ties by lower loss; or the loss only."""
 
     def picked(rank: module.Rank, accuracy: dict[float, float], loss: dict[float, float]) -> float:
-        found, _ = agreed(SETTINGS, [Asked(10)], rank, lambda s, _: accuracy[s.lr], lambda s, _: loss[s.lr])
+        found, _ = settled(SETTINGS, [Asked(10)], rank, lambda s, _: accuracy[s.lr], lambda s, _: loss[s.lr])
         return found[""].trained.setting.lr
 
     accuracy, loss = {0.25: 0.9, 0.75: 0.9, 0.5: 0.8}, {0.25: 2.0, 0.75: 1.5, 0.5: 1.0}
@@ -152,18 +183,21 @@ def test_the_rank_picks(agreed: Agreed) -> None:
     assert picked(by_accuracy, accuracy | {0.5: 0.95}, loss) == 0.5
 
 
-def test_groups_are_trained_on_together_until_all_agree(agreed: Agreed) -> None:
-    """One setting per group, compared on each part that it learns; the largest difference is kept."""
+def test_each_group_is_trained_on_until_it_gains_nothing(settled: Settled) -> None:
+    """One setting per group, compared on each part that it learns; the largest gain is kept."""
     settings = [
         Setting(lr, 0.1, 4, group=group, loss=loss)
         for lr in (0.25, 0.75)
         for group, loss in (("both", (0.5, 0.5)), ("first", (1.0, 0.0)))
     ]
-    found, trainings = agreed(settings, [Asked(10), Asked(40)])
+    found, trainings = settled(settings, [Asked(10), Asked(40)])
     assert [steps for _, steps in trainings.made] == [10, 20, 40, 80]
-    assert all(own == [settings[2], settings[3]] for own, _ in trainings.made[1:])
-    assert {group: mlp.converged for group, mlp in found.items()} == {"both": True, "first": True}
-    found, trainings = agreed(settings, [Asked(10), Asked(40)], doublings=2)
+    assert [own for own, _ in trainings.made[1:]] == [[settings[2], settings[3]], [settings[2]], [settings[2]]]
+    assert {group: (mlp.converged, mlp.steps) for group, mlp in found.items()} == {
+        "both": (True, 80),
+        "first": (True, 20),
+    }
+    found, trainings = settled(settings, [Asked(10), Asked(40)], doublings=2)
     assert {group: mlp.converged for group, mlp in found.items()} == {"both": False, "first": True}
 
 
@@ -175,19 +209,21 @@ def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quic
     found = train_mlp(features, task, config, advance=steps.append)
     own = found.trained
     assert own.setting in grid(config)
-    assert own.steps == 20
+    assert found.steps == 20
     assert sum(steps) == 10 + 20
-    alone = train(features, [part_of(features, task, config)], [own.setting], config, 20)[own.setting]
+    alone = train(features, [part_of(features, task, config)], [own.setting], config, own.steps)[own.setting]
     for ours, theirs in zip(own.heads.parameters, alone.heads.parameters, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     first = train(features, [part_of(features, task, config)], grid(config), config, 10)
     assert own.setting == max(first.values(), key=by_accuracy).setting
     rows = Validation(features, task, config)
-    assert (found.difference, found.converged) == rows.difference(own.heads, first[own.setting].heads)
+    longer = train(features, [part_of(features, task, config)], [own.setting], config, 20)[own.setting]
+    gain, agree = rows.difference(longer.heads, first[own.setting].heads)
+    assert (found.gain, found.converged) == (gain, agree or gain < 0)
 
 
 def test_mlps_of_resampled_photographs(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The selected setting with half the steps, individual seeds, and only drawn photographs."""
+    """The selected setting and steps, individual seeds, and only drawn photographs."""
     features, task = features_of(table := make_table(), fine_task(make_table(), 0))
     times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
     calls: list[tuple[Sequence[BatchPart], list[Setting], int, object]] = []
@@ -206,7 +242,7 @@ def test_mlps_of_resampled_photographs(make_table: Make, quick: Quick, monkeypat
     assert len(found.resampled.layers) == 2
     assert not torch.equal(found.resampled.w1[0], found.resampled.w1[1])
     for s, (parts, settings, steps, seeds) in enumerate(calls[2:]):
-        assert (settings, steps, seeds) == ([found.trained.setting], 10, [s + 1])
+        assert (settings, steps, seeds) == ([found.trained.setting], found.trained.steps, [s + 1])
         (part,) = parts
         assert part.count == calls[0][0][0].count
         drawn = part.stream.rows(0, 4000)[1].numpy()
@@ -257,9 +293,9 @@ def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
 
     def spy(*arguments: object) -> dict[str, Mlp]:
         ranks.append(arguments[5])
-        return until_agreed(*arguments)  # type: ignore[arg-type]
+        return until_settled(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(multitask, "until_agreed", spy)
+    monkeypatch.setattr(multitask, "until_settled", spy)
     table = make_table(style=1.0)
     fine, semantic = both(table)
     features, _ = features_of(table, fine)
@@ -298,19 +334,19 @@ def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> Non
         assert not torch.equal(w2[:, moved], start.parameters[2][:, moved])
 
 
-def test_two_trainings_of_a_class_probe_must_agree_on_transformed_photographs(
+def test_a_longer_training_of_a_class_probe_must_not_gain_on_transformed_photographs(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Class probes are trained on identity and scored on all; coarse probes are scored on training transformations."""
     table, asked = make_table(), list[int]()
-    real = module.until_agreed
+    real = module.until_settled
 
     def spy(*arguments: object) -> dict[str, Mlp]:
         asked.extend(len(v.answers) for v in arguments[6])  # type: ignore[attr-defined]
         assert arguments[5] is by_accuracy
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "until_agreed", spy)
+    monkeypatch.setattr(module, "until_settled", spy)
     for kind in (semantic_task, coarse_task):
         features, task = features_of(table, kind(table, 0))
         train_mlp(features, task, quick(mlp_steps=2))

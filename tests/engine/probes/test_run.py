@@ -104,8 +104,8 @@ def test_the_multi_task_probe_stands_beside_its_twins(make_table: Make, quick: Q
         assert difference["ci95"][0] <= difference["ci90"][0] + 1e-3
         assert difference["ci90"][1] <= difference["ci95"][1] + 1e-3
     assert set(joint["single_task"]["training"]) == {"twin-fine", "twin-semantic"}
-    trainings = [joint["certificate"], *(twin["certificate"] for twin in joint["single_task"]["training"].values())]
-    assert len({training["steps"] for training in trainings}) == 1
+    for training in (joint, *joint["single_task"]["training"].values()):
+        assert training["steps"] <= training["certificate"]["steps"]
 
 
 @pytest.mark.parametrize("classes", [0, 3])
@@ -122,7 +122,7 @@ def test_results_are_such_that_the_report_reads(make_table: Make, quick: Quick, 
     assert redrawn[1:3] == (2, pytest.approx(np.mean(accuracies)))
     training = [row for row in tables.training(document).rows if row[0] == "alpha"]
     assert len(training) == (8 if classes else 5)
-    assert all("difference" in str(row[-1]) for row in training)
+    assert all("difference" in str(row[-1]) or "gain" in str(row[-1]) for row in training)
     joint = [row for row in tables.multitask(document).rows if row[0] == "alpha"]
     assert [row[1] for row in joint] == ([0.5] if classes else [])
 
