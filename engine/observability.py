@@ -45,13 +45,28 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+Left = Callable[[str, float | None], str]  # name of a bar and its seconds left -> text about those of the whole run
+_left: Left | None = None
+
+
+@contextmanager
+def whole_run(left: Left) -> Iterator[None]:
+    """Show a text about the time left of the whole run beside each progress bar in the block."""
+    global _left  # noqa: PLW0603 - one run per process, instead of an argument of every function
+    before, _left = _left, left
+    try:
+        yield
+    finally:
+        _left = before
+
+
 class _Progress(tqdm):  # type: ignore[misc]
     """A bar in a terminal, lines in a log; reports to listeners."""
 
     monitor_interval = 0  # no thread
 
     def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
-        self.name, self.log = name, not out.isatty()
+        self.name, self.text, self.log = name, "", not out.isatty()
         every = _LINE_EVERY_S if self.log else _REFRESH_S
         super().__init__(
             *(None, name, total),
@@ -64,10 +79,19 @@ class _Progress(tqdm):  # type: ignore[misc]
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar, or write a line unless there is nothing to say yet."""
         self.shown_at = time.monotonic()
-        if not self.log:
-            super().display(msg, pos)
-        elif self.n > self.initial or self.postfix:
+        if self.log and self.n == self.initial and not self.text:
+            return
+        self.postfix = ", ".join(filter(None, (self.text, self._whole_run()))) or None
+        if self.log:
             print(self, file=self.fp, flush=True)
+        else:
+            super().display(msg, pos)
+
+    def _whole_run(self) -> str:
+        if _left is None:
+            return ""
+        rate = self.format_dict["rate"]
+        return _left(self.name, (self.total - self.n) / rate if rate and self.n <= self.total else None)
 
     def advance(self, count: int = 1) -> None:
         """Add finished items. Totals may be estimates; once one is exceeded, no time left is shown."""
@@ -79,7 +103,9 @@ class _Progress(tqdm):  # type: ignore[misc]
 
     def note(self, text: str) -> None:
         """Show a short text next to the bar."""
-        self.set_postfix_str(text, refresh=time.monotonic() - self.shown_at >= self.mininterval)
+        self.text = text
+        if time.monotonic() - self.shown_at >= self.mininterval:
+            self.refresh()
 
     def report(self) -> None:
         """Report to listeners."""

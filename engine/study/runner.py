@@ -33,6 +33,7 @@ from substyle.engine.study.document import assemble
 from substyle.engine.study.outputs import RESULTS, STORE
 from substyle.engine.study.plan import plan_of, require_elsewhere, store_of
 from substyle.engine.study.report import all_tables, write_report
+from substyle.engine.study.schedule import EMBED, REPORT, Schedule
 from substyle.engine.study.tracking import tracked
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import describe
@@ -88,23 +89,33 @@ def _run(
         plan = plan_of(study, images or study.images or plan.source.root, store_path)
     outputs.require_own(out, store_path, RUN)
     plan = _checked(study, plan, out, quiet=quiet)
+    names = names_of(study.backbones)
+    stages = [stage.name for stage in registry.stages() if stage.of(study) is not None]
+    schedule = Schedule(names, stages, len(plan.records()) * len(plan.pipeline.settings.transformations))
     with outputs.locked(out):
-        store = _embedded(study, plan, out, quiet=quiet)
-        opened = open_tables(store, names_of(study.backbones), study.settings().transformations)
+        whole = not plan.exists
+        with schedule.during(EMBED):
+            store = _embedded(study, plan, out, quiet=quiet)
+            if whole:
+                schedule.keep()
+        opened = open_tables(store, names, study.settings().transformations)
         tables, embedding = {table.backbone: table for table in opened}, Embedding(plan, study.backbones, quiet=quiet)
         checkpoints = {name: choice.checkpoint for choice in study.backbones for name in choice.names}
         run = Run(store, out, tables, study, {}, embedding, plan.source, checkpoints, quiet=quiet)
         for stage in registry.stages():
-            with observability.span("run", stage.name, len(run.tables)):
+            with observability.span("run", stage.name, len(run.tables)), schedule.during(stage.name):
                 run.results[stage.name] = found = stage.computed(run)
                 embed_added(run, stage, found)
+                if stage.name in run.whole:
+                    schedule.keep()
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
         results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own)
-        with observability.span("run", "gallery and report"):
+        with observability.span("run", "gallery and report"), schedule.during(REPORT):
             draw_gallery(plan.source, study, store, out)
             (first, *_) = run.tables.values()
             save_report(results, out, current_gallery(store, out, first) if study.gallery else None)
+            schedule.keep()
     return results
 
 

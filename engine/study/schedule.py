@@ -1,0 +1,75 @@
+"""Time left of a whole run, from what its parts took in the last run on this machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from tqdm import tqdm
+
+from substyle.engine import cache, observability
+from substyle.kernels.files import UnsafeFileError
+
+EMBED, REPORT = "embed", "report"
+
+
+class Schedule:
+    """Parts of a run, one after another, and the seconds that each is expected to take.
+
+    A part takes as long per embedding of each backbone as in the last run, if possible one with the same backbones.
+
+    Args:
+        backbones: their names.
+        stages: names of the stages that are on.
+        size: number of variants of all photographs.
+    """
+
+    def __init__(self, backbones: Sequence[str], stages: Sequence[str], size: int) -> None:
+        self.backbones, self.size = sorted(backbones), size
+        self.expected = {part: self._recalled(part) for part in (EMBED, *stages, REPORT)}
+        self.part, self.began = "", 0.0
+
+    @contextmanager
+    def during(self, part: str) -> Iterator[None]:
+        """Show the time left beside all progress bars in the block."""
+        self.part, self.began = part, time.monotonic()
+        with observability.whole_run(self.left):
+            yield
+
+    def left(self, bar: str, seconds: float | None) -> str:
+        """Text about the time left; empty if nothing is known.
+
+        Args:
+            bar: name of a progress bar, and seconds: its time left, if known.
+        """
+        own = seconds
+        if bar != EMBED or self.part != EMBED:
+            expected = self.expected.get(self.part)
+            elapsed = time.monotonic() - self.began
+            own = expected - elapsed if expected is not None and expected > elapsed else None
+        parts = list(self.expected)
+        later = [self.expected[part] for part in parts[parts.index(self.part) + 1 :]] if self.part in parts else []
+        known = [each for each in (own, *later) if each is not None]
+        more = "" if len(known) == 1 + len(later) else "more than "
+        return f"whole run: {more}{tqdm.format_interval(round(sum(known)))} left" if known else ""
+
+    def keep(self) -> None:
+        """Keep what the current part took, all of which was computed, for later runs."""
+        seconds = time.monotonic() - self.began
+        with suppress(OSError, UnsafeFileError):
+            for names in (self.backbones, []):
+                cache.keep("pace", self._facts(self.part, names), seconds / self.size / len(self.backbones))
+
+    def _recalled(self, part: str) -> float | None:
+        with suppress(OSError, UnsafeFileError, ValueError):
+            for names in (self.backbones, []):
+                pace = cache.recall("pace", self._facts(part, names))
+                if isinstance(pace, float) and 0 <= pace < math.inf:
+                    return pace * self.size * len(self.backbones)
+        return None
+
+    @staticmethod
+    def _facts(part: str, backbones: Sequence[str]) -> dict[str, object]:
+        return {"part": part, "backbones": list(backbones)}
