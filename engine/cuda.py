@@ -75,6 +75,21 @@ def after(event: torch.cuda.Event | None, device: torch.device) -> None:
         torch.cuda.current_stream(device).wait_event(event)
 
 
+def take(tensor: torch.Tensor, event: torch.cuda.Event | None) -> None:
+    """Let the current stream use a tensor that another stream has computed at an event; no effect on the CPU."""
+    if event is not None:
+        here = torch.cuda.current_stream(tensor.device)
+        here.wait_event(event)
+        tensor.record_stream(here)  # its memory is not reused before this stream is done with it
+
+
+def use_own_stream(device: torch.device) -> None:
+    """Make a new CUDA stream the current one of this thread; no effect on the CPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
     """Run the block on a new CUDA stream; no effect on the CPU."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from substyle.engine.store.records import content_hash
 from substyle.kernels.dispatch import upload
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.decode import Decoder
+from substyle.pipelines.decode import Decoded
 from substyle.pipelines.sources import ImageRecord, Source
 from substyle.pipelines.transforms import base
 
@@ -51,7 +51,7 @@ class RealVariants:
     Args:
         records: the photographs; None for one that is no longer in the source.
         canvas_BSSC: (B, S, S, 3) uint8, their canvases.
-        decoder: decoder of the photographs.
+        decoder: decodes the bytes of images as those of the photographs were.
         read_all: maps a function over records.
 
     Attributes:
@@ -62,7 +62,7 @@ class RealVariants:
         self,
         records: Sequence[ImageRecord | None],
         canvas_BSSC: torch.Tensor,
-        decoder: Decoder,
+        decoder: Callable[[Sequence[bytes]], Decoded],
         read_all: ReadAll = map,
     ) -> None:
         self.records, self.canvas_BSSC, self.decoder, self.read_all = records, canvas_BSSC, decoder, read_all

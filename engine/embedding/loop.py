@@ -1,6 +1,7 @@
 """The embedding loop: shards of photographs → canvases → variants → embeddings → store.
 
-The calling thread decodes and renders variants; `scheduler` embeds and writes them in the background.
+The calling thread renders variants while another one decodes the next batch; `scheduler` embeds and writes them in the
+background.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import starmap
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,8 +32,10 @@ from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.layout import TEST, BackboneEntry
 from substyle.engine.store.records import FileNote, ImageNote
 from substyle.engine.store.store import EmbeddingStore
+from substyle.pipelines.decode import Decoded
 from substyle.pipelines.storage import REQUESTS, is_remote
 
+_Read = tuple[list[Blob], Decoded, torch.cuda.Event | None]  # a batch of files, decoded; after that event on a GPU
 _READERS = 4  # files read ahead at once; reading is limited by disks, not cores
 _AHEAD = 512  # images of one variant that may be queued for a backbone
 
@@ -46,10 +49,10 @@ class EmbedSummary:
         shards: shards of the store; new_shards: shards finished by this call.
         quarantined: reasons by key of images that this call could not decode.
         left_out: reasons by key, by real transformation, of variants that this call left out.
-        seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embedding and writing run in the
-            background; ``backbones`` is the time spent waiting for them. ``ready`` is the time from the start of the
-            process to that of the loop, if available. Seconds of several workers are summed, except prepare, total and
-            ready.
+        seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Reading and decoding run while
+            variants of the batch before are rendered. Embedding and writing run in the background; ``backbones`` is the
+            time spent waiting for them. ``ready`` is the time from the start of the process to that of the loop, if
+            available. Seconds of several workers are summed, except prepare, total and ready.
     """
 
     images: int = 0
@@ -102,20 +105,24 @@ class Loop:
             writing: called before embeddings of a backbone are written to a shard.
         """
         self.summary, self.writing = summary, writing
-        config = self.pipeline.config
-        with ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as readers:
-            self._readers = readers
+        config, device = self.pipeline.config, self.pipeline.target.torch_device
+        with (
+            ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as self._readers,
+            ThreadPoolExecutor(1, "substyle-decode", partial(cuda.use_own_stream, device)) as self._decoding,
+        ):
             backlog = Scheduler(
                 self.compiled,
                 self._write,
                 on_embedded,
                 waiting=max(_AHEAD // config.images, 1),
                 most_in_flight=config.batches_in_flight,
-                device=self.pipeline.target.torch_device,
+                device=device,
             )
             with backlog.working():
-                for shard, part, blobs in self._batches(shards, readers, backlog):
-                    self._batch(shard, part, blobs, backlog)
+                for shard, part, decoding in self._batches(shards, backlog):
+                    blobs, decoded, made = backlog.until(decoding)
+                    cuda.take(decoded.canvas_BSSC, made)
+                    self._batch(shard, part, blobs, decoded, backlog)
                     if part.stop == shard.images.stop:
                         backlog.done(shard)
 
@@ -127,9 +134,9 @@ class Loop:
         return ShardInProgress(number, first, range(own.start, own.stop), size, lacking, [{} for _ in lacking])
 
     def _batches(
-        self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Scheduler
-    ) -> Iterator[tuple[ShardInProgress, range, list[Blob]]]:
-        """Yield the batches of all shards while the files of the next one are read."""
+        self, shards: Iterable[tuple[int, Lacking]], backlog: Scheduler
+    ) -> Iterator[tuple[ShardInProgress, range, Future[_Read]]]:
+        """Yield the batches of all shards while the files of the next ones are decoded and read."""
         size = self.pipeline.config.images
         parts = (
             (shard, shard.images[i : i + size])
@@ -140,34 +147,61 @@ class Loop:
         def ask() -> tuple[ShardInProgress, range, list[Future[Blob]]] | None:
             """The next batch with its pending reads; blocks while ``shards`` does."""
             for shard, part in parts:
-                return shard, part, [readers.submit(read, self.records.get(self.manifest.keys[i])) for i in part]
+                reads = [self._readers.submit(read, self.records.get(self.manifest.keys[i])) for i in part]
+                return shard, part, reads
             return None
 
-        listed = readers.submit(ask)
-        while (found := backlog.until(listed)) is not None:
+        listed, ahead = self._readers.submit(ask), list[tuple[ShardInProgress, range, Future[_Read]]]()
+        while True:
+            if ahead:
+                both: list[Future[Any]] = [listed, ahead[0][2]]
+                wait(both, return_when=FIRST_COMPLETED)
+                if not listed.done():  # `shards` may wait until this batch is embedded
+                    yield ahead.pop()
+            if (found := backlog.until(listed)) is None:
+                yield from ahead
+                return
             shard, part, reading = found
-            clock = observability.Mark.now()
-            blobs = [future.result() for future in reading]
-            listed = readers.submit(ask)
-            self._spend("read", clock, len(part))
-            yield shard, part, blobs
+            ahead.append((shard, part, self._decoding.submit(self._read, reading)))
+            listed = self._readers.submit(ask)
+            if len(ahead) > 1:
+                yield ahead.pop(0)
 
-    def _batch(self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], backlog: Scheduler) -> None:
+    def _read(self, reading: Sequence[Future[Blob]]) -> _Read:
+        """Decode a batch, on the decoding thread."""
+        clock = observability.Mark.now()
+        blobs = [future.result() for future in reading]
+        self._spend("read", clock, len(blobs))
+        return blobs, *self._decoded([blob.data for blob in blobs])
+
+    def _decoded(self, data: Sequence[bytes]) -> tuple[Decoded, torch.cuda.Event | None]:
+        clock = observability.Mark.now()
+        decoded = self.pipeline.decoder(data)
+        self._spend("decode", clock, len(data))
+        return decoded, cuda.made(decoded.canvas_BSSC)
+
+    def _decode(self, data: Sequence[bytes]) -> Decoded:
+        """Decode images of the current batch, also on the decoding thread: a decoder serves one."""
+        decoded, made = self._decoding.submit(self._decoded, data).result()
+        cuda.take(decoded.canvas_BSSC, made)
+        return decoded
+
+    def _batch(
+        self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], decoded: Decoded, backlog: Scheduler
+    ) -> None:
         keys = [self.manifest.keys[i] for i in part]
         self._require_same(part, blobs, self._known_N2)
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
-        clock = observability.Mark.now()
-        decoded = self.pipeline.decoder([blob.data for blob in blobs])
         reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
         small = AsyncCopy.of(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
-        clock = self._spend("decode", clock, len(part))
+        clock = observability.Mark.now()
         test_B = self.manifest.split_N[part.start : part.stop] == TEST
         names: list[str] = []
         distinct: list[torch.Tensor] = []
         chosen = self.pipeline.settings.transformations
         wanted = [name for name in chosen if any(name in names for names in shard.lacking)]
         own = [self.records.get(key) for key in keys]
-        real = RealVariants(own, decoded.canvas_BSSC, self.pipeline.decoder, self._readers.map)
+        real = RealVariants(own, decoded.canvas_BSSC, self._decode, self._readers.map)
         for variant in self.pipeline.maker(wanted)(decoded.canvas_BSSC, keys, test_B, real):
             names.append(variant.name)
             distinct.append(variant.distinct_B)
