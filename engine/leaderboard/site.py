@@ -34,7 +34,7 @@ from substyle.engine.store.layout import PIXELS, slug
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.report import sections_of
 from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
 
 MAX_PAGE = 2_000_000  # bytes
 _MARKER, _KIND = "site.json", "site"
@@ -138,7 +138,9 @@ def write_site(sources: Sequence[Path], out: Path, *, photographs: bool = True) 
             else:
                 entries.setdefault(entry.row.stamp, entry)
     if not entries:
-        raise ConfigError("SOURCE", ", ".join(map(str, sources)), "runs or directories with results")
+        why = abbreviated([f"{name}: {reason}" for name, reason in bad.items()])
+        allowed = "runs or directories with valid rows" + (f" (left out: {why})" if bad else "")
+        raise ConfigError("SOURCE", ", ".join(map(str, sources)), allowed)
     groups = _groups(list(entries.values()))
     with files.replacing_folder(out) as new:
         writer = _Writer(new, groups)

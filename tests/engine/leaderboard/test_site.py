@@ -490,3 +490,12 @@ def test_files_that_are_no_rows_are_named(tmp_path: Path, capsys: pytest.Capture
     assert main(["site", str(tmp_path / "rows"), "--out", str(tmp_path / "out"), "--json"]) == 1
     answer = the_json(capsys)
     assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], len(fake.SKILLS) - 1)
+
+
+def test_without_a_valid_row_each_bad_file_is_named(tmp_path: Path) -> None:
+    add_rows(rows_of(results()), tmp_path / "rows")
+    for path in (tmp_path / "rows").rglob("*.json"):
+        path.write_text("{}")
+    with pytest.raises(ConfigError, match=r"valid rows \(left out: .*\.json: .*\)"):
+        write_site([tmp_path / "rows"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
