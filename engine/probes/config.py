@@ -76,7 +76,7 @@ class ProbeConfig:
     """Maximum batch size of MLPs; reduced on small tables, so that an epoch has at least 16 steps."""
     mlp_steps: Steps = 150
     """Optimiser steps of the first training, which selects the setting. The setting is retrained with twice the steps
-    until that gains at most half a point; the number of steps of the highest validation accuracy is used."""
+    until that gains at most half a point of validation accuracy; the training of the highest one is used."""
     attentive_steps: Steps = 150
     """The same for attentive and efficient heads."""
     multitask_steps: Steps = 150
@@ -122,7 +122,7 @@ class ProbeConfig:
     give bit-identical probes. Standardisation always uses the stored embeddings."""
     stream_buffer: Annotated[StrictInt, Field(ge=1 << 16, le=1 << 40)] = 1 << 30
     """Bytes of the double buffer in host memory (pinned for a GPU, which uses as many again) for loading or streaming
-    embeddings."""
+    embeddings. Linear heads stream blocks, two of which take 64 MiB of float16, and 256 MiB for a GPU."""
     threads: Annotated[StrictInt, Field(ge=0, le=1024)] = 0
     """CPU threads at most; passes of less than a millisecond use one. 0 keeps torch's default."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000

@@ -31,10 +31,12 @@ class Mlp:
     """A trained MLP and its convergence.
 
     Attributes:
-        trained: the selected setting, trained for the number of steps of the highest validation accuracy.
-        steps: steps of its longest training.
-        gain: validation accuracy of that training minus the best of shorter ones; the largest over tasks.
-        converged: whether longer training no longer helps: the gain is negative or within the tolerance.
+        trained: of all trainings of the selected setting, that of the highest validation accuracy on the rows of its
+            tasks, those of original photographs for classes.
+        steps: steps of the longest training.
+        gain: validation accuracy of that training minus that with half the steps, the largest over tasks; of classes on
+            all scored transformations.
+        converged: whether the gain is negative or within the tolerance.
         resampled: heads trained on resampled photographs with as many steps; None without any.
     """
 
@@ -126,8 +128,8 @@ def until_settled(
 ) -> dict[str, Mlp]:
     """Train all settings, then retrain the best of each group with twice the steps until that no longer helps.
 
-    Each group keeps the training of the highest validation accuracy: longer ones may overfit. Stops after
-    ``config.doublings``, or when gains stop shrinking.
+    Each group keeps the training of the highest validation accuracy (`by_accuracy`): longer ones may overfit. Stops
+    after ``config.doublings``, or when gains stop shrinking.
 
     Args:
         parts: parts of each batch; every training starts at their first rows.
@@ -137,25 +139,24 @@ def until_settled(
     """
     made = train(features, parts, settings, config, steps, advance=advance)
     groups = dict.fromkeys(s.group for s in settings)
-    best = {g: max((t for s, t in made.items() if s.group == g), key=rank) for g in groups}
-    found: dict[str, Mlp] = {}
-    last: dict[str, float] = {}
+    last = {g: max((t for s, t in made.items() if s.group == g), key=rank) for g in groups}
+    best, found = dict(last), dict[str, Mlp]()
+    gains = dict.fromkeys(groups, math.inf)
     for _ in range(config.doublings):
         steps *= 2
-        again = train(features, parts, [t.setting for t in best.values()], config, steps, advance=advance)
-        for g, before in best.items():
+        again = train(features, parts, [t.setting for t in last.values()], config, steps, advance=advance)
+        for g, before in last.items():
             now = again[before.setting]
             pairs = [
                 v.difference(now.heads, before.heads) for v, w in zip(judges, now.setting.loss, strict=True) if w > 0
             ]
+            best[g] = max(now, best[g], key=by_accuracy)
             settled = all(agree or difference < 0 for difference, agree in pairs)
-            kept = max(now, before, key=by_accuracy) if settled else now
-            found[g] = Mlp(kept, steps, max(difference for difference, _ in pairs), settled)
-        gains = {g: found[g].gain for g in best if not found[g].converged}
-        best = {g: found[g].trained for g, gain in gains.items() if gain < last.get(g, math.inf)}
-        if not best:
+            found[g] = Mlp(best[g], steps, max(difference for difference, _ in pairs), settled)
+        going = {g: mlp.gain for g, mlp in found.items() if g in last and not mlp.converged and mlp.gain < gains[g]}
+        if not going:
             break
-        last = gains
+        last, gains = {g: again[last[g].setting] for g in going}, going
     return found
 
 

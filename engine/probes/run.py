@@ -127,7 +127,7 @@ class _Run:
 
     @property
     def total(self) -> int:
-        """Estimated steps of MLPs and passes of linear heads, if trainings agree at once."""
+        """Estimated steps of MLPs and passes of linear heads, if MLPs are settled at once."""
         each = {"linear": _PASSES, "mlp": 3 * self.config.mlp_steps}
         total = 0
         for name in self.names:

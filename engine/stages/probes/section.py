@@ -280,8 +280,9 @@ def _complexity(results: ResultsDocument) -> Section:
 def _together(results: ResultsDocument) -> Section:
     text = (
         "One hidden layer with two heads, trained on style and class together, compared with single-task twins trained "
+        "on the same rows in the same order, each for as many steps as help it. Differences whose interval contains 0 "
+        "are not significant."
     )
-    text += "on the same rows in the same order. Differences whose interval contains 0 are not significant."
     table = _table(multitask(results), "Multi-task probes and their single-task twins")
     title = "Multi-task: can one probe predict both?"
     return Section("together", "Multi-task", title, (Text(text), *table) if table else ())

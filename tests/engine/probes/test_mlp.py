@@ -121,7 +121,7 @@ def test_the_best_is_trained_again_until_that_gains_nothing(settled: Settled, en
 
 
 @pytest.mark.parametrize("doublings", [1, 2])
-def test_without_agreement_doublings_run_out(settled: Settled, doublings: int) -> None:
+def test_while_trainings_gain_doublings_run_out(settled: Settled, doublings: int) -> None:
     found, trainings = settled(SETTINGS, [Asked(10**6)], doublings=doublings)
     assert [steps for _, steps in trainings.made] == [10 * 2**i for i in range(doublings + 1)]
     assert found[""].converged is False
@@ -151,7 +151,7 @@ def test_gains_that_do_not_shrink_end_the_doubling(settled: Settled) -> None:
     [(0.8, 20), (0.7, 40)],  # of 20 steps; it is 0.7 of the others
 )
 def test_a_longer_training_that_overfits_is_not_used(settled: Settled, accuracy: float, kept: int) -> None:
-    """It settles the question; of equal accuracies, the lower loss decides."""
+    """It settles the matter; of equal accuracies, the lower loss decides."""
     found, trainings = settled(
         SETTINGS, [Gains({10: 0.04, 20: -0.04})], by_accuracy, lambda s, steps: accuracy if steps == 20 else 0.7,
         lambda s, steps: 1 / steps,
@@ -161,13 +161,18 @@ def test_a_longer_training_that_overfits_is_not_used(settled: Settled, accuracy:
     assert (mlp.gain, mlp.converged, mlp.steps, mlp.trained.steps) == (-0.04, True, 40, kept)
 
 
-def test_a_gain_on_one_part_goes_on_whatever_another_loses(settled: Settled) -> None:
+@pytest.mark.parametrize(("first", "doublings", "steps", "converged"), [(0.04, 9, 40, True), (0.04, 1, 20, False)])
+def test_a_gain_on_one_part_goes_on_whatever_another_loses(
+    settled: Settled, first: float, doublings: int, steps: int, converged: bool
+) -> None:
+    """The best training is used, whether it is one of the last two or not, and whether they are settled or not."""
     both = [Setting(0.5, 0.1, 4, loss=(0.5, 0.5))]
-    parts = [Gains({10: 0.04, 20: 0.0}), Gains({10: -0.05, 20: -0.05})]
-    found, trainings = settled(both, parts, by_loss, lambda s, steps: -steps)
-    assert [steps for _, steps in trainings.made] == [10, 20, 40]
+    parts = [Gains({10: first, 20: 0.0}), Gains({10: -0.05, 20: -0.05})]
+    found, trainings = settled(both, parts, by_loss, lambda s, steps: -steps, doublings=doublings)
+    assert [made for _, made in trainings.made] == [10, 20, 40][: 2 + (doublings > 1)]
     mlp = found[""]
-    assert (mlp.gain, mlp.converged, mlp.steps, mlp.trained.steps) == (0.0, True, 40, 20)
+    assert (mlp.converged, mlp.steps, mlp.trained.steps) == (converged, steps, 10)
+    assert mlp.gain == (0.0 if converged else first)
 
 
 def test_the_rank_picks(settled: Settled) -> None:
