@@ -20,7 +20,7 @@ from substyle.engine.store.table import EmbeddingTable
 PART = "probes"
 CPU = torch.device("cpu")
 SUITE = (("identity", "identity"), ("blur_a", "blur"), ("blur_b", "blur"), ("noise_a", "noise"), ("noise_b", "noise"))
-BUFFER = 1 << 22  # bytes: several windows in a training
+BUFFER = 1 << 23  # bytes: several windows in a training
 APART = 0.03  # largest difference of an accuracy: products are rounded otherwise, and dropout draws other units
 OFF = {FLOAT16: 1e-6, INT8: 2e-3, STREAMED: 1e-6}  # of a standardised number; int8 is compared with int8
 

@@ -35,9 +35,9 @@ _DECREASE = 1e-4  # Armijo's condition: required decrease as a fraction of the l
 _SHRINK = 0.3  # step reduction factor
 _SMALLEST = 1e-5  # smallest step; rounding dominates below
 _STALE = 300  # passes without a smaller gradient before a head is stopped
-# Maximum bytes of float32 features, and logits, of a block. On a GPU operations must take longer than their launches:
-# by count, a pass over 37.5 million rows of width 768 has 7,400 launches, and 60,000 with blocks of a CPU.
-_ON_CPU, _ON_GPU = (64 << 20, 1 << 24), (512 << 20, 1 << 26)
+# Maximum bytes of float32 features, and maximum number of logits, of a block. On a GPU operations must take longer than
+# their launches: by count, a pass over 37.5 million rows of width 768 has 15,000 launches, 60,000 with blocks of a CPU.
+_ON_CPU, _ON_GPU = (64 << 20, 1 << 24), (256 << 20, 1 << 25)
 _KEPT = 1 << 30  # maximum bytes of standardised features kept between passes
 _NOTHING = 1e-10  # eigenvalues of directions that rows do not have, relative to the largest
 _FLAT = 1e-6  # lower bound of the covariance's eigenvalues, relative to the largest
