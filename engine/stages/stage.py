@@ -114,7 +114,7 @@ class Run:
         source: the photographs; None: those that the store names.
         checkpoints: local weights by backbone.
         results: results by stage and key of the unit, of stages that have finished.
-        whole: names of stages all of whose results were computed, none loaded.
+        recomputed: names of stages all of whose results were computed, none loaded.
         quiet: hide progress.
     """
 
@@ -127,7 +127,7 @@ class Run:
     source: Source | None = None
     checkpoints: Mapping[str, Path | None] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
-    whole: set[str] = field(default_factory=set)
+    recomputed: set[str] = field(default_factory=set)
     quiet: bool = False
     _once: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -384,8 +384,8 @@ class Stage(ABC, Generic[C, R]):
         self.prepare(run, config)
         stamps = {unit: self.dated(run, config, unit) for unit in units}
         outdated = [unit for unit in units if not fits(self.folder(run, unit), stamps[unit])]
-        if outdated == units:
-            run.whole.add(self.name)
+        if units and outdated == units:
+            run.recomputed.add(self.name)
         with self.shared(run, config, outdated) as shared:
             for unit in outdated:
                 compute_into(

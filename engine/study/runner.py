@@ -93,10 +93,10 @@ def _run(
     stages = [stage.name for stage in registry.stages() if stage.of(study) is not None]
     schedule = Schedule(names, stages, len(plan.records()) * len(plan.pipeline.settings.transformations))
     with outputs.locked(out):
-        whole = not plan.exists
+        new = not plan.exists
         with schedule.during(EMBED):
             store = _embedded(study, plan, out, quiet=quiet)
-            if whole:
+            if new:
                 schedule.keep()
         opened = open_tables(store, names, study.settings().transformations)
         tables, embedding = {table.backbone: table for table in opened}, Embedding(plan, study.backbones, quiet=quiet)
@@ -106,7 +106,7 @@ def _run(
             with observability.span("run", stage.name, len(run.tables)), schedule.during(stage.name):
                 run.results[stage.name] = found = stage.computed(run)
                 embed_added(run, stage, found)
-                if stage.name in run.whole:
+                if stage.name in run.recomputed:
                     schedule.keep()
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)

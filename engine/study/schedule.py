@@ -13,12 +13,14 @@ from substyle.engine import cache, observability
 from substyle.kernels.files import UnsafeFileError
 
 EMBED, REPORT = "embed", "report"
+_ALIKE = 4.0  # largest ratio of the sizes of two runs whose parts take about as long per embedding
 
 
 class Schedule:
     """Parts of a run, one after another, and the seconds that each is expected to take.
 
-    A part takes as long per embedding of each backbone as in the last run, if possible one with the same backbones.
+    A part takes as long per embedding of each backbone as in the last run of about this size, if possible one with the
+    same backbones.
 
     Args:
         backbones: their names.
@@ -27,7 +29,7 @@ class Schedule:
     """
 
     def __init__(self, backbones: Sequence[str], stages: Sequence[str], size: int) -> None:
-        self.backbones, self.size = sorted(backbones), size
+        self.backbones, self.size = sorted(backbones), max(size, 1)
         self.expected = {part: self._recalled(part) for part in (EMBED, *stages, REPORT)}
         self.part, self.began = "", 0.0
 
@@ -60,14 +62,14 @@ class Schedule:
         seconds = time.monotonic() - self.began
         with suppress(OSError, UnsafeFileError):
             for names in (self.backbones, []):
-                cache.keep("pace", self._facts(self.part, names), seconds / self.size / len(self.backbones))
+                cache.keep("pace", self._facts(self.part, names), [seconds / len(self.backbones), self.size])
 
     def _recalled(self, part: str) -> float | None:
-        with suppress(OSError, UnsafeFileError, ValueError):
-            for names in (self.backbones, []):
-                pace = cache.recall("pace", self._facts(part, names))
-                if isinstance(pace, float) and 0 <= pace < math.inf:
-                    return pace * self.size * len(self.backbones)
+        for names in (self.backbones, []):
+            with suppress(OSError, UnsafeFileError, ValueError, TypeError, ZeroDivisionError):
+                each, size = cache.recall("pace", self._facts(part, names))
+                if 0 <= each < math.inf and 1 / _ALIKE <= self.size / size <= _ALIKE:
+                    return float(each * self.size / size * len(self.backbones))
         return None
 
     @staticmethod

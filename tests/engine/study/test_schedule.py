@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from substyle.engine import cache, observability
+from substyle.engine.stages import registry
 from substyle.engine.study import schedule as module
+from substyle.engine.study.file import study_of
+from substyle.engine.study.runner import run_study
 from substyle.engine.study.schedule import EMBED, REPORT, Schedule
 
 
@@ -70,7 +73,16 @@ def test_other_backbones_and_stages(clock: list[float]) -> None:
         assert same.left("x", 5.0) == ""
 
 
-@pytest.mark.parametrize("value", [None, "1", [], float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize(("size", "text"), [(400, "02:20"), (25, "00:09"), (401, ""), (24, "")])
+def test_runs_of_other_sizes_say_nothing(clock: list[float], size: int, text: str) -> None:
+    """Small runs have fixed costs, large ones may be on disk."""
+    ran(clock, Schedule(["a"], [], 100), embed=25.0, report=10.0)
+    other = Schedule(["a"], [], size)
+    with other.during(EMBED):
+        assert other.left("prepare", None) == (text and f"whole run: {text} left")
+
+
+@pytest.mark.parametrize("value", [None, "1", [], [1.0], [float("nan"), 100], [-1.0, 100], [1.0, 0], [1.0, "100"]])
 def test_what_is_no_duration_is_ignored(clock: list[float], value: object) -> None:
     for names in (["a"], []):
         path = f"pace/{cache.key(Schedule._facts('probes', names))}.json"
@@ -100,3 +112,31 @@ def test_progress_bars_show_it_beside_their_notes(
     with observability.stage("embed", 4, "embeddings") as bar:
         bar.note("later")
     assert "later, whole" not in out.getvalue()
+
+
+def test_a_run_keeps_the_pace_of_what_it_computes(
+    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of stages without results, and not of results that are there already."""
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
+    probes = {"tasks": ["fine"], "heads": ["linear"], "rotate": False, "redraws": 0, "resamples": 0, "equal_width": 0}
+    study = study_of(
+        {
+            "name": "small",
+            "suite": "mini5",
+            "canvas": 64,
+            "backbones": ["control:pixels"],
+            "gallery": 0,
+            "probes": probes,
+        }
+    )
+
+    def paces() -> dict[str, float | None]:
+        return Schedule(["control:pixels"], [stage.name for stage in registry.stages()], 200).expected
+
+    run_study(study, tmp_path / "out", images=two_classes, quiet=True)
+    first = paces()
+    assert {part for part, seconds in first.items() if seconds} >= {EMBED, "probes", "analysis", REPORT}
+    assert first["similarity"] is None
+    run_study(study, tmp_path / "out", images=two_classes, quiet=True)
+    assert [part for part, seconds in paces().items() if seconds != first[part]] == [REPORT]
