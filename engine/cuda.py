@@ -76,18 +76,22 @@ def after(event: torch.cuda.Event | None, device: torch.device) -> None:
 
 
 def take(tensor: torch.Tensor, event: torch.cuda.Event | None) -> None:
-    """Let the current stream use a tensor that another stream has computed at an event; no effect on the CPU."""
+    """Make the current stream wait for a tensor of another one, and keep its memory until the stream is done with it.
+
+    Args:
+        event: recorded when the tensor is complete; None on the CPU.
+    """
     if event is not None:
         here = torch.cuda.current_stream(tensor.device)
         here.wait_event(event)
-        tensor.record_stream(here)  # its memory is not reused before this stream is done with it
+        tensor.record_stream(here)
 
 
-def use_own_stream(device: torch.device) -> None:
-    """Make a new CUDA stream the current one of this thread; no effect on the CPU."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+def use_stream(stream: torch.cuda.Stream | None) -> None:
+    """Make a stream, and its device, the current ones of this thread."""
+    if stream is not None:
+        torch.cuda.set_device(stream.device)
+        torch.cuda.set_stream(stream)
 
 
 @contextmanager
@@ -100,8 +104,8 @@ def own_stream(device: torch.device) -> Iterator[None]:
         yield
 
 
-def copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """A CUDA stream for copies between host and device, of high priority.
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """A CUDA stream for copies between host and device, or for decoding, of high priority.
 
     Torch hands out 32 streams of each priority in turn. One of normal priority may be the stream of a graph that
     another thread captures, and a copy on it would be captured instead of running.
@@ -184,7 +188,7 @@ class CapturedGraph:
         self.canvas_BSSC, self.device = canvas_BSSC, canvas_BSSC.device
         self._captured = Captured(launch, self.device)
         self.stream = self._captured.stream
-        self.copies = copy_stream(self.device)
+        self.copies = side_stream(self.device)
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
         """Start a batch (b, S, S, 3), b ≤ B, on GPU or host. Do not modify it until `AsyncCopy.result` returns."""

@@ -69,7 +69,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGraphs:
         monkeypatch.setattr(torch, name, on_cpu(getattr(torch, name)))
     monkeypatch.setattr(nn.Module, "to", moved)
     monkeypatch.setattr(cuda, "_capture", graphs.capture)
-    monkeypatch.setattr(cuda, "copy_stream", lambda device: None)
+    monkeypatch.setattr(cuda, "side_stream", lambda device: None)
     return graphs
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import starmap
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -49,10 +49,10 @@ class EmbedSummary:
         shards: shards of the store; new_shards: shards finished by this call.
         quarantined: reasons by key of images that this call could not decode.
         left_out: reasons by key, by real transformation, of variants that this call left out.
-        seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Reading and decoding run while
-            variants of the batch before are rendered. Embedding and writing run in the background; ``backbones`` is the
-            time spent waiting for them. ``ready`` is the time from the start of the process to that of the loop, if
-            available. Seconds of several workers are summed, except prepare, total and ready.
+        seconds: wall time by stage: prepare, decode, variants, backbones, total. Reading, decoding, embedding and
+            writing run in the background; ``decode`` is the time spent waiting for files and their canvases,
+            ``backbones`` for embedding and writing. ``ready`` is the time from the start of the process to that of the
+            loop, if available. Seconds of several workers are summed, except prepare, total and ready.
     """
 
     images: int = 0
@@ -88,6 +88,8 @@ class Loop:
         known = store.notes(self.manifest)  # of earlier passes
         self._known_N2, self._known_files = known.content_N2, known.files  # zeros if unknown
         self.upkeep = Upkeep(store.path, os.getpid())
+        device = self.pipeline.target.torch_device
+        self._stream = cuda.side_stream(device) if device.type == "cuda" else None
 
     def run(
         self,
@@ -99,16 +101,16 @@ class Loop:
         """Embed shards. An exception of a callback, which may run on another thread, ends the loop.
 
         Args:
-            shards: shard numbers with their missing transformations.
+            shards: shard numbers with their missing transformations, asked for before earlier shards are embedded.
             summary: is updated.
             on_embedded: called with the number of embeddings that have been computed since the last call.
             writing: called before embeddings of a backbone are written to a shard.
         """
         self.summary, self.writing = summary, writing
-        config, device = self.pipeline.config, self.pipeline.target.torch_device
+        config = self.pipeline.config
         with (
             ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as self._readers,
-            ThreadPoolExecutor(1, "substyle-decode", partial(cuda.use_own_stream, device)) as self._decoding,
+            ThreadPoolExecutor(1, "substyle-decode", cuda.use_stream, (self._stream,)) as self._decoding,
         ):
             backlog = Scheduler(
                 self.compiled,
@@ -116,12 +118,14 @@ class Loop:
                 on_embedded,
                 waiting=max(_AHEAD // config.images, 1),
                 most_in_flight=config.batches_in_flight,
-                device=device,
+                device=self.pipeline.target.torch_device,
             )
             with backlog.working():
                 for shard, part, decoding in self._batches(shards, backlog):
+                    clock = observability.Mark.now()
                     blobs, decoded, made = backlog.until(decoding)
                     cuda.take(decoded.canvas_BSSC, made)
+                    self._spend("decode", clock)
                     self._batch(shard, part, blobs, decoded, backlog)
                     if part.stop == shard.images.stop:
                         backlog.done(shard)
@@ -136,7 +140,7 @@ class Loop:
     def _batches(
         self, shards: Iterable[tuple[int, Lacking]], backlog: Scheduler
     ) -> Iterator[tuple[ShardInProgress, range, Future[_Read]]]:
-        """Yield the batches of all shards while the files of the next ones are decoded and read."""
+        """Yield the batches of all shards while the next one is decoded and the files of another are read."""
         size = self.pipeline.config.images
         parts = (
             (shard, shard.images[i : i + size])
@@ -152,32 +156,23 @@ class Loop:
             return None
 
         listed, ahead = self._readers.submit(ask), list[tuple[ShardInProgress, range, Future[_Read]]]()
-        while True:
-            if ahead:
-                both: list[Future[Any]] = [listed, ahead[0][2]]
-                wait(both, return_when=FIRST_COMPLETED)
-                if not listed.done():  # `shards` may wait until this batch is embedded
-                    yield ahead.pop()
-            if (found := backlog.until(listed)) is None:
-                yield from ahead
-                return
+        while (found := backlog.until(listed)) is not None:
             shard, part, reading = found
             ahead.append((shard, part, self._decoding.submit(self._read, reading)))
             listed = self._readers.submit(ask)
             if len(ahead) > 1:
                 yield ahead.pop(0)
+        yield from ahead
 
     def _read(self, reading: Sequence[Future[Blob]]) -> _Read:
-        """Decode a batch, on the decoding thread."""
-        clock = observability.Mark.now()
-        blobs = [future.result() for future in reading]
-        self._spend("read", clock, len(blobs))
-        return blobs, *self._decoded([blob.data for blob in blobs])
+        """Decode a batch, on the decoding thread. Returns files without their data."""
+        with observability.span("embed", "read", len(reading)):
+            blobs = [future.result() for future in reading]
+        return [replace(blob, data=b"") for blob in blobs], *self._decoded([blob.data for blob in blobs])
 
     def _decoded(self, data: Sequence[bytes]) -> tuple[Decoded, torch.cuda.Event | None]:
-        clock = observability.Mark.now()
-        decoded = self.pipeline.decoder(data)
-        self._spend("decode", clock, len(data))
+        with observability.span("embed", "decode", len(data)):
+            decoded = self.pipeline.decoder(data)
         return decoded, cuda.made(decoded.canvas_BSSC)
 
     def _decode(self, data: Sequence[bytes]) -> Decoded:
@@ -193,8 +188,8 @@ class Loop:
         self._require_same(part, blobs, self._known_N2)
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
         reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
-        small = AsyncCopy.of(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
         clock = observability.Mark.now()
+        small = AsyncCopy.of(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
         test_B = self.manifest.split_N[part.start : part.stop] == TEST
         names: list[str] = []
         distinct: list[torch.Tensor] = []
@@ -261,7 +256,7 @@ class Loop:
 
     def _spend(self, what: str, since: observability.Mark, items: int = 0) -> observability.Mark:
         self.summary.spend(what, since.wall)
-        observability.add("embed", f"wait for {what}" if what == "backbones" else what, since, items)
+        observability.add("embed", what if what == "variants" else f"wait for {what}", since, items)
         return observability.Mark.now()
 
 

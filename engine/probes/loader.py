@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.cuda import after, copy_stream, made
+from substyle.engine.cuda import after, made, side_stream
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import upload
@@ -40,7 +40,7 @@ class DoubleBuffer(Generic[Payload]):
         if self.on_gpu:
             self.host = torch.empty(shape, dtype=dtype, pin_memory=True)
             self.x_RD = torch.empty(shape, dtype=dtype, device=device)
-            self.copies = copy_stream(device)
+            self.copies = side_stream(device)
         else:
             self.host = self.x_RD = dispatch.empty(shape, dtype, device)
         self._copied: list[torch.cuda.Event | None] = [None, None]

@@ -32,7 +32,7 @@ class Streams:
     def Stream(self, name: object, priority: int = 0) -> SimpleNamespace:
         """Streams of different priorities are never the same one."""
         named = name if isinstance(name, str) else "copies" if priority else next(self.numbers)
-        stream = SimpleNamespace(name=named)
+        stream = SimpleNamespace(name=named, device=CUDA)
         stream.wait_stream = lambda other: self.said.append(f"{named}: waits for {other.name}")
         stream.wait_event = lambda event: self.said.append(f"{named}: waits for an event")
         stream.synchronize = lambda: None
@@ -46,6 +46,12 @@ class Streams:
 
     def current_stream(self, device: object = None) -> SimpleNamespace:
         return self.here
+
+    def set_device(self, device: torch.device) -> None:
+        assert device == CUDA
+
+    def set_stream(self, stream: SimpleNamespace) -> None:
+        self.here = stream
 
     @contextmanager
     def stream(self, stream: SimpleNamespace) -> Iterator[None]:
@@ -159,9 +165,20 @@ def test_the_embedding_thread_waits_for_its_own_pixels_alone(streams: Streams) -
     assert streams.said[1:] == ["work: waits for an event"]
 
 
+def test_a_batch_decoded_on_another_stream_is_waited_for_and_kept(streams: Streams) -> None:
+    rendering, canvas = streams.here, OnGPU(streams, "canvas", torch.ones(2))
+    cuda.use_stream(cuda.side_stream(CUDA))
+    event = made(canvas)  # type: ignore[arg-type]
+    cuda.use_stream(rendering)  # type: ignore[arg-type]
+    cuda.take(canvas, event)  # type: ignore[arg-type]
+    assert streams.said == ["copies: event", "current: waits for an event", "canvas is kept for current"]
+
+
 def test_on_the_cpu_everything_is_there() -> None:
     there = torch.arange(3)
     assert made(there) is None
+    cuda.take(there, None)
+    cuda.use_stream(None)
     with own_stream(torch.device("cpu")):
         after(None, torch.device("cpu"))
     arrived = AsyncCopy.of(there, held=object())

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,39 +41,3 @@ def test_the_next_batch_is_decoded_while_variants_are_rendered(
     embed(plan(two_classes, tmp_path / "s.zarr"), [PIXELS], quiet=True)
     assert len(rendered) == len(calls) == 10
     assert all(before + 2 >= i + 1 for i, before in enumerate(calls))
-
-
-def test_shards_may_be_handed_out_once_the_last_is_embedded(
-    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embedded, run = threading.Event(), Loop.run
-    waited = list[bool]()
-
-    def one_by_one(
-        self: Loop,
-        shards: Iterable[Any],
-        summary: object,
-        on_embedded: Callable[[int], None],
-        **more: Any,  # noqa: ANN401
-    ) -> None:
-        left = [0]
-
-        def handed_out() -> Iterator[Any]:
-            for shard in shards:
-                left[0] = 40  # five variants of eight photographs
-                yield shard
-                waited.append(embedded.wait(_PATIENCE_S))
-                embedded.clear()
-
-        def told(count: int) -> None:
-            on_embedded(count)
-            left[0] -= count
-            if left[0] == 0:
-                embedded.set()
-
-        run(self, handed_out(), summary, told, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Loop, "run", one_by_one)
-    summary = embed(plan(two_classes, tmp_path / "s.zarr"), [PIXELS], quiet=True)
-    assert waited == [True] * 5
-    assert summary.new_shards == 5

@@ -95,7 +95,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> GPU:
         return memory if pin_memory else OnGPU(made, memory)
 
     monkeypatch.setattr(loader, "torch", SimpleNamespace(empty=empty, cuda=made))
-    monkeypatch.setattr(loader, "copy_stream", lambda device: made.copies)
+    monkeypatch.setattr(loader, "side_stream", lambda device: made.copies)
     monkeypatch.setattr(loader, "made", made.made)
     monkeypatch.setattr(loader, "after", made.after)
     return made
