@@ -194,6 +194,7 @@ def test_the_stages_are_those_that_were_counted() -> None:
     assert made[VIT].seconds == pytest.approx(31 * vit.seconds(H100, Efficiency(H100.reached)))
 
 
+@pytest.mark.slow
 def test_a_small_backbone_waits_for_the_host() -> None:
     names = ["package:efficientnet_lite0", "control:pixels"]
     made, wider = plan(names, SUITE, 1000, H100), plan(names, SUITE, 1000, H100, dtype="float32")
@@ -207,6 +208,7 @@ def test_a_small_backbone_waits_for_the_host() -> None:
     assert wider.store_bytes == 2 * made.store_bytes
 
 
+@pytest.mark.slow
 def test_the_cost_of_each_backbone() -> None:
     names = [VIT, "control:random:test_resnet", "control:pixels"]
     made = plan(names, SUITE, 3600, H100, count=2)

@@ -158,6 +158,7 @@ def test_probes_grow_with_photographs_and_settings() -> None:
     assert parts(table_of(500_000), config, others=5)[probes.SCORES][HOST] > small[probes.SCORES][HOST]
 
 
+@pytest.mark.slow
 def test_what_is_off_is_not_counted() -> None:
     table = table_of(1000)
     assert probes.MULTITASK not in parts(table, ProbeConfig(), backbone="control:pixels")

@@ -415,6 +415,7 @@ def test_many_differing_settings_stop_no_site(tmp_path: Path) -> None:
     assert "Settings of 0'" in "".join(pages(tmp_path / "out")["index.html"].text)
 
 
+@pytest.mark.slow
 def test_many_rows_with_much_text_take_more_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", results())
     row, changed = own_row(), {"data": {"resampled_by": QUOTES}, "tables": []}

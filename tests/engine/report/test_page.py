@@ -230,6 +230,7 @@ def test_the_note_of_a_study_stands_below_its_name(fake: ModuleType, tmp_path: P
     assert top.rstrip().endswith("<p>Four &amp; five crops.</p>\n</header>")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_equal_photographs_of_different_classes_are_named(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"a": (0.9, 0.9)})
@@ -582,6 +583,7 @@ def test_a_transformation_can_be_highlighted_wherever_it_is_named(full: ReportFi
         assert {a["data-t"] for a in page.tags(tag) if "data-t" in a} >= set(names) - {"identity"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 def test_in_a_browser_a_click_on_a_name_highlights_it_everywhere(full: ReportFiles, tmp_path: Path) -> None:
     html = tmp_path / "report.html"
@@ -607,6 +609,7 @@ def test_in_a_browser_nothing_overflows_and_nothing_is_logged(fake: ModuleType, 
     assert width == 400 or labels == []  # tables of backbones are not cut on a common screen
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 def test_in_a_browser_a_link_opens_its_section_and_print_shows_all(full: ReportFiles, tmp_path: Path) -> None:
     html = tmp_path / "report.html"

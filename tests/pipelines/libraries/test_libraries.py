@@ -143,6 +143,7 @@ def test_a_variant_is_not_changed_by_the_next_batch(here: Path) -> None:
     assert torch.equal(first.pixels_BSSC, kept)
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_left_early(here: Path) -> None:
     load_suite(write(here))
     names = ("a_noise", "t_jitter", "k_noise", "a_rain", "t_erasing", "k_plasma", "k_solarize")
