@@ -106,8 +106,8 @@ def _run(
             with observability.span("run", stage.name, len(run.tables)), schedule.during(stage.name):
                 run.results[stage.name] = found = stage.computed(run)
                 embed_added(run, stage, found)
-                if stage.name in run.recomputed:
-                    schedule.keep()
+                if stage.name in run.recomputed or not found:
+                    schedule.keep(others=bool(found))  # these backbones may have nothing to compute
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
         results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own)

@@ -57,11 +57,15 @@ class Schedule:
         more = "" if len(known) == 1 + len(later) else "more than "
         return f"whole run: {more}{tqdm.format_interval(round(sum(known)))} left" if known else ""
 
-    def keep(self) -> None:
-        """Keep what the current part took, all of which was computed, for later runs."""
+    def keep(self, *, others: bool = True) -> None:
+        """Keep what the current part took, all of which was computed, for later runs.
+
+        Args:
+            others: also for runs of other backbones.
+        """
         seconds = time.monotonic() - self.began
         with suppress(OSError, UnsafeFileError):
-            for names in (self.backbones, []):
+            for names in (self.backbones, []) if others else (self.backbones,):
                 cache.keep("pace", self._facts(self.part, names), [seconds / len(self.backbones), self.size])
 
     def _recalled(self, part: str) -> float | None:
