@@ -131,7 +131,7 @@ def recall(kind: str, facts: dict[str, Any]) -> Any:  # noqa: ANN401 - plain JSO
 
 
 def keep(kind: str, facts: dict[str, Any], value: Any) -> None:  # noqa: ANN401 - plain JSON
-    """Keep a JSON value that depends only on ``facts``, for `recall` and `remember`."""
+    """Keep a JSON value for `recall`, in place of an earlier one; for `remember`, it depends only on ``facts``."""
     write(f"{kind}/{key(facts)}.json", json.dumps(value).encode())
 
 

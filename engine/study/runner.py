@@ -90,8 +90,11 @@ def _run(
     outputs.require_own(out, store_path, RUN)
     plan = _checked(study, plan, out, quiet=quiet)
     names = names_of(study.backbones)
-    stages = [stage.name for stage in registry.stages() if stage.of(study) is not None]
-    schedule = Schedule(names, stages, len(plan.records()) * len(plan.pipeline.settings.transformations))
+    stages = {stage.name: stage.of(study) for stage in registry.stages() if stage.of(study) is not None}
+    transformations = plan.pipeline.settings.transformations
+    schedule = Schedule(
+        names, list(stages), len(plan.records()) * len(transformations), repr((transformations, stages))
+    )
     with outputs.locked(out):
         new = not plan.exists
         with schedule.during(EMBED):
@@ -107,7 +110,7 @@ def _run(
                 run.results[stage.name] = found = stage.computed(run)
                 embed_added(run, stage, found)
                 if stage.name in run.recomputed or not found:
-                    schedule.keep(others=bool(found))  # these backbones may have nothing to compute
+                    schedule.keep(others=bool(found))  # this study may have nothing to compute
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
         results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own)

@@ -19,17 +19,18 @@ _ALIKE = 4.0  # largest ratio of the sizes of two runs whose parts take about as
 class Schedule:
     """Parts of a run, one after another, and the seconds that each is expected to take.
 
-    A part takes as long per embedding of each backbone as in the last run of about this size, if possible one with the
-    same backbones.
+    A part takes as long per embedding of each backbone as in the last run of about this size, if possible one of the
+    same backbones and settings.
 
     Args:
         backbones: their names.
         stages: names of the stages that are on.
         size: number of variants of all photographs.
+        settings: text that is the same for the same settings of a study.
     """
 
-    def __init__(self, backbones: Sequence[str], stages: Sequence[str], size: int) -> None:
-        self.backbones, self.size = sorted(backbones), max(size, 1)
+    def __init__(self, backbones: Sequence[str], stages: Sequence[str], size: int, settings: str = "") -> None:
+        self.settings, self.backbones, self.size = settings, sorted(backbones), max(size, 1)
         self.expected = {part: self._recalled(part) for part in (EMBED, *stages, REPORT)}
         self.part, self.began = "", 0.0
 
@@ -61,21 +62,23 @@ class Schedule:
         """Keep what the current part took, all of which was computed, for later runs.
 
         Args:
-            others: also for runs of other backbones.
+            others: also for runs of other backbones or settings.
         """
+        if self.part not in self.expected:  # a stage that is off has taken no time
+            return
         seconds = time.monotonic() - self.began
         with suppress(OSError, UnsafeFileError):
-            for names in (self.backbones, []) if others else (self.backbones,):
-                cache.keep("pace", self._facts(self.part, names), [seconds / len(self.backbones), self.size])
+            for facts in self._facts(self.part)[: 1 + others]:
+                cache.keep("pace", facts, [seconds / len(self.backbones), self.size])
 
     def _recalled(self, part: str) -> float | None:
-        for names in (self.backbones, []):
+        for facts in self._facts(part):
             with suppress(OSError, UnsafeFileError, ValueError, TypeError, ZeroDivisionError):
-                each, size = cache.recall("pace", self._facts(part, names))
+                each, size = cache.recall("pace", facts)
                 if 0 <= each < math.inf and 1 / _ALIKE <= self.size / size <= _ALIKE:
                     return float(each * self.size / size * len(self.backbones))
         return None
 
-    @staticmethod
-    def _facts(part: str, backbones: Sequence[str]) -> dict[str, object]:
-        return {"part": part, "backbones": list(backbones)}
+    def _facts(self, part: str) -> list[dict[str, object]]:
+        """What identifies a part of this study, and of any."""
+        return [{"part": part, "backbones": self.backbones, "settings": self.settings}, {"part": part}]

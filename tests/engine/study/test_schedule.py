@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from substyle.engine import cache, observability
-from substyle.engine.stages import registry
+from substyle.engine.study import runner
 from substyle.engine.study import schedule as module
 from substyle.engine.study.file import study_of
 from substyle.engine.study.runner import run_study
@@ -73,6 +73,19 @@ def test_other_backbones_and_stages(clock: list[float]) -> None:
         assert same.left("x", 5.0) == ""
 
 
+def test_a_stage_that_was_off_or_had_nothing_to_compute_is_not_expected_to_take_no_time(clock: list[float]) -> None:
+    """Of the same study, one that had nothing to compute is."""
+    earlier = Schedule(["a"], ["labels"], 100, "one suite")
+    ran(clock, earlier, probes=0.0)
+    with earlier.during("labels"):
+        earlier.keep(others=False)
+    assert Schedule(["a"], ["probes", "labels"], 100, "one suite").expected == {
+        EMBED: None, "probes": None, "labels": 0.0, REPORT: None,
+    }  # fmt: skip
+    assert Schedule(["a"], ["labels"], 100, "another").expected["labels"] is None
+    assert Schedule(["b"], ["labels"], 100, "one suite").expected["labels"] is None
+
+
 @pytest.mark.parametrize(("size", "text"), [(400, "02:20"), (25, "00:09"), (401, ""), (24, "")])
 def test_runs_of_other_sizes_say_nothing(clock: list[float], size: int, text: str) -> None:
     """Small runs have fixed costs, large ones may be on disk."""
@@ -84,9 +97,8 @@ def test_runs_of_other_sizes_say_nothing(clock: list[float], size: int, text: st
 
 @pytest.mark.parametrize("value", [None, "1", [], [1.0], [float("nan"), 100], [-1.0, 100], [1.0, 0], [1.0, "100"]])
 def test_what_is_no_duration_is_ignored(clock: list[float], value: object) -> None:
-    for names in (["a"], []):
-        path = f"pace/{cache.key(Schedule._facts('probes', names))}.json"
-        cache.write(path, json.dumps(value).encode())
+    for facts in Schedule(["a"], ["probes"], 100)._facts("probes"):
+        cache.write(f"pace/{cache.key(facts)}.json", json.dumps(value).encode())
     assert Schedule(["a"], ["probes"], 100).expected["probes"] is None
 
 
@@ -131,16 +143,18 @@ def test_a_run_keeps_the_pace_of_what_it_computes(
         }
     )
 
-    def paces(name: str = "control:pixels") -> dict[str, float | None]:
-        return Schedule([name], [stage.name for stage in registry.stages()], 200).expected
+    made: list[Schedule] = []
+    monkeypatch.setattr(runner, "Schedule", lambda *given: made.append(Schedule(*given)) or made[-1])
 
     run_study(study, tmp_path / "out", images=two_classes, quiet=True)
-    first = paces()
-    assert {part for part, seconds in first.items() if seconds} >= {EMBED, "probes", "analysis", REPORT}
-    assert first["generators"] == pytest.approx(0.0, abs=0.5)
-    assert paces("other")["generators"] is None
-    assert paces("other")["probes"] == first["probes"]
-    run_study(study, tmp_path / "out", images=two_classes, quiet=True)
-    again = paces()
-    assert again["probes"] == first["probes"]
-    assert again["analysis"] == first["analysis"]
+    run_study(study, tmp_path / "again", images=two_classes, quiet=True)
+    before, first = (each.expected for each in made)
+    assert set(before.values()) == {None}
+    assert None not in first.values()
+    assert first["probes"]
+    assert Schedule(["other"], ["generators", "probes"], 200).expected["generators"] is None
+    assert Schedule(["other"], ["generators", "probes"], 200).expected["probes"] is not None
+    run_study(study, tmp_path / "again", images=two_classes, quiet=True)
+    run_study(study, tmp_path / "once more", images=two_classes, quiet=True)
+    second, third = (each.expected for each in made[2:])
+    assert third["probes"] == second["probes"]  # the run between has loaded its results
