@@ -21,6 +21,10 @@ from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.dispatch import on_triton, upload
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term, shares
 
+# Smallest logarithm of a probability in gradients: smaller ones change no sum, but their products with weights of rows
+# would be subnormal numbers, with which matrix products of a CPU take up to 26 times as long.
+_LEAST = -60.0
+
 
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
     """Logits without dropout, (K, C, B) float32. GEMMs run in the dtype of ``x_BD``."""
@@ -127,7 +131,7 @@ def cross_entropy(
     index = target_B.expand(heads, 1, batch)
     log_KCB = torch.log_softmax(logits_KCB, dim=1)
     loss_K = -(log_KCB.gather(1, index)[:, 0] * share_KB).sum(1)
-    gradient = log_KCB.exp_()
+    gradient = log_KCB.clamp_(min=_LEAST).exp_()
     gradient.scatter_add_(1, index, torch.full_like(share_KB, -1.0)[:, None])
     return loss_K, gradient.mul_(share_KB[:, None])
 

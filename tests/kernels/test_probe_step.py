@@ -323,3 +323,20 @@ def test_a_bad_weight_shows_in_the_loss(hidden: int) -> None:
     assert losses.isnan().tolist() == [False, True, False, False]
     assert heads.parameters[-1][1].isnan().any()
     assert not heads.parameters[-1][[0, 2, 3]].isnan().any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_have_no_subnormal_numbers(scale: float, dtype: torch.dtype) -> None:
+    """With which products take many times as long; they change no sum."""
+    generator = torch.Generator().manual_seed(0)
+    logits_KCB = scale * torch.randn(2, 31, 500, generator=generator, dtype=dtype)
+    target_B = torch.randint(31, (500,), generator=generator)
+    leaf = logits_KCB.clone().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(leaf.transpose(0, 1)[None].flatten(2), target_B.repeat(2)[None])
+    expected.backward()  # type: ignore[no-untyped-call]
+    loss_K, gradient = cross_entropy(logits_KCB, target_B)
+    assert float(loss_K.mean()) == pytest.approx(float(expected.detach()))
+    assert leaf.grad is not None
+    torch.testing.assert_close(gradient, 2 * leaf.grad, rtol=1e-5, atol=1e-20)
+    assert not ((gradient != 0) & (gradient.abs() < torch.finfo(torch.float32).tiny)).any()
