@@ -299,6 +299,7 @@ def _search(heads: int, parameters: int) -> Work:
         pairs = solver._Pairs(u_KP)
         counter.launches.clear()
         pairs.add(good_K, u_KP, u_KP)
+        pairs.count = pairs.memory
         pairs.direction(u_KP)
     return Work(counter.launches)
 

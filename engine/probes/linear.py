@@ -2,8 +2,9 @@
 
 A small gradient bounds the loss, not the change in accuracy, especially on held-out rows. So the fit at the selected C
 is continued with a third of the tolerance until two consecutive fits agree within a fifth of a point; what later thirds
-would add is of that size. Probes on other rows (resamples, held-out transformations) start at zero: started from a fit
-to all rows they would retain, within the tolerance, information about rows that they must not see.
+would add is of that size. Probes on other rows (resamples, held-out transformations) have the larger of these two
+tolerances, and start at zero: started from a fit to all rows they would retain, within the tolerance, information about
+rows that they must not see.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Linear:
         difference: its validation accuracy minus that at three times its tolerance.
         agreed: whether the two agree.
         tolerance: configured tolerance.
+        tighter: its divisor for fits to other rows, the smallest at which a third of the tolerance changes nothing.
         resampled: heads trained on resampled photographs, with certificates; None without any.
     """
 
@@ -48,6 +50,7 @@ class Linear:
     difference: float
     agreed: bool
     tolerance: float
+    tighter: float
     resampled: Fit | None
 
     @property
@@ -130,19 +133,27 @@ def fit_linear(
     picked, difference, agreed, tighter = fits[best], 0.0, False, 1.0
     rows = agreement_rows(features.full(), task, config)
     for _ in range(config.doublings):
-        tighter *= TIGHTER
-        before, picked = picked, solved([best], picked.heads, tighter=tighter)
+        before, picked = picked, solved([best], picked.heads, tighter=TIGHTER * tighter)
         difference, same = compare(rows, picked.heads, before.heads, AGREEMENT)
         reached = bool(picked.converged_K.all())
         agreed = same and reached  # a fit that stalls changes nothing either
         if same or not reached:
             break
+        tighter *= TIGHTER
     resampled = None
     if times_SN is not None and len(times_SN):
         resampled = solved([best] * len(times_SN), None, times_SN, tighter=tighter)
     accuracy_K, _ = validation.judge(picked.heads)
     return Linear(
-        best, tuple(sorted(fits)), float(accuracy_K[0]), picked, difference, agreed, config.tolerance, resampled
+        best,
+        tuple(sorted(fits)),
+        float(accuracy_K[0]),
+        picked,
+        difference,
+        agreed,
+        config.tolerance,
+        tighter,
+        resampled,
     )
 
 

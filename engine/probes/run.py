@@ -264,10 +264,8 @@ class _Run:
         features, _ = self.features(task)
 
         def rotation_of(rows: Features, redraws: int) -> LeaveOneOut:
-            tighter = self.config.tolerance / made.fit.tolerance
-            return rotate(
-                rows, task, made.C, self.config, self.images, redraws=redraws, tighter=tighter, advance=bar.advance
-            )
+            given = (rows, task, made.C, self.config, self.images)
+            return rotate(*given, redraws=redraws, tighter=made.tighter, advance=bar.advance)
 
         rotation = rotation_of(features, self.config.redraws)
         self.scores["rotation/linear"] = rotation.score_TN

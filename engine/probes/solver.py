@@ -30,11 +30,15 @@ from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import linear_gradients
 
 MEMORY = 20  # L-BFGS history size
+# Heads of few parameters keep more: it costs them little, and with weak penalties they need half of the passes.
+_LONG_MEMORY, _FEW = 60, 1 << 14
 COVARIANCE_ROWS = 65_536  # sample size for the preconditioner
 _DECREASE = 1e-4  # Armijo's condition: required decrease as a fraction of the linear prediction
 _SHRINK = 0.3  # step reduction factor
 _SMALLEST = 1e-5  # smallest step; rounding dominates below
-_STALE = 300  # passes without a smaller gradient before a head is stopped
+# Passes without a smaller gradient before a head is stopped, and before it goes on in float64: near the minimum the
+# loss changes by less than float32 resolves, and steps are accepted or shortened by chance.
+_STALE, _STALE_SINGLE = 300, 60
 # Maximum bytes of float32 features, and maximum number of logits, of a block. On a GPU operations must take longer than
 # their launches: by count, a pass over 37.5 million rows of width 768 has 15,000 launches, 60,000 with blocks of a CPU.
 _ON_CPU, _ON_GPU = (64 << 20, 1 << 24), (256 << 20, 1 << 25)
@@ -320,6 +324,7 @@ class _Search:
         self.u, self.step = u_KP.clone(), u_KP.new_ones(count)
         self.pairs = _Pairs(u_KP)
         self.rounding = torch.finfo(u_KP.dtype).eps
+        self.patience = _STALE if u_KP.dtype == torch.float64 else _STALE_SINGLE
         self.least, self.stale = u_KP.new_full((count,), torch.inf), u_KP.new_zeros(count)
 
     def run(self) -> torch.Tensor:
@@ -346,7 +351,7 @@ class _Search:
             better = largest_K < 0.9 * self.least
             self.least = torch.where(better, largest_K, self.least)
             self.stale = torch.where(better, 0.0, self.stale + 1)
-            stuck = (self.step < _SMALLEST) | (self.stale >= _STALE)
+            stuck = (self.step < _SMALLEST) | (self.stale >= self.patience)
             self._leave(largest_K, good & (largest_K <= self.goal) | stuck, passes)
             way = way[self.kept]
         self.found_KP[self.alive] = self.u
@@ -372,17 +377,19 @@ class _Pairs:
     """L-BFGS history of each head; missing pairs are zeros, which have no effect."""
 
     def __init__(self, u_KP: torch.Tensor) -> None:
-        self.s = u_KP.new_zeros(MEMORY, *u_KP.shape)
+        self.memory = _LONG_MEMORY if u_KP.shape[1] <= _FEW else MEMORY
+        self.s = u_KP.new_zeros(self.memory, *u_KP.shape)
         self.y = torch.zeros_like(self.s)
-        self.rho = u_KP.new_zeros(MEMORY, len(u_KP))
+        self.rho = u_KP.new_zeros(self.memory, len(u_KP))
         self.first = u_KP.new_ones(len(u_KP))
-        self.newest = 0
+        self.newest = self.count = 0
 
     def add(self, good_K: torch.Tensor, s_KP: torch.Tensor, y_KP: torch.Tensor) -> None:
         """Add a pair for each head whose step was accepted with positive curvature, replacing the oldest pair."""
         sy_K, yy_K = (s_KP * y_KP).sum(1), y_KP.square().sum(1)
         own_K = good_K & (sy_K > 1e-10 * yy_K)
-        self.newest = (self.newest - 1) % MEMORY
+        self.newest = (self.newest - 1) % self.memory
+        self.count = min(self.count + 1, self.memory)
         self.s[self.newest], self.y[self.newest] = s_KP, y_KP
         self.rho[self.newest] = torch.where(own_K, 1.0 / sy_K, 0.0)
         self.first = torch.where(own_K, sy_K / yy_K, self.first)
@@ -390,7 +397,7 @@ class _Pairs:
     def direction(self, d_KP: torch.Tensor) -> torch.Tensor:
         """Search direction by the two-loop recursion."""
         q_KP, alphas = d_KP.clone(), []
-        order = [(self.newest + i) % MEMORY for i in range(MEMORY)]
+        order = [(self.newest + i) % self.memory for i in range(self.count)]
         for i in order:
             alphas.append(self.rho[i] * torch.linalg.vecdot(self.s[i], q_KP))
             q_KP.addcmul_(self.y[i], alphas[-1][:, None], value=-1.0)

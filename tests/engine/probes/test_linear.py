@@ -140,7 +140,7 @@ def test_a_fit_that_runs_out_of_passes_says_so(make_table: Make, quick: Quick) -
 def test_each_part_must_have_converged(spoilt: str) -> None:
     heads = Heads(torch.zeros(1, 2, 3), torch.zeros(1, 2))
     good, bad = (Fit(heads, np.array([g]), np.array([7]), 1e-4) for g in (5e-5, 5e-3))
-    one = Linear(0.1, (0.01, 0.1, 1.0), 0.9, good, 0.001, True, 3e-4, good)
+    one = Linear(0.1, (0.01, 0.1, 1.0), 0.9, good, 0.001, True, 3e-4, 3.0, good)
     assert one.describe()["converged"] is True
     changes = {"agreed": False, "resampled": bad, "fit": bad}
     assert replace(one, **{spoilt: changes[spoilt]}).describe()["converged"] is False  # type: ignore[arg-type]
