@@ -124,6 +124,9 @@ class _Progress(tqdm):  # type: ignore[misc]
             self.close()
 
 
+_Progress.set_lock(threading.RLock())  # tqdm's own is a semaphore of the system, which a killed process leaves behind
+
+
 @contextmanager
 def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
     """Show the progress of a stage of ``total`` items, ``done`` of them finished in earlier runs."""
@@ -247,6 +250,17 @@ def recording() -> Iterator[Trace]:
         yield trace
     finally:
         _active = before
+
+
+def is_recording() -> bool:
+    """Whether spans are recorded."""
+    return _active is not None
+
+
+def extend(spans: Sequence[Span]) -> None:
+    """Add spans of another process of this machine, if recording."""
+    if _active is not None:
+        _active.spans.extend(spans)
 
 
 def add(stage: str, name: str, began: Mark, items: int = 0) -> None:

@@ -73,11 +73,11 @@ ALLOWED = {
     ("engine/embedding/variants.py", "open for writing"): "a tar in a file of files.replacing",
     ("engine/backbones/weights.py", "pickle"): "the name of an error; torch loads weights only",
     ("engine/backbones/families/timm.py", "__import__"): "the module of a network that timm has made",
-    ("pipelines/libraries/processes.py", "truncate"): "memory without a name, not a file",
+    ("kernels/processes.py", "truncate"): "memory without a name, not a file",
     (
-        "pipelines/libraries/processes.py",
+        "kernels/processes.py",
         "open for writing",
-    ): "memory of the program, recognised by device and inode, for pixels that a process computes",
+    ): "memory of the program, recognised by device and inode, for what a process computes",
     ("kernels/philox.py", "ctypes"): "types of a function that kernels/native.py has loaded",
 }
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from substyle.engine.backbones.compile import CompiledBackbone
@@ -20,6 +21,8 @@ from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
 from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.stages import at_once
+from substyle.engine.stages.at_once import Places, Work
 from substyle.engine.stages.stamp import StaleError, Stamp, compute_into, fits, note_of, require_fresh
 from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably
@@ -176,6 +179,8 @@ class Stage(ABC, Generic[C, R]):
         directory: name of the folder of the results, if it is not that of the stage.
         adds_backbones: whether it trains backbones that a study embeds before later stages, see `added`.
         alike: whether reported results of all units must have the same settings.
+        at_once: whether several units may be computed at the same time, each in another process. `compute` then sees
+            the embeddings of the unit's backbone alone, no study and no results of other stages.
         photographs: whether it reads the photographs of a store.
         in_reports: whether reports compute missing results, too.
         backbone_results: type of the entry ``backbones.<backbone>.<name>`` of results.json, such as a pydantic model:
@@ -191,6 +196,7 @@ class Stage(ABC, Generic[C, R]):
     directory: ClassVar[str] = ""
     adds_backbones: ClassVar[bool] = False
     alike: ClassVar[bool] = False
+    at_once: ClassVar[bool] = False
     photographs: ClassVar[bool] = False
     in_reports: ClassVar[bool] = False
     backbone_results: ClassVar[Any] = None
@@ -296,6 +302,11 @@ class Stage(ABC, Generic[C, R]):
     def prepare(self, run: Run, config: C) -> None:
         """Do what precedes the check for outdated results, such as embedding other photographs."""
 
+    def places(self, run: Run, config: C, outdated: Sequence[Unit]) -> Places:
+        """Where units are computed."""
+        tables = [run.tables[unit.name] for unit in outdated] if self.at_once else []
+        return Places.of(tables, getattr(config, "device", "cpu"), getattr(config, "threads", 0))
+
     @contextmanager
     def shared(self, run: Run, config: C, outdated: Sequence[Unit]) -> Iterator[Any]:
         """What the computation of several units shares."""
@@ -386,14 +397,24 @@ class Stage(ABC, Generic[C, R]):
         outdated = [unit for unit in units if not fits(self.folder(run, unit), stamps[unit])]
         if units and outdated == units:
             run.recomputed.add(self.name)
-        with self.shared(run, config, outdated) as shared:
-            for unit in outdated:
-                compute_into(
-                    self.folder(run, unit),
-                    stamps[unit],
-                    partial(self.dated, run, config, unit),
-                    partial(self.compute, run, config, unit, shared),
-                )
+        reading = Lock()
+
+        def now(unit: Unit) -> Stamp:
+            with reading:
+                return self.dated(run, config, unit)
+
+        def into(unit: Unit, work: Work) -> None:
+            compute_into(self.folder(run, unit), stamps[unit], partial(now, unit), work)
+
+        places = self.places(run, config, outdated)
+        if places.count > 1:
+            by_key = {unit.key: unit for unit in outdated}
+            works = {key: partial(self.compute, _alone(run, unit), config, unit, None) for key, unit in by_key.items()}
+            at_once.compute(self.name, works, lambda key, work: into(by_key[key], work), places, quiet=run.quiet)
+        else:
+            with self.shared(run, config, outdated) as shared:
+                for unit in outdated:
+                    into(unit, partial(self.compute, run, config, unit, shared))
         return {unit.key: self.load(run, self.folder(run, unit)) for unit in units}
 
     def kept(self, run: Run) -> dict[str, R]:
@@ -434,6 +455,12 @@ class Stage(ABC, Generic[C, R]):
             return self.config(**{name: settings[name] for name in names if name in settings})
         except (SubstyleError, TypeError, ValueError) as error:
             raise StaleError(f"{folder}: outdated, of another version of substyle ({error})", command) from error
+
+
+def _alone(run: Run, unit: Unit) -> Run:
+    """What the computation of a unit reads in another process."""
+    nothing: JSON = {"study": None, "configs": {}, "results": {}, "embedding": None, "source": None}
+    return replace(run, tables={unit.name: run.tables[unit.name]}, quiet=True, **nothing)
 
 
 def _each(run: Run) -> list[Unit]:

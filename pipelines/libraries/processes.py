@@ -10,28 +10,27 @@ from __future__ import annotations
 import atexit
 import functools
 import json
-import mmap
 import os
 import random
 import resource
-import signal
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.kernels import processes
 from substyle.kernels.dispatch import keep_freed_memory
 from substyle.kernels.errors import SubstyleError
+from substyle.kernels.processes import Address, Block, memory
 from substyle.pipelines import libraries
 from substyle.pipelines.libraries.library import Applied
 from substyle.pipelines.transforms import base
@@ -43,31 +42,6 @@ _ENDED = (
 )
 _PATIENCE_S = 60.0  # for one photograph, before the processes are ended
 _MEMORY = 4 << 30  # bytes that a process may allocate beyond what it starts with
-
-
-class Block:
-    """Anonymous memory that worker processes open by the path of this process's descriptor."""
-
-    def __init__(self, size: int) -> None:
-        file = os.memfd_create("substyle")
-        weakref.finalize(self, os.close, file)
-        os.truncate(file, size)
-        self.memory = mmap.mmap(file, size)
-        status = os.fstat(file)
-        self.address = Address(f"/proc/{os.getpid()}/fd/{file}", (status.st_dev, status.st_ino), size)
-
-    def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Its first bytes, uint8 of a shape."""
-        return np.ndarray(shape, np.uint8, self.memory)
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a process finds a block; ``file`` tells it from another of the same descriptor, before or after it."""
-
-    path: str
-    file: tuple[int, int]
-    size: int
 
 
 @dataclass(frozen=True)
@@ -223,9 +197,7 @@ class Pool:
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:
-            for process in list((executor._processes or {}).values()):  # public only from Python 3.14 on
-                process.kill()
-            executor.shutdown(wait=True, cancel_futures=True)
+            processes.end(executor)
 
     def block(self, size: int) -> Block:
         """A block of this size, which nobody else has."""
@@ -266,9 +238,8 @@ def _pool(processes: int, _: int) -> Pool:
 
 
 def _begin_process() -> None:
-    """One thread and bounded memory for each process; they end with the program, however it ends, and not before."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(2, 1)  # what libraries print is no answer of a command
+    """One thread and bounded memory for each process; they end with the program, and not before."""
+    processes.begin()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
@@ -278,30 +249,6 @@ def _begin_process() -> None:
     limit = (int(own.split()[1]) << 10) + _MEMORY
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-_mapped: dict[Address, mmap.mmap] = {}
-
-
-def _memory(address: Address) -> mmap.mmap:
-    """The memory of a block. Raises OSError for another file, which the program may have opened since."""
-    if address not in _mapped:
-        for other in [each for each in _mapped if each.size != address.size or each.path == address.path]:
-            del _mapped[other]
-        with open(address.path, "r+b") as file:
-            status = os.fstat(file.fileno())
-            if (status.st_dev, status.st_ino) != address.file:
-                raise OSError(f"{address.path} is another file")
-            _mapped[address] = mmap.mmap(file.fileno(), address.size)
-    return _mapped[address]
 
 
 def _import(of: str) -> str:
@@ -322,8 +269,8 @@ def _made(of: str, code: str, fixed: str, drawn: str) -> Applied:
 def _render(job: Job) -> str:
     """Transform photographs of a job; returns an error, or an empty string."""
     try:
-        source = np.ndarray(job.shape, np.uint8, _memory(job.source))
-        target = np.ndarray(job.shape, np.uint8, _memory(job.target))
+        source = np.ndarray(job.shape, np.uint8, memory(job.source))
+        target = np.ndarray(job.shape, np.uint8, memory(job.target))
         for index, (arguments, seed) in enumerate(zip(job.arguments, job.seeds, strict=True), job.start):
             applied = _made(job.call.of, job.code, job.call.arguments, json.dumps(arguments))
             _seed(seed)

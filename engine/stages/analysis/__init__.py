@@ -18,7 +18,7 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
 
     name = "analysis"
     config = AnalysisConfig
-    alike = True
+    alike = at_once = True
     report = section
 
     def settings(self, config: AnalysisConfig) -> JSON:

@@ -27,7 +27,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
 
     name = "probes"
     config = ProbeConfig
-    alike = True
+    alike = at_once = True
     report = section
 
     def units(self, run: Run, config: ProbeConfig) -> Iterable[Unit]:

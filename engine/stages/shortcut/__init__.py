@@ -76,7 +76,7 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
 
     name = "shortcut"
     config = ShortcutConfig
-    alike = True
+    alike = at_once = True
     backbone_results = Shortcut
     report = section
 

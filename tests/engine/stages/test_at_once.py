@@ -1,0 +1,136 @@
+"""Units that are computed at the same time, against the same units one after another."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tests.staged import probe, run_of
+
+from substyle.engine import devices, observability
+from substyle.engine.config import EmbedConfig
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.stages import at_once
+from substyle.engine.stages.at_once import Places
+from substyle.engine.stages.probes import STAGE, ProbesStage
+from substyle.engine.stages.stage import Run, Unit
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study.api import embed
+from substyle.kernels.errors import SubstyleError
+
+BACKBONES = ["control:pixels", "control:statistics"]
+FEW: dict[str, Any] = {"Cs": (1e-2,), "passes": 20, "resamples": 2, "equal_width": 0, "bootstrap": 100, "redraws": 0}
+CONFIG = ProbeConfig(tasks=("fine", "semantic"), heads=("linear",), rotate=False, threads=1, **FEW)
+
+
+def two_of(stage: ProbesStage, run: Run, config: ProbeConfig, outdated: Sequence[Unit]) -> Places:
+    return Places(2, 1) if outdated else Places()
+
+
+@pytest.fixture(scope="module")
+def store(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
+    settings = EmbedConfig(batch=4, threads=1, precision="fp32")
+    where = tmp_path_factory.mktemp("at_once") / "s.zarr"
+    return embed(two_classes, where, BACKBONES, config=settings, transformations="identity,jpeg", canvas=64)
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProbesStage, "places", two_of)
+
+
+def table(rows: int, width: int = 1 << 10) -> Any:  # noqa: ANN401
+    return SimpleNamespace(x_TND=SimpleNamespace(shape=(2, rows, width), dtype=np.dtype(np.float16)))
+
+
+def test_where_units_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(at_once, "free_bytes", lambda _: 100 << 30)
+    large = [table(1 << 13)] * 3
+    assert Places.of(large, "cpu", 0) == Places(3, 2)
+    assert Places.of(large, "cpu", 2) == Places(2, 1)
+    assert Places.of(large, "cpu", 1) == Places(1, 1)
+    assert Places.of(large[:1], "cpu", 0) == Places.of([table(10)] * 3, "cpu", 0) == Places()
+    # each process holds the largest table twice, and needs some memory besides
+    huge = [*large, table(1 << 23)]
+    assert Places.of(huge, "cpu", 0) == Places(1, 8)
+
+
+def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(at_once, "free_bytes", lambda device: 500 << 30 if device.type == "cpu" else 64 << 30)
+    monkeypatch.setattr(devices, "resolve", lambda name: devices.Target(name if ":" in name else "cuda:0", "torch"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    large = [table(1 << 13)] * 3
+    assert Places.of(large, "cuda", 0) == Places(3, 2, ("0", "1", "2"))
+    assert Places.of(large, "cuda:1", 0).count == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c,GPU-d")
+    assert Places.of([*large, *large], "auto", 0).gpus == ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
+    # tables that exceed the GPU are held beside it
+    assert Places.of([table(40 << 20)] * 4, "auto", 0).count == 2
+
+
+def test_results_are_those_of_one_process(
+    store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = probe(store, tmp_path / "alone", CONFIG)
+    monkeypatch.setattr(ProbesStage, "places", two_of)
+    with observability.recording() as trace:
+        found = probe(store, tmp_path / "at_once", CONFIG)
+    assert list(found) == list(alone) == BACKBONES
+    for name in BACKBONES:
+        assert found[name].results == alone[name].results
+        assert all(np.array_equal(found[name].scores[key], alone[name].scores[key]) for key in alone[name].scores)
+    files = [path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("*.safetensors")]
+    assert len(files) == 2 * len(BACKBONES)
+    for path in files:
+        one, other = (load_file(tmp_path / folder / path) for folder in ("alone", "at_once"))
+        assert all(np.array_equal(one[key], other[key]) for key in one.keys() | other.keys())
+    assert all(span.ended.wall >= span.began.wall for span in trace.spans)
+    # nothing is computed again, in any number of processes
+    monkeypatch.setattr(ProbesStage, "compute", None)
+    assert probe(store, tmp_path / "at_once", CONFIG).keys() == found.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two")
+def test_one_that_fails_does_not_lose_the_others(store: EmbeddingStore, tmp_path: Path) -> None:
+    run = run_of(store, tmp_path, probes=CONFIG)
+    first = run.tables[BACKBONES[0]]
+    spoilt = np.full(first.x_TND.shape, np.nan, np.float16)
+    run.tables[BACKBONES[1]] = replace(run.tables[BACKBONES[1]], x_TND=spoilt)
+    with pytest.raises(SubstyleError, match=f"embeddings of {BACKBONES[1]} contain NaN"):
+        STAGE.computed(run)
+    assert (STAGE.folder(run, unit(run, BACKBONES[0])) / "complete.json").exists()
+    assert not STAGE.folder(run, unit(run, BACKBONES[1])).exists()
+    assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
+
+
+def unit(run: Run, name: str) -> Unit:
+    return next(each for each in STAGE.units(run, CONFIG) if each.name == name)
+
+
+class Ends(ProbesStage):
+    """Whose process ends in the middle."""
+
+    def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
+        (folder / "half").write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two")
+def test_a_process_that_ends_is_named(store: EmbeddingStore, tmp_path: Path) -> None:
+    run = run_of(store, tmp_path, probes=CONFIG)
+    with pytest.raises(SubstyleError, match=r"probes of control:.*: a process has ended: is there enough memory"):
+        Ends().computed(run)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
