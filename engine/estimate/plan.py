@@ -12,7 +12,7 @@ import numpy as np
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.estimate import analysis, stages
 from substyle.engine.estimate import probes as probing
-from substyle.engine.estimate.roofline import TENSOR, Busy, Device, Efficiency, Launch, Work, slowest, total
+from substyle.engine.estimate.roofline import DISK, TENSOR, Busy, Device, Efficiency, Launch, Work, slowest, total
 from substyle.engine.estimate.stages import BATCH, NetworkFacts
 from substyle.engine.probes import complexity
 from substyle.engine.probes.config import ProbeConfig
@@ -32,6 +32,7 @@ _DISK = 1e9  # bytes per second of the one disk, assumed
 EMBEDDING, PROBES, ANALYSIS = STAGES = ("embedding", "probes", "analysis")
 SHARED, NETWORKS, CONTROLS, MEANWHILE = "decode, variants, styles", "backbones", "controls", "host and disk"
 GRIDS = "token heads, probe complexity"
+_Spent = dict[tuple[str, str], dict[str, Busy]]  # by stage and part: seconds by resource of each backbone
 ROOFLINE, _CORE, _ONE_DISK = "counted: roofline", "measured: one Xeon core", "assumed: disk of 1 GB/s"
 SOURCES = {
     MEANWHILE: f"{_CORE}; {_ONE_DISK}",
@@ -212,13 +213,13 @@ def plan(
     config = probes or ProbeConfig()
     reached = efficiency or Efficiency(device.reached)
 
-    spent: dict[tuple[str, str], list[Busy]] = {}  # by stage and part: seconds, of each backbone
+    spent: _Spent = {}
 
     def stage(name: str, counted: str, work: Work, measured: float | None, times: int = 1) -> StageEstimate:
         compute, bandwidth = (times * seconds for seconds in work.times(device, reached.of(measured)))
         part = SHARED if name in SHARED.split(", ") else CONTROLS if name.startswith("control:") else NETWORKS
         of_one = total((times * photographs / count, work.busy(device, reached.of(measured))))
-        spent.setdefault((EMBEDDING, part), []).append(of_one)
+        spent.setdefault((EMBEDDING, part), {})[name] = of_one
         counts = (times * work.flop, times * work.traffic, times * len(work.launches) * BATCH / work.images)
         return StageEstimate(name, counted, *counts, compute, bandwidth, compute + bandwidth)
 
@@ -252,11 +253,14 @@ def plan(
         others = sum(map(len, found)) - 1
         each = probing.parts(table, config, device, reached, _DISK, backbone=name, others=others)
         for part, own in each:
-            spent.setdefault((PROBES, part), []).append(own)
+            spent.setdefault((PROBES, part), {})[name] = own
         for part, own in analysis.parts(table, analyzed or AnalysisConfig(), device, reached, _DISK):
-            spent.setdefault((ANALYSIS, part), []).append(own)
+            spent.setdefault((ANALYSIS, part), {})[name] = own
     if grids:
-        spent[PROBES, GRIDS] = [{TENSOR: grid.seconds} for grid in grids]
+        names = dict.fromkeys(grid.backbone for grid in grids)
+        spent[PROBES, GRIDS] = {
+            name: {TENSOR: sum(grid.seconds for grid in grids if grid.backbone == name)} for name in names
+        }
     compute, bandwidth = (sum(getattr(s, by) for s in (*shared, *networks)) for by in ("compute", "bandwidth"))
     made = sum(get(name).made_by not in ("identity", "library") for name in transformations)
     store = sum(table.store_bytes for table in tables)
@@ -274,7 +278,7 @@ def plan(
     waited = max(0.0, longest - compute - bandwidth)
     meanwhile = {name: photographs / count / 3600 * each for name, each in busy.items() if not name.startswith("GPU")}
     behind = max(meanwhile, key=meanwhile.__getitem__)
-    parts = [_part(stage, part, each) for (stage, part), each in spent.items()]
+    parts = [_part(stage, part, each, _share(spent, stage, count)) for (stage, part), each in spent.items()]
     parts.append(
         StudyPart(EMBEDDING, MEANWHILE, photographs * waited / count / 3600, behind, meanwhile, SOURCES[MEANWHILE])
     )
@@ -304,11 +308,30 @@ def plan(
     )
 
 
-def _part(stage: str, name: str, each: Sequence[Busy]) -> StudyPart:
-    """A part of several backbones, one after another."""
-    busy = {resource: hours for resource, hours in total(*((1 / 3600, own) for own in each)).items() if hours}
-    source = SOURCES.get(name, ROOFLINE)
-    return StudyPart(stage, name, sum(slowest(own)[1] for own in each) / 3600, slowest(busy)[0], busy, source)
+def _share(spent: _Spent, stage: str, count: int) -> float:
+    """Fraction of the seconds of all backbones that a stage takes, if each GPU computes one backbone at a time.
+
+    Those of embedding are already divided among the GPUs.
+    """
+    if stage == EMBEDDING:
+        return 1.0
+    seconds = dict[str, float]()
+    for (own, _), each in spent.items():
+        for name, busy in each.items() if own == stage else ():
+            seconds[name] = seconds.get(name, 0.0) + slowest(busy)[1]
+    gpus = [0.0] * count
+    for longest in sorted(seconds.values(), reverse=True):
+        gpus[gpus.index(min(gpus))] += longest
+    return max(gpus) / sum(gpus) if sum(gpus) else 1.0
+
+
+def _part(stage: str, name: str, each: Mapping[str, Busy], share: float) -> StudyPart:
+    """A part of several backbones. The processes share one disk."""
+    busy = {resource: hours for resource, hours in total(*((1 / 3600, own) for own in each.values())).items() if hours}
+    limited, hours = slowest(busy)[0], sum(slowest(own)[1] for own in each.values()) / 3600
+    return StudyPart(
+        stage, name, hours * (1.0 if limited == DISK else share), limited, busy, SOURCES.get(name, ROOFLINE)
+    )
 
 
 def _held(shape: tuple[int, ...], itemsize: int, device: Device) -> tuple[str, MemoryBudget]:

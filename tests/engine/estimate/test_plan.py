@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
+from substyle.engine.estimate import plan as estimated
 from substyle.engine.estimate import stages
 from substyle.engine.estimate.counting import of_network
-from substyle.engine.estimate.plan import PRODUCTS, Plan, plan
+from substyle.engine.estimate.plan import PRODUCTS, Plan
 from substyle.engine.estimate.roofline import (
     BANDWIDTH,
     DEVICES,
@@ -37,6 +39,8 @@ pytestmark = pytest.mark.usefixtures("counted_once")
 
 H100 = DEVICES["h100"]
 SUITE = suite("substance31")
+# few probes: counting them takes most of the time
+plan = partial(estimated.plan, probes=ProbeConfig(tasks=("fine",), heads=("mlp",)))
 
 
 def test_a_linear_layer_is_counted_by_hand() -> None:

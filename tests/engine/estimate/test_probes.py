@@ -15,7 +15,7 @@ from benchmarks.passes import counted
 
 from substyle.engine.estimate import probes
 from substyle.engine.estimate.counting import META, Counter
-from substyle.engine.estimate.plan import STAGES, Plan, plan
+from substyle.engine.estimate.plan import STAGES, Plan, _part, _share, plan
 from substyle.engine.estimate.probes import GRID, RESAMPLES, ROTATION, SINGLE, ProbedTable, linear_pass, step
 from substyle.engine.estimate.roofline import DEVICES, DISK, HOST, TENSOR, UNITS, Efficiency, Launch, slowest
 from substyle.engine.probes import solver
@@ -47,6 +47,7 @@ def table_of(photographs: int, width: int = 768, how: str = "float16", **more: A
     return replace(ProbedTable(width, 2, how, SUITE, photographs, 1000, 0.85, 0.1, size), **more)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_on_a_cpu")
 def test_passes_of_a_small_study_are_those_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches, operations and bytes of all passes of all linear probes of a backbone."""
@@ -143,6 +144,7 @@ def parts(
     return found
 
 
+@pytest.mark.slow
 def test_probes_grow_with_photographs_and_settings() -> None:
     config = ProbeConfig()
     small, large = (parts(table_of(n), config) for n in (500_000, 1_000_000))
@@ -210,6 +212,7 @@ def of_stage(made: Plan, stage: str) -> float:
     return sum(part.hours for part in made.parts if part.stage == stage)
 
 
+@pytest.mark.slow
 def test_a_whole_study_adds_up() -> None:
     one, two, wide = planned(), planned(names=(CONTROL, "control:pixels")), planned(count=8)
     assert one.total_hours == pytest.approx(sum(part.hours for part in one.parts))
@@ -228,6 +231,18 @@ def test_a_whole_study_adds_up() -> None:
         assert of_stage(wide, stage) == of_stage(one, stage)
     assert of_stage(wide, "embedding") < of_stage(one, "embedding")
     assert one.describe()["parts"][0]["busy"] == one.parts[0].busy
+
+
+def test_each_gpu_computes_one_backbone_at_a_time() -> None:
+    spent = {
+        ("probes", "a"): {"x": {HOST: 3.0}, "y": {HOST: 1.0}},
+        ("probes", "b"): {"x": {HOST: 2.0}, "z": {HOST: 2.0}},
+    }
+    shares = [_share(spent, "probes", count) for count in (1, 2, 3, 8)]
+    assert shares == [1.0, 5 / 8, 5 / 8, 5 / 8]  # x takes 5 of 8 seconds
+    assert _share(spent, "embedding", 8) == _share(spent, "analysis", 8) == 1.0
+    assert _part("probes", "a", spent["probes", "a"], 0.5).hours == pytest.approx(2 / 3600)
+    assert _part("probes", "a", {"x": {DISK: 3.0}, "y": {DISK: 1.0}}, 0.5).hours == pytest.approx(4 / 3600)
 
 
 def test_a_single_photograph() -> None:
