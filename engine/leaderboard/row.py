@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from substyle.engine.backbones.presets import stated
 from substyle.engine.report.data import Column, Kind, Table, Unconverged, labelled, labels_of
@@ -42,7 +43,7 @@ Cell = Text | Whole | Finite | Scored | None
 class _Part(BaseModel):
     """An object of a row: fields that are null were not recorded, and unknown ones are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
 class RowScore(_Part):
@@ -189,8 +190,8 @@ class Row(_Part):
         if len({score.key for score in self.scores}) < len(self.scores):
             raise ValueError("a key for each score")
         try:
-            self.text().encode()
-        except UnicodeEncodeError as error:  # settings may have halves of characters
+            self.text()
+        except PydanticSerializationError as error:  # settings may have halves of characters
             raise ValueError("text in Unicode") from error
         return self
 
@@ -232,7 +233,7 @@ class Row(_Part):
 
     def text(self) -> str:
         """The file."""
-        return json.dumps(self.model_dump(by_alias=True), indent=1, ensure_ascii=False) + "\n"
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
 
 
 def each_name(name: str | None, digest: str | None) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,15 @@ from substyle.kernels.files import UnsafeFileError
 
 def results(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
     """A results.json with the identity that a run has."""
-    made = fake.fake_results(images=100) | {"identity": {"sources": "pets", "photographs": "0123456789abcdef"}}
+    made = copy.deepcopy(_fake()) | {"identity": {"sources": "pets", "photographs": "0123456789abcdef"}}
     for row in made["transformations"]:
         row.setdefault("parameters", [])
     return made | changes
+
+
+@cache
+def _fake() -> dict[str, Any]:
+    return fake.fake_results(images=100)
 
 
 def write_run(folder: Path, made: dict[str, Any]) -> Path:

@@ -8,13 +8,14 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from tests.conftest import the_json
+from tests.conftest import slow_after, the_json
 from tests.engine.leaderboard.test_directory import recorded, results, write_run
 from tests.engine.report import fake
 
@@ -227,6 +228,7 @@ def foreign(row: Row, **changes: Any) -> Row:  # noqa: ANN401
     return made.model_copy(update={"checksum": made.sum()})
 
 
+@cache
 def own_row() -> Row:
     return next(row for row in rows_of(results()) if row.backbone.name == BACKBONE)
 
@@ -320,6 +322,7 @@ def test_a_gallery_of_other_photographs_is_left_out(tmp_path: Path, capsys: pyte
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == 1  # the mistake
 
 
+@pytest.mark.slow
 def test_long_pages_lose_tables_and_long_boards_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", results())
     monkeypatch.setattr(made_by, "MAX_PAGE", 50_000)
@@ -393,7 +396,7 @@ TOO_MUCH: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", TOO_MUCH)
+@pytest.mark.parametrize("case", slow_after(1, TOO_MUCH))
 def test_a_row_with_too_much_stops_no_site(case: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", results())
     change = TOO_MUCH[case] | {"backbone": {"name": "theirs", **TOO_MUCH[case].get("backbone", {})}}
