@@ -1,4 +1,7 @@
-"""How long until the command line answers, and until embeddings of a backbone are stored?"""
+"""How long until the command line answers, until embeddings of a backbone are stored, and from a clone to a report?
+
+A clone of HEAD is installed with empty caches, from where pip is configured to look for packages.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from benchmarks import photographs
-from benchmarks.harness import CEILING, OURS, Row, Timing, interleave, main
+from benchmarks.harness import CEILING, OURS, ROOT, Row, Timing, interleave, main
 from substyle.engine.backbones import packages
+from substyle.engine.stages.stamp import NOTE
 from substyle.engine.store.layout import slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines import packaged_photographs
 
 NAME = "startup"
-QUESTION = "how long until the command line answers, and until embeddings of a backbone are stored?"
+QUESTION = "how long until the command line answers, until embeddings are stored, and from a clone to a report?"
 PHOTOGRAPHS = 32
 BACKBONE = "package:efficientnet_lite0"
 LARGE = "package:clip_vit_b16"
@@ -52,11 +57,13 @@ def run(quick: bool) -> list[Row]:
         if not quick and packages.SHIPPED[LARGE.partition(":")[2]].folder() is not None:
             rows += _first("CLIP ViT-B/16", LARGE, images, folder, 1)
         rows.append(_demo("smallest" if quick else "demo", folder, 1 if quick else 3))
+        if not quick:
+            rows += _clone(folder)
     return rows
 
 
 def _demo(study: str, folder: Path, repeats: int) -> Row:
-    """From the command to the report, with an empty cache, and the share of each stage."""
+    """From the command to the report, with an empty cache, and the seconds of each stage."""
     stages: list[dict[str, float]] = []
     place = {**os.environ, "SUBSTYLE_CACHE": str(folder / "cache")}
 
@@ -65,14 +72,53 @@ def _demo(study: str, folder: Path, repeats: int) -> Row:
             shutil.rmtree(folder / made, ignore_errors=True)
         began = time.perf_counter()
         _call(["demo", "--study", study, "--out", "runs/demo", "--quiet"], cwd=folder, env=place)
-        spent = json.loads((folder / "runs" / "demo" / "results.json").read_text())["throughput"]
-        own = {stage: spent[f"{stage}_seconds"] for stage in ("embed", "probe", "analysis")}
+        own = _stages(folder / "runs" / "demo")
         stages.append({**own, "all else": time.perf_counter() - began - sum(own.values())})
 
     timings = interleave({OURS: ours}, repeats=repeats, warmup=0)
     facts = {f"{stage}, seconds": Timing.of([run[stage] for run in stages]).median for stage in stages[0]}
     facts["seconds"] = timings[OURS].median
     return Row(f"substyle demo --study {study}, empty cache", "runs", 1, timings, facts=facts)
+
+
+def _stages(out: Path) -> dict[str, float]:
+    """Seconds of embedding and of each stage of a finished study."""
+    spent = {"embed": float(json.loads((out / "results.json").read_text())["throughput"]["embed_seconds"])}
+    for note in sorted(out.rglob(NOTE)):
+        stage = note.relative_to(out).parts[0]
+        spent[stage] = spent.get(stage, 0.0) + float(json.loads(note.read_text())["seconds"])
+    return spent
+
+
+def _clone(folder: Path) -> list[Row]:
+    """Installation with empty caches, also by pip alone, and from a clone to the report of the demo."""
+    extra = "gpu" if torch.cuda.is_available() else "cpu"
+    caches = ("HOME", "XDG_CACHE_HOME", "UV_CACHE_DIR", "PIP_CACHE_DIR", "SUBSTYLE_CACHE")
+    place = {**os.environ, **{name: str(folder / f"of-{name}") for name in caches}}
+    pip = "INSTALL=.pip/bin/python -m pip install --quiet --disable-pip-version-check"
+    steps = {
+        "clone": ["git", "clone", "--quiet", str(ROOT), "clone"],
+        "install": ["make", "-C", "clone", f".venv/.installed-{extra}"],
+        "demo": ["make", "-C", "clone", "demo"],
+        "pip": ["make", "-C", "clone", "VENV=.pip", pip, f".pip/.installed-{extra}"],
+    }
+    spent: dict[str, float] = {}
+    for step, command in steps.items():
+        own = [*command, f"PYTHON={sys.executable}", f"EXTRA={extra}"] if command[0] == "make" else command
+        began = time.perf_counter()
+        subprocess.run(own, cwd=folder, env=place, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        spent[step] = time.perf_counter() - began
+    own, stages = {"clone": spent["clone"], "install": spent["install"]}, _stages(folder / "clone" / "runs" / "demo")
+    whole = own["clone"] + own["install"] + spent["demo"]
+    own |= {**stages, "all else": spent["demo"] - sum(stages.values())}
+    installed = {OURS: Timing.of([own["install"]]), "pip alone": Timing.of([spent["pip"]])}
+    facts = {f"{stage}, seconds": seconds for stage, seconds in own.items()}
+    return [
+        Row("installation of what the demo needs, empty caches", "installations", 1, installed,
+            facts={"seconds": own["install"]}),
+        Row("git clone and make demo, empty caches", "runs", 1, {OURS: Timing.of([whole])},
+            facts={"seconds": whole, **facts}),
+    ]  # fmt: skip
 
 
 def _second(arguments: list[str], store: Path, files: list[Path], repeats: int) -> Row:
