@@ -43,7 +43,9 @@ def test_intervals_that_are_not_given_are_withheld() -> None:
 FIRST = {kind: (settings, sizes[0]) for kind, _, settings, sizes in reversed(coverage.CELLS)}
 
 
-@pytest.mark.parametrize("kind", simulations.KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "similarity" else kind for kind in simulations.KINDS]
+)
 def test_every_kind_runs(kind: str) -> None:
     row = coverage.simulate(kind, *FIRST[kind], 50, 60)
     assert row["replications"] == 50

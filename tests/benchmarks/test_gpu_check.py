@@ -241,6 +241,7 @@ def _on_a_bare_machine(*given: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_bare_machine_lists_pixels_and_probes(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     done = _on_a_bare_machine("--fake-device", "--seconds", 0, "--only", "pixels,probes", "--out", out)

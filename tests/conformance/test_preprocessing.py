@@ -185,13 +185,15 @@ CASES = (
     Case("convnext:small-one", "convnext:base", timm_library("test_convnext")),
     Case("can:small-one", "can:base", masked_library),
     Case("siglip:small-one", "siglip:base", timm_library("test_vit3")),
-    Case("dinov2:small", "dinov2:small", timm_library("vit_small_patch14_dinov2", 224)),
+    pytest.param(
+        Case("dinov2:small", "dinov2:small", timm_library("vit_small_patch14_dinov2", 224)), marks=pytest.mark.slow
+    ),
     Case("clip:small-one", "clip:base", open_clip_library("tiny-clip", TINY_CLIP, unprojected)),
     Case("clip:small-one@head=projection", "clip:base", open_clip_library("tiny-clip", TINY_CLIP, Encoded)),
     Case("open_clip:tiny-trunk", "", open_clip_library("tiny-trunk", TRUNK, Encoded)),
     # at its own side: libraries round a resized image to uint8, which many random layers amplify
     Case("align:base", "align:base", align_library, canvas=289),
-    Case("simclr:resnet50", "simclr:resnet50", simclr_library),
+    pytest.param(Case("simclr:resnet50", "simclr:resnet50", simclr_library), marks=pytest.mark.slow),
 )
 MODELS = {"can:small-one": "test_vit", "clip:small-one": "tiny-clip"}
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.conftest import slow_after
 from tests.crash.conftest import Whole, photographs
 from tests.crash.harness import MORE, PIXELS, differences, embed
 from tests.crash.moments import until
@@ -37,20 +36,8 @@ def puts(server: Server, store: ObjectPlace) -> int:
     return sum(method == "PUT" and f"/{store.key}/" in path for method, path in server.requests)
 
 
-@pytest.mark.parametrize(
-    "moment",
-    slow_after(
-        1,
-        [
-            1,
-            4,
-            30,
-            pytest.param(10, marks=pytest.mark.slow),
-            pytest.param(20, marks=pytest.mark.slow),
-            pytest.param(60, marks=pytest.mark.slow),
-        ],
-    ),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [1, 4, 10, 20, 30, 60])
 def test_a_killed_run_is_resumed_to_the_same_bytes(
     warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, moment: int
 ) -> None:

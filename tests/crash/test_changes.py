@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.conftest import slow_after
 from tests.crash.conftest import Whole
 from tests.crash.harness import MORE, Witness, copy, differences, embed
 from tests.crash.processes import Ended, Fault, Limits, Warm
@@ -47,7 +46,8 @@ def require_stopped(ended: Ended, at: int, code: int, *messages: str) -> None:
         ended.require(code, *messages)
 
 
-@pytest.mark.parametrize("share", slow_after(1, [0.5, 0.97]))
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.5, 0.97])
 def test_killed_at_some_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Path, share: float) -> None:
     (tmp_path / "counted").mkdir()
     count = len(changes(warm, embed(tiny.images, tmp_path / "counted" / "s.zarr"), tmp_path / "counted"))

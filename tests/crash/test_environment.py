@@ -21,6 +21,7 @@ CHUNK = 8 * 768 * 2  # bytes of one shard's chunk
 # --- full -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
     witness = begun(warm, finished.images, finished.store, store)

@@ -52,6 +52,7 @@ def test_killed_at_random_moments(warm: Warm, finished: Whole, tmp_path: Path) -
     assert many_kills(warm, tmp_path, finished, kills=3, seed=1) == 3
 
 
+@pytest.mark.slow
 def test_killed_with_real_variants(warm: Warm, tmp_path: Path) -> None:
     """Some of which are missing: their rows are NaN, and what is noted of files is the same."""
     images = tmp_path / "real"

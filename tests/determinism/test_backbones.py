@@ -15,7 +15,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.conftest import slow_after
 from tests.determinism.artefacts import REAL, SIDE, SMALL, SOME, Artefact, compiled, graph, kept
 from tests.determinism.canvases import Picture, pictures, stack
 
@@ -44,7 +43,8 @@ def check(artefact: Artefact, images: list[Picture]) -> None:
     assert [row.tobytes() for row in embedded] == [alone(artefact, picture) for picture in images]
 
 
-@pytest.mark.parametrize(("precision", "kept_layers"), slow_after(1, MIXED))
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "kept_layers"), MIXED)
 def test_neighbours_place_and_padding_change_no_bit(precision: Precision, kept_layers: int) -> None:
     @settings(max_examples=10, derandomize=True, deadline=None, database=None)
     @given(images=st.lists(pictures(), min_size=1, max_size=20))
@@ -67,6 +67,7 @@ def test_neighbours_at_length(name: str, precision: Precision, kept_layers: int,
     in_any_company()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "kept_layers"), MIXED)
 def test_an_artefact_from_the_cache_gives_the_same_bits(tmp_path: Path, precision: Precision, kept_layers: int) -> None:
     artefact = Artefact(SMALL, precision, kept_layers)

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import SLOW_PART
 from tests.fuzz.stores import Sound, make
 
-FEW, PART, MANY = 40, 500, int(os.environ.get("FUZZ_CASES", "2000"))
+FEW, PART, MANY = 40, 500, int(os.environ.get("FUZZ_CASES", "1000"))
 
 
 @pytest.fixture(params=[pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.slow)])

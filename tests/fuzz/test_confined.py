@@ -41,7 +41,7 @@ from substyle.engine.store.files import digest
 from substyle.engine.store.manifest import FOLDER as MANIFEST
 from substyle.pipelines import limits
 
-FEW, MANY = 3, 150  # spoilt inputs of each kind
+FEW, MANY = 3, 75  # spoilt inputs of each kind
 CANARY = b"nobody reads, changes or deletes this"
 
 

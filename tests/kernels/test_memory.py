@@ -109,6 +109,7 @@ print(configured, faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone returns memory by these rules")
 def test_freed_memory_is_used_again() -> None:
     """Repeated allocations of 80 MB touch no new pages, unless the environment configures malloc."""

@@ -85,7 +85,7 @@ def test_in_torch(dtype: torch.dtype, kind: str, hidden: int, dropped: bool, dep
 @pytest.mark.parametrize("dtype", slow_after(1, [FLOAT, BF16]), ids=["float32", "bf16"])
 @pytest.mark.parametrize(
     ("kind", "hidden", "dropped", "depth"),
-    slow_after(3, [("one", 0, False, 1), ("two", 24, True, 1), ("weights", 24, False, 1), ("one", 24, True, 2)]),
+    slow_after(1, [("one", 0, False, 1), ("two", 24, True, 1), ("weights", 24, False, 1), ("one", 24, True, 2)]),
 )
 def test_in_triton(
     place: Place, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, kind: str, hidden: int, dropped: bool, depth: int

@@ -36,7 +36,7 @@ STUDY: dict[str, Any] = {
         "Cs": [1e-2],
         "tolerance": 1e-2,
         "doublings": 1,
-        "passes": 50,
+        "passes": 15,
         "rotate": False,
         "redraws": 0,
         "equal_width": 0,

@@ -64,6 +64,7 @@ def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
     assert scene.stages(out / "store.zarr", "--out", out)["backbones"][PIXELS]["domains"] == found
 
 
+@pytest.mark.slow
 def test_other_photographs_of_a_domain_are_embedded_again(scene: Scene) -> None:
     before = scene.run()["backbones"][PIXELS]["domains"]
     scene.add_all(scene.root / "third", seed=90)

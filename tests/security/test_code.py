@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import slow_after
 from tests.security.conftest import Outside
 
 import substyle
@@ -124,9 +123,8 @@ print(cache_dir(), os.environ["TRITON_CACHE_DIR"])
 """
 
 
-@pytest.mark.parametrize(
-    "module", slow_after(1, ["engine.backbones.runtimes.torch_compile", "kernels.native", "engine.cuda"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["engine.backbones.runtimes.torch_compile", "kernels.native", "engine.cuda"])
 def test_torch_loads_compiled_code_from_our_cache(tmp_path: Path, module: str) -> None:
     """And not from a folder of a foreseeable name in $TMPDIR, which another user may have made."""
     environment = {k: v for k, v in os.environ.items() if k not in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}

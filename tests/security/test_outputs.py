@@ -104,6 +104,7 @@ def test_an_export_does_not_write_through_links(foreign: Path, tmp_path: Path, o
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reports_do_not_write_through_links(tmp_path: Path, outside: Outside) -> None:
     results = fake.fake_results()
     for folder, names in (

@@ -49,6 +49,7 @@ def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
     assert np.mean([low <= np.mean(drawn) <= high for _, (low, high) in found]) >= 0.85
 
 
+@pytest.mark.slow
 def test_intervals_of_few_photographs_are_not_too_narrow() -> None:
     """Half the interval is the quantile of Student's t times the deviation of new samples, not 1.96 times."""
     drawn = [neighbors.adjusted_mutual_information(*labelings(seed, 6, 0.5)[:2]) for seed in range(400)]

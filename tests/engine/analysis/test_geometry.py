@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from sklearn.metrics.pairwise import paired_cosine_distances
+from tests.conftest import slow_after
 
 from substyle.engine.analysis import geometry
 from substyle.engine.analysis.geometry import unit
@@ -75,7 +76,7 @@ def test_equivariance_is_one_for_parallel_displacements_of_any_length() -> None:
     assert equivariance(identity, identity + step * normal(6, 1, 10)) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("images", [3, 10, 300])
+@pytest.mark.parametrize("images", slow_after(2, [3, 10, 300]))
 def test_equivariance_does_not_depend_on_the_number_of_images(images: int) -> None:
     """Squares have no bias. With the image itself in the mean, three unrelated displacements would have 0.58."""
     values = [equivariance(np.zeros((images, 64)), normal(100 + s, images, 64) + 1) for s in range(200)]

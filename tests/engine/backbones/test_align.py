@@ -45,6 +45,7 @@ def tower(library: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return model, folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_library(tower: tuple[torch.nn.Module, Path]) -> None:
     model, folder = tower
     backbone = load(folder)

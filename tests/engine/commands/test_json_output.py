@@ -66,6 +66,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, what: BaseException) -> None:
     monkeypatch.setattr("substyle.engine.commands.describe.doctor", doctor)
 
 
+@pytest.mark.slow
 def test_what_libraries_write_goes_to_stderr(tmp_path: Path) -> None:
     plugin = tmp_path / "chatter.py"
     plugin.write_text(CHATTER)

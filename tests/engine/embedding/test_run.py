@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.at_once import AtOnce
-from tests.conftest import jpeg, photograph, slow_after
+from tests.conftest import jpeg, photograph
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import ANCHORS, GATE_EACH, SPOT_PICTURES
@@ -124,7 +124,8 @@ def test_new_backbone_and_new_transformation_touch_nothing(tmp_path: Path, two_c
     assert facts["runtime"]["precision"] == "fp32"
 
 
-@pytest.mark.parametrize("gate", slow_after(1, ["full", "auto"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", ["full", "auto"])
 def test_a_full_gate_compares_every_picture(tmp_path: Path, two_classes: Path, gate: str) -> None:
     request = plan(two_classes, tmp_path / "s.zarr", gate=gate)
     embed(request, [BackboneChoice("control:random:test_vit", precision="bf16")], quiet=True)
@@ -139,6 +140,7 @@ def test_a_full_gate_compares_every_picture(tmp_path: Path, two_classes: Path, g
         assert found["spot"]["rows"] == SPOT_PICTURES
 
 
+@pytest.mark.slow
 def test_unchanged_photographs_alone_pass_the_gate(tmp_path: Path, two_classes: Path) -> None:
     """Cosines are relative to the mean of the transformations that fail first, which are compared with every suite."""
     request = plan(two_classes, tmp_path / "s.zarr", "identity")

@@ -142,6 +142,7 @@ def test_the_error_of_training_is_that_of_paired_resamples() -> None:
     assert row["ci95"] == alone["ci95"]
 
 
+@pytest.mark.slow
 def test_five_probes_on_resamples_count_as_five() -> None:
     """Equal backbones, of which the draw of training photographs makes one or the other better: each head a study."""
     rng, heads = np.random.default_rng(8), [f"fine/{k}" for k in range(1000)]

@@ -80,6 +80,7 @@ def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Qu
     assert found["memorised"] < 0.4
 
 
+@pytest.mark.slow
 def test_a_wide_probe_memorises_more(make_table: Make, quick: Quick) -> None:
     """Trained for long enough, the MLP recovers more random labels than the linear probe."""
     features, task = features_of(make_table(width=8), "fine")

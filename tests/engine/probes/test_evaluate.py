@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tests.conftest import slow_after
 
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.resampling import (
@@ -173,7 +174,7 @@ def test_student_t_of_two_errors_is_between_those_of_each() -> None:
     assert (nothing.half_width(95), nothing.p(0.1), nothing.p(0.0)) == (0.0, 0.0, 1.0)
 
 
-@pytest.mark.parametrize("training", [0.0, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("training", slow_after(1, [0.3, 0.0, 1.0, 3.0]))
 def test_tests_with_two_errors_are_seldom_wrong(training: float) -> None:
     """Errors over 100 units and over six: tests at 5 % reject at most 5 % of true null hypotheses."""
     rng, wrong, count = np.random.default_rng(0), 0, 4000
@@ -329,6 +330,7 @@ def test_nested_replicates_draw_one_less_within_each_class() -> None:
     assert made.nested(alone, CLASSES).ci95 is None
 
 
+@pytest.mark.slow
 def test_nested_intervals_cover_means_over_classes_that_differ() -> None:
     """Transformations of five fixed classes, and photographs: other transformations of the same classes."""
     rng, classes = np.random.default_rng(14), tuple(f"{c}" for c in range(5) for _ in range(4))

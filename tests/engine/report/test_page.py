@@ -221,6 +221,7 @@ def test_an_answer_names_controls_and_what_has_not_converged(fake: ModuleType) -
     assert answer(validate_results(fake.fake_results(heads=())), "fine") is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_the_note_of_a_study_stands_below_its_name(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"a": (0.9, 0.9)})
@@ -280,7 +281,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.usefixtures("figures")
-@pytest.mark.parametrize("shape", slow_after(6, SHAPES))
+@pytest.mark.parametrize("shape", slow_after(3, SHAPES))
 def test_every_shape_of_results_has_a_page(
     shape: str, fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8), "control:pixels": (0.4, 0.3)})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Reference
 from sklearn.metrics import r2_score
+from tests.conftest import slow_after
 from tests.engine.report import fake
 
 from substyle.engine.probes.ridge import PENALTIES, Response, RidgePath
@@ -126,7 +127,7 @@ def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
 
 
 @pytest.mark.parametrize("width", [6, 200])  # more rows than numbers, and fewer
-@pytest.mark.parametrize("penalty", [0, 9, 18])
+@pytest.mark.parametrize("penalty", slow_after(1, [9, 0, 18]))
 def test_each_penalty_agrees_with_scikit_learn(width: int, penalty: int) -> None:
     table = some(width=width, noise=0.3)
     target = Response("pitch", "px", 0.0)

@@ -90,6 +90,7 @@ def test_what_a_dead_process_held_is_taken_over(
     assert "run gone" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_host_is_believed_while_it_renews_and_taken_over_after(
     bucket: ObjectPlace, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

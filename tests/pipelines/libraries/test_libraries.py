@@ -83,15 +83,10 @@ RANDOM = {"a_rain", "a_noise", "a_dropout", "a_pipeline", "t_jitter", "t_erasing
 RANDOM |= {"g_noise", "g_spread", "p_grain", "p_hidden", "p_shuffled", "p_cut"}
 
 
-@pytest.mark.parametrize(
-    "members", [("a_noise", "a_pipeline", "t_jitter", "k_noise", "g_noise"), pytest.param((), marks=pytest.mark.slow)]
-)
-def test_batch_order_and_processes_change_nothing(here: Path, members: tuple[str, ...]) -> None:
-    all_names = load_suite(write(here))
-    if not members:
-        processes._pool.cache_clear()  # new ones, which import functions from this folder
-    assert len(all_names) == 25
-    names = members or all_names
+@pytest.mark.slow
+def test_batch_order_and_processes_change_nothing(fresh: Path) -> None:
+    names = load_suite(write(fresh))
+    assert len(names) == 25
     canvas_BSSC = canvases(5)
     whole = made(names, "abcde", canvas_BSSC)
     twice = made(names, "xy", canvas_BSSC[[0, 0]])
@@ -133,6 +128,7 @@ def test_a_canvas_is_not_changed(fresh: Path) -> None:
     assert torch.equal(canvas_BSSC, canvases(2))
 
 
+@pytest.mark.slow
 def test_a_variant_is_not_changed_by_the_next_batch(here: Path) -> None:
     load_suite(write(here))
     maker = VariantMaker(("a_noise",), side=SIDE, seed=0, batch=2, threads=1)
@@ -157,6 +153,7 @@ def test_a_batch_that_is_left_early(here: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in names)
 
 
+@pytest.mark.slow
 def test_drawn_values_are_recorded_and_exact(here: Path) -> None:
     load_suite(write(here))
     keys_B = philox.image_keys(3, list("abcdefgh"))
@@ -170,6 +167,7 @@ def test_drawn_values_are_recorded_and_exact(here: Path) -> None:
     assert 0 <= angles.min() < angles.max() < 90
 
 
+@pytest.mark.slow
 def test_severities(here: Path) -> None:
     load_suite(write(here))
     assert base.get("t_erasing").severities == 2
@@ -428,8 +426,8 @@ def test_another_file_of_the_same_descriptor_is_not_touched(tmp_path: Path) -> N
     with other.open("r+b") as file:
         wrong = replace(block.address, path=f"/proc/{os.getpid()}/fd/{file.fileno()}")
         with pytest.raises(OSError, match="another file"):
-            processes._memory(wrong)
-    processes._memory(block.address)[0] = 7
+            processes.memory(wrong)
+    processes.memory(block.address)[0] = 7
     assert block.array((1000,))[0] == 7
 
 

@@ -99,6 +99,7 @@ def test_another_key_is_another_picture() -> None:
         assert len({pixels.numpy().tobytes() for pixels in variant.pixels_BSSC}) > 1, variant.name
 
 
+@pytest.mark.slow
 def test_all_are_visible_and_unlike_each_other() -> None:
     x = torch.from_numpy(stack(PICTURES, 224)).double()
     for own in DRAWN.values():

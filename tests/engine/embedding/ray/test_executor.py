@@ -58,6 +58,7 @@ def test_two_workers_with_transformations_of_libraries_make_the_store_of_one_pro
     assert chunks(store) == chunks(alone) != {}
 
 
+@pytest.mark.slow
 def test_a_shard_that_fails_is_named_and_the_rest_is_finished(
     images: Path, plugin: Path, how: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
