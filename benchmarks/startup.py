@@ -93,7 +93,7 @@ def _stages(out: Path) -> dict[str, float]:
 def _clone(folder: Path) -> list[Row]:
     """Installation with empty caches, also by pip alone, and from a clone to the report of the demo."""
     extra = "gpu" if torch.cuda.is_available() else "cpu"
-    caches = ("HOME", "XDG_CACHE_HOME", "UV_CACHE_DIR", "PIP_CACHE_DIR", "SUBSTYLE_CACHE")
+    caches = ("XDG_CACHE_HOME", "UV_CACHE_DIR", "PIP_CACHE_DIR", "SUBSTYLE_CACHE")
     place = {**os.environ, **{name: str(folder / f"of-{name}") for name in caches}}
     pip = "INSTALL=.pip/bin/python -m pip install --quiet --disable-pip-version-check"
     steps = {

@@ -124,7 +124,8 @@ class ProbeConfig:
     """Bytes of the double buffer in host memory (pinned for a GPU, which uses as many again) for loading or streaming
     embeddings. Linear heads stream blocks, two of which take 64 MiB of float16, and 256 MiB for a GPU."""
     threads: Annotated[StrictInt, Field(ge=0, le=1024)] = 0
-    """CPU threads at most; passes of less than a millisecond use one. 0 keeps torch's default."""
+    """CPU threads at most; passes of less than a millisecond use one. 0 keeps torch's default. Several backbones are
+    computed at the same time, each in a process with a part of the threads; 1: one after another."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
     """Number of bootstrap resamples."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0

@@ -32,6 +32,7 @@ from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.code import PACKAGE, source_digest
 from substyle.pipelines.sources import Source
+from substyle.pipelines.transforms.style import generator_of
 
 JSON = dict[str, Any]
 C = TypeVar("C")  # settings, a dataclass
@@ -409,7 +410,10 @@ class Stage(ABC, Generic[C, R]):
         places = self.places(run, config, outdated)
         if places.count > 1:
             by_key = {unit.key: unit for unit in outdated}
-            works = {key: partial(self.compute, _alone(run, unit), config, unit, None) for key, unit in by_key.items()}
+            own: Any = config
+            if getattr(config, "threads", 0):
+                own = replace(own, threads=places.threads)
+            works = {key: partial(self.compute, _alone(run, unit), own, unit, None) for key, unit in by_key.items()}
             at_once.compute(self.name, works, lambda key, work: into(by_key[key], work), places, quiet=run.quiet)
         else:
             with self.shared(run, config, outdated) as shared:
@@ -459,8 +463,11 @@ class Stage(ABC, Generic[C, R]):
 
 def _alone(run: Run, unit: Unit) -> Run:
     """What the computation of a unit reads in another process."""
+    table = run.tables[unit.name]
+    recorded = zip(table.transformations, table.generators or ("",) * len(table.transformations), strict=True)
+    table = replace(table, generators=tuple(generator_of(name, known) for name, known in recorded))  # also of plug-ins
     nothing: JSON = {"study": None, "configs": {}, "results": {}, "embedding": None, "source": None}
-    return replace(run, tables={unit.name: run.tables[unit.name]}, quiet=True, **nothing)
+    return replace(run, tables={unit.name: table}, quiet=True, **nothing)
 
 
 def _each(run: Run) -> list[Unit]:

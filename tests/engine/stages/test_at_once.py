@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from tests.staged import probe, run_of
 
@@ -45,6 +47,27 @@ def store(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Embedd
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProbesStage, "places", two_of)
+
+
+class Says(ProbesStage):
+    """Whose results are the threads of the process and the settings."""
+
+    def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
+        own = run.tables[unit.name]
+        (folder / "said").write_text(json.dumps([os.getpid(), torch.get_num_threads(), config.threads, own.generators]))
+
+    def load(self, run: Run, folder: Path) -> Any:  # noqa: ANN401
+        return json.loads((folder / "said").read_text())
+
+
+@pytest.mark.slow
+def test_what_a_process_has(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Says, "places", lambda *_: Places(2, 3))
+    for threads in (0, 7):  # 7 at most, of which each has 3
+        run = run_of(store, tmp_path / str(threads), probes=replace(CONFIG, threads=threads))
+        said = list(Says().computed(run).values())
+        assert len({os.getpid(), *(process for process, *_ in said)}) == 3
+        assert [rest for _, *rest in said] == [[3, 3 if threads else 0, ["", ""]]] * 2
 
 
 def table(rows: int, width: int = 1 << 10) -> Any:  # noqa: ANN401
