@@ -32,7 +32,7 @@ _DISK = 1e9  # bytes per second of the one disk, assumed
 EMBEDDING, PROBES, ANALYSIS = STAGES = ("embedding", "probes", "analysis")
 SHARED, NETWORKS, CONTROLS, MEANWHILE = "decode, variants, styles", "backbones", "controls", "host and disk"
 GRIDS = "token heads, probe complexity"
-_Spent = dict[tuple[str, str], dict[str, Busy]]  # by stage and part: seconds by resource of each backbone
+_Spent = dict[tuple[str, str], list[tuple[str, Busy]]]  # by stage and part: a backbone and seconds by resource
 ROOFLINE, _CORE, _ONE_DISK = "counted: roofline", "measured: one Xeon core", "assumed: disk of 1 GB/s"
 SOURCES = {
     MEANWHILE: f"{_CORE}; {_ONE_DISK}",
@@ -219,7 +219,7 @@ def plan(
         compute, bandwidth = (times * seconds for seconds in work.times(device, reached.of(measured)))
         part = SHARED if name in SHARED.split(", ") else CONTROLS if name.startswith("control:") else NETWORKS
         of_one = total((times * photographs / count, work.busy(device, reached.of(measured))))
-        spent.setdefault((EMBEDDING, part), {})[name] = of_one
+        spent.setdefault((EMBEDDING, part), []).append((name, of_one))
         counts = (times * work.flop, times * work.traffic, times * len(work.launches) * BATCH / work.images)
         return StageEstimate(name, counted, *counts, compute, bandwidth, compute + bandwidth)
 
@@ -253,14 +253,11 @@ def plan(
         others = sum(map(len, found)) - 1
         each = probing.parts(table, config, device, reached, _DISK, backbone=name, others=others)
         for part, own in each:
-            spent.setdefault((PROBES, part), {})[name] = own
+            spent.setdefault((PROBES, part), []).append((name, own))
         for part, own in analysis.parts(table, analyzed or AnalysisConfig(), device, reached, _DISK):
-            spent.setdefault((ANALYSIS, part), {})[name] = own
+            spent.setdefault((ANALYSIS, part), []).append((name, own))
     if grids:
-        names = dict.fromkeys(grid.backbone for grid in grids)
-        spent[PROBES, GRIDS] = {
-            name: {TENSOR: sum(grid.seconds for grid in grids if grid.backbone == name)} for name in names
-        }
+        spent[PROBES, GRIDS] = [(grid.backbone, {TENSOR: grid.seconds}) for grid in grids]
     compute, bandwidth = (sum(getattr(s, by) for s in (*shared, *networks)) for by in ("compute", "bandwidth"))
     made = sum(get(name).made_by not in ("identity", "library") for name in transformations)
     store = sum(table.store_bytes for table in tables)
@@ -317,7 +314,7 @@ def _share(spent: _Spent, stage: str, count: int) -> float:
         return 1.0
     seconds = dict[str, float]()
     for (own, _), each in spent.items():
-        for name, busy in each.items() if own == stage else ():
+        for name, busy in each if own == stage else ():
             seconds[name] = seconds.get(name, 0.0) + slowest(busy)[1]
     gpus = [0.0] * count
     for longest in sorted(seconds.values(), reverse=True):
@@ -325,10 +322,10 @@ def _share(spent: _Spent, stage: str, count: int) -> float:
     return max(gpus) / sum(gpus) if sum(gpus) else 1.0
 
 
-def _part(stage: str, name: str, each: Mapping[str, Busy], share: float) -> StudyPart:
+def _part(stage: str, name: str, each: Sequence[tuple[str, Busy]], share: float) -> StudyPart:
     """A part of several backbones. The processes share one disk."""
-    busy = {resource: hours for resource, hours in total(*((1 / 3600, own) for own in each.values())).items() if hours}
-    limited, hours = slowest(busy)[0], sum(slowest(own)[1] for own in each.values()) / 3600
+    busy = {resource: hours for resource, hours in total(*((1 / 3600, own) for _, own in each)).items() if hours}
+    limited, hours = slowest(busy)[0], sum(slowest(own)[1] for _, own in each) / 3600
     return StudyPart(
         stage, name, hours * (1.0 if limited == DISK else share), limited, busy, SOURCES.get(name, ROOFLINE)
     )

@@ -17,7 +17,7 @@ from substyle.engine.estimate import probes
 from substyle.engine.estimate.counting import META, Counter
 from substyle.engine.estimate.plan import STAGES, Plan, _part, _share, plan
 from substyle.engine.estimate.probes import GRID, RESAMPLES, ROTATION, SINGLE, ProbedTable, linear_pass, step
-from substyle.engine.estimate.roofline import DEVICES, DISK, HOST, TENSOR, UNITS, Efficiency, Launch, slowest
+from substyle.engine.estimate.roofline import DEVICES, DISK, HOST, TENSOR, UNITS, Busy, Efficiency, Launch, slowest
 from substyle.engine.probes import solver
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import grid, initial
@@ -234,15 +234,14 @@ def test_a_whole_study_adds_up() -> None:
 
 
 def test_each_gpu_computes_one_backbone_at_a_time() -> None:
-    spent = {
-        ("probes", "a"): {"x": {HOST: 3.0}, "y": {HOST: 1.0}},
-        ("probes", "b"): {"x": {HOST: 2.0}, "z": {HOST: 2.0}},
-    }
+    a: list[tuple[str, Busy]] = [("x", {HOST: 2.0}), ("x", {HOST: 1.0}), ("y", {HOST: 1.0})]
+    b: list[tuple[str, Busy]] = [("x", {HOST: 2.0}), ("z", {HOST: 2.0})]
+    spent = {("probes", "a"): a, ("probes", "b"): b}
     shares = [_share(spent, "probes", count) for count in (1, 2, 3, 8)]
     assert shares == [1.0, 5 / 8, 5 / 8, 5 / 8]  # x takes 5 of 8 seconds
     assert _share(spent, "embedding", 8) == _share(spent, "analysis", 8) == 1.0
-    assert _part("probes", "a", spent["probes", "a"], 0.5).hours == pytest.approx(2 / 3600)
-    assert _part("probes", "a", {"x": {DISK: 3.0}, "y": {DISK: 1.0}}, 0.5).hours == pytest.approx(4 / 3600)
+    assert _part("probes", "a", a, 0.5).hours == pytest.approx(2 / 3600)
+    assert _part("probes", "a", [("x", {DISK: 3.0}), ("y", {DISK: 1.0})], 0.5).hours == pytest.approx(4 / 3600)
 
 
 def test_a_single_photograph() -> None:
