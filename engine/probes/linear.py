@@ -2,9 +2,9 @@
 
 A small gradient bounds the loss, not the change in accuracy, especially on held-out rows. So the fit at the selected C
 is continued with a third of the tolerance until two consecutive fits agree within a fifth of a point; what later thirds
-would add is of that size. Probes on other rows (resamples, held-out transformations) have the larger of these two
-tolerances, and start at zero: started from a fit to all rows they would retain, within the tolerance, information about
-rows that they must not see.
+would add is of that size. Probes on other rows start at zero: started from a fit to all rows they would retain, within
+the tolerance, information about rows that they must not see. Resamples have the larger of the two tolerances that
+agree; fits to held-out transformations begin with it and are continued until they agree themselves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Linear:
         difference: its validation accuracy minus that at three times its tolerance.
         agreed: whether the two agree.
         tolerance: configured tolerance.
-        tighter: its divisor for fits to other rows, the smallest at which a third of the tolerance changes nothing.
+        tighter: its divisor for fits to other rows: that of the last fit but one, or of the last if passes ran out.
         resampled: heads trained on resampled photographs, with certificates; None without any.
     """
 

@@ -30,8 +30,9 @@ from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import linear_gradients
 
 MEMORY = 20  # L-BFGS history size
-# Heads of few parameters keep more: it costs them little, and with weak penalties they need half of the passes.
-_LONG_MEMORY, _FEW = 60, 1 << 14
+# Heads of few parameters keep more: it costs them little, and with weak penalties they need half of the passes. The
+# second bound is for all heads together, which would take memory.
+_LONG_MEMORY, _FEW, _FEW_IN_ALL = 60, 1 << 14, 1 << 20
 COVARIANCE_ROWS = 65_536  # sample size for the preconditioner
 _DECREASE = 1e-4  # Armijo's condition: required decrease as a fraction of the linear prediction
 _SHRINK = 0.3  # step reduction factor
@@ -377,7 +378,8 @@ class _Pairs:
     """L-BFGS history of each head; missing pairs are zeros, which have no effect."""
 
     def __init__(self, u_KP: torch.Tensor) -> None:
-        self.memory = _LONG_MEMORY if u_KP.shape[1] <= _FEW else MEMORY
+        few = u_KP.shape[1] <= _FEW and u_KP.numel() <= _FEW_IN_ALL
+        self.memory = _LONG_MEMORY if few else MEMORY
         self.s = u_KP.new_zeros(self.memory, *u_KP.shape)
         self.y = torch.zeros_like(self.s)
         self.rho = u_KP.new_zeros(self.memory, len(u_KP))

@@ -7,7 +7,9 @@ GPUs each process has one.
 from __future__ import annotations
 
 import gc
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,17 +17,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 
 import loky  # type: ignore[import-untyped]
 import numpy as np
 import torch
 
-from substyle.engine import devices, observability
+from substyle.engine import observability
 from substyle.engine.observability import Span
 from substyle.engine.probes.dataset import SHARE, free_bytes
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import processes
-from substyle.kernels.errors import SubstyleError
+from substyle.kernels import dispatch, processes
 
 _SMALLEST = 1 << 24  # numbers in all tables: below, processes take longer to start than they save
 _OF_A_PROCESS = 3 << 30  # bytes of host memory besides the table
@@ -48,35 +50,41 @@ class Places:
     gpus: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, tables: Sequence[EmbeddingTable], device: str, threads: int) -> Places:
+    def of(cls, tables: Sequence[EmbeddingTable], device: torch.device, threads: int, *, alone: bool) -> Places:
         """Choose for units with these tables; one process means that none is needed.
 
         Args:
-            device: setting of the stage; a GPU with a number is the only one.
-            threads: setting of the stage, CPU threads at most; 0 for all cores.
+            device: first device of the stage; alone: whether no other GPU may be used.
+            threads: CPU threads at most; 0 for those of torch.
         """
-        cores = threads or len(os.sched_getaffinity(0))
-        sizes = [table.x_TND.shape[0] * table.x_TND.shape[1] * table.x_TND.shape[2] for table in tables]
-        if sum(sizes) < _SMALLEST or len(tables) < 2:
+        cores = threads or min(len(os.sched_getaffinity(0)), torch.get_num_threads())
+        sizes = [size_of(table) for table in tables]
+        closed = sys.stdout is None or sys.stderr is None  # which processes cannot inherit
+        if closed or threads == 1 or len(tables) < 2 or sum(sizes) < _SMALLEST:
             return cls()
-        target = devices.resolve(device).torch_device
         most = max(size * table.x_TND.dtype.itemsize for size, table in zip(sizes, tables, strict=True))
         gpus: tuple[str, ...] = ()
-        if target.type == "cpu":
-            places, held = cores, 2 * most
+        if device.type == "cpu":  # with more processes than that, cores would wait for the largest unit
+            places, held = min(cores, max(1, round(sum(sizes) / max(sizes)))), 2 * most
         else:
-            gpus = _visible() if ":" not in device else ()
-            places, held = len(gpus), 0 if most <= SHARE * free_bytes(target) else most
+            gpus = () if alone else _alike(device)
+            places, held = len(gpus), 0 if most <= SHARE * free_bytes(device) else most
         room = int(SHARE * free_bytes(_CPU) // (held + _OF_A_PROCESS))
         count = max(1, min(len(tables), places, room))
         return cls(count, max(1, cores // count), gpus[:count])
 
 
-def _visible() -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES has to be for each GPU of this process."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = given.split(",") if given else list(map(str, range(torch.cuda.device_count())))
-    return tuple(names[: torch.cuda.device_count()])
+def size_of(table: EmbeddingTable) -> int:
+    """Numbers of a table."""
+    return math.prod(table.x_TND.shape)
+
+
+def _alike(device: torch.device) -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES has to be for each GPU of this process that is of the same model as a device."""
+    given, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    names = given.split(",") if given else list(map(str, range(count)))
+    own = torch.cuda.get_device_name(device)
+    return tuple(name for number, name in enumerate(names[:count]) if torch.cuda.get_device_name(number) == own)
 
 
 Work = Callable[[Path], bool | None]  # writes results into a folder; False if they are not complete
@@ -87,38 +95,31 @@ def compute(
 ) -> None:
     """Compute units in processes. After an error, those that have begun are finished.
 
+    A unit whose process ends, of which too little memory is the usual reason, is computed again in this process, after
+    all others.
+
     Args:
         name: what is computed, for messages.
-        units: what writes the results of each unit, in another process.
+        units: what writes the results of each unit, in another process; the largest first.
         into: puts what a function writes in the place of the unit's results, in a thread of this process.
-
-    Raises:
-        SubstyleError: a process has ended.
     """
     shares = processes.Block(8 * len(units))  # finished fraction of each unit
     share_U = np.frombuffer(shares.memory, np.float64)
-    recorded = observability.is_recording()
-    pools = [_process(places.threads, gpu) for gpu in places.gpus or ("",) * places.count]
-    free = SimpleQueue[int]()
-    for place in range(len(pools)):
-        free.put(place)
+    pool, again = _Pool(places, shares), list[str]()
 
     def one(number: int, unit: str, work: Work) -> None:
-        def computed(folder: Path) -> bool | None:
-            place = free.get()
-            try:
-                future = pools[place].submit(_compute, work, folder, shares.address, number, recorded)
-                complete: bool | None
-                complete, spans = future.result()
-            except BrokenProcessPool as error:
-                what = "a process has ended: is there enough memory? With threads = 1 there is no other"
-                raise SubstyleError(f"{name} of {unit}: {what}") from error
-            finally:
-                free.put(place)
-            observability.extend(spans)
-            return complete
-
-        into(unit, computed)
+        if pool.failed.is_set():
+            return
+        try:
+            into(unit, lambda folder: pool.compute(number, work, folder))
+        except BrokenProcessPool:
+            if pool.failed.is_set():
+                raise
+            print(f"{name} of {unit}: its process has ended, as if memory ran out; once more, alone", file=sys.stderr)
+            again.append(unit)
+        except BaseException:
+            pool.failed.set()
+            raise
         share_U[number] = 1.0
 
     with (
@@ -126,7 +127,7 @@ def compute(
         ThreadPoolExecutor(places.count) as threads,
     ):
         left = {threads.submit(one, number, *unit) for number, unit in enumerate(units.items())}
-        shown, stopped = 0, False
+        shown, stopped = 0, True
         try:
             while left:
                 done, left = wait(left, _LOOK_S, FIRST_EXCEPTION)
@@ -135,23 +136,67 @@ def compute(
                 now = int(100 * share_U.mean())
                 bar.advance(now - shown)
                 shown = now
-        except BaseException as error:
-            stopped = not isinstance(error, Exception)  # by Ctrl-C
-            for future in left:
-                future.cancel()
-            wait(() if stopped else left)
+            stopped = False
+        except Exception:
+            pool.failed.set()
+            wait(left)
+            stopped = False
             raise
         finally:
-            while pools:
-                pools.pop().shutdown(kill_workers=stopped)
-            gc.collect()  # semaphores, which are reported as leaked after an interruption
+            pool.end(stopped=stopped)
+    for unit in again:
+        into(unit, units[unit])
 
 
-def _process(threads: int, gpu: str) -> loky.ProcessPoolExecutor:
-    """A process that computes one unit at a time. Unlike those of the standard library it does not run the program's
-    main module, which may be a script."""
-    settings = {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-    return loky.ProcessPoolExecutor(1, initializer=_begin, initargs=(os.getpid(), threads), env=settings)
+class _Pool:
+    """Processes, each of which computes one unit at a time.
+
+    Attributes:
+        failed: set when no further unit is to begin.
+    """
+
+    def __init__(self, places: Places, shares: processes.Block) -> None:
+        self.places, self.shares, self.failed = places, shares, Event()
+        self._recorded = observability.is_recording()
+        self._pools = [self._process(place) for place in range(places.count)]
+        self._free = SimpleQueue[int]()
+        for place in range(places.count):
+            self._free.put(place)
+
+    def _process(self, place: int) -> loky.ProcessPoolExecutor:
+        """A process. Unlike those of the standard library it does not run the main module, which may be a script."""
+        settings = {"OMP_NUM_THREADS": str(self.places.threads), "PYTHONSAFEPATH": "1"}
+        settings |= {"CUDA_VISIBLE_DEVICES": self.places.gpus[place]} if self.places.gpus else {}
+        return loky.ProcessPoolExecutor(
+            1, initializer=_begin, initargs=(os.getpid(), self.places.threads), env=settings
+        )
+
+    def compute(self, number: int, work: Work, folder: Path) -> bool | None:
+        """Compute a unit in a free process. Raises BrokenProcessPool if it ends; another takes its place."""
+        place = self._free.get()
+        try:
+            future = self._pools[place].submit(_compute, work, folder, self.shares.address, number, self._recorded)
+            complete: bool | None
+            complete, spans = future.result()
+        except BrokenProcessPool:
+            if not self.failed.is_set():
+                self._pools[place] = self._process(place)
+            raise
+        finally:
+            self._free.put(place)
+        observability.extend(spans)
+        return complete
+
+    def end(self, *, stopped: bool) -> None:
+        """End the processes.
+
+        Args:
+            stopped: whatever they do, as after Ctrl-C.
+        """
+        self.failed.set()
+        while self._pools:
+            self._pools.pop().shutdown(kill_workers=stopped)
+        gc.collect()  # semaphores, which are reported as leaked after an interruption
 
 
 # --- in the processes -------------------------------------------------------------------------------------------------
@@ -159,6 +204,7 @@ def _process(threads: int, gpu: str) -> loky.ProcessPoolExecutor:
 
 def _begin(parent: int, threads: int) -> None:
     processes.begin(parent)
+    dispatch.keep_freed_memory()
     torch.set_num_threads(threads)
 
 

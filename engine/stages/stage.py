@@ -13,6 +13,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+import torch
+
+from substyle.engine import devices
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.plan import EmbedPlan
@@ -181,7 +184,7 @@ class Stage(ABC, Generic[C, R]):
         adds_backbones: whether it trains backbones that a study embeds before later stages, see `added`.
         alike: whether reported results of all units must have the same settings.
         at_once: whether several units may be computed at the same time, each in another process. `compute` then sees
-            the embeddings of the unit's backbone alone, no study and no results of other stages.
+            the embeddings of the unit's backbone alone, no study, no results of other stages, and nothing `shared`.
         photographs: whether it reads the photographs of a store.
         in_reports: whether reports compute missing results, too.
         backbone_results: type of the entry ``backbones.<backbone>.<name>`` of results.json, such as a pydantic model:
@@ -305,8 +308,14 @@ class Stage(ABC, Generic[C, R]):
 
     def places(self, run: Run, config: C, outdated: Sequence[Unit]) -> Places:
         """Where units are computed."""
-        tables = [run.tables[unit.name] for unit in outdated] if self.at_once else []
-        return Places.of(tables, getattr(config, "device", "cpu"), getattr(config, "threads", 0))
+        if not self.at_once:
+            return Places()
+        given, tables = getattr(config, "device", "cpu"), [run.tables[unit.name] for unit in outdated]
+        return Places.of(tables, self.place(config), getattr(config, "threads", 0), alone=":" in given)
+
+    def place(self, config: C) -> torch.device:
+        """The device of the settings, the first of several."""
+        return devices.resolve(getattr(config, "device", "cpu"), prefix=f"{self.name}.").torch_device
 
     @contextmanager
     def shared(self, run: Run, config: C, outdated: Sequence[Unit]) -> Iterator[Any]:
@@ -404,12 +413,14 @@ class Stage(ABC, Generic[C, R]):
             with reading:
                 return self.dated(run, config, unit)
 
-        def into(unit: Unit, work: Work) -> None:
-            compute_into(self.folder(run, unit), stamps[unit], partial(now, unit), work)
-
         places = self.places(run, config, outdated)
+
+        def into(unit: Unit, work: Work) -> None:
+            compute_into(self.folder(run, unit), stamps[unit], partial(now, unit), work, beside=places.count)
+
         if places.count > 1:
-            by_key = {unit.key: unit for unit in outdated}
+            ordered = sorted(outdated, key=lambda unit: -at_once.size_of(run.tables[unit.name]))
+            by_key = {unit.key: unit for unit in ordered}
             own: Any = config
             if getattr(config, "threads", 0):
                 own = replace(own, threads=places.threads)
@@ -466,7 +477,7 @@ def _alone(run: Run, unit: Unit) -> Run:
     table = run.tables[unit.name]
     recorded = zip(table.transformations, table.generators or ("",) * len(table.transformations), strict=True)
     table = replace(table, generators=tuple(generator_of(name, known) for name, known in recorded))  # also of plug-ins
-    nothing: JSON = {"study": None, "configs": {}, "results": {}, "embedding": None, "source": None}
+    nothing: JSON = {"study": None, "configs": {}, "results": {}, "embedding": None, "source": None, "_once": {}}
     return replace(run, tables={unit.name: table}, quiet=True, **nothing)
 
 

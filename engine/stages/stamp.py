@@ -229,7 +229,12 @@ def is_result(path: Path) -> bool:
 
 
 def compute_into(
-    folder: Path, before: Stamp, stamp: Callable[[], Stamp], compute: Callable[[Path], bool | None]
+    folder: Path,
+    before: Stamp,
+    stamp: Callable[[], Stamp],
+    compute: Callable[[Path], bool | None],
+    *,
+    beside: int = 1,
 ) -> None:
     """Compute results and put them in place of a folder.
 
@@ -237,6 +242,7 @@ def compute_into(
         before: stamp of the inputs.
         stamp: returns the stamp of the inputs as they are now.
         compute: writes the results into an empty folder; returns False if they are not to be marked as complete.
+        beside: number of results that are computed at the same time; the seconds kept are divided by it, to add up.
 
     Raises:
         StaleError: an input changed during the computation.
@@ -247,7 +253,7 @@ def compute_into(
         if differing := before.differences(stamp()):
             raise StaleError(f"{folder}: inputs changed during the computation: {'; '.join(differing)}; rerun it")
         if complete is None or complete:
-            finish(new, before, time.perf_counter() - began)
+            finish(new, before, (time.perf_counter() - began) / beside)
 
 
 def require_fresh(folder: Path, note: Note, now: Stamp, command: str = "") -> None:

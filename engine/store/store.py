@@ -93,6 +93,10 @@ class EmbeddingStore:
         self._read: dict[str, tuple[object, Any]] = {}  # what has been read, with the files it was read from
         self._laid_out: set[tuple[str, str]] = set()  # arrays whose layout has been checked
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read: it is read again, and other threads may be reading."""
+        return self.__dict__ | {"_group": None, "_mark": None, "_read": {}, "_laid_out": set()}
+
     @classmethod
     def create(
         cls, path: Place | Path | str, settings: StoreSettings, *, calibration: Sequence[str] = ()

@@ -7,6 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from substyle.engine.analysis.neighbors import search_device
 from substyle.engine.analysis.run import analyze
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.stages.analysis import section
@@ -24,6 +27,10 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
     def settings(self, config: AnalysisConfig) -> JSON:
         """All settings, without the GPU index."""
         return asdict(config) | {"device": config.device.partition(":")[0]}
+
+    def place(self, config: AnalysisConfig) -> torch.device:
+        """The device of FAISS."""
+        return search_device(config.device)
 
     def command(self, run: Run, unit: Unit) -> str:
         """`substyle analyze`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from safetensors.numpy import load_file
 from tests.staged import probe, run_of
 
-from substyle.engine import devices, observability
+from substyle.engine import observability
 from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages import at_once
@@ -74,32 +75,45 @@ def table(rows: int, width: int = 1 << 10) -> Any:  # noqa: ANN401
     return SimpleNamespace(x_TND=SimpleNamespace(shape=(2, rows, width), dtype=np.dtype(np.float16)))
 
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
+
+
 def test_where_units_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(at_once, "free_bytes", lambda _: 100 << 30)
     large = [table(1 << 13)] * 3
-    assert Places.of(large, "cpu", 0) == Places(3, 2)
-    assert Places.of(large, "cpu", 2) == Places(2, 1)
-    assert Places.of(large, "cpu", 1) == Places(1, 1)
-    assert Places.of(large[:1], "cpu", 0) == Places.of([table(10)] * 3, "cpu", 0) == Places()
+
+    def of(tables: list[Any], threads: int = 0) -> Places:
+        return Places.of(tables, CPU, threads, alone=False)
+
+    assert of(large) == Places(3, 2)
+    assert of(large, 2) == Places(2, 1)
+    assert of(large, 1) == of(large[:1]) == of([table(10)] * 3) == Places()
+    # no more than keep the largest from being the last: two of 1.25 times its size
+    assert of([table(1 << 14), *[table(1 << 10)] * 4]) == Places(1, 8)
     # each process holds the largest table twice, and needs some memory besides
-    huge = [*large, table(1 << 23)]
-    assert Places.of(huge, "cpu", 0) == Places(1, 8)
+    assert of([table(1 << 23)] * 3) == Places(1, 8)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert of(large) == Places()
 
 
 def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(at_once, "free_bytes", lambda device: 500 << 30 if device.type == "cpu" else 64 << 30)
-    monkeypatch.setattr(devices, "resolve", lambda name: devices.Target(name if ":" in name else "cuda:0", "torch"))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    names = ["H100", "H100", "L4", "H100"]
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: names[getattr(device, "index", device)])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    large = [table(1 << 13)] * 3
-    assert Places.of(large, "cuda", 0) == Places(3, 2, ("0", "1", "2"))
-    assert Places.of(large, "cuda:1", 0).count == 1
+    large = [table(1 << 13)] * 6
+    assert Places.of(large, GPU, 0, alone=False) == Places(3, 2, ("0", "1", "3"))
+    assert Places.of(large[:2], GPU, 0, alone=False) == Places(2, 4, ("0", "1"))
+    assert Places.of(large, GPU, 0, alone=True).count == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c,GPU-d")
-    assert Places.of([*large, *large], "auto", 0).gpus == ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
+    assert Places.of(large, GPU, 0, alone=False).gpus == ("GPU-a", "GPU-b", "GPU-d")
     # tables that exceed the GPU are held beside it
-    assert Places.of([table(40 << 20)] * 4, "auto", 0).count == 2
+    assert Places.of([table(40 << 20)] * 4, GPU, 0, alone=False).count == 2
 
 
 def test_results_are_those_of_one_process(
@@ -146,14 +160,28 @@ class Ends(ProbesStage):
     """Whose process ends in the middle."""
 
     def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
-        (folder / "half").write_text("")
-        os.kill(os.getpid(), signal.SIGKILL)
+        (folder / f"by {os.getpid()}").write_text("")
+        if unit.name == BACKBONES[0] and os.getpid() != HERE:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def load(self, run: Run, folder: Path) -> Any:  # noqa: ANN401
+        return [path.name for path in folder.glob("by *")]
+
+
+HERE = int(os.environ.setdefault("SUBSTYLE_TEST_PARENT", str(os.getpid())))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two")
-def test_a_process_that_ends_is_named(store: EmbeddingStore, tmp_path: Path) -> None:
-    run = run_of(store, tmp_path, probes=CONFIG)
-    with pytest.raises(SubstyleError, match=r"probes of control:.*: a process has ended: is there enough memory"):
-        Ends().computed(run)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+def test_a_process_that_ends_is_replaced_by_this_one(
+    store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SUBSTYLE_TEST_PARENT", str(os.getpid()))
+    monkeypatch.setattr(sys.modules[__name__], "HERE", os.getpid())
+    first, second = Ends().computed(run_of(store, tmp_path, probes=CONFIG)).values()
+    assert (first, second != first) == ([f"by {os.getpid()}"], True)
+    assert (
+        f"probes of {BACKBONES[0]}: its process has ended, as if memory ran out; once more, alone"
+        in capsys.readouterr().err
+    )
+    assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
