@@ -1,4 +1,4 @@
-"""Processes that compute for this one."""
+"""Processes that compute for this one, and memory that they share with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 import weakref
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 
@@ -37,13 +36,6 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
     os._exit(1)
-
-
-def end(executor: ProcessPoolExecutor) -> None:
-    """End the processes of an executor at once."""
-    for process in list((executor._processes or {}).values()):  # public only from Python 3.14 on
-        process.kill()
-    executor.shutdown(wait=True, cancel_futures=True)
 
 
 class Block:

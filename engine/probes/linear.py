@@ -39,7 +39,7 @@ class Linear:
         difference: its validation accuracy minus that at three times its tolerance.
         agreed: whether the two agree.
         tolerance: configured tolerance.
-        tighter: its divisor for fits to other rows: that of the last fit but one, or of the last if passes ran out.
+        tighter: its divisor for fits to other rows: of the last fit but one, or of the last if `doublings` ran out.
         resampled: heads trained on resampled photographs, with certificates; None without any.
     """
 

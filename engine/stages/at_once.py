@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
+from typing import Any
 
-import loky  # type: ignore[import-untyped]
 import numpy as np
 import torch
 
@@ -163,8 +163,10 @@ class _Pool:
         for place in range(places.count):
             self._free.put(place)
 
-    def _process(self, place: int) -> loky.ProcessPoolExecutor:
+    def _process(self, place: int) -> Any:  # noqa: ANN401 - loky has no types
         """A process. Unlike those of the standard library it does not run the main module, which may be a script."""
+        import loky  # type: ignore[import-untyped]
+
         settings = {"OMP_NUM_THREADS": str(self.places.threads), "PYTHONSAFEPATH": "1"}
         settings |= {"CUDA_VISIBLE_DEVICES": self.places.gpus[place]} if self.places.gpus else {}
         return loky.ProcessPoolExecutor(

@@ -197,7 +197,9 @@ class Pool:
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:
-            processes.end(executor)
+            for process in list((executor._processes or {}).values()):  # public only from Python 3.14 on
+                process.kill()
+            executor.shutdown(wait=True, cancel_futures=True)
 
     def block(self, size: int) -> Block:
         """A block of this size, which nobody else has."""

@@ -156,19 +156,19 @@ def unit(run: Run, name: str) -> Unit:
     return next(each for each in STAGE.units(run, CONFIG) if each.name == name)
 
 
+PARENT = "SUBSTYLE_TEST_PARENT"  # variable with the id of this process
+
+
 class Ends(ProbesStage):
     """Whose process ends in the middle."""
 
     def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
         (folder / f"by {os.getpid()}").write_text("")
-        if unit.name == BACKBONES[0] and os.getpid() != HERE:
+        if unit.name == BACKBONES[0] and str(os.getpid()) != os.environ[PARENT]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def load(self, run: Run, folder: Path) -> Any:  # noqa: ANN401
         return [path.name for path in folder.glob("by *")]
-
-
-HERE = int(os.environ.setdefault("SUBSTYLE_TEST_PARENT", str(os.getpid())))
 
 
 @pytest.mark.slow
@@ -176,8 +176,7 @@ HERE = int(os.environ.setdefault("SUBSTYLE_TEST_PARENT", str(os.getpid())))
 def test_a_process_that_ends_is_replaced_by_this_one(
     store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SUBSTYLE_TEST_PARENT", str(os.getpid()))
-    monkeypatch.setattr(sys.modules[__name__], "HERE", os.getpid())
+    monkeypatch.setenv(PARENT, str(os.getpid()))
     first, second = Ends().computed(run_of(store, tmp_path, probes=CONFIG)).values()
     assert (first, second != first) == ([f"by {os.getpid()}"], True)
     assert (
