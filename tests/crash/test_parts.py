@@ -164,7 +164,7 @@ def test_a_part_is_stopped_at_every_change_of_files_beside_another(
     counted = Limits(fault=Fault(str(tmp_path / "counted"), 0, ""))
     made = warm(part(tiny, tmp_path / "counted" / "s.zarr", 1, 2), counted).wait().require(0).changes
     failures = []
-    for at in range(1, len(made) + 1):
+    for at in range(1 if action == "SIGKILL" else 2, len(made) + 1, 2):  # the two take turns
         folder = tmp_path / f"{at}"
         folder.mkdir()
         store = folder / "s.zarr"
