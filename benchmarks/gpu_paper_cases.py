@@ -148,6 +148,7 @@ ROWS, WIDTH, IMAGES, CLASSES = 1024, 768, 4096, 31
 def _probes() -> Iterator[Case]:
     yield Case("probes: a pass of linear heads", partial(_linear, torch.bfloat16))
     yield Case("probes: a pass of linear heads, float32", partial(_linear, torch.float32))
+    yield Case("probes: a pass of linear heads, rows as stored", partial(_linear, torch.float16))
     yield Case("probes: steps of MLPs", _mlps)
     for kind in (torch.float16, torch.int8):
         name = str(kind).removeprefix("torch.")
@@ -166,12 +167,13 @@ def _task(width: int, dtype: torch.dtype) -> tuple[Task, Features]:
 
 
 def _linear(dtype: torch.dtype) -> Callable[[], object]:
-    task, features = _task(WIDTH, dtype)
+    stored = dtype == torch.float16
+    task, features = _task(WIDTH, torch.float32 if stored else dtype)
     heads = 4
     rows = solver.TrainingRows(features, task, np.tile(variant_weights(task, task.train_T), (heads, 1)))
     basis = solver.CovarianceBasis(torch.zeros(WIDTH, WIDTH, device=CUDA), torch.zeros(WIDTH, device=CUDA))
     metric = solver._Metric.of(basis, len(task.labels), np.ones(heads))
-    objective = solver._Objective(rows, features, metric)
+    objective = (solver._StoredObjective if stored else solver._Objective)(rows, features, metric)
     u_KP = torch.zeros(heads, len(task.labels) * (WIDTH + 1), device=CUDA)
     alive = torch.arange(heads, device=CUDA)
     return lambda: [objective(u_KP, alive) for _ in range(2)]  # the first pass gathers rows

@@ -2,8 +2,9 @@
 
     python -m benchmarks.passes STORE [--out benchmarks/results/passes.json]
 
-The linear probes of each backbone of a store are fitted as `run` fits them on a GPU, first in bfloat16. Passes do not
-depend on the hardware: `engine/estimate/probes.py` has their means over backbones.
+The linear probes of each backbone of a store are fitted as `run` fits them on a GPU, twice: with rows that are
+gathered, first in bfloat16, and with rows as stored in float16. Passes do not depend on the hardware:
+`engine/estimate/probes.py` has their means over backbones.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.run import run_probes
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table
+from substyle.kernels import split_products
 from substyle.pipelines.storage import place
 
 NAME = "passes"
@@ -37,15 +39,34 @@ STATISTICS = "control:statistics"
 Totals = dict[tuple[str, str], Counts]
 
 
-def counted(table: EmbeddingTable, config: ProbeConfig) -> Totals:
+def counted(table: EmbeddingTable, config: ProbeConfig, *, stored: bool = False) -> Totals:
     """Counts of one backbone by task and kind of fit: ``fits``, passes by arithmetic, and the mean of ``heads`` in a
-    pass, as a fraction of those that the fit began with."""
+    pass, as a fraction of those that the fit began with.
+
+    Args:
+        stored: read rows as stored, however few of the photographs are for training; these passes are ``stored``.
+    """
     found: Totals = defaultdict(lambda: defaultdict(float))
-    with _watched(found):
+    with (
+        _watched(found),
+        patch.object(split_products, "available", return_value=stored),
+        patch.object(solver, "DENSE", 0.0),
+    ):
         run_probes(table, replace(config, precision="bf16"), out_dir=None, quiet=True)
     for counts in found.values():
-        counts["heads"] /= sum(counts[name] for name in ARITHMETIC.values())
+        counts["heads"] /= counts["stored"] + _passes(counts)
     return {key: dict(counts) for key, counts in found.items()}
+
+
+def _passes(counts: Counts) -> float:
+    return sum(counts[name] for name in ARITHMETIC.values())
+
+
+def both(table: EmbeddingTable, config: ProbeConfig) -> Totals:
+    """Counts with gathered rows; of the same fits to rows as stored, ``stored`` passes and those ``after`` them."""
+    found, as_stored = (counted(table, config, stored=stored) for stored in (False, True))
+    more = {key: {"stored": own["stored"], "after": _passes(own)} for key, own in as_stored.items()}
+    return {key: counts | more[key] for key, counts in found.items()}
 
 
 @contextmanager
@@ -66,7 +87,8 @@ def _watched(found: Totals) -> Iterator[None]:
 
     def watched_pass(objective: Any, u_KP: Any, heads: Any) -> Any:  # noqa: ANN401
         counts = found[now[0][:2]]
-        counts[ARITHMETIC[objective.features.dtype]] += 1
+        stored = isinstance(objective, solver._StoredObjective)
+        counts["stored" if stored else ARITHMETIC[objective.features.dtype]] += 1
         counts["heads"] += len(heads) / now[0][2]
         return search(objective, u_KP, heads)
 
@@ -83,16 +105,14 @@ def rows_of(store: EmbeddingStore) -> list[dict[str, Any]]:
     config, rows = ProbeConfig(tasks=("fine", "coarse", "semantic"), heads=("linear",), device="cpu", threads=1), []
     for entry in store.backbones():
         table = load_table(store, entry.name)
-        for (task, kind), counts in counted(table, config).items():
+        for (task, kind), counts in both(table, config).items():
             rows.append({"backbone": entry.name, "task": task, "kind": kind, **counts})
             print(rows[-1], flush=True)
     return rows
 
 
-def means(
-    rows: Sequence[dict[str, Any]], *, statistics: bool
-) -> dict[tuple[str, str], tuple[float, float, float, float]]:
-    """Means of the fits that there are: their number, passes in 16 bits and in more, and the fraction of heads.
+def means(rows: Sequence[dict[str, Any]], *, statistics: bool) -> dict[tuple[str, str], tuple[float, ...]]:
+    """Means of the fits that there are, as `engine.estimate.probes.Fits`.
 
     Args:
         statistics: of ``control:statistics``, which takes several times as many passes, or else of all other backbones.
@@ -106,7 +126,8 @@ def means(
         passes = [(row.get("bf16", 0.0), row.get("fp32", 0.0) + row.get("fp64", 0.0)) for row in these]
         low, full = (sum(values) for values in zip(*passes, strict=True))
         heads = sum(row["heads"] * sum(each) for row, each in zip(these, passes, strict=True)) / (low + full)
-        found[key] = (sum(row["fits"] for row in these) / narrow, low / narrow, full / narrow, heads)
+        fits, stored, after = (sum(row[name] for row in these) for name in ("fits", "stored", "after"))
+        found[key] = (*(each / narrow for each in (fits, low, full, stored, after)), heads)
     return found
 
 

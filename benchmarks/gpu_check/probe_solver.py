@@ -1,4 +1,4 @@
-"""Linear heads fitted to a certificate on the device, in float32 and in bfloat16 first, against those of the CPU."""
+"""Linear heads fitted to a certificate on the device, in float32 and to rows as stored, against those of the CPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def correct(bench: Bench) -> Iterator[Row]:
             f"{'both converged' if both else 'NOT CONVERGED'}, gradient on the CPU {gradient:.1e} (allowed "
             f"{ROUNDED * TOLERANCE:.1e}), weights apart by {apart:.1e} (allowed {APART:g})"
         )
-        first = "float32" if dtype == torch.float32 else "bfloat16 first"
+        first = "in float32" if dtype == torch.float32 else "rows as stored first"
         yield correctness(
             PART, f"{len(heads)} linear heads fitted to a gradient of {TOLERANCE:g}, {first}, against the CPU",
             both and gradient <= ROUNDED * TOLERANCE and apart <= APART, text,

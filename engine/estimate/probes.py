@@ -18,7 +18,7 @@ from substyle.engine.estimate.roofline import DISK, HOST, LAUNCHES, PCIE, Busy, 
 from substyle.engine.probes import mlp, solver
 from substyle.engine.probes.batches import BatchPart, Features, Queue, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import INT8, STREAMED, Resident, Standardizer
+from substyle.engine.probes.dataset import FLOAT16, INT8, STREAMED, Resident, Standardizer
 from substyle.engine.probes.heads import Dropout, Setting, StepSpec, _Step, grid, initial
 from substyle.engine.probes.resampling import KEPT_DRAWS
 from substyle.engine.probes.tasks import Task
@@ -32,12 +32,20 @@ Parts = tuple[tuple[int, int], ...]  # number of classes, and rows of a batch, o
 
 @dataclass(frozen=True)
 class Fits:
-    """Fits of linear heads of one kind: their number, passes in 16 bits and in float32 of all of them, and the mean
-    fraction of the heads that are left in a pass, since converged ones are removed."""
+    """Fits of linear heads of one kind.
+
+    Attributes:
+        fits: their number.
+        low, full: passes of all of them in 16 bits and in float32, if rows are gathered.
+        stored, after: passes over rows as stored and then in float32, if the table is in float16.
+        heads: mean fraction of the heads that are left in a pass, since converged ones are removed.
+    """
 
     fits: float
     low: float
     full: float
+    stored: float
+    after: float
     heads: float
 
 
@@ -47,32 +55,32 @@ class Fits:
 GRID, SINGLE, RESAMPLES, ROTATION = "grid", "single", "resamples", "rotation"
 Passes = dict[tuple[str, str], Fits]  # by task and kind
 NETWORKS: Passes = {
-    ("fine", GRID): Fits(1, 8.67, 35.7, 0.707),
-    ("fine", SINGLE): Fits(1.67, 2.67, 29.7, 1),
-    ("fine", RESAMPLES): Fits(1, 19, 37.7, 0.892),
-    ("equal_fine", GRID): Fits(1, 7.67, 27, 0.689),
-    ("equal_fine", SINGLE): Fits(1.67, 4, 24, 1),
-    ("equal_fine", RESAMPLES): Fits(1, 11.7, 29.3, 0.872),
-    ("coarse", GRID): Fits(1, 5, 19, 0.782),
-    ("coarse", SINGLE): Fits(1, 1, 13, 1),
-    ("coarse", RESAMPLES): Fits(1, 11.7, 27.3, 0.923),
-    ("coarse", ROTATION): Fits(2, 12.7, 49.3, 0.724),
-    ("equal_coarse", ROTATION): Fits(2, 10, 28, 0.762),
-    ("semantic", GRID): Fits(1, 8.33, 19.3, 0.614),
-    ("semantic", SINGLE): Fits(2, 2.33, 7.67, 1),
-    ("semantic", RESAMPLES): Fits(1, 30.7, 13.3, 0.723),
+    ("fine", GRID): Fits(1, 8.667, 35.67, 37, 1, 0.6992),
+    ("fine", SINGLE): Fits(1.333, 2.333, 19, 20.33, 1.333, 1),
+    ("fine", RESAMPLES): Fits(1, 10, 25.33, 30.67, 1, 0.9113),
+    ("equal_fine", GRID): Fits(1, 7.667, 32, 30.67, 1, 0.6387),
+    ("equal_fine", SINGLE): Fits(1.333, 2.333, 10.33, 11, 1.333, 1),
+    ("equal_fine", RESAMPLES): Fits(1, 8.667, 17, 20.33, 1, 0.8805),
+    ("coarse", GRID): Fits(1, 5, 19, 20, 1, 0.7824),
+    ("coarse", SINGLE): Fits(1, 1, 12.67, 29, 2, 1),
+    ("coarse", RESAMPLES): Fits(1, 7, 20, 37, 1, 0.9259),
+    ("coarse", ROTATION): Fits(3, 8.333, 63, 55, 2, 0.7353),
+    ("equal_coarse", ROTATION): Fits(2, 6.333, 24.33, 34.67, 2, 0.8293),
+    ("semantic", GRID): Fits(1, 8.333, 19.33, 22, 1, 0.6145),
+    ("semantic", SINGLE): Fits(2, 2.333, 7.667, 10.67, 1.667, 1),
+    ("semantic", RESAMPLES): Fits(1, 22, 11.67, 18.33, 1, 0.7267),
 }
 STATISTICS: Passes = {
-    ("fine", GRID): Fits(1, 11, 62, 0.589),
-    ("fine", SINGLE): Fits(4, 14, 361, 1),
-    ("fine", RESAMPLES): Fits(1, 52, 342, 0.825),
-    ("coarse", GRID): Fits(1, 7, 67, 0.608),
-    ("coarse", SINGLE): Fits(5, 28, 429, 1),
-    ("coarse", RESAMPLES): Fits(1, 104, 419, 0.855),
-    ("coarse", ROTATION): Fits(2, 286, 588, 0.683),
-    ("semantic", GRID): Fits(1, 10, 17, 0.63),
-    ("semantic", SINGLE): Fits(1, 1, 3, 1),
-    ("semantic", RESAMPLES): Fits(1, 53, 13, 0.579),
+    ("fine", GRID): Fits(1, 11, 49, 64, 1, 0.6722),
+    ("fine", SINGLE): Fits(4, 17, 359, 347, 60, 1),
+    ("fine", RESAMPLES): Fits(1, 18, 209, 207, 34, 0.7894),
+    ("coarse", GRID): Fits(1, 7, 64, 65, 1, 0.6056),
+    ("coarse", SINGLE): Fits(5, 54, 405, 345, 11, 1),
+    ("coarse", RESAMPLES): Fits(1, 37, 231, 144, 1, 0.956),
+    ("coarse", ROTATION): Fits(3, 214, 938, 516, 185, 0.5136),
+    ("semantic", GRID): Fits(1, 10, 17, 23, 1, 0.6296),
+    ("semantic", SINGLE): Fits(1, 1, 3, 6, 1, 1),
+    ("semantic", RESAMPLES): Fits(1, 8, 11, 18, 1, 0.9368),
 }
 DOUBLINGS = 1  # of the steps of MLPs: the fewest; kept studies, whose first training has 150 steps, double 1 to 5 times
 # Host seconds, measured on one Xeon core in 2026-11: per training row of a fit (listing and weighting rows), per row
@@ -118,6 +126,13 @@ class ProbedTable:
     def trained(self, transformations: int) -> int:
         """Number of training rows of so many transformations."""
         return max(1, round(self.train * self.photographs * transformations))
+
+    def span(self, transformations: int, config: ProbeConfig) -> int:
+        """Number of rows that are read as stored in a pass over so many transformations; 0 if rows are gathered."""
+        several = 1 if transformations == 1 else len(self.transformations)
+        dense = self.train * transformations >= solver.DENSE * several
+        stored = self.how == FLOAT16 and self.held == torch.float16 and half(config) != torch.float32
+        return self.photographs * several if dense and stored else 0
 
     def tasks(self) -> dict[str, tuple[int, int]]:
         """Numbers of classes and of training transformations of each task."""
@@ -180,8 +195,8 @@ def parts(
         rows = table.trained(seen)
         width = config.equal_width if narrow else table.width
         busy = streamed((fits.low + fits.full) * rows)
-        for times, dtype in ((fits.low, half(config)), (fits.full, torch.float32)):
-            own = linear_pass(rows, width, count, fits.heads, classes, dtype, table, resampled=kind == RESAMPLES)
+        for times, dtype, count_R in _passes(fits, table, seen, config):
+            own = linear_pass(count_R, width, count, fits.heads, classes, dtype, table, resampled=kind == RESAMPLES)
             busy = total((1.0, busy), *((times * weight, seconds(work, device, reached)) for weight, work in own))
         yield EQUAL if narrow else LINEAR[kind], busy
         host += fits.fits * rows * _ROW
@@ -216,6 +231,16 @@ def parts(
     yield SCORES, {HOST: host + scored * _SCORE + resamples * (draws * _DRAW + reports * _RESAMPLE)}
 
 
+def _passes(
+    fits: Fits, table: ProbedTable, transformations: int, config: ProbeConfig
+) -> tuple[tuple[float, torch.dtype, int], tuple[float, torch.dtype, int]]:
+    """Numbers of passes, as what they read rows (see `linear_pass`), and how many."""
+    rows, span = table.trained(transformations), table.span(transformations, config)
+    if span:
+        return (fits.stored, torch.float16, span), (fits.after, torch.float32, rows)
+    return (fits.low, half(config), rows), (fits.full, torch.float32, rows)
+
+
 def half(config: ProbeConfig) -> torch.dtype:
     """Type of products on a GPU until a linear head is close to its tolerance, and of MLPs."""
     return torch.float32 if config.precision == "fp32" else torch.bfloat16
@@ -243,11 +268,12 @@ def linear_pass(
     Args:
         rows: R; width: of the features, after a projection.
         count: number of heads K; left: fraction of them that have not converged.
-        dtype: of products; resampled: whether photographs have weights.
+        dtype: of products, float16 for rows as stored; resampled: whether photographs have weights.
     """
-    size = min(rows, solver.block_rows(table.width, count * classes, META))
+    stored, outputs = dtype == torch.float16, count * classes
+    size = min(rows, solver.stored_rows(outputs, META) if stored else solver.block_rows(table.width, outputs, META))
     blocks, heads = -(-rows // size), max(1.0, count * left)
-    keeps = rows * width * dtype.itemsize <= solver._KEPT
+    keeps = not stored and rows * width * dtype.itemsize <= solver._KEPT
     found: list[tuple[float, Work]] = []
     for n in {math.floor(heads), math.ceil(heads)}:
         weight = 1.0 - abs(heads - n)
@@ -262,13 +288,16 @@ def _pass(
     keeps: bool,
 ) -> tuple[Work, Work]:  # fmt: skip
     """A pass of the solver without its blocks, and a block of it."""
-    features = _features(size, wide, held, dtype)  # a kernel that gathers counts all rows of its table
+    stored = dtype == torch.float16
+    # a kernel that gathers counts all rows of its table
+    features = _features(2 * size if stored else size, wide, held, torch.float32 if stored else dtype)
     if width != wide:
         features = features.projected(width, 0)
     image_KN = np.ones((heads, 2 * size)) if resampled else None
     rows = solver.TrainingRows(features, _task("semantic", classes, 2 * size), np.ones((heads, 1)), image_KN)
     basis = solver.CovarianceBasis(torch.empty(width, width, device=META), torch.empty(width, device=META))
-    objective = solver._Objective(rows, features, solver._Metric.of(basis, classes, np.ones(heads)))
+    kind = solver._StoredObjective if stored else solver._Objective
+    objective = kind(rows, features, solver._Metric.of(basis, classes, np.ones(heads)))
     objective.size, objective.keeps = size, keeps
     blocks, marks = objective._blocks, list[int]()
 

@@ -18,6 +18,7 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch, probe_data
 from substyle.kernels.dispatch import upload
 from substyle.kernels.probe_data import gather
+from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step_gpu import schedule
 
 
@@ -77,6 +78,23 @@ class Features:
         if self.projection is None:
             return out.copy_(x_BD) if double else x_BD
         return torch.mm(x_BD.to(self.dtype), self.projection.to(self.dtype), out=out)
+
+    @property
+    def stored(self) -> torch.Tensor | None:
+        """The rows (T * N, D) as stored in float16, None if they are in another format or not on the device."""
+        held = self.held
+        return held.x_RD if isinstance(held, Resident) and held.x_RD.dtype == torch.float16 else None
+
+    def for_stored(self, heads: Heads) -> Heads:
+        """Linear heads that compute from stored rows what ``heads`` compute from standardised ones."""
+        weight_KCD = heads.w1 if self.projection is None else heads.w1 @ self.projection.T
+        weight_KCD = weight_KCD * self.scale
+        return Heads(weight_KCD, heads.b1 - weight_KCD @ self.mean)
+
+    def from_stored(self, dw_KCD: torch.Tensor, db_KC: torch.Tensor) -> torch.Tensor:
+        """Gradient of the weights of linear heads from those of `for_stored`."""
+        dw_KCD = (dw_KCD - db_KC[:, :, None] * self.mean) * self.scale
+        return dw_KCD if self.projection is None else dw_KCD @ self.projection
 
 
 def _over_centre(

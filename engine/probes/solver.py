@@ -12,10 +12,10 @@ Shapes: R rows, B rows of a block, K heads, C classes, D embedding width, T tran
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.loader import Drawn
 from substyle.engine.probes.tasks import F64, I64, Advance, Task
-from substyle.kernels import dispatch
+from substyle.kernels import dispatch, split_products
 from substyle.kernels.dispatch import upload
 from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import linear_gradients
@@ -44,6 +44,9 @@ _STALE, _STALE_SINGLE = 300, 60
 # their launches: by count, a pass over 37.5 million rows of width 768 has 15,000 launches, 60,000 with blocks of a CPU.
 _ON_CPU, _ON_GPU = (64 << 20, 1 << 24), (256 << 20, 1 << 25)
 _KEPT = 1 << 30  # maximum bytes of standardised features kept between passes
+# Fraction of the rows between the first and the last one from which tables in float16 are read in whole slices: other
+# rows have weight 0. By count, gathering a row takes as long as two products with it.
+DENSE = 0.5
 _NOTHING = 1e-10  # eigenvalues of directions that rows do not have, relative to the largest
 _FLAT = 1e-6  # lower bound of the covariance's eigenvalues, relative to the largest
 _COARSE = 30.0  # the 16-bit phase ends at this multiple of the tolerance
@@ -76,6 +79,12 @@ class TrainingRows:
         """``t_R``, ``n_R`` and ``task.answer`` on the device on which steps are drawn."""
         device = self.features.held.drawn_on
         return upload(self.t_R, device), upload(self.n_R, device), upload(self.task.answer, device)
+
+    @cached_property
+    def span(self) -> slice:
+        """Rows of the table (T * N, D) from the first training row to the last."""
+        row_R = self.t_R * self.task.distinct_TN.shape[1] + self.n_R
+        return slice(int(row_R.min()), int(row_R.max()) + 1)
 
     def shares(self) -> tuple[F64, F64 | None]:
         """``variant_KT`` normalised so that each head's row weights sum to 1, and ``image_KN``."""
@@ -126,6 +135,8 @@ def fit(
 ) -> Fit:
     """Fit heads, first in the dtype of the features, then in float32, and in float64 where rounding hides the descent.
 
+    On a GPU, features that need not be float32 are read as stored, if possible, with products as precise as float32.
+
     Args:
         tolerance: largest absolute gradient of a converged head.
         most: maximum passes over the rows.
@@ -139,15 +150,17 @@ def fit(
     bias = torch.zeros(shape[:2], device=features.device) if start is None else start.b1.clone()
     passes_K = np.zeros(count, np.int64)
     gradient_K = np.full(count, np.inf)
-    stages = [(features.full(), tolerance), (features.full(torch.float64), tolerance)]
-    if features.dtype != torch.float32:
-        stages.insert(0, (features, _COARSE * tolerance))
-    for own, goal in stages:
+    stages = [(_Objective, features.full(), tolerance), (_Objective, features.full(torch.float64), tolerance)]
+    if _StoredObjective.serves(rows):
+        stages.insert(0, (_StoredObjective, features.full(), tolerance))
+    elif features.dtype != torch.float32:
+        stages.insert(0, (_Objective, features, _COARSE * tolerance))
+    for kind, own, goal in stages:
         if own.dtype == torch.float64:
             if (gradient_K <= tolerance).all() or passes_K.max() >= most:
                 break
             metric, weight, bias = metric.double(), weight.double(), bias.double()
-        objective = _Objective(rows, own, metric)
+        objective = kind(rows, own, metric)
         search = _Search(objective, metric.into(weight, bias), goal, most - int(passes_K.max()), advance)
         with dispatch.threads(dispatch.threads_for(len(rows.t_R) * weight.numel(), features.device)):
             weight, bias = metric.out(search.run())
@@ -240,7 +253,12 @@ class _Metric:
         return (turned * self.scale_KP1[heads, None]).flatten(1)
 
 
-_Block = tuple[torch.Tensor, ...]  # features, targets, transformations, images, and 0 for padding
+_Block = tuple[torch.Tensor, ...]  # features, targets, transformations, images, and 0 for rows that do not count
+_Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss (K,), gradients of weights and of intercepts
+
+
+def _of_features(heads: Heads, x_BD: torch.Tensor, target_B: torch.Tensor, weight_KB: torch.Tensor) -> _Gradients:
+    return linear_gradients(heads, x_BD, Term(target_B, weight_KB=weight_KB))
 
 
 class _Objective:
@@ -263,19 +281,28 @@ class _Objective:
         weight_KCD, bias_KC = self.metric.out(u_KP, heads)
         strength_K11 = self.metric.strength_K[heads, None, None]
         loss_K = 0.5 * (strength_K11 * weight_KCD.square()).sum((1, 2), dtype=torch.float64)
-        dw_KCD, db_KC = strength_K11 * weight_KCD, torch.zeros_like(bias_KC)
-        heads_K = Heads(weight_KCD, bias_KC.contiguous())
-        for x_BD, target_B, t_B, n_B, real in self._blocks():
-            share_KB = self.variant_KT[heads[:, None], t_B] * real
+        part_K, dw_KCD, db_KC = self._of_rows(Heads(weight_KCD, bias_KC.contiguous()), heads)
+        loss_K += part_K
+        dw_KCD.addcmul_(strength_K11, weight_KCD)
+        largest_K = torch.maximum(dw_KCD.abs().amax((1, 2)), db_KC.abs().amax(1))
+        return loss_K, self.metric.gradient(dw_KCD, db_KC, heads), largest_K
+
+    def _of_rows(
+        self, own: Heads, heads: torch.Tensor, gradients: Callable[..., _Gradients] = _of_features
+    ) -> _Gradients:
+        """Loss (K,) float64 and gradients of the cross-entropy of selected heads, which are ``own``."""
+        loss_K = torch.zeros(len(own), dtype=torch.float64, device=own.w1.device)
+        dw_KCD, db_KC = torch.zeros_like(own.w1), torch.zeros_like(own.b1)
+        for x_BD, target_B, t_B, n_B, real_B in self._blocks():
+            share_KB = self.variant_KT[heads[:, None], t_B] * real_B
             if self.image_KN is not None:
                 share_KB *= self.image_KN[heads[:, None], n_B]
-            total_K = share_KB.sum(1)  # weight of the block, since `Term` normalises weights to a sum of 1
-            part_K, dw, db = linear_gradients(heads_K, x_BD, Term(target_B, weight_KB=share_KB))
+            total_K = share_KB.sum(1)  # weight of the block: `gradients` normalises weights to a sum of 1
+            part_K, dw, db = gradients(own, x_BD, target_B, share_KB)
             loss_K += (part_K * total_K).double()
             dw_KCD.addcmul_(dw, total_K[:, None, None])
             db_KC.addcmul_(db, total_K[:, None])
-        largest_K = torch.maximum(dw_KCD.abs().amax((1, 2)), db_KC.abs().amax(1))
-        return loss_K, self.metric.gradient(dw_KCD, db_KC, heads), largest_K
+        return loss_K, dw_KCD, db_KC
 
     def _blocks(self) -> Iterator[_Block]:
         """Yield all blocks. If they fit, they are gathered in the first pass and kept: a gather costs several times the
@@ -311,6 +338,50 @@ class _Objective:
                     real[count - step * size :] = 0.0
                 self.features.of(placed, placed.row_nB[0], x_BD)
                 yield x_BD, drawn.targets[0][0], drawn.t_nB[0], drawn.n_nB[0], real
+
+
+class _StoredObjective(_Objective):
+    """The objective by products with rows as they are stored, in slices of the table.
+
+    Standardisation is applied to the weights. Rows that do not count have weight 0.
+    """
+
+    @staticmethod
+    def serves(rows: TrainingRows) -> bool:
+        """Whether there are tensor cores, and enough of the table counts."""
+        features, span = rows.features, rows.span
+        several = features.dtype != torch.float32 and split_products.available(features.device)
+        return several and features.stored is not None and len(rows.t_R) >= DENSE * (span.stop - span.start)
+
+    def __init__(self, rows: TrainingRows, features: Features, metric: _Metric) -> None:
+        super().__init__(rows, features, metric)
+        self.size = stored_rows(len(self.variant_KT) * len(rows.task.labels), features.device)
+        counts_R = np.zeros(rows.span.stop - rows.span.start, np.bool_)
+        counts_R[rows.t_R * rows.task.distinct_TN.shape[1] + rows.n_R - rows.span.start] = True
+        self.counts_R = upload(counts_R, features.device)
+        self.keeps = False
+        self.answer = upload(rows.task.answer, features.device)
+
+    def _of_rows(
+        self, own: Heads, heads: torch.Tensor, gradients: Callable[..., _Gradients] = _of_features
+    ) -> _Gradients:
+        own = self.features.for_stored(own)
+        gradients = partial(split_products.linear_gradients, split_products.split_weights(own))
+        loss_K, dw_KCD, db_KC = super()._of_rows(own, heads, gradients)
+        return loss_K, self.features.from_stored(dw_KCD, db_KC), db_KC
+
+    def _gathered(self) -> Iterator[_Block]:
+        """Slices of the table."""
+        x_RD, span, images = self.features.stored, self.rows.span, self.rows.task.distinct_TN.shape[1]
+        assert x_RD is not None
+        for first in range(span.start, span.stop, self.size):
+            row_B = torch.arange(first, min(first + self.size, span.stop), device=x_RD.device)
+            t_B = row_B // images
+            n_B = row_B - t_B * images
+            own = slice(first - span.start, first - span.start + len(row_B))
+            # rows that do not count may have no answer
+            target_B = self.rows.task.targets(self.answer, t_B, n_B).clamp_(min=0)
+            yield x_RD[first : first + len(row_B)], target_B, t_B, n_B, self.counts_R[own]
 
 
 class _Search:
@@ -418,6 +489,11 @@ class _Pairs:
 def block_rows(width: int, outputs: int, device: torch.device) -> int:
     """Rows of a block of features of a width, before a projection, for heads with so many outputs in all."""
     return max(256, min(_block_rows(width, device), _most(device)[1] // outputs))
+
+
+def stored_rows(outputs: int, device: torch.device) -> int:
+    """Rows of a block of a table that is read as stored, for heads with so many outputs in all."""
+    return max(256, _most(device)[1] // outputs)
 
 
 def _block_rows(width: int, device: torch.device) -> int:

@@ -103,7 +103,7 @@ def test_fitted_linear_heads_are_held_against_the_cpu(monkeypatch: pytest.Monkey
     monkeypatch.setattr(probe_solver, "fitted", fitted)
     rows = list(probe_solver.correct(Bench(CPU, TINY)))
     assert [row.status for row in rows] == [FAILED if wrong else PASSED] * 2
-    assert ["bfloat16 first" in row.name for row in rows] == [False, True]
+    assert ["rows as stored" in row.name for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize(

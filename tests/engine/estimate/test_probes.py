@@ -109,6 +109,39 @@ def test_a_pass_is_counted_by_hand(dtype: torch.dtype) -> None:
     assert 20 < sum(weight for weight, _ in launches) / blocks < 60
 
 
+def test_a_pass_over_rows_as_stored_is_counted_by_hand() -> None:
+    """The table is read twice, both products run on tensor cores with two parts, and blocks are large."""
+    rows, heads, classes = 4 * 10**7, 3, 31
+    table = table_of(10**6)
+    launches = [
+        (weight, launch)
+        for weight, work in linear_pass(rows, 768, heads, 1.0, classes, torch.float16, table, resampled=False)
+        for launch in work.launches
+    ]
+    flop = 8.0 * rows * 768 * heads * classes
+    assert sum(weight * launch.flop for weight, launch in launches) == pytest.approx(flop, rel=0.01)
+    assert sum(weight * launch.flop for weight, launch in launches if launch.product) == pytest.approx(flop, rel=0.01)
+    moved = sum(weight * launch.moved for weight, launch in launches) / rows
+    assert 2 * 768 * 2 < moved < 2 * 768 * 2 + 90 * heads * classes + 400
+    blocks = -(-rows // solver.stored_rows(heads * classes, META))
+    assert 20 < sum(weight for weight, _ in launches) / blocks < 60
+
+
+def test_tables_in_float16_are_read_as_stored_where_most_rows_count() -> None:
+    config, table = ProbeConfig(), table_of(1000)
+    assert table.span(31, config) == 31 * 1000
+    assert table.span(20, config) == 31 * 1000  # 20 × 0.85 of 31
+    assert table.span(1, config) == 1000
+    assert replace(table, train=0.4).span(31, config) == 0
+    for how in ("int8", "streamed"):
+        assert replace(table, how=how).span(31, config) == 0
+    assert replace(table, itemsize=4).span(31, config) == 0
+    assert table.span(31, replace(config, precision="fp32")) == 0
+    assert slowest(parts(table_of(10**6), config)[probes.LINEAR[RESAMPLES]])[1] < 0.6 * slowest(
+        parts(table_of(10**6), replace(config, precision="fp32"))[probes.LINEAR[RESAMPLES]]
+    )[1]  # fmt: skip
+
+
 def test_rows_that_fit_are_gathered_once() -> None:
     def moved(rows: int) -> float:
         work = linear_pass(rows, 768, 1, 1.0, 31, torch.bfloat16, table_of(10**6), resampled=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,12 @@ from tests.engine.probes.conftest import CPU
 
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.dataset import standard_of
+from substyle.engine.probes.dataset import Resident, standard_of
 from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows, fit
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels import split_products
 
 NAMES = ("identity", "a", "b", "c")
 # The objective is strongly convex: weights of two fits differ by both gradients over the penalty at most. Gradients of
@@ -239,3 +241,99 @@ def test_repeated_rows_have_one_direction() -> None:
     basis = CovarianceBasis.of(rows)
     assert basis.vector_DP.shape[1] == len(rows.t_R) - 1 - len(NAMES)
     assert bool(basis.vector_DP.isfinite().all())
+
+
+@pytest.fixture
+def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fits read rows as stored, on the CPU too. Collects the number of rows of each block."""
+    monkeypatch.setattr(split_products, "available", lambda _device: True)
+    blocks: list[int] = []
+    gathered = solver._StoredObjective._gathered
+
+    def watched(objective: solver._StoredObjective) -> Iterator[solver._Block]:
+        for block in gathered(objective):
+            blocks.append(len(block[0]))
+            yield block
+
+    monkeypatch.setattr(solver._StoredObjective, "_gathered", watched)
+    return blocks
+
+
+@pytest.mark.parametrize("width", [0, 7], ids=["whole", "projected"])
+@pytest.mark.parametrize("logits", [1 << 25, 1 << 12], ids=["one block", "blocks"])
+def test_stored_rows_give_the_same_heads(
+    width: int, logits: int, tensor_cores: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With rows that do not count, also for some heads only, features that do not vary, and means far from zero."""
+    monkeypatch.setattr(solver, "_ON_CPU", (64 << 20, logits))
+    table = make(images=200)
+    x_TND = table.x_TND + np.float16(5)
+    x_TND[:, :, 3] = 1.0
+    distinct_TN = np.random.default_rng(0).random((4, 200)) < 0.9
+    table = replace(table, x_TND=x_TND, distinct_TN=distinct_TN)
+    task = fine(table)
+    times_KN = np.random.default_rng(1).integers(0, 3, (3, 200)).astype(float)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        features = features_of(table, task, dtype)
+        features = features.projected(width, 0) if width else features
+        weight_KT = np.array([[1.0, 0.5, 2.0, 1.0], [1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+        rows = TrainingRows(features, task, weight_KT, times_KN)
+        found.append(fit(rows, [PENALTY, PENALTY, 1.0], tolerance=1e-6, most=2000))
+    plain, stored = found
+    assert stored.converged_K.all()
+    assert torch.allclose(plain.heads.w1, stored.heads.w1, atol=AGREE)
+    assert max(tensor_cores) == (341 if logits == 1 << 12 else rows.span.stop - rows.span.start)
+    in_float32 = stored.passes_K.max() - sum(tensor_cores) / (rows.span.stop - rows.span.start)
+    assert 1 <= in_float32 <= 5
+
+
+def test_stored_rows_compute_the_objective(tensor_cores: list[int]) -> None:
+    table = make()
+    task = fine(table)
+    features = features_of(table, task, torch.float64)
+    rows = TrainingRows(features, task, np.array([[1.0, 0.5, 2.0, 1.0], [1.0, 1.0, 0.0, 1.0]]))
+    metric = solver._Metric.of(CovarianceBasis.of(rows), 4, np.array([0.1, 1e-3]))
+    u_KP = torch.randn(2, 4 * 13, generator=torch.Generator().manual_seed(0))
+    heads = torch.arange(2)
+    exact = solver._Objective(rows, features, metric.double())(u_KP.double(), heads)
+    stored = solver._StoredObjective(rows, features.full(), metric)(u_KP, heads)
+    for found, expected in zip(stored, exact, strict=True):
+        torch.testing.assert_close(found.double(), expected.double(), atol=1e-5, rtol=1e-5)
+    assert sum(tensor_cores) == rows.span.stop - rows.span.start
+
+
+def test_rows_are_gathered_where_few_count_or_they_are_not_float16(tensor_cores: list[int]) -> None:
+    table = make(images=200)
+    task = fine(table)
+    few = replace(task, train_N=task.train_N[::4])
+    for own, of in ((table, few), (replace(table, x_TND=table.x_TND.astype(np.float32)), task)):
+        made = fit(
+            TrainingRows(features_of(own, of, torch.bfloat16), of, np.ones((1, 4))), [1.0], tolerance=1e-3, most=9
+        )
+        assert made.passes_K[0] > 1
+    assert not tensor_cores
+    # consecutive rows of one transformation are dense too
+    identity = semantic_task(table, 0)
+    assert identity is not None
+    features = features_of(table, identity, torch.bfloat16)
+    fit(TrainingRows(features, identity, np.eye(4)[:1]), [1.0], tolerance=1e-3, most=9)
+    assert set(tensor_cores) == {len(identity.train_N)}
+
+
+def test_rows_that_do_not_count_may_have_no_answer_and_any_values(tensor_cores: list[int]) -> None:
+    table = make()
+    task = semantic_task(table, 0)
+    assert task is not None
+    answer, distinct_TN = task.answer.copy(), table.distinct_TN.copy()
+    distinct_TN[0, 5], answer[5] = False, -1
+    task = replace(task, answer=answer, distinct_TN=distinct_TN)
+    for value in (1.0, np.nan):
+        features = features_of(table, task, torch.bfloat16)
+        x_TND = np.array(table.x_TND)
+        x_TND[0, 5] = value  # not finite: reading rows as stored leads nowhere, and float32 gathers those that count
+        features.held = Resident.of(replace(table, x_TND=x_TND), CPU)
+        tensor_cores.clear()
+        made = fit(TrainingRows(features, task, np.eye(4)[:1]), [PENALTY], tolerance=1e-6, most=2000)
+        assert made.converged_K.all()
+        assert tensor_cores
