@@ -33,8 +33,7 @@ MEMORY = 20  # L-BFGS history size
 # Heads of few parameters keep more: it costs them little, and with weak penalties they need half of the passes. The
 # second bound is for all heads together, which would take memory.
 _LONG_MEMORY, _FEW, _FEW_IN_ALL = 60, 1 << 14, 1 << 20
-# Sample size for the preconditioner: at least, and per feature; with more, fits take as many passes
-COVARIANCE_ROWS, _PER_FEATURE = 4_096, 8
+COVARIANCE_ROWS = 65_536  # sample size for the preconditioner
 _DECREASE = 1e-4  # Armijo's condition: required decrease as a fraction of the linear prediction
 _SHRINK = 0.3  # step reduction factor
 _SMALLEST = 1e-5  # smallest step; rounding dominates below
@@ -188,7 +187,7 @@ class CovarianceBasis:
         full, count = rows.features.full(), len(rows.t_R)
         if count <= full.width:
             return cls._of_span(full(rows.t_R, rows.n_R).double())
-        pick = np.random.default_rng(0).permutation(count)[: max(COVARIANCE_ROWS, _PER_FEATURE * full.width)]
+        pick = np.random.default_rng(0).permutation(count)[:COVARIANCE_ROWS]
         pick.sort()
         gram_DD = torch.zeros(full.width, full.width, device=rows.features.device)
         size = _block_rows(full.width, full.device)
