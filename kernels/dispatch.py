@@ -121,7 +121,12 @@ def launch(kernel: Any, programs: tuple[int, int], *arguments: Any, **constants:
     """Run a Triton kernel on the device of its first argument, which need not be the current one.
 
     FMA fusion is always enabled: its default, and so the last bit of results, differs between Triton versions.
+
+    Raises:
+        ConfigError: too many programs along the second axis.
     """
+    if programs[1] > _GRID:
+        raise ConfigError("programs", programs, f"at most {_GRID} along the second axis")
     for seen in _watching:
         seen(arguments)
     if arguments[0].is_meta:

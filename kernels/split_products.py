@@ -1,28 +1,44 @@
-"""Products as precise as float32 on the tensor cores of a GPU, for one factor that is float16.
+"""Products on the tensor cores of a GPU of a float16 matrix and one that has about the precision of float32.
 
-The other factor is the sum of two float16 numbers, the second of which is scaled by 2**11 (Ootomo & Yokota, 2022,
-"Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance"). The
-products of float16 numbers are exact, and their sums are float32.
-Shapes: R rows of the other factor, L terms of a sum, M columns of the product, B batch, D width, K heads, C classes.
+The other matrix is the sum of two float16 numbers, the second of which is scaled by 2**11 (Ootomo & Yokota, 2022,
+"Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance").
+Products of float16 numbers are exact. Their sums are float32, but tensor cores round running sums towards zero: long
+ones are made in pieces, which are added in float32.
+Shapes: R rows of the other matrix, L terms of a sum, M columns of the product, B batch, D width, K heads, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import cross_entropy
 
+PIECE = 4096  # terms of a sum on tensor cores
 _LOWER = 2.0**11  # scale of the second number: float16 has 11 significant bits
 _LARGEST = 2.0**10  # of the first numbers
 _LEAST = 1e-30  # smallest bound: a unit is a normal float32 number
 
 
 def available(device: torch.device) -> bool:
-    """Whether a device has tensor cores, and this torch their float16 products with float32 results."""
-    return device.type == "cuda" and hasattr(torch.ops.aten.mm, "dtype")
+    """Whether there are such products on a device."""
+    return device.type == "cuda" and supported()
+
+
+@cache
+def supported() -> bool:
+    """Whether this torch has products of float16 matrices with float32 results, also on its meta device."""
+    empty = torch.empty(1, 1, 1, dtype=torch.float16, device="meta")
+    try:
+        torch.mm(empty[0], empty[0], out_dtype=torch.float32)
+        torch.bmm(empty, empty, out_dtype=torch.float32)
+    except (TypeError, NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -49,14 +65,24 @@ class Split:
 
     def product(self, y_LM: torch.Tensor, bias_R1: torch.Tensor) -> torch.Tensor:
         """Product with a float16 matrix, plus a bias, (R, M) float32."""
-        z_2RM = _float32_product(self.part_2RL.flatten(0, 1), y_LM).view(2, -1, y_LM.shape[1])
+        z_2RM = _product(self.part_2RL.flatten(0, 1), y_LM).view(2, -1, y_LM.shape[1])
         return torch.addcmul(bias_R1, z_2RM[0].add_(z_2RM[1], alpha=1 / _LOWER), self.unit_R1)
 
 
-def _float32_product(a_RL: torch.Tensor, b_LM: torch.Tensor) -> torch.Tensor:
-    if a_RL.device.type == "cpu":
-        return a_RL.float() @ b_LM.float()
-    return torch.mm(a_RL, b_LM, out_dtype=torch.float32)
+def _product(a_RL: torch.Tensor, b_LM: torch.Tensor) -> torch.Tensor:
+    """Product of float16 matrices in float32."""
+    whole = a_RL.shape[1] // PIECE * PIECE
+    if whole <= PIECE:
+        return _float32(torch.mm, a_RL, b_LM)
+    a_PRS = a_RL[:, :whole].view(len(a_RL), -1, PIECE).transpose(0, 1)
+    z_RM = _float32(torch.bmm, a_PRS, b_LM[:whole].view(-1, PIECE, b_LM.shape[1])).sum(0)
+    return z_RM if whole == a_RL.shape[1] else z_RM.add_(_float32(torch.mm, a_RL[:, whole:], b_LM[whole:]))
+
+
+def _float32(product: Callable[..., torch.Tensor], a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    if a.device.type == "cpu":
+        return product(a.float(), b.float())
+    return product(a, b, out_dtype=torch.float32)
 
 
 def split_weights(heads: Heads) -> Split:
@@ -66,7 +92,7 @@ def split_weights(heads: Heads) -> Split:
 
 
 def linear_gradients(
-    weights: Split, heads: Heads, x_BD: torch.Tensor, target_B: torch.Tensor, weight_KB: torch.Tensor
+    heads: Heads, weights: Split, x_BD: torch.Tensor, target_B: torch.Tensor, weight_KB: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Loss and gradients of linear heads, as `probe_step.linear_gradients` in float32.
 

@@ -88,7 +88,8 @@ class Counter(TorchDispatchMode):
         if not made or made[0].device != self.device or view or uploaded or packet in _EMPTY:
             return out
         if packet in flop_registry:
-            flop = float(flop_registry[packet](*args, **kwargs, out_val=out))
+            given = [each for each in args if not isinstance(each, torch.dtype)]  # torch's count takes no dtype
+            flop = float(flop_registry[packet](*given, **kwargs, out_val=out))
             sizes = [t.numel() * (t.itemsize if self.typed else min(t.itemsize, 2)) for t in (*read, *made)]
             on_chip = max(sizes) if packet in _BATCHED and not self.typed else 0
             self._write(read)

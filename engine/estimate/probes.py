@@ -23,7 +23,7 @@ from substyle.engine.probes.heads import Dropout, Setting, StepSpec, _Step, grid
 from substyle.engine.probes.resampling import KEPT_DRAWS
 from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import dispatch
+from substyle.kernels import dispatch, split_products
 from substyle.pipelines.transforms.base import get
 from substyle.pipelines.transforms.style import by_generator
 
@@ -35,8 +35,8 @@ class Fits:
     """Fits of linear heads of one kind.
 
     Attributes:
-        fits: their number.
-        low, full: passes of all of them in 16 bits and in float32, if rows are gathered.
+        fits: their number, if rows are gathered.
+        low, full: passes of all of these in 16 bits and in float32.
         stored, after: passes over rows as stored and then in float32, if the table is in float16.
         heads: mean fraction of the heads that are left in a pass, since converged ones are removed.
     """
@@ -132,6 +132,7 @@ class ProbedTable:
         several = 1 if transformations == 1 else len(self.transformations)
         dense = self.train * transformations >= solver.DENSE * several
         stored = self.how == FLOAT16 and self.held == torch.float16 and half(config) != torch.float32
+        stored = stored and split_products.supported()
         return self.photographs * several if dense and stored else 0
 
     def tasks(self) -> dict[str, tuple[int, int]]:
@@ -234,7 +235,7 @@ def parts(
 def _passes(
     fits: Fits, table: ProbedTable, transformations: int, config: ProbeConfig
 ) -> tuple[tuple[float, torch.dtype, int], tuple[float, torch.dtype, int]]:
-    """Numbers of passes, as what they read rows (see `linear_pass`), and how many."""
+    """For both kinds of pass: their number, the dtype as in `linear_pass`, and the rows that they read."""
     rows, span = table.trained(transformations), table.span(transformations, config)
     if span:
         return (fits.stored, torch.float16, span), (fits.after, torch.float32, rows)

@@ -44,9 +44,11 @@ _STALE, _STALE_SINGLE = 300, 60
 # their launches: by count, a pass over 37.5 million rows of width 768 has 15,000 launches, 60,000 with blocks of a CPU.
 _ON_CPU, _ON_GPU = (64 << 20, 1 << 24), (256 << 20, 1 << 25)
 _KEPT = 1 << 30  # maximum bytes of standardised features kept between passes
-# Fraction of the rows between the first and the last one from which tables in float16 are read in whole slices: other
-# rows have weight 0. By count, gathering a row takes as long as two products with it.
+# Smallest fraction of training rows, between the first and the last one, for which whole slices of the table are read;
+# other rows have weight 0. By count, gathering a row takes as long as two products with it.
 DENSE = 0.5
+# Maximum rows of a slice: kernels have a program for every 32, and at most 65,535. Slices of whole pieces of a sum.
+_SLICE, _PIECES = 1 << 20, (split_products.PIECE, 128)
 _NOTHING = 1e-10  # eigenvalues of directions that rows do not have, relative to the largest
 _FLAT = 1e-6  # lower bound of the covariance's eigenvalues, relative to the largest
 _COARSE = 30.0  # the 16-bit phase ends at this multiple of the tolerance
@@ -81,19 +83,24 @@ class TrainingRows:
         return upload(self.t_R, device), upload(self.n_R, device), upload(self.task.answer, device)
 
     @cached_property
+    def count_TN(self) -> NDArray[np.bool_]:
+        """Whether each row of the table is a training row."""
+        count_TN = np.zeros(self.task.distinct_TN.shape, np.bool_)
+        count_TN[self.t_R, self.n_R] = True
+        return count_TN
+
+    @cached_property
     def span(self) -> slice:
         """Rows of the table (T * N, D) from the first training row to the last."""
-        row_R = self.t_R * self.task.distinct_TN.shape[1] + self.n_R
-        return slice(int(row_R.min()), int(row_R.max()) + 1)
+        count_R = self.count_TN.ravel()
+        return slice(int(count_R.argmax()), len(count_R) - int(count_R[::-1].argmax()))
 
     def shares(self) -> tuple[F64, F64 | None]:
         """``variant_KT`` normalised so that each head's row weights sum to 1, and ``image_KN``."""
-        count_TN = np.zeros(self.task.distinct_TN.shape, np.bool_)
-        count_TN[self.t_R, self.n_R] = True
         if self.image_KN is None:
-            rows_KT = np.broadcast_to(count_TN.sum(axis=1), self.variant_KT.shape)
+            rows_KT = np.broadcast_to(self.count_TN.sum(axis=1), self.variant_KT.shape)
         else:
-            rows_KT = self.image_KN @ count_TN.T
+            rows_KT = self.image_KN @ self.count_TN.T
         return self.variant_KT / (self.variant_KT * rows_KT).sum(axis=1, keepdims=True), self.image_KN
 
 
@@ -135,7 +142,7 @@ def fit(
 ) -> Fit:
     """Fit heads, first in the dtype of the features, then in float32, and in float64 where rounding hides the descent.
 
-    On a GPU, features that need not be float32 are read as stored, if possible, with products as precise as float32.
+    If `_StoredObjective` serves the rows, it takes the place of the first.
 
     Args:
         tolerance: largest absolute gradient of a converged head.
@@ -257,10 +264,6 @@ _Block = tuple[torch.Tensor, ...]  # features, targets, transformations, images,
 _Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss (K,), gradients of weights and of intercepts
 
 
-def _of_features(heads: Heads, x_BD: torch.Tensor, target_B: torch.Tensor, weight_KB: torch.Tensor) -> _Gradients:
-    return linear_gradients(heads, x_BD, Term(target_B, weight_KB=weight_KB))
-
-
 class _Objective:
     """Loss and gradient of selected heads, in one pass over the rows."""
 
@@ -281,16 +284,27 @@ class _Objective:
         weight_KCD, bias_KC = self.metric.out(u_KP, heads)
         strength_K11 = self.metric.strength_K[heads, None, None]
         loss_K = 0.5 * (strength_K11 * weight_KCD.square()).sum((1, 2), dtype=torch.float64)
-        part_K, dw_KCD, db_KC = self._of_rows(Heads(weight_KCD, bias_KC.contiguous()), heads)
+        part_K, dw_KCD, db_KC = self._cross_entropy(Heads(weight_KCD, bias_KC.contiguous()), heads)
         loss_K += part_K
         dw_KCD.addcmul_(strength_K11, weight_KCD)
         largest_K = torch.maximum(dw_KCD.abs().amax((1, 2)), db_KC.abs().amax(1))
         return loss_K, self.metric.gradient(dw_KCD, db_KC, heads), largest_K
 
-    def _of_rows(
-        self, own: Heads, heads: torch.Tensor, gradients: Callable[..., _Gradients] = _of_features
+    def _cross_entropy(self, own: Heads, heads: torch.Tensor) -> _Gradients:
+        """Cross-entropy (K,) float64 of selected heads, which are ``own``, and its gradients."""
+
+        def gradients(x_BD: torch.Tensor, target_B: torch.Tensor, share_KB: torch.Tensor) -> _Gradients:
+            return linear_gradients(own, x_BD, Term(target_B, weight_KB=share_KB))
+
+        return self._sum(own, heads, gradients)
+
+    def _sum(
+        self,
+        own: Heads,
+        heads: torch.Tensor,
+        gradients: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], _Gradients],
     ) -> _Gradients:
-        """Loss (K,) float64 and gradients of the cross-entropy of selected heads, which are ``own``."""
+        """Sum losses and gradients over all blocks."""
         loss_K = torch.zeros(len(own), dtype=torch.float64, device=own.w1.device)
         dw_KCD, db_KC = torch.zeros_like(own.w1), torch.zeros_like(own.b1)
         for x_BD, target_B, t_B, n_B, real_B in self._blocks():
@@ -298,7 +312,7 @@ class _Objective:
             if self.image_KN is not None:
                 share_KB *= self.image_KN[heads[:, None], n_B]
             total_K = share_KB.sum(1)  # weight of the block: `gradients` normalises weights to a sum of 1
-            part_K, dw, db = gradients(own, x_BD, target_B, share_KB)
+            part_K, dw, db = gradients(x_BD, target_B, share_KB)
             loss_K += (part_K * total_K).double()
             dw_KCD.addcmul_(dw, total_K[:, None, None])
             db_KC.addcmul_(db, total_K[:, None])
@@ -348,31 +362,27 @@ class _StoredObjective(_Objective):
 
     @staticmethod
     def serves(rows: TrainingRows) -> bool:
-        """Whether there are tensor cores, and enough of the table counts."""
-        features, span = rows.features, rows.span
-        several = features.dtype != torch.float32 and split_products.available(features.device)
-        return several and features.stored is not None and len(rows.t_R) >= DENSE * (span.stop - span.start)
+        """Whether products need not be in float32, the table is in float16 on a GPU, and most of it counts."""
+        features = rows.features
+        if features.dtype == torch.float32 or features.stored is None or not split_products.available(features.device):
+            return False
+        return bool(len(rows.t_R) >= DENSE * (rows.span.stop - rows.span.start))
 
     def __init__(self, rows: TrainingRows, features: Features, metric: _Metric) -> None:
         super().__init__(rows, features, metric)
         self.size = stored_rows(len(self.variant_KT) * len(rows.task.labels), features.device)
-        counts_R = np.zeros(rows.span.stop - rows.span.start, np.bool_)
-        counts_R[rows.t_R * rows.task.distinct_TN.shape[1] + rows.n_R - rows.span.start] = True
-        self.counts_R = upload(counts_R, features.device)
-        self.keeps = False
-        self.answer = upload(rows.task.answer, features.device)
+        self.counts_R = upload(rows.count_TN.ravel()[rows.span], features.device)
+        self.answer = rows.where_drawn[2]
 
-    def _of_rows(
-        self, own: Heads, heads: torch.Tensor, gradients: Callable[..., _Gradients] = _of_features
-    ) -> _Gradients:
+    def _cross_entropy(self, own: Heads, heads: torch.Tensor) -> _Gradients:
         own = self.features.for_stored(own)
-        gradients = partial(split_products.linear_gradients, split_products.split_weights(own))
-        loss_K, dw_KCD, db_KC = super()._of_rows(own, heads, gradients)
+        gradients = partial(split_products.linear_gradients, own, split_products.split_weights(own))
+        loss_K, dw_KCD, db_KC = self._sum(own, heads, gradients)
         return loss_K, self.features.from_stored(dw_KCD, db_KC), db_KC
 
-    def _gathered(self) -> Iterator[_Block]:
-        """Slices of the table."""
-        x_RD, span, images = self.features.stored, self.rows.span, self.rows.task.distinct_TN.shape[1]
+    def _blocks(self) -> Iterator[_Block]:
+        """Yield slices of the table."""
+        x_RD, span, images = self.features.stored, self.rows.span, self.rows.count_TN.shape[1]
         assert x_RD is not None
         for first in range(span.start, span.stop, self.size):
             row_B = torch.arange(first, min(first + self.size, span.stop), device=x_RD.device)
@@ -492,8 +502,9 @@ def block_rows(width: int, outputs: int, device: torch.device) -> int:
 
 
 def stored_rows(outputs: int, device: torch.device) -> int:
-    """Rows of a block of a table that is read as stored, for heads with so many outputs in all."""
-    return max(256, _most(device)[1] // outputs)
+    """Rows of a slice of the table, for heads with so many outputs in all."""
+    most = min(_SLICE, _most(device)[1] // outputs)
+    return next((most // piece * piece for piece in _PIECES if most >= piece), _PIECES[-1])
 
 
 def _block_rows(width: int, device: torch.device) -> int:

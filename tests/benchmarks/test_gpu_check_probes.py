@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from tests.benchmarks.conftest import Run
 from tests.fake_graphs import FakeGraphs
 
 from substyle.engine import cuda
+from substyle.engine.probes import solver
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Dataset
 from substyle.engine.probes.solver import Fit
 from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels import split_products
 from substyle.kernels.probe_heads import Heads
 
 CPU = torch.device("cpu")
@@ -95,15 +98,31 @@ def test_fitted_linear_heads_are_held_against_the_cpu(monkeypatch: pytest.Monkey
 
     def fitted(table: EmbeddingTable, device: torch.device, dtype: torch.dtype, start: Heads | None = None) -> Fit:
         found = right(table, device, dtype, start)
-        if next(calls) in (1, 3):  # those of the device
+        if next(calls) in (2, 4, 6):  # those of the device
             found.heads.w1[0, 0, 0] += 0.5 if wrong == "moved" else 0.0
             found.gradient_K[0] *= 1e3 if wrong == "early" else 1.0
         return found
 
     monkeypatch.setattr(probe_solver, "fitted", fitted)
     rows = list(probe_solver.correct(Bench(CPU, TINY)))
-    assert [row.status for row in rows] == [FAILED if wrong else PASSED] * 2
-    assert ["rows as stored" in row.name for row in rows] == [False, True]
+    assert [row.status for row in rows] == [FAILED if wrong else PASSED] * 3
+    assert ["rows as stored" in row.name for row in rows] == [False, False, True]
+
+
+def test_the_tables_of_fitted_heads_are_gathered_and_read_as_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the CPU had tensor cores."""
+    monkeypatch.setattr(split_products, "available", lambda device: True)
+    read, passes = solver._StoredObjective.__call__, [0]
+
+    def counted(objective: Any, *given: Any) -> Any:  # noqa: ANN401
+        passes[-1] += isinstance(objective, solver._StoredObjective)
+        return read(objective, *given)
+
+    monkeypatch.setattr(solver._Objective, "__call__", counted)
+    for row in probe_solver.correct(Bench(CPU, TINY)):
+        assert row.status == PASSED
+        assert (passes[-1] > 1) == ("rows as stored" in row.name)
+        passes.append(0)
 
 
 @pytest.mark.parametrize(

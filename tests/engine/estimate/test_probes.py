@@ -21,7 +21,8 @@ from substyle.engine.estimate.roofline import DEVICES, DISK, HOST, TENSOR, UNITS
 from substyle.engine.probes import solver
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import grid, initial
-from substyle.kernels import probe_data, probe_step
+from substyle.kernels import dispatch, probe_data, probe_step
+from substyle.kernels.errors import ConfigError
 from substyle.kernels.probe_heads import Term
 from substyle.pipelines.transforms.registry import suite
 
@@ -125,6 +126,13 @@ def test_a_pass_over_rows_as_stored_is_counted_by_hand() -> None:
     assert 2 * 768 * 2 < moved < 2 * 768 * 2 + 90 * heads * classes + 400
     blocks = -(-rows // solver.stored_rows(heads * classes, META))
     assert 20 < sum(weight for weight, _ in launches) / blocks < 60
+
+
+def test_a_slice_has_no_more_programs_than_a_grid() -> None:
+    """Launches are checked on the meta device too: a probe of few classes has the longest slices."""
+    assert linear_pass(37_500_000, 768, 1, 1.0, 10, torch.float16, table_of(10**6), resampled=False)
+    with pytest.raises(ConfigError, match="at most 65535 along the second axis"):
+        dispatch.launch(None, (1, 65_536), torch.empty(1, device=META))
 
 
 def test_tables_in_float16_are_read_as_stored_where_most_rows_count() -> None:

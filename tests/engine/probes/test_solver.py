@@ -248,14 +248,14 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Fits read rows as stored, on the CPU too. Collects the number of rows of each block."""
     monkeypatch.setattr(split_products, "available", lambda _device: True)
     blocks: list[int] = []
-    gathered = solver._StoredObjective._gathered
+    slices = solver._StoredObjective._blocks
 
     def watched(objective: solver._StoredObjective) -> Iterator[solver._Block]:
-        for block in gathered(objective):
+        for block in slices(objective):
             blocks.append(len(block[0]))
             yield block
 
-    monkeypatch.setattr(solver._StoredObjective, "_gathered", watched)
+    monkeypatch.setattr(solver._StoredObjective, "_blocks", watched)
     return blocks
 
 
@@ -283,7 +283,7 @@ def test_stored_rows_give_the_same_heads(
     plain, stored = found
     assert stored.converged_K.all()
     assert torch.allclose(plain.heads.w1, stored.heads.w1, atol=AGREE)
-    assert max(tensor_cores) == (341 if logits == 1 << 12 else rows.span.stop - rows.span.start)
+    assert max(tensor_cores) == (256 if logits == 1 << 12 else rows.span.stop - rows.span.start)
     in_float32 = stored.passes_K.max() - sum(tensor_cores) / (rows.span.stop - rows.span.start)
     assert 1 <= in_float32 <= 5
 
@@ -328,12 +328,26 @@ def test_rows_that_do_not_count_may_have_no_answer_and_any_values(tensor_cores: 
     answer, distinct_TN = task.answer.copy(), table.distinct_TN.copy()
     distinct_TN[0, 5], answer[5] = False, -1
     task = replace(task, answer=answer, distinct_TN=distinct_TN)
-    for value in (1.0, np.nan):
-        features = features_of(table, task, torch.bfloat16)
+    features = features_of(table, task, torch.bfloat16)
+    u_KP, found = torch.randn(1, 3 * 13, generator=torch.Generator().manual_seed(0)), []
+    for value in (1.0, 100.0, np.nan):
         x_TND = np.array(table.x_TND)
-        x_TND[0, 5] = value  # not finite: reading rows as stored leads nowhere, and float32 gathers those that count
+        x_TND[0, 5] = value
         features.held = Resident.of(replace(table, x_TND=x_TND), CPU)
+        rows = TrainingRows(features, task, np.eye(4)[:1])
+        metric = solver._Metric.of(CovarianceBasis.of(rows), 3, np.array([PENALTY]))
+        found.append(solver._StoredObjective(rows, features.full(), metric)(u_KP, torch.arange(1)))
         tensor_cores.clear()
-        made = fit(TrainingRows(features, task, np.eye(4)[:1]), [PENALTY], tolerance=1e-6, most=2000)
+        made = fit(rows, [PENALTY], tolerance=1e-6, most=2000)
         assert made.converged_K.all()
         assert tensor_cores
+    for first, second in zip(found[0], found[1], strict=True):
+        assert torch.equal(first, second)
+    # what is not finite is of no use to them, and float32 gathers only rows that count
+    assert not found[2][0].isfinite().all()
+
+
+def test_slices_have_whole_pieces_and_no_more_programs_than_a_grid() -> None:
+    meta = torch.device("meta")
+    for outputs, rows in ((1, 1 << 20), (10, 1 << 20), (31, 1 << 20), (800, 40_960), (10_000, 3328), (10**6, 128)):
+        assert solver.stored_rows(outputs, meta) == rows
