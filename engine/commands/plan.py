@@ -245,7 +245,7 @@ def _show_parts(made: Plan, answer: dict[str, Any]) -> None:
         over = made.total_hours - goal
         print(f"goal of {goal:g} h: {f'exceeded by {over:.2f} h' if over > 0 else f'{-over:.2f} h to spare'}")
     if made.count > 1:
-        print("probes and analysis run on one GPU, one backbone after another")
+        print("probes and analysis of a backbone run on one GPU, those of several backbones at the same time")
     print("not counted: startup, similarity of backbones, maps, report")
 
 

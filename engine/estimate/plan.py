@@ -151,7 +151,7 @@ class Plan:
         stages: costs per photograph. Stages share the GPU, so their times add up.
         tables: backbones.
         probes: grids of probe complexity and of token heads.
-        parts: the whole study; total_hours: of it. Probes and analysis run on one GPU, one backbone after another.
+        parts: the whole study; total_hours: of it. Probes and analysis of a backbone run on one GPU.
         not_counted: transformations of other libraries, which processes on the host compute at rates of their own.
     """
 

@@ -65,7 +65,7 @@ def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[s
         assert f"{part['limited_by']:18} {part['source']}" in shown
     longest = max(answer["parts"], key=lambda part: part["hours"])
     assert f"longest: {longest['name']} {longest['hours']:.2f} ({longest['limited_by']})" in shown
-    assert "probes and analysis run on one GPU" in shown
+    assert "of several backbones at the same time" in shown
     assert f"{answer['of_backbone_rate']:.2f} of the backbones alone" in shown
     assert answer["forecast"]["test"] == round(1_331_167 * 0.2)
     low, median, high = (f"{100 * each:.3g}" for each in answer["forecast"]["claims"][0]["half"])
