@@ -47,8 +47,8 @@ _KEPT = 1 << 30  # maximum bytes of standardised features kept between passes
 # Smallest fraction of training rows, between the first and the last one, for which whole slices of the table are read;
 # other rows have weight 0. By count, gathering a row takes as long as two products with it.
 DENSE = 0.5
-# Maximum rows of a slice: kernels have a program for every 32, and at most 65,535. Slices of whole pieces of a sum.
-_SLICE, _PIECES = 1 << 20, (split_products.PIECE, 128)
+# Maximum rows of a block: kernels have a program for every 32, and at most 65,535. Slices have whole pieces of a sum.
+_MOST_ROWS, _PIECES = 1 << 20, (split_products.PIECE, 128)
 _NOTHING = 1e-10  # eigenvalues of directions that rows do not have, relative to the largest
 _FLAT = 1e-6  # lower bound of the covariance's eigenvalues, relative to the largest
 _COARSE = 30.0  # the 16-bit phase ends at this multiple of the tolerance
@@ -503,12 +503,12 @@ def block_rows(width: int, outputs: int, device: torch.device) -> int:
 
 def stored_rows(outputs: int, device: torch.device) -> int:
     """Rows of a slice of the table, for heads with so many outputs in all."""
-    most = min(_SLICE, _most(device)[1] // outputs)
+    most = min(_MOST_ROWS, _most(device)[1] // outputs)
     return next((most // piece * piece for piece in _PIECES if most >= piece), _PIECES[-1])
 
 
 def _block_rows(width: int, device: torch.device) -> int:
-    return max(256, _most(device)[0] // (4 * width))
+    return max(256, min(_MOST_ROWS, _most(device)[0] // (4 * width)))
 
 
 def _most(device: torch.device) -> tuple[int, int]:

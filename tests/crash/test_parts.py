@@ -114,7 +114,7 @@ def kill_parts(
     runs = {i: warm(part(reference, store, i, parts, suite=suite)) for i in range(1, parts + 1)}
     while runs:
         index = rng.choice(sorted(runs))
-        after(rng, reference.seconds / 2)(runs[index])
+        after(rng, reference.seconds / 4)(runs[index])
         if hit < kills and runs[index].running():
             ended = runs[index].kill()
             if ended.code == -9:

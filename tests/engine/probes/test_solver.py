@@ -351,3 +351,4 @@ def test_slices_have_whole_pieces_and_no_more_programs_than_a_grid() -> None:
     meta = torch.device("meta")
     for outputs, rows in ((1, 1 << 20), (10, 1 << 20), (31, 1 << 20), (800, 40_960), (10_000, 3328), (10**6, 128)):
         assert solver.stored_rows(outputs, meta) == rows
+    assert solver.block_rows(8, 1, meta) == 1 << 20
