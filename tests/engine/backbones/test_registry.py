@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph, slow_after
+from torch.utils import _device
 
 from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.families import controls
@@ -110,6 +111,7 @@ def test_controls_run_on_a_device_without_waiting_for_it(kind: str, monkeypatch:
     module, meta = load(f"control:{kind}").module, torch.device("meta")
     assert module is not None
     there = copy.deepcopy(module).to(meta)
+    _device._device_constructors()  # kept by torch, and not to be kept without `tensor`
     with monkeypatch.context() as patched, torch.inference_mode(), meta, Counter(meta) as counter:
         patched.setattr(torch, "tensor", None)  # it copies numbers of the host, which waits
         out = there(torch.empty(256, 224, 224, 3, dtype=torch.uint8))
