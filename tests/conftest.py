@@ -110,8 +110,11 @@ def _git(*arguments: str) -> str:
 @contextmanager
 def _in_time(item: pytest.Item) -> Iterator[None]:
     """Skip a slow test, or stop it, when the time for a part of them is over."""
+    stopped = False
 
     def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
         pytest.skip(NO_TIME)
 
     if _END not in item.config.stash:
@@ -124,6 +127,10 @@ def _in_time(item: pytest.Item) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, left)
     try:
         yield
+    except (Exception, pytest.fail.Exception):
+        if not stopped:
+            raise
+        pytest.skip(NO_TIME)  # the signal may arrive in a finalizer, or in code that raises another exception for it
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
-from tests.conftest import NO_TIME, ROOT, in_turn
+from tests.conftest import _END, NO_TIME, ROOT, _in_time, in_turn
 
 NAMES = [
     f"tests/{room}/test_{file}.py::test_{i}" for room in ("kernels", "engine/store") for file in "ab" for i in range(9)
@@ -34,6 +36,20 @@ def test_what_has_changed_comes_first() -> None:
     assert set(of_file[:9]) == {"tests/kernels/test_b.py"}
     beside = files(in_turn(NAMES, "1", ["engine/store/verify.py"]))
     assert set(beside[:18]) == {"tests/engine/store/test_a.py", "tests/engine/store/test_b.py"}
+
+
+def test_an_exception_of_a_stopped_test_is_no_failure() -> None:
+    def raises_when_interrupted(seconds: float) -> None:
+        with _in_time(SimpleNamespace(config=SimpleNamespace(stash={_END: time.monotonic() + seconds}))):
+            try:
+                time.sleep(0.2)
+            finally:
+                raise OSError("of the test")
+
+    with pytest.raises(pytest.skip.Exception, match=NO_TIME):
+        raises_when_interrupted(0.05)
+    with pytest.raises(OSError, match="of the test"):
+        raises_when_interrupted(100)
 
 
 @pytest.mark.slow
