@@ -20,13 +20,15 @@ from substyle.engine.backbones.runtimes.base import TorchOnDevice
 from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
 from substyle.engine.estimate import stages
 from substyle.engine.estimate.roofline import Work
-from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Batches, BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Resident, Standardizer
 from substyle.engine.probes.heads import AttentionBank, token_grid
 from substyle.engine.probes.linear import variant_weights
+from substyle.engine.probes.objective import Objective, StoredObjective
+from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
 from substyle.engine.probes.tasks import Task, fine_task, stream_of
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.style_transfer import networks
 from substyle.kernels.color import distinct
 from substyle.pipelines import variants
@@ -170,10 +172,10 @@ def _linear(dtype: torch.dtype) -> Callable[[], object]:
     stored = dtype == torch.float16
     task, features = _task(WIDTH, torch.float32 if stored else dtype)
     heads = 4
-    rows = solver.TrainingRows(features, task, np.tile(variant_weights(task, task.train_T), (heads, 1)))
-    basis = solver.CovarianceBasis(torch.zeros(WIDTH, WIDTH, device=CUDA), torch.zeros(WIDTH, device=CUDA))
-    metric = solver._Metric.of(basis, len(task.labels), np.ones(heads))
-    objective = (solver._StoredObjective if stored else solver._Objective)(rows, features, metric)
+    rows = TrainingRows(features, task, np.tile(variant_weights(task, task.train_T), (heads, 1)))
+    basis = CovarianceBasis(torch.zeros(WIDTH, WIDTH, device=CUDA), torch.zeros(WIDTH, device=CUDA))
+    metric = CovarianceMetric.of(basis, len(task.labels), np.ones(heads))
+    objective = (StoredObjective if stored else Objective)(rows, features, metric)
     u_KP = torch.zeros(heads, len(task.labels) * (WIDTH + 1), device=CUDA)
     alive = torch.arange(heads, device=CUDA)
     return lambda: [objective(u_KP, alive) for _ in range(2)]  # the first pass gathers rows

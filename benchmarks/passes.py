@@ -23,7 +23,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks import harness
-from substyle.engine.probes import leave_one_out, linear, solver
+from substyle.engine.probes import leave_one_out, linear, objective
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.run import run_probes
 from substyle.engine.store.store import EmbeddingStore
@@ -50,7 +50,7 @@ def counted(table: EmbeddingTable, config: ProbeConfig, *, stored: bool = False)
     with (
         _watched(found),
         patch.object(split_products, "available", return_value=stored),
-        patch.object(solver, "DENSE", 0.0),
+        patch.object(objective, "DENSE", 0.0),
     ):
         run_probes(table, replace(config, precision="bf16"), out_dir=None, quiet=True)
     for counts in found.values():
@@ -72,7 +72,7 @@ def both(table: EmbeddingTable, config: ProbeConfig) -> Totals:
 @contextmanager
 def _watched(found: Totals) -> Iterator[None]:
     """Count all fits and their passes."""
-    fit, search, now = linear.fit_heads, solver._Objective.__call__, [("", "", 1)]
+    fit, search, now = linear.fit_heads, objective.Objective.__call__, [("", "", 1)]
 
     def watched_fit(features: Any, task: Any, config: Any, variant_KT: Any, Cs: Any, *args: Any, **kw: Any) -> Any:  # noqa: ANN401
         start, image_KN = (*args, None, None)[:2]
@@ -85,17 +85,17 @@ def _watched(found: Totals) -> Iterator[None]:
         found[now[0][:2]]["fits"] += 1
         return fit(features, task, config, variant_KT, Cs, *args, **kw)
 
-    def watched_pass(objective: Any, u_KP: Any, heads: Any) -> Any:  # noqa: ANN401
+    def watched_pass(own: Any, u_KP: Any, heads: Any) -> Any:  # noqa: ANN401
         counts = found[now[0][:2]]
-        stored = isinstance(objective, solver._StoredObjective)
-        counts["stored" if stored else ARITHMETIC[objective.features.dtype]] += 1
+        stored = isinstance(own, objective.StoredObjective)
+        counts["stored" if stored else ARITHMETIC[own.features.dtype]] += 1
         counts["heads"] += len(heads) / now[0][2]
-        return search(objective, u_KP, heads)
+        return search(own, u_KP, heads)
 
     with (
         patch.object(linear, "fit_heads", watched_fit),
         patch.object(leave_one_out, "fit_heads", watched_fit),
-        patch.object(solver._Objective, "__call__", watched_pass),
+        patch.object(objective.Objective, "__call__", watched_pass),
     ):
         yield
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
 from benchmarks.peers import probes_cuml, probes_data, probes_moduledict, probes_separate, probes_sklearn
 from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
-from substyle.engine.probes import solver
+from substyle.engine.probes import objective, solver
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import pick_dtype, score
@@ -174,7 +174,7 @@ def recorded(work: Callable[[], object]) -> Gemms:
         blocks[len(heads), len(x_BD), x_BD.dtype] += 1
         return linear_gradients(heads, x_BD, term)
 
-    with patch.object(solver, "linear_gradients", noting):
+    with patch.object(objective, "linear_gradients", noting):
         work()
     return blocks
 

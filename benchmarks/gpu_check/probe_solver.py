@@ -15,8 +15,10 @@ from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
-from substyle.engine.probes.solver import Fit, TrainingRows, _StoredObjective
+from substyle.engine.probes.objective import StoredObjective
+from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import fine_task
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
@@ -50,7 +52,7 @@ def correct(bench: Bench) -> Iterator[Row]:
         weight_KCD, known_KCD = heads.w1, known.heads.w1
         apart = float(((weight_KCD - known_KCD).norm(dim=(1, 2)) / known_KCD.norm(dim=(1, 2))).max())
         both = bool(found.converged_K.all() and known.converged_K.all())
-        stored = _StoredObjective.serves(rows_of(table, bench.device, dtype)) or bench.device.type == "cpu"
+        stored = StoredObjective.serves(rows_of(table, bench.device, dtype)) or bench.device.type == "cpu"
         right = stored or table is few
         text = (
             f"{'both converged' if both else 'NOT CONVERGED'}{'' if right else ', ROWS WERE GATHERED'}, gradient "

@@ -15,11 +15,12 @@ import torch
 from substyle.engine.estimate import stages
 from substyle.engine.estimate.counting import META, Counter
 from substyle.engine.estimate.roofline import DISK, HOST, LAUNCHES, PCIE, Busy, Device, Efficiency, Work, total
-from substyle.engine.probes import mlp, solver
+from substyle.engine.probes import mlp, objective, solver, training_rows
 from substyle.engine.probes.batches import BatchPart, Features, Queue, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import FLOAT16, INT8, STREAMED, Resident, Standardizer
 from substyle.engine.probes.heads import Dropout, Setting, StepSpec, _Step, grid, initial
+from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
 from substyle.engine.probes.resampling import KEPT_DRAWS
 from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
@@ -130,7 +131,7 @@ class ProbedTable:
     def span(self, transformations: int, config: ProbeConfig) -> int:
         """Number of rows that are read as stored in a pass over so many transformations; 0 if rows are gathered."""
         several = 1 if transformations == 1 else len(self.transformations)
-        dense = self.train * transformations >= solver.DENSE * several
+        dense = self.train * transformations >= objective.DENSE * several
         stored = self.how == FLOAT16 and self.held == torch.float16 and half(config) != torch.float32
         stored = stored and split_products.supported()
         return self.photographs * several if dense and stored else 0
@@ -272,9 +273,12 @@ def linear_pass(
         dtype: of products, float16 for rows as stored; resampled: whether photographs have weights.
     """
     stored, outputs = dtype == torch.float16, count * classes
-    size = min(rows, solver.stored_rows(outputs, META) if stored else solver.block_rows(table.width, outputs, META))
+    size = min(
+        rows,
+        training_rows.stored_rows(outputs, META) if stored else training_rows.block_rows(table.width, outputs, META),
+    )
     blocks, heads = -(-rows // size), max(1.0, count * left)
-    keeps = not stored and rows * width * dtype.itemsize <= solver._KEPT
+    keeps = not stored and rows * width * dtype.itemsize <= objective.KEPT
     found: list[tuple[float, Work]] = []
     for n in {math.floor(heads), math.ceil(heads)}:
         weight = 1.0 - abs(heads - n)
@@ -295,12 +299,12 @@ def _pass(
     if width != wide:
         features = features.projected(width, 0)
     image_KN = np.ones((heads, 2 * size)) if resampled else None
-    rows = solver.TrainingRows(features, _task("semantic", classes, 2 * size), np.ones((heads, 1)), image_KN)
-    basis = solver.CovarianceBasis(torch.empty(width, width, device=META), torch.empty(width, device=META))
-    kind = solver._StoredObjective if stored else solver._Objective
-    objective = kind(rows, features, solver._Metric.of(basis, classes, np.ones(heads)))
-    objective.size, objective.keeps = size, keeps
-    blocks, marks = objective._blocks, list[int]()
+    rows = training_rows.TrainingRows(features, _task("semantic", classes, 2 * size), np.ones((heads, 1)), image_KN)
+    basis = CovarianceBasis(torch.empty(width, width, device=META), torch.empty(width, device=META))
+    kind = objective.StoredObjective if stored else objective.Objective
+    a_pass = kind(rows, features, CovarianceMetric.of(basis, classes, np.ones(heads)))
+    a_pass.size, a_pass.keeps = size, keeps
+    blocks, marks = a_pass._blocks, list[int]()
 
     def watched() -> Iterator[tuple[torch.Tensor, ...]]:
         marks.append(len(counter.launches))
@@ -312,10 +316,10 @@ def _pass(
     u_KP, every = torch.empty(heads, classes * (width + 1), device=META), torch.arange(heads, device=META)
     with torch.no_grad():
         if keeps:
-            objective(u_KP, every)
-        objective._blocks = watched  # type: ignore[method-assign]
+            a_pass(u_KP, every)
+        a_pass._blocks = watched  # type: ignore[method-assign]
         with Counter(typed=True) as counter, dispatch.watched(counter.triton):
-            objective(u_KP, every)
+            a_pass(u_KP, every)
     before, first, second, after = marks
     # between two blocks: products with the first, and the rows of the second
     return Work(counter.launches[:before] + counter.launches[after:]), Work(counter.launches[first:second])
@@ -329,7 +333,7 @@ def _search(heads: int, parameters: int) -> Work:
         pairs = solver._Pairs(u_KP)
         counter.launches.clear()
         pairs.add(good_K, u_KP, u_KP)
-        pairs.count = pairs.memory
+        pairs.count = solver.MEMORY
         pairs.direction(u_KP)
     return Work(counter.launches)
 

@@ -25,10 +25,12 @@ from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.linear import TIGHTER, Linear, variant_weights
+from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import ACCURACY, Estimate, resample, uniform_over
-from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
+from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, I64, Advance, Task
 from substyle.engine.probes.trainer import Validation
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
 

@@ -19,8 +19,8 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.linear import Linear, fit_heads, variant_weights
 from substyle.engine.probes.mlp import Mlp, part_of
+from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import Estimate, resample, uniform_over
-from substyle.engine.probes.solver import CovarianceBasis
 from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task
 from substyle.engine.probes.trainer import Validation, train
 from substyle.kernels.probe_heads import Heads

@@ -17,11 +17,13 @@ from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.linear import agreeing, certified, fit_heads, variant_weights
+from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import balanced_over, by_class, resample, uniform_over
 from substyle.engine.probes.single_task import Judged
-from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
+from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.transforms.style import by_generator

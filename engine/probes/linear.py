@@ -18,9 +18,11 @@ import numpy as np
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
-from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
+from substyle.engine.probes.preconditioner import CovarianceBasis
+from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, I64, Advance, Task
 from substyle.engine.probes.trainer import Validation, agreement_rows, compare
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels.probe_heads import Heads
 
 TIGHTER = 3.0

@@ -17,9 +17,9 @@ from tests.benchmarks.conftest import Run
 from tests.fake_graphs import FakeGraphs
 
 from substyle.engine import cuda
-from substyle.engine.probes import solver
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Dataset
+from substyle.engine.probes.objective import Objective, StoredObjective
 from substyle.engine.probes.solver import Fit
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import split_products
@@ -112,13 +112,13 @@ def test_fitted_linear_heads_are_held_against_the_cpu(monkeypatch: pytest.Monkey
 def test_the_tables_of_fitted_heads_are_gathered_and_read_as_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the CPU had tensor cores."""
     monkeypatch.setattr(split_products, "available", lambda device: True)
-    read, passes = solver._StoredObjective.__call__, [0]
+    read, passes = StoredObjective.__call__, [0]
 
     def counted(objective: Any, *given: Any) -> Any:  # noqa: ANN401
-        passes[-1] += isinstance(objective, solver._StoredObjective)
+        passes[-1] += isinstance(objective, StoredObjective)
         return read(objective, *given)
 
-    monkeypatch.setattr(solver._Objective, "__call__", counted)
+    monkeypatch.setattr(Objective, "__call__", counted)
     for row in probe_solver.correct(Bench(CPU, TINY)):
         assert row.status == PASSED
         assert (passes[-1] > 1) == ("rows as stored" in row.name)

@@ -23,10 +23,12 @@ from substyle.engine.probes.evaluate import pick_dtype, score
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.linear import agreeing, certified, fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.outcomes import holm
+from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import balanced_over, resample
-from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
+from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.generators import section
 from substyle.engine.stages.generators.crossed import Crossed, known_mean, mean_over_pairs

@@ -18,7 +18,7 @@ from substyle.engine.estimate.counting import META, Counter
 from substyle.engine.estimate.plan import STAGES, Plan, _part, _share, plan
 from substyle.engine.estimate.probes import GRID, RESAMPLES, ROTATION, SINGLE, ProbedTable, linear_pass, step
 from substyle.engine.estimate.roofline import DEVICES, DISK, HOST, TENSOR, UNITS, Busy, Efficiency, Launch, slowest
-from substyle.engine.probes import solver
+from substyle.engine.probes import objective, training_rows
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import grid, initial
 from substyle.kernels import dispatch, probe_data, probe_step
@@ -53,18 +53,19 @@ def table_of(photographs: int, width: int = 768, how: str = "float16", **more: A
 def test_passes_of_a_small_study_are_those_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches, operations and bytes of all passes of all linear probes of a backbone."""
     images, width = 400, 24
-    monkeypatch.setattr(solver, "block_rows", lambda width, outputs, device: 256)  # several blocks
-    monkeypatch.setattr(solver, "_KEPT", 0)  # that are gathered in each pass, as those of large tables
+    for module in (objective, training_rows):  # several blocks
+        monkeypatch.setattr(module, "block_rows", lambda width, outputs, device: 256)
+    monkeypatch.setattr(objective, "KEPT", 0)  # that are gathered in each pass, as those of large tables
     ran: list[Launch] = []
-    run = solver._Objective.__call__
+    run = objective.Objective.__call__
 
-    def watched(objective: Any, *given: Any) -> Any:  # noqa: ANN401
+    def watched(own: Any, *given: Any) -> Any:  # noqa: ANN401
         with Counter(CPU, typed=True) as counter:
-            found = run(objective, *given)
+            found = run(own, *given)
         ran.extend(counter.launches)
         return found
 
-    monkeypatch.setattr(solver._Objective, "__call__", watched)
+    monkeypatch.setattr(objective.Objective, "__call__", watched)
     config = ProbeConfig(
         tasks=("fine", "coarse", "semantic"), heads=("linear",), equal_width=16, resamples=3, redraws=4, bootstrap=100
     )
@@ -99,7 +100,7 @@ def test_a_pass_is_counted_by_hand(dtype: torch.dtype) -> None:
         for weight, work in linear_pass(rows, 768, heads, 1.0, classes, dtype, table_of(10**6), resampled=False)
         for launch in work.launches
     ]
-    size = solver.block_rows(768, heads * classes, META)
+    size = training_rows.block_rows(768, heads * classes, META)
     blocks = -(-rows // size)
     flop = 4.0 * blocks * size * 768 * heads * classes
     assert sum(weight * launch.flop for weight, launch in launches) == pytest.approx(flop, rel=0.01)
@@ -124,7 +125,7 @@ def test_a_pass_over_rows_as_stored_is_counted_by_hand() -> None:
     assert sum(weight * launch.flop for weight, launch in launches if launch.product) == pytest.approx(flop, rel=0.01)
     moved = sum(weight * launch.moved for weight, launch in launches) / rows
     assert 2 * 768 * 2 < moved < 2 * 768 * 2 + 90 * heads * classes + 400
-    blocks = -(-rows // solver.stored_rows(heads * classes, META))
+    blocks = -(-rows // training_rows.stored_rows(heads * classes, META))
     assert 20 < sum(weight for weight, _ in launches) / blocks < 60
 
 
@@ -155,7 +156,7 @@ def test_rows_that_fit_are_gathered_once() -> None:
         work = linear_pass(rows, 768, 1, 1.0, 31, torch.bfloat16, table_of(10**6), resampled=False)
         return sum(weight * one.traffic for weight, one in work) / rows
 
-    few = solver._KEPT // (768 * 2)
+    few = objective.KEPT // (768 * 2)
     assert moved(few) < moved(2 * few) - 768 * 3
 
 

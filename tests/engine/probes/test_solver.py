@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import CPU
 
-from substyle.engine.probes import solver
+from substyle.engine.probes import objective, training_rows
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import Resident, standard_of
-from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows, fit
+from substyle.engine.probes.objective import Block, Objective, StoredObjective
+from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
+from substyle.engine.probes.solver import Fit, fit
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import split_products
@@ -81,7 +84,7 @@ def centred(fitted: Fit, k: int = 0) -> tuple[NDArray[np.float32], NDArray[np.fl
 
 @pytest.mark.parametrize("kept", [0, 1 << 30], ids=["gathered", "kept"])
 def test_as_scikit_learn(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solver, "_KEPT", kept)
+    monkeypatch.setattr(objective, "KEPT", kept)
     table = make()
     task = fine(table)
     features = features_of(table, task)
@@ -153,8 +156,8 @@ def test_heads_do_not_depend_on_their_company_or_on_blocks(monkeypatch: pytest.M
     features = features_of(table, task)
     strengths = [PENALTY, 0.1, 1.0]
     together = fit(TrainingRows(features, task, np.ones((3, 4))), strengths, tolerance=1e-6, most=2000)
-    monkeypatch.setattr(solver, "_ON_CPU", (64 << 20, 1))  # blocks of 256 rows at least
-    monkeypatch.setattr(solver, "_block_rows", lambda _width, _device: 37)
+    monkeypatch.setattr(training_rows, "_ON_CPU", (64 << 20, 1))  # blocks of 256 rows at least
+    monkeypatch.setattr(training_rows, "rows_of_width", lambda _width, _device: 37)
     for k, strength in enumerate(strengths):
         alone = fit(TrainingRows(features, task, np.ones((1, 4))), [strength], tolerance=1e-6, most=2000)
         assert torch.allclose(alone.heads.w1[0], together.heads.w1[k], atol=AGREE)
@@ -248,14 +251,14 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Fits read rows as stored, on the CPU too. Collects the number of rows of each block."""
     monkeypatch.setattr(split_products, "available", lambda _device: True)
     blocks: list[int] = []
-    slices = solver._StoredObjective._blocks
+    slices = StoredObjective._blocks
 
-    def watched(objective: solver._StoredObjective) -> Iterator[solver._Block]:
-        for block in slices(objective):
+    def watched(own: StoredObjective) -> Iterator[Block]:
+        for block in slices(own):
             blocks.append(len(block[0]))
             yield block
 
-    monkeypatch.setattr(solver._StoredObjective, "_blocks", watched)
+    monkeypatch.setattr(StoredObjective, "_blocks", watched)
     return blocks
 
 
@@ -265,7 +268,7 @@ def test_stored_rows_give_the_same_heads(
     width: int, logits: int, tensor_cores: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With rows that do not count, also for some heads only, features that do not vary, and means far from zero."""
-    monkeypatch.setattr(solver, "_ON_CPU", (64 << 20, logits))
+    monkeypatch.setattr(training_rows, "_ON_CPU", (64 << 20, logits))
     table = make(images=200)
     x_TND = table.x_TND + np.float16(5)
     x_TND[:, :, 3] = 1.0
@@ -293,11 +296,11 @@ def test_stored_rows_compute_the_objective(tensor_cores: list[int]) -> None:
     task = fine(table)
     features = features_of(table, task, torch.float64)
     rows = TrainingRows(features, task, np.array([[1.0, 0.5, 2.0, 1.0], [1.0, 1.0, 0.0, 1.0]]))
-    metric = solver._Metric.of(CovarianceBasis.of(rows), 4, np.array([0.1, 1e-3]))
+    metric = CovarianceMetric.of(CovarianceBasis.of(rows), 4, np.array([0.1, 1e-3]))
     u_KP = torch.randn(2, 4 * 13, generator=torch.Generator().manual_seed(0))
     heads = torch.arange(2)
-    exact = solver._Objective(rows, features, metric.double())(u_KP.double(), heads)
-    stored = solver._StoredObjective(rows, features.full(), metric)(u_KP, heads)
+    exact = Objective(rows, features, metric.double())(u_KP.double(), heads)
+    stored = StoredObjective(rows, features.full(), metric)(u_KP, heads)
     for found, expected in zip(stored, exact, strict=True):
         torch.testing.assert_close(found.double(), expected.double(), atol=1e-5, rtol=1e-5)
     assert sum(tensor_cores) == rows.span.stop - rows.span.start
@@ -335,8 +338,8 @@ def test_rows_that_do_not_count_may_have_no_answer_and_any_values(tensor_cores: 
         x_TND[0, 5] = value
         features.held = Resident.of(replace(table, x_TND=x_TND), CPU)
         rows = TrainingRows(features, task, np.eye(4)[:1])
-        metric = solver._Metric.of(CovarianceBasis.of(rows), 3, np.array([PENALTY]))
-        found.append(solver._StoredObjective(rows, features.full(), metric)(u_KP, torch.arange(1)))
+        metric = CovarianceMetric.of(CovarianceBasis.of(rows), 3, np.array([PENALTY]))
+        found.append(StoredObjective(rows, features.full(), metric)(u_KP, torch.arange(1)))
         tensor_cores.clear()
         made = fit(rows, [PENALTY], tolerance=1e-6, most=2000)
         assert made.converged_K.all()
@@ -350,5 +353,5 @@ def test_rows_that_do_not_count_may_have_no_answer_and_any_values(tensor_cores: 
 def test_slices_have_whole_pieces_and_no_more_programs_than_a_grid() -> None:
     meta = torch.device("meta")
     for outputs, rows in ((1, 1 << 20), (10, 1 << 20), (31, 1 << 20), (800, 40_960), (10_000, 3328), (10**6, 128)):
-        assert solver.stored_rows(outputs, meta) == rows
-    assert solver.block_rows(8, 1, meta) == 1 << 20
+        assert training_rows.stored_rows(outputs, meta) == rows
+    assert training_rows.block_rows(8, 1, meta) == 1 << 20

@@ -1,0 +1,105 @@
+"""Training rows of linear heads, their weights, and the blocks in which they are read.
+
+Shapes: R rows, K heads, T transformations, N images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.tasks import F64, I64, Task
+from substyle.kernels import split_products
+from substyle.kernels.dispatch import upload
+
+# Maximum bytes of float32 features, and maximum number of logits, of a block. On a GPU operations must take longer than
+# their launches: by count, a pass over 37.5 million rows of width 768 has 15,000 launches, 60,000 with blocks of a CPU.
+_ON_CPU, _ON_GPU = (64 << 20, 1 << 24), (256 << 20, 1 << 25)
+# Maximum rows of a block: kernels have a program for every 32, and at most 65,535. Slices have whole pieces of a sum.
+_MOST_ROWS, _PIECES = 1 << 20, (split_products.PIECE, 128)
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Training rows and their weights for K heads.
+
+    Attributes:
+        variant_KT: weight of each transformation for each head; 0 excludes it.
+        image_KN: weight of each image for each head; None for 1.
+    """
+
+    features: Features
+    task: Task
+    variant_KT: F64
+    image_KN: F64 | None = None
+    t_R: I64 = field(init=False)
+    n_R: I64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        seen_T = self.task.train_T[self.variant_KT[:, self.task.train_T].any(axis=0)]
+        t_R, n_R = self.task.rows(seen_T, self.task.train_N)
+        object.__setattr__(self, "t_R", t_R)
+        object.__setattr__(self, "n_R", n_R)
+
+    @cached_property
+    def where_drawn(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``t_R``, ``n_R`` and ``task.answer`` on the device on which steps are drawn."""
+        device = self.features.held.drawn_on
+        return upload(self.t_R, device), upload(self.n_R, device), upload(self.task.answer, device)
+
+    @cached_property
+    def count_TN(self) -> NDArray[np.bool_]:
+        """Whether each row of the table is a training row."""
+        count_TN = np.zeros(self.task.distinct_TN.shape, np.bool_)
+        count_TN[self.t_R, self.n_R] = True
+        return count_TN
+
+    @cached_property
+    def span(self) -> slice:
+        """Rows of the table (T * N, D) from the first training row to the last."""
+        count_R = self.count_TN.ravel()
+        return slice(int(count_R.argmax()), len(count_R) - int(count_R[::-1].argmax()))
+
+    def shares(self) -> tuple[F64, F64 | None]:
+        """``variant_KT`` normalised so that each head's row weights sum to 1, and ``image_KN``."""
+        if self.image_KN is None:
+            rows_KT = np.broadcast_to(self.count_TN.sum(axis=1), self.variant_KT.shape)
+        else:
+            rows_KT = self.image_KN @ self.count_TN.T
+        return self.variant_KT / (self.variant_KT * rows_KT).sum(axis=1, keepdims=True), self.image_KN
+
+    def share(self, heads_K: I64, pick: I64) -> F64:
+        """Weights (K, len(pick)) of picked rows for some heads; those of all rows sum to 1."""
+        variant_KT, image_KN = self.shares()
+        share_KS = variant_KT[heads_K[:, None], self.t_R[pick]]
+        return share_KS if image_KN is None else share_KS * image_KN[heads_K[:, None], self.n_R[pick]]
+
+    def sample(self, most: int) -> I64:
+        """Places of all rows, or of a random sample of ``most``, ascending."""
+        pick: I64 = np.random.default_rng(0).permutation(len(self.t_R))[:most]
+        pick.sort()
+        return pick
+
+
+def block_rows(width: int, outputs: int, device: torch.device) -> int:
+    """Rows of a block of features of a width, before a projection, for heads with so many outputs in all."""
+    return max(256, min(rows_of_width(width, device), _most(device)[1] // outputs))
+
+
+def stored_rows(outputs: int, device: torch.device) -> int:
+    """Rows of a slice of the table, for heads with so many outputs in all."""
+    most = min(_MOST_ROWS, _most(device)[1] // outputs)
+    return next((most // piece * piece for piece in _PIECES if most >= piece), _PIECES[-1])
+
+
+def rows_of_width(width: int, device: torch.device) -> int:
+    return max(256, min(_MOST_ROWS, _most(device)[0] // (4 * width)))
+
+
+def _most(device: torch.device) -> tuple[int, int]:
+    return _ON_CPU if device.type == "cpu" else _ON_GPU
