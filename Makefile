@@ -113,8 +113,9 @@ TRITONS := build/triton-3.6.0 build/triton-3.7.1
 test: setup
 	$(BIN)/pytest -m "not slow" $(AT_ONCE)
 
+# a worker more than cores: many slow tests wait for processes and disks
 test-slow: setup $(TRITONS)
-	$(BIN)/pytest $(AT_ONCE)
+	$(BIN)/pytest $(AT_ONCE) -n $$(($$(nproc) + 1))
 
 # a folder with a Triton that some torch pins; without it the test that compiles kernels under it is skipped
 build/triton-%: | $(INSTALLED)
@@ -122,7 +123,7 @@ build/triton-%: | $(INSTALLED)
 
 # the part of the slow tests that SLOW seconds allow: first those beside what has changed SINCE a revision, then others
 # with each commit
-SLOW ?= 90
+SLOW ?= 45
 SINCE ?= HEAD~1
 test-part: setup
 	$(BIN)/pytest --slow-part $(SLOW) --since $(SINCE) -n auto --maxprocesses 8 --dist load --maxschedchunk 1

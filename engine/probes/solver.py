@@ -117,6 +117,7 @@ class _Search:
             and all else are theirs.
         u, d, loss: their coordinates, the gradient there, and the loss.
         way, step: where the next trial goes, and how far.
+        least, stale: the smallest gradient, and passes since then.
     """
 
     u: torch.Tensor
@@ -124,6 +125,8 @@ class _Search:
     loss: torch.Tensor
     way: torch.Tensor
     step: torch.Tensor
+    least: torch.Tensor
+    stale: torch.Tensor
     pairs: _Pairs
 
     def __init__(

@@ -12,6 +12,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
 _FAILING = ("open", "os.rename", "os.mkdir", "os.link")  # what a full or read-only disk refuses
@@ -30,14 +31,17 @@ def install(root: str, at: int, action: str, log: int, reads: bool = False) -> N
         reads: count the opening of files and the listing of folders instead of changes.
     """
     counter = itertools.count(1)
+    # so that every change before a number is in the log; a handler of a signal may come in between, in the same thread
+    lock = threading.RLock()
     inside = os.path.join(os.path.realpath(root), "")
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         path = _read(event, arguments) if reads else _changed(event, arguments)
         if path is None or not path.startswith(inside):
             return
-        number = next(counter)
-        os.write(log, f"{number} {event} {path.removeprefix(inside)}\n".encode())
+        with lock:
+            number = next(counter)
+            os.write(log, f"{number} {event} {path.removeprefix(inside)}\n".encode())
         if not at or number < at:
             return
         if not action.startswith("SIG"):

@@ -77,7 +77,7 @@ def test_killed_twice_at_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Pat
     (tmp_path / "counted").mkdir()
     count = len(changes(warm, embed(tiny.images, tmp_path / "counted" / "s.zarr"), tmp_path / "counted"))
     rng = random.Random(4)
-    for i in range(40):
+    for i in range(25):
         folder = tmp_path / f"{i}"
         folder.mkdir()
         store, witness = folder / "s.zarr", Witness(tiny.store)
