@@ -101,6 +101,7 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
         chosen = _drawn(train_label_N, config.shots, np.random.default_rng([config.seed, draw]))
         with threadpool_limits(1), warnings.catch_warnings():  # the same numbers on any number of cores
             warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # few shots are meant
             x_BD = table.take_finite(t, train_N[chosen])
             model = LogisticRegression(max_iter=ITERATIONS).fit(x_BD, train_label_N[chosen])
             right_SN[draw] = model.predict(test_ND) == test_label_N
