@@ -138,6 +138,7 @@ def test_the_performance_table_is_that_of_the_kept_results() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_hours_of_imagenet_are_what_the_plan_says() -> None:
     made = plan(["timm:vit_base_patch16_224"], suite("substance31"), 1_331_167, DEVICES["h100"])
     said = TEXT[ROOT / "docs" / "gpus.md"].replace("\n", " ")

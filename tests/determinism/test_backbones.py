@@ -78,6 +78,7 @@ def test_an_artefact_from_the_cache_gives_the_same_bits(tmp_path: Path, precisio
     assert np.array_equal(compiled(artefact, name)(stack(SOME, SIDE)), fresh)
 
 
+@pytest.mark.slow
 def test_float32_layers_matter() -> None:
     """Control of the test above: layers kept in float32 change embeddings."""
     if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

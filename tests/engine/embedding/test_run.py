@@ -149,6 +149,7 @@ def test_unchanged_photographs_alone_pass_the_gate(tmp_path: Path, two_classes: 
     assert entry.facts["gate"]["rows"] == GATE_EACH * len(ANCHORS)
 
 
+@pytest.mark.slow
 def test_a_driver_of_workers_keeps_nothing_on_its_device(
     tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -276,6 +276,7 @@ def test_how_probes_hold_a_table(photographs: int, held: str) -> None:
     assert table.store_bytes == photographs * 31 * 768 * 2
 
 
+@pytest.mark.slow
 def test_the_complexity_grid_of_imagenet() -> None:
     config = ProbeConfig(
         complexity=True, complexity_depths=(0, 1, 2, 3, 4), complexity_widths=(64, 256, 1024, 4096, 8192)

@@ -286,6 +286,7 @@ def test_each_gpu_computes_one_backbone_at_a_time() -> None:
     assert _part("probes", "a", [("x", {DISK: 3.0}), ("y", {DISK: 1.0})], 0.5).hours == pytest.approx(4 / 3600)
 
 
+@pytest.mark.slow
 def test_a_single_photograph() -> None:
     assert 0 < planned(photographs=1).total_hours < 0.1
 

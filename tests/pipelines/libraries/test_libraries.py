@@ -99,6 +99,7 @@ def test_batch_order_and_processes_change_nothing(fresh: Path) -> None:
         assert torch.equal(alone[name][0], whole[name][2]), name
 
 
+@pytest.mark.slow
 def test_a_library_alone_makes_the_same_pixels(here: Path) -> None:
     """The plain reference: no processes, generators seeded by hand."""
     from albumentations import Compose, GaussNoise

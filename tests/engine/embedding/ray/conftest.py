@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from tests.engine.embedding.ray.shards import TROUBLE, photographs
 from substyle.engine.config import RAY, ExecutorConfig
 from substyle.engine.embedding.ray_cluster import joined
 from substyle.pipelines.transforms import base
+
+# Ray gives its workers a niceness of 15: beside workers of pytest-xdist on the same core they take minutes
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 COUNT = 22  # photographs: six shards, the last one not full
 
