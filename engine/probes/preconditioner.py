@@ -24,8 +24,10 @@ from substyle.kernels.probe_heads import Heads
 _COVARIANCE_ROWS, _ROWS_PER_FEATURE = 8192, 8
 SAMPLED_ROWS = 65_536  # rows from which those are chosen that decide the curvature of a class
 _NOTHING = 1e-10  # eigenvalues of directions that rows do not have, relative to the largest
-_FLAT = 1e-6  # lower bound of the covariance's eigenvalues, relative to the largest
-_FLAT_OF_CLASS = 1e-7  # likewise of the curvature of a class
+# Lower bound of the covariance's eigenvalues relative to the largest, and what is added to those of a class's curvature
+# relative to their sum: smaller ones are rounding, and steps scaled by them blow up weights in directions in which
+# training rows do not differ, but others do.
+_FLAT = 1e-6
 # Rows per parameter of a class from which its curvature is computed: those with the largest p (1 - p). More of them do
 # not save passes.
 _ROWS_PER_PARAMETER = 8
@@ -186,7 +188,8 @@ class CurvatureMetric:
                 x_nP = (x_SP[place] * most.sqrt()[:, None]).double()
                 every = weight_S.sum().double() / most.sum().double().clamp_(min=torch.finfo(most.dtype).tiny)
                 block_PP = torch.mm(x_nP.T, x_nP).mul_(every)
-                block_PP.diagonal().add_(penalty_P).add_(_FLAT_OF_CLASS * (block_PP.diagonal().amax() + strength))
+                least = _FLAT * block_PP.diagonal().sum() + torch.finfo(most.dtype).tiny
+                block_PP.diagonal().add_(penalty_P).add_(least)
                 lower_PP = torch.linalg.cholesky(block_PP)
                 factor_KCPP[k, c] = lower_PP
                 inverse_KCPP[k, c] = torch.linalg.solve_triangular(lower_PP, unit_PP, upper=False)

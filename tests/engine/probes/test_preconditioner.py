@@ -108,6 +108,27 @@ def test_few_rows_that_matter_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(part[:, :, -1, -1], whole[:, :, -1, -1], atol=1e-5, rtol=1e-4)
 
 
+def test_directions_in_which_training_rows_do_not_differ_are_not_blown_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows for which two features differ would get any class."""
+    monkeypatch.setattr(solver, "_RENEWED", 3)
+    made: list[int] = []
+    at = CurvatureMetric.at
+    monkeypatch.setattr(CurvatureMetric, "at", lambda *given: made.append(1) or at(*given))
+    table = make(400)
+    x_TND = np.array(table.x_TND)
+    x_TND[..., 1] = x_TND[..., 0]
+    task = fine(table)
+    rows = TrainingRows(features_of(replace(table, x_TND=x_TND), task), task, np.ones((1, 4)))
+    own = CurvatureMetric.at(rows, weights().select([0]), torch.tensor([1e-12]), torch.arange(1))
+    block_CPP = (own.factor_KCPP[0] @ own.factor_KCPP[0].mT).double()
+    trace_C = block_CPP.diagonal(dim1=1, dim2=2).sum(1)
+    assert bool((torch.linalg.eigvalsh(block_CPP)[:, 0] > 0.5e-6 * trace_C).all())
+    made.clear()
+    weight_CD = fit(rows, [1e-12], tolerance=1e-5, most=200).heads.w1[0]
+    assert made
+    assert float((weight_CD[:, 0] - weight_CD[:, 1]).abs().max()) < 0.05 * float(weight_CD.norm())
+
+
 def hard(monkeypatch: pytest.MonkeyPatch, renewed: int) -> Fit:
     """A fit of weak penalty to classes that are nearly apart, of which few rows decide."""
     monkeypatch.setattr(solver, "_RENEWED", renewed)
