@@ -138,9 +138,9 @@ class Scheduler:
             ThreadPoolExecutor(1, "substyle-write") as self._writer,
             ThreadPoolExecutor(1, "substyle-embed") as embedder,
         ):
-            # on a separate stream, so that a batch does not wait for pixels rendered after its own
-            self._embedding = embedder.submit(cuda.own_stream(self.device)(self._embed))
-            try:
+            try:  # starts before the thread does, which an interruption would leave waiting forever
+                # on a separate stream, so that a batch does not wait for pixels rendered after its own
+                self._embedding = embedder.submit(cuda.own_stream(self.device)(self._embed))
                 yield
                 with self._changed:
                     self._idle = self._last = True
@@ -148,8 +148,8 @@ class Scheduler:
                 self._embedding.result()
                 self._check_writing(0)
             finally:
+                self._over = True
                 with self._changed:
-                    self._over = True
                     self._changed.notify_all()
 
     def add(self, backbone: int, batch: Batch) -> None:

@@ -71,7 +71,7 @@ def test_stopped_at_random_moments(
         after(rng, window)(run)
         run.signal(kind)
         ended = run.wait()
-        assert not list(store.glob("lock*"))
+        assert not list(store.glob("lock*")), ended
         witness.look(store)
         # it was done already; the signal then met an interpreter that was ending
         if ended.out and "error" not in ended.answer:

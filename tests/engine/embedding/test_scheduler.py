@@ -231,6 +231,37 @@ def test_an_interrupted_giver_finishes_the_shard_that_is_being_written() -> None
     assert [each.number for each in book.shards] == [0]
 
 
+def test_an_interruption_at_the_start_of_the_thread_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its executor knows of it, or after."""
+    started, start = list[threading.Thread](), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("substyle-embed"):
+            started.append(thread)
+            raise KeyboardInterrupt
+
+    def submitted(own: ThreadPoolExecutor, *given: object) -> Future[None]:
+        submit(own, *given)
+        started.extend(own._threads)
+        raise KeyboardInterrupt
+
+    submit = ThreadPoolExecutor.submit
+    for place, name, instead in (
+        (threading.Thread, "start", interrupted),
+        (ThreadPoolExecutor, "submit", submitted),
+    ):
+        backlog = Scheduler([backbone(first_value)], lambda *_: None, lambda _: None, waiting=1, most_in_flight=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, instead)
+            with pytest.raises(KeyboardInterrupt), backlog.working():
+                pass
+    assert len(started) == 2
+    for thread in started:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[object] = []
     monkeypatch.setattr(cuda, "after", lambda event, device: said.append((event, str(device))))
