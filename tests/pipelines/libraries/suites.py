@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all, load_file
+
+
+@contextmanager
+def forgotten() -> Iterator[None]:
+    """What is registered in the block is forgotten at its end."""
+    load_all()
+    before = dict(base.REGISTRY)
+    try:
+        yield
+    finally:
+        base.REGISTRY.clear()
+        base.REGISTRY.update(before)
+        load_file.cache_clear()
+        sys.modules.pop("my_effects", None)
+
 
 EFFECTS = """
 import random

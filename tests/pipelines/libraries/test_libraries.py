@@ -21,7 +21,7 @@ import pytest
 import torch
 from skimage import data
 from tests.conftest import photograph
-from tests.pipelines.libraries.suites import row, write
+from tests.pipelines.libraries.suites import forgotten, row, write
 
 from substyle.engine.cli import main
 from substyle.kernels import philox
@@ -31,7 +31,7 @@ from substyle.pipelines.libraries import gmic, processes
 from substyle.pipelines.libraries.library import Library
 from substyle.pipelines.plugins import ALLOW
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import load_all, load_file, load_suite, suite
+from substyle.pipelines.transforms.registry import load_file, load_suite, suite
 from substyle.pipelines.variants import VariantMaker, distinct
 
 SIDE = 64
@@ -40,14 +40,9 @@ SIDE = 64
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is forgotten."""
-    load_all()
-    before = dict(base.REGISTRY)
     monkeypatch.setenv(ALLOW, "1")
-    yield
-    base.REGISTRY.clear()
-    base.REGISTRY.update(before)
-    load_file.cache_clear()
-    sys.modules.pop("my_effects", None)
+    with forgotten():
+        yield
 
 
 @pytest.fixture
