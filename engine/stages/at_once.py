@@ -30,6 +30,7 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch, processes
 
 _SMALLEST = 1 << 24  # numbers in all tables: below, processes take longer to start than they save
+_FEW = 1024  # features: see `longest_first`
 _OF_A_PROCESS = 3 << 30  # bytes of host memory besides the table
 _LOOK_S = 0.5  # between two looks at what is finished
 _CPU = torch.device("cpu")
@@ -79,6 +80,12 @@ def size_of(table: EmbeddingTable) -> int:
     return math.prod(table.x_TND.shape)
 
 
+def longest_first(table: EmbeddingTable) -> tuple[int, int]:
+    """Sort key of units: what is computed of few features takes as long as of a thousand, in many more passes."""
+    rows, width = math.prod(table.x_TND.shape[:-1]), table.x_TND.shape[-1]
+    return -rows * max(width, _FEW), width
+
+
 def _alike(device: torch.device) -> tuple[str, ...]:
     """What CUDA_VISIBLE_DEVICES has to be for each GPU of this process that is of the same model as a device."""
     given, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
@@ -100,7 +107,7 @@ def compute(
 
     Args:
         name: what is computed, for messages.
-        units: what writes the results of each unit, in another process; the largest first.
+        units: what writes the results of each unit, in another process; those that take longest first.
         into: puts what a function writes in the place of the unit's results, in a thread of this process.
     """
     shares = processes.Block(8 * len(units))  # finished fraction of each unit

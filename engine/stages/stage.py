@@ -419,7 +419,7 @@ class Stage(ABC, Generic[C, R]):
             compute_into(self.folder(run, unit), stamps[unit], partial(now, unit), work, beside=places.count)
 
         if places.count > 1:
-            ordered = sorted(outdated, key=lambda unit: -at_once.size_of(run.tables[unit.name]))
+            ordered = sorted(outdated, key=lambda unit: at_once.longest_first(run.tables[unit.name]))
             by_key = {unit.key: unit for unit in ordered}
             own: Any = config
             if getattr(config, "threads", 0):
