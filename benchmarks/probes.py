@@ -36,6 +36,7 @@ from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.tasks import stream_of
 from substyle.engine.probes.trainer import train
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import linear_gradients
 
@@ -145,7 +146,7 @@ def fit(
     task = problem.task
     weight_KT = np.tile(variant_weights(task, task.train_T), (len(Cs), 1))
     config = ProbeConfig(tolerance=TOLERANCE, passes=most)
-    return fit_heads(features, task, config, weight_KT, Cs, start, times_SN)
+    return fit_heads(TrainingRows(features, task, weight_KT, times_SN), config, Cs, start)
 
 
 def judged(

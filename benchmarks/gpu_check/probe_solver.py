@@ -85,4 +85,4 @@ def fitted(table: EmbeddingTable, device: torch.device, dtype: torch.dtype, star
     rows = rows_of(table, device, dtype)
     config = ProbeConfig(tolerance=TOLERANCE, passes=1000 if start is None else 1)
     Cs = [*CS, *CS[-1:] * RESAMPLES]
-    return fit_heads(rows.features, rows.task, config, rows.variant_KT, Cs, start, rows.image_KN)
+    return fit_heads(rows, config, Cs, start)

@@ -15,7 +15,7 @@ import torch
 from substyle.engine.estimate import stages
 from substyle.engine.estimate.counting import META, Counter
 from substyle.engine.estimate.roofline import DISK, HOST, LAUNCHES, PCIE, Busy, Device, Efficiency, Work, total
-from substyle.engine.probes import mlp, objective, solver, training_rows
+from substyle.engine.probes import batches, mlp, objective, solver, training_rows
 from substyle.engine.probes.batches import BatchPart, Features, Queue, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import FLOAT16, INT8, STREAMED, Resident, Standardizer
@@ -278,7 +278,7 @@ def linear_pass(
         training_rows.stored_rows(outputs, META) if stored else training_rows.block_rows(table.width, outputs, META),
     )
     blocks, heads = -(-rows // size), max(1.0, count * left)
-    keeps = not stored and rows * width * dtype.itemsize <= objective.KEPT
+    keeps = not stored and rows * width * torch.float32.itemsize <= batches.KEPT
     found: list[tuple[float, Work]] = []
     for n in {math.floor(heads), math.ceil(heads)}:
         weight = 1.0 - abs(heads - n)
@@ -303,7 +303,9 @@ def _pass(
     basis = CovarianceBasis(torch.empty(width, width, device=META), torch.empty(width, device=META))
     kind = objective.StoredObjective if stored else objective.Objective
     a_pass = kind(rows, features, CovarianceMetric.of(basis, classes, np.ones(heads)))
-    a_pass.size, a_pass.keeps = size, keeps
+    a_pass.size = size
+    if not stored:  # for any number of rows
+        a_pass.kept = a_pass.block(torch.empty(2 * size, width, dtype=dtype, device=META)) if keeps else None
     blocks, marks = a_pass._blocks, list[int]()
 
     def watched() -> Iterator[tuple[torch.Tensor, ...]]:
@@ -315,8 +317,6 @@ def _pass(
 
     u_KP, every = torch.empty(heads, classes * (width + 1), device=META), torch.arange(heads, device=META)
     with torch.no_grad():
-        if keeps:
-            a_pass(u_KP, every)
         a_pass._blocks = watched  # type: ignore[method-assign]
         with Counter(typed=True) as counter, dispatch.watched(counter.triton):
             a_pass(u_KP, every)

@@ -24,7 +24,7 @@ from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.evaluate import score
-from substyle.engine.probes.linear import TIGHTER, Linear, variant_weights
+from substyle.engine.probes.linear import TIGHTER, Linear, rows_of, variant_weights
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import ACCURACY, Estimate, resample, uniform_over
 from substyle.engine.probes.solver import Fit
@@ -66,8 +66,7 @@ class Grown:
 class _Space:
     """Training rows, and the space in which weights are fitted: that of P orthonormal vectors, or all of it."""
 
-    task: Task
-    features: Features
+    rows: TrainingRows
     basis: CovarianceBasis
     vector_DP: torch.Tensor | None = None
 
@@ -178,14 +177,15 @@ class Growing:
         task = replace(self.task, train_N=own_N)
         t_R, n_R = task.rows(task.train_T, own_N)
         if 2 * len(t_R) > self.features.width:
-            return _Space(task, self.features, self.basis)
+            return _Space(rows_of(self.features, task), self.basis)
         _, value_P, vector_PD = torch.linalg.svd(self.features.full(torch.float64)(t_R, n_R), full_matrices=False)
         kept = value_P > 1e-6 * value_P[0]
         vector_DP = vector_PD[kept].T.float().contiguous()
         projected = copy(self.features)
         projected.projection = vector_DP
         unit_PP = torch.eye(vector_DP.shape[1], device=vector_DP.device)
-        return _Space(task, projected, CovarianceBasis(unit_PP, (value_P[kept] ** 2 / len(t_R)).float()), vector_DP)
+        basis = CovarianceBasis(unit_PP, (value_P[kept] ** 2 / len(t_R)).float())
+        return _Space(rows_of(projected, task), basis, vector_DP)
 
     def _fit(
         self, space: _Space, size: int, Cs: Sequence[float], start: Heads | None = None, tighter: float = 1.0
@@ -197,7 +197,7 @@ class Growing:
             used_N[order_N[:size]] = 1.0
         variant_KT = np.tile(self.weight_T, (orders * len(Cs), 1))
         found = solver.fit(
-            TrainingRows(space.features, space.task, variant_KT, np.tile(first_ON, (len(Cs), 1))),
+            space.rows.weighted(variant_KT, np.tile(first_ON, (len(Cs), 1))),
             1.0 / (np.repeat(Cs, orders) * np.tile(self.rows_O(size), len(Cs))),
             tolerance=self.config.tolerance / tighter,
             most=self.config.passes,

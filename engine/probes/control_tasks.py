@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
-from substyle.engine.probes.linear import Linear, fit_heads, variant_weights
+from substyle.engine.probes.linear import Linear, fit_heads, rows_of
 from substyle.engine.probes.mlp import Mlp, part_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import Estimate, resample, uniform_over
@@ -103,14 +103,14 @@ def control(
         training photograph's other variants are just those that it was not trained on.
     """
     found = controls_of(task, config.seed)
-    weight_KT = variant_weights(found.task, found.task.train_T)[None]
     converged = bool(made.describe()["converged"])
 
     def fit(own: Task) -> Heads:
         """Heads with the probe's setting on other labels of the same rows."""
         nonlocal converged
         if isinstance(made, Linear):
-            fitted = fit_heads(features, own, config, weight_KT, [made.C], basis=basis, advance=advance)
+            rows = rows_of(features, own)
+            fitted = fit_heads(rows, config, [made.C], basis=basis, advance=advance)
             converged &= bool(fitted.converged_K.all())
             return fitted.heads
         part, setting, steps = part_of(features, own, config), made.trained.setting, made.trained.steps
@@ -168,8 +168,9 @@ def shuffled(
         independent of labels; ``at_chance``: whether the accuracy is in the range.
     """
     own, Cs = replace(shuffled_task(task, config.seed), score_T=task.train_T), sorted({*config.Cs, made.C})
-    weight_T = variant_weights(own, own.train_T)
-    fit = fit_heads(*(features, own, config, np.tile(weight_T, (len(Cs), 1)), Cs), basis=basis, advance=advance)
+    rows = rows_of(features, own)
+    rows = rows.weighted(np.tile(rows.variant_KT, (len(Cs), 1)))
+    fit = fit_heads(rows, config, Cs, basis=basis, advance=advance)
     accuracy_K, _ = Validation(features.full(), own, config).judge(fit.heads)
     best = int(accuracy_K.argmax())
     counts_CC = score(features, own, fit.heads.select([best]), own.test_N).confusion_CC

@@ -134,12 +134,11 @@ def rotate(
         parts = found[: len(turned)], found[len(turned) :]
         return np.array([np.mean([v for values in part for v in values] or [0.0]) for part in parts])
 
-    basis = CovarianceBasis.of(TrainingRows(features, task, weight_KT))
+    rows = TrainingRows(features, task, weight_KT)
+    basis = CovarianceBasis.of(rows)
 
     def fitted(start: Heads | None, tighter: float) -> Fit:
-        return fit_heads(
-            *(features, task, config, weight_KT, [C] * len(sets), start), basis=basis, tighter=tighter, advance=advance
-        )
+        return fit_heads(rows, config, [C] * len(sets), start, basis=basis, tighter=tighter, advance=advance)
 
     fit, difference = agreeing(fitted, validated, config.doublings, tighter)
     score_TN, by_generator_TN = np.full((2, len(table.transformations), len(images)), np.nan, np.float32)

@@ -3,8 +3,9 @@
 A small gradient bounds the loss, not the change in accuracy, especially on held-out rows. So the fit at the selected C
 is continued with a third of the tolerance until two consecutive fits agree within a fifth of a point; what later thirds
 would add is of that size. Probes on other rows start at zero: started from a fit to all rows they would retain, within
-the tolerance, information about rows that they must not see. Resamples have the larger of the two tolerances that
-agree; fits to held-out transformations begin with it and are continued until they agree themselves.
+the tolerance, information about rows that they must not see. Resamples have the largest tolerance at which, and below
+which, fits agree with the last one; fits to held-out transformations begin with it and are continued until they agree
+themselves.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Linear:
         difference: its validation accuracy minus that at three times its tolerance.
         agreed: whether the two agree.
         tolerance: configured tolerance.
-        tighter: its divisor for fits to other rows: of the last fit but one, or of the last if `doublings` ran out.
+        tighter: its divisor for fits to other rows: that of the first fit from which on all agree with the last.
         resampled: heads trained on resampled photographs, with certificates; None without any.
     """
 
@@ -99,18 +100,15 @@ def fit_linear(
         task: task; classes of a coarse task are weighted equally.
         times_SN: multiplicity of each image in each resample of the training images; None for no resamples.
     """
-    weight_T = variant_weights(task, task.train_T)
+    rows = rows_of(features, task)
+    weight_T = rows.variant_KT[0]
     validation = Validation(features.full(), task, config)
-    basis = basis_of(features, task)
+    basis = CovarianceBasis.of(rows)
     fits: dict[float, Fit] = {}
 
     def solved(Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None, tighter: float = 1.0) -> Fit:
-        return fit_heads(
-            *(features, task, config, np.tile(weight_T, (len(Cs), 1)), Cs, start, image_KN),
-            basis=basis,
-            tighter=tighter,
-            advance=advance,
-        )
+        own = rows.weighted(np.tile(weight_T, (len(Cs), 1)), image_KN)
+        return fit_heads(own, config, Cs, start, basis=basis, tighter=tighter, advance=advance)
 
     def best_of() -> float:
         """C with the highest accuracy; ties go to the lower loss, and within 1 % to the smaller C."""
@@ -132,17 +130,19 @@ def fit_linear(
         # start at zero: at the previous solution the gradient may already be within the tolerance
         fits[further] = solved([further], None)
         best = best_of()
-    picked, difference, agreed, tighter = fits[best], 0.0, False, 1.0
-    rows = agreement_rows(features.full(), task, config)
-    for _ in range(config.doublings):
-        before, picked = picked, solved([best], picked.heads, tighter=TIGHTER * tighter)
-        difference, same = compare(rows, picked.heads, before.heads, AGREEMENT)
-        reached = bool(picked.converged_K.all())
+    continued, difference, agreed, reached = [fits[best]], 0.0, False, True
+    agreement = agreement_rows(features.full(), task, config)
+    while len(continued) <= config.doublings and reached and not agreed:
+        before = continued[-1].heads
+        continued.append(solved([best], before, tighter=TIGHTER ** len(continued)))
+        reached = bool(continued[-1].converged_K.all())
+        difference, same = compare(agreement, continued[-1].heads, before, AGREEMENT)
         agreed = same and reached  # a fit that stalls changes nothing either
-        if same or not reached:
-            break
-        tighter *= TIGHTER
-    resampled = None
+    picked = continued[-1]
+    loosest = len(continued) - 1 if reached else len(continued) - 2
+    while loosest > 0 and compare(agreement, picked.heads, continued[loosest - 1].heads, AGREEMENT)[1]:
+        loosest -= 1
+    tighter, resampled = TIGHTER**loosest, None
     if times_SN is not None and len(times_SN):
         resampled = solved([best] * len(times_SN), None, times_SN, tighter=tighter)
     accuracy_K, _ = validation.judge(picked.heads)
@@ -159,34 +159,31 @@ def fit_linear(
     )
 
 
-def basis_of(features: Features, task: Task) -> CovarianceBasis:
-    """Basis of the training rows of a task, for fits to any part of them and any labels."""
-    return CovarianceBasis.of(TrainingRows(features, task, variant_weights(task, task.train_T)[None]))
+def rows_of(features: Features, task: Task) -> TrainingRows:
+    """The training rows of a task, with the weights of a single head."""
+    return TrainingRows(features, task, variant_weights(task, task.train_T)[None])
 
 
 def fit_heads(
-    features: Features,
-    task: Task,
+    rows: TrainingRows,
     config: ProbeConfig,
-    variant_KT: F64,
     Cs: Sequence[float],
     start: Heads | None = None,
-    image_KN: F64 | None = None,
     *,
     basis: CovarianceBasis | None = None,
     tighter: float = 1.0,
     advance: Advance = lambda count: None,
 ) -> Fit:
-    """Fit K heads, each with its own weights of transformations and images and its own C.
+    """Fit K heads, each with its own weights of rows and its own C.
 
     Args:
+        rows: rows and their weights for each head.
         start: initial heads, trained on the same rows; default zeros.
         basis: precomputed basis of all rows.
         tighter: divisor of the configured tolerance.
     """
-    rows = TrainingRows(features, task, variant_KT, image_KN)
-    counted_TN = task.distinct_TN[:, task.train_N]
-    count_K = (variant_KT > 0) @ counted_TN.sum(axis=1)
+    counted_TN = rows.task.distinct_TN[:, rows.task.train_N]
+    count_K = (rows.variant_KT > 0) @ counted_TN.sum(axis=1)
     return solver.fit(
         rows,
         1.0 / (np.asarray(Cs) * count_K),

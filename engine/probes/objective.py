@@ -9,26 +9,22 @@ Shapes: R rows, B rows of a block, K heads, C classes, D embedding width, T tran
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.loader import Drawn
 from substyle.engine.probes.preconditioner import Metric
-from substyle.engine.probes.training_rows import TrainingRows, block_rows, stored_rows
-from substyle.kernels import dispatch, split_products
+from substyle.engine.probes.training_rows import Block, TrainingRows, block_rows, stored_rows
+from substyle.kernels import split_products
 from substyle.kernels.dispatch import upload
 from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import linear_gradients
 
-KEPT = 1 << 30  # maximum bytes of standardised features kept between passes
 # Smallest fraction of training rows, between the first and the last one, for which whole slices of the table are read;
 # other rows have weight 0. By count, gathering a row takes as long as two products with it.
 DENSE = 0.5
 
-Block = tuple[torch.Tensor, ...]  # features, targets, transformations, images, and 0 for rows that do not count
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss (K,), gradients of weights and of intercepts
 
 
@@ -42,10 +38,8 @@ class Objective:
         dtype = metric.strength_K.dtype
         self.variant_KT = torch.from_numpy(variant_KT).to(device, dtype)
         self.image_KN = None if image_KN is None else torch.from_numpy(image_KN).to(device, dtype)
-        self._kept: list[Block] = []
-        width = max(features.width, features.held.table.width)
-        self.size = min(len(rows.t_R), block_rows(width, len(variant_KT) * len(rows.task.labels), device))
-        self.keeps = len(rows.t_R) * features.width * features.dtype.itemsize <= KEPT
+        outputs = len(variant_KT) * len(rows.task.labels)
+        self.size = min(len(rows.t_R), block_rows(rows.gathered_width, outputs, device))
 
     def __call__(self, u_KP: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss (K,) float64, gradient of coordinates (K, P), and largest absolute gradient of weights (K,)."""
@@ -86,40 +80,26 @@ class Objective:
             db_KC.addcmul_(db, total_K[:, None])
         return loss_K, dw_KCD, db_KC
 
+    @cached_property
+    def kept(self) -> Block | None:
+        """All rows as one block; None if they are not kept."""
+        x_RD = self.rows.x_RD
+        return None if x_RD is None else self.block(x_RD)
+
+    def block(self, x_RD: torch.Tensor) -> Block:
+        """All rows with these features, in a smaller dtype if that of the products is."""
+        t_R, n_R, answer = (part.to(x_RD.device) for part in self.rows.where_drawn)
+        if self.features.dtype.itemsize < x_RD.itemsize:
+            x_RD = x_RD.to(self.features.dtype)
+        return x_RD, self.rows.task.targets(answer, t_R, n_R), t_R, n_R, torch.ones(len(x_RD), device=x_RD.device)
+
     def _blocks(self) -> Iterator[Block]:
-        """Yield all blocks. If they fit, they are gathered in the first pass and kept: a gather costs several times the
-        products of a single head."""
-        if self._kept:
-            yield from self._kept
+        """Yield all blocks."""
+        if self.kept is None:
+            yield from self.rows.gathered(self.features, self.size)
             return
-        kept: list[Block] = []
-        for block in self._gathered():
-            if self.keeps:
-                kept.append(tuple(part.clone() for part in block))
-            yield block
-        self._kept = kept
-
-    def _gathered(self) -> Iterator[Block]:
-        """Gather the blocks; they are overwritten by the next. The last block is padded."""
-        held, size, count = self.features.held, self.size, len(self.rows.t_R)
-        x_BD = dispatch.empty((size, self.features.width), self.features.dtype, self.features.device)
-        t_R, n_R, answer = self.rows.where_drawn
-
-        def draw(first: int, steps: int) -> Drawn:
-            place = torch.arange(first * size, (first + steps) * size, device=held.drawn_on)
-            place = place.clamp_(max=count - 1).view(steps, size)
-            t_nB, n_nB = t_R[place], n_R[place]
-            return Drawn(t_nB, n_nB, [self.rows.task.targets(answer, t_nB, n_nB)])
-
-        real = torch.ones(size, device=x_BD.device)
-        steps = -(-count // size)
-        with closing(held.feed(draw, size, steps)) as feed:
-            for step in range(steps):
-                drawn, placed = feed.take(1)
-                if (step + 1) * size > count:
-                    real[count - step * size :] = 0.0
-                self.features.of(placed, placed.row_nB[0], x_BD)
-                yield x_BD, drawn.targets[0][0], drawn.t_nB[0], drawn.n_nB[0], real
+        for x_BD, *others in zip(*(torch.split(part, self.size) for part in self.kept), strict=True):
+            yield x_BD.to(self.features.dtype), *others
 
 
 class StoredObjective(Objective):

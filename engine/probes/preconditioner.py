@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from substyle.engine.probes.tasks import F64
@@ -71,15 +72,14 @@ class CovarianceBasis:
     @classmethod
     def of(cls, rows: TrainingRows) -> CovarianceBasis:
         """Compute the basis from a sample of rows."""
-        full, count = rows.features.full(), len(rows.t_R)
-        if count <= full.width:
-            return cls._of_span(full(rows.t_R, rows.n_R).double())
-        pick = rows.sample(max(_COVARIANCE_ROWS, _ROWS_PER_FEATURE * full.width))
-        gram_DD = torch.zeros(full.width, full.width, device=rows.features.device)
-        size = rows_of_width(full.width, full.device)
+        width, device = rows.features.width, rows.features.device
+        if len(rows.t_R) <= width:
+            return cls._of_span(rows.at(np.arange(len(rows.t_R))).double())
+        pick = rows.sample(max(_COVARIANCE_ROWS, _ROWS_PER_FEATURE * width))
+        gram_DD = torch.zeros(width, width, device=device)
+        size = rows_of_width(width, device)
         for first in range(0, len(pick), size):
-            own = pick[first : first + size]
-            x_BD = full(rows.t_R[own], rows.n_R[own])
+            x_BD = rows.at(pick[first : first + size])
             gram_DD.addmm_(x_BD.T, x_BD, alpha=1.0 / len(pick))
         value_D, vector_DD = torch.linalg.eigh(gram_DD)
         return cls(vector_DD, value_D.clamp_(min=_FLAT * float(value_D[-1])))
@@ -168,8 +168,8 @@ class CurvatureMetric:
         Args:
             own: the heads, which are numbers ``which_K`` of ``rows``.
         """
-        pick, features = rows.sample(SAMPLED_ROWS), rows.features.full()
-        x_SD = features(rows.t_R[pick], rows.n_R[pick])
+        pick = rows.sample(SAMPLED_ROWS)
+        x_SD = rows.at(pick)
         x_SP = torch.cat([x_SD, x_SD.new_ones(len(pick), 1)], 1)
         count, size = min(len(x_SP), _ROWS_PER_PARAMETER * x_SP.shape[1]), x_SP.shape[1]
         scale = len(rows.t_R) / len(pick)

@@ -1,10 +1,13 @@
-"""Training rows of linear heads, their weights, and the blocks in which they are read.
+"""Training rows of linear heads, their features and weights, and the blocks in which they are read.
 
 Shapes: R rows, K heads, T transformations, N images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,16 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.batches import Features
+from substyle.engine.probes.batches import KEPT, Features
+from substyle.engine.probes.loader import Drawn
 from substyle.engine.probes.tasks import F64, I64, Task
-from substyle.kernels import split_products
+from substyle.kernels import dispatch, split_products
 from substyle.kernels.dispatch import upload
 
 # Maximum bytes of float32 features, and maximum number of logits, of a block. On a GPU operations must take longer than
 # their launches: by count, a pass over 37.5 million rows of width 768 has 15,000 launches, 60,000 with blocks of a CPU.
 _ON_CPU, _ON_GPU = (64 << 20, 1 << 24), (256 << 20, 1 << 25)
 # Maximum rows of a block: kernels have a program for every 32, and at most 65,535. Slices have whole pieces of a sum.
-_MOST_ROWS, _PIECES = 1 << 20, (split_products.PIECE, 128)
+_LEAST_ROWS, _MOST_ROWS, _PIECES = 256, 1 << 20, (split_products.PIECE, 128)
+
+Block = tuple[torch.Tensor, ...]  # features, targets, transformations, images, and 0 for rows that do not count
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,67 @@ class TrainingRows:
         t_R, n_R = self.task.rows(seen_T, self.task.train_N)
         object.__setattr__(self, "t_R", t_R)
         object.__setattr__(self, "n_R", n_R)
+
+    def weighted(self, variant_KT: F64, image_KN: F64 | None = None) -> TrainingRows:
+        """The same rows for other heads; those with weight 0 for all heads are not left out."""
+        other = copy(self)
+        vars(other)["x_RD"] = self.x_RD  # gathered once
+        object.__setattr__(other, "variant_KT", variant_KT)
+        object.__setattr__(other, "image_KN", image_KN)
+        return other
+
+    @cached_property
+    def x_RD(self) -> torch.Tensor | None:
+        """Features (R, D) in float32; None if they are larger than `KEPT`.
+
+        A gather takes as long as several products with a single head.
+        """
+        full, count = self.features.full(), len(self.t_R)
+        if count * full.width * full.dtype.itemsize > KEPT:
+            return None
+        x_RD = torch.empty(count, full.width, device=full.device)
+        size = min(count, rows_of_width(self.gathered_width, full.device))
+        for number, (x_BD, *_) in enumerate(self.gathered(full, size)):
+            own = x_RD[number * size :][:size]
+            own.copy_(x_BD[: len(own)])
+        return x_RD
+
+    @property
+    def gathered_width(self) -> int:
+        """Width of gathered rows: that of the embeddings, if they are projected to a smaller one."""
+        return max(self.features.width, self.features.held.table.width)
+
+    def at(self, pick: I64) -> torch.Tensor:
+        """Features of picked rows, in float32."""
+        if self.x_RD is None:
+            return self.features.full()(self.t_R[pick], self.n_R[pick])
+        return self.x_RD[upload(pick, self.x_RD.device)]
+
+    def gathered(self, features: Features, size: int) -> Iterator[Block]:
+        """Gather blocks of rows; each is overwritten by the next. The last one is padded.
+
+        Args:
+            features: `features`, in any dtype.
+        """
+        held, count = features.held, len(self.t_R)
+        x_BD = dispatch.empty((size, features.width), features.dtype, features.device)
+        t_R, n_R, answer = self.where_drawn
+
+        def draw(first: int, steps: int) -> Drawn:
+            place = torch.arange(first * size, (first + steps) * size, device=held.drawn_on)
+            place = place.clamp_(max=count - 1).view(steps, size)
+            t_nB, n_nB = t_R[place], n_R[place]
+            return Drawn(t_nB, n_nB, [self.task.targets(answer, t_nB, n_nB)])
+
+        real = torch.ones(size, device=x_BD.device)
+        steps = -(-count // size)
+        with closing(held.feed(draw, size, steps)) as feed:
+            for step in range(steps):
+                drawn, placed = feed.take(1)
+                if (step + 1) * size > count:
+                    real[count - step * size :] = 0.0
+                features.of(placed, placed.row_nB[0], x_BD)
+                yield x_BD, drawn.targets[0][0], drawn.t_nB[0], drawn.n_nB[0], real
 
     @cached_property
     def where_drawn(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -88,7 +155,7 @@ class TrainingRows:
 
 def block_rows(width: int, outputs: int, device: torch.device) -> int:
     """Rows of a block of features of a width, before a projection, for heads with so many outputs in all."""
-    return max(256, min(rows_of_width(width, device), _most(device)[1] // outputs))
+    return max(_LEAST_ROWS, min(rows_of_width(width, device), _most(device)[1] // outputs))
 
 
 def stored_rows(outputs: int, device: torch.device) -> int:
@@ -98,7 +165,7 @@ def stored_rows(outputs: int, device: torch.device) -> int:
 
 
 def rows_of_width(width: int, device: torch.device) -> int:
-    return max(256, min(_MOST_ROWS, _most(device)[0] // (4 * width)))
+    return max(_LEAST_ROWS, min(_MOST_ROWS, _most(device)[0] // (4 * width)))
 
 
 def _most(device: torch.device) -> tuple[int, int]:

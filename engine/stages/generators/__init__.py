@@ -235,13 +235,12 @@ def _fitted(
     features: Features, task: Task, probes: ProbeConfig, planned: _Planned, C: float, styles: NDArray[np.int64]
 ) -> tuple[Fit, float]:
     """All probes, and the last change of their accuracy on new styles of validation photographs."""
-    basis = CovarianceBasis.of(TrainingRows(features, task, planned.weight_KT, planned.times_KN))
+    rows = TrainingRows(features, task, planned.weight_KT, planned.times_KN)
+    basis = CovarianceBasis.of(rows)
     few = task.val_N[: max(1, probes.validation_rows // len(styles))]
 
     def fitted(start: Heads | None, tighter: float) -> Fit:
-        Cs = [C] * len(planned.own_K)
-        given = features, task, probes, planned.weight_KT, Cs, start, planned.times_KN
-        return fit_heads(*given, basis=basis, tighter=tighter)
+        return fit_heads(rows, probes, [C] * len(planned.own_K), start, basis=basis, tighter=tighter)
 
     def validated(fit: Fit) -> F64:
         rows = [_scored(features, replace(task, test_N=few), fit, k, own, few) for k, own in enumerate(planned.own_K)]

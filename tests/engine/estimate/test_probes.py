@@ -18,7 +18,7 @@ from substyle.engine.estimate.counting import META, Counter
 from substyle.engine.estimate.plan import STAGES, Plan, _part, _share, plan
 from substyle.engine.estimate.probes import GRID, RESAMPLES, ROTATION, SINGLE, ProbedTable, linear_pass, step
 from substyle.engine.estimate.roofline import DEVICES, DISK, HOST, TENSOR, UNITS, Busy, Efficiency, Launch, slowest
-from substyle.engine.probes import objective, training_rows
+from substyle.engine.probes import batches, objective, training_rows
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import grid, initial
 from substyle.kernels import dispatch, probe_data, probe_step
@@ -55,7 +55,7 @@ def test_passes_of_a_small_study_are_those_that_it_runs(monkeypatch: pytest.Monk
     images, width = 400, 24
     for module in (objective, training_rows):  # several blocks
         monkeypatch.setattr(module, "block_rows", lambda width, outputs, device: 256)
-    monkeypatch.setattr(objective, "KEPT", 0)  # that are gathered in each pass, as those of large tables
+    monkeypatch.setattr(training_rows, "KEPT", 0)  # that are gathered in each pass, as those of large tables
     ran: list[Launch] = []
     run = objective.Objective.__call__
 
@@ -156,7 +156,7 @@ def test_rows_that_fit_are_gathered_once() -> None:
         work = linear_pass(rows, 768, 1, 1.0, 31, torch.bfloat16, table_of(10**6), resampled=False)
         return sum(weight * one.traffic for weight, one in work) / rows
 
-    few = objective.KEPT // (768 * 2)
+    few = batches.KEPT // (768 * 4)
     assert moved(few) < moved(2 * few) - 768 * 3
 
 

@@ -15,6 +15,7 @@ from tests.conftest import slow_after
 from tests.engine.probes.conftest import Make, Quick, features_of
 from tests.engine.report.fake import fake_results
 
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.codelength import (
     Growing,
     code_sizes,
@@ -24,12 +25,18 @@ from substyle.engine.probes.codelength import (
     photographs_needed,
 )
 from substyle.engine.probes.control_tasks import shuffled_task
-from substyle.engine.probes.linear import basis_of, fit_linear
+from substyle.engine.probes.linear import fit_linear, rows_of
+from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.tasks import Task
 from substyle.engine.report.extraction import extractability
 from substyle.engine.stages.results import validate_results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def basis_of(features: Features, task: Task) -> CovarianceBasis:
+    return CovarianceBasis.of(rows_of(features, task))
 
 
 @pytest.mark.parametrize("name", slow_after(1, ["fine", "semantic"]))

@@ -9,8 +9,10 @@ import pytest
 import torch
 from tests.engine.probes.conftest import CPU, Make, Quick
 
+from substyle.engine.probes import batches
 from substyle.engine.probes.batches import Batches, BatchPart, Features
-from substyle.engine.probes.dataset import standard_of
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dataset import hold, standard_of
 from substyle.engine.probes.heads import HeadBank, Setting
 from substyle.engine.probes.tasks import fine_task, semantic_task, stream_of
 from substyle.engine.probes.trainer import Validation
@@ -32,20 +34,47 @@ def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> Non
             BatchPart(replace(semantic, first=8), stream_of(semantic, "variant", 0), 9),
         ]
 
-    batches, reference = Batches(features, parts(), 4, 9), parts()
-    assert batches.rows == [slice(0, 24), slice(24, 33)]
+    made, reference = Batches(features, parts(), 4, 9), parts()
+    assert made.rows == [slice(0, 24), slice(24, 33)]
     done = 0
     for rates in ([0.1, 0.2, 0.3, 0.4], [0.5], [0.6, 0.7]):
-        block = batches.block(rates)
+        block = made.block(rates)
         assert len(block) == len(rates)
         assert block.rates == rates
-        assert block.x_nBD.data_ptr() == batches.x_nBD.data_ptr()
+        assert block.x_nBD.data_ptr() == made.x_nBD.data_ptr()
         for i in range(len(block)):
             for part, rows, target_nB in zip(reference, block.rows, block.targets, strict=True):
                 t, n = (v.numpy() for v in part.stream.rows((done + i) * part.count, part.count))
                 assert torch.equal(block.x_nBD[i, rows], features(t, n))
                 assert target_nB[i].tolist() == part.task.answers(t, n).tolist()
         done += len(block)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("how", "width"), [("float16", 0), ("int8", 0), ("float16", 7)])
+def test_rows_that_are_standardised_in_advance_are_the_same(
+    how: str, width: int, dtype: torch.dtype, make_table: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_AT_ONCE", 100)
+    table = make_table()
+    task = fine_task(table, 0)
+    assert task is not None
+    held = hold(table, ProbeConfig(table=how), CPU)
+    features = Features(held, standard_of(table, task, 0), CPU, dtype)
+    features = features.projected(width, 0) if width else features
+    rows = len(table.transformations) * len(table.keys)
+
+    def first(steps: int) -> tuple[torch.Tensor, bool]:
+        made = Batches(features, [BatchPart(task, stream_of(task, "variant", 0), 24)], 4, steps)
+        return made.block([0.1] * 4).x_nBD, made.features is not features
+
+    few, ready = first(2 * rows // 24 - 1)
+    assert not ready
+    many, ready = first(2 * rows // 24)
+    assert ready
+    assert torch.equal(few, many)
+    monkeypatch.setattr(batches, "KEPT", 1)
+    assert not first(10**6)[1]
 
 
 @pytest.mark.parametrize("width", [0, 8])

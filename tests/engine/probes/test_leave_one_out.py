@@ -26,6 +26,7 @@ from substyle.engine.probes.leave_one_out import (
 )
 from substyle.engine.probes.linear import fit_heads, variant_weights
 from substyle.engine.probes.tasks import Task
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,7 +62,7 @@ def test_a_head_depends_on_no_row_of_what_it_holds_out(make_table: Make, quick: 
 
     def fitted(table: EmbeddingTable) -> torch.Tensor:
         features = Features(table, standard, CPU, torch.float32)
-        return fit_heads(features, task, config, weight_T[None], [0.1]).heads.w1
+        return fit_heads(TrainingRows(features, task, weight_T[None]), config, [0.1]).heads.w1
 
     assert torch.equal(fitted(table), fitted(spoilt(table, 4)))
     assert not torch.equal(fitted(table), fitted(spoilt(table, 2)))
@@ -93,7 +94,7 @@ def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Q
             continue
         seen = np.setdiff1d(task.train_T, [t])
         own = replace(task, train_T=seen)
-        alone = fit_heads(features, own, config, variant_weights(own, seen)[None], [0.1], tighter=3.0)
+        alone = fit_heads(TrainingRows(features, own, variant_weights(own, seen)[None]), config, [0.1], tighter=3.0)
         picked = score(features, replace(task, score_T=np.array([t])), alone.heads, images)
         assert (picked.mean_TN[t] == found.score_TN[t]).mean() >= 1 - 1.5 / len(images)
 
@@ -185,7 +186,7 @@ def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
     for held in redrawn_sets(table, task, 3, config.seed):
         seen = np.setdiff1d(task.train_T, held)
-        alone = fit_heads(features, task, config, variant_weights(task, seen)[None], [0.1], tighter=3.0)
+        alone = fit_heads(TrainingRows(features, task, variant_weights(task, seen)[None]), config, [0.1], tighter=3.0)
         scores = score(features, replace(task, score_T=held), alone.heads, images)
         expected.append(np.mean([np.mean(scores.mean_TN[t]) for t in held]))  # one of blur, one of noise
     assert entry["accuracies"] == pytest.approx(expected, abs=1.5 / len(images))
@@ -231,7 +232,7 @@ def test_styles_of_a_generator_are_scored_by_a_probe_that_saw_none_of_them(make_
         seen = np.setdiff1d(task.train_T, held)
         own = replace(task, train_T=seen)
         features = Features(table, standard, CPU, torch.float32)
-        alone = fit_heads(features, own, config, variant_weights(own, seen)[None], [0.1], tighter=3.0)
+        alone = fit_heads(TrainingRows(features, own, variant_weights(own, seen)[None]), config, [0.1], tighter=3.0)
         picked = score(features, replace(task, score_T=np.array(held)), alone.heads, table.rows(2))
         expected = float(np.mean([picked.mean_TN[t].mean() for t in held]))
         assert entry["generators"][generator]["accuracy"] == pytest.approx(expected, abs=0.02)

@@ -156,19 +156,40 @@ def test_a_penalty_beyond_the_grid_is_fitted_as_one_of_it(make_table: Make, quic
     assert torch.allclose(extended.heads.w1, given.heads.w1, atol=1e-3)
 
 
-def test_fits_that_never_agree_are_tightened_as_often_as_allowed(
-    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("accuracies", "of_resamples"),
+    [
+        ((500, 501), 1),
+        ((500, 510, 511), 3),
+        ((500, 503, 502), 1),  # the first agrees with the last, though not with the second
+        ((500, 510, 501, 502), 9),  # it does so by chance: a tighter one does not
+        ((500, 520, 510, 519), 27),  # never, within three reductions
+    ],
+)
+def test_resamples_have_the_loosest_tolerance_that_agrees(
+    accuracies: tuple[float, ...],
+    of_resamples: int,
+    make_table: Make,
+    quick: Quick,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     features, task = features_of(table := make_table(), fine_task(table, 0))
-    seen = iter([(0.02, False), (-0.01, False), (0.009, False)])
-    monkeypatch.setattr(linear, "compare", lambda *_: next(seen))
+    seen: list[Heads] = []
+
+    def compared(_: object, a: Heads, b: Heads, within: float) -> tuple[float, bool]:
+        seen.extend(heads for heads in (b, a) if heads not in seen)
+        difference = (accuracies[seen.index(a)] - accuracies[seen.index(b)]) / 1000
+        return difference, abs(difference) <= within + 1e-9
+
+    monkeypatch.setattr(linear, "compare", compared)
     config = quick(doublings=3)
     found = fit_linear(features, task, config, resampled_images(task, np.arange(len(table.keys)), 1, 0))
-    assert (found.agreed, found.difference) == (False, 0.009)
-    assert found.fit.tolerance == pytest.approx(config.tolerance / 27)
+    assert len(seen) == len(accuracies)
+    assert found.agreed == found.describe()["converged"] == (of_resamples < 27)
+    assert found.difference == pytest.approx((accuracies[-1] - accuracies[-2]) / 1000)
+    assert found.fit.tolerance == pytest.approx(config.tolerance / 3 ** (len(accuracies) - 1))
     assert found.resampled is not None
-    assert found.resampled.tolerance == pytest.approx(config.tolerance / 27)
-    assert found.describe()["converged"] is False
+    assert found.resampled.tolerance == pytest.approx(config.tolerance / of_resamples)
 
 
 def test_resamples_draw_whole_groups(make_table: Make) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import CPU
 
-from substyle.engine.probes import objective, training_rows
+from substyle.engine.probes import training_rows
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import Resident, standard_of
 from substyle.engine.probes.objective import Block, Objective, StoredObjective
@@ -84,7 +84,7 @@ def centred(fitted: Fit, k: int = 0) -> tuple[NDArray[np.float32], NDArray[np.fl
 
 @pytest.mark.parametrize("kept", [0, 1 << 30], ids=["gathered", "kept"])
 def test_as_scikit_learn(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "KEPT", kept)
+    monkeypatch.setattr(training_rows, "KEPT", kept)
     table = make()
     task = fine(table)
     features = features_of(table, task)
@@ -98,6 +98,48 @@ def test_as_scikit_learn(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
         found = centred(made, k)
         assert np.abs(found[0] - weight).max() < 2e-3 * max(np.abs(weight).max(), 0.1)
         assert np.abs(found[1] - bias).max() < 2e-3 * max(np.abs(bias).max(), 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_kept_rows_are_those_that_are_gathered(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks of which the last is shorter, for weighted photographs, projected or not."""
+    monkeypatch.setattr(training_rows, "_ON_CPU", (1 << 13, 8 * 50))
+    monkeypatch.setattr(training_rows, "_LEAST_ROWS", 50)
+    table = make()
+    task = fine(table)
+    times_KN = np.random.default_rng(1).integers(0, 3, (2, 60)).astype(float)
+    for features in (features_of(table, task, dtype), features_of(table, task, dtype).projected(5, 0)):
+        found = []
+        for most in (0, 1 << 30):
+            monkeypatch.setattr(training_rows, "KEPT", most)
+            rows = TrainingRows(features, task, np.ones((2, 4)), times_KN)
+            assert (rows.x_RD is None) == (most == 0)
+            metric = CovarianceMetric.of(CovarianceBasis.of(rows), 4, np.array([0.1, 1e-3]))
+            metric = metric.double() if dtype == torch.float64 else metric
+            one = Objective(rows, features, metric)
+            assert [len(x_BD) for x_BD, *_ in one._blocks()] == ([50, 50, 50] if most == 0 else [50, 50, 44])
+            u_KP = torch.randn(2, 4 * (features.width + 1), generator=torch.Generator().manual_seed(0))
+            found.append(one(u_KP.to(metric.strength_K), torch.arange(2)))
+        for gathered, kept in zip(*found, strict=True):
+            # projected rows are rounded once if they are kept, and otherwise projected in the dtype of the products
+            near = 1e-2 if dtype == torch.bfloat16 and features.projection is not None else 1e-6
+            torch.testing.assert_close(gathered, kept, atol=near, rtol=10 * near)
+
+
+def test_rows_are_gathered_once_for_all_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make()
+    task = fine(table)
+    gathered, gather = list[int](), Features.of
+    monkeypatch.setattr(Features, "of", lambda own, *given: gathered.append(1) or gather(own, *given))
+    rows = TrainingRows(features_of(table, task, torch.bfloat16), task, np.ones((1, 4)))
+    times_KN = np.random.default_rng(1).integers(0, 3, (2, 60)).astype(float)
+    made = fit(rows.weighted(np.ones((2, 4)), times_KN), [PENALTY] * 2, tolerance=1e-6, most=2000)
+    alone = fit(rows, [PENALTY], tolerance=1e-6, most=2000)
+    assert len(gathered) == 1
+    again = TrainingRows(rows.features, task, np.ones((2, 4)), times_KN)
+    expected = fit(again, [PENALTY] * 2, tolerance=1e-6, most=2000)
+    assert torch.allclose(made.heads.w1, expected.heads.w1, atol=AGREE)
+    assert not torch.allclose(made.heads.w1[0], alone.heads.w1[0], atol=AGREE)
 
 
 def test_float64_goes_on_where_float32_stalls() -> None:
