@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.batches import KEPT, Features
+from substyle.engine.probes import batches
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.loader import Drawn
 from substyle.engine.probes.tasks import F64, I64, Task
 from substyle.kernels import dispatch, split_products
@@ -62,12 +63,12 @@ class TrainingRows:
 
     @cached_property
     def x_RD(self) -> torch.Tensor | None:
-        """Features (R, D) in float32; None if they are larger than `KEPT`.
+        """Features (R, D) in float32; None if they are larger than `batches.KEPT`.
 
         A gather takes as long as several products with a single head.
         """
         full, count = self.features.full(), len(self.t_R)
-        if count * full.width * full.dtype.itemsize > KEPT:
+        if count * full.width * full.dtype.itemsize > batches.KEPT:
             return None
         x_RD = torch.empty(count, full.width, device=full.device)
         size = min(count, rows_of_width(self.gathered_width, full.device))

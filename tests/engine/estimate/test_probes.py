@@ -55,7 +55,7 @@ def test_passes_of_a_small_study_are_those_that_it_runs(monkeypatch: pytest.Monk
     images, width = 400, 24
     for module in (objective, training_rows):  # several blocks
         monkeypatch.setattr(module, "block_rows", lambda width, outputs, device: 256)
-    monkeypatch.setattr(training_rows, "KEPT", 0)  # that are gathered in each pass, as those of large tables
+    monkeypatch.setattr(batches, "KEPT", 0)  # that are gathered in each pass, as those of large tables
     ran: list[Launch] = []
     run = objective.Objective.__call__
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import CPU
 
-from substyle.engine.probes import training_rows
+from substyle.engine.probes import batches, training_rows
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import Resident, standard_of
 from substyle.engine.probes.objective import Block, Objective, StoredObjective
@@ -84,7 +84,7 @@ def centred(fitted: Fit, k: int = 0) -> tuple[NDArray[np.float32], NDArray[np.fl
 
 @pytest.mark.parametrize("kept", [0, 1 << 30], ids=["gathered", "kept"])
 def test_as_scikit_learn(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_rows, "KEPT", kept)
+    monkeypatch.setattr(batches, "KEPT", kept)
     table = make()
     task = fine(table)
     features = features_of(table, task)
@@ -111,7 +111,7 @@ def test_kept_rows_are_those_that_are_gathered(dtype: torch.dtype, monkeypatch: 
     for features in (features_of(table, task, dtype), features_of(table, task, dtype).projected(5, 0)):
         found = []
         for most in (0, 1 << 30):
-            monkeypatch.setattr(training_rows, "KEPT", most)
+            monkeypatch.setattr(batches, "KEPT", most)
             rows = TrainingRows(features, task, np.ones((2, 4)), times_KN)
             assert (rows.x_RD is None) == (most == 0)
             metric = CovarianceMetric.of(CovarianceBasis.of(rows), 4, np.array([0.1, 1e-3]))
