@@ -138,7 +138,7 @@ class Scheduler:
             ThreadPoolExecutor(1, "substyle-write") as self._writer,
             ThreadPoolExecutor(1, "substyle-embed") as embedder,
         ):
-            try:  # starts before the thread does, which an interruption would leave waiting forever
+            try:  # starts before the thread, which waits forever if an interruption comes between
                 # on a separate stream, so that a batch does not wait for pixels rendered after its own
                 self._embedding = embedder.submit(cuda.own_stream(self.device)(self._embed))
                 yield

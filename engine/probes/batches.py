@@ -21,8 +21,8 @@ from substyle.kernels.probe_data import gather
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step_gpu import schedule
 
-KEPT = 1 << 30  # maximum bytes of standardised features that are kept
-_AT_ONCE = 4096  # rows
+KEPT = 1 << 30  # maximum bytes of standardised features that are kept; half as many again for those in 16 bits
+_AT_ONCE = 1 << 24  # numbers that are standardised at a time
 
 
 class Features:
@@ -40,7 +40,6 @@ class Features:
         self.device, self.dtype = device, dtype
         mean_D, scale_D = _over_centre(standard, self.held.centre)
         self.projection: torch.Tensor | None = None
-        self._ready_RD: torch.Tensor | None = None
         self.mean = torch.from_numpy(mean_D).to(device)
         self.scale = torch.from_numpy(scale_D).to(device)
 
@@ -57,35 +56,34 @@ class Features:
     def full(self, dtype: torch.dtype = torch.float32) -> Features:
         """The same features in float32 or float64."""
         other = copy(self)
-        other.dtype, other._ready_RD = dtype, None
+        other.dtype = dtype
         return other
 
     def projected(self, width: int, seed: int) -> Features:
         """Project by a Gaussian random matrix, which preserves distances (Johnson & Lindenstrauss 1984)."""
         rng, wide = np.random.default_rng([seed, 0x70726F6A]), self.held.table.width
         other = copy(self)
-        other._ready_RD = None
         other.projection = upload((rng.standard_normal((wide, width)) / wide**0.5).astype(np.float32), self.device)
         return other
 
-    def ready(self, gathered: int) -> Features:
-        """The same features, all of them standardised in advance if this saves time on a CPU.
+    def in_advance(self, gathered: int) -> torch.Tensor | None:
+        """All rows standardised, if this saves time on a CPU, else None.
 
         On a GPU a gather takes as long as its memory accesses, with or without standardisation.
 
         Args:
             gathered: number of rows to be gathered.
         """
-        held, other = self.held, copy(self)
+        held = self.held
         if self.device.type != "cpu" or not isinstance(held, Resident):
-            return self
+            return None
         rows = len(held.x_RD)
         if gathered < 2 * rows or rows * self.width * self.dtype.itemsize > KEPT:
-            return self
-        other._ready_RD = torch.empty(rows, self.width, dtype=self.dtype)
-        for row_B in torch.split(torch.arange(rows), _AT_ONCE):
-            self.of(Placed(held.x_RD, row_B, held.scale_R), row_B, other._ready_RD[row_B[0] : row_B[-1] + 1])
-        return other
+            return None
+        x_RD, size = dispatch.empty((rows, self.width), self.dtype, self.device), max(1, _AT_ONCE // held.table.width)
+        for row_B, out_BD in zip(torch.split(torch.arange(rows), size), torch.split(x_RD, size), strict=True):
+            self.of(Placed(held.x_RD, row_B, held.scale_R), row_B, out_BD)
+        return x_RD
 
     def __call__(self, t_B: I64, n_B: I64) -> torch.Tensor:
         """Gather standardised rows (B, D)."""
@@ -94,8 +92,6 @@ class Features:
 
     def of(self, placed: Placed, row_B: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Standardise rows ``row_B`` of ``placed.x_RD`` into ``out`` (B, D)."""
-        if self._ready_RD is not None:
-            return torch.index_select(self._ready_RD, 0, row_B, out=out)
         wide, double = out, self.dtype == torch.float64
         if self.projection is not None or double:
             dtype = torch.float32 if double else self.dtype
@@ -180,9 +176,9 @@ class Batches:
     """
 
     def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
-        self.rows = rows_of(parts)
+        self.features, self.rows = features, rows_of(parts)
         size = self.rows[-1].stop
-        self.features = features.ready(steps * size)
+        self.ready_RD = features.in_advance(steps * size)
         self.x_nBD = dispatch.empty((most, size, features.width), features.dtype, features.device)
         self.feed = features.held.feed(partial(draw, parts), size, steps)
 
@@ -192,7 +188,10 @@ class Batches:
         count = len(placed.row_nB)
         # only these: of a small batch the buffer holds hundreds of thousands, and iteration makes a view of each
         for row_B, x_BD in zip(placed.row_nB, self.x_nBD[:count], strict=True):
-            self.features.of(placed, row_B, x_BD)
+            if self.ready_RD is None:
+                self.features.of(placed, row_B, x_BD)
+            else:
+                torch.index_select(self.ready_RD, 0, row_B, out=x_BD)
         return StepBlock(self.x_nBD[:count], drawn.targets, self.rows, list(rates[:count]))
 
     def close(self) -> None:

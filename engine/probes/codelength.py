@@ -24,7 +24,7 @@ from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.evaluate import score
-from substyle.engine.probes.linear import TIGHTER, Linear, rows_of, variant_weights
+from substyle.engine.probes.linear import TIGHTER, Linear, variant_weights
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import ACCURACY, Estimate, resample, uniform_over
 from substyle.engine.probes.solver import Fit
@@ -177,7 +177,7 @@ class Growing:
         task = replace(self.task, train_N=own_N)
         t_R, n_R = task.rows(task.train_T, own_N)
         if 2 * len(t_R) > self.features.width:
-            return _Space(rows_of(self.features, task), self.basis)
+            return _Space(TrainingRows(self.features, task, self.weight_T[None]), self.basis)
         _, value_P, vector_PD = torch.linalg.svd(self.features.full(torch.float64)(t_R, n_R), full_matrices=False)
         kept = value_P > 1e-6 * value_P[0]
         vector_DP = vector_PD[kept].T.float().contiguous()
@@ -185,7 +185,7 @@ class Growing:
         projected.projection = vector_DP
         unit_PP = torch.eye(vector_DP.shape[1], device=vector_DP.device)
         basis = CovarianceBasis(unit_PP, (value_P[kept] ** 2 / len(t_R)).float())
-        return _Space(rows_of(projected, task), basis, vector_DP)
+        return _Space(TrainingRows(projected, task, self.weight_T[None]), basis, vector_DP)
 
     def _fit(
         self, space: _Space, size: int, Cs: Sequence[float], start: Heads | None = None, tighter: float = 1.0

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
-from substyle.engine.probes.linear import Linear, fit_heads, rows_of
+from substyle.engine.probes.linear import Linear, fit_heads, variant_weights
 from substyle.engine.probes.mlp import Mlp, part_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import Estimate, resample, uniform_over
 from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task
 from substyle.engine.probes.trainer import Validation, train
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels.probe_heads import Heads
 
 SCORED = 20_000  # maximum number of training photographs to score
@@ -103,13 +104,14 @@ def control(
         training photograph's other variants are just those that it was not trained on.
     """
     found = controls_of(task, config.seed)
+    weight_KT = variant_weights(found.task, found.task.train_T)[None]
     converged = bool(made.describe()["converged"])
 
     def fit(own: Task) -> Heads:
         """Heads with the probe's setting on other labels of the same rows."""
         nonlocal converged
         if isinstance(made, Linear):
-            rows = rows_of(features, own)
+            rows = TrainingRows(features, own, weight_KT)
             fitted = fit_heads(rows, config, [made.C], basis=basis, advance=advance)
             converged &= bool(fitted.converged_K.all())
             return fitted.heads
@@ -168,9 +170,8 @@ def shuffled(
         independent of labels; ``at_chance``: whether the accuracy is in the range.
     """
     own, Cs = replace(shuffled_task(task, config.seed), score_T=task.train_T), sorted({*config.Cs, made.C})
-    rows = rows_of(features, own)
-    rows = rows.weighted(np.tile(rows.variant_KT, (len(Cs), 1)))
-    fit = fit_heads(rows, config, Cs, basis=basis, advance=advance)
+    weight_KT = np.tile(variant_weights(own, own.train_T), (len(Cs), 1))
+    fit = fit_heads(TrainingRows(features, own, weight_KT), config, Cs, basis=basis, advance=advance)
     accuracy_K, _ = Validation(features.full(), own, config).judge(fit.heads)
     best = int(accuracy_K.argmax())
     counts_CC = score(features, own, fit.heads.select([best]), own.test_N).confusion_CC

@@ -42,7 +42,8 @@ class Linear:
         difference: its validation accuracy minus that at three times its tolerance.
         agreed: whether the two agree.
         tolerance: configured tolerance.
-        tighter: its divisor for fits to other rows: that of the first fit from which on all agree with the last.
+        tighter: its divisor for fits to other rows: that of the first fit from which on all agree with the last, but
+            not that of one that has stalled.
         resampled: heads trained on resampled photographs, with certificates; None without any.
     """
 
@@ -100,7 +101,7 @@ def fit_linear(
         task: task; classes of a coarse task are weighted equally.
         times_SN: multiplicity of each image in each resample of the training images; None for no resamples.
     """
-    rows = rows_of(features, task)
+    rows = training_rows_of(features, task)
     weight_T = rows.variant_KT[0]
     validation = Validation(features.full(), task, config)
     basis = CovarianceBasis.of(rows)
@@ -139,9 +140,11 @@ def fit_linear(
         difference, same = compare(agreement, continued[-1].heads, before, AGREEMENT)
         agreed = same and reached  # a fit that stalls changes nothing either
     picked = continued[-1]
-    loosest = len(continued) - 1 if reached else len(continued) - 2
-    while loosest > 0 and compare(agreement, picked.heads, continued[loosest - 1].heads, AGREEMENT)[1]:
+    loosest = len(continued) - 1
+    while loosest and compare(agreement, picked.heads, continued[loosest - 1].heads, AGREEMENT)[1]:
         loosest -= 1
+    if not reached:  # resamples would not reach it either
+        loosest = min(loosest, len(continued) - 2)
     tighter, resampled = TIGHTER**loosest, None
     if times_SN is not None and len(times_SN):
         resampled = solved([best] * len(times_SN), None, times_SN, tighter=tighter)
@@ -159,7 +162,7 @@ def fit_linear(
     )
 
 
-def rows_of(features: Features, task: Task) -> TrainingRows:
+def training_rows_of(features: Features, task: Task) -> TrainingRows:
     """The training rows of a task, with the weights of a single head."""
     return TrainingRows(features, task, variant_weights(task, task.train_T)[None])
 

@@ -22,7 +22,7 @@ from substyle.engine.probes.control_tasks import control, shuffled
 from substyle.engine.probes.dataset import Dataset, Standardizer, hold, standard_of
 from substyle.engine.probes.evaluate import pick_dtype
 from substyle.engine.probes.leave_one_out import LeaveOneOut, report_redrawn, report_rotation, rotate, whole_task
-from substyle.engine.probes.linear import Linear, fit_linear, rows_of
+from substyle.engine.probes.linear import Linear, fit_linear, training_rows_of
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.preconditioner import CovarianceBasis
@@ -204,7 +204,8 @@ class _Run:
             for head, single in self.trained.get(name, {}).items():
                 features, _ = self.features(single.task)
                 made = single.probe
-                basis = CovarianceBasis.of(rows_of(features, single.task)) if isinstance(made, Linear) else None
+                rows = training_rows_of(features, single.task)
+                basis = CovarianceBasis.of(rows) if isinstance(made, Linear) else None
                 bar.note(f"{name} {head}, control tasks")
                 found = {"selectivity": control(features, single.task, made, self.config, groups, basis, bar.advance)}
                 if isinstance(made, Linear) and basis is not None:

@@ -54,11 +54,14 @@ class TrainingRows:
         object.__setattr__(self, "n_R", n_R)
 
     def weighted(self, variant_KT: F64, image_KN: F64 | None = None) -> TrainingRows:
-        """The same rows for other heads; those with weight 0 for all heads are not left out."""
+        """The same rows for other heads. They are gathered once.
+
+        Args:
+            variant_KT, image_KN: weights; rows whose weights are 0 are not left out, and none are added.
+        """
+        self.x_RD  # noqa: B018 - copied with the rest
         other = copy(self)
-        vars(other)["x_RD"] = self.x_RD  # gathered once
-        object.__setattr__(other, "variant_KT", variant_KT)
-        object.__setattr__(other, "image_KN", image_KN)
+        vars(other).update(variant_KT=variant_KT, image_KN=image_KN)
         return other
 
     @cached_property
@@ -70,11 +73,10 @@ class TrainingRows:
         full, count = self.features.full(), len(self.t_R)
         if count * full.width * full.dtype.itemsize > batches.KEPT:
             return None
-        x_RD = torch.empty(count, full.width, device=full.device)
+        x_RD = dispatch.empty((count, full.width), full.dtype, full.device)
         size = min(count, rows_of_width(self.gathered_width, full.device))
-        for number, (x_BD, *_) in enumerate(self.gathered(full, size)):
-            own = x_RD[number * size :][:size]
-            own.copy_(x_BD[: len(own)])
+        for own_BD, (x_BD, *_) in zip(torch.split(x_RD, size), self.gathered(full, size), strict=True):
+            own_BD.copy_(x_BD[: len(own_BD)])
         return x_RD
 
     @property
@@ -92,7 +94,8 @@ class TrainingRows:
         """Gather blocks of rows; each is overwritten by the next. The last one is padded.
 
         Args:
-            features: `features`, in any dtype.
+            features: the features in the dtype of the blocks.
+            size: rows of a block.
         """
         held, count = features.held, len(self.t_R)
         x_BD = dispatch.empty((size, features.width), features.dtype, features.device)

@@ -30,7 +30,7 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch, processes
 
 _SMALLEST = 1 << 24  # numbers in all tables: below, processes take longer to start than they save
-_FEW = 1024  # features: see `longest_first`
+_FEW = 1024  # features: see `_cost`
 _OF_A_PROCESS = 3 << 30  # bytes of host memory besides the table
 _LOOK_S = 0.5  # between two looks at what is finished
 _CPU = torch.device("cpu")
@@ -66,7 +66,8 @@ class Places:
         most = max(size * table.x_TND.dtype.itemsize for size, table in zip(sizes, tables, strict=True))
         gpus: tuple[str, ...] = ()
         if device.type == "cpu":  # with more processes than that, cores would wait for the largest unit
-            places, held = min(cores, max(1, round(sum(sizes) / max(sizes)))), 2 * most
+            costs = [_cost(table) for table in tables]
+            places, held = min(cores, max(1, round(sum(costs) / max(costs)))), 2 * most
         else:
             gpus = () if alone else _alike(device)
             places, held = len(gpus), 0 if most <= SHARE * free_bytes(device) else most
@@ -81,9 +82,14 @@ def size_of(table: EmbeddingTable) -> int:
 
 
 def longest_first(table: EmbeddingTable) -> tuple[int, int]:
-    """Sort key of units: what is computed of few features takes as long as of a thousand, in many more passes."""
-    rows, width = math.prod(table.x_TND.shape[:-1]), table.x_TND.shape[-1]
-    return -rows * max(width, _FEW), width
+    """Sort key of units: by cost, and narrower tables before others of the same cost."""
+    return -_cost(table), table.x_TND.shape[-1]
+
+
+def _cost(table: EmbeddingTable) -> int:
+    """Relative time of a unit: its numbers, but probes of few features take as long as those of a thousand, since they
+    need more passes."""
+    return math.prod(table.x_TND.shape[:-1]) * max(table.x_TND.shape[-1], _FEW)
 
 
 def _alike(device: torch.device) -> tuple[str, ...]:

@@ -243,8 +243,8 @@ def _fitted(
         return fit_heads(rows, probes, [C] * len(planned.own_K), start, basis=basis, tighter=tighter)
 
     def validated(fit: Fit) -> F64:
-        rows = [_scored(features, replace(task, test_N=few), fit, k, own, few) for k, own in enumerate(planned.own_K)]
-        return known_mean(np.stack(rows)[:, styles].reshape(1, -1))
+        each = [_scored(features, replace(task, test_N=few), fit, k, own, few) for k, own in enumerate(planned.own_K)]
+        return known_mean(np.stack(each)[:, styles].reshape(1, -1))
 
     return agreeing(fitted, validated, probes.doublings)
 

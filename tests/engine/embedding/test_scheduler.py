@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -231,35 +232,38 @@ def test_an_interrupted_giver_finishes_the_shard_that_is_being_written() -> None
     assert [each.number for each in book.shards] == [0]
 
 
-def test_an_interruption_at_the_start_of_the_thread_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before its executor knows of it, or after."""
-    started, start = list[threading.Thread](), threading.Thread.start
+@pytest.mark.parametrize("known", [False, True], ids=["before the executor knows it", "after"])
+def test_an_interruption_at_the_start_of_the_thread_ends_it(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding, start = list[threading.Thread](), threading.Thread.start
 
-    def interrupted(thread: threading.Thread) -> None:
+    def started(thread: threading.Thread) -> None:
+        thread.daemon = True  # so that this process ends even if it does not
         start(thread)
         if thread.name.startswith("substyle-embed"):
-            started.append(thread)
-            raise KeyboardInterrupt
+            embedding.append(thread)
+            if not known:
+                raise KeyboardInterrupt
 
-    def submitted(own: ThreadPoolExecutor, *given: object) -> Future[None]:
+    def submitted(own: ThreadPoolExecutor, *given: Callable[[], None]) -> Future[None]:
         submit(own, *given)
-        started.extend(own._threads)
         raise KeyboardInterrupt
 
-    submit = ThreadPoolExecutor.submit
-    for place, name, instead in (
-        (threading.Thread, "start", interrupted),
-        (ThreadPoolExecutor, "submit", submitted),
-    ):
+    def work() -> None:
         backlog = Scheduler([backbone(first_value)], lambda *_: None, lambda _: None, waiting=1, most_in_flight=1)
-        with monkeypatch.context() as patch:
-            patch.setattr(place, name, instead)
-            with pytest.raises(KeyboardInterrupt), backlog.working():
-                pass
-    assert len(started) == 2
-    for thread in started:
-        thread.join(10)
-        assert not thread.is_alive()
+        with suppress(KeyboardInterrupt), backlog.working():
+            pass
+
+    submit = ThreadPoolExecutor.submit
+    worker = threading.Thread(target=work)
+    monkeypatch.setattr(threading.Thread, "start", started)
+    if known:
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", submitted)
+    worker.start()
+    worker.join(10)
+    assert not worker.is_alive()
+    (thread,) = embedding
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from substyle.engine.probes.codelength import (
     photographs_needed,
 )
 from substyle.engine.probes.control_tasks import shuffled_task
-from substyle.engine.probes.linear import fit_linear, rows_of
+from substyle.engine.probes.linear import fit_linear, training_rows_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import Task
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def basis_of(features: Features, task: Task) -> CovarianceBasis:
-    return CovarianceBasis.of(rows_of(features, task))
+    return CovarianceBasis.of(training_rows_of(features, task))
 
 
 @pytest.mark.parametrize("name", slow_after(1, ["fine", "semantic"]))

@@ -13,7 +13,7 @@ from substyle.engine.probes import control_tasks
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.control_tasks import by_chance, control, controls_of, shuffled, shuffled_task
-from substyle.engine.probes.linear import Linear, fit_heads, fit_linear, rows_of
+from substyle.engine.probes.linear import Linear, fit_heads, fit_linear, training_rows_of
 from substyle.engine.probes.mlp import train_mlp
 from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
@@ -28,7 +28,7 @@ def photographs_only(table: EmbeddingTable) -> EmbeddingTable:
 
 
 def weakly_regularised(features: Features, task: Task, config: ProbeConfig) -> Linear:
-    fit = fit_heads(rows_of(features, task), config, [100.0])
+    fit = fit_heads(training_rows_of(features, task), config, [100.0])
     return replace(fit_linear(features, task, config), C=100.0, fit=fit)
 
 
