@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import load_all, load_file
+from substyle.pipelines.transforms.registry import load_all
 
 
 @contextmanager
@@ -21,7 +21,6 @@ def forgotten() -> Iterator[None]:
     finally:
         base.REGISTRY.clear()
         base.REGISTRY.update(before)
-        load_file.cache_clear()
         sys.modules.pop("my_effects", None)
 
 

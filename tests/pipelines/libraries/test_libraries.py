@@ -43,6 +43,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(ALLOW, "1")
     with forgotten():
         yield
+    load_file.cache_clear()
 
 
 @pytest.fixture
