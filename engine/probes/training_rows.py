@@ -25,7 +25,8 @@ from substyle.kernels.dispatch import upload
 # Maximum bytes of float32 features, and maximum number of logits, of a block. On a GPU operations must take longer than
 # their launches: by count, a pass over 37.5 million rows of width 768 has 15,000 launches, 60,000 with blocks of a CPU.
 _ON_CPU, _ON_GPU = (64 << 20, 1 << 24), (256 << 20, 1 << 25)
-# Maximum rows of a block: kernels have a program for every 32, and at most 65,535. Slices have whole pieces of a sum.
+# Fewest and most rows of a block: kernels have a program for every 32, and at most 65,535. Slices have whole pieces of
+# a sum.
 _LEAST_ROWS, _MOST_ROWS, _PIECES = 256, 1 << 20, (split_products.PIECE, 128)
 
 Block = tuple[torch.Tensor, ...]  # features, targets, transformations, images, and 0 for rows that do not count
