@@ -25,6 +25,8 @@ from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms import base
 
 _OPEN: WeakSet[Any] = WeakSet()
+# messages of a device or memory that fails, which says nothing of the images
+_EXHAUSTED = re.compile("out of memory|bad_alloc|ALLOCATOR_FAILURE|cudaError|CUDA_ERROR|CUDA runtime|CUDA driver")
 _SPARES = 2  # a batch of 256 with 1 % of damaged files fails two to three times
 
 
@@ -170,11 +172,12 @@ class RefusedError(SubstyleError):
     Args:
         message: DALI's.
         index: index of the image, None if the message does not have it.
+        exhausted: whether memory or the device failed rather than an image.
     """
 
-    def __init__(self, message: str, index: int | None = None) -> None:
+    def __init__(self, message: str, index: int | None = None, *, exhausted: bool = False) -> None:
         super().__init__(message)
-        self.index = index
+        self.index, self.exhausted = index, exhausted
 
 
 @dataclass(frozen=True)
@@ -236,8 +239,9 @@ class DaliDecoder:
             )
         except RuntimeError as error:
             self.pipeline = self._replacement()  # a failed pipeline cannot run again
-            found = re.search(r"[Ss]ample #(\d+)", str(error))
-            raise RefusedError(str(error), int(found[1]) if found else None) from error
+            found, exhausted = re.search(r"[Ss]ample #(\d+)", str(error)), bool(_EXHAUSTED.search(str(error)))
+            index = int(found[1]) if found and not exhausted else None
+            raise RefusedError(str(error), index, exhausted=exhausted) from error
         canvas, shape, last = (output.as_tensor() for output in outputs)
         return DaliDecoded(self._own(canvas, outputs), np.asarray(shape)[:, :2], np.asarray(last))
 

@@ -232,6 +232,8 @@ class Decoder:
             )
         except RefusedError as error:
             log.debug("DALI rejected a group of %d images: %s", len(items), error)
+            if error.exhausted and len(items) == 1:  # Pillow's pixels may differ: only for what DALI never decodes
+                raise
             at = 0 if len(items) == 1 else error.index
             if at is not None:
                 self._with_pillow(items[at], result)

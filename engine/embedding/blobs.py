@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.store.records import content_hash
+from substyle.engine.store.records import UNREAD, content_hash
 from substyle.kernels.dispatch import upload
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.decode import Decoded
@@ -32,12 +32,12 @@ class Blob:
 def read(record: ImageRecord | None) -> Blob:
     """Read a photograph; one that cannot be read has a reason."""
     if record is None:
-        return Blob(b"", reason="cannot be read: no longer in the source")
+        return Blob(b"", reason=f"{UNREAD}: no longer in the source")
     mark = record.mark()  # before reading: a file that changes during the read is checked again next time
     try:
         data = record.read()
     except OSError as error:
-        return Blob(b"", reason=f"cannot be read: {error.strerror or error}")
+        return Blob(b"", reason=f"{UNREAD}: {error.strerror or error}")
     return Blob(data, content_hash(data), mark)
 
 

@@ -86,7 +86,7 @@ class Loop:
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
         known = store.notes(self.manifest)  # of earlier passes
-        self._known_N2, self._known_files = known.content_N2, known.files  # zeros if unknown
+        self._known_N2, self._ok_N, self._known_files = known.content_N2, known.ok_N, known.files  # zeros if unknown
         self.upkeep = Upkeep(store.path, os.getpid())
         device = self.pipeline.target.torch_device
         self._stream = cuda.side_stream(device) if device.type == "cuda" else None
@@ -185,7 +185,7 @@ class Loop:
         self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], decoded: Decoded, backlog: Scheduler
     ) -> None:
         keys = [self.manifest.keys[i] for i in part]
-        self._require_same(part, blobs, self._known_N2)
+        self._require_same(part, blobs, self._known_N2, self._ok_N)
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
         reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
         clock = observability.Mark.now()
@@ -203,7 +203,7 @@ class Loop:
             made = cuda.made(variant.pixels_BSSC)
             clock = self._spend("variants", clock, len(part))
             ok_B = decoded.ok_B & real.ok_B(variant.name)
-            batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, ok_B, made)
+            batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, keys, ok_B, made)
             for turn, places in enumerate(backlog.places):
                 if any(variant.name in shard.lacking[place] for place in places):
                     backlog.add(turn, batch)
@@ -213,7 +213,8 @@ class Loop:
         row_B = rows_B + shard.first
         for name, found in real.blobs.items():
             if name in self._known_files:
-                self._require_same(part, found, self._known_files[name].content_N2, f"{name} of ")
+                earlier = self._known_files[name]
+                self._require_same(part, found, earlier.content_N2, ~earlier.left_out_N, f"{name} of ")
             shard.files += [
                 FileNote(row, name, blob.reason, blob.content, blob.mark)
                 for row, blob in zip(row_B.tolist(), found, strict=True)
@@ -227,11 +228,24 @@ class Loop:
         )
 
     def _require_same(
-        self, part: range, blobs: Sequence[Blob], known_N2: NDArray[np.uint64], variant: str = ""
+        self,
+        part: range,
+        blobs: Sequence[Blob],
+        known_N2: NDArray[np.uint64],
+        ok_N: NDArray[np.bool_],
+        variant: str = "",
     ) -> None:
-        """Raise PhotographsError if a file's bytes have changed since an earlier pass, which noted ``known_N2``."""
+        """Raise PhotographsError if a file's bytes have changed since an earlier pass, which noted ``known_N2``.
+
+        Also if they cannot be read any more: the embeddings of that pass would be left out with those of this one.
+        """
         for i, blob in zip(part, blobs, strict=True):
             before = known_N2[i]
+            if before.any() and ok_N[i] and not blob.content:
+                raise PhotographsError(
+                    f"{variant}{self.manifest.keys[i]}: {blob.reason}, but was when {self.store.path} got its first "
+                    "embeddings; run again when it can be read, or remove the file and run embed --replace"
+                )
             if before.any() and blob.content and journal.hex_of(before[None]) != [blob.content]:
                 raise PhotographsError(
                     f"{variant}{self.manifest.keys[i]}: content has changed since {self.store.path} was created; "

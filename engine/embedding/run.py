@@ -190,8 +190,10 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> l
         store.require_same(facts, wanted)
     compaction.clear_leftovers(store.path)
     _add_missing(store, plan)
-    if len(plan.match.redo):
-        _withdraw(store, plan.match.redo)
+    rows, part = store.settings.shard_rows, plan.part
+    own = plan.match.redo[plan.match.redo // rows % part.count == part.index - 1]  # others may be embedding theirs
+    if len(own):
+        _withdraw(store, own)
     entries = [store.ensure_backbone(facts, wanted) for facts in prepared]
     _tell_versions(store, prepared)
     store.resize_arrays()

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.spec import AsyncResult
 from substyle.engine.cuda import Canvas
 from substyle.engine.embedding.plan import Lacking
@@ -79,6 +80,7 @@ class Batch:
         pixels_BSSC: (B, S, S, 3) uint8, not modified any more. Referenced until it is embedded, because its memory may
             belong to another library that reuses it on release.
         rows_B: rows in the shard's buffers.
+        keys: keys of the photographs.
         ok_B: bool, whether each photograph is valid.
         made: event after which the pixels are ready; None if they are.
     """
@@ -87,6 +89,7 @@ class Batch:
     name: str
     pixels_BSSC: Canvas
     rows_B: NDArray[np.int64]
+    keys: Sequence[str]
     ok_B: NDArray[np.bool_]
     made: torch.cuda.Event | None = None
 
@@ -234,14 +237,25 @@ class Scheduler:
                 self._changed.notify_all()
 
     def _put(self, turn: int, batch: Batch, embedded_BD: NDArray[np.floating]) -> int:
-        """Store the embeddings of a pass that its shard lacks. Returns for how many backbones."""
+        """Store the embeddings of a pass that its shard lacks. Returns for how many backbones.
+
+        Raises GateError if that of a valid photograph is not finite.
+        """
+        backbone = self.backbones[turn]
         lacked = [
-            (place, columns)
-            for place, columns in zip(self.places[turn], self.backbones[turn].columns, strict=True)
+            (place, name, columns)
+            for place, name, columns in zip(self.places[turn], backbone.names, backbone.columns, strict=True)
             if batch.name in batch.shard.lacking[place]
         ]
-        for place, columns in lacked:
-            batch.shard.put(place, batch.name, batch.rows_B[batch.ok_B], embedded_BD[batch.ok_B, columns])
+        for place, name, columns in lacked:
+            own_BD = embedded_BD[batch.ok_B, columns]
+            if (bad_B := ~np.isfinite(own_BD).all(axis=1)).any():
+                key = batch.keys[int(np.flatnonzero(batch.ok_B)[bad_B.argmax()])]
+                raise GateError(
+                    f"{name}, {batch.name}: embedding of {key} is not finite in {backbone.runtime['precision']}; if it "
+                    'is in float32, embed with precision = "fp32" into another store'
+                )
+            batch.shard.put(place, batch.name, batch.rows_B[batch.ok_B], own_BD)
         return len(lacked)
 
     def _next(self) -> int | None:

@@ -15,9 +15,10 @@ from substyle.engine.embedding.run import embed
 from substyle.engine.stages.registry import AnyStage, discard
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.tables import tables
-from substyle.engine.store import lock
+from substyle.engine.store import compaction, lock
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import require_chunks
 from substyle.kernels.errors import ConfigError
 
 DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
@@ -65,7 +66,7 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
 
     Raises:
         WeightsError: the adapter cannot be read, or was trained on other weights.
-        StoreError: the store lacks the backbone or is in use.
+        StoreError: the store lacks the backbone, is in use, or has damaged or missing chunks of the backbone.
         ConfigError: the adapter was trained on transformations that are held out in the store.
         DifferentError: the store has embeddings of this name from another file.
     """
@@ -81,20 +82,23 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
         allowed = f"an adapter that was not trained on them; they are held out in {store.path}"
         raise ConfigError("adapter", f"{name}, trained on {', '.join(seen)}", allowed)
     with lock.hold(store.path, run := lock.new_run_id()):
-        entry = store.ensure_backbone(facts, list(definitions.values()))
         names, rows = sorted(definitions), store.settings.shard_rows
-        index = store.finished()
+        index, images = store.finished(), store.manifest()
+        compaction.require_none(store.path, base.slug)
+        require_chunks(store, index.of([base.slug]), names)
+        entry = store.ensure_backbone(facts, list(definitions.values()))
+        noted = store.notes(images)
         ready_ST = index.finished(base.slug, names, store.shards()) & ~index.finished(entry.slug, names, store.shards())
         pending = np.flatnonzero(ready_ST.any(axis=1)).tolist()
-        total = store.manifest().rows
         with observability.stage(f"derive {name}", len(pending), "shards", quiet=quiet) as bar:
             for shard in pending:
                 began = time.perf_counter()
-                start, stop = shard * rows, min((shard + 1) * rows, total)
+                start, stop = shard * rows, min((shard + 1) * rows, images.rows)
                 arrays = {
                     names[t]: adapter(store.read(base, names[t], start, stop))
                     for t in np.flatnonzero(ready_ST[shard]).tolist()
                 }
-                store.write_shard(entry, shard, arrays, (), seconds=time.perf_counter() - began, run=run)
+                notes = noted.again(images.between(start, stop), images.row_N)
+                store.write_shard(entry, shard, arrays, notes, seconds=time.perf_counter() - began, run=run)
                 bar.advance(1)
     return entry

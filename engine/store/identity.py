@@ -24,7 +24,7 @@ from substyle.engine.store import journal
 from substyle.engine.store.journal import FileNotes, Notes
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, UNLABELLED, DifferentError, Fractions
 from substyle.engine.store.manifest import Manifest, SourceEntry
-from substyle.engine.store.records import content_hash
+from substyle.engine.store.records import UNREAD, content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, SourceConfig, absolute_root, open_source
@@ -251,10 +251,12 @@ class _Matching:
 
     def _readable(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> Iterator[int]:
         """Images that could not be read when they were embedded, or whose variants could not, and now can be."""
-        unread_N = self.noted.known_N & ~self.noted.ok_N & ~self.read_N
-        unread = [_File(n) for n in images_M[unread_N[images_M]].tolist()]
+        # of several passes one may have read what another could not
+        failed = [n for n, reason in self.noted.reasons.items() if reason.startswith(UNREAD)]
+        unread = [_File(n) for n in images_M[np.isin(images_M, failed)].tolist()]
         for name, files in self.noted.files.items():
             unread_N = files.known_N & ~files.content_N2.any(axis=1)
+            unread_N[[n for n, reason in files.reasons.items() if reason.startswith(UNREAD)]] = True
             unread += [_File(n, name) for n in images_M[unread_N[images_M]].tolist()]
         for file in unread:
             record = file.record(records.get(self.manifest.keys[file.n]))

@@ -9,7 +9,7 @@ import re
 import sys
 import tokenize
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,8 +25,7 @@ from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import EXPORT_NOTE, PIXELS, SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
-from substyle.engine.store.manifest import SourceEntry, as_hex, assign
-from substyle.engine.store.records import ImageNote
+from substyle.engine.store.manifest import SourceEntry, assign
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import store_facts
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError, abbreviated
@@ -150,8 +149,9 @@ def import_store(
             file=sys.stderr,
         )
     largest = float(np.abs(found.x_RD).max(initial=0.0))
-    if catalog.exists(store_path):
-        store = EmbeddingStore.open(store_path)
+    store = EmbeddingStore.open(store_path) if catalog.exists(store_path) else None
+    if store is not None:
+        settings = store.settings
         if dtype not in (None, store.settings.dtype):
             raise ConfigError("--dtype", dtype, f"{store.settings.dtype}, that of {store_path}")
         _require_range(largest, store.settings.dtype, store_path)
@@ -165,17 +165,19 @@ def import_store(
                     value,
                     f"{stored}, as in {store_path}; write the variants with --{name.replace('_', '-')} {stored}",
                 )
-        _require_same_images(store, found)
+        if store.has_manifest():
+            _require_same_images(store, found)
     else:
         shard_rows = min(SHARD_ROWS, 1 << max(len(found.keys) - 1, 1).bit_length())
         stated = {"seed": seed, "canvas": base.CANVAS, **found.settings}
         made = dtype or ("float16" if largest < 6e4 else "float32")
         settings = StoreSettings(shard_rows=shard_rows, dtype=made, **stated)
         _require_range(largest, settings.dtype, store_path)
+    if store is None or not store.has_manifest():  # a new store, or one of an import that was killed
         label_N, class_names = _labels([found.labels[key] for key in found.keys])
         given = [found.splits[key] for key in found.keys]
         split_N = assign(found.keys, label_N.tolist(), given, seed=settings.seed)
-        store = EmbeddingStore.create(store_path, settings)
+        store = store or EmbeddingStore.create(store_path, settings)
         stated = {name: str(value) for name, value in found.settings.items()}
         source = SourceEntry("", "imported", os.path.abspath(embeddings), stated)
         with lock.hold(store_path, lock.new_run_id()):
@@ -214,16 +216,14 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
         row_B = manifest.row_N[own]
         n_R = np.full(int(row_B[-1]) + 1 - shard * rows, -1, np.int64)  # padding and quarantined images stay -1
         n_R[row_B - shard * rows] = [number.get(key, -1) for key in manifest.keys[own]]
-        thumbnails = as_hex(noted.small_NRC[own])
-        notes = [  # of all images of the shard, with what is known of them
-            ImageNote(
-                *(row, 0, 0, noted.reasons.get(n, ""), thumbnail if noted.seen_N[n] else ""),
-                () if noted.known_N[n] else (found.indistinct or {}).get(key, ()),
-                found.contents.get(key) or "",
+        known_B, keys = noted.known_N[own], manifest.keys[own]
+        notes = [
+            replace(
+                note,
+                indistinct=() if known else (found.indistinct or {}).get(key, ()),
+                content=found.contents.get(key) or "",
             )
-            for n, row, key, thumbnail in zip(
-                range(own.start, own.stop), row_B.tolist(), manifest.keys[own], thumbnails, strict=True
-            )
+            for note, known, key in zip(noted.again(own, manifest.row_N), known_B.tolist(), keys, strict=True)
         ]
         store.write_shard(entry, shard, found.rows(n_R), notes, seconds=0.0, run=run)
 

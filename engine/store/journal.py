@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from substyle.engine.store import records
 from substyle.engine.store.files import digest, make_folder, read_named, write_once
 from substyle.engine.store.layout import StoreError
-from substyle.engine.store.manifest import COLUMNS, ROWS
+from substyle.engine.store.manifest import COLUMNS, ROWS, as_hex
 from substyle.engine.store.records import (
     CONTENT_BYTES,
     THUMBNAIL_BYTES,
+    ImageNote,
     Index,
     Record,
     by_details,
@@ -245,6 +246,16 @@ class Notes:
     content_N2: NDArray[np.uint64]
     mark_N: NDArray[np.int64]
     files: Mapping[str, FileNotes]
+
+    def again(self, images: slice, row_N: NDArray[np.int64]) -> list[ImageNote]:
+        """Notes on consecutive images, for a record of embeddings for which no file was read."""
+        numbers = zip(
+            range(images.start, images.stop), row_N[images].tolist(), as_hex(self.small_NRC[images]), strict=True
+        )
+        return [
+            ImageNote(row, 0, 0, self.reasons.get(n, ""), small if self.seen_N[n] else "", ())
+            for n, row, small in numbers
+        ]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from substyle.pipelines import limits
 THUMBNAIL_BYTES = ROWS * COLUMNS
 _ROW_BYTES = 8  # least size of a record: its identity, a hash, does not compress
 CONTENT_BYTES = 16
+UNREAD = "cannot be read"  # beginning of the reason of files that may be readable later
 _HEX = {"thumbnail": THUMBNAIL_BYTES, "content": CONTENT_BYTES}  # fields in hex, and the bytes of a value
 _Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]  # of an int64 column
 

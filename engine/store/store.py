@@ -386,6 +386,7 @@ class EmbeddingStore:
         arrays.flush_folders(entry.chunk(self.path, name, shard) for name in embeddings)
         of_these = tuple(note for note in files if note.transformation in checksums)
         record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run, of_these)
+        lock.require(self.path)  # uploads may take longer than a lease lasts
         return journal.write(self.path, record)
 
     def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Place:

@@ -20,6 +20,7 @@ from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
 from substyle.kernels.errors import SubstyleError, optional
+from substyle.pipelines.transforms.names import family
 from substyle.pipelines.transforms.registry import SUITES
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class EmbeddingTable:
     @property
     def families(self) -> tuple[str, ...]:
         """The transformations without their severity: ``jpeg`` of ``jpeg@3``. Shape: (T,)."""
-        return tuple(name.partition("@")[0] for name in self.transformations)
+        return tuple(map(family, self.transformations))
 
     @property
     def width(self) -> int:
@@ -382,7 +383,7 @@ def open_tables(
             raise StoreError(f"{store.path}: {entry.name} has no embeddings of {', '.join(absent)}; run substyle embed")
         shown.append([by_name[name] for name in names])
     manifest = store.manifest()
-    _require_chunks(store, finished, names)
+    require_chunks(store, finished, names)
     noted = store.notes(manifest)
     good_N = noted.ok_N.copy()
     for entry in entries:
@@ -448,7 +449,8 @@ def _snapshot(
             return chosen, finished
 
 
-def _require_chunks(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:
+def require_chunks(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:
+    """Raise StoreError if a finished chunk of these transformations is missing or truncated."""
     for (shard, slug), short in sorted(store.truncated_chunks(finished).items()):
         if not short & set(names):
             continue

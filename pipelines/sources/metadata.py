@@ -78,7 +78,12 @@ class Origin:
 
 
 def read_labels(
-    origins: Mapping[str, Origin], sources: Sequence[Source], keys: Collection[str], field: str = "label"
+    origins: Mapping[str, Origin],
+    sources: Sequence[Source],
+    keys: Collection[str],
+    field: str = "label",
+    *,
+    complete: bool = False,
 ) -> dict[str, dict[str, str]]:
     """Read labels of photographs.
 
@@ -89,12 +94,13 @@ def read_labels(
         sources: the photographs, for columns and EXIF.
         keys: keys of the photographs.
         field: name of the setting, for errors.
+        complete: whether EXIF of each photograph must be read; by default those of files that cannot be are left out.
 
     Returns:
         values by label and key.
 
     Raises:
-        ConfigError: a column or a list is missing, or the photographs have no columns.
+        ConfigError: a column or a list is missing, the photographs have no columns, or a file cannot be read.
     """
     wanted = set(keys)
     found: dict[str, dict[str, str]] = {}
@@ -106,7 +112,7 @@ def read_labels(
             for source in sources:
                 found[label] |= _of_column(origin, source, wanted, f"{field}.{label}")
     fields = {label: origin for label, origin in origins.items() if origin.kind == "exif"}
-    return found | _of_photographs(fields, sources, wanted)
+    return found | _of_photographs(fields, sources, wanted, field if complete else None)
 
 
 class Grouped(Changed):
@@ -116,13 +122,14 @@ class Grouped(Changed):
         text: origin of the groups, see `Origin.of`. Photographs without a value are groups of their own.
 
     Raises:
-        ConfigError: an invalid origin, or a missing list or column.
+        ConfigError: an invalid origin, a missing list or column, or a file whose EXIF cannot be read.
     """
 
     def __init__(self, source: Source, text: str) -> None:
         origin = Origin.of(text, "group", "source.group")
         keys = [record.key for record in source.records]
-        values = read_labels({"group": origin}, [source], keys, "source")["group"]
+        # a file that can be read later would be in another split than its group
+        values = read_labels({"group": origin}, [source], keys, "source", complete=True)["group"]
         super().__init__(source, partial(_grouped, values))
         self._text = origin.below(Path())
 
@@ -170,13 +177,21 @@ def _classes(source: Source, keys: Collection[str]) -> dict[str, str]:
 
 
 def _of_photographs(
-    origins: Mapping[str, Origin], sources: Sequence[Source], keys: Collection[str]
+    origins: Mapping[str, Origin], sources: Sequence[Source], keys: Collection[str], complete: str | None
 ) -> dict[str, dict[str, str]]:
+    """Fields of EXIF by label and key.
+
+    Args:
+        complete: name of the setting, to raise ConfigError for a file that cannot be read; None leaves it out.
+    """
     found: dict[str, dict[str, str]] = {label: {} for label in origins}
     for record in (record for source in sources if origins for record in source.records if record.key in keys):
         try:
             exif = _exif(record.read())
-        except OSError:
+        except OSError as error:
+            if complete is not None:
+                given = f"{record.key}: {error.strerror or error}"
+                raise ConfigError(f"{complete}.{', '.join(origins)}", given, "files that can be read") from error
             continue
         for label, origin in origins.items():
             if value := _text(exif.get(_TAGS[origin.name]), origin.part):

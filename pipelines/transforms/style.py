@@ -13,6 +13,7 @@ from substyle.kernels import files
 from substyle.pipelines import image_header, limits
 from substyle.pipelines.decode import decode
 from substyle.pipelines.transforms.base import REGISTRY, Role, StylePicture, Transformation, register
+from substyle.pipelines.transforms.names import family
 
 MULTISTYLE, ARBITRARY = "multistyle", "arbitrary"  # names of the networks
 SIDE = 256  # px, of the picture that ARBITRARY takes its style from
@@ -76,5 +77,5 @@ def by_generator(names: Sequence[str], recorded: Sequence[str] = ()) -> dict[str
 
 def generator_of(name: str, recorded: str = "") -> str:
     """Generator of a transformation, as a store records it or as it is registered; empty if it is no style."""
-    made = REGISTRY.get(name.partition("@")[0])
+    made = REGISTRY.get(family(name))
     return recorded or (made.generator if made else "")

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from substyle.engine.commands import study as pipeline
 from substyle.engine.commands.arguments import parser
 from substyle.engine.config import Study
 from substyle.engine.stages.stamp import checksum
+from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.pipelines.storage import ObjectPlace
@@ -413,6 +415,25 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pq.write_table(pa.table({**columns, "embedding": list(x)}).slice(1), tmp_path / "short.parquet")
     assert main(["import", str(tmp_path / "short.parquet"), "--store", str(tmp_path / "z"), "--backbone", "b"]) == 2
     assert "no identity of 0" in capsys.readouterr().err
+
+
+def test_an_import_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its store exists and has no photographs yet."""
+    rows = [(f"{n}", t) for n in range(30) for t in ("identity", "jpeg")]
+    columns = {
+        "key": [key for key, _ in rows],
+        "transformation": [name for _, name in rows],
+        "label": ["a", "a", "b", "b"] * 15,
+    }
+    x = np.random.default_rng(0).normal(size=(len(rows), 6)).astype(np.float32)
+    pq.write_table(pa.table({**columns, "embedding": list(x)}), tmp_path / "x.parquet")
+    words = ["import", str(tmp_path / "x.parquet"), "--store", str(tmp_path / "s"), "--backbone", "b", "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EmbeddingStore, "add_images", Mock(side_effect=StoreError("no space left")))
+        assert main(words) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert main(words) == 0
+    assert the_json(capsys)["images"] == 30
 
 
 @pytest.mark.parametrize(

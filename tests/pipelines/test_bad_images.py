@@ -266,6 +266,29 @@ def test_a_group_is_retried_without_the_images_that_dali_refuses(
     assert len(calls) <= 1 + (4 if named else 8) * len(bad)
 
 
+def test_images_do_not_go_to_pillow_for_want_of_memory(alone: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group is divided, which needs less; an image alone ends the run, since Pillow's pixels may differ."""
+    run, most, calls = type(alone.dali.pipeline).run, 2, list[int]()
+
+    def exhausted(self: object, blob: list[bytes], **more: object) -> object:
+        calls.append(len(blob))
+        if len(blob) > most:
+            raise RuntimeError(
+                "Error in sample #0: CUDA runtime API error cudaErrorMemoryAllocation (2): out of memory"
+            )
+        return run(self, blob=blob, **more)
+
+    monkeypatch.setattr(type(alone.dali.pipeline), "run", exhausted)
+    decoder, intact = Decoder(SIDE, 7, 2), alone([JPEG])
+    decoded = decoder([JPEG] * 5)
+    for i in range(5):
+        assert_same(decoded, i, intact)
+    assert max(calls) == 5
+    most = 0
+    with pytest.raises(RefusedError, match="out of memory"):
+        decoder([JPEG] * 5)
+
+
 @pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg restarts", "jpeg cmyk", "jpeg grey exif"])
 def test_a_whole_jpeg_is_not_changed_by_more_data(name: str) -> None:
     blob = seeds()[name]

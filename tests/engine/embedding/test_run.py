@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +15,19 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import ANCHORS, GATE_EACH, SPOT_PICTURES
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
-from substyle.engine.embedding import run
+from substyle.engine.embedding import loop, run
+from substyle.engine.embedding.blobs import Blob
 from substyle.engine.embedding.loop import EmbedTask
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline, shard_rows
 from substyle.engine.embedding.run import embed
-from substyle.engine.store import lock
+from substyle.engine.store import identity, lock
 from substyle.engine.store.layout import DifferentError, LockedError, StoreError
+from substyle.engine.store.records import UNREAD
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.sources import FolderSource, ImageRecord
 from substyle.pipelines.storage import LocalPlace, place
 from substyle.pipelines.transforms.registry import suite
 
@@ -244,6 +248,69 @@ def test_an_image_that_vanishes_is_quarantined(tmp_path: Path) -> None:
     made = plan(images, tmp_path / "s.zarr")
     (images / "002.jpg").unlink()
     assert "cannot be read" in embed(made, [PIXELS], quiet=True).quarantined["002.jpg"]
+
+
+def unreadable(keys: set[str]) -> Callable[[ImageRecord | None], Blob]:
+    """As `loop.read`, but for photographs of a disk that fails."""
+    real = loop.read
+
+    def read(record: ImageRecord | None) -> Blob:
+        failed = record is not None and record.key in keys
+        return Blob(b"", reason=f"{UNREAD}: busy") if failed else real(record)
+
+    return read
+
+
+def test_a_photograph_that_cannot_be_read_any_more_takes_no_embeddings_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be left out of all tables for the error of one pass; one that was bad before may be gone."""
+    images, store = folder(tmp_path / "images", 12), tmp_path / "s.zarr"
+    (images / "001.jpg").write_bytes(b"no photograph")
+    embed(plan(images, store, "identity,grayscale"), [PIXELS], quiet=True)
+    (images / "001.jpg").unlink()
+    made, statistics = plan(images, store, "identity,grayscale"), BackboneChoice("control:statistics")
+    monkeypatch.setattr(loop, "read", unreadable({"009.jpg"}))
+    with pytest.raises(StoreError, match=r"009\.jpg: cannot be read: busy, but was"):
+        embed(made, [PIXELS, statistics], quiet=True)
+    monkeypatch.undo()
+    assert len(load_table(EmbeddingStore.open(store), "control:pixels").keys) == 11
+    embed(plan(images, store, "identity,grayscale"), [PIXELS, statistics], quiet=True)
+    assert len(load_table(EmbeddingStore.open(store), statistics.name).keys) == 11
+
+
+def test_a_photograph_that_one_pass_of_two_has_read_is_embedded_again(tmp_path: Path) -> None:
+    """It becomes readable between the start of the second pass and its batch."""
+    images, store = folder(tmp_path / "images", 12), tmp_path / "s.zarr"
+    statistics = BackboneChoice("control:statistics")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "read", unreadable({"009.jpg"}))
+        embed(plan(images, store, "identity,grayscale"), [PIXELS], quiet=True)
+        patch.undo()
+        content = identity._content
+        patch.setattr(identity, "_content", lambda each: "" if each.key == "009.jpg" else content(each))
+        embed(plan(images, store, "identity,grayscale"), [statistics], quiet=True)
+    assert set(store_facts(EmbeddingStore.open(store)).quarantined) == {"009.jpg"}
+    embed(plan(images, store, "identity,grayscale"), [PIXELS, statistics], quiet=True)
+    for name in (PIXELS.name, statistics.name):
+        assert len(load_table(EmbeddingStore.open(store), name).keys) == 12
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_a_part_embeds_photographs_again_that_are_its_own(tmp_path: Path, index: int) -> None:
+    """One of each shard becomes readable: the other part may be embedding its own."""
+    images, store = folder(tmp_path / "images", 16), tmp_path / "s.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "read", unreadable(unread := {"003.jpg", "012.jpg"}))
+        found = embed(plan(images, store, "identity,grayscale"), [PIXELS], quiet=True)
+    assert set(found.quarantined) == unread
+    again = replace(plan(images, store, "identity,grayscale"), part=lock.Part(index, 2))
+    embed(again, [PIXELS], quiet=True)
+    opened = EmbeddingStore.open(store)
+    row_of = dict(zip(opened.manifest().keys, opened.manifest().row_N.tolist(), strict=True))
+    left = {key for key in unread if row_of[key] // 8 % 2 != index - 1}
+    assert set(store_facts(opened).quarantined) == left
+    assert opened.finished().finished(opened.backbone(PIXELS.name).slug, ["identity", "grayscale"], 2).all()
 
 
 def test_indistinct_variants_are_noted(tmp_path: Path) -> None:

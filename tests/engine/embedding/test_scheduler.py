@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.at_once import AtOnce
 
 from substyle.engine import cuda
 from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
 
@@ -44,7 +46,8 @@ def shard(number: int, names: list[str], backbones: int = 1, batches: int = 1) -
 def batch(of: ShardInProgress, name: str, value: int, part: int = 0) -> Batch:
     pixels = np.full((B, 1, 1, 3), value, np.uint8)
     ok = np.arange(B) != 2  # one image of every batch is quarantined
-    return Batch(of, name, pixels, np.arange(part * B, (part + 1) * B), ok)
+    rows = np.arange(part * B, (part + 1) * B)
+    return Batch(of, name, pixels, rows, [f"{row}.jpg" for row in rows + of.first], ok)
 
 
 class Book:
@@ -87,6 +90,27 @@ def test_a_pass_gives_a_shard_the_layers_that_it_lacks() -> None:
     np.testing.assert_array_equal(one.buffers[2]["y"][valid], 101)
     assert np.isnan(one.buffers[2]["y"][2]).all()
     assert book.arrived == 3 * B
+
+
+def test_an_embedding_that_is_not_finite_is_not_stored() -> None:
+    """That of a quarantined photograph may be anything."""
+    book = Book()
+
+    def embed(canvas: NDArray[np.uint8], bad: int) -> NDArray[np.float32]:
+        found = first_value(canvas)
+        found[bad, 1] = np.inf
+        return found
+
+    for bad in (2, 3):
+        one = shard(7, ["x"])
+        backlog = Scheduler([backbone(partial(embed, bad=bad))], book.write, book.count, waiting=4, most_in_flight=1)
+        error = (
+            nullcontext() if bad == 2 else pytest.raises(GateError, match=r"control:x, x: embedding of 31\.jpg is not")
+        )
+        with error, backlog.working():
+            backlog.add(0, batch(one, "x", 1))
+            backlog.done(one)
+    assert len(book.shards) == 1
 
 
 def test_every_embedding_goes_to_its_row_and_shards_are_written_in_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -16,7 +17,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import Named, SourceConfig, open_source
+from substyle.pipelines.sources import FolderSource, Named, SourceConfig, open_source
 from substyle.pipelines.sources.metadata import Origin, read_labels, same_group
 
 TAGS = {name: tag for tag, name in ExifTags.TAGS.items()}
@@ -203,6 +204,24 @@ def test_groups_of_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         open_source(tmp_path, SourceConfig(group="patients.csv"))
     with pytest.raises(ConfigError, match=r"source\.group.*existing list"):
         open_source(tmp_path, SourceConfig(group="file:none.csv"))
+
+
+def test_a_group_that_cannot_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it can be read, the photograph could be tested on while others of its camera are trained on."""
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).write_bytes(picture(Model="A"))
+    config = SourceConfig(kind="folder", group="exif:Model")
+    assert [record.group for record in open_source(tmp_path, config).records] == ["A", "A"]
+    read = FolderSource._read
+
+    def fail(self: FolderSource, place: int) -> bytes:
+        if place == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, place)
+
+    monkeypatch.setattr(FolderSource, "_read", fail)
+    with pytest.raises(ConfigError, match=r"source\.group: got '2\.jpg: Input/output error'"):
+        open_source(tmp_path, config)
 
 
 def test_groups_by_column_of_a_source_with_groups(tmp_path: Path) -> None:
