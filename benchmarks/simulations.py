@@ -33,8 +33,8 @@ from substyle.engine.probes.resampling import ACCURACY, Bounds, Resampled, by_cl
 from substyle.engine.probes.ridge import Response, scored_on
 from substyle.engine.probes.single_task import Judged, by_severity
 from substyle.engine.report.claims import FEWEST_DECIDED, NOT_TESTABLE, STRONG, UNDECIDED, claims
-from substyle.engine.report.deciding import correlation_interval
 from substyle.engine.report.findings import LEVEL, within_margin
+from substyle.engine.results.statistics import correlation_interval
 from substyle.engine.stages.few_shot import widened
 from substyle.engine.stages.generators import contrast
 from substyle.engine.stages.generators.crossed import Crossed

@@ -186,9 +186,9 @@ def hash_of(root: Path, packages: Sequence[str]) -> str:
     """SHA-256 of the names and bytes of all source files of packages in a folder, but those that only show results."""
     digest = hashlib.sha256()
     for package in packages:
-        files = sorted(
-            path for path in (root / package).rglob("*") if path.suffix in (".py", ".c") and path.name != SHOWN
-        )
+        whole = root / package
+        paths = [whole] if whole.is_file() else whole.rglob("*")
+        files = sorted(path for path in paths if path.suffix in (".py", ".c") and path.name != SHOWN)
         if not files:
             raise FileNotFoundError(f"{root / package}: no source code")
         for path in files:

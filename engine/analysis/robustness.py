@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.probes.resampling import Estimate
-from substyle.engine.report.claims import FEWEST_CORRELATED
+from substyle.engine.results.statistics import FEWEST_CORRELATED
 
 F64 = NDArray[np.float64]
 

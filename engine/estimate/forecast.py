@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from substyle.engine.probes.resampling import StudentsT
 from substyle.engine.report.claims import FEWEST_DECIDED
-from substyle.engine.report.deciding import correlation_interval
+from substyle.engine.results.statistics import correlation_interval
 from substyle.pipelines.transforms.style import by_generator
 
 NORMAL = 1.959964

@@ -26,6 +26,7 @@ from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch, split_products
 from substyle.pipelines.transforms.base import get
+from substyle.pipelines.transforms.names import family
 from substyle.pipelines.transforms.style import by_generator
 
 Parts = tuple[tuple[int, int], ...]  # number of classes, and rows of a batch, of each task
@@ -139,7 +140,7 @@ class ProbedTable:
     def tasks(self) -> dict[str, tuple[int, int]]:
         """Numbers of classes and of training transformations of each task."""
         seen = [get(name) for name in self.transformations if get(name).role == "train"]
-        families = len({name.partition("@")[0] for name in self.transformations})
+        families = len(set(map(family, self.transformations)))
         return {
             "fine": (families, len(self.transformations)),
             "coarse": (len({each.coarse for each in seen}), len(seen)),
@@ -147,14 +148,19 @@ class ProbedTable:
         }
 
     def held_out(self, redraws: int) -> list[int]:
-        """Numbers of transformations that each head of the rotation has not seen, as `leave_one_out.rotate` draws."""
-        coarse = [get(name).coarse for name in self.transformations]
-        several = [own for own in {c: coarse.count(c) for c in coarse}.items() if own[1] > 1]
-        roles = [(get(name).coarse, get(name).role) for name in self.transformations]
-        none = all(role == "train" for _, role in roles)
-        drawn = sum(min(1 if none else roles.count((c, "held_out")), count - 1) for c, count in several)
+        """Numbers of variants that each head of the rotation has not seen, as `leave_one_out.rotate` draws."""
+        made = [get(name) for name in self.transformations]
+        classes: dict[str, dict[str, list[str]]] = {}  # roles of all severities, by coarse class and transformation
+        for each in made:
+            classes.setdefault(each.coarse, {}).setdefault(family(each.name), []).append(each.role)
+        several = [list(own.values()) for own in classes.values() if len(own) > 1]
+        none = all(each.role == "train" for each in made)
+        drawn = 0.0
+        for own in several:
+            wanted = 1 if none else sum("held_out" in roles for roles in own)
+            drawn += min(wanted, len(own) - 1) * sum(map(len, own)) / len(own)
         generators = [len(styles) for styles in by_generator(self.transformations).values()]
-        return [1] * sum(count for _, count in several) + generators + [drawn] * redraws
+        return [len(roles) for own in several for roles in own] + generators + [round(drawn)] * redraws
 
 
 def parts(

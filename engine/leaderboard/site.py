@@ -35,6 +35,7 @@ from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.report import sections_of
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
+from substyle.pipelines.transforms.names import family
 
 MAX_PAGE = 2_000_000  # bytes
 _MARKER, _KIND = "site.json", "site"
@@ -276,7 +277,7 @@ class _Writer:
                 backbones.setdefault(part, []).append((group, entry.row, _extremes(entry.row)))
             heading = f"Table {group.number}: {_data(group.first)}, suite {_suite(group.first)}"
             tables = _of_transformations(group)
-            names = {_base(t.name): t for entry in reversed(group.entries) for t in entry.row.suite.transformations}
+            names = {family(t.name): t for entry in reversed(group.entries) for t in entry.row.suite.transformations}
             for name, each in names.items():
                 known = transformations.setdefault(name, (each, []))[1]
                 known += [(heading, table) for table in tables.get(name, ())]
@@ -286,7 +287,7 @@ class _Writer:
         listed = [(own[0][1].backbone, f"{part}.html", len(own)) for part, own in sorted(backbones.items())]
         self._page("backbones/index.html", "list.html.j2", parts=listed, title="Backbones")
         for name, (each, known) in transformations.items():
-            pictures = [picture for of, found in self.pictures.items() if _base(of) == name for picture in found]
+            pictures = [picture for of, found in self.pictures.items() if family(of) == name for picture in found]
             context = {"tables": known, "parts": pictures, "own": each, "name": name}
             self._page(f"transformations/{_file(name)}", "transformation.html.j2", **context)
         listed_t = [(each, _file(name), counts[name]) for name, (each, _) in transformations.items()]
@@ -351,7 +352,7 @@ class _Writer:
             foreign=foreign, part=PurePosixPath(row.path).parts[1],
             out=each_name(row.study.name, None).rpartition("-")[0], scores=_scores(row.scores),
             shown=len(html.escape(study)) <= _TEXT, board=f"../{self.board_of[group.number]}#table-{group.number}",
-            links={_base(each.name): f"../transformations/{_file(_base(each.name))}"
+            links={family(each.name): f"../transformations/{_file(family(each.name))}"
                    for each in row.suite.transformations},
         )  # fmt: skip
 
@@ -447,11 +448,6 @@ def _objective(row: Row) -> str:
 _CHOICES = {"suite": _suite, "data": _data, "objective": _objective, "family": _family}
 
 
-def _base(transformation: str) -> str:
-    """Its name without the severity."""
-    return transformation.partition("@")[0]
-
-
 def _file(transformation: str) -> str:
     return f"{each_name(transformation, hashlib.sha256(transformation.encode()).hexdigest())}.html"
 
@@ -508,7 +504,7 @@ def _of_transformations(group: _Group) -> dict[str, list[Table]]:
             captions.setdefault(table.name, table.caption)
             by: dict[str, list[tuple[Any, ...]]] = {}
             for row in table.rows:
-                by.setdefault(_base(str(row[at])), []).append(row)
+                by.setdefault(family(str(row[at])), []).append(row)
             for name, rows in by.items():
                 drop = {i for i, each in enumerate(table.columns) if each.name in ("coarse", "role")}
                 named = any(row[at] != name for row in rows)  # severities have names of their own

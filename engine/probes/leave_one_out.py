@@ -2,7 +2,7 @@
 held out.
 
 All probes are fitted at once, with the C selected for the suite's own held-out transformations. The only transformation
-of a coarse class cannot be held out.
+of a coarse class cannot be held out. All severities of a transformation are held out together.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class LeaveOneOut:
 
     Attributes:
         score_TN: scores of each transformation by the probe trained without it; NaN for those never held out.
-        turned: transformations that were held out.
+        turned: columns of the table that were held out.
         by_generator_TN: scores of the styles of each generator by the probe trained without any of them; NaN for
             others.
         generators: styles by generator; empty with fewer than two.
         redrawn_R: accuracy on the held-out transformations of each random set, all coarse classes weighted equally.
-        redrawn: number of transformations per random set.
+        redrawn: number of columns per random set.
         fit: certificates of all probes.
         difference: mean validation accuracy on held-out transformations, minus that at three times the tolerance; the
             larger of single transformations and random sets.
@@ -70,30 +70,36 @@ class LeaveOneOut:
 def whole_task(table: EmbeddingTable, seed: int) -> Task | None:
     """The coarse task with all transformations seen; None if none can be held out."""
     task = coarse_task(table, seed, seen=range(len(table.transformations)))
-    return task if task is not None and len(held_out_in_turn(task)) else None
+    return task if task is not None and held_out_in_turn(table, task) else None
 
 
-def held_out_in_turn(task: Task) -> I64:
-    """Transformations whose coarse class has another transformation to train on."""
-    answers = task.answer[task.train_T]
-    return task.train_T[np.bincount(answers, minlength=len(task.labels))[answers] > 1]
+def held_out_in_turn(table: EmbeddingTable, task: Task) -> list[I64]:
+    """The columns of each transformation whose coarse class has another transformation to train on."""
+    several = [own for members in _by_class(table, task) if len(members) > 1 for own in members]
+    return sorted(several, key=lambda own: int(own[0]))
+
+
+def _by_class(table: EmbeddingTable, task: Task) -> list[list[I64]]:
+    """The columns of each transformation, by coarse class."""
+    found: list[dict[str, list[int]]] = [{} for _ in task.labels]
+    for t in task.train_T.tolist():
+        found[task.answer[t]].setdefault(table.families[t], []).append(t)
+    return [[np.array(columns, np.int64) for columns in members.values()] for members in found]
 
 
 def redrawn_sets(table: EmbeddingTable, task: Task, count: int, seed: int) -> list[I64]:
-    """Draw random sets of held-out transformations.
+    """Draw random sets of held-out transformations, with all of their severities.
 
     Per coarse class as many as the suite holds out (one if the suite holds out none), leaving at least one to train on.
     """
     rng = np.random.default_rng([seed, 0x72656472])
-    roles, answer_T = np.array(table.roles), task.answer
-    none = not (roles == "held_out").any()
+    held_out_T = np.array(table.roles) == "held_out"
     sets = []
     for _ in range(count):
         picked: list[I64] = []
-        for label in range(len(task.labels)):
-            members = task.train_T[answer_T[task.train_T] == label]
-            wanted = 1 if none else int((roles[members] == "held_out").sum())
-            picked.append(rng.permutation(members)[: min(wanted, len(members) - 1)])
+        for members in _by_class(table, task):
+            wanted = sum(held_out_T[own].any() for own in members) if held_out_T.any() else 1
+            picked += [members[k] for k in rng.permutation(len(members))[: min(wanted, len(members) - 1)]]
         sets.append(np.sort(np.concatenate(picked)))
     return sets
 
@@ -118,10 +124,10 @@ def rotate(
         tighter: divisor of the configured tolerance.
     """
     table = features.held.table
-    turned = held_out_in_turn(task)
+    alone = held_out_in_turn(table, task)
     generators = by_generator(table.transformations, table.generators)
     together = [np.array(own, np.int64) for own in generators.values()]
-    sets = [turned[k : k + 1] for k in range(len(turned))] + together
+    sets = alone + together
     chosen = len(sets)  # not by chance
     sets += redrawn_sets(table, task, redraws, config.seed)
     seen = [np.setdiff1d(task.train_T, held) for held in sets]
@@ -131,7 +137,7 @@ def rotate(
     def validated(fit: Fit) -> F64:
         """Mean accuracy on held-out transformations, of single transformations and of random sets."""
         found = [_scored(features, task, held, fit, k, few) for k, held in enumerate(sets)]
-        parts = found[: len(turned)], found[len(turned) :]
+        parts = found[: len(alone)], found[len(alone) :]
         return np.array([np.mean([v for values in part for v in values] or [0.0]) for part in parts])
 
     rows = TrainingRows(features, task, weight_KT)
@@ -147,10 +153,11 @@ def rotate(
         if k < chosen:
             own = replace(task, score_T=held)
             scored = score(features, own, fit.heads.select([k]), images)
-            (score_TN if k < len(turned) else by_generator_TN)[held] = scored.mean_TN[held]
+            (score_TN if k < len(alone) else by_generator_TN)[held] = scored.mean_TN[held]
         else:
             redrawn += _scored(features, task, held, fit, k, images)
     held_out = len(sets[-1]) if redraws else 0
+    turned = np.sort(np.concatenate(alone))
     return LeaveOneOut(score_TN, turned, by_generator_TN, generators, redrawn, held_out, fit, difference)
 
 
@@ -170,10 +177,11 @@ def report_rotation(
     """Entry of results.json: means over all transformations held out in turn, over coarse classes of their
     transformations, over the styles, and over the styles of each generator with all of them held out."""
     count = len(table.transformations)
-    judged = Judged(resample(rotation.score_TN, config.bootstrap, config.seed, group_N), None)
+    given = (config.bootstrap, config.seed, group_N)
+    judged = Judged(resample(rotation.score_TN, *given, families=table.families), None)
     styles = [t for t in rotation.turned if table.coarse[t] == STYLE]
     each = {table.transformations[t]: judged.resampled.one(t) for t in rotation.turned}
-    crossed = Judged(resample(rotation.by_generator_TN, config.bootstrap, config.seed, group_N), None)
+    crossed = Judged(resample(rotation.by_generator_TN, *given, families=table.families), None)
     generators = {
         name: crossed.numbers("accuracy", uniform_over(own, count)) for name, own in rotation.generators.items()
     }

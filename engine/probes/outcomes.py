@@ -22,6 +22,7 @@ from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
+from substyle.pipelines.transforms.names import family
 
 _RESULTS, _SCORES = "probes.json", "scores.npz"
 TOKEN_HEADS = (ATTENTIVE, EFFICIENT)
@@ -132,11 +133,11 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
             pairs = [pair for pair in pairs if set(pair) <= outcome.scores.keys()]
             made = _differences((name, outcome), (name, outcome), pairs)
             rows += [row | {"head": f"{head}-linear"} for row in made]
-    families: dict[tuple[str, str, str], list[Row]] = {}
+    together: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        families.setdefault((row["task"], row["metric"], row["head"]), []).append(row)
-    for family in families.values():
-        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+        together.setdefault((row["task"], row["metric"], row["head"]), []).append(row)
+    for tests in together.values():
+        for row, p in zip(tests, holm([row["p"] for row in tests]), strict=True):
             row["p_holm"] = p
     return rows
 
@@ -190,7 +191,8 @@ def _differences(
     # NaN unless both have the row, so that the difference of means equals the mean of differences
     stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
     groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
-    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups, bounds=DIFFERENCE)
+    families = [family(a.transformations[t]) for t in shared] * len(names)
+    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups, bounds=DIFFERENCE, families=families)
     rows = []
     for i, (x, y) in enumerate(names):
         task, head = x.split("/")

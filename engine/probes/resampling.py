@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from substyle.engine.probes.tasks import F64, I64
-from substyle.engine.results.model import MARGIN
+from substyle.engine.results.statistics import MARGIN
 
 Bounds = tuple[float, float]
 ACCURACY: Bounds = (0.0, 1.0)
@@ -42,6 +42,8 @@ class Resampled:
         units_T: (T,) number of resampled units with a score: images, or groups of them; None if unknown.
         bounds: least and greatest possible value, see `Estimate`; None for numbers without bounds.
         apart_T: (T,) mean absolute score: of differences, how often two probes disagree; None if unknown.
+        family_T: (T,) number of each one's transformation, of which severities are drawn together; None if they are
+            different.
     """
 
     value_T: F64
@@ -50,6 +52,7 @@ class Resampled:
     units_T: I64 | None = None
     bounds: Bounds | None = None
     apart_T: F64 | None = None
+    family_T: I64 | None = None
 
     def mean(self, weight_T: F64) -> Estimate:
         """Weighted mean of the accuracies that are not NaN."""
@@ -70,8 +73,9 @@ class Resampled:
         """Weighted mean with a two-way bootstrap over images and transformations.
 
         Replicate r is ``sum_t m_rt w_t a_rt / sum_t m_rt w_t``: ``a_rt`` are accuracies over resampled images, ``m_rt``
-        multinomial counts of the transformations with positive weight and an accuracy. The counts depend on the seed
-        and on which transformations these are: estimates over the same ones are paired, those over others independent.
+        multinomial counts of the transformations with positive weight and an accuracy, the same for all severities of
+        one. The counts depend on the seed and on which transformations these are: estimates over the same ones are
+        paired, those over others independent.
 
         Args:
             weight_T: non-negative weights w, (T,).
@@ -82,12 +86,11 @@ class Resampled:
         Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007.
         """
         used = self._used(weight_T)
-        mean, count = self.mean(weight_T), len(used)
+        mean, (count, place_U) = self.mean(weight_T), self._families(used)
         if count < 2:
             return replace(mean, replicates_R=np.empty(0))
-        rng = self._rng(used)
-        times_RU = rng.multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT)).astype(np.float64)
-        replicates_R = self._times(used, weight_T, times_RU)
+        times_RF = self._rng(used).multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT))
+        replicates_R = self._times(used, weight_T, times_RF[:, place_U].astype(np.float64))
         return replace(mean, replicates_R=replicates_R, units=min(mean.units, count), two_way=True)
 
     def nested(self, weight_T: F64, class_T: Sequence[str]) -> Estimate:
@@ -104,9 +107,10 @@ class Resampled:
         label_U = np.array([class_T[t] for t in used])
         free = 0
         for own in (np.flatnonzero(label_U == label) for label in np.unique(label_U)):
-            if (count := len(own)) > 1:
+            count, place = self._families(used[own])
+            if count > 1:
                 drawn = rng.multinomial(count - 1, np.full(count, 1 / count), size=len(times_RU))
-                times_RU[:, own] = drawn * (count / (count - 1))
+                times_RU[:, own] = drawn[:, place] * (count / (count - 1))
                 free += count - 1
         if free == 0:
             return replace(mean, replicates_R=np.empty(0))
@@ -117,6 +121,13 @@ class Resampled:
 
     def _used(self, weight_T: F64) -> I64:
         return np.flatnonzero((weight_T > 0) & np.isfinite(self.value_T))
+
+    def _families(self, used: I64) -> tuple[int, I64]:
+        """Number of different transformations, and which of them each is."""
+        if self.family_T is None:
+            return len(used), np.arange(len(used))
+        numbers, place_U = np.unique(self.family_T[used], return_inverse=True)
+        return len(numbers), place_U
 
     def _rng(self, used: I64) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self.seed, len(used), 0x70696765, *used.tolist()]))
@@ -132,6 +143,7 @@ class Resampled:
             units_T=None if self.units_T is None else self.units_T[rows],
             bounds=self.bounds,
             apart_T=None if self.apart_T is None else self.apart_T[rows],
+            family_T=None if self.family_T is None else self.family_T[rows],
         )
 
     def one(self, t: int) -> Estimate:
@@ -343,6 +355,7 @@ def resample(
     group_N: Sequence[int] | NDArray[np.int64] | None = None,
     *,
     bounds: Bounds | None = ACCURACY,
+    families: Sequence[str] | None = None,
 ) -> Resampled:
     """Accuracies of T transformations over N images and over R resamples of the images.
 
@@ -354,6 +367,7 @@ def resample(
         group_N: groups of images to resample as a whole instead, such as the photograph that a crop is from. One
             group, or one image, has no intervals: its replicates are NaN.
         bounds: least and greatest possible score, None without: `ACCURACY`, or `DIFFERENCE` of two.
+        families: T transformations without their severity; by default all are different.
     """
     counted = np.isfinite(score_TN)
     right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
@@ -377,7 +391,9 @@ def resample(
     apart_T = None
     if bounds == DIFFERENCE:
         apart_T = np.asarray(np.abs(right_NT).sum(axis=0) / np.maximum(counted.sum(axis=1), 1))
-    return Resampled(accuracies[0], accuracies[1:], seed, units_T, bounds, apart_T)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(families or ()))}
+    family_T = None if families is None else np.array([numbers[name] for name in families], np.int64)
+    return Resampled(accuracies[0], accuracies[1:], seed, units_T, bounds, apart_T, family_T)
 
 
 def multiplicities(resamples: int, seed: int, images: int) -> Iterable[NDArray[np.uint8]]:

@@ -127,7 +127,8 @@ def _means(accuracy_ST: NDArray[np.float32] | None, weight_T: F64) -> F64:
 
 def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: I64 | None) -> dict[str, Any]:
     """Entry of results.json for a task and head. ``group_N``: bootstrap groups of the scored images, or None."""
-    judged = Judged(resample(single.scores.mean_TN, config.bootstrap, config.seed, group_N), single.training_ST)
+    drawn = resample(single.scores.mean_TN, config.bootstrap, config.seed, group_N, families=table.families)
+    judged = Judged(drawn, single.training_ST)
     make = {"fine": _fine, "coarse": _coarse, "semantic": _semantic}[single.task.name]
     return {
         **make(table, single, judged),
@@ -191,21 +192,24 @@ def _semantic(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str
 def _each(table: EmbeddingTable, task: Task, resampled: Resampled) -> dict[str, Any]:
     """Accuracies on each transformation, and against severity where transformations have several."""
     plain = {table.transformations[t]: resampled.one(t).number for t in task.score_T}
-    curves = by_severity(table.transformations, resampled, task.chance)
+    curves = by_severity(table.transformations, resampled, task.chance, rises=not task.by_image)
     return {"by_transformation": plain} | ({"by_severity": curves} if curves else {})
 
 
-def by_severity(names: Sequence[str], resampled: Resampled, chance: float) -> dict[str, dict[str, Any]]:
+def by_severity(
+    names: Sequence[str], resampled: Resampled, chance: float, *, rises: bool = True
+) -> dict[str, dict[str, Any]]:
     """Accuracies at each severity of the transformations that have several in a table.
 
     Args:
         names: T transformations, ``name@severity`` at one severity.
         resampled: their accuracies.
         chance: accuracy at severity 0.
+        rises: whether accuracy rises from there, as that of the transformation does; that of the class falls.
 
     Returns:
         by transformation: ``severities``, ``accuracy``, ``ci95`` (lists), and ``halfway`` with ``halfway_ci95``, see
-        :func:`halfway`; both None unless the interval at the strongest severity lies above chance.
+        :func:`halfway`; both None unless accuracy rises and its interval at the strongest severity lies above chance.
     """
     members: dict[str, list[tuple[int, int]]] = {}
     for t, name in enumerate(names):
@@ -219,7 +223,7 @@ def by_severity(names: Sequence[str], resampled: Resampled, chance: float) -> di
         severities, places = (list(column) for column in zip(*sorted(pairs), strict=True))
         each = [resampled.one(t) for t in places]
         strongest = each[-1].ci95
-        above = strongest is not None and strongest[0] > chance
+        above = rises and strongest is not None and strongest[0] > chance
         level_L = np.array(severities, np.float64)
         values = halfway(level_L, np.concatenate([resampled.value_T[None], resampled.replicates_RT])[:, places], chance)
         half = Estimate(float(values[0]), values[1:], min(one.units for one in each))

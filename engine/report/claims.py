@@ -7,7 +7,7 @@ backbones, photographs and transformations of the study. Layers of a network are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,7 +17,6 @@ from substyle.engine.report.data import minus, show, show_interval
 from substyle.engine.report.deciding import (
     Judged,
     backbones_needed,
-    correlation_interval,
     disagreeing,
     equivalence_needs,
     half_width,
@@ -34,7 +33,6 @@ from substyle.engine.report.findings import (
     within_margin,
 )
 from substyle.engine.results.model import (
-    MARGIN,
     BackboneResults,
     Claim,
     GroupedScores,
@@ -44,11 +42,12 @@ from substyle.engine.results.model import (
     Robustness,
     Status,
 )
+from substyle.engine.results.statistics import FEWEST_CORRELATED, MARGIN, correlation_interval
+from substyle.pipelines.transforms.names import family
 
 FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
-# minimum backbones for a rank correlation (of three, one order in six is perfect), and for a verdict on it
 FEWEST_TRANSFORMATIONS = 3  # of a verdict on sensitivities
-FEWEST_CORRELATED, FEWEST_DECIDED = 4, 6
+FEWEST_DECIDED = 6  # backbones of a verdict on a rank correlation
 STRONG = 0.5  # rank correlation that counts as "implies"
 STATISTICS = "control:statistics"
 SUPPORTED: Final = "supported"
@@ -126,7 +125,8 @@ def _mlp_is_free(results: ResultsDocument) -> Claim:
         "C4", "An MLP extracts more than a linear probe, and sharing it with the class task costs no accuracy."
     )
     names = results.networks()
-    claim.groups, claim.margin, claim.n_transformations = {"trained": names}, MARGIN, len(results.transformations)
+    claim.groups, claim.margin = {"trained": names}, MARGIN
+    claim.n_transformations = _different(row.name for row in results.transformations)
     rows = results.compared("fine", "accuracy", "mlp-linear")
     found = [each for name in names if (each := difference(rows, name, name, "two_way_ci95")) is not None]
     costs = [(name, task, _cost(results.backbones[name], task).ci90) for name in names for task in _TASKS]
@@ -203,15 +203,19 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
     if absent:
         return _first(claim, NOT_TESTABLE, absent)
     shared = [t for t in moved[left[0]] if all(each.get(t) is not None for each in moved.values())]
-    if len(shared) < 2:
+    if (count := _different(shared)) < 2:
         return _first(claim, NOT_TESTABLE, ["fewer than two transformations were analysed for all backbones"])
-    values = {name: np.array([each[t] for t in shared], np.float64) for name, each in moved.items()}
+    families = dict.fromkeys(map(family, shared))  # means over severities, which are not independent
+    values = {
+        name: np.array([np.mean([each[t] for t in shared if family(t) == whole]) for whole in families], np.float64)
+        for name, each in moved.items()
+    }
     photographs = {name: _over_photographs(results.backbones[name], shared) for name in values}
     if missing := [name for name, half in photographs.items() if half is None]:
         return _first(claim, NOT_TESTABLE, [f"sensitivities of {listed(missing)} have no intervals over photographs"])
     # the same draws of transformations for every pair
-    drawn = np.random.Generator(np.random.PCG64([0, len(shared)])).integers(len(shared), size=(_RESAMPLES, len(shared)))
-    few = math.sqrt(len(shared) / (len(shared) - 1)) * float(stdtrit(len(shared) - 1, 0.975)) / 1.959964
+    drawn = np.random.Generator(np.random.PCG64([0, count])).integers(count, size=(_RESAMPLES, count))
+    few = math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.975)) / 1.959964
     found: list[Difference] = []
     judged: dict[str, Judged] = {}
     for a in left:
@@ -222,16 +226,16 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
             below, above = (math.hypot(few * (end - value), of_photographs) for end in ends.tolist())
             found.append((value, (value - below, value + above)))
             judged[f"{a} against {b}"] = (*found[-1], of_photographs)
-    claim.n_transformations = len(shared)
+    claim.n_transformations = count
     claim.status = _side(_estimate(claim, found), +1)
-    if len(shared) < FEWEST_TRANSFORMATIONS:
+    if count < FEWEST_TRANSFORMATIONS:
         claim.status = UNDECIDED
         _add(claim, f"a verdict requires {FEWEST_TRANSFORMATIONS} transformations")
     elif claim.status == UNDECIDED:
         measured = [(results.backbones[name].entry("sampled") or {}).get("test_images") for name in (*left, *right)]
         images = min((each for each in measured if each), default=None)
         _add(claim, *(list(disagreeing(judged)) or _to_decide(results, claim, judged, images=images)))
-    _add(claim, f"sensitivity is 1 − centred cosine to the original photograph, over {len(shared)} transformations")
+    _add(claim, f"sensitivity is 1 − centred cosine to the original photograph, over {count} transformations")
     _add(claim, *_contrast(results, left, right))
     return _held_back(results, claim, [], [])
 
@@ -479,14 +483,19 @@ def _generators(results: ResultsDocument, a: str, b: str) -> str:
 
 def _transformations(results: ResultsDocument, task: str, metric: str, name: str) -> int:
     if task == "fine":
-        return len(results.transformations)
+        return _different(row.name for row in results.transformations)
     if task == _UNSEEN_STYLES[0]:
         found = next(iter(results.entries(task).values()), None)
         return len((found and found.by_style) or {})
     turned = _turned(results, name)
     by_transformation = (turned and turned.by_transformation) or {}
     styles = [row.name for row in results.transformations if metric != "styles" or row.coarse == "style"]
-    return sum(t in by_transformation for t in styles)
+    return _different(t for t in styles if t in by_transformation)
+
+
+def _different(names: Iterable[str]) -> int:
+    """Number of transformations; severities of one count as one."""
+    return len(set(map(family, names)))
 
 
 def _contrast(results: ResultsDocument, left: Sequence[str], right: Sequence[str]) -> list[str]:

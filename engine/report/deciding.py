@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from scipy.special import stdtrit
 
+from substyle.engine.results.statistics import correlation_interval
+
 _MOST = 1000  # generators, backbones, or times as many photographs and transformations
 
 
@@ -118,20 +120,6 @@ def equivalence_needs(difference: float, half: float, margin: float, count: int,
     if (times := (half / (margin - abs(difference))) ** 2) > _MOST:
         return "nothing within reach: the difference is too close to the margin"
     return f"about {_more(count, times):,} more {name}"
-
-
-def correlation_interval(correlation: float, count: int) -> list[float]:
-    """95 % interval of a rank correlation of ``count`` > 3 pairs.
-
-    A correlation of 1 or -1 is taken halfway to the next one that ranks without ties can have.
-
-    Source: Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
-    Psychometrika 65, 2000: Fisher's z has the variance (1 + rho² / 2) / (count − 3).
-    """
-    most = 1 - 6 / (count**3 - count)
-    rho = min(max(correlation, -most), most)
-    half = 1.959964 * math.sqrt((1 + rho**2 / 2) / (count - 3))
-    return [math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)]
 
 
 def backbones_needed(correlation: float, strong: float, count: int) -> int | None:

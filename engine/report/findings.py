@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from substyle.engine.report.data import head_name, show, show_interval
-from substyle.engine.results.model import MARGIN, PairComparison, ResultsDocument
+from substyle.engine.results.model import PairComparison, ResultsDocument
+from substyle.engine.results.statistics import MARGIN
 
 LEVEL = 0.05  # significance level after Holm's correction
 _COMPARED = {"coarse_rotation": "rotation"}  # tasks with another name in comparisons

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 SCHEMA = 1
 Status = Literal["supported", "contradicted", "undecided", "not testable"]
 HEADS = ("linear", "mlp")
-MARGIN = 0.01  # of accuracy, within which two probes are equivalent
 BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")  # in the pooling of a layer
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -136,7 +135,10 @@ class ProbeScores(Model):
 
 
 class SeverityCurve(Model):
-    """Accuracies by severity of a transformation, and the severity at which half of the accuracy is lost."""
+    """Accuracies by severity of a transformation.
+
+    Of the style task also the severity at which accuracy is halfway between chance and its maximum.
+    """
 
     severities: list[int]
     accuracy: list[Share | None]
@@ -541,7 +543,8 @@ class Claim(Model):
             correlation.
         ci: from the lowest lower to the highest upper end of the pairs' 95 % intervals.
         margin: margin of equivalence.
-        n_transformations: number of transformations that were resampled, or of styles of unseen generators.
+        n_transformations: number of transformations that were resampled (severities of one count as one), or of styles
+            of unseen generators.
     """
 
     id: str

@@ -24,8 +24,11 @@ from substyle.kernels.errors import SubstyleError
 
 NOTE = "complete.json"  # written last into a stage's folder: stamp, wall time and checksum of each file
 # source code and libraries that compute results: of photographs and networks, too, which attacks and trainings read
-_CODE = (*cache.EMBEDDING, "engine/store", "engine/probes", "engine/analysis", "engine/stages")
-_LIBRARIES = ("torch", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
+_CODE = (
+    *(*cache.EMBEDDING, "engine/store", "engine/results/statistics.py"),
+    *("engine/probes", "engine/analysis", "engine/stages"),
+)
+_LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 
 class StaleError(SubstyleError):

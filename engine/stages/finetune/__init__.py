@@ -31,6 +31,7 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms.base import real
+from substyle.pipelines.transforms.names import family
 
 _LISTS = ("backbones", "objectives", "seeds", "seed")  # settings that say which trainings there are
 
@@ -94,7 +95,7 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
         pipeline, records = _plan(run).pipeline, _plan(run).readable()
         base = load_trainable(_choices(run)[unit.name], pipeline)
         names = _trained_on(table)
-        families = [name.partition("@")[0] for name in names]
+        families = [family(name) for name in names]
         labels = list(dict.fromkeys(families))
         train_N = table.rows(TRAIN)
         batches = labelled_variants(

@@ -19,7 +19,7 @@ from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.resampling import Estimate
 from substyle.engine.probes.tasks import identity
-from substyle.engine.report.deciding import correlation_interval
+from substyle.engine.results.statistics import correlation_interval
 from substyle.engine.stages.movement import section
 from substyle.engine.stages.movement.section import DEFAULT, MEASURES, Movement
 from substyle.engine.stages.probes import STAGE as PROBES

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.claims import FEWEST_CORRELATED
 from substyle.engine.report.data import Column, ComparedScore, Table, minus, scored, show, words
-from substyle.engine.report.deciding import correlation_interval
 from substyle.engine.report.figures import FULL, tip
 from substyle.engine.report.section import Block, Data, Panel, Plots, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, Numbers, ResultsDocument
+from substyle.engine.results.statistics import FEWEST_CORRELATED, correlation_interval
 
 DEFAULT = "sensitivity"
 MEASURES = (DEFAULT, "radius", "csls")

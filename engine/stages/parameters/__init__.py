@@ -23,6 +23,7 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.names import family
 from substyle.pipelines.transforms.registry import load_all, suite
 from substyle.pipelines.validation import validated
 
@@ -109,12 +110,12 @@ def families(names: Sequence[str]) -> dict[str, tuple[list[int], list[Response]]
     load_all()
     columns: dict[str, list[int]] = {}
     for t, name in enumerate(names):
-        columns.setdefault(name.partition("@")[0], []).append(t)
+        columns.setdefault(family(name), []).append(t)
     found = {}
-    for family, own in columns.items():
-        targets = [target for each in base.get(family).parameters if (target := response_of(each)) is not None]
+    for name, own in columns.items():
+        targets = [target for each in base.get(name).parameters if (target := response_of(each)) is not None]
         if targets:
-            found[family] = own, targets
+            found[name] = own, targets
     return found
 
 
@@ -129,7 +130,7 @@ def parameters(table: EmbeddingTable, seed: int, config: ParametersConfig) -> JS
     key_N = image_keys(seed, list(table.keys))
     splits = images_of(table, np.ones(len(table.keys), np.bool_), config.seed)
     found: dict[str, Any] = {}
-    for family, (columns, targets) in families(table.transformations).items():
+    for name, (columns, targets) in families(table.transformations).items():
         drawn = [base.get(table.transformations[t]).values(key_N) for t in columns]
         value_TN = {each.name: np.stack([of[each.name] for of in drawn]).astype(np.float64) for each in targets}
         known = [target for target in targets if len(np.unique(value_TN[target.name])) >= FEWEST]
@@ -144,5 +145,5 @@ def parameters(table: EmbeddingTable, seed: int, config: ParametersConfig) -> JS
                 seed=config.seed,
                 resample_by=config.resample_by,
             )
-            found[family] = {target.name: score for target, score in scores}
+            found[name] = {target.name: score for target, score in scores}
     return {"by_transformation": found, **asdict(config)}

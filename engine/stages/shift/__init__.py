@@ -35,6 +35,7 @@ from substyle.kernels.errors import ConfigError, abbreviated
 from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.names import family
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.validation import validated
 
@@ -127,8 +128,8 @@ def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
         allowed = "a suite with a transformation besides identity, named unlike photographs in [shift]"
         raise ConfigError("corruptions", study.corruptions, allowed)
     if any(stage.adds_backbones and stage.of(study) is not None for stage in registry.stages()):
-        learnt = {name.partition("@")[0] for name in suite(study.suite)[1:] if base.get(name).role == "train"}
-        if seen := [name for name in made if name.partition("@")[0] in learnt]:
+        learnt = {family(name) for name in suite(study.suite)[1:] if base.get(name).role == "train"}
+        if seen := [name for name in made if family(name) in learnt]:
             allowed = f"a suite without {abbreviated(seen)}, which fine-tuned and adapted backbones are trained on"
             raise ConfigError("corruptions", study.corruptions, allowed)
     require_class_probe("corruptions", study.corruptions, counts, study.probes)

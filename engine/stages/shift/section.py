@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
+from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.data import Column, ComparedScore, Table, scored, words
 from substyle.engine.report.extraction import SizePlot, SizePoint, size_panels
 from substyle.engine.report.section import Block, Data, Plots, Section, Text
 from substyle.engine.results.model import BackboneResults, ResultsDocument, Robustness
+from substyle.engine.results.statistics import FEWEST_CORRELATED
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -21,8 +22,10 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     blocks: list[Block] = [Text(text), Data(table, table.caption, saved=False), Data(shifts(results), hidden=True)]
     if plots := shift_plots(results):
         blocks.append(Plots("shift", size_panels(plots)))
-        note = "Loss: class accuracy on original test photographs minus that on the shift. Intervals are over "
-        note += f"{results.drawn()}: how certain these numbers and the order of these backbones are, not what other "
+        by = results.drawn((next(iter(results.ordered().values())).sampled or {}).get("resample_by"))
+        note = "Loss: class accuracy on original test photographs minus that on the shift, on photographs of classes "
+        note += "that the probe knows; others count as wrong in the accuracy on the own photographs. Intervals are "
+        note += f"over {by}: how certain these numbers and the order of these backbones are, not what other "
         blocks.append(Text(f"{note}backbones would do.", note=True))
     yield Section("shift", "Shift", "Shift: do probes hold on other photographs?", tuple(blocks))
 

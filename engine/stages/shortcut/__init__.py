@@ -147,7 +147,8 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
     count = len(names)
 
     def of(score_TN: F32, *, bounds: Bounds = ACCURACY) -> Resampled:
-        return resample(score_TN, config.bootstrap, config.seed, group_N, bounds=bounds)
+        families = [table.families[t] for t in names]
+        return resample(score_TN, config.bootstrap, config.seed, group_N, bounds=bounds, families=families)
 
     of_arrangement = dict(zip(ARRANGEMENTS, right_ATN, strict=True))
     price_TN = of_arrangement["pos_same"] - of_arrangement["neg_same"]

@@ -8,7 +8,7 @@ from scipy.stats import t
 
 from substyle.engine.estimate.forecast import GENERATORS, STYLE, Deviations, OverGenerators, forecasts
 from substyle.engine.probes.resampling import DIFFERENCE, resample, uniform_over
-from substyle.engine.report.deciding import correlation_interval
+from substyle.engine.results.statistics import correlation_interval
 from substyle.pipelines.transforms.registry import suite
 
 

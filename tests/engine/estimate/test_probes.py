@@ -232,6 +232,8 @@ def found_rows(photographs: int) -> float:
 
 def test_the_rotation_has_a_head_for_each_set_that_is_held_out() -> None:
     assert table_of(10).held_out(20) == [1] * 30 + [11] * 20
+    several = replace(table_of(10), transformations=("identity", "fog@1", "fog@2", "snow", "defocus_blur"))
+    assert several.held_out(2) == [2, 1, 2, 2]  # snow is the one that the suite holds out: fog or snow, 1.5 on average
     assert table_of(10).tasks() == {"fine": (31, 31), "coarse": (10, 20), "semantic": (1000, 1)}
 
 

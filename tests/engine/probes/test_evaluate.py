@@ -24,7 +24,7 @@ from substyle.engine.probes.resampling import (
 )
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import Judged
-from substyle.engine.results.model import MARGIN
+from substyle.engine.results.statistics import MARGIN
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
@@ -250,6 +250,40 @@ def test_two_way_replicates_equal_a_loop() -> None:
         expected.append(np.average(accuracy[drawn], weights=weight[drawn]))
     np.testing.assert_allclose(made.two_way(weight).replicates_R, expected, rtol=1e-9)
     assert made.two_way(weight).value == made.mean(weight).value
+
+
+SEVERITIES = ("fog", "fog", "snow", "jpeg", "jpeg", "jpeg")
+
+
+def test_severities_of_a_transformation_are_drawn_together() -> None:
+    """Compared with a loop over drawn transformations; as many units as there are transformations."""
+    score = np.random.default_rng(11).random((6, 30)).astype(np.float32)
+    weight = np.array([1.0, 0.5, 0.5, 0.0, 2.0, 1.0])
+    made = resample(score, 120, 4, families=SEVERITIES)
+    times = np.random.Generator(np.random.PCG64([4, 5, 0x70696765, 0, 1, 2, 4, 5])).multinomial(
+        3, [1 / 3] * 3, size=120
+    )
+    members = [[0, 1], [2], [4, 5]]
+    expected = []
+    for accuracy, counts in zip(made.replicates_RT, times, strict=True):
+        drawn = [t for own, count in zip(members, counts, strict=True) for t in own * int(count)]
+        expected.append(np.average(accuracy[drawn], weights=weight[drawn]))
+    found = made.two_way(weight)
+    np.testing.assert_allclose(found.replicates_R, expected, rtol=1e-9)
+    assert found.units == 3
+    assert made.part(slice(3, 6)).two_way(np.ones(3)).ci95 is None  # all of one
+
+
+def test_nested_draws_of_severities_are_those_of_their_transformations() -> None:
+    """Four severities of each say no more of other transformations than one does."""
+    accuracy = np.array([0.1, 0.3, 0.5, 0.6, 1.0, 0.7])
+    once = Resampled(accuracy, np.tile(accuracy, (20_000, 1)))
+    more = Resampled(accuracy.repeat(4), np.tile(accuracy.repeat(4), (20_000, 1)), family_T=np.arange(6).repeat(4))
+    a = once.nested(balanced_over(range(6), CLASSES, ["a", "b", "c"]), CLASSES)
+    classes = tuple(np.repeat(CLASSES, 4).tolist())
+    b = more.nested(balanced_over(range(24), classes, ["a", "b", "c"]), classes)
+    assert (b.value, b.units) == (pytest.approx(a.value), a.units)
+    assert b.se == pytest.approx(a.se, rel=0.03)
 
 
 def test_two_way_differences_are_paired_and_one_transformation_gives_no_interval() -> None:

@@ -101,11 +101,39 @@ def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Q
 
 def test_what_can_be_held_out(make_table: Make) -> None:
     """Independent of roles; the only transformation of a class is never held out."""
-    assert held_out_in_turn(whole(make_table())).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    table = make_table()
+    assert np.array_equal(held_out_in_turn(table, whole(table)), [[1], [2], [3], [4], [5], [6], [7]])
     suite = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("noise_a", "noise", "held_out"))
     assert whole_task(make_table(suite=suite), 0) is None
     suite = (*suite, ("noise_b", "noise", "held_out"))
-    assert held_out_in_turn(whole(make_table(suite=suite))).tolist() == [2, 3]
+    table = make_table(suite=suite)
+    assert np.array_equal(held_out_in_turn(table, whole(table)), [[2], [3]])
+
+
+SEVERITIES = (
+    ("identity", "identity", "train"), ("fog@1", "weather", "train"), ("fog@3", "weather", "train"),
+    ("blur@1", "blur", "train"), ("snow@2", "weather", "train"), ("blur@2", "blur", "train"),
+    ("noise@1", "noise", "held_out"), ("grain@1", "noise", "train"), ("noise@5", "noise", "held_out"),
+)  # fmt: skip
+
+
+def test_severities_are_held_out_together(make_table: Make, quick: Quick) -> None:
+    """No severity of what a probe holds out is in its training rows, and a class of one transformation stays whole."""
+    table, config = make_table(style=0.7, suite=SEVERITIES), quick(tolerance=1e-5)
+    task = whole(table)
+    assert [own.tolist() for own in held_out_in_turn(table, task)] == [[1, 2], [4], [6, 8], [7]]
+    sets = redrawn_sets(table, task, 40, 0)
+    assert {tuple(held.tolist()) for held in sets} == {(6, 8), (7,)}  # the only class with something held out
+    none = make_table(suite=SEVERITIES, roles=("train",) * 9)
+    drawn = {tuple(held.tolist()) for held in redrawn_sets(none, whole(none), 40, 0)}
+    assert drawn == {(1, 2, 6, 8), (1, 2, 7), (4, 6, 8), (4, 7)}
+    standard = standard_of(table, task, 0)
+    before, after = turned(table, config, standard), turned(spoilt(table, 2), config, standard)
+    assert before.turned.tolist() == [1, 2, 4, 6, 7, 8]
+    np.testing.assert_array_equal(before.score_TN[1:3], after.score_TN[1:3])
+    assert (before.score_TN[4] != after.score_TN[4]).any()
+    entry = report_rotation(table, before, config, None)
+    assert list(entry["by_transformation"]) == ["fog@1", "fog@3", "snow@2", "noise@1", "grain@1", "noise@5"]
 
 
 def test_redrawn_sets(make_table: Make) -> None:

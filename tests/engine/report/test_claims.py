@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from substyle.engine.report.claims import claims
-from substyle.engine.report.deciding import correlation_interval, equivalence_needs, more_units
+from substyle.engine.report.deciding import equivalence_needs, more_units
+from substyle.engine.results.statistics import correlation_interval
 from substyle.engine.stages.results import validate_results
 
 STYLES = ("style_a", "style_b", "style_c")
@@ -386,6 +387,26 @@ def test_sensitivity_is_compared_over_transformations() -> None:
     assert verdict(results, "C5")["status"] == "contradicted"
     results["backbones"]["mae"]["sensitivity"] = None
     assert "no analysis of mae" in why(verdict(results, "C5"))
+
+
+def test_severities_are_one_transformation() -> None:
+    """Five severities of three corruptions that differ much from each other are three, not fifteen."""
+
+    def studied(names: list[str]) -> dict[str, Any]:
+        results = study()
+        for name, more in (("simclr", 0.1), ("mae", 0.0)):
+            moved = {t: 0.3 + more * (1 + 0.8 * ["jpeg", "fog", "blur"].index(t.partition("@")[0])) for t in names}
+            results["backbones"][name] |= {
+                "sensitivity": moved,
+                "sensitivity_ci95": {t: [m, m] for t, m in moved.items()},
+            }
+        return verdict(results, "C5")
+
+    whole = ["jpeg", "fog", "blur"]
+    alone, several = studied(whole), studied([f"{name}@{level}" for name in whole for level in range(1, 6)])
+    assert several["n_transformations"] == alone["n_transformations"] == 3
+    assert (several["estimate"], several["ci"]) == (pytest.approx(alone["estimate"]), pytest.approx(alone["ci"]))
+    assert "fewer than two transformations" in why(studied(["fog@1", "fog@2", "fog@3"]))
 
 
 def test_sensitivities_of_the_same_photographs_err_together() -> None:

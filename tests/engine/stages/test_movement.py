@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from tests.engine.report import fake
 
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.report.deciding import correlation_interval
+from substyle.engine.results.statistics import correlation_interval
 from substyle.engine.stages.movement import STAGE, MovementConfig, movement, radius
 from substyle.engine.stages.movement.section import MEASURES
 from substyle.engine.stages.results import validate_results
