@@ -45,7 +45,7 @@ def similarity(tables: Sequence[EmbeddingTable], config: AnalysisConfig, *, quie
 
     Returns:
         JSON-ready keys ``pairs``: by backbone and a later backbone, each measure and its ``_ci95``, None if undefined;
-        and ``sampled``: numbers of photographs, variants and variants compared by RSA.
+        and ``sampled``: numbers of photographs, variants and variants compared by RSA, and ``resample_by``.
     """
     tables = [averaged(table) for table in tables]
     first = tables[0]
@@ -89,7 +89,8 @@ def similarity(tables: Sequence[EmbeddingTable], config: AnalysisConfig, *, quie
     for i, j in combinations(range(len(tables)), 2):
         estimates = [_estimate(name, found.get(name), i, j) for name in MEASURES]
         pairs.setdefault(tables[i].backbone, {})[tables[j].backbone] = dict(ChainMap(*estimates))
-    sampled = {"images": len(images), "variants": len(rows), "rsa_variants": min(len(rows), _ROWS)}
+    sampled: dict[str, Any] = {"images": len(images), "variants": len(rows), "rsa_variants": min(len(rows), _ROWS)}
+    sampled["resample_by"] = config.resample_by
     return {"pairs": pairs, "sampled": sampled}
 
 

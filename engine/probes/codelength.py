@@ -15,10 +15,12 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
@@ -348,8 +350,14 @@ class _Curve:
         replicate_AOR = np.array([[one.replicates_R for one in every] for every in self.found])
         orders, count = replicate_AOR.shape[1:]
         rng = np.random.default_rng([self.growing.config.seed, 0x63757276])
-        times_RO = rng.multinomial(orders, np.full(orders, 1 / orders), size=count) / orders
-        replicate_AR = np.einsum("aor,ro->ar", replicate_AOR, times_RO)
+        # one order less is drawn than there are, which gives the variance of their mean; for few orders deviations are
+        # those of Student's distribution
+        drawn = max(orders - 1, 1)
+        times_RO = rng.multinomial(drawn, np.full(orders, 1 / orders), size=count) / drawn
+        wider = float(stdtrit(drawn, 0.975)) / NormalDist().inv_cdf(0.975)
+        mean_AR = replicate_AOR.mean(axis=1)
+        replicate_AR = mean_AR + wider * (np.einsum("aor,ro->ar", replicate_AOR, times_RO) - mean_AR)
+        replicate_AR = replicate_AR.clip(*ACCURACY)
         value_A, chance = value_AO.mean(axis=1), self.task.chance
         units = self.found[0][0].units
         points = [Estimate(float(v), r, units, bounds=ACCURACY) for v, r in zip(value_A, replicate_AR, strict=True)]

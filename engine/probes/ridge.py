@@ -47,10 +47,17 @@ class Response:
         turns: F64 = np.arctan2(point_NP[:, 1], point_NP[:, 0]) / (2 * np.pi) % 1 * self.period
         return turns
 
+    def near(self, value_N: F64, predicted_N: F64) -> F64:
+        """Predictions at the turn that is nearest to the true values, which for angles may be negative."""
+        if not self.period:
+            return predicted_N
+        near_N: F64 = predicted_N - self.period * np.round((predicted_N - value_N) / self.period)
+        return near_N
+
     def errors(self, value_N: F64, predicted_N: F64) -> F64:
         """Absolute errors, of angles the shorter way round."""
-        error_N: F64 = np.abs(predicted_N - value_N)
-        return np.minimum(error_N % self.period, -error_N % self.period) if self.period else error_N
+        error_N: F64 = np.abs(self.near(value_N, predicted_N) - value_N)
+        return error_N
 
 
 Cell = tuple[int, int, NDArray[np.int64]]  # place among the columns, transformation, photographs
@@ -176,6 +183,7 @@ def scored_on(
     times_RG = rng.multinomial(groups, np.full(groups, 1 / groups), size=bootstrap).astype(np.float64)
     r2_R, error_R = _r2_and_error(times_RG @ sums_GS)
     (r2,), (error,) = _r2_and_error(sums_GS.sum(axis=0)[None])
+    near_N = target.near(value_N, predicted_N)
     shown = np.linspace(0, len(value_N) - 1, min(_SHOWN, len(value_N))).astype(np.int64)
     return {
         "r2": Estimate(float(r2), r2_R, groups).number,
@@ -187,7 +195,7 @@ def scored_on(
         "low": float(value_N.min()),
         "high": float(value_N.max()),
         "points": [
-            [round(float(a), 4), round(float(b), 4)] for a, b in zip(value_N[shown], predicted_N[shown], strict=True)
+            [round(float(a), 4), round(float(b), 4)] for a, b in zip(value_N[shown], near_N[shown], strict=True)
         ],
     }
 

@@ -198,7 +198,7 @@ class _Run:
 
     def extractability(self, bar: ProgressBar) -> None:
         """Measure how easily the labels of fine and semantic tasks are extracted."""
-        groups = None if self.scored_group_N is None else self.group_N
+        groups = self.group_N  # of training photographs too, which may be alike where those of the test are not
         entry = self.results["extractability"] = dict[str, Any]()
         for name in ("fine", "semantic"):
             for head, single in self.trained.get(name, {}).items():

@@ -476,6 +476,7 @@ class _Subject:
             "surrogate": (self.inputs["transfer"] or {}).get("name"),
             "library": f"torchattack {versions('torchattack')['torchattack']}",
             "named": detection.named(probes.get("fine"), read(CLEAN)),
+            "resample_by": config.resample_by,
             "converged": all(detector.converged for detector in self.detectors.values()),
             "attacks": attacks,
         }

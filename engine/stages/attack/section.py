@@ -51,6 +51,7 @@ class Attacks(Model):
     accuracy: Share | None = None
     named: Numbers | None = None
     attacks: dict[str, AttackScores | None] | None = None
+    resample_by: str | None = None
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -58,6 +59,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     table = attacks(results)
     if not table.rows:
         return
+    by = next(iter(_found(results).values())).resample_by
     note = (
         "Attacks start from test photographs that the linear class probe classifies correctly, and are rounded to grey "
         "levels; success is the share of these that it then gets wrong, class accuracy counts all test photographs. "
@@ -66,7 +68,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         "training on attacks. Detector: linear probe of attacked against original training photographs; for other "
         "radii or attacks, that radius or the whole attack is left out of its training. Adaptive: PGD on the class and "
         "on the detector trained on all attacks. An AUROC below 50 ranks attacked pictures as less suspicious than "
-        f"original ones. In small type: 95% intervals over {results.drawn()}."
+        f"original ones. In small type: 95% intervals over {results.drawn(by)}."
     )
     detection = [each for each in attack_detection(results) if each.rows]
     tables = (Data(each, each.caption) for each in (table, *detection))

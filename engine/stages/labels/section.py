@@ -159,11 +159,15 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 
 
 def _sentence(name: str, found: Labels) -> str:
-    """The label that a backbone predicts best above chance, if its interval is above it."""
-    label, own = max(_each(found), key=lambda each: (_number(each[1]) or 0.0) - (each[1].chance or 0.0))
-    low_high = own.ci95 if own.accuracy is not None else own.r2_ci95
-    if low_high is None or low_high[0] <= (own.chance or 0.0):
+    """The label that a backbone predicts best above chance, of those whose interval is above it."""
+    clear = []
+    for label, own in _each(found):
+        low_high = own.ci95 if own.accuracy is not None else own.r2_ci95
+        if low_high is not None and low_high[0] > (own.chance or 0.0):
+            clear.append((label, own))
+    if not clear:
         return f"{name} predicts no label clearly above chance."
+    label, own = max(clear, key=lambda each: (_number(each[1]) or 0.0) - (each[1].chance or 0.0))
     what = "accuracy" if own.accuracy is not None else "R²"
     beside = f", chance {show(own.chance)}" if own.chance is not None else ""
     after = _number(own.fixed)

@@ -42,7 +42,8 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     variants, images, rsa = (show(sampled.get(key), "count") for key in ("variants", "images", "rsa_variants"))
     note = (
         f"On {variants} variants of {images} test photographs (RSA: {rsa} of them); 0 is expected for unrelated "
-        "embeddings, 1 is equality up to rotation and scale. 95% intervals over random halves of the photographs."
+        "embeddings, 1 is equality up to rotation and scale. 95% intervals over random halves of the "
+        f"{results.drawn(sampled.get('resample_by'))}."
     )
     blocks = (
         Text(similarity_summary(results)),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from tests.engine.report.fake import fake_results
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.codelength import (
     Growing,
+    _Curve,
     code_sizes,
     curve_sizes,
     grow,
@@ -27,6 +30,7 @@ from substyle.engine.probes.codelength import (
 from substyle.engine.probes.control_tasks import shuffled_task
 from substyle.engine.probes.linear import fit_linear, training_rows_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
+from substyle.engine.probes.resampling import ACCURACY, Estimate
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import Task
 from substyle.engine.report.extraction import extractability
@@ -92,6 +96,24 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
 
 
 @pytest.mark.slow
+def test_few_orders_are_uncertain(quick: Quick) -> None:
+    """Photographs agree, and three orders do not: nearly the interval of Student's t with two degrees of freedom."""
+    curve = object.__new__(_Curve)
+    curve.growing = SimpleNamespace(config=quick())  # type: ignore[assignment]
+    curve.task = SimpleNamespace(chance=0.1)  # type: ignore[assignment]
+    curve.sizes, curve.Cs = [1, 100], [1.0, 1.0]
+    alike = partial(Estimate, units=10_000, bounds=ACCURACY)
+    curve.found = [[alike(v, np.full(4000, v)) for v in (0.45, 0.5, 0.55)], [alike(0.9, np.full(4000, 0.9))] * 3]
+    found = curve.describe()
+    low, high = found["points"]["1"]["ci95"]
+    exact = 4.303 * 0.05 / np.sqrt(3)
+    assert 0.8 * exact < 0.5 - low < 1.1 * exact
+    assert 0.8 * exact < high - 0.5 < 1.1 * exact
+    assert np.diff(found["points"]["100"]["ci95"]) < 0.002
+    low, high = found["needed_ci95"]
+    assert high / low > 1.5
+
+
 def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: Quick) -> None:
     """With each photograph four times, nothing is learned from a copy about another."""
     table = make_table(images=60, style=0.3)

@@ -57,6 +57,9 @@ def test_only_transformations_with_several_severities_have_a_curve() -> None:
     (found,) = by_severity(names, resampled, 0.1).values()
     assert found["severities"] == [1, 2, 3]
     assert found["accuracy"] == [float(score_TN[t].mean()) for t in (2, 3, 1)]
+    assert found["halfway"] is not None
+    (falls,) = by_severity(names, resampled, 0.1, rises=False).values()  # as that of classes
+    assert falls == found | {"halfway": None, "halfway_ci95": None}
     assert all(low <= value <= high for value, (low, high) in zip(found["accuracy"], found["ci95"], strict=True))
     low, high = found["halfway_ci95"]
     assert low <= found["halfway"] <= high

@@ -425,6 +425,11 @@ def test_the_section_and_what_is_compared() -> None:
     results["backbones"][name]["labels"] = chance
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
     assert f"{name} predicts no label clearly above chance." in section.blocks[0].text  # type: ignore[union-attr]
+    few = made["by_label"]["site"] | {"accuracy": 0.75, "ci95": [0.3, 0.95], "chance": 0.34}
+    sure = made["by_label"]["site"] | {"accuracy": 0.62, "ci95": [0.57, 0.67], "chance": 0.34}
+    results["backbones"][name]["labels"] = made | {"by_label": {"few": few, "sure": sure}}
+    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
+    assert f"{name} predicts sure best" in section.blocks[0].text  # type: ignore[union-attr]
     compared = list(STAGE.scores(document.backbones[name]))
     assert [score.key for score in compared] == ["label_site", "label_year"]
     assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']:.1f}"

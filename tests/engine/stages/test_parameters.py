@@ -105,6 +105,16 @@ def test_angles_go_full_circle() -> None:
     assert Response("sigma", "px", 0.0).errors(values, values + 3) == pytest.approx(3.0)
 
 
+def test_predicted_angles_are_shown_beside_the_true_ones() -> None:
+    """Also of angles with a sign, which are read from points of the circle as positive ones."""
+    hue = Response("hue", "degree", 360.0)
+    values = np.array([-100.0, 170.0, -179.0, 40.0])
+    read = hue.numbers(hue.points(values + 4))
+    assert read == pytest.approx([264.0, 174.0, 185.0, 44.0])
+    assert hue.near(values, read) == pytest.approx(values + 4)
+    assert Response("sigma", "px", 0.0).near(values, values + 400) == pytest.approx(values + 400)
+
+
 def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
     found = found_in(some())
     assert {t: list(own) for t, own in found.items()} == {
@@ -119,7 +129,10 @@ def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
             assert score["error_ci95"][0] < score["error"] < score["error_ci95"][1]
     assert found["gaussian_blur"]["sigma"]["error"] < 0.3
     assert found["hue_shift"]["hue"]["error"] < 5
-    assert all(0 <= angle < 180 for _, angle in found["line_halftone"]["angle"]["points"])
+    for (t, parameter), period in {("line_halftone", "angle"): 180, ("hue_shift", "hue"): 360}.items():
+        points = np.array(found[t][parameter]["points"])
+        assert np.abs(points[:, 1] - points[:, 0]).max() <= period / 2
+        assert np.abs(points[:, 1] - points[:, 0]).mean() < 10
     table = some()
     shuffled = np.random.default_rng(1).permuted(table.x_TND, axis=1)
     lost = found_in(EmbeddingTable(**{**vars(table), "x_TND": shuffled}))
