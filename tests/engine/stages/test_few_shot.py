@@ -10,6 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from tests.engine.report import fake
 
+from substyle.engine.stages import few_shot as stage
 from substyle.engine.stages.few_shot import FewShotConfig, few_shot
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
@@ -47,6 +48,26 @@ def some(train: int = 60, test: int = 40, seed: int = 0, **changes: Any) -> Embe
         distinct_TN=np.ones((2, count), np.bool_),
     )
     return replace(table, **changes)
+
+
+def test_features_of_unlike_scale_converge() -> None:
+    """Compared with exact Newton steps; L-BFGS takes more than 1,000 here."""
+    table = some(train=90, test=300)
+    scale_D = np.logspace(-2, 2, WIDTH).astype(np.float32)
+    x_TND = np.asarray(table.x_TND) * scale_D + 10 * scale_D  # far from zero, as statistics of pictures
+    table = replace(table, x_TND=x_TND)
+    found = few_shot(table, FewShotConfig(shots=1000, draws=2))
+    train, test = table.rows(TRAIN), table.rows(TEST)
+    exact = LogisticRegression(solver="newton-cholesky", tol=1e-10, max_iter=1000)
+    exact.fit(x_TND[1, train].astype(np.float64), table.label_N[train])
+    assert found["converged"]
+    right = exact.score(x_TND[1, test].astype(np.float64), table.label_N[test])
+    assert found["accuracy"] == pytest.approx(right, abs=1 / 300)
+
+
+def test_an_optimiser_that_stops_early_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "ITERATIONS", 2)
+    assert few_shot(some(), FewShotConfig(draws=2))["converged"] is False
 
 
 def permuted(table: EmbeddingTable, order: np.ndarray) -> EmbeddingTable:
