@@ -95,7 +95,8 @@ def test_measures_equal_direct_formulas(by: str) -> None:
     pair = found["pairs"]["a"]["b"]
     rows = a.distinct_TN
     x_RD, y_RD = (each[rows] - each[rows].mean(axis=0) for each in (x, y))
-    assert found["sampled"] == {"images": 9, "variants": int(rows.sum()), "rsa_variants": int(rows.sum())}
+    counts = {"images": 9, "variants": int(rows.sum()), "rsa_variants": int(rows.sum())}
+    assert found["sampled"] == counts | {"resample_by": by}
     photograph = np.broadcast_to(np.arange(9), rows.shape)[rows]
     assert pair["cka"] == pytest.approx(direct_cka(x_RD, y_RD, photograph), abs=1e-5)
     different = pdist(photograph[:, None]) > 0
