@@ -28,7 +28,7 @@ from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgres
 from substyle.engine.observability import stage
 from substyle.engine.store import journal, manifest
 from substyle.engine.store.compaction import Upkeep
-from substyle.engine.store.identity import PhotographsError
+from substyle.engine.store.identity import PhotographsError, unreadable
 from substyle.engine.store.layout import TEST, BackboneEntry
 from substyle.engine.store.records import FileNote, ImageNote
 from substyle.engine.store.store import EmbeddingStore
@@ -214,7 +214,8 @@ class Loop:
         for name, found in real.blobs.items():
             if name in self._known_files:
                 earlier = self._known_files[name]
-                self._require_same(part, found, earlier.content_N2, ~earlier.left_out_N, f"{name} of ")
+                ok_N = self._ok_N & earlier.known_N & ~earlier.left_out_N
+                self._require_same(part, found, earlier.content_N2, ok_N, f"{name} of ")
             shard.files += [
                 FileNote(row, name, blob.reason, blob.content, blob.mark)
                 for row, blob in zip(row_B.tolist(), found, strict=True)
@@ -235,17 +236,20 @@ class Loop:
         ok_N: NDArray[np.bool_],
         variant: str = "",
     ) -> None:
-        """Raise PhotographsError if a file's bytes have changed since an earlier pass, which noted ``known_N2``.
+        """Check files of a batch against an earlier pass.
 
-        Also if they cannot be read any more: the embeddings of that pass would be left out with those of this one.
+        Args:
+            known_N2: content that it noted.
+            ok_N: whether it has embedded a file; its embeddings would be left out with those of a pass that cannot.
+
+        Raises:
+            PhotographsError: the bytes have changed.
+            StoreError: a file cannot be read any more.
         """
         for i, blob in zip(part, blobs, strict=True):
             before = known_N2[i]
-            if before.any() and ok_N[i] and not blob.content:
-                raise PhotographsError(
-                    f"{variant}{self.manifest.keys[i]}: {blob.reason}, but was when {self.store.path} got its first "
-                    "embeddings; run again when it can be read, or remove the file and run embed --replace"
-                )
+            if ok_N[i] and not blob.content:
+                raise unreadable(self.store.path, f"{variant}{self.manifest.keys[i]}", blob.reason)
             if before.any() and blob.content and journal.hex_of(before[None]) != [blob.content]:
                 raise PhotographsError(
                     f"{variant}{self.manifest.keys[i]}: content has changed since {self.store.path} was created; "

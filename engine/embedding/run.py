@@ -199,6 +199,7 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> l
     store.resize_arrays()
     slugs = [entry.slug for entry in entries]
     short = store.truncated_chunks(store.finished().of(slugs))
+    short = {(shard, slug): names for (shard, slug), names in short.items() if shard % part.count == part.index - 1}
     if short:
         print(
             f"{store.path}: chunks of {len(short)} finished shards are missing or truncated; embedding them again",

@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 from substyle.engine.probes.resampling import StudentsT
 from substyle.engine.report.claims import FEWEST_DECIDED
 from substyle.engine.results.statistics import correlation_interval
+from substyle.pipelines.transforms.names import count_families
 from substyle.pipelines.transforms.style import by_generator
 
 NORMAL = 1.959964
@@ -91,11 +92,11 @@ def forecasts(transformations: Sequence[str], photographs: int, networks: int) -
     """Forecast the claims of a study.
 
     Args:
-        transformations: those of the suite.
+        transformations: those of the suite; severities of one count as one.
         photographs: number of test photographs.
         networks: number of trained networks.
     """
-    count = len(transformations)
+    count = count_families(transformations)
     if count < 3 or photographs < 2:
         return []
     low, high = correlation_interval(0.0, max(networks, 4))

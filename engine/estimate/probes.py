@@ -26,7 +26,7 @@ from substyle.engine.probes.tasks import Task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch, split_products
 from substyle.pipelines.transforms.base import get
-from substyle.pipelines.transforms.names import family
+from substyle.pipelines.transforms.names import count_families, family
 from substyle.pipelines.transforms.style import by_generator
 
 Parts = tuple[tuple[int, int], ...]  # number of classes, and rows of a batch, of each task
@@ -140,7 +140,7 @@ class ProbedTable:
     def tasks(self) -> dict[str, tuple[int, int]]:
         """Numbers of classes and of training transformations of each task."""
         seen = [get(name) for name in self.transformations if get(name).role == "train"]
-        families = len(set(map(family, self.transformations)))
+        families = count_families(self.transformations)
         return {
             "fine": (families, len(self.transformations)),
             "coarse": (len({each.coarse for each in seen}), len(seen)),

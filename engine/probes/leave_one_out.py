@@ -26,6 +26,7 @@ from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
+from substyle.pipelines.transforms.names import count_families
 from substyle.pipelines.transforms.style import by_generator
 
 STYLE = "style"  # coarse class of painting styles
@@ -42,7 +43,7 @@ class LeaveOneOut:
             others.
         generators: styles by generator; empty with fewer than two.
         redrawn_R: accuracy on the held-out transformations of each random set, all coarse classes weighted equally.
-        redrawn: number of columns per random set.
+        redrawn: number of transformations per random set.
         fit: certificates of all probes.
         difference: mean validation accuracy on held-out transformations, minus that at three times the tolerance; the
             larger of single transformations and random sets.
@@ -156,7 +157,7 @@ def rotate(
             (score_TN if k < len(alone) else by_generator_TN)[held] = scored.mean_TN[held]
         else:
             redrawn += _scored(features, task, held, fit, k, images)
-    held_out = len(sets[-1]) if redraws else 0
+    held_out = count_families(table.transformations[t] for t in sets[-1]) if redraws else 0  # the same in each set
     turned = np.sort(np.concatenate(alone))
     return LeaveOneOut(score_TN, turned, by_generator_TN, generators, redrawn, held_out, fit, difference)
 

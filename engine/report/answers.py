@@ -44,9 +44,7 @@ def answer(results: ResultsDocument, task: str) -> Answer | None:
     question, predicted, beside, those = _ASKED[key]
     other = getattr(results.probe(best.name, task, head), beside) if beside else None
     text = f"{'An' if head == 'mlp' else 'A'} {head_name(head)} probe on {best.name} predicts "
-    text += predicted.format(len(results.transformations)) + (
-        f" ({show(other)}% {those})." if other is not None else "."
-    )
+    text += predicted.format(results.suite_size) + (f" ({show(other)}% {those})." if other is not None else ".")
     if chance is not None and best.low_high and best.low_high[0] <= chance:
         text += " This is not clearly above chance."
     interval = "accuracy" + (f"; 95% interval {show_interval(best.low_high)}" if best.low_high else "")

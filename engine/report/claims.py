@@ -7,7 +7,7 @@ backbones, photographs and transformations of the study. Layers of a network are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ from substyle.engine.results.model import (
     Status,
 )
 from substyle.engine.results.statistics import FEWEST_CORRELATED, MARGIN, correlation_interval
-from substyle.pipelines.transforms.names import family
+from substyle.pipelines.transforms.names import count_families, family
 
 FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
 FEWEST_TRANSFORMATIONS = 3  # of a verdict on sensitivities
@@ -126,7 +126,7 @@ def _mlp_is_free(results: ResultsDocument) -> Claim:
     )
     names = results.networks()
     claim.groups, claim.margin = {"trained": names}, MARGIN
-    claim.n_transformations = _different(row.name for row in results.transformations)
+    claim.n_transformations = results.suite_size
     rows = results.compared("fine", "accuracy", "mlp-linear")
     found = [each for name in names if (each := difference(rows, name, name, "two_way_ci95")) is not None]
     costs = [(name, task, _cost(results.backbones[name], task).ci90) for name in names for task in _TASKS]
@@ -203,7 +203,7 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
     if absent:
         return _first(claim, NOT_TESTABLE, absent)
     shared = [t for t in moved[left[0]] if all(each.get(t) is not None for each in moved.values())]
-    if (count := _different(shared)) < 2:
+    if (count := count_families(shared)) < 2:
         return _first(claim, NOT_TESTABLE, ["fewer than two transformations were analysed for all backbones"])
     families = dict.fromkeys(map(family, shared))  # means over severities, which are not independent
     values = {
@@ -483,19 +483,14 @@ def _generators(results: ResultsDocument, a: str, b: str) -> str:
 
 def _transformations(results: ResultsDocument, task: str, metric: str, name: str) -> int:
     if task == "fine":
-        return _different(row.name for row in results.transformations)
+        return results.suite_size
     if task == _UNSEEN_STYLES[0]:
         found = next(iter(results.entries(task).values()), None)
         return len((found and found.by_style) or {})
     turned = _turned(results, name)
     by_transformation = (turned and turned.by_transformation) or {}
     styles = [row.name for row in results.transformations if metric != "styles" or row.coarse == "style"]
-    return _different(t for t in styles if t in by_transformation)
-
-
-def _different(names: Iterable[str]) -> int:
-    """Number of transformations; severities of one count as one."""
-    return len(set(map(family, names)))
+    return count_families(t for t in styles if t in by_transformation)
 
 
 def _contrast(results: ResultsDocument, left: Sequence[str], right: Sequence[str]) -> list[str]:

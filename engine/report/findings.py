@@ -205,7 +205,7 @@ def findings(results: ResultsDocument) -> list[Finding]:
 def _style(results: ResultsDocument, head: str, found: Standing) -> str:
     best, chance = found.trained[0], results.chance_of("fine")
     text = f"{'An' if head == 'mlp' else 'A'} {head_name(head)} probe on {best.name} predicts which of "
-    text += f"{len(results.transformations)} transformations was applied to a test photograph with an accuracy of "
+    text += f"{results.suite_size} transformations was applied to a test photograph with an accuracy of "
     return text + f"{best.text(chance)}." + _standing_of_best(found)
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from substyle.pipelines.transforms.names import count_families
+
 SCHEMA = 1
 Status = Literal["supported", "contradicted", "undecided", "not testable"]
 HEADS = ("linear", "mlp")
@@ -643,6 +645,11 @@ class ResultsDocument(Model):
         """What the bootstrap draws: of probes, or with another unit ``by``."""
         by = by or (self.resampled.by if self.resampled else None)
         return "folders of photographs" if by == "folder" else "photographs"
+
+    @property
+    def suite_size(self) -> int:
+        """Number of transformations; severities of one count as one."""
+        return count_families(row.name for row in self.transformations)
 
     def compared(self, task: str, metric: str, head: str = "linear") -> dict[tuple[str, str], PairComparison]:
         """Comparisons by a score, by (a, b)."""

@@ -22,7 +22,7 @@ from substyle.engine import cache
 from substyle.engine.observability import stage
 from substyle.engine.store import journal
 from substyle.engine.store.journal import FileNotes, Notes
-from substyle.engine.store.layout import DEFAULT_FRACTIONS, UNLABELLED, DifferentError, Fractions
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, UNLABELLED, DifferentError, Fractions, StoreError
 from substyle.engine.store.manifest import Manifest, SourceEntry
 from substyle.engine.store.records import UNREAD, content_hash
 from substyle.engine.store.store import EmbeddingStore
@@ -30,7 +30,7 @@ from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, SourceConfig, absolute_root, open_source
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.sources.metadata import same_group
-from substyle.pipelines.storage import REQUESTS, is_remote
+from substyle.pipelines.storage import REQUESTS, Place, is_remote
 
 _READERS = 4
 _SHOWN = 3  # examples in a message
@@ -403,14 +403,19 @@ class _Matching:
         return changed
 
     def _differing(self, files: Sequence[_Doubtful], readers: ThreadPoolExecutor) -> list[_File]:
-        """Those of these files that have changed; unchanged blocks are cached by their marks."""
+        """Those of these files that have changed; unchanged blocks are cached by their marks.
+
+        Raises StoreError if some cannot be read, which need not have changed.
+        """
         wanted = journal.hex_of(np.stack([each.content_2 for each in files]))
         pairs = [(each.record.key, content, each.mark) for each, content in zip(files, wanted, strict=True)]
         digest = hashlib.sha256(repr(pairs).encode("utf-8", "surrogatepass")).hexdigest()
         known = f"photographs/{digest[:24]}" if all(each.mark for each in files) else None
         if known is not None and cache.read(known) is not None:
             return []
-        found = readers.map(_content, [each.record for each in files])
+        found = list(readers.map(_content, [each.record for each in files]))
+        if unread := [each.file for each, content in zip(files, found, strict=True) if not content]:
+            raise unreadable(self.store.path, self._some(unread), UNREAD)
         changed = [each.file for each, content, old in zip(files, found, wanted, strict=True) if content != old]
         if known is not None and not changed:
             with suppress(OSError):  # without the cache, the next check reads the files again
@@ -453,6 +458,17 @@ class _Doubtful(NamedTuple):
 
 def _classes(names: Sequence[str]) -> str:
     return f"class{'es' if len(names) > 1 else ''} {abbreviated(names, _SHOWN)}"
+
+
+def unreadable(store: Place, what: str, reason: str) -> StoreError:
+    """The error of photographs that a store has embeddings of and that cannot be read any more.
+
+    No `DifferentError`, after which some stores are made anew.
+    """
+    return StoreError(
+        f"{what}: {reason}; {store} has embeddings of what was there. Run again when it can be read, or take it out of "
+        "the source and run embed --replace"
+    )
 
 
 def _content(record: ImageRecord) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.sources.base import KINDS, ImageRecord, Source, SourceConfig, label_text, shown
 from substyle.pipelines.sources.wrapped import Changed, Named
 
@@ -100,7 +100,8 @@ def read_labels(
         values by label and key.
 
     Raises:
-        ConfigError: a column or a list is missing, the photographs have no columns, or a file cannot be read.
+        ConfigError: a column or a list is missing, or the photographs have no columns.
+        SubstyleError: a file cannot be read.
     """
     wanted = set(keys)
     found: dict[str, dict[str, str]] = {}
@@ -122,7 +123,8 @@ class Grouped(Changed):
         text: origin of the groups, see `Origin.of`. Photographs without a value are groups of their own.
 
     Raises:
-        ConfigError: an invalid origin, a missing list or column, or a file whose EXIF cannot be read.
+        ConfigError: an invalid origin, or a missing list or column.
+        SubstyleError: EXIF of a file cannot be read.
     """
 
     def __init__(self, source: Source, text: str) -> None:
@@ -182,7 +184,7 @@ def _of_photographs(
     """Fields of EXIF by label and key.
 
     Args:
-        complete: name of the setting, to raise ConfigError for a file that cannot be read; None leaves it out.
+        complete: name of the setting, to raise SubstyleError for a file that cannot be read; None leaves it out.
     """
     found: dict[str, dict[str, str]] = {label: {} for label in origins}
     for record in (record for source in sources if origins for record in source.records if record.key in keys):
@@ -190,8 +192,8 @@ def _of_photographs(
             exif = _exif(record.read())
         except OSError as error:
             if complete is not None:
-                given = f"{record.key}: {error.strerror or error}"
-                raise ConfigError(f"{complete}.{', '.join(origins)}", given, "files that can be read") from error
+                where = f"{complete}.{', '.join(origins)}"
+                raise SubstyleError(f"{where}: {record.key} cannot be read: {error.strerror or error}") from error
             continue
         for label, origin in origins.items():
             if value := _text(exif.get(_TAGS[origin.name]), origin.part):

@@ -346,3 +346,16 @@ def test_real_variants_that_a_suite_does_not_name_are_told(pairs: Scene, capsys:
     out, said = capsys.readouterr()
     assert "the suite has no" not in said
     assert f"left out 2 of minephone: {pairs.key(pairs.one(at=0))} (no file), " in out
+
+
+def test_files_of_a_bad_photograph_may_go(pairs: Scene) -> None:
+    """It has no embeddings that a further backbone could take away."""
+    bad = pairs.one(at=2)
+    bad.write_bytes(b"no photograph")
+    pairs.ok(*embedding(pairs))
+    for path in (bad, scan(pairs, bad), phone(pairs, bad)):
+        path.unlink()
+    pairs.ok(*embedding(pairs, "--backbone", "control:statistics"))
+    store = EmbeddingStore.open(pairs.root / "s.zarr")
+    assert pairs.key(bad) not in load_table(store, "control:statistics").keys
+    assert len(load_table(store, "control:statistics").keys) == 17

@@ -91,7 +91,7 @@ def _overview(results: ResultsDocument) -> Section:
             text += f" The second and third plot show {tried[0]} probes."
         blocks += [plots, Text(text, note=True)]
     if table := _table(overview(results), "Overview of every backbone and head"):
-        text = f"Style: which of {len(results.transformations)} transformations"
+        text = f"Style: which of {results.suite_size} transformations"
         text += _chance(results, "fine", " (chance {})")
         text += ". Seen, held out: the coarse class of transformations in, or not in, the training set"
         text += _chance(results, "coarse", " (chance {})")

@@ -24,7 +24,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         blocks.append(Plots("shift", size_panels(plots)))
         by = results.drawn((next(iter(results.ordered().values())).sampled or {}).get("resample_by"))
         note = "Loss: class accuracy on original test photographs minus that on the shift, on photographs of classes "
-        note += "that the probe knows; others count as wrong in the accuracy on the own photographs. Intervals are "
+        note += "that the probe knows; others count as wrong in the column Own photographs. Intervals are "
         note += f"over {by}: how certain these numbers and the order of these backbones are, not what other "
         blocks.append(Text(f"{note}backbones would do.", note=True))
     yield Section("shift", "Shift", "Shift: do probes hold on other photographs?", tuple(blocks))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from substyle.engine.estimate.forecast import GENERATORS, STYLE, Deviations, OverGenerators, forecasts
+from substyle.engine.estimate.forecast import GENERATORS, HEADS, STYLE, Deviations, OverGenerators, forecasts
 from substyle.engine.probes.resampling import DIFFERENCE, resample, uniform_over
 from substyle.engine.results.statistics import correlation_interval
 from substyle.pipelines.transforms.registry import suite
@@ -41,6 +41,9 @@ def test_each_claim_says_its_width_or_what_it_needs() -> None:
     assert last.half is not None
     assert last.half[1] == correlation_interval(0.0, 8)[1]
     assert forecasts(("identity", "jpeg"), 100, 3) == []
+    severities = {each.claim: each for each in forecasts(suite("imagenet_c@1..5"), 100, 3)}
+    assert severities["C1, C3"].half == STYLE.half(20, 100)
+    assert severities["C4"].half == HEADS.half(20, 100)
 
 
 @pytest.mark.parametrize("generators", [4, 12])

@@ -95,7 +95,6 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
         assert points[str(size)]["accuracy"] == pytest.approx(np.mean(accuracies), abs=0.011)
 
 
-@pytest.mark.slow
 def test_few_orders_are_uncertain(quick: Quick) -> None:
     """Photographs agree, and three orders do not: nearly the interval of Student's t with two degrees of freedom."""
     curve = object.__new__(_Curve)
@@ -114,6 +113,7 @@ def test_few_orders_are_uncertain(quick: Quick) -> None:
     assert high / low > 1.5
 
 
+@pytest.mark.slow
 def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: Quick) -> None:
     """With each photograph four times, nothing is learned from a copy about another."""
     table = make_table(images=60, style=0.3)
