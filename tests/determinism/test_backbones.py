@@ -88,6 +88,7 @@ def test_float32_layers_matter() -> None:
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_threads_change_no_bit(precision: Precision) -> None:
     """Each thread runs its own batch."""

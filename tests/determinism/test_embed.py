@@ -133,6 +133,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     return store
 
 
+@pytest.mark.slow
 def test_the_comparison_sees_every_variant(whole: Path) -> None:
     for backbone in BACKBONES:
         found = rows(whole, backbone)

@@ -122,6 +122,7 @@ def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Places.of([table(40 << 20)] * 4, GPU, 0, alone=False).count == 2
 
 
+@pytest.mark.slow
 def test_results_are_those_of_one_process(
     store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ def test_another_gpu_computes_nothing_again_and_another_kind_of_device_does(stag
 def test_which_backbones_are_rotated(
     two_classes: Path, tmp_path: Path, rotate: bool, controls: bool, turned: int
 ) -> None:
-    backbones = ["control:pixels", "control:random:test_vit"]
+    backbones = ["control:pixels", "control:statistics"]
     images: dict[str, Any] = {"transformations": "mini5", "canvas": 64}
     store = embed(
         two_classes, tmp_path / "s.zarr", backbones, config=EmbedConfig(batch=4, threads=1, precision="fp32"), **images
