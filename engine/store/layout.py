@@ -70,6 +70,7 @@ def network_identity(spec: Mapping[str, Any]) -> dict[str, Any]:
         "weights": spec.get("weights_hash"),
         "tokens": spec.get("tokens", 0),
         "code": spec.get("code", ""),
+        "configuration": spec.get("configuration", ""),
         "input_side": spec.get("input_side"),
         "mean": list(spec.get("mean") or ()),
         "std": list(spec.get("std") or ()),

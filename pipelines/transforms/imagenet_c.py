@@ -2,9 +2,11 @@
 
 Constants are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
 Perturbations", ICLR 2019, for a canvas of 224. Where a corruption is an operation of ``substance31`` with other
-strengths, it is that operation. Three differ in kind: glass blur moves all pixels at once instead of swapping them one
-by one, frost is a synthetic texture instead of one of six photographs, and the highlights of water drops are an emboss
-filter. As in the paper, 15 corruptions are for training and four for validation; these have role ``held_out``.
+strengths, it is that operation. Four differ in kind: glass blur moves all pixels at once instead of swapping them one
+by one, frost is a synthetic texture instead of one of six photographs, the highlights of water drops are an emboss
+filter, and the elastic transformation has the strengths of Michaelis et al., "Benchmarking Robustness in Object
+Detection", 2019, without the affine map that comes before it in ImageNet-C. As in the paper, 15 corruptions are for
+training and four for validation; these have role ``held_out``.
 """
 
 from __future__ import annotations
@@ -139,7 +141,8 @@ def fog(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     device, x, rows = canvas_BSSC.device, unit(canvas_BSSC), row(_FOG, args)
     density = per_image(rows[:, 0], device)
     brightest = x.amax((1, 2, 3), keepdim=True) if len(x) else x
-    clouds = plasma(keys_B, PREFIX + "fog", x.shape[1], rows[:, 1], device)[..., None]
+    # the published fractal multiplies its random part, which is in proportion to a number, by this number again
+    clouds = plasma(keys_B, PREFIX + "fog", x.shape[1], rows[:, 1] ** 2, device)[..., None]
     return pixels((x + density * clouds) * brightest / (brightest + density))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from substyle.engine import cache
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.timm import such_as
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
@@ -16,6 +18,7 @@ from substyle.engine.backbones.weights import (
     UNREADABLE,
     WeightsError,
     hub_repository,
+    read_checkpoint,
     require_repository,
     require_url,
 )
@@ -75,6 +78,8 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         # the library's message names all keys that are missing, unexpected or of another shape
         raise WeightsError(f"{name}: {path.name} does not fit: {error}") from error
     tower = whole.visual
+    if path is not None:
+        _refuse_resampled(name, path, tower)
     config = open_clip.get_model_preprocess_cfg(whole)
     size = config.get("size", 224)
     side = int(size if isinstance(size, int) else size[0])
@@ -88,7 +93,30 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         config={"side": side, "mean": mean, "std": std},
         readout=readout,
         apply=read_at,
+        configuration=_configuration(architecture) if architecture.startswith(HUB) else "",
     )
+
+
+def _configuration(repository: str) -> str:
+    """Digest of the model's configuration in a repository, which decides what is computed with the weights."""
+    from huggingface_hub import hf_hub_download
+
+    file = hf_hub_download(repository.removeprefix(HUB), "open_clip_config.json")
+    return cache.key(json.loads(Path(file).read_text(encoding="utf-8"))["model_cfg"])
+
+
+def _refuse_resampled(name: str, path: Path, tower: nn.Module) -> None:
+    """Raise WeightsError if open_clip has resampled position embeddings of another input side, which it only logs."""
+    try:
+        state = read_checkpoint(name, path)
+    except WeightsError:  # a TorchScript archive, of which open_clip takes the input side
+        return
+    loaded = tower.state_dict()
+    for key, value in state.items():
+        _, found, own = key.rpartition("visual.")
+        if found and own in ("positional_embedding", "trunk.pos_embed") and value.shape != loaded[own].shape:
+            shapes = f"{own} {list(value.shape)}, not {list(loaded[own].shape)}"
+            raise WeightsError(f"{name}: {path.name} has another input side: {shapes}")
 
 
 def require_model(name: str, model: str) -> tuple[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,15 @@ from substyle.engine.backbones.weights import (
     require_url,
 )
 from substyle.kernels.dispatch import threads
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, abbreviated
 
+# keys of OpenCLIP's image towers that timm renames, and may resample
+_RENAMED = {
+    "visual.positional_embedding": "pos_embed",
+    "visual.trunk.pos_embed": "pos_embed",
+    "visual.conv1.weight": "patch_embed.proj.weight",
+    "visual.trunk.patch_embed.proj.weight": "patch_embed.proj.weight",
+}
 # timm's names
 _POOLS = {"cls": "token", "avg": "avg", "max": "max", "map": "map", "none": ""}
 _REFUSED = (
@@ -110,10 +118,14 @@ def load(
     if checkpoint is None:
         source = hub or _source(name, model)
         try:
-            network = timm.create_model(model, pretrained=True, num_classes=0, **_sized(side))
+            with _missing() as missing:
+                network = timm.create_model(model, pretrained=True, num_classes=0, **_sized(side))
         except UNREADABLE as error:  # gated repository, incomplete cache, broken download, not a model of timm
             what = f"{type(error).__name__}: {error}"
             raise WeightsError(f"{name}: cannot load the weights ({source}): {what}") from error
+        if hub and missing:  # timm only logs them, and these parts of the network are random
+            what = f"{len(missing)} of {len(network.state_dict())} tensors, such as {abbreviated(missing)}"
+            raise WeightsError(f"{name}: {source} has no weights for {what}")
         weights, licence = f"timm hub: {source}", network.pretrained_cfg.get("license") or "unstated"
         model = network.pretrained_cfg["architecture"] if hub else model
     else:
@@ -124,6 +136,25 @@ def load(
         weights, licence = f"checkpoint {checkpoint.name}", "unstated"
     seen = data_config(network) | ({"side": side} if side else {})
     return wrap(name, model, network, canvas=canvas, weights=weights, licence=licence, config=seen, readout=readout)
+
+
+@contextmanager
+def _missing() -> Iterator[list[str]]:
+    """Collect the keys that weights lack while a library loads them."""
+    missing: list[str] = []
+    load = nn.Module.load_state_dict
+
+    def loading(self: nn.Module, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        found = load(self, *arguments, **options)
+        # older weights do not count batches, which only training reads
+        missing.extend(key for key in found.missing_keys if not key.endswith("num_batches_tracked"))
+        return found
+
+    nn.Module.load_state_dict = loading  # type: ignore[method-assign]
+    try:
+        yield missing
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
 
 def _source(name: str, model: str) -> str:
@@ -214,6 +245,13 @@ def _refuse_resampled(
     """Raise WeightsError for tensors that timm has silently resampled to another patch size or input side."""
     found = []
     for key, shape in before.items():
+        if (renamed := _RENAMED.get(key)) in state and key not in state:
+            # OpenCLIP's position embeddings have no first axis
+            was, now = (shape if len(shape) > 2 else (1, *shape)), tuple(state[renamed].shape)
+            same = _grid(was) == _grid(now) if renamed == "pos_embed" else was == now
+            if not same and not (renamed == "pos_embed" and resized):
+                found.append(f"{key} {list(shape)}, not {list(now)}")
+            continue
         if key not in state or math.prod(shape) == state[key].numel():
             continue
         # a class token may have been added or removed before the same grid of patches
@@ -281,6 +319,7 @@ def wrap(
     config: dict[str, Any] | None = None,
     readout: Readout = WHOLE,
     apply: Callable[[str, nn.Module, Readout, int], tuple[nn.Module, str]] = read_at,
+    configuration: str = "",
 ) -> Backbone:
     """Wrap a float network as a Backbone; ``apply`` is `read_at` of its family.
 
@@ -306,6 +345,7 @@ def wrap(
         licence=licence,
         control=control,
         tokens=getattr(read, "tokens", 0),
+        configuration=configuration,
     )
     return Backbone(spec, module)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from substyle.engine import cache
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.align import require_transformers
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
@@ -21,6 +22,8 @@ from substyle.kernels.errors import ConfigError
 
 _PROCESSOR = "preprocessor_config.json"
 _POOLS = ("cls", "avg", "max")
+# what processors may do besides, and the preprocessing of a backbone does not
+_OTHERWISE = ("do_flip_channel_order", "rescale_offset", "do_grayscale", "do_color_quantize")
 _OWN = "the model's own"
 _PROJECTED = "WithProjection"  # ending of the classes of towers with their projection
 
@@ -137,9 +140,18 @@ def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Ba
             config=seen,
             readout=readout,
             apply=_read_at,
+            configuration=_configuration(path),
         )
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"backbone {name}", architecture, f"a model of images ({error})") from error
+
+
+def _configuration(path: Path) -> str:
+    """Digest of the model's configuration, which decides what is computed with the weights."""
+    stated = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    for origin in ("transformers_version", "_name_or_path"):
+        stated.pop(origin, None)
+    return cache.key(stated)
 
 
 def folder_of(name: str, folder: str) -> Path:
@@ -186,15 +198,36 @@ def _preprocessing(name: str, path: Path, config: Any, readout: Readout) -> dict
         facts = facts.get("image_processor", facts)
         if facts.get("do_rescale", True) and not math.isclose(facts.get("rescale_factor", 1 / 255), 1 / 255):
             raise ValueError(f"rescale_factor {facts['rescale_factor']}, not 1/255")
+        if other := [key for key in _OTHERWISE if facts.get(key)]:
+            raise ValueError(f"{', '.join(other)}, which is not supported")
         if facts and not facts.get("do_normalize", True):
             facts |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+        elif _kind(facts).startswith("EfficientNet") and facts.get("include_top", True):
+            # normalised a second time, with a mean of 0
+            facts["image_std"] = [float(level) ** 2 for level in facts["image_std"]]
         levels = {key: timm.rgb(facts[f"image_{key}"]) for key in ("mean", "std") if key not in readout.levels}
-        size = getattr(getattr(config, "vision_config", config), "image_size", None)
-        side = _side(size or facts.get("crop_size") or facts["size"])
+        side = _input_side(facts, getattr(getattr(config, "vision_config", config), "image_size", None))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         given = f"{file.name}: {error!r}" if file.is_file() else f"no {file.name}"
         raise ConfigError(f"preprocessing of {name}", given, allowed) from error
     return {"side": side, **levels, **readout.levels}
+
+
+def _kind(facts: dict[str, Any]) -> str:
+    """Class of the image processor; "" if unstated."""
+    return str(facts.get("image_processor_type") or facts.get("feature_extractor_type") or "")
+
+
+def _input_side(facts: dict[str, Any], own: Any) -> int:  # noqa: ANN401 - as `_side`
+    """The side that the processor makes, or that of the model if the processor makes no square."""
+    cropped = facts.get("crop_size") if facts.get("do_center_crop", True) else None
+    made = cropped or facts.get("size")
+    try:
+        return _side(made)
+    except (ValueError, TypeError):
+        if own is None:
+            raise
+        return _side(own)
 
 
 def _side(size: Any) -> int:  # noqa: ANN401 - a number, a pair or a table, as processors have them

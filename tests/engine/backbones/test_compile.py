@@ -187,6 +187,19 @@ def onnx_file(folder: Path, side: int = 32) -> tuple[Path, nn.Module]:
     return path, nn.Sequential(convolution, nn.ReLU(), nn.AvgPool2d(pooled)).eval()
 
 
+def test_an_onnx_file_whose_embeddings_depend_on_the_batch_is_refused(tmp_path: Path) -> None:
+    path, _ = onnx_file(tmp_path)
+    path.with_suffix(".json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3}))
+    model = onnx.load(str(path))
+    model.graph.node[0].input[0] = "rounded"
+    scaled = ["bytes", "scale", "zero"]
+    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", scaled, ["rounded"]))
+    model.graph.node.insert(0, onnx.helper.make_node("DynamicQuantizeLinear", ["x"], scaled))
+    onnx.save(model, str(path))
+    with pytest.raises(ConfigError, match=r"model\.onnx, dynamically quantised.*must not depend on the batch"):
+        load(f"onnx:{path}")
+
+
 def test_onnx_file_with_its_preprocessing(tmp_path: Path) -> None:
     path, network = onnx_file(tmp_path)
     facts = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.4], "licence": "CC0"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from substyle.engine.backbones.presets import stated
 from substyle.engine.backbones.registry import LoadContext, check_name, identity, load
 from substyle.engine.backbones.weights import WeightsError
+from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
 
 CONTEXT = LoadContext(64, 2, 0)
@@ -51,6 +53,25 @@ def test_a_repository_of_timm(repository: Path) -> None:
     assert load("timm:hf-hub:me/tiny@pool=avg", CONTEXT).spec.pooling == "avg"
 
 
+@pytest.mark.parametrize("spoilt", ["compiled", "without a block"])
+def test_a_repository_whose_weights_do_not_fit_is_no_network(repository: Path, spoilt: str) -> None:
+    """timm loads what fits and leaves the rest random."""
+    import timm
+
+    network = timm.create_model("test_vit", num_classes=7).eval()
+    timm.models.save_for_hf(network, repository)
+    state = network.state_dict()
+    if spoilt == "compiled":
+        state = {f"_orig_mod.{key}": value for key, value in state.items()}
+    else:
+        state = {key: value for key, value in state.items() if not key.startswith("blocks.1.")}
+    save_file({key: value.clone() for key, value in state.items()}, repository / "model.safetensors")
+    for file in repository.glob("*.bin"):
+        file.unlink()
+    with pytest.raises(WeightsError, match=r"me/tiny has no weights for \d+ of \d+ tensors"):
+        load("timm:hf-hub:me/tiny", CONTEXT)
+
+
 def test_a_repository_of_open_clip(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import open_clip
 
@@ -74,6 +95,39 @@ def test_a_repository_of_open_clip(repository: Path, monkeypatch: pytest.MonkeyP
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), whole.encode_image(x))
+    (repository / "open_clip_config.json").write_text(json.dumps(config | {"model_cfg": model | {"quick_gelu": False}}))
+    other = load("open_clip:hf-hub:me/tiny", CONTEXT).spec  # the same weights in another network
+    assert other.weights_hash == spec.weights_hash
+    assert network_identity(other.describe()) != network_identity(spec.describe())
+
+
+def test_position_embeddings_of_another_side_are_refused(tmp_path: Path) -> None:
+    """open_clip and timm resample them."""
+    import open_clip
+
+    from substyle.engine.backbones.families import open_clip as family
+    from substyle.engine.backbones.families import timm
+
+    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+    vision = {"layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
+    small, large = (open_clip.CLIP(32, vision | {"image_size": side}, text) for side in (32, 64))
+    for whole in (small, large):
+        save_file(whole.state_dict(), tmp_path / "w.safetensors")
+        refused = pytest.raises(
+            WeightsError, match=r"w\.safetensors has another input side: positional_embedding \[5, 64\]"
+        )
+        with refused if whole is small else nullcontext():
+            family._refuse_resampled("clip:x", tmp_path / "w.safetensors", large.visual)
+    shapes = {
+        "visual.positional_embedding": (5, 64),
+        "visual.conv1.weight": (64, 3, 16, 16),
+        "positional_embedding": (8, 32),
+    }
+    state = {"pos_embed": torch.zeros(1, 17, 64), "patch_embed.proj.weight": torch.zeros(64, 3, 16, 16)}
+    with pytest.raises(WeightsError, match=r"visual\.positional_embedding \[5, 64\], not \[1, 17, 64\]$"):
+        timm._refuse_resampled("timm:x", "w", shapes, state, resized=False)
+    timm._refuse_resampled("timm:x", "w", shapes, state, resized=True)
+    timm._refuse_resampled("timm:x", "w", shapes | {"visual.positional_embedding": (17, 64)}, state, resized=False)
 
 
 def test_repositories_that_cannot_be_used(repository: Path) -> None:

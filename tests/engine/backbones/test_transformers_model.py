@@ -15,6 +15,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.backbones.weights import WeightsError
+from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
 
 library = pytest.importorskip("transformers")
@@ -157,6 +158,38 @@ def test_identity_covers_weights_and_preprocessing(tmp_path: Path) -> None:
     assert (load(tmp_path).spec.mean, load(tmp_path).spec.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
+def test_preprocessing_is_that_of_the_processor(tmp_path: Path) -> None:
+    """EfficientNet's normalises twice; the side is what it makes, not what the model was made for."""
+    saved(dinov2, tmp_path, size={"shortest_edge": 24}, crop_size={"height": 16, "width": 16})
+    assert load(tmp_path).spec.input_side == 16
+    saved(dinov2, tmp_path, size={"longest_edge": 64})
+    assert load(tmp_path).spec.input_side == 32
+    twice = {"image_processor_type": "EfficientNetImageProcessor"}
+    saved(vit, tmp_path, **twice)
+    assert load(tmp_path).spec.std == pytest.approx([level**2 for level in STD])
+    x = torch.rand(1, 3, 8, 8)
+    processor = library.EfficientNetImageProcessor(
+        do_resize=False, do_rescale=False, image_mean=MEAN, image_std=STD, input_data_format="channels_first"
+    )
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (MEAN, [level**2 for level in STD]))
+    found = torch.as_tensor(processor(x, return_tensors="pt")["pixel_values"])
+    torch.testing.assert_close(found, (x - mean) / std, rtol=1e-4, atol=1e-4)
+    saved(vit, tmp_path, **twice, include_top=False)
+    assert load(tmp_path).spec.std == STD
+
+
+def test_another_configuration_is_another_network(tmp_path: Path) -> None:
+    """Of the same weights."""
+    saved(vit, tmp_path)
+    before = load(tmp_path).spec
+    rewritten("config.json", transformers_version="0.0", _name_or_path="elsewhere")(tmp_path)
+    assert load(tmp_path).spec == before
+    rewritten("config.json", hidden_act="relu")(tmp_path)
+    after = load(tmp_path).spec
+    assert after.weights_hash == before.weights_hash
+    assert network_identity(after.describe()) != network_identity(before.describe())
+
+
 def masked() -> Any:  # noqa: ANN401
     return library.ViTMAEModel(library.ViTMAEConfig(**VISION))
 
@@ -182,6 +215,7 @@ def rewritten(name: str, **changes: object) -> Callable[[Path], object]:
         (vit, without("preprocessor_config.json"), ConfigError, r"no preprocessor_config\.json"),
         (vit, rewritten("preprocessor_config.json", rescale_factor=1.0), ConfigError, "rescale_factor"),
         (vit, rewritten("preprocessor_config.json", image_std=[0.1]), ConfigError, "preprocessing of"),
+        (vit, rewritten("preprocessor_config.json", do_flip_channel_order=True), ConfigError, "do_flip_channel_order"),
         (vit, rewritten("config.json", num_hidden_layers=3), WeightsError, r"has no weights for .*layers?\.2"),
         (vit, rewritten("config.json", model_type="mine", auto_map={"AutoModel": "m.M"}), WeightsError, "cannot load"),
         (vit, lambda folder: (folder / "model.safetensors").write_bytes(b"x"), WeightsError, "cannot load"),

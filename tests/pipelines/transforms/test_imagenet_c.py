@@ -14,7 +14,7 @@ from tests.conftest import photograph
 from substyle.kernels import philox
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.fields import plasma
-from substyle.pipelines.transforms.imagenet_c import PREFIX
+from substyle.pipelines.transforms.imagenet_c import PREFIX, fog
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker
 
@@ -134,6 +134,20 @@ def test_mud_is_brown_and_water_is_light() -> None:
     assert (water >= 128).all()
     spots = mud[(mud != 128).any(-1)].mean(0)
     assert spots[2] < spots[1] < spots[0] < 128
+
+
+def test_fog_is_as_smooth_as_published() -> None:
+    """Mean difference of neighbours in clouds of 224 pixels, as parts of their range: of 24 by the published code."""
+    published = {1: 0.00292, 5: 0.00763}
+    black = torch.zeros(6, 224, 224, 3, dtype=torch.uint8)
+    black[:, 0, 0] = 255  # in a black photograph fog shows its clouds
+    keys_B = philox.image_keys(0, [f"{n}" for n in range(6)])
+    for severity, rough in published.items():
+        foggy = fog(black, {"severity": np.full(6, severity, np.int64)}, keys_B)
+        clouds = foggy[:, 1:, 1:, 0].float()
+        spread = clouds.amax((1, 2)) - clouds.amin((1, 2))
+        found = ((clouds[:, 1:] - clouds[:, :-1]).abs().mean((1, 2)) / spread).mean()
+        assert float(found) == pytest.approx(rough, rel=0.25)
 
 
 def test_plasma_has_more_detail_where_it_decays_less() -> None:
