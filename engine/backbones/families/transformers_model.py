@@ -202,7 +202,7 @@ def _preprocessing(name: str, path: Path, config: Any, readout: Readout) -> dict
             raise ValueError(f"{', '.join(other)}, which is not supported")
         if facts and not facts.get("do_normalize", True):
             facts |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-        elif _kind(facts).startswith("EfficientNet") and facts.get("include_top", True):
+        elif _kind(facts).startswith("EfficientNet") and facts.get("include_top", True) and "image_std" in facts:
             # normalised a second time, with a mean of 0
             facts["image_std"] = [float(level) ** 2 for level in facts["image_std"]]
         levels = {key: timm.rgb(facts[f"image_{key}"]) for key in ("mean", "std") if key not in readout.levels}
