@@ -405,7 +405,7 @@ class _Matching:
     def _differing(self, files: Sequence[_Doubtful], readers: ThreadPoolExecutor) -> list[_File]:
         """Those of these files that have changed; unchanged blocks are cached by their marks.
 
-        Raises StoreError if some cannot be read, which need not have changed.
+        Raises StoreError if an embedded one cannot be read: it may not have changed.
         """
         wanted = journal.hex_of(np.stack([each.content_2 for each in files]))
         pairs = [(each.record.key, content, each.mark) for each, content in zip(files, wanted, strict=True)]
@@ -414,10 +414,12 @@ class _Matching:
         if known is not None and cache.read(known) is not None:
             return []
         found = list(readers.map(_content, [each.record for each in files]))
-        if unread := [each.file for each, content in zip(files, found, strict=True) if not content]:
-            raise unreadable(self.store.path, self._some(unread), UNREAD)
-        changed = [each.file for each, content, old in zip(files, found, wanted, strict=True) if content != old]
-        if known is not None and not changed:
+        unread = [each.file for each, content in zip(files, found, strict=True) if not content]
+        if embedded := [file for file in unread if self.noted.ok_N[file.n]]:
+            raise unreadable(self.store.path, self._some(embedded), UNREAD)
+        pairs_now = zip(files, found, wanted, strict=True)
+        changed = [each.file for each, content, old in pairs_now if content and content != old]
+        if known is not None and not changed and not unread:
             with suppress(OSError):  # without the cache, the next check reads the files again
                 cache.write(known, b"same")
         return changed
@@ -461,13 +463,13 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def unreadable(store: Place, what: str, reason: str) -> StoreError:
-    """The error of photographs that a store has embeddings of and that cannot be read any more.
+    """Return the error for photographs that are embedded in a store and can no longer be read.
 
-    No `DifferentError`, after which some stores are made anew.
+    Not a `DifferentError`, on which callers rebuild a store.
     """
     return StoreError(
-        f"{what}: {reason}; {store} has embeddings of what was there. Run again when it can be read, or take it out of "
-        "the source and run embed --replace"
+        f"{what}: {reason}, but embedded in {store}; run again when it can be read, or remove it from the source and "
+        "run embed --replace"
     )
 
 

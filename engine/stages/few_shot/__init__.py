@@ -47,7 +47,7 @@ class FewShotStage(JsonStage[FewShotConfig]):
 
     As image classification in MIEB (Xiao et al., "MIEB: Massive Image Embedding Benchmark", 2025): scikit-learn with
     its default penalty on embeddings as they are stored, 16 photographs of each class, the mean over 5 draws. Here the
-    optimiser runs until it converges, by Newton steps: L-BFGS does not in 1,000 where features differ in scale.
+    optimiser runs until it converges, by Newton-CG: where features differ in scale, L-BFGS takes over 1,000 iterations.
     """
 
     name = "few_shot"
