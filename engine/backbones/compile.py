@@ -40,7 +40,8 @@ class CompiledBackbone:
     Attributes:
         spec: its facts.
         embed: embeds canvases.
-        runtime: ``{"name", "precision", "float32_layers", "version", "device"}``.
+        runtime: ``{"name", "precision", "float32_layers", "version", "device"}`` and, if it is known, ``executed``: the
+            precision that the runtime runs in on this processor.
         gate: result of the gate, of several layers the worst; None for plain arithmetic, which is its own reference.
         rate: images per second of the network alone at its compiled batch, measured once per device.
         members: facts of the backbones whose embeddings it concatenates; empty for a single one.
@@ -154,7 +155,7 @@ def compile_source(
     found, embed = _gated(builder, samples, own, options, note)
     mixture = PrecisionPolicy.of(found)
     described = builder.describe(embed)
-    runtime = {"name": described["name"], **mixture.describe(), "version": described["version"]}
+    runtime = {**mixture.describe(), **described}
     rate = _rate(embed, samples, {"graph": builder.key, "runtime": runtime, **measured}, options)
     members = source.members if len(source.members) > 1 else ()
     gates = tuple(found["gates"]) if members else ()

@@ -167,6 +167,7 @@ class Backbone:
     members: tuple[BackboneSpec, ...] = ()
 
 
+EXECUTED = "executed"  # key of the precision that a runtime runs in, which may replace the one that was asked for
 SAME_SKETCH = 1e-5  # relative distance of sketches of one network on different processors and libraries
 
 

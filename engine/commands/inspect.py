@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from substyle.engine.backbones.spec import EXECUTED
 from substyle.engine.embedding.plan import lacking
 from substyle.engine.store import compaction
 from substyle.engine.store.layout import SPLITS, BackboneEntry
@@ -105,12 +106,15 @@ def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> d
     lacks = lacking(size_S, finished, [entry.slug], names, Part())
     shards = lacks.shards - len(lacks.shard_W) if names else 0
     spec, runtime = entry.facts["spec"], entry.facts["runtime"]
+    known = store.catalog.transformations[entry.slug]
     return {
         "name": entry.name,
         "dim": entry.shape[-1],
         **({"tokens": entry.tokens} if entry.tokens else {}),
         "runtime": runtime["name"],
         "precision": runtime["precision"],
+        "executed": runtime.get(EXECUTED),
+        "rounded": sorted(made.name for made in known.values() if len(made.pixels) > 1),
         "device": runtime.get("device"),
         "weights": spec.get("weights"),
         "transformations": names,
@@ -156,10 +160,14 @@ def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]
     fewer = f"; {present} of the {transformations} transformations" if present < transformations else ""
     tokens = f"{backbone['tokens']} tokens, " if backbone.get("tokens") else ""
     runtime = " ".join(str(backbone[name]) for name in ("runtime", "precision", "device") if backbone[name])
+    if backbone["executed"] not in (None, backbone["precision"]):
+        runtime += f" (executed in {backbone['executed']})"
+    rounded = backbone["rounded"]
     return [
         f"  {backbone['name']}: {tokens}{backbone['dim']} wide, {runtime}, {backbone['weights']}",
         f"    {done:,} of {total:,} embeddings{share}, {shards['finished']:,} of {shards['total']:,} shards, "
         f"{_size(backbone['bytes'])}{fewer}",
+        *([f"    pixels rounded differently on several processors: {', '.join(rounded)}"] if rounded else []),
     ]
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.spec import EXECUTED
 from substyle.engine.config import LOCAL, BackboneChoice, names_of
 from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, embed_here
 from substyle.engine.embedding.plan import EmbedPlan, PendingShards, added, pending_shards
@@ -277,16 +278,17 @@ def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
 
 
 def _tell_versions(store: EmbeddingStore, prepared: Facts) -> None:
-    """Log backbones that continue with another version of their runtime, which may give different bits."""
+    """Log backbones that continue with another version of their runtime, or in another precision on this processor."""
     for now in prepared:
         runtime, before = now["runtime"], store.backbone(str(now["name"])).facts["runtime"]
-        old, new = before.get("version", ""), runtime.get("version", "")
-        if old != new:
-            print(
-                f"{store.path}: {now['name']} was started with {before['name']} {old} and continues with {new}; both "
-                "passed the gate, but bits may differ",
-                file=sys.stderr,
-            )
+        for field in ("version", EXECUTED):
+            old, new = before.get(field, ""), runtime.get(field, "")
+            if old and new and old != new:
+                print(
+                    f"{store.path}: {now['name']} was started with {before['name']} in {field} {old} and continues in "
+                    f"{new}; both passed the gate, but embeddings may differ by its tolerance",
+                    file=sys.stderr,
+                )
 
 
 def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -> EmbedSummary | None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.backbones.spec import EXECUTED
 from substyle.engine.store.files import digest, make_folder, read_named, write_durably, write_once
 from substyle.engine.store.layout import (
     HEADER,
@@ -166,8 +167,12 @@ def read(paths: Sequence[Place]) -> Catalog:
     transformations: dict[str, dict[str, Definition]] = {}
     for path, (entry, found) in zip(paths, at_once(read_file, paths), strict=True):
         known = backbones.setdefault(entry.slug, entry)
-        if SKETCH not in known.facts["spec"] and SKETCH in entry.facts["spec"]:  # known is of an earlier version
-            backbones[entry.slug] = entry
+        newer, older = entry.facts, known.facts
+        if SKETCH in older["spec"] or SKETCH not in newer["spec"]:  # else known is of an earlier version
+            newer, older = older, newer
+        executed = sorted({each for facts in (newer, older) for each in executions(facts)})
+        runtime = {**newer["runtime"], **({EXECUTED: ", ".join(executed)} if executed else {})}
+        backbones[entry.slug] = replace(known, facts={**newer, "runtime": runtime})
         merged = transformations.setdefault(entry.slug, {})
         if differences(known.facts, entry.facts):
             raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")
@@ -223,6 +228,11 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
         return BackboneEntry(name, slug(name), dim, facts), found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: damaged catalog file: {repr(error)[:300]}; run substyle verify") from error
+
+
+def executions(facts: Mapping[str, Any]) -> list[str]:
+    """Precisions that a backbone was executed in, on different processors; empty if unknown."""
+    return [each for each in str(facts["runtime"].get(EXECUTED, "")).split(", ") if each]
 
 
 DECODED_JPEG = "decoded_jpeg"  # digest of the canvas of a JPEG file on a GPU

@@ -264,7 +264,8 @@ class EmbeddingStore:
         if rounded := [d.name for d in new if d.name in existing and existing[d.name].pixels]:
             text = "few values are rounded to the next level by this processor or its libraries, which is recorded"
             print(f"{self.path}: {', '.join(rounded)}: {text}", file=sys.stderr)
-        if known is None or new or (SKETCH in facts["spec"] and SKETCH not in known.facts["spec"]):
+        unknown = known is None or (SKETCH in facts["spec"] and SKETCH not in known.facts["spec"])
+        if unknown or new or not {*catalog.executions(facts)} <= {*catalog.executions(known.facts if known else facts)}:
             catalog.write(self.path, facts, {definition.name: definition for definition in new})
         return entry
 

@@ -234,7 +234,7 @@ class RuntimeBuilder(ABC):
 
     @abstractmethod
     def describe(self, runtime: Starts) -> dict[str, str]:
-        """Return ``name`` and ``version`` of the runtime, for the store."""
+        """Return ``name`` and ``version`` of the runtime, and `EXECUTED` if it is known, for the store."""
 
     def reference(self) -> Embed:
         """Return the float32 reference of the gate."""

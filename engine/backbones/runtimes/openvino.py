@@ -81,6 +81,8 @@ def _mark(layer: ET.Element) -> None:
 
 
 _WAITING = 4  # batches in flight per stream; each has its own outputs
+_PRODUCTS = {"Convolution", "FullyConnected", "MatMul"}  # types of layers of a compiled graph
+_EXECUTED = {"u8": "int8", "i8": "int8", "bf16": "bf16", "f16": "fp16"}
 _HINT = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 Model = Any  # OpenVINO ships no types
 
@@ -149,6 +151,20 @@ class OpenVINOGraph:
         self.idle: list[Any] = []  # reusable requests
         self.inputs = {port.any_name: tuple(port.shape) for port in self.compiled.inputs}
         self.outputs = [port.any_name for port in self.compiled.outputs]
+
+    @property
+    def executed(self) -> str:
+        """The narrowest type that convolutions and matrix products run in.
+
+        OpenVINO replaces a precision that the CPU lacks by another, without a word.
+        """
+        ops = [op.get_rt_info() for op in self.compiled.get_runtime_model().get_ops()]
+        found = {
+            str(info["runtimePrecision"].astype(str))
+            for info in ops
+            if "runtimePrecision" in info and str(info["layerType"].astype(str)) in _PRODUCTS
+        }
+        return next((name for kind, name in _EXECUTED.items() if kind in found), "fp32")
 
     def __call__(self, *inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once. Inputs must have the graph's order and shapes; outputs are copies."""

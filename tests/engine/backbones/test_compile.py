@@ -23,7 +23,7 @@ from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.precision import PrecisionSearch
 from substyle.engine.backbones.runtimes.base import TorchModule
-from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, layers, with_float32_layers
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, core, layers, with_float32_layers
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from substyle.engine.store.layout import network_identity
 from substyle.kernels.errors import ConfigError
@@ -278,3 +278,11 @@ def test_an_onnx_backbone_is_known_by_all_that_it_is_loaded_from(
     weights = onnx.numpy_helper.to_array(next(t for t in onnx.load(str(path)).graph.initializer if len(t.dims) == 4))
     data.write_bytes(data.read_bytes().replace(weights.tobytes(), (2 * weights).tobytes()))
     assert known(0.1, names[0])["weights"] != first["weights"]
+
+
+def test_the_precision_that_is_executed_is_read_back() -> None:
+    """A CPU without bf16 runs float32, whatever was asked for."""
+    graph = LazyBackbone.of(load("control:random:test_efficientnet"), canvas=224, batch=BATCH).graph
+    bf16 = "bf16" if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+    assert OpenVINOGraph(graph, precision="bf16").executed == bf16
+    assert OpenVINOGraph(graph, precision="fp32").executed == "fp32"

@@ -200,6 +200,17 @@ def test_another_backbone_under_the_same_name_is_refused(disk: Place, changed: d
         store.ensure_backbone(changed)
 
 
+def test_executed_precisions_are_recorded(disk: Place) -> None:
+    store, _ = make(disk / "s.zarr")
+    for executed in ("bf16", "fp32", "bf16"):
+        known = facts()
+        known["runtime"] = {**known["runtime"], "executed": executed}
+        store.ensure_backbone(known, FOUND)
+    again = EmbeddingStore.open(store.path)
+    assert again.backbone("timm:x").facts["runtime"]["executed"] == "bf16, fp32"
+    assert len(list((disk / "s.zarr" / "catalog").files(".json"))) == 3  # the first is of a store that did not know
+
+
 def test_another_definition_is_refused(disk: Place) -> None:
     store, _ = make(disk / "s.zarr")
     other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, ("0" * 16,))
