@@ -15,7 +15,6 @@ from substyle.engine.config import EmbedConfig, Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.run import complete, embed, repair, require_same
-from substyle.engine.report.page import ReportFiles
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
 from substyle.engine.stages.pictures import current_gallery, draw_gallery
@@ -159,7 +158,6 @@ def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> Embed
     """Embed by the backbones of a study. Returns the store."""
 
     def begin() -> None:
-        outputs.discard_report(out)  # it may be outdated; it is rewritten from the results of the stages
         uuid = EmbeddingStore.open(plan.store_path).uuid if catalog.exists(plan.store_path) else ""
         outputs.claim(out, plan.store_path, uuid)
 
@@ -220,10 +218,9 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     return plan
 
 
-def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> ReportFiles:
+def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> None:
     """Write ``results.json`` and the report."""
-    outputs.discard_report(out)  # it may have tables and figures of other sections
-    out.mkdir(parents=True, exist_ok=True)
     results["checksum"] = checksum(results)
-    write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
-    return write_report(validate_results(results), out, gallery=gallery)
+    with outputs.replacing_report(out) as new:
+        write_durably(new / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
+        write_report(validate_results(results), new, gallery=gallery, pictures=out)

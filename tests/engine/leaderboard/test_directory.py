@@ -170,6 +170,13 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
         add_rows(rows_of(results()), tmp_path)
 
 
+def test_leftovers_and_files_of_file_managers_are_passed_over(there: Path) -> None:
+    row = first(there)
+    (row.parent / ".DS_Store").touch()
+    files.temporary_name(row).touch()
+    assert not read_directory(there).bad
+
+
 def test_folders_that_cannot_be_read_are_bad(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, real, count = first(there).parent, os.scandir, len(read_directory(there).rows)
 
