@@ -216,11 +216,9 @@ class Row(_Part):
         return "/".join((FOLDER, *parts, f"{self.stamp}.json"))
 
     def numbers(self) -> str:
-        """Digest of scores, numbers of tables and stamps, 16 hex digits: names, notes and versions may differ."""
+        """Digest of scores, cells of tables and stamps, 16 hex digits: names, notes and versions may differ."""
         scores = {each.key: [each.value, each.ci95, each.n, each.converged] for each in self.scores}
-        tables = [
-            [each.name, *([c for c in row if not isinstance(c, str)] for row in each.rows)] for each in self.tables
-        ]
+        tables = [[each.name, [column.name for column in each.columns], each.rows] for each in self.tables]
         return checksum({"scores": scores, "tables": tables, "stamps": self.stamps})
 
     def content(self) -> str:

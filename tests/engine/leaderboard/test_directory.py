@@ -141,6 +141,15 @@ def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> 
     assert len(add_rows(rows_of(changed), tmp_path / "to").refused) == 1
 
 
+def test_numbers_belong_to_the_transformations_beside_them(tmp_path: Path) -> None:
+    (row, *_) = rows_of(recorded())
+    add_rows([row], tmp_path / "to")
+    (table,) = (table for table in row.tables if table.name == "per_transformation")
+    first, second, *_ = table.rows
+    first[0], second[0] = second[0], first[0]
+    assert len(add_rows([row], tmp_path / "to").refused) == 1
+
+
 def test_of_two_writers_of_one_row_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both, real, found = threading.Barrier(2), files.write_new, []
 
