@@ -34,7 +34,7 @@ from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
-from substyle.engine.study.compare import compare_results
+from substyle.engine.study.compare import compare_results, outcomes_of
 from substyle.engine.study.file import find_study, load_study, naming_file, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.plan import require_study, store_of
@@ -381,7 +381,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     runs = [(_name(path, paths), read_results(path)) for path in paths]
     for path, (_, results) in zip(paths, runs, strict=True):
         require_current(path.parent, results)
-    made = compare_results(runs, options.out)
+    outcomes = [outcomes_of(path.parent, results) for path, (_, results) in zip(paths, runs, strict=True)]
+    made = compare_results(runs, options.out, outcomes)
     for difference in made.setup:
         print(f"setups differ in {difference.what}: {', '.join(difference.values)}")
     print(made.text())

@@ -137,8 +137,8 @@ class RowSuite(_Part):
 
 
 class RowData(_Part):
-    """Photographs. ``digest`` is that of keys, classes, splits and bytes; ``groups`` is the number of units by which
-    the bootstrap ``resamples``."""
+    """Photographs. ``digest`` is that of keys, classes, splits and bytes, also of real variants; null if the bytes of
+    some are unknown. ``groups`` is the number of units by which the bootstrap ``resamples``."""
 
     name: Text | None
     digest: Digest | None
@@ -284,7 +284,7 @@ def _row(
         "suite": suite.model_dump(),
         "data": {
             "name": identity.get("sources") or None,
-            "digest": identity.get("photographs"),
+            "digest": identity.get("data", identity.get("photographs")),
             "photographs": document.images,
             "classes": None if document.classes is None else len(document.classes),
             "splits": document.splits,

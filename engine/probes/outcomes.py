@@ -124,9 +124,8 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
           ``p_holm``: after Holm's correction over all rows of the task, metric and head. Null without se.
     """
     rows: list[Row] = []
-    for (name_a, a), (name_b, b) in combinations(outcomes.items(), 2):
-        names = [name for name in a.scores if name in b.scores and "/twin-" not in name]
-        rows += _differences((name_a, a), (name_b, b), [(name, name) for name in names])
+    for a, b in combinations(outcomes.items(), 2):
+        rows += differences(a, b)
     for name, outcome in outcomes.items():
         for head, tasks in (("mlp", ("fine",)), *((h, ("fine", "coarse", "semantic")) for h in TOKEN_HEADS)):
             pairs = [(f"{task}/{head}", f"{task}/linear") for task in tasks]
@@ -174,6 +173,12 @@ def metrics(of: ProbeOutcome | EmbeddingTable, task: str, head: str) -> dict[str
     if task == "multitask":
         return {head: base if head == "semantic" else every}
     return {"accuracy": every}
+
+
+def differences(a: tuple[str, ProbeOutcome], b: tuple[str, ProbeOutcome]) -> list[Row]:
+    """Rows of `compare_outcomes` for two backbones, each with its name; without ``p_holm``."""
+    names = [name for name in a[1].scores if name in b[1].scores and "/twin-" not in name]
+    return _differences(a, b, [(name, name) for name in names])
 
 
 def _differences(

@@ -159,7 +159,7 @@ def start_fresh(out: Path) -> None:
         markers = with_leftovers(out / HEADER)
         rest = sorted(path.name for path in out.iterdir() if path not in markers and path.name not in _LOCK)
         if rest:
-            print(f"{out}: left {', '.join(rest)}, which are not known as results", file=sys.stderr)
+            print(f"{out}: left {', '.join(rest)}, of stages that are not known now, or of yours", file=sys.stderr)
         for path in () if rest else markers:
             remove(path)
 
