@@ -15,6 +15,7 @@ import numpy as np
 from substyle import __version__
 from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import versions
+from substyle.engine.config import Study
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
 from substyle.engine.results.model import SCHEMA, ResultsDocument
@@ -35,7 +36,9 @@ from substyle.pipelines.transforms.registry import suite_name
 _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
 
 
-def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mapping[str, str]) -> dict[str, Any]:
+def assemble(
+    run: Run, name: str, *, note: str = "", threads: int, labels: Mapping[str, str], limit: int = 0
+) -> dict[str, Any]:
     """Assemble results.json from the results of all stages.
 
     Args:
@@ -44,6 +47,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
         note: text about the study.
         threads: CPU threads of the run.
         labels: labels of backbones that have one.
+        limit: maximum number of photographs, which results with a study state.
     """
     store, out, tables = run.store, run.out, list(run.tables.values())
     entries = [store.backbone(table.backbone) for table in tables]
@@ -86,7 +90,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
         },
         "stamps": stamps(out, slugs),
         "settings": _settings(run),
-        **({"study": {"limit": run.study.limit, "splits": asdict(run.study.splits)}} if run.study else {}),
+        **({"study": _stated(run, run.study, limit)} if run.study else {}),
         "throughput": _throughput(entries, table, sum(spent.values()), out),
         "environment": {
             "python": platform.python_version(),
@@ -110,6 +114,12 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
     if (checked := _valid(document)) is None:
         return document
     return document | {"claims": [claim.model_dump() for claim in claims(checked)]}
+
+
+def _stated(run: Run, study: Study, limit: int) -> dict[str, Any]:
+    """Limit, and shares of the splits; those of imports are not known."""
+    shares = any(entry.fractions for entry in run.store.manifest().sources)
+    return {"limit": limit} | ({"splits": asdict(study.splits)} if shares else {})
 
 
 def _data_digest(store: EmbeddingStore, table: EmbeddingTable) -> str | None:

@@ -30,7 +30,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.engine.study.document import assemble
 from substyle.engine.study.outputs import RESULTS, STORE
-from substyle.engine.study.plan import plan_of, require_elsewhere, store_of
+from substyle.engine.study.plan import plan_of, require_elsewhere, stated_limit, store_of
 from substyle.engine.study.report import all_tables, write_report
 from substyle.engine.study.schedule import EMBED, REPORT, Schedule
 from substyle.engine.study.tracking import tracked
@@ -112,7 +112,7 @@ def _run(
                     schedule.keep(others=bool(found))  # this study may have nothing to compute
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
-        results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own)
+        results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own, limit=study.limit)
         with observability.span("run", "gallery and report"), schedule.during(REPORT):
             draw_gallery(plan.source, study, store, out)
             (first, *_) = run.tables.values()
@@ -121,11 +121,19 @@ def _run(
     return results
 
 
-def report_study(store: EmbeddingStore, out: Path, study: Study | None, *, quiet: bool = False) -> dict[str, Any]:
+def report_study(
+    store: EmbeddingStore,
+    out: Path,
+    study: Study | None,
+    *,
+    images: Path | str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Write results.json and the report of an output folder anew from the results in it.
 
     Args:
         study: what results must have been computed for; None: settings are as stored.
+        images: overrides the study's photographs.
 
     Returns:
         the contents of results.json.
@@ -148,7 +156,9 @@ def report_study(store: EmbeddingStore, out: Path, study: Study | None, *, quiet
             require_elsewhere(study, out, quiet=quiet)
         name, note = (study.name, study.note) if study else (store.path.stem, "")
         threads = (study.embed if study else EmbedConfig()).cores
-        results = assemble(run, name, note=note, threads=threads, labels=labels_of(study.backbones) if study else {})
+        own = labels_of(study.backbones) if study else {}
+        limit = stated_limit(study, store, images) if study else 0
+        results = assemble(run, name, note=note, threads=threads, labels=own, limit=limit)
         shown = study is None or study.gallery
         save_report(results, out, current_gallery(store, out, tables[0]) if shown else None)
     return results
