@@ -68,6 +68,8 @@ class Comparison:
             ]
             lines.append([*row[:2], *values, *changes])
         note = [f"* {_CLEAR}"] * any(map(any, self.clear))
+        paired = any(change and change[1] is not None for row in self.table.rows for change in row[2 + runs :])
+        note += ["differences of probes are over the photographs and transformations that both runs have"] * paired
         late = any(dagger(value) for row in self.table.rows for value in row[2 : 2 + runs])
         note += ["† the probe has not converged"] * late
         return "\n".join([text_table(lines, left=2), *note])

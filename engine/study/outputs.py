@@ -93,8 +93,9 @@ def require_ours(out: Path) -> None:
         files.require_no_links(out / name, 2)
     if not out.is_dir() or claimed(out) is not None:
         return
-    # what an earlier run has left that was stopped before it could `claim` the folder
-    if any(path.name not in (STORE, *_LOCK, *_TRACKED) and not files.is_litter(path.name) for path in out.iterdir()):
+    # stores, and what an earlier run has left that was stopped before it could `claim` the folder
+    others = [path for path in out.iterdir() if path.suffix != ".zarr" and path.name not in (*_LOCK, *_TRACKED)]
+    if not all(files.is_litter(path.name) for path in others):
         raise ConfigError("--out", str(out), "a new, empty or output folder; this one contains other files")
 
 
@@ -110,11 +111,13 @@ def require_own(out: Path, store: Place, remedies: Remedies) -> None:
     """Check that results of a store may be written to a folder.
 
     Raises:
-        ConfigError: the folder contains other files.
+        ConfigError: the folder contains other files, or is in the store.
         PhotographsError: the folder contains results of another existing store, or of another store that only a file
             of somebody else names, which is not opened.
     """
     require_ours(out)
+    if isinstance(store, Path) and out.resolve().is_relative_to(store.resolve()):
+        raise ConfigError("--out", str(out), f"a folder outside {store}")
     before, other = claimed(out), _own_store(out)
     if before is None or not before["uuid"]:
         return

@@ -9,9 +9,12 @@ from unittest.mock import Mock
 import pytest
 from tests.engine.report import fake
 
+from substyle.engine.store.identity import RUN
 from substyle.engine.study import outputs, runner
 from substyle.engine.study.hub import write_card
+from substyle.kernels.errors import ConfigError
 from substyle.kernels.files import UnsafeFileError, temporary_name
+from substyle.pipelines.storage import place
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -78,4 +81,8 @@ def test_what_a_stopped_run_left_is_no_file_of_others(tmp_path: Path) -> None:
     temporary_name(tmp_path / "substyle.json").touch()
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "embeddings.zarr").mkdir()
     outputs.require_ours(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "embeddings.zarr")
+    with pytest.raises(ConfigError, match="a folder outside"):
+        outputs.require_own(tmp_path / "link" / "out", place(tmp_path / "embeddings.zarr"), RUN)
