@@ -133,9 +133,10 @@ def replacing_own(folder: Path, record: str, former: tuple[str, str], *, add: bo
         folder.mkdir(parents=True, exist_ok=True)
     clear_temporary(place(folder), "new")
     path = files.inside(folder, record)
-    listed = read_object(path).get("files", {}) if path.exists() else {}
+    unlisted = not path.exists() or (former[0] == record and has_text(path, former[1]))
+    listed = {} if unlisted else read_object(path).get("files")
     if not isinstance(listed, dict):
-        raise SubstyleError(f"{path}: not a list of files")
+        raise files.UnsafeFileError(f"{path}: not a list of files that substyle has written; move it elsewhere")
     own = {str(name): str(digest) for name, digest in listed.items()}
     for name in own:
         files.inside(folder, name)  # the list may be somebody else's

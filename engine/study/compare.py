@@ -128,17 +128,15 @@ def compare_results(runs: Runs, out_dir: Path, outcomes: Sequence[Mapping[str, P
 def _paired(runs: Runs, outcomes: Sequence[Mapping[str, ProbeOutcome]]) -> list[dict[tuple[str, ...], Scored]]:
     """Paired differences of each run to the first, by backbone, task, metric and head; none of other photographs."""
     found: list[dict[tuple[str, ...], Scored]] = [{} for _ in runs]
-    for pairs, (_, results), own in zip(found, runs, outcomes, strict=False):
+    for pairs, (_, results), own in zip(found[1:], runs[1:], outcomes[1:], strict=False):
         photographs = _setup(results, "photographs")
         if photographs == _UNKNOWN or photographs != _setup(runs[0][1], "photographs"):
             continue
         for name in own.keys() & outcomes[0].keys():
             for row in differences((name, own[name]), (name, outcomes[0][name])):
                 general = (row["task"], row["metric"]) in GENERAL
-                low_high = row["two_way_ci95" if general else "ci95"]
-                score = with_interval(row["difference"], low_high)
-                if score is not None:
-                    pairs[name, row["task"], row["metric"], row["head"]] = score
+                low, high = row["two_way_ci95" if general else "ci95"] or (None, None)
+                pairs[name, row["task"], row["metric"], row["head"]] = (row["difference"], low, high)
     return found
 
 
@@ -233,10 +231,11 @@ class _Row:
 
     def clear(self, run: int) -> bool:
         """Whether the paired interval excludes 0, both probes have converged, and both runs ask the same."""
-        first, other, (_, low, high) = self.scores[0], self.scores[run], self.change(run) or (0.0, None, None)
-        if first is None or other is None or low is None or high is None or not self.same_task[run]:
+        _, low, high = self.change(run) or (0.0, None, None)
+        if low is None or high is None or low <= 0 <= high:
             return False
-        return (low > 0 or high < 0) and first.converged and other.converged
+        converged = all(score is not None and score.converged for score in (self.scores[0], self.scores[run]))
+        return converged and self.same_task[run]
 
 
 def _rows(

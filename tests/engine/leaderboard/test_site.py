@@ -377,6 +377,9 @@ def test_a_site_is_apart_from_its_sources_and_from_pages_of_others(tmp_path: Pat
     with pytest.raises(SubstyleError, match=r"index\.html: would be replaced, but substyle has not written it"):
         write_site([run], tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"index.html": b"mine"}
+    (tmp_path / "mine" / "site.json").write_text('{"pages": []}')
+    with pytest.raises(SubstyleError, match=r"site\.json: not a list of files that substyle has written"):
+        write_site([run], tmp_path / "mine")
     (tmp_path / "mine" / "site.json").write_text('{"kind": "site"}')  # of a version that listed no files
     write_site([run], tmp_path / "mine")
     with pytest.raises(ConfigError, match="directory of results"):
