@@ -64,7 +64,8 @@ def _row(name: str, flops: float, *, quick: bool) -> Row:
 def _auto(name: str) -> CompiledBackbone:
     """Compile with the gate."""
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=CORES)
-    return compile_source(LazyBackbone.of(networks.load(name)), networks.samples(), options)
+    source = LazyBackbone.of(networks.load(name), canvas=CANVAS, batch=graph_batch(BATCH))
+    return compile_source(source, networks.samples(), options)
 
 
 def _torch(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,7 @@ def _compiled(name: str, precision: Any, own: OwnSamples) -> CompiledBackbone:  
 
 def _past_the_gate(name: str, pipeline: PixelPipeline, *, unquantised: float) -> CompiledBackbone:
     """A backbone in int8 that nothing has compared with its reference, with that share of its layers left in bf16."""
-    source = LazyBackbone.of(networks.load(name))
+    source = LazyBackbone.of(networks.load(name), canvas=CANVAS, batch=graph_batch(BATCH))
     samples = PackagedSamples(pipeline)
     artefact = OpenVINOBuilder(source, samples, batch=graph_batch(BATCH), canvas=CANVAS, threads=networks.CORES)
     mixture = PrecisionPolicy(INT8, unquantised_layers=int(artefact.layers() * unquantised))

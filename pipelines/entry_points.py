@@ -6,8 +6,6 @@ import logging
 import threading
 from importlib import metadata
 
-from substyle.pipelines.code import add_package
-
 log = logging.getLogger(__name__)
 
 BACKBONES, SOURCES, STAGES, TRANSFORMATIONS = (
@@ -28,7 +26,6 @@ def load_entry_points(group: str) -> None:
         _loaded.add(group)  # first: an entry point may ask for names itself
         for point in sorted(metadata.entry_points(group=group), key=lambda each: (each.name, each.value)):
             try:
-                add_package(point.module.partition(".")[0])
                 point.load()
             except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever the package raises)
                 package = f"{point.dist.name} {point.dist.version}" if point.dist else "a package"

@@ -194,6 +194,15 @@ def _cropped(count: int, side: int) -> tuple[NDArray[np.uint8], list[str]]:
     return canvas_NSSC, names
 
 
+def fixed_canvases(side: int) -> NDArray[np.uint8]:
+    """A photograph, the same in grey, black, and its colours at full saturation. Shape: (4, S, S, 3) uint8."""
+    photograph = _cropped(1, side)[0][0]
+    grey = np.repeat(np.rint(photograph.mean(axis=2, keepdims=True)).astype(np.uint8), 3, axis=2)
+    return np.stack(
+        [photograph, grey, np.zeros_like(photograph), np.where(photograph > 127, np.uint8(255), np.uint8(0))]
+    )
+
+
 def main() -> int:
     """Entry point of the command."""
     if len(sys.argv) < 2:

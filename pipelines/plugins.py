@@ -1,29 +1,26 @@
-"""Run plug-in files. Each has modules of its own, imported from source, all of which its digest covers."""
+"""Run plug-ins: Python files and packages, each imported as ``substyle_plugins.<digest of its path>``."""
 
 from __future__ import annotations
 
-import builtins
+import functools
+import hashlib
 import importlib
 import importlib.util
 import os
 import sys
-import sysconfig
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines.code import PACKAGE, SOURCE, installed, sources_of, text_of
 
 ALLOW = "SUBSTYLE_ALLOW_PLUGINS"  # environment variable; 1 is --allow-plugins
-_LOCK = threading.RLock()
-_LIBRARIES = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib"))
+PACKAGE = "substyle"
+_PLUGINS = "substyle_plugins"
 
 
 def code_allowed() -> bool:
@@ -31,26 +28,91 @@ def code_allowed() -> bool:
     return os.environ.get(ALLOW) == "1"
 
 
-def run_file(file: Path) -> ModuleType:
-    """Run a plug-in and return its module.
+def is_plugin(path: Path) -> bool:
+    """Whether a path is that of a Python file, or of a folder with an ``__init__.py``."""
+    return (path / "__init__.py").is_file() or (path.is_file() and path.suffix == ".py")
 
-    Modules that it imports from files that are not installed are its own, even if another plug-in has modules of the
-    same names. They are compiled from source, never loaded from bytecode. Those that it imports later, while a
-    transformation runs, must be known from an import statement, and unchanged.
+
+def run_file(path: Path) -> ModuleType:
+    """Run a plug-in, a Python file or a package, and return its module.
+
+    The modules of a package import each other relatively, so that packages with modules of the same names do not meet.
 
     Raises:
-        ConfigError: the file, or one that it imports, cannot be read or parsed, or fails.
+        ConfigError: it cannot be read or fails, or imports a file that lies beside it.
     """
-    return _Plugin(file).run()
+    name = f"{_PLUGINS}.{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+    folder = path.is_dir()
+    file = path / "__init__.py" if folder else path
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(path)] if folder else None
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(_PLUGINS, ModuleType(_PLUGINS))
+    _forget(name)
+    sys.modules[name] = module  # for dataclasses, pickle and relative imports
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        _forget(name)
+        if isinstance(error, SubstyleError) or not isinstance(error, Exception):
+            raise
+        allowed = f"a file that runs ({failed_line(error) or f'{type(error).__name__}: {error}'})"
+        if isinstance(error, ModuleNotFoundError) and is_beside(file, str(error.name)):
+            allowed = f"a folder with an __init__.py that imports its modules by from . import {error.name}"
+        raise ConfigError("plugin", str(path), allowed) from error
+    return module
+
+
+def _forget(name: str) -> None:
+    """Remove a plug-in and its modules from those that are imported."""
+    for each in [each for each in sys.modules if f"{each}.".startswith(f"{name}.")]:
+        del sys.modules[each]
+
+
+def is_beside(file: Path, module: str) -> bool:
+    """Whether a module is a file or folder beside a plug-in."""
+    beside = file.parent / module.partition(".")[0]
+    return beside.is_dir() or beside.with_suffix(".py").is_file()
 
 
 def failed_line(error: BaseException) -> str:
     """Format as ``file:line: exception`` the innermost line of a plug-in that an exception went through; "" if none."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        own = frame.f_globals.get("__builtins__")
-        if isinstance(own, dict) and isinstance(getattr(own.get("__import__"), "__self__", None), _Plugin):
+        if str(frame.f_globals.get("__name__")).startswith(f"{_PLUGINS}."):
             return f"{frame.f_code.co_filename}:{line}: {type(error).__name__}: {error}"
     return ""
+
+
+def in_package(part: object) -> bool:
+    """Whether a function or class, and what a partial holds, is defined by this package; True for None."""
+    if isinstance(part, functools.partial):
+        return all(in_package(each) for each in (part.func, *part.args, *part.keywords.values()) if callable(each))
+    return part is None or str(getattr(part, "__module__", "")).partition(".")[0] == PACKAGE
+
+
+@functools.cache
+def files_digest(module: str) -> str:
+    """Digest of all files of the plug-in or installed package that a module belongs to, as they are when first asked.
+
+    16 hex digits. Code without a file, as of a notebook, has another digest in every process.
+    """
+    top = ".".join(module.split(".")[: 2 if module.startswith(f"{_PLUGINS}.") else 1])
+    package = sys.modules.get(top)
+    roots = [*map(Path, getattr(package, "__path__", []))] or [Path(getattr(package, "__file__", None) or "")]
+    digest, found = hashlib.sha256(), False
+    for root in roots:
+        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+        for path in files if root != Path() else ():
+            if "__pycache__" in path.parts:
+                continue
+            found = True
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode("utf-8", "surrogateescape"))
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16] if found else uuid.uuid4().hex[:16]
 
 
 @contextmanager
@@ -88,140 +150,3 @@ def imported_function(what: str, name: str, rest: str, allowed: str) -> Callable
     if not callable(function):
         raise ConfigError(f"{what} {name}", f"{attribute}, which is no function", allowed)
     return function  # type: ignore[no-any-return]
-
-
-class _Plugin(MetaPathFinder):
-    """Finds the modules of one plug-in that are not installed, while they are `active`.
-
-    Args:
-        file: the plug-in.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.texts: dict[str, str] = {}  # of all sources, by path relative to the plug-in's folder, or by module
-        self.modules: dict[str, ModuleType] = {}
-        self.path: list[str] | None = None  # sys.path that the plug-in has left; None while it is loaded
-        self.depth = 0
-        self.builtins = {**vars(builtins), "__import__": self.load}
-
-    def run(self) -> ModuleType:
-        """Run the plug-in."""
-        name = f"substyle_plugin_{self.file.stem}"
-        while name in sys.modules:  # plug-ins of the same name in different folders
-            name += "_"
-        spec = importlib.util.spec_from_file_location(name, self.file)
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
-        source = self.file.read_bytes()
-        self.texts = sources_of(self.file, source)
-        code = compile(source, str(self.file), "exec", dont_inherit=True)
-        sys.modules[name] = module  # for dataclasses and pickle
-        try:
-            with self.active():
-                self.execute(module, code)
-                self.path = list(sys.path)
-        except BaseException as error:
-            del sys.modules[name]
-            if isinstance(error, Exception) and not isinstance(error, SubstyleError):
-                given = failed_line(error) or f"{type(error).__name__}: {error}"
-                raise ConfigError("plugin", str(self.file), f"a file that runs ({given})") from error
-            raise
-        vars(module)[SOURCE] = text_of(self.texts)
-        return module
-
-    def execute(self, module: ModuleType, code: Any) -> None:  # noqa: ANN401 - a code object
-        """Run the code of a module whose import statements, now and later, see the plug-in's modules."""
-        vars(module)["__builtins__"] = self.builtins
-        exec(code, vars(module))
-
-    def load(
-        self,
-        name: str,
-        scope: Mapping[str, object] | None = None,
-        local: Mapping[str, object] | None = None,
-        fromlist: Sequence[str] | None = (),
-        level: int = 0,
-    ) -> ModuleType:
-        """``__import__`` of the plug-in's modules."""
-        with self.active():
-            return builtins.__import__(name, scope, local, fromlist or (), level)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Put the plug-in's modules and ``sys.path`` in place of those of the program and of other plug-ins."""
-        with _LOCK:
-            self.depth += 1
-            if self.depth > 1:
-                try:
-                    yield
-                finally:
-                    self.depth -= 1
-                return
-            hidden, path = _local_modules(), list(sys.path)
-            for name in hidden:
-                del sys.modules[name]
-            sys.modules.update(self.modules)
-            sys.path[:] = path if self.path is None else self.path
-            sys.meta_path.insert(0, self)
-            try:
-                yield
-            finally:
-                sys.meta_path.remove(self)
-                sys.path[:] = path
-                self.modules = _local_modules()
-                for name in self.modules:
-                    del sys.modules[name]
-                sys.modules.update(hidden)
-                self.depth -= 1
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find a module in a file that is not installed; None for others."""
-        found = PathFinder.find_spec(name, path, target)
-        if found is None or not isinstance(found.loader, SourceFileLoader) or not _is_local(name, found.origin):
-            return None
-        return importlib.util.spec_from_file_location(
-            name, found.origin, loader=_Source(self, name, str(found.origin)),
-            submodule_search_locations=found.submodule_search_locations,
-        )  # fmt: skip
-
-    def record(self, name: str, file: Path, source: bytes) -> None:
-        """Add a module to the digest. Raises ImportError if the plug-in has been loaded without it."""
-        root = self.file.parent
-        label = file.relative_to(root).as_posix() if file.is_relative_to(root) else name
-        for label, text in sources_of(file, source, root, label).items():  # noqa: B020
-            if self.path is not None and self.texts.get(label) != text:
-                how = "has changed since" if label in self.texts else "was not imported when"
-                raise ImportError(f"{file}: {how} the plug-in {self.file} was loaded")
-            self.texts[label] = text
-
-
-class _Source(SourceFileLoader):
-    """Loads a module of a plug-in from its source."""
-
-    def __init__(self, plugin: _Plugin, name: str, path: str) -> None:
-        super().__init__(name, path)
-        self.plugin = plugin
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Compile and run the source, which is recorded."""
-        source = Path(self.path).read_bytes()
-        self.plugin.record(self.name, Path(self.path).absolute(), source)
-        self.plugin.execute(module, compile(source, self.path, "exec", dont_inherit=True))
-
-
-def _local_modules() -> dict[str, ModuleType]:
-    """Modules that were imported from files that are not installed, apart from plug-ins and the main program."""
-    return {
-        name: module
-        for name, module in list(sys.modules.items())
-        if _is_local(name, getattr(module, "__file__", None)) and SOURCE not in vars(module)
-    }
-
-
-def _is_local(name: str, file: str | None) -> bool:
-    if file is None or not file.endswith(".py") or name.partition(".")[0] in (PACKAGE, "__main__"):
-        return False
-    return not file.startswith(_LIBRARIES) and not installed(Path(file))

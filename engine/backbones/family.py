@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
-from substyle.engine.backbones.spec import Backbone, split
+from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.code import in_package, source_digest
-from substyle.pipelines.plugins import code_allowed
+from substyle.pipelines.plugins import code_allowed, in_package
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,11 @@ class Family:
         about: short description of the family.
         loader: ``loader(name, rest, context)`` loads a backbone; ``rest`` is the part after the colon.
         identify: identifies a loader's result without loading, so that later runs need not read the weights. Without
-            it, every run loads its backbones.
+            it, and for families of plug-ins, every run loads its backbones.
         checkpoint: whether weights may come from a local file.
         check: ``check(name, rest)`` raises ConfigError for an invalid name before loading, such as `spec.split` for
             families that support its options; without it, names with options are refused.
-        function: ``function(name, rest)`` returns the function that a name refers to, whose code counts as well.
+        function: ``function(name, rest)`` returns the function that a name refers to.
         position: place in lists; families of one position are in the order of their registration.
     """
 
@@ -73,18 +71,10 @@ class Family:
     function: Callable[[str, str], Callable[..., Any]] | None = None
     position: int = 100
 
-    @cached_property
-    def code(self) -> str:
-        """Digest of the source that loads its backbones; "" for families of this package."""
-        if in_package(self.loader) and in_package(self.identify):
-            return ""
-        return source_digest(self.loader, self.identify)
-
-    def code_of(self, name: str) -> str:
-        """Digest of the source that loads one of its backbones, by name."""
-        if self.function is None:
-            return self.code
-        return source_digest(self.function(name, split(name, name.partition(":")[2])[0]))
+    @property
+    def packaged(self) -> bool:
+        """Whether code of this package alone decides what is loaded, and not a plug-in or a function."""
+        return self.function is None and in_package(self.loader)
 
 
 FAMILIES: dict[str, Family] = {}

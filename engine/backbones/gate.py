@@ -466,7 +466,6 @@ class PrecisionGate:
             **self._compared(names),
             "anchors": [self.samples.fingerprint(name) for name in self.anchors],  # of their mean
             "dtype": self.dtype,
-            "code": cache.code_hash(),
             **self.builder.facts(precision),
         }
 
@@ -476,5 +475,6 @@ class PrecisionGate:
             "graph": self.builder.key,
             "samples": [(self.samples.fingerprint(name), self._photographs(name)) for name in names],
             "extent": self.extent,
+            "limits": [THRESHOLDS, MAX_NORM_ERROR],
             "device": self.builder.target.identity,
         }

@@ -1,14 +1,34 @@
-"""Backbones that are loaded on first use."""
+"""Backbones that are loaded on first use, and what they do.
+
+A network is identified by its exported graph, with weights, and by its float32 embeddings of fixed pictures: these show
+whatever decides them, such as a settings file that its code reads.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.spec import Backbone, BackboneSpec
+from substyle.engine.backbones.export import export
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
+from substyle.engine.backbones.spec import SAME_SKETCH, Backbone, BackboneSpec, distance
+from substyle.engine.devices import missing
+from substyle.kernels import philox
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.packaged_photographs import fixed_canvases
+
+if TYPE_CHECKING:
+    import onnx
+
+SKETCH_WIDTH = 64  # random projections of an embedding; they keep relative distances within a fifth
 
 
 class LazyBackbone:
@@ -18,20 +38,50 @@ class LazyBackbone:
         load: loads the backbone.
         identity: plain facts that determine the result of `load`, such as the hash of a file of weights; None if
             unknown without loading.
+        canvas: canvas side S in pixels.
+        batch: batch that its graph is exported for.
+        packaged: whether code of this package alone decides what is loaded; else it is loaded twice and compared.
     """
 
-    def __init__(self, load: Callable[[], Backbone], identity: dict[str, Any] | None) -> None:
-        self._load, self.identity = load, identity
+    def __init__(
+        self,
+        load: Callable[[], Backbone],
+        identity: dict[str, Any] | None,
+        *,
+        canvas: int,
+        batch: int,
+        packaged: bool = True,
+    ) -> None:
+        self._load, self.identity, self.packaged = load, identity, packaged
+        self.canvas, self.batch = canvas, batch
 
     @staticmethod
-    def of(backbone: Backbone) -> LazyBackbone:
+    def of(backbone: Backbone, *, canvas: int, batch: int) -> LazyBackbone:
         """Wrap a loaded backbone."""
-        return LazyBackbone(lambda: backbone, None)
+        return LazyBackbone(lambda: backbone, None, canvas=canvas, batch=batch)
 
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone, loaded on first access."""
         return self._load()
+
+    @cached_property
+    def graph(self) -> bytes:
+        """The serialised ONNX graph of the network in float32, with a fixed batch."""
+        graph = self.backbone.graph
+        if graph is not None:
+            return graph
+        assert self.backbone.module is not None
+        made = plain(export(self.backbone.module, canvas=self.canvas, batch=self.batch))
+        known = self.__dict__.get("_facts")
+        if known is not None and known["spec"]["graph"] != _digest(made):
+            raise SubstyleError(f"{self.spec.name}: the network has changed since the run began")
+        return made
+
+    def unload(self) -> None:
+        """Free the network; it is loaded again when needed."""
+        for name in ("backbone", "graph"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -41,12 +91,24 @@ class LazyBackbone:
         return facts
 
     def _look(self) -> dict[str, Any]:
-        graph = self.backbone.graph
+        backbone = self.backbone
+        compiled = backbone.compiled or backbone.module is None
+        graph = _digest(self.graph) if compiled else ""
+        x_BD = embed_fixed(backbone, self.canvas, self.batch)
+        if not self.packaged:
+            again_BD = embed_fixed(self._load(), self.canvas, self.batch)
+            if distance(sketch(x_BD), sketch(again_BD)) > SAME_SKETCH:
+                allowed = "the same network each time that it is loaded: seed the generators of its weights"
+                raise ConfigError(f"backbone {backbone.spec.name}", "a network with other embeddings", allowed)
+        columns = np.split(x_BD, np.cumsum([member.dim for member in backbone.members])[:-1], axis=1)
         return {
-            "spec": self.backbone.spec.describe(),
-            "graph": None if graph is None else hashlib.sha256(graph).hexdigest(),
-            "compiled": self.backbone.compiled or self.backbone.module is None,
-            "members": [member.describe() for member in self.backbone.members],
+            "spec": replace(backbone.spec, graph=graph, sketch=sketch(x_BD)).describe(),
+            "is_graph": backbone.graph is not None,
+            "compiled": compiled,
+            "members": [
+                replace(member, graph=graph, sketch=sketch(own_BD)).describe()
+                for member, own_BD in zip(backbone.members, columns, strict=False)
+            ],
         }
 
     @cached_property
@@ -60,10 +122,9 @@ class LazyBackbone:
         return tuple(map(_spec, self._facts["members"])) or (self.spec,)
 
     @property
-    def graph_hash(self) -> str | None:
-        """SHA-256 of the graph of a graph backbone; None for modules."""
-        found: str | None = self._facts["graph"]
-        return found
+    def is_graph(self) -> bool:
+        """Whether it is an ONNX graph, and not a torch module."""
+        return bool(self._facts["is_graph"])
 
     @property
     def compiled(self) -> bool:
@@ -71,7 +132,48 @@ class LazyBackbone:
         return bool(self._facts["compiled"])
 
 
+def _digest(graph: bytes) -> str:
+    return hashlib.sha256(graph).hexdigest()[:16]
+
+
+def plain(model: onnx.ModelProto) -> bytes:
+    """Serialise a graph without texts that depend on where it was exported, such as stack traces."""
+    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    for part in (*model.graph.value_info, *model.graph.initializer, *model.functions):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def embed_fixed(backbone: Backbone, canvas: int, batch: int) -> NDArray[np.float32]:
+    """Embeddings of `fixed_canvases` in float32. Shape: (4, D); (0, D) of a graph without OpenVINO."""
+    canvas_BSSC = fixed_canvases(canvas)
+    if backbone.module is not None:
+        with torch.inference_mode():
+            return np.asarray(backbone.module.eval()(torch.from_numpy(canvas_BSSC)).float().numpy())
+    if missing("openvino", chosen=True):
+        return np.zeros((0, backbone.spec.dim), np.float32)
+    return FixedBatch(OpenVINOGraph(backbone.graph or b"", precision="fp32"), batch)(canvas_BSSC)
+
+
+def sketch(x_BD: NDArray[np.float32]) -> tuple[tuple[float, ...], ...]:
+    """Random projections of embeddings. Shape: (B, 64)."""
+    sketch_BW = x_BD.astype(np.float64) @ _signs(x_BD.shape[1])
+    return tuple(tuple(float(f"{value:.9g}") for value in row_W) for row_W in sketch_BW)
+
+
+@lru_cache(maxsize=8)
+def _signs(width: int) -> NDArray[np.float64]:
+    """Random signs of each dimension. Shape: (D, 64)."""
+    words_D2 = philox.words(np.arange(width, dtype=np.uint64), "sketch", SKETCH_WIDTH // 32)
+    bits_DW = np.unpackbits(np.ascontiguousarray(words_D2, "<u4").view(np.uint8), axis=1)
+    return np.where(bits_DW, 1.0, -1.0)
+
+
 def _spec(described: dict[str, Any]) -> BackboneSpec:
     """The inverse of `BackboneSpec.describe`, through JSON."""
     levels = {name: tuple(described[name]) for name in ("mean", "std")}
-    return BackboneSpec(**{**described, **levels})
+    rows = tuple(tuple(row) for row in described.get("sketch", ()))
+    return BackboneSpec(**{**described, **levels, "sketch": rows})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from substyle.engine import cache
 from substyle.engine.backbones import families
 from substyle.engine.backbones.families import blocks
 from substyle.engine.backbones.family import FAMILIES, Family, LoadContext, checkpoint_identity, register_family
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.presets import ABOUT, meant, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
 from substyle.engine.backbones.weights import HUB
@@ -83,10 +85,8 @@ def load(name: str, context: LoadContext) -> Backbone:
         whole = _several(name, layers, context)
         pooling = " + ".join(member.pooling for member in whole.members)
         return replace(whole, spec=replace(whole.spec, pooling=pooling), members=())
-    code = family.code_of(name)  # before the loader can change values that it refers to
     backbone = family.loader(name, name.partition(":")[2], context)
-    # of a backbone made from another one: the code of that one
-    return replace(backbone, spec=replace(_trained(backbone, context.checkpoint), code=code or backbone.spec.code))
+    return replace(backbone, spec=_trained(backbone, context.checkpoint))
 
 
 def load_all(name: str, context: LoadContext) -> Backbone:
@@ -127,7 +127,8 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
     first = expand(name)[0]
     first = (fused(first) or [first])[0]
     family = _require_allowed(first, context)
-    found = family.identify(first, first.partition(":")[2], context) if family.identify else None
+    identify = family.identify if family.packaged else None
+    found = identify(first, first.partition(":")[2], context) if identify else None
     if found is None:
         return None
     return {
@@ -138,8 +139,14 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         "code": cache.code_hash(),
         "versions": cache.versions("torch", "torchvision", "timm", "open_clip_torch", "onnx", "transformers"),
         **found,
-        "family": family.code_of(first),
     }
+
+
+def lazy(name: str, context: LoadContext) -> LazyBackbone:
+    """Return a backbone that is loaded on first use. Raises ConfigError for an invalid name."""
+    packaged = check_name(expand(name)[0]).packaged
+    load = partial(load_all, name, context)
+    return LazyBackbone(load, identity(name, context), canvas=context.canvas, batch=context.batch, packaged=packaged)
 
 
 for _module in pkgutil.iter_modules(families.__path__):  # last: families of adapted backbones use what stands above

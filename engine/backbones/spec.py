@@ -105,13 +105,13 @@ class BackboneSpec:
         weights_hash: SHA-256 over all tensors (16 hex digits).
         licence: licence of the weights, if stated by the source.
         control: True for untrained baselines.
-        code: digest of the source of the plug-in that loads it; "" for families of this package.
         objective: training objective: masked, image_text, contrastive, distilled, supervised, none; "" if unstated.
         parameters: number of trainable values; None if not counted, as for graphs.
         data: training data; "" if unknown.
         tokens: number of tokens P of an embedding, which is then P tokens of D / P numbers one after another; 0 for one
             vector.
-        configuration: digest of what, besides weights, decides what an architecture computes; "" if its name does.
+        graph: digest of its exported graph, with weights; "" for plain arithmetic.
+        sketch: random projections of its float32 embeddings of `packaged_photographs.fixed_canvases`, (4, 64).
         finetuned: of fine-tuned weights, the ``backbone`` before, and ``objective``, ``seed``, ``transformations`` and
             ``settings`` of the training; else None.
 
@@ -130,12 +130,12 @@ class BackboneSpec:
     weights_hash: str
     licence: str = "see the source of the weights"
     control: bool = False
-    code: str = ""
     objective: str = UNSTATED
     parameters: int | None = None
     data: str = ""
     tokens: int = 0
-    configuration: str = ""
+    graph: str = ""
+    sketch: tuple[tuple[float, ...], ...] = ()
     finetuned: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class BackboneSpec:
 
     def describe(self) -> dict[str, Any]:
         """Return the spec as plain JSON."""
-        left_out = {"finetuned": None, "configuration": ""}
+        left_out: dict[str, Any] = {"finetuned": None, "graph": "", "sketch": ()}
         return {key: value for key, value in asdict(self).items() if key not in left_out or value != left_out[key]}
 
 
@@ -165,6 +165,18 @@ class Backbone:
     graph: bytes | None = None
     compiled: bool = True
     members: tuple[BackboneSpec, ...] = ()
+
+
+SAME_SKETCH = 1e-5  # relative distance of sketches of one network on different processors and libraries
+
+
+def distance(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> float:
+    """Largest relative distance of two sketches over pictures; infinite for other shapes."""
+    before, now = np.asarray(old, np.float64), np.asarray(new, np.float64)
+    if before.shape != now.shape:
+        return float("inf")
+    far = np.linalg.norm(now - before, axis=-1) / np.maximum(np.linalg.norm(before, axis=-1), 1e-30)
+    return float(np.max(far, initial=0.0))
 
 
 def tensors_hash(state: dict[str, torch.Tensor]) -> str:

@@ -30,7 +30,6 @@ from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source
 from substyle.pipelines.storage import Place
-from substyle.pipelines.transforms import base
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class EmbedPlan:
 
     def definitions(self) -> list[Definition]:
         """Return the transformations that every backbone needs."""
-        return definitions_of(self.pipeline.settings.transformations)
+        return self.pipeline.definitions
 
     def samples(self) -> OwnSamples:
         """Return the photographs and, of an existing store, the policies of its backbones, for gates.
@@ -127,11 +126,6 @@ class EmbedPlan:
         count = GATE_IMAGES if self.pipeline.config.gate == "full" else SPOT_PICTURES
         policies = {name: PrecisionPolicy.of(runtime) for name, runtime in gated.items()}
         return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count, policies)
-
-
-def definitions_of(transformations: Sequence[str]) -> list[Definition]:
-    """Return transformations by name, as they are defined now."""
-    return [Definition(each.describe(), each.definition_hash()) for each in map(base.get, transformations)]
 
 
 def added(

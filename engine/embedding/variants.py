@@ -234,7 +234,7 @@ def write_variants(
     require_shown(opened, settings.transformations)
     pipeline = PixelPipeline(settings, EmbedConfig(device=device))
     pixels_of = {name: getattr(settings, name) for name in PIXELS}
-    definition = {name: base.get(name).definition_hash() for name in settings.transformations}
+    definition = {made.name: made.hash for made in pipeline.definitions}
     quarantined: dict[str, str] = {}
     out.mkdir(parents=True, exist_ok=True)
     write = _Folder(out) if to == "folder" else _Tars(out)

@@ -16,7 +16,7 @@ from substyle.engine.stages.registry import AnyStage, discard
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.tables import tables
 from substyle.engine.store import compaction, lock
-from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.layout import GRAPH, SKETCH, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import require_chunks
 from substyle.kernels.errors import ConfigError
@@ -72,7 +72,8 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
     """
     adapter = Adapter.load(path_of(name))
     base = store.backbone(adapter.backbone)
-    spec = {**base.facts["spec"], **adapter.changed(name, base.facts["spec"], base.dim, store.settings.canvas)}
+    of_base = {key: value for key, value in base.facts["spec"].items() if key not in (GRAPH, SKETCH)}
+    spec = {**of_base, **adapter.changed(name, of_base, base.dim, store.settings.canvas)}
     runtime = {"name": DERIVED, "precision": base.facts["runtime"]["precision"], "computed_with": base.name}
     facts = {"name": name, "dim": spec["dim"], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
     facts["adapter"] = {"backbone": base.name, "method": adapter.metadata["method"]}

@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from substyle.engine import cache
 from substyle.engine.config import EmbedConfig, Settings, Study
 from substyle.engine.embedding.blobs import read
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.variants import batches
 from substyle.engine.stages.stamp import NOTE, StaleError, Stamp, compute_into, fits, note_of
 from substyle.engine.store import identity
-from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.records import content_hash
@@ -38,6 +36,7 @@ from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.variants import variants_of
 
 GALLERY = "gallery"
+VERSION = 1  # increment when other pictures are drawn
 _CANDIDATES = 8  # photographs read per photograph of the gallery
 
 
@@ -120,10 +119,10 @@ def _stamp(
     return Stamp(
         store.uuid,
         hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16],
-        {name: base.get(name).definition_hash() for name in settings.transformations},
+        {made.name: made.hash for made in PixelPipeline(settings, EmbedConfig()).definitions},
         "",
         json.loads(json.dumps(asdict(settings))) | chosen,
-        cache.code_hash(),
+        f"gallery {VERSION}",
     )
 
 
@@ -144,9 +143,11 @@ def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> 
             return None
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     content_of = dict(zip(table.keys, table.contents, strict=True))
-    wanted = {name: known[name].hash for name in table.transformations}
+    wanted = {name: known[name] for name in table.transformations}
     shown, files = (note.stamp.settings.get(each, []) for each in ("photographs", "files"))
-    current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
+    drawn = note.stamp.transformations
+    current = note.stamp.store == store.uuid and list(drawn) == list(wanted)
+    current = current and all(made.is_drawn(drawn[name]) for name, made in wanted.items())
     current = current and all(content_of.get(key) == content for key, content in shown)
     if files and current:
         of_file = file_contents(store)
@@ -175,7 +176,8 @@ def current_variants(
     manifest, settings = store.manifest(), store.settings
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     try:
-        store.require_definitions([Definition(d.describe(), d.definition_hash()) for d in map(base.get, known)])
+        whole = PixelPipeline(Settings(transformations=tuple(known), **settings.pixels), EmbedConfig())
+        store.require_definitions(whole.definitions)
         sources = [identity.open_recorded(store, entry) for entry in manifest.sources]
     except (SubstyleError, OSError) as error:
         print(f"no thumbnails: {error}", file=sys.stderr)

@@ -94,6 +94,7 @@ def register_stage(stage: AnyStage) -> None:
     for name in (stage.name, stage.directory or stage.name):
         if name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ConfigError("stage", name, "an unused name of lower-case letters, digits and underscores")
+    _ = stage.code  # of the files as they are now
     _found[stage.name] = stage
     NAMES.insert(NAMES.index(REPORTED[0]) if stage.adds_backbones else len(NAMES), stage.name)
     _registered.append(stage.name)

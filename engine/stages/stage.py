@@ -33,7 +33,7 @@ from substyle.engine.store.layout import BackboneEntry, Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.kernels.errors import SubstyleError
-from substyle.pipelines.code import PACKAGE, source_digest
+from substyle.pipelines.plugins import PACKAGE, files_digest
 from substyle.pipelines.sources import Source
 from substyle.pipelines.transforms.style import generator_of
 
@@ -41,7 +41,7 @@ JSON = dict[str, Any]
 C = TypeVar("C")  # settings, a dataclass
 R = TypeVar("R")  # results of a unit
 T = TypeVar("T")
-_KNOWN = (PACKAGE, "abc", "builtins", "typing")
+_KNOWN = (PACKAGE, "abc", "builtins", "typing")  # modules whose classes are not of a plug-in
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,7 @@ class Stage(ABC, Generic[C, R]):
 
     Attributes:
         name: field of `Study`, folder of the results, and key in results.json.
+        version: increment when the same inputs give other numbers; earlier results are then outdated.
         config: class of the settings.
         switch: the field of the settings that turns the stage off where it is empty or 0. A study without the stage's
             table then has default settings; without a switch, the table turns the stage on.
@@ -195,6 +196,7 @@ class Stage(ABC, Generic[C, R]):
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
     config: type[C]
     switch: ClassVar[str] = ""
     directory: ClassVar[str] = ""
@@ -270,15 +272,16 @@ class Stage(ABC, Generic[C, R]):
         return Stamp.of(run.store, run.tables[unit.name], settings)
 
     def dated(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> Stamp:
-        """`stamp`, with the code of a plug-in."""
+        """`stamp`, with the version of the stage, and the files of a plug-in."""
         made = self.stamp(run, config, unit, before)
-        return replace(made, settings={**made.settings, "plugin": self.code}) if self.code else made
+        own = {"plugin": self.code} if self.code else {}
+        return replace(made, settings={**made.settings, **own}, code=f"version {self.version}; {made.code}")
 
     @cached_property
     def code(self) -> str:
-        """Digest of the source of a plug-in's stage; "" for stages of this package."""
-        own = [kind for kind in type(self).__mro__ if kind.__module__.partition(".")[0] not in _KNOWN]
-        return source_digest(*own) if own else ""
+        """Digest of the files of a plug-in's stage; "" for stages of this package."""
+        modules = dict.fromkeys(kind.__module__ for kind in type(self).__mro__)
+        return "-".join(files_digest(each) for each in modules if each.partition(".")[0] not in _KNOWN)
 
     def command(self, run: Run, unit: Unit) -> str:
         """The command that computes a unit again without a study; empty if only ``substyle run`` does."""

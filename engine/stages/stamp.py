@@ -23,11 +23,7 @@ from substyle.kernels import files
 from substyle.kernels.errors import SubstyleError
 
 NOTE = "complete.json"  # written last into a stage's folder: stamp, wall time and checksum of each file
-# source code and libraries that compute results: of photographs and networks, too, which attacks and trainings read
-_CODE = (
-    *(*cache.EMBEDDING, "engine/store", "engine/results/statistics.py"),
-    *("engine/probes", "engine/analysis", "engine/stages"),
-)
+# that compute results
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 
@@ -53,7 +49,7 @@ class Stamp:
         transformations: identity of each transformation's definition, by name.
         embeddings: digest of the embeddings' checksums; empty if the result does not use embeddings.
         settings: settings of the stage, in JSON types.
-        code: digest of source code and library versions.
+        code: version of the stage and of libraries.
     """
 
     store: str
@@ -74,7 +70,7 @@ class Stamp:
             {name: known[name].identity for name in table.transformations},
             table_digest(store, table),
             json.loads(json.dumps(dict(settings), default=str)),
-            cache.key({"code": cache.code_hash(*_CODE), "libraries": cache.versions(*_LIBRARIES)}),
+            ", ".join(f"{name} {version}" for name, version in cache.versions(*_LIBRARIES).items() if version),
         )
 
     def differences(self, now: Stamp) -> list[str]:
@@ -84,10 +80,11 @@ class Stamp:
             ("store", "another store"),
             ("photographs", "other photographs, classes or splits"),
             ("embeddings", "other embeddings"),
-            ("code", "another version of the code"),
         ):
             if getattr(self, name) != getattr(now, name):
                 found.append(words)
+        if self.code != now.code:
+            found.append(f"another version of substyle or a library: {self.code}, {now.code} now")
         if list(self.transformations) != list(now.transformations):
             same = self.transformations.keys() == now.transformations.keys()
             found.append("another order of transformations" if same else "other transformations")

@@ -7,23 +7,30 @@ other readers, which may change them, and are never read back.
 from __future__ import annotations
 
 import json
+import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.store.files import digest, make_folder, read_named, write_once
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.store.files import digest, make_folder, read_named, write_durably, write_once
 from substyle.engine.store.layout import (
     HEADER,
     METADATA,
     SCHEMA,
+    SKETCH,
     BackboneEntry,
     StoreError,
     StoreSettings,
     changes,
     is_array_name,
-    network_identity,
+    network_changes,
+    network_facts,
     slug,
 )
 from substyle.kernels.errors import ConfigError
@@ -31,15 +38,23 @@ from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import require_bounded
 
 FOLDER = "catalog"
+ROUNDED = 1e-4  # share of values that other processors and libraries may round to the next level
 _ROLES = ("train", "held_out")
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A transformation of an array: its definition in plain JSON, and a hash of everything that affects its pixels."""
+    """A transformation of an array: its definition in plain JSON, and what it does to fixed pictures.
+
+    Attributes:
+        pixels: digests of its pixels on fixed pictures, one for each processor or set of libraries that made others;
+            empty if unknown, as of stores of earlier versions and of real transformations.
+        pictures: these pixels, uint8; of a definition that was read, they are in `pictures_file`.
+    """
 
     definition: dict[str, Any]
-    hash: str
+    pixels: tuple[str, ...] = ()
+    pictures: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -47,9 +62,57 @@ class Definition:
         return str(self.definition["name"])
 
     @property
+    def declared(self) -> str:
+        """Digest of the definition without coarse class and role, which do not affect pixels; 16 hex digits."""
+        left_out = ("coarse", "role", "assets", "code")  # the latter of earlier versions
+        return _digest({key: value for key, value in self.definition.items() if key not in left_out})
+
+    @property
+    def assets(self) -> str:
+        """Digest of the assets that are drawn from; "" if there are none, or of an earlier version."""
+        return str(self.definition.get("assets", ""))
+
+    @property
+    def hash(self) -> str:
+        """What affects its pixels: digests of the definition, its assets, and what it does to fixed pictures."""
+        return "-".join((self.declared, *([f"assets.{self.assets}"] if self.assets else []), *self.pixels))
+
+    def is_drawn(self, other: str) -> bool:
+        """Whether pictures with this `hash` are of this transformation, on any processor that the store knows."""
+        declared, *rest = other.split("-")
+        known = {f"assets.{self.assets}", *self.pixels} if self.pixels else {*rest}
+        return declared == self.declared and {*rest} <= known
+
+    @property
     def identity(self) -> str:
         """Hash, coarse class and role: what affects its pixels and its use in probes."""
         return f"{self.hash} {self.definition['coarse']} {self.definition['role']}"
+
+    @property
+    def use(self) -> tuple[str, str, str]:
+        """Digest of the definition, coarse class and role."""
+        return self.declared, str(self.definition["coarse"]), str(self.definition["role"])
+
+    def difference(self, now: Definition, store: Place) -> str:
+        """Describe how a transformation of this name differs now from that of a store; "" if it does not.
+
+        Other processors and libraries may round pixels differently: by one level, and few of them.
+        """
+        if self.use != now.use:
+            return "another definition"
+        if self.assets and now.assets and self.assets != now.assets:
+            return "other assets"
+        if not self.pixels or not now.pixels or {*self.pixels} & {*now.pixels}:
+            return ""
+        read = [] if now.pictures is None else [read_pictures(store, now, each) for each in self.pixels]
+        if now.pictures is None or all(pictures is None for pictures in read):
+            return "other pixels"
+        known = [pictures for pictures in read if pictures is not None]
+        levels = np.abs(np.stack(known).astype(np.int16) - now.pictures)
+        share = float((levels > 0).mean(axis=tuple(range(1, levels.ndim))).max())
+        if levels.max() <= 1 and share <= ROUNDED:  # of all that are known, or small steps would add up
+            return ""
+        return f"other pixels: {100 * share:.2g} % of the values, by up to {levels.max()}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +133,28 @@ class Catalog:
         return entry.chunk(store, transformation, shard)
 
 
+def pixels_digest(pictures: NDArray[np.uint8]) -> str:
+    """Digest of the shape and values of pictures; 16 hex digits."""
+    return digest(repr(pictures.shape).encode() + np.ascontiguousarray(pictures).tobytes())
+
+
+def pictures_file(store: Place, name: str, digest: str) -> Place:
+    """Path of the reference pictures of a transformation, compressed by zlib."""
+    return store / FOLDER / f"{name}-{digest}.pictures"
+
+
+def read_pictures(store: Place, like: Definition, known: str) -> NDArray[np.uint8] | None:
+    """Read the pictures of a definition with a digest; None if they are missing, damaged or of another shape."""
+    assert like.pictures is not None
+    try:
+        packed, shape = pictures_file(store, like.name, known).read_bytes(), like.pictures.shape
+        data = zlib.decompressobj().decompress(packed, math.prod(shape) + 1)
+        pictures = np.frombuffer(data, np.uint8).reshape(shape)
+    except (OSError, ValueError, zlib.error):
+        return None
+    return pictures if pixels_digest(pictures) == known else None
+
+
 def files(store: Place) -> list[Place]:
     """List the files of a store's catalog in order."""
     return (store / FOLDER).files(".json")
@@ -81,12 +166,17 @@ def read(paths: Sequence[Place]) -> Catalog:
     transformations: dict[str, dict[str, Definition]] = {}
     for path, (entry, found) in zip(paths, at_once(read_file, paths), strict=True):
         known = backbones.setdefault(entry.slug, entry)
+        if SKETCH not in known.facts["spec"] and SKETCH in entry.facts["spec"]:  # known is of an earlier version
+            backbones[entry.slug] = entry
         merged = transformations.setdefault(entry.slug, {})
-        if differences(known.facts, entry.facts) or any(
-            merged.get(name, definition).identity != definition.identity for name, definition in found.items()
-        ):
+        if differences(known.facts, entry.facts):
             raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")
-        merged |= found
+        for name, definition in found.items():
+            before = merged.setdefault(name, definition)
+            if before.use != definition.use or len({before.assets, definition.assets} - {""}) > 1:
+                raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")
+            fuller = before if before.assets else definition
+            merged[name] = replace(fuller, pixels=tuple(sorted({*before.pixels, *definition.pixels})))
     ordered = dict(sorted(backbones.items(), key=lambda pair: pair[1].name))
     return Catalog(ordered, transformations)
 
@@ -95,10 +185,17 @@ def write(store: Place, facts: Mapping[str, Any], found: Mapping[str, Definition
     """Add a catalog file for a backbone and some of its transformations."""
     content = {
         "backbone": dict(facts),
-        "transformations": [{"definition": d.definition, "hash": d.hash} for _, d in sorted(found.items())],
+        "transformations": [
+            {"definition": made.definition, "pixels": list(made.pixels)} for _, made in sorted(found.items())
+        ],
     }
     data = json.dumps(content, sort_keys=True).encode()
     make_folder(store / FOLDER)
+    for made in found.values():
+        if made.pictures is not None:  # first: pixels that the catalog names can be compared
+            path = pictures_file(store, made.name, made.pixels[0])
+            if not path.is_file():
+                write_durably(path, zlib.compress(made.pictures.tobytes()))
     write_once(store / FOLDER / f"{slug(str(facts['name']))}-{digest(data)}.json", data)
 
 
@@ -116,9 +213,10 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
         good = good and (rate is None or (isinstance(rate, int | float) and rate > 0))
         found = {}
         for row in content["transformations"]:
-            made = Definition(row["definition"], row["hash"])
+            made = Definition(row["definition"], tuple(row.get("pixels", ())))
             good = good and is_array_name(made.definition["name"]) and isinstance(made.definition["coarse"], str)
-            good = good and made.definition["role"] in _ROLES and isinstance(made.hash, str)
+            good = good and made.definition["role"] in _ROLES
+            good = good and all(re.fullmatch("[0-9a-f]{16}", each) for each in made.pixels)
             found[made.name] = made
         if not good or path.name.rpartition("-")[0] != slug(name):
             raise ValueError("not the entry of a backbone")
@@ -137,7 +235,6 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         runtime = facts["runtime"]
         return {
             "dim": facts["dim"],
-            **network_identity(facts["spec"]),
             "runtime": runtime["name"],
             "device": runtime.get("device", "cpu"),
             "precision": runtime["precision"],
@@ -148,8 +245,9 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             DECODED_JPEG: runtime.get(DECODED_JPEG, ""),
         }
 
-    old, new = identity(stored), identity(now)
-    return changes(old, new, "in the store")
+    where = "in the store"
+    networks = network_changes(network_facts(stored["spec"]), network_facts(now["spec"]), where)
+    return networks + changes(identity(stored), identity(now), where)
 
 
 def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:

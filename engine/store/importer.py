@@ -65,9 +65,8 @@ class _Given:
         labels, splits = _one_each(columns, "label"), _one_each(columns, "split")
         load_all()
         order = {name: t for t, name in enumerate(dict.fromkeys(["identity", *names_R]))}
-        definitions = [Definition(each.describe(), each.definition_hash()) for each in map(base.get, order)]
         _require_roles(columns)
-        _require_definitions(columns)
+        definitions = [_definition(name, columns) for name in order]
         keys = sorted(labels)
         number = {key: n for n, key in enumerate(keys)}
         at_TN = np.full((len(order), len(keys)), -1, dtype=np.int64)
@@ -376,12 +375,23 @@ def _require_roles(columns: Mapping[str, list[Any]]) -> None:
                 )
 
 
-def _require_definitions(columns: Mapping[str, list[Any]]) -> None:
-    """Raise ConfigError if a transformation was defined otherwise when the variants were made."""
-    for name, text in dict.fromkeys(zip(columns["transformation"], columns["definition"], strict=True)):
-        if text not in (None, known := base.get(name).definition_hash()):
-            allowed = f"{known}, as it is defined now; write the variants again, or pass their suite file or plug-in"
+def _definition(name: str, columns: Mapping[str, list[Any]]) -> Definition:
+    """A transformation as it is defined now, with the pixels that the file states, which `embed` compares.
+
+    Raises ConfigError if it was defined otherwise when the variants were made.
+    """
+    own = Definition(base.get(name).describe())
+    pairs = zip(columns["transformation"], columns["definition"], strict=True)
+    for text in dict.fromkeys(text for each, text in pairs if each == name and text is not None):
+        declared, *rest = str(text).split("-")
+        assets = [each.removeprefix("assets.") for each in rest if each.startswith("assets.")]
+        pixels = [each for each in rest if not each.startswith("assets.")]
+        if declared != own.declared or not all(re.fullmatch("[0-9a-f]{16}", each) for each in (*assets, *pixels)):
+            allowed = f"{own.declared}, as it is now; write the variants again, or pass their suite file or plug-in"
             raise ConfigError(f"definition of {name}", text, allowed)
+        described = {**own.definition, **({"assets": assets[0]} if assets else {})}
+        own = Definition(described, tuple(sorted({*own.pixels, *pixels})))
+    return own
 
 
 def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]] | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, StrictFloat, StrictInt
 
+from substyle.engine.backbones.spec import SAME_SKETCH, distance
 from substyle.engine.devices import Precision
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.files import UnsafeFileError, relative
@@ -60,8 +61,11 @@ class BackboneEntry:
         return folder / "0" / "0" if self.tokens else folder / "0"
 
 
+GRAPH, SKETCH = "graph", "sketch"  # what a network does, see `BackboneSpec`
+
+
 def network_identity(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a backbone computes a row with, apart from its runtime: weights, code of a plug-in, preprocessing.
+    """Return what a backbone computes a row with, apart from its runtime: weights and preprocessing.
 
     Args:
         spec: `BackboneSpec.describe`, or the spec of a store; imported embeddings have weights only.
@@ -69,12 +73,30 @@ def network_identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "weights": spec.get("weights_hash"),
         "tokens": spec.get("tokens", 0),
-        "code": spec.get("code", ""),
-        "configuration": spec.get("configuration", ""),
         "input_side": spec.get("input_side"),
         "mean": list(spec.get("mean") or ()),
         "std": list(spec.get("std") or ()),
     }
+
+
+def network_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`network_identity`, and what the network does, for `network_changes`."""
+    sketch = [list(row) for row in spec.get(SKETCH) or ()]
+    return {**network_identity(spec), GRAPH: spec.get(GRAPH, ""), SKETCH: sketch}
+
+
+def network_changes(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
+    """Describe how two results of `network_facts` differ.
+
+    Graphs that libraries export differently are of one network if its embeddings of fixed pictures are the same; these
+    are unknown of embeddings of earlier versions.
+    """
+    exact = [name for name in new if name not in (GRAPH, SKETCH)]
+    found = changes({name: old.get(name) for name in exact}, {name: new[name] for name in exact}, where)
+    if found or not old.get(SKETCH) or not new[SKETCH] or (old.get(GRAPH) and old.get(GRAPH) == new[GRAPH]):
+        return found
+    far = distance(old[SKETCH], new[SKETCH])
+    return [] if far <= SAME_SKETCH else [f"embeddings of fixed pictures differ by {far:.2g} from those {where}"]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:

@@ -5,6 +5,7 @@ Inside the engine a row of tokens is one row of P · D numbers.
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from substyle.engine.store.layout import (
     ARRAYS,
     HEADER,
     METADATA,
+    SKETCH,
     BackboneEntry,
     DifferentError,
     StoreError,
@@ -255,9 +257,14 @@ class EmbeddingStore:
         folder = self.path / ARRAYS / name
         if not (folder / METADATA).exists():
             arrays.write(folder, arrays.group({"substyle": dict(facts)}))
+        existing = self.catalog.transformations.get(name, {})
         for definition in new:
-            arrays.write(folder / definition.name, self._array_metadata(entry, definition))
-        if known is None or new:
+            if definition.name not in existing:
+                arrays.write(folder / definition.name, self._array_metadata(entry, definition))
+        if rounded := [d.name for d in new if d.name in existing and existing[d.name].pixels]:
+            text = "few values are rounded to the next level by this processor or its libraries, which is recorded"
+            print(f"{self.path}: {', '.join(rounded)}: {text}", file=sys.stderr)
+        if known is None or new or (SKETCH in facts["spec"] and SKETCH not in known.facts["spec"]):
             catalog.write(self.path, facts, {definition.name: definition for definition in new})
         return entry
 
@@ -267,7 +274,7 @@ class EmbeddingStore:
         """Check that a backbone and its transformations equal those of the store, without changing it.
 
         Returns:
-            the backbone, and the transformations it does not have yet.
+            the backbone, and the transformations that its catalog does not have yet.
 
         Raises:
             DifferentError: as `ensure_backbone`.
@@ -281,17 +288,20 @@ class EmbeddingStore:
             )
         self.require_definitions(found)
         existing = self.catalog.transformations.get(entry.slug, {})
-        return entry, [definition for definition in found if definition.name not in existing]
+        # also those of which the store does not know what they do on this processor
+        new = [d for d in found if d.name not in existing or not {*d.pixels} <= {*existing[d.name].pixels}]
+        return entry, new
 
     def require_definitions(self, found: Sequence[Definition]) -> None:
         """Raise DifferentError if any backbone of the store has one of these with another definition."""
         now = {definition.name: definition for definition in found}
         # of all backbones, because a report compares them
         made = [definition for each in self.catalog.transformations.values() for definition in each.values()]
-        changed = sorted({d.name for d in made if d.name in now and now[d.name].identity != d.identity})
+        changed = {d.name: how for d in made if d.name in now and (how := d.difference(now[d.name], self.path))}
         if changed:
             raise DifferentError(
-                f"{self.path}: the definition of {', '.join(changed)} has changed since the store was created; "
+                f"{self.path}: changed since the store was created: "
+                f"{'; '.join(f'{name} ({how})' for name, how in sorted(changed.items()))}; "
                 "use another store, or rename the changed transformation"
             )
 

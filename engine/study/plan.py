@@ -10,7 +10,7 @@ from pathlib import Path
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import HERE, Study
 from substyle.engine.devices import AUTO
-from substyle.engine.embedding.plan import EmbedPlan, definitions_of
+from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline, require_asked
 from substyle.engine.embedding.run import require_embedded, require_same
 from substyle.engine.stages import registry
@@ -104,7 +104,7 @@ def require_study(
         named = None
     if named is None:
         pipeline = PixelPipeline(own.settings(), own.embed)
-        store.require_definitions(definitions_of(pipeline.settings.transformations))
+        store.require_definitions(pipeline.definitions)
         require_stated(study, store)
     else:
         plan = replace(plan_of(own, named, store.path), remedies=STUDY)
@@ -136,7 +136,7 @@ def require_elsewhere(study: Study, out: Path, *, quiet: bool = False) -> None:
             continue
         store = EmbeddingStore.open(path)
         if photographs is None:  # the study's own, which are compared with the study's store
-            store.require_definitions(definitions_of(each.settings.transformations))
+            store.require_definitions(PixelPipeline(each.settings, embed).definitions)
         elif _gone(photographs):
             print(
                 f"{each.title}: {photographs} not found, so its photographs are not compared with {path}",

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone, Embed
@@ -24,7 +25,7 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.stages.stamp import require_own_file
-from substyle.engine.store.layout import changes, network_identity
+from substyle.engine.store.layout import network_changes, network_facts
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.files import replacing
 from substyle.pipelines.image_header import CROP_PCT
@@ -54,7 +55,7 @@ def predict(
 
     Raises:
         ConfigError: the images do not exist, or ``top`` is below 1.
-        SubstyleError: weights, code or preprocessing of the backbone differ from training.
+        SubstyleError: the backbone differs from that of training.
         StaleError: the probe lies among results that it does not belong to, or that were modified.
     """
     if top < 1:
@@ -71,7 +72,8 @@ def predict(
         raise SubstyleError(f"{probe_path}: does not record its network, as of an older version; train it again")
     context = registry.LoadContext(canvas, config.graph_images, seed, checkpoint).of_a_file
     backbone = _backbone(str(facts["backbone"]), context, download)
-    if changed := changes(facts["network"], network_identity(backbone.spec.describe()), "in training"):
+    now = LazyBackbone.of(backbone, canvas=canvas, batch=config.graph_images).spec.describe()
+    if changed := network_changes(facts["network"], network_facts(now), "in training"):
         raise SubstyleError(f"{probe_path}: {facts['backbone']} has changed: {'; '.join(changed)}")
     embed: Embed
     if backbone.module is not None:

@@ -165,6 +165,7 @@ def networks_for(
     precision: Precision = "bf16",
     cache_dir: str | None = None,
     device: str = "cpu",
+    mode: Mode = "default",
 ) -> dict[str, Network]:
     """Compile the networks required by transformations, by name of the network.
 
@@ -172,6 +173,7 @@ def networks_for(
         side: canvas side S.
         threads, cache_dir: as in :class:`StyleNetwork`; not used on a GPU.
         device: ``cpu`` (OpenVINO), ``cuda`` or ``cuda:N`` (torch).
+        mode: as in :class:`DeviceStyles`.
 
     Raises:
         ConfigError: unknown network, unavailable device or unsupported side.
@@ -188,7 +190,9 @@ def networks_for(
             for network, styles in wanted.items()
         }
     return {
-        network: DeviceStyles(generator_for(styles), styles, side=side, precision=precision, device=torch_device)
+        network: DeviceStyles(
+            generator_for(styles), styles, side=side, precision=precision, device=torch_device, mode=mode
+        )
         for network, styles in wanted.items()
     }
 

@@ -98,7 +98,6 @@ def transformation(place: str, row: Mapping[str, Any], folder: Path) -> base.Tra
     generator = str(row.get("generator", of)) if coarse == "style" else ""
     return base.Transformation(
         *(name, coarse, role, "library", tuple(drawn.values())),
-        function=source.code(own),
         generator=generator,
         subtle=True,  # what it does is the user's choice, and often less than a grey level
         library=call,

@@ -57,11 +57,6 @@ class Library(ABC):
         made = self.names()[name](**{key: _tuples(value) for key, value in arguments.items()})
         return lambda image_SSC, seed: self.apply(made, image_SSC, seed)
 
-    def code(self, name: str) -> Callable[..., Any]:
-        """What the digest of a definition covers."""
-        del name
-        return type(self)
-
     def searchable(self) -> bool:
         """Whether it is installed and its transformations can be listed."""
         return importlib.util.find_spec(self.module) is not None

@@ -92,11 +92,6 @@ class OpenCV(Library):
             raise ConfigError(f"{place}.of", f"{self.prefix}:{name}", allowed)
         return super().arguments(place, name, *given)
 
-    def code(self, name: str) -> Callable[..., Any]:
-        """The function that makes the style."""
-        made: Callable[..., Any] = self.names()[name]
-        return made
-
     def apply(self, made: Any, image_SSC: Pixels, seed: int) -> Any:  # noqa: ANN401
         """Apply a style to channels in OpenCV's order. Grey results become RGB."""
         del seed

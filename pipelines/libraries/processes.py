@@ -49,14 +49,12 @@ class Job:
     """Photographs ``start``, … of a batch to transform.
 
     Attributes:
-        code: digest of the code that makes the pixels, where the program has read it.
         arguments: drawn arguments of each photograph.
         seeds: of each photograph.
         shape: (B, S, S, 3), of source and target.
     """
 
     call: base.LibraryCall
-    code: str
     name: str
     start: int
     arguments: tuple[dict[str, Any], ...]
@@ -116,7 +114,7 @@ class Rendering:
         self._begun[transformation.name] = target, futures  # first: a part that has begun writes to the target
         for start in range(0, len(seeds), size):
             job = Job(
-                *(transformation.library, transformation.code, transformation.name, start),
+                *(transformation.library, transformation.name, start),
                 *(tuple(arguments[start : start + size]), tuple(seeds[start : start + size]), self.shape),
                 *(self._source.address, target.address),
             )
@@ -260,12 +258,9 @@ def _import(of: str) -> str:
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _made(of: str, code: str, fixed: str, drawn: str) -> Applied:
+def _made(of: str, fixed: str, drawn: str) -> Applied:
     prefix, _, name = of.partition(":")
-    library = libraries.library(prefix)
-    if base.code_of(library.code(name)) != code:
-        raise SubstyleError("its code has changed since the run began")
-    return library.make(name, {**json.loads(fixed), **json.loads(drawn)})
+    return libraries.library(prefix).make(name, {**json.loads(fixed), **json.loads(drawn)})
 
 
 def _render(job: Job) -> str:
@@ -274,7 +269,7 @@ def _render(job: Job) -> str:
         source = np.ndarray(job.shape, np.uint8, memory(job.source))
         target = np.ndarray(job.shape, np.uint8, memory(job.target))
         for index, (arguments, seed) in enumerate(zip(job.arguments, job.seeds, strict=True), job.start):
-            applied = _made(job.call.of, job.code, job.call.arguments, json.dumps(arguments))
+            applied = _made(job.call.of, job.call.arguments, json.dumps(arguments))
             _seed(seed)
             found = applied(source[index].copy(), seed)
             if not isinstance(found, np.ndarray) or found.shape != job.shape[1:] or found.dtype != np.uint8:

@@ -66,10 +66,6 @@ class Python(Library):
         with current_folder():
             return function(image_SSC, **({"rng": np.random.default_rng(seed)} if takes_rng else {}))
 
-    def code(self, name: str) -> Callable[..., Any]:
-        """The function itself."""
-        return _function(self.prefix, name)
-
     def versions(self, name: str) -> tuple[tuple[str, str], ...]:
         """Of the distribution that has the module, if it is installed."""
         found = metadata.packages_distributions().get(name.partition(":")[0].partition(".")[0], [])

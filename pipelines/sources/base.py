@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from types import FunctionType
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, overload
 
 import numpy as np
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.code import in_package, source_digest
 from substyle.pipelines.entry_points import SOURCES, load_entry_points
+from substyle.pipelines.plugins import files_digest, in_package
 from substyle.pipelines.validation import LocalPath, validated
 
 log = logging.getLogger(__name__)
@@ -348,10 +347,11 @@ class Kind:
 
     @cached_property
     def code(self) -> str:
-        """Digest of the source of its class, which enters the marks of images; "" for kinds of this package."""
-        kinds = self.opener.__mro__ if isinstance(self.opener, type) else ()
-        methods = [each for kind in kinds for each in vars(kind).values() if isinstance(each, FunctionType)]
-        return "" if in_package(self.opener) else source_digest(self.opener, *methods)
+        """Digest of the plug-in's files, which enters the marks of images; "" for kinds of this package.
+
+        After an edit, photographs are read again and compared with those that were embedded.
+        """
+        return "" if in_package(self.opener) else files_digest(self.opener.__module__)
 
 
 KINDS: dict[str, Kind] = {}

@@ -10,13 +10,11 @@ Add one by decorating its function in a module of this folder or in a plug-in::
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -25,8 +23,8 @@ from numpy.typing import NDArray
 
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.code import source_digest
 from substyle.pipelines.entry_points import TRANSFORMATIONS, load_entry_points
+from substyle.pipelines.plugins import in_package
 
 CANVAS = 224  # the side S that strengths in px refer to
 COARSE = (
@@ -180,7 +178,7 @@ class Transformation:
     role: Role
     made_by: Literal["identity", "dali", "kernel", "network", "library", "photographs"]
     parameters: tuple[Parameter, ...] = ()
-    version: int = 1  # increment when pixels change for a reason that `code` does not cover
+    version: int = 1  # increment when pixels change
     function: Callable[..., Any] | None = field(default=None, compare=False)
     prepare: Callable[[Arrays, int], Arrays] | None = field(default=None, compare=False)
     network: str = ""  # for made_by="network": name of the network
@@ -223,7 +221,6 @@ class Transformation:
             "made_by": self.made_by,
             "version": self.version,
             "parameters": [parameter.describe() for parameter in self.parameters],
-            "code": self.code,
         }
         optional: dict[str, Any] = {"split_assets": self.split_assets, "stream": self.stream, "subtle": self.subtle}
         if self.picture is not None:
@@ -233,19 +230,10 @@ class Transformation:
             optional |= {"library": self.library.describe(), "generator": self.generator}
         return definition | {key: value for key, value in optional.items() if value}
 
-    @cached_property
-    def code(self) -> str:
-        """Digest of the source of the functions; see :func:`substyle.pipelines.code.source_digest`."""
-        return code_of(self.function, self.prepare, self.on_gpu or OnGPU())
-
-    def definition_hash(self) -> str:
-        """16 hex digits that change when the pixels may change: role and coarse class are not covered.
-
-        Any edit of a plug-in's code changes it.
-        """
-        definition = {k: v for k, v in self.describe().items() if k not in ("role", "coarse")}
-        definition |= {"network": self.network, "split_assets": self.split_assets}
-        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
+    @property
+    def packaged(self) -> bool:
+        """Whether code of this package alone decides its pixels, and not a plug-in or another library."""
+        return self.made_by != "library" and in_package(self.function) and in_package(self.prepare)
 
     def draw(
         self, keys_B: NDArray[np.uint64], side: int, test_B: NDArray[np.bool_] | None = None, *, gpu: bool = False
@@ -284,15 +272,6 @@ class Transformation:
             found[parameter.name] = parameter.sample(u_BP[:, start : start + parameter.draws], side)
             start += parameter.draws
         return found
-
-
-def code_of(
-    function: Callable[..., Any] | None,
-    prepare: Callable[[Arrays, int], Arrays] | None = None,
-    gpu: OnGPU = OnGPU(),
-) -> str:
-    """Digest of the source of a transformation's functions."""
-    return source_digest(function, prepare, gpu.function, gpu.colours, gpu.prepare)
 
 
 REGISTRY: dict[str, Transformation] = {}

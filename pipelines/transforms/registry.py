@@ -20,7 +20,7 @@ from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines import libraries, limits, transforms
 from substyle.pipelines.image_formats import EXTENSIONS
-from substyle.pipelines.plugins import run_file
+from substyle.pipelines.plugins import is_plugin, run_file
 from substyle.pipelines.transforms import base, style
 
 _loaded: list[Path] = []
@@ -35,10 +35,10 @@ def load_all() -> Mapping[str, base.Transformation]:
 
 
 def load_plugin(path: str | Path) -> None:
-    """Run a Python file that registers transformations, or read a suite file (.toml), once per path.
+    """Run a plug-in that registers transformations, or read a suite file (.toml), once per path.
 
     Raises:
-        ConfigError: not a Python file, one that fails, or a duplicate name.
+        ConfigError: not a plug-in, one that fails, or a duplicate name.
     """
     load_file(Path(path).absolute())
 
@@ -55,12 +55,10 @@ def load_file(file: Path) -> tuple[str, ...]:
             base.REGISTRY.clear()
             base.REGISTRY.update(known)
             raise
-    elif file.is_file() and file.suffix == ".py":
+    elif is_plugin(file):
         run_file(file)
     else:
-        raise ConfigError("plugin", str(file), "an existing Python file (.py)")
-    for added in base.REGISTRY.keys() - known.keys():
-        _ = base.REGISTRY[added].code
+        raise ConfigError("plugin", str(file), "an existing Python file (.py), or a folder with an __init__.py")
     _loaded.append(file)
     return names
 

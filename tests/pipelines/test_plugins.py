@@ -1,25 +1,18 @@
-"""Plug-ins have modules of their own, and their digest covers what was run."""
+"""Plug-ins are files or packages, each a module of its own."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.code import source_digest
-from substyle.pipelines.plugins import failed_line, run_file
+from substyle.pipelines import plugins
+from substyle.pipelines.plugins import failed_line, files_digest, in_package, run_file
 
-EAGER = "import sys\nsys.path.insert(0, FOLDER)\nimport helper\ndef f():\n    return helper.VALUE\n"
-LATE = "import sys\nsys.path.insert(0, FOLDER)\ndef f():\n    import helper\n    return helper.VALUE\n"
-BY_NAME = (
-    "import importlib, sys\nsys.path.insert(0, FOLDER)\nhelper = importlib.import_module('helper')\n"
-    "def f():\n    return helper.VALUE\n"
-)
 INNER = """from __future__ import annotations
 from dataclasses import dataclass
 
@@ -28,109 +21,63 @@ class D:
     x: int = 0
 
     def get(self) -> int:
-        from .other import VALUE
+        from .helper import VALUE
         return VALUE + self.x
 """
-FROM_LIB = EAGER.replace("FOLDER", "__file__.rpartition('/')[0] + '/lib'")
 
 
 @pytest.fixture(autouse=True)
 def unchanged() -> Iterator[None]:
-    """Plug-ins leave the program's modules and its path as they are."""
-    modules, path = {name: module for name, module in sys.modules.items() if "helper" in name}, list(sys.path)
+    """Plug-ins leave the program's path as it is, and have no modules outside their own package."""
+    before, path = set(sys.modules), list(sys.path)
     yield
     assert sys.path == path
-    assert {name: module for name, module in sys.modules.items() if name in ("helper", "deep")} == {
-        name: module for name, module in modules.items() if name in ("helper", "deep")
-    }
+    assert {
+        name for name in set(sys.modules) - before if "helper" in name and not name.startswith("substyle_")
+    } == set()
 
 
-def write(folder: Path, value: int, text: str = EAGER, helper: str = "helper.py", name: str = "plug.py") -> Path:
-    (folder / helper).parent.mkdir(parents=True, exist_ok=True)
-    (folder / helper).write_text(f"VALUE = {value}\n")
-    (folder / name).write_text(text.replace("FOLDER", "__file__.rpartition('/')[0]"))
-    return folder / name
+def package(folder: Path, value: int, init: str = "from .inner import D\nf = D().get\n") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(init)
+    (folder / "inner.py").write_text(INNER)
+    (folder / "helper.py").write_text(f"VALUE = {value}\n")
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("text", "helper"), [(EAGER, "helper.py"), (LATE, "helper.py"), (BY_NAME, "helper.py"), (FROM_LIB, "lib/helper.py")]
-)
-def test_each_has_its_own_helpers(tmp_path: Path, text: str, helper: str) -> None:
-    files = [write(tmp_path / name, value, text, helper) for name, value in (("a", 1), ("b", 2), ("c", 1))]
-    first, second, third = (run_file(file).f for file in files)
-    assert [second(), first(), second(), third()] == [2, 1, 2, 1]
-    digests = [source_digest(each) for each in (first, second, third)]
-    assert digests[0] != digests[1]
-    assert digests[0] == digests[2]  # wherever it is, and in whatever order
+def test_each_package_has_its_own_modules(tmp_path: Path) -> None:
+    first, second = (run_file(package(tmp_path / name / "plug", value)).f for name, value in (("a", 1), ("b", 2)))
+    assert [second(), first(), second()] == [2, 1, 2]  # also of what is imported late
 
 
-FAILS = "def f():\n    return [][0]\n"
+def test_a_file_beside_a_plug_in_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("VALUE = 1\n")
+    (tmp_path / "plug.py").write_text("from helper import VALUE\n")
+    with pytest.raises(ConfigError, match=r"a folder with an __init__\.py .*from \. import helper"):
+        run_file(tmp_path / "plug.py")
 
 
-@pytest.mark.parametrize("place", ["plug.py", "helper.py"])
+@pytest.mark.parametrize("place", ["__init__.py", "helper.py"])
 def test_an_error_names_the_line_of_the_plug_in(tmp_path: Path, place: str) -> None:
-    file = write(tmp_path, 1, EAGER.replace("helper.VALUE", "helper.f()"))
-    (tmp_path / "helper.py").write_text(FAILS)
-    (tmp_path / place).write_text((tmp_path / place).read_text() + "raise OSError('no weights')\n")
-    with pytest.raises(ConfigError, match=r"no weights") as caught:
-        run_file(file)
-    line = 1 + (tmp_path / place).read_text()[:-1].count("\n")
-    assert f"({tmp_path / place}:{line}: OSError: no weights)" in str(caught.value)
-    (tmp_path / place).write_text((tmp_path / place).read_text().replace("raise OSError('no weights')\n", ""))
+    folder = package(tmp_path / "plug", 1, "from .helper import VALUE\nfrom . import helper\n")
+    with (folder / place).open("a") as file:
+        file.write("def f():\n    return [][0]\n")
+    module = run_file(folder)
     with pytest.raises(IndexError) as used:
-        run_file(file).f()
-    assert failed_line(used.value) == f"{tmp_path / 'helper.py'}:2: IndexError: list index out of range"
+        (module if place == "__init__.py" else module.helper).f()
+    lines = (folder / place).read_text().count("\n")
+    assert failed_line(used.value) == f"{folder / place}:{lines}: IndexError: list index out of range"
+    with (folder / place).open("a") as file:
+        file.write("raise OSError('no weights')\n")
+    with pytest.raises(ConfigError) as caught:
+        run_file(folder)
+    assert f"({folder / place}:{lines + 1}: OSError: no weights)" in str(caught.value)
 
 
 def test_other_errors_have_no_line_of_a_plug_in(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        run_file(write(tmp_path, 1)).f() / 0
+        run_file(package(tmp_path / "plug", 1)).f() / 0
     assert failed_line(caught.value) == ""
-
-
-def test_a_program_s_module_of_the_same_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "host").mkdir()
-    (tmp_path / "host" / "helper.py").write_text("VALUE = 7\n")
-    monkeypatch.syspath_prepend(tmp_path / "host")
-    own = importlib.import_module("helper")
-    assert run_file(write(tmp_path / "a", 1)).f() == 1
-    assert sys.modules["helper"] is own
-    del sys.modules["helper"]
-
-
-def test_stale_bytecode_is_not_run(tmp_path: Path) -> None:
-    file = write(tmp_path, 1, BY_NAME)
-    before = source_digest(run_file(file).f)
-    helper = tmp_path / "helper.py"
-    sys.path.insert(0, str(tmp_path))
-    importlib.import_module("helper")  # writes its bytecode
-    del sys.modules["helper"], sys.path[0]
-    stat = helper.stat()
-    helper.write_text("VALUE = 2\n")  # of the same size and time
-    os.utime(helper, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    after = run_file(file).f
-    assert after() == 2
-    assert source_digest(after) != before
-
-
-def test_what_is_imported_later_must_be_what_was_digested(tmp_path: Path) -> None:
-    late = run_file(write(tmp_path / "a", 1, LATE)).f
-    (tmp_path / "a" / "helper.py").write_text("VALUE = 2\n")
-    with pytest.raises(ImportError, match=r"helper\.py: has changed since the plug-in"):
-        late()
-    computed = LATE.replace("import helper", "helper = __import__('hel' + 'per')")
-    unknown = run_file(write(tmp_path / "b", 1, computed)).f
-    with pytest.raises(ImportError, match=r"helper\.py: was not imported when the plug-in"):
-        unknown()
-
-
-def test_packages_dataclasses_and_relative_imports(tmp_path: Path) -> None:
-    file = write(tmp_path, 3, "import sys\nsys.path.insert(0, FOLDER)\nfrom deep.inner import D\nf = D().get\n")
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "__init__.py").write_text("from . import other\n")
-    (tmp_path / "deep" / "other.py").write_text("import helper\nVALUE = helper.VALUE\n")
-    (tmp_path / "deep" / "inner.py").write_text(INNER)
-    assert run_file(file).f() == 3
 
 
 @pytest.mark.parametrize(
@@ -138,18 +85,54 @@ def test_packages_dataclasses_and_relative_imports(tmp_path: Path) -> None:
     [
         ("import not_there_at_all\n", "ModuleNotFoundError: No module named 'not_there_at_all'"),
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
-        ("import sys\nsys.path.insert(0, FOLDER)\nimport broken\n", "broken"),
+        ("from . import broken\n", "SyntaxError"),
     ],
 )
-def test_one_that_fails_is_named(tmp_path: Path, text: str, why: str) -> None:
-    (tmp_path / "broken.py").write_text("def f(:\n")
+def test_one_that_fails_is_named_and_leaves_no_module(tmp_path: Path, text: str, why: str) -> None:
+    folder = package(tmp_path / "failing", 1, text)
+    (folder / "broken.py").write_text("def f(:\n")
+    before = set(sys.modules)
     with pytest.raises(ConfigError, match=why) as caught:
-        run_file(write(tmp_path, 1, text, name="failing.py"))
+        run_file(folder)
     assert caught.value.field == "plugin"
-    assert "substyle_plugin_failing" not in sys.modules
+    assert not [name for name in set(sys.modules) - before if name.startswith("substyle_plugins.")]
 
 
-def test_code_without_builtins_of_its_own_is_no_plugin() -> None:
-    with pytest.raises(ZeroDivisionError) as caught:
-        eval("1 / 0", {"__builtins__": {}})
-    assert failed_line(caught.value) == ""
+def digest_of(path: Path) -> str:
+    files_digest.cache_clear()
+    return files_digest(run_file(path).__name__)
+
+
+def test_the_digest_covers_all_files_of_a_package(tmp_path: Path) -> None:
+    folder = package(tmp_path / "a" / "plug", 1)
+    (folder / "settings.json").write_text("1")
+    digests = [digest_of(folder), digest_of(folder)]
+    assert digests[0] == digests[1]  # bytecode does not count
+    for name in ("helper.py", "settings.json"):
+        (folder / name).write_text("VALUE = 5\n")
+        digests.append(digest_of(folder))
+    (folder / "settings.json").rename(folder / "other.json")
+    digests.append(digest_of(folder))
+    assert len(set(digests)) == 4
+    single = tmp_path / "plug.py"
+    single.write_text("VALUE = 1\n")
+    before = digest_of(single)
+    (tmp_path / "beside.py").write_text("VALUE = 1\n")
+    assert digest_of(single) == before
+
+
+def test_code_without_a_file_is_new_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    files_digest.cache_clear()
+    monkeypatch.setitem(sys.modules, "a_notebook", type(sys)("a_notebook"))
+    first = files_digest("a_notebook")
+    assert files_digest("a_notebook") == first
+    files_digest.cache_clear()
+    assert files_digest("a_notebook") != first
+
+
+def test_what_a_partial_holds_counts() -> None:
+    own, other = plugins.failed_line, test_what_a_partial_holds_counts
+    assert in_package(None)
+    assert in_package(partial(own, 1))
+    assert not in_package(partial(other))
+    assert not in_package(partial(own, other))

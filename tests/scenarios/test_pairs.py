@@ -18,6 +18,7 @@ from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, same_
 from substyle.engine.cli import main
 from substyle.engine.embedding.variants import iter_variants
 from substyle.engine.store import journal
+from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, open_table
@@ -333,8 +334,8 @@ def test_finetuning_takes_computed_ones_alone(pairs: Scene) -> None:
     assert TRAIN in table.split_N
     assert base.get("minephone").role == "train"
     assert (
-        dataclasses.replace(base.get("minephone"), coarse="other").definition_hash()
-        == base.get("minephone").definition_hash()
+        Definition(dataclasses.replace(base.get("minephone"), coarse="other").describe()).declared
+        == Definition(base.get("minephone").describe()).declared
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -22,6 +23,8 @@ from tests.scenarios.scene import SUITE, Scene, edit, numbers, other_bytes, read
 from substyle.engine.cli import main
 from substyle.engine.embedding import loop
 from substyle.engine.embedding.blobs import Blob
+from substyle.engine.stages.analysis import AnalysisStage
+from substyle.engine.stages.probes import ProbesStage
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.pipelines.sources import ImageRecord
@@ -346,7 +349,8 @@ def test_another_version_of_the_code(scene: Scene, monkeypatch: pytest.MonkeyPat
     """Results of other code are recomputed by `run` and rejected by `report`."""
     before = numbers(scene.run())
     store = scene.root / "out" / "store.zarr"
-    monkeypatch.setattr("substyle.engine.stages.stamp.cache.code_hash", lambda *patterns: "another")
+    for each in (ProbesStage, AnalysisStage):
+        monkeypatch.setattr(each, "version", 99)
     message = scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
     assert message.endswith(f"; run substyle probe {store} --study {scene.study_file()}")
     assert numbers(scene.run()) == before
@@ -368,8 +372,8 @@ def test_a_transformation_of_the_package_changes(scene: Scene, monkeypatch: pyte
     from substyle.pipelines.transforms import base
 
     scene.run()
-    of = base.Transformation.definition_hash
-    monkeypatch.setattr(base.Transformation, "definition_hash", lambda self: "x" if self.name == "jpeg" else of(self))
+    changed = dataclasses.replace(base.get("jpeg"), version=99)
+    monkeypatch.setitem(base.REGISTRY, "jpeg", changed)
     scene.run_refused(None, "DifferentError")
     scene.study["suite"] = "identity,grayscale"
     assert numbers(scene.run()) == numbers(scene.fresh())

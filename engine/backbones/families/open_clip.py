@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from substyle.engine import cache
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.timm import such_as
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
@@ -93,16 +91,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         config={"side": side, "mean": mean, "std": std},
         readout=readout,
         apply=read_at,
-        configuration=_configuration(architecture) if architecture.startswith(HUB) else "",
     )
-
-
-def _configuration(repository: str) -> str:
-    """Digest of the model's configuration in a repository, which decides what is computed with the weights."""
-    from huggingface_hub import hf_hub_download
-
-    file = hf_hub_download(repository.removeprefix(HUB), "open_clip_config.json")
-    return cache.key(json.loads(Path(file).read_text(encoding="utf-8"))["model_cfg"])
 
 
 def _refuse_resampled(name: str, path: Path, tower: nn.Module) -> None:

@@ -319,7 +319,6 @@ def wrap(
     config: dict[str, Any] | None = None,
     readout: Readout = WHOLE,
     apply: Callable[[str, nn.Module, Readout, int], tuple[nn.Module, str]] = read_at,
-    configuration: str = "",
 ) -> Backbone:
     """Wrap a float network as a Backbone; ``apply`` is `read_at` of its family.
 
@@ -345,7 +344,6 @@ def wrap(
         licence=licence,
         control=control,
         tokens=getattr(read, "tokens", 0),
-        configuration=configuration,
     )
     return Backbone(spec, module)
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from substyle.engine import cache
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.align import require_transformers
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
@@ -140,18 +139,9 @@ def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Ba
             config=seen,
             readout=readout,
             apply=_read_at,
-            configuration=_configuration(path),
         )
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"backbone {name}", architecture, f"a model of images ({error})") from error
-
-
-def _configuration(path: Path) -> str:
-    """Digest of the model's configuration, which decides what is computed with the weights."""
-    stated = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    for origin in ("transformers_version", "_name_or_path"):
-        stated.pop(origin, None)
-    return cache.key(stated)
 
 
 def folder_of(name: str, folder: str) -> Path:

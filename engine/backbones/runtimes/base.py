@@ -182,6 +182,7 @@ class RuntimeBuilder(ABC):
         threads: CPU threads of a runtime.
     """
 
+    version: ClassVar[int] = 1  # increment when the compiled graph, or what the gate finds of it, changes
     libraries: ClassVar[tuple[str, ...]]  # libraries whose versions affect the compiled graph
     float32_reference: ClassVar[bool] = False  # whether compiled float32, once it agrees with torch, is the reference
 
@@ -198,12 +199,10 @@ class RuntimeBuilder(ABC):
         self.source, self.samples, self.target = source, samples, target
         self.batch, self.canvas, self.threads = batch, canvas, threads
         facts = {
-            "spec": source.spec.describe(),
-            "members": [member.describe() for member in source.members],
-            "graph": source.graph_hash,
+            "graph": source.spec.graph,
             "canvas": canvas,
             "batch": batch,
-            "code": cache.code_hash(),
+            "version": self.version,
             "versions": cache.versions(*self.libraries),
         }
         self.key = cache.key(facts)
@@ -211,7 +210,7 @@ class RuntimeBuilder(ABC):
     @property
     def ladder(self) -> tuple[Precision, ...]:
         """Precisions tried by ``auto``, fastest first; empty if it keeps first layers of bf16 in float32 instead."""
-        return ("bf16", "fp16", "fp32") if self.source.graph_hash is None else ("fp32",)
+        return ("fp32",) if self.source.is_graph else ("bf16", "fp16", "fp32")
 
     def require_precision(self, precision: str) -> None:
         """Raise ConfigError if this backbone does not support a precision of its runtime."""

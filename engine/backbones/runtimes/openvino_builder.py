@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.export import export
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import (
     FixedBatch,
@@ -28,7 +27,7 @@ from substyle.engine.backbones.runtimes.openvino import (
 )
 from substyle.engine.backbones.spec import Embed, Starts
 from substyle.engine.devices import INT8, Precision, as_precision
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import ConfigError
 from substyle.kernels.files import scratch
 
 _LENGTH = struct.Struct("<Q")  # length of the graph's XML, which precedes the weights
@@ -115,15 +114,9 @@ class OpenVINOBuilder(RuntimeBuilder):
     @cached_property
     def onnx(self) -> bytes:
         """The serialised ONNX graph."""
-        if self.source.graph_hash is not None:
-            return self.source.backbone.graph or b""
-        return cache.fetch(f"graphs/{self.key}.onnx", self._export)
-
-    def _export(self) -> bytes:
-        backbone = self.source.backbone
-        if backbone.module is None:
-            raise SubstyleError(f"{backbone.spec.name}: neither a module nor a graph")
-        return bytes(export(backbone.module, canvas=self.canvas, batch=self.batch).SerializeToString())
+        if self.source.is_graph:
+            return self.source.graph
+        return cache.fetch(f"graphs/{self.source.spec.graph}.onnx", lambda: self.source.graph)
 
     def int8_key(self, unquantised: int) -> str:
         """Return the cache key of a quantised graph."""
@@ -131,7 +124,6 @@ class OpenVINOBuilder(RuntimeBuilder):
             "graph": self.key,
             "unquantised": unquantised,
             "samples": self.samples.extra_fingerprint(),
-            "code": cache.code_hash(),
             "versions": cache.versions("nncf", "openvino"),
         }
         return cache.key(facts)

@@ -193,7 +193,7 @@ class TensorRTBuilder(RuntimeBuilder):
 
     def require_precision(self, precision: str) -> None:
         """Raise ConfigError if the backbone cannot be compiled or quantised with a precision."""
-        if as_eight_bits(precision) is None or self.source.graph_hash is not None:
+        if as_eight_bits(precision) is None or self.source.is_graph:
             super().require_precision(precision)
         elif why := missing("openvino", chosen=True):
             allowed = f"{', '.join(('auto', *self.ladder))} (quantisation is calibrated in OpenVINO: {why})"
@@ -222,13 +222,12 @@ class TensorRTBuilder(RuntimeBuilder):
             "graph": self.graph_key(PrecisionPolicy(between)),
             "precision": precision,
             "samples": self.samples.extra_fingerprint(),
-            "code": cache.code_hash(),
             "versions": cache.versions("openvino"),
         }
 
     def graph(self, mixture: PrecisionPolicy) -> bytes:
         """Return the serialised ONNX graph with explicit types."""
-        if self.source.graph_hash is not None:
+        if self.source.is_graph:
             return cast_first(self.source.backbone.graph or b"")
         if precision := as_eight_bits(mixture.precision):
             make = partial(self._quantised, precision, mixture)

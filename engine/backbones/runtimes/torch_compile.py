@@ -105,7 +105,7 @@ class TorchBuilder(RuntimeBuilder):
 
     def require_precision(self, precision: str) -> None:
         """Raise ConfigError if torch cannot run the backbone."""
-        if self.source.graph_hash is not None:
+        if self.source.is_graph:
             name = self.source.spec.name
             raise ConfigError(f"{name}: runtime", "torch", "openvino or tensorrt (torch does not run ONNX graphs)")
         super().require_precision(precision)

@@ -20,6 +20,7 @@ from substyle.engine import cache, devices
 from substyle.engine.analysis import detection
 from substyle.engine.analysis.detection import Detector
 from substyle.engine.backbones import registry
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.cache import versions
 from substyle.engine.config import EmbedConfig, Settings, Study, names_of
 from substyle.engine.embedding.preflight import SplitCounts, require_class_probe
@@ -56,8 +57,8 @@ from substyle.engine.store.layout import (
     TRAIN,
     BackboneEntry,
     StoreSettings,
-    changes,
-    network_identity,
+    network_changes,
+    network_facts,
 )
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote
@@ -214,7 +215,7 @@ def _inputs(
 
     def facts(each: BackboneEntry, *tasks: str) -> dict[str, Any]:
         files = {task: file_digest(probe_file(out, each.name, task)) for task in tasks}
-        return {"name": each.name, "network": network_identity(each.facts["spec"]), "probes": files}
+        return {"name": each.name, "network": network_facts(each.facts["spec"]), "probes": files}
 
     network = entry.name.partition("@")[0]
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name and not e.tokens]
@@ -231,7 +232,6 @@ def _inputs(
         "transfer": facts(surrogates[0], "semantic") if surrogates and "transfer" in config.attacks else None,
         "layers": [facts(each, "semantic") for each in layers],
         "libraries": versions("torchattack", "torchvision", "timm", "scipy", "nvidia-dali-cuda130"),
-        "network_code": cache.code_hash("engine/backbones", "pipelines"),
     }
 
 
@@ -333,8 +333,8 @@ class _Subject:
         loaded = registry.load(
             name, registry.LoadContext(settings.canvas, BATCH, settings.seed, self.checkpoints.get(name)).of_a_file
         )
-        stored, now = network_identity(entry.facts["spec"]), network_identity(loaded.spec.describe())
-        if changed := changes(stored, now, "in the store"):
+        now = LazyBackbone.of(loaded, canvas=settings.canvas, batch=BATCH).spec.describe()
+        if changed := network_changes(network_facts(entry.facts["spec"]), network_facts(now), "in the store"):
             raise SubstyleError(f"{name}: {'; '.join(changed)}")
         probe = Probe.load(path)
         return Victim(name, loaded.module, probe, device=self.device), probe
@@ -432,8 +432,8 @@ class _Subject:
     def _definition(self, name: str) -> Definition:
         kind = CLEAN if name == CLEAN else "attack"
         role = "train" if name == CLEAN else "held_out"
-        definition: dict[str, Any] = {"name": name, "coarse": kind, "role": role, "parameters": []}
-        return Definition(definition, cache.key({"name": name, "inputs": dict(self.inputs)}))
+        inputs = cache.key({"name": name, "inputs": dict(self.inputs)})
+        return Definition({"name": name, "coarse": kind, "role": role, "parameters": [], "inputs": inputs})
 
     def _scores(self, path: Path, names: Sequence[str]) -> dict[str, Any]:
         """Success, distances and detection of each attack, from the stored embeddings of test photographs."""

@@ -11,13 +11,13 @@ import numpy as np
 from pydantic import Field, StrictInt
 
 from substyle.engine.config import Study
-from substyle.engine.embedding.plan import definitions_of
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.ridge import Response, cells_of, regressed
 from substyle.engine.probes.tasks import images_of
 from substyle.engine.stages.parameters import section
 from substyle.engine.stages.parameters.section import ByTransformation
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
@@ -73,7 +73,8 @@ class ParametersStage(JsonStage[ParametersConfig]):
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         table = averaged(run.tables[unit.name])
-        run.store.require_definitions(definitions_of(table.transformations))
+        # drawn values depend on definitions alone
+        run.store.require_definitions([Definition(base.get(name).describe()) for name in table.transformations])
         with threadpool_limits(1):  # the same numbers on any number of cores
             self.write(folder, parameters(table, run.store.settings.seed, config))
 

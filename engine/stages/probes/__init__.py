@@ -14,7 +14,7 @@ from substyle.engine.probes.run import run_probes
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.probes import section
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
-from substyle.engine.store.layout import network_identity, slug
+from substyle.engine.store.layout import network_facts, slug
 from substyle.kernels.errors import ConfigError
 
 
@@ -60,7 +60,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
             "seed": settings.seed,
             "orientation": settings.orientation,
             "crop_pct": settings.crop_pct,
-            "network": network_identity(spec),
+            "network": network_facts(spec),
             "checkpoint": entry.facts.get("checkpoint"),
         }
         multitask = not adapted and not spec["control"]

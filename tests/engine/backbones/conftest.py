@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from substyle.engine.backbones import export as exporter
+from substyle.engine.backbones import lazy
 from substyle.engine.backbones.spec import tensors_hash
 
 _exported: dict[tuple[str, str, int, int, str], bytes] = {}
@@ -29,4 +30,5 @@ def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _exported[key] = real(module, canvas=canvas, batch=batch, output=output).SerializeToString()
         return onnx.load_from_string(_exported[key])
 
-    monkeypatch.setattr(exporter, "export", once)
+    for module in (exporter, lazy):
+        monkeypatch.setattr(module, "export", once)

@@ -28,7 +28,7 @@ BASE = "control:random:test_vit"
 
 @pytest.fixture(scope="module")
 def base() -> LazyBackbone:
-    return LazyBackbone.of(registry.load(BASE, CONTEXT))
+    return LazyBackbone.of(registry.load(BASE, CONTEXT), canvas=64, batch=2)
 
 
 def adapter(spec: BackboneSpec, *, relu: bool = True, width: int = 7, **changes: object) -> Adapter:

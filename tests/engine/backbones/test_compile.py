@@ -55,7 +55,7 @@ def options(precision: str = "fp32", dtype: str = "float16") -> CompileOptions:
 
 
 def compiled_on_samples(backbone: Backbone, options: CompileOptions) -> CompiledBackbone:
-    return compile_source(LazyBackbone.of(backbone), GivenSamples(samples(), BATCH), options)
+    return compile_source(LazyBackbone.of(backbone, canvas=224, batch=BATCH), GivenSamples(samples(), BATCH), options)
 
 
 @pytest.mark.parametrize("model", slow_after(1, ["test_efficientnet", "test_vit"]))
@@ -82,15 +82,20 @@ def test_short_batches_are_padded_and_rows_do_not_mix() -> None:
 def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
     backbone = load("control:random:test_resnet")
-    first = compiled_on_samples(backbone, options())
+
+    def compiled() -> CompiledBackbone:
+        source = LazyBackbone(lambda: backbone, {"weights": "known"}, canvas=224, batch=BATCH)
+        return compile_source(source, GivenSamples(samples(), BATCH), options())
+
+    first = compiled()
     kinds = sorted({p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file()})
-    assert kinds == ["gates", "graphs", "openvino", "policies", "rates", "references", "searches"]
+    assert kinds == ["gates", "graphs", "openvino", "policies", "rates", "references", "searches", "sources"]
 
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("exported again")
 
-    monkeypatch.setattr("substyle.engine.backbones.runtimes.openvino_builder.export", refuse)
-    second = compiled_on_samples(backbone, options())
+    monkeypatch.setattr("substyle.engine.backbones.lazy.export", refuse)
+    second = compiled()
     assert (second.gate, second.rate) == (first.gate, first.rate)
     np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
 

@@ -35,7 +35,7 @@ SAMPLES = GivenSamples([batch(0), 255 - batch(0), batch(1)], BATCH)
 
 def source(name: str) -> LazyBackbone:
     backbone = registry.load_all(name, CONTEXT)
-    return LazyBackbone(lambda: backbone, None)
+    return LazyBackbone.of(backbone, canvas=CANVAS, batch=BATCH)
 
 
 def compiled(name: str) -> CompiledBackbone:

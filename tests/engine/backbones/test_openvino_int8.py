@@ -46,7 +46,7 @@ def source() -> LazyBackbone:
     )
     module = Preprocessed(network, canvas=SIDE, side=SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD).eval()
     spec = BackboneSpec("x:tiny", "tiny", 96, SIDE, IMAGENET_MEAN, IMAGENET_STD, "none", "seed 0", "tiny-0")
-    return LazyBackbone.of(Backbone(spec, module))
+    return LazyBackbone.of(Backbone(spec, module), canvas=SIDE, batch=BATCH)
 
 
 def test_int8_passes_the_gate_with_products_in_int8(source: LazyBackbone) -> None:

@@ -1,4 +1,4 @@
-"""Families of a plug-in: an edit of its code makes other backbones, though their weights are the same."""
+"""Families of plug-ins: a network that computes something else is another backbone, whatever decides it."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.engine.backbones.small_networks import GivenSamples
+from torch import nn
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone, sketch
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
-from substyle.engine.backbones.spec import expand
+from substyle.engine.backbones.spec import SAME_SKETCH, Backbone, distance, expand
 from substyle.engine.store import catalog
+from substyle.engine.store.layout import network_changes, network_facts
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms.registry import load_plugin
 
 NAME, SIDE = "mine:first", 32
-SAMPLES = GivenSamples([np.zeros((2, SIDE, SIDE, 3), np.uint8)], 2)
+PIXELS = np.random.default_rng(0).integers(0, [[[[256]]], [[[99]]]], (2, SIDE, SIDE, 3)).astype(np.uint8)
+SAMPLES = GivenSamples([PIXELS], 2)
 
 PLUGIN = """
+from pathlib import Path
+
 import torch
 from torch import nn
 from substyle.engine.backbones.registry import Family, register_family
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, tensors_hash
+from substyle.engine.backbones.families.timm import wrap
 
 GAIN = 2.0
 
 
+def load(name, rest, context):
+    config = {"side": 16, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    return wrap(name, "mean", Network(), canvas=context.canvas, weights="none", config=config)
+
+
 def identify(name, rest, context):
     return {"weights": "the same"}
-
-
-def load(name, rest, context):
-    network = Network()
-    rgb = (0.5, 0.5, 0.5)
-    digest = tensors_hash(network.state_dict())
-    spec = BackboneSpec(name, "mean", 3, context.canvas, rgb, rgb, "mean", "none", digest)
-    return Backbone(spec, module=network, compiled=False)
 
 
 register_family(Family("mine", "<name>", "my backbones", load, identify))
@@ -51,10 +54,13 @@ class Network(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3))
+        file = Path(__file__).with_name("settings.txt")
+        self.power = float(file.read_text()) if file.exists() else 1.0
+        self.register_buffer("shift", torch.zeros(3), persistent=False)
 
-    def forward(self, canvas_BSSC):
+    def forward(self, x):
         # a comment
-        return canvas_BSSC.float().mean((1, 2)) * self.weight * GAIN
+        return x.abs().pow(self.power).mean((2, 3)) * self.weight * GAIN + self.shift
 """
 
 
@@ -71,49 +77,93 @@ def families(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 CONTEXT = LoadContext(SIDE, 4, 0, None)
 
 
-def found(folder: Path, text: str) -> tuple[dict[str, object] | None, CompiledBackbone, str]:
-    """Identity, compiled backbone and the key of its artefacts for a plug-in of this text."""
+def found(folder: Path, text: str, settings: str = "") -> tuple[LazyBackbone, CompiledBackbone, str]:
+    """Source, compiled backbone and the key of its artefacts for a plug-in of this text."""
     folder.mkdir()
     (folder / "mine.py").write_text(text)
+    if settings:
+        (folder / "settings.txt").write_text(settings)
     registry.FAMILIES.pop("mine", None)
     load_plugin(folder / "mine.py")
-    identity = registry.identity(NAME, CONTEXT)
-    source = LazyBackbone(partial(registry.load, NAME, CONTEXT), identity)
-    compiled = compile_source(source, SAMPLES, CompileOptions(batch=4, canvas=SIDE, threads=1))
-    return identity, compiled, OpenVINOBuilder(source, SAMPLES, batch=4, canvas=SIDE, threads=1).key
+    source = registry.lazy(NAME, CONTEXT)
+    compiled = compile_source(source, SAMPLES, CompileOptions(batch=4, canvas=SIDE, threads=1, precision="fp32"))
+    return source, compiled, OpenVINOBuilder(source, SAMPLES, batch=4, canvas=SIDE, threads=1).key
 
 
-@pytest.mark.parametrize(("old", "new"), [("self.weight * GAIN", "self.weight + GAIN"), ("GAIN = 2.0", "GAIN = 3.0")])
-def test_an_edited_network_is_another_backbone(tmp_path: Path, old: str, new: str) -> None:
-    identity, compiled, key = found(tmp_path / "a", PLUGIN)
-    edited_identity, edited, edited_key = found(tmp_path / "b", PLUGIN.replace(old, new))
+@pytest.mark.parametrize(
+    ("old", "new", "settings"),
+    [
+        ("self.weight * GAIN", "self.weight + GAIN", ""),
+        ("torch.zeros(3)", "torch.ones(3)", ""),
+        ("", "", "2"),  # a file that the code reads
+    ],
+)
+def test_an_edited_network_is_another_backbone(tmp_path: Path, old: str, new: str, settings: str) -> None:
+    source, compiled, key = found(tmp_path / "a", PLUGIN)
+    _, edited, edited_key = found(tmp_path / "b", PLUGIN.replace(old, new), settings)
+    assert source.identity is None  # a plug-in may read anything
     canvas_BSSC = np.full((1, SIDE, SIDE, 3), 4, np.uint8)
     assert compiled.embed(canvas_BSSC).tolist() != edited.embed(canvas_BSSC).tolist()
     assert compiled.spec.weights_hash == edited.spec.weights_hash
-    assert identity != edited_identity
     assert key != edited_key
     (difference,) = catalog.differences(compiled.describe()[0], edited.describe()[0])
-    assert difference.split()[:2] == ["code", compiled.spec.code]
-    assert edited.spec.code in difference
+    assert difference.startswith("embeddings of fixed pictures differ by ")
 
 
-def test_an_edited_comment_changes_nothing(tmp_path: Path) -> None:
-    identity, compiled, key = found(tmp_path / "a", PLUGIN)
-    edited_identity, edited, edited_key = found(tmp_path / "b", PLUGIN.replace("# a comment", "# another\n"))
-    assert (identity, compiled.describe()[0]["spec"], key) == (
-        edited_identity,
-        edited.describe()[0]["spec"],
-        edited_key,
-    )
+def test_an_edited_comment_in_another_folder_changes_nothing(tmp_path: Path) -> None:
+    _, compiled, key = found(tmp_path / "a", PLUGIN)
+    _, edited, edited_key = found(tmp_path / "b", PLUGIN.replace("# a comment", "# another\n"))
+    assert (compiled.describe()[0]["spec"], key) == (edited.describe()[0]["spec"], edited_key)
 
 
-def test_families_of_the_package_have_versions_instead() -> None:
-    assert {family.code for family in registry.FAMILIES.values()} == {""}
+@pytest.mark.usefixtures("tmp_path")
+def test_a_network_with_other_weights_each_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed the generators of its weights"):
+        found(tmp_path / "a", PLUGIN.replace("torch.ones(3)", "torch.rand(3)"))
 
 
-def test_a_store_that_was_made_before_has_no_code() -> None:
-    facts = {"name": "x", "dim": 3, "spec": {"weights_hash": "w"}, "runtime": {"name": "torch", "precision": "fp32"}}
-    assert catalog.differences(facts, facts | {"spec": {"weights_hash": "w", "code": ""}}) == []
+def test_a_sketch_tells_small_edits_from_rounding() -> None:
+    x_BD = np.random.default_rng(0).normal(size=(4, 5_000)).astype(np.float32)
+    rounded = x_BD + np.float32(1e-6) * np.abs(x_BD)
+    assert distance(sketch(x_BD), sketch(rounded)) < SAME_SKETCH < distance(sketch(x_BD), sketch(1.001 * x_BD)) < 2e-3
+    one_BD = x_BD.copy()
+    one_BD[3, 17] += 1  # relative to 70, the norm
+    assert distance(sketch(x_BD), sketch(one_BD)) == pytest.approx(1 / np.linalg.norm(x_BD[3]), rel=0.3)
+
+
+def test_graphs_of_another_exporter_are_compared_by_their_sketch(tmp_path: Path) -> None:
+    source, *_ = found(tmp_path / "a", PLUGIN)
+    facts = network_facts(source.spec.describe())
+    assert network_changes(facts, facts | {"graph": "another"}, "then") == []
+    other = facts | {"graph": "another", "sketch": [[2 * v for v in row] for row in facts["sketch"]]}
+    (change,) = network_changes(facts, other, "then")
+    assert change.startswith("embeddings of fixed pictures differ by 1 ")
+    older = {name: value for name, value in facts.items() if name not in ("graph", "sketch")}
+    assert network_changes(older, facts, "then") == []  # of an earlier version
+
+
+def test_a_network_that_changes_while_it_is_used_is_refused(tmp_path: Path) -> None:
+    source, *_ = found(tmp_path / "a", PLUGIN)
+    source.unload()
+    (tmp_path / "a" / "settings.txt").write_text("2")
+    with pytest.raises(Exception, match="has changed since the run began"):
+        _ = source.graph
+
+
+def test_plain_arithmetic_has_a_sketch_alone() -> None:
+    class Mean(nn.Module):
+        def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
+            return canvas_BSSC.float().mean((1, 2))
+
+    spec = registry.load("control:pixels", CONTEXT).spec
+    made = LazyBackbone(partial(Backbone, spec, Mean(), compiled=False), None, canvas=SIDE, batch=2)
+    assert made.spec.graph == ""
+    assert np.shape(made.spec.sketch) == (4, 64)
+
+
+def test_which_families_are_packaged(tmp_path: Path) -> None:
+    found(tmp_path / "a", PLUGIN)
+    assert {name for name, family in registry.FAMILIES.items() if not family.packaged} == {"mine", "python"}
 
 
 @pytest.mark.parametrize("name", ["mine:first@layer=0", "mine:first@layr=0", "mine:first@layer=0..1"])

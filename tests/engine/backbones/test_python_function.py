@@ -12,6 +12,7 @@ import torch
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
+from substyle.engine.store.layout import network_changes, network_facts
 from substyle.engine.study.file import load_study
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.plugins import ALLOW
@@ -80,13 +81,15 @@ def test_a_network_and_its_preprocessing() -> None:
     assert (spec.dim, spec.input_side, spec.std, spec.parameters) == (3, 16, (0.25,) * 3, 3)
 
 
-def test_its_code_counts(module: Path) -> None:
-    first = load("encoder").spec
-    assert first.code
-    assert first == load("encoder").spec
+def test_what_it_computes_counts(module: Path) -> None:
+    name, context = "python:my_networks_of_a_test:encoder", LoadContext(16, 2, 0)
+    first = registry.lazy(name, context).spec
+    assert first == registry.lazy(name, context).spec
     module.write_text(MODULE.replace("GAIN = 2.0", "GAIN = 3.0"))
     del sys.modules[module.stem]
-    assert load("encoder").spec.code != first.code
+    edited = registry.lazy(name, context).spec
+    assert edited.weights_hash == first.weights_hash
+    assert network_changes(network_facts(first.describe()), network_facts(edited.describe()), "then")
 
 
 @pytest.mark.usefixtures("module")

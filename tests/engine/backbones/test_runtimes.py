@@ -44,6 +44,10 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
 
 
+def lazy(made: Backbone) -> LazyBackbone:
+    return LazyBackbone.of(made, canvas=SIDE, batch=BATCH)
+
+
 def backbone() -> Backbone:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.GELU(), nn.Flatten(), nn.Linear(512, DIM)).eval()
@@ -79,7 +83,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 
 def test_torch_on_a_cpu_takes_bf16_where_it_passes(uncompiled: list[nn.Module]) -> None:
-    compiled = compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU, batch=2 * BATCH + 3))
+    compiled = compile_source(lazy(backbone()), samples(), options(ON_CPU, batch=2 * BATCH + 3))
     assert (compiled.runtime["name"], compiled.runtime["precision"]) == ("torch.compile", "bf16")
     assert compiled.runtime["device"] == "cpu"
     assert compiled.gate is not None
@@ -105,7 +109,7 @@ def test_auto_takes_the_first_that_passes(
     found: str,
 ) -> None:  # fmt: skip
     _spoil(monkeypatch, bad)
-    source = LazyBackbone.of(backbone())
+    source = lazy(backbone())
     compiled = compile_source(source, samples(), options(ON_CPU))
     assert compiled.runtime["precision"] == found
     assert len(uncompiled) == len(bad) + 1
@@ -119,7 +123,7 @@ def test_auto_takes_the_first_that_passes(
 def test_nothing_passes(uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     _spoil(monkeypatch, {"bf16", "fp16", "fp32"})
     with pytest.raises(gate.GateError, match=r"^x:tiny: fp32 .*≥ 0\.9999\)"):
-        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU))
+        compile_source(lazy(backbone()), samples(), options(ON_CPU))
 
 
 def test_a_precision_that_is_asked_for_and_fails_is_an_error_with_numbers(
@@ -127,10 +131,8 @@ def test_a_precision_that_is_asked_for_and_fails_is_an_error_with_numbers(
 ) -> None:
     _spoil(monkeypatch, {"bf16"})
     with pytest.raises(gate.GateError, match=r"^x:tiny: bf16 .* cosine min \S+, mean \S+ \(.*≥ 0\.999\)"):
-        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU, "bf16"))
-    assert (
-        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU, "fp16")).runtime["precision"] == "fp16"
-    )
+        compile_source(lazy(backbone()), samples(), options(ON_CPU, "bf16"))
+    assert compile_source(lazy(backbone()), samples(), options(ON_CPU, "fp16")).runtime["precision"] == "fp16"
 
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, bad: set[str]) -> None:
@@ -154,20 +156,20 @@ def test_what_torch_cannot_compile_is_told_apart(monkeypatch: pytest.MonkeyPatch
         return run
 
     monkeypatch.setattr(torch, "compile", broken)
-    assert compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU)).runtime["name"] == "torch"
+    assert compile_source(lazy(backbone()), samples(), options(ON_CPU)).runtime["name"] == "torch"
 
 
 def test_torch_takes_no_graphs() -> None:
-    graph = Backbone(backbone().spec, graph=b"a graph")
+    made = Backbone(dataclasses.replace(backbone().spec, dim=3 * SIDE), graph=graph())
     with pytest.raises(ConfigError, match="openvino or tensorrt") as caught:
-        compile_source(LazyBackbone.of(graph), samples(), options(ON_CPU))
+        compile_source(lazy(made), samples(), options(ON_CPU))
     assert (caught.value.field, caught.value.given) == ("x:tiny: runtime", "torch")
 
 
 def test_torch_takes_no_module_without_the_engine_s_preprocessing(uncompiled: list[nn.Module]) -> None:
     other = Backbone(backbone().spec, nn.Flatten())
     with pytest.raises(SubstyleError, match=r"^Flatten: "):
-        compile_source(LazyBackbone.of(other), samples(), options(ON_CPU))
+        compile_source(lazy(other), samples(), options(ON_CPU))
 
 
 def test_int8_is_refused_before_anything_is_loaded() -> None:
@@ -233,7 +235,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
 
 
 def test_an_engine_is_built_once_and_loaded_by_all(engines: Engines, tmp_path: Path) -> None:
-    source = LazyBackbone.of(backbone())
+    source = lazy(backbone())
     first = compile_source(source, samples(), options(ON_GPU))
     assert first.runtime == {
         **{"name": "tensorrt", "precision": "bf16", "float32_layers": 0, "version": "10.9"},
@@ -256,7 +258,7 @@ def test_another_engine_is_built_where_something_changes(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     made, precision = backbone(), "fp32"
-    compile_source(LazyBackbone.of(made), samples(), options(ON_GPU, precision))
+    compile_source(lazy(made), samples(), options(ON_GPU, precision))
     if change == "precision":
         precision = "fp16"
     elif change == "library":
@@ -266,7 +268,7 @@ def test_another_engine_is_built_where_something_changes(
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     else:
         made = dataclasses.replace(made, spec=dataclasses.replace(made.spec, weights_hash="4567"))
-    compile_source(LazyBackbone.of(made), samples(), options(ON_GPU, precision))
+    compile_source(lazy(made), samples(), options(ON_GPU, precision))
     assert len(engines.built) == 2
 
 
@@ -274,18 +276,18 @@ def test_another_engine_is_built_where_something_changes(
 def test_an_engine_that_cannot_be_used_is_built_anew(
     engines: Engines, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    first = compile_source(lazy(backbone()), samples(), options(ON_GPU, "fp32"))
     (path,) = (tmp_path / "cache" / "engines").glob("*.engine")
     if how == "cut":
         path.write_bytes(path.read_bytes()[:-1])
     else:
         engines.unusable.add(engines.built[0] + bytes([1]))
-    second = compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    second = compile_source(lazy(backbone()), samples(), options(ON_GPU, "fp32"))
     assert len(engines.built) == 2
     said = capsys.readouterr().err
     assert (f"{path}: " in said and "made for another card" in said) == (how != "cut")
     np.testing.assert_array_equal(second.embed(samples().first()), first.embed(samples().first()))
-    compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    compile_source(lazy(backbone()), samples(), options(ON_GPU, "fp32"))
     assert len(engines.built) == 2
 
 
@@ -297,7 +299,7 @@ def test_an_engine_that_cannot_be_used_where_it_was_built_is_an_error(
 
     monkeypatch.setattr(tensorrt, "TensorRTGraph", refuse)
     with pytest.raises(EngineError, match="no"):
-        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "fp32"))
+        compile_source(lazy(backbone()), samples(), options(ON_GPU, "fp32"))
     assert len(engines.built) == 1
 
 
@@ -310,10 +312,10 @@ def test_a_card_without_bf16_runs_in_fp16(
         return engines.build(graph, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tensorrt, "build", build)
-    assert compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU)).runtime["precision"] == "fp16"
+    assert compile_source(lazy(backbone()), samples(), options(ON_GPU)).runtime["precision"] == "fp16"
     assert re.search("^x:tiny: .*fp16.*no bf16 here", capsys.readouterr().err, re.MULTILINE)
     with pytest.raises(EngineError, match="no bf16 here"):
-        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "bf16"))
+        compile_source(lazy(backbone()), samples(), options(ON_GPU, "bf16"))
 
 
 def graph(side: int = SIDE) -> bytes:
@@ -334,7 +336,7 @@ def graph(side: int = SIDE) -> bytes:
 
 def test_a_backbone_that_comes_as_a_graph(engines: Engines) -> None:
     spec = dataclasses.replace(backbone().spec, dim=3 * SIDE)
-    source = LazyBackbone.of(Backbone(spec, graph=graph()))
+    source = lazy(Backbone(spec, graph=graph()))
     compiled = compile_source(source, samples(), options(ON_GPU))
     assert compiled.runtime["precision"] == "fp32"
     assert compiled.gate is not None
@@ -353,7 +355,7 @@ def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch,
     loaded: list[bytes] = []
     monkeypatch.setattr(tensorrt, "TensorRTGraph", lambda engine, device: loaded.append(engine))
     made = backbone() if kind == "module" else Backbone(dataclasses.replace(backbone().spec, dim=96), graph=graph())
-    artefact = builder_of(LazyBackbone.of(made), samples(), options(ON_GPU))
+    artefact = builder_of(lazy(made), samples(), options(ON_GPU))
     assert isinstance(artefact, TensorRTBuilder)
     for _ in range(2):
         artefact.runtime(PrecisionPolicy("fp32"))
@@ -365,7 +367,7 @@ def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_keys_of_runtimes_differ(engines: Engines) -> None:
-    source = LazyBackbone.of(backbone())
+    source = lazy(backbone())
     keys = {builder_of(source, samples(), options(t)).key for t in (Target(), ON_CPU, ON_GPU)}
     assert len(keys) == 3
     on_cpu = builder_of(source, samples(), options(ON_CPU))

@@ -30,8 +30,8 @@ from tests.engine.backbones.small_networks import (
 )
 from tests.engine.backbones.typed_on_cpu import OnCPU
 
-from substyle.engine import cache, devices
-from substyle.engine.backbones import gate
+from substyle.engine import devices
+from substyle.engine.backbones import gate, lazy
 from substyle.engine.backbones.compile import builder_of, compile_source
 from substyle.engine.backbones.gate import PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
@@ -74,7 +74,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engines:
 
 @NETWORKS
 def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    source = LazyBackbone.of(backbone(name))
+    source = LazyBackbone.of(backbone(name), canvas=CANVAS, batch=BATCH)
     compiled = compile_source(source, SAMPLES, options("int8"))
     assert compiled.gate is not None
     assert compiled.gate["threshold"] == 0.99
@@ -104,7 +104,7 @@ def test_8_bits_that_gain_little_are_pointed_out(
         return speedup
 
     monkeypatch.setattr(PrecisionSearch, "_speedup", given)
-    runtime = compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8")).runtime
+    runtime = compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8")).runtime
     assert compared == [("int8", runtime["between"])]
     assert ("1.29 times as fast" in capsys.readouterr().err) is said
 
@@ -121,7 +121,7 @@ def test_what_stays_between_products_passes_the_gate_alone(
         return real(self, mixture, names)
 
     monkeypatch.setattr(PrecisionGate, "measured", check)
-    runtime = compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8")).runtime
+    runtime = compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8")).runtime
     assert runtime["between"] == "fp16"
     kinds = {tensor.data_type for tensor in onnx.load_from_string(engines.built[-1]).graph.initializer}
     assert TensorProto.FLOAT16 in kinds
@@ -143,21 +143,22 @@ def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkey
 
     monkeypatch.setattr(PrecisionGate, "measured", check)
     with pytest.raises(gate.GateError, match=r"^fp8 does not agree\. .* bf16$"):
-        compile_source(LazyBackbone.of(backbone()), SAMPLES, options("fp8"))
+        compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("fp8"))
     assert asked == [0, 1]  # of 3 layers
 
 
 @pytest.mark.slow
 def test_a_large_batch_is_quantised_by_what_a_small_one_shows(engines: Engines) -> None:
     how = {"batch": 12, "canvas": CANVAS, "threads": 1, "target": ON_GPU}
-    artefact = TensorRTBuilder(LazyBackbone.of(backbone("transformer")), SAMPLES, **how)  # type: ignore[arg-type]
+    source = LazyBackbone.of(backbone("transformer"), canvas=CANVAS, batch=12)
+    artefact = TensorRTBuilder(source, SAMPLES, **how)  # type: ignore[arg-type]
     graph = artefact.graph(PrecisionPolicy("int8"))
     canvas = np.concatenate([batch(40), batch(50), batch(60)])
     assert cosine(OnCPU(graph)(canvas), reference("transformer", canvas)) >= 0.99
 
 
 def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = LazyBackbone.of(backbone())
+    source = LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH)
 
     def key(mixture: PrecisionPolicy, samples: GivenSamples = SAMPLES) -> str:
         artefact = builder_of(source, samples, options("auto"))
@@ -174,14 +175,16 @@ def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatc
         key(PrecisionPolicy("int8"), dataclasses.replace(SAMPLES, extra_GSSC=[batch(11)])),
     ]
     assert len({first, *others}) == 6
-    monkeypatch.setattr(cache, "code_hash", lambda *patterns: "other")
+    monkeypatch.setattr(TensorRTBuilder, "version", 99)
     assert key(PrecisionPolicy("int8")) != first
 
 
 @EACH
 def test_no_further_photographs_is_said(engines: Engines, precision: EightBits) -> None:
     with pytest.raises(ConfigError) as caught:
-        compile_source(LazyBackbone.of(backbone()), GivenSamples([batch(0)], BATCH), options(precision))
+        compile_source(
+            LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), GivenSamples([batch(0)], BATCH), options(precision)
+        )
     assert (caught.value.field, caught.value.given) == ("precision", "8 bits")
     assert not engines.built
 
@@ -191,7 +194,7 @@ def test_missing_openvino_is_said(engines: Engines, monkeypatch: pytest.MonkeyPa
     found: Callable[[str], Any] = lambda name: None if name == "openvino" else real(name)  # noqa: E731
     monkeypatch.setattr(devices.importlib.util, "find_spec", found)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="openvino") as caught:
-        compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8"))
+        compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8"))
     assert (caught.value.field, caught.value.given) == ("x:tiny: precision", "int8")
     assert not engines.built
 
@@ -211,8 +214,9 @@ def test_fp8_is_there_from_8_9_on(engines: Engines, major: int, minor: int) -> N
     assert options("fp8").precision == "fp8"
 
 
-def test_backbones_that_come_as_graphs_are_refused() -> None:
-    artefact = LazyBackbone.of(Backbone(backbone().spec, graph=b"a graph"))
+def test_backbones_that_come_as_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "embed_fixed", lambda backbone, canvas, batch: np.zeros((0, 1), np.float32))
+    artefact = LazyBackbone.of(Backbone(backbone().spec, graph=b"a graph"), canvas=CANVAS, batch=BATCH)
     with pytest.raises(ConfigError, match=r"^x:tiny: precision: got 'int8'; allowed: auto, fp32 "):
         TensorRTBuilder(artefact, SAMPLES, batch=BATCH, canvas=CANVAS, threads=1).require_precision("int8")
 
@@ -220,6 +224,6 @@ def test_backbones_that_come_as_graphs_are_refused() -> None:
 def test_neither_nncf_nor_onnxruntime_is_needed(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nncf", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)
-    artefact = builder_of(LazyBackbone.of(backbone()), SAMPLES, options("int8"))
+    artefact = builder_of(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8"))
     assert isinstance(artefact, TensorRTBuilder)
     assert artefact.graph(PrecisionPolicy("int8"))

@@ -31,7 +31,7 @@ DEFINITIONS = [
     {"name": "identity", "coarse": "identity", "role": "train", "parameters": []},
     {"name": "jpeg", "coarse": "quality", "role": "train", "parameters": []},
 ]
-FOUND = [Definition(definition, "hash") for definition in DEFINITIONS]
+FOUND = [Definition(definition, ("0" * 16,)) for definition in DEFINITIONS]
 
 
 def facts(name: str = "timm:x", dim: int = 3, weights: str = "w", precision: str = "fp32") -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_near_duplicates_move_to_the_split_of_the_first(disk: Place) -> None:
 def test_variants_with_motifs_of_another_split_do_not_count(disk: Place) -> None:
     store = EmbeddingStore.create(disk / "s.zarr", SETTINGS)
     store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
-    marked = [FOUND[0], Definition(DEFINITIONS[1] | {"split_assets": True}, "hash")]
+    marked = [FOUND[0], Definition(DEFINITIONS[1] | {"split_assets": True})]
     entry = store.ensure_backbone(facts(), marked)
     same = note(0).thumbnail
     notes = [note(0), note(1), note(2, thumbnail=same), note(3)]
@@ -202,8 +202,9 @@ def test_another_backbone_under_the_same_name_is_refused(disk: Place, changed: d
 
 def test_another_definition_is_refused(disk: Place) -> None:
     store, _ = make(disk / "s.zarr")
-    other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, "hash")
-    for changed in (Definition(DEFINITIONS[1], "another hash"), other_role):
+    other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, ("0" * 16,))
+    other_values = Definition({**DEFINITIONS[1], "parameters": [1]})
+    for changed in (Definition(DEFINITIONS[1], ("1" * 16,)), other_role, other_values):
         for name in ("timm:x", "timm:y"):  # of another backbone too: a report sets them side by side
             with pytest.raises(DifferentError, match=r"s\.zarr: .* jpeg "):
                 store.ensure_backbone(facts(name), [FOUND[0], changed])

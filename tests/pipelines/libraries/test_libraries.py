@@ -24,11 +24,16 @@ from tests.conftest import photograph
 from tests.pipelines.libraries.suites import forgotten, row, write
 
 from substyle.engine.cli import main
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.embedding.behaviour import definitions_of
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.store.catalog import Definition
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines import libraries
 from substyle.pipelines.libraries import gmic, processes
 from substyle.pipelines.libraries.library import Library
+from substyle.pipelines.libraries.processes import pool
 from substyle.pipelines.plugins import ALLOW
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_file, load_suite, suite
@@ -181,7 +186,9 @@ def test_a_definition_holds_library_version_and_parameters(here: Path, monkeypat
     assert said["of"] == "albumentations:RandomRain"
     assert said["arguments"] == {"p": 1.0, "slant_range": [-10, 10]}
     assert {"numpy", "scipy", "albucore"} < set(said["versions"])
-    before = {name: base.get(name).definition_hash() for name in ("a_rain", "t_jitter", "p_sepia", "a_pipeline")}
+    before = {
+        name: Definition(base.get(name).describe()).declared for name in ("a_rain", "t_jitter", "p_sepia", "a_pipeline")
+    }
     changed = row('name = "a_rain", of = "albumentations:RandomRain", parameters = { slant_range = [-9, 10] }')
     assert definition(here / "1", changed, "a_rain") != before["a_rain"]
     jitter = row(
@@ -205,25 +212,28 @@ def definition(folder: Path, rows: str | None, name: str) -> str:
     for other in [each.name for each in base.REGISTRY.values() if each.library is not None]:
         del base.REGISTRY[other]
     load_suite(file)
-    return base.get(name).definition_hash()
+    return Definition(base.get(name).describe()).declared
 
 
 @pytest.mark.slow
-def test_code_of_functions(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write(fresh)
-    load_suite(file)
-    before = base.get("p_sepia").definition_hash()
-    maker = VariantMaker(("p_sepia",), side=SIDE, seed=0, batch=2, threads=1)
-    (fresh / "my_effects.py").write_text((fresh / "my_effects.py").read_text().replace("0.393", "0.394"))
-    with pytest.raises(SubstyleError, match=r"p_sepia .*changed since"):  # the process imports it now
-        list(maker(canvases(1), ["a"]))
-    sys.modules.pop("my_effects")
-    load_file.cache_clear()
-    assert definition(fresh, None, "p_sepia") != before
-    monkeypatch.delenv(ALLOW)
-    load_file.cache_clear()
-    with pytest.raises(ConfigError, match="--allow-plugins"):
+def test_an_edited_function_makes_other_pixels(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pixels() -> tuple[str, ...]:
+        file = write(fresh)
         load_suite(file)
+        (found,) = definitions_of(PixelPipeline(Settings(0, SIDE, ("p_sepia",)), EmbedConfig(threads=1)), ["p_sepia"])
+        pool(1).end()  # whose processes have imported the function
+        sys.modules.pop("my_effects", None)
+        load_file.cache_clear()
+        del base.REGISTRY["p_sepia"]
+        return found.pixels
+
+    before = pixels()
+    assert pixels() == before
+    (fresh / "my_effects.py").write_text((fresh / "my_effects.py").read_text().replace("0.393", "0.394"))
+    assert pixels() != before
+    monkeypatch.delenv(ALLOW)
+    with pytest.raises(ConfigError, match="--allow-plugins"):
+        load_suite(write(fresh))
 
 
 @pytest.mark.parametrize(

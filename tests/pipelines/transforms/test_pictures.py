@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tests.conftest import jpeg, photograph
 
+from substyle.engine.store.catalog import Definition
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import image_header
 from substyle.pipelines.transforms import base, registry, style
@@ -53,7 +54,7 @@ def definition(folder: Path, picture: str) -> tuple[str, object]:
     """Hash and digest of the style `monet` of a picture."""
     load(folder, row(picture))
     made = base.get("monet")
-    return made.definition_hash(), made.describe()["picture"]
+    return Definition(made.describe()).declared, made.describe()["picture"]
 
 
 def test_the_definition_is_that_of_the_bytes_and_not_of_the_path(tmp_path: Path) -> None:
@@ -134,9 +135,9 @@ def test_a_folder_makes_a_style_of_each_picture(tmp_path: Path) -> None:
     assert names == ("jpeg", "style_a_water_lily__1906", "style_b")
     assert base.get("style_b").role == "held_out"
     load(tmp_path, row("paintings/b.JPG", "style_b"))
-    alone = base.get("style_b").definition_hash()
+    alone = Definition(base.get("style_b").describe()).declared
     load(tmp_path, FOLDER.replace("paintings/", "paintings").replace("}", ', role = "train" }'))
-    assert (base.get("style_b").definition_hash(), base.get("style_b").role) == (alone, "train")
+    assert (Definition(base.get("style_b").describe()).declared, base.get("style_b").role) == (alone, "train")
 
 
 def test_a_folder_without_pictures_or_with_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

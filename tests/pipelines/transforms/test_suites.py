@@ -16,6 +16,7 @@ import torch
 from tests.conftest import photograph, slow_after
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from substyle.engine.store.catalog import Definition
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms import base
@@ -146,7 +147,7 @@ def test_a_suite_file(own: None, tmp_path: Path) -> None:
     assert set(base.get("jpeg_web").draw(keys, 224)["quality"].tolist()) == {60, 80}
     sigma = Uniform("sigma", 1.0, 2.0, "px")
     assert [parameter.describe() for parameter in base.get("blurred").parameters] == [sigma.describe()]
-    assert len({base.get(name).definition_hash() for name in names}) == 7
+    assert len({Definition(base.get(name).describe()).declared for name in names}) == 7
 
 
 def test_severities_are_paired_and_the_whole_draws_among_them(own: None, tmp_path: Path) -> None:
@@ -166,7 +167,11 @@ def test_severities_are_paired_and_the_whole_draws_among_them(own: None, tmp_pat
     first, second = whole.at(1).draw(keys, 224), whole.at(2).draw(keys, 224)
     np.testing.assert_array_equal(first["angle"], second["angle"])
     assert first["line"].tolist() == [[1, 2]] * 200
-    assert whole.at(1).definition_hash() != whole.at(2).definition_hash() != whole.definition_hash()
+    assert (
+        Definition(whole.at(1).describe()).declared
+        != Definition(whole.at(2).describe()).declared
+        != Definition(whole.describe()).declared
+    )
     with pytest.raises(ConfigError):
         whole.at(3)
 
