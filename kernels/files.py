@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import os
 import re
 import secrets
@@ -15,23 +16,24 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from substyle.kernels.errors import SubstyleError
+from substyle.kernels.errors import ConfigError, SubstyleError
 
 TEMPORARY = ".tmp"
 _STEM = 120  # bytes of a final name in a temporary one: names are limited to 255 bytes
+_LITTER = re.compile(rf"\.DS_Store|Thumbs\.db|desktop\.ini|\..*-\d+-[0-9a-f]{{8}}{re.escape(TEMPORARY)}", re.DOTALL)
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 # folders of compilers in our cache, by the environment variables that name them
 _COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 
 
 class UnsafeFileError(SubstyleError):
-    """A name leaves its folder, a file is reached through a link, or other users can change it."""
+    """A name leaves its folder, a file is reached through a link, or is not of this user alone."""
 
 
 # --- names that a file contained ----------------------------------------------------------------------------------
@@ -118,6 +120,11 @@ def temporaries(folder: Path, name: str = "") -> Iterator[tuple[Path, int]]:
     for path in folder.glob(f".{glob.escape(stem)}{'.' if name else '*.'}*{TEMPORARY}"):
         if found := ends.search(path.name):
             yield path, int(found[1])
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file is what a killed process has left of `temporary_name`, or what file managers put into folders."""
+    return _LITTER.fullmatch(name) is not None
 
 
 @contextmanager
@@ -233,6 +240,73 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         remove(new)
+
+
+@contextmanager
+def new_files(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder in ``folder`` for files that `move_in` moves there; it is deleted after the block."""
+    new = temporary_name(folder / "new")
+    new.mkdir()
+    try:
+        yield new
+    except OSError as error:
+        _name_final(error, new, folder)
+        raise
+    finally:
+        remove(new, ignore_errors=True)
+
+
+def move_in(
+    new: Path, folder: Path, own: Mapping[str, str], record: Callable[[dict[str, str]], None]
+) -> dict[str, str]:
+    """Move the files of ``new`` into ``folder``, over those of an earlier call alone.
+
+    Args:
+        own: names and digests of the earlier files.
+        record: keeps such a list on the disk; called with the files of both before anything is moved.
+
+    Returns:
+        names and digests (SHA-256) of the new files.
+
+    Raises:
+        UnsafeFileError: a file in the folder that is not listed has the name of a new one, or is reached through a
+            link. Nothing has been changed then.
+    """
+    written = sorted(path for path in new.rglob("*") if is_regular(path))
+    made = {path.relative_to(new).as_posix(): _sha256(path) for path in written}
+    for name in made:
+        target = inside(folder, name)
+        if target.is_dir() or (target.exists() and name not in own):
+            raise UnsafeFileError(f"{target}: would be replaced, but substyle has not written it; move it elsewhere")
+    for name in made:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    record({**own, **made})
+    for name in made:
+        os.replace(new / name, folder / name)
+    return made
+
+
+def remove_own(folder: Path, own: Mapping[str, str]) -> None:
+    """Delete files that have the listed digests, and folders that are empty then; edited files stay."""
+    for name, digest in own.items():
+        path = inside(folder, name)
+        if is_regular(path) and _sha256(path) == digest:
+            path.unlink()
+            with suppress(OSError):
+                for parent in path.relative_to(folder).parents[:-1]:
+                    (folder / parent).rmdir()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_apart(folder: Path, source: Path) -> None:
+    """Raise ConfigError if a folder to write to is inside what is read, or contains it, also through links."""
+    written, read = folder.resolve(), source.resolve()
+    if written.is_relative_to(read) or read.is_relative_to(written):
+        raise ConfigError("--out", str(folder), f"a folder apart from {source}, which is read")
 
 
 _folders: set[Path] = set()  # made by `temporary_folder`

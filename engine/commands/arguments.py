@@ -476,7 +476,7 @@ def _site(site: argparse.ArgumentParser) -> None:
     _plugins(site)
     text = "output folders of runs, or directories of results"
     site.add_argument("sources", type=_local, nargs="+", metavar="SOURCE", help=text)
-    site.add_argument("--out", type=_local, required=True, metavar="DIR", help="new or empty folder, or a site")
+    site.add_argument("--out", type=_local, required=True, metavar="DIR", help="folder of the site; other files stay")
     site.add_argument("--without-photographs", action="store_true", help="show no photographs of runs")
 
 

@@ -34,10 +34,10 @@ from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
-from substyle.engine.study.compare import compare_results
+from substyle.engine.study.compare import compare_results, outcomes_of
 from substyle.engine.study.file import find_study, load_study, naming_file, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
-from substyle.engine.study.plan import require_study, store_of
+from substyle.engine.study.plan import require_stated, require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import report_study, run_study
@@ -180,7 +180,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle report STORE`."""
     store, out, study = _stage(options)
     try:
-        results = report_study(store, out, study, quiet=options.quiet)
+        results = report_study(store, out, study, images=options.images, quiet=options.quiet)
     except StaleError as error:
         if options.study is None or not error.command:
             raise
@@ -321,8 +321,11 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
         study = load_study(options.study, allow_plugins=options.allow_plugins, changes=changes(options))
     if study is not None:
         _require_settings(store, study)
-        if store.has_manifest() and all(entry.kind != "imported" for entry in store.manifest().sources):
-            require_study(study, store, options.images, quiet=options.quiet)
+        if store.has_manifest():
+            if all(entry.kind != "imported" for entry in store.manifest().sources):
+                require_study(study, store, options.images, quiet=options.quiet)
+            else:
+                require_stated(study, store)
     elif options.images is not None and not _reads_photographs(options):
         raise ConfigError("--images", str(options.images), "only with --study")
     elif options.set and options.command in ("adapt", "report"):
@@ -381,7 +384,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     runs = [(_name(path, paths), read_results(path)) for path in paths]
     for path, (_, results) in zip(paths, runs, strict=True):
         require_current(path.parent, results)
-    made = compare_results(runs, options.out)
+    outcomes = [outcomes_of(path.parent, results) for path, (_, results) in zip(paths, runs, strict=True)]
+    made = compare_results(runs, options.out, outcomes)
     for difference in made.setup:
         print(f"setups differ in {difference.what}: {', '.join(difference.values)}")
     print(made.text())

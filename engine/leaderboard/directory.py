@@ -19,6 +19,7 @@ from substyle.engine.store.files import writing
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.files import is_litter
 from substyle.pipelines.validation import brief
 
 MAX_BYTES = 1 << 20  # of a file; a row of 160 transformations has a tenth
@@ -70,6 +71,8 @@ def _listed(folder: Path, path: str, level: int) -> Iterator[tuple[str, str]]:
         name = f"{path}/{entry.name}"
         if entry.is_symlink():
             yield name, "a link"
+        elif is_litter(entry.name):
+            continue
         elif not _LEVELS[level].fullmatch(entry.name):
             yield name, "not a name of a directory of results, <backbone>/<suite>/<data>/<stamp>.json"
         elif last or not entry.is_dir(follow_symlinks=False):

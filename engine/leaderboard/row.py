@@ -137,8 +137,8 @@ class RowSuite(_Part):
 
 
 class RowData(_Part):
-    """Photographs. ``digest`` is that of keys, classes, splits and bytes; ``groups`` is the number of units by which
-    the bootstrap ``resamples``."""
+    """Photographs. ``digest`` is that of keys, classes, splits and bytes, also of real variants; null if the bytes of
+    some are unknown. ``groups`` is the number of units by which the bootstrap ``resamples``."""
 
     name: Text | None
     digest: Digest | None
@@ -216,11 +216,9 @@ class Row(_Part):
         return "/".join((FOLDER, *parts, f"{self.stamp}.json"))
 
     def numbers(self) -> str:
-        """Digest of scores, numbers of tables and stamps, 16 hex digits: names, notes and versions may differ."""
+        """Digest of scores, cells of tables and stamps, 16 hex digits: names, notes and versions may differ."""
         scores = {each.key: [each.value, each.ci95, each.n, each.converged] for each in self.scores}
-        tables = [
-            [each.name, *([c for c in row if not isinstance(c, str)] for row in each.rows)] for each in self.tables
-        ]
+        tables = [[each.name, [column.name for column in each.columns], each.rows] for each in self.tables]
         return checksum({"scores": scores, "tables": tables, "stamps": self.stamps})
 
     def content(self) -> str:
@@ -286,7 +284,7 @@ def _row(
         "suite": suite.model_dump(),
         "data": {
             "name": identity.get("sources") or None,
-            "digest": identity.get("photographs"),
+            "digest": identity.get("data", identity.get("photographs")),
             "photographs": document.images,
             "classes": None if document.classes is None else len(document.classes),
             "splits": document.splits,

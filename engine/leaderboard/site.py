@@ -29,7 +29,7 @@ from substyle.engine.stages import registry
 from substyle.engine.stages.pictures import GALLERY
 from substyle.engine.stages.results import read_results, validate_results
 from substyle.engine.stages.stamp import StaleError, note_of
-from substyle.engine.store.files import read_json
+from substyle.engine.store.files import replacing_own
 from substyle.engine.store.layout import PIXELS, slug
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.report import sections_of
@@ -38,7 +38,7 @@ from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
 from substyle.pipelines.transforms.names import family
 
 MAX_PAGE = 2_000_000  # bytes
-_MARKER, _KIND = "site.json", "site"
+_LIST, _FORMER = "site.json", ("site.json", '"kind": "site"')
 _ROWS, _COLUMNS = 250, 40  # of the leaderboard, rows of a page and columns
 _SCORES = 200  # of a row on its page
 _TEXT = 300_000  # characters of a row without scores, tables and settings, in HTML; of a study file on a page
@@ -111,20 +111,22 @@ def write_site(sources: Sequence[Path], out: Path, *, photographs: bool = True) 
 
     Args:
         sources: output folders of runs, or directories of results.
-        out: new or empty folder, or a site, which is replaced.
+        out: folder of the site. Files in it that are not of an earlier site stay.
         photographs: show photographs of runs: galleries, mistakes.
 
     Raises:
-        ConfigError: no rows, ``out`` contains other files, or a source is neither a run nor a directory of results.
+        ConfigError: no rows, ``out`` is in a source or contains one, or a source is neither a run nor a directory of
+            results.
         StaleError: results of a run are outdated.
-        SubstyleError: results of a run are invalid.
+        SubstyleError: results of a run are invalid, or ``out`` has a file of somebody else with the name of a page.
     """
-    _require_ours(out)
     entries: dict[str, _Entry] = {}
     bad: dict[str, str] = {}
     shown: list[tuple[Path, ResultsDocument]] = []
     for source in sorted(sources, key=lambda each: not (each / RESULTS).is_file()):  # runs first
-        if (source / RESULTS).is_file():
+        is_run = (source / RESULTS).is_file()
+        files.require_apart(out, source if is_run else source / FOLDER)
+        if is_run:
             document, found = _run(source)
             shown.append((source, document))
         elif (source / FOLDER).exists():
@@ -143,10 +145,9 @@ def write_site(sources: Sequence[Path], out: Path, *, photographs: bool = True) 
         allowed = "runs or directories with valid rows" + (f" (left out: {why})" if bad else "")
         raise ConfigError("SOURCE", ", ".join(map(str, sources)), allowed)
     groups = _groups(list(entries.values()))
-    with files.replacing_folder(out) as new:
+    with replacing_own(out, _LIST, _FORMER) as new:
         writer = _Writer(new, groups)
         writer.write([writer.photographs(run, document) for run, document in shown] if photographs else [])
-        files.write(new / _MARKER, json.dumps({"kind": _KIND}))
     return Site(out / "index.html", len(entries), len(groups), writer.pages, bad)
 
 
@@ -157,14 +158,6 @@ def _problem(row: Row, entries: Mapping[str, _Entry]) -> str:
         return "too much text for a page"
     known = entries.get(row.stamp)
     return "" if known is None or known.row.numbers() == row.numbers() else "other numbers for the same stamp"
-
-
-def _require_ours(out: Path) -> None:
-    if not out.exists() or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
-        return
-    marker = read_json(out / _MARKER) if files.is_regular(out / _MARKER) else None
-    if out.is_symlink() or not isinstance(marker, dict) or marker.get("kind") != _KIND:
-        raise ConfigError("--out", str(out), "a new or empty folder, or a site; this one contains other files")
 
 
 def _run(run: Path) -> tuple[ResultsDocument, list[_Entry]]:

@@ -76,10 +76,10 @@ class ProbeOutcome:
             outcome = cls(
                 document["results"],
                 {name: array for name, array in arrays.items() if not name.startswith(_BY_RESAMPLE)},
-                tuple(document["keys"]),
-                tuple(document["transformations"]),
-                tuple(document["coarse"]),
-                tuple(document["roles"]),
+                tuple(map(str, document["keys"])),
+                tuple(map(str, document["transformations"])),
+                tuple(map(str, document["coarse"])),
+                tuple(map(str, document["roles"])),
                 int(document["bootstrap"]),
                 int(document["seed"]),
                 {n.removeprefix(_BY_RESAMPLE): array for n, array in arrays.items() if n.startswith(_BY_RESAMPLE)},
@@ -89,10 +89,13 @@ class ProbeOutcome:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, *limits.BAD_ARCHIVE) as error:
             raise SubstyleError(f"{folder}: cannot read probe results: {error}") from error
         shape = (len(outcome.transformations), len(outcome.keys))
-        good = all(score.shape == shape for score in outcome.scores.values())
+        # somebody else may have made them
+        good = 0 < outcome.bootstrap <= 10**6 and outcome.seed >= 0 and "identity" in outcome.transformations
+        good = good and len(outcome.coarse) == len(outcome.roles) == shape[0]
+        good = good and all(score.shape == shape and name.count("/") == 1 for name, score in outcome.scores.items())
         good = good and all(s.ndim == 2 and s.shape[1] == shape[0] for s in outcome.by_resample.values())
         if not good or (outcome.group_N is not None and len(outcome.group_N) != shape[1]):
-            raise SubstyleError(f"{folder}: shapes of scores do not match the keys")
+            raise SubstyleError(f"{folder}: invalid probe results, or shapes of scores that do not match the keys")
         return outcome
 
 
@@ -124,9 +127,8 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
           ``p_holm``: after Holm's correction over all rows of the task, metric and head. Null without se.
     """
     rows: list[Row] = []
-    for (name_a, a), (name_b, b) in combinations(outcomes.items(), 2):
-        names = [name for name in a.scores if name in b.scores and "/twin-" not in name]
-        rows += _differences((name_a, a), (name_b, b), [(name, name) for name in names])
+    for a, b in combinations(outcomes.items(), 2):
+        rows += differences(a, b)
     for name, outcome in outcomes.items():
         for head, tasks in (("mlp", ("fine",)), *((h, ("fine", "coarse", "semantic")) for h in TOKEN_HEADS)):
             pairs = [(f"{task}/{head}", f"{task}/linear") for task in tasks]
@@ -174,6 +176,12 @@ def metrics(of: ProbeOutcome | EmbeddingTable, task: str, head: str) -> dict[str
     if task == "multitask":
         return {head: base if head == "semantic" else every}
     return {"accuracy": every}
+
+
+def differences(a: tuple[str, ProbeOutcome], b: tuple[str, ProbeOutcome]) -> list[Row]:
+    """Rows of `compare_outcomes` for two backbones, each with its name; without ``p_holm``."""
+    names = [name for name in a[1].scores if name in b[1].scores and "/twin-" not in name]
+    return _differences(a, b, [(name, name) for name in names])
 
 
 def _differences(

@@ -140,6 +140,7 @@ class ComparedScore:
         interval: its 95 % interval; None if unknown.
         converged: whether the probe that it depends on has converged.
         images: number of photographs that it is over; None if the stage does not record it.
+        outcome: task, metric and head of its outcomes by photograph; empty if the run keeps none.
     """
 
     key: str
@@ -148,6 +149,7 @@ class ComparedScore:
     interval: Sequence[float] | None = None
     converged: bool = True
     images: int | None = None
+    outcome: tuple[str, ...] = ()
 
 
 def scored_under(values: Numbers | None, intervals: Intervals | None, key: str) -> Scored | None:

@@ -265,7 +265,12 @@ class ReportFiles:
 
 
 def write_report(
-    results: ResultsDocument, out_dir: Path, sections: Sequence[Section], *, gallery: Path | None = None
+    results: ResultsDocument,
+    out_dir: Path,
+    sections: Sequence[Section],
+    *,
+    gallery: Path | None = None,
+    pictures: Path | None = None,
 ) -> ReportFiles:
     """Write ``report.html``, ``tables/*.{csv,json,parquet,tex}`` and ``figures/*.{pdf,png}``.
 
@@ -276,11 +281,12 @@ def write_report(
         out_dir: output folder, created if missing.
         sections: what the page shows besides findings, claims and facts.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
+        pictures: folder of the pictures of sections; default: ``out_dir``.
 
     Raises:
         SubstyleError: a gallery file that is not a picture.
     """
-    context = _context(results, sections, gallery, out_dir)
+    context = _context(results, sections, gallery, pictures or out_dir)
     plots = [answer.plots for _, answer in context["answers"]]
     context["plots"], figures = draw_plots([*plots, *plots_of(sections)], out_dir / "figures")
     return ReportFiles(
@@ -308,7 +314,7 @@ def answers_of(sections: Sequence[Section]) -> list[tuple[Section, Answer]]:
 
 
 def _context(
-    results: ResultsDocument, sections: Sequence[Section], gallery: Path | None, out_dir: Path
+    results: ResultsDocument, sections: Sequence[Section], gallery: Path | None, pictures: Path
 ) -> dict[str, Any]:
     """Variables of the template."""
     files_of = [
@@ -336,5 +342,5 @@ def _context(
         "claims": claims(results),
         "portraits": [(name, findings.portrait(results, name)) for name in real],
         "gallery": read_gallery(gallery, [row.name for row in results.transformations]),
-        "uris": {file: _uri(out_dir, file, _SIDE) for file in files_of if files.inside(out_dir, file).is_file()},
+        "uris": {file: _uri(pictures, file, _SIDE) for file in files_of if files.inside(pictures, file).is_file()},
     }

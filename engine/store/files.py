@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.store.layout import StoreError
+from substyle.kernels import files
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
 from substyle.pipelines.storage import ObjectError, Place, place
@@ -110,6 +111,59 @@ def clear_temporary(folder: Place, name: str = "") -> None:
     for path, pid in folder.temporaries(name):
         if not is_running(pid):
             path.remove()
+
+
+@contextmanager
+def replacing_own(folder: Path, record: str, former: tuple[str, str], *, add: bool = False) -> Iterator[Path]:
+    """Yield an empty folder, whose files replace those of an earlier call in ``folder`` at the end of the block.
+
+    All other files stay, and earlier ones that somebody has edited are not deleted. Until the new ones are complete
+    nothing is changed; see `files.move_in`.
+
+    Args:
+        record: name of the file that lists what was written.
+        former: name of a file, and text by which results of a version that kept no list are recognised in it.
+        add: do not delete earlier files.
+
+    Raises:
+        UnsafeFileError: a file with the name of a new one was not written by an earlier call.
+        StoreError: the files cannot be moved.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    clear_temporary(place(folder), "new")
+    path = files.inside(folder, record)
+    unlisted = not path.exists() or (former[0] == record and has_text(path, former[1]))
+    listed = {} if unlisted else read_object(path).get("files")
+    if not isinstance(listed, dict):
+        raise files.UnsafeFileError(f"{path}: not a list of files that substyle has written; move it elsewhere")
+    own = {str(name): str(digest) for name, digest in listed.items()}
+    for name in own:
+        files.inside(folder, name)  # the list may be somebody else's
+
+    def keep(made: dict[str, str]) -> None:
+        if made:
+            write_durably(path, json.dumps({"files": made}, indent=1).encode())
+        else:
+            files.remove(path)
+
+    with files.new_files(folder) as new:
+        yield new
+        if former[0] not in own and has_text(folder / former[0], former[1]):
+            own |= {each.relative_to(new).as_posix(): "" for each in new.rglob("*")}
+        with writing(folder):
+            made = files.move_in(new, folder, own, keep)
+            if not add:
+                files.remove_own(folder, {name: own[name] for name in own.keys() - made.keys()})
+            keep({name: digest for name, digest in {**own, **made}.items() if (folder / name).exists()})
+
+
+def has_text(path: Path, text: str) -> bool:
+    """Whether a regular file has a text in it."""
+    try:
+        return files.is_regular(path) and text in limits.read_text(path)
+    except (OSError, ValueError):
+        return False
 
 
 def digest(data: bytes) -> str:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.probes.outcomes import GENERAL, ProbeOutcome, differences
 from substyle.engine.report.data import Column, ComparedScore, Scored, Table, Unconverged, dagger, show, with_interval
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
 from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.stages.results import validate_results
-from substyle.engine.store.layout import PIXELS, network_identity
+from substyle.engine.store.layout import PIXELS, network_identity, slug
+from substyle.engine.study import outputs
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
 
 Runs = Sequence[tuple[str, dict[str, Any]]]  # as JSON, since setups differ in any part
 
-_SETUP = ("suite", "transformations", "images", "photographs", *PIXELS, "classes", "splits", "resampled")
+_SETUP = (
+    *("suite", "transformations", "images", "photographs", *PIXELS, "dtype", "classes", "splits", "resampled"),
+    *("left_out", "indistinct", "version"),
+)
+_UNKNOWN = "not recorded"
+_CLEAR = "the paired interval excludes 0, and both probes have converged"
 _NO_NUMBERS = ("device", "threads", "table", "stream_buffer", "save")  # settings that change no score
 
 
@@ -38,7 +46,7 @@ class Comparison:
 
     Attributes:
         setup: settings in which the runs differ; empty if they are comparable.
-        table: one row per backbone and score: value of each run, and difference to the first run.
+        table: one row per backbone and score: value of each run, and difference to the first run, with its interval.
         clear: which differences are clear, in the order of the table.
         files: page and table files.
     """
@@ -55,26 +63,45 @@ class Comparison:
         for row, clear in zip(self.table.rows, self.clear, strict=True):
             values = [show(value and value[0]) + dagger(value) for value in row[2 : 2 + runs]]
             changes = [
-                show(change, "points") + (" *" if mark else "  ")
+                show(change and change[0], "points") + (" *" if mark else "  ")
                 for change, mark in zip(row[2 + runs :], clear, strict=True)
             ]
             lines.append([*row[:2], *values, *changes])
-        note = ["* the intervals of both runs are disjoint, and both probes have converged"] * any(map(any, self.clear))
+        note = [f"* {_CLEAR}"] * any(map(any, self.clear))
+        paired = any(change and change[1] is not None for row in self.table.rows for change in row[2 + runs :])
+        note += ["differences of probes are over the photographs and transformations that both runs have"] * paired
         late = any(dagger(value) for row in self.table.rows for value in row[2 : 2 + runs])
         note += ["† the probe has not converged"] * late
         return "\n".join([text_table(lines, left=2), *note])
 
 
-def compare_results(runs: Runs, out_dir: Path) -> Comparison:
+def outcomes_of(out: Path, results: Mapping[str, Any]) -> dict[str, ProbeOutcome]:
+    """Outcomes of probes by backbone, of the folders in an output folder from which results.json was written.
+
+    Raises:
+        StaleError: they have changed.
+        SubstyleError: they cannot be read.
+    """
+    found, stamps = {}, results.get("stamps") or {}
+    for name in results["backbones"]:
+        folder = f"{registry.REPORTED[0]}/{slug(name)}"
+        if folder in stamps and outputs.stamps(out, [slug(name)]).get(folder) == stamps[folder]:
+            found[name] = ProbeOutcome.load(files.inside(out, folder))
+    return found
+
+
+def compare_results(runs: Runs, out_dir: Path, outcomes: Sequence[Mapping[str, ProbeOutcome]] = ()) -> Comparison:
     """Compare runs; writes ``compare.html`` and ``tables/compare.*``.
 
-    Differences are relative to the first run and have no intervals, since runs do not share a bootstrap. They count as
-    clear if both intervals are known and disjoint and both probes have converged. Intervals are those of the report:
-    of held-out transformations, over photographs and transformations.
+    Differences are relative to the first run. If the photographs are the same and outcomes are known, a difference is
+    over the photographs and transformations that both runs have, and has a paired interval: as in a report, of held-out
+    transformations over photographs and transformations. It counts as clear if the interval excludes 0, both probes
+    have converged, and the runs have the same definitions of transformations and the same classes.
 
     Args:
         runs: (name, results.json) of at least two runs with distinct names.
         out_dir: output folder, created if missing.
+        outcomes: of each run, from `outcomes_of`; default: unknown.
 
     Raises:
         ConfigError: fewer than two runs, or names that clash.
@@ -86,7 +113,7 @@ def compare_results(runs: Runs, out_dir: Path) -> Comparison:
         raise ConfigError("compare.runs", names, "at least two runs with distinct names")
     documents = [validate_results(results) for _, results in runs]
     setup = tuple(_differences([results for _, results in runs]))
-    rows = _rows(documents)
+    rows = _rows(documents, _paired(runs, outcomes), [_same_task(runs[0][1], results) for _, results in runs])
     table = Table("compare", "Comparison of runs.", _columns(names), tuple(_flat(row) for row in rows))
     context = {
         "names": names,
@@ -98,11 +125,32 @@ def compare_results(runs: Runs, out_dir: Path) -> Comparison:
     return Comparison(setup, table, clear, (page, *write_tables([table], out_dir / "tables")))
 
 
+def _paired(runs: Runs, outcomes: Sequence[Mapping[str, ProbeOutcome]]) -> list[dict[tuple[str, ...], Scored]]:
+    """Paired differences of each run to the first, by backbone, task, metric and head; none of other photographs."""
+    found: list[dict[tuple[str, ...], Scored]] = [{} for _ in runs]
+    for pairs, (_, results), own in zip(found[1:], runs[1:], outcomes[1:], strict=False):
+        photographs = _setup(results, "photographs")
+        if photographs == _UNKNOWN or photographs != _setup(runs[0][1], "photographs"):
+            continue
+        for name in own.keys() & outcomes[0].keys():
+            for row in differences((name, own[name]), (name, outcomes[0][name])):
+                general = (row["task"], row["metric"]) in GENERAL
+                low, high = row["two_way_ci95" if general else "ci95"] or (None, None)
+                pairs[name, row["task"], row["metric"], row["head"]] = (row["difference"], low, high)
+    return found
+
+
+def _same_task(first: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether probes of two runs tell the same transformations and classes apart."""
+    suites = [{row["name"]: row for row in results["transformations"]} for results in (first, other)]
+    return suites[0] == suites[1] and first.get("classes") == other.get("classes")
+
+
 def _differences(runs: Sequence[dict[str, Any]]) -> list[Difference]:
     found = []
     for what in _SETUP:
         values = [_setup(results, what) for results in runs]
-        if any(value != values[0] for value in values):
+        if any(value != values[0] for value in values) or values[0] == _UNKNOWN:
             found.append(Difference(what, tuple(_words(value, values[0]) for value in values)))
     stated = [results.get("settings") or {} for results in runs]
     for stage in dict.fromkeys(name for settings in stated for name in settings):
@@ -111,9 +159,10 @@ def _differences(runs: Sequence[dict[str, Any]]) -> list[Difference]:
     for name in dict.fromkeys(name for rows in definitions for name in rows):
         found += _fields(name, [rows.get(name) for rows in definitions])
     for name in dict.fromkeys(name for results in runs for name in results["backbones"]):
-        specs = [results["backbones"].get(name, {}).get("spec") for results in runs]
-        found += _fields(name, [spec and network_identity(spec) for spec in specs])
-    return found
+        own = [results["backbones"].get(name, {}) for results in runs]
+        found += _fields(name, [each.get("spec") and network_identity(each["spec"]) for each in own])
+        found += _fields(f"runtime of {name}", [each.get("runtime") for each in own])
+    return found + _fields("environment", [results.get("environment") for results in runs], leave_out=_NO_NUMBERS)
 
 
 def _fields(what: str, values: Sequence[dict[str, Any] | None], leave_out: Collection[str] = ()) -> list[Difference]:
@@ -133,7 +182,10 @@ def _fields(what: str, values: Sequence[dict[str, Any] | None], leave_out: Colle
 def _setup(results: dict[str, Any], what: str) -> Any:  # noqa: ANN401 (any part of a results.json)
     if what == "transformations":
         return [row["name"] for row in results["transformations"]]
-    return (results.get("identity") or {}).get(what) if what == "photographs" else results.get(what)
+    if what == "photographs":
+        identity = results.get("identity") or {}
+        return identity.get("data", identity.get(what)) or _UNKNOWN
+    return results.get(what)
 
 
 def _words(value: Any, first: Any) -> str:  # noqa: ANN401 (any part of a results.json)
@@ -167,22 +219,28 @@ class _Row:
     backbone: str
     heading: str
     scores: tuple[ComparedScore | None, ...]  # by run
+    paired: tuple[Scored | None, ...]
+    same_task: Sequence[bool]
 
-    def change(self, run: int) -> float | None:
-        """Difference to the first run."""
+    def change(self, run: int) -> Scored | None:
+        """Difference to the first run, with its paired interval if there is one."""
         first, score = self.scores[0], self.scores[run]
-        return None if first is None or score is None else score.value - first.value
+        if first is None or score is None:
+            return None
+        return self.paired[run] or (score.value - first.value, None, None)
 
     def clear(self, run: int) -> bool:
-        """Whether the intervals of this run and the first are disjoint, and both probes have converged."""
-        first, other = self.scores[0], self.scores[run]
-        if first is None or other is None or not (first.interval and other.interval):
+        """Whether the paired interval excludes 0, both probes have converged, and both runs ask the same."""
+        _, low, high = self.change(run) or (0.0, None, None)
+        if low is None or high is None or low <= 0 <= high:
             return False
-        disjoint = first.interval[1] < other.interval[0] or other.interval[1] < first.interval[0]
-        return disjoint and first.converged and other.converged
+        converged = all(score is not None and score.converged for score in (self.scores[0], self.scores[run]))
+        return converged and self.same_task[run]
 
 
-def _rows(runs: Sequence[ResultsDocument]) -> list[_Row]:
+def _rows(
+    runs: Sequence[ResultsDocument], pairs: Sequence[Mapping[tuple[str, ...], Scored]], same_task: Sequence[bool]
+) -> list[_Row]:
     """Scores of all stages by backbone, those of most runs first."""
     names = [name for results in runs for name in results.ordered()]
     rows = []
@@ -193,7 +251,9 @@ def _rows(runs: Sequence[ResultsDocument]) -> list[_Row]:
             # in the order of the run that has most
             for key in dict.fromkeys(key for scores in sorted(found, key=len, reverse=True) for key in scores):
                 scores = tuple(own.get(key) for own in found)
-                rows.append(_Row(name, next(score.heading for score in scores if score), scores))
+                score = next(filter(None, scores))
+                paired = tuple(own.get((name, *score.outcome)) for own in pairs)
+                rows.append(_Row(name, score.heading, scores, paired, same_task))
     return rows
 
 
@@ -203,7 +263,7 @@ def _columns(names: Sequence[str]) -> tuple[Column, ...]:
         Column("backbone", "Backbone", "text"),
         Column("score", "Score", "text"),
         *(Column(name, name, interval=True) for name in names),
-        *(Column(f"{name}_minus_{first}", f"{name} − {first}", "points") for name in names[1:]),
+        *(Column(f"{name}_minus_{first}", f"{name} − {first}", "points", interval=True) for name in names[1:]),
     )
 
 

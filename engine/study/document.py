@@ -15,25 +15,30 @@ import numpy as np
 from substyle import __version__
 from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import versions
+from substyle.engine.config import Study
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
 from substyle.engine.results.model import SCHEMA, ResultsDocument
 from substyle.engine.stages import registry
+from substyle.engine.stages.pictures import file_contents
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Run, Unit
-from substyle.engine.stages.stamp import note_of, photographs_digest, seconds, table_digest
+from substyle.engine.stages.stamp import checksum, note_of, photographs_digest, seconds, table_digest
 from substyle.engine.store.layout import SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, store_facts
 from substyle.engine.study.outputs import stamps
 from substyle.kernels import cpu
 from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.transforms.base import PHOTOGRAPHS
 from substyle.pipelines.transforms.registry import suite_name
 
 _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
 
 
-def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mapping[str, str]) -> dict[str, Any]:
+def assemble(
+    run: Run, name: str, *, note: str = "", threads: int, labels: Mapping[str, str], limit: int = 0
+) -> dict[str, Any]:
     """Assemble results.json from the results of all stages.
 
     Args:
@@ -42,6 +47,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
         note: text about the study.
         threads: CPU threads of the run.
         labels: labels of backbones that have one.
+        limit: maximum number of photographs, which results with a study state.
     """
     store, out, tables = run.store, run.out, list(run.tables.values())
     entries = [store.backbone(table.backbone) for table in tables]
@@ -60,6 +66,7 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
         "name": name,
         **({"note": note} if note else {}),
         **store.settings.pixels,
+        "dtype": store.settings.dtype,
         "suite": suite_name([known[each].definition for each in names]),
         "images": len(table.keys),
         "variants": len(table.keys) * len(table.transformations),
@@ -78,11 +85,12 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
             # names without paths, since reports may be shared
             "sources": ", ".join(PurePath(entry.root).name for entry in store.manifest().sources),
             "photographs": photographs_digest(table),
+            "data": _data_digest(store, table),
             "embeddings": {each.backbone: table_digest(store, each) for each in tables},
         },
         "stamps": stamps(out, slugs),
         "settings": _settings(run),
-        **({"study": {"limit": run.study.limit, "splits": asdict(run.study.splits)}} if run.study else {}),
+        **({"study": _stated(run, run.study, limit)} if run.study else {}),
         "throughput": _throughput(entries, table, sum(spent.values()), out),
         "environment": {
             "python": platform.python_version(),
@@ -106,6 +114,22 @@ def assemble(run: Run, name: str, *, note: str = "", threads: int, labels: Mappi
     if (checked := _valid(document)) is None:
         return document
     return document | {"claims": [claim.model_dump() for claim in claims(checked)]}
+
+
+def _stated(run: Run, study: Study, limit: int) -> dict[str, Any]:
+    """Limit, and shares of the splits; those of imports are not known."""
+    shares = any(entry.fractions for entry in run.store.manifest().sources)
+    return {"limit": limit} | ({"splits": asdict(study.splits)} if shares else {})
+
+
+def _data_digest(store: EmbeddingStore, table: EmbeddingTable) -> str | None:
+    """Digest of photographs and of the files that show their real variants; None if the bytes of some are unknown."""
+    known, files = store.catalog.transformations[store.backbone(table.backbone).slug], file_contents(store)
+    real = [name for name in table.transformations if known[name].definition.get("made_by") == PHOTOGRAPHS]
+    shown = {name: [files[name].get(key, "") for key in table.keys] for name in real}
+    if not all(table.contents) or not all(map(any, shown.values())):
+        return None
+    return checksum({"photographs": photographs_digest(table), "files": shown}) if shown else photographs_digest(table)
 
 
 def _valid(document: dict[str, Any]) -> ResultsDocument | None:

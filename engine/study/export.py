@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -21,16 +21,18 @@ from numpy.typing import DTypeLike, NDArray
 
 from substyle.engine.observability import stage
 from substyle.engine.stages.stamp import embeddings_digest, file_digest
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.files import clear_temporary, has_text, write_durably
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import EXPORT_NOTE, PIXELS, SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions, open_table
 from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, optional
+from substyle.pipelines.storage import place
 
 FORMATS = ("parquet", "numpy", "huggingface", "lance")
 _FRAGMENTS = "_substyle"  # folder of a Lance dataset with the fragments of each shard
+_CARD, _TITLE = "README.md", "# Embeddings of transformed photographs"  # of a Hugging Face dataset
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as `datasets` names them
 
 Table = dict[str, Any]  # columns of a `pyarrow.Table` by name
@@ -43,12 +45,12 @@ class _Part:
     Attributes:
         name: path without suffix, relative to the folder.
         digest: changes with anything in the files.
-        write: writes the files and yields their paths.
+        write: writes the files into a folder.
     """
 
     name: str
     digest: str
-    write: Callable[[], Iterator[Path]]
+    write: Callable[[Path], None]
 
 
 def export(
@@ -78,7 +80,8 @@ def export(
         ``{"out", "format", "backbones", "written", "kept", "removed"}``; the last three count parts.
 
     Raises:
-        ConfigError: an unknown format, or the folder holds other files.
+        ConfigError: an unknown format, or the folder holds other files, is in the store or contains it.
+        UnsafeFileError: somebody else's file has the name of a new one.
         MissingError: `datasets` or `lance` is not installed.
         StoreError: a backbone or transformation does not exist, or nothing is finished.
     """
@@ -94,33 +97,46 @@ def export(
     every = {name: [str(each["name"]) for each in definitions(store, entry)] for name, entry in entries.items()}
     tables = {name: open_table(store, name, those or every[name]) for name, those in asked.items()}
     make = {"parquet": _parquet, "numpy": _numpy, "huggingface": _huggingface, "lance": _lance}[to]
-    parts = [part for name, table in tables.items() for part in make(store, entries[name], table, out)]
+    parts = [part for name, table in tables.items() for part in make(store, entries[name], table)]
+    if isinstance(store.path, Path):
+        files.require_apart(out, store.path)
     out.mkdir(parents=True, exist_ok=True)
-    done: dict[str, dict[str, Any]] = {}
-    stale = {name: found for name, found in note["parts"].items() if name not in {part.name for part in parts}}
-    for found in stale.values():
-        _remove(out, found["files"])
-    count = {"written": 0, "kept": 0, "removed": len(stale)}
-    with stage("export", len(parts), "files", quiet=quiet) as bar:
-        for part in parts:
-            found = note["parts"].get(part.name)
-            if found and found["digest"] == part.digest and _intact(out, found["files"]):
-                done[part.name] = found
-                count["kept"] += 1
-            else:
-                # files of parts that have not been reached yet are still those of the earlier export; this one is noted
-                # when it is complete
-                gone = {*stale, *done, part.name}
-                later = {name: each for name, each in note["parts"].items() if name not in gone}
-                _write_note(out, store, to, asked, {**later, **done})
-                _remove(out, found["files"] if found else ())
-                made = {str(path.relative_to(out)): file_digest(path) for path in part.write()}
-                done[part.name] = {"digest": part.digest, "files": made}
-                count["written"] += 1
-            bar.advance()
+    clear_temporary(place(out), "new")
+    earlier, done = note["parts"], dict[str, dict[str, Any]]()
+    count = {"written": 0, "kept": 0, "removed": 0}
+
+    def settle(part: _Part, new: Path) -> None:
+        """Write a part, and put its files in place of earlier ones of the part."""
+        own = earlier.get(part.name, {"files": {}})["files"]
+        part.write(new)
+
+        def keep(made: Mapping[str, str]) -> None:
+            # files of parts that have not been reached yet are still those of the earlier export; this one is noted
+            # when it is complete
+            _write_note(out, store, to, asked, {**earlier, **done, part.name: {"digest": "", "files": made}})
+
+        made = files.move_in(new, out, own, keep)
+        files.remove_own(out, {name: own[name] for name in own.keys() - made.keys()})
+        done[part.name] = {"digest": part.digest, "files": made}
+
+    with files.new_files(out) as new:
+        with stage("export", len(parts), "files", quiet=quiet) as bar:
+            for part in parts:
+                found = earlier.get(part.name)
+                if found and found["digest"] == part.digest and _intact(out, found["files"]):
+                    done[part.name] = found
+                    count["kept"] += 1
+                else:
+                    settle(part, new)
+                    count["written"] += 1
+                bar.advance()
+        if to == "huggingface":
+            text = _card(entries, tables, done)
+            settle(_Part(_CARD, "", lambda folder: write_durably(folder / _CARD, text.encode())), new)
+    for name in earlier.keys() - done.keys():
+        files.remove_own(out, earlier[name]["files"])
+        count["removed"] += 1
     _write_note(out, store, to, asked, done)
-    if to == "huggingface":
-        write_durably(out / "README.md", _card(entries, tables, done).encode())
     if to == "lance":
         for name, table in tables.items():
             _commit(store, out / f"{entries[name].slug}.lance", table)
@@ -133,7 +149,7 @@ def _note(out: Path, store: EmbeddingStore, to: str) -> dict[str, Any]:
     if not out.exists():
         return nothing
     file = out / EXPORT_NOTE
-    if not out.is_dir() or (not file.is_file() and any(out.iterdir())):
+    if not out.is_dir() or (not file.is_file() and not all(files.is_litter(path.name) for path in out.iterdir())):
         raise ConfigError("--out", f"{out}, which holds other files", "a new or empty folder")
     if not file.is_file():
         return nothing
@@ -151,6 +167,8 @@ def _note(out: Path, store: EmbeddingStore, to: str) -> dict[str, Any]:
     if made != {"store": store.uuid, "format": to}:
         given = f"{out}, a {made['format']} export of store {made['store']}"
         raise ConfigError("--out", given, f"a folder of {to} exports of store {store.uuid}, or a new one")
+    if _CARD not in found["parts"] and has_text(out / _CARD, _TITLE):  # of a version that did not note it
+        found["parts"][_CARD] = {"digest": "", "files": {_CARD: ""}}
     return found
 
 
@@ -159,11 +177,6 @@ def _write_note(
 ) -> None:
     note = {"store": store.uuid, "format": to, "backbones": backbones, "parts": parts}
     write_durably(out / EXPORT_NOTE, json.dumps(note, indent=1).encode())
-
-
-def _remove(out: Path, names: Iterable[str]) -> None:
-    for name in names:
-        files.remove(files.inside(out, name))
 
 
 def _intact(out: Path, digests: Mapping[str, str]) -> bool:
@@ -194,7 +207,7 @@ def _by_shard(
     store: EmbeddingStore,
     entry: BackboneEntry,
     table: EmbeddingTable,
-    write: Callable[[int, NDArray[np.int64]], Iterator[Path]],
+    write: Callable[[int, NDArray[np.int64], Path], None],
 ) -> Iterator[_Part]:
     """A part for each shard, whose files ``write`` makes of its number and its images in the table."""
     for shard, n_B in _shards(store, table):
@@ -239,8 +252,8 @@ def _columns(
     }
 
 
-def _write(path: Path, tables: Iterator[pa.Table]) -> Path:
-    """Write a Parquet file with one row group per table, under a temporary name until it is complete."""
+def _write(path: Path, tables: Iterator[pa.Table]) -> None:
+    """Write a Parquet file with one row group per table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     first = next(tables)
     # the low bytes of numbers that were float16 are zero: split by byte they take no space
@@ -248,7 +261,6 @@ def _write(path: Path, tables: Iterator[pa.Table]) -> Path:
     with files.replacing(path) as file, pq.ParquetWriter(file, first.schema, **options) as writer:
         for table in itertools.chain([first], tables):
             writer.write_table(table)
-    return path
 
 
 def _floats(schema: pa.Schema) -> list[str]:
@@ -259,22 +271,22 @@ def _floats(schema: pa.Schema) -> list[str]:
     return [path]
 
 
-def _parquet(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
-    def write(shard: int, n_B: NDArray[np.int64]) -> Iterator[Path]:
+def _parquet(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -> Iterator[_Part]:
+    def write(shard: int, n_B: NDArray[np.int64], out: Path) -> None:
         made = (pa.table(_columns(store, table, t, n_B)) for t in range(len(table.transformations)))
-        yield _write(out / entry.slug / f"{shard:05d}.parquet", made)
+        _write(out / entry.slug / f"{shard:05d}.parquet", made)
 
     return _by_shard(store, entry, table, write)
 
 
-def _huggingface(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
+def _huggingface(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -> Iterator[_Part]:
     schema = _features(table).arrow_schema
 
-    def write(shard: int, n_B: NDArray[np.int64]) -> Iterator[Path]:
+    def write(shard: int, n_B: NDArray[np.int64], out: Path) -> None:
         for code, split in enumerate(SPLITS):
             if len(own_B := n_B[table.split_N[n_B] == code]):
                 made = (_hub_rows(store, table, t, own_B, schema) for t in range(len(table.transformations)))
-                yield _write(out / entry.slug / f"{_HUB_SPLITS[split]}-{shard:05d}.parquet", made)
+                _write(out / entry.slug / f"{_HUB_SPLITS[split]}-{shard:05d}.parquet", made)
 
     return _by_shard(store, entry, table, write)
 
@@ -313,20 +325,19 @@ def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is opt
     )
 
 
-def _lance(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
+def _lance(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -> Iterator[_Part]:
     """Fragments of a Lance dataset. Raises MissingError if Lance is not installed."""
     write_fragments = optional("lance.fragment", "lance").write_fragments
-    folder, schema = out / f"{entry.slug}.lance", _schema(store, table)
+    schema = _schema(store, table)
 
-    def write(shard: int, n_B: NDArray[np.int64]) -> Iterator[Path]:
+    def write(shard: int, n_B: NDArray[np.int64], out: Path) -> None:
+        folder = out / f"{entry.slug}.lance"
         made = (_stored(store, table, t, n_B).to_batches() for t in range(len(table.transformations)))
         rows = pa.RecordBatchReader.from_batches(schema, itertools.chain.from_iterable(made))
         fragments = [fragment.to_json() for fragment in write_fragments(rows, str(folder), schema=schema)]
         note = folder / _FRAGMENTS / f"{shard:05d}.json"
         note.parent.mkdir(exist_ok=True)
         write_durably(note, json.dumps(fragments).encode())
-        yield note
-        yield from (folder / "data" / file["path"] for fragment in fragments for file in fragment["files"])
 
     return _by_shard(store, entry, table, write)
 
@@ -365,7 +376,7 @@ def _card(
         for split in _HUB_SPLITS.values():
             if any(Path(file).name.startswith(f"{split}-") for file in made):
                 lines += [f"  - split: {split}", f"    path: {json.dumps(f'{entry.slug}/{split}-*.parquet')}"]
-    lines += ["---", "", "# Embeddings of transformed photographs", ""]
+    lines += ["---", "", _TITLE, ""]
     lines += ["| configuration | backbone | images | transformations | width |", "|---|---|---|---|---|"]
     for name, table in tables.items():
         shape = (len(table.keys), len(table.transformations), "×".join(map(str, entries[name].shape)))
@@ -373,12 +384,12 @@ def _card(
     return "\n".join(lines) + "\n"
 
 
-def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
+def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -> Iterator[_Part]:
     shards = list(_shards(store, table))
     number_S, every_N = np.array([shard for shard, _ in shards]), np.arange(len(table.keys))
-    folder = out / entry.slug
 
-    def describe() -> Iterator[Path]:
+    def describe(out: Path) -> None:
+        folder = out / entry.slug
         folder.mkdir(parents=True, exist_ok=True)
         images = [
             (key, table.class_names[label] if label >= 0 else "", SPLITS[split], content or "")
@@ -386,22 +397,22 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
                 *(table.keys, table.label_N.tolist(), table.split_N.tolist(), _contents(table, every_N)), strict=True
             )
         ]
-        yield _csv(folder / "images.csv", [("key", "label", "split", "content_hash"), *images])
+        _csv(folder / "images.csv", [("key", "label", "split", "content_hash"), *images])
         pixels = [_pixels(store, table, t) for t in range(len(table.transformations))]
         made = [
             (name, coarse, role, *map(str, each.values()))
             for name, coarse, role, each in zip(table.transformations, table.coarse, table.roles, pixels, strict=True)
         ]
-        yield _csv(folder / "transformations.csv", [("transformation", "coarse", "role", *pixels[0]), *made])
+        _csv(folder / "transformations.csv", [("transformation", "coarse", "role", *pixels[0]), *made])
         with files.replacing(folder / "distinct.npy") as file:
             np.save(file, table.distinct_TN)
-        yield folder / "distinct.npy"
 
     yield _Part(f"{entry.slug}/images", _digest(table, every_N), describe)
     hash_of_rows = hashlib.sha256(json.dumps(table.keys).encode()).hexdigest()[:16]
     for t, name in enumerate(table.transformations):
 
-        def write(t: int = t, name: str = name) -> Iterator[Path]:
+        def write(out: Path, t: int = t, name: str = name) -> None:
+            folder = out / entry.slug
             folder.mkdir(parents=True, exist_ok=True)
             path, dtype = folder / f"{name}.npy", table.x_TND.dtype
             header = {"shape": (len(table.keys), *entry.shape), "fortran_order": False, "descr": dtype.str}
@@ -411,14 +422,12 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, o
                     x_BD = table.take(t, n_B)
                     x_BD[~np.isin(n_B, table.present(t, n_B))] = np.nan  # no real variant
                     file.write(np.ascontiguousarray(x_BD, dtype).data.cast("B"))
-            yield path
 
         embeddings = embeddings_digest(store, entry.slug, [name], number_S)
         yield _Part(f"{entry.slug}/{name}", f"{embeddings}-{hash_of_rows}", write)
 
 
-def _csv(path: Path, rows: Sequence[Sequence[str]]) -> Path:
+def _csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_durably(path, text.getvalue().encode())
-    return path

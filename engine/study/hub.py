@@ -16,9 +16,9 @@ from substyle.engine.report.tables import overview
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.results import read_results, validate_results
 from substyle.engine.stages.stamp import note_of
-from substyle.engine.store.files import write_durably
-from substyle.engine.study.outputs import CARD, PAGE, RESULTS, require_current
+from substyle.engine.study.outputs import CARD, PAGE, RESULTS, adding_card, require_current
 from substyle.engine.study.report import all_figures, all_tables
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.files import UnsafeFileError, inside, is_regular
 
@@ -39,15 +39,15 @@ def write_card(run: Path, out: Path | None = None) -> Path:
 
     Raises:
         StaleError: the results are outdated.
-        SubstyleError: they are missing or invalid.
+        SubstyleError: they are missing or invalid, or the file exists and is no model card of this package.
     """
     if not (run / RESULTS).is_file():
         raise MissingError("RUN", f"{run} has no {RESULTS}; pass the output folder of substyle run or report")
     results = read_results(run / RESULTS)
     require_current(run, results)
     path, text = out or run / CARD, card(labelled(validate_results(results)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, text.encode())
+    with adding_card(path.parent, path.name) as new:
+        files.write(new / path.name, text)
     return path
 
 

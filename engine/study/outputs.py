@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from substyle.engine.stages.stamp import (
     with_leftovers,
 )
 from substyle.engine.store import catalog, lock
-from substyle.engine.store.files import read_json, write_durably, writing
+from substyle.engine.store.files import read_json, replacing_own, write_durably, writing
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
@@ -33,7 +33,9 @@ from substyle.kernels.files import remove
 from substyle.pipelines.storage import Place, place
 
 STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"
-_REPORT = (RESULTS, PAGE, CARD, "tables", "figures")
+# list of the files of report and card, and how to tell results of a version without it
+_OWN, _FORMER = ".substyle-files.json", (RESULTS, '"checksum": "')
+_REPORT = (RESULTS, PAGE, CARD, "tables", "figures", _OWN)
 _TRACKED = ("tensorboard", "wandb", "trace.json")
 _KIND = "results"
 
@@ -89,7 +91,11 @@ def require_ours(out: Path) -> None:
     """
     for name in (*_REPORT, *folders(), "gallery", HEADER):
         files.require_no_links(out / name, 2)
-    if out.is_dir() and claimed(out) is None and any(path.name not in (STORE, *_LOCK) for path in out.iterdir()):
+    if not out.is_dir() or claimed(out) is not None:
+        return
+    # stores, and what an earlier run has left that was stopped before it could `claim` the folder
+    others = [path for path in out.iterdir() if path.suffix != ".zarr" and path.name not in (*_LOCK, *_TRACKED)]
+    if not all(files.is_litter(path.name) for path in others):
         raise ConfigError("--out", str(out), "a new, empty or output folder; this one contains other files")
 
 
@@ -105,11 +111,13 @@ def require_own(out: Path, store: Place, remedies: Remedies) -> None:
     """Check that results of a store may be written to a folder.
 
     Raises:
-        ConfigError: the folder contains other files.
+        ConfigError: the folder contains other files, or is in the store.
         PhotographsError: the folder contains results of another existing store, or of another store that only a file
             of somebody else names, which is not opened.
     """
     require_ours(out)
+    if isinstance(store, Path) and out.resolve().is_relative_to(store.resolve()):
+        raise ConfigError("--out", str(out), f"a folder outside {store}")
     before, other = claimed(out), _own_store(out)
     if before is None or not before["uuid"]:
         return
@@ -145,23 +153,28 @@ def start_fresh(out: Path) -> None:
     files.inside(out, STORE)
     with writing(out):
         remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
-        for name in (*_REPORT, *folders(), "gallery", STORE, *_TRACKED):
+        with replacing_report(out):
+            pass
+        for name in (*folders(), "gallery", STORE, *_TRACKED):
             for path in with_leftovers(out / name):
                 remove(path)
         # the marker is deleted last, so that an interrupted deletion can be resumed, and never while others are there
         markers = with_leftovers(out / HEADER)
         rest = sorted(path.name for path in out.iterdir() if path not in markers and path.name not in _LOCK)
         if rest:
-            print(f"{out}: left {', '.join(rest)}, of stages that are not known now", file=sys.stderr)
+            print(f"{out}: left {', '.join(rest)}, of stages that are not known now, or of yours", file=sys.stderr)
         for path in () if rest else markers:
             remove(path)
 
 
-def discard_report(out: Path) -> None:
-    """Delete report, tables and figures; results of stages are kept."""
-    with writing(out):
-        for name in _REPORT:
-            remove(out / name)
+def replacing_report(out: Path) -> AbstractContextManager[Path]:
+    """Yield an empty folder for results.json, report, tables and figures, which replace earlier ones and the card."""
+    return replacing_own(out, _OWN, _FORMER)
+
+
+def adding_card(folder: Path, name: str) -> AbstractContextManager[Path]:
+    """Yield an empty folder for the model card, a file in ``folder``."""
+    return replacing_own(folder, _OWN, (name, "library_name: substyle"), add=True)
 
 
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:

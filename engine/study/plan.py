@@ -61,6 +61,27 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
 STUDY = Remedies(*3 * ("run substyle run with the study, into another --out if the store is to be kept",))
 
 
+def require_stated(study: Study, store: EmbeddingStore) -> None:
+    """Check what a study says of photographs that are not read.
+
+    Raises:
+        PhotographsError: the store has more photographs than the limit, or other shares of the splits.
+    """
+    manifest = store.manifest()
+    count, shares = len(manifest.keys), next((entry.fractions for entry in manifest.sources if entry.fractions), ())
+    if 0 < study.limit < count:
+        raise PhotographsError(f"{store.path}: has {count} photographs, and limit is {study.limit}", "limit")
+    if shares and tuple(shares) != study.splits.fractions:
+        given = list(study.splits.fractions)
+        raise PhotographsError(f"{store.path}: has shares {list(shares)} of the splits, not {given}", "splits")
+
+
+def stated_limit(study: Study, store: EmbeddingStore, images: Path | str | None = None) -> int:
+    """The limit of a study; of photographs that cannot be compared, the number that the store has."""
+    named = images or study.images
+    return len(store.manifest().keys) if named is None or _gone(named) else study.limit
+
+
 def require_study(
     study: Study, store: EmbeddingStore, images: Path | str | None = None, *, quiet: bool = False
 ) -> None:
@@ -84,6 +105,7 @@ def require_study(
     if named is None:
         pipeline = PixelPipeline(own.settings(), own.embed)
         store.require_definitions(pipeline.definitions)
+        require_stated(study, store)
     else:
         plan = replace(plan_of(own, named, store.path), remedies=STUDY)
         require_same(store, plan)

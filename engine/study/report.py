@@ -17,7 +17,9 @@ def sections_of(results: ResultsDocument) -> list[Section]:
     return [section for stage in registry.stages() for section in stage.sections(results)]
 
 
-def write_report(results: ResultsDocument, out_dir: Path, *, gallery: Path | None = None) -> ReportFiles:
+def write_report(
+    results: ResultsDocument, out_dir: Path, *, gallery: Path | None = None, pictures: Path | None = None
+) -> ReportFiles:
     """Write ``report.html``, ``tables/*.{csv,json,parquet,tex}`` and ``figures/*.{pdf,png}``.
 
     The page is self-contained and has no scripts. Sections without numbers are omitted.
@@ -26,12 +28,13 @@ def write_report(results: ResultsDocument, out_dir: Path, *, gallery: Path | Non
         results: from :func:`substyle.engine.stages.results.validate_results`.
         out_dir: output folder, created if missing.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
+        pictures: folder of the pictures of sections; default: ``out_dir``.
 
     Raises:
         SubstyleError: a gallery file that is not a picture.
     """
     shown = labelled(results)
-    return page.write_report(shown, out_dir, sections_of(shown), gallery=gallery)
+    return page.write_report(shown, out_dir, sections_of(shown), gallery=gallery, pictures=pictures)
 
 
 def all_tables(results: ResultsDocument) -> list[Table]:

@@ -15,7 +15,6 @@ from substyle.engine.config import EmbedConfig, Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.run import complete, embed, repair, require_same
-from substyle.engine.report.page import ReportFiles
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
 from substyle.engine.stages.pictures import current_gallery, draw_gallery
@@ -31,7 +30,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.engine.study.document import assemble
 from substyle.engine.study.outputs import RESULTS, STORE
-from substyle.engine.study.plan import plan_of, require_elsewhere, store_of
+from substyle.engine.study.plan import plan_of, require_elsewhere, stated_limit, store_of
 from substyle.engine.study.report import all_tables, write_report
 from substyle.engine.study.schedule import EMBED, REPORT, Schedule
 from substyle.engine.study.tracking import tracked
@@ -113,7 +112,7 @@ def _run(
                     schedule.keep(others=bool(found))  # this study may have nothing to compute
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
-        results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own)
+        results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own, limit=study.limit)
         with observability.span("run", "gallery and report"), schedule.during(REPORT):
             draw_gallery(plan.source, study, store, out)
             (first, *_) = run.tables.values()
@@ -122,11 +121,19 @@ def _run(
     return results
 
 
-def report_study(store: EmbeddingStore, out: Path, study: Study | None, *, quiet: bool = False) -> dict[str, Any]:
+def report_study(
+    store: EmbeddingStore,
+    out: Path,
+    study: Study | None,
+    *,
+    images: Path | str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Write results.json and the report of an output folder anew from the results in it.
 
     Args:
         study: what results must have been computed for; None: settings are as stored.
+        images: overrides the study's photographs.
 
     Returns:
         the contents of results.json.
@@ -149,7 +156,9 @@ def report_study(store: EmbeddingStore, out: Path, study: Study | None, *, quiet
             require_elsewhere(study, out, quiet=quiet)
         name, note = (study.name, study.note) if study else (store.path.stem, "")
         threads = (study.embed if study else EmbedConfig()).cores
-        results = assemble(run, name, note=note, threads=threads, labels=labels_of(study.backbones) if study else {})
+        own = labels_of(study.backbones) if study else {}
+        limit = stated_limit(study, store, images) if study else 0
+        results = assemble(run, name, note=note, threads=threads, labels=own, limit=limit)
         shown = study is None or study.gallery
         save_report(results, out, current_gallery(store, out, tables[0]) if shown else None)
     return results
@@ -159,7 +168,6 @@ def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> Embed
     """Embed by the backbones of a study. Returns the store."""
 
     def begin() -> None:
-        outputs.discard_report(out)  # it may be outdated; it is rewritten from the results of the stages
         uuid = EmbeddingStore.open(plan.store_path).uuid if catalog.exists(plan.store_path) else ""
         outputs.claim(out, plan.store_path, uuid)
 
@@ -220,10 +228,9 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     return plan
 
 
-def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> ReportFiles:
+def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> None:
     """Write ``results.json`` and the report."""
-    outputs.discard_report(out)  # it may have tables and figures of other sections
-    out.mkdir(parents=True, exist_ok=True)
     results["checksum"] = checksum(results)
-    write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
-    return write_report(validate_results(results), out, gallery=gallery)
+    with outputs.replacing_report(out) as new:
+        write_durably(new / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
+        write_report(validate_results(results), new, gallery=gallery, pictures=out)

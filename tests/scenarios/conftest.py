@@ -29,7 +29,7 @@ def empty(
     """A folder without photographs."""
     del one_thread
     if "pages" not in request.fixturenames:  # they take longer than everything else, and show what results.json says
-        monkeypatch.setattr("substyle.engine.study.runner.write_report", lambda results, out, gallery: None)
+        monkeypatch.setattr("substyle.engine.study.runner.write_report", lambda results, out, **_: None)
     monkeypatch.setattr("substyle.engine.report.page.draw_plots", lambda blocks, folder: ({}, []))
     if "processes" not in request.fixturenames:
         # 48 numbers: probes of 768 take most of the time of a run; a cache of their own, since it tells the width

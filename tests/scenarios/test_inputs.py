@@ -410,3 +410,17 @@ def test_an_export_follows_no_link(scene: Scene, to: str) -> None:
     before = {path: path.read_bytes() for path in (scene.root / "outside").iterdir()}
     scene.refused(*words, kind="UnsafeFileError")
     assert {path: path.read_bytes() for path in (scene.root / "outside").iterdir()} == before
+
+
+def test_a_report_states_the_photographs_that_its_store_has(scene: Scene) -> None:
+    """Where they are not read: limit and shares of the study are not those of the store."""
+    store = scene.root / "s.zarr"
+    scene.embed(scene.photos, "--limit", 15)
+    asked = ["--study", scene.study_file(), "--out", scene.root / "out"]
+    scene.ok("probe", store, *asked)
+    for field, value in (("limit", "12"), ("splits", "{train = 0.5, val = 0.25, test = 0.25}")):
+        words = ["report", store, *asked, "--set", f"{field}={value}"]
+        scene.refused(*words, kind="PhotographsError", field=field)
+    for limit in (0, 18):
+        answer = scene.ok("report", store, *asked, "--set", f"limit={limit}")
+        assert read(answer["results"])["study"]["limit"] == 15

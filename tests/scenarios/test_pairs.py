@@ -360,3 +360,15 @@ def test_files_of_a_bad_photograph_may_go(pairs: Scene) -> None:
     store = EmbeddingStore.open(pairs.root / "s.zarr")
     assert pairs.key(bad) not in load_table(store, "control:statistics").keys
     assert len(load_table(store, "control:statistics").keys) == 17
+
+
+def test_results_of_other_files_are_of_other_data(pairs: Scene) -> None:
+    """Of the same photographs: their digest is the same, that of what rows are compared by is not."""
+    before = pairs.fresh(pairs.root / "real")["identity"]
+    for path in sorted((pairs.root / "real" / "minescan").rglob("*.webp")):
+        with Image.open(path) as picture:
+            write(path, webp(picture.point(lambda level: level // 2)))
+    after = pairs.fresh(pairs.root / "real")["identity"]
+    assert after["photographs"] == before["photographs"]
+    assert None not in (before["data"], after["data"])
+    assert after["data"] != before["data"]

@@ -416,7 +416,7 @@ def test_a_full_disk_names_path_and_stage(scene: Scene, name: str) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "mkdir", full)
-        message = scene.refused(*scene.asked(), kind="OSError" if name == "tables" else "StoreError")
+        message = scene.refused(*scene.asked(), kind="StoreError")
     for said in (str(folder), os.strerror(errno.ENOSPC), STAGES[name]):
         assert said in message
     scene.run()

@@ -97,6 +97,10 @@ def test_an_export_does_not_write_through_links(foreign: Path, tmp_path: Path, o
         path.unlink()
         for name in (path.name, f".{path.name}.part", f"{path.name}.tmp"):
             path.with_name(name).symlink_to(outside.secret)
+    with pytest.raises(files.UnsafeFileError, match="a symbolic link"):
+        export(store, out, to=to, quiet=True)
+    for path in made:
+        path.unlink()
     export(store, out, to=to, quiet=True)
     assert all(files.is_regular(path) for path in made)
 

@@ -56,7 +56,9 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
         for head, probe in backbone.probes(task).items():
             if (value := getattr(probe, name)) is not None:
                 title = f"{heading}, {head_name(head)}"
-                yield ComparedScore(f"{key}_{head}", title, value, probe.interval(name), not probe.unconverged)
+                outcome = (task.removeprefix("coarse_"), name, head)
+                converged = not probe.unconverged
+                yield ComparedScore(f"{key}_{head}", title, value, probe.interval(name), converged, outcome=outcome)
 
 
 def _chance(results: ResultsDocument, task: str, text: str = "; chance is {}") -> str:

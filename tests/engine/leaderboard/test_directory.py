@@ -141,6 +141,15 @@ def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> 
     assert len(add_rows(rows_of(changed), tmp_path / "to").refused) == 1
 
 
+def test_numbers_belong_to_the_transformations_beside_them(tmp_path: Path) -> None:
+    (row, *_) = rows_of(recorded())
+    add_rows([row], tmp_path / "to")
+    (table,) = (table for table in row.tables if table.name == "per_transformation")
+    first, second, *_ = table.rows
+    first[0], second[0] = second[0], first[0]
+    assert len(add_rows([row], tmp_path / "to").refused) == 1
+
+
 def test_of_two_writers_of_one_row_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both, real, found = threading.Barrier(2), files.write_new, []
 
@@ -168,6 +177,13 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file")
     with pytest.raises(StoreError, match="cannot write"):
         add_rows(rows_of(results()), tmp_path)
+
+
+def test_leftovers_and_files_of_file_managers_are_passed_over(there: Path) -> None:
+    row = first(there)
+    (row.parent / ".DS_Store").touch()
+    files.temporary_name(row).touch()
+    assert not read_directory(there).bad
 
 
 def test_folders_that_cannot_be_read_are_bad(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

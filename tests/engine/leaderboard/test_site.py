@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -12,6 +13,7 @@ from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -23,7 +25,7 @@ from substyle.engine.cli import main
 from substyle.engine.leaderboard import site as made_by
 from substyle.engine.leaderboard.directory import add_rows
 from substyle.engine.leaderboard.row import Row, rows_of
-from substyle.engine.leaderboard.site import write_site
+from substyle.engine.leaderboard.site import _Writer, write_site
 from substyle.engine.leaderboard.study_file import study_file
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import Stamp
@@ -340,17 +342,52 @@ def test_long_pages_lose_tables_and_long_boards_are_split(tmp_path: Path, monkey
     assert (tmp_path / "out" / "index.html").exists()  # the former site is kept
 
 
-def test_only_a_site_is_replaced(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", results())
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "file").write_text("mine")
-    (tmp_path / "link").symlink_to(tmp_path / "mine")
-    for out in (tmp_path / "mine", tmp_path / "link", tmp_path / "mine" / "file", run):
-        with pytest.raises(ConfigError, match="--out"):
+def test_only_files_of_a_site_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, out = write_run(tmp_path / "run", results()), tmp_path / "out"
+    add_rows(rows_of(recorded()), tmp_path / "rows")
+    mine = [out / name for name in (".git/HEAD", "CNAME", "README.md", "pictures/mine.jpg", "rows/mine.html")]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (out / "link").symlink_to(run)
+    write_site([run, tmp_path / "rows"], out)
+    before = contents(out)
+    (removed,) = {path.name for path in out.glob("rows/*.html")} & {f"{rows_of(recorded())[0].stamp}.html"}
+    with monkeypatch.context() as patch:
+        patch.setattr(_Writer, "_row", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
             write_site([run], out)
-    assert (tmp_path / "mine" / "file").read_text() == "mine"
+    assert contents(out) == before
+    write_site([run], out)
+    assert not (out / "rows" / removed).exists()
+    assert {path.read_text() for path in mine} == {"mine"}
+    assert (out / "link").is_symlink()
+
+
+def test_a_site_is_apart_from_its_sources_and_from_pages_of_others(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", results())
+    before = contents(run)
+    (tmp_path / "link").symlink_to(run)
+    for out in (run, run / "site", tmp_path, tmp_path / "link" / "site"):
+        with pytest.raises(ConfigError, match=r"--out.* a folder apart from"):
+            write_site([run], out)
+    assert contents(run) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    with pytest.raises(SubstyleError, match=r"index\.html: would be replaced, but substyle has not written it"):
+        write_site([run], tmp_path / "mine")
+    assert contents(tmp_path / "mine") == {"index.html": b"mine"}
+    (tmp_path / "mine" / "site.json").write_text('{"pages": []}')
+    with pytest.raises(SubstyleError, match=r"site\.json: not a list of files that substyle has written"):
+        write_site([run], tmp_path / "mine")
+    (tmp_path / "mine" / "site.json").write_text('{"kind": "site"}')  # of a version that listed no files
+    write_site([run], tmp_path / "mine")
     with pytest.raises(ConfigError, match="directory of results"):
         write_site([tmp_path / "mine"], tmp_path / "out")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_of_different_rows_of_a_stamp_the_first_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -280,6 +280,12 @@ def test_outcomes_survive_the_disk(make_table: Make, quick: Quick, tmp_path: Pat
     assert loaded.scores.keys() == {"fine/linear", "fine/mlp"}
     for name, score in outcome.scores.items():
         np.testing.assert_array_equal(loaded.scores[name], score)
+    path = tmp_path / "outcome" / "probes.json"
+    whole = json.loads(path.read_text())
+    for edited in ({"bootstrap": 10**9}, {"seed": -1}, {"roles": []}, {"transformations": ["x"] * len(outcome.roles)}):
+        path.write_text(json.dumps(whole | edited))
+        with pytest.raises(SubstyleError, match="invalid probe results"):
+            ProbeOutcome.load(path.parent)
     (tmp_path / "outcome" / "scores.npz").write_bytes(b"PK")
     with pytest.raises(SubstyleError, match="cannot read probe results"):
         ProbeOutcome.load(tmp_path / "outcome")

@@ -194,7 +194,7 @@ def test_its_results_are_typed_and_compared(
     own = other["backbones"][PIXELS]["dimension"]
     own["jpeg"] += 0.125
     compared = compare_results([("a", results), ("b", other)], folder / "compared")
-    changes = {row[1]: row[-1] for row in compared.table.rows if row[1].startswith("dimension_")}
+    changes = {row[1]: row[-1][0] for row in compared.table.rows if row[1].startswith("dimension_")}
     assert changes == {"dimension_identity": 0, "dimension_grayscale": 0, "dimension_jpeg": pytest.approx(0.125)}
     assert "Dimension, jpeg" in (folder / "compared" / "compare.html").read_text()
     own["jpeg"] = "high"

@@ -1,42 +1,108 @@
 import csv
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.engine.report import fake
 
+from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.report.data import show
 from substyle.engine.report.page import soft
 from substyle.engine.study.compare import compare_results
 from substyle.kernels.errors import ConfigError, SubstyleError
 
+BACKBONE = "dinov2_vit_small"
+
+
+def fake_results(*given: Any, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    return fake.fake_results(*given, **changes) | {"identity": {"data": "0123456789abcdef"}}
+
+
+def outcome(score: float, *names: str) -> dict[str, ProbeOutcome]:
+    """Outcomes of a style probe that is right on a share of 200 photographs."""
+    right_N = np.arange(200) < 200 * score
+    scores = {"fine/linear": np.tile(right_N, (len(names), 1)).astype(np.float32)}
+    keys = tuple(map(str, range(200)))
+    none = tuple("" for _ in names)
+    return {BACKBONE: ProbeOutcome({}, scores, keys, names, none, none)}
+
 
 def test_equal_runs_agree_in_setup_and_do_not_differ(tmp_path: Path) -> None:
-    results = fake.fake_results(images=100)
+    results = fake_results(images=100)
     comparison = compare_results([("a", results), ("b", results)], tmp_path)
     assert comparison.setup == ()
-    assert {row[-1] for row in comparison.table.rows} == {0.0}
+    assert {row[-1] for row in comparison.table.rows} == {(0.0, None, None)}
     assert "The runs agree" in (tmp_path / "compare.html").read_text()
 
 
-def test_differences_are_to_the_first_run(tmp_path: Path) -> None:
-    runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b", "c")]
+@pytest.mark.parametrize("change", ["", "suite", "classes", "photographs", "unknown", "convergence", "outcomes"])
+def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path, change: str) -> None:
+    runs = [(name, fake_results(images=100, seed=0)) for name in ("a", "b", "c")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85, 0.801), strict=True):
-        scores = results["backbones"]["dinov2_vit_small"]["fine"]["linear"]
-        scores |= {"accuracy": accuracy, "ci95": [accuracy - 0.02, accuracy + 0.02]}
-    comparison = compare_results(runs, tmp_path)
-    row = next(row for row in comparison.table.rows if row[:2] == ("dinov2_vit_small", "style_linear"))
+        scores = results["backbones"][BACKBONE]["fine"]["linear"]
+        scores |= {"accuracy": accuracy, "ci95": [accuracy - 0.01, accuracy + 0.01]}
+    _, second = runs[1]
+    if change == "suite":
+        second["transformations"] = second["transformations"][:6]
+    elif change == "classes":
+        second["classes"] = second["classes"][:-1]
+    elif change in ("photographs", "unknown"):
+        for _, results in runs[:2]:
+            results["identity"] = {"data": None if change == "unknown" else str(id(results))}
+    elif change == "convergence":
+        second["backbones"][BACKBONE]["fine"]["linear"]["converged"] = False
+    names = ("identity", "jpeg", "pixelate")
+    kept = [outcome(0.8, *names), outcome(0.85, *names[:2]), outcome(0.8, *names)]
+    comparison = compare_results(runs, tmp_path, kept if change != "outcomes" else ())
+    row = next(row for row in comparison.table.rows if row[:2] == (BACKBONE, "style_linear"))
     assert [value[0] for value in row[2:5]] == [0.80, 0.85, 0.801]
-    assert row[5:] == pytest.approx((0.05, 0.001))
+    difference, low, high = row[5]
+    assert difference == pytest.approx(0.05)
+    paired = change not in ("photographs", "unknown", "outcomes")
+    assert (low is not None and 0 < low < 0.05 < high) == paired
     html = (tmp_path / "compare.html").read_text()
-    assert html.count("<small>clear</small>") == 1  # 80 and 85 have intervals that do not touch; 80 and 80.1 have
+    assert html.count("<small>clear</small>") == (change == "")
+    assert comparison.text().count("*") == 2 * (change == "")
+    if change == "unknown":
+        assert ("photographs", ("not recorded", "not recorded", "0123456789abcdef")) in [
+            (each.what, each.values) for each in comparison.setup
+        ]
     with (tmp_path / "tables" / "compare.csv").open(newline="") as file:
-        names = next(csv.reader(file))
-    assert names[:5] == ["backbone", "score", "a", "a_low", "a_high"]
-    assert names[-2:] == ["b_minus_a", "c_minus_a"]
+        columns = next(csv.reader(file))
+    assert columns[:5] == ["backbone", "score", "a", "a_low", "a_high"]
+    assert columns[-6:] == [
+        "b_minus_a",
+        "b_minus_a_low",
+        "b_minus_a_high",
+        "c_minus_a",
+        "c_minus_a_low",
+        "c_minus_a_high",
+    ]
+
+
+def test_paired_differences_are_over_common_transformations(tmp_path: Path) -> None:
+    runs = [(name, fake_results(images=100)) for name in ("a", "b")]
+    first, second = outcome(0.8, "identity", "jpeg"), outcome(0.8, "identity")
+    first[BACKBONE].scores["fine/linear"][1] = 0.0  # jpeg, which the other run does not have
+    table = compare_results(runs, tmp_path, [first, second]).table
+    assert next(row[-1] for row in table.rows if row[:2] == (BACKBONE, "style_linear"))[0] == 0.0
+
+
+def test_precision_versions_and_what_is_left_out_are_part_of_the_setup(tmp_path: Path) -> None:
+    runs = [fake_results(images=100) for _ in range(2)]
+    for results, value in zip(runs, ("bf16", "fp32"), strict=True):
+        results |= {"dtype": value, "version": value, "left_out": {value: 1}, "indistinct": {value: 1}}
+        results["environment"] = {"torch": value, "threads": value}
+        results["backbones"][BACKBONE]["runtime"] = {"precision": value}
+    found = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path).setup
+    wanted = ["dtype", "left_out", "indistinct", "version", f"runtime of {BACKBONE}", "environment"]
+    assert [difference.what for difference in found] == wanted
+    assert found[-1].values == ("torch bf16", "torch fp32")
 
 
 def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
-    runs = [(name, fake.fake_results(images=100)) for name in ("a", "b")]
+    runs = [(name, fake_results(images=100)) for name in ("a", "b")]
     scores = runs[1][1]["backbones"]["dinov2_vit_small"]["fine"]["linear"]
     scores["converged"] = False
     comparison = compare_results(runs, tmp_path)
@@ -48,8 +114,8 @@ def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
 
 
 def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
-    first = fake.fake_results(images=100)
-    other = fake.fake_results(images=200, seed=1, suite=fake.SUITE[:8], classes=("x", "y"))
+    first = fake_results(images=100)
+    other = fake_results(images=200, seed=1, suite=fake.SUITE[:8], classes=("x", "y"))
     other |= {"canvas": 128, "crop_pct": 1.0}
     other["backbones"]["dinov2_vit_small"]["spec"]["weights_hash"] = "ffff"
     setup = compare_results([("a", first), ("b", other)], tmp_path).setup
@@ -62,6 +128,7 @@ def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
         "crop_pct",
         "classes",
         "splits",
+        "indistinct",
         "dinov2_vit_small",
     ]
     assert setup[1].values[0] == "31"
@@ -72,7 +139,7 @@ def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
 
 
 def test_roles_settings_and_units_are_part_of_the_setup(tmp_path: Path) -> None:
-    runs = [fake.fake_results(images=100) for _ in range(2)]
+    runs = [fake_results(images=100) for _ in range(2)]
     for results, by, strengths in zip(runs, ("photograph", "folder"), ([0.1, 1.0], [1e-6]), strict=True):
         results["resampled"] = {"by": by, "groups": 20}
         results["settings"] = {"probes": {"Cs": strengths, "seed": 0, "device": by, "grid": {"save": by == "folder"}}}
@@ -91,7 +158,7 @@ def test_roles_settings_and_units_are_part_of_the_setup(tmp_path: Path) -> None:
 
 
 def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
-    runs = [fake.fake_results(images=100, seed=0) for _ in range(2)]
+    runs = [fake_results(images=100, seed=0) for _ in range(2)]
     name = "efficientnet_lite0"
     for results, value, radius in zip(runs, (0.25, 0.75), (4, 8), strict=True):
         scored, ends = {"accuracy": value}, [value - 0.125, value + 0.125]
@@ -104,18 +171,17 @@ def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
     compared = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path)
     marks = {row[:2]: clear for row, clear in zip(compared.table.rows, compared.clear, strict=True)}
     rows = {row[1]: row[2:] for row in compared.table.rows if row[0] == name}
-    assert rows["shift_sketches"] == ((0.25, 0.125, 0.375), (0.75, 0.625, 0.875), 0.5)
+    assert rows["shift_sketches"] == ((0.25, 0.125, 0.375), (0.75, 0.625, 0.875), (0.5, None, None))
     assert rows["attack_pgd@8"] == rows["shift_sketches"]
-    assert rows["detected_pgd@8"] == ((0.25, None, None), (0.75, None, None), 0.5)
+    assert rows["detected_pgd@8"] == ((0.25, None, None), (0.75, None, None), (0.5, None, None))
     assert rows["fine_accuracy_photos_x-rays"] == rows["detected_pgd@8"]
     assert "fine_accuracy_photos_photos" not in rows  # that is the style score
-    assert marks[name, "shift_sketches"] == (True,)
-    assert marks[name, "detected_pgd@8"] == (False,)  # without intervals
+    assert marks[name, "shift_sketches"] == (False,)  # nothing is kept by photograph
     assert [(each.what, each.values) for each in compared.setup] == [("settings of attack", ("steps 4", "steps 8"))]
 
 
 def test_a_backbone_of_one_run_has_no_difference(tmp_path: Path) -> None:
-    runs = [("a", fake.fake_results({"x": (0.9, 0.9), "y": (0.9, 0.9)})), ("b", fake.fake_results({"y": (0.9, 0.9)}))]
+    runs = [("a", fake_results({"x": (0.9, 0.9), "y": (0.9, 0.9)})), ("b", fake_results({"y": (0.9, 0.9)}))]
     table = compare_results(runs, tmp_path).table
     assert {row[-1] for row in table.rows if row[0] == "x"} == {None}
     assert None not in {row[-1] for row in table.rows if row[0] == "y"}
@@ -123,18 +189,18 @@ def test_a_backbone_of_one_run_has_no_difference(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    results = fake.fake_results({"<script>x": (0.9, 0.9)}, images=50)
+    results = fake_results({"<script>x": (0.9, 0.9)}, images=50)
     compare_results([("<script>1", results), ("<script>2", results)], tmp_path)
     assert "<script" not in (tmp_path / "compare.html").read_text()
 
 
 def test_runs_without_scores(tmp_path: Path) -> None:
-    results = fake.fake_results({}, images=50)
+    results = fake_results({}, images=50)
     assert compare_results([("a", results), ("b", results)], tmp_path).table.rows == ()
 
 
 def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
-    results = fake.fake_results(images=50)
+    results = fake_results(images=50)
     for runs in ([], [("a", results)], [("a", results), ("a", results)], [("a", results), ("a_low", results)]):
         with pytest.raises(ConfigError, match=r"compare\.runs"):
             compare_results(runs, tmp_path)
@@ -143,35 +209,23 @@ def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
 
 
 def test_the_table_for_a_terminal(tmp_path: Path) -> None:
-    runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b")]
+    runs = [(name, fake_results(images=100, seed=0)) for name in ("a", "b")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85), strict=True):
-        results["backbones"]["dinov2_vit_small"]["fine"]["linear"] |= {
-            "accuracy": accuracy, "ci95": [accuracy - 0.02, accuracy + 0.02]
-        }  # fmt: skip
-    comparison = compare_results(runs, tmp_path)
+        results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = accuracy
+    comparison = compare_results(runs, tmp_path, [outcome(0.80, "identity"), outcome(0.85, "identity")])
     lines = comparison.text().splitlines()
     assert lines[0].split() == ["Backbone", "Score", "a", "b", "b", "−", "a"]
-    assert len(lines) == len(comparison.table.rows) + 3
+    assert len(lines) == len(comparison.table.rows) + 4
     changed = [line.split() for line in lines if line.startswith("dinov2_vit_small") and " style_linear " in line]
     assert changed == [["dinov2_vit_small", "style_linear", "80.0", "85.0", "+5.0", "*"]]
-    assert sum("*" in line for line in lines[:-1]) == 1
+    assert sum("*" in line for line in lines[:-2]) == 1
 
 
-@pytest.mark.parametrize("converged", [True, False])
-def test_held_out_scores_have_the_two_way_interval_and_late_probes_no_clear_difference(
-    tmp_path: Path, converged: bool
-) -> None:
-    runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b")]
+def test_held_out_scores_have_the_two_way_interval(tmp_path: Path) -> None:
+    runs = [(name, fake_results(images=100, seed=0)) for name in ("a", "b")]
     for (_, results), value in zip(runs, (0.50, 0.53), strict=True):
-        own = results["backbones"]["dinov2_vit_small"]
+        own = results["backbones"][BACKBONE]
         own["coarse"]["linear"] |= {"held_out": value, "held_out_ci95": [value - 0.01, value + 0.01]}
         own["coarse"]["linear"]["held_out_two_way_ci95"] = [0.2, 0.8]
-        own["fine"]["linear"] |= {"accuracy": value, "ci95": [value - 0.01, value + 0.01]}
-    runs[1][1]["backbones"]["dinov2_vit_small"]["fine"]["linear"]["converged"] = converged
-    comparison = compare_results(runs, tmp_path)
-    clear = {row[:2]: marks for row, marks in zip(comparison.table.rows, comparison.clear, strict=True)}
-    values = {row[:2]: row[2:4] for row in comparison.table.rows}
-    assert values["dinov2_vit_small", "held_out_linear"] == ((0.50, 0.2, 0.8), (0.53, 0.2, 0.8))
-    assert clear["dinov2_vit_small", "held_out_linear"] == (False,)
-    assert clear["dinov2_vit_small", "style_linear"] == (converged,)
-    assert ("53.0 †" in (tmp_path / "compare.html").read_text()) is not converged
+    values = {row[:2]: row[2:4] for row in compare_results(runs, tmp_path).table.rows}
+    assert values[BACKBONE, "held_out_linear"] == ((0.50, 0.2, 0.8), (0.53, 0.2, 0.8))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +16,15 @@ from tests.conftest import slow_after
 from tests.engine.store.test_store import make, note, rows
 
 from substyle.engine.store.importer import import_store
-from substyle.engine.store.layout import StoreError
+from substyle.engine.store.layout import EXPORT_NOTE, StoreError
 from substyle.engine.store.lock import hold
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study import export as export_module
 from substyle.engine.study.export import FORMATS, export
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.files import UnsafeFileError
 
 
 def write(store: EmbeddingStore, shards: range, *, seed: int = 0) -> None:
@@ -166,18 +169,45 @@ def test_lance_has_all_rows_and_no_files_of_earlier_exports(store: EmbeddingStor
 def test_an_interrupted_export_is_resumed(
     store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, whole = tmp_path / "out", export_module._write
+    """By an interrupt while files are written, and one after they were moved."""
+    out, remove_own = tmp_path / "out", files.remove_own
 
-    def interrupted(path: Path, tables: Iterator[pa.Table]) -> Path:
-        whole(path, tables)
+    def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_module, "_write", interrupted)
+    monkeypatch.setattr(export_module, "_write", stopped)
     with pytest.raises(KeyboardInterrupt):
         export(store, out, to="parquet", quiet=True)
     monkeypatch.undo()
+    assert not list(out.iterdir())
+    monkeypatch.setattr(files, "remove_own", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export(store, out, to="parquet", quiet=True)
+    monkeypatch.setattr(files, "remove_own", remove_own)
     assert list(out.rglob("*.parquet"))
     assert counts(export(store, out, to="parquet", quiet=True)) == (2, 0, 0)
+
+
+def test_files_of_others_stay(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    export(store, out, to="parquet", quiet=True)
+    first, second = sorted(out.rglob("*.parquet"))
+    before = first.read_bytes()
+    write(store, range(2), seed=50)
+    monkeypatch.setattr(export_module, "_write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        export(store, out, to="parquet", quiet=True)
+    assert (first.read_bytes(), second.exists()) == (before, True)
+    monkeypatch.undo()
+    (out / EXPORT_NOTE).write_text((out / EXPORT_NOTE).read_text().replace(first.name, "another.parquet"))
+    with pytest.raises(UnsafeFileError, match=rf"{first.name}: would be replaced"):
+        export(store, out, to="parquet", quiet=True)
+    assert first.read_bytes() == before
+    for inside in (Path(str(store.path)) / "x", tmp_path / "link" / "x"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(str(store.path))
+        with pytest.raises(ConfigError, match="apart from"):
+            export(store, inside, to="parquet", quiet=True)
 
 
 def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) -> None:

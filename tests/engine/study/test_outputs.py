@@ -1,0 +1,88 @@
+"""Reports, tables and cards replace what earlier ones wrote, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+from tests.engine.report import fake
+
+from substyle.engine.store.identity import RUN
+from substyle.engine.study import outputs, runner
+from substyle.engine.study.hub import write_card
+from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import UnsafeFileError, temporary_name
+from substyle.pipelines.storage import place
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An output folder with a report, and files of the user beside it."""
+    for name in ("out/README.md", "out/tables/mine.csv", "out/figures/mine/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    runner.save_report(fake.fake_results(), tmp_path / "out", None)
+    return tmp_path / "out"
+
+
+def test_a_report_replaces_its_own_files_alone(out: Path) -> None:
+    per_class = out / "tables" / "per_transformation.csv"
+    overview, mine = out / "tables" / "overview.csv", [path for path in out.rglob("*") if "mine" in path.name]
+    assert per_class.is_file()
+    overview.write_text("edited")
+    results = fake.fake_results({"a": (0.9, 0.8)})
+    for backbone in results["backbones"].values():
+        backbone.clear()
+    runner.save_report(results, out, None)
+    assert not per_class.exists()
+    assert overview.read_text() == "edited"
+    assert (out / "README.md").read_text() == "mine"
+    assert all(path.exists() for path in mine)
+
+
+def test_a_full_disk_leaves_the_old_report(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(out)
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("substyle.engine.report.page.write_tables", full)
+    with pytest.raises(OSError, match="No space left"):
+        runner.save_report(fake.fake_results({"a": (0.9, 0.8)}), out, None)
+    assert contents(out) == before
+
+
+def test_files_of_others_are_not_replaced(out: Path) -> None:
+    with pytest.raises(UnsafeFileError, match=r"README\.md: would be replaced, but substyle has not written it"):
+        write_card(out)
+    (out / "README.md").unlink()
+    write_card(out)
+    write_card(out)
+    runner.save_report(fake.fake_results(), out, None)  # other results than those of the card
+    assert not (out / "README.md").exists()
+    (out / "results.json").unlink()
+    (out / ".substyle-files.json").unlink()
+    before = contents(out)
+    with pytest.raises(UnsafeFileError, match="would be replaced"):
+        runner.save_report(fake.fake_results(), out, None)
+    assert contents(out) == before
+
+
+def test_reports_of_versions_without_a_list_are_replaced(out: Path) -> None:
+    (out / ".substyle-files.json").unlink()
+    runner.save_report(fake.fake_results(), out, None)
+    assert (out / "README.md").read_text() == "mine"
+
+
+def test_what_a_stopped_run_left_is_no_file_of_others(tmp_path: Path) -> None:
+    temporary_name(tmp_path / "substyle.json").touch()
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "embeddings.zarr").mkdir()
+    outputs.require_ours(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "embeddings.zarr")
+    with pytest.raises(ConfigError, match="a folder outside"):
+        outputs.require_own(tmp_path / "link" / "out", place(tmp_path / "embeddings.zarr"), RUN)
