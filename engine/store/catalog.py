@@ -152,8 +152,14 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return changes(old, new, "in the store")
 
 
-def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Advise how to select the backbone's original device and runtime; "" if they are the same."""
+def remedy(stored: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence[str]) -> str:
+    """Advise how to select the backbone's original device and runtime; "" if they are the same.
+
+    Args:
+        changed: what differs, as of `layout.changes`.
+    """
+    if any(change.startswith(f"{field} ") for change in changed for field in network_identity({})):
+        return " (this is another network: use another store for it, or the weights and code of the store)"
     old, new = stored["runtime"], now["runtime"]
     device = old.get("device", "cpu")
     if old["name"] == "derived":
