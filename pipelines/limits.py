@@ -27,6 +27,7 @@ SMALL = 64 << 20  # bytes
 FEW = 1 << 16  # rows
 DECODED = 256
 MAX_TEXT_FILE = 64 << 20  # bytes of a settings, results or metadata file
+_PAGE, _PAGE_V2, _PADDING = 0, 3, 100  # kinds of pages with values; bytes that Arrow reads behind those of old writers
 MAX_IMAGE_FILE = 1 << 30  # bytes of one encoded image
 
 
@@ -139,11 +140,14 @@ def require_parquet(data: pa.Buffer, what: str, row_bytes: float, columns: Conta
                     continue
                 facts, values = chunk[3], 0
                 pages = _Thrift(view, min(facts[9], facts.get(11) or facts[9]))
-                end_of_chunk = pages.at + facts[7]
-                while pages.at < end_of_chunk and values < facts[5]:
+                end_of_chunk = pages.at + facts[7] + _PADDING
+                while pages.at < end_of_chunk and values < facts[5]:  # as Arrow reads them
                     page = pages.structure()
-                    values += (page.get(5) or page.get(8) or {1: 0})[1]
-                    pages.at += page[3]
+                    of = {_PAGE: 5, _PAGE_V2: 8}.get(page[1])
+                    count = page[of][1] if of else 0
+                    if min(count, page[3]) < 0:
+                        raise KeyError(count)
+                    values, pages.at = values + count, pages.at + page[3]
                 total += values * max(8, leaf.length or 0)
     except (KeyError, IndexError, TypeError, RecursionError) as error:
         raise ValueError(f"{what}: damaged headers of columns or pages") from error
@@ -155,6 +159,8 @@ class _Thrift:
     """Reads structures of Thrift's compact protocol, as dictionaries by the number of a field."""
 
     def __init__(self, data: memoryview, at: int) -> None:
+        if at < 0:
+            raise IndexError(at)
         self.data, self.at = data, at
 
     def _byte(self) -> int:
@@ -165,6 +171,8 @@ class _Thrift:
         value = shift = 0
         while (byte := self._byte()) & 0x80:
             value, shift = value | (byte & 0x7F) << shift, shift + 7
+            if shift > 63:
+                raise KeyError(shift)
         return value | byte << shift
 
     def _signed(self) -> int:

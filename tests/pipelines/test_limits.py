@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,17 @@ def test_a_list_of_one_repeated_value_is_refused_before_it_is_decoded(version: s
     with pytest.raises(ValueError, match="x: claims"):
         limits.read_parquet(buffer.getvalue(), "x", 1)
     assert pa.default_memory_pool().bytes_allocated() < before + rows
+
+
+@pytest.mark.parametrize("at", range(4, 40))
+def test_spoilt_headers_of_pages_end_in_an_answer(at: int) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"some": [[1, 2], [3]]}), buffer, use_dictionary=False)
+    for byte in (0, 1, 0x7F, 0x80, 0xFF):
+        data = bytearray(buffer.getvalue())
+        data[at] = byte
+        with suppress(ValueError):
+            limits.require_parquet(pa.py_buffer(bytes(data)), "x", 1)
 
 
 def test_a_footer_of_too_many_bytes_is_refused() -> None:
