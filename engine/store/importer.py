@@ -218,7 +218,7 @@ def _holds(dtype: Dtype, x_RD: NDArray[np.float32]) -> bool:
             worse += int((~(moved_RF.std(axis=0) <= _ROUNDED * x_RF.std(axis=0))).sum())
         if not np.isfinite(moved_RF).all():
             return False
-    return 100 * worse <= x_RD.shape[1]
+    return bool(100 * worse <= x_RD.shape[1])
 
 
 def _require_held(x_RD: NDArray[np.float32], dtype: Dtype, store: Place) -> None:
