@@ -509,7 +509,7 @@ def _import(bring: argparse.ArgumentParser) -> None:
     bring.add_argument("--backbone", required=True, metavar="NAME", help="name for it, such as import:my_model")
     bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits if the rows have none (0); new stores")
     bring.add_argument(
-        "--dtype", choices=("float16", "float32"), help="of a new store (float16 unless numbers are beyond its range)"
+        "--dtype", choices=("float16", "float32"), help="of a new store (float16 if it holds the numbers)"
     )
 
 

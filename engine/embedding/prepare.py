@@ -376,6 +376,8 @@ def prepare_backbones(
     decoded = {catalog.DECODED_JPEG: decoded_jpeg(pipeline)} if target.on_gpu else {}
     for choice in choices:
         target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
+        if choice.checkpoint is not None:
+            _ = pipeline.backbone(choice).spec  # one that does not fit is refused before anything is decoded
     compiled: list[CompiledBackbone] = []
     with stage("prepare", len(choices), "backbones", quiet=quiet) as bar:
         for choice in choices:
@@ -441,7 +443,7 @@ def require_asked(
                     pairs["precision"] = (made["precision"], precision)
             then, now = ({field: pair[i] for field, pair in pairs.items()} for i in (0, 1))
             if changed := changed + changes(then, now, "in the store"):
-                how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
+                how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}}, changed)
                 raise DifferentError(
                     f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"
                 )

@@ -1,4 +1,4 @@
-"""Numbers of stages on a small store. If they move, the stage's ``version`` must rise, so that earlier ones are outdated.
+"""Numbers of stages on a small store. If they move, the ``version`` of the stage must rise: earlier ones are outdated.
 
 ``GOLDEN=write pytest tests/engine/stages/test_golden.py`` writes the numbers again.
 """
@@ -31,7 +31,7 @@ NAMES = (
 IMAGES, WIDTH, ROWS = 90, 12, 32
 SETTINGS = {
     "probes": ("probes.mlp_steps=60", "probes.bootstrap=100", "probes.redraws=1", "probes.rotate=true"),
-    "analysis": ("analysis.bootstrap=100",),
+    "analysis": (),
     "similarity": (),
     "few_shot": ("few_shot.shots=[1,4]",),
     "shortcut": (),
@@ -68,7 +68,9 @@ def _store(path: Path) -> None:
             rows = range(shard * ROWS, min((shard + 1) * ROWS, IMAGES))
             made = {name: x_TND[t, rows.start : rows.stop].astype(np.float32) for t, name in enumerate(NAMES)}
             thumbnails = np.random.default_rng(shard).integers(0, 256, (len(rows), 72), np.uint8)
-            notes = [ImageNote(row, 64, 64, "", own.tobytes().hex(), ()) for row, own in zip(rows, thumbnails, strict=True)]
+            notes = [
+                ImageNote(row, 64, 64, "", own.tobytes().hex(), ()) for row, own in zip(rows, thumbnails, strict=True)
+            ]
             store.write_shard(entry, shard, made, notes, seconds=1.0, run="r")
 
 
