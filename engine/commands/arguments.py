@@ -216,7 +216,7 @@ def _plugins(command: argparse.ArgumentParser) -> None:
 
 
 def _plugin_files(command: argparse.ArgumentParser) -> None:
-    text = "Python file, or folder with an __init__.py, that registers transformations, backbone families, sources or stages (repeatable)"
+    text = "Python file or package that registers transformations, backbone families, sources or stages (repeatable)"
     command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
 
 
