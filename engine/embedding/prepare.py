@@ -80,7 +80,7 @@ class PixelPipeline:
     @cached_property
     def definitions(self) -> list[Definition]:
         """The transformations, as they are defined now."""
-        return definitions_of(self, self.settings.transformations)
+        return definitions_of(self.settings.transformations, self.settings, self.config)
 
     def release(self) -> None:
         """Free decoder, networks and variant makers; they are created again when needed."""
@@ -225,7 +225,9 @@ class Samples(ABC):
             "canvas": settings.canvas,
             "device": self.pipeline.target.identity,
             "seed": self.seed,
-            "transformations": [(made.name, made.hash) for made in definitions_of(self.pipeline, varied)],
+            "transformations": [
+                (made.name, made.hash) for made in definitions_of(varied, settings, self.pipeline.config)
+            ],
             "style_precision": settings.style_precision,
             "batch": self.pipeline.config.images,
             "versions": cache.versions(*VARIANT_LIBRARIES),
