@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
-from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.plugins import code_allowed, in_package
@@ -91,21 +90,16 @@ def register_family(family: Family) -> None:
 
 
 def checkpoint_identity(path: Path | None) -> dict[str, Any] | None:
-    """Return the file hashes of a checkpoint: a file, a folder or a TensorFlow checkpoint.
+    """Return the file hashes of a checkpoint: a file or a folder.
 
     None without a checkpoint, because the weights of a hub may change.
     """
     if path is None:
         return None
-    if path.is_file() and path.suffix != ".index":
+    if path.is_file():
         return {"weights": cache.file_hash(path)}
-    prefix = prefix_of(path)
-    if prefix is not None:
-        files = files_of(prefix)
-    else:
-        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
-    root = path if path.is_dir() else path.parent  # files of several folders may have one name
-    return {"weights": {each.relative_to(root).as_posix(): cache.file_hash(each) for each in files}} if files else None
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
+    return {"weights": {each.relative_to(path).as_posix(): cache.file_hash(each) for each in files}} if files else None
 
 
 def identify_checkpoint(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from substyle.engine.backbones.weights import HUB
 from substyle.kernels.errors import ConfigError
 
 # loaders
-TIMM, OPEN_CLIP, ALIGN, SIMCLR, CAN = "timm", "open_clip", "align", "simclr", "can"
+TIMM, OPEN_CLIP, CAN = "timm", "open_clip", "can"
 _HALF: RGB = (0.5, 0.5, 0.5)
 
 
@@ -101,16 +101,12 @@ class Preset:
 # and AIMv2 predicts patches and text one after another, which no objective here describes
 _TRAINED = {
     "aimv2": (UNSTATED, ""),
-    "align": ("image_text", "COYO-700M"),
-    "simclr": ("contrastive", "ImageNet-1k"),
     "can": ("masked", ""),
 }
 ABOUT = {
     "mae": "masked autoencoders (He et al., 2022)",
     "clip": "OpenAI's CLIP before its projection; @head=projection is the joint space",
     "supervised": "trained on ImageNet labels",
-    "align": "ALIGN trained on COYO-700M, EfficientNet-B7 (extra align)",
-    "simclr": "SimCLR ResNet-50; weights from a local file",
     "can": "contrastive masked autoencoders with noise prediction, objective masked; weights from a local file",
     "dinov2": "DINOv2 at 224 pixels",
     "dinov3": "DINOv3",
@@ -162,14 +158,6 @@ def _can(name: str, model: str, dim: int) -> Preset:
     )
 
 
-def _simclr(name: str, model: str, dim: int) -> Preset:
-    return Preset(
-        *(name, SIMCLR, model, model, dim, "avg", 224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-        *("checkpoint = path: TensorFlow (google-research/simclr) or PyTorch", "Apache-2.0"),
-        needs_checkpoint=True,
-    )
-
-
 _MAE, _APACHE = "cc-by-nc-4.0", "apache-2.0"
 _NVIDIA, _FAIR = "nvidia-open-model-license", "fair-noncommercial-research-license"
 _UNIT, _CLIP, _RAW = (_HALF, _HALF), (CLIP_MEAN, CLIP_STD), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -185,12 +173,6 @@ PRESETS: dict[str, Preset] = {
         _timm("supervised:base", "vit_base_patch16_224.augreg_in21k_ft_in1k", 768, "token", _APACHE, norm=_UNIT),
         _timm("supervised:large", "vit_large_patch16_224.augreg_in21k_ft_in1k", 1024, "token", _APACHE, norm=_UNIT),
         _timm("supervised:resnet50", "resnet50.a1_in1k", 2048, "avg", _APACHE),
-        Preset(
-            *("align:base", ALIGN, "kakaobrain/align-base", "AlignVisionModel", 640, "avg", 289, _HALF, _HALF),
-            *("transformers: kakaobrain/align-base", "Apache-2.0 (COYO-ALIGN)"),
-        ),
-        _simclr("simclr:resnet50", "resnet50", 2048),
-        _simclr("simclr:resnet50x2", "resnet50x2", 4096),
         _can("can:base", "vit_base_patch16_224", 768),
         _can("can:large", "vit_large_patch16_224", 1024),
         _timm("dinov2:small", "vit_small_patch14_dinov2.lvd142m", 384, "token", _APACHE, side_given=True),
@@ -228,6 +210,13 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# published weights of families without presets, which libraries load by these names
+_ON_HUB = {
+    "simclr": f"{TIMM}:{HUB}lightly-ai/simclrv1-imagenet1k-resnet50-1x",
+    "align": f"transformers:{HUB}kakaobrain/align-base",
+}
+
+
 def sizes(family: str) -> tuple[str, ...]:
     """Return the sizes of a family's presets."""
     return tuple(preset.size for preset in PRESETS.values() if preset.family == family)
@@ -247,6 +236,8 @@ def meant(name: str) -> str:
     import open_clip
     import timm
 
+    if hub := _ON_HUB.get(name.partition(":")[0]):
+        return f"{hub} (did you mean that?); "
     bare = re.sub(r"^hf[-_]hub:(timm/)?", "", name)
     model, _, tag = bare.partition("@")[0].partition("/")
     if not tag and timm.is_model(model):

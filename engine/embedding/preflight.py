@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.families.tensorflow import prefix_of
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding.blobs import not_used
 from substyle.engine.embedding.plan import added
@@ -113,7 +112,7 @@ def check_backbones(choices: Sequence[BackboneChoice]) -> None:
                 raise ConfigError("backbone", name, "each backbone once")
             seen.add(name)
         path = choice.checkpoint
-        if path is not None and not path.exists() and prefix_of(path) is None:
+        if path is not None and not path.exists():
             raise ConfigError(f"{choice.name}: checkpoint", str(path), "an existing file or folder")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from substyle.engine.backbones import presets, weights
-from substyle.engine.backbones.families import align, can, open_clip, simclr
+from substyle.engine.backbones.families import can, open_clip
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.family import Family, LoadContext, identify_checkpoint, register_family
 from substyle.engine.backbones.presets import Preset
@@ -34,7 +34,7 @@ def load(
     """
     if preset.needs_checkpoint and checkpoint is None:
         raise WeightsError(f"{name}: these weights are not on a hub; set {preset.weights}")
-    backbone = _loaded(name, preset, _merged(name, preset, readout), canvas, checkpoint)
+    backbone = _loaded(name, preset, _merged(preset, readout), canvas, checkpoint)
     spec = backbone.spec
     if readout.place == WHOLE:
         spec = dataclasses.replace(spec, pooling=preset.pooling)
@@ -44,29 +44,21 @@ def load(
 
 
 def network(preset: Preset) -> nn.Module:
-    """Create the network with random weights: (B, 3, side, side) to (B, D).
-
-    Raises ConfigError if its library is not installed.
-    """
+    """Create the network with random weights: (B, 3, side, side) to (B, D)."""
     if preset.loader == presets.OPEN_CLIP:
         return open_clip.tower(preset.model.partition("/")[0])
-    if preset.loader == presets.ALIGN:
-        return align.Tower(align.make(align.require_transformers(preset.name)))
-    if preset.loader == presets.SIMCLR:
-        return simclr.create(preset.model)
     return timm_family.create(preset.model, preset.side if preset.side_given else None)
 
 
 def read_at(name: str, preset: Preset, network: nn.Module, readout: Readout) -> nn.Module:
     """Apply a readout to the network. Raises ConfigError if the network does not support it."""
     apply = open_clip.read_at if preset.loader == presets.OPEN_CLIP else timm_family.read_at
-    return apply(name, network, _merged(name, preset, readout), preset.side)[0]
+    return apply(name, network, _merged(preset, readout), preset.side)[0]
 
 
-def _merged(name: str, preset: Preset, readout: Readout) -> Readout:
+def _merged(preset: Preset, readout: Readout) -> Readout:
     """A readout with the preset's in place of what it leaves open."""
-    merged = readout.or_else(preset.readout) if readout.layer is None else readout
-    return align.readable(name, merged) if preset.loader == presets.ALIGN else merged
+    return readout.or_else(preset.readout) if readout.layer is None else readout
 
 
 def _loaded(name: str, preset: Preset, readout: Readout, canvas: int, checkpoint: Path | None) -> Backbone:
@@ -81,19 +73,11 @@ def _loaded(name: str, preset: Preset, readout: Readout, canvas: int, checkpoint
             side=preset.side if preset.side_given else None,
             dropped=MASKED if preset.family == "mae" else weights.HEADS,
         )
-    network: nn.Module
-    if preset.loader == presets.ALIGN:
-        network = align.load(name, preset.model, checkpoint)
-        licence = preset.licence if checkpoint is None else "see the source of the weights"
-    else:
-        assert checkpoint is not None
-        read = simclr.load if preset.loader == presets.SIMCLR else can.load
-        network, licence = read(name, preset.model, checkpoint), "unstated"
+    assert checkpoint is not None
     return timm_family.wrap(
-        *(name, preset.architecture, network),
+        *(name, preset.architecture, can.load(name, preset.model, checkpoint)),
         canvas=canvas,
-        weights=preset.weights if checkpoint is None else f"checkpoint {checkpoint.name}",
-        licence=licence,
+        weights=f"checkpoint {checkpoint.name}",
         config={"side": preset.side, "mean": preset.mean, "std": preset.std},
         readout=readout,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 
 from substyle.engine.backbones.families import blocks, timm
-from substyle.engine.backbones.families.align import require_transformers
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
 from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout, split
 from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, cached_only, hub_repository
@@ -156,6 +156,15 @@ def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Ba
         )
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"backbone {name}", architecture, f"a model of images ({error})") from error
+
+
+def require_transformers(name: str) -> Any:  # noqa: ANN401 - a module
+    """Import transformers. Raises ConfigError, naming the extra, if it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        allowed = "another backbone, or install transformers: pip install 'substyle[transformers]'"
+        raise ConfigError("backbone", name, allowed) from error
 
 
 def _require_alone(name: str, path: Path) -> None:

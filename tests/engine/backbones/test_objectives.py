@@ -40,8 +40,6 @@ def load(name: str, checkpoint: Path | None = None) -> registry.Backbone:
         ("timm:samvit_base_patch16.sa1b", "", ""),
         ("open_clip:ViT-B-32/laion2b_s34b_b79k", "image_text", "LAION-2B"),
         ("clip:base@head=projection", "image_text", "WIT-400M (OpenAI)"),
-        ("align:base", "image_text", "COYO-700M"),
-        ("simclr:resnet50", "contrastive", "ImageNet-1k"),
         ("can:base", "masked", ""),
         ("mae:large@layer=3", "masked", "ImageNet-1k"),
         ("dinov3:base", "distilled", "LVD-1689M"),

@@ -11,7 +11,6 @@ from tests.conftest import slow_after
 from timm.data import resolve_model_data_config
 
 from substyle.engine.backbones import presets, registry, weights
-from substyle.engine.backbones.families.align import require_transformers
 from substyle.engine.backbones.presets import PRESETS, Preset
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
@@ -28,11 +27,6 @@ def load(name: str, checkpoint: Path | None = None) -> Backbone:
     return registry.load(name, LoadContext(224, 2, 0, checkpoint))
 
 
-def there(name: str) -> None:
-    if PRESETS[name].loader == presets.ALIGN:
-        pytest.importorskip("transformers")
-
-
 # the first of each family in the fast set: of timm's others the next test compares the width
 FIRST = {preset.family: preset.name for preset in reversed(PRESETS.values())}.values()
 
@@ -42,7 +36,6 @@ FIRST = {preset.family: preset.name for preset in reversed(PRESETS.values())}.va
     [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS],
 )
 def test_a_row_has_the_width_of_its_network(name: str) -> None:
-    there(name)
     facts = stages.backbone(name, 1)
     assert facts.dim == PRESETS[name].dim
     assert facts.parameters > 10_000_000
@@ -82,7 +75,7 @@ def test_a_clip_row_says_what_open_clip_says(name: str) -> None:
 def test_the_families_of_the_paper_are_there_by_name() -> None:
     families = {preset.family for preset in PRESETS.values()}
     assert families == set(presets.ABOUT)
-    assert {"mae", "clip", "supervised", "align", "simclr", "can"} <= families
+    assert {"mae", "clip", "supervised", "can"} <= families
     assert families <= set(registry.FAMILIES)
     assert all(name == f"{preset.family}:{preset.size}" for name, preset in PRESETS.items())
 
@@ -93,8 +86,14 @@ def test_a_size_that_is_not_there_is_named() -> None:
     registry.check_name("mae:base@layer=6,pool=avg")
 
 
-@pytest.mark.parametrize("name", ["simclr:resnet50", "can:base"])
-def test_what_no_hub_has_asks_for_a_checkpoint(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["simclr:resnet50", "align:base"])
+def test_published_weights_without_a_preset_are_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=r":hf-hub:(lightly-ai/simclr|kakaobrain/align).* \(did you mean that\?\)"):
+        registry.check_name(name)
+
+
+def test_what_no_hub_has_asks_for_a_checkpoint(tmp_path: Path) -> None:
+    name = "can:base"
     with pytest.raises(weights.WeightsError, match="checkpoint = path"):
         load(name)
     with pytest.raises(ConfigError) as caught:
@@ -205,9 +204,6 @@ def test_ten_backbones_in_one_study() -> None:
     assert len(study.backbones) == 10
     for choice in study.backbones:
         registry.check_name(choice.name)
-        if choice.name.startswith("align:"):
-            try:
-                require_transformers(choice.name)
-            except ConfigError:
-                continue
+        if choice.name.startswith("transformers:"):
+            continue  # its width is in the folder
         assert stages.backbone(choice.name, 1).dim >= 384

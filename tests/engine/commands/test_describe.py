@@ -108,7 +108,7 @@ def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> N
     out, shown = capsys.readouterr()
     listed = json.loads(out)
     rows = {row["name"]: row for row in listed["presets"]}
-    assert {"mae:base", "clip:base", "supervised:base", "align:base", "simclr:resnet50", "can:base"} <= set(rows)
+    assert {"mae:base", "clip:base", "supervised:base", "can:base"} <= set(rows)
     assert {key: rows["mae:base"][key] for key in ("architecture", "dim", "side", "licence")} == {
         "architecture": "vit_base_patch16_224.mae",
         "dim": 768,
@@ -116,8 +116,8 @@ def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> N
         "licence": "cc-by-nc-4.0",
     }
     assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
-    line = next(line for line in shown.splitlines() if line.startswith("align:base ") and " 289 px " in line)
-    assert all(word in line for word in ("640", "0.5/0.5", "kakaobrain/align-base", "Apache-2.0"))
+    line = next(line for line in shown.splitlines() if line.startswith("siglip:large ") and " 256 px " in line)
+    assert all(word in line for word in ("1024", "0.5/0.5", "siglip_256.webli", "apache-2.0"))
     assert main(["backbones", "--search", "dinov3", "--json"]) == 0
     assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(the_json(capsys)["names"])
 

@@ -116,14 +116,6 @@ def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.Monk
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-@pytest.mark.parametrize("pool", slow_after(1, ["avg", "max"]))
-def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
-    pytest.importorskip("transformers")
-    assert stages.backbone(f"align:base@pool={pool}", 1).dim == 640
-    with pytest.raises(ConfigError, match="avg, max"):
-        stages.backbone("align:base@pool=cls", 1)
-
-
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
