@@ -65,6 +65,10 @@ def test_a_plug_in_that_fails_in_use_is_an_error_of_one_line(
         f"substyle: embed: a plug-in failed: {plugin}:4: AttributeError: 'Tensor' object has no attribute 'nothing'"
     )
     assert last == failed
+    del base.REGISTRY["fails_test"]
+    works = tmp_path / "works.py"
+    works.write_text(FAILS.replace("canvas_BSSC.nothing", "255 - canvas_BSSC"))
+    assert main([*made, "--limit", "4", "--plugin", str(works), "--suite", "identity,fails_test"]) == 0
     del base.REGISTRY["fails_test"]  # as in a later process, without --plugin
     assert main(["embed", "--store", str(tmp_path / "s.zarr"), "--backbone", "control:statistics"]) == 2
     needed = f"--plugin is required: the file that registers fails_test, a transformation of {tmp_path / 's.zarr'}"
