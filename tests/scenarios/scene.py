@@ -236,6 +236,8 @@ def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
     """results.json without what differs between runs on the same inputs: times, stamps, UUID of the store."""
     kept = {k: v for k, v in results.items() if k not in _OF_THE_RUN}
     kept["photographs"] = results["identity"]["photographs"]
+    # where photographs are not read, a limit of all of them is stated as their number
+    kept["study"] = {**results["study"], "limit": results["study"]["limit"] or results["images"]}
     kept["backbones"] = {}
     for name, backbone in results["backbones"].items():
         kept["backbones"][name] = {k: v for k, v in backbone.items() if k not in ("cost", "gate")}

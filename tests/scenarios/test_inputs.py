@@ -254,7 +254,12 @@ def test_definitions_travel_with_variants(scene: Scene, how: str) -> None:
     scene.ok(*words, "--store", scene.root / "a.zarr")
     file.write_text(text.replace(old, new))
     scene.new_process()
-    scene.refused(*words, "--store", scene.root / "b.zarr", kind="ConfigError", field=f"definition of {name}")
+    if how == "suite":
+        scene.refused(*words, "--store", scene.root / "b.zarr", kind="ConfigError", field=f"definition of {name}")
+    else:  # the pixels that were embedded are recorded, and others do not join them
+        scene.ok(*words, "--store", scene.root / "b.zarr")
+        more = scene.embedding(scene.photos, "--suite", suite, "--plugin", file, store="b.zarr")
+        assert f"{name} (other pixels)" in scene.refused(*more, kind="DifferentError")
 
 
 def test_variants_are_made_as_a_store_s(scene: Scene) -> None:

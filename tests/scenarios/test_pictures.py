@@ -37,7 +37,7 @@ def test_a_store_refuses_another_picture(scene: Scene, monkeypatch: pytest.Monke
     scene.add(40)
     refused = scene.embedding(scene.photos, "--suite", suite)
     message = scene.refused(*refused, kind="DifferentError")
-    assert "the definition of mine has changed" in message
+    assert "mine (another definition)" in message
     scene.new_process()
     moved = write(scene.root / "elsewhere", one, "copy.jpg")
     scene.embed(scene.photos, "--suite", moved)
