@@ -61,8 +61,6 @@ ALLOWED = {
         "os.open",
     ): "for reading: photographs may be reached through links inside their folder",
     ("pipelines/plugins.py", "spec_from_file_location"): "plug-ins, which the user names, and what they import",
-    ("pipelines/plugins.py", "exec"): "the same",
-    ("pipelines/plugins.py", "compile"): "the same",
     ("pipelines/plugins.py", "exec_module"): "the same",
     ("engine/embedding/preflight.py", "tempfile"): "a file without a name, to see whether a folder is writable",
     ("engine/embedding/preflight.py", "TemporaryFile"): "the same",

@@ -85,6 +85,8 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
         "runtime": entry.facts["runtime"]["name"],
         "precision": "fp32",
         "device": entry.facts["runtime"].get("device"),
+        "executed": None,
+        "rounded": [],
         "weights": entry.facts["spec"]["weights"],
         "transformations": list(suite("mini5")),
         "bytes": 5 * 5 * 8 * 768 * 2,
@@ -184,7 +186,7 @@ def test_no_share_is_rounded_up_to_all(tmp_path: Path) -> None:
     backbone = {
         "name": "b", "dim": 8, "runtime": "torch", "precision": None, "device": None, "weights": "w",
         "transformations": ["identity"], "bytes": 0, "embeddings": {"done": 99_999, "total": 100_000},
-        "shards": {"finished": 3, "total": 4},
+        "shards": {"finished": 3, "total": 4}, "executed": None, "rounded": [],
     }  # fmt: skip
     assert "99,999 of 100,000 embeddings (99.9 %), 3 of 4 shards" in _backbone_lines(backbone, 1)[1]
 
