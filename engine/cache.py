@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ _MAGIC = b"substyle"  # followed by the SHA-256 of the entry's name and data, th
 _HEAD = len(_MAGIC) + 32
 _FOLDERS = ("native", "inductor", "triton", "timings")  # files of compilers, in formats of their own
 NOTES = "notes"  # folder of what this user has done, which is not made again
-EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
+_EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
 
 
 def root() -> Path:
@@ -170,25 +170,19 @@ def file_hash(path: Path) -> str:
 
 
 @functools.cache
-def code_hash(*packages: str) -> str:
-    """SHA-256 of the source code of packages, including C files.
+def code_hash() -> str:
+    """SHA-256 of the source code that determines embeddings.
 
-    Args:
-        packages: folders relative to the package; default `EMBEDDING`: all code that determines embeddings.
+    It is in keys of entries that save loading or rendering, and identifies no result: that is what code does.
     """
-    return hash_of(Path(__file__).parents[1], packages or EMBEDDING)
+    return hash_of(Path(__file__).parents[1])
 
 
-SHOWN = "section.py"  # of a stage: its part of the report
-
-
-def hash_of(root: Path, packages: Sequence[str]) -> str:
-    """SHA-256 of the names and bytes of all source files of packages in a folder, but those that only show results."""
+def hash_of(root: Path) -> str:
+    """`code_hash` of the package in a folder."""
     digest = hashlib.sha256()
-    for package in packages:
-        whole = root / package
-        paths = [whole] if whole.is_file() else whole.rglob("*")
-        files = sorted(path for path in paths if path.suffix in (".py", ".c") and path.name != SHOWN)
+    for package in _EMBEDDING:
+        files = sorted(path for path in (root / package).rglob("*") if path.suffix in (".py", ".c"))
         if not files:
             raise FileNotFoundError(f"{root / package}: no source code")
         for path in files:

@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 
@@ -15,6 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LOOK_S = 0.5  # between two looks at whether the parent is there
+_SAFE_PATH = "PYTHONSAFEPATH"
+_environment = threading.Lock()
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Python processes that are started within the block import nothing from the current folder by themselves."""
+    with _environment:
+        before = os.environ.get(_SAFE_PATH)
+        os.environ[_SAFE_PATH] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_SAFE_PATH]
+            else:
+                os.environ[_SAFE_PATH] = before
 
 
 def begin(parent: int = 0) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ SMALL = 64 << 20  # bytes
 FEW = 1 << 16  # rows
 DECODED = 256
 MAX_TEXT_FILE = 64 << 20  # bytes of a settings, results or metadata file
+_PAGE, _PAGE_V2, _PADDING = 0, 3, 100  # kinds of pages with values; bytes that Arrow reads behind those of old writers
 MAX_IMAGE_FILE = 1 << 30  # bytes of one encoded image
 
 
@@ -112,6 +113,97 @@ def texts(file: pq.ParquetFile) -> list[str]:
     return [schema.column(i).path for i in range(len(schema)) if schema.column(i).physical_type == "BYTE_ARRAY"]
 
 
+def require_parquet(data: pa.Buffer, what: str, row_bytes: float, columns: Container[str] = ()) -> pq.ParquetFile:
+    """Open a Parquet file after a check of its rows and of what its columns decode to.
+
+    pyarrow decodes a row as a whole, and a list of one repeated value takes a few bytes. So the values that the headers
+    of pages claim are counted here; see ``parquet.thrift`` of the format.
+
+    Args:
+        columns: top-level columns to count; () for all.
+
+    Raises:
+        ValueError: the file claims more rows or values than its size explains.
+        ArrowException: it is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file, view = pq.ParquetFile(pa.BufferReader(data)), memoryview(data).cast("B")
+    footer(file, what, len(view), row_bytes)
+    leaves, total = [file.schema.column(i) for i in range(len(file.schema))], 0
+    try:
+        end = len(view) - 8
+        for group in _Thrift(view, end - int.from_bytes(view[end : end + 4], "little")).structure().get(4, ()):
+            for leaf, chunk in zip(leaves, group[1], strict=True):
+                if columns and leaf.path.partition(".")[0] not in columns:
+                    continue
+                facts, values = chunk[3], 0
+                pages = _Thrift(view, min(facts[9], facts.get(11) or facts[9]))
+                end_of_chunk = pages.at + facts[7] + _PADDING
+                while pages.at < end_of_chunk and values < facts[5]:  # as Arrow reads them
+                    page = pages.structure()
+                    of = {_PAGE: 5, _PAGE_V2: 8}.get(page[1])
+                    count = page[of][1] if of else 0
+                    if min(count, page[3]) < 0:
+                        raise KeyError(count)
+                    values, pages.at = values + count, pages.at + page[3]
+                total += values * max(8, leaf.length or 0)
+    except (KeyError, IndexError, TypeError, RecursionError) as error:
+        raise ValueError(f"{what}: damaged headers of columns or pages") from error
+    require(what, total, decoded(len(view)))
+    return file
+
+
+class _Thrift:
+    """Reads structures of Thrift's compact protocol, as dictionaries by the number of a field."""
+
+    def __init__(self, data: memoryview, at: int) -> None:
+        if at < 0:
+            raise IndexError(at)
+        self.data, self.at = data, at
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while (byte := self._byte()) & 0x80:
+            value, shift = value | (byte & 0x7F) << shift, shift + 7
+            if shift > 63:
+                raise KeyError(shift)
+        return value | byte << shift
+
+    def _signed(self) -> int:
+        value = self._varint()
+        return value >> 1 ^ -(value & 1)
+
+    def structure(self) -> dict[int, Any]:
+        """The structure at this position, which moves behind it."""
+        found, number = dict[int, Any](), 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._signed()
+            found[number] = head & 15 == 1 if head & 15 in (1, 2) else self._value(head & 15)
+        return found
+
+    def _value(self, kind: int) -> Any:  # noqa: ANN401 - of any type
+        if kind in (1, 2, 3):  # a truth value in a list, or a byte
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._signed()
+        if kind in (7, 8):  # a number in 8 bytes, or text: not needed
+            size = 8 if kind == 7 else self._varint()  # which moves the position, too
+            self.at += size
+            return None
+        if kind in (9, 10):
+            head = self._byte()
+            return [self._value(head & 15) for _ in range(self._varint() if head >> 4 == 15 else head >> 4)]
+        if kind == 12:
+            return self.structure()
+        raise KeyError(kind)
+
+
 def read_parquet(data: bytes, what: str, row_bytes: float, schema: pa.Schema | None = None) -> pa.Table:
     """Read a Parquet file with dictionaries for all strings, so that a repeated string is held once.
 
@@ -131,8 +223,7 @@ def read_parquet(data: bytes, what: str, row_bytes: float, schema: pa.Schema | N
     # Arrow owns the buffer: its threads may end after the interpreter, and releasing a Python object then aborts
     buffer = pa.allocate_buffer(len(data))
     memoryview(buffer).cast("B")[:] = data
-    file = pq.ParquetFile(pa.BufferReader(buffer))
-    footer(file, what, len(data), row_bytes)
+    file = require_parquet(buffer, what, row_bytes)
     if schema is not None and not file.schema_arrow.equals(schema):
         raise ValueError(f"{what}: unexpected columns")
     table = pq.ParquetFile(pa.BufferReader(buffer), read_dictionary=texts(file)).read()

@@ -7,8 +7,6 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from substyle.engine.stages.stamp import _CODE
-
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("kernels",),
@@ -98,31 +96,3 @@ def test_a_public_class_name_stands_once() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in names.items() if count > 1] == []
-
-
-_SHOWN = ("engine.report", "engine.results")
-_NAMES = {"HEADS", "ARRANGEMENTS", "MEASURES", "DEFAULT"}  # constants that only name what is computed
-
-
-def test_what_is_computed_depends_on_no_code_that_only_shows_it() -> None:
-    """Results are recomputed after changes of the code in `stamp._CODE`, which has no reports and no sections.
-
-    What computes may import types of results from these, and what the report of a stage is, which is not kept.
-    """
-    found = set()
-    for name, tree in modules().items():
-        path = name.replace(".", "/")
-        computes = any(
-            f"{path}.".startswith((f"{each}/", f"{each}.")) for each in (*_CODE, "engine/results/statistics")
-        )
-        if not computes or name.endswith(".section"):
-            continue
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.ImportFrom):
-                continue
-            of = str(node.module).removeprefix("substyle.")
-            if of.endswith(".section") or (of.startswith(_SHOWN) and of != "engine.results.statistics"):
-                found |= {(name, alias.name) for alias in node.names}
-    values = {pair for pair in found if not pair[1][0].isupper() or pair[1].isupper()}
-    assert {pair for pair in values if pair[1] not in (*_NAMES, "section", "sections")} == set()
-    assert {pair[1] for pair in values} >= _NAMES

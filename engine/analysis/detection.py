@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ FEWEST_UNCHANGED = round(5 / FALSE_POSITIVES)  # of fewer, too few are false pos
 NEIGHBOURS = 10
 CS = (1e-4, 1e-2, 1.0)
 FOLDS = 3
-STEPS = 1000
+STEPS, TOLERANCE = 1000, 1e-6  # of L-BFGS; where pictures are separable, gradients are small far from the optimum
 _AT_ONCE = 20_000_000  # numbers in memory
 
 
@@ -121,15 +122,16 @@ def fit_detector(clean_ND: NDArray[np.floating], attacked_AND: Sequence[NDArray[
     x_RD = (x_RD - mean_D) / scale_D
     folds = list(GroupKFold(FOLDS).split(x_RD, attacked_R, photograph_R))
     weight_R = compute_sample_weight("balanced", attacked_R)
+    logistic = partial(LogisticRegression, class_weight="balanced", tol=TOLERANCE, max_iter=STEPS)
     losses = {}
     for C in CS:
         losses[C] = 0.0
         for rows, left in folds:
-            model = LogisticRegression(C=C, class_weight="balanced", max_iter=STEPS).fit(x_RD[rows], attacked_R[rows])
+            model = logistic(C=C).fit(x_RD[rows], attacked_R[rows])
             p_R2 = model.predict_proba(x_RD[left])
             losses[C] += log_loss(attacked_R[left], p_R2, sample_weight=weight_R[left])
     best = min(CS, key=lambda C: losses[C])
-    model = LogisticRegression(C=best, class_weight="balanced", max_iter=STEPS).fit(x_RD, attacked_R)
+    model = logistic(C=best).fit(x_RD, attacked_R)
     weight_D = model.coef_[0] / scale_D
     bias = float(model.intercept_[0] - mean_D @ weight_D)
     return Detector(weight_D, bias, best, bool(model.n_iter_[0] < STEPS))

@@ -7,7 +7,7 @@ import copy
 import io
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,11 +28,17 @@ def export(module: nn.Module, *, canvas: int, batch: int, output: str = "embeddi
     example = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8)
     # silence the exporter's progress and irrelevant notes on operators
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    names: dict[str, Any] = {"verbose": False, "input_names": ["canvas"], "output_names": [output]}
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module, (example,), dynamo=True, verbose=False, input_names=["canvas"], output_names=[output], optimize=True
-        )
+        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):  # which dynamo cannot read
+            import onnx
+
+            file: Any = io.BytesIO()
+            traced = torch.jit.trace(module, example)  # type: ignore[no-untyped-call]
+            torch.onnx.export(traced, (example,), file, dynamo=False, **names)
+            return onnx.load_model_from_string(file.getvalue())
+        program = torch.onnx.export(module, (example,), dynamo=True, optimize=True, **names)
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     return program.model_proto

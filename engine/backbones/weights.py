@@ -118,6 +118,8 @@ def read_genuine(package: str, path: Path, sha256: str) -> bytes:
 
 
 State = dict[str, torch.Tensor]
+# keys of weights in the dictionaries of training loops that timm does not look for
+_NESTED = ("model_state_dict", "model_state", "teacher", "network", "net", "encoder", "backbone", "module")
 # patterns of whole keys of heads that do not affect embeddings
 HEADS = (r"(head|fc|classifier)\..*",)
 # errors of readers for invalid files
@@ -139,7 +141,7 @@ def read_checkpoint(name: str, path: Path, inside: Sequence[str] = ()) -> State:
     """Read the tensors of a PyTorch, safetensors or ``.npz`` file by name.
 
     Weights are found in the dictionaries of training loops as in timm: ``state_dict_ema``, ``model_ema``,
-    ``state_dict``, ``model``. A prefix ``module.`` is removed.
+    ``state_dict``, ``model``, or else in those of `_NESTED`. A prefix ``module.`` is removed.
 
     Args:
         inside: other keys of nested dictionaries with weights.
@@ -158,8 +160,9 @@ def read_checkpoint(name: str, path: Path, inside: Sequence[str] = ()) -> State:
         state = load_state_dict(str(path), use_ema=True, weights_only=True)
     except UNREADABLE as error:
         raise WeightsError(f"{name}: cannot read tensors from {path.name}: {error}") from error
-    for key in inside:
-        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
+    for key in (*inside, *_NESTED):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = {name.removeprefix("module."): value for name, value in state[key].items()}
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise WeightsError(f"{name}: {path.name} is not a dictionary of tensors: {_kinds(state)}")
     return dict(state)

@@ -216,7 +216,7 @@ def _plugins(command: argparse.ArgumentParser) -> None:
 
 
 def _plugin_files(command: argparse.ArgumentParser) -> None:
-    text = "Python file that registers transformations, backbone families, sources or stages (repeatable)"
+    text = "Python file or package that registers transformations, backbone families, sources or stages (repeatable)"
     command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
 
 
@@ -509,7 +509,7 @@ def _import(bring: argparse.ArgumentParser) -> None:
     bring.add_argument("--backbone", required=True, metavar="NAME", help="name for it, such as import:my_model")
     bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits if the rows have none (0); new stores")
     bring.add_argument(
-        "--dtype", choices=("float16", "float32"), help="of a new store (float16 unless numbers are beyond its range)"
+        "--dtype", choices=("float16", "float32"), help="of a new store (float16 if it holds the numbers)"
     )
 
 

@@ -11,13 +11,15 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cache
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.devices import Target
 from substyle.engine.store.catalog import Definition, pixels_digest
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
@@ -25,9 +27,6 @@ from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.transforms import base
 from substyle.pipelines.variants import VariantMaker
-
-if TYPE_CHECKING:
-    from substyle.engine.embedding.prepare import PixelPipeline
 
 SIDE = 64  # px, of the fixed pictures for transformations of this package; others are given the canvas of the store
 _FEWEST, _MOST = 4, 64  # keys
@@ -42,7 +41,7 @@ _FILES = (("sklearn", "china.jpg"), ("sklearn", "flower.jpg"), ("skimage", "coff
 Pictures = NDArray[np.uint8]
 
 
-def definitions_of(pipeline: PixelPipeline, names: Sequence[str]) -> list[Definition]:
+def definitions_of(names: Sequence[str], settings: Settings, config: EmbedConfig) -> list[Definition]:
     """Return transformations as they are defined now, with their reference pictures.
 
     Pictures of transformations of this package are cached by its sources, libraries and the processor. Those of
@@ -59,52 +58,53 @@ def definitions_of(pipeline: PixelPipeline, names: Sequence[str]) -> list[Defini
             continue
         if not made.packaged:
             foreign.append(made)
-        elif (found := _read(pipeline, made)) is not None:
+        elif (found := _read(made, settings, config)) is not None:
             pictures[made.name] = found
         else:
             missing.append(made)
     for made in missing:
         if made.made_by == "identity":
-            pictures[made.name] = _decoded(pipeline)
-    pictures |= _render(pipeline, [made for made in missing if made.made_by != "identity"], SIDE)
+            pictures[made.name] = _decoded(settings, config)
+    pictures |= _render([made for made in missing if made.made_by != "identity"], SIDE, config)
     for made in missing:
-        cache.write(_entry(pipeline, made), zlib.compress(pictures[made.name].tobytes()))
-    for name, found in _render(pipeline, foreign, pipeline.settings.canvas).items():
+        cache.write(_entry(made, settings, config), zlib.compress(pictures[made.name].tobytes()))
+    for name, found in _render(foreign, settings.canvas, config).items():
         pictures[name] = found
-    for name, again in _render(pipeline, foreign, pipeline.settings.canvas).items():
+    for name, again in _render(foreign, settings.canvas, config).items():
         if not np.array_equal(pictures[name], again):
             allowed = "pixels that depend on the photograph, its key and the drawn parameters alone: seed generators"
             raise ConfigError(f"transformation {name}", "other pixels when it is computed again", allowed)
-    return [_definition(pipeline, made, pictures.get(made.name)) for made in transformations]
+    return [_definition(made, pictures.get(made.name), settings, config) for made in transformations]
 
 
-def _definition(pipeline: PixelPipeline, made: base.Transformation, pictures: Pictures | None) -> Definition:
+def _definition(
+    made: base.Transformation, pictures: Pictures | None, settings: Settings, config: EmbedConfig
+) -> Definition:
     if pictures is None:
         return Definition(made.describe())
-    assets = _assets(pipeline, made)
+    assets = _assets(made, settings, config)
     described = made.describe() | ({"assets": assets} if assets else {})
     return Definition(described, (pixels_digest(pictures),), pictures)
 
 
-def _facts(pipeline: PixelPipeline, made: base.Transformation) -> dict[str, Any]:
+def _facts(made: base.Transformation, settings: Settings, config: EmbedConfig) -> dict[str, Any]:
     """What decides the pictures of a transformation of this package."""
-    settings = pipeline.settings
     read = [settings.orientation, settings.crop_pct] if made.made_by == "identity" else []
     return {
         "transformation": made.describe(),
         "decoded": read,
-        "device": pipeline.target.identity,
+        "device": Target(config.device, config.runtime).identity,
         "code": cache.code_hash(),
         "versions": cache.versions(*VARIANT_LIBRARIES),
     }
 
 
-def _entry(pipeline: PixelPipeline, made: base.Transformation) -> str:
-    return f"renders/{cache.key(_facts(pipeline, made))}"
+def _entry(made: base.Transformation, settings: Settings, config: EmbedConfig) -> str:
+    return f"renders/{cache.key(_facts(made, settings, config))}"
 
 
-def _read(pipeline: PixelPipeline, made: base.Transformation) -> Pictures | None:
-    data = cache.read(_entry(pipeline, made))
+def _read(made: base.Transformation, settings: Settings, config: EmbedConfig) -> Pictures | None:
+    data = cache.read(_entry(made, settings, config))
     return None if data is None else np.frombuffer(zlib.decompress(data), np.uint8).reshape(-1, SIDE, SIDE, 3)
 
 
@@ -124,13 +124,13 @@ def covering(made: base.Transformation) -> int:
     return count
 
 
-def _render(pipeline: PixelPipeline, some: Sequence[base.Transformation], side: int) -> dict[str, Pictures]:
+def _render(some: Sequence[base.Transformation], side: int, config: EmbedConfig) -> dict[str, Pictures]:
     """Pictures (K, side, side, 3) uint8 of transformations, by name."""
     if not some:
         return {}
     counts = {made.name: covering(made) for made in some}
     most = max(counts.values())
-    config, names = pipeline.config, list(counts)
+    names = list(counts)
     networks: Mapping[str, base.Network] = {}
     if base.by_network(names):
         from substyle.engine.style_transfer.networks import networks_for  # imports ONNX
@@ -151,9 +151,8 @@ def _render(pipeline: PixelPipeline, some: Sequence[base.Transformation], side: 
     }
 
 
-def _decoded(pipeline: PixelPipeline) -> Pictures:
+def _decoded(settings: Settings, config: EmbedConfig) -> Pictures:
     """Canvases of JPEG and PNG files that packages ship."""
-    settings, config = pipeline.settings, pipeline.config
     folders = {"sklearn": "datasets/images", "skimage": "data"}
     files = [resources.files(package) / folders[package] / name for package, name in _FILES]
     decode = Decoder(
@@ -165,11 +164,11 @@ def _decoded(pipeline: PixelPipeline) -> Pictures:
     return decode([file.read_bytes() for file in files]).canvas_BSSC.numpy(force=True).copy()
 
 
-def _assets(pipeline: PixelPipeline, made: base.Transformation) -> str:
+def _assets(made: base.Transformation, settings: Settings, config: EmbedConfig) -> str:
     """Digest of the pages and choices of assets that photographs of either split may get; "" if there are none."""
     if made.prepare is None:
         return ""
-    facts = {**_facts(pipeline, made), "keys": _ASSET_KEYS}
+    facts = {**_facts(made, settings, config), "keys": _ASSET_KEYS}
     if made.packaged and (known := cache.recall("assets", facts)) is not None:
         return str(known)
     digest, found = hashlib.sha256(), False

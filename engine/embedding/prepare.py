@@ -80,7 +80,7 @@ class PixelPipeline:
     @cached_property
     def definitions(self) -> list[Definition]:
         """The transformations, as they are defined now."""
-        return definitions_of(self, self.settings.transformations)
+        return definitions_of(self.settings.transformations, self.settings, self.config)
 
     def release(self) -> None:
         """Free decoder, networks and variant makers; they are created again when needed."""
@@ -225,7 +225,9 @@ class Samples(ABC):
             "canvas": settings.canvas,
             "device": self.pipeline.target.identity,
             "seed": self.seed,
-            "transformations": [(made.name, made.hash) for made in definitions_of(self.pipeline, varied)],
+            "transformations": [
+                (made.name, made.hash) for made in definitions_of(varied, settings, self.pipeline.config)
+            ],
             "style_precision": settings.style_precision,
             "batch": self.pipeline.config.images,
             "versions": cache.versions(*VARIANT_LIBRARIES),
@@ -376,6 +378,8 @@ def prepare_backbones(
     decoded = {catalog.DECODED_JPEG: decoded_jpeg(pipeline)} if target.on_gpu else {}
     for choice in choices:
         target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
+        if choice.checkpoint is not None:
+            _ = pipeline.backbone(choice).spec  # one that does not fit is refused before anything is decoded
     compiled: list[CompiledBackbone] = []
     with stage("prepare", len(choices), "backbones", quiet=quiet) as bar:
         for choice in choices:
@@ -441,7 +445,7 @@ def require_asked(
                     pairs["precision"] = (made["precision"], precision)
             then, now = ({field: pair[i] for field, pair in pairs.items()} for i in (0, 1))
             if changed := changed + changes(then, now, "in the store"):
-                how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
+                how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}}, changed)
                 raise DifferentError(
                     f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"
                 )

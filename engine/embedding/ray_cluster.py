@@ -107,8 +107,15 @@ def joined(config: ExecutorConfig, need: Mapping[str, float], *, cpus: int = 0) 
 
 def _connect(config: ExecutorConfig, cluster: Cluster, cpus: int) -> None:
     import ray
+    from ray.job_config import JobConfig
 
-    common = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
+    class Installed(JobConfig):  # type: ignore[misc]
+        """Workers import what is installed, and not first what is in the folders that this process runs in."""
+
+        def _runtime_env_has_working_dir(self) -> bool:  # Ray's reason to leave those folders out
+            return True
+
+    common = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR", "job_config": Installed()}
     try:
         if config.joins:
             _reach(config.joins)
@@ -148,6 +155,7 @@ def _environment(*, own: bool) -> Iterator[None]:
     ours = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for "other machines may join", on Linux too
+        "PYTHONSAFEPATH": "1",  # of its processes: they import nothing from the current folder
         **({} if "RAY_AUTH_MODE" in os.environ else {"RAY_AUTH_TOKEN": _token()}),
     }
     before = {name: os.environ.get(name) for name in (*ours, "RAY_AUTH_MODE")}  # Ray sets the mode by itself

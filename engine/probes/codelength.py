@@ -26,7 +26,7 @@ from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.evaluate import score
-from substyle.engine.probes.linear import TIGHTER, Linear, variant_weights
+from substyle.engine.probes.linear import Linear, variant_weights
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import ACCURACY, Estimate, resample, uniform_over
 from substyle.engine.probes.solver import Fit
@@ -51,7 +51,7 @@ class Grown:
     Attributes:
         by_loss, by_accuracy: O heads with the C of the lowest loss or the highest accuracy on validation rows.
         loss_C, accuracy_C: these values of C.
-        loss_converged: whether the former have converged, and a third of the tolerance changes their loss by at most
+        loss_converged: whether the former have converged, and a third of their gradients changes their loss by at most
             1 % or 0.001 bits; None if that was not asked.
         accuracy_converged: whether the latter have converged.
     """
@@ -162,11 +162,9 @@ class Growing:
         return float((bits_OB * self.validation.weight).sum(1).mean())
 
     def _continued(self, space: _Space, size: int, C: float, fit: Fit, loss: float) -> tuple[Fit, float, bool]:
-        """Continue a fit with a third of the tolerance until the loss agrees. Returns fit, loss and whether it does."""
-        tighter = 1.0
+        """Continue a fit to a third of its gradients until the loss agrees. Returns fit, loss and whether it does."""
         for _ in range(self.config.doublings):
-            tighter *= TIGHTER
-            (fit,) = self._fit(space, size, [C], fit.heads, tighter)
+            (fit,) = self._fit(space, size, [C], fit)
             before, loss = loss, self._loss(size, fit.heads)
             same, reached = abs(loss - before) <= max(_AGREEMENT[0] * before, _AGREEMENT[1]), fit.converged_K.all()
             if same or not reached:
@@ -189,10 +187,8 @@ class Growing:
         basis = CovarianceBasis(unit_PP, (value_P[kept] ** 2 / len(t_R)).float())
         return _Space(TrainingRows(projected, task, self.weight_T[None]), basis, vector_DP)
 
-    def _fit(
-        self, space: _Space, size: int, Cs: Sequence[float], start: Heads | None = None, tighter: float = 1.0
-    ) -> list[Fit]:
-        """Fit O heads for each C."""
+    def _fit(self, space: _Space, size: int, Cs: Sequence[float], start: Fit | None = None) -> list[Fit]:
+        """Fit O heads for each C, or continue their fit."""
         orders = len(self.order_ON)
         first_ON = np.zeros((orders, self.task.distinct_TN.shape[1]))
         for order_N, used_N in zip(self.order_ON, first_ON, strict=True):
@@ -201,15 +197,20 @@ class Growing:
         found = solver.fit(
             space.rows.weighted(variant_KT, np.tile(first_ON, (len(Cs), 1))),
             1.0 / (np.repeat(Cs, orders) * np.tile(self.rows_O(size), len(Cs))),
-            tolerance=self.config.tolerance / tighter,
+            tolerance=self.config.tolerance if start is None else start.tighter_K,
             most=self.config.passes,
-            start=None if start is None else space.into(start),
+            start=None if start is None else space.into(start.heads),
             basis=space.basis,
             advance=self.advance,
         )
         heads, parts = space.out(found.heads), [slice(k * orders, (k + 1) * orders) for k in range(len(Cs))]
         return [
-            Fit(heads.select(range(own.start, own.stop)), found.gradient_K[own], found.passes_K[own], found.tolerance)
+            Fit(
+                heads.select(range(own.start, own.stop)),
+                found.gradient_K[own],
+                found.passes_K[own],
+                found.tolerance_K[own],
+            )
             for own in parts
         ]
 

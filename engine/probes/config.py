@@ -43,8 +43,8 @@ class ProbeConfig:
     """Grid of inverse regularisation strengths of linear heads, as in scikit-learn's LogisticRegression. The grid is
     extended tenfold while the best C is at an end."""
     tolerance: Annotated[StrictFloat, Field(ge=1e-7, le=1e-2)] = 3e-4
-    """Largest absolute gradient of a converged linear head, as scikit-learn's ``tol``. The tolerance of the selected C
-    is divided by three until this changes the accuracy by at most a fifth of a point."""
+    """Largest gradient of a converged linear head relative to its objective. The selected C is fitted to a third of the
+    gradient reached until this changes the accuracy by at most a fifth of a point."""
     passes: Annotated[StrictInt, Field(ge=1, le=10**6)] = 1000
     """Maximum passes over the training rows per fit."""
     mlp_learning_rates: Distinct[LearningRate] = (1e-2, 3e-3, 1e-3)

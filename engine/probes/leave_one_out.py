@@ -45,7 +45,7 @@ class LeaveOneOut:
         redrawn_R: accuracy on the held-out transformations of each random set, all coarse classes weighted equally.
         redrawn: number of transformations per random set.
         fit: certificates of all probes.
-        difference: mean validation accuracy on held-out transformations, minus that at three times the tolerance; the
+        difference: mean validation accuracy on held-out transformations, minus that of the fits before; the
             larger of single transformations and random sets.
     """
 
@@ -113,7 +113,7 @@ def rotate(
     images: I64,
     *,
     redraws: int,
-    tighter: float = 1.0,
+    tolerance: float | None = None,
     advance: Advance = lambda count: None,
 ) -> LeaveOneOut:
     """Fit and score the probes of all held-out sets.
@@ -122,7 +122,7 @@ def rotate(
         task: result of :func:`whole_task`.
         C: inverse regularisation strength.
         redraws: number of random sets.
-        tighter: divisor of the configured tolerance.
+        tolerance: tolerance of the first fits; default: the configured one.
     """
     table = features.held.table
     alone = held_out_in_turn(table, task)
@@ -144,10 +144,11 @@ def rotate(
     rows = TrainingRows(features, task, weight_KT)
     basis = CovarianceBasis.of(rows)
 
-    def fitted(start: Heads | None, tighter: float) -> Fit:
-        return fit_heads(rows, config, [C] * len(sets), start, basis=basis, tighter=tighter, advance=advance)
+    def fitted(start: Heads | None, tighter_K: F64 | None) -> Fit:
+        own = tolerance if tighter_K is None else tighter_K
+        return fit_heads(rows, config, [C] * len(sets), start, basis=basis, tolerance=own, advance=advance)
 
-    fit, difference = agreeing(fitted, validated, config.doublings, tighter)
+    fit, difference = agreeing(fitted, validated, config.doublings)
     score_TN, by_generator_TN = np.full((2, len(table.transformations), len(images)), np.nan, np.float32)
     redrawn: list[float] = []
     for k, held in enumerate(sets):

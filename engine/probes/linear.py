@@ -1,8 +1,9 @@
 """Linear probes, fitted to convergence over a grid of C that is extended until the best is inside.
 
-A small gradient bounds the loss, not the change in accuracy, especially on held-out rows. So the fit at the selected C
-is continued with a third of the tolerance until two consecutive fits agree within a fifth of a point; what later thirds
-would add is of that size. Probes on other rows start at zero: started from a fit to all rows they would retain, within
+Gradients are relative to the objective, since those of separable rows are small far from the optimum. A small gradient
+bounds the loss, not the change in accuracy, especially on held-out rows. So the fit at the selected C is continued to
+a third of its gradient until two consecutive fits agree within a fifth of a point; what later thirds would add is of
+that size. Probes on other rows start at zero: started from a fit to all rows they would retain, within
 the tolerance, information about rows that they must not see. Resamples have the largest tolerance at which, and below
 which, fits agree with the last one; fits to held-out transformations begin with it and are continued until they agree
 themselves.
@@ -26,7 +27,6 @@ from substyle.engine.probes.trainer import Validation, agreement_rows, compare
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels.probe_heads import Heads
 
-TIGHTER = 3.0
 AGREEMENT = 0.002  # maximum difference in accuracy of two fits that agree
 
 
@@ -39,11 +39,11 @@ class Linear:
         tried: all values of C, ascending.
         validation: validation accuracy.
         fit: head trained on all training photographs, and its certificate.
-        difference: its validation accuracy minus that at three times its tolerance.
+        difference: its validation accuracy minus that of the fit before, of at least three times its gradient.
         agreed: whether the two agree.
         tolerance: configured tolerance.
-        tighter: its divisor for fits to other rows: that of the first fit from which on all agree with the last, but
-            not that of one that has stalled.
+        loosest_tolerance: that of fits to other rows: of the first fit from which on all agree with the last, but not
+            of one that has stalled.
         resampled: heads trained on resampled photographs, with certificates; None without any.
     """
 
@@ -54,7 +54,7 @@ class Linear:
     difference: float
     agreed: bool
     tolerance: float
-    tighter: float
+    loosest_tolerance: float
     resampled: Fit | None
 
     @property
@@ -107,9 +107,11 @@ def fit_linear(
     basis = CovarianceBasis.of(rows)
     fits: dict[float, Fit] = {}
 
-    def solved(Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None, tighter: float = 1.0) -> Fit:
+    def solved(
+        Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None, tolerance: F64 | float | None = None
+    ) -> Fit:
         own = rows.weighted(np.tile(weight_T, (len(Cs), 1)), image_KN)
-        return fit_heads(own, config, Cs, start, basis=basis, tighter=tighter, advance=advance)
+        return fit_heads(own, config, Cs, start, basis=basis, tolerance=tolerance, advance=advance)
 
     def best_of() -> float:
         """C with the highest accuracy; ties go to the lower loss, and within 1 % to the smaller C."""
@@ -134,10 +136,10 @@ def fit_linear(
     continued, difference, agreed, reached = [fits[best]], 0.0, False, True
     agreement = agreement_rows(features.full(), task, config)
     while len(continued) <= config.doublings and reached and not agreed:
-        before = continued[-1].heads
-        continued.append(solved([best], before, tighter=TIGHTER ** len(continued)))
+        before = continued[-1]
+        continued.append(solved([best], before.heads, tolerance=before.tighter_K))
         reached = bool(continued[-1].converged_K.all())
-        difference, same = compare(agreement, continued[-1].heads, before, AGREEMENT)
+        difference, same = compare(agreement, continued[-1].heads, before.heads, AGREEMENT)
         agreed = same and reached  # a fit that stalls changes nothing either
     picked = continued[-1]
     loosest = len(continued) - 1
@@ -145,9 +147,9 @@ def fit_linear(
         loosest -= 1
     if not reached:  # resamples would not reach it either
         loosest = min(loosest, len(continued) - 2)
-    tighter, resampled = TIGHTER**loosest, None
+    loosest_tolerance, resampled = float(continued[loosest].tolerance_K[0]), None
     if times_SN is not None and len(times_SN):
-        resampled = solved([best] * len(times_SN), None, times_SN, tighter=tighter)
+        resampled = solved([best] * len(times_SN), None, times_SN, loosest_tolerance)
     accuracy_K, _ = validation.judge(picked.heads)
     return Linear(
         best,
@@ -157,7 +159,7 @@ def fit_linear(
         difference,
         agreed,
         config.tolerance,
-        tighter,
+        loosest_tolerance,
         resampled,
     )
 
@@ -174,7 +176,7 @@ def fit_heads(
     start: Heads | None = None,
     *,
     basis: CovarianceBasis | None = None,
-    tighter: float = 1.0,
+    tolerance: F64 | float | None = None,
     advance: Advance = lambda count: None,
 ) -> Fit:
     """Fit K heads, each with its own weights of rows and its own C.
@@ -183,14 +185,14 @@ def fit_heads(
         rows: rows and their weights for each head.
         start: initial heads, trained on the same rows; default zeros.
         basis: precomputed basis of all rows.
-        tighter: divisor of the configured tolerance.
+        tolerance: tolerance of all heads or of each; default: the configured one.
     """
     counted_TN = rows.task.distinct_TN[:, rows.task.train_N]
     count_K = (rows.variant_KT > 0) @ counted_TN.sum(axis=1)
     return solver.fit(
         rows,
         1.0 / (np.asarray(Cs) * count_K),
-        tolerance=config.tolerance / tighter,
+        tolerance=config.tolerance if tolerance is None else tolerance,
         most=config.passes,
         start=start,
         basis=basis,
@@ -199,23 +201,22 @@ def fit_heads(
 
 
 def agreeing(
-    fitted: Callable[[Heads | None, float], Fit], validated: Callable[[Fit], F64], doublings: int, tighter: float = 1.0
+    fitted: Callable[[Heads | None, F64 | None], Fit], validated: Callable[[Fit], F64], doublings: int
 ) -> tuple[Fit, float]:
-    """Fit heads, then with a third of the tolerance until this changes validation accuracies by at most `AGREEMENT`.
+    """Fit heads, then to a third of their gradients until this changes validation accuracies by at most `AGREEMENT`.
 
     Args:
-        fitted: heads by initial ones and the divisor of the tolerance.
+        fitted: heads by initial ones and their tolerances, None at first.
         validated: accuracies of heads.
-        doublings: maximum number of reductions of the tolerance.
+        doublings: maximum number of such reductions.
 
     Returns:
         the heads, and the largest of the last changes.
     """
-    fit, difference = fitted(None, tighter), 0.0
+    fit, difference = fitted(None, None), 0.0
     for _ in range(doublings):
-        tighter *= TIGHTER
         before = validated(fit)
-        fit = fitted(fit.heads, tighter)
+        fit = fitted(fit.heads, fit.tighter_K)
         difference = float(max(validated(fit) - before, key=abs))
         if abs(difference) <= AGREEMENT or not fit.converged_K.all():
             break

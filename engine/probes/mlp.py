@@ -36,7 +36,7 @@ class Mlp:
         steps: steps of the longest training.
         gain: validation accuracy of that training minus that with half the steps, the largest over tasks; of classes on
             all scored transformations.
-        converged: whether the gain is negative or within the tolerance.
+        converged: whether the training has arrived, and the gain is negative or within the tolerance.
         resampled: heads trained on resampled photographs with as many steps; None without any.
     """
 
@@ -151,7 +151,7 @@ def until_settled(
                 v.difference(now.heads, before.heads) for v, w in zip(judges, now.setting.loss, strict=True) if w > 0
             ]
             best[g] = max(now, best[g], key=by_accuracy)
-            settled = all(agree or difference < 0 for difference, agree in pairs)
+            settled = now.arrived(before) and all(agree or difference < 0 for difference, agree in pairs)
             found[g] = Mlp(best[g], steps, max(difference for difference, _ in pairs), settled)
         going = {g: mlp.gain for g, mlp in found.items() if g in last and not mlp.converged and mlp.gain < gains[g]}
         if not going:

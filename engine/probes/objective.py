@@ -24,6 +24,7 @@ from substyle.kernels.probe_step import linear_gradients
 # Smallest fraction of training rows, between the first and the last one, for which whole slices of the table are read;
 # other rows have weight 0. By count, gathering a row takes as long as two products with it.
 DENSE = 0.5
+_NO_LOSS = 1e-8  # nats, which leave nothing to gain; the loss of rows of a single class goes to 0 for ever
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss (K,), gradients of weights and of intercepts
 
@@ -42,7 +43,10 @@ class Objective:
         self.size = min(len(rows.t_R), block_rows(rows.gathered_width, outputs, device))
 
     def __call__(self, u_KP: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Loss (K,) float64, gradient of coordinates (K, P), and largest absolute gradient of weights (K,)."""
+        """Loss (K,) float64, gradient of coordinates (K, P), and largest gradient of weights relative to the loss (K,).
+
+        Where rows can be separated, gradients shrink with the loss, however far the optimum is.
+        """
         weight_KCD, bias_KC = self.metric.out(u_KP)
         strength_K11 = self.metric.strength_K[:, None, None]
         loss_K = 0.5 * (strength_K11 * weight_KCD.square()).sum((1, 2), dtype=torch.float64)
@@ -50,7 +54,8 @@ class Objective:
         loss_K += part_K
         dw_KCD.addcmul_(strength_K11, weight_KCD)
         largest_K = torch.maximum(dw_KCD.abs().amax((1, 2)), db_KC.abs().amax(1))
-        return loss_K, self.metric.gradient(dw_KCD, db_KC), largest_K
+        relative_K = torch.where(loss_K > _NO_LOSS, largest_K / loss_K, 0.0)
+        return loss_K, self.metric.gradient(dw_KCD, db_KC), relative_K
 
     def _cross_entropy(self, own: Heads, heads: torch.Tensor) -> Gradients:
         """Cross-entropy (K,) float64 of selected heads, which are ``own``, and its gradients."""

@@ -267,7 +267,7 @@ class _Run:
 
         def rotation_of(rows: Features, redraws: int) -> LeaveOneOut:
             given = (rows, task, made.C, self.config, self.images)
-            return rotate(*given, redraws=redraws, tighter=made.tighter, advance=bar.advance)
+            return rotate(*given, redraws=redraws, tolerance=made.loosest_tolerance, advance=bar.advance)
 
         rotation = rotation_of(features, self.config.redraws)
         self.scores["rotation/linear"] = rotation.score_TN

@@ -23,6 +23,7 @@ from substyle.kernels import dispatch
 from substyle.kernels.probe_heads import Heads
 
 MEMORY = 20  # L-BFGS history size
+TIGHTER = 3.0
 _DECREASE = 1e-4  # Armijo's condition: required decrease as a fraction of the linear prediction
 _SHRINK = 0.3  # step reduction factor
 _SMALLEST = 1e-5  # smallest step; rounding dominates below
@@ -41,31 +42,38 @@ class Fit:
 
     Attributes:
         heads: the heads.
-        gradient_K: largest absolute value of the objective's gradient, in nats per unit of a standardised feature.
+        gradient_K: largest absolute value of the gradient of the objective's logarithm, per unit of a standardised
+            feature.
         passes_K: passes over the rows.
-        tolerance: tolerance of the gradient.
+        tolerance_K: tolerances of the gradients.
     """
 
     heads: Heads
     gradient_K: F64
     passes_K: I64
-    tolerance: float
+    tolerance_K: F64
 
     def only(self, k: int) -> Fit:
         """Select head k."""
-        return Fit(self.heads.select([k]), self.gradient_K[k : k + 1], self.passes_K[k : k + 1], self.tolerance)
+        own = slice(k, k + 1)
+        return Fit(self.heads.select([k]), self.gradient_K[own], self.passes_K[own], self.tolerance_K[own])
 
     @property
     def converged_K(self) -> NDArray[np.bool_]:
         """Whether each gradient is within the tolerance."""
-        return np.asarray(self.gradient_K <= self.tolerance)
+        return np.asarray(self.gradient_K <= self.tolerance_K)
+
+    @property
+    def tighter_K(self) -> F64:
+        """Tolerances of fits that start at these heads and must differ from them."""
+        return np.minimum(self.gradient_K, self.tolerance_K) / TIGHTER
 
 
 def fit(
     rows: TrainingRows,
     strength_K: Sequence[float] | F64,
     *,
-    tolerance: float,
+    tolerance: float | F64,
     most: int,
     start: Heads | None = None,
     basis: CovarianceBasis | None = None,
@@ -76,7 +84,7 @@ def fit(
     If `StoredObjective` serves the rows, it takes the place of the first.
 
     Args:
-        tolerance: largest absolute gradient of a converged head.
+        tolerance: largest gradient of a converged head relative to its objective, or that of each head.
         most: maximum passes over the rows.
         start: initial heads; default zeros.
         basis: precomputed basis of these rows.
@@ -88,24 +96,24 @@ def fit(
     weight = torch.zeros(shape, device=features.device) if start is None else start.w1.clone()
     bias = torch.zeros(shape[:2], device=features.device) if start is None else start.b1.clone()
     passes_K = np.zeros(count, np.int64)
-    gradient_K = np.full(count, np.inf)
-    stages = [(Objective, features.full(), tolerance), (Objective, features.full(torch.float64), tolerance)]
+    gradient_K, tolerance_K = np.full(count, np.inf), np.broadcast_to(np.asarray(tolerance, np.float64), count)
+    stages = [(Objective, features.full(), tolerance_K), (Objective, features.full(torch.float64), tolerance_K)]
     if StoredObjective.serves(rows):
-        stages.insert(0, (StoredObjective, features.full(), tolerance))
+        stages.insert(0, (StoredObjective, features.full(), tolerance_K))
     elif features.dtype != torch.float32 and start is None:
-        stages.insert(0, (Objective, features, max(_COARSE * tolerance, _COARSE_LEAST)))
-    for kind, own, goal in stages:
+        stages.insert(0, (Objective, features, np.maximum(_COARSE * tolerance_K, _COARSE_LEAST)))
+    for kind, own, goal_K in stages:
         if own.dtype == torch.float64:
-            if (gradient_K <= tolerance).all() or passes_K.max() >= most:
+            if (gradient_K <= tolerance_K).all() or passes_K.max() >= most:
                 break
             metric, weight, bias = metric.double(), weight.double(), bias.double()
         objective = kind(rows, own, metric)
         with dispatch.threads(dispatch.threads_for(len(rows.t_R) * weight.numel(), features.device)):
-            search = _Search(objective, weight, bias, goal, most - int(passes_K.max()), advance)
+            search = _Search(objective, weight, bias, goal_K, most - int(passes_K.max()), advance)
             search.run()
         weight, bias, gradient_K = search.weight, search.bias, search.gradient_K
         passes_K += search.passes_K
-    return Fit(Heads(*(dispatch.copy(p, torch.float32) for p in (weight, bias))), gradient_K, passes_K, tolerance)
+    return Fit(Heads(*(dispatch.copy(p, torch.float32) for p in (weight, bias))), gradient_K, passes_K, tolerance_K)
 
 
 class _Search:
@@ -130,9 +138,10 @@ class _Search:
     pairs: _Pairs
 
     def __init__(
-        self, objective: Objective, weight: torch.Tensor, bias: torch.Tensor, goal: float, most: int, advance: Advance
+        self, objective: Objective, weight: torch.Tensor, bias: torch.Tensor, goal_K: F64, most: int, advance: Advance
     ) -> None:
-        self.objective, self.goal, self.most, self.advance = objective, goal, most, advance
+        self.objective, self.most, self.advance = objective, most, advance
+        self.goal_K = torch.from_numpy(goal_K.copy()).to(weight.device)
         self.weight, self.bias = weight.clone(), bias.clone()
         count = len(weight)
         self.gradient_K, self.passes_K = np.full(count, np.inf), np.zeros(count, np.int64)
@@ -152,7 +161,8 @@ class _Search:
             loss, d, largest_K = self._pass(trial)
             slope = (self.d * self.way).sum(1).double()
             allowed = self.loss + _DECREASE * self.step * slope + self.rounding * self.loss.abs()
-            good = loss <= allowed
+            # the objective is convex: the slope at the trial bounds the decrease where rounding hides it
+            good = (loss <= allowed) | ((d * self.way).sum(1) <= _DECREASE * slope)
             self.pairs.add(good, trial - self.u, d - self.d)
             self.u[good], self.d[good], self.loss[good] = trial[good], d[good], loss[good]
             self.step = torch.where(good, 1.0, self.step * _SHRINK)
@@ -162,7 +172,7 @@ class _Search:
             self.least = torch.where(better, largest_K, self.least)
             self.stale = torch.where(better, 0.0, self.stale + 1)
             stuck = (self.step < _SMALLEST) | (self.stale >= self.patience)
-            self._leave(good & (largest_K <= self.goal) | stuck)
+            self._leave(good & (largest_K <= self.goal_K[self.alive]) | stuck)
         self._leave(torch.ones_like(self.alive, dtype=torch.bool))
 
     def _begin(self, u_KP: torch.Tensor) -> None:
@@ -172,7 +182,7 @@ class _Search:
         self.way = -self.d
         self.least, self.stale = torch.full_like(largest_K, torch.inf), torch.zeros_like(largest_K)
         self.gradient_K[self.alive.cpu().numpy()] = largest_K.double().cpu().numpy()
-        self._leave(largest_K <= self.goal)
+        self._leave(largest_K <= self.goal_K[self.alive])
 
     def _due(self) -> bool:
         """Whether enough passes have been made to renew the preconditioner, and as many as this takes."""

@@ -115,6 +115,8 @@ def compare(agreement: Sequence[Validation], a: Heads, b: Heads, within: float =
 
 
 _WARM_UP = 0.05
+# Smallest change of the loss by a training, relative to it, and what twice the steps may change it by, relative to half
+_MOVED, _MOST = 1e-3, 1.5
 _BLOCK = 64 << 20  # bytes of features and dropout masks per block
 
 
@@ -125,7 +127,8 @@ class Trained:
     Attributes:
         heads: trained heads, one per seed.
         validation: validation accuracy, weighted by ``setting.score``, mean over seeds.
-        loss: validation loss, weighted as in training, mean over seeds.
+        loss: validation loss, weighted as in training, mean over seeds; infinite if it is not a number.
+        untrained: that of the initial weights.
     """
 
     setting: Setting
@@ -133,6 +136,15 @@ class Trained:
     validation: float
     loss: float
     steps: int
+    untrained: float
+
+    def arrived(self, half: Trained) -> bool:
+        """Whether the loss has left that of the initial weights, and half of the steps have covered most of the way.
+
+        Where the learning rate is too small, twice the steps go twice as far, but accuracies need not differ.
+        """
+        fallen, by_half = self.untrained - self.loss, half.untrained - half.loss
+        return _MOVED * self.loss < abs(fallen) < math.inf and fallen < _MOST * abs(by_half)
 
     def describe(self) -> dict[str, Any]:
         """Training fields of results.json."""
@@ -179,6 +191,7 @@ def train(
             for own in ([s for s in settings if (s.width, s.depth) == shape],)
         ]
     validation = [Validation(features, part.task, config) for part in parts]
+    untrained = {s: loss for bank in banks for s, _, loss in _evaluated(bank, validation)}
     done = 0
     at_once = AHEAD if replayed else _steps_at_once(features, parts, banks)
     size = sum(part.count for part in parts)
@@ -194,7 +207,11 @@ def train(
                 bank.learn(block, parts)
             done += len(block)
             advance(len(block))
-    return {s: trained for bank in banks for s, trained in _evaluated(bank, validation, steps)}
+    return {
+        s: Trained(s, bank.pieces[0].like(bank.parameters(g)), accuracy, loss, steps, untrained[s])
+        for bank in banks
+        for g, (s, accuracy, loss) in enumerate(_evaluated(bank, validation))
+    }
 
 
 def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequence[HeadBank]) -> int:
@@ -206,12 +223,13 @@ def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequen
     return max(1, _BLOCK // (size * (features.width * features.dtype.itemsize + masks)))
 
 
-def _evaluated(bank: HeadBank, validation: Sequence[Validation], steps: int) -> list[tuple[Setting, Trained]]:
+def _evaluated(bank: HeadBank, validation: Sequence[Validation]) -> list[tuple[Setting, float, float]]:
+    """Settings with their accuracy and loss."""
     judged = [v.judge_bank(bank, number) for number, v in enumerate(validation)]
     found = []
     for g, setting in enumerate(bank.settings):
         own = slice(g * bank.seeds, (g + 1) * bank.seeds)
         accuracy = sum(w * float(a[own].mean()) for w, (a, _) in zip(setting.score, judged, strict=True))
         loss = sum(w * float(v[own].mean()) for w, (_, v) in zip(setting.loss, judged, strict=True) if w > 0)
-        found.append((setting, Trained(setting, bank.pieces[0].like(bank.parameters(g)), accuracy, loss, steps)))
+        found.append((setting, accuracy, math.inf if math.isnan(loss) else loss))
     return found

@@ -182,9 +182,10 @@ class _Pool:
 
         settings = {"OMP_NUM_THREADS": str(self.places.threads), "PYTHONSAFEPATH": "1"}
         settings |= {"CUDA_VISIBLE_DEVICES": self.places.gpus[place]} if self.places.gpus else {}
-        return loky.ProcessPoolExecutor(
-            1, initializer=_begin, initargs=(os.getpid(), self.places.threads), env=settings
-        )
+        with processes.safe_path():  # its resource tracker gets no settings
+            return loky.ProcessPoolExecutor(
+                1, initializer=_begin, initargs=(os.getpid(), self.places.threads), env=settings
+            )
 
     def compute(self, number: int, work: Work, folder: Path) -> bool | None:
         """Compute a unit in a free process. Raises BrokenProcessPool if it ends; another takes its place."""

@@ -32,6 +32,7 @@ from substyle.engine.store.layout import (
     is_array_name,
     network_changes,
     network_facts,
+    network_identity,
     slug,
 )
 from substyle.kernels.errors import ConfigError
@@ -260,8 +261,15 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return networks + changes(identity(stored), identity(now), where)
 
 
-def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Advise how to select the backbone's original device and runtime; "" if they are the same."""
+def remedy(stored: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence[str]) -> str:
+    """Advise how to select the backbone's original device and runtime; "" if they are the same.
+
+    Args:
+        changed: what differs, as of `layout.changes`.
+    """
+    networks = tuple(f"{name} " for name in (*network_identity({}), "embeddings"))
+    if any(change.startswith(networks) for change in changed):
+        return " (this is another network: use another store for it, or the weights and code of the store)"
     old, new = stored["runtime"], now["runtime"]
     device = old.get("device", "cpu")
     if old["name"] == "derived":

@@ -71,6 +71,7 @@ EMBED = Remedies(
     changed="pass --replace to embed them again, or use another --store",
     described="use another --store",
 )
+READ = Remedies(*3 * ("pass the photographs that were embedded, or embed these with substyle embed",))
 RUN = Remedies(*3 * ("use another --out, or pass --fresh to delete the results and the store first",))
 
 
@@ -162,6 +163,23 @@ def open_own(store: EmbeddingStore) -> Source:
     return open_recorded(store, store.manifest().sources[0])
 
 
+def open_unchanged(store: EmbeddingStore, given: Source | None) -> list[Source]:
+    """Open the photographs of a store: those that are given, if it has one source, or those that it records.
+
+    Raises PhotographsError if they are not the store's, or have changed; otherwise as `open_recorded`.
+    """
+    matching, entries = _Matching(store, READ, quiet=True), store.manifest().sources
+    if given is not None and len(entries) < 2:
+        if matching.by_root(given) is None:
+            matching.by_photographs(given, add=False)
+        sources = {0: given}
+    else:
+        sources = {i: open_recorded(store, entry) for i, entry in enumerate(entries) if _known(entry)}
+    for number, source in sources.items():
+        matching.compare(number, source)
+    return list(sources.values())
+
+
 def match(
     store: EmbeddingStore,
     source: Source,
@@ -202,9 +220,9 @@ class _Matching:
     def run(
         self, source: Source, fractions: Fractions | None, *, add: bool, replace_changed: bool
     ) -> tuple[Source, Match]:
-        number = self._by_root(source)
+        number = self.by_root(source)
         if number is None:
-            number = self._by_photographs(source, add)
+            number = self.by_photographs(source, add)
         else:
             remember(self.store, entry_of(source))
         entries = self.manifest.sources
@@ -221,13 +239,15 @@ class _Matching:
         redo: set[int] = set()
         for i, each in opened.items():
             if i is not None:
-                redo |= self._compare(i, each, fractions if i == number else None, replace_changed)
+                redo |= self.compare(i, each, fractions if i == number else None, replace_changed)
         if len(entries) > 1 or number is None:
             self._require_apart(opened)
         others = tuple(each for i, each in opened.items() if i != number)
         return source, Match(others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
 
-    def _compare(self, number: int, source: Source, fractions: Fractions | None, replace_changed: bool) -> set[int]:
+    def compare(
+        self, number: int, source: Source, fractions: Fractions | None = None, replace_changed: bool = False
+    ) -> set[int]:
         """Images of one source that have changed, are missing or have become readable.
 
         Raises PhotographsError for changed or missing images unless ``replace_changed``.
@@ -275,11 +295,12 @@ class _Matching:
                         "--store"
                     )
 
-    def _by_root(self, source: Source) -> int | None:
+    def by_root(self, source: Source) -> int | None:
+        """The source of the store that is in this place."""
         root = absolute_root(source.root)
         return next((i for i, entry in enumerate(self.manifest.sources) if entry.root == root), None)
 
-    def _by_photographs(self, source: Source, add: bool) -> int | None:
+    def by_photographs(self, source: Source, add: bool) -> int | None:
         """The source of the store that has moved here; None for a new one."""
         roots = ", ".join(entry.root for entry in self.manifest.sources)
         message = f"{source.root}: not the photographs of {self.store.path}, embedded from {roots}: "

@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from substyle.engine.backbones.registry import all_families
 from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
@@ -36,6 +37,8 @@ from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.validation import brief
 
 SHARD_ROWS = 1024
+_ROUNDED = 0.01
+_BLOCK = 64  # features that are looked at together
 _WORDS = {int: "whole number", float: "number", str: "value"}
 _ROLES = ("coarse", "role")
 _CHECKED = ("content_hash", "definition", *PIXELS)  # whether the embedded pixels are those of the store
@@ -127,19 +130,22 @@ def import_store(
         backbone: name of the embeddings.
         rows: for ``.npy``: a CSV file with the columns above except ``embedding``, one line per row.
         seed: seed of the splits if the file has none; for a new store.
-        dtype: of a new store; default: float16 unless numbers are beyond its range.
+        dtype: of a new store; default: float16 if it holds the numbers, see `_holds`.
 
     Returns:
         ``{"store", "backbone", "images", "transformations", "dim"}``.
 
     Raises:
-        ConfigError: a file is not as above, a transformation is unknown, an image is missing in one, or the images are
-            not those of the existing store.
+        ConfigError: a file is not as above, the name is that of a backbone that can be loaded, a transformation is
+            unknown, an image is missing in one, the images are not those of the existing store, or its dtype does not
+            hold the embeddings.
         DifferentError: the existing store has other embeddings of this name, or other definitions of transformations.
     """
     store_path = place(store_path)
     if not backbone:
         raise ConfigError("backbone", backbone, "a name for the embeddings")
+    if backbone.partition(":")[0] in {family.prefix for family in all_families()}:
+        raise ConfigError("backbone", backbone, f"a name that substyle embed does not load, such as import:{backbone}")
     columns, x_RD = _read(embeddings, rows)
     found = _Given.of(columns, x_RD)
     if unknown := [name for name in _CHECKED if not any(columns[name])]:
@@ -147,13 +153,12 @@ def import_store(
             f"{embeddings}: not checked against {store_path}, since there is no column {', '.join(unknown)}",
             file=sys.stderr,
         )
-    largest = float(np.abs(found.x_RD).max(initial=0.0))
     store = EmbeddingStore.open(store_path) if catalog.exists(store_path) else None
     if store is not None:
         settings = store.settings
         if dtype not in (None, store.settings.dtype):
             raise ConfigError("--dtype", dtype, f"{store.settings.dtype}, that of {store_path}")
-        _require_range(largest, store.settings.dtype, store_path)
+        _require_held(found.x_RD, store.settings.dtype, store_path)
         sources = store.manifest().sources if store.has_manifest() else ()
         for name, value in found.settings.items():
             if any(entry.kind == "imported" and name not in entry.options for entry in sources):
@@ -169,9 +174,11 @@ def import_store(
     else:
         shard_rows = min(SHARD_ROWS, 1 << max(len(found.keys) - 1, 1).bit_length())
         stated = {"seed": seed, "canvas": base.CANVAS, **found.settings}
-        made = dtype or ("float16" if largest < 6e4 else "float32")
-        settings = StoreSettings(shard_rows=shard_rows, dtype=made, **stated)
-        _require_range(largest, settings.dtype, store_path)
+        if dtype is None and not _holds("float16", found.x_RD):
+            print(f"{embeddings}: stored as float32, since float16 does not hold its numbers", file=sys.stderr)
+            dtype = "float32"
+        settings = StoreSettings(shard_rows=shard_rows, dtype=dtype or "float16", **stated)
+        _require_held(found.x_RD, settings.dtype, store_path)
     if store is None or not store.has_manifest():  # a new store, or one of an import that was killed
         label_N, class_names = _labels([found.labels[key] for key in found.keys])
         given = [found.splits[key] for key in found.keys]
@@ -197,10 +204,28 @@ def import_store(
     }
 
 
-def _require_range(largest: float, dtype: Dtype, store: Place) -> None:
-    """Raise ConfigError before anything is written if a number is beyond the range of the store's dtype."""
-    if largest > float(np.finfo(dtype).max):
-        raise ConfigError("embeddings", f"{largest:g}", f"numbers of {dtype} for {store}, or a new store of float32")
+def _holds(dtype: Dtype, x_RD: NDArray[np.float32]) -> bool:
+    """Whether rounding to a dtype moves embeddings by at most `_ROUNDED` of the standard deviation of their feature.
+
+    One feature in a hundred may be worse, such as one that is zero in nearly all rows.
+    """
+    worse = 0
+    for first in range(0, x_RD.shape[1], _BLOCK):
+        x_RF = x_RD[:, first : first + _BLOCK].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved_RF = x_RF.astype(dtype) - x_RF
+            worse += int((~(moved_RF.std(axis=0) <= _ROUNDED * x_RF.std(axis=0))).sum())
+        if not np.isfinite(moved_RF).all():
+            return False
+    return bool(100 * worse <= x_RD.shape[1])
+
+
+def _require_held(x_RD: NDArray[np.float32], dtype: Dtype, store: Place) -> None:
+    """Raise ConfigError before anything is written if the store's dtype does not hold the embeddings."""
+    if not _holds(dtype, x_RD):
+        given = f"numbers of a size up to {np.abs(x_RD).max():g}"
+        allowed = f"numbers that {dtype} holds within {_ROUNDED:.0%} of their standard deviation, for {store}"
+        raise ConfigError("embeddings", given, f"{allowed}; or a new store of float32")
 
 
 def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str) -> None:
@@ -292,15 +317,16 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
 
 
 def _table(path: Path) -> pa.Table:
-    """A Parquet file, or all of a folder, with strings as codes of dictionaries."""
-    found = pq.ParquetDataset(path).files
+    """The columns of a Parquet file, or of all in a folder, with strings as codes of dictionaries."""
+    found, names = (whole := pq.ParquetDataset(path)).files, (*_COLUMNS, "embedding")
     folders = sorted({os.path.dirname(os.path.relpath(file, path)) for file in found})
     if len(folders) > 1 and (path / EXPORT_NOTE).is_file():
         raise ConfigError("embeddings", str(path), f"the folder of one backbone in it: {abbreviated(folders)}")
     for file in found:
-        with pq.ParquetFile(file) as opened:
-            limits.footer(opened, file, os.path.getsize(file), row_bytes=1)
-    return pq.read_table(path, read_dictionary=_COLUMNS)
+        with pa.memory_map(file) as mapped:
+            limits.require_parquet(mapped.read_buffer(), file, 1, names)
+    chosen = [name for name in whole.schema.names if name in names]
+    return pq.read_table(path, columns=chosen, read_dictionary=_COLUMNS)
 
 
 def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:

@@ -283,7 +283,7 @@ class EmbeddingStore:
         entry = BackboneEntry(str(facts["name"]), slug(str(facts["name"])), int(facts["dim"]), dict(facts))
         known = self.catalog.backbones.get(entry.slug)
         if known is not None and (changed := catalog.differences(known.facts, facts)):
-            how = catalog.remedy(known.facts, facts)
+            how = catalog.remedy(known.facts, facts, changed)
             raise DifferentError(
                 f"{self.path}: {entry.name} was embedded with different settings: {'; '.join(changed)}{how}"
             )

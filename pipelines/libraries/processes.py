@@ -179,7 +179,7 @@ class Pool:
 
     def submit(self, function: Callable[..., str], *arguments: Any) -> Future[str]:  # noqa: ANN401
         """Run a function in a process, in a new one if those before have ended."""
-        with self._lock:
+        with self._lock, processes.safe_path():
             if self._executor is not None:
                 try:
                     return self._executor.submit(function, *arguments)

@@ -24,6 +24,7 @@ from substyle.pipelines.sources.files import FilesBelow
 from substyle.pipelines.sources.labels import (
     LABEL_COLUMNS,
     MAYBE_SPLIT_COLUMNS,
+    MISSING,
     PATH_COLUMNS,
     SPLIT_COLUMNS,
     find,
@@ -43,7 +44,8 @@ MAX_LINE = 1 << 20  # characters
 class ListSource(FilesBelow):
     """Images listed in a CSV (``.csv``) or tab-separated (``.tsv``, ``.tab``) file in UTF-8 with a header.
 
-    Paths are relative to the list's folder; columns of labels and splits are optional. Columns are found by their usual
+    Paths are relative to the list's folder; columns of labels and splits are optional. A label such as ``NA`` (see
+    `labels.MISSING`) is none. Columns are found by their usual
     names (see `labels`) or named in the configuration. A key is the path without ``.`` parts and double slashes.
     Absolute paths, paths with ``..`` and repeated lines are skipped with a warning. A missing file and a link that
     leaves the folder fail when read.
@@ -69,6 +71,9 @@ class ListSource(FilesBelow):
                 named = label_text(label)
             except ValueError as error:
                 left_out.note(path, f"on line {number} has {error}; left unlabelled")
+                named = None
+            if named in MISSING:
+                left_out.note(path, f"on line {number} has label {named}; left unlabelled")
                 named = None
             entry = readable.of(named), split_text(split, f"on line {number} of {self.root}")
             *before, first = lines.setdefault(key, (*entry, number))
@@ -135,6 +140,8 @@ def _columns(path: Path, config: SourceConfig) -> _Columns:
                 asked or "nothing",
                 f"a column of {path}: {', '.join(map(shown, header[:20])) or 'it has none'}",
             )
+        if name is not None and header.count(name) > 1:
+            raise ConfigError(f"header of {path}", f"{name} {header.count(name)} times", "each column once")
         return None if name is None else header.index(name)
 
     where = place("path_column", PATH_COLUMNS)

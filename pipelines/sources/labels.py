@@ -151,6 +151,7 @@ def _name(text: str) -> str | None:
         return None
 
 
+MISSING = frozenset({"NA", "N/A", "n/a", "NaN", "nan"})  # what programs write into a list where a label is missing
 # usual column names, in order of precedence; case is ignored
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "picture", "photo", "jpg", "jpeg", "png", "webp")
 PATH_COLUMNS = (

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines.sources.base import KINDS, ImageRecord, Source, SourceConfig, label_text, shown
+from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
+from substyle.pipelines.sources.base import KINDS, ImageRecord, Source, SourceConfig, label_text, log, shown
 from substyle.pipelines.sources.wrapped import Changed, Named
 
 ORIGINS = ("file", "column", "exif")
@@ -158,6 +158,10 @@ def _of_list(origin: Origin, keys: AbstractSet[str], field: str) -> dict[str, st
     if keys and keys.isdisjoint(record.key for record in listed.records):
         example = f"{shown(listed.records[0].key)} is none, {shown(min(keys))} is one"
         raise ConfigError(field, origin.path, f"a list with paths of the photographs, below their folder; {example}")
+    other = [shown(record.key) for record in listed.records if keys and record.key not in keys]
+    if other:
+        of = f"{len(other)} of {len(listed.records)} paths of {origin.path}"
+        log.warning("%s: %s are no photographs here: %s", field, of, abbreviated(other))
     return _classes(listed, keys)
 
 

@@ -43,7 +43,7 @@ from substyle.pipelines.sources.labels import Names, no_label, read_names, says_
 BLOCK_BYTES = 32 << 20  # of images decoded at once
 BLOCKS = 4  # cached: four readers request neighbouring rows, and a limit leaves gaps
 _MAX_BLOCK_ROWS = 4096
-_MAX_BLOCK_BYTES = 128 << 20  # of rows that all hold the largest image of a dictionary
+_MAX_BLOCK_BYTES = 128 << 20  # of rows that all hold the largest image of a dictionary; else it is held once
 _BUFFER = 1 << 20  # bytes of a column read at once: a row group may not fit in memory
 
 
@@ -132,6 +132,8 @@ class Blocks:
         with self._lock:
             start, block = self._find(file.path, group, inner) or self._decode(file, group, inner)
             value = block[inner - start]
+        if isinstance(value, pa.DictionaryScalar):
+            value = value.value
         if not value.is_valid:
             raise OSError(errno.ENODATA, "row has no image bytes", file.path)
         if value.as_buffer().size > limits.MAX_IMAGE_FILE:
@@ -181,12 +183,12 @@ class Blocks:
 
 def _batches(file: ParquetRows, group: int) -> Iterator[pa.RecordBatch]:
     what = {"row_groups": [group], "columns": [file.image], "use_threads": False}
-    # a dictionary may repeat one large image: then fewer rows make a block
+    # a dictionary may repeat one large image, also in rows that are only passed over
     with file.opened([file.image]) as opened:
         first = next(opened.iter_batches(batch_size=1, **what), None)
         largest = 0 if first is None else _largest(first.column(0))
-    with file.opened() as opened:
-        rows = min(file.block_rows[group], max(1, _MAX_BLOCK_BYTES // max(1, largest)))
+    rows = file.block_rows[group]
+    with file.opened([file.image] if largest * rows > _MAX_BLOCK_BYTES else ()) as opened:
         yield from opened.iter_batches(batch_size=rows, **what)
 
 

@@ -281,8 +281,9 @@ def register(transformation: Transformation) -> None:
     """Register a transformation. Raises ConfigError for an invalid or duplicate name, or an unknown role or class."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", transformation.name):
         raise ConfigError("transformation", transformation.name, "letters, digits, _, - and .")
-    if transformation.name in REGISTRY:
-        raise ConfigError("transformation", transformation.name, "a name that is not registered yet")
+    if (taken := REGISTRY.get(transformation.name)) is not None:
+        by = getattr(taken.function, "__module__", None) or "a suite file"
+        raise ConfigError("transformation", transformation.name, f"another name: this one is taken by {by}")
     if transformation.coarse not in COARSE:
         raise ConfigError(f"{transformation.name}.coarse", transformation.coarse, ", ".join(COARSE))
     if transformation.role not in get_args(Role):

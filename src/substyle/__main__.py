@@ -2,6 +2,9 @@
 
 import sys
 
-from substyle.engine.cli import main
+if not sys.flags.safe_path:
+    del sys.path[0]  # the current folder, whose files would replace installed modules
+
+from substyle.engine.cli import main  # noqa: E402
 
 sys.exit(main())

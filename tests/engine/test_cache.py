@@ -70,7 +70,7 @@ def test_a_renamed_module_changes_the_key(tmp_path: Path) -> None:
     package = Path(cache.__file__).parents[1]
     for name in ("kernels", "pipelines", "engine"):
         shutil.copytree(package / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    found = [cache.hash_of(tmp_path, cache.EMBEDDING)]
+    found = [cache.hash_of(tmp_path)]
     assert found[0] == cache.code_hash()
     for module in (
         "kernels/native",
@@ -80,14 +80,14 @@ def test_a_renamed_module_changes_the_key(tmp_path: Path) -> None:
     ):
         source = next(path for path in (tmp_path / f"{module}.py", tmp_path / f"{module}.c") if path.exists())
         source.rename(source.with_stem("renamed"))
-        found.append(cache.hash_of(tmp_path, cache.EMBEDDING))
+        found.append(cache.hash_of(tmp_path))
         source.with_stem("renamed").rename(source)
         (tmp_path / "kernels" / "philox_native.c").write_text(module)
-        found.append(cache.hash_of(tmp_path, cache.EMBEDDING))
+        found.append(cache.hash_of(tmp_path))
     assert len(set(found)) == len(found)
     shutil.rmtree(tmp_path / "engine" / "backbones")
     with pytest.raises(FileNotFoundError, match="no source code"):
-        cache.hash_of(tmp_path, cache.EMBEDDING)
+        cache.hash_of(tmp_path)
 
 
 def graph() -> bytes:
@@ -177,14 +177,3 @@ def test_where_the_maker_dies_the_next_one_makes_it(own: Path) -> None:
         cache.fetch_once("engines/a.engine", die)
     assert cache.fetch_once("engines/a.engine", lambda: b"engine") == b"engine"
     assert cache.fetch_once("engines/a.engine", die) == b"engine"
-
-
-def test_what_a_stage_shows_does_not_make_its_results_outdated(tmp_path: Path) -> None:
-    for name in ("__init__", "section"):
-        (tmp_path / "stages").mkdir(exist_ok=True)
-        (tmp_path / "stages" / f"{name}.py").write_text("1")
-    before = cache.hash_of(tmp_path, ["stages"])
-    (tmp_path / "stages" / "section.py").write_text("2")
-    assert cache.hash_of(tmp_path, ["stages"]) == before
-    (tmp_path / "stages" / "__init__.py").write_text("2")
-    assert cache.hash_of(tmp_path, ["stages"]) != before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,33 @@ def test_strings_that_would_not_fit_are_refused(nested: bool) -> None:
     table = pa.table({"text": plain})
     with pytest.raises(ValueError, match=r"x: claims 500,0\d\d,\d+ bytes"):
         limits.read_parquet(parquet(table), "x", 1, table.schema)
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_list_of_one_repeated_value_is_refused_before_it_is_decoded(version: str) -> None:
+    rows = 10_000_000
+    numbers = pa.ListArray.from_arrays(pa.array([0, 2, rows], pa.int32()), pa.array(np.zeros(rows, np.int8)))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"key": ["a", "b"], "some": numbers}), buffer, data_page_version=version)
+    before = pa.default_memory_pool().bytes_allocated()
+    data = pa.py_buffer(buffer.getvalue())
+    with pytest.raises(ValueError, match=r"x: claims 80,000,0\d\d bytes"):
+        limits.require_parquet(data, "x", 1)
+    assert limits.require_parquet(data, "x", 1, ("key",)).metadata.num_rows == 2
+    with pytest.raises(ValueError, match="x: claims"):
+        limits.read_parquet(buffer.getvalue(), "x", 1)
+    assert pa.default_memory_pool().bytes_allocated() < before + rows
+
+
+@pytest.mark.parametrize("at", range(4, 40))
+def test_spoilt_headers_of_pages_end_in_an_answer(at: int) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"some": [[1, 2], [3]]}), buffer, use_dictionary=False)
+    for byte in (0, 1, 0x7F, 0x80, 0xFF):
+        data = bytearray(buffer.getvalue())
+        data[at] = byte
+        with suppress(ValueError):
+            limits.require_parquet(pa.py_buffer(bytes(data)), "x", 1)
 
 
 def test_a_footer_of_too_many_bytes_is_refused() -> None:

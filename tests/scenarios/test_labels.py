@@ -96,6 +96,25 @@ def test_labels_of_a_store_alone(scene: Scene) -> None:
     )
 
 
+@pytest.mark.parametrize("of", ["exif:Model", "column:scanner"])
+def test_labels_of_photographs_that_were_not_embedded_are_refused(empty: Scene, of: str) -> None:
+    numbers, folders = range(8), [empty.root / "photos", empty.root / "other"]
+    for folder, first in zip(folders, (0, 100), strict=True):
+        for number in numbers:
+            write(folder / f"{number}.jpg", jpeg(photograph(first + number)))
+        lines = ["path,label,scanner", *(f"{n}.jpg,{('even', 'odd')[n % 2]},{'AB'[n // 4]}" for n in numbers)]
+        write(folder / "list.csv", "\n".join(lines).encode())
+    images, other = folders[0] / "list.csv", folders[1] / "list.csv"
+    store, how = empty.root / "s.zarr", ("--suite", "identity", "--canvas", 64)
+    empty.ok("embed", images, "--store", store, "--backbone", PIXELS, *how)
+    asked = ["stage", "labels", store, "--out", empty.root / "out", "--set", f"labels.of.x={of}", "--images"]
+    assert "different content" in empty.refused(*asked, other, kind="PhotographsError", field="images")
+    swapped = [folders[0] / "0.jpg", folders[0] / "2.jpg"]
+    for path, data in zip(swapped, [path.read_bytes() for path in reversed(swapped)], strict=True):
+        write(path, data)
+    assert "0.jpg" in empty.refused(*asked, images, kind="PhotographsError", field="images")
+
+
 def _patients(scene: Scene, count: int = 40) -> dict[str, str]:
     """Photographs without splits, two of each patient, of which one is of each class."""
     patients = {}

@@ -22,7 +22,11 @@ TRANSFORMATION = """
 import torch
 from substyle.pipelines.transforms.base import Choice, kernel
 
-LEVEL = 255
+try:
+    from .helper import read
+    LEVEL = int(read())
+except ImportError:
+    LEVEL = 255
 
 
 @kernel('mine_negative', coarse='tone', role='train', parameters=[Choice('threshold', (64, 128))])
@@ -37,7 +41,11 @@ from torch import nn
 from substyle.engine.backbones.registry import Family, register_family
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, tensors_hash
 
+from pathlib import Path
+
 GAIN = 2.0
+FILE = Path(__file__).with_name("gain.txt")
+GAIN = float(FILE.read_text()) if FILE.exists() and FILE.read_text() else GAIN
 
 
 def load(name, rest, context):
@@ -85,18 +93,25 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plug_in_transformation_is_edited(scene: Scene) -> None:
-    """Edited code, values that it reads, and parameters are rejected; comments are not."""
-    plugin = scene.root / "mine.py"
+    """Edited code, values and files that it reads, and parameters are rejected; comments are not."""
+    package, level = scene.root / "mine", scene.root / "mine" / "level.txt"
+    package.mkdir()
+    plugin = package / "__init__.py"
     plugin.write_text(TRANSFORMATION)
-    scene.study |= {"suite": "identity,mine_negative", "plugins": [str(plugin)]}
+    (package / "helper.py").write_text(
+        "from pathlib import Path\nread = Path(__file__).with_name('level.txt').read_text\n"
+    )
+    level.write_text("255")
+    scene.study |= {"suite": "identity,mine_negative", "plugins": [str(package)]}
     before = numbers(scene.run())
     scene.new_process()
     assert numbers(scene.run()) == before
     plugin.write_text(TRANSFORMATION.replace("# a comment", "# another"))
     scene.new_process()
     assert numbers(scene.run()) == before
-    for old, new in (("LEVEL - canvas", "canvas"), ("LEVEL = 255", "LEVEL = 254"), ("(64, 128)", "(64, 96)")):
+    for old, new in (("LEVEL - canvas", "canvas"), ("", ""), ("(64, 128)", "(64, 96)")):
         plugin.write_text(TRANSFORMATION.replace(old, new))
+        level.write_text("255" if old else "254")
         scene.new_process()
         scene.run_refused(None, "DifferentError")
     assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
@@ -127,10 +142,15 @@ def test_a_plug_in_backbone_is_edited(scene: Scene) -> None:
     before = numbers(scene.run())
     scene.new_process()
     assert numbers(scene.run()) == before
-    for old, new in (("self.weight * GAIN", "self.weight + GAIN"), ("GAIN = 2.0", "GAIN = 3.0")):
+    edits = (("self.weight * GAIN", "self.weight + GAIN", ""), ("GAIN = 2.0", "GAIN = 3.0", ""), ("", "", "4.0"))
+    for old, new, setting in edits:
         plugin.write_text(FAMILY.replace(old, new))
+        (scene.root / "gain.txt").write_text(setting)
         scene.new_process()
         scene.run_refused(None, "DifferentError")
+        more = scene.add(50)  # with something to embed, too
+        scene.run_refused(None, "DifferentError")
+        more.unlink()
     assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
 
 

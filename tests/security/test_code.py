@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.security.conftest import Outside
@@ -17,11 +18,15 @@ import substyle
 from substyle.engine import cache
 from substyle.engine.backbones.runtimes import torch_compile
 from substyle.engine.cli import main
+from substyle.engine.config import ExecutorConfig
 from substyle.engine.embedding import ray_cluster
+from substyle.engine.stages import at_once
 from substyle.engine.study.file import load_study
 from substyle.kernels import files, native
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.files import UnsafeFileError
+from substyle.kernels.processes import Block
+from substyle.pipelines.libraries.processes import Pool
 
 # --- a cache that others can write to ---------------------------------------------------------------------------------
 
@@ -284,6 +289,42 @@ def test_a_probe_does_not_choose_what_is_contacted(
     assert not constants.HF_HUB_OFFLINE
     assert main(["predict", str(probe), str(photographs), "--download", "--quiet"]) == 1
     assert contacted
+
+
+@pytest.mark.parametrize("pool", ["library", "stage"])
+def test_processes_that_are_started_import_nothing_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    (tmp_path / "pickle.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    if pool == "library":
+        started = Pool(1)
+        assert started.submit(str, "done").result() == "done"
+        started.end()
+    else:
+        units = at_once._Pool(at_once.Places(1, 1), Block(8))
+        assert units.compute(0, Path.exists, tmp_path) is True
+        units.end(stopped=False)
+    assert not (tmp_path / "ran").exists()
+    assert dict(os.environ) == before
+
+
+def test_workers_of_ray_import_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options, safe=os.environ["PYTHONSAFEPATH"]))
+    with ray_cluster.joined(ExecutorConfig("ray"), {"CPU": 1.0}):
+        assert given["safe"] == "1"
+        assert given["job_config"]._runtime_env_has_working_dir()  # Ray would add the current folder otherwise
+        assert not given["job_config"]._py_driver_sys_path
+
+
+def test_the_program_imports_nothing_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("print('ran')")
+    command = [sys.executable, "-m", "substyle", "--version"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "ran" not in ran.stdout
 
 
 def test_a_package_of_the_current_folder_is_not_run(tmp_path: Path) -> None:

@@ -324,7 +324,9 @@ def wrap(
 
     Raises ConfigError if the network does not support the readout.
     """
-    network = network.eval().requires_grad_(False)
+    network = network.eval()
+    for parameter in network.parameters():  # `Module.requires_grad_` is not for TorchScript
+        parameter.requires_grad_(False)
     config = (config or data_config(network)) | readout.levels
     weights_hash = tensors_hash(network.state_dict())
     read, pooling = apply(name, network, readout, config["side"])

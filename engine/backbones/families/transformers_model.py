@@ -16,9 +16,21 @@ from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.align import require_transformers
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
 from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout, split
-from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, hub_repository
+from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, cached_only, hub_repository
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines import limits
 
+# whose configurations name no further model, which would be loaded, also from a hub
+_TYPES = {
+    "aimv2", "aimv2_vision_model", "align", "altclip", "beit", "bit", "blip", "chinese_clip",
+    "chinese_clip_vision_model", "clip", "clip_vision_model", "clipseg", "convnext", "convnextv2", "cvt",
+    "data2vec-vision", "deit", "dinat", "dinov2", "dinov2_with_registers", "dinov3_convnext", "dinov3_vit",
+    "efficientnet", "flava", "focalnet", "hiera", "ijepa", "levit", "metaclip_2", "mlcd", "mlcd_vision_model",
+    "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "owlvit", "pixio", "poolformer", "pvt", "pvt_v2",
+    "regnet", "resnet", "segformer", "siglip", "siglip2", "siglip2_vision_model", "siglip_vision_model",
+    "swiftformer", "swin", "swin2sr", "swinv2", "tipsv2", "tipsv2_vision_model", "vit", "vit_mae", "vit_msn",
+    "vitdet", "yolos",
+}  # fmt: skip
 _PROCESSOR = "preprocessor_config.json"
 _POOLS = ("cls", "avg", "max")
 # what processors may do besides, and the preprocessing of a backbone does not
@@ -113,7 +125,8 @@ def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Ba
     """
     library = require_transformers(name)
     path = folder_of(name, folder)
-    with _quietly(library):
+    _require_alone(name, path)
+    with _quietly(library), cached_only():
         try:
             config = library.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
             architecture = (getattr(config, "architectures", None) or [type(config).__name__])[0]
@@ -123,8 +136,9 @@ def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Ba
                 path, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
                 dtype=torch.float32,
             )  # fmt: skip
-        except UNREADABLE as error:
-            raise WeightsError(f"{name}: cannot load {path}: {str(error).strip().splitlines()[0]}") from error
+        except Exception as error:  # whatever the library raises for a configuration
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise WeightsError(f"{name}: cannot load {path}: {reason}") from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise WeightsError(f"{name}: {path} has no weights for {', '.join(missing[:3])} ({len(missing)} in all)")
@@ -142,6 +156,30 @@ def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Ba
         )
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"backbone {name}", architecture, f"a model of images ({error})") from error
+
+
+def _require_alone(name: str, path: Path) -> None:
+    """Raise ConfigError if other code or another model would be loaded for what ``config.json`` states."""
+    try:
+        stated = json.loads(limits.read_text(path / "config.json"))
+        kind, nested = stated["model_type"], set(_keys(stated))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"backbone {name}", f"config.json: {error!r}", "a configuration with its model_type"
+        ) from error
+    if kind not in _TYPES:
+        raise ConfigError(f"backbone {name}", f"model_type {kind}", ", ".join(sorted(_TYPES)))
+    # of attention: names a repository with a kernel
+    if other := [key for key in nested if "_implementation" in key and not key.endswith("_autoset")]:
+        raise ConfigError(f"backbone {name}", f"config.json: {other[0]}", "a configuration without it")
+
+
+def _keys(stated: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
+    """All keys of nested objects."""
+    if isinstance(stated, dict):
+        yield from stated
+    for value in stated.values() if isinstance(stated, dict) else stated if isinstance(stated, list) else ():
+        yield from _keys(value)
 
 
 def folder_of(name: str, folder: str) -> Path:

@@ -239,8 +239,8 @@ def _fitted(
     basis = CovarianceBasis.of(rows)
     few = task.val_N[: max(1, probes.validation_rows // len(styles))]
 
-    def fitted(start: Heads | None, tighter: float) -> Fit:
-        return fit_heads(rows, probes, [C] * len(planned.own_K), start, basis=basis, tighter=tighter)
+    def fitted(start: Heads | None, tighter_K: F64 | None) -> Fit:
+        return fit_heads(rows, probes, [C] * len(planned.own_K), start, basis=basis, tolerance=tighter_K)
 
     def validated(fit: Fit) -> F64:
         each = [_scored(features, replace(task, test_N=few), fit, k, own, few) for k, own in enumerate(planned.own_K)]

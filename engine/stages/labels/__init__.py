@@ -19,14 +19,11 @@ from substyle.engine.stages.labels.scores import Known, labels
 from substyle.engine.stages.labels.section import Labels
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
-from substyle.engine.store import identity as recorded
+from substyle.engine.store.identity import open_unchanged
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.dispatch import threads
 from substyle.kernels.errors import SubstyleError
-from substyle.pipelines.sources import Source
 from substyle.pipelines.sources.metadata import ORIGINS, read_labels
-
-_IMPORTED = "imported"
 
 
 class LabelsStage(JsonStage[LabelsConfig]):
@@ -95,7 +92,9 @@ class LabelsStage(JsonStage[LabelsConfig]):
 
         def read() -> Known:
             keys = {key for table in run.tables.values() for key in table.keys}
-            return read_labels(origins, _sources(run) if origins and kind != "file" else [], keys, "labels.of")
+            return read_labels(
+                origins, open_unchanged(run.store, run.source) if origins and kind != "file" else [], keys, "labels.of"
+            )
 
         return dict(run.once((self.name, kind, *sorted(config.of.items())), read))
 
@@ -119,11 +118,3 @@ def _digest(values: Mapping[str, str]) -> str:
 def _probes(run: Run) -> ProbeConfig:
     config: ProbeConfig | None = PROBES.chosen(run)
     return config or ProbeConfig(seed=run.store.settings.seed)
-
-
-def _sources(run: Run) -> list[Source]:
-    """The photographs of a store: those of the run, and others that the store records."""
-    entries = run.store.manifest().sources if run.store.has_manifest() else ()
-    if run.source is not None and len(entries) < 2:
-        return [run.source]
-    return [recorded.open_recorded(run.store, entry) for entry in entries if entry.kind != _IMPORTED]

@@ -21,6 +21,7 @@ from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
+from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.names import family
@@ -107,8 +108,14 @@ def response_of(parameter: base.Parameter) -> Response | None:
 
 
 def families(names: Sequence[str]) -> dict[str, tuple[list[int], list[Response]]]:
-    """Indices of the columns of each transformation, of all its severities, and its parameters."""
+    """Indices of the columns of each transformation, of all its severities, and its parameters.
+
+    Raises ConfigError for a transformation that is not defined here.
+    """
     load_all()
+    if unknown := [name for name in names if not base.is_known(family(name))]:
+        allowed = "one that is defined: pass the suite file or the plug-in that defines it with --plugin"
+        raise ConfigError("transformation", unknown[0], allowed)
     columns: dict[str, list[int]] = {}
     for t, name in enumerate(names):
         columns.setdefault(family(name), []).append(t)

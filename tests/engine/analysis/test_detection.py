@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from substyle.engine.analysis import detection as detection_module
 from substyle.engine.analysis.detection import (
     FALSE_POSITIVES,
     detection,
@@ -88,6 +90,19 @@ def test_a_separable_attack_is_detected() -> None:
     assert found is not None
     assert (found["auroc"].value, found["tpr"].value) == (1.0, 1.0)
     assert detector(clean_ND[20:] + 2 * moved).min() > 0 > detector(clean_ND[20:]).max()
+
+
+def test_the_detector_of_separable_pictures_is_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection_module, "CS", (1.0,))
+    rng = np.random.default_rng(0)
+    clean_ND = rng.normal(size=(40, 300))
+    attacked_ND = clean_ND + 0.3 * rng.normal(size=300)
+    found = fit_detector(clean_ND, [attacked_ND], 0)
+    x_RD = np.concatenate([clean_ND, attacked_ND])
+    scaled_RD = (x_RD - x_RD.mean(0)) / x_RD.std(0)
+    exact = LogisticRegression(tol=1e-10, max_iter=100_000).fit(scaled_RD, np.arange(80) >= 40)
+    assert found.converged
+    np.testing.assert_allclose(found(x_RD), exact.decision_function(scaled_RD), atol=0.01)
 
 
 def test_detectors_leave_out_radii_and_attacks() -> None:

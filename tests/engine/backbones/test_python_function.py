@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from substyle.engine.backbones import registry
+from substyle.engine.backbones.export import export
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.store.layout import network_changes, network_facts
@@ -36,6 +38,10 @@ class Net(nn.Module):
 
 def encoder():
     return Net(), FACTS
+
+
+def traced():
+    return torch.jit.trace(Net(), torch.zeros(2, 3, 16, 16)), FACTS
 
 
 def nothing():
@@ -79,6 +85,18 @@ def test_a_network_and_its_preprocessing() -> None:
     torch.testing.assert_close(backbone.module(canvas), expected)
     spec = backbone.spec
     assert (spec.dim, spec.input_side, spec.std, spec.parameters) == (3, 16, (0.25,) * 3, 3)
+
+
+@pytest.mark.usefixtures("module")
+def test_a_network_of_torchscript() -> None:
+    canvas = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    module, expected = load("traced").module, load("encoder").module
+    assert module is not None
+    assert expected is not None
+    torch.testing.assert_close(module(canvas), expected(canvas))
+    graph = ReferenceEvaluator(export(module, canvas=16, batch=2))
+    (found,) = graph.run(None, {"canvas": canvas.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected(canvas), rtol=1e-4, atol=1e-5)
 
 
 def test_what_it_computes_counts(module: Path) -> None:

@@ -14,7 +14,6 @@ import torch
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding import behaviour
 from substyle.engine.embedding.behaviour import covering, definitions_of
-from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.store import catalog
 from substyle.engine.store.catalog import Definition, pixels_digest, read_pictures
 from substyle.engine.store.layout import DifferentError, StoreSettings
@@ -45,8 +44,9 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def found(*names: str, threads: int = 1, batch: int | None = None, crop_pct: float = 0.875) -> list[Definition]:
-    settings = Settings(0, 64, names, crop_pct=crop_pct)
-    return definitions_of(PixelPipeline(settings, EmbedConfig(threads=threads, batch=batch)), names)
+    return definitions_of(
+        names, Settings(0, 64, names, crop_pct=crop_pct), EmbedConfig(threads=threads, batch=batch).here()
+    )
 
 
 def registered(name: str, function: object, *parameters: base.Parameter) -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.at_once import AtOnce
 from tests.conftest import jpeg, photograph
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import ANCHORS, GATE_EACH, SPOT_PICTURES
 from substyle.engine.backbones.spec import BackboneSpec
+from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
-from substyle.engine.embedding import loop, run
+from substyle.engine.embedding import loop, prepare, run
 from substyle.engine.embedding.blobs import Blob
 from substyle.engine.embedding.loop import EmbedTask
 from substyle.engine.embedding.plan import EmbedPlan
@@ -400,6 +402,16 @@ def test_classes_that_a_limit_leaves_out_get_no_label(tmp_path: Path) -> None:
         assert len(table.class_names) == limit
         named = [table.class_names[label] for label in table.label_N.tolist()]
         assert named == [key.split("/")[0] for key in table.keys]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_decoded(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt")
+    choice = BackboneChoice("timm:resnet10t", checkpoint=tmp_path / "x.pt")
+    monkeypatch.setattr(prepare, "compile_source", lambda *_, **__: pytest.fail("photographs are decoded"))
+    with pytest.raises(WeightsError, match=r"x\.pt does not fit"):
+        embed(plan(two_classes, tmp_path / "s.zarr"), [choice], quiet=True)
 
 
 def test_bad_requests(tmp_path: Path, two_classes: Path) -> None:

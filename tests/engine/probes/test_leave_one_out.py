@@ -94,7 +94,9 @@ def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Q
             continue
         seen = np.setdiff1d(task.train_T, [t])
         own = replace(task, train_T=seen)
-        alone = fit_heads(TrainingRows(features, own, variant_weights(own, seen)[None]), config, [0.1], tighter=3.0)
+        alone = fit_heads(
+            TrainingRows(features, own, variant_weights(own, seen)[None]), config, [0.1], tolerance=config.tolerance / 3
+        )
         picked = score(features, replace(task, score_T=np.array([t])), alone.heads, images)
         assert (picked.mean_TN[t] == found.score_TN[t]).mean() >= 1 - 1.5 / len(images)
 
@@ -214,7 +216,12 @@ def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
     for held in redrawn_sets(table, task, 3, config.seed):
         seen = np.setdiff1d(task.train_T, held)
-        alone = fit_heads(TrainingRows(features, task, variant_weights(task, seen)[None]), config, [0.1], tighter=3.0)
+        alone = fit_heads(
+            TrainingRows(features, task, variant_weights(task, seen)[None]),
+            config,
+            [0.1],
+            tolerance=config.tolerance / 3,
+        )
         scores = score(features, replace(task, score_T=held), alone.heads, images)
         expected.append(np.mean([np.mean(scores.mean_TN[t]) for t in held]))  # one of blur, one of noise
     assert entry["accuracies"] == pytest.approx(expected, abs=1.5 / len(images))
@@ -260,7 +267,9 @@ def test_styles_of_a_generator_are_scored_by_a_probe_that_saw_none_of_them(make_
         seen = np.setdiff1d(task.train_T, held)
         own = replace(task, train_T=seen)
         features = Features(table, standard, CPU, torch.float32)
-        alone = fit_heads(TrainingRows(features, own, variant_weights(own, seen)[None]), config, [0.1], tighter=3.0)
+        alone = fit_heads(
+            TrainingRows(features, own, variant_weights(own, seen)[None]), config, [0.1], tolerance=config.tolerance / 3
+        )
         picked = score(features, replace(task, score_T=np.array(held)), alone.heads, table.rows(2))
         expected = float(np.mean([picked.mean_TN[t].mean() for t in held]))
         assert entry["generators"][generator]["accuracy"] == pytest.approx(expected, abs=0.02)

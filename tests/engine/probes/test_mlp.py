@@ -58,7 +58,7 @@ class Trainings:
         self.made.append((list(settings), steps))
         return {
             s: Trained(s, Heads(torch.tensor([[[s.lr, steps]]]), torch.zeros(1, 1)), self.accuracy(s, steps),
-                       self.loss(s, steps), steps)
+                       self.loss(s, steps), steps, 9.0)
             for s in settings
         }  # fmt: skip
 
@@ -357,3 +357,20 @@ def test_a_longer_training_of_a_class_probe_must_not_gain_on_transformed_photogr
         train_mlp(features, task, quick(mlp_steps=2))
     val = len(table.rows(1))
     assert asked == [8 * val, 6 * val]
+
+
+@pytest.mark.parametrize(("rate", "converged"), [(1e-9, False), (1e-7, False), (1e-2, True)])
+def test_a_training_that_has_not_moved_has_not_converged(
+    make_table: Make, quick: Quick, rate: float, converged: bool
+) -> None:
+    """With a learning rate that is too small, no number of steps gains anything."""
+    features, task = features_of(make_table(), "semantic")
+    found = train_mlp(features, task, quick(mlp_learning_rates=(rate,), doublings=2))
+    assert abs(found.gain) <= 0.01
+    assert found.converged is converged
+
+
+def test_a_training_that_has_diverged_has_not_converged(make_table: Make, quick: Quick) -> None:
+    features, task = features_of(make_table(), "semantic")
+    found = train_mlp(features, task, quick(mlp_learning_rates=(10.0,), mlp_weight_decays=(100.0,), doublings=2))
+    assert (found.trained.loss, found.converged) == (math.inf, False)

@@ -87,7 +87,7 @@ def test_replayed_steps_learn_what_the_host_s_do(
     settings = [Setting(lr, 0.1, width) for lr in (1e-2, 3e-3, 1e-3)]
     table = make_table()
     ours = learned(table, settings, config, 24)
-    assert graphs.replays == [24 - cuda.WARM, 1], "the steps, and the validation at their end"
+    assert graphs.replays == [2, 24 - cuda.WARM], "the validation before the steps and after them, and the steps"
     monkeypatch.setattr(trainer, "replays", lambda device: False)
     assert_same(ours, learned(table, settings, config, 24))
     assert len(graphs.replays) == 2
@@ -106,7 +106,7 @@ def test_what_is_captured_is_what_runs_by_itself(
         ours = learned(table, settings, config, steps, dtype)
     # three steps are too few to be captured; of 30 the first script has one step after it is warm
     assert cuda.WARM == 3
-    assert graphs.replays == ([1] * 2 if steps == 3 else [steps - cuda.WARM] * 2 + [1] * 2)
+    assert graphs.replays == ([2] * 2 if steps == 3 else [2] * 2 + [steps - cuda.WARM] * 2)
     eager()
     assert_same(ours, learned(table, settings, config, steps, dtype), bits=True)
 
@@ -120,7 +120,7 @@ def test_captured_steps_end_with_the_training(
     gc.disable()
     try:
         learned(make_table(), [Setting(1e-2, 0.1, 0)], quick(dropout=0.0), 12)
-        assert graphs.replays == [12 - cuda.WARM, 1]
+        assert graphs.replays == [2, 12 - cuda.WARM]
         assert [step() for step in made] == [None]
     finally:
         gc.enable()
@@ -133,7 +133,7 @@ def test_scripts_too_short_to_warm_up_run_eagerly(
     monkeypatch.setattr(trainer, "AHEAD", 3)
     table, settings, config = make_table(), [Setting(1e-2, 0.1, 0)], quick(dropout=0.0)
     ours = learned(table, settings, config, 12)
-    assert graphs.replays == [1], "the validation alone"
+    assert graphs.replays == [2], "the validation alone"
     monkeypatch.setattr(trainer, "replays", lambda device: False)
     assert_same(ours, learned(table, settings, config, 12))
 
@@ -175,7 +175,7 @@ def test_twins_and_their_parts(
         return train(features, parts, settings_of(fine, semantic, config), config, 20)
 
     ours = run()
-    assert graphs.replays == [20 - cuda.WARM, 1, 1]
+    assert graphs.replays == [2, 2, 20 - cuda.WARM]
     monkeypatch.setattr(trainer, "replays", lambda device: False)
     assert_same(ours, run())
 

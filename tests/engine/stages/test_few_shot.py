@@ -65,6 +65,20 @@ def test_features_of_unlike_scale_converge() -> None:
     assert found["accuracy"] == pytest.approx(right, abs=1 / 300)
 
 
+def test_few_separable_photographs_reach_the_optimum() -> None:
+    """Where the loss is small, gradients are small far from the optimum."""
+    rng = np.random.default_rng(0)
+    table = some(train=30, test=600)
+    x_TND = 3 * np.concatenate([np.asarray(table.x_TND), rng.normal(size=(2, 640, 300))], axis=2)
+    table = replace(table, x_TND=x_TND.astype(np.float32))
+    train, test = table.rows(TRAIN), table.rows(TEST)
+    exact = LogisticRegression(tol=1e-10, max_iter=10_000)
+    exact.fit(table.x_TND[1, train].astype(np.float64), table.label_N[train])
+    found = few_shot(table, FewShotConfig(shots=1000, draws=2))
+    right = exact.score(table.x_TND[1, test].astype(np.float64), table.label_N[test])
+    assert found["accuracy"] == pytest.approx(right, abs=0.001)
+
+
 def test_an_optimiser_that_stops_early_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "ITERATIONS", 2)
     assert few_shot(some(), FewShotConfig(draws=2))["converged"] is False

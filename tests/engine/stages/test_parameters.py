@@ -18,6 +18,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
+from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
@@ -95,6 +96,11 @@ def test_which_parameters_are_predicted() -> None:
     assert response_of(base.Uniform("angle", -90, 90, "degree")) == Response("angle", "degree", 0.0)
     severities = families(("imagenet_c_fog@1", "imagenet_c_fog@3"))
     assert severities == {"imagenet_c_fog": ([0, 1], [Response("severity", "", 0.0)])}
+
+
+def test_the_suite_file_of_a_store_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"my_blur.*suite file .* --plugin"):
+        families(("identity", "my_blur@2"))
 
 
 def test_angles_go_full_circle() -> None:

@@ -26,6 +26,8 @@ from substyle.engine.store.table import load_table
 from substyle.engine.study.compare import compare_results
 from substyle.engine.study.file import study_of
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.plugins import files_digest
+from substyle.pipelines.transforms.registry import load_file
 
 DOCS = Path(__file__).parents[3] / "docs" / "contributing.md"
 PIXELS = "control:pixels"
@@ -352,3 +354,36 @@ def test_a_plugin_replaces_no_numbers_of_other_stages(
     (folder / "dimension.py").write_text(source.replace("    def sections(", method))
     message = run(folder, two_classes, capsys, code=1)["error"]["message"]
     assert message == "stage dimension: got entries sensitivity of results.json; allowed: dimension"
+
+
+@pytest.mark.slow
+def test_results_of_an_edited_helper_are_outdated(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a plug-in that is a package, every file counts."""
+    package = folder / "dimension"
+    package.mkdir()
+    source = (folder / "dimension.py").read_text()
+    (package / "__init__.py").write_text(source.replace("variance_D.sum() **", "SCALE * variance_D.sum() **"))
+    (package / "helper.py").write_text("SCALE = 1.0\n")
+    text = (package / "__init__.py").read_text()
+    (package / "__init__.py").write_text(
+        text.replace("import numpy as np\n", "import numpy as np\nfrom .helper import SCALE\n")
+    )
+    (folder / "study.toml").write_text(STUDY.replace("dimension.py", "dimension"))
+    before = run_again(folder, two_classes, capsys)
+    (package / "helper.py").write_text("SCALE = 0.5\n")
+    after = run_again(folder, two_classes, capsys)
+    assert after == {name: pytest.approx(value / 2) for name, value in before.items()}
+
+
+def run_again(folder: Path, photographs: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """Results of a run in another process, which has not imported the plug-in."""
+    registry._found.pop("dimension", None)
+    for names in (registry.NAMES, registry._registered):
+        names[:] = [name for name in names if name != "dimension"]
+    load_file.cache_clear()
+    files_digest.cache_clear()
+    results = json.loads(Path(run(folder, photographs, capsys)["results"]).read_text())
+    found: dict[str, float] = results["backbones"][PIXELS]["dimension"]
+    return found

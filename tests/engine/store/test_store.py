@@ -178,7 +178,11 @@ def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: P
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (facts(weights="other"), "weights w .*other now"),
+        (facts(weights="other"), "weights w .*other now .*another network: use another store"),
+        (
+            facts(weights="other") | {"runtime": {**facts()["runtime"], "device": "cuda"}},
+            r"weights w .*other now.*cuda now .*another network",
+        ),
         (facts(dim=4), "dim 3 .*4 now"),
         (facts(precision="bf16"), "precision fp32 .*bf16 now"),
         (facts() | {"runtime": {**facts()["runtime"], "name": "tensorrt"}}, "runtime openvino .*tensorrt now"),

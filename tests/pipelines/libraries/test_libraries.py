@@ -26,7 +26,6 @@ from tests.pipelines.libraries.suites import forgotten, row, write
 from substyle.engine.cli import main
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.behaviour import definitions_of
-from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.store.catalog import Definition
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError, SubstyleError
@@ -220,7 +219,7 @@ def test_an_edited_function_makes_other_pixels(fresh: Path, monkeypatch: pytest.
     def pixels() -> tuple[str, ...]:
         file = write(fresh)
         load_suite(file)
-        (found,) = definitions_of(PixelPipeline(Settings(0, SIDE, ("p_sepia",)), EmbedConfig(threads=1)), ["p_sepia"])
+        (found,) = definitions_of(["p_sepia"], Settings(0, SIDE, ("p_sepia",)), EmbedConfig(threads=1).here())
         pool(1).end()  # whose processes have imported the function
         sys.modules.pop("my_effects", None)
         load_file.cache_clear()

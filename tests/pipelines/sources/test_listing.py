@@ -69,6 +69,21 @@ def test_columns_under_their_usual_names(tmp_path: Path, header: str, label: str
     assert described(source) == [("a.jpg", label, split, b"a.jpg")]
 
 
+def test_a_label_that_says_that_it_is_missing_is_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [f"{i}.jpg,{label}" for i, label in enumerate(("cat", "NA", "", "N/A", "NaN", "nan", "Nancy"))]
+    (tmp_path / "x.csv").write_text("\n".join(["path,label", *lines]))
+    source = ListSource(tmp_path / "x.csv")
+    assert source.class_names == ("Nancy", "cat")
+    assert [record.label for record in source.records] == [1, None, None, None, None, None, 0]
+    assert "1.jpg on line 3 has label NA; left unlabelled" in caplog.text
+
+
+def test_a_column_of_which_there_are_two_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("path,label,label,note,note\n1.jpg,cat,dog,a,b\n")
+    with pytest.raises(ConfigError, match=r"label 2 times.*each column once"):
+        ListSource(tmp_path / "x.csv")
+
+
 def test_of_several_columns_the_first_usual_name_counts(tmp_path: Path) -> None:
     text = "target,image,LABEL,class,label,path\n1,no.jpg,2,3,4,a.jpg\n"
     assert described(ListSource(listed(tmp_path, text))) == [("a.jpg", "4", None, b"a.jpg")]

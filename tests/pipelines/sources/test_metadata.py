@@ -75,6 +75,14 @@ def test_a_list(tmp_path: Path) -> None:
     assert found == {"site": {"a/1.jpg": "east"}, "when": {"a/1.jpg": "1999", "a/2.jpg": "2001"}}
 
 
+def test_paths_of_a_list_that_are_no_photographs_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "sites.csv").write_text("path,site\na/1.jpg,east\na/2.JPG,NA\na/3.JPG,west\n")
+    made = origins(site=f"file:{tmp_path}/sites.csv")
+    assert read_labels(made, [], ["a/1.jpg", "a/2.jpg"], "labels.of") == {"site": {"a/1.jpg": "east"}}
+    assert "labels.of.site: 2 of 3 paths" in caplog.text
+    assert "a/2.JPG" in caplog.text
+
+
 def test_a_list_of_other_photographs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sites.csv").write_text("path,site\nphotos/1.jpg,east\n")
     made = origins(site=f"file:{tmp_path}/sites.csv")

@@ -46,6 +46,23 @@ def test_rows_are_decoded_in_small_blocks_and_once(tmp_path: Path, monkeypatch: 
     assert sum(decoded) <= 50
 
 
+def test_a_large_image_that_a_dictionary_repeats_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = bytes(8 << 20)
+    file = parquet(tmp_path / "x.parquet", {"image": [large] * 60}, store_schema=False)
+    decoded: list[int] = []
+    batches = rows_module._batches
+
+    def counted(rows: Any, group: int) -> Any:  # noqa: ANN401
+        for batch in batches(rows, group):
+            decoded.append(batch.nbytes)
+            yield batch
+
+    monkeypatch.setattr(rows_module, "_batches", counted)
+    source = TableSource(file)
+    assert source.records[59].read() == source.records[1].read() == large
+    assert sum(decoded) < 3 * len(large)
+
+
 @pytest.mark.parametrize("back", [20, -1000], ids=["header", "content"])
 def test_a_broken_page_spoils_only_what_follows_in_its_row_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: int

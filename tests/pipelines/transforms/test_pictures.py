@@ -233,7 +233,7 @@ def test_wrong_rows(tmp_path: Path, written: str, field: str, message: str) -> N
 
 def test_a_packaged_style_keeps_its_picture(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(photograph(0)))
-    with pytest.raises(ConfigError, match="a name that is not registered yet"):
+    with pytest.raises(ConfigError, match="taken by a suite file"):
         load(tmp_path, row("a.jpg", "style_bricks", "style_bricks"))
     assert base.get("style_bricks").picture is None
 
@@ -255,7 +255,7 @@ def test_a_mended_folder_can_be_read_again_and_by_another_suite(tmp_path: Path) 
     third.parent.mkdir()
     (third.parent / "a.jpg").write_bytes(jpeg(photograph(1)))
     third.write_text('transformations = [{ name = "style_a", of = "style_arbitrary", picture = "a.jpg" }]')
-    with pytest.raises(ConfigError, match="not registered yet"):  # another picture of the same name
+    with pytest.raises(ConfigError, match="taken by"):  # another picture of the same name
         load_suite(third)
 
 
@@ -264,7 +264,7 @@ def test_a_name_is_not_shared_by_what_makes_other_pixels(tmp_path: Path) -> None
         row_of = f'{{ name = "mine", of = "{of}", coarse = "tone", role = "train" }}'
         (tmp_path / f"{of}.toml").write_text(f"transformations = [{row_of}]")
     assert load_suite(tmp_path / "imagenet_c_fog.toml") == ("mine",)
-    with pytest.raises(ConfigError, match="not registered yet"):
+    with pytest.raises(ConfigError, match="taken by"):
         load_suite(tmp_path / "imagenet_c_frost.toml")
     (tmp_path / "again.toml").write_text((tmp_path / "imagenet_c_fog.toml").read_text())
     assert load_suite(tmp_path / "again.toml") == ("mine",)
