@@ -171,7 +171,7 @@ def _codec(codec: Codec, repeats: int) -> list[Row]:
         part = {name: x_ND for name in _names()}
         peer = zarr.create_array(
             f"{place}/zarr", shape=(VARIANTS, *kept_ND.shape), chunks=(1, SHARD, x_ND.shape[1]), dtype="float16",
-            compressors=store.array_of(entry, "identity").compressors,
+            compressors=zarr.open_array(str(path / "embeddings" / entry.slug / "identity"), mode="r").compressors,
         )  # fmt: skip
 
         def theirs() -> None:

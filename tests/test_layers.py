@@ -96,3 +96,12 @@ def test_a_public_class_name_stands_once() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_zarr_library_is_not_imported() -> None:
+    """It reads in an event loop of a thread, which fails at exit where it does not stop within a fifth of a second."""
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert "zarr" not in {each.partition(".")[0] for each in found}, name

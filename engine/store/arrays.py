@@ -23,7 +23,6 @@ from substyle.kernels.files import UnsafeFileError
 from substyle.pipelines.storage import Fill, LocalPlace, Place, each
 
 if TYPE_CHECKING:
-    import zarr
     from numcodecs import Blosc, Zstd
 
 # chunk (i, j) is the file c/i/j, chunk (i, j, k) the file c/i/j/k
@@ -71,56 +70,43 @@ def grow(node: Place, rows: int) -> None:
     write(node, _text(metadata))
 
 
-def require_layout(found: zarr.Array[Any], settings: StoreSettings, row: tuple[int, ...], path: Place) -> None:
-    """Raise StoreError unless an array has this engine's layout: (N, *row) numbers in chunks (R, *row), encoded."""
-    stored = json.loads(json.dumps(found.metadata.to_dict()))
-    pairs = {
-        "width": (found.shape[1:], row),
-        "chunks": (found.chunks, (settings.shard_rows, *row)),
-        "type": (str(found.dtype), settings.dtype),
-        "codecs": (stored["codecs"], codec_metadata(settings.codec, settings.dtype)),
-        "names of chunks": (stored["chunk_key_encoding"], CHUNK_NAMES),
-        "fill value": (str(found.fill_value), "nan"),
-    }
-    for what, (value, wanted) in pairs.items():
-        if value != wanted:
-            raise StoreError(f"{path / METADATA}: {what} {value}, expected {wanted}; run substyle verify")
+def require_group(node: Place) -> None:
+    """Raise StoreError unless the metadata are those of a group."""
+    _read(node, "group")
+
+
+def rows_of(node: Place, row: tuple[int, ...], settings: StoreSettings) -> int:
+    """Return the number of rows of an array.
+
+    Raises:
+        StoreError: its metadata are missing or damaged, or are not those of `array_metadata` but for their attributes.
+    """
+    found, expected = _read(node, "array"), json.loads(array_metadata(0, row, settings, {}))
+    match found.get("shape"):
+        case [int(rows), *_] if rows >= 0:
+            expected["shape"][0] = rows
+    found = {"storage_transformers": []} | found  # writers may leave it out
+    for key in sorted((found.keys() | expected.keys()) - {"attributes", "dimension_names"}):
+        if found.get(key) != expected.get(key):
+            what = f"{key} {found.get(key)}, expected {expected.get(key)}"
+            raise StoreError(f"{node / METADATA}: {what}; run substyle verify")
+    return int(expected["shape"][0])
+
+
+def _read(node: Place, kind: str) -> dict[str, Any]:
+    """Read the metadata of a group or an array. Raises StoreError if they are missing or damaged."""
+    path = node / METADATA
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise StoreError(f"{path}: cannot read: {repr(error)[:300]}; run substyle verify") from error
+    if not isinstance(found, dict) or (found.get("zarr_format"), found.get("node_type")) != (3, kind):
+        raise StoreError(f"{path}: not the metadata of a Zarr v3 {kind}; run substyle verify")
+    return found
 
 
 def _text(metadata: Mapping[str, Any]) -> bytes:
     return json.dumps(metadata, indent=2).encode()
-
-
-def root(path: Place) -> zarr.Group:
-    """Open the root group of a store. Raises StoreError if its metadata are missing or damaged."""
-    import zarr  # takes a third of a second; only reading needs it
-
-    with _named(path):
-        if not (path / METADATA).exists():
-            raise StoreError(f"{path / METADATA}: missing; run substyle verify")
-        # list members from storage, not from consolidated metadata
-        return zarr.open_group(path.zarr_store(), mode="r", zarr_format=3, use_consolidated=False)
-
-
-def open_array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
-    """Open an array of a store. Raises StoreError if it is missing, not an array, or damaged."""
-    import zarr
-
-    with _named(store / name):
-        member = parent[name]
-    if not isinstance(member, zarr.Array):
-        raise StoreError(f"{store}: {name} is not an array; run substyle verify")
-    return member
-
-
-@contextmanager
-def _named(path: Place) -> Iterator[None]:
-    """Convert errors of zarr about metadata to a StoreError that names their file."""
-    try:
-        with path.translated_errors():
-            yield
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise StoreError(f"{path / METADATA}: cannot read: {repr(error)[:300]}; run substyle verify") from error
 
 
 # Chunks are plain numbers, or compressed by numcodecs. Any Zarr v3 reader has these codecs.
@@ -290,41 +276,39 @@ class Sizes:
         return self._of[folder](chunk)
 
 
-# Chunks have whole rows (`require_layout`). Without a codec, rows are read from a part of the file straight into the
+# Chunks have whole rows (`rows_of`). Without a codec, rows are read from a part of the file straight into the
 # output; zarr's codec pipeline would read whole chunks and copy them once more. Compressed chunks are decoded whole.
 
 Read: TypeAlias = Callable[[int, NDArray[Any]], None]
 
 
-def read_rows(
-    array: zarr.Array[Any], chunk: Callable[[int], Place], start: int, out_RD: NDArray[Any], codec: Codec
-) -> None:
-    """Fill ``out_RD`` with the rows from ``start`` on; missing chunks have the fill value.
+def read_rows(rows: int, chunk: Callable[[int], Place], start: int, out_RD: NDArray[Any], codec: Codec) -> None:
+    """Fill ``out_RD`` with the rows of an array from ``start`` on; missing chunks are NaN.
 
     Args:
+        rows: of a chunk.
         chunk: maps a chunk number to its location. Chunks in a bucket are requested concurrently.
         out_RD: contiguous, in the array's dtype.
 
     Raises:
         StoreError: a chunk is truncated or cannot be read.
     """
-    rows, stop = array.chunks[0], start + len(out_RD)
-    at = start
+    at, stop = start, start + len(out_RD)
     parts: list[tuple[Place, int, NDArray[Any]]] = []
     while at < stop:
         number, first = divmod(at, rows)
         count = min(rows - first, stop - at)
         parts.append((chunk(number), first, out_RD[at - start : at - start + count]))
         at += count
-    each(lambda part: _read_part(*part, array.fill_value, codec, rows), parts, parts[0][0].requests if parts else 1)
+    each(lambda part: _read_part(*part, codec, rows), parts, parts[0][0].requests if parts else 1)
 
 
-def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object, codec: Codec, rows: int) -> None:
+def _read_part(path: Place, first: int, out_RD: NDArray[Any], codec: Codec, rows: int) -> None:
     try:
         with _reading(path, out_RD, codec, rows) as read:
             read(first, out_RD)
     except FileNotFoundError:
-        out_RD[...] = fill
+        out_RD[...] = np.nan
     except OSError as error:
         raise _unreadable(path, error) from error
 

@@ -38,7 +38,6 @@ from substyle.pipelines.storage import LocalPlace, Place, each, place
 
 if TYPE_CHECKING:
     import pandas
-    import zarr
 
 T = TypeVar("T")
 
@@ -90,14 +89,13 @@ class EmbeddingStore:
         self.path = path
         self.uuid, self.settings = head.uuid, head.settings
         self.calibration = head.calibration  # keys of the images that gates use
-        self._group: zarr.Group | None = None
         self._mark: object = None  # of the header's file, when it was last read
         self._read: dict[str, tuple[object, Any]] = {}  # what has been read, with the files it was read from
         self._laid_out: set[tuple[str, str]] = set()  # arrays whose layout has been checked
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was read: it is read again, and other threads may be reading."""
-        return self.__dict__ | {"_group": None, "_mark": None, "_read": {}, "_laid_out": set()}
+        return self.__dict__ | {"_mark": None, "_read": {}, "_laid_out": set()}
 
     @classmethod
     def create(
@@ -150,13 +148,6 @@ class EmbeddingStore:
                 raise StoreError(f"{self.path}: store {self.uuid} was opened here, and this is store {found}")
             self._mark = mark
 
-    @property
-    def group(self) -> zarr.Group:
-        """The root Zarr group. Raises StoreError if its metadata are damaged."""
-        if self._group is None:
-            self._group = arrays.root(self.path)
-        return self._group
-
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest:
@@ -208,8 +199,7 @@ class EmbeddingStore:
         rows = self.manifest().rows
         for backbone in self.backbones():
             for name in self.transformation_names(backbone):
-                array = self.array_of(backbone, name)
-                if array.shape[0] < rows:
+                if self.rows_of(backbone, name) < rows:
                     arrays.grow(self.path / ARRAYS / backbone.slug / name, rows)
 
     def has_manifest(self) -> bool:
@@ -330,7 +320,6 @@ class EmbeddingStore:
         if found is None:
             return False
         compaction.repair(self.path, found)
-        self._group = None
         self._read.clear()
         self._laid_out.clear()
         for entry in self.backbones():
@@ -344,7 +333,6 @@ class EmbeddingStore:
         for name, attributes in root.items():
             if name in found.metadata:
                 arrays.write((self.path / name).parent, arrays.group(attributes))
-        self._group = None
         compaction.clear_damage(self.path)
         return True
 
@@ -389,7 +377,7 @@ class EmbeddingStore:
         def write(name: str) -> str:
             cast_RD = arrays.cast(embeddings[name], self.settings, f"{entry.name}, {name}", exact=exact)
             if (entry.slug, name) not in self._laid_out:  # once, since it takes as long as to write a chunk
-                self.array_of(entry, name)
+                self.rows_of(entry, name)
                 self._laid_out.add((entry.slug, name))
             return arrays.write_chunk(entry.chunk(self.path, name, shard), cast_RD, self.settings)
 
@@ -448,22 +436,20 @@ class EmbeddingStore:
         Raises:
             StoreError: the array is damaged or shorter than ``stop``.
         """
-        array = self.array_of(entry, transformation)
-        if stop is not None and stop > array.shape[0]:
+        rows = self.rows_of(entry, transformation)
+        if stop is not None and stop > rows:
             path = self.path / ARRAYS / entry.slug / transformation / METADATA
-            raise StoreError(f"{path}: has {array.shape[0]} rows, fewer than {stop}; run substyle verify")
+            raise StoreError(f"{path}: has {rows} rows, fewer than {stop}; run substyle verify")
         if out_RD is None:
-            first, last, _ = slice(start, stop).indices(array.shape[0])
-            out_RD = np.empty((max(last - first, 0), entry.dim), array.dtype)
-        codec = self.settings.codec
-        arrays.read_rows(array, lambda shard: entry.chunk(self.path, transformation, shard), start, out_RD, codec)
+            first, last, _ = slice(start, stop).indices(rows)
+            out_RD = np.empty((max(last - first, 0), entry.dim), self.settings.dtype)
+
+        def chunk(shard: int) -> Place:
+            return entry.chunk(self.path, transformation, shard)
+
+        arrays.read_rows(self.settings.shard_rows, chunk, start, out_RD, self.settings.codec)
         return out_RD
 
-    # --- zarr -------------------------------------------------------------------------------------------------------
-
-    def array_of(self, entry: BackboneEntry, transformation: str) -> zarr.Array[Any]:
-        """Return the Zarr array of a transformation. Raises StoreError if its metadata or layout are invalid."""
-        name = f"{ARRAYS}/{entry.slug}/{transformation}"
-        array = arrays.open_array(self.path, self.group, name)
-        arrays.require_layout(array, self.settings, entry.shape, self.path / name)
-        return array
+    def rows_of(self, entry: BackboneEntry, transformation: str) -> int:
+        """Return the rows of a transformation's array. Raises StoreError if its metadata or layout are invalid."""
+        return arrays.rows_of(self.path / ARRAYS / entry.slug / transformation, entry.shape, self.settings)

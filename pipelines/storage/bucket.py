@@ -167,7 +167,7 @@ class ObjectPlace(Place):
     def read_version(self) -> tuple[bytes, Version]:
         import obstore
 
-        with self.translated_errors():
+        with translated_errors(self):
             found = obstore.get(self._bucket, self.key)
             return bytes(found.bytes()), _version(found.meta)
 
@@ -179,7 +179,7 @@ class ObjectPlace(Place):
         """
         import obstore
 
-        with self.translated_errors():
+        with translated_errors(self):
             options: Any = {"range": (start, start + size)} | ({"if_match": e_tag} if e_tag else {})
             return memoryview(obstore.get(self._bucket, self.key, options=options).bytes())
 
@@ -187,7 +187,7 @@ class ObjectPlace(Place):
         """The object's version."""
         import obstore
 
-        with self.translated_errors():
+        with translated_errors(self):
             return _version(obstore.head(self._bucket, self.key))
 
     def size(self) -> int:
@@ -217,15 +217,6 @@ class ObjectPlace(Place):
 
         return nullcontext(fill)
 
-    def zarr_store(self) -> Any:  # noqa: ANN401 (zarr's StoreLike)
-        from zarr.storage import ObjectStore
-
-        scheme, _, name = self.root.partition("://")
-        return ObjectStore(_open(scheme, name, self.key), read_only=True)  # its keys are relative to this place
-
-    def translated_errors(self) -> AbstractContextManager[None]:
-        return translated_errors(self)
-
     # --- listing ------------------------------------------------------------------------------------------------------
 
     def files(self, suffix: str) -> list[ObjectPlace]:
@@ -241,7 +232,7 @@ class ObjectPlace(Place):
         """All objects below this prefix, with their sizes in bytes."""
         import obstore
 
-        with self.translated_errors():
+        with translated_errors(self):
             for some in obstore.list(self._bucket, self.key or None):
                 for found in some:
                     yield replace(self, key=found["path"]), int(found["size"])
@@ -262,7 +253,7 @@ class ObjectPlace(Place):
     def _names(self, kind: str) -> list[str]:
         import obstore
 
-        with self.translated_errors():
+        with translated_errors(self):
             listed = obstore.list_with_delimiter(self._bucket, self.key or None)
         paths = listed["common_prefixes"] if kind == "folders" else [found["path"] for found in listed["objects"]]
         return sorted(path.rpartition("/")[2] for path in paths)
@@ -272,7 +263,7 @@ class ObjectPlace(Place):
     def write(self, data: bytes | memoryview) -> None:
         import obstore
 
-        with self.translated_errors():
+        with translated_errors(self):
             obstore.put(self._bucket, self.key, data, mode="overwrite", use_multipart=False)
 
     def write_once(self, data: bytes) -> None:
@@ -290,7 +281,7 @@ class ObjectPlace(Place):
         """Create the object. Raises FileExistsError if it exists, even with the same content."""
         import obstore
 
-        with self.translated_errors():
+        with translated_errors(self):
             made = obstore.put(self._bucket, self.key, data, mode="create", use_multipart=False)
         return Version(made["e_tag"], made["version"], len(data))
 
@@ -300,7 +291,7 @@ class ObjectPlace(Place):
 
         mode: Any = {k: v for k in ("e_tag", "version") if (v := getattr(before, k)) is not None}
         try:
-            with self.translated_errors():
+            with translated_errors(self):
                 made = obstore.put(self._bucket, self.key, data, mode=mode, use_multipart=False)
         except OSError as error:
             if error.errno not in (errno.ESTALE, errno.ENOENT):
@@ -311,11 +302,11 @@ class ObjectPlace(Place):
     def remove(self) -> None:
         import obstore
 
-        with suppress(FileNotFoundError), self.translated_errors():  # not every server reports a missing object
+        with suppress(FileNotFoundError), translated_errors(self):  # not every server reports a missing object
             obstore.delete(self._bucket, self.key)
 
 
-def _open(scheme: str, bucket: str, prefix: str | None = None) -> Bucket:
+def _open(scheme: str, bucket: str) -> Bucket:
     try:
         from obstore.store import AzureStore, GCSStore, S3Store
     except ImportError as error:
@@ -328,7 +319,7 @@ def _open(scheme: str, bucket: str, prefix: str | None = None) -> Bucket:
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
     options: Any = {"allow_http": plain, "timeout": TIMEOUT}
     with translated_errors(f"{scheme}://{bucket}"):
-        opened: Bucket = kinds[scheme](bucket, prefix=prefix or None, client_options=options, retry_config=RETRIES)
+        opened: Bucket = kinds[scheme](bucket, client_options=options, retry_config=RETRIES)
         return opened
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
+from typing import ClassVar, Protocol, Self, TypeAlias, TypeVar
 
 REQUESTS = 16  # concurrent requests to a bucket
 
@@ -118,13 +118,6 @@ class Place(Protocol):
 
     def ranges_below(self, root: Self) -> AbstractContextManager[Fill]:
         """Yield a function that reads ranges of the file."""
-
-    def zarr_store(self) -> Any:  # noqa: ANN401 (zarr's StoreLike)
-        """This folder as a store that zarr can read."""
-
-    def translated_errors(self) -> AbstractContextManager[None]:
-        """Convert errors of requests that another library sends, such as zarr, as methods of a place do."""
-        return nullcontext()
 
     # --- listing ------------------------------------------------------------------------------------------------------
 

@@ -56,9 +56,6 @@ class LocalPlace(PosixPath, Place):
         with self._open_below(root) as file:
             yield partial(_fill, file.fileno())
 
-    def zarr_store(self) -> str:
-        return str(self)
-
     def files(self, suffix: str) -> list[Self]:
         try:
             names = os.listdir(self)

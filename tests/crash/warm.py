@@ -27,7 +27,6 @@ def prepare() -> None:
     import optree  # noqa: F401
     import pyarrow.dataset  # noqa: F401
     import torch
-    import zarr  # noqa: F401
     from nvidia.dali import fn  # noqa: F401
 
     from substyle.engine import cli  # noqa: F401

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import zarr
 
 from substyle.kernels.files import TEMPORARY, UnsafeFileError, temporary_name
 from substyle.pipelines.storage import LocalPlace, ObjectPlace, Place, at_once, each, place
@@ -123,13 +122,6 @@ def test_a_mark_is_that_of_the_file(store: Place) -> None:
     assert there.mark() == before
     there.write(b"notes-8.txt")
     assert before is None or there.mark() != before
-
-
-def test_zarr_reads_it(home: Place) -> None:
-    home.make_folder()
-    (home / "zarr.json").write(b'{"zarr_format": 3, "node_type": "group", "attributes": {"a": 1}}')
-    with home.translated_errors():
-        assert dict(zarr.open_group(home.zarr_store(), mode="r").attrs) == {"a": 1}
 
 
 # --- listing ----------------------------------------------------------------------------------------------------------

@@ -8,11 +8,10 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
-from tests.engine.store.test_store import FOUND, SETTINGS, facts, make, note
+from tests.engine.store.test_store import FOUND, SETTINGS, by_zarr, facts, make, note
 
 from substyle.engine.store import arrays
 from substyle.engine.store.layout import Codec, Dtype, StoreError
@@ -56,7 +55,7 @@ def test_every_codec_is_read_by_zarr_and_by_us(home: Place, codec: Codec, dtype:
     store, kept = filled(home / "s.zarr", codec, dtype)
     entry = store.backbone("timm:z")
     for name, x in kept.items():
-        array = zarr.open_array((home / "s.zarr").zarr_store(), path=f"embeddings/{entry.slug}/{name}", mode="r")
+        array = by_zarr(home / "s.zarr" / "embeddings" / entry.slug / name)
         assert array.metadata.dimension_names == ("image", "feature")  # type: ignore[union-attr]
         np.testing.assert_array_equal(np.asarray(array[:]), x)
         for start, stop in ((0, 6), (1, 3), (3, 5), (5, 6), (2, 2)):

@@ -46,19 +46,19 @@ def test_any_range_of_rows_is_what_zarr_reads(
     path, array = arrays[dtype]
     start, stop = sorted(ends)
     out_RD = np.empty((stop - start, WIDTH), dtype)
-    read_rows(array, lambda number: LocalPlace(path) / "c" / str(number) / "0", start, out_RD, "none")
+    read_rows(CHUNK, lambda number: LocalPlace(path) / "c" / str(number) / "0", start, out_RD, "none")
     np.testing.assert_array_equal(out_RD, np.asarray(array[start:stop]))
 
 
 def test_a_chunk_cut_short_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    array = array_at(path)
+    array_at(path)
     chunk = path / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     out_RD = np.empty((8, WIDTH), np.float16)
     with pytest.raises(StoreError, match=r"c/1/0: truncated"):
-        read_rows(array, lambda number: LocalPlace(path) / "c" / str(number) / "0", 0, out_RD, "none")
+        read_rows(CHUNK, lambda number: LocalPlace(path) / "c" / str(number) / "0", 0, out_RD, "none")
     chunk.unlink()
     chunk.mkdir()
     with pytest.raises(StoreError, match=rf"c/1/0: .*{os.strerror(errno.EISDIR)}"):
-        read_rows(array, lambda number: LocalPlace(path) / "c" / str(number) / "0", 0, out_RD, "none")
+        read_rows(CHUNK, lambda number: LocalPlace(path) / "c" / str(number) / "0", 0, out_RD, "none")
