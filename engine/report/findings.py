@@ -113,9 +113,13 @@ class Standing:
 
     def clearly_above(self, a: str, b: str) -> bool:
         """Whether a is significantly above b after correction; False if they were not compared."""
-        found, row = difference(self.rows, a, b), self.rows.get((a, b)) or self.rows.get((b, a))
-        p = None if row is None else row.p_holm
+        found, p = difference(self.rows, a, b), self.p(a, b)
         return found is not None and found[0] > 0 and p is not None and p < LEVEL
+
+    def p(self, a: str, b: str) -> float | None:
+        """p value of their difference after Holm's correction; None if they were not tested."""
+        row = self.rows.get((a, b)) or self.rows.get((b, a))
+        return None if row is None else row.p_holm
 
     def unclear(self, names: Iterable[str]) -> str:
         """Sentences on those that are neither clearly above nor below the best backbone; empty without any."""
@@ -127,7 +131,10 @@ class Standing:
                 missing.append(name)
                 continue
             value, ends = found
-            text = f"{name} ({show(value, 'points')} points, {show_interval(ends, 'points')})" if ends else name
+            p, text = self.p(best.name, name), name
+            if ends:
+                remark = f"; p = {p:.2f}" if p is not None else ""
+                text += f" ({show(value, 'points')} points, {show_interval(ends, 'points')}{remark})"
             (unclear if told(ends) else untold).append(text)
         tested = f" from {best.tested}" if best.tested else ""
         text = f" No clear difference between {best.name} and {listed(unclear)}." if unclear else ""
@@ -339,8 +346,11 @@ def _in_turn(results: ResultsDocument, head: str, found: Standing) -> str:
     text += f"{best.text(chance)}." + _standing_of_best(found)
     styles = standing(results, "coarse_rotation", head, "styles")
     if styles.trained:
-        each = [f"{score.name} {score.short()}" for score in styles.scores]
-        text += f" Painting styles only ({styles.trained[0].tested}): {listed(each, _MOST_RANKS)}."
+        first, each = styles.trained[0], [f"{score.name} {score.short()}" for score in styles.scores]
+        if any(score.told for score in styles.scores):
+            text += f" Painting styles only ({first.tested}): {listed(each, _MOST_RANKS)}."
+        else:
+            text += f" Painting styles only: cannot be told from {first.tested}."
     turned = ((name, (results.backbones[name].coarse_rotation or {})[head]) for name in (s.name for s in styles.scores))
     return text + across_generators(
         (generator, name, scores.accuracy, scores.two_way_ci95)
@@ -369,11 +379,11 @@ def across_generators(scores: Iterable[tuple[str, str, float | None, Sequence[fl
 
 def _substance(results: ResultsDocument, head: str, found: Standing) -> str:
     best, chance = found.trained[0], results.chance_of("semantic")
-    text = f"{best.name} predicts the class of original photographs best. Accuracy: {best.text(chance)}."
+    text = f"{best.name} predicts the class of original photographs. Accuracy: {best.text(chance)}."
     text += _standing_of_best(found)
     robust = standing(results, "semantic", head, "obfuscated").trained
     if robust:
-        text += f" On transformed photographs {robust[0].name} is best of the same probes: {robust[0].text()}."
+        text += f" On transformed photographs, {robust[0].name}: {robust[0].text()}."
     return text
 
 

@@ -45,7 +45,7 @@ def test_a_corrected_test_decides_what_is_above(fake: ModuleType, a: str, b: str
     assert "90.0% (95% interval 89.0–91.0; 320 photographs and 31 transformations; chance 3.2%)" in said
     assert "Next is alpha, 10.0 points behind (+8.0 to +12.0)." in said
     compared(results, "fine", "accuracy", a, b, sign * 0.1, 0.051)
-    assert "No clear difference between beta and alpha (+10.0 points, +8.0 to +12.0)." in text(results, "Style")
+    assert "No clear difference between beta and alpha (+10.0 points, +8.0 to +12.0; p = 0.05)." in text(results, "Style")
     assert "behind" not in text(results, "Style")
     assert "Equivalent" not in text(results, "Style")
 
@@ -66,7 +66,7 @@ def test_no_clear_difference_is_equivalence_only_within_the_margin(fake: ModuleT
     fine(results, "beta", 0.901)
     compared(results, "fine", "accuracy", "beta", "alpha", 0.001, 0.8)  # 90 % interval −0.7 to 0.9 points
     said = text(results, "Style")
-    assert "between beta and alpha (+0.1 points, −1.9 to +2.1). Equivalent within 1 point: alpha." in said
+    assert "between beta and alpha (+0.1 points, −1.9 to +2.1; p = 0.80). Equivalent within 1 point: alpha." in said
     compared(results, "fine", "accuracy", "beta", "alpha", 0.003, 0.8)  # −0.5 to 1.1
     assert "Equivalent" not in text(results, "Style")
 
@@ -94,7 +94,7 @@ def test_a_control_that_leads_or_is_level_is_said_first(fake: ModuleType) -> Non
     fine(results, "control:statistics", 0.695)
     compared(results, "fine", "accuracy", *pair, 0.005, 0.6)
     said = text(results, "Style")
-    first = "No clear difference between alpha and control:statistics (+0.5 points, −1.5 to +2.5)."
+    first = "No clear difference between alpha and control:statistics (+0.5 points, −1.5 to +2.5; p = 0.60)."
     assert said.startswith(f"{first} A linear probe on alpha")
     fine(results, "control:statistics", 0.80)
     compared(results, "fine", "accuracy", *pair, -0.1, 0.001)
@@ -102,7 +102,7 @@ def test_a_control_that_leads_or_is_level_is_said_first(fake: ModuleType) -> Non
         "A control leads: control:statistics has 80.0% (79.0–81.0), clearly above alpha. A linear probe on alpha"
     )
     compared(results, "fine", "accuracy", *pair, -0.1, 0.2)
-    first = "No clear difference between alpha and control:statistics (−10.0 points, −12.0 to −8.0)."
+    first = "No clear difference between alpha and control:statistics (−10.0 points, −12.0 to −8.0; p = 0.20)."
     assert text(results, "Style").startswith(f"A control leads: control:statistics has 80.0% (79.0–81.0). {first}")
 
 
@@ -274,7 +274,7 @@ def test_a_control_that_is_lower_is_called_so_by_the_paired_difference(fake: Mod
     row = next(row for row in results["comparisons"] if (row["task"], row["metric"]) == ("fine", "accuracy"))
     row |= {"ci95": [-0.1, 1.0], "p_holm": 0.2}
     for sentences in (text(results, "Style"), getattr(answer(validate_results(results), "fine"), "text", "")):
-        assert "alpha and control:pixels (+60.0 points, −10.0 to +100.0) cannot be told from 320" in sentences
+        assert "alpha and control:pixels (+60.0 points, −10.0 to +100.0; p = 0.20) cannot be told from 320" in sentences
         assert "clear" not in sentences.lower()
 
 
