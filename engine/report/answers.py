@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from substyle.engine.report.data import head_name, show, show_interval
+from substyle.engine.report.data import head_name, show
 from substyle.engine.report.dots import dot_panel
 from substyle.engine.report.figures import rows_height
-from substyle.engine.report.findings import Standing, controls_first, listed, standing
+from substyle.engine.report.findings import Standing, controls_first, listed, standing, strongest_control, unseen
 from substyle.engine.report.section import Answer, Plots
 from substyle.engine.results.model import ResultsDocument
 
-_KEYS = {"fine": ("accuracy",), "coarse": ("held_out",), "semantic": ("obfuscated", "clean")}  # the first that is there
-# of each score: question, what the probe predicts, the score beside it and what that is on
+_UNSEEN = "Which kind of transformation is it, if the probe was not trained on it?"
+# of each task and score: question, what the probe predicts, the score beside it and what that is on
 _ASKED = {
-    "accuracy": (
+    ("fine", "accuracy"): (
         "Which transformation was applied?",
         "which of {} transformations was applied to a photograph",
         "",
         "",
     ),
-    "held_out": (
-        "Which kind of transformation is it, if the probe was not trained on it?",
-        "the coarse class of transformations that were held out of its training",
+    ("coarse_rotation", "accuracy"): (
+        _UNSEEN,
+        "the coarse class of each transformation by training on all others",
         *("seen", "of those seen in training"),
     ),
-    "obfuscated": (
+    ("coarse", "held_out"): (
+        _UNSEEN,
+        "the coarse class of the transformations that the suite holds out of its training",
+        *("seen", "of those seen in training"),
+    ),
+    ("semantic", "obfuscated"): (
         "Which class does the photograph belong to, once it is transformed?",
         "the class of transformed photographs after training on original ones",
         *("clean", "of original ones"),
     ),
-    "clean": ("Which class does the photograph belong to?", "the class of a photograph", "", ""),
+    ("semantic", "clean"): ("Which class does the photograph belong to?", "the class of a photograph", "", ""),
 }
 _ROWS = 8  # maximum backbones in a plot, besides the strongest control
 
@@ -36,23 +41,23 @@ _ROWS = 8  # maximum backbones in a plot, besides the strongest control
 def answer(results: ResultsDocument, task: str) -> Answer | None:
     """The answer of a task by probes of the first head that have converged; None without scores."""
     head = results.first_head()
-    ranked = {key: found for key in _KEYS[task] if (found := standing(results, task, head, key)).scores}
+    wanted = [each for each in _ASKED if each[0] == task] if task != "coarse" else [unseen(results, head)]
+    ranked = {each: found for each in wanted if (found := standing(results, each[0], head, each[1])).scores}
     if not ranked:
         return None
-    key, found = next(iter(ranked.items()))
+    asked, found = next(iter(ranked.items()))
     best, chance = (found.trained or found.scores)[0], results.chance_of(task)
-    question, predicted, beside, those = _ASKED[key]
-    other = getattr(results.probe(best.name, task, head), beside) if beside else None
+    question, predicted, beside, those = _ASKED[asked]
+    other = getattr(results.probe(best.name, task, head), beside, None) if beside and best.told else None
     text = f"{'An' if head == 'mlp' else 'A'} {head_name(head)} probe on {best.name} predicts "
     text += predicted.format(results.suite_size) + (f" ({show(other)}% {those})." if other is not None else ".")
-    if chance is not None and best.low_high and best.low_high[0] <= chance:
+    if chance is not None and best.told and best.low_high and best.low_high[0] <= chance:
         text += " This is not clearly above chance."
-    interval = "accuracy" + (f"; 95% interval {show_interval(best.low_high)}" if best.low_high else "")
-    interval += f"; chance {show(chance)}%" if chance is not None else ""
+    remarks = ("accuracy; " if best.told else "") + best.remarks(chance)
     names = list(dict.fromkeys(score.name for score in (*found.scores[:_ROWS], *found.controls[:1])))
     panel = dot_panel(results, task, names)
     plots = Plots("", (panel,) if panel else (), (2.4, rows_height(names)))
-    return Answer(question, f"{show(best.value)}%", interval, text + _compared(found), plots)
+    return Answer(question, best.number, remarks, text + _compared(found), plots)
 
 
 def _compared(found: Standing) -> str:
@@ -64,9 +69,5 @@ def _compared(found: Standing) -> str:
     clear = [name for name in rest if found.clearly_above(best.name, name)]
     unclear = [name for name in rest if name not in clear]
     text = f" Clearly ahead of {listed(clear)}." if clear else ""
-    text += f" No clear difference from {listed(unclear)}." if unclear else ""
-    if controls := controls_first(found):
-        text += f" {controls.strip()}"
-    elif found.controls:
-        text += f" The strongest control, {found.controls[0].name}, reaches {show(found.controls[0].value)}%."
-    return text + excluded
+    text += found.unclear(unclear)
+    return f"{text} {controls_first(found)}".rstrip() + strongest_control(found) + excluded

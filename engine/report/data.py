@@ -87,6 +87,11 @@ def show_interval(low_high: Sequence[float] | None, kind: Kind = "share") -> str
     return f"{low} to {high}" if kind == "points" else f"{low}–{high}"
 
 
+def plural(count: int, noun: str) -> str:
+    """Format as ``1 photograph`` or ``1,200 photographs``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def minus(text: str) -> str:
     """Replace hyphens by minus signs."""
     return text.replace("-", "−")

@@ -9,6 +9,7 @@ from typing import Any
 
 from substyle.engine.report.data import Scored, head_name, scored, show, show_scored
 from substyle.engine.report.figures import FULL, MUTED, OPEN, PAPER, THIRD, legend_below, name_rows, rows_height, tip
+from substyle.engine.report.findings import unseen
 from substyle.engine.report.section import Panel, Plots
 from substyle.engine.results.model import ResultsDocument
 
@@ -39,15 +40,20 @@ def dot_plots(results: ResultsDocument) -> Plots | None:
 def dot_panel(results: ResultsDocument, task: str, names: Iterable[str], title: str = "") -> Panel | None:
     """Dot plot of a task, a row for each of the given backbones; None without scores."""
     first = results.first_head()
+    held_out, key = unseen(results, first)
+    unseen_label = "held out" if held_out == "coarse" else "each held out in turn"
     wanted = {
-        "fine": [(f"{head_name(head)} probe", head, "accuracy") for head in results.heads()[:2]],
-        "coarse": [("seen in training", first, "seen"), ("held out", first, "held_out")],
-        "semantic": [("original photographs", first, "clean"), ("transformed", first, "obfuscated")],
+        "fine": [(f"{head_name(head)} probe", "fine", head, "accuracy") for head in results.heads()[:2]],
+        "coarse": [("seen in training", "coarse", first, "seen"), (unseen_label, held_out, first, key)],
+        "semantic": [
+            ("original photographs", "semantic", first, "clean"),
+            ("transformed", "semantic", first, "obfuscated"),
+        ],
     }[task]
     rows = []
     for name in names:
         backbone = results.backbones[name]
-        scores = [(label, scored(backbone.probe(task, head), key)) for label, head, key in wanted]
+        scores = [(label, scored(backbone.probe(own, head), key)) for label, own, head, key in wanted]
         dots = tuple((label, score) for label, score in scores if score)
         rows.append(DotRow(name, bool(backbone.control), dots))
     if not any(row.dots for row in rows):

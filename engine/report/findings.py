@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from substyle.engine.report.data import head_name, show, show_interval
-from substyle.engine.results.model import PairComparison, ResultsDocument
+from substyle.engine.report.data import head_name, plural, show, show_interval
+from substyle.engine.results.model import Accuracy, PairComparison, ProbeScores, ResultsDocument
 from substyle.engine.results.statistics import MARGIN
+from substyle.pipelines.transforms.names import count_families
 
 LEVEL = 0.05  # significance level after Holm's correction
+_WIDEST = 0.5
 _COMPARED = {"coarse_rotation": "rotation"}  # tasks with another name in comparisons
 
 
@@ -41,24 +43,46 @@ def difference(rows: Compared, a: str, b: str, kind: Kind = "ci95") -> Differenc
     return None
 
 
+def told(low_high: Sequence[float] | None) -> bool:
+    """Whether there is an interval, of at most half of the scale of accuracies; others are no headline."""
+    return low_high is not None and low_high[1] - low_high[0] <= _WIDEST
+
+
 @dataclass(frozen=True)
 class Score:
-    """Score of a backbone and its interval."""
+    """Score of a backbone, its interval, and what it is over, such as ``24 photographs and 1 transformation``."""
 
     name: str
     control: bool
     value: float
     low_high: Sequence[float] | None
+    tested: str = ""
 
-    def text(self, chance: float | None) -> str:
-        """Format as ``93.1% (95% interval 92.4–93.8; chance 3.2%)``."""
-        remarks = [f"95% interval {show_interval(self.low_high)}"] if self.low_high else []
-        remarks += [] if chance is None else [f"chance {show(chance)}%"]
-        return f"{show(self.value)}%" + (f" ({'; '.join(remarks)})" if remarks else "")
+    @property
+    def told(self) -> bool:
+        """Whether its interval is narrow enough for a headline."""
+        return told(self.low_high)
+
+    @property
+    def number(self) -> str:
+        """The value in per cent, or that it cannot be told."""
+        return f"{show(self.value)}%" if self.told else "cannot be told"
+
+    def remarks(self, chance: float | None) -> str:
+        """Format as ``95% interval 92.4–93.8; 320 photographs; chance 3.2%``."""
+        interval = f"95% interval {show_interval(self.low_high)}" if self.low_high else ""
+        of_chance = "" if chance is None else f"chance {show(chance)}%"
+        order = (interval, self.tested) if self.told else (f"from {self.tested}" if self.tested else "", interval)
+        return "; ".join(filter(None, (*order, of_chance)))
+
+    def text(self, chance: float | None = None) -> str:
+        """Format as ``93.1% (95% interval 92.4–93.8; 320 photographs; chance 3.2%)``."""
+        remarks = self.remarks(chance)
+        return f"{self.number} ({remarks})" if self.told else f"{self.number} {remarks}".rstrip()
 
     def short(self) -> str:
         """Format as ``93.1% (92.4–93.8)``."""
-        return f"{show(self.value)}%" + (f" ({show_interval(self.low_high)})" if self.low_high else "")
+        return self.number + (f" ({show_interval(self.low_high)})" if self.low_high else "")
 
 
 @dataclass(frozen=True)
@@ -68,12 +92,14 @@ class Standing:
     Attributes:
         scores: scores of backbones and controls, best first.
         unconverged: backbones whose probe has not converged, excluded from the scores.
-        rows: comparisons by (a, b).
+        rows: comparisons by (a, b), which are paired.
+        kind: their interval, for scores that generalise to unseen transformations also over these.
     """
 
     scores: tuple[Score, ...]
     unconverged: tuple[str, ...]
     rows: Compared
+    kind: Kind = "ci95"
 
     @property
     def trained(self) -> list[Score]:
@@ -87,9 +113,33 @@ class Standing:
 
     def clearly_above(self, a: str, b: str) -> bool:
         """Whether a is significantly above b after correction; False if they were not compared."""
-        found, row = difference(self.rows, a, b), self.rows.get((a, b)) or self.rows.get((b, a))
-        p = None if row is None else row.p_holm
+        found, p = difference(self.rows, a, b), self.p(a, b)
         return found is not None and found[0] > 0 and p is not None and p < LEVEL
+
+    def p(self, a: str, b: str) -> float | None:
+        """p value of their difference after Holm's correction; None if they were not tested."""
+        row = self.rows.get((a, b)) or self.rows.get((b, a))
+        return None if row is None else row.p_holm
+
+    def unclear(self, names: Iterable[str]) -> str:
+        """Sentences on those that are neither clearly above nor below the best backbone; empty without any."""
+        best, unclear, untold, missing = self.trained[0], list[str](), list[str](), list[str]()
+        for name in names:
+            if self.clearly_above(best.name, name) or self.clearly_above(name, best.name):
+                continue
+            if (found := difference(self.rows, best.name, name, self.kind)) is None:
+                missing.append(name)
+                continue
+            value, ends = found
+            p, text = self.p(best.name, name), name
+            if ends:
+                remark = f"; p = {p:.2f}" if p is not None else ""
+                text += f" ({show(value, 'points')} points, {show_interval(ends, 'points')}{remark})"
+            (unclear if told(ends) else untold).append(text)
+        tested = f" from {best.tested}" if best.tested else ""
+        text = f" No clear difference between {best.name} and {listed(unclear)}." if unclear else ""
+        text += f" The difference between {best.name} and {listed(untold)} cannot be told{tested}." if untold else ""
+        return text + (f" Not compared with {best.name}: {listed(missing)}." if missing else "")
 
     def equivalent(self, a: str, b: str) -> bool:
         """Whether the 90 % interval of the difference is within the margin.
@@ -115,6 +165,7 @@ def within_margin(low_high: Sequence[float]) -> bool:
 def standing(results: ResultsDocument, task: str, head: str, key: str, names: Iterable[str] | None = None) -> Standing:
     """Standing by a score of the probes of a task, of all or the given backbones."""
     found, unconverged = [], []
+    kind: Kind = "ci95"
     for name in results.ordered() if names is None else names:
         probe = results.probe(name, task, head)
         if probe is None or (value := getattr(probe, key)) is None:
@@ -122,9 +173,49 @@ def standing(results: ResultsDocument, task: str, head: str, key: str, names: It
         if probe.unconverged:
             unconverged.append(name)
         else:
-            found.append(Score(name, bool(results.backbones[name].control), value, probe.interval(key)))
+            control = bool(results.backbones[name].control)
+            found.append(Score(name, control, value, probe.interval(key), _tested(results, probe, key)))
+        if key in probe.general:
+            kind = "two_way_ci95"
     rows = results.compared(_COMPARED.get(task, task), key, head)
-    return Standing(tuple(sorted(found, key=lambda score: -score.value)), tuple(unconverged), rows)
+    return Standing(tuple(sorted(found, key=lambda score: -score.value)), tuple(unconverged), rows, kind)
+
+
+def _tested(results: ResultsDocument, probe: ProbeScores, key: str) -> str:
+    """Number of photographs and of transformations that a score of a probe is over; severities of one count as one."""
+    scores = {t: row.accuracy if isinstance(row, Accuracy) else row for t, row in _by_transformation(probe).items()}
+    names = [
+        row.name
+        for row in results.transformations
+        if scores.get(row.name) is not None
+        and (row.role == {"held_out": "held_out", "seen": "train"}.get(key, row.role))
+        and (key != "styles" or row.coarse == "style")
+        and (key != "obfuscated" or row.coarse != "identity")
+    ]
+    photographs, held_out = (results.splits or {}).get("test"), "held-out " * (key in probe.general)
+    parts = [] if photographs is None else [plural(photographs, "photograph")]
+    if key != "clean" and names:
+        parts.append(plural(count_families(names), f"{held_out}transformation"))
+    if key == "styles":
+        parts[-1] += f" of {plural(len(getattr(probe, 'generators', None) or ' '), 'generator')}"
+    return " and ".join(parts)
+
+
+def _by_transformation(probe: ProbeScores) -> Mapping[str, Accuracy | float | None]:
+    return getattr(probe, "by_transformation", None) or {}
+
+
+def unseen(results: ResultsDocument, head: str) -> tuple[str, str]:
+    """Task and score of unseen transformations: each held out in turn, or those of the fixed split.
+
+    Each in turn unless a backbone or a control has only the fixed split, so that all are compared on the same.
+    Backbones that were trained on all transformations, which cannot be held out in turn, do not count.
+    """
+    for name, backbone in results.backbones.items():
+        fixed, turned = (results.probe(name, task, head) for task in ("coarse", "coarse_rotation"))
+        if fixed and fixed.held_out is not None and not backbone.base and not (turned and turned.accuracy is not None):
+            return "coarse", "held_out"
+    return "coarse_rotation", "accuracy"
 
 
 _MOST_RANKS = 8  # maximum backbones listed with ranks in one sentence
@@ -148,34 +239,33 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 def controls_first(found: Standing) -> str:
     """Sentences on controls that lead or are not clearly below the best backbone."""
     best, text = found.trained[0], ""
-    leading = [control for control in found.controls if control.value > best.value]
-    if leading:
-        clear = [control.name for control in leading if found.clearly_above(control.name, best.name)]
-        text = f"A control leads: {leading[0].name} has {leading[0].short()}"
-        text += f", clearly above {best.name}. " if leading[0].name in clear else f", not clearly above {best.name}. "
-    level = [c for c in found.controls if c not in leading and not found.clearly_above(best.name, c.name)]
-    if level:
-        each = listed([f"{control.name} ({show(control.value)}%)" for control in level])
-        text += f"Not clearly below the best backbone: the control{'s'[: len(level) > 1]} {each}. "
-    return text
+    if found.controls and (first := found.controls[0]).value > best.value and first.told:
+        text = f"A control leads: {first.name} has {first.short()}"
+        text += f", clearly above {best.name}." if found.clearly_above(first.name, best.name) else "."
+    return (text + found.unclear(control.name for control in found.controls)).strip()
 
 
-def _standing_of_best(found: Standing, general: bool = False) -> str:
+def strongest_control(found: Standing) -> str:
+    """Sentence on the best control, if it is clearly below the best backbone."""
+    control = next(iter(found.controls), None)
+    if control is None or not control.told or not found.clearly_above(found.trained[0].name, control.name):
+        return ""
+    return f" Clearly below: the strongest control, {control.name}, reaches {control.short()}."
+
+
+def _standing_of_best(found: Standing) -> str:
     """Sentences on the best backbone compared with the others, ranks, and exclusions."""
     best, rest, text = found.trained[0], found.trained[1:], ""
     unclear = [score.name for score in rest if not found.clearly_above(best.name, score.name)]
     equal = [name for name in unclear if found.equivalent(best.name, name)]
     if unclear:
-        text += f" No clear difference from {listed(unclear)}."
+        text += found.unclear(unclear)
         text += f" Equivalent within 1 point: {listed(equal)}." if equal else ""
     elif rest:
-        kind: Kind = "two_way_ci95" if general else "ci95"
-        value, interval = difference(found.rows, best.name, rest[0].name, kind) or (0, None)
+        value, interval = difference(found.rows, best.name, rest[0].name, found.kind) or (0, None)
         text += f" Next is {rest[0].name}, {show(value)} points behind"
         text += f" ({show_interval(interval, 'points')})." if interval else "."
-    controls = found.controls
-    if controls and controls[0].value <= best.value and found.clearly_above(best.name, controls[0].name):
-        text += f" The strongest control, {controls[0].name}, reaches {show(controls[0].value)}%."
+    text += strongest_control(found)
     if len(found.scores) > 2:
         ranks = {score.name: "–".join(map(str, sorted(set(found.rank(score.name))))) for score in found.scores}
         text += f" Ranks: {listed([f'{name} {rank}' for name, rank in ranks.items()], _MOST_RANKS)}."
@@ -186,16 +276,18 @@ def findings(results: ResultsDocument) -> list[Finding]:
     """Headline findings over all backbones and controls, at most seven."""
     rankings: tuple[tuple[str, str, str, Callable[[ResultsDocument, str, Standing], str]], ...] = (
         ("Style", "fine", "accuracy", _style),
-        ("New styles", "coarse", "held_out", _new_styles),
         ("In turn", "coarse_rotation", "accuracy", _in_turn),
+        ("New styles", "coarse", "held_out", _new_styles),
         ("Substance", "semantic", "clean", _substance),
     )
     made: list[Finding | None] = []
     for title, task, key, make in rankings if (head := results.first_head()) else ():
+        if title == "In turn" and unseen(results, head) != (task, key):
+            continue
         found = standing(results, task, head, key)
         late = [name for name in found.unconverged if name in results.real()]
         if found.trained:
-            made.append(Finding(title, controls_first(found) + make(results, head, found)))
+            made.append(Finding(title, f"{controls_first(found)} {make(results, head, found)}".strip()))
         elif late:
             made.append(Finding(title, f"No ranking: the probes on {listed(late)} have not converged."))
     made += [_nearest(results), _together(results), _not_converged(results)]
@@ -205,21 +297,22 @@ def findings(results: ResultsDocument) -> list[Finding]:
 def _style(results: ResultsDocument, head: str, found: Standing) -> str:
     best, chance = found.trained[0], results.chance_of("fine")
     text = f"{'An' if head == 'mlp' else 'A'} {head_name(head)} probe on {best.name} predicts which of "
-    text += f"{results.suite_size} transformations was applied to a test photograph with an accuracy of "
-    return text + f"{best.text(chance)}." + _standing_of_best(found)
+    text += f"{results.suite_size} transformations was applied to a test photograph. Accuracy: {best.text(chance)}."
+    return text + _standing_of_best(found)
 
 
 def _new_styles(results: ResultsDocument, head: str, found: Standing) -> str:
     best, chance = found.trained[0], results.chance_of("coarse")
     backbone = results.backbones[best.name]
-    text = f"On held-out transformations, {best.name} predicts the coarse class with an accuracy of {best.text(chance)}"
+    text = f"On the held-out transformations of the suite, {best.name} predicts the coarse class. Accuracy: "
+    text += f"{best.text(chance)}."
     coarse = (backbone.coarse or {})[head]
-    if coarse and coarse.seen is not None and coarse.gap is not None:
+    if best.told and coarse and coarse.seen is not None and coarse.gap is not None:
         seen, gap, gap_ci = coarse.seen, coarse.gap, coarse.interval("gap")
-        text += f", against {show(seen)}% on seen ones: a gap of {show(gap)} points"
+        text += f" On seen ones it is {show(seen)}%: a gap of {show(gap)} points"
         text += f" ({show_interval(gap_ci, 'points')})" if gap_ci else ""
-        text += ", not clearly different from 0" if gap_ci and gap_ci[0] <= 0 <= gap_ci[1] else ""
-    text += "." + _standing_of_best(found, general=True)
+        text += ", not clearly different from 0." if gap_ci and gap_ci[0] <= 0 <= gap_ci[1] else "."
+    text += _standing_of_best(found)
     if chance is not None and best.low_high and best.low_high[0] <= chance:
         text += " This is not clearly above chance."
     redrawn = (backbone.coarse_redrawn or {}).get(head)
@@ -249,12 +342,15 @@ def floors(results: ResultsDocument, head: str) -> list[str]:
 
 def _in_turn(results: ResultsDocument, head: str, found: Standing) -> str:
     best, chance = found.trained[0], results.chance_of("coarse")
-    text = f"With each transformation held out in turn, {best.name} predicts its coarse class with an accuracy of "
-    text += f"{best.text(chance)}." + _standing_of_best(found, general=True)
+    text = f"With each transformation held out in turn, {best.name} predicts its coarse class. Accuracy: "
+    text += f"{best.text(chance)}." + _standing_of_best(found)
     styles = standing(results, "coarse_rotation", head, "styles")
     if styles.trained:
-        each = [f"{score.name} {score.short()}" for score in styles.scores]
-        text += f" Painting styles only: {listed(each, _MOST_RANKS)}."
+        first, each = styles.trained[0], [f"{score.name} {score.short()}" for score in styles.scores]
+        if any(score.told for score in styles.scores):
+            text += f" Painting styles only ({first.tested}): {listed(each, _MOST_RANKS)}."
+        else:
+            text += f" Painting styles only: cannot be told from {first.tested}."
     turned = ((name, (results.backbones[name].coarse_rotation or {})[head]) for name in (s.name for s in styles.scores))
     return text + across_generators(
         (generator, name, scores.accuracy, scores.two_way_ci95)
@@ -273,9 +369,7 @@ def across_generators(scores: Iterable[tuple[str, str, float | None, Sequence[fl
     each: dict[str, list[str]] = {}
     for generator, name, accuracy, low_high in scores:
         if accuracy is not None:
-            interval = show_interval(low_high)
-            text = f"{name} {show(accuracy)}" + (f" ({interval})" if interval else "")
-            each.setdefault(generator, []).append(text)
+            each.setdefault(generator, []).append(f"{name} {Score(name, False, accuracy, low_high).short()}")
     return "".join(
         f" Styles of the generator {generator}, by probes that have seen only those of another:"
         f" {listed(rows, _MOST_RANKS)}."
@@ -285,26 +379,20 @@ def across_generators(scores: Iterable[tuple[str, str, float | None, Sequence[fl
 
 def _substance(results: ResultsDocument, head: str, found: Standing) -> str:
     best, chance = found.trained[0], results.chance_of("semantic")
-    text = f"{best.name} predicts the class of original photographs best, with an accuracy of {best.text(chance)}."
+    text = f"{best.name} predicts the class of original photographs. Accuracy: {best.text(chance)}."
     text += _standing_of_best(found)
     robust = standing(results, "semantic", head, "obfuscated").trained
     if robust:
-        text += f" On transformed photographs the same probes reach {show(robust[-1].value)}"
-        text += f"–{show(robust[0].value)}%" if len(robust) > 1 else "%"
-        text += f" (best: {robust[0].name})." if len(robust) > 1 else "."
-        probe = (results.backbones[robust[0].name].semantic or {})[head]
-        by = (probe and probe.by_transformation) or {}
-        worst = min(((v, t) for t, v in by.items() if v is not None and t != "identity"), default=None)
-        if worst:
-            text += f" The hardest transformation for {robust[0].name} is {worst[1]} ({show(worst[0])}%)."
+        text += f" On transformed photographs, {robust[0].name}: {robust[0].text()}."
     return text
 
 
 def _nearest(results: ResultsDocument) -> Finding | None:
-    parts = []
+    parts, photographs = [], None
     for name, backbone in results.real().items():
         if (balance := backbone.balance) and balance.same_image is not None:
             parts.append((balance.same_image, balance.same_transformation, name))
+            photographs = (backbone.sampled or {}).get("query_images")
     if not parts:
         return None
     if len(parts) > 3:
@@ -316,6 +404,7 @@ def _nearest(results: ResultsDocument) -> Finding | None:
     else:
         each = [f"{show(image)}% of cases in {name} (the same style in {show(style)}%)" for image, style, name in parts]
         text = f"The nearest other variant shows the same photograph in {listed(each)}."
+    text += f" Over {plural(photographs, 'photograph')}." if photographs else ""
     return Finding("Neighbours", text)
 
 
@@ -346,6 +435,8 @@ def _together(results: ResultsDocument) -> Finding | None:
     if not clauses and not left:
         return None
     text = "A probe trained on style and class together, compared with single-task twins trained on the same rows"
+    tested = (results.splits or {}).get("test")
+    text += f", on {plural(tested, 'photograph')}" if tested else ""
     text += f": {'; '.join(clauses)}." if clauses else "."
     return Finding("Multi-task", text + (f" Excluded, not converged: {listed(left)}." if left else ""))
 
@@ -381,16 +472,14 @@ def portrait(results: ResultsDocument, name: str) -> list[str]:
 
     lines = []
     if style := of("fine", "accuracy"):
-        lines.append(f"Transformation: {style[0].short()}.")
+        lines.append(f"Transformation: {style[0].text()}.")
     coarse, held_out = backbone.probe("coarse", head), of("coarse", "held_out")
     if held_out and coarse and coarse.seen is not None:
-        lines.append(
-            f"Coarse class: {held_out[0].short()} on held-out transformations, {show(coarse.seen)}% on seen ones."
-        )
+        lines.append(f"Coarse class: {held_out[0].text()}; {show(coarse.seen)}% on seen transformations.")
     clean, hidden = (of("semantic", key) for key in ("clean", "obfuscated"))
     if clean:
-        tail = f", {hidden[0].short()} on transformed ones" if hidden else ""
-        lines.append(f"Class: {clean[0].short()} on original photographs{tail}.")
+        tail = f"; transformed: {hidden[0].text()}" if hidden else ""
+        lines.append(f"Class: {clean[0].text()}{tail}.")
     if (balance := backbone.balance) and balance.same_image is not None:
         lines.append(
             f"Nearest other variant: same photograph {show(balance.same_image)}%, same style "

@@ -119,8 +119,9 @@ class Answer:
 
     Attributes:
         question: in plain words.
-        number: with its unit, such as ``93.1%``.
-        interval: what it is, its interval and chance, such as ``accuracy; 95% interval 92.4–93.8; chance 3.2%``.
+        number: with its unit, such as ``93.1%``, or ``cannot be told``.
+        interval: what it is, its interval, what it is over, and chance, such as ``accuracy; 95% interval 92.4–93.8;
+            320 photographs; chance 3.2%``.
         text: one to three sentences.
         plots: a small picture.
     """

@@ -129,11 +129,11 @@ class ProbeScores(Model):
         return self.converged is False
 
     def interval(self, name: str) -> Interval | None:
-        """95 % interval of a score: for `general` ones over images and transformations, if available."""
-        two_way: Interval | None = None
-        if name in self.general:
-            two_way = getattr(self, f"{name}_two_way_ci95".removeprefix("accuracy_"))
-        return two_way or super().interval(name)
+        """95 % interval of a score: for `general` ones over images and transformations, None if of one."""
+        if name not in self.general:
+            return super().interval(name)
+        two_way: Interval | None = getattr(self, f"{name}_two_way_ci95".removeprefix("accuracy_"))
+        return two_way
 
 
 class SeverityCurve(Model):

@@ -76,9 +76,9 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     text = (
         f"{len(names)} generators make the styles ({', '.join(names)}). Each trains coarse probes in turn, with a few "
     )
-    text += (
-        "of its styles and the transformations of all other classes; scored are the styles of all other generators. "
-    )
+    text += "of its styles and the transformations of all other classes; scored are the styles of all other generators"
+    count = len(first.by_style or {})
+    text += f", {count} styles" * bool(count) + f" of {show(first.images, 'count')} photographs. "
     text += f"{_verdicts(results)}"
     note = "95% intervals are over generators, which are random as trained on and as tested, over "
     note += f"{by} and over the training photographs; p values are after Holm's correction over all pairs."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
+from substyle.engine.report.data import Column, ComparedScore, Table, plural, scored, show, show_interval, words
+from substyle.engine.report.findings import Score
 from substyle.engine.report.heat_tables import Cell, HeatTable
 from substyle.engine.report.section import Block, Data, Heat, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share
@@ -169,10 +170,12 @@ def _sentence(name: str, found: Labels) -> str:
         return f"{name} predicts no label clearly above chance."
     label, own = max(clear, key=lambda each: (_number(each[1]) or 0.0) - (each[1].chance or 0.0))
     what = "accuracy" if own.accuracy is not None else "R²"
-    beside = f", chance {show(own.chance)}" if own.chance is not None else ""
-    after = _number(own.fixed)
-    fixed = "" if after is None else f"; {show(after)} with the class held fixed"
-    return f"{name} predicts {label} best: {what} {show(_number(own))} ({_interval(own)}{beside}){fixed}."
+    low_high = own.ci95 if own.accuracy is not None else own.r2_ci95
+    tested = "" if own.images is None else plural(own.images, "photograph")
+    score = Score(name, False, _number(own) or 0.0, low_high, tested)
+    after = _number(own.fixed) if score.told else None
+    fixed = "" if after is None else f"; {show(after)}% with the class held fixed"
+    return f"{name} predicts {label} best: {what} {score.text(own.chance)}{fixed}."
 
 
 def _left_out(name: str, label: Label) -> str:

@@ -433,7 +433,7 @@ def test_styles_across_generators_replace_the_reservation() -> None:
     results["backbones"][name]["coarse_rotation"]["linear"]["generators"] = {"arbitrary": row}
     reason = why(verdict(results, "C2"))
     assert (
-        f"Styles of the generator arbitrary, by probes that have seen only those of another: {name} 25.0 (10.0"
+        f"Styles of the generator arbitrary, by probes that have seen only those of another: {name} 25.0% (10.0"
         in reason
     )
     assert "one generator" not in reason

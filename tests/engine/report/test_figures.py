@@ -94,7 +94,8 @@ def test_comparisons_between_backbones_only(fake: ModuleType) -> None:
 
 def test_rotation_tables_have_all_and_chance(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)})
-    scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": None}}, "accuracy": 0.41, "ci95": [0.3, 0.5]}
+    scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": None}}}
+    scores |= {"accuracy": 0.41, "two_way_ci95": [0.3, 0.5]}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
     ((head, table),) = heat_tables.accuracies(validate_results(results), "coarse_rotation")
     assert head == "linear"

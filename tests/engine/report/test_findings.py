@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.findings import findings, floors, portrait, standing, unconverged
+from substyle.engine.report.answers import answer
+from substyle.engine.report.findings import findings, floors, portrait, standing, unconverged, unseen
 from substyle.engine.stages.results import validate_results
 
 TWO = {"alpha": (0.9, 0.9), "beta": (0.9, 0.9)}
@@ -41,10 +42,10 @@ def test_a_corrected_test_decides_what_is_above(fake: ModuleType, a: str, b: str
     said = text(results, "Style")
     assert "probe on beta" in said
     assert "31 transformations" in said
-    assert "90.0% (95% interval 89.0–91.0; chance 3.2%)" in said
+    assert "90.0% (95% interval 89.0–91.0; 320 photographs and 31 transformations; chance 3.2%)" in said
     assert "Next is alpha, 10.0 points behind (+8.0 to +12.0)." in said
     compared(results, "fine", "accuracy", a, b, sign * 0.1, 0.051)
-    assert "No clear difference from alpha." in text(results, "Style")
+    assert "No clear difference between beta and alpha (+10.0 points, +8.0 to +12.0; p = 0.05)." in text(results, "Style")
     assert "behind" not in text(results, "Style")
     assert "Equivalent" not in text(results, "Style")
 
@@ -53,9 +54,10 @@ def test_what_nobody_compared_is_not_above(fake: ModuleType) -> None:
     results = fake.fake_results(TWO)
     fine(results, "alpha", 0.2)
     fine(results, "beta", 0.9)
-    for rows in ([], [{**row, "p_holm": None} for row in results["comparisons"]]):
-        results["comparisons"] = rows
-        assert "No clear difference from alpha." in text(results, "Style")
+    results["comparisons"] = [{**row, "p_holm": None} for row in results["comparisons"]]
+    assert "No clear difference between beta and alpha (" in text(results, "Style")
+    results["comparisons"] = []
+    assert text(results, "Style").endswith("Not compared with beta: alpha.")
 
 
 def test_no_clear_difference_is_equivalence_only_within_the_margin(fake: ModuleType) -> None:
@@ -63,7 +65,8 @@ def test_no_clear_difference_is_equivalence_only_within_the_margin(fake: ModuleT
     fine(results, "alpha", 0.900)
     fine(results, "beta", 0.901)
     compared(results, "fine", "accuracy", "beta", "alpha", 0.001, 0.8)  # 90 % interval −0.7 to 0.9 points
-    assert "No clear difference from alpha. Equivalent within 1 point: alpha." in text(results, "Style")
+    said = text(results, "Style")
+    assert "between beta and alpha (+0.1 points, −1.9 to +2.1; p = 0.80). Equivalent within 1 point: alpha." in said
     compared(results, "fine", "accuracy", "beta", "alpha", 0.003, 0.8)  # −0.5 to 1.1
     assert "Equivalent" not in text(results, "Style")
 
@@ -87,23 +90,20 @@ def test_a_control_that_leads_or_is_level_is_said_first(fake: ModuleType) -> Non
     fine(results, "alpha", 0.70)
     fine(results, "control:statistics", 0.40)
     compared(results, "fine", "accuracy", *pair, 0.3, 0.001)
-    assert "The strongest control, control:statistics, reaches 40.0%." in text(results, "Style")
+    assert "the strongest control, control:statistics, reaches 40.0% (39.0–41.0)." in text(results, "Style")
     fine(results, "control:statistics", 0.695)
     compared(results, "fine", "accuracy", *pair, 0.005, 0.6)
     said = text(results, "Style")
-    first, rest = said.split(". ", 1)
-    assert "control:statistics (69.5%)" in first
-    assert "leads" not in first
-    assert rest.startswith("A linear probe on alpha")
+    first = "No clear difference between alpha and control:statistics (+0.5 points, −1.5 to +2.5; p = 0.60)."
+    assert said.startswith(f"{first} A linear probe on alpha")
     fine(results, "control:statistics", 0.80)
     compared(results, "fine", "accuracy", *pair, -0.1, 0.001)
     assert text(results, "Style").startswith(
         "A control leads: control:statistics has 80.0% (79.0–81.0), clearly above alpha. A linear probe on alpha"
     )
     compared(results, "fine", "accuracy", *pair, -0.1, 0.2)
-    assert "A control leads: control:statistics has 80.0% (79.0–81.0), not clearly above alpha." in text(
-        results, "Style"
-    )
+    first = "No clear difference between alpha and control:statistics (−10.0 points, −12.0 to −8.0; p = 0.20)."
+    assert text(results, "Style").startswith(f"A control leads: control:statistics has 80.0% (79.0–81.0). {first}")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_gap_that_may_be_none_and_a_score_at_chance_are_said(fake: ModuleType)
     scores |= {"held_out": 0.11, "held_out_two_way_ci95": [0.05, 0.2], "gap": 0.01, "gap_ci95": [0.001, 0.02]}
     scores["gap_two_way_ci95"] = [-0.01, 0.03]
     said = text(results, "New styles")
-    assert "11.0% (95% interval 5.0–20.0; chance 10.0%)" in said
+    assert "11.0% (95% interval 5.0–20.0; 320 photographs and 11 held-out transformations; chance 10.0%)" in said
     assert "a gap of 1.0 points (−1.0 to +3.0), not clearly different from 0" in said
     assert "not clearly above chance" in said
 
@@ -213,7 +213,84 @@ def test_a_portrait_holds_the_backbones_own_numbers(fake: ModuleType) -> None:
     results = fake.fake_results(TWO)
     fine(results, "alpha", 0.8125)
     lines = portrait(validate_results(results), "alpha")
-    assert lines[0] == "Transformation: 81.2% (80.2–82.2)."
+    assert lines[0] == "Transformation: 81.2% (95% interval 80.2–82.2; 320 photographs and 31 transformations)."
     assert len(lines) == 4
     results["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
     assert len(portrait(validate_results(results), "alpha")) == 3
+
+
+def only_held_out(results: dict[str, Any], names: list[str]) -> None:
+    """Leave one transformation held out, and no interval over transformations."""
+    for row in results["transformations"]:
+        row["role"] = "held_out" if row["name"] in names else "train"
+    for backbone in results["backbones"].values():
+        scores = backbone["coarse"]["linear"]
+        scores |= {"held_out_two_way_ci95": None, "gap_two_way_ci95": None}
+        backbone["coarse_rotation"] = None
+    for row in results["comparisons"]:
+        if row["metric"] == "held_out":
+            row |= {"two_way_ci95": None, "ci90": None, "p": None, "p_holm": None}
+
+
+def test_one_held_out_transformation_is_no_headline(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9), "control:pixels": (0.4, 0.3)}, heads=("linear",), images=120)
+    only_held_out(results, ["style_wave"])
+    results["backbones"]["alpha"]["coarse"]["linear"]["held_out"] = 0.363
+    results["backbones"]["control:pixels"]["coarse"]["linear"]["held_out"] = 0.0
+    few = "24 photographs and 1 held-out transformation"
+    short, said = answer(validate_results(results), "coarse"), text(results, "New styles")
+    assert short is not None
+    assert (short.number, short.interval) == ("cannot be told", f"from {few}; chance 10.0%")
+    assert f"cannot be told from {few}" in said
+    for sentences in (short.text, said):
+        assert f"The difference between alpha and control:pixels cannot be told from {few}." in sentences
+        assert "36.3%" not in sentences
+        assert "clear" not in sentences
+
+
+def test_an_interval_wider_than_half_of_the_scale_is_no_headline(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9)}, heads=("linear",), images=120)
+    scores = results["backbones"]["alpha"]["coarse_rotation"]["linear"]
+    for high, number in ((0.8, "cannot be told"), (0.7, "50.0%")):
+        scores |= {"accuracy": 0.5, "two_way_ci95": [0.2, high]}
+        short = answer(validate_results(results), "coarse")
+        assert short is not None
+        assert short.number == number
+        assert "24 photographs and 30 held-out transformations" in short.interval
+        assert f"95% interval 20.0–{100 * high:.1f}" in short.interval
+        assert (f"{number} (" in text(results, "In turn")) == (number == "50.0%")
+
+
+def test_a_control_that_is_lower_is_called_so_by_the_paired_difference(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9), "control:pixels": (0.4, 0.3)}, heads=("linear",))
+    fine(results, "alpha", 0.6)
+    fine(results, "control:pixels", 0.0, half=0.0)
+    compared(results, "fine", "accuracy", "alpha", "control:pixels", 0.6, 0.001)
+    expected = "Clearly below: the strongest control, control:pixels, reaches 0.0% (0.0–0.0)."
+    short = answer(validate_results(results), "fine")
+    assert short is not None
+    assert expected in short.text
+    assert expected in text(results, "Style")
+    row = next(row for row in results["comparisons"] if (row["task"], row["metric"]) == ("fine", "accuracy"))
+    row |= {"ci95": [-0.1, 1.0], "p_holm": 0.2}
+    for sentences in (text(results, "Style"), getattr(answer(validate_results(results), "fine"), "text", "")):
+        assert "alpha and control:pixels (+60.0 points, −10.0 to +100.0; p = 0.20) cannot be told from 320" in sentences
+        assert "clear" not in sentences.lower()
+
+
+def test_unseen_transformations_are_compared_on_the_same_split_or_rotation(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9), "control:pixels": (0.4, 0.3)}, heads=("linear",))
+    assert unseen(validate_results(results), "linear") == ("coarse_rotation", "accuracy")
+    assert has(results, "In turn")
+    results["backbones"]["control:pixels"]["coarse_rotation"] = None
+    given = validate_results(results)
+    short, split = answer(given, "coarse"), given.probe("alpha", "coarse", "linear")
+    assert short is not None
+    assert split is not None
+    assert short.number == f"{100 * (split.held_out or 0):.1f}%"
+    assert "11 held-out transformations" in short.interval
+    assert "control:pixels" in short.text
+    assert not has(results, "In turn")
+    adapted = {**results["backbones"]["control:pixels"], "control": False, "adapter": {"backbone": "alpha"}}
+    results["backbones"]["control:pixels"] = adapted  # trained on all transformations, so that none is held out in turn
+    assert unseen(validate_results(results), "linear") == ("coarse_rotation", "accuracy")

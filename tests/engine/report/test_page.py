@@ -180,15 +180,15 @@ def test_the_first_three_answers_have_a_number_an_interval_and_a_plot(full: Repo
     page = page_of(full)
     top, _, rest = full.html.read_text(encoding="utf-8").partition('<section id="answers">')[2].partition("</section>")
     results = validate_results(fake.fake_results())
-    for task, key, section in (
-        ("fine", "accuracy", "style"),
-        ("coarse", "held_out", "new"),
-        ("semantic", "obfuscated", "substance"),
+    for task, key, section, tested in (
+        ("fine", "accuracy", "style", "31 transformations"),
+        ("coarse_rotation", "accuracy", "new", "30 held-out transformations"),
+        ("semantic", "obfuscated", "substance", "30 transformations"),
     ):
         probes = [results.probe(name, task, "linear") for name in results.real()]
         best = max((probe for probe in probes if probe), key=lambda probe: getattr(probe, key))
         assert f">{show(getattr(best, key))}%</strong>" in top
-        assert f"95% interval {show_interval(best.interval(key))}; chance" in top
+        assert f"95% interval {show_interval(best.interval(key))}; 320 photographs and {tested}; chance" in top
         assert f'href="#{section}"' in top
     assert top.count('<div class="answer">') == top.count("<svg") == 3
     assert len(page.tags("section")) == rest.count('<details class="fold">') + 1  # all other sections are folded
@@ -338,7 +338,7 @@ def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -
         backbone[key] = None
     backbone["fine"] = {"linear": {"accuracy": 0.5}}
     page = page_of(write_report(validate_results(results), tmp_path))
-    assert "50.0%" in page.text
+    assert "Accuracy: cannot be told." in page.text
     assert "None" not in page.text
 
 

@@ -408,7 +408,7 @@ def test_the_section_and_what_is_compared() -> None:
     text, heat, leaks, _, substance, by_value, shortcuts, note = section.blocks
     own = made["by_label"]["site"]
     assert f"{name} predicts site best: accuracy {100 * own['accuracy']:.1f}" in text.text  # type: ignore[union-attr]
-    assert f"{100 * own['fixed']['accuracy']:.1f} with the class held fixed" in text.text  # type: ignore[union-attr]
+    assert f"{100 * own['fixed']['accuracy']:.1f}% with the class held fixed" in text.text  # type: ignore[union-attr]
     (classes, numbers) = heat.parts[0][2].groups  # type: ignore[union-attr]
     assert (classes[0], numbers[0]) == ("3 classes", "numbers (R²)")
     assert classes[1][0][1][0].text == f"{100 * own['accuracy']:.1f}"
