@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study_table import of_networks
+from substyle.engine.report.findings import told
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -91,6 +92,18 @@ def _shown(scores: dict[str, Any], question: Question) -> str:
     return f"{_per_cent(scores[question.score])} %" + f" ({ends})" * bool(ends)
 
 
+def _tested(kept: dict[str, Any], scores: dict[str, Any], question: Question) -> str:
+    """What a score is over: test photographs, transformations and generators."""
+    parts = [f"{kept['splits']['test']} test photographs"]
+    if question.score == "balanced":
+        parts.append(f"{kept['variants'] - 1} transformations held out in turn")
+    elif "generators" in question.entry:
+        parts += [f"{len(scores['by_style'])} styles", f"{len(scores['generators'])} generators"]
+    elif question.score != "clean":
+        parts.append(f"{kept['variants'] - (question.score == 'obfuscated')} transformations")
+    return _named(parts)
+
+
 def _named(names: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
@@ -110,7 +123,10 @@ def sentence(kept: dict[str, Any], question: Question) -> str:
     if late:
         raise SystemExit(f"probes of {', '.join(late)} have not converged")
     best, *others = sorted(networks, key=lambda name: -known[name][question.score])
+    if not told(known[best].get(question.interval)):
+        return f"**{question.text.format(**kept)}** It cannot be told from {_tested(kept, known[best], question)}."
     text = f"**{question.text.format(**kept)}** `{best}` reads it best: {_shown(known[best], question)}"
+    text += f", over {_tested(kept, known[best], question)}"
     p = compared(kept, question)
     clear = [f"`{name}`" for name in others if p[frozenset((best, name))] < LEVEL]
     unclear = [f"`{name}`" for name in others if f"`{name}`" not in clear]
@@ -140,11 +156,11 @@ def how_much(leaks: dict[str, Any]) -> str:
         low, high = row["shortcut"]["price_two_way_ci95"]
         ends[name] = f"{_per_cent(price[name])} ({_per_cent(low)}–{_per_cent(high)})"
     text = f"- **How much of it was applied?** Mean R² of {len(every)} parameters (sigma, angle, quality …; below 0 "
-    text += "counts as 0), in per cent: "
+    text += f"counts as 0), in per cent, over {leaks['splits']['test']} test photographs: "
     text += f"{_ranked(r2, {name: _per_cent(value) for name, value in r2.items()})}.\n"
     text += "- **What if processing goes with the class?** Class accuracy of nearest neighbours if only the query's "
     text += "class is processed as the query is, minus that if only all other classes are, mean over transformations, "
-    return text + f"in points: {_ranked(price, ends, lowest=True)}."
+    return text + f"over as many, in points: {_ranked(price, ends, lowest=True)}."
 
 
 def answers() -> str:
