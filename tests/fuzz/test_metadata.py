@@ -116,7 +116,8 @@ CHANGED = [
     put_at(0, "backbone", "rate"),
     put_at("held_out", "transformations", 0, "definition", "role"),
     put_at(..., "transformations", 0, "definition", "name"),
-    put_at(None, "transformations", 0, "hash"),
+    put_at(None, "transformations", 0, "pixels"),
+    put_at([["many"], 1], "backbone", "spec", "sketch"),
 ]
 
 
