@@ -56,7 +56,7 @@ def answer(results: ResultsDocument, task: str) -> Answer | None:
     remarks = ("accuracy; " if best.told else "") + best.remarks(chance)
     names = list(dict.fromkeys(score.name for score in (*found.scores[:_ROWS], *found.controls[:1])))
     panel = dot_panel(results, task, names)
-    plots = Plots("", (panel,) if panel else (), (2.4, rows_height(names)))
+    plots = Plots("", (panel,) if panel and best.told else (), (2.4, rows_height(names)))
     return Answer(question, best.number, remarks, text + _compared(found), plots)
 
 

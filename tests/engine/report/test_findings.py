@@ -242,6 +242,7 @@ def test_one_held_out_transformation_is_no_headline(fake: ModuleType) -> None:
     short, said = answer(validate_results(results), "coarse"), text(results, "New styles")
     assert short is not None
     assert (short.number, short.interval) == ("cannot be told", f"from {few}; chance 10.0%")
+    assert not short.plots.panels
     assert f"cannot be told from {few}" in said
     for sentences in (short.text, said):
         assert f"The difference between alpha and control:pixels cannot be told from {few}." in sentences
