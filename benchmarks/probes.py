@@ -152,7 +152,7 @@ def fit(
 def judged(
     problem: Problem, heads: Heads, Cs: Sequence[float], times_SN: NDArray[np.float64] | None
 ) -> dict[str, list[float]]:
-    """Return test accuracy of any contender's heads and their largest gradient by our objective in float32."""
+    """Return test accuracy of any contender's heads and their largest gradient relative to the objective, by ours."""
     features = Features(problem.table, problem.standard, CPU, torch.float32)
     gradient_K = fit(problem, features, Cs, times_SN, heads, most=1).gradient_K  # one pass does not update the heads
     accuracy_KT = score(features, problem.task, heads, problem.task.test_N).accuracy_ST

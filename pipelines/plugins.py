@@ -101,11 +101,12 @@ def files_digest(module: str) -> str:
     """
     top = ".".join(module.split(".")[: 2 if module.startswith(f"{_PLUGINS}.") else 1])
     package = sys.modules.get(top)
-    roots = [*map(Path, getattr(package, "__path__", []))] or [Path(getattr(package, "__file__", None) or "")]
+    file = getattr(package, "__file__", None)
+    roots = [*map(Path, getattr(package, "__path__", []))] or ([Path(file)] if file else [])
     digest, found = hashlib.sha256(), False
     for root in roots:
         files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-        for path in files if root != Path() else ():
+        for path in files:
             if "__pycache__" in path.parts:
                 continue
             found = True

@@ -7,6 +7,7 @@ whatever decides them, such as a settings file that its code reads.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -67,20 +68,35 @@ class LazyBackbone:
 
     @cached_property
     def graph(self) -> bytes:
-        """The serialised ONNX graph of the network in float32, with a fixed batch."""
-        graph = self.backbone.graph
-        if graph is not None:
-            return graph
-        assert self.backbone.module is not None
-        made = plain(export(self.backbone.module, canvas=self.canvas, batch=self.batch))
+        """The serialised ONNX graph of the network in float32, with a fixed batch.
+
+        Raises:
+            SubstyleError: the network cannot be exported, or has changed since it was loaded first.
+        """
+        if self.backbone.graph is not None:
+            return self.backbone.graph
+        model = self._model
+        if model is None:
+            raise SubstyleError(f"{self.backbone.spec.name}: cannot export the network to ONNX; use runtime = torch")
         known = self.__dict__.get("_facts")
-        if known is not None and known["spec"]["graph"] != _digest(made):
+        if known is not None and known["spec"].get("graph") != digest_of(model):
             raise SubstyleError(f"{self.spec.name}: the network has changed since the run began")
-        return made
+        return bytes(model.SerializeToString())
+
+    @cached_property
+    def _model(self) -> onnx.ModelProto | None:
+        """The exported network; None if torch cannot export it."""
+        assert self.backbone.module is not None
+        try:
+            return plain(export(self.backbone.module, canvas=self.canvas, batch=self.batch))
+        except Exception as error:  # noqa: BLE001 - errors of tracing have no common base
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"{self.backbone.spec.name}: cannot be exported to ONNX: {reason}", file=sys.stderr)
+            return None
 
     def unload(self) -> None:
         """Free the network; it is loaded again when needed."""
-        for name in ("backbone", "graph"):
+        for name in ("backbone", "graph", "_model"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -93,7 +109,10 @@ class LazyBackbone:
     def _look(self) -> dict[str, Any]:
         backbone = self.backbone
         compiled = backbone.compiled or backbone.module is None
-        graph = _digest(self.graph) if compiled else ""
+        if backbone.graph is not None:
+            graph = hashlib.sha256(backbone.graph).hexdigest()[:16]
+        else:
+            graph = digest_of(self._model) if compiled and self._model is not None else ""
         x_BD = embed_fixed(backbone, self.canvas, self.batch)
         if not self.packaged:
             again_BD = embed_fixed(self._load(), self.canvas, self.batch)
@@ -132,19 +151,27 @@ class LazyBackbone:
         return bool(self._facts["compiled"])
 
 
-def _digest(graph: bytes) -> str:
-    return hashlib.sha256(graph).hexdigest()[:16]
-
-
-def plain(model: onnx.ModelProto) -> bytes:
-    """Serialise a graph without texts that depend on where it was exported, such as stack traces."""
-    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove texts that depend on where a graph was exported, such as stack traces, in place."""
+    graph = model.graph
+    tensors = (*graph.value_info, *graph.initializer, *graph.input, *graph.output)
+    for part in (model, graph, *graph.node, *tensors, *model.functions):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
-    for part in (*model.graph.value_info, *model.graph.initializer, *model.functions):
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")
-    return bytes(model.SerializeToString(deterministic=True))
+    return model
+
+
+def digest_of(model: onnx.ModelProto) -> str:
+    """Digest of a graph and its weights; 16 hex digits. Part by part: a message must be below 2 GB."""
+    digest, graph = hashlib.sha256(), model.graph
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, *model.functions, *model.opset_import):
+        digest.update(hashlib.sha256(part.SerializeToString(deterministic=True)).digest())
+    return digest.hexdigest()[:16]
+
+
+def sketched(backbone: Backbone, canvas: int, batch: int) -> BackboneSpec:
+    """The spec of a loaded backbone with its sketch, without exporting its graph."""
+    return replace(backbone.spec, sketch=sketch(embed_fixed(backbone, canvas, batch)))
 
 
 def embed_fixed(backbone: Backbone, canvas: int, batch: int) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.presets import ABOUT, meant, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
 from substyle.engine.backbones.weights import HUB
+from substyle.kernels import cpu
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.entry_points import BACKBONES, load_entry_points
 from substyle.pipelines.plugins import ALLOW
@@ -119,6 +120,9 @@ def _trained(backbone: Backbone, checkpoint: Path | None) -> BackboneSpec:
     return replace(spec, objective=objective, data=spec.data or data)
 
 
+_LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "onnx", "onnxscript", "openvino", "transformers")
+
+
 def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
     """Return plain facts that determine the result of `load_all`, without loading; None if unknown.
 
@@ -137,7 +141,8 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         "batch": context.batch,
         "checkpoint": str(context.checkpoint.name) if context.checkpoint else None,
         "code": cache.code_hash(),
-        "versions": cache.versions("torch", "torchvision", "timm", "open_clip_torch", "onnx", "transformers"),
+        "versions": cache.versions(*_LIBRARIES),
+        "device": cpu.identity(),  # which folds constants of a graph
         **found,
     }
 

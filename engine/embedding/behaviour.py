@@ -10,6 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from typing import Any
 
@@ -22,6 +23,7 @@ from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import Target
 from substyle.engine.store.catalog import Definition, pixels_digest
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import UnsafeFileError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder
@@ -67,7 +69,8 @@ def definitions_of(names: Sequence[str], settings: Settings, config: EmbedConfig
             pictures[made.name] = _decoded(settings, config)
     pictures |= _render([made for made in missing if made.made_by != "identity"], SIDE, config)
     for made in missing:
-        cache.write(_entry(made, settings, config), zlib.compress(pictures[made.name].tobytes()))
+        with suppress(OSError, UnsafeFileError):  # without the cache they are made each time
+            cache.write(_entry(made, settings, config), zlib.compress(pictures[made.name].tobytes()))
     for name, found in _render(foreign, settings.canvas, config).items():
         pictures[name] = found
     for name, again in _render(foreign, settings.canvas, config).items():
@@ -84,7 +87,7 @@ def _definition(
         return Definition(made.describe())
     assets = _assets(made, settings, config)
     described = made.describe() | ({"assets": assets} if assets else {})
-    return Definition(described, (pixels_digest(pictures),), pictures)
+    return Definition(described, (pixels_digest(pictures, on_gpu=config.on_gpu),), pictures)
 
 
 def _facts(made: base.Transformation, settings: Settings, config: EmbedConfig) -> dict[str, Any]:
@@ -172,15 +175,16 @@ def _assets(made: base.Transformation, settings: Settings, config: EmbedConfig) 
     if made.packaged and (known := cache.recall("assets", facts)) is not None:
         return str(known)
     digest, found = hashlib.sha256(), False
-    keys = _keys(_ASSET_KEYS)
+    keys, side = _keys(_ASSET_KEYS), SIDE if made.packaged else settings.canvas
     for start in range(0, _ASSET_KEYS, _BLOCK):
         test_B = np.arange(start, start + _BLOCK) // (_BLOCK // 2) % 2 == 1
-        drawn = made.draw(image_keys(0, keys[start : start + _BLOCK]), SIDE, test_B)
+        drawn = made.draw(image_keys(0, keys[start : start + _BLOCK]), side, test_B)
         for name, array in sorted(drawn.items()):
             if name != "test_B" and array.dtype.kind in "iu":  # real numbers are rounded differently by processors
                 found = True
                 digest.update(json.dumps([name, array.shape, array.dtype.str]).encode() + array.tobytes())
     text = digest.hexdigest()[:16] if found else ""
     if made.packaged:
-        cache.keep("assets", facts, text)
+        with suppress(OSError, UnsafeFileError):
+            cache.keep("assets", facts, text)
     return text

@@ -22,6 +22,7 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.variants import batches
 from substyle.engine.stages.stamp import NOTE, StaleError, Stamp, compute_into, fits, note_of
 from substyle.engine.store import identity
+from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.records import content_hash
@@ -37,6 +38,7 @@ from substyle.pipelines.variants import variants_of
 
 GALLERY = "gallery"
 VERSION = 1  # increment when other pictures are drawn
+_HERE = EmbedConfig(device="cpu")  # which draws pictures of stores of any device
 _CANDIDATES = 8  # photographs read per photograph of the gallery
 
 
@@ -113,17 +115,25 @@ def _stamp(
     settings: Settings,
 ) -> Stamp:
     """Stamp of a gallery; photographs are (key, content hash), files (real transformation, key, content hash)."""
+    now = PixelPipeline(settings, _HERE).definitions
     chosen = {"photographs": [list(pair) for pair in sorted(photographs)]}
     if files:
         chosen["files"] = [list(each) for each in sorted(files)]
     return Stamp(
         store.uuid,
         hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16],
-        {made.name: made.hash for made in PixelPipeline(settings, EmbedConfig()).definitions},
+        {name: _drawn(store, made) for name, made in zip(settings.transformations, now, strict=True)},
         "",
         json.loads(json.dumps(asdict(settings))) | chosen,
         f"gallery {VERSION}",
     )
+
+
+def _drawn(store: EmbeddingStore, now: Definition) -> str:
+    """Hash of a transformation of a store, as it is there unless it has changed."""
+    stored = (made.get(now.name) for made in store.catalog.transformations.values())
+    found = next((made for made in stored if made is not None), None)
+    return found.hash if found is not None and not found.difference(now, store.path) else now.hash
 
 
 def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> Path | None:
@@ -143,11 +153,9 @@ def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> 
             return None
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     content_of = dict(zip(table.keys, table.contents, strict=True))
-    wanted = {name: known[name] for name in table.transformations}
+    wanted = {name: known[name].hash for name in table.transformations}
     shown, files = (note.stamp.settings.get(each, []) for each in ("photographs", "files"))
-    drawn = note.stamp.transformations
-    current = note.stamp.store == store.uuid and list(drawn) == list(wanted)
-    current = current and all(made.is_drawn(drawn[name]) for name, made in wanted.items())
+    current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
     current = current and all(content_of.get(key) == content for key, content in shown)
     if files and current:
         of_file = file_contents(store)
@@ -176,7 +184,7 @@ def current_variants(
     manifest, settings = store.manifest(), store.settings
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     try:
-        whole = PixelPipeline(Settings(transformations=tuple(known), **settings.pixels), EmbedConfig())
+        whole = PixelPipeline(Settings(transformations=tuple(known), **settings.pixels), _HERE)
         store.require_definitions(whole.definitions)
         sources = [identity.open_recorded(store, entry) for entry in manifest.sources]
     except (SubstyleError, OSError) as error:

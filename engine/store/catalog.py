@@ -40,6 +40,7 @@ from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import require_bounded
 
 FOLDER = "catalog"
+PIXELS_DIGEST = r"(gpu\.)?[0-9a-f]{16}"
 ROUNDED = 1e-4  # share of values that other processors and libraries may round to the next level
 _ROLES = ("train", "held_out")
 
@@ -49,8 +50,8 @@ class Definition:
     """A transformation of an array: its definition in plain JSON, and what it does to fixed pictures.
 
     Attributes:
-        pixels: digests of its pixels on fixed pictures, one for each processor or set of libraries that made others;
-            empty if unknown, as of stores of earlier versions and of real transformations.
+        pixels: digests of its pixels on fixed pictures, one for each processor or set of libraries that made others,
+            see `pixels_digest`; empty if unknown, as of stores of earlier versions and of real transformations.
         pictures: these pixels, uint8; of a definition that was read, they are in `pictures_file`.
     """
 
@@ -79,16 +80,10 @@ class Definition:
         """What affects its pixels: digests of the definition, its assets, and what it does to fixed pictures."""
         return "-".join((self.declared, *([f"assets.{self.assets}"] if self.assets else []), *self.pixels))
 
-    def is_drawn(self, other: str) -> bool:
-        """Whether pictures with this `hash` are of this transformation, on any processor that the store knows."""
-        declared, *rest = other.split("-")
-        known = {f"assets.{self.assets}", *self.pixels} if self.pixels else {*rest}
-        return declared == self.declared and {*rest} <= known
-
     @property
     def identity(self) -> str:
-        """Hash, coarse class and role: what affects its pixels and its use in probes."""
-        return f"{self.hash} {self.definition['coarse']} {self.definition['role']}"
+        """Definition, assets, coarse class and role. A store holds no embeddings of other pixels under one of these."""
+        return " ".join((*self.use, *filter(None, [self.assets])))
 
     @property
     def use(self) -> tuple[str, str, str]:
@@ -98,15 +93,17 @@ class Definition:
     def difference(self, now: Definition, store: Place) -> str:
         """Describe how a transformation of this name differs now from that of a store; "" if it does not.
 
-        Other processors and libraries may round pixels differently: by one level, and few of them.
+        Other processors and libraries may round pixels differently: by one level, and few of them. Pixels of a CPU and
+        of a GPU are not compared.
         """
         if self.use != now.use:
             return "another definition"
         if self.assets and now.assets and self.assets != now.assets:
             return "other assets"
-        if not self.pixels or not now.pixels or {*self.pixels} & {*now.pixels}:
+        alike = [each for each in self.pixels if now.pixels and _device(each) == _device(now.pixels[0])]
+        if not alike or {*alike} & {*now.pixels}:
             return ""
-        read = [] if now.pictures is None else [read_pictures(store, now, each) for each in self.pixels]
+        read = [] if now.pictures is None else [read_pictures(store, now, each) for each in alike]
         if now.pictures is None or all(pictures is None for pictures in read):
             return "other pixels"
         known = [pictures for pictures in read if pictures is not None]
@@ -135,9 +132,14 @@ class Catalog:
         return entry.chunk(store, transformation, shard)
 
 
-def pixels_digest(pictures: NDArray[np.uint8]) -> str:
-    """Digest of the shape and values of pictures; 16 hex digits."""
-    return digest(repr(pictures.shape).encode() + np.ascontiguousarray(pictures).tobytes())
+def pixels_digest(pictures: NDArray[np.uint8], *, on_gpu: bool = False) -> str:
+    """Digest of the shape and values of pictures; 16 hex digits, of a GPU after ``gpu.``."""
+    found = digest(repr(pictures.shape).encode() + np.ascontiguousarray(pictures).tobytes())
+    return f"gpu.{found}" if on_gpu else found
+
+
+def _device(pixels: str) -> str:
+    return pixels.rpartition(".")[0]
 
 
 def pictures_file(store: Place, name: str, digest: str) -> Place:
@@ -154,7 +156,7 @@ def read_pictures(store: Place, like: Definition, known: str) -> NDArray[np.uint
         pictures = np.frombuffer(data, np.uint8).reshape(shape)
     except (OSError, ValueError, zlib.error):
         return None
-    return pictures if pixels_digest(pictures) == known else None
+    return pictures if pixels_digest(pictures, on_gpu=bool(_device(known))) == known else None
 
 
 def files(store: Place) -> list[Place]:
@@ -175,7 +177,7 @@ def read(paths: Sequence[Place]) -> Catalog:
         runtime = {**newer["runtime"], **({EXECUTED: ", ".join(executed)} if executed else {})}
         backbones[entry.slug] = replace(known, facts={**newer, "runtime": runtime})
         merged = transformations.setdefault(entry.slug, {})
-        if differences(known.facts, entry.facts):
+        if _identity(known.facts) != _identity(entry.facts):
             raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")
         for name, definition in found.items():
             before = merged.setdefault(name, definition)
@@ -223,7 +225,7 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
             made = Definition(row["definition"], tuple(row.get("pixels", ())))
             good = good and is_array_name(made.definition["name"]) and isinstance(made.definition["coarse"], str)
             good = good and made.definition["role"] in _ROLES
-            good = good and all(re.fullmatch("[0-9a-f]{16}", each) for each in made.pixels)
+            good = good and all(re.fullmatch(PIXELS_DIGEST, each) for each in made.pixels)
             found[made.name] = made
         if not good or path.name.rpartition("-")[0] != slug(name):
             raise ValueError("not the entry of a backbone")
@@ -242,24 +244,25 @@ DECODED_JPEG = "decoded_jpeg"  # digest of the canvas of a JPEG file on a GPU
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe the differences that prevent embeddings with both facts of a backbone from sharing an array."""
-
-    def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
-        runtime = facts["runtime"]
-        return {
-            "dim": facts["dim"],
-            "runtime": runtime["name"],
-            "device": runtime.get("device", "cpu"),
-            "precision": runtime["precision"],
-            "float32_layers": runtime.get("float32_layers", 0),
-            "unquantised_layers": runtime.get("unquantised_layers", 0),
-            "between": runtime.get("between", "bf16"),  # of products in 8 bits
-            "computed_with": runtime.get("computed_with", facts["name"]),  # other layers, in one pass
-            DECODED_JPEG: runtime.get(DECODED_JPEG, ""),
-        }
-
     where = "in the store"
-    networks = network_changes(network_facts(stored["spec"]), network_facts(now["spec"]), where)
-    return networks + changes(identity(stored), identity(now), where)
+    found = changes(_identity(stored), _identity(now), where)
+    return found or network_changes(network_facts(stored["spec"]), network_facts(now["spec"]), where)
+
+
+def _identity(facts: Mapping[str, Any]) -> dict[str, Any]:
+    runtime = facts["runtime"]
+    return {
+        **network_identity(facts["spec"]),
+        "dim": facts["dim"],
+        "runtime": runtime["name"],
+        "device": runtime.get("device", "cpu"),
+        "precision": runtime["precision"],
+        "float32_layers": runtime.get("float32_layers", 0),
+        "unquantised_layers": runtime.get("unquantised_layers", 0),
+        "between": runtime.get("between", "bf16"),  # of products in 8 bits
+        "computed_with": runtime.get("computed_with", facts["name"]),  # other layers, in one pass
+        DECODED_JPEG: runtime.get(DECODED_JPEG, ""),
+    }
 
 
 def remedy(stored: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.backbones.registry import all_families
 from substyle.engine.store import catalog, compaction, lock
-from substyle.engine.store.catalog import Definition
+from substyle.engine.store.catalog import PIXELS_DIGEST, Definition
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import EXPORT_NOTE, PIXELS, SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
 from substyle.engine.store.manifest import SourceEntry, assign
@@ -412,7 +412,8 @@ def _definition(name: str, columns: Mapping[str, list[Any]]) -> Definition:
         declared, *rest = str(text).split("-")
         assets = [each.removeprefix("assets.") for each in rest if each.startswith("assets.")]
         pixels = [each for each in rest if not each.startswith("assets.")]
-        if declared != own.declared or not all(re.fullmatch("[0-9a-f]{16}", each) for each in (*assets, *pixels)):
+        good = declared == own.declared and all(re.fullmatch(PIXELS_DIGEST, each) for each in (*assets, *pixels))
+        if not good or len({own.assets, *assets} - {""}) > 1:
             allowed = f"{own.declared}, as it is now; write the variants again, or pass their suite file or plug-in"
             raise ConfigError(f"definition of {name}", text, allowed)
         described = {**own.definition, **({"assets": assets[0]} if assets else {})}

@@ -251,6 +251,9 @@ class EmbeddingStore:
         for definition in new:
             if definition.name not in existing:
                 arrays.write(folder / definition.name, self._array_metadata(entry, definition))
+        if older := [d.name for d in new if d.name in existing and not existing[d.name].pixels and d.pixels]:
+            text = "embedded by an earlier version; what they do is recorded now, and was not compared"
+            print(f"{self.path}: {', '.join(older)}: {text}", file=sys.stderr)
         if rounded := [d.name for d in new if d.name in existing and existing[d.name].pixels]:
             text = "few values are rounded to the next level by this processor or its libraries, which is recorded"
             print(f"{self.path}: {', '.join(rounded)}: {text}", file=sys.stderr)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.lazy import sketched
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone, Embed
@@ -72,7 +72,7 @@ def predict(
         raise SubstyleError(f"{probe_path}: does not record its network, as of an older version; train it again")
     context = registry.LoadContext(canvas, config.graph_images, seed, checkpoint).of_a_file
     backbone = _backbone(str(facts["backbone"]), context, download)
-    now = LazyBackbone.of(backbone, canvas=canvas, batch=config.graph_images).spec.describe()
+    now = sketched(backbone, canvas, config.graph_images).describe()
     if changed := network_changes(facts["network"], network_facts(now), "in training"):
         raise SubstyleError(f"{probe_path}: {facts['backbone']} has changed: {'; '.join(changed)}")
     embed: Embed

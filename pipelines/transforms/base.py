@@ -233,7 +233,9 @@ class Transformation:
     @property
     def packaged(self) -> bool:
         """Whether code of this package alone decides its pixels, and not a plug-in or another library."""
-        return self.made_by != "library" and in_package(self.function) and in_package(self.prepare)
+        gpu = self.on_gpu or OnGPU()
+        own = (self.function, self.prepare, gpu.function, gpu.colours, gpu.prepare)
+        return self.made_by != "library" and all(map(in_package, own))
 
     def draw(
         self, keys_B: NDArray[np.uint64], side: int, test_B: NDArray[np.bool_] | None = None, *, gpu: bool = False

@@ -43,7 +43,7 @@ def test_ours_and_scikit_learn_are_measured_on_one_scale(problem: probes_data.Pr
 
 
 @pytest.mark.parametrize("resampled", [False, True])
-def test_the_gradient_of_given_heads_is_that_of_the_penalised_loss(
+def test_the_gradient_of_given_heads_is_relative_to_the_penalised_loss(
     problem: probes_data.Problem, *, resampled: bool
 ) -> None:
     task, rng, C = problem.task, np.random.default_rng(1), 0.1
@@ -52,10 +52,14 @@ def test_the_gradient_of_given_heads_is_that_of_the_penalised_loss(
     t, n = task.rows(task.train_T, task.train_N)
     share_R = np.ones(len(t)) if times_SN is None else times_SN[0][n]
     x_RD = problem.x_RD[t * 100 + n].double().numpy()
-    error_RC = (softmax(x_RD @ weight_CD.T + bias_C, axis=1) - np.eye(31)[t]) * share_R[:, None] / share_R.sum()
+    p_RC = softmax(x_RD @ weight_CD.T + bias_C, axis=1)
+    error_RC = (p_RC - np.eye(31)[t]) * share_R[:, None] / share_R.sum()
+    loss = -(share_R * np.log(p_RC[np.arange(len(t)), t])).sum() / share_R.sum() + (weight_CD**2).sum() / (
+        2 * C * len(t)
+    )
     expected = max(np.abs(error_RC.T @ x_RD + weight_CD / (C * len(t))).max(), np.abs(error_RC.sum(axis=0)).max())
     heads = probes.as_heads(weight_CD[None], bias_C[None])
-    assert probes.judged(problem, heads, [C], times_SN)["gradient"] == [pytest.approx(expected, rel=0.05)]
+    assert probes.judged(problem, heads, [C], times_SN)["gradient"] == [pytest.approx(expected / loss, rel=0.05)]
 
 
 def test_the_products_of_a_fit_are_recorded(problem: probes_data.Problem) -> None:

@@ -182,7 +182,6 @@ class RuntimeBuilder(ABC):
         threads: CPU threads of a runtime.
     """
 
-    version: ClassVar[int] = 1  # increment when the compiled graph, or what the gate finds of it, changes
     libraries: ClassVar[tuple[str, ...]]  # libraries whose versions affect the compiled graph
     float32_reference: ClassVar[bool] = False  # whether compiled float32, once it agrees with torch, is the reference
 
@@ -199,10 +198,11 @@ class RuntimeBuilder(ABC):
         self.source, self.samples, self.target = source, samples, target
         self.batch, self.canvas, self.threads = batch, canvas, threads
         facts = {
-            "graph": source.spec.graph,
+            "graph": source.spec.graph or [source.spec.weights_hash, source.spec.sketch],
             "canvas": canvas,
             "batch": batch,
-            "version": self.version,
+            "members": [member.dim for member in source.members],
+            "code": cache.code_hash(),  # which compiles and compares it
             "versions": cache.versions(*self.libraries),
         }
         self.key = cache.key(facts)

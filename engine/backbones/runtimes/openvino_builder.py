@@ -114,7 +114,7 @@ class OpenVINOBuilder(RuntimeBuilder):
     @cached_property
     def onnx(self) -> bytes:
         """The serialised ONNX graph."""
-        if self.source.is_graph:
+        if self.source.is_graph or not self.source.spec.graph:
             return self.source.graph
         return cache.fetch(f"graphs/{self.source.spec.graph}.onnx", lambda: self.source.graph)
 

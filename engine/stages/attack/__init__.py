@@ -20,7 +20,7 @@ from substyle.engine import cache, devices
 from substyle.engine.analysis import detection
 from substyle.engine.analysis.detection import Detector
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.lazy import sketched
 from substyle.engine.cache import versions
 from substyle.engine.config import EmbedConfig, Settings, Study, names_of
 from substyle.engine.embedding.preflight import SplitCounts, require_class_probe
@@ -59,6 +59,7 @@ from substyle.engine.store.layout import (
     StoreSettings,
     network_changes,
     network_facts,
+    network_identity,
 )
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote
@@ -215,7 +216,7 @@ def _inputs(
 
     def facts(each: BackboneEntry, *tasks: str) -> dict[str, Any]:
         files = {task: file_digest(probe_file(out, each.name, task)) for task in tasks}
-        return {"name": each.name, "network": network_facts(each.facts["spec"]), "probes": files}
+        return {"name": each.name, "network": network_identity(each.facts["spec"]), "probes": files}
 
     network = entry.name.partition("@")[0]
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name and not e.tokens]
@@ -333,7 +334,7 @@ class _Subject:
         loaded = registry.load(
             name, registry.LoadContext(settings.canvas, BATCH, settings.seed, self.checkpoints.get(name)).of_a_file
         )
-        now = LazyBackbone.of(loaded, canvas=settings.canvas, batch=BATCH).spec.describe()
+        now = sketched(loaded, settings.canvas, BATCH).describe()
         if changed := network_changes(network_facts(entry.facts["spec"]), network_facts(now), "in the store"):
             raise SubstyleError(f"{name}: {'; '.join(changed)}")
         probe = Probe.load(path)

@@ -20,7 +20,7 @@ from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import SAME_SKETCH, Backbone, distance, expand
 from substyle.engine.store import catalog
 from substyle.engine.store.layout import network_changes, network_facts
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms.registry import load_plugin
 
 NAME, SIDE = "mine:first", 32
@@ -148,6 +148,26 @@ def test_a_network_that_changes_while_it_is_used_is_refused(tmp_path: Path) -> N
     (tmp_path / "a" / "settings.txt").write_text("2")
     with pytest.raises(Exception, match="has changed since the run began"):
         _ = source.graph
+
+
+def test_a_network_that_cannot_be_exported_has_a_sketch_alone(tmp_path: Path) -> None:
+    looks = PLUGIN.replace("return x.abs()", "x = x * float(x.max())\n        return x.abs()")
+    (tmp_path / "mine.py").write_text(looks)
+    load_plugin(tmp_path / "mine.py")
+    source = registry.lazy(NAME, CONTEXT)
+    assert source.spec.graph == ""
+    assert np.shape(source.spec.sketch) == (4, 64)
+    with pytest.raises(SubstyleError, match="cannot export the network"):
+        _ = source.graph
+
+
+def test_layers_apart_and_together_have_gates_of_their_own() -> None:
+    context = LoadContext(64, 2, 0, None)
+    names = [f"control:random:test_vit@layer={layers}" for layers in ("0:2", "0+2")]
+    sources = [registry.lazy(name, context) for name in names]
+    assert sources[0].spec.graph == sources[1].spec.graph
+    keys = {OpenVINOBuilder(source, SAMPLES, batch=2, canvas=64, threads=1).key for source in sources}
+    assert len(keys) == 2
 
 
 def test_plain_arithmetic_has_a_sketch_alone() -> None:

@@ -30,7 +30,7 @@ from tests.engine.backbones.small_networks import (
 )
 from tests.engine.backbones.typed_on_cpu import OnCPU
 
-from substyle.engine import devices
+from substyle.engine import cache, devices
 from substyle.engine.backbones import gate, lazy
 from substyle.engine.backbones.compile import builder_of, compile_source
 from substyle.engine.backbones.gate import PrecisionGate
@@ -175,7 +175,7 @@ def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatc
         key(PrecisionPolicy("int8"), dataclasses.replace(SAMPLES, extra_GSSC=[batch(11)])),
     ]
     assert len({first, *others}) == 6
-    monkeypatch.setattr(TensorRTBuilder, "version", 99)
+    monkeypatch.setattr(cache, "code_hash", lambda: "other")
     assert key(PrecisionPolicy("int8")) != first
 
 

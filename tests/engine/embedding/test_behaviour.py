@@ -180,6 +180,39 @@ def test_what_another_processor_rounds_is_accepted_and_recorded(tmp_path: Path) 
         store.require_definitions([nudged(made, 1, 1)])
 
 
+def test_pixels_of_a_gpu_are_compared_with_those_of_a_gpu(tmp_path: Path) -> None:
+    (made,) = found("grayscale")
+    assert made.pictures is not None
+    far = nudged(made, 1000, 3)
+    assert far.pictures is not None
+    of_gpu = replace(far, pixels=(pixels_digest(far.pictures, on_gpu=True),))
+    store = store_with(tmp_path / "s.zarr", made)
+    store.ensure_backbone(FACTS, [of_gpu])
+    opened = EmbeddingStore.open(tmp_path / "s.zarr")
+    opened.require_definitions([made])
+    opened.require_definitions([of_gpu])
+    other = nudged(of_gpu, 2000, 5)
+    assert other.pictures is not None
+    for on_gpu in (False, True):
+        with pytest.raises(DifferentError, match="other pixels"):
+            opened.require_definitions([replace(other, pixels=(pixels_digest(other.pictures, on_gpu=on_gpu),))])
+
+
+def test_what_another_processor_rounds_outdates_no_result(tmp_path: Path) -> None:
+    (made,) = found("grayscale")
+    store = store_with(tmp_path / "s.zarr", made)
+    entry = store.backbone("x")
+    before = store.catalog.transformations[entry.slug]["grayscale"].identity
+    store.ensure_backbone(FACTS, [nudged(made, 1, 1)])
+    assert EmbeddingStore.open(store.path).catalog.transformations[entry.slug]["grayscale"].identity == before
+
+
+def test_a_gpu_s_code_of_a_plug_in_counts() -> None:
+    own = base.OnGPU(function=lambda canvas_BSSC, args, keys_B: canvas_BSSC)
+    assert base.get("icon_overlay").packaged
+    assert not replace(base.get("icon_overlay"), on_gpu=own).packaged
+
+
 def test_a_store_of_an_earlier_version_gets_digests(tmp_path: Path) -> None:
     (made,) = found("text_overlay")
     older = Definition({**made.definition, "code": "0123456789abcdef"})

@@ -105,7 +105,9 @@ def test_a_gpu_is_given_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     made = networks_for(("swirl", "style_wave", "style_glass"), side=SIDE, precision="fp16", device="cuda:1")
     assert list(made) == ["multistyle"]
     names = ["style_wave", "style_glass"]
-    assert asked == [{"side": SIDE, "precision": "fp16", "device": torch.device("cuda", 1), "names": names}]
+    assert asked == [
+        {"side": SIDE, "precision": "fp16", "device": torch.device("cuda", 1), "mode": "default", "names": names}
+    ]
 
 
 def test_a_graph_is_replayed_for_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
