@@ -151,7 +151,7 @@ def test_a_network_that_changes_while_it_is_used_is_refused(tmp_path: Path) -> N
 
 
 def test_a_network_that_cannot_be_exported_has_a_sketch_alone(tmp_path: Path) -> None:
-    looks = PLUGIN.replace("return x.abs()", "x = x * float(x.max())\n        return x.abs()")
+    looks = PLUGIN.replace("return x.abs()", "x = 2 * x if float(x.max()) > 0.5 else x\n        return x.abs()")
     (tmp_path / "mine.py").write_text(looks)
     load_plugin(tmp_path / "mine.py")
     source = registry.lazy(NAME, CONTEXT)
