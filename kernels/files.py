@@ -262,7 +262,7 @@ def move_in(
     """Move the files of ``new`` into ``folder``, over those of an earlier call alone.
 
     Args:
-        own: names and digests of the earlier files.
+        own: names of the earlier files, and their digests, separated by commas; empty if unknown.
         record: keeps such a list on the disk; called with the files of both before anything is moved.
 
     Returns:
@@ -270,17 +270,21 @@ def move_in(
 
     Raises:
         UnsafeFileError: a file in the folder that is not listed has the name of a new one, or is reached through a
-            link. Nothing has been changed then.
+            link, or a text (``.md``) has been edited. Nothing has been changed then.
     """
     written = sorted(path for path in new.rglob("*") if is_regular(path))
     made = {path.relative_to(new).as_posix(): _sha256(path) for path in written}
-    for name in made:
+    for name, digest in made.items():
         target = inside(folder, name)
         if target.is_dir() or (target.exists() and name not in own):
             raise UnsafeFileError(f"{target}: would be replaced, but substyle has not written it; move it elsewhere")
+        edited = own.get(name) and target.exists() and _sha256(target) not in [*own[name].split(","), digest]
+        if edited and name.endswith(".md"):
+            raise UnsafeFileError(f"{target}: would be replaced, but has been edited; move it elsewhere")
     for name in made:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    record({**own, **made})
+    # either until all are moved: a run may be killed in between
+    record({name: ",".join(filter(None, (own.get(name), made.get(name)))) for name in {**own, **made}})
     for name in made:
         os.replace(new / name, folder / name)
     return made
@@ -290,7 +294,7 @@ def remove_own(folder: Path, own: Mapping[str, str]) -> None:
     """Delete files that have the listed digests, and folders that are empty then; edited files stay."""
     for name, digest in own.items():
         path = inside(folder, name)
-        if is_regular(path) and _sha256(path) == digest:
+        if is_regular(path) and _sha256(path) in digest.split(","):
             path.unlink()
             with suppress(OSError):
                 for parent in path.relative_to(folder).parents[:-1]:

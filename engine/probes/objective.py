@@ -54,7 +54,7 @@ class Objective:
         loss_K += part_K
         dw_KCD.addcmul_(strength_K11, weight_KCD)
         largest_K = torch.maximum(dw_KCD.abs().amax((1, 2)), db_KC.abs().amax(1))
-        relative_K = torch.where(loss_K > _NO_LOSS, largest_K / loss_K, 0.0)
+        relative_K = torch.where(loss_K <= _NO_LOSS, 0.0, largest_K / loss_K)
         return loss_K, self.metric.gradient(dw_KCD, db_KC), relative_K
 
     def _cross_entropy(self, own: Heads, heads: torch.Tensor) -> Gradients:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -191,11 +191,18 @@ def _differences(
     (name_a, a), (name_b, b) = side_a, side_b
     place_b = {key: n for n, key in enumerate(b.keys)}
     common = [(n, place_b[key]) for n, key in enumerate(a.keys) if key in place_b]
-    shared = [t for t, name in enumerate(a.transformations) if name in b.transformations]
-    if not common or not shared or not names:
+    uses_a, uses_b = ([*zip(o.transformations, o.coarse, o.roles, strict=True)] for o in (a, b))
+    shared = [t for t, use in enumerate(uses_a) if use in uses_b]
+    together = replace(
+        a,
+        transformations=tuple(uses_a[t][0] for t in shared),
+        coarse=tuple(uses_a[t][1] for t in shared),
+        roles=tuple(uses_a[t][2] for t in shared),
+    )
+    if not common or "identity" not in together.transformations or not names:
         return []
     n_a, n_b = np.array(common).T
-    t_b = [b.transformations.index(a.transformations[t]) for t in shared]
+    t_b = [uses_b.index(uses_a[t]) for t in shared]
     # NaN unless both have the row, so that the difference of means equals the mean of differences
     stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
     groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
@@ -206,8 +213,8 @@ def _differences(
         task, head = x.split("/")
         own = resampled.part(slice(i * len(shared), (i + 1) * len(shared)))
         training_ST = _training(a.by_resample.get(x), b.by_resample.get(y), shared, t_b)
-        for metric, weight_T in metrics(a, task, head).items():
-            weight = weight_T[shared]
+        for metric, weight_T in metrics(together, task, head).items():
+            weight = weight_T
             if metric == "balanced":  # over the transformations that both held out
                 weight = by_class(np.flatnonzero(np.isfinite(own.value_T)).tolist(), [a.coarse[t] for t in shared])
             over_images = own.mean(weight)

@@ -196,7 +196,7 @@ def _tested(results: ResultsDocument, probe: ProbeScores, key: str) -> str:
     parts = [] if photographs is None else [plural(photographs, "photograph")]
     if key != "clean" and names:
         parts.append(plural(count_families(names), f"{held_out}transformation"))
-    if key == "styles":
+    if key == "styles" and names:
         parts[-1] += f" of {plural(len(getattr(probe, 'generators', None) or ' '), 'generator')}"
     return " and ".join(parts)
 
@@ -239,7 +239,7 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 def controls_first(found: Standing) -> str:
     """Sentences on controls that lead or are not clearly below the best backbone."""
     best, text = found.trained[0], ""
-    if found.controls and (first := found.controls[0]).value > best.value and first.told:
+    if found.controls and (first := found.controls[0]).value > best.value:
         text = f"A control leads: {first.name} has {first.short()}"
         text += f", clearly above {best.name}." if found.clearly_above(first.name, best.name) else "."
     return (text + found.unclear(control.name for control in found.controls)).strip()

@@ -175,8 +175,8 @@ def open_unchanged(store: EmbeddingStore, given: Source | None) -> list[Source]:
         sources = {0: given}
     else:
         sources = {i: open_recorded(store, entry) for i, entry in enumerate(entries) if _known(entry)}
-    for number, source in sources.items():
-        matching.compare(number, source)
+    for number, source in sources.items():  # an import states labels and splits of its own
+        matching.compare(number, source, described=entries[number].kind != "imported")
     return list(sources.values())
 
 
@@ -246,15 +246,23 @@ class _Matching:
         return source, Match(others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
 
     def compare(
-        self, number: int, source: Source, fractions: Fractions | None = None, replace_changed: bool = False
+        self,
+        number: int,
+        source: Source,
+        fractions: Fractions | None = None,
+        replace_changed: bool = False,
+        *,
+        described: bool = True,
     ) -> set[int]:
         """Images of one source that have changed, are missing or have become readable.
 
-        Raises PhotographsError for changed or missing images unless ``replace_changed``.
+        Raises PhotographsError for changed or missing images unless ``replace_changed``, and with ``described`` for
+        other labels or splits.
         """
         records = {record.key: record for record in source.records}
         images_M = np.flatnonzero(self.manifest.source_N == number)
-        self._require_described(self.manifest.sources[number], source, records, images_M, fractions)
+        if described:
+            self._require_described(self.manifest.sources[number], source, records, images_M, fractions)
         known_N, ok_N = self.noted.known_N, self.noted.ok_N
         needed = [*images_M[ok_N[images_M]].tolist(), *images_M[~known_N[images_M]].tolist()]  # not quarantined
         missing = [_File(n) for n in needed if self.manifest.keys[n] not in records]

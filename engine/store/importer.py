@@ -144,7 +144,7 @@ def import_store(
     store_path = place(store_path)
     if not backbone:
         raise ConfigError("backbone", backbone, "a name for the embeddings")
-    if backbone.partition(":")[0] in {family.prefix for family in all_families()}:
+    if ":" in backbone and backbone.partition(":")[0] in {family.prefix for family in all_families()}:
         raise ConfigError("backbone", backbone, f"a name that substyle embed does not load, such as import:{backbone}")
     columns, x_RD = _read(embeddings, rows)
     found = _Given.of(columns, x_RD)

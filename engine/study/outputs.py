@@ -148,19 +148,22 @@ def start_fresh(out: Path) -> None:
         return
     require_ours(out)
     marker = claimed(out)
-    if marker is not None and not cache.noted("claims", _claim(out, marker)):
+    if marker is None:  # stores and logs that lie there are not of a run into this folder
+        return
+    if not cache.noted("claims", _claim(out, marker)):
         raise ConfigError("--fresh", str(out), "an output folder that you have made here; delete this one yourself")
     files.inside(out, STORE)
     with writing(out):
         remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
         with replacing_report(out):
             pass
-        for name in (*folders(), "gallery", STORE, *_TRACKED):
+        for name in (*folders(), "gallery", STORE):
             for path in with_leftovers(out / name):
                 remove(path)
         # the marker is deleted last, so that an interrupted deletion can be resumed, and never while others are there
         markers = with_leftovers(out / HEADER)
-        rest = sorted(path.name for path in out.iterdir() if path not in markers and path.name not in _LOCK)
+        known = (*_LOCK, *_TRACKED)  # logs may be older than the folder's first run, and of somebody else
+        rest = sorted(path.name for path in out.iterdir() if path not in markers and path.name not in known)
         if rest:
             print(f"{out}: left {', '.join(rest)}, of stages that are not known now, or of yours", file=sys.stderr)
         for path in () if rest else markers:

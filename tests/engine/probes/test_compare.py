@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes, holm
+from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes, differences, holm
 from substyle.engine.probes.resampling import balanced_over, resample
 
 SUITE = (
@@ -196,3 +197,17 @@ def test_false_alarms_are_as_rare_as_holm_says() -> None:
         rows = [r for r in compare_outcomes(made) if r["metric"] == "accuracy"]
         alarms += any(r["p_holm"] < 0.05 for r in rows)
     assert alarms / 200 < 0.1
+
+
+def test_transformations_of_another_role_are_not_compared() -> None:
+    """Seen in one run and held out in the other: a difference would be of the roles."""
+    seen_T1 = np.array([role == "train" for _, _, role in SUITE])[:, None]
+    rng = np.random.default_rng(0)
+    first = outcome({"coarse/linear": (rng.random((T, N)) < np.where(seen_T1, 0.95, 0.5)).astype(np.float32)})
+    swapped = tuple({"blur_a": "held_out", "blur_b": "train"}.get(name, role) for name, _, role in SUITE)
+    of_swapped_T1 = np.array([role == "train" for role in swapped])[:, None]
+    made = (rng.random((T, N)) < np.where(of_swapped_T1, 0.95, 0.5)).astype(np.float32)
+    second = replace(outcome({"coarse/linear": made}), roles=swapped)
+    found = {row["metric"]: row["difference"] for row in differences(("a", first), ("b", second))}
+    assert found.keys() == {"held_out", "seen"}
+    assert all(abs(value) < 0.25 for value in found.values())

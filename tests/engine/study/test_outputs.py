@@ -12,6 +12,7 @@ from tests.engine.report import fake
 from substyle.engine.store.identity import RUN
 from substyle.engine.study import outputs, runner
 from substyle.engine.study.hub import write_card
+from substyle.kernels import files
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.files import UnsafeFileError, temporary_name
 from substyle.pipelines.storage import place
@@ -86,3 +87,44 @@ def test_what_a_stopped_run_left_is_no_file_of_others(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "embeddings.zarr")
     with pytest.raises(ConfigError, match="a folder outside"):
         outputs.require_own(tmp_path / "link" / "out", place(tmp_path / "embeddings.zarr"), RUN)
+
+
+def test_an_edited_card_is_not_replaced(out: Path) -> None:
+    (out / "README.md").unlink()
+    write_card(out)
+    write_card(out)
+    (out / "README.md").write_text("my own words about this model")
+    with pytest.raises(UnsafeFileError, match=r"README\.md: would be replaced, but has been edited"):
+        write_card(out)
+    assert (out / "README.md").read_text() == "my own words about this model"
+
+
+def test_files_that_a_killed_run_moved_are_known(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was killed before or after the last of them."""
+    overview = out / "tables" / "overview.csv"
+    replace, left = files.os.replace, iter(range(3))
+
+    def killed(*paths: Path) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    monkeypatch.setattr(files.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        runner.save_report(fake.fake_results({"a": (0.9, 0.8)}), out, None)
+    monkeypatch.undo()
+    assert overview.exists()
+    results = fake.fake_results({"a": (0.9, 0.8)})
+    for backbone in results["backbones"].values():
+        backbone.clear()
+    runner.save_report(results, out, None)
+    assert sorted(path.name for path in (out / "tables").iterdir() if "per_" in path.name) == []
+
+
+def test_fresh_leaves_logs_and_stores_that_lie_in_a_folder(tmp_path: Path) -> None:
+    for name in ("wandb/run.txt", "tensorboard/events", "store.zarr/mine"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    outputs.start_fresh(tmp_path)
+    assert contents(tmp_path) == before
