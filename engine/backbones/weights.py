@@ -137,14 +137,11 @@ UNREADABLE = (
 )
 
 
-def read_checkpoint(name: str, path: Path, inside: Sequence[str] = ()) -> State:
+def read_checkpoint(name: str, path: Path) -> State:
     """Read the tensors of a PyTorch, safetensors or ``.npz`` file by name.
 
     Weights are found in the dictionaries of training loops as in timm: ``state_dict_ema``, ``model_ema``,
     ``state_dict``, ``model``, or else in those of `_NESTED`. A prefix ``module.`` is removed.
-
-    Args:
-        inside: other keys of nested dictionaries with weights.
 
     Raises:
         WeightsError: the file cannot be read, or contains objects other than tensors.
@@ -160,7 +157,7 @@ def read_checkpoint(name: str, path: Path, inside: Sequence[str] = ()) -> State:
         state = load_state_dict(str(path), use_ema=True, weights_only=True)
     except UNREADABLE as error:
         raise WeightsError(f"{name}: cannot read tensors from {path.name}: {error}") from error
-    for key in (*inside, *_NESTED):
+    for key in _NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = {name.removeprefix("module."): value for name, value in state[key].items()}
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

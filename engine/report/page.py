@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,14 +104,14 @@ _LATEX = str.maketrans(
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Write tables as CSV, JSON, Parquet and LaTeX; returns the files.
+    """Write tables as CSV and LaTeX; returns the files.
 
-    In data files an interval column ``x`` becomes ``x``, ``x_low`` and ``x_high``. Fractions are in per cent in LaTeX
+    In CSV an interval column ``x`` becomes ``x``, ``x_low`` and ``x_high``. Fractions are in per cent in LaTeX
     only. Confusion matrices are too long for LaTeX and are skipped.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = [write(table, folder) for table in tables for write in (_csv, _json, _parquet)]
-    return written + [_latex(table, folder) for table in tables if not table.name.startswith("confusion")]
+    latex = [table for table in tables if not table.name.startswith("confusion")]
+    return [_csv(table, folder) for table in tables] + [_latex(table, folder) for table in latex]
 
 
 def flat(table: Table) -> tuple[list[tuple[str, str]], list[list[Any]]]:
@@ -151,33 +150,6 @@ def _csv(table: Table, folder: Path) -> Path:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([[name for name, _ in columns], *rows])
     return files.write(path, text.getvalue())
-
-
-def _json(table: Table, folder: Path) -> Path:
-    path = folder / f"{table.name}.json"
-    columns, rows = flat(table)
-    records = [{name: value for (name, _), value in zip(columns, row, strict=True)} for row in rows]
-    return files.write(path, json.dumps({"caption": table.caption, "rows": records}, indent=1) + "\n")
-
-
-def _parquet(table: Table, folder: Path) -> Path:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = folder / f"{table.name}.parquet"
-    columns, rows = flat(table)
-    arrays = {}
-    for i, (name, kind) in enumerate(columns):
-        values = [row[i] for row in rows]
-        if kind == "text":
-            arrays[name] = pa.array(values, type=pa.string())
-        elif kind == "count" and all(isinstance(value, int | None) for value in values):
-            arrays[name] = pa.array(values, type=pa.int64())
-        else:  # means of counts have fractions, which int64 would cut off
-            arrays[name] = pa.array([None if value is None else float(value) for value in values], type=pa.float64())
-    with files.replacing(path) as file:
-        pq.write_table(pa.table(arrays), file)
-    return path
 
 
 def _latex(table: Table, folder: Path) -> Path:
@@ -272,7 +244,7 @@ def write_report(
     gallery: Path | None = None,
     pictures: Path | None = None,
 ) -> ReportFiles:
-    """Write ``report.html``, ``tables/*.{csv,json,parquet,tex}`` and ``figures/*.{pdf,png}``.
+    """Write ``report.html``, ``tables/*.{csv,tex}`` and ``figures/*.{pdf,png}``.
 
     The page is self-contained and has no scripts.
 

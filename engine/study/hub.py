@@ -22,7 +22,7 @@ from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.files import UnsafeFileError, inside, is_regular
 
-_ENDINGS = {"tables": ("csv", "json", "parquet", "tex"), "figures": ("pdf", "png")}
+_ENDINGS = {"tables": ("csv", "tex"), "figures": ("pdf", "png")}
 
 
 def _plain(text: object) -> str:

@@ -130,7 +130,7 @@ def test_everything_is_on_the_page_in_files_and_figures(results: dict[str, Any],
     with (tmp_path / "tables" / "extractability.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert (rows[0]["needed"], rows[0]["needed_low"], rows[0]["needed_high"]) == ("93", "72", "119")
-    assert {f"{name}.parquet" for name in ("complexity", "learning_curves")} <= {path.name for path in files.tables}
+    assert {f"{name}.csv" for name in ("complexity", "learning_curves")} <= {path.name for path in files.tables}
 
 
 @pytest.mark.parametrize(
