@@ -193,6 +193,8 @@ def _tested(results: ResultsDocument, probe: ProbeScores, key: str) -> str:
         and (key != "obfuscated" or row.coarse != "identity")
     ]
     photographs, held_out = (results.splits or {}).get("test"), "held-out " * (key in probe.general)
+    if key in ("clean", "obfuscated") and results.labelled_test is not None:
+        photographs = results.labelled_test
     parts = [] if photographs is None else [plural(photographs, "photograph")]
     if key != "clean" and names:
         parts.append(plural(count_families(names), f"{held_out}transformation"))

@@ -587,6 +587,7 @@ class ResultsDocument(Model):
     crop_pct: Finite | None = None
     variants: int | None = None
     splits: Counts | None = None
+    labelled_test: int | None = None  # test photographs with a class
     classes: list[Any] | None = None
     chance: Numbers | None = None
     quarantined: list[dict[str, Any]] | None = None

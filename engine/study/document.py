@@ -24,7 +24,7 @@ from substyle.engine.stages.pictures import file_contents
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Run, Unit
 from substyle.engine.stages.stamp import checksum, note_of, photographs_digest, seconds, table_digest
-from substyle.engine.store.layout import SPLITS, BackboneEntry
+from substyle.engine.store.layout import SPLITS, TEST, UNLABELLED, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, store_facts
 from substyle.engine.study.outputs import stamps
@@ -71,6 +71,7 @@ def assemble(
         "images": len(table.keys),
         "variants": len(table.keys) * len(table.transformations),
         "splits": {split: len(table.rows(code)) for code, split in enumerate(SPLITS)},
+        "labelled_test": int((table.label_N[table.rows(TEST)] != UNLABELLED).sum()),
         "classes": list(table.class_names),
         "transformations": [known[each].definition for each in names],
         "chance": _chance(table),

@@ -296,3 +296,11 @@ def test_unseen_transformations_are_compared_on_the_same_split_or_rotation(fake:
     adapted = {**results["backbones"]["control:pixels"], "control": False, "adapter": {"backbone": "alpha"}}
     results["backbones"]["control:pixels"] = adapted  # trained on all transformations, so that none is held out in turn
     assert unseen(validate_results(results), "linear") == ("coarse_rotation", "accuracy")
+
+
+def test_class_scores_are_over_labelled_photographs(fake: ModuleType) -> None:
+    results = fake.fake_results()
+    results["labelled_test"] = 120
+    said = text(results, "Substance")
+    assert "120 photographs" in said
+    assert "320 photographs" not in said
