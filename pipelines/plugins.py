@@ -51,6 +51,7 @@ def run_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(_PLUGINS, ModuleType(_PLUGINS))
+    _keep_no_bytecode()
     _forget(name)
     sys.modules[name] = module  # for dataclasses, pickle and relative imports
     try:
@@ -64,6 +65,11 @@ def run_file(path: Path) -> ModuleType:
             allowed = f"a folder with an __init__.py that imports its modules by from . import {error.name}"
         raise ConfigError("plugin", str(path), allowed) from error
     return module
+
+
+def _keep_no_bytecode() -> None:
+    """Write no bytecode from now on: it would be run in place of a file that is edited within a second."""
+    sys.dont_write_bytecode = True
 
 
 def _forget(name: str) -> None:
@@ -141,6 +147,7 @@ def imported_function(what: str, name: str, rest: str, allowed: str) -> Callable
     module, _, attribute = rest.partition(":")
     if not module or not attribute.isidentifier():
         raise ConfigError(what, name, allowed)
+    _keep_no_bytecode()
     try:
         with current_folder():
             function = getattr(importlib.import_module(module), attribute)

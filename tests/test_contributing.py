@@ -158,6 +158,6 @@ def test_a_package(example: Callable[[str], Path], tmp_path: Path) -> None:
     )
     store = EmbeddingStore.open(tmp_path / "s.zarr")
     (entry,) = store.backbones()
-    assert (entry.name, len(entry.facts["spec"]["code"])) == ("mine:first", 16)
+    assert (entry.name, len(entry.facts["spec"]["graph"])) == ("mine:first", 16)
     assert store.manifest().sources[0].kind == "zip"
     assert load_table(store, "mine:first").transformations == ("identity", "solarize")

@@ -125,10 +125,8 @@ def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 60
     while not list((store / "journal").glob("*.json")):
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)

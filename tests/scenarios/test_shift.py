@@ -141,7 +141,7 @@ def test_report_with_another_shift_in_the_study(shifted: Scene, change: Callable
 def test_shift_after_the_probes_changed(shifted: Scene) -> None:
     """The shift was scored by a probe that no longer exists."""
     shifted.run()
-    shifted.study["probes"]["tolerance"] = 5e-3
+    shifted.study["probes"]["Cs"] = [1e-3]
     store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
     shifted.ok("probe", store, "--study", study)
     shifted.refused("report", store, "--study", study, kind="StaleError")

@@ -5,6 +5,7 @@ Engines are built and run on a GPU; here a stand-in keeps the graph for an engin
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -267,7 +268,10 @@ def test_another_engine_is_built_where_something_changes(
         card = SimpleNamespace(name="other", major=8, minor=0, multi_processor_count=108)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     else:
-        made = dataclasses.replace(made, spec=dataclasses.replace(made.spec, weights_hash="4567"))
+        made = copy.deepcopy(made)
+        assert made.module is not None
+        with torch.no_grad():
+            next(made.module.parameters()).mul_(1.5)
     compile_source(lazy(made), samples(), options(ON_GPU, precision))
     assert len(engines.built) == 2
 
