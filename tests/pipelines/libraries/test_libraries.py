@@ -216,8 +216,9 @@ def definition(folder: Path, rows: str | None, name: str) -> str:
 
 @pytest.mark.slow
 def test_an_edited_function_makes_other_pixels(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(fresh)
+
     def pixels() -> tuple[str, ...]:
-        file = write(fresh)
         load_suite(file)
         (found,) = definitions_of(["p_sepia"], Settings(0, SIDE, ("p_sepia",)), EmbedConfig(threads=1).here())
         pool(1).end()  # whose processes have imported the function
@@ -232,7 +233,7 @@ def test_an_edited_function_makes_other_pixels(fresh: Path, monkeypatch: pytest.
     assert pixels() != before
     monkeypatch.delenv(ALLOW)
     with pytest.raises(ConfigError, match="--allow-plugins"):
-        load_suite(write(fresh))
+        load_suite(file)
 
 
 @pytest.mark.parametrize(
