@@ -11,7 +11,7 @@ from tests.engine.embedding.ray.shards import TROUBLE, photographs
 
 from substyle.engine.config import RAY, ExecutorConfig
 from substyle.engine.embedding.ray_cluster import joined
-from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms import base, registry
 
 # Ray gives its workers a niceness of 15: beside workers of pytest-xdist on the same core they take minutes
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -25,6 +25,7 @@ def ray_address(private_cache: Path) -> Iterator[str]:
     del private_cache  # workers inherit the environment it sets
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr(registry, "_loaded", [])  # workers load what tests of this folder load, not those before
         with joined(ExecutorConfig(RAY), {"CPU": 1.0}, cpus=2):
             import ray
 
