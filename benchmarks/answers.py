@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study_table import of_networks
-from substyle.engine.report.findings import told
+from substyle.engine.report.findings import conclusive
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -123,8 +123,8 @@ def sentence(kept: dict[str, Any], question: Question) -> str:
     if late:
         raise SystemExit(f"probes of {', '.join(late)} have not converged")
     best, *others = sorted(networks, key=lambda name: -known[name][question.score])
-    if not told(known[best].get(question.interval)):
-        return f"**{question.text.format(**kept)}** It cannot be told from {_tested(kept, known[best], question)}."
+    if not conclusive(known[best].get(question.interval)):
+        return f"**{question.text.format(**kept)}** Inconclusive from {_tested(kept, known[best], question)}."
     text = f"**{question.text.format(**kept)}** `{best}` reads it best: {_shown(known[best], question)}"
     text += f", over {_tested(kept, known[best], question)}"
     p = compared(kept, question)

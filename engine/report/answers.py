@@ -48,15 +48,15 @@ def answer(results: ResultsDocument, task: str) -> Answer | None:
     asked, found = next(iter(ranked.items()))
     best, chance = (found.trained or found.scores)[0], results.chance_of(task)
     question, predicted, beside, those = _ASKED[asked]
-    other = getattr(results.probe(best.name, task, head), beside, None) if beside and best.told else None
+    other = getattr(results.probe(best.name, task, head), beside, None) if beside and best.conclusive else None
     text = f"{'An' if head == 'mlp' else 'A'} {head_name(head)} probe on {best.name} predicts "
     text += predicted.format(results.suite_size) + (f" ({show(other)}% {those})." if other is not None else ".")
-    if chance is not None and best.told and best.low_high and best.low_high[0] <= chance:
+    if chance is not None and best.conclusive and best.low_high and best.low_high[0] <= chance:
         text += " This is not clearly above chance."
-    remarks = ("accuracy; " if best.told else "") + best.remarks(chance)
+    remarks = ("accuracy; " if best.conclusive else "") + best.remarks(chance)
     names = list(dict.fromkeys(score.name for score in (*found.scores[:_ROWS], *found.controls[:1])))
     panel = dot_panel(results, task, names)
-    plots = Plots("", (panel,) if panel and best.told else (), (2.4, rows_height(names)))
+    plots = Plots("", (panel,) if panel and best.conclusive else (), (2.4, rows_height(names)))
     return Answer(question, best.number, remarks, text + _compared(found), plots)
 
 

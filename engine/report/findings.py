@@ -43,7 +43,7 @@ def difference(rows: Compared, a: str, b: str, kind: Kind = "ci95") -> Differenc
     return None
 
 
-def told(low_high: Sequence[float] | None) -> bool:
+def conclusive(low_high: Sequence[float] | None) -> bool:
     """Whether there is an interval, of at most half of the scale of accuracies; others are no headline."""
     return low_high is not None and low_high[1] - low_high[0] <= _WIDEST
 
@@ -59,26 +59,26 @@ class Score:
     tested: str = ""
 
     @property
-    def told(self) -> bool:
+    def conclusive(self) -> bool:
         """Whether its interval is narrow enough for a headline."""
-        return told(self.low_high)
+        return conclusive(self.low_high)
 
     @property
     def number(self) -> str:
-        """The value in per cent, or that it cannot be told."""
-        return f"{show(self.value)}%" if self.told else "cannot be told"
+        """The value in per cent, or that it is inconclusive."""
+        return f"{show(self.value)}%" if self.conclusive else "inconclusive"
 
     def remarks(self, chance: float | None) -> str:
         """Format as ``95% interval 92.4–93.8; 320 photographs; chance 3.2%``."""
         interval = f"95% interval {show_interval(self.low_high)}" if self.low_high else ""
         of_chance = "" if chance is None else f"chance {show(chance)}%"
-        order = (interval, self.tested) if self.told else (f"from {self.tested}" if self.tested else "", interval)
+        order = (interval, self.tested) if self.conclusive else (f"from {self.tested}" if self.tested else "", interval)
         return "; ".join(filter(None, (*order, of_chance)))
 
     def text(self, chance: float | None = None) -> str:
         """Format as ``93.1% (95% interval 92.4–93.8; 320 photographs; chance 3.2%)``."""
         remarks = self.remarks(chance)
-        return f"{self.number} ({remarks})" if self.told else f"{self.number} {remarks}".rstrip()
+        return f"{self.number} ({remarks})" if self.conclusive else f"{self.number} {remarks}".rstrip()
 
     def short(self) -> str:
         """Format as ``93.1% (92.4–93.8)``."""
@@ -123,7 +123,7 @@ class Standing:
 
     def unclear(self, names: Iterable[str]) -> str:
         """Sentences on those that are neither clearly above nor below the best backbone; empty without any."""
-        best, unclear, untold, missing = self.trained[0], list[str](), list[str](), list[str]()
+        best, unclear, inconclusive, missing = self.trained[0], list[str](), list[str](), list[str]()
         for name in names:
             if self.clearly_above(best.name, name) or self.clearly_above(name, best.name):
                 continue
@@ -135,10 +135,11 @@ class Standing:
             if ends:
                 remark = f"; p = {p:.2f}" if p is not None else ""
                 text += f" ({show(value, 'points')} points, {show_interval(ends, 'points')}{remark})"
-            (unclear if told(ends) else untold).append(text)
+            (unclear if conclusive(ends) else inconclusive).append(text)
         tested = f" from {best.tested}" if best.tested else ""
         text = f" No clear difference between {best.name} and {listed(unclear)}." if unclear else ""
-        text += f" The difference between {best.name} and {listed(untold)} cannot be told{tested}." if untold else ""
+        if inconclusive:
+            text += f" The difference between {best.name} and {listed(inconclusive)} is inconclusive{tested}."
         return text + (f" Not compared with {best.name}: {listed(missing)}." if missing else "")
 
     def equivalent(self, a: str, b: str) -> bool:
@@ -250,7 +251,7 @@ def controls_first(found: Standing) -> str:
 def strongest_control(found: Standing) -> str:
     """Sentence on the best control, if it is clearly below the best backbone."""
     control = next(iter(found.controls), None)
-    if control is None or not control.told or not found.clearly_above(found.trained[0].name, control.name):
+    if control is None or not control.conclusive or not found.clearly_above(found.trained[0].name, control.name):
         return ""
     return f" Clearly below: the strongest control, {control.name}, reaches {control.short()}."
 
@@ -309,7 +310,7 @@ def _new_styles(results: ResultsDocument, head: str, found: Standing) -> str:
     text = f"On the held-out transformations of the suite, {best.name} predicts the coarse class. Accuracy: "
     text += f"{best.text(chance)}."
     coarse = (backbone.coarse or {})[head]
-    if best.told and coarse and coarse.seen is not None and coarse.gap is not None:
+    if best.conclusive and coarse and coarse.seen is not None and coarse.gap is not None:
         seen, gap, gap_ci = coarse.seen, coarse.gap, coarse.interval("gap")
         text += f" On seen ones it is {show(seen)}%: a gap of {show(gap)} points"
         text += f" ({show_interval(gap_ci, 'points')})" if gap_ci else ""
@@ -349,10 +350,10 @@ def _in_turn(results: ResultsDocument, head: str, found: Standing) -> str:
     styles = standing(results, "coarse_rotation", head, "styles")
     if styles.trained:
         first, each = styles.trained[0], [f"{score.name} {score.short()}" for score in styles.scores]
-        if any(score.told for score in styles.scores):
+        if any(score.conclusive for score in styles.scores):
             text += f" Painting styles only ({first.tested}): {listed(each, _MOST_RANKS)}."
         else:
-            text += f" Painting styles only: cannot be told from {first.tested}."
+            text += f" Painting styles only: inconclusive from {first.tested}."
     turned = ((name, (results.backbones[name].coarse_rotation or {})[head]) for name in (s.name for s in styles.scores))
     return text + across_generators(
         (generator, name, scores.accuracy, scores.two_way_ci95)

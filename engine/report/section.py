@@ -119,7 +119,7 @@ class Answer:
 
     Attributes:
         question: in plain words.
-        number: with its unit, such as ``93.1%``, or ``cannot be told``.
+        number: with its unit, such as ``93.1%``, or ``inconclusive``.
         interval: what it is, its interval, what it is over, and chance, such as ``accuracy; 95% interval 92.4–93.8;
             320 photographs; chance 3.2%``.
         text: one to three sentences.

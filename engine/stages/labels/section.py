@@ -173,7 +173,7 @@ def _sentence(name: str, found: Labels) -> str:
     low_high = own.ci95 if own.accuracy is not None else own.r2_ci95
     tested = "" if own.images is None else plural(own.images, "photograph")
     score = Score(name, False, _number(own) or 0.0, low_high, tested)
-    after = _number(own.fixed) if score.told else None
+    after = _number(own.fixed) if score.conclusive else None
     fixed = "" if after is None else f"; {show(after)}% with the class held fixed"
     return f"{name} predicts {label} best: {what} {score.text(own.chance)}{fixed}."
 

@@ -241,11 +241,11 @@ def test_one_held_out_transformation_is_no_headline(fake: ModuleType) -> None:
     few = "24 photographs and 1 held-out transformation"
     short, said = answer(validate_results(results), "coarse"), text(results, "New styles")
     assert short is not None
-    assert (short.number, short.interval) == ("cannot be told", f"from {few}; chance 10.0%")
+    assert (short.number, short.interval) == ("inconclusive", f"from {few}; chance 10.0%")
     assert not short.plots.panels
-    assert f"cannot be told from {few}" in said
+    assert f"inconclusive from {few}" in said
     for sentences in (short.text, said):
-        assert f"The difference between alpha and control:pixels cannot be told from {few}." in sentences
+        assert f"The difference between alpha and control:pixels is inconclusive from {few}." in sentences
         assert "36.3%" not in sentences
         assert "clear" not in sentences
 
@@ -253,7 +253,7 @@ def test_one_held_out_transformation_is_no_headline(fake: ModuleType) -> None:
 def test_an_interval_wider_than_half_of_the_scale_is_no_headline(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9)}, heads=("linear",), images=120)
     scores = results["backbones"]["alpha"]["coarse_rotation"]["linear"]
-    for high, number in ((0.8, "cannot be told"), (0.7, "50.0%")):
+    for high, number in ((0.8, "inconclusive"), (0.7, "50.0%")):
         scores |= {"accuracy": 0.5, "two_way_ci95": [0.2, high]}
         short = answer(validate_results(results), "coarse")
         assert short is not None
@@ -276,7 +276,9 @@ def test_a_control_that_is_lower_is_called_so_by_the_paired_difference(fake: Mod
     row = next(row for row in results["comparisons"] if (row["task"], row["metric"]) == ("fine", "accuracy"))
     row |= {"ci95": [-0.1, 1.0], "p_holm": 0.2}
     for sentences in (text(results, "Style"), getattr(answer(validate_results(results), "fine"), "text", "")):
-        assert "alpha and control:pixels (+60.0 points, −10.0 to +100.0; p = 0.20) cannot be told from 320" in sentences
+        assert (
+            "alpha and control:pixels (+60.0 points, −10.0 to +100.0; p = 0.20) is inconclusive from 320" in sentences
+        )
         assert "clear" not in sentences.lower()
 
 

@@ -338,7 +338,7 @@ def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -
         backbone[key] = None
     backbone["fine"] = {"linear": {"accuracy": 0.5}}
     page = page_of(write_report(validate_results(results), tmp_path))
-    assert "Accuracy: cannot be told." in page.text
+    assert "Accuracy: inconclusive." in page.text
     assert "None" not in page.text
 
 
