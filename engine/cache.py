@@ -163,12 +163,6 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @functools.cache
 def code_hash() -> str:
     """SHA-256 of the source code that determines embeddings.
@@ -186,5 +180,5 @@ def hash_of(root: Path) -> str:
         if not files:
             raise FileNotFoundError(f"{root / package}: no source code")
         for path in files:
-            digest.update(f"{path.relative_to(root)}:{file_hash(path)};".encode())
+            digest.update(f"{path.relative_to(root)}:{doors.file_hash(path)};".encode())
     return digest.hexdigest()

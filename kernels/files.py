@@ -273,12 +273,12 @@ def move_in(
             link, or a text (``.md``) has been edited. Nothing has been changed then.
     """
     written = sorted(path for path in new.rglob("*") if is_regular(path))
-    made = {path.relative_to(new).as_posix(): _sha256(path) for path in written}
+    made = {path.relative_to(new).as_posix(): file_hash(path) for path in written}
     for name, digest in made.items():
         target = inside(folder, name)
         if target.is_dir() or (target.exists() and name not in own):
             raise UnsafeFileError(f"{target}: would be replaced, but substyle has not written it; move it elsewhere")
-        edited = own.get(name) and target.exists() and _sha256(target) not in [*own[name].split(","), digest]
+        edited = own.get(name) and target.exists() and file_hash(target) not in [*own[name].split(","), digest]
         if edited and name.endswith(".md"):
             raise UnsafeFileError(f"{target}: would be replaced, but has been edited; move it elsewhere")
     for name in made:
@@ -294,14 +294,15 @@ def remove_own(folder: Path, own: Mapping[str, str]) -> None:
     """Delete files that have the listed digests, and folders that are empty then; edited files stay."""
     for name, digest in own.items():
         path = inside(folder, name)
-        if is_regular(path) and _sha256(path) in digest.split(","):
+        if is_regular(path) and file_hash(path) in digest.split(","):
             path.unlink()
             with suppress(OSError):
                 for parent in path.relative_to(folder).parents[:-1]:
                     (folder / parent).rmdir()
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

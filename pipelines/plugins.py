@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.files import file_hash
 
 ALLOW = "SUBSTYLE_ALLOW_PLUGINS"  # environment variable; 1 is --allow-plugins
 PACKAGE = "substyle"
@@ -117,8 +118,7 @@ def files_digest(module: str) -> str:
                 continue
             found = True
             digest.update(f"{path.relative_to(root).as_posix()}\0".encode("utf-8", "surrogateescape"))
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(file_hash(path).encode())
     return digest.hexdigest()[:16] if found else uuid.uuid4().hex[:16]
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from substyle.engine import cache
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import file_hash
 from substyle.pipelines.plugins import code_allowed, in_package
 
 
@@ -97,9 +97,9 @@ def checkpoint_identity(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     if path.is_file():
-        return {"weights": cache.file_hash(path)}
+        return {"weights": file_hash(path)}
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
-    return {"weights": {each.relative_to(path).as_posix(): cache.file_hash(each) for each in files}} if files else None
+    return {"weights": {each.relative_to(path).as_posix(): file_hash(each) for each in files}} if files else None
 
 
 def identify_checkpoint(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:

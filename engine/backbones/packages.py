@@ -14,6 +14,7 @@ from substyle.engine import cache
 from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
 from substyle.engine.backbones.weights import WeightsError, read_genuine
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import file_hash
 
 _HALF: RGB = (0.5, 0.5, 0.5)
 
@@ -189,4 +190,4 @@ def package_identity(model: str) -> dict[str, Any] | None:
     folder = row.folder() if row is not None else None
     if row is None or folder is None or not (folder / row.file).is_file():
         return None
-    return {"weights": {row.file: cache.file_hash(folder / row.file)}, "package": cache.versions(row.distribution)}
+    return {"weights": {row.file: file_hash(folder / row.file)}, "package": cache.versions(row.distribution)}

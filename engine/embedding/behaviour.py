@@ -71,8 +71,7 @@ def definitions_of(names: Sequence[str], settings: Settings, config: EmbedConfig
     for made in missing:
         with suppress(OSError, UnsafeFileError):  # without the cache they are made each time
             cache.write(_entry(made, settings, config), zlib.compress(pictures[made.name].tobytes()))
-    for name, found in _render(foreign, settings.canvas, config).items():
-        pictures[name] = found
+    pictures |= _render(foreign, settings.canvas, config)
     for name, again in _render(foreign, settings.canvas, config).items():
         if not np.array_equal(pictures[name], again):
             allowed = "pixels that depend on the photograph, its key and the drawn parameters alone: seed generators"

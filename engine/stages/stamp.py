@@ -277,6 +277,6 @@ def seconds(folders: Iterable[Path]) -> float:
 def file_digest(path: Path) -> str:
     """SHA-256 of a file; empty if it does not exist."""
     try:
-        return cache.file_hash(path)
+        return files.file_hash(path)
     except (OSError, ValueError):  # ValueError: invalid file name
         return ""

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone, tensors_hash
 from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.files import file_hash
 
 PREFIX = "finetuned:"
 FORMAT = "substyle-finetuned-1"
@@ -94,7 +94,7 @@ def _load(name: str, rest: str, context: LoadContext) -> Backbone:
 def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     before = Finetuned.load(Path(rest), tensors=False).metadata["backbone"]
     base = registry.identity(before, context.of_a_file)
-    return None if base is None else {"finetuned": cache.file_hash(Path(rest)), "base": base}
+    return None if base is None else {"finetuned": file_hash(Path(rest)), "base": base}
 
 
 register_family(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from substyle.engine import cache
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone
+from substyle.kernels.files import file_hash
 
 
 def _load(name: str, rest: str, context: LoadContext) -> Backbone:
@@ -23,7 +23,7 @@ def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | No
     if not files or not all(each.is_file() for each in files):
         return None
     # in the order of their names, which the model has: files of several folders may have one name
-    return {"weights": [cache.file_hash(each) for each in files]}
+    return {"weights": [file_hash(each) for each in files]}
 
 
 register_family(
