@@ -27,7 +27,8 @@ CALLS = []
 
 @kernel('mine_slow', coarse='tone', role='train', parameters=[])
 def slow(canvas_BSSC, args, keys_B):
-    CALLS.append(1)
+    if len(canvas_BSSC) != 4:  # photographs: eight, eight, two; the pictures of its identity are four
+        CALLS.append(1)
     while len(CALLS) > 2 and Path({flag!r}).exists():
         time.sleep(0.02)
     return 255 - canvas_BSSC
