@@ -3,7 +3,7 @@
     python -m benchmarks.passes STORE [--out benchmarks/results/passes.json]
 
 The linear probes of each backbone of a store are fitted as `run` fits them on a GPU, twice: with rows that are
-gathered, first in bfloat16, and with rows as stored in float16. Passes do not depend on the hardware:
+gathered, and with rows as stored in float16. Passes do not depend on the hardware:
 `engine/estimate/probes.py` has their means over backbones.
 """
 
@@ -33,9 +33,9 @@ from substyle.pipelines.storage import place
 
 NAME = "passes"
 QUESTION = "how many passes over the training rows do linear probes take, and in which arithmetic?"
-ARITHMETIC = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
+ARITHMETIC = {torch.float32: "fp32", torch.float64: "fp64"}
 Counts = dict[str, float]
-STATISTICS = "control:statistics"
+STATISTICS = "control:statistics"  # takes several times as many passes as others, over narrow rows
 Totals = dict[tuple[str, str], Counts]
 
 
@@ -110,23 +110,18 @@ def rows_of(store: EmbeddingStore) -> list[dict[str, Any]]:
     return rows
 
 
-def means(rows: Sequence[dict[str, Any]], *, statistics: bool) -> dict[tuple[str, str], tuple[float, ...]]:
-    """Means of the fits that there are, as `engine.estimate.probes.Fits`.
-
-    Args:
-        statistics: of ``control:statistics``, which takes several times as many passes, or else of all other backbones.
-    """
-    own = [row for row in rows if (row["backbone"] == STATISTICS) == statistics]
+def means(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, ...]]:
+    """Means of the fits that there are, as `engine.estimate.probes.Fits`, without those of `STATISTICS`."""
+    own = [row for row in rows if row["backbone"] != STATISTICS]
     every = len({row["backbone"] for row in own})
     found = {}
     for key in dict.fromkeys((row["task"], row["kind"]) for row in own):
         these = [row for row in own if (row["task"], row["kind"]) == key]
         narrow = len(these) if key[0].startswith("equal_") and key[1] != "single" else every  # a backbone may be narrow
-        passes = [(row.get("bf16", 0.0), row.get("fp32", 0.0) + row.get("fp64", 0.0)) for row in these]
-        low, full = (sum(values) for values in zip(*passes, strict=True))
-        heads = sum(row["heads"] * sum(each) for row, each in zip(these, passes, strict=True)) / (low + full)
+        passes = [row.get("fp32", 0.0) + row.get("fp64", 0.0) for row in these]
+        heads = sum(row["heads"] * each for row, each in zip(these, passes, strict=True)) / sum(passes)
         fits, stored, after = (sum(row[name] for row in these) for name in ("fits", "stored", "after"))
-        found[key] = (*(each / narrow for each in (fits, low, full, stored, after)), heads)
+        found[key] = (*(each / narrow for each in (fits, sum(passes), stored, after)), heads)
     return found
 
 
@@ -147,9 +142,8 @@ def main() -> None:
         "rows": rows,
     }
     options.out.write_text(json.dumps(document, indent=1) + "\n")
-    for statistics in (False, True):
-        for key, mean in means(rows, statistics=statistics).items():
-            print(f"    {key}: Fits({', '.join(f'{each:.3g}' for each in mean)}),")
+    for key, mean in means(rows).items():
+        print(f"    {key}: Fits({', '.join(f'{each:.4g}' for each in mean)}),")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ def correct(bench: Bench) -> Iterator[Row]:
     expected = {id(table): fitted(table, CPU, torch.float32) for table in (few, most)}
     ways = (
         ("in float32", few, torch.float32),
-        ("in bfloat16 first", few, torch.bfloat16),
         ("rows as stored first", most, torch.bfloat16),
     )
     for first, table, dtype in ways:

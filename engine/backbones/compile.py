@@ -25,7 +25,7 @@ from substyle.engine.backbones.runtimes.base import (
     TorchOnDevice,
     TorchThreads,
 )
-from substyle.engine.backbones.spec import AsyncResult, BackboneSpec, Embed, Starts
+from substyle.engine.backbones.spec import BackboneSpec, Embed, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, as_eight_bits, check_precision, graph_batch
 from substyle.engine.observability import fastest
@@ -87,10 +87,6 @@ class CompiledBackbone:
             }
             for spec, gate in zip(self._stored, gates, strict=True)
         ]
-
-    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """Embed in the background. Do not modify the canvas until `result()` returns."""
-        return self.embed.start(canvas_BSSC)
 
 
 @dataclass(frozen=True)

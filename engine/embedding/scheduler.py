@@ -221,7 +221,7 @@ class Scheduler:
                 if turn is not None:
                     now = observability.Mark.now()
                     cuda.after(batch.made, self.device)
-                    in_flight.append((turn, batch, self.backbones[turn].start(batch.pixels_BSSC), now))
+                    in_flight.append((turn, batch, self.backbones[turn].embed.start(batch.pixels_BSSC), now))
                     if len(in_flight) <= self.most_in_flight:
                         continue
                 ended, batch, started, since = in_flight.popleft()

@@ -37,52 +37,39 @@ class Fits:
     """Fits of linear heads of one kind.
 
     Attributes:
-        fits: their number, if rows are gathered.
-        low, full: passes of all of these in 16 bits and in float32.
+        fits: their number.
+        gathered: passes of all of these, if rows are gathered.
         stored, after: passes over rows as stored and then in float32, if the table is in float16.
         heads: mean fraction of the heads that are left in a pass, since converged ones are removed.
     """
 
     fits: float
-    low: float
-    full: float
+    gathered: float
     stored: float
     after: float
     heads: float
 
 
-# Means over networks and control:pixels, and those of control:statistics, whose features are worse conditioned, of 272
-# photographs: benchmarks/results/passes.json. A grid has a head for each C; single heads extend it or have smaller
-# tolerances. In kept studies, last fits to 1,600 photographs take 1.7 to 3.5 times as many passes as to 440.
+# Means over networks and control:pixels of 272 photographs, benchmarks/results/passes.json; the narrow features of
+# control:statistics, which are worse conditioned, take several times as many. A grid has a head for each C; single
+# heads extend it or have smaller tolerances. In kept studies, last fits to 1,600 photographs take 1.7 to 3.5 times as
+# many passes as to 440.
 GRID, SINGLE, RESAMPLES, ROTATION = "grid", "single", "resamples", "rotation"
-Passes = dict[tuple[str, str], Fits]  # by task and kind
-NETWORKS: Passes = {
-    ("fine", GRID): Fits(1, 8.667, 35.67, 37, 1, 0.6992),
-    ("fine", SINGLE): Fits(1.333, 1.333, 19.33, 20.33, 1.333, 1),
-    ("fine", RESAMPLES): Fits(1, 10, 25.33, 30.67, 1, 0.9113),
-    ("equal_fine", GRID): Fits(1, 7.667, 29, 29.67, 1, 0.6697),
-    ("equal_fine", SINGLE): Fits(1.333, 1.333, 11, 10.33, 1.333, 1),
-    ("equal_fine", RESAMPLES): Fits(1, 8.667, 17.33, 21.33, 1, 0.8744),
-    ("coarse", GRID): Fits(1, 5, 19, 20, 1, 0.7824),
-    ("coarse", SINGLE): Fits(1, 0, 13, 29.33, 2, 1),
-    ("coarse", RESAMPLES): Fits(1, 7, 20, 37.67, 1, 0.9259),
-    ("coarse", ROTATION): Fits(3, 6.333, 63.33, 57.67, 2, 0.7256),
-    ("equal_coarse", ROTATION): Fits(2, 5, 24.33, 34.33, 2, 0.8121),
-    ("semantic", GRID): Fits(1, 8.333, 19.33, 22.33, 1, 0.6145),
-    ("semantic", SINGLE): Fits(2, 0.6667, 7.667, 10.67, 1.667, 1),
-    ("semantic", RESAMPLES): Fits(1, 9.667, 11.67, 18.33, 1, 0.8813),
-}
-STATISTICS: Passes = {
-    ("fine", GRID): Fits(1, 11, 51, 57, 1, 0.6344),
-    ("fine", SINGLE): Fits(3, 12, 140, 249, 4, 1),
-    ("fine", RESAMPLES): Fits(1, 10, 61, 67, 1, 0.9324),
-    ("coarse", GRID): Fits(1, 7, 64, 66, 1, 0.6197),
-    ("coarse", SINGLE): Fits(5, 10, 256, 198, 4, 1),
-    ("coarse", RESAMPLES): Fits(1, 17, 102, 81, 1, 0.9176),
-    ("coarse", ROTATION): Fits(2, 18, 165, 125, 27, 0.7954),
-    ("semantic", GRID): Fits(1, 10, 17, 23, 1, 0.6296),
-    ("semantic", SINGLE): Fits(1, 0, 3, 6, 1, 1),
-    ("semantic", RESAMPLES): Fits(1, 8, 11, 18, 1, 0.9368),
+PASSES = {  # by task and kind
+    ("fine", GRID): Fits(1, 44.34, 37, 1, 0.6992),
+    ("fine", SINGLE): Fits(1.333, 20.66, 20.33, 1.333, 1),
+    ("fine", RESAMPLES): Fits(1, 35.33, 30.67, 1, 0.9113),
+    ("equal_fine", GRID): Fits(1, 36.67, 29.67, 1, 0.6697),
+    ("equal_fine", SINGLE): Fits(1.333, 12.33, 10.33, 1.333, 1),
+    ("equal_fine", RESAMPLES): Fits(1, 26, 21.33, 1, 0.8744),
+    ("coarse", GRID): Fits(1, 24, 20, 1, 0.7824),
+    ("coarse", SINGLE): Fits(1, 13, 29.33, 2, 1),
+    ("coarse", RESAMPLES): Fits(1, 27, 37.67, 1, 0.9259),
+    ("coarse", ROTATION): Fits(3, 69.66, 57.67, 2, 0.7256),
+    ("equal_coarse", ROTATION): Fits(2, 29.33, 34.33, 2, 0.8121),
+    ("semantic", GRID): Fits(1, 27.66, 22.33, 1, 0.6145),
+    ("semantic", SINGLE): Fits(2, 8.334, 10.67, 1.667, 1),
+    ("semantic", RESAMPLES): Fits(1, 21.34, 18.33, 1, 0.8813),
 }
 DOUBLINGS = 1  # of the steps of MLPs: the fewest; kept studies, whose first training has 150 steps, double 1 to 5 times
 # Host seconds, measured on one Xeon core in 2026-11: per training row of a fit (listing and weighting rows), per row
@@ -180,7 +167,7 @@ def parts(
         backbone: its name; controls have no multi-task probe.
         others: number of other backbones, with which scores are compared.
     """
-    control, passes = backbone.startswith("control:"), STATISTICS if backbone == "control:statistics" else NETWORKS
+    control = backbone.startswith("control:")
     if table.how != STREAMED:
         yield LOADING, {DISK: table.size / disk, HOST: table.size / _READ, PCIE: table.size / device.copies}
     known = {name: sizes for name, sizes in table.tasks().items() if sizes[0] > 1}
@@ -193,7 +180,7 @@ def parts(
         moved = rows * table.width * table.itemsize if table.how == STREAMED else 0.0
         return {DISK: moved / disk, HOST: moved / _READ, PCIE: moved / device.copies}
 
-    for (task, kind), fits in passes.items() if "linear" in config.heads else ():
+    for (task, kind), fits in PASSES.items() if "linear" in config.heads else ():
         name, narrow = task.removeprefix("equal_"), task != task.removeprefix("equal_")
         held_out = table.held_out(0 if narrow else config.redraws) if rotated else []
         count = {GRID: len(config.Cs), SINGLE: 1, RESAMPLES: config.resamples, ROTATION: len(held_out)}[kind]
@@ -202,7 +189,7 @@ def parts(
         classes, seen = (tasks[name][0], variants) if kind == ROTATION else tasks[name]
         rows = table.trained(seen)
         width = config.equal_width if narrow else table.width
-        busy = streamed((fits.low + fits.full) * rows)
+        busy = streamed(fits.gathered * rows)
         for times, dtype, count_R in _passes(fits, table, seen, config):
             own = linear_pass(count_R, width, count, fits.heads, classes, dtype, table, resampled=kind == RESAMPLES)
             busy = total((1.0, busy), *((times * weight, seconds(work, device, reached)) for weight, work in own))
@@ -241,16 +228,16 @@ def parts(
 
 def _passes(
     fits: Fits, table: ProbedTable, transformations: int, config: ProbeConfig
-) -> tuple[tuple[float, torch.dtype, int], tuple[float, torch.dtype, int]]:
-    """For both kinds of pass: their number, the dtype as in `linear_pass`, and the rows that they read."""
+) -> list[tuple[float, torch.dtype, int]]:
+    """For each kind of pass: their number, the dtype as in `linear_pass`, and the rows that they read."""
     rows, span = table.trained(transformations), table.span(transformations, config)
     if span:
-        return (fits.stored, torch.float16, span), (fits.after, torch.float32, rows)
-    return (fits.low, half(config), rows), (fits.full, torch.float32, rows)
+        return [(fits.stored, torch.float16, span), (fits.after, torch.float32, rows)]
+    return [(fits.gathered, torch.float32, rows)]
 
 
 def half(config: ProbeConfig) -> torch.dtype:
-    """Type of products on a GPU until a linear head is close to its tolerance, and of MLPs."""
+    """Type of products of MLPs on a GPU; where it is not float32, linear heads read rows as stored."""
     return torch.float32 if config.precision == "fp32" else torch.bfloat16
 
 
@@ -301,17 +288,16 @@ def _pass(
     """A pass of the solver without its blocks, and a block of it."""
     stored = dtype == torch.float16
     # a kernel that gathers counts all rows of its table
-    features = _features(2 * size if stored else size, wide, held, torch.float32 if stored else dtype)
+    features = _features(2 * size if stored else size, wide, held, torch.float32)
     if width != wide:
         features = features.projected(width, 0)
     image_KN = np.ones((heads, 2 * size)) if resampled else None
     rows = training_rows.TrainingRows(features, _task("semantic", classes, 2 * size), np.ones((heads, 1)), image_KN)
+    vars(rows)["x_RD"] = torch.empty(2 * size, width, device=META) if keeps else None  # for any number of rows
     basis = CovarianceBasis(torch.empty(width, width, device=META), torch.empty(width, device=META))
     kind = objective.StoredObjective if stored else objective.Objective
     a_pass = kind(rows, features, CovarianceMetric.of(basis, classes, np.ones(heads)))
     a_pass.size = size
-    if not stored:  # for any number of rows
-        a_pass.kept = a_pass.block(torch.empty(2 * size, width, dtype=dtype, device=META)) if keeps else None
     blocks, marks = a_pass._blocks, list[int]()
 
     def watched() -> Iterator[tuple[torch.Tensor, ...]]:

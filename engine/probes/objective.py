@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import torch
 
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.preconditioner import Metric
+from substyle.engine.probes.preconditioner import CovarianceMetric
 from substyle.engine.probes.training_rows import Block, TrainingRows, block_rows, stored_rows
 from substyle.kernels import split_products
 from substyle.kernels.dispatch import upload
@@ -32,7 +32,7 @@ Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss (K,), gradie
 class Objective:
     """Loss and gradient of selected heads, in one pass over the rows."""
 
-    def __init__(self, rows: TrainingRows, features: Features, metric: Metric) -> None:
+    def __init__(self, rows: TrainingRows, features: Features, metric: CovarianceMetric) -> None:
         self.rows, self.features, self.metric = rows, features, metric
         variant_KT, image_KN = rows.shares()
         device = features.device
@@ -89,13 +89,9 @@ class Objective:
     def kept(self) -> Block | None:
         """All rows as one block; None if they are not kept."""
         x_RD = self.rows.x_RD
-        return None if x_RD is None else self.block(x_RD)
-
-    def block(self, x_RD: torch.Tensor) -> Block:
-        """All rows with these features, in a smaller dtype if that of the products is."""
+        if x_RD is None:
+            return None
         t_R, n_R, answer = (part.to(x_RD.device) for part in self.rows.where_drawn)
-        if self.features.dtype.itemsize < x_RD.itemsize:
-            x_RD = x_RD.to(self.features.dtype)
         return x_RD, self.rows.task.targets(answer, t_R, n_R), t_R, n_R, torch.ones(len(x_RD), device=x_RD.device)
 
     def _blocks(self) -> Iterator[Block]:
@@ -121,7 +117,7 @@ class StoredObjective(Objective):
             return False
         return bool(len(rows.t_R) >= DENSE * (rows.span.stop - rows.span.start))
 
-    def __init__(self, rows: TrainingRows, features: Features, metric: Metric) -> None:
+    def __init__(self, rows: TrainingRows, features: Features, metric: CovarianceMetric) -> None:
         super().__init__(rows, features, metric)
         self.size = stored_rows(len(self.variant_KT) * len(rows.task.labels), features.device)
         self.counts_R = upload(rows.count_TN.ravel()[rows.span], features.device)

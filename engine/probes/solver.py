@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.objective import Objective, StoredObjective
-from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric, CurvatureMetric
+from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
 from substyle.engine.probes.tasks import F64, I64, Advance
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels import dispatch
@@ -30,10 +30,6 @@ _SMALLEST = 1e-5  # smallest step; rounding dominates below
 # Passes without a smaller gradient before a head is stopped, and before it goes on in float64: near the minimum the
 # loss changes by less than float32 resolves, and steps are accepted or shortened by chance.
 _STALE, _STALE_SINGLE = 300, 60
-# The 16-bit phase ends at this multiple of the tolerance, or where rounding to 8 bits hides the gradient
-_COARSE, _COARSE_LEAST = 30.0, 3e-3
-# Passes before the preconditioner becomes the curvature at the weights found so far; before the next time twice as many
-_RENEWED = 20
 
 
 @dataclass(frozen=True)
@@ -79,9 +75,9 @@ def fit(
     basis: CovarianceBasis | None = None,
     advance: Advance = lambda count: None,
 ) -> Fit:
-    """Fit heads, first in the dtype of the features, then in float32, and in float64 where rounding hides the descent.
+    """Fit heads in float32, and in float64 where rounding hides the descent.
 
-    If `StoredObjective` serves the rows, it takes the place of the first.
+    Where `StoredObjective` serves the rows, it comes first.
 
     Args:
         tolerance: largest gradient of a converged head relative to its objective, or that of each head.
@@ -97,19 +93,17 @@ def fit(
     bias = torch.zeros(shape[:2], device=features.device) if start is None else start.b1.clone()
     passes_K = np.zeros(count, np.int64)
     gradient_K, tolerance_K = np.full(count, np.inf), np.broadcast_to(np.asarray(tolerance, np.float64), count)
-    stages = [(Objective, features.full(), tolerance_K), (Objective, features.full(torch.float64), tolerance_K)]
+    stages = [(Objective, features.full()), (Objective, features.full(torch.float64))]
     if StoredObjective.serves(rows):
-        stages.insert(0, (StoredObjective, features.full(), tolerance_K))
-    elif features.dtype != torch.float32 and start is None:
-        stages.insert(0, (Objective, features, np.maximum(_COARSE * tolerance_K, _COARSE_LEAST)))
-    for kind, own, goal_K in stages:
+        stages.insert(0, (StoredObjective, features.full()))
+    for kind, own in stages:
         if own.dtype == torch.float64:
             if (gradient_K <= tolerance_K).all() or passes_K.max() >= most:
                 break
             metric, weight, bias = metric.double(), weight.double(), bias.double()
         objective = kind(rows, own, metric)
         with dispatch.threads(dispatch.threads_for(len(rows.t_R) * weight.numel(), features.device)):
-            search = _Search(objective, weight, bias, goal_K, most - int(passes_K.max()), advance)
+            search = _Search(objective, weight, bias, tolerance_K, most - int(passes_K.max()), advance)
             search.run()
         weight, bias, gradient_K = search.weight, search.bias, search.gradient_K
         passes_K += search.passes_K
@@ -128,15 +122,6 @@ class _Search:
         least, stale: the smallest gradient, and passes since then.
     """
 
-    u: torch.Tensor
-    d: torch.Tensor
-    loss: torch.Tensor
-    way: torch.Tensor
-    step: torch.Tensor
-    least: torch.Tensor
-    stale: torch.Tensor
-    pairs: _Pairs
-
     def __init__(
         self, objective: Objective, weight: torch.Tensor, bias: torch.Tensor, goal_K: F64, most: int, advance: Advance
     ) -> None:
@@ -144,19 +129,21 @@ class _Search:
         self.goal_K = torch.from_numpy(goal_K.copy()).to(weight.device)
         self.weight, self.bias = weight.clone(), bias.clone()
         count = len(weight)
-        self.gradient_K, self.passes_K = np.full(count, np.inf), np.zeros(count, np.int64)
+        self.passes_K = np.zeros(count, np.int64)
         self.alive, self.passes = torch.arange(count, device=weight.device), 0
         self.rounding = torch.finfo(weight.dtype).eps
         self.patience = _STALE if weight.dtype == torch.float64 else _STALE_SINGLE
-        self.renewed, self.renewal = 0, _RENEWED
-        self._begin(self.objective.metric.into(weight, bias))
+        self.u = self.objective.metric.into(weight, bias)
+        self.step, self.pairs = self.u.new_ones(count), _Pairs(self.u)
+        self.loss, self.d, largest_K = self._pass(self.u)
+        self.way = -self.d
+        self.least, self.stale = torch.full_like(largest_K, torch.inf), torch.zeros_like(largest_K)
+        self.gradient_K = largest_K.double().cpu().numpy()
+        self._leave(largest_K <= self.goal_K)
 
     def run(self) -> None:
         """Run the search."""
         while len(self.alive) and self.passes < self.most:
-            if self._due():
-                self._renew()
-                continue
             trial = self.u + self.step[:, None] * self.way
             loss, d, largest_K = self._pass(trial)
             slope = (self.d * self.way).sum(1).double()
@@ -174,29 +161,6 @@ class _Search:
             stuck = (self.step < _SMALLEST) | (self.stale >= self.patience)
             self._leave(good & (largest_K <= self.goal_K[self.alive]) | stuck)
         self._leave(torch.ones_like(self.alive, dtype=torch.bool))
-
-    def _begin(self, u_KP: torch.Tensor) -> None:
-        """Start from coordinates, without history."""
-        self.u, self.step, self.pairs = u_KP, u_KP.new_ones(len(u_KP)), _Pairs(u_KP)
-        self.loss, self.d, largest_K = self._pass(u_KP)
-        self.way = -self.d
-        self.least, self.stale = torch.full_like(largest_K, torch.inf), torch.zeros_like(largest_K)
-        self.gradient_K[self.alive.cpu().numpy()] = largest_K.double().cpu().numpy()
-        self._leave(largest_K <= self.goal_K[self.alive])
-
-    def _due(self) -> bool:
-        """Whether enough passes have been made to renew the preconditioner, and as many as this takes."""
-        cost = CurvatureMetric.passes(self.objective.rows, len(self.alive))
-        return self.passes - self.renewed >= max(self.renewal, cost)
-
-    def _renew(self) -> None:
-        """Go on where the heads are, preconditioned by their curvature there."""
-        objective = self.objective
-        weight, bias = objective.metric.out(self.u)
-        own = Heads(weight, bias.contiguous())
-        objective.metric = CurvatureMetric.at(objective.rows, own, objective.metric.strength_K, self.alive)
-        self.renewed, self.renewal = self.passes, 2 * self.renewal
-        self._begin(objective.metric.into(weight, bias))
 
     def _pass(self, u_KP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.passes += 1

@@ -145,12 +145,6 @@ class TrainingRows:
             rows_KT = self.image_KN @ self.count_TN.T
         return self.variant_KT / (self.variant_KT * rows_KT).sum(axis=1, keepdims=True), self.image_KN
 
-    def share(self, heads_K: I64, pick: I64) -> F64:
-        """Weights (K, len(pick)) of picked rows for some heads; those of all rows sum to 1."""
-        variant_KT, image_KN = self.shares()
-        share_KS = variant_KT[heads_K[:, None], self.t_R[pick]]
-        return share_KS if image_KN is None else share_KS * image_KN[heads_K[:, None], self.n_R[pick]]
-
     def sample(self, most: int) -> I64:
         """Places of all rows, or of a random sample of ``most``, ascending."""
         pick: I64 = np.random.default_rng(0).permutation(len(self.t_R))[:most]

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from types import ModuleType
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
@@ -161,14 +162,6 @@ class Run:
         }
 
 
-class Reporting(Protocol):
-    """A module that reports the results of a stage, see the methods of `Stage`."""
-
-    def scores(self, backbone: BackboneResults, /) -> Iterable[ComparedScore]: ...
-
-    def sections(self, results: ResultsDocument, /) -> Iterable[Section]: ...
-
-
 class Stage(ABC, Generic[C, R]):
     """A stage: settings, units, what they are computed from, computation and results.
 
@@ -192,7 +185,7 @@ class Stage(ABC, Generic[C, R]):
             what reads it gets that type, its JSON Schema has it, and other values are refused by name. None: any JSON.
         document_results: type of the entry ``<name>``, of all backbones together.
         reads: stages whose results (`Run.results`) it needs.
-        report: module with its ``scores`` and ``sections``.
+        report: module with functions ``scores`` and ``sections``, the methods of these names.
     """
 
     name: ClassVar[str]
@@ -208,7 +201,7 @@ class Stage(ABC, Generic[C, R]):
     backbone_results: ClassVar[Any] = None
     document_results: ClassVar[Any] = None
     reads: ClassVar[tuple[str, ...]] = ()
-    report: Reporting | None = None
+    report: ModuleType | None = None
 
     def of(self, study: Study) -> C | None:
         """The settings of a study; None if the stage is off."""

@@ -98,15 +98,15 @@ def test_fitted_linear_heads_are_held_against_the_cpu(monkeypatch: pytest.Monkey
 
     def fitted(table: EmbeddingTable, device: torch.device, dtype: torch.dtype, start: Heads | None = None) -> Fit:
         found = right(table, device, dtype, start)
-        if next(calls) in (2, 4, 6):  # those of the device
+        if next(calls) in (2, 4):  # those of the device
             found.heads.w1[0, 0, 0] += 0.5 if wrong == "moved" else 0.0
             found.gradient_K[0] *= 1e3 if wrong == "early" else 1.0
         return found
 
     monkeypatch.setattr(probe_solver, "fitted", fitted)
     rows = list(probe_solver.correct(Bench(CPU, TINY)))
-    assert [row.status for row in rows] == [FAILED if wrong else PASSED] * 3
-    assert ["rows as stored" in row.name for row in rows] == [False, False, True]
+    assert [row.status for row in rows] == [FAILED if wrong else PASSED] * 2
+    assert ["rows as stored" in row.name for row in rows] == [False, True]
 
 
 def test_the_tables_of_fitted_heads_are_gathered_and_read_as_stored(monkeypatch: pytest.MonkeyPatch) -> None:

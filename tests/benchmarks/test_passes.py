@@ -10,18 +10,16 @@ from benchmarks import passes
 from benchmarks.gpu_check.probe_tables import made
 from benchmarks.harness import RESULTS
 
-from substyle.engine.estimate.probes import NETWORKS, STATISTICS
+from substyle.engine.estimate.probes import PASSES
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.run import _Run
 
 
-@pytest.mark.parametrize("statistics", [False, True])
-def test_plans_have_the_kept_passes(statistics: bool) -> None:
+def test_plans_have_the_kept_passes() -> None:
     rows = json.loads((RESULTS / "passes.json").read_text())["rows"]
-    found = passes.means(rows, statistics=statistics)
-    known = STATISTICS if statistics else NETWORKS
-    assert known.keys() == found.keys()
-    for key, fits in known.items():
+    found = passes.means(rows)
+    assert PASSES.keys() == found.keys()
+    for key, fits in PASSES.items():
         assert astuple(fits) == pytest.approx(found[key], rel=5e-3)
 
 
@@ -44,11 +42,11 @@ def test_all_passes_are_counted() -> None:
     for name in ("fine", "coarse"):
         run.single(name, Watched())  # type: ignore[arg-type]
     found = passes.both(table, config)
-    assert sum(each[kind] for each in found.values() for kind in ("bf16", "fp32", "fp64") if kind in each) == advanced
+    assert sum(each[kind] for each in found.values() for kind in ("fp32", "fp64") if kind in each) == advanced
     assert {task for task, _ in found} == {"fine", "coarse", "equal_fine", "equal_coarse"}
     assert {kind for _, kind in found} == {"grid", "single", "resamples", "rotation"}
     assert all(0 < each["heads"] <= 1 and each["fits"] >= 1 for each in found.values())
     # a pass over rows as stored is as good as one in float32, and each fit ends with one of these
     for each in found.values():
         assert each["after"] >= each["fits"]
-        assert each["stored"] + each["after"] <= each["bf16"] + each["fp32"] + each["fits"] + 5
+        assert each["stored"] + each["after"] <= each["fp32"] + each["fits"] + 5

@@ -100,7 +100,7 @@ def test_torch_on_a_cpu_takes_bf16_where_it_passes(uncompiled: list[nn.Module]) 
     scale = np.abs(expected).max()
     np.testing.assert_allclose(compiled.embed(canvas), expected, atol=2e-2 * scale)
     np.testing.assert_array_equal(compiled.embed(torch.from_numpy(canvas)), compiled.embed(canvas))
-    np.testing.assert_array_equal(compiled.start(torch.from_numpy(canvas)).result(), compiled.embed(canvas))
+    np.testing.assert_array_equal(compiled.embed.start(torch.from_numpy(canvas)).result(), compiled.embed(canvas))
     assert compiled.embed(canvas[:0]).shape == (0, DIM)
 
 

@@ -58,8 +58,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[Fitted]:
 
 
 def of_task(table: EmbeddingTable, config: ProbeConfig, name: str) -> None:
-    features, task = features_of(table, name.removesuffix(" in bf16"))
-    features.dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
+    features, task = features_of(table, name)
     fit_linear(features, task, config, resampled_images(task, np.arange(len(table.keys)), 1, 0))
 
 
@@ -88,7 +87,6 @@ def of_labels(table: EmbeddingTable, config: ProbeConfig, which: str) -> None:
     ("run", "name"),
     [
         (of_task, "semantic"),
-        (of_task, "semantic in bf16"),
         (of_task, "coarse"),
         (of_task, "fine"),
         (of_rotation, ""),
@@ -122,7 +120,8 @@ def compared(found: Fitted, k: int) -> None:
     rows, strength = found.rows, float(found.strength_K[k])
     x_RD = rows.features.full(torch.float64)(rows.t_R, rows.n_R)
     target_R = rows.task.answers(rows.t_R, rows.n_R)
-    share_R = rows.share(np.array([k]), np.arange(len(target_R)))[0]
+    variant_KT, image_KN = rows.shares()
+    share_R = variant_KT[k, rows.t_R] * (1.0 if image_KN is None else image_KN[k, rows.n_R])
     used = share_R > 0
     model = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=100_000)
     model.fit(x_RD[used].numpy(), target_R[used], share_R[used])

@@ -79,10 +79,10 @@ def _store(path: Path) -> None:
 
 
 def _numbers(found: Any, name: str = "") -> Iterator[tuple[str, float]]:  # noqa: ANN401 - JSON
-    """Numbers of a JSON value by their path, without times."""
+    """Numbers of a JSON value by their path, without times and what fits took."""
     pairs = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
     for key, value in pairs:
-        if key not in ("seconds", "map"):
+        if key not in ("seconds", "map", "certificate", "steps"):
             yield from _numbers(value, f"{name}/{key}")
     if isinstance(found, int | float):
         yield name, float(found)
