@@ -132,6 +132,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src/substyle benchmarks
+	$(BIN)/python -m benchmarks.size
 
 # the pages of docs/ and the API reference, into build/docs; a dead link or a missing page is an error
 docs: setup

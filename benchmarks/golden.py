@@ -1,0 +1,147 @@
+"""Does this code compute what another version computes?
+
+    python -m benchmarks.golden record OUT [--python PYTHON] [--limit N]
+    python -m benchmarks.golden compare OLD NEW
+
+``record`` writes what `golden.toml`, which has every stage on, computes from photographs that packages ship: pixels of
+all variants, embeddings, results.json and the report. ``--python`` is the interpreter of another installation, such as
+that of a checkout of an older commit. Bytes and pixels depend on the processor, so record both on one machine.
+
+``compare`` compares pixels and embeddings byte for byte, and each field of results.json and each line of the report.
+It prints what differs and fails if anything does. Times, versions and digests are not compared. `RENAMED` has fields
+that moved since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+STUDY = Path(__file__).with_name("golden.toml")
+PHOTOGRAPHS = 32  # whose variants are compared
+RENAMED: dict[str, str] = {}  # beginnings of paths in results.json: before, and now
+# entries of results.json that differ between runs of the same code, and lines of the report that show them
+VARYING = re.compile(
+    r"/(seconds|rate|created|version|environment|throughput|stamps|checksum|embeddings|store|digest|study|uuid|"
+    r"identity|load_ratio|libraries|plugin)(/|$)"
+)
+SHOWN = re.compile(r"\d\d:\d\d|\bseconds\b|\b(s|ms|min)\b|/s\b|\d{4}-\d\d-\d\d|[0-9a-f]{8,}|torch|numpy|/tmp")
+
+
+def record(out: Path, python: str, limit: int) -> None:
+    """Run the study with the code of an installation, and write what is compared."""
+    out.mkdir(parents=True)
+    photographs, study = out / "photographs", out / STUDY.name
+    text = STUDY.read_text()
+    study.write_text(re.sub(r"(?m)^limit = .*", f"limit = {limit}", text) if limit else text)
+    command = [python, "-m", "substyle.engine.cli"]
+    for arguments in (
+        ["-m", "substyle.pipelines.packaged_photographs", str(photographs)],
+        [*command[1:], "run", str(study), "--images", str(photographs), "--out", str(out / "run"), "--quiet"],
+        [*command[1:], "export", str(out / "run" / "store.zarr"), "--to", "numpy", "--out", str(out / "embeddings")],
+        [*command[1:], "variants", str(photographs), "--out", str(out / "variants"), "--limit", str(PHOTOGRAPHS)],
+    ):
+        subprocess.run([python, *arguments], check=True)
+    for name in ("results.json", "report.html"):
+        shutil.copy(out / "run" / name, out / name)
+
+
+def compare(old: Path, new: Path) -> list[str]:
+    """What differs between two records."""
+    differing = []
+    for folder, pattern in (("variants", "*.png"), ("embeddings", "*.npy")):
+        names = [{path.relative_to(each / folder) for path in (each / folder).rglob(pattern)} for each in (old, new)]
+        differing += [f"{folder}: {name} in one alone" for name in sorted(names[0] ^ names[1])]
+        both = sorted(names[0] & names[1])
+        changed = [name for name in both if (old / folder / name).read_bytes() != (new / folder / name).read_bytes()]
+        differing += [f"{folder}: {name}" for name in changed]
+        print(f"{folder}: {len(both) - len(changed)} of {len(both)} files equal")
+    fields = [dict(leaves(json.loads((each / "results.json").read_text()))) for each in (old, new)]
+    fields[0] = {renamed(path): value for path, value in fields[0].items()}
+    differing += different("results.json", *fields)
+    lines = [{f"line {i}": line for i, line in enumerate(shown(each / "report.html"))} for each in (old, new)]
+    return differing + different("report.html", *lines)
+
+
+def different(what: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Entries of two tables that differ."""
+    found = [f"{what}: {path}: {old.get(path)!r} → {new.get(path)!r}" for path in {**old, **new}
+             if path not in old or path not in new or old[path] != new[path]]  # fmt: skip
+    print(f"{what}: {len({**old, **new}) - len(found)} of {len({**old, **new})} entries equal")
+    return found
+
+
+def renamed(path: str) -> str:
+    """The path of an entry of results.json now."""
+    before = next((each for each in RENAMED if path.startswith(each)), "")
+    return RENAMED[before] + path.removeprefix(before) if before else path
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - JSON
+    """Values of a JSON document by path, but those of `VARYING`."""
+    if VARYING.search(path):
+        return
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if entries is None:
+        yield path, value
+        return
+    for key, inner in entries:
+        yield from leaves(inner, f"{path}/{key}")
+
+
+class _Text(HTMLParser):
+    """The lines of text of a page, without scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:  # noqa: ANN401
+        self.hidden += tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden and data.strip():
+            self.lines.append(" ".join(data.split()))
+
+
+def shown(page: Path) -> list[str]:
+    """Lines of a report without those that state times, versions or folders."""
+    parser = _Text()
+    parser.feed(page.read_text())
+    return [line for line in parser.lines if not SHOWN.search(line)]
+
+
+def main() -> int:
+    """Record or compare."""
+    parser = argparse.ArgumentParser(prog="golden", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("record")
+    one.add_argument("out", type=Path)
+    one.add_argument("--python", default=sys.executable)
+    one.add_argument("--limit", type=int, default=0)
+    two = commands.add_parser("compare")
+    two.add_argument("old", type=Path)
+    two.add_argument("new", type=Path)
+    options = parser.parse_args()
+    if options.command == "record":
+        record(options.out, options.python, options.limit)
+        return 0
+    differing = compare(options.old, options.new)
+    print("\n".join(differing))
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
