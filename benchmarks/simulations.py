@@ -19,13 +19,13 @@ from scipy.special import stdtrit
 from scipy.stats import binomtest, norm
 
 from substyle.engine.analysis import geometry
-from substyle.engine.analysis.detection import FALSE_POSITIVES, detection
 from substyle.engine.analysis.geometry import bootstrap_mean
 from substyle.engine.analysis.neighbors import interval as ami_interval
 from substyle.engine.analysis.robustness import Replicates, rank_correlations
 from substyle.engine.analysis.robustness import robustness as correlations_of
 from substyle.engine.analysis.similarity import similarity as similarity_of
 from substyle.engine.config import AnalysisConfig
+from substyle.engine.extensions.attack.detection import FALSE_POSITIVES, detection
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.outcomes import holm as holm_corrected

@@ -20,6 +20,7 @@ LAYERS = (
     ("engine.embedding", "engine.analysis"),
     ("engine.estimate",),
     ("engine.stages",),
+    ("engine.extensions",),
     ("engine.study",),
     ("engine.leaderboard",),
     ("engine.commands",),

@@ -158,6 +158,7 @@ def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 
 
 _Arguments = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: dict[str, tuple[str, str, _Arguments]] = {}  # module, description, arguments
+_FORMER = {"attack": "stage attack"}  # commands of the version before, and those that do the same now
 
 
 def _command(name: str, module: str, about: str) -> Callable[[_Arguments], _Arguments]:
@@ -204,7 +205,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         BadUsage: invalid arguments.
         SystemExit: ``--help`` or ``--version``.
     """
-    made = parser(next((word for word in words if not word.startswith("-")), ""))
+    name = next((word for word in words if not word.startswith("-")), "")
+    made = parser(name)
+    if name in _FORMER:
+        made.error(f"argument COMMAND: {name} is substyle {_FORMER[name]} now")
     if words.count("--") > 1:  # argparse takes the second for an argument without a value
         made.error("argument --: expected at most once")
     return made.parse_args(words)
@@ -389,9 +393,8 @@ def _verify(verify: argparse.ArgumentParser) -> None:
 
 
 def _stage(stage: argparse.ArgumentParser, name: str) -> None:
-    if name in ("attack", "stage"):
-        _plugin_files(stage)
     if name == "stage":
+        _plugin_files(stage)
         stage.add_argument("stage", metavar="NAME", help="a stage, such as probes, or the name of one of a plug-in")
     stage.add_argument("store", type=_place, metavar="STORE")
     text = "output folder (the folder of the run that created the store, else runs/<name of the store>)"
@@ -400,23 +403,15 @@ def _stage(stage: argparse.ArgumentParser, name: str) -> None:
     stage.add_argument("--study", type=_local, metavar="STUDY", help=text)
     stage.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
     _of_study(stage)
-    if name == "attack":
-        text = "backbone (all but controls; repeatable)"
-        stage.add_argument("--backbone", dest="attack.backbones", action="append", metavar="NAME", help=text)
-        stage.set_defaults(backbone=[])
-    elif name != "report":
+    if name != "report":
         _many(stage, "--backbone", "backbone (all; repeatable)")
-    if name in ("attack", "stage"):
+    if name == "stage":
         _checkpoint(stage)
-    if name == "attack":
-        text = "photographs of each split (200; 0: all)"
-        stage.add_argument("--photographs", dest="attack.photographs", type=_COUNT, metavar="N", help=text)
 
 
 for name, about in (
     ("probe", "train and score probes on a store"),
     ("analyze", "analyze neighbours, geometry and clusters of a store"),
-    ("attack", "attack backbones, and detect the attacks with probes"),
     ("stage", "compute a stage of a study on a store, also one of a plug-in"),
     ("report", "write results.json and the report from the results of the stages"),
 ):

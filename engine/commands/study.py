@@ -1,4 +1,4 @@
-"""Commands `run`, `demo`, `probe`, `analyze`, `attack`, `stage`, `report`, `adapt`, `predict`, `compare`, `schema`."""
+"""Commands `run`, `demo`, `probe`, `analyze`, `stage`, `report`, `adapt`, `predict`, `compare`, `schema`."""
 
 from __future__ import annotations
 
@@ -166,11 +166,6 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
     return {"similarity": {}, **_computed(options, "analysis", "similarity")}
 
 
-def attack(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle attack STORE`."""
-    return _computed(options, "attack")
-
-
 def stage(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle stage NAME STORE`."""
     return _computed(options, options.stage)
@@ -230,7 +225,7 @@ def _run_of(
     run.study = whole
     run.configs = {each.name: _config(each, run) for each in stages}
     chosen = list(run.study.backbones)
-    if options.command in ("attack", "stage"):
+    if options.command == "stage":
         chosen += backbone_choices([entry.name for entry in store.backbones()], options.checkpoint)
         run.source = open_source(options.images, run.study.source) if options.images else None
     run.checkpoints = {name: choice.checkpoint for choice in chosen if choice.checkpoint for name in choice.names}

@@ -1,8 +1,7 @@
-"""The tables `[probes]`, `[adapt]`, `[finetune]` and `[attack]` of a study file."""
+"""The tables `[probes]`, `[adapt]` and `[finetune]` of a study file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
@@ -24,8 +23,6 @@ Steps = Annotated[StrictInt, Field(ge=1, le=10**8)]
 Resamples = Annotated[StrictInt, Field(ge=0, le=64)]
 Objective = Literal["semantic", "transformation", "joint"]
 OBJECTIVES: tuple[Objective, ...] = ("semantic", "transformation", "joint")
-Attack = Literal["fgsm", "pgd", "pgd_l2", "transfer", "patch"]
-ATTACKS: tuple[Attack, ...] = ("fgsm", "pgd", "pgd_l2", "transfer", "patch")
 
 
 @validated("probes")
@@ -174,51 +171,3 @@ class FinetuneConfig:
     """joint: weight of the loss of the transformation; the rest is that of the class."""
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     """First seed. Defaults to the study's."""
-
-
-@validated("attack")
-class AttackConfig:
-    """Adversarial attacks on each backbone with its linear class probe, and their detection."""
-
-    attacks: Distinct[Attack] = ()
-    """``fgsm`` (one step), ``pgd`` (L∞), ``pgd_l2`` (L2), ``transfer`` (MI-FGSM on another backbone of the study),
-    ``patch`` (PGD of any strength within a square)."""
-    backbones: tuple[str, ...] = ()
-    """Backbones of the study to attack. Default: all except controls and those with tokens."""
-    epsilons: Distinct[Annotated[StrictInt, Field(ge=1, le=64)]] = (1, 2, 4, 8)
-    """L∞ radii of fgsm and pgd in grey levels; transfer and the adaptive attack use the largest."""
-    l2: Annotated[StrictFloat, Field(gt=0, le=1000)] = 3.0
-    """L2 radius of pgd_l2, of pixels in [0, 1]."""
-    patch: Annotated[StrictFloat, Field(gt=0, le=0.5)] = 0.2
-    """Side of the patch as a fraction of the canvas."""
-    steps: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
-    """Steps of iterative attacks; the adaptive attack takes twice as many."""
-    weight: Annotated[StrictFloat, Field(gt=0, le=1e6)] = 1.0
-    """Weight of the detector in the loss of the adaptive attack."""
-    surrogate: str = ""
-    """Backbone of the study on which transfer is crafted. Default: the first other network; without one there is no
-    transfer."""
-    photographs: Annotated[StrictInt, Field(ge=0)] = 200
-    """Maximum number of training and of test photographs; 0 attacks all."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of samples, starts, patches and resamples. Defaults to the study's."""
-
-    def names(self, *, transfer: bool) -> list[str]:
-        """Return the attacks with their L∞ radius: ``fgsm@1``, …, ``patch``. Without ``transfer`` if there is none."""
-        found = []
-        for attack in self.attacks:
-            if attack in ("fgsm", "pgd"):
-                found += [f"{attack}@{epsilon}" for epsilon in self.epsilons]
-            elif attack == "transfer":
-                found += [f"transfer@{max(self.epsilons)}"] if transfer else []
-            else:
-                found.append(attack)
-        return found
-
-    def surrogates(self, target: str, networks: Iterable[str]) -> list[str]:
-        """Return the networks on which transfer to a target can be crafted: the surrogate, or else all others."""
-        if self.surrogate not in ("", target):  # the surrogate itself is attacked through another
-            return [self.surrogate]
-        return [name for name in networks if name.partition("@")[0] != target.partition("@")[0]]

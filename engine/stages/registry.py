@@ -32,7 +32,6 @@ _OWN = {
     "movement": True,
     "analysis": False,
     "similarity": False,
-    "attack": True,
     "domains": False,
     "shift": False,
     "mistakes": False,

@@ -150,7 +150,7 @@ def test_outdated_probes_are_not_attacked(scene: Scene) -> None:
     scene.ok("probe", store, "--study", scene.study_file(), "--out", scene.root / "out")
     scene.add(40)
     scene.embed(scene.photos)
-    words = ("attack", store, "--out", scene.root / "out", "--backbone", "control:pixels")
+    words = ("stage", "attack", store, "--out", scene.root / "out", "--backbone", "control:pixels")
     scene.refused(*words, kind="StaleError")
 
 

@@ -209,7 +209,7 @@ def study(tmp_path: Path) -> Path:
         ["analyze", "{store}", "--study", "{study}", "--out", "{out}"],
         ["report", "{store}", "--study", "{study}", "--out", "{out}"],
         ["adapt", "{store}", "--backbone", "control:pixels", "--study", "{study}", "--out", "{out}"],
-        ["attack", "{store}", "--study", "{study}", "--out", "{out}"],
+        ["stage", "attack", "{store}", "--study", "{study}", "--out", "{out}"],
     ],
 )
 def test_plug_ins_of_a_study_run_with_permission(

@@ -16,7 +16,7 @@ from substyle.engine.study.file import load_study, study_schema
 from substyle.kernels.errors import ConfigError
 
 FILE = 'name = "s"\nbackbones = ["control:pixels"]\n[probes]\nmlp_steps = 20\nwidths = [8]\n'
-OWN_TEXT = {"study.suite", "study.seed", "study.canvas", "study.limit", "attack.backbones", "attack.photographs"}
+OWN_TEXT = {"study.suite", "study.seed", "study.canvas", "study.limit"}
 
 
 @pytest.fixture

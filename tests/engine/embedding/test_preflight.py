@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from substyle.engine import cache
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.probes.config import AttackConfig, FinetuneConfig, ProbeConfig
-from substyle.engine.stages.attack import check_attack
+from substyle.engine.probes.config import AdaptConfig, FinetuneConfig, ProbeConfig
 from substyle.engine.stages.few_shot import FewShotConfig
 from substyle.engine.stages.shift import check_shift
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, HEADER, ResampleBy
@@ -194,36 +192,6 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
         check_shift({"s": tmp_path / "missing"}, good, config)
 
 
-@pytest.mark.parametrize(
-    ("names", "attack", "field", "named"),
-    [
-        ("timm:a", {}, "attacks", "'transfer'.*no other network to craft an attack on timm:a$"),
-        ("timm:a timm:a@layer=2 timm:b@tokens=2 control:random:b", {}, "attacks", "'transfer'.*on timm:a$"),
-        ("timm:a control:pixels", {"surrogate": "timm:a"}, "attacks", "on timm:a$"),
-        ("control:pixels timm:a@tokens=2", {"attacks": ("fgsm",)}, "backbones", "no network to attack"),
-        ("timm:a onnx:b.onnx", {}, "attacks", "'transfer'.*on timm:a$"),
-        ("onnx:b.onnx", {"attacks": ("fgsm",)}, "backbones", "no network to attack"),
-        ("timm:a onnx:b.onnx", {"backbones": ("timm:a", "onnx:b.onnx")}, "backbones", "'onnx:b.onnx'.*torch networks"),
-        ("timm:a timm:b", {"photographs": 9}, "attacks", "'9 labelled train photographs'"),
-        ("timm:a control:pixels", {"surrogate": "control:pixels"}, None, ""),
-        ("timm:a timm:b", {"surrogate": "timm:b"}, None, ""),
-        ("timm:a control:pixels", {"backbones": ("control:pixels",)}, None, ""),
-        ("timm:a", {"attacks": ("fgsm", "transfer")}, None, ""),
-    ],
-)
-def test_attacks_that_nothing_can_make(names: str, attack: dict[str, Any], field: str | None, named: str) -> None:
-    pytest.importorskip("torchattack")
-    config = AttackConfig(**{"attacks": ("transfer",), **attack})
-    study = Study("s", tuple(BackboneChoice(name) for name in names.split()))
-    counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
-    if field is None:
-        check_attack(study, config, counts)
-        return
-    with pytest.raises(ConfigError, match=named) as caught:
-        check_attack(study, config, counts)
-    assert caught.value.field == f"attack.{field}"
-
-
 def test_tables_that_run_nothing_are_pointed_out() -> None:
     pixels = (BackboneChoice("control:pixels"),)
 
@@ -231,11 +199,11 @@ def test_tables_that_run_nothing_are_pointed_out() -> None:
         return [warning for check in checks() for warning in check(study, counts)]
 
     counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
-    idle = {"finetune": FinetuneConfig(steps=7), "attack": AttackConfig(epsilons=(8,))}
-    assert [text.split()[0] for text in warnings_of(Study("s", pixels, stages=idle))] == ["[finetune]", "[attack]"]
+    idle = {"finetune": FinetuneConfig(steps=7), "adapt": AdaptConfig(content=0.9)}
+    assert [text.split()[0] for text in warnings_of(Study("s", pixels, stages=idle))] == ["[finetune]", "[adapt]"]
     off = Study("s", pixels, stages={"few_shot": FewShotConfig(shots=0)})
     assert warnings_of(off) == warnings_of(Study("s", pixels)) == []
-    runs = {"attack": AttackConfig(attacks=("fgsm",), epsilons=(8,))}
+    runs = {"finetune": FinetuneConfig(backbones=("timm:a",))}
     assert warnings_of(Study("s", (BackboneChoice("timm:a"),), stages=runs)) == []
 
 

@@ -8,8 +8,8 @@ from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from substyle.engine.analysis import detection as detection_module
-from substyle.engine.analysis.detection import (
+from substyle.engine.extensions.attack import detection as detection_module
+from substyle.engine.extensions.attack.detection import (
     FALSE_POSITIVES,
     detection,
     disagreement,

@@ -11,9 +11,9 @@ import torch
 from tests.conftest import photograph
 
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.probes.attacks import Victim, Watched, both, craft, distances, squeeze
+from substyle.engine.extensions.attack.config import ATTACKS, AttackConfig
+from substyle.engine.extensions.attack.craft import Victim, Watched, both, craft, distances, squeeze
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.config import ATTACKS, AttackConfig
 from substyle.engine.study.file import study_of
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.probe_heads import Heads

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.engine.report.fake import fake_results
 
-from substyle.engine.stages.attack.section import attack_detection, attack_summary, attacks
+from substyle.engine.extensions.attack.section import attack_detection, attack_summary, attacks
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import all_tables
 from substyle.kernels.errors import SubstyleError

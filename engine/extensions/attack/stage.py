@@ -17,16 +17,15 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cache, devices
-from substyle.engine.analysis import detection
-from substyle.engine.analysis.detection import Detector
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.lazy import sketched
 from substyle.engine.cache import versions
 from substyle.engine.config import EmbedConfig, Settings, Study, names_of
 from substyle.engine.embedding.preflight import SplitCounts, require_class_probe
 from substyle.engine.embedding.prepare import PixelPipeline
-from substyle.engine.observability import ProgressBar, stage
-from substyle.engine.probes.attacks import (
+from substyle.engine.extensions.attack import detection, section
+from substyle.engine.extensions.attack.config import ATTACKS, AttackConfig
+from substyle.engine.extensions.attack.craft import (
     ADAPTIVE,
     BATCH,
     CLEAN,
@@ -41,12 +40,13 @@ from substyle.engine.probes.attacks import (
     squeeze,
     torchattack,
 )
+from substyle.engine.extensions.attack.detection import Detector
+from substyle.engine.extensions.attack.section import Attacks
+from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.config import ATTACKS, AttackConfig
 from substyle.engine.probes.resampling import resample
-from substyle.engine.stages.attack import section
-from substyle.engine.stages.attack.section import Attacks
 from substyle.engine.stages.probes import probe_file
+from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import Stamp, file_digest, is_result
 from substyle.engine.store import identity, lock
@@ -141,8 +141,8 @@ class AttackStage(JsonStage[AttackConfig]):
         return Stamp.of(run.store, table, {**self.settings(config), **self.inputs(run, config, unit, before)})
 
     def command(self, run: Run, unit: Unit) -> str:
-        """`substyle attack`."""
-        return f"substyle attack {run.store.path} --backbone {unit.name}"
+        """`substyle stage attack`."""
+        return f"substyle stage attack {run.store.path} --backbone {unit.name}"
 
     def compute(self, run: Run, config: AttackConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the attacked pictures' embeddings and the scores."""
@@ -160,6 +160,7 @@ class AttackStage(JsonStage[AttackConfig]):
 
 
 STAGE = AttackStage()
+register_stage(STAGE)
 
 
 def check_attack(study: Study, config: AttackConfig, counts: SplitCounts) -> list[str]:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.attacks import CLEAN, SQUEEZED
+from substyle.engine.extensions.attack.craft import CLEAN, SQUEEZED
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.resampling import ACCURACY, Estimate
 from substyle.engine.store.layout import TRAIN

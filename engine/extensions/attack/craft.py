@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from substyle.engine.backbones.spec import has_tokens
+from substyle.engine.extensions.attack.config import AttackConfig
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.config import AttackConfig
 from substyle.kernels.errors import ConfigError, optional
 from substyle.kernels.philox import image_keys
 

@@ -15,8 +15,9 @@ from tests.staged import probe, run_of
 
 from substyle.engine.cli import main
 from substyle.engine.config import EmbedConfig
-from substyle.engine.probes.config import AttackConfig, ProbeConfig
-from substyle.engine.stages.attack import STAGE
+from substyle.engine.extensions.attack.config import AttackConfig
+from substyle.engine.extensions.attack.stage import STAGE
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table, open_tables
@@ -193,7 +194,7 @@ def test_the_command_and_the_report(
 ) -> None:
     store, out = probed
     study = tmp_path / "study.toml"
-    assert main(["attack", str(store.path), "--out", str(tmp_path / "none"), "--backbone", VIT, "--json"]) == 2
+    assert main(["stage", "attack", str(store.path), "--out", str(tmp_path / "none"), "--backbone", VIT, "--json"]) == 2
     assert the_json(capsys)["error"]["field"].endswith("semantic-linear.safetensors")
     study.write_text(
         f'name = "attacks"\nbackbones = ["{VIT}", "{RESNET}"]\nsuite = "identity,grayscale,jpeg"\ncanvas = 64\n'
@@ -203,9 +204,9 @@ def test_the_command_and_the_report(
         "redraws = 0\n"
     )
     given = [str(store.path), "--study", str(study), "--out", str(out), "--json"]
-    assert main(["attack", *given, "--backbone", RESNET, "--set", "probes.bootstrap=200"]) == 1
+    assert main(["stage", "attack", *given, "--backbone", RESNET, "--set", "probes.bootstrap=200"]) == 1
     assert "outdated" in the_json(capsys)["error"]["message"]  # probes of other settings
-    assert main(["attack", *given, "--backbone", RESNET]) == 0
+    assert main(["stage", "attack", *given, "--backbone", RESNET]) == 0
     found = the_json(capsys)["backbones"][RESNET]
     assert list(found["attacks"]) == ["fgsm@48", "transfer@48", "adaptive@48", "noise@48"]  # on the other network
     assert main(["stage", "attack", *given, "--backbone", RESNET]) == 0  # the same command

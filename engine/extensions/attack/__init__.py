@@ -1,0 +1,1 @@
+"""Adversarial attacks on backbones, and whether probes and detectors can tell."""
