@@ -26,7 +26,9 @@ from substyle.engine.analysis.robustness import robustness as correlations_of
 from substyle.engine.analysis.similarity import similarity as similarity_of
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.extensions.attack.detection import FALSE_POSITIVES, detection
+from substyle.engine.extensions.generators.stage import contrast
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.crossed import Crossed
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.outcomes import holm as holm_corrected
 from substyle.engine.probes.resampling import ACCURACY, Bounds, Resampled, by_class, resample, uniform_over
@@ -36,8 +38,6 @@ from substyle.engine.report.claims import FEWEST_DECIDED, NOT_TESTABLE, STRONG, 
 from substyle.engine.report.findings import LEVEL, within_margin
 from substyle.engine.results.statistics import correlation_interval
 from substyle.engine.stages.few_shot import widened
-from substyle.engine.stages.generators import contrast
-from substyle.engine.stages.generators.crossed import Crossed
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable

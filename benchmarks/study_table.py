@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.extensions.movement.section import over_backbones
 from substyle.engine.probes.outcomes import holm
 from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.gains import attentive, finetuned
 from substyle.engine.results.model import Robustness
 from substyle.engine.stages.domains.section import domains
-from substyle.engine.stages.movement.section import over_backbones
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift.section import shift_table
 

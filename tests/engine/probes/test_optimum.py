@@ -13,6 +13,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import Make, Quick, features_of
 
+from substyle.engine.extensions.generators import stage as generators
+from substyle.engine.extensions.generators.stage import GeneratorsConfig, unseen_styles
 from substyle.engine.probes import linear, solver
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.control_tasks import control, shuffled
@@ -21,8 +23,6 @@ from substyle.engine.probes.linear import fit_linear, resampled_images, training
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.training_rows import TrainingRows
-from substyle.engine.stages import generators
-from substyle.engine.stages.generators import GeneratorsConfig, unseen_styles
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 

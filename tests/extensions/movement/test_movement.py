@@ -12,10 +12,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics.pairwise import cosine_similarity
 from tests.engine.report import fake
 
+from substyle.engine.extensions.movement.section import MEASURES
+from substyle.engine.extensions.movement.stage import STAGE, MovementConfig, movement, radius
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.results.statistics import correlation_interval
-from substyle.engine.stages.movement import STAGE, MovementConfig, movement, radius
-from substyle.engine.stages.movement.section import MEASURES
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable

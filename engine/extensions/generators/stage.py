@@ -16,8 +16,11 @@ from pydantic import Field, StrictFloat, StrictInt
 from substyle.engine import devices
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
+from substyle.engine.extensions.generators import section
+from substyle.engine.extensions.generators.section import Contrasts, UnseenStyles
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
+from substyle.engine.probes.crossed import Crossed, known_mean, mean_over_pairs
 from substyle.engine.probes.dataset import hold, standard_of
 from substyle.engine.probes.evaluate import pick_dtype, score
 from substyle.engine.probes.leave_one_out import STYLE
@@ -30,9 +33,7 @@ from substyle.engine.probes.tasks import F64, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.results.model import ResultsDocument
-from substyle.engine.stages.generators import section
-from substyle.engine.stages.generators.crossed import Crossed, known_mean, mean_over_pairs
-from substyle.engine.stages.generators.section import Contrasts, UnseenStyles
+from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.table import EmbeddingTable
@@ -128,6 +129,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
 
 
 STAGE = GeneratorsStage()
+register_stage(STAGE)
 
 
 def _generators(names: Sequence[str], config: GeneratorsConfig, recorded: Sequence[str] = ()) -> dict[str, list[int]]:

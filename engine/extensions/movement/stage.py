@@ -16,13 +16,14 @@ from substyle.engine.analysis.geometry import sensitivity, unit
 from substyle.engine.analysis.robustness import spearman
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
+from substyle.engine.extensions.movement import section
+from substyle.engine.extensions.movement.section import DEFAULT, MEASURES, Movement
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.resampling import Estimate
 from substyle.engine.probes.tasks import identity
 from substyle.engine.results.statistics import correlation_interval
-from substyle.engine.stages.movement import section
-from substyle.engine.stages.movement.section import DEFAULT, MEASURES, Movement
 from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.layout import TRAIN, ResampleBy
@@ -114,6 +115,7 @@ class MovementStage(JsonStage[MovementConfig]):
 
 
 STAGE = MovementStage()
+register_stage(STAGE)
 
 
 def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfig) -> JSON:

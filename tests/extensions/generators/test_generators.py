@@ -15,12 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from tests.conftest import slow_after
 from tests.engine.report import fake
 
+from substyle.engine.extensions.generators import stage
+from substyle.engine.extensions.generators.stage import GeneratorsConfig, contrast, unseen_styles
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.crossed import Crossed, jackknife, mean_over_pairs
 from substyle.engine.probes.resampling import ACCURACY, Estimate, resample
 from substyle.engine.report.deciding import generators_needed
-from substyle.engine.stages import generators as stage
-from substyle.engine.stages.generators import GeneratorsConfig, contrast, unseen_styles
-from substyle.engine.stages.generators.crossed import Crossed, jackknife, mean_over_pairs
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Unit
 from substyle.engine.store.layout import TEST, TRAIN, VAL, slug
