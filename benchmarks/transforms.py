@@ -33,7 +33,7 @@ from substyle.engine.store import manifest
 from substyle.engine.style_transfer.networks import StyleNetwork, networks_for
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import SUITES, suite
+from substyle.pipelines.transforms.registry import suite, suites
 from substyle.pipelines.variants import VariantMaker, distinct, load_all
 
 NAME = "transforms"
@@ -66,7 +66,7 @@ def run(quick: bool) -> list[Row]:
             "ms_per_image": 1e3 * row.timings[OURS].median / BATCH,
             "sum_of_rows_ms_per_image": 1e3 * alone / BATCH,
         }
-    further = dict.fromkeys(name for each in SUITES for name in suite(each) if name not in names)
+    further = dict.fromkeys(name for each in suites() for name in suite(each) if name not in names)
     more = [bench.row(name, (name,)) for name in further]
     for row in more:
         row.facts |= {"us_per_image": 1e6 * row.timings[OURS].median / BATCH}

@@ -13,7 +13,7 @@ from substyle.engine.stages import registry
 from substyle.engine.study.api import backbones
 from substyle.pipelines.entry_points import TRANSFORMATIONS, load_entry_points
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import FILES, SUITES, load_all
+from substyle.pipelines.transforms.registry import FILES, load_all, suites
 
 # bash splits words at colons, which names of backbones contain: join them, and drop from replies what is typed already
 _COLONS = r"""
@@ -62,7 +62,7 @@ def _names() -> dict[str, list[str]]:
     return {
         "backbone": [*known, *prefixes],
         "stage": [*registry.alone()],
-        "suite": [*SUITES, *FILES, *transformations],
+        "suite": [*suites(), *FILES, *transformations],
         "transformation": transformations,
     }
 

@@ -21,7 +21,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
 from substyle.kernels.errors import SubstyleError, optional
 from substyle.pipelines.transforms.names import family
-from substyle.pipelines.transforms.registry import SUITES
+from substyle.pipelines.transforms.registry import suites
 
 if TYPE_CHECKING:
     import pandas
@@ -335,10 +335,10 @@ class StoreFacts:
 def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, object]]:
     """Return the definitions of a backbone's transformations, in the order of a suite with all of them or by name."""
     by_name = {str(d["name"]): d for d in store.transformations(entry)}
-    for names in SUITES.values():
+    for names in suites().values():
         if set(by_name) <= set(names):
             return [by_name[name] for name in names if name in by_name]
-    known = [name for name in SUITES["substance31"] if name in by_name]
+    known = [name for name in suites()["substance31"] if name in by_name]
     return [by_name[name] for name in (*known, *sorted(set(by_name) - set(known)))]
 
 

@@ -277,6 +277,28 @@ class Transformation:
 
 
 REGISTRY: dict[str, Transformation] = {}
+# names by suite, identity first: the order is that of every axis T; files of `suites` add theirs
+SUITES: dict[str, tuple[str, ...]] = {
+    "substance31": (
+        "identity",
+        *("gaussian_blur", "motion_blur", "defocus_blur", "zoom_blur"),
+        *("gaussian_noise", "impulse_noise", "shot_noise"),
+        *("hue_shift", "grayscale", "channel_permute"),
+        *("brightness", "low_contrast", "saturate"),
+        *("jpeg", "pixelate", "low_resolution"),
+        *("elastic", "grid_distortion", "swirl"),
+        *("icon_overlay", "text_overlay", "color_pattern"),
+        *("dot_halftone", "line_halftone", "inverted_lines"),
+        *("style_starry", "style_glass", "style_expressionist", "style_wave", "style_fauvist"),
+    ),
+    # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
+    "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
+}
+# with the styles of a second generator: does a probe trained on those of one know those of the other?
+SUITES["substance36"] = (
+    *SUITES["substance31"],
+    *("style_arbitrary", "style_tissue", "style_bricks", "style_gravel", "style_retina"),
+)
 
 
 def register(transformation: Transformation) -> None:

@@ -28,10 +28,16 @@ _loaded: list[Path] = []
 
 @cache
 def load_all() -> Mapping[str, base.Transformation]:
-    """Register every transformation of the package; returns them by name, as the package defines them."""
-    for module in pkgutil.iter_modules(transforms.__path__):
-        importlib.import_module(f"{transforms.__name__}.{module.name}")
+    """Register every transformation and suite of the package; returns transformations as the package defines them."""
+    for module in pkgutil.walk_packages(transforms.__path__, f"{transforms.__name__}."):
+        importlib.import_module(module.name)
     return dict(base.REGISTRY)
+
+
+def suites() -> Mapping[str, tuple[str, ...]]:
+    """Suites of the package by name, those of the core first."""
+    load_all()
+    return base.SUITES
 
 
 def load_plugin(path: str | Path) -> None:
@@ -68,99 +74,6 @@ def loaded() -> tuple[Path, ...]:
     return tuple(_loaded)
 
 
-# identity first; the order is that of every axis T
-SUITES: dict[str, tuple[str, ...]] = {
-    "substance31": (
-        "identity",
-        *("gaussian_blur", "motion_blur", "defocus_blur", "zoom_blur"),
-        *("gaussian_noise", "impulse_noise", "shot_noise"),
-        *("hue_shift", "grayscale", "channel_permute"),
-        *("brightness", "low_contrast", "saturate"),
-        *("jpeg", "pixelate", "low_resolution"),
-        *("elastic", "grid_distortion", "swirl"),
-        *("icon_overlay", "text_overlay", "color_pattern"),
-        *("dot_halftone", "line_halftone", "inverted_lines"),
-        *("style_starry", "style_glass", "style_expressionist", "style_wave", "style_fauvist"),
-    ),
-    # 15 corruptions and the four for validation, whose role is held_out
-    "imagenet_c": (
-        "identity",
-        *(
-            f"imagenet_c_{name}"
-            for name in (
-                *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
-                *("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
-                *("brightness", "contrast", "saturate"),
-                *("jpeg_compression", "pixelate"),
-                "elastic_transform",
-                *("snow", "frost", "fog", "spatter"),
-            )
-        ),
-    ),
-    "traces16": (
-        "identity",
-        *(f"traces_jpeg{quality}_{chroma}" for quality in (75, 85, 95) for chroma in (420, 444)),
-        *(f"traces_sharpen{factor}" for factor in (2, 4, 8)),
-        *(f"traces_resize_{scale}" for scale in ("half", "three_quarters", "double")),
-        *(f"traces_interpolate_{filter}" for filter in ("box", "bilinear", "bicubic", "lanczos")),
-    ),
-    "naturalistic30": (
-        "identity",
-        *("directional_light", "cast_shadow", "vignette", "overexposure", "underexposure", "color_temperature"),
-        *("night", "backlight", "dappled_light", "lens_flare"),
-        *("fog", "rain", "snow"),
-        *("rotation", "perspective", "scale", "crop", "flip"),
-        *("barrel", "pincushion", "rolling_shutter", "mirror_tiling"),
-        *("chromatic_aberration", "bayer", "banding", "hot_pixels"),
-        *("dust", "rolling_bands", "sensor_noise", "blooming"),
-    ),
-    # 19 obfuscations and the three that are held out
-    "obfuscation22": (
-        "identity",
-        *(
-            f"obfuscation_{name}"
-            for name in (
-                *("adversarial_patches", "background_blur_composition", "color_noise_blocks", "halftoning"),
-                *("high_contrast_border", "icon_overlay", "image_overlay", "interleave", "invert_lines", "line_shift"),
-                *("perspective_transform", "photo_composition", "rotate_blocks", "rotate_image", "swirl_warp"),
-                *("text_overlay", "texturize", "wavy_color_warp"),
-                *("color_pattern_overlay", "low_contrast_triangles", "perspective_composition"),
-            )
-        ),
-        "style_starry",
-    ),
-    # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
-    "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
-}
-# with the styles of a second generator: does a probe trained on those of one know those of the other?
-SUITES["substance36"] = (
-    *SUITES["substance31"],
-    *("style_arbitrary", "style_tissue", "style_bricks", "style_gravel", "style_retina"),
-)
-# twelve independent generators of styles, four styles each
-SUITES["styles48"] = (
-    "identity",
-    *("style_starry", "style_expressionist", "style_wave", "style_fauvist"),
-    *("style_arbitrary", "style_bricks", "style_gravel", "style_retina"),
-    *(
-        f"style_{generator}_{style}"
-        for generator, styles in (
-            ("leaded", ("window", "cathedral", "tesserae", "agate")),
-            ("lowpoly", ("coarse", "fine", "wire", "crystal")),
-            ("kuwahara", ("gouache", "palette", "noir", "poster")),
-            ("ink", ("pen", "brush", "blueprint", "tinted")),
-            ("flow", ("short", "long", "rays", "fur")),
-            ("stipple", ("pointillist", "engraver", "night", "beads")),
-            ("strokes", ("impressionist", "expressionist", "dabs", "bold")),
-            ("pencil", ("graphite", "hatching", "crayon", "sanguine")),
-            ("watercolor", ("wash", "wet", "dry", "indigo")),
-            ("glyphs", ("typewriter", "terminal", "confetti", "stitches")),
-        )
-        for style in styles
-    ),
-)
-
-
 # suites that need other libraries, each a suite file
 FILES = {path.stem: path for path in sorted(Path(__file__).with_name("suites").glob("*.toml"))}
 
@@ -179,7 +92,7 @@ def suite(name: str) -> tuple[str, ...]:
     load_all()
     sides = [[part.strip() for part in side.split(",") if part.strip()] for side in name.split("+")]
     if not any(sides):
-        raise ConfigError("suite", name, f"{', '.join(sorted(SUITES))}, or names of transformations")
+        raise ConfigError("suite", name, f"{', '.join(sorted(base.SUITES))}, or names of transformations")
     names = {"identity": None}
     for side in sides:
         own = [member for part in side for member in _members(part) if member != "identity"]
@@ -197,13 +110,13 @@ def _members(part: str) -> list[str]:
         return [libraries.registered(part)]
     whole, at, severity = part.partition("@")
     if whole in FILES:
-        SUITES[whole] = load_suite(FILES[whole])
-    if whole not in SUITES and not base.is_known(whole):
-        near = get_close_matches(whole, [*SUITES, *base.REGISTRY], n=3)
+        base.SUITES[whole] = load_suite(FILES[whole])
+    if whole not in base.SUITES and not base.is_known(whole):
+        near = get_close_matches(whole, [*base.SUITES, *base.REGISTRY], n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        allowed = f"{', '.join(sorted(SUITES))}, a suite file (.toml), or names of transformations{hint}"
+        allowed = f"{', '.join(sorted(base.SUITES))}, a suite file (.toml), or names of transformations{hint}"
         raise ConfigError("suite", part, allowed)
-    members = SUITES.get(whole, (whole,))
+    members = base.SUITES.get(whole, (whole,))
     if not at:
         return list(members)
     found = re.fullmatch(r"([1-9][0-9]?)(?:\.\.([1-9][0-9]?))?", severity)
@@ -422,7 +335,7 @@ def suite_name(definitions: Sequence[Mapping[str, Any]]) -> str:
         definitions: as of `Transformation.describe`.
     """
     made, packaged = {str(each["name"]): each for each in definitions}, load_all()
-    for name, members in SUITES.items():
+    for name, members in base.SUITES.items():
         if set(members) == set(made):
             own = (packaged[member].describe() for member in members)
             if all(_meaning(made[each["name"]]) == _meaning(each) for each in own):

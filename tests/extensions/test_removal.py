@@ -28,11 +28,13 @@ bootstrap = 100
 """
 
 
-def test_nothing_outside_imports_an_extension() -> None:
+def test_nothing_outside_imports_an_extension_or_a_suite() -> None:
     for name in modules():
         own = name.split(".")[2] if name.startswith("engine.extensions.") else ""
         for other in imports(name):
             assert not other.startswith("engine.extensions.") or other.split(".")[2] == own, f"{name} imports {other}"
+            if other.startswith("pipelines.transforms.suites."):
+                assert name.startswith("pipelines.transforms.suites."), f"{name} imports {other}"
 
 
 @pytest.mark.slow

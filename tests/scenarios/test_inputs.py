@@ -26,7 +26,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.engine.study import outputs
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import SUITES, suite_name
+from substyle.pipelines.transforms.registry import suite_name, suites
 
 PIXELS = "control:pixels"
 BRIGHTER = """
@@ -347,10 +347,10 @@ def test_a_probe_of_another_run_is_not_applied_as_this_one_s(scene: Scene) -> No
 def test_a_suite_with_other_roles_has_another_name(scene: Scene) -> None:
     scene.study["suite"] = "mini5"
     assert scene.run("a")["suite"] == "mini5"
-    known = [base.get(name) for name in SUITES["mini5"]]
+    known = [base.get(name) for name in suites()["mini5"]]
     assert suite_name([each.describe() for each in known]) == "mini5"
     others = [replace(each, role="held_out") if each.name == "jpeg" else each for each in known]
-    assert suite_name([each.describe() for each in others]) == ",".join(SUITES["mini5"])
+    assert suite_name([each.describe() for each in others]) == ",".join(suites()["mini5"])
 
 
 def test_an_adapter_belongs_to_the_canvas_it_was_trained_on(scene: Scene) -> None:

@@ -13,9 +13,9 @@ from tests.conftest import photograph
 
 from substyle.kernels import philox
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.fields import plasma
-from substyle.pipelines.transforms.imagenet_c import PREFIX, fog
 from substyle.pipelines.transforms.registry import suite
+from substyle.pipelines.transforms.suites.fields import plasma
+from substyle.pipelines.transforms.suites.imagenet_c import PREFIX, fog
 from substyle.pipelines.variants import VariantMaker
 
 SIDE = 224

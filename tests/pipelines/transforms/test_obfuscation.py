@@ -13,9 +13,10 @@ from tests.conftest import photograph
 
 from substyle.kernels import philox
 from substyle.pipelines.packaged_photographs import paths
-from substyle.pipelines.transforms import base, obfuscation
-from substyle.pipelines.transforms.obfuscation import PREFIX
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
+from substyle.pipelines.transforms.suites import obfuscation
+from substyle.pipelines.transforms.suites.obfuscation import PREFIX
 from substyle.pipelines.variants import VariantMaker
 
 NAMES = suite("obfuscation22")

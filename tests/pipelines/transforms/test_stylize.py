@@ -16,10 +16,11 @@ from tests.determinism.canvases import Picture, stack
 
 from substyle.engine.store.catalog import Definition
 from substyle.kernels import philox
-from substyle.pipelines.transforms import base, stylize
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.base import Transformation
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.transforms.style import by_generator
+from substyle.pipelines.transforms.suites import stylize
 from substyle.pipelines.variants import VariantMaker
 
 NAMES = suite("styles48")

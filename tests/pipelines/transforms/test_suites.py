@@ -21,7 +21,7 @@ from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.base import Choice, Uniform
-from substyle.pipelines.transforms.registry import SUITES, load_file, suite
+from substyle.pipelines.transforms.registry import load_file, suite, suites
 from substyle.pipelines.variants import VariantMaker, load_all
 
 
@@ -45,10 +45,10 @@ def test_a_union_has_each_transformation_once() -> None:
     assert names[:31] == suite("substance31")
     assert set(names) == {*suite("substance31"), *suite("styles48")}
     assert len(set(names)) == len(names) == 31 + 48 - 4  # four of the multi-style network are in both
-    assert len(suite("+".join(SUITES))) > 150
+    assert len(suite("+".join(suites()))) > 150
 
 
-@pytest.mark.parametrize("name", sorted(SUITES))
+@pytest.mark.parametrize("name", sorted(suites()))
 def test_every_suite_exists_in_full(name: str) -> None:
     load_all()
     names = suite(name)
@@ -68,7 +68,7 @@ class Uploads(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("name", slow_after(2, sorted(SUITES)))
+@pytest.mark.parametrize("name", slow_after(2, sorted(suites())))
 def test_kernels_keep_to_the_device_of_the_canvas(name: str) -> None:
     pytest.importorskip("triton")
     keys_B = philox.image_keys(0, ["a", "b"])

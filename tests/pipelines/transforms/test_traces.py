@@ -13,8 +13,9 @@ from PIL import Image, ImageEnhance
 from tests.conftest import photograph
 
 from substyle.kernels import philox
-from substyle.pipelines.transforms import base, traces
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
+from substyle.pipelines.transforms.suites import traces
 from substyle.pipelines.variants import VariantMaker
 
 KEYS = [f"photo-{i}" for i in range(3)]

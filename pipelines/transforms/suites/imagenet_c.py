@@ -21,8 +21,8 @@ from torch.nn.functional import interpolate, pad
 from substyle.kernels.dispatch import upload
 from substyle.kernels.displacement import Banded
 from substyle.pipelines.transforms import blur, noise, quality, warp
-from substyle.pipelines.transforms.base import REGISTRY, Arrays, Choice, Uniform, kernel, register
-from substyle.pipelines.transforms.fields import (
+from substyle.pipelines.transforms.base import REGISTRY, SUITES, Arrays, Choice, Uniform, kernel, register
+from substyle.pipelines.transforms.suites.fields import (
     LUMA,
     SEVERITY,
     Keys,
@@ -37,6 +37,22 @@ from substyle.pipelines.transforms.fields import (
     severities,
     streaked,
     unit,
+)
+
+# 15 corruptions and the four for validation, whose role is held_out
+SUITES["imagenet_c"] = (
+    "identity",
+    *(
+        f"imagenet_c_{name}"
+        for name in (
+            *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
+            *("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+            *("brightness", "contrast", "saturate"),
+            *("jpeg_compression", "pixelate"),
+            "elastic_transform",
+            *("snow", "frost", "fog", "spatter"),
+        )
+    ),
 )
 
 PREFIX = "imagenet_c_"

@@ -7,7 +7,7 @@ import torch
 
 from substyle.kernels.dispatch import upload
 from substyle.pipelines.transforms.base import Arrays, Choice, Uniform, kernel
-from substyle.pipelines.transforms.fields import (
+from substyle.pipelines.transforms.suites.fields import (
     LUMA,
     Keys,
     bits,
@@ -19,7 +19,7 @@ from substyle.pipelines.transforms.fields import (
     severities,
     unit,
 )
-from substyle.pipelines.transforms.viewpoint import sampled
+from substyle.pipelines.transforms.suites.viewpoint import sampled
 
 
 @kernel(

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from substyle.pipelines.transforms import imagenet_c
 from substyle.pipelines.transforms.base import REGISTRY, Arrays, Choice, Uniform, kernel, register
-from substyle.pipelines.transforms.fields import (
+from substyle.pipelines.transforms.suites import imagenet_c
+from substyle.pipelines.transforms.suites.fields import (
     LUMA,
     Keys,
     along,

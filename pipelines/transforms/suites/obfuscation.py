@@ -18,12 +18,39 @@ from PIL import Image, ImageOps
 
 from substyle.kernels.dispatch import upload
 from substyle.pipelines.packaged_photographs import paths
-from substyle.pipelines.transforms import halftone, overlay, viewpoint, warp
-from substyle.pipelines.transforms.base import REGISTRY, Arrays, Choice, Parameter, Role, Uniform, kernel, register
-from substyle.pipelines.transforms.fields import Keys, along, per_image, pixels, plane, unit
+from substyle.pipelines.transforms import halftone, overlay, warp
+from substyle.pipelines.transforms.base import (
+    REGISTRY,
+    SUITES,
+    Arrays,
+    Choice,
+    Parameter,
+    Role,
+    Uniform,
+    kernel,
+    register,
+)
 from substyle.pipelines.transforms.overlay_assets import TEST_EVERY
-from substyle.pipelines.transforms.traces import weights
-from substyle.pipelines.transforms.viewpoint import sampled
+from substyle.pipelines.transforms.suites import viewpoint
+from substyle.pipelines.transforms.suites.fields import Keys, along, per_image, pixels, plane, unit
+from substyle.pipelines.transforms.suites.traces import weights
+from substyle.pipelines.transforms.suites.viewpoint import sampled
+
+# 19 obfuscations and the three that are held out
+SUITES["obfuscation22"] = (
+    "identity",
+    *(
+        f"obfuscation_{name}"
+        for name in (
+            *("adversarial_patches", "background_blur_composition", "color_noise_blocks", "halftoning"),
+            *("high_contrast_border", "icon_overlay", "image_overlay", "interleave", "invert_lines", "line_shift"),
+            *("perspective_transform", "photo_composition", "rotate_blocks", "rotate_image", "swirl_warp"),
+            *("text_overlay", "texturize", "wavy_color_warp"),
+            *("color_pattern_overlay", "low_contrast_triangles", "perspective_composition"),
+        )
+    ),
+    "style_starry",
+)
 
 PREFIX = "obfuscation_"
 __all__ = ["halftone", "overlay", "viewpoint", "warp"]  # their transformations are registered on import

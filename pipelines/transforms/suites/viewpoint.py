@@ -9,8 +9,19 @@ import numpy as np
 import torch
 
 from substyle.kernels.warp import remap
-from substyle.pipelines.transforms.base import Arrays, Choice, Uniform, kernel
-from substyle.pipelines.transforms.fields import Keys, per_image, plane, severities
+from substyle.pipelines.transforms.base import SUITES, Arrays, Choice, Uniform, kernel
+from substyle.pipelines.transforms.suites.fields import Keys, per_image, plane, severities
+
+SUITES["naturalistic30"] = (
+    "identity",
+    *("directional_light", "cast_shadow", "vignette", "overexposure", "underexposure", "color_temperature"),
+    *("night", "backlight", "dappled_light", "lens_flare"),
+    *("fog", "rain", "snow"),
+    *("rotation", "perspective", "scale", "crop", "flip"),
+    *("barrel", "pincushion", "rolling_shutter", "mirror_tiling"),
+    *("chromatic_aberration", "bayer", "banding", "hot_pixels"),
+    *("dust", "rolling_bands", "sensor_noise", "blooming"),
+)
 
 _SIGN = Choice("sign", (-1, 1))
 _ANGLE = Uniform("angle", 0, 360, unit="degree")

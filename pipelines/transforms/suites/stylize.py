@@ -25,8 +25,31 @@ from scipy import ndimage
 
 from substyle.kernels import philox
 from substyle.kernels.dispatch import for_each_image, upload
-from substyle.pipelines.transforms.base import Arrays, Choice, Parameter, Uniform, kernel
-from substyle.pipelines.transforms.fields import LUMA, Keys
+from substyle.pipelines.transforms.base import SUITES, Arrays, Choice, Parameter, Uniform, kernel
+from substyle.pipelines.transforms.suites.fields import LUMA, Keys
+
+# twelve independent generators of styles, four styles each
+SUITES["styles48"] = (
+    "identity",
+    *("style_starry", "style_expressionist", "style_wave", "style_fauvist"),
+    *("style_arbitrary", "style_bricks", "style_gravel", "style_retina"),
+    *(
+        f"style_{generator}_{style}"
+        for generator, styles in (
+            ("leaded", ("window", "cathedral", "tesserae", "agate")),
+            ("lowpoly", ("coarse", "fine", "wire", "crystal")),
+            ("kuwahara", ("gouache", "palette", "noir", "poster")),
+            ("ink", ("pen", "brush", "blueprint", "tinted")),
+            ("flow", ("short", "long", "rays", "fur")),
+            ("stipple", ("pointillist", "engraver", "night", "beads")),
+            ("strokes", ("impressionist", "expressionist", "dabs", "bold")),
+            ("pencil", ("graphite", "hatching", "crayon", "sanguine")),
+            ("watercolor", ("wash", "wet", "dry", "indigo")),
+            ("glyphs", ("typewriter", "terminal", "confetti", "stitches")),
+        )
+        for style in styles
+    ),
+)
 
 F32 = NDArray[np.float32]
 Picture = NDArray[Any]  # (S, S, 3) of any floating type

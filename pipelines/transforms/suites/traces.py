@@ -25,8 +25,16 @@ from torch.nn.functional import conv2d
 from substyle.kernels import jpeg_codec
 from substyle.kernels.dispatch import for_each_image, upload
 from substyle.kernels.noise import F32
-from substyle.pipelines.transforms.base import Arrays, Choice, Parameter, Role, Uniform, kernel
-from substyle.pipelines.transforms.fields import Keys, per_image
+from substyle.pipelines.transforms.base import SUITES, Arrays, Choice, Parameter, Role, Uniform, kernel
+from substyle.pipelines.transforms.suites.fields import Keys, per_image
+
+SUITES["traces16"] = (
+    "identity",
+    *(f"traces_jpeg{quality}_{chroma}" for quality in (75, 85, 95) for chroma in (420, 444)),
+    *(f"traces_sharpen{factor}" for factor in (2, 4, 8)),
+    *(f"traces_resize_{scale}" for scale in ("half", "three_quarters", "double")),
+    *(f"traces_interpolate_{filter}" for filter in ("box", "bilinear", "bicubic", "lanczos")),
+)
 
 PREFIX = "traces_"
 LAST = 95  # quality of the last encoding, with 4:4:4 chroma

@@ -1,0 +1,1 @@
+"""Suites beyond substance31. Nothing else imports them; `registry.load_all` finds their files."""
