@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from substyle.engine.backbones.packages import Shipped
     from substyle.engine.backbones.presets import Preset
     from substyle.pipelines.storage import Place
+    from substyle.pipelines.transforms.base import Transformation
 
 
 # purpose of each package, in the order of the pipeline
@@ -108,13 +109,17 @@ def transforms(options: argparse.Namespace) -> dict[str, Any]:
     if options.search:
         return _search_transforms(options.search)
     names = suite(options.suite)
-    known = [base.get(name).describe() for name in names]
+    known = [_described(base.get(name)) for name in names]
     if options.gallery:
         _gallery(options, names)
     else:
         for row in known:
             print(_line(row))
     return {"suite": options.suite, "transformations": known}
+
+
+def _described(made: Transformation) -> dict[str, Any]:
+    return {**made.describe(), "operation": made.operation}
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -133,7 +138,7 @@ def _search_transforms(text: str) -> dict[str, Any]:
     from substyle.pipelines.libraries.library import shown
     from substyle.pipelines.transforms import base
 
-    own = [made.describe() for name, made in base.REGISTRY.items() if text.lower() in name.lower()]
+    own = [_described(made) for name, made in base.REGISTRY.items() if text.lower() in name.lower()]
     for row in own:
         print(_line(row))
     found = {}

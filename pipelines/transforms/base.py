@@ -185,6 +185,7 @@ class Transformation:
     generator: str = field(
         default="", compare=False
     )  # of a style: the algorithm that makes it; no part of its identity
+    operation: str = field(default="", compare=False)  # what it does, also in other suites; by default its name
     split_assets: bool = False  # prepare also gets "test_B" and uses disjoint assets for test and other images
     on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": the GPU implementation
     stream: str = ""  # name that its random numbers are drawn by, if not its own
@@ -312,7 +313,7 @@ def register(transformation: Transformation) -> None:
         raise ConfigError(f"{transformation.name}.coarse", transformation.coarse, ", ".join(COARSE))
     if transformation.role not in get_args(Role):
         raise ConfigError(f"{transformation.name}.role", transformation.role, ", ".join(get_args(Role)))
-    REGISTRY[transformation.name] = transformation
+    REGISTRY[transformation.name] = replace(transformation, operation=transformation.operation or transformation.name)
 
 
 FINDERS: list[Callable[[str], object]] = [lambda _: load_entry_points(TRANSFORMATIONS)]  # register an unknown name
@@ -405,16 +406,18 @@ def kernel(
     split_assets: bool = False,
     subtle: bool = False,
     generator: str = "",
+    operation: str = "",
 ) -> Callable[[Function], Function]:
     """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` on torch tensors of any device.
 
     ``args`` holds numpy arrays with first axis B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
-    ``split_assets`` as in :func:`dali`; ``subtle`` and ``generator`` as in :class:`Transformation`.
+    ``split_assets`` as in :func:`dali`; ``subtle``, ``generator`` and ``operation`` as in :class:`Transformation`.
     """
 
     def decorate(function: Function) -> Function:
         made = Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare)
-        register(replace(made, split_assets=split_assets, subtle=subtle, generator=generator))
+        named = {"generator": generator, "operation": operation}
+        register(replace(made, split_assets=split_assets, subtle=subtle, **named))  # type: ignore[arg-type]
         return function
 
     return decorate

@@ -234,7 +234,7 @@ def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
         return _added(libraries.transformation(place, {**given, "of": of, "name": name.replace(":", ".")}, folder))
     if only := sorted({"file", "generator"} & set(given)):
         raise ConfigError(f"{place}.{only[0]}", given[only[0]], f"nothing; {of} is no transformation of a library")
-    own = {"picture": _picture(place, given, folder)} if "picture" in given else {}
+    own = {"picture": _picture(place, given, folder), "operation": name} if "picture" in given else {}
     real = given.get("of") == base.PHOTOGRAPHS
     made = base.Transformation(name, base.OTHER, "train", "photographs", subtle=True) if real else base.get(of)
     changes: dict[str, Any] = {field: given[field] for field in ("role", "coarse") if field in given} | own

@@ -314,6 +314,8 @@ def test_workers_of_ray_import_nothing_of_the_current_folder(tmp_path: Path, mon
     ray = pytest.importorskip("ray")
     given: dict[str, Any] = {}
     monkeypatch.setattr(ray, "init", lambda **options: given.update(options, safe=os.environ["PYTHONSAFEPATH"]))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # by another test
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     with ray_cluster.joined(ExecutorConfig("ray"), {"CPU": 1.0}):
         assert given["safe"] == "1"
         assert given["job_config"]._runtime_env_has_working_dir()  # Ray would add the current folder otherwise

@@ -125,7 +125,9 @@ def _last(canvas_BSSC: torch.Tensor) -> torch.Tensor:
 def _register(
     name: str, coarse: str, role: Role, function: Callable[..., torch.Tensor], *parameters: Parameter
 ) -> None:
-    kernel(PREFIX + name, coarse=coarse, role=role, parameters=parameters, subtle=True)(function)
+    operation = {"quality": "jpeg", "sharpening": "sharpen", "resampling": "resize"}[coarse]
+    made = kernel(PREFIX + name, operation=operation, coarse=coarse, role=role, parameters=parameters, subtle=True)
+    made(function)
 
 
 def _jpeg(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys, *, chroma: str) -> torch.Tensor:

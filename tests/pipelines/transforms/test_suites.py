@@ -56,6 +56,25 @@ def test_every_suite_exists_in_full(name: str) -> None:
     assert all(base.get(n).name == n for n in names)
 
 
+def test_an_operation_is_one_in_all_suites(tmp_path: Path) -> None:
+    known = load_all()
+    for operation, names in {
+        "gaussian_blur": "gaussian_blur imagenet_c_gaussian_blur",
+        "low_contrast": "low_contrast imagenet_c_contrast",
+        "swirl": "swirl obfuscation_swirl_warp",
+        "jpeg": "jpeg imagenet_c_jpeg_compression traces_jpeg75_420",
+        "fog": "fog imagenet_c_fog",
+        "style_starry": "style_starry",
+    }.items():
+        assert {known[name].operation for name in names.split()} == {operation}
+    assert base.get("imagenet_c_fog@3").operation == "fog"
+    assert all(made.operation for made in known.values())
+    file = tmp_path / "more.toml"
+    file.write_text('[[transformations]]\nname = "mild_blur"\nof = "gaussian_blur"\nparameters = { sigma = [1.0] }\n')
+    load_file(file)
+    assert base.get("mild_blur").operation == "gaussian_blur"
+
+
 class Uploads(TorchDispatchMode):
     """Numbers reach the device by `upload` alone: all other copies from the host wait for the device."""
 
