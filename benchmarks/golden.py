@@ -20,18 +20,24 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from substyle.kernels.files import file_hash
+
 STUDY = Path(__file__).with_name("golden.toml")
+COMMAND = "substyle.engine.cli"
 PHOTOGRAPHS = 32  # whose variants are compared
+# names of networks that a run has trained have digests, also of the store
+TRAINED = re.compile(r"[0-9a-f]{16}(?=\.safetensors)|(?<=\.safetensors)-[0-9a-f]{8}")
 RENAMED: dict[str, str] = {}  # beginnings of paths in results.json: before, and now
 # entries of results.json that differ between runs of the same code, and lines of the report that show them
 VARYING = re.compile(
     r"/(seconds|rate|created|version|environment|throughput|stamps|checksum|embeddings|store|digest|study|uuid|"
-    r"identity|load_ratio|libraries|plugin)(/|$)"
+    r"identity|load_ratio|libraries|plugin|gate|cost)(/|$)"
 )
 SHOWN = re.compile(r"\d\d:\d\d|\bseconds\b|\b(s|ms|min)\b|/s\b|\d{4}-\d\d-\d\d|[0-9a-f]{8,}|torch|numpy|/tmp")
 
@@ -39,17 +45,16 @@ SHOWN = re.compile(r"\d\d:\d\d|\bseconds\b|\b(s|ms|min)\b|/s\b|\d{4}-\d\d-\d\d|[
 def record(out: Path, python: str, limit: int) -> None:
     """Run the study with the code of an installation, and write what is compared."""
     out.mkdir(parents=True)
-    photographs, study = out / "photographs", out / STUDY.name
+    study = out / STUDY.name
     text = STUDY.read_text()
     study.write_text(re.sub(r"(?m)^limit = .*", f"limit = {limit}", text) if limit else text)
-    command = [python, "-m", "substyle.engine.cli"]
     for arguments in (
-        ["-m", "substyle.pipelines.packaged_photographs", str(photographs)],
-        [*command[1:], "run", str(study), "--images", str(photographs), "--out", str(out / "run"), "--quiet"],
-        [*command[1:], "export", str(out / "run" / "store.zarr"), "--to", "numpy", "--out", str(out / "embeddings")],
-        [*command[1:], "variants", str(photographs), "--out", str(out / "variants"), "--limit", str(PHOTOGRAPHS)],
+        ["substyle.pipelines.packaged_photographs", "photographs"],
+        [COMMAND, "run", study.name, "--images", "photographs", "--out", "run", "--quiet"],
+        [COMMAND, "export", "run/store.zarr", "--to", "numpy", "--out", "embeddings"],
+        [COMMAND, "variants", "photographs", "--out", "variants", "--limit", str(PHOTOGRAPHS)],
     ):
-        subprocess.run([python, *arguments], check=True)
+        subprocess.run([python, "-m", *arguments], check=True, cwd=out)  # names of trained networks have a path
     for name in ("results.json", "report.html"):
         shutil.copy(out / "run" / name, out / name)
 
@@ -58,20 +63,20 @@ def compare(old: Path, new: Path) -> list[str]:
     """What differs between two records."""
     differing = []
     for folder, pattern in (("variants", "*.png"), ("embeddings", "*.npy")):
-        names = [{path.relative_to(each / folder) for path in (each / folder).rglob(pattern)} for each in (old, new)]
-        differing += [f"{folder}: {name} in one alone" for name in sorted(names[0] ^ names[1])]
-        both = sorted(names[0] & names[1])
-        changed = [name for name in both if (old / folder / name).read_bytes() != (new / folder / name).read_bytes()]
-        differing += [f"{folder}: {name}" for name in changed]
-        print(f"{folder}: {len(both) - len(changed)} of {len(both)} files equal")
-    fields = [dict(leaves(json.loads((each / "results.json").read_text()))) for each in (old, new)]
+        found = [
+            {TRAINED.sub("", str(path.relative_to(each))): file_hash(path) for path in (each / folder).rglob(pattern)}
+            for each in (old, new)
+        ]
+        differing += different(folder, *found)
+    documents = [TRAINED.sub("", (each / "results.json").read_text()) for each in (old, new)]
+    fields = [dict(leaves(json.loads(text))) for text in documents]
     fields[0] = {renamed(path): value for path, value in fields[0].items()}
     differing += different("results.json", *fields)
-    lines = [{f"line {i}": line for i, line in enumerate(shown(each / "report.html"))} for each in (old, new)]
+    lines = [Counter(shown(each / "report.html")) for each in (old, new)]  # in any order
     return differing + different("report.html", *lines)
 
 
-def different(what: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def different(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Entries of two tables that differ."""
     found = [f"{what}: {path}: {old.get(path)!r} → {new.get(path)!r}" for path in {**old, **new}
              if path not in old or path not in new or old[path] != new[path]]  # fmt: skip
@@ -119,7 +124,7 @@ class _Text(HTMLParser):
 def shown(page: Path) -> list[str]:
     """Lines of a report without those that state times, versions or folders."""
     parser = _Text()
-    parser.feed(page.read_text())
+    parser.feed(TRAINED.sub("", page.read_text()))
     return [line for line in parser.lines if not SHOWN.search(line)]
 
 
