@@ -32,12 +32,12 @@ STUDY = Path(__file__).with_name("golden.toml")
 COMMAND = "substyle.engine.cli"
 PHOTOGRAPHS = 32  # whose variants are compared
 # names of networks that a run has trained have digests, also of the store
-TRAINED = re.compile(r"[0-9a-f]{16}(?=\.safetensors)|(?<=\.safetensors)-[0-9a-f]{8}")
+TRAINED = re.compile(r"[0-9a-f]{16}(?=\.safetensors)|(?<=\.safetensors)-[0-9a-f]{8}|(?<=adapter )[0-9a-f]{16}")
 RENAMED: dict[str, str] = {}  # beginnings of paths in results.json: before, and now
 # entries of results.json that differ between runs of the same code, and lines of the report that show them
 VARYING = re.compile(
     r"/(seconds|rate|created|version|environment|throughput|stamps|checksum|embeddings|store|digest|study|uuid|"
-    r"identity|load_ratio|libraries|plugin|gate|cost)(/|$)"
+    r"identity|load_ratio|libraries|plugin|gate|cost|weights_hash)(/|$)"
 )
 SHOWN = re.compile(r"\d\d:\d\d|\bseconds\b|\b(s|ms|min)\b|/s\b|\d{4}-\d\d-\d\d|[0-9a-f]{8,}|torch|numpy|/tmp")
 
@@ -122,10 +122,10 @@ class _Text(HTMLParser):
 
 
 def shown(page: Path) -> list[str]:
-    """Lines of a report without those that state times, versions or folders."""
+    """Lines of a report without those that state times, versions or folders, and bare numbers, which are fields."""
     parser = _Text()
     parser.feed(TRAINED.sub("", page.read_text()))
-    return [line for line in parser.lines if not SHOWN.search(line)]
+    return [line for line in parser.lines if not SHOWN.search(line) and not re.fullmatch(r"[-+\d., e×%]*", line)]
 
 
 def main() -> int:

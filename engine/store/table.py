@@ -469,7 +469,7 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
     every_N[index_N] = split_N[first_N]
     return StoreFacts(
         quarantined={manifest.keys[i]: noted.reasons[i] for i in sorted(noted.reasons)},
-        indistinct={name: int(there_N.sum()) for name, there_N in noted.indistinct.items() if there_N.any()},
+        indistinct={name: int(there_N.sum()) for name, there_N in sorted(noted.indistinct.items()) if there_N.any()},
         left_out={
             name: reasons
             for name, files in noted.files.items()
