@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.leaderboard.directory import add_rows
-from substyle.engine.leaderboard.row import Row, rows_of
+from substyle.engine.extensions.site.directory import add_rows
+from substyle.engine.extensions.site.row import Row, rows_of
 from substyle.engine.report.data import show
 
 RESULTS = Path(__file__).parent / "results"

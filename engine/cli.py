@@ -165,7 +165,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     # no command needs the hub client's progress bars or its warning about missing tokens
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with _held_back(), _uncollected():
-        module = importlib.import_module(f"substyle.engine.commands.{options.module}")
+        module = importlib.import_module(options.module)
     try:
         if plugins := getattr(options, "plugin", None):
             from substyle.pipelines.transforms.registry import load_plugin

@@ -8,15 +8,15 @@ from importlib import metadata
 
 log = logging.getLogger(__name__)
 
-BACKBONES, SOURCES, STAGES, TRANSFORMATIONS = (
-    f"substyle.{kind}" for kind in ("backbones", "sources", "stages", "transformations")
+BACKBONES, COMMANDS, SOURCES, STAGES, TRANSFORMATIONS = (
+    f"substyle.{kind}" for kind in ("backbones", "commands", "sources", "stages", "transformations")
 )
 _LOCK = threading.RLock()
 _loaded: set[str] = set()
 
 
 def load_entry_points(group: str) -> None:
-    """Import the entry points of a group, which register families, sources, stages or transformations, once a process.
+    """Import the entry points of a group, which register families, commands, sources, stages or transformations, once.
 
     One that fails is named in a warning and does not hinder the others.
     """

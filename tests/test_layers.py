@@ -20,10 +20,9 @@ LAYERS = (
     ("engine.embedding", "engine.analysis"),
     ("engine.estimate",),
     ("engine.stages",),
-    ("engine.extensions",),
     ("engine.study",),
-    ("engine.leaderboard",),
     ("engine.commands",),
+    ("engine.extensions",),
     ("engine.cli",),
 )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from substyle import __version__
+from substyle.pipelines.entry_points import COMMANDS, load_entry_points
 
 
 class BadUsage(SystemExit):
@@ -44,7 +45,7 @@ class _Completion(argparse.Action):
         """Print it and exit."""
         from substyle.engine.commands.completion import script
 
-        print(script(parser(), str(values), (_local, _place, _photographs, _study_or_photographs)))
+        print(script(parser(), str(values), (local, _place, _photographs, _study_or_photographs)))
         of.exit()
 
 
@@ -112,7 +113,7 @@ def _study_or_photographs(text: str) -> object:
     return find_study(text) or _photographs(text)
 
 
-def _local(text: str) -> Path:
+def local(text: str) -> Path:
     """Argument type of a local path: an address, such as ``s3:/bucket``, would become a folder."""
     if re.match(r"[a-z][a-z0-9+.-]+:/|(s3|gs|az|file):", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError("got an address; allowed: a local path")
@@ -151,7 +152,7 @@ def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 
         elif float in parts:
             more = {"metavar": "X", "type": float}
         elif Path in parts:
-            more = {"metavar": "FILE", "type": _local}
+            more = {"metavar": "FILE", "type": local}
         text = " ".join(field.description.split()).replace("``", "").replace("%", "%%")
         command.add_argument(option, dest=f"{table}.{name}", help=text, **more)
 
@@ -161,11 +162,18 @@ _COMMANDS: dict[str, tuple[str, str, _Arguments]] = {}  # module, description, a
 _FORMER = {"attack": "stage attack"}  # commands of the version before, and those that do the same now
 
 
-def _command(name: str, module: str, about: str) -> Callable[[_Arguments], _Arguments]:
-    """Define a command, as a decorator of the function that adds its arguments."""
+def command(name: str, module: str, about: str) -> Callable[[_Arguments], _Arguments]:
+    """Define a command, as a decorator of the function that adds its arguments.
+
+    Args:
+        name: the command, and the function that implements it.
+        module: module of that function: a full name, or one of this package.
+        about: help text.
+    """
 
     def define(add_arguments: _Arguments) -> _Arguments:
-        _COMMANDS[name] = module, about, add_arguments
+        whole = module if "." in module else f"substyle.engine.commands.{module}"
+        _COMMANDS[name] = whole, about, add_arguments
         return add_arguments
 
     return define
@@ -177,6 +185,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     Args:
         only: the command whose arguments are added. None: those of all commands.
     """
+    load_entry_points(COMMANDS)
     command_line = _Parser(
         prog="substyle",
         description="What does an image embedding know? Probe frozen backbones on transformed photographs.",
@@ -214,14 +223,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return made.parse_args(words)
 
 
-def _plugins(command: argparse.ArgumentParser) -> None:
+def plugins(command: argparse.ArgumentParser) -> None:
     _plugin_files(command)
     _code(command)
 
 
 def _plugin_files(command: argparse.ArgumentParser) -> None:
     text = "Python file or package that registers transformations, backbone families, sources or stages (repeatable)"
-    command.add_argument("--plugin", action="append", default=[], type=_local, metavar="FILE.py", help=text)
+    command.add_argument("--plugin", action="append", default=[], type=local, metavar="FILE.py", help=text)
 
 
 def _of_study(command: argparse.ArgumentParser) -> None:
@@ -280,7 +289,7 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
     _of_study(run)
     run.add_argument(
-        "--out", type=_local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
+        "--out", type=local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
     )
     run.add_argument("--store", type=_place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
     run.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
@@ -294,45 +303,43 @@ def _run(run: argparse.ArgumentParser) -> None:
     _source(run)
 
 
-@_command("doctor", "describe", "report devices, libraries, missing packages and the cache")
+@command("doctor", "describe", "report devices, libraries, missing packages and the cache")
 def _doctor(doctor: argparse.ArgumentParser) -> None:
     doctor.add_argument(
         "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
     )
 
 
-@_command("transforms", "describe", "list the transformations of a suite")
+@command("transforms", "describe", "list the transformations of a suite")
 def _transforms(transforms: argparse.ArgumentParser) -> None:
-    _plugins(transforms)
+    plugins(transforms)
     _variants(transforms, "the variants of --gallery")
     text = "list transformations of this package and of installed libraries with TEXT in their names, and parameters"
     transforms.add_argument("--search", metavar="TEXT", help=text)
-    transforms.add_argument("--gallery", type=_local, metavar="OUT.png", help="draw all variants of --image")
-    transforms.add_argument("--image", type=_local, help="photograph for --gallery")
+    transforms.add_argument("--gallery", type=local, metavar="OUT.png", help="draw all variants of --image")
+    transforms.add_argument("--image", type=local, help="photograph for --gallery")
 
 
-@_command("info", "inspect", "show contents and progress of a store")
+@command("info", "inspect", "show contents and progress of a store")
 def _info(info: argparse.ArgumentParser) -> None:
     info.add_argument("store", type=_place, metavar="STORE")
 
 
-@_command("schema", "study", "print the JSON Schema of study files, of results.json, or of rows of results")
+@command("schema", "study", "print the JSON Schema of study files or of results.json")
 def _schema(schema: argparse.ArgumentParser) -> None:
-    _plugins(schema)
-    which = schema.add_mutually_exclusive_group()
-    which.add_argument("--results", action="store_true", help="of results.json instead of study files")
-    which.add_argument("--row", action="store_true", help="of the rows of `substyle results` instead of study files")
-    schema.add_argument("--out", type=_local, metavar="FILE", help="write to FILE instead of stdout")
+    plugins(schema)
+    schema.add_argument("--results", action="store_true", help="of results.json instead of study files")
+    schema.add_argument("--out", type=local, metavar="FILE", help="write to FILE instead of stdout")
 
 
-@_command("backbones", "describe", "list available or stored backbones")
+@command("backbones", "describe", "list available or stored backbones")
 def _backbones(backbones: argparse.ArgumentParser) -> None:
-    _plugins(backbones)
+    plugins(backbones)
     backbones.add_argument("--store", type=_place, help="list the backbones of this store")
     backbones.add_argument("--search", metavar="TEXT", help="list presets, timm and open_clip models containing TEXT")
 
 
-@_command("run", "study", "run all stages: embed, probe, analyze, report")
+@command("run", "study", "run all stages: embed, probe, analyze, report")
 def _study(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "study",
@@ -347,7 +354,7 @@ def _study(run: argparse.ArgumentParser) -> None:
     _variants(group, "variants, splits and probes", default=False)
 
 
-@_command("demo", "study", "run a study on photographs bundled with Python packages")
+@command("demo", "study", "run a study on photographs bundled with Python packages")
 def _demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "--study",
@@ -359,9 +366,9 @@ def _demo(demo: argparse.ArgumentParser) -> None:
     demo.set_defaults(backbone=[], checkpoint=[])
 
 
-@_command("embed", "embed", "embed photographs into a store")
+@command("embed", "embed", "embed photographs into a store")
 def _embed(embed: argparse.ArgumentParser) -> None:
-    _plugins(embed)
+    plugins(embed)
     embed.add_argument(
         "images", type=_photographs, nargs="?", metavar="IMAGES", help="photographs; default: the source of the store"
     )
@@ -386,7 +393,7 @@ def _embed(embed: argparse.ArgumentParser) -> None:
     _source(embed)
 
 
-@_command("verify", "inspect", "check a store for damage; embed repairs it")
+@command("verify", "inspect", "check a store for damage; embed repairs it")
 def _verify(verify: argparse.ArgumentParser) -> None:
     verify.add_argument("store", type=_place, metavar="STORE")
     verify.add_argument("--no-note", action="store_true", help="do not record damage for embed")
@@ -398,9 +405,9 @@ def _stage(stage: argparse.ArgumentParser, name: str) -> None:
         stage.add_argument("stage", metavar="NAME", help="a stage, such as probes, or the name of one of a plug-in")
     stage.add_argument("store", type=_place, metavar="STORE")
     text = "output folder (the folder of the run that created the store, else runs/<name of the store>)"
-    stage.add_argument("--out", type=_local, metavar="DIR", help=text)
+    stage.add_argument("--out", type=local, metavar="DIR", help=text)
     text = "study file, or its name, to take settings from"
-    stage.add_argument("--study", type=_local, metavar="STUDY", help=text)
+    stage.add_argument("--study", type=local, metavar="STUDY", help=text)
     stage.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
     _of_study(stage)
     if name != "report":
@@ -415,90 +422,61 @@ for name, about in (
     ("stage", "compute a stage of a study on a store, also one of a plug-in"),
     ("report", "write results.json and the report from the results of the stages"),
 ):
-    _command(name, "study", about)(partial(_stage, name=name))
+    command(name, "study", about)(partial(_stage, name=name))
 
 
-@_command("adapt", "study", "train an adapter that keeps style and class, and apply it to a store")
+@command("adapt", "study", "train an adapter that keeps style and class, and apply it to a store")
 def _adapt(adapt: argparse.ArgumentParser) -> None:
     adapt.add_argument("store", type=_place, metavar="STORE", help="store with embeddings of the backbone")
     which = adapt.add_mutually_exclusive_group(required=True)
     which.add_argument("--backbone", metavar="NAME", help="backbone to adapt")
-    which.add_argument("--adapter", type=_local, metavar="FILE", help="apply this adapter instead of training one")
+    which.add_argument("--adapter", type=local, metavar="FILE", help="apply this adapter instead of training one")
     adapt.add_argument("--method", choices=("multitask", "pisco"), default="multitask", help="method (multitask)")
-    adapt.add_argument("--study", type=_local, metavar="STUDY", help="study with settings in [adapt] and [probes]")
+    adapt.add_argument("--study", type=local, metavar="STUDY", help="study with settings in [adapt] and [probes]")
     adapt.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
     _of_study(adapt)
-    adapt.add_argument("--out", type=_local, metavar="DIR", help="output folder (that of the store's run)")
+    adapt.add_argument("--out", type=local, metavar="DIR", help="output folder (that of the store's run)")
 
 
-@_command("predict", "study", "apply a trained probe to photographs")
+@command("predict", "study", "apply a trained probe to photographs")
 def _predict(predict: argparse.ArgumentParser) -> None:
-    _plugins(predict)
-    predict.add_argument("probe", type=_local, metavar="PROBE", help="a .safetensors file in probes/")
+    plugins(predict)
+    predict.add_argument("probe", type=local, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
-    predict.add_argument("--checkpoint", type=_local, help="weights of the backbone")
+    predict.add_argument("--checkpoint", type=local, help="weights of the backbone")
     predict.add_argument("--download", action="store_true", help="fetch weights that the probe names from a hub")
-    predict.add_argument("--out", type=_local, metavar="FILE", help="write all predictions to a .csv or .parquet file")
+    predict.add_argument("--out", type=local, metavar="FILE", help="write all predictions to a .csv or .parquet file")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")
     predict.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _source(predict)
 
 
-@_command("compare", "study", "compare the results of runs")
+@command("compare", "study", "compare the results of runs")
 def _compare(compare: argparse.ArgumentParser) -> None:
-    _plugins(compare)
-    compare.add_argument("runs", type=_local, nargs="+", metavar="RUN", help="folders with results.json, or such files")
+    plugins(compare)
+    compare.add_argument("runs", type=local, nargs="+", metavar="RUN", help="folders with results.json, or such files")
     compare.add_argument(
-        "--out", type=_local, default=Path("comparison"), metavar="DIR", help="output folder (comparison)"
+        "--out", type=local, default=Path("comparison"), metavar="DIR", help="output folder (comparison)"
     )
 
 
-@_command("results", "leaderboard", "add results of runs to a directory that travels, copy its rows, and check it")
-def _results(results: argparse.ArgumentParser) -> None:
-    _plugins(results)
-    results.add_argument(
-        "action",
-        choices=("add", "pull", "check"),
-        help="add the rows of runs, copy the valid rows of other directories, or check files",
-    )
-    text = "output folders of runs (add), or directories of results (pull, check)"
-    results.add_argument("sources", type=_local, nargs="+", metavar="SOURCE", help=text)
-    results.add_argument("--to", type=_local, metavar="DIR", help="directory to add rows to, for add and pull")
-
-
-@_command("site", "leaderboard", "write a static site of runs and directories of results")
-def _site(site: argparse.ArgumentParser) -> None:
-    _plugins(site)
-    text = "output folders of runs, or directories of results"
-    site.add_argument("sources", type=_local, nargs="+", metavar="SOURCE", help=text)
-    site.add_argument("--out", type=_local, required=True, metavar="DIR", help="folder of the site; other files stay")
-    site.add_argument("--without-photographs", action="store_true", help="show no photographs of runs")
-
-
-@_command("card", "exchange", "write the Hugging Face model card of a run")
+@command("card", "exchange", "write the Hugging Face model card of a run")
 def _card(card: argparse.ArgumentParser) -> None:
-    card.add_argument("run", type=_local, metavar="RUN", help="output folder of a run")
-    card.add_argument("--out", type=_local, metavar="FILE", help="file to write (RUN/README.md)")
+    card.add_argument("run", type=local, metavar="RUN", help="output folder of a run")
+    card.add_argument("--out", type=local, metavar="FILE", help="file to write (RUN/README.md)")
 
 
-@_command("push", "exchange", "upload report, tables and probes of a run to the Hugging Face Hub")
-def _push(push: argparse.ArgumentParser) -> None:
-    push.add_argument("run", type=_local, metavar="RUN", help="output folder of a run")
-    push.add_argument("--repo", required=True, metavar="USER/NAME", help="repository, created if missing")
-    push.add_argument("--private", action="store_true", help="make a new repository private")
-
-
-@_command("import", "exchange", "import embeddings into a new store, or as a further backbone")
+@command("import", "exchange", "import embeddings into a new store, or as a further backbone")
 def _import(bring: argparse.ArgumentParser) -> None:
-    _plugins(bring)
+    plugins(bring)
     bring.set_defaults(function="import_embeddings")
     bring.add_argument(
         "embeddings",
-        type=_local,
+        type=local,
         help="Parquet file or folder (key, transformation, embedding), or a .npy array (rows, D)",
     )
     bring.add_argument(
-        "--rows", type=_local, help="for .npy: CSV with columns key, transformation, optional label, split"
+        "--rows", type=local, help="for .npy: CSV with columns key, transformation, optional label, split"
     )
     bring.add_argument("--store", type=_place, required=True, help="new store, or one with the same photographs")
     bring.add_argument("--backbone", required=True, metavar="NAME", help="name for it, such as import:my_model")
@@ -508,22 +486,22 @@ def _import(bring: argparse.ArgumentParser) -> None:
     )
 
 
-@_command("export", "exchange", "write embeddings to files of other libraries; resumable")
+@command("export", "exchange", "write embeddings to files of other libraries; resumable")
 def _export(export: argparse.ArgumentParser) -> None:
     export.add_argument("store", type=_place, metavar="STORE")
     export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy, huggingface or lance")
-    export.add_argument("--out", type=_local, required=True, metavar="DIR", help="new folder, or that of an export")
+    export.add_argument("--out", type=local, required=True, metavar="DIR", help="new folder, or that of an export")
     _many(export, "--backbone", "backbone (all; repeatable)")
     _many(export, "--transformation", "transformation (all; repeatable)")
 
 
-@_command("explore", "exchange", "open a map of embeddings with thumbnails in a browser")
+@command("explore", "exchange", "open a map of embeddings with thumbnails in a browser")
 def _explore(explore: argparse.ArgumentParser) -> None:
-    _plugins(explore)
+    plugins(explore)
     explore.add_argument("store", type=_place, metavar="STORE")
     explore.add_argument("--backbone", required=True, metavar="NAME", help="a backbone of the store")
-    explore.add_argument("--export", type=_local, metavar="DIR", help="write a static page instead; a new folder")
-    explore.add_argument("--results", type=_local, metavar="DIR", help="output folder of its probes (that of the run)")
+    explore.add_argument("--export", type=local, metavar="DIR", help="write a static page instead; a new folder")
+    explore.add_argument("--results", type=local, metavar="DIR", help="output folder of its probes (that of the run)")
     explore.add_argument("--projection", default="umap", metavar="NAME", help="umap, pacmap or tsne (umap)")
     explore.add_argument(
         "--photographs", type=_whole(1, 1 << 20), default=200, metavar="N", help="photographs, drawn at random (200)"
@@ -531,11 +509,11 @@ def _explore(explore: argparse.ArgumentParser) -> None:
     explore.add_argument("--seed", type=_SEED, default=0, help="seed of photographs and projection (0)")
 
 
-@_command("variants", "exchange", "write the variants of photographs to image files")
+@command("variants", "exchange", "write the variants of photographs to image files")
 def _variants_to_files(variants: argparse.ArgumentParser) -> None:
-    _plugins(variants)
+    plugins(variants)
     variants.add_argument("images", type=_photographs, metavar="IMAGES")
-    variants.add_argument("--out", type=_local, required=True, metavar="DIR", help="new folder")
+    variants.add_argument("--out", type=local, required=True, metavar="DIR", help="new folder")
     variants.add_argument("--to", default="folder", metavar="LAYOUT", help="folder or webdataset (folder)")
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
     variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")
@@ -546,30 +524,28 @@ def _variants_to_files(variants: argparse.ArgumentParser) -> None:
     _source(variants)
 
 
-@_command("bench", "plan", "run benchmarks against other software and upper bounds")
+@command("bench", "plan", "run benchmarks against other software and upper bounds")
 def _bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
     bench.add_argument("--quick", action="store_true", help="short runs with rough numbers")
     bench.add_argument(
-        "--out", type=_local, metavar="DIR", help="output folder (benchmarks/results or runs/bench-quick)"
+        "--out", type=local, metavar="DIR", help="output folder (benchmarks/results or runs/bench-quick)"
     )
 
 
-@_command("plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")
+@command("plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")
 def _plan(plan: argparse.ArgumentParser) -> None:
-    plan.add_argument(
-        "study", type=_local, metavar="STUDY", help="a study file, or a study of the package such as demo"
-    )
+    plan.add_argument("study", type=local, metavar="STUDY", help="a study file, or a study of the package such as demo")
     _of_study(plan)
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
     plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
     plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
     plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
-    plan.add_argument("--measured", type=_local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
+    plan.add_argument("--measured", type=local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
     plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else assumed)")
     plan.add_argument("--goal", type=_hours, metavar="HOURS", help="hours that the whole study may take")
     plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
 
 
-_command("profile", "plan", "run a study and print the time spent in each part")(_study)
+command("profile", "plan", "run a study and print the time spent in each part")(_study)

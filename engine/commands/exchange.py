@@ -1,4 +1,4 @@
-"""Commands `export`, `explore`, `import`, `variants`, `card` and `push`: exchange with other programs."""
+"""Commands `export`, `explore`, `import`, `variants` and `card`: exchange with other programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from substyle.engine.commands.options import fields_of, out_of
 from substyle.engine.devices import as_precision
 from substyle.engine.embedding.variants import write_variants
-from substyle.engine.leaderboard.directory import rows_of_run
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import hub
@@ -61,14 +60,6 @@ def card(options: argparse.Namespace) -> dict[str, Any]:
     path = hub.write_card(options.run, options.out)
     print(f"model card: {path}")
     return {"card": str(path)}
-
-
-def push(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle push RUN --repo USER/NAME`."""
-    rows = {row.path: row.text().encode() for row in rows_of_run(options.run)}
-    address = hub.push(options.run, options.repo, private=options.private, rows=rows)
-    print(f"uploaded: {address}")
-    return {"commit": address}
 
 
 def variants(options: argparse.Namespace) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import changes, default_out, fields_of, out_of
 from substyle.engine.config import Study
-from substyle.engine.leaderboard.row import row_schema
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
@@ -400,8 +399,8 @@ def _name(path: Path, paths: list[Path]) -> str:
 
 
 def schema(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle schema`: print the JSON Schema of study files, of results.json, or of rows of results."""
-    made = results_schema() if options.results else row_schema() if options.row else study_schema()
+    """`substyle schema`: print the JSON Schema of study files, or of results.json."""
+    made = results_schema() if options.results else study_schema()
     text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
     if options.out is None:
         print(text, end="")

@@ -147,7 +147,7 @@ def push(run: Path, repo: str, *, private: bool = False, rows: Mapping[str, byte
         run: output folder.
         repo: ``user/name``, created if it does not exist.
         private: whether a new repository is private.
-        rows: further files by path, such as the rows of :mod:`substyle.engine.leaderboard`.
+        rows: further files by path, such as rows of results.
 
     Returns:
         address of the commit.

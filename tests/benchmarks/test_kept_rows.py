@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from benchmarks import kept_rows
 
-from substyle.engine.leaderboard.directory import add_rows, read_directory
-from substyle.engine.leaderboard.row import rows_of
-from substyle.engine.leaderboard.site import MAX_PAGE, write_site
+from substyle.engine.extensions.site.directory import add_rows, read_directory
+from substyle.engine.extensions.site.row import rows_of
+from substyle.engine.extensions.site.site import MAX_PAGE, write_site
 
 
 def test_rows_are_the_numbers_of_the_summaries(tmp_path: Path) -> None:

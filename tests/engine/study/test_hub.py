@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from tests.engine.report import fake
 
 from substyle.engine.cli import main
-from substyle.engine.leaderboard.directory import rows_of_run
+from substyle.engine.extensions.site.directory import rows_of_run
 from substyle.engine.stages import stamp
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study import hub

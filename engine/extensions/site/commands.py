@@ -1,20 +1,29 @@
-"""Commands `results` and `site`: rows of results that travel, and a static site of them."""
+"""Commands `results`, `site` and `push`: rows of results that travel, and a static site of them."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import asdict
 from typing import Any
 
 from substyle.engine.commands.json_output import printable
-from substyle.engine.leaderboard.directory import add_rows, read_directory, rows_of_run
-from substyle.engine.leaderboard.site import write_site
+from substyle.engine.extensions.site.directory import add_rows, read_directory, rows_of_run
+from substyle.engine.extensions.site.row import row_schema
+from substyle.engine.extensions.site.site import write_site
+from substyle.engine.study import hub
 from substyle.kernels.errors import ConfigError, MissingError
 
 
 def results(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle results add RUN… --to DIR`, `results pull DIR… --to DIR` and `results check DIR…`."""
+    """`substyle results add RUN… --to DIR`, `results pull DIR… --to DIR`, `results check DIR…`, `results schema`."""
+    if options.action == "schema":
+        made = row_schema()
+        print(json.dumps(made, indent=2, ensure_ascii=False))
+        return made
+    if not options.sources:
+        raise MissingError("SOURCE", f"what {options.action} reads")
     if options.action == "check":
         return _check(options)
     if options.to is None:
@@ -65,3 +74,11 @@ def site(options: argparse.Namespace) -> dict[str, Any]:
     rows, tables, pages = _counted(made.rows, "row"), _counted(made.tables, "table"), _counted(made.pages, "page")
     print(f"{made.index}: {rows} in {tables}, {pages}")
     return {**asdict(made), "index": str(made.index), "ok": not made.bad}
+
+
+def push(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle push RUN --repo USER/NAME`."""
+    rows = {row.path: row.text().encode() for row in rows_of_run(options.run)}
+    address = hub.push(options.run, options.repo, private=options.private, rows=rows)
+    print(f"uploaded: {address}")
+    return {"commit": address}

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from substyle.engine.backbones.presets import ABOUT
 from substyle.engine.config import Study
-from substyle.engine.leaderboard.row import Row
+from substyle.engine.extensions.site.row import Row
 from substyle.engine.stages import registry
 from substyle.engine.store.layout import PIXELS
 from substyle.kernels.errors import ConfigError

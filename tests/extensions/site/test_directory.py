@@ -17,9 +17,9 @@ from tests.conftest import the_json
 from tests.engine.report import fake
 
 from substyle.engine.cli import main
-from substyle.engine.leaderboard import directory
-from substyle.engine.leaderboard.directory import add_rows, read_directory, rows_of_run
-from substyle.engine.leaderboard.row import Row, row_schema, rows_of
+from substyle.engine.extensions.site import directory
+from substyle.engine.extensions.site.directory import add_rows, read_directory, rows_of_run
+from substyle.engine.extensions.site.row import Row, row_schema, rows_of
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.layout import StoreError
@@ -110,7 +110,7 @@ def test_the_schema_accepts_rows_and_nothing_else(there: Path) -> None:
     jsonschema.validate(content, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content | {"more": 1}, schema)
-    assert main(["schema", "--row", "--quiet"]) == 0
+    assert main(["results", "schema", "--quiet"]) == 0
 
 
 def test_equal_rows_change_nothing_and_other_numbers_are_refused(there: Path) -> None:

@@ -18,9 +18,9 @@ from jinja2 import FileSystemLoader
 from markupsafe import Markup
 
 from substyle import __version__
-from substyle.engine.leaderboard.directory import read_directory
-from substyle.engine.leaderboard.row import FOLDER, Row, RowScore, RowTable, RowTransformation, each_name, rows_of
-from substyle.engine.leaderboard.study_file import study_file
+from substyle.engine.extensions.site.directory import read_directory
+from substyle.engine.extensions.site.row import FOLDER, Row, RowScore, RowTable, RowTransformation, each_name, rows_of
+from substyle.engine.extensions.site.study_file import study_file
 from substyle.engine.report import page
 from substyle.engine.report.data import Column, Table, Unconverged, labelled, with_interval, words
 from substyle.engine.report.section import Heading, Pictures, blocks_of

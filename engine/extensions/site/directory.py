@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from substyle.engine.leaderboard.row import FOLDER, Row, rows_of
+from substyle.engine.extensions.site.row import FOLDER, Row, rows_of
 from substyle.engine.stages.results import read_results
 from substyle.engine.store.files import writing
 from substyle.engine.study.outputs import RESULTS, require_current

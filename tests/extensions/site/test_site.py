@@ -18,15 +18,15 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 from tests.conftest import slow_after, the_json
-from tests.engine.leaderboard.test_directory import recorded, results, write_run
+from tests.extensions.site.test_directory import recorded, results, write_run
 from tests.engine.report import fake
 
 from substyle.engine.cli import main
-from substyle.engine.leaderboard import site as made_by
-from substyle.engine.leaderboard.directory import add_rows
-from substyle.engine.leaderboard.row import Row, rows_of
-from substyle.engine.leaderboard.site import _Writer, write_site
-from substyle.engine.leaderboard.study_file import study_file
+from substyle.engine.extensions.site import site as made_by
+from substyle.engine.extensions.site.directory import add_rows
+from substyle.engine.extensions.site.row import Row, rows_of
+from substyle.engine.extensions.site.site import _Writer, write_site
+from substyle.engine.extensions.site.study_file import study_file
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.store.layout import slug
