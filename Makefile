@@ -142,7 +142,7 @@ docs: setup
 	$(BIN)/substyle site build/kept --out build/docs/kept
 
 bench: setup
-	$(BIN)/substyle bench
+	$(BIN)/python -m benchmarks
 
 # make gpu-check               on a machine with a GPU: holds every claim about GPUs against it; installs nothing;
 #                              fails where there is no GPU

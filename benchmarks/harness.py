@@ -1,8 +1,8 @@
 """Time ``ours``, its peers and the ceiling side by side in one run, and save the results.
 
 A benchmark module defines ``NAME``, ``QUESTION`` and ``run(quick: bool) -> list[Row]``. It runs alone
-(``python -m benchmarks.store [--quick] [--out DIR]``) or through ``substyle bench``, and writes one JSON file to
-benchmarks/results/, whose schema `check` validates.
+(``python -m benchmarks.store [--quick] [--out DIR]``) or with all others (``python -m benchmarks``), and writes one
+JSON file to benchmarks/results/, whose schema `check` validates.
 """
 
 from __future__ import annotations

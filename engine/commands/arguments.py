@@ -159,7 +159,8 @@ def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 
 
 _Arguments = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: dict[str, tuple[str, str, _Arguments]] = {}  # module, description, arguments
-_FORMER = {"attack": "stage attack"}  # commands of the version before, and those that do the same now
+# commands of the version before, and what does the same now
+_FORMER = {"attack": "substyle stage attack", "bench": "python -m benchmarks"}
 
 
 def command(name: str, module: str, about: str) -> Callable[[_Arguments], _Arguments]:
@@ -217,7 +218,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     name = next((word for word in words if not word.startswith("-")), "")
     made = parser(name)
     if name in _FORMER:
-        made.error(f"argument COMMAND: {name} is substyle {_FORMER[name]} now")
+        made.error(f"argument COMMAND: {name} is {_FORMER[name]} now")
     if words.count("--") > 1:  # argparse takes the second for an argument without a value
         made.error("argument --: expected at most once")
     return made.parse_args(words)
@@ -522,15 +523,6 @@ def _variants_to_files(variants: argparse.ArgumentParser) -> None:
     variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
     variants.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
     _source(variants)
-
-
-@command("bench", "plan", "run benchmarks against other software and upper bounds")
-def _bench(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
-    bench.add_argument("--quick", action="store_true", help="short runs with rough numbers")
-    bench.add_argument(
-        "--out", type=local, metavar="DIR", help="output folder (benchmarks/results or runs/bench-quick)"
-    )
 
 
 @command("plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")

@@ -1,13 +1,11 @@
-"""Commands `plan`, `bench` and `profile`."""
+"""Commands `plan` and `profile`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import substyle.engine
@@ -34,8 +32,7 @@ from substyle.kernels.files import scratch
 from substyle.pipelines.sources import describe, open_source
 from substyle.pipelines.storage import place
 
-ROOT = Path(substyle.engine.__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"  # only in a checkout
+RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # only in a checkout
 
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
@@ -247,26 +244,6 @@ def _show_parts(made: Plan, answer: dict[str, Any]) -> None:
     if made.count > 1:
         print("probes and analysis of a backbone run on one GPU, those of several backbones at the same time")
     print("not counted: startup, similarity of backbones, maps, report")
-
-
-def bench(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle bench [NAME …]`."""
-    harness = _benchmarks("harness")
-    names = options.names or list(harness.BENCHMARKS)
-    for name in names:
-        if name not in harness.BENCHMARKS:
-            raise ConfigError("bench", name, ", ".join(harness.BENCHMARKS))
-    out = options.out or (Path("runs") / "bench-quick" if options.quick else harness.RESULTS)
-    answers = {name: harness.save(_benchmarks(name), quick=options.quick, out=out) for name in names}
-    return {"out": str(out), "benchmarks": answers}
-
-
-def _benchmarks(name: str) -> ModuleType:
-    if not (ROOT / "benchmarks" / "harness.py").is_file():
-        raise ConfigError("bench", "an installed wheel", "an editable installation of a checkout with benchmarks/")
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
-    return importlib.import_module(f"benchmarks.{name}")
 
 
 def profile(options: argparse.Namespace) -> dict[str, Any]:

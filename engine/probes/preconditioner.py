@@ -44,7 +44,8 @@ class CovarianceBasis:
         width, device = rows.features.width, rows.features.device
         if len(rows.t_R) <= width:
             return cls._of_span(rows.at(np.arange(len(rows.t_R))).double())
-        pick = rows.sample(max(_COVARIANCE_ROWS, _ROWS_PER_FEATURE * width))
+        most = max(_COVARIANCE_ROWS, _ROWS_PER_FEATURE * width)
+        pick = np.sort(np.random.default_rng(0).permutation(len(rows.t_R))[:most])
         gram_DD = torch.zeros(width, width, device=device)
         size = rows_of_width(width, device)
         for first in range(0, len(pick), size):

@@ -145,12 +145,6 @@ class TrainingRows:
             rows_KT = self.image_KN @ self.count_TN.T
         return self.variant_KT / (self.variant_KT * rows_KT).sum(axis=1, keepdims=True), self.image_KN
 
-    def sample(self, most: int) -> I64:
-        """Places of all rows, or of a random sample of ``most``, ascending."""
-        pick: I64 = np.random.default_rng(0).permutation(len(self.t_R))[:most]
-        pick.sort()
-        return pick
-
 
 def block_rows(width: int, outputs: int, device: torch.device) -> int:
     """Rows of a block of features of a width, before a projection, for heads with so many outputs in all."""

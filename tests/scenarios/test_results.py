@@ -316,7 +316,7 @@ def test_every_command_answers_with_one_object(scene: Scene, pages: None) -> Non
         ("predict", nothing, nothing), ("compare", nothing, nothing), ("plan", nothing), ("run", nothing),
         ("run", nothing.with_suffix(".toml")), ("profile", nothing),
         ("embed", nothing, "--store", "s", "--backbone", "b"),
-        ("import", nothing, "--store", "s", "--backbone", "b"), ("transforms", "--suite", "x"), ("bench", "x"),
+        ("import", nothing, "--store", "s", "--backbone", "b"), ("transforms", "--suite", "x"),
         ("backbones", "--store", nothing), ("embed",), ("nothing",),
     ):  # fmt: skip
         code, answer = scene.command(*words)

@@ -18,8 +18,8 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 from tests.conftest import slow_after, the_json
-from tests.extensions.site.test_directory import recorded, results, write_run
 from tests.engine.report import fake
+from tests.extensions.site.test_directory import recorded, results, write_run
 
 from substyle.engine.cli import main
 from substyle.engine.extensions.site import site as made_by
