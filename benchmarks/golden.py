@@ -3,9 +3,10 @@
     python -m benchmarks.golden record OUT [--python PYTHON] [--limit N]
     python -m benchmarks.golden compare OLD NEW
 
-``record`` writes what `golden.toml`, which has every stage on, computes from photographs that packages ship: pixels of
-all variants, embeddings, results.json and the report. ``--python`` is the interpreter of another installation, such as
-that of a checkout of an older commit. Bytes and pixels depend on the processor, so record both on one machine.
+``record`` writes what `golden.toml`, which has all stages on but labels and domains, computes from photographs that
+packages ship: pixels of all variants, embeddings, results.json and the report. ``--python`` is the interpreter of
+another installation, such as that of a checkout of an older commit. Bytes and pixels depend on the processor, so record
+both on one machine.
 
 ``compare`` compares pixels and embeddings byte for byte, and each field of results.json and each line of the report.
 It prints what differs and fails if anything does. Times, versions and digests are not compared. `RENAMED` has fields
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -36,10 +38,10 @@ TRAINED = re.compile(r"[0-9a-f]{16}(?=\.safetensors)|(?<=\.safetensors)-[0-9a-f]
 RENAMED: dict[str, str] = {}  # beginnings of paths in results.json: before, and now
 # entries of results.json that differ between runs of the same code, and lines of the report that show them
 VARYING = re.compile(
-    r"/(seconds|rate|created|version|environment|throughput|stamps|checksum|embeddings|store|digest|study|uuid|"
-    r"identity|load_ratio|libraries|plugin|gate|cost|weights_hash)(/|$)"
+    r"^/(created|version|environment|throughput|stamps|checksum|identity|study/path)(/|$)"
+    r"|^/backbones/.*/(gate|cost|weights_hash)(/|$)|/(seconds|rate|seconds_per_image)$"
 )
-SHOWN = re.compile(r"\d\d:\d\d|\bseconds\b|\b(s|ms|min)\b|/s\b|\d{4}-\d\d-\d\d|[0-9a-f]{8,}|torch|numpy|/tmp")
+SHOWN = re.compile(r"\d\d:\d\d|\d ?(s|ms|min|h)\b|/s\b|\d{4}-\d\d-\d\d|[0-9a-f]{8,}|/tmp")
 
 
 def record(out: Path, python: str, limit: int) -> None:
@@ -81,7 +83,7 @@ def different(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list
     found = [f"{what}: {path}: {old.get(path)!r} → {new.get(path)!r}" for path in {**old, **new}
              if path not in old or path not in new or old[path] != new[path]]  # fmt: skip
     print(f"{what}: {len({**old, **new}) - len(found)} of {len({**old, **new})} entries equal")
-    return found
+    return found if old and new else [*found, f"{what}: nothing to compare"]
 
 
 def renamed(path: str) -> str:
@@ -134,7 +136,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("record")
     one.add_argument("out", type=Path)
-    one.add_argument("--python", default=sys.executable)
+    one.add_argument("--python", type=os.path.abspath, default=sys.executable)  # the link of a virtual environment
     one.add_argument("--limit", type=int, default=0)
     two = commands.add_parser("compare")
     two.add_argument("old", type=Path)

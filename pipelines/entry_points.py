@@ -16,7 +16,7 @@ _loaded: set[str] = set()
 
 
 def load_entry_points(group: str) -> None:
-    """Import the entry points of a group, which register families, commands, sources, stages or transformations, once.
+    """Import the entry points of a group once; they register families, commands, sources, stages or transformations.
 
     One that fails is named in a warning and does not hinder the others.
     """

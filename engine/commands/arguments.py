@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from substyle import __version__
+from substyle.kernels.errors import ConfigError
 from substyle.pipelines.entry_points import COMMANDS, load_entry_points
 
 
@@ -168,9 +169,12 @@ def command(name: str, module: str, about: str) -> Callable[[_Arguments], _Argum
 
     Args:
         name: the command, and the function that implements it.
-        module: module of that function: a full name, or one of this package.
+        module: full name of that function's module, or the last part of that of a module of this package.
         about: help text.
     """
+
+    if name in _COMMANDS:
+        raise ConfigError("command", name, "an unused name")
 
     def define(add_arguments: _Arguments) -> _Arguments:
         whole = module if "." in module else f"substyle.engine.commands.{module}"

@@ -213,7 +213,14 @@ def _run_of(
     whole = study or _defaults(options, stages, store)
     for each in stages if names else ():
         if hasattr(each.config, "backbones"):  # computed for these, from results of all
-            own: Any = dataclasses.replace(each.table(whole), backbones=tuple(names))
+            table: Any = each.table(whole)
+            # without defaults, of which an empty one may not be given
+            given = {
+                part.name: getattr(table, part.name)
+                for part in dataclasses.fields(table)
+                if getattr(table, part.name) != part.default
+            }
+            own: Any = each.config(**{**given, "backbones": tuple(names)})
             whole, names = dataclasses.replace(whole, stages={**whole.stages, each.name: own}), []
     opened = reported_tables(store, out, _suite(study)) if reads else []
     opened = [table for table in opened if table.backbone in (names or [table.backbone])]
@@ -332,7 +339,7 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
 def _reads_photographs(options: argparse.Namespace) -> bool:
     """Whether a command reads the photographs of a store without a study."""
     name = options.stage if options.command == "stage" else options.command
-    return name in registry.NAMES and registry.stage(name).photographs
+    return any(each.name == name and each.photographs for each in registry.stages())
 
 
 def _require_settings(store: EmbeddingStore, study: Study) -> None:

@@ -1,4 +1,4 @@
 """Capabilities beyond the core, registered by entry points as those of other packages are.
 
-Each folder can be removed together with its entry points; nothing outside imports it.
+Each folder can be removed together with its entry points: no other module of the package imports it.
 """

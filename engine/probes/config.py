@@ -109,7 +109,7 @@ class ProbeConfig:
     disables it. Narrower embeddings are skipped."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products of MLPs; ``auto`` is bf16 if the device supports it. Linear heads are solved in
-    float32, on a GPU first in products of the same precision unless this is ``fp32``."""
+    float32, on a GPU first over rows as stored, in float16 products as precise as float32, unless this is ``fp32``."""
     device: str = AUTO
     """Training device: cpu, cuda, cuda:N, or ``auto``: the first GPU visible to torch, else the CPU."""
     table: Literal["auto", "float16", "int8", "streamed"] = "auto"

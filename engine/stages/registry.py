@@ -93,8 +93,23 @@ def register_stage(stage: AnyStage) -> None:
             raise ConfigError("stage", name, "an unused name of lower-case letters, digits and underscores")
     _ = stage.code  # of the files as they are now
     _found[stage.name] = stage
-    NAMES.insert(NAMES.index(REPORTED[0]) if stage.adds_backbones else len(NAMES), stage.name)
+    NAMES.insert(_position(stage), stage.name)
     _registered.append(stage.name)
+
+
+def _position(stage: AnyStage) -> int:
+    """Place of a new stage: before probes if it adds backbones, after the core's, those of this package by name."""
+    if stage.adds_backbones:
+        return NAMES.index(REPORTED[0])
+    first = NAMES.index([*_OWN][-1]) + 1
+    if not _packaged(stage):
+        return len(NAMES)
+    later = (i for i, name in enumerate(NAMES) if i >= first and not (_packaged(_found[name]) and name < stage.name))
+    return next(later, len(NAMES))
+
+
+def _packaged(stage: AnyStage) -> bool:
+    return type(stage).__module__.startswith("substyle.engine.extensions.")
 
 
 def settings_of(name: str, table: object) -> object:

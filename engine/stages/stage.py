@@ -185,7 +185,7 @@ class Stage(ABC, Generic[C, R]):
             what reads it gets that type, its JSON Schema has it, and other values are refused by name. None: any JSON.
         document_results: type of the entry ``<name>``, of all backbones together.
         reads: stages whose results (`Run.results`) it needs.
-        report: module with functions ``scores`` and ``sections``, the methods of these names.
+        report: module with functions ``scores`` and ``sections``, which the methods of these names call.
     """
 
     name: ClassVar[str]

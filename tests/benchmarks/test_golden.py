@@ -22,6 +22,7 @@ def recorded(out: Path, digest: str = "0123456789abcdef", **changed: Any) -> Pat
     Image.fromarray(picture).save(out / "variants" / "jpeg" / "a.png")
     np.save(next((out / "embeddings").iterdir()) / "jpeg.npy", np.full(3, changed.get("embedding", 0.5)))
     scores = {"accuracy": changed.get("accuracy", 0.5), "seconds": digest, "by": [1, 2, changed.get("last", 3)]}
+    scores["by_transformation"] = {"identity": changed.get("original", 0.9)}
     results = {"created": digest, "backbones": {trained: {"fine": scores}}}
     (out / "results.json").write_text(json.dumps(results))
     page = f"<style>p {digest}</style><p>{changed.get('text', 'It knows.')}</p><p>12.5</p><p>{trained}</p><b>3.1 s</b>"
@@ -41,7 +42,9 @@ def test_equal_records_but_for_times_and_digests(tmp_path: Path, capsys: pytest.
         ({"embedding": 0.6}, "embeddings: "),
         ({"accuracy": 0.51}, "/fine/accuracy: 0.5 → 0.51"),
         ({"last": 4}, "/fine/by/2: 3 → 4"),
+        ({"original": 0.8}, "/by_transformation/identity: 0.9 → 0.8"),
         ({"text": "It does not."}, "report.html: It does not."),
+        ({"text": "It is the network's min."}, "report.html: It is the network's min."),
     ],
 )
 def test_what_differs_is_named(changed: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ def test_fields_that_moved_are_compared(tmp_path: Path, monkeypatch: pytest.Monk
     old, new = recorded(tmp_path / "a"), recorded(tmp_path / "b")
     text = (new / "results.json").read_text().replace('"fine"', '"transformation"')
     (new / "results.json").write_text(text)
-    assert len(compare(old, new)) == 8
+    assert len(compare(old, new)) == 10
     path = "/backbones/adapt:a/.safetensors/"
     monkeypatch.setitem(golden.RENAMED, f"{path}fine", f"{path}transformation")
     assert compare(old, new) == []

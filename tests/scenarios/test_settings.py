@@ -386,6 +386,24 @@ def _unknown(scene: Scene) -> str:
     return "backbone"
 
 
+def _unattackable(scene: Scene) -> str:
+    pytest.importorskip("torchattack")
+    scene.study["attack"] = {"attacks": ["fgsm"], "backbones": ["mae:base"]}
+    return "attack.backbones"
+
+
+def _surrogate(scene: Scene) -> str:
+    pytest.importorskip("torchattack")
+    scene.study["attack"] = {"attacks": ["transfer"], "surrogate": "mae:base"}
+    return "attack.surrogate"
+
+
+def _too_few_to_attack(scene: Scene) -> str:
+    pytest.importorskip("torchattack")
+    scene.study["attack"] = {"attacks": ["fgsm"], "backbones": ["control:pixels"]}
+    return "attack.attacks"
+
+
 def _unadaptable(scene: Scene) -> str:
     scene.study |= {"suite": "identity,saturate", "adapt": {"methods": ["pisco"]}}
     scene.study["probes"]["tasks"] = ["semantic"]
@@ -405,8 +423,8 @@ def _weightless(scene: Scene) -> str:
 @pytest.mark.parametrize(
     "change",
     [
-        *(_few, _unlearned, _strange, _unwritable, _unknown, _weightless, _unadaptable),
-        _untrainable,
+        *(_few, _unlearned, _strange, _unwritable, _unknown, _weightless, _unattackable, _surrogate),
+        *(_too_few_to_attack, _unadaptable, _untrainable),
     ],
     ids=lambda f: f.__name__[1:],
 )

@@ -76,6 +76,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
     """
 
     name = "generators"
+    version = 2
     config = GeneratorsConfig
     switch = "styles"
     alike = True

@@ -33,6 +33,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
     """
 
     name = "labels"
+    version = 2
     config = LabelsConfig
     alike = True
     photographs = True

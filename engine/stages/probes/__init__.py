@@ -26,6 +26,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     """
 
     name = "probes"
+    version = 2
     config = ProbeConfig
     alike = at_once = True
     report = section
