@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from substyle.engine.backbones.packages import Shipped
     from substyle.engine.backbones.presets import Preset
     from substyle.pipelines.storage import Place
-    from substyle.pipelines.transforms.base import Transformation
 
 
 # purpose of each package, in the order of the pipeline
@@ -109,17 +108,13 @@ def transforms(options: argparse.Namespace) -> dict[str, Any]:
     if options.search:
         return _search_transforms(options.search)
     names = suite(options.suite)
-    known = [_described(base.get(name)) for name in names]
+    known = [made.describe() | {"operation": made.operation} for made in map(base.get, names)]
     if options.gallery:
         _gallery(options, names)
     else:
         for row in known:
             print(_line(row))
     return {"suite": options.suite, "transformations": known}
-
-
-def _described(made: Transformation) -> dict[str, Any]:
-    return {**made.describe(), "operation": made.operation}
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -138,7 +133,8 @@ def _search_transforms(text: str) -> dict[str, Any]:
     from substyle.pipelines.libraries.library import shown
     from substyle.pipelines.transforms import base
 
-    own = [_described(made) for name, made in base.REGISTRY.items() if text.lower() in name.lower()]
+    matching = (made for name, made in base.REGISTRY.items() if text.lower() in name.lower())
+    own = [made.describe() | {"operation": made.operation} for made in matching]
     for row in own:
         print(_line(row))
     found = {}

@@ -56,20 +56,20 @@ class Fits:
 # many passes as to 440.
 GRID, SINGLE, RESAMPLES, ROTATION = "grid", "single", "resamples", "rotation"
 PASSES = {  # by task and kind
-    ("fine", GRID): Fits(1, 44.34, 37, 1, 0.6992),
-    ("fine", SINGLE): Fits(1.333, 20.66, 20.33, 1.333, 1),
-    ("fine", RESAMPLES): Fits(1, 35.33, 30.67, 1, 0.9113),
-    ("equal_fine", GRID): Fits(1, 36.67, 29.67, 1, 0.6697),
-    ("equal_fine", SINGLE): Fits(1.333, 12.33, 10.33, 1.333, 1),
-    ("equal_fine", RESAMPLES): Fits(1, 26, 21.33, 1, 0.8744),
-    ("coarse", GRID): Fits(1, 24, 20, 1, 0.7824),
-    ("coarse", SINGLE): Fits(1, 13, 29.33, 2, 1),
-    ("coarse", RESAMPLES): Fits(1, 27, 37.67, 1, 0.9259),
-    ("coarse", ROTATION): Fits(3, 69.66, 57.67, 2, 0.7256),
-    ("equal_coarse", ROTATION): Fits(2, 29.33, 34.33, 2, 0.8121),
-    ("semantic", GRID): Fits(1, 27.66, 22.33, 1, 0.6145),
-    ("semantic", SINGLE): Fits(2, 8.334, 10.67, 1.667, 1),
-    ("semantic", RESAMPLES): Fits(1, 21.34, 18.33, 1, 0.8813),
+    ("fine", GRID): Fits(1, 70.67, 74.33, 1, 0.5755),
+    ("fine", SINGLE): Fits(1.333, 23.67, 25, 1.333, 1),
+    ("fine", RESAMPLES): Fits(1, 38.67, 38.67, 1, 0.9172),
+    ("equal_fine", GRID): Fits(1, 38.67, 38.67, 1, 0.5891),
+    ("equal_fine", SINGLE): Fits(1.667, 63, 56, 1.667, 1),
+    ("equal_fine", RESAMPLES): Fits(1, 33.33, 33.33, 1, 0.892),
+    ("coarse", GRID): Fits(1, 55.33, 56.67, 1, 0.5944),
+    ("coarse", SINGLE): Fits(1, 13.67, 13.67, 1, 1),
+    ("coarse", RESAMPLES): Fits(1, 36.67, 37.33, 1, 0.9691),
+    ("coarse", ROTATION): Fits(2, 56.67, 67, 3.333, 0.8076),
+    ("equal_coarse", ROTATION): Fits(2, 31.33, 31, 2, 0.8078),
+    ("semantic", GRID): Fits(1, 36.33, 36.33, 1, 0.5994),
+    ("semantic", SINGLE): Fits(1.667, 28, 29, 1.667, 1),
+    ("semantic", RESAMPLES): Fits(1, 24.67, 24.67, 1, 0.9649),
 }
 DOUBLINGS = 1  # of the steps of MLPs: the fewest; kept studies, whose first training has 150 steps, double 1 to 5 times
 # Host seconds, measured on one Xeon core in 2026-11: per training row of a fit (listing and weighting rows), per row
@@ -187,10 +187,11 @@ def parts(
         if name not in tasks or not count or (narrow and not 0 < config.equal_width < table.width):
             continue
         classes, seen = (tasks[name][0], variants) if kind == ROTATION else tasks[name]
-        rows = table.trained(seen)
+        rows, span = table.trained(seen), table.span(seen, config)
         width = config.equal_width if narrow else table.width
         busy = streamed(fits.gathered * rows)
-        for times, dtype, count_R in _passes(fits, table, seen, config):
+        stored = ((fits.stored, torch.float16, span), (fits.after, torch.float32, rows))
+        for times, dtype, count_R in stored if span else ((fits.gathered, torch.float32, rows),):
             own = linear_pass(count_R, width, count, fits.heads, classes, dtype, table, resampled=kind == RESAMPLES)
             busy = total((1.0, busy), *((times * weight, seconds(work, device, reached)) for weight, work in own))
         yield EQUAL if narrow else LINEAR[kind], busy
@@ -224,16 +225,6 @@ def parts(
     resamples = tested * config.bootstrap
     draws = min(reports, 1) if resamples <= KEPT_DRAWS else reports
     yield SCORES, {HOST: host + scored * _SCORE + resamples * (draws * _DRAW + reports * _RESAMPLE)}
-
-
-def _passes(
-    fits: Fits, table: ProbedTable, transformations: int, config: ProbeConfig
-) -> list[tuple[float, torch.dtype, int]]:
-    """For each kind of pass: their number, the dtype as in `linear_pass`, and the rows that they read."""
-    rows, span = table.trained(transformations), table.span(transformations, config)
-    if span:
-        return [(fits.stored, torch.float16, span), (fits.after, torch.float32, rows)]
-    return [(fits.gathered, torch.float32, rows)]
 
 
 def half(config: ProbeConfig) -> torch.dtype:

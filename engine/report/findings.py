@@ -242,7 +242,7 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 def controls_first(found: Standing) -> str:
     """Sentences on controls that lead or are not clearly below the best backbone."""
     best, text = found.trained[0], ""
-    if found.controls and (first := found.controls[0]).value > best.value:
+    if found.controls and (first := found.controls[0]).value > best.value and first.conclusive:
         text = f"A control leads: {first.name} has {first.short()}"
         text += f", clearly above {best.name}." if found.clearly_above(first.name, best.name) else "."
     return (text + found.unclear(control.name for control in found.controls)).strip()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from substyle.engine.config import Study
 from substyle.engine.results.model import BackboneResults, ResultsDocument
@@ -36,6 +36,7 @@ _OWN = {
 }
 NAMES = [*_OWN]
 AnyStage = Stage[Any, Any]
+S = TypeVar("S", bound=AnyStage)
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
 _found: dict[str, AnyStage] = {}
 _registered = [name for name, own in _OWN.items() if own]
@@ -76,8 +77,8 @@ def folders() -> list[str]:
 _RESERVED = ("adapters", "figures", "finetuned", "gallery", "stages", "tables", "tensorboard", "wandb")
 
 
-def register_stage(stage: AnyStage) -> None:
-    """Register a stage, which runs after those that are known, or before probes if it adds backbones.
+def register_stage(stage: S) -> S:
+    """Register a stage and return it. It runs after those that are known, or before probes if it adds backbones.
 
     Its settings are a table of its name in study files.
 
@@ -93,23 +94,9 @@ def register_stage(stage: AnyStage) -> None:
             raise ConfigError("stage", name, "an unused name of lower-case letters, digits and underscores")
     _ = stage.code  # of the files as they are now
     _found[stage.name] = stage
-    NAMES.insert(_position(stage), stage.name)
+    NAMES.insert(NAMES.index(REPORTED[0]) if stage.adds_backbones else len(NAMES), stage.name)
     _registered.append(stage.name)
-
-
-def _position(stage: AnyStage) -> int:
-    """Place of a new stage: before probes if it adds backbones, after the core's, those of this package by name."""
-    if stage.adds_backbones:
-        return NAMES.index(REPORTED[0])
-    first = NAMES.index([*_OWN][-1]) + 1
-    if not _packaged(stage):
-        return len(NAMES)
-    later = (i for i, name in enumerate(NAMES) if i >= first and not (_packaged(_found[name]) and name < stage.name))
-    return next(later, len(NAMES))
-
-
-def _packaged(stage: AnyStage) -> bool:
-    return type(stage).__module__.startswith("substyle.engine.extensions.")
+    return stage
 
 
 def settings_of(name: str, table: object) -> object:

@@ -416,8 +416,7 @@ def kernel(
 
     def decorate(function: Function) -> Function:
         made = Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare)
-        named = {"generator": generator, "operation": operation}
-        register(replace(made, split_assets=split_assets, subtle=subtle, **named))  # type: ignore[arg-type]
+        register(replace(made, split_assets=split_assets, subtle=subtle, generator=generator, operation=operation))
         return function
 
     return decorate

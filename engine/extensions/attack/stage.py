@@ -159,8 +159,7 @@ class AttackStage(JsonStage[AttackConfig]):
             yield f"{name}  success {numbers['success']:.3f}{suffix}"
 
 
-STAGE = AttackStage()
-register_stage(STAGE)
+STAGE = register_stage(AttackStage())
 
 
 def check_attack(study: Study, config: AttackConfig, counts: SplitCounts) -> list[str]:

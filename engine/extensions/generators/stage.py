@@ -129,8 +129,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
         return {self.name: {"contrasts": rows}} if rows else {}
 
 
-STAGE = GeneratorsStage()
-register_stage(STAGE)
+STAGE = register_stage(GeneratorsStage())
 
 
 def _generators(names: Sequence[str], config: GeneratorsConfig, recorded: Sequence[str] = ()) -> dict[str, list[int]]:

@@ -114,8 +114,7 @@ class MovementStage(JsonStage[MovementConfig]):
                 yield f"{name}  Spearman's rho {own['spearman']:+.2f}"
 
 
-STAGE = MovementStage()
-register_stage(STAGE)
+STAGE = register_stage(MovementStage())
 
 
 def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfig) -> JSON:
