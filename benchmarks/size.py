@@ -15,6 +15,7 @@ import json
 import sys
 import tokenize
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def _settings(table: Any, definitions: Any) -> int:  # noqa: ANN401 - JSON Schem
     return 1 if own is None else sum(_settings(each, definitions) for each in own.values())
 
 
+def compared(found: Mapping[str, int], kept: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """Parts that have grown, and parts that have shrunk, with both sizes."""
+    names = {**kept, **found}
+    sizes = {name: (kept.get(name, 0), found.get(name, 0)) for name in names}
+    grown = [f"{name}: {before} → {now}" for name, (before, now) in sizes.items() if now > before]
+    return grown, [f"{name}: {before} → {now}" for name, (before, now) in sizes.items() if now < before]
+
+
 def main() -> int:
     """Compare with the kept sizes, or write them."""
     parser = argparse.ArgumentParser(prog="size", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -80,10 +89,11 @@ def main() -> int:
     options, found = parser.parse_args(), sizes()
     if options.write:
         FILE.write_text(json.dumps(found, indent=1) + "\n")
-    kept = json.loads(FILE.read_text())
-    grown = [f"{name}: {kept.get(name, 0)} → {count}" for name, count in found.items() if count > kept.get(name, 0)]
+    grown, shrunk = compared(found, json.loads(FILE.read_text()))
     for line in grown:
         print(f"grown: {line}; remove as much elsewhere, or say why and run python -m benchmarks.size --write")
+    for line in shrunk:
+        print(f"smaller: {line}; run python -m benchmarks.size --write to keep it so")
     return 1 if grown else 0
 
 
