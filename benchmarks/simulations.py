@@ -26,6 +26,7 @@ from substyle.engine.analysis.robustness import robustness as correlations_of
 from substyle.engine.analysis.similarity import similarity as similarity_of
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.extensions.attack.detection import FALSE_POSITIVES, detection
+from substyle.engine.extensions.claims.claims import NOT_TESTABLE, STRONG, UNDECIDED, claims
 from substyle.engine.extensions.generators.stage import contrast
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.crossed import Crossed
@@ -34,9 +35,8 @@ from substyle.engine.probes.outcomes import holm as holm_corrected
 from substyle.engine.probes.resampling import ACCURACY, Bounds, Resampled, by_class, resample, uniform_over
 from substyle.engine.probes.ridge import Response, scored_on
 from substyle.engine.probes.single_task import Judged, by_severity
-from substyle.engine.report.claims import FEWEST_DECIDED, NOT_TESTABLE, STRONG, UNDECIDED, claims
 from substyle.engine.report.findings import LEVEL, within_margin
-from substyle.engine.results.statistics import correlation_interval
+from substyle.engine.results.statistics import FEWEST_DECIDED, correlation_interval
 from substyle.engine.stages.few_shot import widened
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST

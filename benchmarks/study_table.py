@@ -16,12 +16,11 @@ from typing import Any
 
 from substyle.engine.extensions.movement.section import over_backbones
 from substyle.engine.probes.outcomes import holm
-from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.gains import attentive, finetuned
 from substyle.engine.results.model import Robustness
 from substyle.engine.stages.domains.section import domains
 from substyle.engine.stages.results import validate_results
-from substyle.engine.stages.shift.section import shift_table
+from substyle.engine.stages.shift.section import shift_table, shown_correlations
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -8,15 +8,15 @@ from importlib import metadata
 
 log = logging.getLogger(__name__)
 
-BACKBONES, COMMANDS, SOURCES, STAGES, TRANSFORMATIONS = (
-    f"substyle.{kind}" for kind in ("backbones", "commands", "sources", "stages", "transformations")
+BACKBONES, COMMANDS, REPORT, SOURCES, STAGES, TRANSFORMATIONS = (
+    f"substyle.{kind}" for kind in ("backbones", "commands", "report", "sources", "stages", "transformations")
 )
 _LOCK = threading.RLock()
 _loaded: set[str] = set()
 
 
 def load_entry_points(group: str) -> None:
-    """Import the entry points of a group once; they register families, commands, sources, stages or transformations.
+    """Import the entry points of a group once; they register families, commands, sources and so on.
 
     One that fails is named in a warning and does not hinder the others.
     """

@@ -14,8 +14,7 @@ from typing import Any, Literal
 from scipy.special import stdtrit
 
 from substyle.engine.probes.resampling import StudentsT
-from substyle.engine.report.claims import FEWEST_DECIDED
-from substyle.engine.results.statistics import correlation_interval
+from substyle.engine.results.statistics import FEWEST_DECIDED, correlation_interval
 from substyle.pipelines.transforms.names import count_families
 from substyle.pipelines.transforms.style import by_generator
 

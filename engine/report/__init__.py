@@ -1,1 +1,1 @@
-"""The report: tables, figures, findings and claims."""
+"""The report: tables, figures and findings."""

@@ -19,7 +19,6 @@ from substyle.engine.report import findings
 from substyle.engine.report.data import Column, Table, dagger, head_name, show
 from substyle.engine.report.figures import draw_plots
 from substyle.engine.report.section import Answer, Data, Pictures, Plots, Section, blocks_of
-from substyle.engine.report.tables import claims
 from substyle.engine.results.model import ResultsDocument
 from substyle.kernels import files
 from substyle.kernels.errors import SubstyleError
@@ -251,7 +250,7 @@ def write_report(
     Args:
         results: results.json, with labels in place of names of backbones.
         out_dir: output folder, created if missing.
-        sections: what the page shows besides findings, claims and facts.
+        sections: what the page shows besides findings and facts.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
         pictures: folder of the pictures of sections; default: ``out_dir``.
 
@@ -263,15 +262,15 @@ def write_report(
     context["plots"], figures = draw_plots([*plots, *plots_of(sections)], out_dir / "figures")
     return ReportFiles(
         html=write_page(out_dir / "report.html", "report.html.j2", context),
-        tables=tuple(write_tables(tables_of(results, sections), out_dir / "tables")),
+        tables=tuple(write_tables(tables_of(sections), out_dir / "tables")),
         figures=tuple(figures),
     )
 
 
-def tables_of(results: ResultsDocument, sections: Sequence[Section]) -> list[Table]:
+def tables_of(sections: Sequence[Section]) -> list[Table]:
     """Tables of a report that have rows and are written to files."""
     blocks = [block for section in sections for block in blocks_of(section)]
-    found = [claims(results), *(block.table for block in blocks if isinstance(block, Data) and block.saved)]
+    found = (block.table for block in blocks if isinstance(block, Data) and block.saved)
     return [table for table in found if table.rows]
 
 
@@ -311,7 +310,6 @@ def _context(
         "speed": results.throughput.model_dump(exclude_unset=True) if results.throughput else {},
         "sampled": next((backbone.sampled for backbone in ordered.values()), None),
         "findings": findings.findings(results),
-        "claims": claims(results),
         "portraits": [(name, findings.portrait(results, name)) for name in real],
         "gallery": read_gallery(gallery, [row.name for row in results.transformations]),
         "uris": {file: _uri(pictures, file, _SIDE) for file in files_of if files.inside(pictures, file).is_file()},

@@ -7,12 +7,10 @@ from typing import Any
 
 from substyle.engine.report.data import (
     Column,
-    Kind,
     Table,
     scored,
     scored_under,
     show,
-    show_interval,
     with_interval,
     words,
 )
@@ -225,27 +223,6 @@ def equal_width(results: ResultsDocument) -> Table:
             turned = (scored(found.rotation, key) for key in ("accuracy", "styles"))
             rows.append((name, found.dim, scored(found.fine, "accuracy"), *turned))
     return Table("equal_width", "Linear probes on a random projection to a common width.", columns, tuple(rows))
-
-
-def claims(results: ResultsDocument) -> Table:
-    """Verdicts on the claims of the paper."""
-    columns = (
-        Column("id", "Claim", "text"),
-        *words("statement"),
-        Column("status", "Verdict", "text"),
-        *words("difference", "interval", "backbones", "why"),
-    )
-    rows = []
-    for row in results.claims or []:
-        kind: Kind = "points" if row.unit in ("points", None) else "number"
-        groups = [
-            f"{name.replace('_', '-')}: {', '.join(members or []) or 'none'}"
-            for name, members in (row.groups or {}).items()
-        ]
-        shown = show(row.estimate, kind), show_interval(row.ci, kind)
-        reasons = "; ".join(row.reasons or [])
-        rows.append((row.id, row.statement, row.status, *shown, "; ".join(groups) or "–", reasons))
-    return Table("claims", "Claims of the paper.", columns, tuple(rows))
 
 
 def training(results: ResultsDocument) -> Table:

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from substyle.pipelines.transforms.names import count_families
 
 SCHEMA = 1
-Status = Literal["supported", "contradicted", "undecided", "not testable"]
 HEADS = ("linear", "mlp")
 BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")  # in the pooling of a layer
 
@@ -535,32 +534,6 @@ class Robustness(Model):
     backbones: dict[str, Moved | None] | None = None
 
 
-class Claim(Model):
-    """A verdict on a claim of the paper.
-
-    Attributes:
-        groups: backbones by kind.
-        unit: unit of the estimate: points of accuracy, or a number.
-        estimate: mean of the pairs' differences in accuracy, in [-1, 1]; for C5 in sensitivity; for C6 a rank
-            correlation.
-        ci: from the lowest lower to the highest upper end of the pairs' 95 % intervals.
-        margin: margin of equivalence.
-        n_transformations: number of transformations that were resampled (severities of one count as one), or of styles
-            of unseen generators.
-    """
-
-    id: str
-    statement: str
-    status: Status
-    groups: dict[str, Texts | None] | None = None
-    unit: str | None = None
-    estimate: Finite | None = None
-    ci: Interval | None = None
-    margin: Finite | None = None
-    n_transformations: int | None = None
-    reasons: Texts | None = None
-
-
 class StudyFacts(Model):
     """Maximum number of photographs (0: all), and fractions of splits if the source has none."""
 
@@ -605,7 +578,6 @@ class ResultsDocument(Model):
     environment: dict[str, Any] | None = None
     comparisons: list[PairComparison] | None = None
     robustness: list[Robustness] | None = None
-    claims: list[Claim] | None = None
 
     def ordered(self) -> dict[str, BackboneResults]:
         """Backbones by name, controls last."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 MARGIN = 0.01  # of accuracy, within which two probes are equivalent
+FEWEST_DECIDED = 6  # backbones of a verdict on a rank correlation
 FEWEST_CORRELATED = 4  # backbones of a rank correlation: of three, one order in six is perfect
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from substyle.engine.config import Study
+from substyle.engine.report.parts import parts
 from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages.stage import Stage
 from substyle.engine.stages.stamp import with_leftovers
@@ -87,7 +88,7 @@ def register_stage(stage: S) -> S:
     """
     results = (*BackboneResults.model_fields.items(), *ResultsDocument.model_fields.items())
     taken = {*dir(Study), *NAMES, *_RESERVED, *(each for name, field in results for each in (name, field.alias))}
-    taken |= {*dir(BackboneResults), *dir(ResultsDocument)}
+    taken |= {*dir(BackboneResults), *dir(ResultsDocument), *(part.name for part in parts())}
     taken |= {*(each.name for each in fields(Study)), *(each.directory for each in _found.values())}
     for name in (stage.name, stage.directory or stage.name):
         if name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from substyle.engine.report.parts import ReportPart, parts
 from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.store.files import read_json
@@ -48,7 +49,7 @@ def validate_results(results: object) -> ResultsDocument:
         raise SubstyleError(f"results: expected an object, got {type(results).__name__}")
     _require_bounded(results)
     try:
-        return _document(tuple(registry.stages())).model_validate(results)
+        return _document(tuple(registry.stages()), parts()).model_validate(results)
     except ValidationError as error:
         raise SubstyleError(_message(error.errors(include_url=False)[0])) from error
 
@@ -66,17 +67,18 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def results_schema() -> dict[str, Any]:
     """JSON Schema of results.json, draft 2020-12."""
-    model = _document(tuple(registry.stages()))
+    model = _document(tuple(registry.stages()), parts())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
 
 
 @cache
-def _document(stages: tuple[registry.AnyStage, ...]) -> type[ResultsDocument]:
-    """The model of results.json with the types that stages state."""
+def _document(stages: tuple[registry.AnyStage, ...], more: tuple[ReportPart, ...]) -> type[ResultsDocument]:
+    """The model of results.json with the types that stages and parts of reports state."""
     own: dict[str, Any] = {each.name: (each.backbone_results | None, None) for each in stages if each.backbone_results}
     common: dict[str, Any] = {
         each.name: (each.document_results | None, None) for each in stages if each.document_results
     }
+    common |= {each.name: (each.results | None, None) for each in more}
     backbone = create_model(BackboneResults.__name__, __base__=BackboneResults, __doc__=BackboneResults.__doc__, **own)
     common["backbones"] = (dict[str, backbone], ...)  # type: ignore[valid-type]
     name = ResultsDocument.__name__

@@ -17,7 +17,7 @@ from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import versions
 from substyle.engine.config import Study
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
-from substyle.engine.report.claims import claims
+from substyle.engine.report.parts import parts
 from substyle.engine.results.model import SCHEMA, ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.stages.pictures import file_contents
@@ -114,7 +114,9 @@ def assemble(
         document |= _own(stage.name, stage.of_document(run, checked))
     if (checked := _valid(document)) is None:
         return document
-    return document | {"claims": [claim.model_dump() for claim in claims(checked)]}
+    for part in parts():
+        document |= _own(part.name, {part.name: part.entry(checked)})
+    return document
 
 
 def _stated(run: Run, study: Study, limit: int) -> dict[str, Any]:

@@ -7,14 +7,16 @@ from pathlib import Path
 from substyle.engine.report import page
 from substyle.engine.report.data import Table, labelled
 from substyle.engine.report.page import ReportFiles, plots_of, tables_of
+from substyle.engine.report.parts import parts
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
 
 
 def sections_of(results: ResultsDocument) -> list[Section]:
-    """Sections of all stages that have results, with labels in place of names of backbones."""
-    return [section for stage in registry.stages() for section in stage.sections(results)]
+    """Sections of all parts and stages that have results, with labels in place of names of backbones."""
+    of_parts = [section for part in parts() for section in part.sections(results)]
+    return [*of_parts, *(section for stage in registry.stages() for section in stage.sections(results))]
 
 
 def write_report(
@@ -40,7 +42,7 @@ def write_report(
 def all_tables(results: ResultsDocument) -> list[Table]:
     """Tables of the report that have rows."""
     shown = labelled(results)
-    return tables_of(shown, sections_of(shown))
+    return tables_of(sections_of(shown))
 
 
 def all_figures(results: ResultsDocument) -> list[str]:

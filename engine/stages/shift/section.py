@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from substyle.engine.report.claims import shown_correlations
-from substyle.engine.report.data import Column, ComparedScore, Table, scored, words
+from substyle.engine.report.data import Column, ComparedScore, Table, minus, scored, words
 from substyle.engine.report.extraction import SizePlot, SizePoint, size_panels
 from substyle.engine.report.section import Block, Data, Plots, Section, Text
 from substyle.engine.results.model import BackboneResults, ResultsDocument, Robustness
@@ -105,3 +104,16 @@ def shift_summary(results: ResultsDocument) -> str:
     """One sentence on the rank correlation of sensitivity and loss, over the mean of all shifts."""
     rows = results.robustness or []
     return _correlated(rows[-1]) if rows and rows[-1].backbones else ""
+
+
+def shown_correlations(row: Robustness) -> str:
+    """Format as ``Spearman's rho +0.60 (+0.20 to +0.80), Kendall's tau +0.40 (…), 95 % over photographs``."""
+    texts = []
+    for name, value, low_high in (
+        ("Spearman's rho", row.spearman, row.spearman_ci95),
+        ("Kendall's tau", row.kendall, row.kendall_ci95),
+    ):
+        if value is not None:
+            number, *interval = (minus(f"{each:+.2f}") for each in (value, *(low_high or [])))
+            texts.append(f"{name} {number}" + (f" ({' to '.join(interval)})" if interval else ""))
+    return f"{', '.join(texts)}, 95 % over photographs"

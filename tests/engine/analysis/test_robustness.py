@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from substyle.engine.analysis.robustness import Replicates, rank_correlations, robustness
+from substyle.engine.extensions.claims.claims import FEWEST_CORRELATED
 from substyle.engine.probes.resampling import Estimate
-from substyle.engine.report.claims import FEWEST_CORRELATED
 
 
 def test_rank_correlations_are_those_of_scipy() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.claims import claims
+from substyle.engine.extensions.claims.claims import claims
 from substyle.engine.stages.results import validate_results
 
 SUITE = (

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from substyle.engine.extensions.claims.claims import claims
 from substyle.engine.report import gains
-from substyle.engine.report.claims import claims
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.engine.report import claims, curves, heat_tables, tables
+from substyle.engine.extensions.claims import claims
+from substyle.engine.report import curves, heat_tables, tables
 from substyle.engine.report.data import show_scored
 from substyle.engine.report.figures import draw_matrix, draw_plots
 from substyle.engine.report.section import Panel, Plots

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from substyle.engine.report.data import minus, show, show_interval
+from substyle.engine.report.data import show, show_interval
 from substyle.engine.report.deciding import (
     Judged,
     backbones_needed,
@@ -34,20 +34,22 @@ from substyle.engine.report.findings import (
 )
 from substyle.engine.results.model import (
     BackboneResults,
-    Claim,
+    Finite,
     GroupedScores,
+    Interval,
+    Model,
     PairedDifference,
     Resampling,
     ResultsDocument,
     Robustness,
-    Status,
+    Texts,
 )
-from substyle.engine.results.statistics import FEWEST_CORRELATED, MARGIN, correlation_interval
+from substyle.engine.results.statistics import FEWEST_CORRELATED, FEWEST_DECIDED, MARGIN, correlation_interval
+from substyle.engine.stages.shift.section import shown_correlations
 from substyle.pipelines.transforms.names import count_families, family
 
 FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
 FEWEST_TRANSFORMATIONS = 3  # of a verdict on sensitivities
-FEWEST_DECIDED = 6  # backbones of a verdict on a rank correlation
 STRONG = 0.5  # rank correlation that counts as "implies"
 STATISTICS = "control:statistics"
 SUPPORTED: Final = "supported"
@@ -56,6 +58,35 @@ UNDECIDED: Final = "undecided"
 NOT_TESTABLE: Final = "not testable"
 _KIND = {"image_text": "image-text"}
 _RESAMPLES = 2000
+
+
+Status = Literal["supported", "contradicted", "undecided", "not testable"]
+
+
+class Claim(Model):
+    """A verdict on a claim of the paper.
+
+    Attributes:
+        groups: backbones by kind.
+        unit: unit of the estimate: points of accuracy, or a number.
+        estimate: mean of the pairs' differences in accuracy, in [-1, 1]; for C5 in sensitivity; for C6 a rank
+            correlation.
+        ci: from the lowest lower to the highest upper end of the pairs' 95 % intervals.
+        margin: margin of equivalence.
+        n_transformations: number of transformations that were resampled (severities of one count as one), or of styles
+            of unseen generators.
+    """
+
+    id: str
+    statement: str
+    status: Status
+    groups: dict[str, Texts | None] | None = None
+    unit: str | None = None
+    estimate: Finite | None = None
+    ci: Interval | None = None
+    margin: Finite | None = None
+    n_transformations: int | None = None
+    reasons: Texts | None = None
 
 
 def claims(results: ResultsDocument) -> list[Claim]:
@@ -278,19 +309,6 @@ def _moving_is_no_weakness(results: ResultsDocument) -> Claim:
             more = f"about {(count or 0) - len(points)} more backbones" if count else "nothing within reach"
             _add(claim, f"to decide: {'more photographs of the shift' if count == len(points) else more}")
     return _held_back(results, claim, points, [("semantic", "linear")])
-
-
-def shown_correlations(row: Robustness) -> str:
-    """Format as ``Spearman's rho +0.60 (+0.20 to +0.80), Kendall's tau +0.40 (…), 95 % over photographs``."""
-    texts = []
-    for name, value, low_high in (
-        ("Spearman's rho", row.spearman, row.spearman_ci95),
-        ("Kendall's tau", row.kendall, row.kendall_ci95),
-    ):
-        if value is not None:
-            number, *interval = (minus(f"{each:+.2f}") for each in (value, *(low_high or [])))
-            texts.append(f"{name} {number}" + (f" ({' to '.join(interval)})" if interval else ""))
-    return f"{', '.join(texts)}, 95 % over photographs"
 
 
 def _claim(identity: str, statement: str, unit: str = "points") -> Claim:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from substyle.engine.report.claims import claims
+from substyle.engine.extensions.claims.claims import claims
 from substyle.engine.report.deciding import equivalence_needs, more_units
 from substyle.engine.results.statistics import correlation_interval
 from substyle.engine.stages.results import validate_results
