@@ -1,4 +1,4 @@
-"""The tables `[probes]`, `[adapt]` and `[finetune]` of a study file."""
+"""The tables `[probes]` and `[adapt]` of a study file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ InversePenalty = Annotated[StrictFloat, Field(ge=C_RANGE[0], le=C_RANGE[1])]
 Width = Annotated[StrictInt, Field(ge=1, le=65536)]
 Steps = Annotated[StrictInt, Field(ge=1, le=10**8)]
 Resamples = Annotated[StrictInt, Field(ge=0, le=64)]
-Objective = Literal["semantic", "transformation", "joint"]
-OBJECTIVES: tuple[Objective, ...] = ("semantic", "transformation", "joint")
 
 
 @validated("probes")
@@ -146,29 +144,3 @@ class AdaptConfig:
     """pisco: rank of the new embedding as a fraction of the width of the old one."""
     penalty: Annotated[StrictFloat, Field(ge=0, le=1e6)] = 1.0
     """pisco: weight of the differences between variants and originals, which content coordinates avoid."""
-
-
-@validated("finetune")
-class FinetuneConfig:
-    """Fine-tuning of backbones on variants of the training photographs."""
-
-    backbones: Distinct[str] = ()
-    """Backbones of the study to fine-tune."""
-    objectives: Distinct[Objective] = OBJECTIVES
-    """``semantic``: predict the class of variants; ``transformation``: predict the transformation; ``joint``: both. All
-    see the same variants in the same order."""
-    seeds: Annotated[StrictInt, Field(ge=1, le=20)] = 3
-    """Trainings per backbone and objective, which differ in the order of the photographs and the new layers."""
-    steps: Annotated[StrictInt, Field(ge=1)] = 1_000
-    """Steps per training."""
-    batch: Annotated[StrictInt, Field(ge=2)] = 64
-    """Variants per step."""
-    learning_rate: Annotated[StrictFloat, Field(gt=0, le=1)] = 1e-4
-    """Highest learning rate of the network (AdamW with linear warm-up and cosine decay); ten times as high for the new
-    layers."""
-    weight_decay: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.05
-    """Weight decay of AdamW."""
-    transformation_weight: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.5
-    """joint: weight of the loss of the transformation; the rest is that of the class."""
-    seed: Annotated[StrictInt, Field(ge=0)] = 0
-    """First seed. Defaults to the study's."""

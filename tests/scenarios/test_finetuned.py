@@ -15,9 +15,9 @@ from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.extensions.finetune.stage import STAGE, labelled_variants
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.stages.added import discard_replaced
-from substyle.engine.stages.finetune import STAGE, labelled_variants
 from substyle.engine.stages.stage import Run
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.records import content_hash

@@ -326,7 +326,7 @@ def test_a_store_without_files_says_nothing_of_them(scene: Scene) -> None:
 
 
 def test_finetuning_takes_computed_ones_alone(pairs: Scene) -> None:
-    from substyle.engine.stages.finetune import _trained_on
+    from substyle.engine.extensions.finetune.stage import _trained_on
 
     pairs.ok(*embedding(pairs))
     table = load_table(EmbeddingStore.open(pairs.root / "s.zarr"), PIXELS)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from substyle.engine.probes.config import FinetuneConfig, Objective
-from substyle.engine.probes.finetune import LabelledVariants, fit
+from substyle.engine.extensions.finetune.config import FinetuneConfig, Objective
+from substyle.engine.extensions.finetune.training import LabelledVariants, fit
 from substyle.engine.probes.tasks import UNKNOWN
 
 D, CLASSES, TRANSFORMATIONS = 6, 2, 3

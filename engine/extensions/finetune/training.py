@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from substyle.engine.probes.config import FinetuneConfig, Objective
+from substyle.engine.extensions.finetune.config import FinetuneConfig, Objective
 from substyle.engine.probes.tasks import UNKNOWN, Advance
 from substyle.engine.probes.trainer import learning_rate
 

@@ -19,10 +19,11 @@ from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, require_trained_on
 from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.extensions.finetune.config import FinetuneConfig
+from substyle.engine.extensions.finetune.training import LabelledVariants, fit
 from substyle.engine.observability import stage
-from substyle.engine.probes.config import FinetuneConfig
-from substyle.engine.probes.finetune import LabelledVariants, fit
 from substyle.engine.probes.tasks import UNKNOWN
+from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.identity import read_unchanged
@@ -150,7 +151,7 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
                 yield entry
 
 
-STAGE = FinetuneStage()
+STAGE = register_stage(FinetuneStage())
 
 
 def _trained_on(table: EmbeddingTable) -> tuple[str, ...]:

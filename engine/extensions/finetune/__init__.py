@@ -1,0 +1,1 @@
+"""Fine-tuning of networks on variants of the training photographs of a study."""
