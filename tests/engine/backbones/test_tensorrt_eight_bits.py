@@ -35,7 +35,6 @@ from substyle.engine.backbones import gate, lazy
 from substyle.engine.backbones.compile import builder_of, compile_source
 from substyle.engine.backbones.gate import PrecisionGate
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.precision import PrecisionSearch
 from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import TensorRTBuilder
@@ -91,22 +90,6 @@ def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.Captur
     np.testing.assert_array_equal(again.embed(batch(50)[:3]), compiled.embed(batch(50))[:3])
     calibrated = [line for line in capsys.readouterr().err.splitlines() if "calibrating" in line]
     assert [line.split(":")[:2] for line in calibrated] == [["x", "tiny"]]
-
-
-@pytest.mark.parametrize(("speedup", "said"), [(1.29, True), (1.3, False)])
-def test_8_bits_that_gain_little_are_pointed_out(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], speedup: float, said: bool
-) -> None:
-    compared: list[tuple[str, str]] = []
-
-    def given(self: PrecisionSearch, mixture: PrecisionPolicy, over: PrecisionPolicy) -> float:
-        compared.append((mixture.precision, over.precision))
-        return speedup
-
-    monkeypatch.setattr(PrecisionSearch, "_speedup", given)
-    runtime = compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8")).runtime
-    assert compared == [("int8", runtime["between"])]
-    assert ("1.29 times as fast" in capsys.readouterr().err) is said
 
 
 @pytest.mark.slow
