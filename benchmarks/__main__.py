@@ -11,7 +11,7 @@ from benchmarks import harness
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(harness.BENCHMARKS)} (all)")
 parser.add_argument("--quick", action="store_true", help="short runs with rough numbers")
-parser.add_argument("--out", type=Path, default=harness.RESULTS, metavar="DIR", help="folder for the JSON results")
+parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (benchmarks/results or {harness.QUICK})")
 options = parser.parse_args()
 if unknown := {*options.names} - {*harness.BENCHMARKS}:
     parser.error(f"argument NAME: got {min(unknown)!r}; allowed: {', '.join(harness.BENCHMARKS)}")

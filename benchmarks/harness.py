@@ -26,6 +26,7 @@ from substyle.kernels import cpu
 SCHEMA = 1
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+QUICK = Path("runs") / "bench-quick"
 OURS, CEILING = "ours", "ceiling"
 _REST = 0.05  # seconds before each contender: threads of the previous one may still spin
 BENCHMARKS = (
@@ -200,8 +201,12 @@ def shown(data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def save(module: ModuleType, *, quick: bool, out: Path = RESULTS) -> dict[str, Any]:
-    """Run a benchmark, validate its document, write it to ``out/<name>.json`` and print it."""
+def save(module: ModuleType, *, quick: bool, out: Path | None) -> dict[str, Any]:
+    """Run a benchmark, validate its document, write it to ``out/<name>.json`` and print it.
+
+    By default rough numbers are written to `QUICK`, so that they do not replace kept ones.
+    """
+    out = out or (QUICK if quick else RESULTS)
     data = document(module.NAME, module.QUESTION, module.run(quick), quick=quick)
     check(data)
     out.mkdir(parents=True, exist_ok=True)
@@ -214,7 +219,7 @@ def main(module: ModuleType) -> None:
     """Run the command line of a benchmark module."""
     parser = argparse.ArgumentParser(description=module.QUESTION)
     parser.add_argument("--quick", action="store_true", help="short run with rough numbers")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the JSON result")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (benchmarks/results or {QUICK})")
     options = parser.parse_args()
     save(module, quick=options.quick, out=options.out)
     sys.stdout.flush()

@@ -3,8 +3,8 @@
     python -m benchmarks.size [--write]
 
 Counts lines of code (without docstrings, comments, blank lines, imports) and tokens of core, extensions and suites,
-raw lines of tests and benchmarks, commands and settings. `make lint` compares them with ``size.json``; ``--write``
-keeps the present numbers. A change that needs more says so by writing them.
+raw lines of tests and benchmarks, commands and settings. `make lint` compares them with ``size.json``, which
+``--write`` updates.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Fits:
 
 
 # Means over networks and control:pixels of 272 photographs, benchmarks/results/passes.json; the narrow features of
-# control:statistics, which are worse conditioned, take several times as many. A grid has a head for each C; single
+# control:statistics, which are worse conditioned, take up to 76 times as many. A grid has a head for each C; single
 # heads extend it or have smaller tolerances. In kept studies, last fits to 1,600 photographs take 1.7 to 3.5 times as
 # many passes as to 440.
 GRID, SINGLE, RESAMPLES, ROTATION = "grid", "single", "resamples", "rotation"

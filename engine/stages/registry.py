@@ -78,7 +78,7 @@ _RESERVED = ("adapters", "figures", "gallery", "stages", "tables", "tensorboard"
 
 
 def register_stage(stage: S) -> S:
-    """Register a stage and return it. It runs after those that are known, or before probes if it adds backbones.
+    """Register a stage and return it. It runs after those that are known, or before them if it adds backbones.
 
     Its settings are a table of its name in study files.
 
@@ -94,7 +94,7 @@ def register_stage(stage: S) -> S:
             raise ConfigError("stage", name, "an unused name of lower-case letters, digits and underscores")
     _ = stage.code  # of the files as they are now
     _found[stage.name] = stage
-    NAMES.insert(NAMES.index(REPORTED[0]) if stage.adds_backbones else len(NAMES), stage.name)
+    NAMES.insert(0 if stage.adds_backbones else len(NAMES), stage.name)
     _registered.append(stage.name)
     return stage
 
