@@ -29,9 +29,9 @@ from benchmarks.harness import CEILING, OURS, Row, interleave, main
 from benchmarks.peers import probes_cuml, probes_data, probes_moduledict, probes_separate, probes_sklearn
 from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
 from substyle.engine.probes import objective, solver
-from substyle.engine.probes.batches import BatchPart, Features
+from substyle.engine.probes.batches import BatchPart, Features, pick_dtype
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import pick_dtype, score
+from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.tasks import stream_of

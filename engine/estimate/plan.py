@@ -14,7 +14,6 @@ from substyle.engine.estimate import analysis, stages
 from substyle.engine.estimate import probes as probing
 from substyle.engine.estimate.roofline import DISK, TENSOR, Busy, Device, Efficiency, Launch, Work, slowest, total
 from substyle.engine.estimate.stages import BATCH, NetworkFacts
-from substyle.engine.probes import complexity
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
 from substyle.engine.probes.heads import token_grid, token_shapes
@@ -31,7 +30,8 @@ _DISK = 1e9  # bytes per second of the one disk, assumed
 
 EMBEDDING, PROBES, ANALYSIS = STAGES = ("embedding", "probes", "analysis")
 SHARED, NETWORKS, CONTROLS, MEANWHILE = "decode, variants, styles", "backbones", "controls", "host and disk"
-GRIDS = "token heads, probe complexity"
+GRIDS = "token heads"
+_BYTES = 14  # per parameter: weights, two moments and a bfloat16 copy
 _Spent = dict[tuple[str, str], list[tuple[str, Busy]]]  # by stage and part: a backbone and seconds by resource
 ROOFLINE, _CORE, _ONE_DISK = "counted: roofline", "measured: one Xeon core", "assumed: disk of 1 GB/s"
 SOURCES = {
@@ -98,7 +98,7 @@ class ProbeEstimate:
     """Heads of one kind for one task, which train at once on one backbone.
 
     Attributes:
-        kind: ``complexity`` (MLPs of all sizes), ``attentive`` or ``efficient``.
+        kind: ``attentive`` or ``efficient``.
         heads: number of heads K in the grid; parameters: of all of them.
         memory_bytes: weights and optimiser states.
         seconds: on one GPU, of the first training and of the best setting of each architecture with twice the steps;
@@ -150,7 +150,7 @@ class Plan:
         store_bytes: size of the store; memory_bytes: per GPU during embedding, of memory_available_bytes.
         stages: costs per photograph. Stages share the GPU, so their times add up.
         tables: backbones.
-        probes: grids of probe complexity and of token heads.
+        probes: grids of token heads.
         parts: the whole study; total_hours: of it. Probes and analysis of a backbone run on one GPU.
         not_counted: transformations of other libraries, which processes on the host compute at rates of their own.
     """
@@ -340,7 +340,7 @@ def _held(shape: tuple[int, ...], itemsize: int, device: Device) -> tuple[str, M
 def _grids(
     name: str, facts: NetworkFacts, outputs: Mapping[str, int], config: ProbeConfig, device: Device, reached: Efficiency
 ) -> list[ProbeEstimate]:
-    """Grids of probe complexity and of token heads on a backbone."""
+    """Grids of token heads on a backbone."""
     width, found = facts.dim // max(facts.tokens, 1), list[ProbeEstimate]()
 
     def add(task: str, kind: str, steps: int, settings: int, sizes: list[tuple[int, float]], row: float) -> None:
@@ -348,22 +348,17 @@ def _grids(
 
         def seconds(heads: int) -> float:
             flop = heads * config.batch * sum(flop for _, flop in sizes)
-            moved = heads * 2.0 * complexity.BYTES * sum(count for count, _ in sizes) + config.batch * row
+            moved = heads * 2.0 * _BYTES * sum(count for count, _ in sizes) + config.batch * row
             return Work([Launch(flop, moved, product=True)]).seconds(device, reached)
 
         parameters = settings * sum(count for count, _ in sizes)
         whole = steps * (seconds(settings) + 2 * seconds(1))
-        counts = (settings * len(sizes), parameters, float(complexity.BYTES * parameters))
+        counts = (settings * len(sizes), parameters, float(_BYTES * parameters))
         found.append(ProbeEstimate(name, task, kind, *counts, whole))
 
     for task, classes in outputs.items():
         if task not in config.tasks:
             continue
-        if config.complexity and task != "coarse" and complexity.architectures(config):
-            rates = len(config.mlp_learning_rates) * len(config.mlp_weight_decays)
-            counts = [complexity.mlp_parameters(*s, width, classes) for s in complexity.architectures(config).values()]
-            # forward, and gradients of weights and of inputs
-            add(task, "complexity", config.mlp_steps, rates, [(count, 6.0 * count) for count in counts], 2.0 * width)
         for kind in config.token_heads if facts.tokens else ():
             settings = token_grid(config, kind, width)
             shapes = token_shapes(kind, settings[0].groups, width, classes)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from substyle.engine import devices
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import hold, standard_of
-from substyle.engine.probes.evaluate import pick_dtype
+from substyle.engine.probes.dataset import hold
 from substyle.engine.probes.mlp import JOINT, settings_of, train_joint
 from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task, fine_task, identity, semantic_task
 from substyle.engine.store.table import EmbeddingTable
@@ -60,8 +59,8 @@ def fit_multitask(table: EmbeddingTable, config: ProbeConfig, advance: Advance =
     fine = _among(fine, np.intersect1d(fine.train_T, seen))
     semantic = replace(semantic, score_T=np.intersect1d(semantic.score_T, seen))
     device = devices.resolve(config.device, prefix="probes.").torch_device
-    standard = standard_of(table, fine, config.seed)
-    features = Features(hold(table, config, device), standard, device, pick_dtype(config.precision, device))
+    features = Features.of_task(hold(table, config, device), fine, config)
+    standard = features.standard
     settings = [setting for setting in settings_of(fine, semantic, config) if setting.group == JOINT]
     found = train_joint(features, fine, semantic, config, settings, advance)[JOINT]
     ((w_HD, b_H),) = (tuple(each[0].cpu().double() for each in pair) for pair in found.heads.layers[:1])

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.dataset import Dataset, Resident, Standardizer
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dataset import Dataset, Resident, Standardizer, standard_of
 from substyle.engine.probes.loader import Drawn, Placed
 from substyle.engine.probes.tasks import I64, Stream, Task
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import dispatch, probe_data
+from substyle.kernels import cpu, dispatch, probe_data
 from substyle.kernels.dispatch import upload
 from substyle.kernels.probe_data import gather
 from substyle.kernels.probe_heads import Heads
@@ -23,6 +24,17 @@ from substyle.kernels.probe_step_gpu import schedule
 
 KEPT = 1 << 30  # maximum bytes of standardised features that are kept; half as many again for those in 16 bits
 _AT_ONCE = 1 << 24  # numbers that are standardised at a time
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Dtype of matrix products in training: "auto" is bfloat16 on GPUs and on CPUs with native support.
+
+    Weights, moments and losses are always float32, and linear heads are scored in float32.
+    """
+    if precision == "auto":
+        fast = device.type == "cuda" or cpu.has("avx512_bf16", "amx_bf16", "bf16")
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 class Features:
@@ -37,11 +49,17 @@ class Features:
         self, table: Dataset | EmbeddingTable, standard: Standardizer, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.held: Dataset = Resident.of(table, device) if isinstance(table, EmbeddingTable) else table
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.standard = device, dtype, standard
         mean_D, scale_D = _over_centre(standard, self.held.centre)
         self.projection: torch.Tensor | None = None
         self.mean = torch.from_numpy(mean_D).to(device)
         self.scale = torch.from_numpy(scale_D).to(device)
+
+    @classmethod
+    def of_task(cls, held: Dataset, task: Task, config: ProbeConfig) -> Features:
+        """Features standardised over the training rows of a task."""
+        standard = standard_of(held.table, task, config.seed)
+        return cls(held, standard, held.device, pick_dtype(config.precision, held.device))
 
     @property
     def width(self) -> int:

@@ -90,18 +90,6 @@ class ProbeConfig:
     """Whether ``rotate`` and ``redraws`` include controls."""
     redraws: Annotated[StrictInt, Field(ge=0, le=1000)] = 20
     """Number of random sets of held-out transformations to evaluate (linear heads)."""
-    complexity: StrictBool = False
-    """Also train MLPs of every depth and width below on transformations and classes, to show how much either depends on
-    the probe."""
-    complexity_depths: Distinct[Annotated[StrictInt, Field(ge=0, le=8)]] = (0, 1, 2, 4)
-    """Numbers of hidden layers; 0 is the linear probe."""
-    complexity_widths: Distinct[Width] = (64, 256)
-    """Numbers of units of each hidden layer."""
-    extractability: StrictBool = False
-    """Also measure how easily labels are extracted: control tasks, online codelength, learning curves and shuffled
-    labels (linear heads; control tasks of MLPs too)."""
-    orders: Annotated[StrictInt, Field(ge=1, le=64)] = 3
-    """Number of random orders of the training photographs for codelengths and learning curves."""
     equal_width: Annotated[StrictInt, Field(ge=0, le=65536)] = 256
     """Width of a random projection on which linear heads are also fitted, to compare backbones of different width; 0
     disables it. Narrower embeddings are skipped."""

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.tasks import UNKNOWN, Task
-from substyle.kernels import cpu
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
@@ -80,14 +78,3 @@ def score(features: Features, task: Task, heads: Heads, images: NDArray[np.int64
         cells = answers[known] * classes + predicted_SB[:, known]
         confusion += np.bincount(cells.ravel(), minlength=classes * classes)
     return Scores(right, confusion.reshape(classes, classes), task.labels)
-
-
-def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Dtype of matrix products in training: "auto" is bfloat16 on GPUs and on CPUs with native support.
-
-    Weights, moments and losses are always float32, and linear heads are scored in float32.
-    """
-    if precision == "auto":
-        fast = device.type == "cuda" or cpu.has("avx512_bf16", "amx_bf16", "bf16")
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32

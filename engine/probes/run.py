@@ -13,19 +13,14 @@ from numpy.typing import NDArray
 
 from substyle.engine import devices
 from substyle.engine.observability import ProgressBar, stage
-from substyle.engine.probes import complexity
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.checkpoint import save_probe
-from substyle.engine.probes.codelength import grow
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.control_tasks import control, shuffled
-from substyle.engine.probes.dataset import Dataset, Standardizer, hold, standard_of
-from substyle.engine.probes.evaluate import pick_dtype
+from substyle.engine.probes.dataset import Dataset, Standardizer, hold
 from substyle.engine.probes.leave_one_out import LeaveOneOut, report_redrawn, report_rotation, rotate, whole_task
-from substyle.engine.probes.linear import Linear, fit_linear, training_rows_of
+from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.single_task import Single, report, train_single
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity, semantic_task
 from substyle.engine.store.layout import TEST
@@ -77,10 +72,6 @@ def run_probes(
                 run.single(name, bar)
         for name in names if whole.tokens and config.token_heads else ():
             run.tokens(name, bar)
-        if config.extractability:
-            run.extractability(bar)
-        if config.complexity:
-            run.complexity(bar)
     return ProbeOutcome(
         run.results,
         run.scores,
@@ -108,7 +99,6 @@ class _Run:
     results: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     by_resample: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    trained: dict[str, dict[str, Single]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.images = self.table.rows(TEST)
@@ -138,16 +128,12 @@ class _Run:
                 total += sum(each[head] for head in self.config.heads)
                 if self.whole.tokens:
                     total += 3 * self.config.attentive_steps * len(self.config.token_heads)
-                if name != "coarse":
-                    total += 3 * self.config.mlp_steps * self.config.complexity
-                    total += 2 * sum(each[head] for head in self.config.heads) * self.config.extractability
         return total
 
     def features(self, task: Task, held: Dataset | None = None) -> tuple[Features, Standardizer]:
         """Features standardised for a task, and the standardisation; by default of the means over tokens."""
-        held = held or self.held
-        standard = standard_of(held.table, task, self.config.seed)
-        return Features(held, standard, held.device, pick_dtype(self.config.precision, held.device)), standard
+        features = Features.of_task(held or self.held, task, self.config)
+        return features, features.standard
 
     @cached_property
     def held_tokens(self) -> Dataset:
@@ -173,7 +159,6 @@ class _Run:
         self.results[name] = {}
         for head in self.config.heads:
             single = self._head(name, head, task, features, standard, bar)
-            self.trained.setdefault(name, {})[head] = single
             if isinstance(single.probe, Linear) and name == "coarse":
                 self._rotate(single.probe, bar)
             if isinstance(single.probe, Linear) and name == "fine" and self._has_equal_width:
@@ -195,49 +180,6 @@ class _Run:
         trained = joint.made[JOINT].trained
         setting = trained.setting.describe() | {"task_weight": self.config.task_weight}
         self._save("multitask", "mlp", trained.heads, standard, [fine, semantic], setting)
-
-    def extractability(self, bar: ProgressBar) -> None:
-        """Measure how easily the labels of fine and semantic tasks are extracted."""
-        groups = self.group_N  # of training photographs too, which may be alike where those of the test are not
-        entry = self.results["extractability"] = dict[str, Any]()
-        for name in ("fine", "semantic"):
-            for head, single in self.trained.get(name, {}).items():
-                features, _ = self.features(single.task)
-                made = single.probe
-                rows = training_rows_of(features, single.task)
-                basis = CovarianceBasis.of(rows) if isinstance(made, Linear) else None
-                bar.note(f"{name} {head}, control tasks")
-                found = {"selectivity": control(features, single.task, made, self.config, groups, basis, bar.advance)}
-                if isinstance(made, Linear) and basis is not None:
-                    linear = (features, single.task, made, self.config)
-                    bar.note(f"{name}, codelength and learning curve")
-                    found |= grow(*linear, self.images, groups, basis, bar.advance)
-                    bar.note(f"{name}, shuffled labels")
-                    found["shuffled"] = shuffled(*linear, basis, bar.advance)
-                entry.setdefault(name, {})[head] = found
-
-    def complexity(self, bar: ProgressBar) -> None:
-        """Train MLPs of every depth and width on transformations and classes."""
-        sizes = {}
-        for name in ("fine", "semantic"):
-            task = self.tasks[name]
-            if task is None:
-                self.results["complexity"] = None
-                return
-            features, _ = self.features(task)
-            used = complexity.grid_bytes(self.config, features.width, len(task.labels)) / 1e9
-            bar.note(f"{name}, {len(complexity.architectures(self.config))} architectures, {used:.2g} GB")
-            linear = self._linear(name, features, task, bar) if 0 in self.config.complexity_depths else None
-            sizes[name] = complexity.train_sizes(
-                features, task, linear, self.config, self.images, self.scored_group_N, bar.advance
-            )
-        self.results["complexity"] = complexity.report(self.table, sizes["fine"], sizes["semantic"], self.config)
-
-    def _linear(self, name: str, features: Features, task: Task, bar: ProgressBar) -> Linear:
-        single = self.trained.get(name, {}).get("linear")
-        made = fit_linear(features, task, self.config, advance=bar.advance) if single is None else single.probe
-        assert isinstance(made, Linear)
-        return made
 
     def _head(
         self, name: str, head: str, task: Task, features: Features, standard: Standardizer, bar: ProgressBar

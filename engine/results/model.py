@@ -200,85 +200,6 @@ class EqualWidth(Model):
     rotation: GroupedScores | None = None
 
 
-class Measured(Model):
-    """How easily a task is learnt: selectivity, codelength and photographs needed."""
-
-    accuracy: Share | None = None
-    task: Finite | None = None
-    task_ci95: Interval | None = None
-    control: Finite | None = None
-    control_ci95: Interval | None = None
-    selectivity: Finite | None = None
-    selectivity_ci95: Interval | None = None
-    memorised: Finite | None = None
-    memorised_ci95: Interval | None = None
-    bits: Finite | None = None
-    bits_ci95: Interval | None = None
-    compression: Finite | None = None
-    compression_ci95: Interval | None = None
-    uniform: Finite | None = None
-    uniform_ci95: Interval | None = None
-    needed: Finite | None = None
-    needed_ci95: Interval | None = None
-    expected: Finite | None = None
-    expected_ci95: Interval | None = None
-    converged: bool | None = None
-
-
-class LearningCurve(Measured):
-    """Accuracies by number of training photographs."""
-
-    points: dict[str, Accuracy | None] | None = None
-
-
-class Shuffled(Measured):
-    """Accuracy with shuffled labels, and its range by chance."""
-
-    range95: Interval | None = None
-    at_chance: bool | None = None
-
-
-class Extractability(Model):
-    """How easily a probe learns a task."""
-
-    selectivity: Measured | None = None
-    codelength: Measured | None = None
-    curve: LearningCurve | None = None
-    shuffled: Shuffled | None = None
-
-
-class Size(Model):
-    """Scores of MLPs of one depth and width; differences are to the linear probe."""
-
-    depth: int | None = None
-    width: int | None = None
-    fine_parameters: int | None = None
-    semantic_parameters: int | None = None
-    fine: Finite | None = None
-    fine_ci95: Interval | None = None
-    fine_difference: Finite | None = None
-    fine_difference_ci95: Interval | None = None
-    semantic: Finite | None = None
-    semantic_ci95: Interval | None = None
-    semantic_difference: Finite | None = None
-    semantic_difference_ci95: Interval | None = None
-    obfuscated: Share | None = None
-    obfuscated_ci95: Interval | None = None
-    obfuscated_difference: Finite | None = None
-    obfuscated_difference_ci95: Interval | None = None
-    fine_validation: Finite | None = None
-    semantic_validation: Finite | None = None
-    front: bool | None = None
-    fine_converged: bool | None = None
-    semantic_converged: bool | None = None
-    selected: Texts | None = None
-
-    @property
-    def both_converged(self) -> bool:
-        """Whether both probes have converged."""
-        return bool(self.fine_converged and self.semantic_converged)
-
-
 class BothTasks(Model):
     """Accuracies of style and class."""
 
@@ -413,8 +334,6 @@ class BackboneResults(Model):
     semantic: dict[str, PlainScores | None] | None = None
     multitask: MultiTask | None = None
     equal_width: EqualWidth | None = None
-    extractability: dict[str, dict[str, Extractability | None] | None] | None = None
-    complexity: dict[str, Size | None] | None = None
     knn: Neighbours | None = None
     balance: Balance | None = None
     balance_ci95: Intervals | None = None

@@ -21,8 +21,8 @@ from substyle.engine.extensions.generators.section import Contrasts, UnseenStyle
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.crossed import Crossed, known_mean, mean_over_pairs
-from substyle.engine.probes.dataset import hold, standard_of
-from substyle.engine.probes.evaluate import pick_dtype, score
+from substyle.engine.probes.dataset import hold
+from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.linear import agreeing, certified, fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.outcomes import holm
@@ -165,9 +165,7 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
     # standardised without any style, of which all but a few are new
     plain = replace(task, train_T=np.setdiff1d(task.train_T, styles))
     device = devices.resolve(probes.device, prefix="probes.").torch_device
-    held = hold(table, probes, device)
-    standard = standard_of(table, plain, config.seed)
-    features = Features(held, standard, held.device, pick_dtype(probes.precision, held.device))
+    features = Features.of_task(hold(table, probes, device), plain, probes)
     planned = _planned(table, task, list(generators.values()), plain.train_T, config)
     fit, difference = _fitted(features, task, probes, planned, config.C, styles)
     images = table.rows(TEST)

@@ -12,12 +12,12 @@ from typing import Any
 
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages.labels import section
 from substyle.engine.stages.labels.config import LabelsConfig
 from substyle.engine.stages.labels.scores import Known, labels
 from substyle.engine.stages.labels.section import Labels
 from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.probes import probe_config
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.identity import open_unchanged
 from substyle.engine.store.tokens import averaged
@@ -77,7 +77,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
             with suppress(SubstyleError, OSError):
                 read |= self._read(run, config, "column")
         digests = {label: _digest(read[label]) if label in read else known.get(label) for label in config.of}
-        return {"values": digests, "probes": PROBES.settings(_probes(run))}
+        return {"values": digests, "probes": PROBES.settings(probe_config(run))}
 
     def compute(self, run: Run, config: LabelsConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the scores."""
@@ -85,7 +85,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
 
         known = {label: own for kind in ORIGINS for label, own in self._read(run, config, kind).items()}
         with threads(1), threadpool_limits(1):  # the same numbers on any number of cores
-            self.write(folder, labels(averaged(run.tables[unit.name]), known, config, _probes(run)))
+            self.write(folder, labels(averaged(run.tables[unit.name]), known, config, probe_config(run)))
 
     def _read(self, run: Run, config: LabelsConfig, kind: str) -> Known:
         """Values of labels of one kind of origin, read once in a run."""
@@ -114,8 +114,3 @@ STAGE = LabelsStage()
 
 def _digest(values: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(values.items())).encode()).hexdigest()[:16]
-
-
-def _probes(run: Run) -> ProbeConfig:
-    config: ProbeConfig | None = PROBES.chosen(run)
-    return config or ProbeConfig(seed=run.store.settings.seed)

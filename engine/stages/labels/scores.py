@@ -121,8 +121,6 @@ def labels(table: EmbeddingTable, known: Known, config: LabelsConfig, probes: Pr
         tasks=("semantic",),
         heads=config.heads,
         equal_width=0,
-        complexity=False,
-        extractability=False,
         save=False,
         bootstrap=config.bootstrap,
         resample_by=config.resample_by if not config.group else "photograph",

@@ -97,6 +97,11 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
 STAGE = ProbesStage()
 
 
+def probe_config(run: Run) -> ProbeConfig:
+    """The settings of probes of a run, for stages that train others; default ones without a study."""
+    return STAGE.chosen(run) or ProbeConfig(seed=run.store.settings.seed)
+
+
 def probe_file(out: Path, backbone: str, task: str, head: str = "linear") -> Path:
     """File of a probe in an output folder, if it was trained and saved (`is_result`)."""
     return out / STAGE.name / slug(backbone) / f"{task}-{head}.safetensors"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.report import curves, extraction, gains
+from substyle.engine.report import curves, gains
 from substyle.engine.report.answers import answer
 from substyle.engine.report.data import ComparedScore, Table, head_name, show
 from substyle.engine.report.dots import dot_plots
@@ -235,50 +235,6 @@ def _told(key: str, name: str, title: str, table: Table, summary: Any, results: 
     return Section(key, name, title, blocks)
 
 
-def _extractability(results: ResultsDocument) -> Section:
-    note = (
-        "Test: accuracy on test photographs, for classes on original ones. Control: accuracy on held-out variants of "
-        "training photographs of probes trained on a random label per photograph, which they can only memorise "
-        "(Hewitt & Liang 2019). Task accuracy: with true labels of the same training rows, for style on test "
-        "photographs, for class on the rows of the control; selectivity is the difference. Memorised: accuracy on "
-        "training rows with a random label per row. Bits per label: online codelength (Voita & Titov 2020); "
-        "compression is against the uniform code. For 90%: training photographs of a linear probe for 90% of the "
-        "way from chance to its accuracy with all, interpolated in their logarithm. Shuffled: accuracy of a linear "
-        "probe on shuffled labels, beside its range of 95% by chance. In small type: 95% intervals over the scored "
-        f"{results.drawn()}, for given probes; of the number of photographs also over the orders in which they are "
-        "drawn."
-    )
-    blocks: list[Block] = []
-    if table := _table(extraction.extractability(results), "Extractability of style and class from each embedding"):
-        blocks = [Text(extraction.extractability_summary(results)), *table, Text(note, note=True)]
-        if learned := _table(extraction.learning_curves(results)):
-            blocks.append(Details("Learning curves", tuple(learned)))
-    return Section("extractability", "Extractability", "Extractability: how easily is it read?", tuple(blocks))
-
-
-def _complexity(results: ResultsDocument) -> Section:
-    table, plots = extraction.complexity(results), extraction.size_plots(results)
-    text = (
-        "Accuracy of style and of class (original photographs) by probes of every depth × width, on test photographs, "
-    )
-    note = (
-        "Filled: the probe with the highest mean validation accuracy of both tasks; grey: not converged. The grey line "
-    )
-    note += "is the Pareto front. Axes do not start at 0; faint lines are 95% intervals. Sizes are hidden layers × "
-    note += "units; linear probes have none."
-    below = "Differences to the linear probe are paired. Each test accuracy is of the learning rate that validation "
-    below += "selects; the front is of test accuracies, and so favours chance differences when there are many probes."
-    blocks: list[Block] = []
-    if table.rows:
-        blocks = [
-            Text(f"{text}in per cent."),
-            *([Plots("complexity", extraction.size_panels(plots))] if plots else []),
-            Text(note, note=True),
-            Details(f"All probes ({len(table.rows)})", (Data(table, table.caption), Text(below, note=True))),
-        ]
-    return Section("complexity", "Complexity", "Complexity: does it depend on the probe?", tuple(blocks))
-
-
 def _together(results: ResultsDocument) -> Section:
     text = (
         "One hidden layer with two heads, trained on style and class together, compared with single-task twins trained "
@@ -332,7 +288,7 @@ def _training(results: ResultsDocument) -> Section:
 
 _MAKERS = (
     *(_overview, _style, _confusions, _new_styles, _substance, _severity, _depth, _adapters, _finetuned, _attentive),
-    *(_extractability, _complexity, _together, _comparisons, _training),
+    *(_together, _comparisons, _training),
 )
 
 

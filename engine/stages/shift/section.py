@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from substyle.engine.report.data import Column, ComparedScore, Table, minus, scored, words
-from substyle.engine.report.extraction import SizePlot, SizePoint, size_panels
+from substyle.engine.report.scatter import ScatterPlot, ScatterPoint, scatter_panels
 from substyle.engine.report.section import Block, Data, Plots, Section, Text
 from substyle.engine.results.model import BackboneResults, ResultsDocument, Robustness
 from substyle.engine.results.statistics import FEWEST_CORRELATED
@@ -20,7 +20,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     text += f"the transformations. {shift_summary(results)}"
     blocks: list[Block] = [Text(text), Data(table, table.caption, saved=False), Data(shifts(results), hidden=True)]
     if plots := shift_plots(results):
-        blocks.append(Plots("shift", size_panels(plots)))
+        blocks.append(Plots("shift", scatter_panels(plots)))
         by = results.drawn((next(iter(results.ordered().values())).sampled or {}).get("resample_by"))
         note = "Loss: class accuracy on original test photographs minus that on the shift, on photographs of classes "
         note += "that the probe knows; others count as wrong in the column Own photographs. Intervals are "
@@ -78,7 +78,7 @@ def shift_table(results: ResultsDocument) -> Table | None:
     return Table("shift", "Accuracy of the class probe on shifted photographs", tuple(columns), tuple(rows))
 
 
-def shift_plots(results: ResultsDocument) -> list[SizePlot]:
+def shift_plots(results: ResultsDocument) -> list[ScatterPlot]:
     """A plot of trained backbones for each shift: mean sensitivity to the right, loss of class accuracy upwards."""
     plots = []
     for row in results.robustness or []:
@@ -86,10 +86,10 @@ def shift_plots(results: ResultsDocument) -> list[SizePlot]:
         for name, each in (row.backbones or {}).items():
             moved, lost = scored(each, "sensitivity"), scored(each, "loss")
             if moved is not None and lost is not None:
-                points.append(SizePoint.of(name, moved, lost, "full"))
+                points.append(ScatterPoint.of(name, moved, lost, "full"))
         if points:
             title = row.shift or "mean of all shifts"
-            plots.append(SizePlot(title, tuple(points), _correlated(row), "sensitivity × 100", "loss, points"))
+            plots.append(ScatterPlot(title, tuple(points), _correlated(row), "sensitivity × 100", "loss, points"))
     return plots
 
 

@@ -29,7 +29,6 @@ from substyle.engine.estimate.roofline import (
     card_of,
     device,
 )  # fmt: skip
-from substyle.engine.probes.complexity import grid_bytes
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import initial_of_tokens, token_grid
 from substyle.kernels.errors import ConfigError
@@ -269,22 +268,6 @@ def test_how_probes_hold_a_table(photographs: int, held: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_complexity_grid_of_imagenet() -> None:
-    config = ProbeConfig(
-        complexity=True, complexity_depths=(0, 1, 2, 3, 4), complexity_widths=(64, 256, 1024, 4096, 8192)
-    )
-    fine, semantic = plan([VIT], SUITE, 1000, H100, probes=config).probes
-    assert [(grid.task, grid.kind, grid.heads) for grid in (fine, semantic)] == [
-        ("fine", "complexity", 60), ("semantic", "complexity", 60)
-    ]  # fmt: skip
-    assert semantic.memory_bytes == grid_bytes(config, 768, 1000) == pytest.approx(25.5e9, rel=0.01)  # docs/probes.md
-    assert fine.memory_bytes == grid_bytes(config, 768, 31)
-    # forward and backward products of the grid once, and of each architecture twice as long
-    flop = 6.0 * config.batch * semantic.parameters * config.mlp_steps * (1 + 2 / 3)
-    assert semantic.seconds >= 0.999 * flop / (H100.flops * H100.reached)
-    assert plan([VIT], SUITE, 1000, H100).probes == []
-
-
 def test_token_heads_of_a_token_store() -> None:
     config = ProbeConfig(tasks=("fine",))
     made = plan([f"{VIT}@tokens=7"], SUITE, 1000, H100, probes=config)

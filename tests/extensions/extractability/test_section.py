@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report import extraction
-from substyle.engine.report.extraction import complexity_summary, size_plots
-from substyle.engine.results.model import Size
+from substyle.engine.extensions.extractability import complexity_section, section
+from substyle.engine.extensions.extractability.complexity_section import Size, complexity_summary, size_plots
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
@@ -59,7 +58,7 @@ def results(fake: ModuleType) -> dict[str, Any]:
 
 
 def test_tables_hold_the_numbers_and_chance(results: dict[str, Any]) -> None:
-    table = extraction.extractability(validate_results(results))
+    table = section.extractability(validate_results(results))
     columns = [column.name for column in table.columns]
     rows = [dict(zip(columns, row, strict=True)) for row in table.rows]
     assert [(r["backbone"], r["task"], r["head"]) for r in rows[:4]] == [
@@ -74,33 +73,33 @@ def test_tables_hold_the_numbers_and_chance(results: dict[str, Any]) -> None:
     assert [(r["task"], r["test"][0], r["bits"][0], r["compression"][0]) for r in chance] == [
         ("style", pytest.approx(1 / 31), 4.954, 1.0), ("class", pytest.approx(1 / 7), 4.954, 1.0),
     ]  # fmt: skip
-    assert len(extraction.learning_curves(validate_results(results)).rows) == 3 * 2 * 3
-    assert [row[1] for row in extraction.complexity(validate_results(results)).rows[:4]] == [
+    assert len(section.learning_curves(validate_results(results)).rows) == 3 * 2 * 3
+    assert [row[1] for row in complexity_section.complexity(validate_results(results)).rows[:4]] == [
         "linear",
         "1×64",
         "2×64",
         "4×64",
     ]
-    assert [row[-3:] for row in extraction.complexity(validate_results(results)).rows[:4]] == [
+    assert [row[-3:] for row in complexity_section.complexity(validate_results(results)).rows[:4]] == [
         ("yes", "class", "yes"), ("yes", "style, both", "yes"), ("no", "", "yes"), ("no", "", "no"),
     ]  # fmt: skip
 
 
 def test_the_sentence_on_extractability_follows_the_numbers(results: dict[str, Any]) -> None:
-    text = extraction.extractability_summary(validate_results(results))
+    text = section.extractability_summary(validate_results(results))
     assert "Style takes the fewest bits per label of all backbones in beta: 0.500 (0.400–0.600" in text
     assert "of all controls in control:pixels: 2.500" in text
     assert "at chance in 6 of 6 cases." in text
     changed = deepcopy(results)
     changed["backbones"]["beta"]["extractability"]["fine"]["linear"]["codelength"]["converged"] = False
     changed["backbones"]["alpha"]["extractability"]["fine"]["linear"]["shuffled"]["at_chance"] = False
-    text = extraction.extractability_summary(validate_results(changed))
+    text = section.extractability_summary(validate_results(changed))
     assert "Style takes the fewest bits per label of all backbones in alpha: 0.800" in text
     assert "at chance in 5 of 6 cases, not in alpha (style); one in 20" in text
 
 
 def test_the_sentence_on_complexity_follows_the_numbers(results: dict[str, Any]) -> None:
-    rows = validate_results(results).backbones["alpha"].complexity or {}
+    rows = validate_results(results).backbones["alpha"].entry("complexity")
     text = complexity_summary({name: row for name, row in rows.items() if row})
     assert "Style: validation selects 1×64, 64,000 parameters, 85.0% on test photographs, +5.0 points" in text
     assert "(+4.0 to +6.0)" in text

@@ -89,6 +89,7 @@ class Growing:
 
     Attributes:
         made: its linear probe.
+        orders: number of orders.
     """
 
     features: Features
@@ -96,6 +97,7 @@ class Growing:
     made: Linear
     config: ProbeConfig
     basis: CovarianceBasis
+    orders: int
     advance: Advance = lambda count: None
     order_ON: I64 = field(init=False)
 
@@ -104,7 +106,7 @@ class Growing:
         self.weight_T = variant_weights(task, task.train_T)
         some_N = task.train_N[task.distinct_TN[np.ix_(task.train_T, task.train_N)].any(axis=0)]
         some_N = some_N[np.sort(np.unique(task.first_N[some_N], return_index=True)[1])]
-        self.order_ON = np.stack([rng.permutation(some_N) for _ in range(self.config.orders)])
+        self.order_ON = np.stack([rng.permutation(some_N) for _ in range(self.orders)])
         self.validation = Validation(self.features.full(), task, self.config)
 
     @property
@@ -246,6 +248,7 @@ def grow(
     images: I64,
     group_N: I64 | None,
     basis: CovarianceBasis,
+    orders: int,
     advance: Advance = lambda count: None,
 ) -> dict[str, Any]:
     """Measure codelength and learning curve of a task. Returns ``codelength`` and ``curve`` of results.json.
@@ -253,8 +256,9 @@ def grow(
     Args:
         made: linear probe trained on all photographs.
         group_N: bootstrap groups of all images, None for images.
+        orders: number of random orders of the training photographs.
     """
-    growing = Growing(features, task, made, config, basis, advance)
+    growing = Growing(features, task, made, config, basis, orders, advance)
     blocks, sizes = code_sizes(growing.count), curve_sizes(growing.count)
     code = _Code(growing, blocks)
     curve = _Curve(growing, images, None if group_N is None else group_N[images])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from tests.engine.probes.conftest import Make, Quick
 from torch import nn
 
-from substyle.engine.probes.complexity import LINEAR, grid_bytes, pareto_front, selected, settings_of
+from substyle.engine.extensions.extractability.complexity import LINEAR, pareto_front, selected, settings_of
+from substyle.engine.extensions.extractability.config import ComplexityConfig
+from substyle.engine.extensions.extractability.stage import complexity
 from substyle.engine.probes.run import run_probes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,10 +28,9 @@ def mlp(inputs: int, depth: int, width: int, outputs: int) -> int:
 def test_depth_0_is_the_linear_probe_and_depth_1_the_mlp(make_table: Make, quick: Quick) -> None:
     """Equal numbers for equal architectures; parameters are those of torch's modules."""
     table = make_table(images=200, style=1.0)
-    config = quick(tasks=TWO, complexity=True, complexity_depths=(0, 1, 3), complexity_widths=(8, 32))
-    outcome = run_probes(table, config, out_dir=None, quiet=True)
-    results = json.loads(json.dumps(outcome.results, allow_nan=False))
-    rows = results["complexity"]
+    probes, config = quick(tasks=TWO), ComplexityConfig(depths=(0, 1, 3), widths=(8, 32))
+    results = run_probes(table, probes, out_dir=None, quiet=True).results
+    rows = json.loads(json.dumps(complexity(table, probes, config), allow_nan=False))
     assert list(rows) == [LINEAR, "1x8", "1x32", "3x8", "3x32"]
     for name, head in ((LINEAR, "linear"), ("1x32", "mlp")):
         assert rows[name]["fine"] == results["fine"][head]["accuracy"]
@@ -50,20 +50,18 @@ def test_depth_0_is_the_linear_probe_and_depth_1_the_mlp(make_table: Make, quick
 
 
 def test_without_depth_0_or_a_task(make_table: Make, quick: Quick) -> None:
-    config = quick(tasks=TWO, heads=("linear",), complexity=True, complexity_depths=(2,), complexity_widths=(8,))
-    rows = run_probes(make_table(), config, out_dir=None, quiet=True).results["complexity"]
+    probes, config = quick(tasks=TWO, heads=("linear",)), ComplexityConfig(depths=(2,), widths=(8,))
+    rows = complexity(make_table(), probes, config)
     assert list(rows) == ["2x8"]
     assert "fine_difference" not in rows["2x8"]
-    assert run_probes(make_table(classes=0), config, out_dir=None, quiet=True).results["complexity"] is None
+    assert complexity(make_table(classes=0), probes, config) == {}
 
 
 def test_the_grid_has_every_rate_of_every_architecture(quick: Quick) -> None:
-    config = quick(complexity_depths=(0, 1, 2), complexity_widths=(4, 8), mlp_weight_decays=(0.0, 0.1))
-    settings = settings_of(config)
+    settings = settings_of(ComplexityConfig(depths=(0, 1, 2), widths=(4, 8)), quick(mlp_weight_decays=(0.0, 0.1)))
     assert len(settings) == len(set(settings)) == 2 * 2 * 2 * 2
     shapes = {(1, 4, "1x4"), (1, 8, "1x8"), (2, 4, "2x4"), (2, 8, "2x8")}
     assert {(s.depth, s.width, s.group) for s in settings} == shapes
-    assert grid_bytes(config, 20, 3) == 14 * 4 * sum(mlp(20, d, w, 3) for d in (1, 2) for w in (4, 8))
 
 
 def test_pareto_front_at_its_edges() -> None:
@@ -89,9 +87,8 @@ def test_validation_selects_the_smallest_of_the_best() -> None:
 
 def test_what_has_not_converged_is_neither_selected_nor_on_the_front(make_table: Make, quick: Quick) -> None:
     """A single step is too few for MLPs, so only the linear probe remains."""
-    config = quick(tasks=TWO, mlp_steps=1, mlp_learning_rates=(1e-2,))
-    config = replace(config, complexity=True, complexity_depths=(0, 1), complexity_widths=(8,))
-    rows = run_probes(make_table(style=0.7), config, out_dir=None, quiet=True).results["complexity"]
+    probes = quick(tasks=TWO, mlp_steps=1, mlp_learning_rates=(1e-2,))
+    rows = complexity(make_table(style=0.7), probes, ComplexityConfig(depths=(0, 1), widths=(8,)))
     assert not rows["1x8"]["fine_converged"]
     assert not {"fine", "both"} & set(rows["1x8"]["selected"])
     assert not rows["1x8"]["front"]

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from tests.engine.probes.conftest import Make, Quick, features_of
 
-from substyle.engine.probes import control_tasks
+from substyle.engine.extensions.extractability import control_tasks
+from substyle.engine.extensions.extractability.control_tasks import (
+    by_chance,
+    control,
+    controls_of,
+    shuffled,
+    shuffled_task,
+)
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.control_tasks import by_chance, control, controls_of, shuffled, shuffled_task
 from substyle.engine.probes.linear import Linear, fit_heads, fit_linear, training_rows_of
 from substyle.engine.probes.mlp import train_mlp
 from substyle.engine.probes.tasks import Task

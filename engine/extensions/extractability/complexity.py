@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from substyle.engine.extensions.extractability.config import ComplexityConfig
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
@@ -22,7 +23,6 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
 LINEAR = "linear"
-BYTES = 14  # per parameter: weights, two moments and a bfloat16 copy
 
 
 @dataclass(frozen=True)
@@ -42,37 +42,27 @@ class Sized:
     resampled: Resampled
 
 
-def architectures(config: ProbeConfig) -> dict[str, tuple[int, int]]:
+def architectures(sizes: ComplexityConfig) -> dict[str, tuple[int, int]]:
     """(depth, width) of all MLPs, by name: ``2x256`` has two hidden layers of 256 units."""
-    depths = [depth for depth in config.complexity_depths if depth]
-    return {f"{depth}x{width}": (depth, width) for depth, width in product(depths, config.complexity_widths)}
+    depths = [depth for depth in sizes.depths if depth]
+    return {f"{depth}x{width}": (depth, width) for depth, width in product(depths, sizes.widths)}
 
 
-def settings_of(config: ProbeConfig) -> list[Setting]:
+def settings_of(sizes: ComplexityConfig, config: ProbeConfig) -> list[Setting]:
     """The grid: learning rates and decays of every architecture, which are groups."""
     rates = list(product(config.mlp_learning_rates, config.mlp_weight_decays))
     return [
         Setting(lr, decay, width, group=name, depth=depth)
-        for name, (depth, width) in architectures(config).items()
+        for name, (depth, width) in architectures(sizes).items()
         for lr, decay in rates
     ]
-
-
-def grid_bytes(config: ProbeConfig, inputs: int, outputs: int) -> int:
-    """Bytes of weights and optimiser states of the whole grid."""
-    each = [mlp_parameters(*size, inputs, outputs) for size in architectures(config).values()]
-    return BYTES * sum(each) * len(config.mlp_learning_rates) * len(config.mlp_weight_decays)
-
-
-def mlp_parameters(depth: int, width: int, inputs: int, outputs: int) -> int:
-    """Number of weights and biases of an MLP with at least one hidden layer."""
-    return width * (inputs + 1) + (depth - 1) * width * (width + 1) + outputs * (width + 1)
 
 
 def train_sizes(
     features: Features,
     task: Task,
     linear: Linear | None,
+    sizes: ComplexityConfig,
     config: ProbeConfig,
     images: I64,
     group_N: I64 | None,
@@ -93,7 +83,7 @@ def train_sizes(
     found = {}
     if linear is not None:
         found[LINEAR] = sized(linear.heads, linear.validation, bool(linear.describe()["converged"]))
-    settings = settings_of(config)
+    settings = settings_of(sizes, config)
     if settings:
         judge = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
         part = part_of(features, task, config)
@@ -103,7 +93,7 @@ def train_sizes(
 
 
 def report(
-    table: EmbeddingTable, fine: Mapping[str, Sized], semantic: Mapping[str, Sized], config: ProbeConfig
+    table: EmbeddingTable, fine: Mapping[str, Sized], semantic: Mapping[str, Sized], sizes: ComplexityConfig
 ) -> dict[str, Any]:
     """Entry of results.json: numbers of every architecture by name.
 
@@ -116,19 +106,19 @@ def report(
     count, base = len(table.transformations), identity(table)
     clean_T = uniform_over([base], count)
     shown = {"fine": (fine, np.ones(count)), "semantic": (semantic, clean_T), "obfuscated": (semantic, 1.0 - clean_T)}
-    known = {LINEAR: (0, 0)} | architectures(config)
+    known = {LINEAR: (0, 0)} | architectures(sizes)
     rows: dict[str, dict[str, Any]] = {}
     for name in fine:
         depth, width = known[name]
         row: dict[str, Any] = {"depth": depth, "width": width or None}
-        for score_name, (sizes, weight_T) in shown.items():
-            estimate = sizes[name].resampled.mean(weight_T)
+        for score_name, (sized, weight_T) in shown.items():
+            estimate = sized[name].resampled.mean(weight_T)
             row |= estimate.entries(score_name)
-            if LINEAR in sizes and name != LINEAR:
-                difference = estimate - sizes[LINEAR].resampled.mean(weight_T)
+            if LINEAR in sized and name != LINEAR:
+                difference = estimate - sized[LINEAR].resampled.mean(weight_T)
                 row |= difference.entries(f"{score_name}_difference")
-        for task, sizes in (("fine", fine), ("semantic", semantic)):
-            one = sizes[name]
+        for task, sized in (("fine", fine), ("semantic", semantic)):
+            one = sized[name]
             row |= {f"{task}_parameters": one.parameters, f"{task}_validation": one.validation}
             row[f"{task}_converged"] = one.converged
         rows[name] = row | {"selected": [], "front": False}

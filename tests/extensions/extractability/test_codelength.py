@@ -17,8 +17,7 @@ from tests.conftest import slow_after
 from tests.engine.probes.conftest import Make, Quick, features_of
 from tests.engine.report.fake import fake_results
 
-from substyle.engine.probes.batches import Features
-from substyle.engine.probes.codelength import (
+from substyle.engine.extensions.extractability.codelength import (
     Growing,
     _Curve,
     code_sizes,
@@ -27,13 +26,15 @@ from substyle.engine.probes.codelength import (
     mixed_bits,
     photographs_needed,
 )
-from substyle.engine.probes.control_tasks import shuffled_task
+from substyle.engine.extensions.extractability.config import ExtractabilityConfig
+from substyle.engine.extensions.extractability.control_tasks import shuffled_task
+from substyle.engine.extensions.extractability.section import extractability as extractability_table
+from substyle.engine.extensions.extractability.stage import extractability
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.linear import fit_linear, training_rows_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import ACCURACY, Estimate
-from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import Task
-from substyle.engine.report.extraction import extractability
 from substyle.engine.stages.results import validate_results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,10 +51,10 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
     distinct = table.distinct_TN.copy()
     distinct[2, ::3] = False
     features, task = features_of(replace(table, distinct_TN=distinct), name)
-    config = quick(orders=2, tolerance=1e-6)
+    config = quick(tolerance=1e-6)
     made = fit_linear(features, task, config)
     test_N = np.flatnonzero(table.split_N == 2)
-    found = grow(features, task, made, config, test_N, None, basis_of(features, task))
+    found = grow(features, task, made, config, test_N, None, basis_of(features, task), 2)
     blocks, points = found["codelength"]["blocks"], found["curve"]["points"]
     assert list(blocks) == [str(size) for size in code_sizes(60)]
     classes, rows = len(task.labels), len(task.rows(task.train_T, task.train_N)[0])
@@ -65,7 +66,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
         return LogisticRegression(C=C, tol=1e-7, max_iter=20_000).fit(features(t, n).numpy(), y)
 
     total = 0.0
-    for order_N in Growing(features, task, made, config, basis_of(features, task)).order_ON:
+    for order_N in Growing(features, task, made, config, basis_of(features, task), 2).order_ON:
         sizes = code_sizes(60)
         total += math.log2(classes) * len(task.rows(task.train_T, order_N[: sizes[0]])[0])
         for size, end in pairwise(sizes):
@@ -87,7 +88,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
     score_T = task.train_T if name == "semantic" else task.score_T
     for size in (16, 32):
         accuracies = []
-        for order_N in Growing(features, task, made, config, basis_of(features, task)).order_ON:
+        for order_N in Growing(features, task, made, config, basis_of(features, task), 2).order_ON:
             head = fitted(order_N[:size], points[str(size)]["C"])
             for each in score_T:
                 t, n = task.rows(np.array([each]), test_N)
@@ -127,9 +128,9 @@ def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: 
     bits = []
     for each in (table, copies):
         features, task = features_of(each, "fine")
-        config = quick(orders=2)
+        config = quick()
         made = fit_linear(features, task, config)
-        found = grow(features, task, made, config, each.rows(2), each.groups("photograph"), basis_of(features, task))
+        found = grow(features, task, made, config, each.rows(2), each.groups("photograph"), basis_of(features, task), 2)
         assert list(found["codelength"]["blocks"]) == [str(size) for size in code_sizes(len(table.rows(0)))]
         bits.append(found["codelength"]["bits"])
     assert bits[0] > 0.5
@@ -142,7 +143,7 @@ def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make
     features, task = features_of(make_table(images=200, style=4.0), "fine")
     config, test_N = quick(), np.flatnonzero(make_table(images=200).split_N == 2)
     made = fit_linear(features, task, config)
-    found = grow(features, task, made, config, test_N, None, basis_of(features, task))
+    found = grow(features, task, made, config, test_N, None, basis_of(features, task), 3)
     code, curve = found["codelength"], found["curve"]
     assert code["bits_ci95"][0] < code["bits"] < code["bits_ci95"][1]
     assert code["compression_ci95"][0] < code["compression"] < code["compression_ci95"][1]
@@ -151,7 +152,7 @@ def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make
     assert curve["needed_ci95"][0] <= curve["needed"] <= curve["needed_ci95"][1]
     assert 1 <= curve["needed"] < 64
     assert curve["points"]["120"]["C"] == made.C
-    random = grow(features, shuffled_task(task, 0), made, config, test_N, None, basis_of(features, task))
+    random = grow(features, shuffled_task(task, 0), made, config, test_N, None, basis_of(features, task), 3)
     assert 0.9 < random["codelength"]["compression"] < 1.05
     assert random["curve"]["points"]["120"]["accuracy"] < 0.3
 
@@ -159,22 +160,19 @@ def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make
 @pytest.mark.slow
 def test_a_run_reports_extractability_in_the_schema_and_by_groups(make_table: Make, quick: Quick) -> None:
     """Of both tasks and heads; without classes of one task."""
-    config = quick(tasks=("fine", "semantic"), extractability=True, orders=1, resample_by="folder")
-    results = json.loads(json.dumps(run_probes(make_table(), config, out_dir=None, quiet=True).results))
-    found = results["extractability"]
+    probes, config = quick(tasks=("fine", "semantic"), resample_by="folder"), ExtractabilityConfig(orders=1)
+    found = json.loads(json.dumps(extractability(make_table(), probes, config)))
     assert [(task, head) for task in found for head in found[task]] == [
         ("fine", "linear"), ("fine", "mlp"), ("semantic", "linear"), ("semantic", "mlp"),
     ]  # fmt: skip
     assert set(found["fine"]["linear"]) == {"selectivity", "codelength", "curve", "shuffled"}
     assert set(found["fine"]["mlp"]) == {"selectivity"}
     whole = fake_results({"alpha": (0.9, 0.9)})
-    whole["backbones"]["alpha"] |= results
-    validate_results(whole)
-    assert [row[:3] for row in extractability(validate_results(whole)).rows[:2]] == [
+    whole["backbones"]["alpha"]["extractability"] = found
+    assert [row[:3] for row in extractability_table(validate_results(whole)).rows[:2]] == [
         ("alpha", "style", h) for h in ("linear", "mlp")
     ]
-    without = run_probes(make_table(classes=0), config, out_dir=None, quiet=True).results["extractability"]
-    assert list(without) == ["fine"]
+    assert list(extractability(make_table(classes=0), probes, config)) == ["fine"]
 
 
 def test_an_unseen_class_has_a_finite_code() -> None:

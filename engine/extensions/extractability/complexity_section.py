@@ -1,0 +1,158 @@
+"""Table, figures and section of probe complexity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
+from substyle.engine.report.scatter import ScatterPlot, ScatterPoint, scatter_panels
+from substyle.engine.report.section import Block, Data, Details, Plots, Section, Text
+from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share, Texts
+
+LINEAR = "linear"
+_TASKS = {"fine": "style", "semantic": "class"}
+
+
+class Size(Model):
+    """Scores of MLPs of one depth and width; differences are to the linear probe."""
+
+    depth: int | None = None
+    width: int | None = None
+    fine_parameters: int | None = None
+    semantic_parameters: int | None = None
+    fine: Finite | None = None
+    fine_ci95: Interval | None = None
+    fine_difference: Finite | None = None
+    fine_difference_ci95: Interval | None = None
+    semantic: Finite | None = None
+    semantic_ci95: Interval | None = None
+    semantic_difference: Finite | None = None
+    semantic_difference_ci95: Interval | None = None
+    obfuscated: Share | None = None
+    obfuscated_ci95: Interval | None = None
+    obfuscated_difference: Finite | None = None
+    obfuscated_difference_ci95: Interval | None = None
+    fine_validation: Finite | None = None
+    semantic_validation: Finite | None = None
+    front: bool | None = None
+    fine_converged: bool | None = None
+    semantic_converged: bool | None = None
+    selected: Texts | None = None
+
+    @property
+    def both_converged(self) -> bool:
+        """Whether both probes have converged."""
+        return bool(self.fine_converged and self.semantic_converged)
+
+
+Results = dict[str, Size | None]  # by architecture
+
+
+def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
+    """None: probes of other sizes answer the questions of the probes."""
+    return iter(())
+
+
+def sections(results: ResultsDocument) -> Iterator[Section]:
+    """The section; none without results."""
+    table, plots = complexity(results), size_plots(results)
+    if not table.rows:
+        return
+    text = (
+        "Accuracy of style and of class (original photographs) by probes of every depth × width, on test photographs, "
+    )
+    note = (
+        "Filled: the probe with the highest mean validation accuracy of both tasks; grey: not converged. The grey line "
+    )
+    note += "is the Pareto front. Axes do not start at 0; faint lines are 95% intervals. Sizes are hidden layers × "
+    note += "units; linear probes have none."
+    below = "Differences to the linear probe are paired. Each test accuracy is of the learning rate that validation "
+    below += "selects; the front is of test accuracies, and so favours chance differences when there are many probes."
+    blocks: list[Block] = [Text(f"{text}in per cent.")]
+    if plots:
+        blocks.append(Plots("complexity", scatter_panels(plots)))
+    blocks += [
+        Text(note, note=True),
+        Details(f"All probes ({len(table.rows)})", (Data(table, table.caption), Text(below, note=True))),
+    ]
+    yield Section("complexity", "Complexity", "Complexity: does it depend on the probe?", tuple(blocks))
+
+
+def architecture(name: str) -> str:
+    """Display name of an architecture: ``2×256``."""
+    return name if name == LINEAR else name.replace("x", "×")
+
+
+def complexity(results: ResultsDocument) -> Table:
+    """Accuracy of style and class by architecture of the probe."""
+    columns = (
+        *words("backbone", "probe"),
+        *(Column("parameters", "Parameters, style", "count"), Column("class_parameters", "Class", "count")),
+        Column("style", "Style", interval=True),
+        Column("style_difference", "− linear", "points", interval=True),
+        Column("class", "Class", interval=True),
+        Column("class_difference", "− linear", "points", interval=True),
+        Column("transformed", "Class, transformed", interval=True),
+        *(*words("front"), Column("selected", "Selected for", "text"), *words("converged")),
+    )
+    rows = []
+    for name, probe, row in _sizes(results):
+        chosen = [_TASKS.get(task, task) for task in row.selected or []]
+        rows.append(
+            (
+                *(name, architecture(probe), row.fine_parameters, row.semantic_parameters),
+                *(scored(row, key) for task in _TASKS for key in (task, f"{task}_difference")),
+                scored(row, "obfuscated"),
+                *("yes" if row.front else "no", ", ".join(chosen), "yes" if row.both_converged else "no"),
+            )
+        )
+    return Table("complexity", "Accuracy of style and class by depth × width of the probe.", columns, tuple(rows))
+
+
+def _sizes(results: ResultsDocument) -> Iterator[tuple[str, str, Size]]:
+    """(backbone, probe, scores) of all architectures."""
+    for name, sizes in results.entries("complexity").items():
+        for probe, row in sizes.items():
+            yield name, probe, row or Size()
+
+
+def size_plots(results: ResultsDocument) -> list[ScatterPlot]:
+    """Plots of all backbones with at least two architectures."""
+    plots = []
+    for name, sizes in results.entries("complexity").items():
+        rows = {probe: row or Size() for probe, row in sizes.items()}
+        points = []
+        for probe, row in rows.items():
+            style, substance = scored(row, "fine"), scored(row, "semantic")
+            if style is None or substance is None:
+                continue
+            kind = "late" if not row.both_converged else "full" if "both" in (row.selected or []) else "open"
+            points.append(ScatterPoint.of(architecture(probe), substance, style, kind, front=bool(row.front)))
+        if len(points) > 1:
+            plots.append(ScatterPlot(name, tuple(points), complexity_summary(rows)))
+    return plots
+
+
+def complexity_summary(rows: Mapping[str, Size]) -> str:
+    """What validation selects for style and for class, its difference to the linear probe, and the Pareto front."""
+    sentences = []
+    for task, what in _TASKS.items():
+        name = next((probe for probe, row in rows.items() if task in (row.selected or [])), None)
+        if name is None:
+            sentences.append(f"{what.capitalize()}: no probe has converged.")
+            continue
+        row = rows[name]
+        size = f"{architecture(name)}, {show(getattr(row, f'{task}_parameters'), 'count')} parameters"
+        text = f"{what.capitalize()}: validation selects {size}, {show(getattr(row, task))}% on test photographs"
+        difference = scored(row, f"{task}_difference")
+        if name != LINEAR and difference is not None:
+            low_high = show_interval(row.interval(f"{task}_difference"), "points") or "no interval"
+            text += f", {show(difference[0], 'points')} points against the linear probe ({low_high})"
+        sentences.append(text + ".")
+    front = [architecture(probe) for probe, row in rows.items() if row.front]
+    if front:
+        sentences.append(f"On the Pareto front of test accuracies: {', '.join(front)}.")
+    late = sum(not row.both_converged for row in rows.values())
+    if late:
+        sentences.append(f"{late} of {len(rows)} probes have not converged and are neither selected nor on the front.")
+    return " ".join(sentences)
