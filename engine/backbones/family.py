@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
@@ -43,6 +46,26 @@ Identify = Callable[[str, str, LoadContext], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
+class Derivation:
+    """How embeddings of a backbone are computed from those of another one.
+
+    Attributes:
+        backbone: name of the other backbone.
+        function: embeddings (B, D) to embeddings (B, E).
+        changed: ``changed(spec, dim, canvas)`` returns the facts that differ from those of the other backbone
+            (`BackboneSpec.describe`), and raises WeightsError if it is not the one of the training.
+        transformations: names of those that it was trained on.
+        facts: entry ``adapter`` of the backbone's facts: ``backbone`` and ``method``.
+    """
+
+    backbone: str
+    function: Callable[[NDArray[np.floating]], NDArray[np.float32]]
+    changed: Callable[[Mapping[str, Any], int, int], dict[str, Any]]
+    transformations: Sequence[str]
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of backbones.
 
@@ -57,6 +80,9 @@ class Family:
         check: ``check(name, rest)`` raises ConfigError for an invalid name before loading, such as `spec.split` for
             families that support its options; without it, names with options are refused.
         function: ``function(name, rest)`` returns the function that a name refers to.
+        derive: ``derive(name)`` tells how embeddings are computed from those of another backbone, which a study then
+            does in place of running the network again.
+        trained: whether names are paths of files with weights that a study has trained.
         position: place in lists; families of one position are in the order of their registration.
     """
 
@@ -68,6 +94,8 @@ class Family:
     checkpoint: bool = False
     check: Callable[[str, str], object] | None = None
     function: Callable[[str, str], Callable[..., Any]] | None = None
+    derive: Callable[[str], Derivation] | None = None
+    trained: bool = False
     position: int = 100
 
     @property

@@ -61,6 +61,14 @@ def check_name(name: str) -> Family:
     return family
 
 
+def is_derived(name: str) -> bool:
+    """Whether embeddings of a backbone are derived from those of another one. False for unknown families."""
+    prefix = name.partition(":")[0]
+    if prefix not in FAMILIES:
+        load_entry_points(BACKBONES)
+    return prefix in FAMILIES and FAMILIES[prefix].derive is not None
+
+
 def check_checkpoint(name: str, checkpoint: Path | None) -> Family:
     """`check_name` and raise ConfigError for a checkpoint if the family does not support one."""
     family = check_name(name)
@@ -154,5 +162,5 @@ def lazy(name: str, context: LoadContext) -> LazyBackbone:
     return LazyBackbone(load, identity(name, context), canvas=context.canvas, batch=context.batch, packaged=packaged)
 
 
-for _module in pkgutil.iter_modules(families.__path__):  # last: families of adapted backbones use what stands above
+for _module in pkgutil.iter_modules(families.__path__):
     importlib.import_module(f"{families.__name__}.{_module.name}")

@@ -46,7 +46,7 @@ class _Completion(argparse.Action):
         """Print it and exit."""
         from substyle.engine.commands.completion import script
 
-        print(script(parser(), str(values), (local, _place, _photographs, _study_or_photographs)))
+        print(script(parser(), str(values), (local, place, photographs, _study_or_photographs)))
         of.exit()
 
 
@@ -93,14 +93,14 @@ def _hours(text: str) -> float:
     return hours
 
 
-def _place(text: str) -> object:
+def place(text: str) -> object:
     """Argument type of a store: a local path, or an address in a bucket."""
     from substyle.pipelines.storage import place
 
     return place(text, "STORE")
 
 
-def _photographs(text: str) -> object:
+def photographs(text: str) -> object:
     """Argument type of photographs: a local path, or the address of tar shards in a bucket."""
     from substyle.pipelines.storage import photographs
 
@@ -111,7 +111,7 @@ def _study_or_photographs(text: str) -> object:
     """Argument type: a study file (``.toml``), the name of a study of the package, or photographs."""
     from substyle.engine.study.file import find_study
 
-    return find_study(text) or _photographs(text)
+    return find_study(text) or photographs(text)
 
 
 def local(text: str) -> Path:
@@ -238,7 +238,7 @@ def _plugin_files(command: argparse.ArgumentParser) -> None:
     command.add_argument("--plugin", action="append", default=[], type=local, metavar="FILE.py", help=text)
 
 
-def _of_study(command: argparse.ArgumentParser) -> None:
+def of_study(command: argparse.ArgumentParser) -> None:
     """Options of all commands that read a study."""
     text = "another value (TOML) of a field of the study, such as probes.mlp_steps=300 (repeatable)"
     _many(command, "--set", text, "FIELD=VALUE")
@@ -258,7 +258,7 @@ def _checkpoint(command: Any) -> None:  # noqa: ANN401
     _many(command, "--checkpoint", "weights of a backbone", "NAME=PATH")
 
 
-_OF_STUDY = "photographs of the study, if they are not those that its file names"
+OF_STUDY = "photographs of the study, if they are not those that its file names"
 
 
 def _variants(command: Any, seed: str, *, default: bool = True) -> None:  # noqa: ANN401
@@ -291,12 +291,12 @@ def _executor(command: argparse.ArgumentParser) -> None:
 
 
 def _run(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
-    _of_study(run)
+    run.add_argument("--images", type=photographs, metavar="PATH", help="photographs, instead of the study's")
+    of_study(run)
     run.add_argument(
         "--out", type=local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
     )
-    run.add_argument("--store", type=_place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
+    run.add_argument("--store", type=place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
     run.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
     run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
     _settings(run, "track", "--track=to")
@@ -327,7 +327,7 @@ def _transforms(transforms: argparse.ArgumentParser) -> None:
 
 @command("info", "inspect", "show contents and progress of a store")
 def _info(info: argparse.ArgumentParser) -> None:
-    info.add_argument("store", type=_place, metavar="STORE")
+    info.add_argument("store", type=place, metavar="STORE")
 
 
 @command("schema", "study", "print the JSON Schema of study files or of results.json")
@@ -340,7 +340,7 @@ def _schema(schema: argparse.ArgumentParser) -> None:
 @command("backbones", "describe", "list available or stored backbones")
 def _backbones(backbones: argparse.ArgumentParser) -> None:
     plugins(backbones)
-    backbones.add_argument("--store", type=_place, help="list the backbones of this store")
+    backbones.add_argument("--store", type=place, help="list the backbones of this store")
     backbones.add_argument("--search", metavar="TEXT", help="list presets, timm and open_clip models containing TEXT")
 
 
@@ -375,9 +375,9 @@ def _demo(demo: argparse.ArgumentParser) -> None:
 def _embed(embed: argparse.ArgumentParser) -> None:
     plugins(embed)
     embed.add_argument(
-        "images", type=_photographs, nargs="?", metavar="IMAGES", help="photographs; default: the source of the store"
+        "images", type=photographs, nargs="?", metavar="IMAGES", help="photographs; default: the source of the store"
     )
-    embed.add_argument("--store", type=_place, required=True, help="local folder, or s3://, gs://, az:// address")
+    embed.add_argument("--store", type=place, required=True, help="local folder, or s3://, gs://, az:// address")
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")
     _checkpoint(embed)
     _variants(embed, "variants and splits", default=False)
@@ -400,7 +400,7 @@ def _embed(embed: argparse.ArgumentParser) -> None:
 
 @command("verify", "inspect", "check a store for damage; embed repairs it")
 def _verify(verify: argparse.ArgumentParser) -> None:
-    verify.add_argument("store", type=_place, metavar="STORE")
+    verify.add_argument("store", type=place, metavar="STORE")
     verify.add_argument("--no-note", action="store_true", help="do not record damage for embed")
 
 
@@ -408,13 +408,13 @@ def _stage(stage: argparse.ArgumentParser, name: str) -> None:
     if name == "stage":
         _plugin_files(stage)
         stage.add_argument("stage", metavar="NAME", help="a stage, such as probes, or the name of one of a plug-in")
-    stage.add_argument("store", type=_place, metavar="STORE")
+    stage.add_argument("store", type=place, metavar="STORE")
     text = "output folder (the folder of the run that created the store, else runs/<name of the store>)"
     stage.add_argument("--out", type=local, metavar="DIR", help=text)
     text = "study file, or its name, to take settings from"
     stage.add_argument("--study", type=local, metavar="STUDY", help=text)
-    stage.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
-    _of_study(stage)
+    stage.add_argument("--images", type=photographs, metavar="IMAGES", help=OF_STUDY)
+    of_study(stage)
     if name != "report":
         _many(stage, "--backbone", "backbone (all; repeatable)")
     if name == "stage":
@@ -430,24 +430,11 @@ for name, about in (
     command(name, "study", about)(partial(_stage, name=name))
 
 
-@command("adapt", "study", "train an adapter that keeps style and class, and apply it to a store")
-def _adapt(adapt: argparse.ArgumentParser) -> None:
-    adapt.add_argument("store", type=_place, metavar="STORE", help="store with embeddings of the backbone")
-    which = adapt.add_mutually_exclusive_group(required=True)
-    which.add_argument("--backbone", metavar="NAME", help="backbone to adapt")
-    which.add_argument("--adapter", type=local, metavar="FILE", help="apply this adapter instead of training one")
-    adapt.add_argument("--method", choices=("multitask", "pisco"), default="multitask", help="method (multitask)")
-    adapt.add_argument("--study", type=local, metavar="STUDY", help="study with settings in [adapt] and [probes]")
-    adapt.add_argument("--images", type=_photographs, metavar="IMAGES", help=_OF_STUDY)
-    _of_study(adapt)
-    adapt.add_argument("--out", type=local, metavar="DIR", help="output folder (that of the store's run)")
-
-
 @command("predict", "study", "apply a trained probe to photographs")
 def _predict(predict: argparse.ArgumentParser) -> None:
     plugins(predict)
     predict.add_argument("probe", type=local, metavar="PROBE", help="a .safetensors file in probes/")
-    predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
+    predict.add_argument("images", type=photographs, metavar="IMAGES", help="photographs, or one image")
     predict.add_argument("--checkpoint", type=local, help="weights of the backbone")
     predict.add_argument("--download", action="store_true", help="fetch weights that the probe names from a hub")
     predict.add_argument("--out", type=local, metavar="FILE", help="write all predictions to a .csv or .parquet file")
@@ -483,7 +470,7 @@ def _import(bring: argparse.ArgumentParser) -> None:
     bring.add_argument(
         "--rows", type=local, help="for .npy: CSV with columns key, transformation, optional label, split"
     )
-    bring.add_argument("--store", type=_place, required=True, help="new store, or one with the same photographs")
+    bring.add_argument("--store", type=place, required=True, help="new store, or one with the same photographs")
     bring.add_argument("--backbone", required=True, metavar="NAME", help="name for it, such as import:my_model")
     bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits if the rows have none (0); new stores")
     bring.add_argument(
@@ -493,7 +480,7 @@ def _import(bring: argparse.ArgumentParser) -> None:
 
 @command("export", "exchange", "write embeddings to files of other libraries; resumable")
 def _export(export: argparse.ArgumentParser) -> None:
-    export.add_argument("store", type=_place, metavar="STORE")
+    export.add_argument("store", type=place, metavar="STORE")
     export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy, huggingface or lance")
     export.add_argument("--out", type=local, required=True, metavar="DIR", help="new folder, or that of an export")
     _many(export, "--backbone", "backbone (all; repeatable)")
@@ -503,7 +490,7 @@ def _export(export: argparse.ArgumentParser) -> None:
 @command("explore", "exchange", "open a map of embeddings with thumbnails in a browser")
 def _explore(explore: argparse.ArgumentParser) -> None:
     plugins(explore)
-    explore.add_argument("store", type=_place, metavar="STORE")
+    explore.add_argument("store", type=place, metavar="STORE")
     explore.add_argument("--backbone", required=True, metavar="NAME", help="a backbone of the store")
     explore.add_argument("--export", type=local, metavar="DIR", help="write a static page instead; a new folder")
     explore.add_argument("--results", type=local, metavar="DIR", help="output folder of its probes (that of the run)")
@@ -517,7 +504,7 @@ def _explore(explore: argparse.ArgumentParser) -> None:
 @command("variants", "exchange", "write the variants of photographs to image files")
 def _variants_to_files(variants: argparse.ArgumentParser) -> None:
     plugins(variants)
-    variants.add_argument("images", type=_photographs, metavar="IMAGES")
+    variants.add_argument("images", type=photographs, metavar="IMAGES")
     variants.add_argument("--out", type=local, required=True, metavar="DIR", help="new folder")
     variants.add_argument("--to", default="folder", metavar="LAYOUT", help="folder or webdataset (folder)")
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
@@ -532,11 +519,11 @@ def _variants_to_files(variants: argparse.ArgumentParser) -> None:
 @command("plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")
 def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("study", type=local, metavar="STUDY", help="a study file, or a study of the package such as demo")
-    _of_study(plan)
+    of_study(plan)
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
     plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
-    plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
+    plan.add_argument("--images", type=photographs, metavar="PATH", help="photographs to count")
     plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
     plan.add_argument("--measured", type=local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
     plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else assumed)")

@@ -1,4 +1,4 @@
-"""Commands `run`, `demo`, `probe`, `analyze`, `stage`, `report`, `adapt`, `predict`, `compare`, `schema`."""
+"""Commands `run`, `demo`, `probe`, `analyze`, `stage`, `report`, `predict`, `compare`, `schema`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import changes, default_out, fields_of, out_of
 from substyle.engine.config import Study
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.stages import registry
-from substyle.engine.stages.added import derive, discard_replaced
 from substyle.engine.stages.registry import AnyStage
 from substyle.engine.stages.results import read_results, results_schema, validate_results
 from substyle.engine.stages.stage import Run
@@ -172,7 +169,7 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle report STORE`."""
-    store, out, study = _stage(options)
+    store, out, study = of_store(options)
     try:
         results = report_study(store, out, study, images=options.images, quiet=options.quiet)
     except StaleError as error:
@@ -185,7 +182,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 def _computed(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Compute stages on a store, and print their main numbers. Returns results of backbones, and of all by stage."""
-    store, out, study = _stage(options)
+    store, out, study = of_store(options)
     known = registry.alone()
     if unknown := set(names) - set(known):
         raise ConfigError("stage", min(unknown), ", ".join(known))
@@ -289,33 +286,8 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
     }
 
 
-def adapt(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle adapt STORE --backbone NAME`, or `substyle adapt STORE --adapter FILE`."""
-    store, out, study = _stage(options)
-    if options.adapter is not None:
-        name = f"{PREFIX}{os.path.relpath(options.adapter)}"
-        derive(store, name, quiet=options.quiet)
-    else:
-        probes = study.probes if study else ProbeConfig(seed=store.settings.seed)
-        stage = registry.stage("adapt")
-        config = dataclasses.replace(stage.table(study) if study else stage.config(), methods=(options.method,))
-        with outputs.locked(out, store.path, store.uuid):
-            opened = {table.backbone: table for table in tables(store, [options.backbone], _suite(study))}
-            run = Run(store, out, opened, configs={"adapt": config, "probes": probes}, quiet=options.quiet)
-            (name,) = (found := stage.computed(run)).values()
-            derive(store, name, quiet=options.quiet)
-            discard_replaced(run, stage, found)
-    entry = store.backbone(name)
-    print(f"{name}: embeddings of width {entry.dim} in {store.path}")
-    return {
-        "backbone": name,
-        "dim": entry.dim,
-        "file": str(path_of(name)),
-        "onnx": str(path_of(name).with_suffix(".onnx")),
-    }
-
-
-def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
+def of_store(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
+    """Store, output folder and study of a command on a store."""
     store = EmbeddingStore.open(options.store)
     study = None
     if options.study:

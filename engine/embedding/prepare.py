@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
-from substyle.engine.backbones.families.finetuned import PREFIX as FINETUNED
 from substyle.engine.backbones.gate import ANCHORS, GATE_IMAGES
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, fingerprint
@@ -424,7 +422,7 @@ def require_asked(
     for choice in choices:
         source = pipeline.backbone(choice)
         # weights of a hub are compared when there is something to embed: loading them takes long
-        is_known = source.identity is not None or not source.packaged or choice.name.startswith((ADAPTED, FINETUNED))
+        is_known = source.identity is not None or not source.packaged or registry.check_name(choice.names[0]).trained
         specs = {spec.name: spec.describe() for spec in source.members} if is_known else {}
         source.unload()
         for name in choice.names:

@@ -1,4 +1,4 @@
-"""Backbones that stages add to a study: trained networks and adapters, and their embeddings."""
+"""Backbones that stages add to a study, and their embeddings, which may be derived from those of others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from substyle.engine import observability
-from substyle.engine.backbones.families.adapter import PREFIX, Adapter, path_of
+from substyle.engine.backbones.registry import check_name, is_derived
 from substyle.engine.embedding.run import embed
 from substyle.engine.stages.registry import AnyStage, discard
 from substyle.engine.stages.stage import Run
@@ -27,8 +27,7 @@ DERIVED = "derived"  # runtime of embeddings computed from those of another back
 def embed_added(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> None:
     """Embed backbones that a stage of a study adds, and open their tables for the stages after it.
 
-    Embeddings of adapters are derived from those of their backbones. Results of backbones that are replaced are
-    deleted.
+    Results of backbones that are replaced are deleted.
 
     Args:
         found: results of the stage.
@@ -37,7 +36,7 @@ def embed_added(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> None:
         return
     assert run.embedding is not None
     plan, (first, *_) = run.embedding.plan, run.tables.values()
-    derived = [choice.name for choice in added if choice.name.startswith(PREFIX)]
+    derived = [choice.name for choice in added if is_derived(choice.name)]
     networks = [choice for choice in added if choice.name not in derived]
     if networks:
         again = replace(plan, match=replace(plan.match, state=None))  # matched with what the store has now
@@ -58,30 +57,32 @@ def discard_replaced(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> Non
 
 
 def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> BackboneEntry:
-    """Compute embeddings of an adapted backbone from those of its backbone in a store.
+    """Compute embeddings of a backbone from those of another one in a store (`Family.derive`).
 
     Args:
         store: a store with embeddings of the backbone.
-        name: ``adapt:<file>``.
+        name: a backbone of a family with ``derive``, such as ``adapt:<file>``.
 
     Raises:
-        WeightsError: the adapter cannot be read, or was trained on other weights.
-        StoreError: the store lacks the backbone, is in use, or has damaged or missing chunks of the backbone.
-        ConfigError: the adapter was trained on transformations that are held out in the store.
+        WeightsError: its weights cannot be read, or were trained on other weights of the other backbone.
+        StoreError: the store lacks the other backbone, is in use, or has damaged or missing chunks of it.
+        ConfigError: it was trained on transformations that are held out in the store.
         DifferentError: the store has embeddings of this name from another file.
     """
-    adapter = Adapter.load(path_of(name))
-    base = store.backbone(adapter.backbone)
+    derive_of = check_name(name).derive
+    assert derive_of is not None
+    derivation = derive_of(name)
+    base = store.backbone(derivation.backbone)
     of_base = {key: value for key, value in base.facts["spec"].items() if key not in (GRAPH, SKETCH)}
-    spec = {**of_base, **adapter.changed(name, of_base, base.dim, store.settings.canvas)}
+    spec = {**of_base, **derivation.changed(of_base, base.dim, store.settings.canvas)}
     runtime = {"name": DERIVED, "precision": base.facts["runtime"]["precision"], "computed_with": base.name}
     facts = {"name": name, "dim": spec["dim"], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
-    facts["adapter"] = {"backbone": base.name, "method": adapter.metadata["method"]}
+    facts["adapter"] = dict(derivation.facts)
     definitions = store.catalog.transformations[base.slug]
     held_out = [name for name, each in definitions.items() if each.definition["role"] == "held_out"]
-    if seen := sorted(set(held_out) & set(adapter.metadata.get("transformations", []))):
-        allowed = f"an adapter that was not trained on them; they are held out in {store.path}"
-        raise ConfigError("adapter", f"{name}, trained on {', '.join(seen)}", allowed)
+    if seen := sorted(set(held_out) & set(derivation.transformations)):
+        allowed = f"a backbone that was not trained on them; they are held out in {store.path}"
+        raise ConfigError("backbone", f"{name}, trained on {', '.join(seen)}", allowed)
     with lock.hold(store.path, run := lock.new_run_id()):
         names, rows = sorted(definitions), store.settings.shard_rows
         index, images = store.finished(), store.manifest()
@@ -96,7 +97,7 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
                 began = time.perf_counter()
                 start, stop = shard * rows, min((shard + 1) * rows, images.rows)
                 arrays = {
-                    names[t]: adapter(store.read(base, names[t], start, stop))
+                    names[t]: derivation.function(store.read(base, names[t], start, stop))
                     for t in np.flatnonzero(ready_ST[shard]).tolist()
                 }
                 notes = noted.again(images.between(start, stop), images.row_N)

@@ -22,7 +22,6 @@ from substyle.pipelines.entry_points import STAGES, load_entry_points
 # modules of this package, imported when they are first used (some import much), in order; whether their settings are a
 # table of study files that is no field of `Study`
 _OWN = {
-    "adapt": True,
     "probes": False,
     "few_shot": True,
     "parameters": True,
@@ -74,7 +73,7 @@ def folders() -> list[str]:
     return [each.directory or each.name for each in stages()]
 
 
-_RESERVED = ("adapters", "figures", "gallery", "stages", "tables", "tensorboard", "wandb")
+_RESERVED = ("figures", "gallery", "stages", "tables", "tensorboard", "wandb")
 
 
 def register_stage(stage: S) -> S:

@@ -277,7 +277,7 @@ def remedy(stored: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence[
     old, new = stored["runtime"], now["runtime"]
     device = old.get("device", "cpu")
     if old["name"] == "derived":
-        return " (run substyle adapt with --adapter, which derives its embeddings from those of its backbone)"
+        return " (its embeddings are derived from those of another backbone in the store, not embedded)"
     if (old["name"], device) == (new["name"], new.get("device", "cpu")) or old["name"] == "imported":
         if old.get(DECODED_JPEG, "") != new.get(DECODED_JPEG, ""):
             return " (this GPU decodes JPEG files to other pixels: perhaps one of the two has no hardware JPEG engine)"

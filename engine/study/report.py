@@ -16,7 +16,8 @@ from substyle.engine.stages import registry
 def sections_of(results: ResultsDocument) -> list[Section]:
     """Sections of all parts and stages that have results, with labels in place of names of backbones."""
     of_parts = [section for part in parts() for section in part.sections(results)]
-    return [*of_parts, *(section for stage in registry.stages() for section in stage.sections(results))]
+    stages = sorted(registry.stages(), key=lambda stage: stage.adds_backbones)  # what they add comes last
+    return [*of_parts, *(section for stage in stages for section in stage.sections(results))]
 
 
 def write_report(

@@ -11,10 +11,10 @@ import torch
 from tests.scenarios.scene import Scene, other_bytes, read
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.extensions.finetune.family import PREFIX, Finetuned
 from substyle.engine.extensions.finetune.stage import STAGE, labelled_variants
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.stages.added import discard_replaced

@@ -15,8 +15,8 @@ from tests.conftest import slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, read, write
 from tests.staged import run_of
 
-from substyle.engine.backbones.families.adapter import Adapter
 from substyle.engine.config import AnalysisConfig
+from substyle.engine.extensions.adapt.family import Adapter
 from substyle.engine.stages.similarity import STAGE as SIMILARITY
 from substyle.engine.stages.stamp import StaleError, is_result
 from substyle.engine.stages.tables import tables

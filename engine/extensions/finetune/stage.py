@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned
 from substyle.engine.backbones.spec import Backbone, tensors_hash
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, require_trained_on
 from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.extensions.finetune import section
 from substyle.engine.extensions.finetune.config import FinetuneConfig
+from substyle.engine.extensions.finetune.family import PREFIX, Finetuned
 from substyle.engine.extensions.finetune.training import LabelledVariants, fit
 from substyle.engine.observability import stage
 from substyle.engine.probes.tasks import UNKNOWN
@@ -49,6 +50,7 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
     switch = "backbones"
     directory = "finetuned"
     prefix = PREFIX
+    report = section
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError for other backbones than those of the study, or if there is nothing to train on."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
+from substyle.engine.backbones.registry import is_derived
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
@@ -53,7 +53,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         """Write probes, scores and results."""
         entry, settings = run.store.backbone(unit.name), run.store.settings
         spec = entry.facts["spec"]
-        adapted = entry.name.startswith(ADAPTED) or "finetuned" in spec
+        adapted = is_derived(entry.name) or "finetuned" in spec
         fixed = adapted or (spec["control"] and not config.rotate_controls)
         own = replace(config, rotate=False, redraws=0) if fixed else config
         metadata = {

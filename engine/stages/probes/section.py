@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,39 +199,13 @@ def _depth(results: ResultsDocument) -> Section:
     return Section("depth", "Depth", "Depth: what does each layer know?", tuple(blocks))
 
 
-def _adapters(results: ResultsDocument) -> Section:
-    note = "Adapters are trained on training photographs and on transformations that are not held out. Differences are "
-    note += (
-        f"paired, with 95% intervals over {results.drawn()}; those of held-out transformations over {results.drawn()} "
-    )
-    note += "and transformations. The sentence counts differences that are significant at 5% after Holm's correction."
-    title = "Adapters: style and class in one embedding?"
-    return _told("adapters", "Adapters", title, gains.adapters(results), gains.adapters_summary, results, note)
-
-
-def _finetuned(results: ResultsDocument) -> Section:
-    note = "All objectives see the same variants of the training photographs for the same number of steps; "
-    note += (
-        "transformations that are held out are not among them. Intervals are 95%, from seeds, if there are several, "
-    )
-    note += f"and {results.drawn()}, not corrected for the number of comparisons."
-    title = "Fine-tuning: does predicting transformations help?"
-    return _told("finetuned", "Fine-tuning", title, gains.finetuned(results), gains.finetuned_summary, results, note)
-
-
 def _attentive(results: ResultsDocument) -> Section:
     note = "Attentive: one learned query with keys and values, in several attention heads, then a linear classifier. "
     note += "Efficient: several learned queries without keys (Psomas et al. 2026). Differences to the linear probe are "
     note += f"paired, with 95% intervals over {results.drawn()}; those of held-out transformations over "
     note += f"{results.drawn()} and transformations."
     title, table = "Attentive probes: is it in the tokens?", gains.attentive(results)
-    return _told("attentive", "Attentive probes", title, table, gains.attentive_summary, results, note)
-
-
-def _told(key: str, name: str, title: str, table: Table, summary: Any, results: ResultsDocument, note: str) -> Section:  # noqa: ANN401
-    """A sentence, a table and a note; nothing without rows."""
-    blocks = (Text(summary(results)), Data(table, table.caption), Text(note, note=True)) if table.rows else ()
-    return Section(key, name, title, blocks)
+    return gains.section("attentive", "Attentive probes", title, table, gains.attentive_summary(results), note)
 
 
 def _together(results: ResultsDocument) -> Section:
@@ -287,7 +260,7 @@ def _training(results: ResultsDocument) -> Section:
 
 
 _MAKERS = (
-    *(_overview, _style, _confusions, _new_styles, _substance, _severity, _depth, _adapters, _finetuned, _attentive),
+    *(_overview, _style, _confusions, _new_styles, _substance, _severity, _depth, _attentive),
     *(_together, _comparisons, _training),
 )
 

@@ -16,8 +16,9 @@ from substyle.engine import cache
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
+from substyle.engine.extensions.adapt.config import AdaptConfig
 from substyle.engine.extensions.finetune.config import FinetuneConfig
-from substyle.engine.probes.config import AdaptConfig, ProbeConfig
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages.few_shot import FewShotConfig
 from substyle.engine.stages.shift import check_shift
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, HEADER, ResampleBy

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from substyle.engine.extensions.adapt.section import adapters, adapters_summary
 from substyle.engine.report.data import labelled, labels_of
-from substyle.engine.report.gains import adapters, adapters_summary
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.file import study_of
 from substyle.engine.study.report import write_report

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.backbones.families.adapter import PREFIX, Adapter
 from substyle.engine.config import BackboneChoice, Study, names_of
 from substyle.engine.embedding.preflight import SplitCounts, require_trained_on
+from substyle.engine.extensions.adapt import section
+from substyle.engine.extensions.adapt.config import AdaptConfig
+from substyle.engine.extensions.adapt.family import PREFIX, Adapter
+from substyle.engine.extensions.adapt.fitting import fit_multitask, fit_pisco
 from substyle.engine.observability import stage
-from substyle.engine.probes.adapters import fit_multitask, fit_pisco
-from substyle.engine.probes.config import AdaptConfig, ProbeConfig
 from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.probes import probe_config
+from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.layout import TRAIN, BackboneEntry
@@ -31,6 +34,7 @@ class AdaptStage(TrainingStage[AdaptConfig]):
     switch = "methods"
     directory = "adapters"
     prefix = PREFIX
+    report = section
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError if there is nothing to train on."""
@@ -58,7 +62,7 @@ class AdaptStage(TrainingStage[AdaptConfig]):
 
     def inputs(self, run: Run, config: AdaptConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The method, and the settings of probes, with which adapters are trained."""
-        return {"method": unit.variant[0], **PROBES.settings(_probes(run))}
+        return {"method": unit.variant[0], **PROBES.settings(probe_config(run))}
 
     def compute(self, run: Run, config: AdaptConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Train an adapter.
@@ -66,7 +70,7 @@ class AdaptStage(TrainingStage[AdaptConfig]):
         Raises:
             SubstyleError: the photographs do not support the method.
         """
-        method, probes = unit.variant[0], _probes(run)
+        method, probes = unit.variant[0], probe_config(run)
         entry, table = run.store.backbone(unit.name), run.tables[unit.name]
         with stage(f"adapt {entry.name}", 3 * probes.multitask_steps, "steps", quiet=run.quiet) as bar:
             bar.note(method)
@@ -102,7 +106,7 @@ class AdaptStage(TrainingStage[AdaptConfig]):
                 yield entry
 
 
-STAGE = AdaptStage()
+STAGE = register_stage(AdaptStage())
 
 
 def adaptable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
@@ -110,9 +114,3 @@ def adaptable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
     entries = [store.backbone(name) for name in names]
     trained = [e for e in entries if not e.facts["spec"].get("control") and not e.tokens]
     return [e.name for e in trained if not e.name.startswith(PREFIX)]
-
-
-def _probes(run: Run) -> ProbeConfig:
-    config = PROBES.chosen(run)
-    assert config is not None
-    return config

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from substyle.engine.extensions.finetune.section import finetuned, finetuned_summary
 from substyle.engine.report.data import labels_of
-from substyle.engine.report.gains import finetuned, finetuned_summary
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tests.engine.probes.conftest import Make, Quick
 
-from substyle.engine.probes.adapters import AdapterLayer, fit_multitask, fit_pisco
+from substyle.engine.extensions.adapt.fitting import AdapterLayer, fit_multitask, fit_pisco
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError, SubstyleError

@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.backbones.families.adapter import FORMAT, PREFIX, Adapter, path_of, wrap
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.backbones.weights import WeightsError
+from substyle.engine.extensions.adapt.family import FORMAT, PREFIX, Adapter, path_of, wrap
 from substyle.kernels.errors import ConfigError
 
 CONTEXT = LoadContext(canvas=64, batch=2, seed=0)

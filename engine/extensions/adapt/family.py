@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.backbones.family import Family, LoadContext, register_family
+from substyle.engine.backbones.family import Derivation, Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
 from substyle.kernels import files
@@ -187,11 +187,24 @@ def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | No
     return None if base is None else {"adapter": trained.digest, "base": base}
 
 
+def derivation(name: str) -> Derivation:
+    """How embeddings of ``adapt:<file>`` are computed from those of its backbone."""
+    adapter = Adapter.load(path_of(name))
+
+    def changed(spec: Mapping[str, Any], dim: int, canvas: int) -> dict[str, Any]:
+        return adapter.changed(name, spec, dim, canvas)
+
+    facts = {"backbone": adapter.backbone, "method": str(adapter.metadata["method"])}
+    return Derivation(adapter.backbone, adapter, changed, adapter.metadata.get("transformations", []), facts)
+
+
 register_family(
     Family(
         *("adapt", "<file.safetensors>", "a backbone with an adapter trained by substyle adapt"),
         *(_load, _identify),
         checkpoint=True,
+        derive=derivation,
+        trained=True,
         position=6,
     )
 )

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engine.backbones.test_adapter import adapter
 from tests.engine.embedding.test_run import PIXELS, folder, plan
+from tests.extensions.adapt.test_family import adapter
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.families.adapter import PREFIX, Adapter
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.embedding.run import embed
+from substyle.engine.extensions.adapt.family import PREFIX, Adapter
 from substyle.engine.stages.added import derive
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore

@@ -102,6 +102,7 @@ register_family(
         *("finetuned", "<file.safetensors>", "a backbone with weights trained by [finetune] of a study"),
         *(_load, _identify),
         checkpoint=True,
+        trained=True,
         position=7,
     )
 )

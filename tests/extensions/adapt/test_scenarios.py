@@ -10,7 +10,7 @@ import timm
 import torch
 from tests.scenarios.scene import Scene, numbers, read
 
-from substyle.engine.backbones.families.adapter import Adapter, path_of
+from substyle.engine.extensions.adapt.family import Adapter, path_of
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table
 from substyle.pipelines.transforms import base
@@ -137,7 +137,7 @@ def test_an_adapter_does_not_go_to_a_store_that_holds_its_transformations_out(
         'transformations = [{ name = "grayscale", role = "held_out" }, "jpeg", "low_resolution"]'
     )
     scene.embed(scene.photos, "--suite", "held.toml", store="t.zarr")
-    scene.refused("adapt", "t.zarr", "--adapter", file, "--out", "b", kind="ConfigError", field="adapter")
+    scene.refused("adapt", "t.zarr", "--adapter", file, "--out", "b", kind="ConfigError", field="backbone")
 
 
 def _floats(table: EmbeddingTable) -> np.ndarray[Any, np.dtype[np.float32]]:
