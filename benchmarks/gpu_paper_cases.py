@@ -20,10 +20,10 @@ from substyle.engine.backbones.runtimes.base import TorchOnDevice
 from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
 from substyle.engine.estimate import stages
 from substyle.engine.estimate.roofline import Work
+from substyle.engine.extensions.attentive.config import AttentiveConfig
+from substyle.engine.extensions.attentive.heads import token_grid
 from substyle.engine.probes.batches import Batches, BatchPart, Features
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Resident, Standardizer
-from substyle.engine.probes.heads import AttentionBank, token_grid
 from substyle.engine.probes.linear import variant_weights
 from substyle.engine.probes.objective import Objective, StoredObjective
 from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
@@ -196,10 +196,12 @@ def _drawn(kind: torch.dtype) -> Callable[[], object]:
 
 
 def _tokens(head: str) -> Callable[[], object]:
-    tokens, width, config = 49, 64, ProbeConfig()
+    tokens, width = 49, 64
     task, features = _task(tokens * width, torch.bfloat16)
     part = BatchPart(task, stream_of(task, "variant", 0, CUDA), ROWS // 8)
-    bank = AttentionBank(token_grid(config, head, width), tokens * width, tokens, len(task.labels), [0], CUDA)
+    settings = token_grid(AttentiveConfig(), head, tokens, width)
+    bank = settings[0].bank(settings, tokens * width, len(task.labels), [0], CUDA)
+    assert bank is not None
     batches = Batches(features, [part], 2, 8)
 
     def learn() -> None:

@@ -85,7 +85,7 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
     if backbone not in groups:
         raise ValueError(f"{store}: no backbone {backbone}; available: {', '.join(map(str, groups))}")
     # NaN marks missing embeddings
-    x_TND = np.stack([_means(np.asarray(groups[backbone][name][:])[row_N]) for name in names]).astype(np.float32)
+    x_TND = np.stack([np.asarray(groups[backbone][name][:])[row_N] for name in names]).astype(np.float32)
     keep_N = np.array([reason.get(int(row)) == "" for row in row_N]) & np.isfinite(x_TND).all(axis=(0, 2))
     row_N, split_N, label_N, key_N = row_N[keep_N], split_N[keep_N], label_N[keep_N], key_N[keep_N]
     first_N = _first([thumbnail.get(int(row)) for row in row_N])
@@ -100,11 +100,6 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
         distinct_TN=np.array([[name not in same.get(int(row), ()) for row in row_N] for name in names]),
         key_N=key_N,
     )
-
-
-def _means(x_N: NDArray[Any]) -> NDArray[Any]:
-    """Embeddings (N, D), or the means over tokens of (N, P, D), which probes and analysis read, in the stored type."""
-    return x_N if x_N.ndim == 2 else x_N.astype(np.float32).mean(axis=1).astype(x_N.dtype)
 
 
 def _notes(store: Path) -> tuple[dict[int, str], dict[int, bytes], dict[int, set[str]]]:

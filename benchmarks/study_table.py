@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.extensions.attentive.section import attentive
 from substyle.engine.extensions.finetune.section import finetuned
 from substyle.engine.extensions.movement.section import over_backbones
 from substyle.engine.probes.outcomes import holm
-from substyle.engine.report.gains import attentive
 from substyle.engine.results.model import Robustness
 from substyle.engine.stages.domains.section import domains
 from substyle.engine.stages.results import validate_results

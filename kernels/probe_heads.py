@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class Heads:
         steps: number of Adam steps taken.
         first, second: Adam moments of each parameter, empty before the first step.
     """
+
+    by_autograd: ClassVar[bool] = False
+    """Whether heads of another kind define `logits`, whose gradients torch computes."""
 
     def __init__(
         self,
@@ -62,6 +66,10 @@ class Heads:
     def like(self, parameters: Sequence[torch.Tensor]) -> Heads:
         """Heads of this kind with other parameters, without moments."""
         return Heads(*parameters)
+
+    def logits(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Logits (K, C, B) float32 of rows, for `by_autograd`. Products in the dtype of ``x_BD``."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.w1.shape[0]

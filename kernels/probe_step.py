@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch.optim.adamw import adamw
 
-from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.dispatch import on_triton, upload
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term, shares
 
@@ -28,7 +27,7 @@ _LEAST = -60.0
 
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
     """Logits without dropout, (K, C, B) float32. GEMMs run in the dtype of ``x_BD``."""
-    if isinstance(heads, AttentionHeads):
+    if heads.by_autograd:
         return heads.logits(x_BD)
     z_KHB = _first_layer(heads, x_BD)
     for w, b in heads.layers[1:]:
@@ -83,7 +82,7 @@ def step(
     Returns:
         loss of each head before the step, (K,) float32.
     """
-    if isinstance(heads, AttentionHeads):
+    if heads.by_autograd:
         gradients, loss_K = _by_autograd(heads, x_BD, terms)
     else:
         gradients, loss_K = _gradients(heads, x_BD, terms, kept_SHB, keep)
@@ -213,9 +212,7 @@ def _gradients(
     return [dw1.view(count, hidden, width), db, *later], loss_K
 
 
-def _by_autograd(
-    heads: AttentionHeads, x_BD: torch.Tensor, terms: Sequence[Term]
-) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _by_autograd(heads: Heads, x_BD: torch.Tensor, terms: Sequence[Term]) -> tuple[list[torch.Tensor], torch.Tensor]:
     leaves = [p.detach().requires_grad_() for p in heads.parameters]
     with torch.enable_grad():
         logits_KCB = heads.like(leaves).logits(x_BD)

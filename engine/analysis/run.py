@@ -14,14 +14,13 @@ from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 
 
 def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Analyze the embeddings of one backbone: neighbours, clusters and geometry.
 
     Args:
-        table: embeddings; of tokens, their means are analysed.
+        table: embeddings.
 
     Returns:
         JSON-ready keys ``knn``, ``balance``, ``balance_ci95``, ``retrieval``, ``clusters`` (over variants of
@@ -29,7 +28,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         ``steerability``, ``steerability_unchanged`` (one number per transformation except identity), ``map`` (see
         `embedding_map`) and ``sampled`` (numbers of sampled images and rows). Undefined numbers are None.
     """
-    table, device = averaged(table), neighbors.search_device(config.device)
+    device = neighbors.search_device(config.device)
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
     with limited(config.threads), stage(f"analyze {table.backbone}", len(moving) + 5, "steps", quiet=quiet) as bar:
         queries = geometry.query_rows(table, config.max_queries, config.seed, config.resample_by)

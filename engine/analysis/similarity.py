@@ -22,7 +22,6 @@ from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import stage
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 
 F64 = NDArray[np.float64]
 MEASURES = ("cka", "rsa", "rsa_offsets")
@@ -47,7 +46,6 @@ def similarity(tables: Sequence[EmbeddingTable], config: AnalysisConfig, *, quie
         JSON-ready keys ``pairs``: by backbone and a later backbone, each measure and its ``_ci95``, None if undefined;
         and ``sampled``: numbers of photographs, variants and variants compared by RSA, and ``resample_by``.
     """
-    tables = [averaged(table) for table in tables]
     first = tables[0]
     count = max(config.max_queries // len(first.transformations), 1)
     images = draw_images(first, first.rows(TEST), count, config.seed)

@@ -108,8 +108,6 @@ class BackboneSpec:
         objective: training objective: masked, image_text, contrastive, distilled, supervised, none; "" if unstated.
         parameters: number of trainable values; None if not counted, as for graphs.
         data: training data; "" if unknown.
-        tokens: number of tokens P of an embedding, which is then P tokens of D / P numbers one after another; 0 for one
-            vector.
         graph: digest of its exported graph, with weights; "" for plain arithmetic.
         sketch: random projections of its float32 embeddings of `packaged_photographs.fixed_canvases`, (4, 64).
         finetuned: of fine-tuned weights, the ``backbone`` before, and ``objective``, ``seed``, ``transformations`` and
@@ -133,7 +131,6 @@ class BackboneSpec:
     objective: str = UNSTATED
     parameters: int | None = None
     data: str = ""
-    tokens: int = 0
     graph: str = ""
     sketch: tuple[tuple[float, ...], ...] = ()
     finetuned: Mapping[str, Any] | None = None
@@ -195,15 +192,14 @@ def tensors_hash(state: dict[str, torch.Tensor]) -> str:
 # Options at the end of a backbone's name, such as `@layer=6,pool=avg` or `@mean=0.5,std=0.5`. They are part of the
 # name: other options are another backbone of a store.
 
-TOKENS = "tokens"
-POOLS = ("cls", "avg", "max", "map", "none", TOKENS)
+POOLS = ("cls", "avg", "max", "map", "none")
 HEADS = ("projection", "none")
 BLOCK = "block"
 MODULES = (BLOCK, "attention", "ffn")
 ALLOWED = (
     "@layer=<index of a block, negative from the end> (or several: 0..11, 2:5:8; or concatenated: 3+11), "
     f"module={'|'.join(MODULES)} with layer (or several: attention:ffn), pool={'|'.join(POOLS)}, "
-    f"tokens=<side of a grid>, head={'|'.join(HEADS)}, mean=<number>, std=<number> (of pixels in [0, 1]; or three, "
+    f"head={'|'.join(HEADS)}, mean=<number>, std=<number> (of pixels in [0, 1]; or three, "
     "<red>:<green>:<blue>)"
 )
 # paths may contain an @, so options must be plain words and numbers up to the end
@@ -220,11 +216,9 @@ class Readout:
         layer: index of a block, negative from the end, whose output is read without the final normalisation, as in
             timm's `forward_intermediates`. None: the network's output.
         pool: ``cls`` (the class token), ``avg`` or ``max`` over patches or the map, ``map`` (the network's attention
-            pooling), ``none`` (only if the output is one vector), ``tokens`` (all of them: the class token, if there is
-            one, then the patches or the positions of the map, row by row). None: the network's default.
+            pooling), ``none`` (only if the output is one vector). None: the network's default.
         head: ``projection``, or ``none`` for the features before it. None: the family's default.
         mean, std: normalisation of RGB in [0, 1]. None: that stated by the library or preset of the weights.
-        tokens: side g of the grid that the patches are averaged to, without the class token. None: all tokens.
         module: branch of the block: ``attention`` or ``ffn``, what it adds to the residual stream. None: the block.
     """
 
@@ -233,13 +227,12 @@ class Readout:
     head: str | None = None
     mean: RGB | None = None
     std: RGB | None = None
-    tokens: int | None = None
     module: str | None = None
 
     @property
     def place(self) -> Readout:
         """The readout without its normalisation."""
-        return Readout(self.layer, self.pool, self.head, tokens=self.tokens, module=self.module)
+        return Readout(self.layer, self.pool, self.head, module=self.module)
 
     @property
     def levels(self) -> dict[str, RGB]:
@@ -283,24 +276,17 @@ def expand(name: str) -> list[str]:
     return names
 
 
-def has_tokens(name: str) -> bool:
-    """Return whether the options in a name ask for tokens instead of one vector per image."""
-    return re.search("[@,](?:pool=tokens|tokens=)", name) is not None
-
-
 _FUSED = re.compile(r"([@,]layer=)(-?[0-9]{1,4}(?:\+-?[0-9]{1,4})+)(?=,|$)")
 
 
 def fused(name: str) -> list[str]:
     """Return the names of the layers that a backbone such as ``mae:base@layer=3+11`` concatenates; else an empty list.
 
-    Raises ConfigError for tokens, or a repeated layer.
+    Raises ConfigError for a repeated layer.
     """
     found = _FUSED.search(name)
     if found is None or _OPTIONS.fullmatch(name) is None:
         return []
-    if has_tokens(name):
-        raise ConfigError(f"backbone {name}", f"tokens of layers {found[2]}", "one vector per layer")
     layers = found[2].split("+")
     if len(set(layers)) < len(layers):
         raise ConfigError(f"backbone {name}", f"layer={found[2]}", "different layers")
@@ -330,7 +316,6 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
             "head": value in HEADS,
             "layer": bool(re.fullmatch("-?[0-9]{1,4}", value)),
             "module": value in MODULES,
-            "tokens": bool(re.fullmatch("[1-9][0-9]{0,2}", value)),
             "mean": _rgb(value) is not None,
             "std": min(_rgb(value) or (0.0,)) > 0.0,
         }
@@ -342,17 +327,7 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
         raise ConfigError(f"backbone {name}", f"module={given['module']} without layer", ALLOWED)
     module = given["module"] if given.get("module", BLOCK) != BLOCK else None
     mean, std = (_rgb(given[key]) if key in given else None for key in ("mean", "std"))
-    tokens = int(given["tokens"]) if "tokens" in given else None
-    pool = given.get("pool", TOKENS if tokens else None)
-    if tokens and pool != TOKENS:
-        raise ConfigError(
-            f"backbone {name}", f"tokens={tokens} with pool={pool}", "tokens without pool, or pool=tokens"
-        )
-    if pool == TOKENS and given.get("head") == HEADS[0]:
-        raise ConfigError(
-            f"backbone {name}", "head=projection of tokens", "tokens without head; they are not projected"
-        )
-    return found["model"], Readout(layer, pool, given.get("head"), mean, std, tokens, module)
+    return found["model"], Readout(layer, given.get("pool"), given.get("head"), mean, std, module)
 
 
 def _rgb(text: str) -> RGB | None:

@@ -222,12 +222,11 @@ def _stored(path: Place) -> dict[str, Any]:
 
     rows = []
     for entry in EmbeddingStore.open(path).backbones():
-        shape = {"dim": entry.shape[-1], **({"tokens": entry.tokens} if entry.tokens else {})}
-        rows.append({"name": entry.name, **shape, **{k: entry.facts[k] for k in ("spec", "runtime", "gate")}})
+        rows.append({"name": entry.name, "dim": entry.dim, **{k: entry.facts[k] for k in ("spec", "runtime", "gate")}})
         runtime, spec = entry.facts["runtime"], entry.facts["spec"]
         objective = spec.get("objective") or stated(entry.name)[0] or "–"
-        width = "×".join(map(str, entry.shape))
-        print(f"{entry.name:50} {width:>8} {runtime['name']} {runtime['precision']}  {objective:11} {spec['weights']}")
+        made = f"{runtime['name']} {runtime['precision']}"
+        print(f"{entry.name:50} {entry.dim:>8} {made}  {objective:11} {spec['weights']}")
     return {"store": str(path), "backbones": rows}
 
 

@@ -109,8 +109,7 @@ def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> d
     known = store.catalog.transformations[entry.slug]
     return {
         "name": entry.name,
-        "dim": entry.shape[-1],
-        **({"tokens": entry.tokens} if entry.tokens else {}),
+        "dim": entry.dim,
         "runtime": runtime["name"],
         "precision": runtime["precision"],
         "executed": runtime.get(EXECUTED),
@@ -158,13 +157,12 @@ def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]
     # rounded down: 100 % must mean complete
     share = f" ({int(1000 * done / total) / 10:.1f} %)" if total else ""
     fewer = f"; {present} of the {transformations} transformations" if present < transformations else ""
-    tokens = f"{backbone['tokens']} tokens, " if backbone.get("tokens") else ""
     runtime = " ".join(str(backbone[name]) for name in ("runtime", "precision", "device") if backbone[name])
     if backbone["executed"] not in (None, backbone["precision"]):
         runtime += f" (executed in {backbone['executed']})"
     rounded = backbone["rounded"]
     return [
-        f"  {backbone['name']}: {tokens}{backbone['dim']} wide, {runtime}, {backbone['weights']}",
+        f"  {backbone['name']}: {backbone['dim']} wide, {runtime}, {backbone['weights']}",
         f"    {done:,} of {total:,} embeddings{share}, {shards['finished']:,} of {shards['total']:,} shards, "
         f"{_size(backbone['bytes'])}{fewer}",
         *([f"    pixels rounded differently on several processors: {', '.join(rounded)}"] if rounded else []),

@@ -214,11 +214,6 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
     )
     for table in made.tables:
         print(f"probes on {table.backbone}: {table.held}, {table.held_bytes / 1e9:.1f} GB on the GPU")
-    if made.probes:
-        print(f"\n{'grids of heads':48} {'task':10} {'kind':10} {'heads':>6} {'million':>9} {'GB':>7} {'seconds':>8}")
-    for grid in made.probes:
-        sizes = f"{grid.heads:6} {grid.parameters / 1e6:9,.1f} {grid.memory_bytes / 1e9:7,.2f} {grid.seconds:8,.2f}"
-        print(f"{grid.backbone:48} {grid.task:10} {grid.kind:10} {sizes}")
     _show_forecast(answer["forecast"])
     print("\nfractions of the GPU's peaks, bytes for whose time a photograph is decoded, seconds per kernel:")
     for name, value in answer["efficiency"].items():

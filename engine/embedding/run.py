@@ -231,11 +231,7 @@ def _require_room(
     count_B = (missing.size_W[:, None] * missing.lacking_WBT.sum(2)).sum(0).tolist()
     chunks_B = missing.lacking_WBT.sum((0, 2)).tolist()
     need = sum(n * store.settings.chunk_bytes(entry.dim) for n, entry in zip(chunks_B, entries, strict=True))
-    each = [
-        f"{' × '.join([f'{n:,}', *map(str, entry.shape)])} by {entry.name}"
-        for n, entry in zip(count_B, entries, strict=True)
-        if n
-    ]
+    each = [f"{n:,} × {entry.dim} by {entry.name}" for n, entry in zip(count_B, entries, strict=True) if n]
     compressed = "" if store.settings.codec == "none" else ", before compression"
     text = f"{_size(need)} of embeddings to store{compressed}: {', '.join(each)}"
     if (free := store.path.free_bytes()) is not None:
@@ -252,8 +248,7 @@ def _require_room(
         for name in names
     )
     if need > free + sum(again):
-        smaller = "; @tokens=<side> averages tokens to a smaller grid" if any(e.tokens for e in entries) else ""
-        raise ConfigError("store", str(store.path), f"a disk with enough room for {text}{smaller}")
+        raise ConfigError("store", str(store.path), f"a disk with enough room for {text}")
 
 
 def _size(count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +12,10 @@ import numpy as np
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.estimate import analysis, stages
 from substyle.engine.estimate import probes as probing
-from substyle.engine.estimate.roofline import DISK, TENSOR, Busy, Device, Efficiency, Launch, Work, slowest, total
-from substyle.engine.estimate.stages import BATCH, NetworkFacts
+from substyle.engine.estimate.roofline import DISK, Busy, Device, Efficiency, Work, slowest, total
+from substyle.engine.estimate.stages import BATCH
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
-from substyle.engine.probes.heads import token_grid, token_shapes
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, Fractions
 from substyle.pipelines.transforms.base import get, real
 
@@ -30,8 +29,6 @@ _DISK = 1e9  # bytes per second of the one disk, assumed
 
 EMBEDDING, PROBES, ANALYSIS = STAGES = ("embedding", "probes", "analysis")
 SHARED, NETWORKS, CONTROLS, MEANWHILE = "decode, variants, styles", "backbones", "controls", "host and disk"
-GRIDS = "token heads"
-_BYTES = 14  # per parameter: weights, two moments and a bfloat16 copy
 _Spent = dict[tuple[str, str], list[tuple[str, Busy]]]  # by stage and part: a backbone and seconds by resource
 ROOFLINE, _CORE, _ONE_DISK = "counted: roofline", "measured: one Xeon core", "assumed: disk of 1 GB/s"
 SOURCES = {
@@ -94,27 +91,6 @@ class DatasetEstimate:
 
 
 @dataclass(frozen=True)
-class ProbeEstimate:
-    """Heads of one kind for one task, which train at once on one backbone.
-
-    Attributes:
-        kind: ``attentive`` or ``efficient``.
-        heads: number of heads K in the grid; parameters: of all of them.
-        memory_bytes: weights and optimiser states.
-        seconds: on one GPU, of the first training and of the best setting of each architecture with twice the steps;
-            later doublings, scoring and launches are left out.
-    """
-
-    backbone: str
-    task: str
-    kind: str
-    heads: int
-    parameters: int
-    memory_bytes: float
-    seconds: float
-
-
-@dataclass(frozen=True)
 class StudyPart:
     """A part of the study, over all backbones.
 
@@ -150,7 +126,6 @@ class Plan:
         store_bytes: size of the store; memory_bytes: per GPU during embedding, of memory_available_bytes.
         stages: costs per photograph. Stages share the GPU, so their times add up.
         tables: backbones.
-        probes: grids of token heads.
         parts: the whole study; total_hours: of it. Probes and analysis of a backbone run on one GPU.
         not_counted: transformations of other libraries, which processes on the host compute at rates of their own.
     """
@@ -171,7 +146,6 @@ class Plan:
     memory_available_bytes: float
     stages: list[StageEstimate]
     tables: list[DatasetEstimate]
-    probes: list[ProbeEstimate]
     parts: list[StudyPart]
     not_counted: list[str]
 
@@ -232,8 +206,6 @@ def plan(
     networks, tables, times = list[StageEstimate](), list[DatasetEstimate](), len(transformations)
     weights, activations = 0.0, 0.0
     found = [stages.backbones(name, BATCH) for name in backbones]
-    outputs = {"fine": times, "coarse": len({get(name).coarse for name in transformations}), "semantic": classes}
-    grids = list[ProbeEstimate]()
     for name, facts in (pair for layers in found for pair in layers.items()):
         counted = PRODUCTS if facts.parameters or not facts.work.launches else AS_RUN
         networks.append(stage(name, counted, facts.work, reached.backbones, times))
@@ -244,11 +216,8 @@ def plan(
         cost = (times / seconds if facts.parameters else None, photographs * seconds / 3600)
         stored, resident = float(math.prod(shape) * itemsize), float(room.needs(held))
         tables.append(DatasetEstimate(name, facts.dim, stored, held, resident, *cost))
-        grids += _grids(name, facts, outputs, config, device, reached)
-        width = facts.dim // max(facts.tokens, 1)  # of the mean over tokens
-        how, _ = _held((times, photographs, width), itemsize, device)
         table = probing.ProbedTable(
-            *(width, itemsize, how, transformations, photographs, classes, fractions[0], fractions[2]), stored
+            *(facts.dim, itemsize, held, transformations, photographs, classes, fractions[0], fractions[2]), stored
         )
         others = sum(map(len, found)) - 1
         each = probing.parts(table, config, device, reached, _DISK, backbone=name, others=others)
@@ -256,8 +225,6 @@ def plan(
             spent.setdefault((PROBES, part), []).append((name, own))
         for part, own in analysis.parts(table, analyzed or AnalysisConfig(), device, reached, _DISK):
             spent.setdefault((ANALYSIS, part), []).append((name, own))
-    if grids:
-        spent[PROBES, GRIDS] = [(grid.backbone, {TENSOR: grid.seconds}) for grid in grids]
     compute, bandwidth = (sum(getattr(s, by) for s in (*shared, *networks)) for by in ("compute", "bandwidth"))
     made = sum(get(name).made_by not in ("identity", "library") for name in transformations)
     store = sum(table.store_bytes for table in tables)
@@ -299,7 +266,6 @@ def plan(
         memory_available_bytes=device.memory,
         stages=[*shared, *networks],
         tables=tables,
-        probes=grids,
         parts=parts,
         not_counted=[name for name in transformations if get(name).made_by == "library"],
     )
@@ -335,34 +301,3 @@ def _held(shape: tuple[int, ...], itemsize: int, device: Device) -> tuple[str, M
     """How a table is held for probes on an otherwise empty GPU."""
     room = MemoryBudget(shape, itemsize, int(device.memory), ProbeConfig.stream_buffer, device.name)
     return next((how for how in HOW if room.fits(how)), STREAMED), room
-
-
-def _grids(
-    name: str, facts: NetworkFacts, outputs: Mapping[str, int], config: ProbeConfig, device: Device, reached: Efficiency
-) -> list[ProbeEstimate]:
-    """Grids of token heads on a backbone."""
-    width, found = facts.dim // max(facts.tokens, 1), list[ProbeEstimate]()
-
-    def add(task: str, kind: str, steps: int, settings: int, sizes: list[tuple[int, float]], row: float) -> None:
-        """``sizes`` has the parameters and the operations per row of each architecture."""
-
-        def seconds(heads: int) -> float:
-            flop = heads * config.batch * sum(flop for _, flop in sizes)
-            moved = heads * 2.0 * _BYTES * sum(count for count, _ in sizes) + config.batch * row
-            return Work([Launch(flop, moved, product=True)]).seconds(device, reached)
-
-        parameters = settings * sum(count for count, _ in sizes)
-        whole = steps * (seconds(settings) + 2 * seconds(1))
-        counts = (settings * len(sizes), parameters, float(_BYTES * parameters))
-        found.append(ProbeEstimate(name, task, kind, *counts, whole))
-
-    for task, classes in outputs.items():
-        if task not in config.tasks:
-            continue
-        for kind in config.token_heads if facts.tokens else ():
-            settings = token_grid(config, kind, width)
-            shapes = token_shapes(kind, settings[0].groups, width, classes)
-            count, pooled = sum(map(math.prod, shapes)), 8.0 * settings[0].groups * facts.dim
-            flop = pooled + 6.0 * width * (width + classes)
-            add(task, kind, config.attentive_steps, len(settings), [(count, flop)], 4 * 2.0 * facts.dim)
-    return found

@@ -94,7 +94,7 @@ class ProbedTable:
     Attributes:
         width: D; itemsize: bytes of a number; how: storage on the GPU, see `ProbeConfig.table`.
         photographs: N, with so many classes; train, test: fractions of them.
-        size: bytes in the store, with all tokens.
+        size: bytes in the store.
     """
 
     width: int

@@ -161,19 +161,18 @@ def styles(names: Sequence[str], side: int) -> Work:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """Embedding width D, number of parameters and work of a backbone; number of tokens P of an embedding or 0."""
+    """Embedding width D, number of parameters and work of a backbone."""
 
     dim: int
     parameters: int
     work: Work
-    tokens: int = 0
 
 
 def backbones(name: str, batch: int) -> dict[str, NetworkFacts]:
     """:func:`backbone` for each layer in a name; they are computed in one pass, which is counted for the deepest."""
     found = {each: backbone(each, batch) for each in expand(name)}
     deepest = max(found.values(), key=lambda facts: facts.work.flop)
-    alone = {each: NetworkFacts(facts.dim, 0, Work(), facts.tokens) for each, facts in found.items()}
+    alone = {each: NetworkFacts(facts.dim, 0, Work()) for each, facts in found.items()}
     return {each: facts if facts is deepest else alone[each] for each, facts in found.items()}
 
 
@@ -203,7 +202,7 @@ def backbone(name: str, batch: int) -> NetworkFacts:
         allowed = f"a backbone whose cost can be estimated without its weights ({error})"
         raise ConfigError(f"backbone {name}", rest, allowed) from error
     parameters = sum(p.numel() for p in network.parameters())
-    return NetworkFacts(dim, parameters, of_network(network, x), getattr(network, "tokens", 0))
+    return NetworkFacts(dim, parameters, of_network(network, x))
 
 
 def network_of(name: str) -> tuple[nn.Module, int]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
@@ -29,8 +28,6 @@ _WHOLE = {  # integers of the header and their ranges
     "dim": (1, 2**31),
     "canvas": (32, 1024),
     "seed": (0, 2**63 - 1),
-    "tokens": (0, 2**31),
-    "groups": (0, 2**31),
 }
 
 
@@ -41,7 +38,7 @@ class Probe:
     Attributes:
         heads: S heads; standardisation is folded into the first layer.
         metadata: task, head, outputs (name and labels of each softmax), backbone, dim (numbers that it reads), setting,
-            and additional entries (suite, canvas, tokens of the backbone).
+            and additional entries (suite, canvas).
     """
 
     heads: Heads
@@ -55,19 +52,14 @@ class Probe:
     def predict_all(self, x_BD: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
         """Probabilities of all outputs, by name; multi-task probes have two. Shape: (B, D) to (B, C) each.
 
-        Rows of a backbone with tokens are (B, P * D); a probe of their means averages them.
-
         Raises:
             SubstyleError: the embeddings have another width or are not finite.
         """
-        means = 0 if isinstance(self.heads, AttentionHeads) else int(self.metadata.get("tokens", 0))
-        dim = int(self.metadata["dim"]) * max(means, 1)
+        dim = int(self.metadata["dim"])
         if x_BD.ndim != 2 or x_BD.shape[1] != dim:
             raise SubstyleError(f"expected embeddings of shape (B, {dim}), got {x_BD.shape}")
         if bad := np.count_nonzero(~np.isfinite(x_BD).all(axis=1)):  # their labels would be the first of each probe
             raise SubstyleError(f"{bad:,} of {len(x_BD):,} embeddings are not finite (NaN or infinity)")
-        if means:
-            x_BD = x_BD.reshape(len(x_BD), means, -1).mean(axis=1, dtype=np.float32)
         logits_SCB = forward(self.heads, torch.from_numpy(np.ascontiguousarray(x_BD, np.float32)))
         answers, start = {}, 0
         for name, labels in self.labels.items():
@@ -155,7 +147,7 @@ def save_probe(
         heads: S heads trained on standardised features.
         standard: standardisation, folded into the first layer.
         task: fine, coarse, semantic or multitask.
-        head: linear, mlp, attentive or efficient.
+        head: linear or mlp.
         outputs: labels of each softmax by name, in the order of the head's outputs.
         backbone: name of the backbone.
         setting: learning rate, weight decay, width.
@@ -164,12 +156,9 @@ def save_probe(
     from safetensors.torch import save
 
     mean_D, scale_D = (torch.from_numpy(v).double() for v in (standard.mean_D, standard.scale_D))
-    if isinstance(heads, AttentionHeads):
-        tensors = heads.folded(mean_D, scale_D)
-    else:
-        w1 = heads.w1.detach().cpu().double() * scale_D
-        b1 = heads.b1.detach().cpu().double() - w1 @ mean_D
-        tensors = {"w1": w1.float(), "b1": b1.float()}
+    w1 = heads.w1.detach().cpu().double() * scale_D
+    b1 = heads.b1.detach().cpu().double() - w1 @ mean_D
+    tensors = {"w1": w1.float(), "b1": b1.float()}
     for w2, b2 in heads.layers[1:]:
         tensors |= {"w2": w2.detach().cpu(), "b2": b2.detach().cpu()}
     metadata = dict(extra or {}) | {
@@ -181,8 +170,6 @@ def save_probe(
         "dim": len(mean_D),
         "setting": dict(setting),
     }
-    if isinstance(heads, AttentionHeads):
-        metadata["groups"] = heads.groups
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     header = json.dumps(metadata)
@@ -197,44 +184,24 @@ def _digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
-_POOLING = ({"query", "value"}, {"query", "key", "value"})
-
-
 def _heads(path: Path | str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Heads:
     names = set(tensors)
-    if names not in ({"w1", "b1"}, {"w1", "b1", "w2", "b2"}, *({"w1", "b1"} | those for those in _POOLING)):
+    if names not in ({"w1", "b1"}, {"w1", "b1", "w2", "b2"}):
         raise SubstyleError(f"{path}: not a probe, unexpected tensors {sorted(names)}")
     w1, b1 = tensors["w1"], tensors["b1"]
-    tokens, groups = int(metadata.get("tokens", 0)), int(metadata.get("groups", 0))
     good = w1.ndim == 3 and b1.shape == w1.shape[:2] and len(w1) > 0
-    if good and "query" in tensors:
-        good = tokens > 0 < groups and _good_pooling(tensors, groups)
-    elif good and "w2" in tensors:
+    if good and "w2" in tensors:
         w2, b2 = tensors["w2"], tensors["b2"]
         good = w2.ndim == 3 and b2.shape == w2.shape[:2] and (w2.shape[0], w2.shape[2]) == tuple(w1.shape[:2])
     if not good:
         raise SubstyleError(f"{path}: not a probe, invalid shapes { {k: tuple(v.shape) for k, v in tensors.items()} }")
     if any(v.dtype != torch.float32 or not bool(torch.isfinite(v).all()) for v in tensors.values()):
         raise SubstyleError(f"{path}: weights must be finite float32 numbers")
-    found: Heads
-    if "query" in tensors:
-        order = ("query", "key", "value", "w1", "b1")
-        found = AttentionHeads(*(tensors[name] for name in order if name in tensors), tokens=tokens, groups=groups)
-    else:
-        found = Heads(w1, b1, tensors.get("w2"), tensors.get("b2"))
+    found = Heads(w1, b1, tensors.get("w2"), tensors.get("b2"))
     count = sum(len(output["labels"]) for output in metadata["outputs"])
-    if count != found.outputs or metadata["dim"] != w1.shape[2] * (tokens if "query" in tensors else 1):
+    if count != found.outputs or metadata["dim"] != w1.shape[2]:
         raise SubstyleError(f"{path}: header does not match the weights")
     return found
-
-
-def _good_pooling(tensors: Mapping[str, torch.Tensor], groups: int) -> bool:
-    """Whether shapes of queries, keys and values match the classifier."""
-    heads, _, width = tensors["w1"].shape
-    square = (heads, width, width)
-    query = (heads, width) if "key" in tensors else (heads, groups, width)
-    given = tensors["query"].shape, tensors["value"].shape, tensors.get("key", tensors["value"]).shape
-    return width % groups == 0 and given == (query, square, square)
 
 
 def _metadata(path: Path | str, header: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from substyle.pipelines.validation import Distinct, validated
 C_RANGE = (1e-8, 1e6)
 Task = Literal["fine", "coarse", "semantic", "multitask"]
 Head = Literal["linear", "mlp"]
-TokenHead = Literal["attentive", "efficient"]
 LearningRate = Annotated[StrictFloat, Field(gt=0, le=10)]
 WeightDecay = Annotated[StrictFloat, Field(ge=0, le=100)]
 InversePenalty = Annotated[StrictFloat, Field(ge=C_RANGE[0], le=C_RANGE[1])]
@@ -30,10 +29,7 @@ class ProbeConfig:
     tasks: Distinct[Task] = ("fine", "coarse", "semantic", "multitask")
     """Tasks: the transformation, its coarse class, the class of the photograph, or transformation and class jointly."""
     heads: Distinct[Head] = ("linear", "mlp")
-    """Kinds of heads; multitask is always an MLP. With tokens, they are trained on the mean over tokens."""
-    token_heads: Annotated[tuple[TokenHead, ...], Field(max_length=2)] = ("attentive", "efficient")
-    """Further heads of backbones with tokens: ``attentive``, one learned query with keys and values, in several
-    attention heads; ``efficient``, several learned queries without keys."""
+    """Kinds of heads; multitask is always an MLP."""
     Cs: Distinct[InversePenalty] = (1e-3, 1e-2, 1e-1)
     """Grid of inverse regularisation strengths of linear heads, as in scikit-learn's LogisticRegression. The grid is
     extended tenfold while the best C is at an end."""
@@ -48,14 +44,6 @@ class ProbeConfig:
     """Grid of AdamW weight decays of MLPs."""
     widths: Distinct[Width] = (2048,)
     """Grid of numbers of hidden units of MLPs."""
-    attentive_learning_rates: Distinct[LearningRate] = (1e-2, 3e-3, 1e-3, 3e-4)
-    """Grid of peak learning rates of attentive and efficient heads."""
-    attentive_weight_decays: Distinct[WeightDecay] = (1e-1,)
-    """Grid of AdamW weight decays of attentive and efficient heads."""
-    attention_heads: Annotated[StrictInt, Field(ge=1, le=1024)] = 12
-    """Attention heads of attentive probes; the largest divisor of the width of a token up to this number is used."""
-    queries: Annotated[StrictInt, Field(ge=1, le=1024)] = 32
-    """Queries of efficient probes; likewise."""
     multitask_learning_rates: Distinct[LearningRate] = (1e-2, 3e-3, 1e-3)
     """Grid of peak learning rates of the multi-task MLP and its single-task twins."""
     task_weight: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.5
@@ -72,8 +60,6 @@ class ProbeConfig:
     mlp_steps: Steps = 150
     """Optimiser steps of the first training, which selects the setting. The setting is retrained with twice the steps
     until that gains at most half a point of validation accuracy; the training of the highest one is used."""
-    attentive_steps: Steps = 150
-    """The same for attentive and efficient heads."""
     multitask_steps: Steps = 150
     """The same for the multi-task MLP."""
     doublings: Annotated[StrictInt, Field(ge=1, le=20)] = 5

@@ -123,16 +123,12 @@ def _lines(path: Path) -> list[str]:
 
 
 SAMPLE = 65_536  # rows: means and standard deviations are accurate to 0.4 % of a standard deviation
-_FEWEST = 4_096  # rows of tokens
 _CHUNK, _WIDE = 8_192, 1 << 26  # rows and numbers at once
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """``(x - mean) * scale``, with scale 0 for constant features. Shapes: (D,) float32 each; of tokens (P * D,).
-
-    All tokens have the same mean and scale.
-    """
+    """``(x - mean) * scale``, with scale 0 for constant features. Shapes: (D,) float32 each."""
 
     mean_D: NDArray[np.float32]
     scale_D: NDArray[np.float32]
@@ -141,24 +137,23 @@ class Standardizer:
 def standard_of(table: EmbeddingTable, task: Task, seed: int) -> Standardizer:
     """Mean and 1 / standard deviation of stored embeddings over a task's training rows.
 
-    These are a fixed sample of 65,536, or of tokens as many rows as have 65,536 tokens, but at least 4,096.
+    These are a fixed sample of 65,536.
 
     Raises:
         SubstyleError: an embedding is not finite.
     """
-    return over(table, *task.sample(task.train_N, _sample(table), np.random.default_rng([seed, 0x737464])))
+    return over(table, *task.sample(task.train_N, SAMPLE, np.random.default_rng([seed, 0x737464])))
 
 
-def _sample(table: EmbeddingTable) -> int:
-    return max(SAMPLE // table.tokens, _FEWEST) if table.tokens else SAMPLE
+def over(table: EmbeddingTable, t_B: I64, n_B: I64, *, parts: int = 1) -> Standardizer:
+    """Mean and 1 / standard deviation over rows. Raises SubstyleError if an embedding is not finite.
 
-
-def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standardizer:
-    """Mean and 1 / standard deviation over rows. Raises SubstyleError if an embedding is not finite."""
-    tokens = max(table.tokens, 1)
-    width = table.width // tokens
+    Args:
+        parts: number of equally long parts of a row that share mean and scale.
+    """
+    width = table.width // parts
     shift = table.take(t_B[:1], n_B[:1])[0, :width].astype(np.float32)  # subtracted to avoid cancellation in the sums
-    mean_D, ones = torch.from_numpy(np.tile(shift, tokens)), torch.ones(table.width)
+    mean_D, ones = torch.from_numpy(np.tile(shift, parts)), torch.ones(table.width)
     total, squares = np.zeros(width), np.zeros(width)
     size = max(1, min(_CHUNK, _WIDE // table.width))
     for start in range(0, len(t_B), size):
@@ -168,7 +163,7 @@ def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standardizer:
         part = gather(x_RD, rows, mean_D, ones, torch.empty(len(rows), table.width)).numpy().reshape(-1, width)
         total += part.sum(axis=0, dtype=np.float64)
         squares += np.einsum("nd,nd->d", part, part, dtype=np.float64)
-    count = len(t_B) * tokens
+    count = len(t_B) * parts
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     mean += shift
@@ -176,7 +171,7 @@ def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standardizer:
         raise table.not_finite()
     varies = deviation > 1e-5 * np.maximum(np.abs(mean), 1e-3)
     scale = np.divide(1.0, deviation, out=np.zeros(width), where=varies)
-    return Standardizer(*(np.tile(v.astype(np.float32), tokens) for v in (mean, scale)))
+    return Standardizer(*(np.tile(v.astype(np.float32), parts) for v in (mean, scale)))
 
 
 def raw(table: EmbeddingTable, t_B: I64, n_B: I64) -> tuple[torch.Tensor, I64]:
@@ -340,7 +335,7 @@ def _centre(table: EmbeddingTable, seed: int) -> Standardizer:
     """Standardisation before rounding, from a sample of variants of training images."""
     images, variants = table.rows(TRAIN), len(table.transformations)
     cells = np.random.default_rng([seed, 0x696E7438]).choice(
-        len(images) * variants, min(_sample(table), len(images) * variants), replace=False
+        len(images) * variants, min(SAMPLE, len(images) * variants), replace=False
     )
     cells.sort()
     t_B, place = np.divmod(cells, len(images))

@@ -16,7 +16,6 @@ from substyle.engine import cuda
 from substyle.engine.probes.batches import BatchPart, Queue, StepBlock, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels import dispatch, probe_data
-from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.dispatch import installed, upload
 from substyle.kernels.probe_data import gather
 from substyle.kernels.probe_heads import Heads, Term
@@ -36,8 +35,6 @@ class Setting:
         loss: weight of each part of the loss.
         score: weight of each part in the validation accuracy.
         depth: hidden layers of an MLP.
-        kind: ``attentive`` or ``efficient``, empty for linear heads and MLPs.
-        groups: attention heads or queries of these.
     """
 
     lr: float
@@ -47,14 +44,16 @@ class Setting:
     loss: tuple[float, ...] = (1.0,)
     score: tuple[float, ...] = (1.0,)
     depth: int = 1
-    kind: str = ""
-    groups: int = 0
 
     def describe(self) -> dict[str, Any]:
         """The setting as JSON; the width of a head without hidden units is null."""
-        groups = {"attentive": "attention_heads", "efficient": "queries"}
-        own = {groups[self.kind]: self.groups} if self.kind else {}
-        return {"lr": self.lr, "weight_decay": self.weight_decay, "width": self.width or None, **own}
+        return {"lr": self.lr, "weight_decay": self.weight_decay, "width": self.width or None}
+
+    def bank(
+        self, settings: Sequence[Setting], inputs: int, outputs: int, seeds: Sequence[int], device: torch.device
+    ) -> HeadBank | None:
+        """A bank of heads of another kind; None for linear heads and MLPs."""
+        return None
 
 
 def grid(config: ProbeConfig) -> list[Setting]:
@@ -84,14 +83,15 @@ def initial(
     sizes = [(outputs, inputs)] if width == 0 else [(width, inputs), *between, (outputs, width)]
     shapes = [(shape, size[1] ** -0.5) for size in sizes for shape in (size, size[:1])]
     rngs = [np.random.Generator(np.random.PCG64([seed, 0x696E6974])) for seed in seeds]
-    return Heads(*(_repeated([_uniform(rng, *one) for rng in rngs], settings, device) for one in shapes))
+    return Heads(*(repeated([uniform(rng, *one) for rng in rngs], settings, device) for one in shapes))
 
 
-def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> NDArray[np.float32]:
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> NDArray[np.float32]:
+    """Uniform numbers within ±``bound``."""
     return rng.random(shape, dtype=np.float32) * np.float32(2 * bound) - np.float32(bound)
 
 
-def _repeated(draws: Sequence[NDArray[np.float32]], settings: int, device: torch.device) -> torch.Tensor:
+def repeated(draws: Sequence[NDArray[np.float32]], settings: int, device: torch.device) -> torch.Tensor:
     """Values of each seed for each setting, setting-major."""
     of_seeds = torch.from_numpy(np.stack(draws)).to(device)
     whole = dispatch.empty((settings, *of_seeds.shape), torch.float32, device)
@@ -159,6 +159,7 @@ class HeadBank:
         self.width, self.depth = settings[0].width, settings[0].depth
         self.dropout = Dropout(dropout, seeds)
         self.in_turn = takes_turns(self.width, device)
+        self.in_blocks = self.in_turn  # whether steps are taken in blocks
         self.pieces: list[Heads]
         if self.in_turn:
             every = initial(self.width, inputs, outputs, 1, seeds, device, self.depth).parameters
@@ -233,60 +234,6 @@ class StepSpec:
 
 def _scale(loss_K: Sequence[float], device: torch.device) -> torch.Tensor | None:
     return None if all(v == 1.0 for v in loss_K) else torch.tensor(loss_K, dtype=torch.float32, device=device)
-
-
-# Attentive and efficient heads of tokens, see `kernels.attention_heads`
-
-ATTENTIVE, EFFICIENT = "attentive", "efficient"
-_QUERY_STD = 0.02  # of initial queries, as in AIM and efficient probing
-
-
-def token_grid(config: ProbeConfig, head: str, width: int) -> list[Setting]:
-    """The grid of a head on tokens of width D. G is the largest divisor of D up to the configured number."""
-    most = config.queries if head == EFFICIENT else config.attention_heads
-    groups = max(g for g in range(1, min(most, width) + 1) if width % g == 0)
-    each = product(config.attentive_learning_rates, config.attentive_weight_decays)
-    return [Setting(lr, decay, 0, kind=head, groups=groups) for lr, decay in each]
-
-
-def token_shapes(kind: str, groups: int, width: int, outputs: int) -> list[tuple[int, ...]]:
-    """Shapes of the parameters of a head with G groups on tokens of width D."""
-    query, squares = ((groups, width), 1) if kind == EFFICIENT else ((width,), 2)
-    return [query, *([(width, width)] * squares), (outputs, width), (outputs,)]
-
-
-def initial_of_tokens(
-    setting: Setting, inputs: int, tokens: int, outputs: int, settings: int, seeds: Sequence[int], device: torch.device
-) -> AttentionHeads:
-    """As `initial`, for heads of P tokens, ``inputs`` = P · D.
-
-    Queries are normal with standard deviation 0.02, so that attention begins almost uniform; keys, values and the
-    classifier are uniform in ±1/sqrt(D), as in ``torch.nn.Linear``.
-    """
-    width = inputs // tokens
-    rngs = [np.random.Generator(np.random.PCG64([seed, 0x61747465])) for seed in seeds]
-    query, *others = token_shapes(setting.kind, setting.groups, width, outputs)
-    drawn = [[rng.standard_normal(query, dtype=np.float32) * np.float32(_QUERY_STD) for rng in rngs]]
-    drawn += [[_uniform(rng, shape, width**-0.5) for rng in rngs] for shape in others]
-    tensors = [_repeated(draws, settings, device) for draws in drawn]
-    return AttentionHeads(*tensors, tokens=tokens, groups=setting.groups)
-
-
-class AttentionBank(HeadBank):
-    """The heads of settings of one kind with all seeds, setting-major, trained together without captured steps."""
-
-    def __init__(
-        self,
-        settings: Sequence[Setting],
-        inputs: int,
-        tokens: int,
-        outputs: int,
-        seeds: Sequence[int],
-        device: torch.device,
-    ) -> None:
-        self.settings, self.seeds, self.width, self.depth, self.in_turn = list(settings), len(seeds), 0, 1, False
-        self.dropout, self.lessons = Dropout(0.0, seeds), []
-        self.pieces = [initial_of_tokens(settings[0], inputs, tokens, outputs, len(settings), seeds, device)]
 
 
 # Training on a GPU: a step of all heads of one shape is captured in a CUDA graph and replayed. A step reads rows,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
-from substyle.engine.probes.heads import Setting, grid, token_grid
+from substyle.engine.probes.heads import Setting, grid
 from substyle.engine.probes.resampling import DIFFERENCE, resample, uniform_over
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, identity, stream_of
 from substyle.engine.probes.trainer import Trained, Validation, train
@@ -88,19 +88,17 @@ def train_mlp(
     config: ProbeConfig,
     times_SN: NDArray[np.float64] | None = None,
     advance: Advance = lambda count: None,
-    head: str = "mlp",
+    *,
+    settings: Sequence[Setting] = (),
+    steps: int = 0,
 ) -> Mlp:
-    """Train the MLP of a task, or an attentive or efficient head.
+    """Train the MLP of a task, or heads of another grid of settings.
 
     Args:
         times_SN: as in :func:`substyle.engine.probes.linear.fit_linear`.
-        head: mlp, attentive or efficient; the latter two on features of tokens.
+        settings, steps: grid, and steps of the first training; default: those of ``config``.
     """
-    if head == "mlp":
-        settings, steps = grid(config), config.mlp_steps
-    else:
-        width = features.width // features.held.table.tokens
-        settings, steps = token_grid(config, head, width), config.attentive_steps
+    settings, steps = settings or grid(config), steps or config.mlp_steps
     judge = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
     part = part_of(features, task, config)
     each = until_settled(features, [part], settings, config, steps, by_accuracy, [judge], advance)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.heads import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.resampling import DIFFERENCE, Estimate, StudentsT, by_class, resample, uniform_over
 from substyle.engine.probes.single_task import coarse_weights
@@ -25,7 +24,6 @@ from substyle.pipelines import limits
 from substyle.pipelines.transforms.names import family
 
 _RESULTS, _SCORES = "probes.json", "scores.npz"
-TOKEN_HEADS = (ATTENTIVE, EFFICIENT)
 _BY_RESAMPLE = "by_resample:"  # prefix of these arrays in the scores file
 
 
@@ -109,9 +107,8 @@ GENERAL = frozenset(
 def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
     """Create ``comparisons`` of results.json: differences a - b for every pair of backbones, task, metric and head.
 
-    Also compares other heads of each backbone with its linear head, with a = b: as head ``mlp-linear`` on the fine
-    task, as ``attentive-linear`` and ``efficient-linear`` on all tasks. Only common images and transformations are
-    compared; pairs without any are left out.
+    Also compares the MLP of each backbone with its linear head on the fine task, as head ``mlp-linear`` with a = b.
+    Only common images and transformations are compared; pairs without any are left out.
 
     Returns:
         rows of ``task``, ``metric`` (accuracy of fine, equal_fine, rotation and equal_rotation; styles and balanced of
@@ -130,11 +127,7 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
     for a, b in combinations(outcomes.items(), 2):
         rows += differences(a, b)
     for name, outcome in outcomes.items():
-        for head, tasks in (("mlp", ("fine",)), *((h, ("fine", "coarse", "semantic")) for h in TOKEN_HEADS)):
-            pairs = [(f"{task}/{head}", f"{task}/linear") for task in tasks]
-            pairs = [pair for pair in pairs if set(pair) <= outcome.scores.keys()]
-            made = _differences((name, outcome), (name, outcome), pairs)
-            rows += [row | {"head": f"{head}-linear"} for row in made]
+        rows += compare_heads(name, outcome, [("fine/mlp", "fine/linear")])
     together: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         together.setdefault((row["task"], row["metric"], row["head"]), []).append(row)
@@ -182,6 +175,14 @@ def differences(a: tuple[str, ProbeOutcome], b: tuple[str, ProbeOutcome]) -> lis
     """Rows of `compare_outcomes` for two backbones, each with its name; without ``p_holm``."""
     names = [name for name in a[1].scores if name in b[1].scores and "/twin-" not in name]
     return _differences(a, b, [(name, name) for name in names])
+
+
+def compare_heads(name: str, outcome: ProbeOutcome, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """Rows of `compare_outcomes` for pairs of scores of one backbone, as far as it has both; without ``p_holm``."""
+    both = [pair for pair in pairs if set(pair) <= outcome.scores.keys()]
+    rows = _differences((name, outcome), (name, outcome), both)
+    other = {x.partition("/")[2]: y.partition("/")[2] for x, y in both}
+    return [row | {"head": f"{row['head']}-{other[row['head']]}"} for row in rows]
 
 
 def _differences(

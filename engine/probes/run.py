@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.checkpoint import save_probe
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import Dataset, Standardizer, hold
+from substyle.engine.probes.dataset import Standardizer, hold
 from substyle.engine.probes.leave_one_out import LeaveOneOut, report_redrawn, report_rotation, rotate, whole_task
 from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
@@ -25,7 +24,6 @@ from substyle.engine.probes.single_task import Single, report, train_single
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity, semantic_task
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.dispatch import threads
 from substyle.kernels.probe_heads import Heads
 
@@ -60,18 +58,14 @@ def run_probes(
         SubstyleError: an empty split, no identity variant, or embeddings that are not finite.
     """
     identity(table)
-    whole, table = table, averaged(table)
     names = [name for name in config.tasks if multitask or name != "multitask"]
-    known = dict(metadata or {}) | ({"tokens": whole.tokens} if whole.tokens else {})
-    run = _Run(table, config, names, out_dir if config.save else None, known, quiet, whole)
+    run = _Run(table, config, names, out_dir if config.save else None, dict(metadata or {}), quiet)
     with threads(config.threads), stage(f"probes {table.backbone}", run.total, "steps", quiet=quiet) as bar:
         for name in names:
             if name == "multitask":
                 run.multitask(bar)
             else:
                 run.single(name, bar)
-        for name in names if whole.tokens and config.token_heads else ():
-            run.tokens(name, bar)
     return ProbeOutcome(
         run.results,
         run.scores,
@@ -95,7 +89,6 @@ class _Run:
     folder: Path | None
     metadata: dict[str, Any]
     quiet: bool
-    whole: EmbeddingTable  # with all tokens, of which `table` has the means
     results: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     by_resample: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -126,28 +119,12 @@ class _Run:
                 total += 3 * self.config.multitask_steps if self.tasks["fine"] and self.tasks["semantic"] else 0
             elif self.tasks[name]:
                 total += sum(each[head] for head in self.config.heads)
-                if self.whole.tokens:
-                    total += 3 * self.config.attentive_steps * len(self.config.token_heads)
         return total
 
-    def features(self, task: Task, held: Dataset | None = None) -> tuple[Features, Standardizer]:
-        """Features standardised for a task, and the standardisation; by default of the means over tokens."""
-        features = Features.of_task(held or self.held, task, self.config)
+    def features(self, task: Task) -> tuple[Features, Standardizer]:
+        """Features standardised for a task, and the standardisation."""
+        features = Features.of_task(self.held, task, self.config)
         return features, features.standard
-
-    @cached_property
-    def held_tokens(self) -> Dataset:
-        """All tokens."""
-        return hold(self.whole, self.config, self.held.device, quiet=self.quiet)
-
-    def tokens(self, name: str, bar: ProgressBar) -> None:
-        """Train the heads of tokens for a task."""
-        task = self.tasks.get(name)
-        if task is None:
-            return
-        features, standard = self.features(task, self.held_tokens)
-        for head in self.config.token_heads:
-            self._head(name, head, task, features, standard, bar)
 
     def single(self, name: str, bar: ProgressBar) -> None:
         """Train a task with each head, and the rotation and equal-width probes that follow linear ones."""

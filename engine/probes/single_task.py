@@ -50,7 +50,7 @@ def train_single(
     """Train a probe on a task and score it on test ``images``.
 
     Args:
-        head: linear, mlp, attentive or efficient; the latter two on features of tokens.
+        head: linear or mlp.
         group_N: groups of all images, for resamples of the training photographs.
     """
     count = config.resamples if head == "linear" else config.mlp_resamples
@@ -59,7 +59,7 @@ def train_single(
     if head == "linear":
         made = fit_linear(features, task, config, times_SN, advance)
     else:
-        made = train_mlp(features, task, config, times_SN, advance, head)
+        made = train_mlp(features, task, config, times_SN, advance)
     others = made.resampled.heads if isinstance(made.resampled, Fit) else made.resampled
     training_ST = None if others is None else score(features, task, others, images).accuracy_ST
     return Single(task, made, score(features, task, made.heads, images), training_ST)

@@ -22,7 +22,7 @@ Sample = tuple[torch.Tensor, int]
 
 
 class EmbeddingDataset(Dataset[Sample]):
-    """Pairs of an embedding, float32 (D,) or (P, D) of tokens, and a target. Read from the store on demand.
+    """Pairs of an embedding, float32 (D,), and a target. Read from the store on demand.
 
     Attributes:
         classes: names of the C targets.
@@ -55,8 +55,6 @@ class EmbeddingDataset(Dataset[Sample]):
         """Pairs of a batch, which `DataLoader` asks for; reading them together is faster."""
         at = np.asarray(indices, np.int64)
         x_BD = torch.from_numpy(self.table.take(self.t_R[at], self.n_R[at]).astype(np.float32))
-        if self.table.tokens:
-            x_BD = x_BD.reshape(len(x_BD), self.table.tokens, -1)
         return list(zip(x_BD, self.targets[at].tolist(), strict=True))
 
 

@@ -17,7 +17,7 @@ import torch
 
 from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, DeviceBatches, Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.heads import AttentionBank, DeviceHeadBank, HeadBank, Setting, replays
+from substyle.engine.probes.heads import DeviceHeadBank, HeadBank, Setting, replays
 from substyle.engine.probes.tasks import F64, UNKNOWN, Advance, Task
 from substyle.kernels.dispatch import threads, threads_for
 from substyle.kernels.errors import SubstyleError
@@ -25,7 +25,7 @@ from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward, judge
 
 _PIECE, _WIDE = 4096, 1 << 24  # rows and numbers per block, to bound the memory of logits and rows
-_HELD = 1 << 26  # numbers of validation rows of tokens that are kept
+_HELD = 1 << 26  # numbers of validation rows that are kept
 AGREEMENT = 0.005  # maximum difference in accuracy of two trainings that agree
 
 
@@ -46,8 +46,7 @@ class Validation:
         if task.name == "coarse":
             weight = 1.0 / np.bincount(answers)[answers]
         self.features, self.t_B, self.n_B = features, t, n
-        # many rows of tokens are gathered again for each validation
-        few = not features.held.table.tokens or len(t) * features.width <= _HELD
+        few = len(t) * features.width <= _HELD  # others are gathered again for each validation
         self.x_BD = features(t, n) if few else None
         self.outputs = task.outputs
         self.answers = torch.from_numpy(answers).to(features.device)
@@ -177,19 +176,14 @@ def train(
     """
     seeds = [config.seed] if seeds is None else seeds
     outputs = max(part.task.outputs.stop for part in parts)
-    kind = settings[0].kind
-    replayed = replays(features.device) and not kind
+    other = settings[0].bank(settings, features.width, outputs, seeds, features.device)
+    replayed = replays(features.device) and other is None
     make_bank, make_batches = (DeviceHeadBank, DeviceBatches) if replayed else (HeadBank, Batches)
-    banks: list[HeadBank]
-    if kind:
-        tokens = features.held.table.tokens
-        banks = [AttentionBank(settings, features.width, tokens, outputs, seeds, features.device)]
-    else:
-        banks = [
-            make_bank(own, features.width, outputs, seeds, config.dropout, features.device)
-            for shape in dict.fromkeys((s.width, s.depth) for s in settings)
-            for own in ([s for s in settings if (s.width, s.depth) == shape],)
-        ]
+    shapes = dict.fromkeys((s.width, s.depth) for s in settings) if other is None else {}
+    banks = [] if other is None else [other]
+    for shape in shapes:
+        own = [s for s in settings if (s.width, s.depth) == shape]
+        banks.append(make_bank(own, features.width, outputs, seeds, config.dropout, features.device))
     validation = [Validation(features, part.task, config) for part in parts]
     untrained = {s: loss for bank in banks for s, _, loss in _evaluated(bank, validation)}
     done = 0
@@ -215,8 +209,8 @@ def train(
 
 
 def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequence[HeadBank]) -> int:
-    """Steps per block: one, or as many as fit into _BLOCK bytes for heads that train in turn or read tokens."""
-    if not any(bank.in_turn or bank.settings[0].kind for bank in banks):
+    """Steps per block: one, or as many as fit into _BLOCK bytes for heads that train in blocks."""
+    if not any(bank.in_blocks for bank in banks):
         return 1
     size = sum(part.count for part in parts)
     masks = sum(bank.width * bank.depth * bank.seeds for bank in banks if bank.dropout.threshold)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from substyle.engine.report.data import Column, Scored, Table, head_name, scored, show, show_interval, words
-from substyle.engine.report.findings import LEVEL, SCORES, difference
+from substyle.engine.report.data import Scored, Table, scored, show, show_interval
+from substyle.engine.report.findings import SCORES, difference
 from substyle.engine.report.section import Data, Section, Text
 from substyle.engine.results.model import ResultsDocument
-
-_TOKEN_HEADS = ("linear", "mlp", "attentive", "efficient")
 
 
 def gain(
@@ -66,59 +64,6 @@ def any_late(results: ResultsDocument, task: str, *names: str) -> bool:
     """Whether a probe of a task has not converged; shifts are scored by the linear class probe."""
     task, head = ("semantic", "linear") if task == "shift" else (task, results.first_head())
     return any(results.backbones[name].unconverged(task, head) for name in names)
-
-
-def attentive(results: ResultsDocument) -> Table:
-    """Accuracy of all heads of backbones with tokens, and paired differences to the linear head."""
-    columns = (
-        *words("backbone", "tokens", "score"),
-        *(Column(head, "MLP" if head == "mlp" else head.capitalize(), interval=True) for head in _TOKEN_HEADS),
-        *(Column(f"{h}_gain", f"{h.capitalize()} − linear", "points", interval=True) for h in _TOKEN_HEADS[2:]),
-        *words("converged"),
-    )
-    rows = []
-    for name, backbone in results.ordered().items():
-        for heading, task, key in SCORES if backbone.tokens else ():
-            values = [scored(backbone.probe(task, head), key) for head in _TOKEN_HEADS]
-            if any(values[2:]):
-                late = [head_name(head) for head in _TOKEN_HEADS if backbone.unconverged(task, head)]
-                both = [gain(results, name, name, task, key, f"{head}-linear") for head in _TOKEN_HEADS[2:]]
-                gains = [found and found[0] for found in both]
-                shape = f"{backbone.tokens} × {'?' if backbone.dim is None else backbone.dim}"
-                rows.append((name, shape, heading, *values, *gains, f"not {', '.join(late)}" if late else "yes"))
-    caption = "Probes of tokens; linear and MLP probes read the mean over tokens."
-    return Table("attentive", caption, columns, tuple(rows))
-
-
-def attentive_summary(results: ResultsDocument) -> str:
-    """One sentence on where attention reads clearly more or less than a linear probe of the mean.
-
-    A difference is clear if its interval excludes 0 and its p value, after Holm's correction, is below 0.05.
-    """
-    clauses = []
-    for head in _TOKEN_HEADS[2:]:
-        better, worse, count = [], [], 0
-        for name, backbone in results.ordered().items():
-            for heading, task, key in SCORES if backbone.tokens else ():
-                late = [backbone.unconverged(task, h) for h in (head, "linear")]
-                found = gain(results, name, name, task, key, f"{head}-linear")
-                if found is None or found[0][1] is None or any(late):
-                    continue
-                count += 1
-                where = f"{heading.lower()} of {name} ({in_points(found[0])})"
-                if found[1] is not None and found[1] < LEVEL:
-                    if side(found[0]) > 0:
-                        better.append((-found[0][0], where))
-                    elif side(found[0]) < 0:
-                        worse.append((found[0][0], where))
-        if count:
-            text = f"{head} probes are clearly better in {len(better)} of {count} scores"
-            text += f", most for {min(better)[1]}" if better else ""
-            text += f", and clearly worse in {len(worse)}" + (f", most for {min(worse)[1]}" if worse else "")
-            clauses.append(text)
-    if not clauses:
-        return "No attentive probe and its linear probe have converged, so they are not compared."
-    return f"Compared with linear probes of the mean over tokens, {'; '.join(clauses)}."
 
 
 def section(key: str, name: str, title: str, table: Table, summary: str, note: str) -> Section:

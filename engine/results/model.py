@@ -319,7 +319,6 @@ class BackboneResults(Model):
     """Results of one backbone; of probes by head (linear, mlp, …)."""
 
     dim: int | None = None
-    tokens: int | None = None
     control: bool | None = None
     label: str | None = None
     spec: Spec | None = None
@@ -361,8 +360,8 @@ class BackboneResults(Model):
         return adapted or (self.facts.finetuned.backbone if self.facts.finetuned else None)
 
     def is_whole(self) -> bool:
-        """Whether it is the output of a network as it was loaded: no layer, no tokens, not adapted or fine-tuned."""
-        return not (self.tokens or self.adapter or self.facts.finetuned or BLOCK.search(self.facts.pooling or ""))
+        """Whether it is the output of a network as it was loaded: no layer, not adapted or fine-tuned."""
+        return not (self.adapter or self.facts.finetuned or BLOCK.search(self.facts.pooling or ""))
 
     def probes(self, task: str) -> Mapping[str, ProbeScores]:
         """Probes of a task (fine, coarse, coarse_rotation, semantic, multitask) by head; multi-task ones are MLPs."""
@@ -507,7 +506,7 @@ class ResultsDocument(Model):
         return {name: backbone for name, backbone in self.backbones.items() if not backbone.control}
 
     def networks(self) -> list[str]:
-        """Names of the backbones that are neither controls, nor layers, tokens, adapted nor fine-tuned."""
+        """Names of the backbones that are neither controls, nor layers, adapted nor fine-tuned."""
         return [name for name, backbone in self.real().items() if backbone.is_whole()]
 
     def entries(self, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,22 +50,29 @@ def embedded(run: Run, each: Elsewhere) -> None:
     own = _tested(run, run.embedding.plan.source) if each.photographs is None else None
     plan = plan_elsewhere(each, run.study, run.study.embed, own)
     print(f"{title}: {describe(plan.source)}", file=sys.stderr)
+    compiled = run.embedding.compiled
+    embed_anew(plan, lambda own: embed_compiled(own, compiled, quiet=run.quiet))
+    store = EmbeddingStore.open(path)
+    for name in run.embedding.derived:
+        derive(store, name, quiet=run.quiet)
+
+
+def embed_anew(plan: EmbedPlan, embed: Callable[[EmbedPlan], object]) -> None:
+    """Embed into a store of an output folder, or replace it if photographs, settings or a backbone have changed."""
+    path = plan.store_path
+    assert isinstance(path, Path)
     files.inside(path.parent, path.name)
     if not catalog.exists(path):
         with writing(path):
             remove(path)  # remainder of an interrupted deletion
     try:
-        embed_compiled(plan, run.embedding.compiled, quiet=run.quiet)
+        embed(plan)
     except DifferentError as error:
-        # the folder, its bytes or a backbone have changed
-        print(f"{title}: {error}; re-embedding", file=sys.stderr)
+        print(f"{plan.title}: {error}; re-embedding", file=sys.stderr)
         with writing(path):
             files.remove(path / HEADER, root=path.parent)  # first: without it a partly deleted store is not opened
             remove(path)
-        embed_compiled(plan, run.embedding.compiled, quiet=run.quiet)
-    store = EmbeddingStore.open(path)
-    for name in run.embedding.derived:
-        derive(store, name, quiet=run.quiet)
+        embed(plan)
 
 
 class _Named(Protocol):

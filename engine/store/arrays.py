@@ -25,9 +25,9 @@ from substyle.pipelines.storage import Fill, LocalPlace, Place, each
 if TYPE_CHECKING:
     from numcodecs import Blosc, Zstd
 
-# chunk (i, j) is the file c/i/j, chunk (i, j, k) the file c/i/j/k
+# chunk (i, j) is the file c/i/j
 CHUNK_NAMES: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
-DIMENSIONS = ("image", "token", "feature")
+DIMENSIONS = ("image", "feature")
 WRITERS = 4  # chunks written at once: a disk flushes several in the time of one
 
 
@@ -36,18 +36,18 @@ def group(attributes: Mapping[str, Any]) -> bytes:
     return _text({"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"})
 
 
-def array_metadata(rows: int, row: tuple[int, ...], settings: StoreSettings, attributes: Mapping[str, Any]) -> bytes:
-    """Encode the metadata of an array of rows of the shape (D,) or (P, D), in chunks of whole rows; fill value NaN."""
+def array_metadata(rows: int, width: int, settings: StoreSettings, attributes: Mapping[str, Any]) -> bytes:
+    """Encode the metadata of an array of rows of D = ``width`` numbers, in chunks of whole rows; fill value NaN."""
     return _text(
         {
-            "shape": [rows, *row],
+            "shape": [rows, width],
             "data_type": settings.dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [settings.shard_rows, *row]}},
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [settings.shard_rows, width]}},
             "chunk_key_encoding": CHUNK_NAMES,
             "fill_value": "NaN",
             "codecs": codec_metadata(settings.codec, settings.dtype),
             "attributes": dict(attributes),
-            "dimension_names": [DIMENSIONS[0], *DIMENSIONS[-len(row) :]],
+            "dimension_names": list(DIMENSIONS),
             "zarr_format": 3,
             "node_type": "array",
             "storage_transformers": [],
@@ -75,13 +75,13 @@ def require_group(node: Place) -> None:
     _read(node, "group")
 
 
-def rows_of(node: Place, row: tuple[int, ...], settings: StoreSettings) -> int:
+def rows_of(node: Place, width: int, settings: StoreSettings) -> int:
     """Return the number of rows of an array.
 
     Raises:
         StoreError: its metadata are missing or damaged, or are not those of `array_metadata` but for their attributes.
     """
-    found, expected = _read(node, "array"), json.loads(array_metadata(0, row, settings, {}))
+    found, expected = _read(node, "array"), json.loads(array_metadata(0, width, settings, {}))
     match found.get("shape"):
         case [int(rows), *_] if rows >= 0:
             expected["shape"][0] = rows

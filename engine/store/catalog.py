@@ -215,8 +215,8 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
         name, dim, spec, runtime = (facts[key] for key in ("name", "dim", "spec", "runtime"))
         rate = facts.get("rate")
         good = isinstance(name, str) and type(dim) is int and dim > 0
-        tokens = spec.get("tokens", 0)
-        good = good and type(tokens) is int and tokens >= 0 and dim % max(tokens, 1) == 0
+        if spec.get("tokens"):
+            raise StoreError(f"{path}: {name} has tokens, of an earlier version; {_OLDER}")
         good = good and np.asarray(spec.get(SKETCH) or (), np.float64).ndim <= 2
         good = good and isinstance(spec["weights_hash"], str) and {"name", "precision"} <= runtime.keys()
         good = good and (rate is None or (isinstance(rate, int | float) and rate > 0))

@@ -45,20 +45,9 @@ class BackboneEntry:
     dim: int
     facts: dict[str, Any]
 
-    @property
-    def tokens(self) -> int:
-        """Number of tokens P in a row; 0 if a row is one vector."""
-        return int(self.facts["spec"].get("tokens", 0))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a row: (D,) or (P, D)."""
-        return (self.tokens, self.dim // self.tokens) if self.tokens else (self.dim,)
-
     def chunk(self, store: Place, transformation: str, shard: int) -> Place:
         """Return the file or object of one shard's chunk."""
-        folder = store / ARRAYS / self.slug / transformation / CHUNKS / str(shard)
-        return folder / "0" / "0" if self.tokens else folder / "0"
+        return store / ARRAYS / self.slug / transformation / CHUNKS / str(shard) / "0"
 
 
 GRAPH, SKETCH = "graph", "sketch"  # what a network does, see `BackboneSpec`
@@ -72,7 +61,6 @@ def network_identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "weights": spec.get("weights_hash"),
-        "tokens": spec.get("tokens", 0),
         "input_side": spec.get("input_side"),
         "mean": list(spec.get("mean") or ()),
         "std": list(spec.get("std") or ()),

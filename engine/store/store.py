@@ -1,7 +1,4 @@
-"""The store: a Zarr v3 array (N, D), or (N, P, D) of tokens, per backbone and transformation, a manifest, a journal.
-
-Inside the engine a row of tokens is one row of P · D numbers.
-"""
+"""The store: a Zarr v3 array (N, D) per backbone and transformation, a manifest, a journal."""
 
 from __future__ import annotations
 
@@ -301,7 +298,7 @@ class EmbeddingStore:
 
     def _array_metadata(self, entry: BackboneEntry, definition: Definition) -> bytes:
         return arrays.array_metadata(
-            self.manifest().rows, entry.shape, self.settings, {"substyle": definition.definition}
+            self.manifest().rows, entry.dim, self.settings, {"substyle": definition.definition}
         )
 
     def transformation_names(self, entry: BackboneEntry) -> list[str]:
@@ -455,4 +452,4 @@ class EmbeddingStore:
 
     def rows_of(self, entry: BackboneEntry, transformation: str) -> int:
         """Return the rows of a transformation's array. Raises StoreError if its metadata or layout are invalid."""
-        return arrays.rows_of(self.path / ARRAYS / entry.slug / transformation, entry.shape, self.settings)
+        return arrays.rows_of(self.path / ARRAYS / entry.slug / transformation, entry.dim, self.settings)

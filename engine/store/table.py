@@ -71,7 +71,6 @@ class EmbeddingTable:
             its image's, or is absent. Such rows are excluded from transformation training and scores. All True for
             identity.
         content_N2: content hashes of the photographs, two numbers each, zeros if unknown; None if all are unknown.
-        tokens: number of tokens P of an embedding, which are D / P numbers each, one after another; 0 for one vector.
         first_N: (N,) int64 first near-duplicate of each image, the image itself if there is none; None if unknown.
         thumbnail_NRC: (N, 8, 9) uint8 luma, as `manifest.shrunk` makes it, and seen_N: (N,) bool, whether an image
             has one; None if unknown.
@@ -91,7 +90,6 @@ class EmbeddingTable:
     split_N: NDArray[np.int8]
     distinct_TN: NDArray[np.bool_]
     content_N2: NDArray[np.uint64] | None = None
-    tokens: int = 0
     first_N: NDArray[np.int64] | None = None
     thumbnail_NRC: NDArray[np.uint8] | None = None
     seen_N: NDArray[np.bool_] | None = None
@@ -105,7 +103,7 @@ class EmbeddingTable:
 
     @property
     def width(self) -> int:
-        """Numbers in a row: D, or P · D of tokens."""
+        """Numbers in a row, D."""
         return int(self.x_TND.shape[2])
 
     @property
@@ -190,7 +188,7 @@ class EmbeddingTable:
         return np.where(self.absent_TN[:, :, None], x_TND.dtype.type(np.nan), x_TND)
 
     def to_xarray(self) -> xarray.DataArray:
-        """Return all embeddings as a labelled array with the dimensions transformation, image, (token,) feature.
+        """Return all embeddings as a labelled array with the dimensions transformation, image, feature.
 
         Coordinates: transformation, coarse and role by transformation; image (the keys), split, and class if there are
         any ("" for none) by image; distinct by both. Raises MissingError if xarray is not installed.
@@ -208,9 +206,6 @@ class EmbeddingTable:
             coordinates["class"] = ("image", np.array([*self.class_names, ""])[self.label_N])
         x_TND = self._with_nan()
         dimensions = ["transformation", "image", "feature"]
-        if self.tokens:
-            dimensions.insert(2, "token")
-            x_TND = x_TND.reshape(*x_TND.shape[:2], self.tokens, -1)
         return xarray.DataArray(x_TND, coords=coordinates, dims=dimensions, name=self.backbone)
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -423,7 +418,6 @@ def open_tables(
             split_N=split_N,
             distinct_TN=distinct_TN,
             content_N2=content_N2,
-            tokens=entry.tokens,
             first_N=first_N,
             thumbnail_NRC=thumbnail_NRC,
             seen_N=seen_N,

@@ -35,7 +35,7 @@ _OURS = re.compile(
     |{journal.FOLDER}/{journal.DETAILS}/{DETAILS.pattern}""",
     re.VERBOSE,
 )
-_CHUNK = re.compile(rf"{ARRAYS}/(?P<slug>[^/]+)/(?P<name>[^/]+)/{CHUNKS}/(?P<shard>[0-9]+)/0(?P<token>/0)?")
+_CHUNK = re.compile(rf"{ARRAYS}/(?P<slug>[^/]+)/(?P<name>[^/]+)/{CHUNKS}/(?P<shard>[0-9]+)/0")
 
 
 @dataclass(frozen=True)
@@ -290,8 +290,7 @@ def _is_chunk(path: str, known: Catalog, shards: int | None) -> bool:
     match = _CHUNK.fullmatch(path)
     if match is None or match["name"] not in known.transformations.get(match["slug"], {}):
         return False
-    tokens = bool(known.backbones[match["slug"]].tokens)
-    return bool(match["token"]) == tokens and (shards is None or int(match["shard"]) < shards)
+    return shards is None or int(match["shard"]) < shards
 
 
 def _inside(store: Place, path: Place) -> str:

@@ -176,8 +176,7 @@ def _backbone(entry: BackboneEntry) -> dict[str, Any]:
     facts = entry.facts
     objective, data = stated(entry.name)  # for stores created before specs contained them
     return {
-        "dim": entry.shape[-1],
-        **({"tokens": entry.tokens} if entry.tokens else {}),
+        "dim": entry.dim,
         "control": facts["spec"]["control"],
         "spec": {"objective": objective, "data": data, **facts["spec"]},
         "runtime": facts["runtime"],

@@ -34,7 +34,6 @@ from substyle.engine.stages.tables import reported_tables
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.files import inside, scratch
 
@@ -77,15 +76,14 @@ def explore(
             raise MissingError(module.replace("_", "-"), _INSTALL)
     if export is not None and export.exists() and (not export.is_dir() or any(export.iterdir())):
         raise ConfigError("--export", str(export), "a new or empty folder")
-    whole = open_table(store, backbone)
-    table = averaged(whole)
+    table = open_table(store, backbone)
     n_M = np.sort(np.random.default_rng(seed).permutation(len(table.keys))[:photographs])
     drawn = current_variants(store, table, n_M, table.transformations)
     images = {(transformation, key): _thumbnail(pixels) for transformation, key, pixels in drawn}
     with scratch() as place:
         file, page = place / "embeddings.parquet", place / "page"
         rows = _rows(table, n_M, images, projection, seed)
-        for name, column in _predictions(store, whole, n_M, results).items():
+        for name, column in _predictions(store, table, n_M, results).items():
             rows = rows.append_column(name, column)
         pq.write_table(rows, file)
         options = ["--x", "x", "--y", "y", "--neighbors", "neighbors"]

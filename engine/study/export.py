@@ -236,9 +236,7 @@ def _columns(
     n_B = table.present(t, n_B)
     label_B = table.label_N[n_B].tolist()
     x_BD = table.take(t, n_B).astype(dtype)
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(x_BD.ravel()), x_BD.shape[1] // max(table.tokens, 1))
-    if table.tokens:
-        embedding = pa.FixedSizeListArray.from_arrays(embedding, table.tokens)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(x_BD.ravel()), x_BD.shape[1])
     same = {"transformation": table.transformations[t], "coarse": table.coarse[t], "role": table.roles[t]}
     same |= _pixels(store, table, t)
     return {
@@ -307,8 +305,7 @@ _KINDS = {int: "int64", float: "float64", str: "string"}
 def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is optional
     """Types of the columns for `datasets`. Raises MissingError if it is not installed."""
     datasets = optional("datasets", "huggingface")
-    text, width = datasets.Value("string"), table.width // max(table.tokens, 1)
-    embedding = datasets.List(datasets.Value("float32"), length=width)
+    text = datasets.Value("string")
     return datasets.Features(
         {
             "key": text,
@@ -320,7 +317,7 @@ def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is opt
             "content_hash": text,
             "definition": text,
             **{name: datasets.Value(_KINDS[kind]) for name, kind in PIXELS.items()},
-            "embedding": datasets.List(embedding, length=table.tokens) if table.tokens else embedding,
+            "embedding": datasets.List(datasets.Value("float32"), length=table.width),
         }
     )
 
@@ -379,7 +376,7 @@ def _card(
     lines += ["---", "", _TITLE, ""]
     lines += ["| configuration | backbone | images | transformations | width |", "|---|---|---|---|---|"]
     for name, table in tables.items():
-        shape = (len(table.keys), len(table.transformations), "×".join(map(str, entries[name].shape)))
+        shape = (len(table.keys), len(table.transformations), entries[name].dim)
         lines.append(f"| `{entries[name].slug}` | `{name}` | {' | '.join(map(str, shape))} |")
     return "\n".join(lines) + "\n"
 
@@ -415,7 +412,7 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -
             folder = out / entry.slug
             folder.mkdir(parents=True, exist_ok=True)
             path, dtype = folder / f"{name}.npy", table.x_TND.dtype
-            header = {"shape": (len(table.keys), *entry.shape), "fortran_order": False, "descr": dtype.str}
+            header = {"shape": (len(table.keys), entry.dim), "fortran_order": False, "descr": dtype.str}
             with files.replacing(path) as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 for _, n_B in shards:  # consecutive images

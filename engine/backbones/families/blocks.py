@@ -1,4 +1,4 @@
-"""Layers of a network: the pooled output of one block, or of several in one pass; and tokens of layers or outputs."""
+"""Layers of a network: the pooled output of one block, or of several in one pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.backbones.spec import TOKENS, Backbone, Readout
+from substyle.engine.backbones.spec import Backbone, Readout
 from substyle.kernels.errors import ConfigError
 
 Block = tuple[torch.Tensor, torch.Tensor | None]
@@ -62,15 +62,13 @@ class PooledBlocks(nn.Module):
 
     Args:
         network: a network with `forward_intermediates`, as in timm and OpenCLIP.
-        places: of each output the index of the block, the pooling (``cls``, ``avg``, ``max`` or ``tokens``) and the
+        places: of each output the index of the block, the pooling (``cls``, ``avg`` or ``max``) and the
             branch: ``attention``, ``ffn`` or None for the block.
-        grid: side of the grid that tokens are averaged to, 0 for all tokens.
-        tokens: number of tokens of one block, 0 for pooled blocks.
     """
 
-    def __init__(self, network: nn.Module, places: Sequence[Place], grid: int = 0, tokens: int = 0) -> None:
+    def __init__(self, network: nn.Module, places: Sequence[Place]) -> None:
         super().__init__()
-        self.network, self.places, self.grid, self.tokens = network, tuple(places), grid, tokens
+        self.network, self.places = network, tuple(places)
         self.kept: dict[tuple[int, str], _Kept] = {}
         for index, _, branch in self.places:
             if branch is not None:
@@ -93,8 +91,8 @@ class PooledBlocks(nn.Module):
         }
         for (index, branch), kept in self.kept.items():
             found[index, branch] = _as_block(kept.pop(), *found[index, None])
-        pooled = [_pool(*found[index, branch], pool, self.grid) for index, pool, branch in self.places]
-        return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+        outputs = [pooled(*found[index, branch], pool) for index, pool, branch in self.places]
+        return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
 
 
 def _as_block(tokens_BPD: torch.Tensor, map_BDHW: torch.Tensor, prefix_BPD: torch.Tensor | None) -> Block:
@@ -104,59 +102,15 @@ def _as_block(tokens_BPD: torch.Tensor, map_BDHW: torch.Tensor, prefix_BPD: torc
     return branch_BDHW, None if prefix_BPD is None else tokens_BPD[:, :first]
 
 
-def _pool(map_BDHW: torch.Tensor, prefix_BPD: torch.Tensor | None, pool: str, grid: int = 0) -> torch.Tensor:
-    if pool == TOKENS:
-        return tokens_of(map_BDHW, prefix_BPD, grid).flatten(1)
+def pooled(map_BDHW: torch.Tensor, prefix_BPD: torch.Tensor | None, pool: str) -> torch.Tensor:
+    """A map (B, D, H, W) pooled by ``cls``, ``avg`` or ``max``. Shape: (B, D)."""
     if pool == "cls":
         assert prefix_BPD is not None
         return prefix_BPD[:, 0]
     return map_BDHW.mean((2, 3)) if pool == "avg" else map_BDHW.amax((2, 3))
 
 
-def tokens_of(map_BDHW: torch.Tensor, class_BPD: torch.Tensor | None, grid: int) -> torch.Tensor:
-    """The tokens of a map: the class token, if given, and all positions; or positions averaged to a grid.
-
-    Args:
-        class_BPD: prefix tokens that begin with a class token.
-        grid: side g of the grid, at most H and W; cells are those of adaptive average pooling. 0 for all tokens.
-
-    Returns:
-        (B, P, D), positions row by row.
-    """
-    if grid:
-        rows, columns = (_cells(side, grid, map_BDHW) for side in map_BDHW.shape[2:])
-        return (rows @ map_BDHW @ columns.T).flatten(2).transpose(1, 2)
-    patches = map_BDHW.flatten(2).transpose(1, 2)
-    return patches if class_BPD is None else torch.cat([class_BPD[:, :1], patches], dim=1)
-
-
-def _cells(side: int, grid: int, like: torch.Tensor) -> torch.Tensor:
-    """Matrix (grid, side) of adaptive average pooling along one axis; not every exporter has the operation."""
-    starts = [i * side // grid for i in range(grid)]
-    ends = [-(-(i + 1) * side // grid) for i in range(grid)]
-    rows = [[(a <= j < b) / (b - a) for j in range(side)] for a, b in zip(starts, ends, strict=True)]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
-
-
-class Tokens(nn.Module):
-    """The tokens of a network's output, after its final normalisation and before pooling and head.
-
-    Args:
-        network: a network of timm, or one with its `forward_features`; or a tower of OpenCLIP.
-        grid: side of the grid that patches are averaged to, 0 for all tokens.
-        tokens: number of tokens P.
-    """
-
-    def __init__(self, network: nn.Module, grid: int, tokens: int = 0) -> None:
-        super().__init__()
-        self.network, self.grid, self.tokens = network, grid, tokens
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, side, side) float32 to (B, P · D), one token after another."""
-        return _pool(*_output(self.network, x), TOKENS, self.grid)
-
-
-def _output(network: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:  # noqa: ANN401
+def last_map(network: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:  # noqa: ANN401
     """The last map (B, D, H, W) of a network, and prefix tokens if the first is a class token.
 
     Raises ValueError if there is no such map.
@@ -178,42 +132,6 @@ def _output(network: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor |
     patches = out[:, first:].transpose(1, 2)
     has_class = first and getattr(network, "cls_token", None) is not None
     return patches.reshape(*patches.shape[:2], side, side), out[:, :first] if has_class else None
-
-
-def tokens(name: str, network: nn.Module, grid: int | None, *, side: int) -> tuple[nn.Module, str]:
-    """Return a network that outputs its tokens, and their description.
-
-    Args:
-        network: on any device, including meta.
-        grid: side of the grid that patches are averaged to; None for all tokens.
-        side: input side in pixels.
-
-    Raises:
-        ConfigError: the network has no tokens, or fewer patches than the grid.
-    """
-    try:
-        with torch.no_grad():
-            found = _output(network, _blank(network, side))
-    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        raise ConfigError(f"backbone {name}", "pool=tokens", f"a network with a map of features ({error})") from error
-    _, count = _width(name, found, TOKENS, grid or 0)
-    return Tokens(network, grid or 0, count), _described(TOKENS, grid or 0, count)
-
-
-def _width(name: str, found: tuple[torch.Tensor, torch.Tensor | None], pool: str, grid: int) -> tuple[int, int]:
-    """Width of an embedding, and its number of tokens. Raises ConfigError if the map is smaller than the grid."""
-    map_BDHW, prefix_BPD = found
-    least = min(map_BDHW.shape[2:])
-    if grid > least:
-        raise ConfigError(f"backbone {name}", f"tokens={grid}", f"1 to {least}, the side of its map")
-    pooled = _pool(map_BDHW, prefix_BPD, pool, grid).shape[1]
-    return pooled, pooled // map_BDHW.shape[1] if pool == TOKENS else 0
-
-
-def _described(pool: str, grid: int, count: int) -> str:
-    if pool != TOKENS:
-        return pool
-    return f"{grid} × {grid} tokens" if grid else f"{count} tokens"
 
 
 def intermediates(
@@ -276,9 +194,7 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
         raise ConfigError(f"backbone {name}", f"layer={readout.layer}", "no layer; this network does not expose blocks")
     found = _all_blocks(network, side)
     place = _place(name, network, found, readout, own)
-    grid = readout.tokens or 0
-    _, count = _width(name, found[place[0]], place[1], grid)
-    return PooledBlocks(network, [place], grid, count), _placed(place, grid, count, len(found))
+    return PooledBlocks(network, [place]), _placed(place, len(found))
 
 
 def _all_blocks(network: nn.Module, side: int) -> list[Block]:
@@ -286,9 +202,9 @@ def _all_blocks(network: nn.Module, side: int) -> list[Block]:
         return intermediates(network, _blank(network, side), None)
 
 
-def _placed(place: Place, grid: int, count: int, depth: int) -> str:
+def _placed(place: Place, depth: int) -> str:
     index, pool, branch = place
-    return f"{_described(pool, grid, count)}, {f'{branch} of ' if branch else ''}block {index} of 0 to {depth - 1}"
+    return f"{pool}, {f'{branch} of ' if branch else ''}block {index} of 0 to {depth - 1}"
 
 
 def _place(name: str, network: nn.Module, found: list[Block], readout: Readout, own: str | None) -> Place:
@@ -305,7 +221,7 @@ def _place(name: str, network: nn.Module, found: list[Block], readout: Readout, 
         raise ConfigError(f"backbone {name}", f"layer={readout.layer}", f"{-count} to {count - 1}")
     has_class = found[index][1] is not None
     pool = readout.pool or ("cls" if has_class and own in ("token", "tok") else "avg")
-    allowed = ("cls", "avg", "max", TOKENS) if has_class else ("avg", "max", TOKENS)
+    allowed = ("cls", "avg", "max") if has_class else ("avg", "max")
     if pool not in allowed:
         raise ConfigError(f"backbone {name}", f"pool={pool} of block {index}", ", ".join(allowed))
     if readout.module is not None and (
@@ -339,13 +255,12 @@ def several(name: str, first: Backbone, readouts: Mapping[str, Readout]) -> Back
         raise ConfigError(f"backbone {name}", ", ".join(str(index) for index, *_ in places), "different layers")
     members = []
     for one, place in zip(readouts, places, strict=True):
-        dim, count = _width(one, found[place[0]], pool, read.grid)
-        placed = _placed(place, read.grid, count, len(found))
-        members.append(replace(first.spec, name=one, dim=dim, pooling=placed, tokens=count))
+        dim = pooled(*found[place[0]], pool).shape[1]
+        members.append(replace(first.spec, name=one, dim=dim, pooling=_placed(place, len(found))))
     whole = copy(module)
-    whole._modules = {"network": PooledBlocks(read.network, places, read.grid)}
+    whole._modules = {"network": PooledBlocks(read.network, places)}
     dim, pooling = sum(member.dim for member in members), f"{len(members)} blocks"
-    spec = replace(first.spec, name=name, dim=dim, pooling=pooling, tokens=0)
+    spec = replace(first.spec, name=name, dim=dim, pooling=pooling)
     return Backbone(spec, whole.eval(), members=tuple(members))
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families.timm import such_as
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
-from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout, split
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
 from substyle.engine.backbones.weights import (
     HUB,
     UNREADABLE,
@@ -181,8 +181,6 @@ def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[n
     own = getattr(tower, "pool_type", None) or getattr(trunk, "global_pool", None)
     if readout.layer is not None:
         return blocks.block(name, tower if trunk is None else trunk, readout, side=side, own=own)
-    if readout.pool == TOKENS:
-        return blocks.tokens(name, tower if trunk is None else trunk, readout.tokens, side=side)
     if readout.pool is not None:
         own = readout.pool
         if trunk is not None:

@@ -17,7 +17,7 @@ from torch import nn
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import blocks
 from substyle.engine.backbones.family import Family, LoadContext, identify_checkpoint, register_family
-from substyle.engine.backbones.spec import RGB, TOKENS, WHOLE, Backbone, BackboneSpec, Readout, split, tensors_hash
+from substyle.engine.backbones.spec import RGB, WHOLE, Backbone, BackboneSpec, Readout, split, tensors_hash
 from substyle.engine.backbones.weights import (
     HEADS,
     UNREADABLE,
@@ -291,8 +291,6 @@ def read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple
         raise ConfigError(f"backbone {name}", "head=projection", allowed)
     if readout.layer is not None:
         return blocks.block(name, network, readout, side=side, own=own)
-    if readout.pool == TOKENS:
-        return blocks.tokens(name, network, readout.tokens, side=side)
     pooling = readout.pool or own or "the network's own"
     if readout.pool is not None:
         pooled(name, network, readout.pool)
@@ -345,7 +343,6 @@ def wrap(
         weights_hash=weights_hash,
         licence=licence,
         control=control,
-        tokens=getattr(read, "tokens", 0),
     )
     return Backbone(spec, module)
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
-from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout, split
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
 from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, cached_only, hub_repository
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import limits
@@ -73,8 +73,8 @@ class ImageModel(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, side, side) float32 to (B, D)."""
         if self.pool != _OWN:
-            map_BDHW, prefix_BPD = blocks._output(self, x)
-            return blocks._pool(map_BDHW, prefix_BPD, self.pool)
+            map_BDHW, prefix_BPD = blocks.last_map(self, x)
+            return blocks.pooled(map_BDHW, prefix_BPD, self.pool)
         vector = self._own(x)
         assert vector is not None
         return vector.flatten(1)
@@ -214,12 +214,10 @@ def _read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tupl
         )
     if readout.layer is not None:
         return blocks.block(name, network, readout, side=side, own="token" if network.cls_token else None)
-    if readout.pool == TOKENS:
-        return blocks.tokens(name, network, readout.tokens, side=side)
     if readout.pool is not None:
         allowed = _POOLS if network.cls_token else _POOLS[1:]
         if readout.pool not in allowed:
-            raise ConfigError(f"backbone {name}", f"pool={readout.pool}", ", ".join((*allowed, TOKENS)))
+            raise ConfigError(f"backbone {name}", f"pool={readout.pool}", ", ".join(allowed))
         network.pool = readout.pool
     network.head = readout.head != "none"
     projected = ", projected" * (network.projects and network.head and network.pool == _OWN)

@@ -56,8 +56,6 @@ class AdaptStage(TrainingStage[AdaptConfig]):
         for entry in entries:
             if entry.name.startswith(PREFIX):
                 raise ConfigError("backbone", entry.name, "a backbone that is not adapted yet")
-            if entry.tokens:
-                raise ConfigError("backbone", entry.name, "a backbone with one vector per image")
         return [Unit(each.name, f"{each.slug}-{method}", (method,)) for each in entries for method in config.methods]
 
     def inputs(self, run: Run, config: AdaptConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
@@ -110,7 +108,7 @@ STAGE = register_stage(AdaptStage())
 
 
 def adaptable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
-    """Return the backbones among ``names`` that are neither controls nor adapted, and have one vector per image."""
+    """Return the backbones among ``names`` that are neither controls nor adapted."""
     entries = [store.backbone(name) for name in names]
-    trained = [e for e in entries if not e.facts["spec"].get("control") and not e.tokens]
+    trained = [e for e in entries if not e.facts["spec"].get("control")]
     return [e.name for e in trained if not e.name.startswith(PREFIX)]

@@ -22,7 +22,7 @@ class AttackConfig:
     """``fgsm`` (one step), ``pgd`` (L∞), ``pgd_l2`` (L2), ``transfer`` (MI-FGSM on another backbone of the study),
     ``patch`` (PGD of any strength within a square)."""
     backbones: tuple[str, ...] = ()
-    """Backbones of the study to attack. Default: all except controls and those with tokens."""
+    """Backbones of the study to attack. Default: all except controls."""
     epsilons: Distinct[Annotated[StrictInt, Field(ge=1, le=64)]] = (1, 2, 4, 8)
     """L∞ radii of fgsm and pgd in grey levels; transfer and the adaptive attack use the largest."""
     l2: Annotated[StrictFloat, Field(gt=0, le=1000)] = 3.0

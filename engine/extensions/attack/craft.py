@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import softplus
 
-from substyle.engine.backbones.spec import has_tokens
 from substyle.engine.extensions.attack.config import AttackConfig
 from substyle.engine.probes.checkpoint import Probe
 from substyle.kernels.errors import ConfigError, optional
@@ -32,7 +31,7 @@ Canvas = NDArray[np.uint8]
 
 def is_network(name: str) -> bool:
     """Whether a backbone is a torch network with one vector per image, judging by its name."""
-    return not name.startswith(("control:", "onnx:")) and not has_tokens(name)
+    return not name.startswith(("control:", "onnx:"))
 
 
 class Victim(nn.Module):

@@ -219,7 +219,7 @@ def _inputs(
         return {"name": each.name, "network": network_identity(each.facts["spec"]), "probes": files}
 
     network = entry.name.partition("@")[0]
-    others = [e for e in store.backbones() if e.name in probed and e.name != entry.name and not e.tokens]
+    others = [e for e in store.backbones() if e.name in probed and e.name != entry.name]
     others = [e for e in others if is_result(probe_file(out, e.name, "semantic"))]
     names = [e.name for e in others]
     if config.surrogate not in ("", entry.name, *names):
@@ -324,8 +324,6 @@ class _Subject:
         """Load a backbone and its class probe, and check that they are those of the store."""
         entry = self.store.backbone(name)
         path = probe_file(self.out, name, "semantic")
-        if entry.tokens:
-            raise ConfigError("backbone", name, "a backbone with one vector per image")
         if not is_result(path):
             raise MissingError(
                 str(path), f"run substyle probe {self.store.path} with the semantic task and linear heads"

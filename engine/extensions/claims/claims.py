@@ -325,9 +325,9 @@ def _first(claim: Claim, status: Status, reasons: Sequence[str]) -> Claim:
 
 
 def _layers_only(results: ResultsDocument) -> str:
-    """Note that layers and tokens are left out, where a study has nothing else."""
+    """Note that layers are left out, where a study has nothing else."""
     left_out = not results.networks() and results.real()
-    return "; layers and tokens are not compared, add the network's own output" if left_out else ""
+    return "; layers are not compared, add the network's own output" if left_out else ""
 
 
 def _by_objective(results: ResultsDocument) -> dict[str, list[str]]:

@@ -20,13 +20,11 @@ from substyle.engine.probes.linear import Linear, fit_linear, training_rows_of
 from substyle.engine.probes.mlp import train_mlp
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.tasks import Advance, fine_task, semantic_task
-from substyle.engine.stages.probes import STAGE as PROBES
-from substyle.engine.stages.probes import probe_config
+from substyle.engine.stages.probes import probe_config, probe_settings
 from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.dispatch import threads
 
 C = TypeVar("C")
@@ -41,9 +39,7 @@ class _MoreProbes(JsonStage[C]):
 
     def inputs(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The settings of probes; those of loaded results if the run has none."""
-        if before is not None and PROBES.chosen(run) is None:
-            return {"probes": before.get("probes")}
-        return {"probes": PROBES.settings(probe_config(run))}
+        return {"probes": probe_settings(run, before)}
 
 
 class ExtractabilityStage(_MoreProbes[ExtractabilityConfig]):
@@ -61,7 +57,7 @@ class ExtractabilityStage(_MoreProbes[ExtractabilityConfig]):
             threads(probes.threads),
             stage(f"extractability {unit.name}", len(TASKS) * _PASSES, "steps", quiet=run.quiet) as bar,
         ):
-            self.write(folder, extractability(averaged(run.tables[unit.name]), probes, config, bar.advance))
+            self.write(folder, extractability(run.tables[unit.name], probes, config, bar.advance))
 
     def lines(self, result: JSON) -> Iterator[str]:
         """Bits per label of each task."""
@@ -86,7 +82,7 @@ class ComplexityStage(_MoreProbes[ComplexityConfig]):
             threads(probes.threads),
             stage(f"complexity {unit.name}, {count} sizes", steps, "steps", quiet=run.quiet) as bar,
         ):
-            self.write(folder, complexity(averaged(run.tables[unit.name]), probes, config, bar.advance))
+            self.write(folder, complexity(run.tables[unit.name], probes, config, bar.advance))
 
     def lines(self, result: JSON) -> Iterator[str]:
         """Accuracies of each architecture."""

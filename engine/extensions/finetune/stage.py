@@ -180,8 +180,8 @@ def load_trainable(choice: BackboneChoice, pipeline: PixelPipeline) -> Backbone:
     base = registry.load(choice.name, context)
     if base.module is None or not any(True for _ in base.module.parameters()):
         raise ConfigError("finetune.backbones", choice.name, "torch networks")
-    if base.spec.tokens or base.spec.finetuned:
-        raise ConfigError("finetune.backbones", choice.name, "backbones with one vector per image, not fine-tuned yet")
+    if base.spec.finetuned:
+        raise ConfigError("finetune.backbones", choice.name, "backbones that are not fine-tuned yet")
     return base
 
 

@@ -37,7 +37,6 @@ from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.transforms.registry import suite
@@ -111,7 +110,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
     def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write scores and what contrasts of backbones need."""
         probes = ProbeConfig(seed=config.seed, device=run.study.probes.device if run.study else devices.AUTO)
-        found, crossed = unseen_styles(averaged(run.tables[unit.name]), config, probes)
+        found, crossed = unseen_styles(run.tables[unit.name], config, probes)
         self.write(folder, found)
         crossed.save(folder / _ARRAYS)
 

@@ -28,7 +28,6 @@ from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.layout import TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.transforms.style import generator_of
@@ -105,7 +104,7 @@ class MovementStage(JsonStage[MovementConfig]):
 
         with threadpool_limits(1):  # the same numbers on any number of cores
             outcome = PROBES.load(run, PROBES.folder(run, unit))
-            self.write(folder, movement(averaged(run.tables[unit.name]), outcome, config))
+            self.write(folder, movement(run.tables[unit.name], outcome, config))
 
     def lines(self, result: JSON) -> Iterator[str]:
         """The correlation of each measure with the loss."""

@@ -109,7 +109,6 @@ class RowBackbone(_Part):
     digest: Digest | None
     control: bool
     dim: Count | None
-    tokens: Count | None
     architecture: Text | None
     pooling: Text | None
     objective: Text | None
@@ -324,7 +323,6 @@ def _backbone(raw: Mapping[str, Any], own: BackboneResults, name: str, labels: M
         digest=checksum(network_identity(raw["spec"])) if facts.weights_hash else None,
         control=bool(own.control),
         dim=own.dim,
-        tokens=own.tokens,
         architecture=facts.architecture,
         pooling=facts.pooling,
         objective=facts.objective or objective or None,

@@ -21,7 +21,6 @@ from substyle.engine.stages.few_shot.section import FewShot
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 from substyle.pipelines.validation import validated
 
 BOOTSTRAP = 2000
@@ -67,7 +66,7 @@ class FewShotStage(JsonStage[FewShotConfig]):
 
     def compute(self, run: Run, config: FewShotConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the scores."""
-        self.write(folder, few_shot(averaged(run.tables[unit.name]), config))
+        self.write(folder, few_shot(run.tables[unit.name], config))
 
 
 STAGE = FewShotStage()

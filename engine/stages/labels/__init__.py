@@ -20,7 +20,6 @@ from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_config
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.identity import open_unchanged
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.dispatch import threads
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.sources.metadata import ORIGINS, read_labels
@@ -85,7 +84,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
 
         known = {label: own for kind in ORIGINS for label, own in self._read(run, config, kind).items()}
         with threads(1), threadpool_limits(1):  # the same numbers on any number of cores
-            self.write(folder, labels(averaged(run.tables[unit.name]), known, config, probe_config(run)))
+            self.write(folder, labels(run.tables[unit.name], known, config, probe_config(run)))
 
     def _read(self, run: Run, config: LabelsConfig, kind: str) -> Known:
         """Values of labels of one kind of origin, read once in a run."""

@@ -20,7 +20,6 @@ from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
@@ -73,7 +72,7 @@ class ParametersStage(JsonStage[ParametersConfig]):
         """Write the scores. Raises DifferentError if the definition of a transformation has changed."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        table = averaged(run.tables[unit.name])
+        table = run.tables[unit.name]
         # drawn values depend on definitions alone
         run.store.require_definitions([Definition(base.get(name).describe()) for name in table.transformations])
         with threadpool_limits(1):  # the same numbers on any number of cores

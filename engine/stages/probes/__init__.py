@@ -97,6 +97,17 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
 STAGE = ProbesStage()
 
 
+def probe_settings(run: Run, before: Mapping[str, Any] | None) -> JSON | None:
+    """The settings of probes, as an input of stages that train others.
+
+    Args:
+        before: what was stored, if results are loaded; it counts if the run has no settings.
+    """
+    if before is not None and STAGE.chosen(run) is None:
+        return before.get("probes")
+    return STAGE.settings(probe_config(run))
+
+
 def probe_config(run: Run) -> ProbeConfig:
     """The settings of probes of a run, for stages that train others; default ones without a study."""
     return STAGE.chosen(run) or ProbeConfig(seed=run.store.settings.seed)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.report import curves, gains
+from substyle.engine.report import curves
 from substyle.engine.report.answers import answer
 from substyle.engine.report.data import ComparedScore, Table, head_name, show
 from substyle.engine.report.dots import dot_plots
@@ -199,15 +199,6 @@ def _depth(results: ResultsDocument) -> Section:
     return Section("depth", "Depth", "Depth: what does each layer know?", tuple(blocks))
 
 
-def _attentive(results: ResultsDocument) -> Section:
-    note = "Attentive: one learned query with keys and values, in several attention heads, then a linear classifier. "
-    note += "Efficient: several learned queries without keys (Psomas et al. 2026). Differences to the linear probe are "
-    note += f"paired, with 95% intervals over {results.drawn()}; those of held-out transformations over "
-    note += f"{results.drawn()} and transformations."
-    title, table = "Attentive probes: is it in the tokens?", gains.attentive(results)
-    return gains.section("attentive", "Attentive probes", title, table, gains.attentive_summary(results), note)
-
-
 def _together(results: ResultsDocument) -> Section:
     text = (
         "One hidden layer with two heads, trained on style and class together, compared with single-task twins trained "
@@ -260,7 +251,7 @@ def _training(results: ResultsDocument) -> Section:
 
 
 _MAKERS = (
-    *(_overview, _style, _confusions, _new_styles, _substance, _severity, _depth, _attentive),
+    *(_overview, _style, _confusions, _new_styles, _substance, _severity, _depth),
     *(_together, _comparisons, _training),
 )
 

@@ -30,7 +30,6 @@ from substyle.engine.store.files import read_arrays, write_arrays
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError, abbreviated
 from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.sources.labels import numbered
@@ -265,7 +264,6 @@ def _accuracy(
 
 def _sensitivity(table: EmbeddingTable, config: ShiftConfig) -> Estimate:
     """Mean over transformations of the sensitivity, as in the analysis; images in the order of their keys."""
-    table = averaged(table)
     rows = table.by_key(geometry.draw_images(table, table.rows(TEST), config.max_images, config.seed))
     identity_ND = table.take_finite(0, rows)
     mean_D = identity_ND.mean(axis=0, dtype=np.float64).astype(np.float32)

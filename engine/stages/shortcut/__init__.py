@@ -22,7 +22,6 @@ from substyle.engine.stages.shortcut.section import ARRANGEMENTS, Shortcut
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.store.tokens import averaged
 from substyle.kernels.dispatch import threads
 from substyle.pipelines.validation import validated
 
@@ -99,7 +98,7 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threads(1), threadpool_limits(1):  # the same numbers on any number of cores
-            self.write(folder, shortcut(averaged(run.tables[unit.name]), config))
+            self.write(folder, shortcut(run.tables[unit.name], config))
 
     def lines(self, result: JSON) -> Iterator[str]:
         """The price of each transformation and of all, in points."""

@@ -30,7 +30,6 @@ from substyle.engine.estimate.roofline import (
     device,
 )  # fmt: skip
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.heads import initial_of_tokens, token_grid
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms.registry import suite
 
@@ -268,19 +267,6 @@ def test_how_probes_hold_a_table(photographs: int, held: str) -> None:
 
 
 @pytest.mark.slow
-def test_token_heads_of_a_token_store() -> None:
-    config = ProbeConfig(tasks=("fine",))
-    made = plan([f"{VIT}@tokens=7"], SUITE, 1000, H100, probes=config)
-    assert made.store_bytes == 31_000 * 49 * 768 * 2
-    for grid in made.probes:
-        (*_, one), count = token_grid(config, grid.kind, 768), len(config.attentive_learning_rates)
-        heads = initial_of_tokens(one, 49 * 768, 49, 31, 1, [0], torch.device("cpu"))
-        assert (grid.heads, grid.parameters) == (count, count * sum(p.numel() for p in heads.parameters))
-    assert [grid.kind for grid in made.probes] == ["attentive", "efficient"]
-    layers = plan([f"{VIT}@layer=5:11,tokens=7"], SUITE, 1000, H100, probes=config)
-    assert [grid.seconds for grid in layers.probes] == [grid.seconds for grid in made.probes] * 2
-
-
 def test_a_suite_of_identity_alone_has_no_variants_to_make() -> None:
     made = plan(["control:pixels"], ("identity",), 10, H100)
     assert made.stages[1].seconds == pytest.approx(0.0, abs=1e-11)

@@ -13,11 +13,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import Make, Quick, features_of
 
+from substyle.engine.extensions.extractability.control_tasks import control, shuffled
 from substyle.engine.extensions.generators import stage as generators
 from substyle.engine.extensions.generators.stage import GeneratorsConfig, unseen_styles
 from substyle.engine.probes import linear, solver
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.control_tasks import control, shuffled
 from substyle.engine.probes.leave_one_out import rotate, whole_task
 from substyle.engine.probes.linear import fit_linear, resampled_images, training_rows_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
@@ -105,7 +105,7 @@ def test_it_is_scikit_learn_s_optimum(
 ) -> None:
     monkeypatch.setattr(generators, "by_generator", lambda *_: STYLES)
     table = make_table(images=40, width=256, style=0.5, classes=5)
-    run(table, quick(Cs=(C,), doublings=5, device="cpu", orders=1), name)
+    run(table, quick(Cs=(C,), doublings=5, device="cpu"), name)
     continued = [each for each in fitted if each.start is not None]
     assert continued or run is of_labels
     for each in (fitted[0], fitted[-1]):

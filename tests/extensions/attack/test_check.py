@@ -18,9 +18,8 @@ from substyle.kernels.errors import ConfigError
     ("names", "attack", "field", "named"),
     [
         ("timm:a", {}, "attacks", "'transfer'.*no other network to craft an attack on timm:a$"),
-        ("timm:a timm:a@layer=2 timm:b@tokens=2 control:random:b", {}, "attacks", "'transfer'.*on timm:a$"),
+        ("timm:a timm:a@layer=2 control:random:b", {}, "attacks", "'transfer'.*on timm:a$"),
         ("timm:a control:pixels", {"surrogate": "timm:a"}, "attacks", "on timm:a$"),
-        ("control:pixels timm:a@tokens=2", {"attacks": ("fgsm",)}, "backbones", "no network to attack"),
         ("timm:a onnx:b.onnx", {}, "attacks", "'transfer'.*on timm:a$"),
         ("onnx:b.onnx", {"attacks": ("fgsm",)}, "backbones", "no network to attack"),
         ("timm:a onnx:b.onnx", {"backbones": ("timm:a", "onnx:b.onnx")}, "backbones", "'onnx:b.onnx'.*torch networks"),

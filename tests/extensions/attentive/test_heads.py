@@ -1,4 +1,4 @@
-"""Attentive and efficient heads against plain modules of torch, head by head: logits, gradients, folding."""
+"""Attentive and efficient heads against plain modules of torch, head by head: logits and gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from substyle.kernels.attention_heads import AttentionHeads
+from substyle.engine.extensions.attentive.config import AttentiveConfig
+from substyle.engine.extensions.attentive.heads import AttentionHeads, TokenSetting, initial_of_tokens, token_grid
 from substyle.kernels.probe_heads import Term
 from substyle.kernels.probe_step import forward, judge, step
 
@@ -88,19 +89,6 @@ def test_attention_of_one_token_is_one(kind: str) -> None:
     torch.testing.assert_close(many.sum(1), torch.ones(5, 2, 3))
 
 
-@pytest.mark.parametrize("kind", ["attentive", "efficient"])
-def test_folded_heads_read_raw_tokens(kind: str) -> None:
-    """The standardisation of tokens is part of the folded weights, exactly."""
-    made = heads(kind, 2, 3, 4, 6, 5)
-    x_BPD = 3 * torch.randn(8, 4, 6) + torch.arange(6)
-    mean, scale = x_BPD.mean((0, 1)), 1 / x_BPD.std((0, 1))
-    scale[2] = 0.0  # a constant feature
-    folded = made.folded(mean.repeat(4).double(), scale.repeat(4).double())
-    again = made.like(list(folded.values()))
-    standardised = ((x_BPD - mean) * scale).flatten(1)
-    torch.testing.assert_close(forward(again, x_BPD.flatten(1)), forward(made, standardised), rtol=1e-4, atol=1e-4)
-
-
 def test_bfloat16_products_are_close() -> None:
     made = heads("efficient", 2, 4, 9, 16, 3)
     x_BD = torch.randn(20, 9 * 16)
@@ -110,3 +98,25 @@ def test_bfloat16_products_are_close() -> None:
     accuracy_K, loss_K = judge(made, x_BD, high[0].argmax(0), torch.full((20,), 0.05), slice(0, 3))
     assert accuracy_K[0] == pytest.approx(1.0)
     assert (loss_K > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "most", "groups"), [(384, 32, 32), (768, 12, 12), (10, 12, 10), (7, 4, 1), (9, 4, 3)]
+)
+def test_groups_divide_the_width(width: int, most: int, groups: int) -> None:
+    config = AttentiveConfig(attention_heads=most, queries=most)
+    for head in ("attentive", "efficient"):
+        settings = token_grid(config, head, 4, width)
+        assert {s.describe()["queries" if head == "efficient" else "attention_heads"] for s in settings} == {groups}
+        assert [s.lr for s in settings] == list(config.learning_rates)
+
+
+def test_initial_weights_depend_on_the_seed_only() -> None:
+    config = AttentiveConfig(queries=4)
+    (setting, *_) = token_grid(config, "efficient", 6, 12)
+    assert isinstance(setting, TokenSetting)
+    one = initial_of_tokens(setting, 72, 3, 2, [5], torch.device("cpu"))
+    two = initial_of_tokens(setting, 72, 3, 1, [4, 5], torch.device("cpu"))
+    for a, b in zip(one.parameters, two.parameters, strict=True):
+        assert torch.equal(a[0], b[1])
+        assert torch.equal(a[0], a[1])

@@ -1,4 +1,4 @@
-"""The table of probes of tokens and its sentence, and what tokens are left out of."""
+"""The table of probes of tokens and its sentence."""
 
 from __future__ import annotations
 
@@ -8,41 +8,40 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.extensions.claims.claims import claims
-from substyle.engine.report import gains
+from substyle.engine.extensions.attentive.section import HEADS, attentive, attentive_summary
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 
-TOKENS = "alpha@tokens=7"
+ALPHA = "alpha"
 
 
 def difference(head: str, task: str, metric: str, value: float, half: float) -> dict[str, Any]:
-    row: dict[str, Any] = {"task": task, "metric": metric, "head": f"{head}-linear", "a": TOKENS, "b": TOKENS}
+    row: dict[str, Any] = {"task": task, "metric": metric, "head": f"{head}-linear", "a": ALPHA, "b": ALPHA}
     row |= {"difference": value, "ci95": [value - half, value + half], "p": 0.01, "p_holm": 0.01, "se": half / 2}
     return row | {"two_way_ci95": [value - 3 * half, value + 3 * half], "ci90": None, "se_training": None}
 
 
 @pytest.fixture
 def results(fake: ModuleType) -> dict[str, Any]:
-    made: dict[str, Any] = fake.fake_results({"alpha": (0.9, 0.9), TOKENS: (0.9, 0.9), "control:pixels": (0.4, 0.3)})
-    backbone = made["backbones"][TOKENS] | {"dim": 384, "tokens": 49}
-    for task in ("fine", "coarse", "semantic"):
-        for head in ("attentive", "efficient"):
-            backbone[task] = backbone[task] | {head: dict(backbone[task]["linear"])}
-    made["backbones"][TOKENS] = backbone
-    made["comparisons"] += [
+    made: dict[str, Any] = fake.fake_results({ALPHA: (0.9, 0.9), "control:pixels": (0.4, 0.3)})
+    backbone = made["backbones"][ALPHA]
+    backbone["attentive"] = {"tokens": 49, "dim": 384} | {
+        task: {head: dict(backbone[task]["linear"]) for head in HEADS} for task in ("fine", "coarse", "semantic")
+    }
+    rows = [
         difference("attentive", "fine", "accuracy", 0.04, 0.01),
         difference("attentive", "semantic", "clean", -0.03, 0.02),
         difference("attentive", "coarse", "held_out", 0.02, 0.01),  # clear over photographs alone
         difference("efficient", "fine", "accuracy", 0.05, 0.01),
     ]
+    made["attentive"] = {"differences": rows}
     validate_results(made)
     return made
 
 
 def test_all_heads_stand_beside_each_other(results: dict[str, Any]) -> None:
-    table = gains.attentive(validate_results(results))
-    assert {row[0] for row in table.rows} == {TOKENS}
+    table = attentive(validate_results(results))
+    assert {row[0] for row in table.rows} == {ALPHA}
     assert [row[2] for row in table.rows] == [
         "Style",
         "Coarse, seen",
@@ -51,9 +50,9 @@ def test_all_heads_stand_beside_each_other(results: dict[str, Any]) -> None:
         "Class, transformed",
     ]
     names = [column.name for column in table.columns]
-    assert names[3:7] == ["linear", "mlp", "attentive", "efficient"]
+    assert names[3:6] == ["linear", "attentive", "efficient"]
     style, held_out = (dict(zip(names, table.rows[place], strict=True)) for place in (0, 2))
-    backbone = results["backbones"][TOKENS]
+    backbone = results["backbones"][ALPHA]["attentive"]
     for head in ("linear", "attentive"):
         assert style[head] == (backbone["fine"][head]["accuracy"], *backbone["fine"][head]["ci95"])
     assert style["tokens"] == "49 × 384"
@@ -63,31 +62,26 @@ def test_all_heads_stand_beside_each_other(results: dict[str, Any]) -> None:
 
 
 def test_the_sentence_counts_clear_differences(results: dict[str, Any]) -> None:
-    text = gains.attentive_summary(validate_results(results))
-    assert "attentive probes are clearly better in 1 of 3 scores, most for style of alpha@tokens=7 (+4.0 points" in text
-    assert "and clearly worse in 1, most for class of alpha@tokens=7 (−3.0 points, −5.0 to −1.0)" in text
+    text = attentive_summary(validate_results(results))
+    assert "attentive probes are clearly better in 1 of 3 scores, most for style of alpha (+4.0 points" in text
+    assert "and clearly worse in 1, most for class of alpha (−3.0 points, −5.0 to −1.0)" in text
     assert "efficient probes are clearly better in 1 of 1 scores" in text
-    results["comparisons"][-1]["p_holm"] = 0.06  # of as many backbones, one such interval is by chance
-    assert "efficient probes are clearly better in 0 of 1 scores" in gains.attentive_summary(validate_results(results))
+    results["attentive"]["differences"][-1]["p_holm"] = 0.06  # of as many backbones, one such interval is by chance
+    assert "efficient probes are clearly better in 0 of 1 scores" in attentive_summary(validate_results(results))
 
 
 def test_probes_that_have_not_converged_are_not_compared(results: dict[str, Any]) -> None:
     for task in ("fine", "coarse", "semantic"):
         for head in ("attentive", "efficient"):
-            results["backbones"][TOKENS][task][head]["converged"] = False
-    assert "are not compared" in gains.attentive_summary(validate_results(results))
-    assert gains.attentive(validate_results(results)).rows[0][-1] == "not attentive, efficient"
+            results["backbones"][ALPHA]["attentive"][task][head]["converged"] = False
+    assert "are not compared" in attentive_summary(validate_results(results))
+    assert attentive(validate_results(results)).rows[0][-1] == "not attentive, efficient"
 
 
-def test_tokens_are_no_network_of_their_own(results: dict[str, Any], tmp_path: Path) -> None:
-    """As layers, they do not count twice in claims; the page has their section."""
-    document = validate_results(results)
-    assert document.networks() == ["alpha"]
-    assert all(TOKENS not in (members or []) for claim in claims(document) for members in (claim.groups or {}).values())
+def test_the_page_has_their_section(results: dict[str, Any], tmp_path: Path) -> None:
     text = write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")
     assert 'id="attentive"' in text
     assert "clearly better in 1 of 3 scores" in text
     assert (tmp_path / "tables" / "attentive.csv").is_file()
-    del results["backbones"][TOKENS]
-    results["comparisons"] = [r for r in results["comparisons"] if TOKENS not in (r["a"], r["b"])]
+    del results["backbones"][ALPHA]["attentive"], results["attentive"]
     assert 'id="attentive"' not in write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")

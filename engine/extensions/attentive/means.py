@@ -14,27 +14,25 @@ from substyle.engine.store.table import I64, EmbeddingTable
 _PIECE = 64 << 20  # bytes of tokens that are averaged at once
 
 
-def averaged(table: EmbeddingTable) -> EmbeddingTable:
-    """Return a table of the means over tokens, rounded to the stored dtype; the same table if it has no tokens.
+def averaged(table: EmbeddingTable, count: int) -> EmbeddingTable:
+    """Return a table of the means over P = ``count`` tokens, rounded to the stored dtype.
 
     Means of a table in memory are computed at once, others when they are read.
     """
-    if not table.tokens:
-        return table
-    means = TokenMeans(table)
-    return replace(table, x_TND=means.whole() if isinstance(table.x_TND, np.ndarray) else means, tokens=0)
+    means = TokenMeans(table, count)
+    return replace(table, x_TND=means.whole() if isinstance(table.x_TND, np.ndarray) else means)
 
 
 class TokenMeans:
     """`LazyArray` of the means over the P tokens of the rows of a table."""
 
-    def __init__(self, table: EmbeddingTable) -> None:
-        self.table = table
+    def __init__(self, table: EmbeddingTable, count: int) -> None:
+        self.table, self.count = table, count
         *outer, width = table.x_TND.shape
-        self.shape, self.dtype = (*outer, width // table.tokens), table.x_TND.dtype
+        self.shape, self.dtype = (*outer, width // count), table.x_TND.dtype
 
     def _mean(self, x_BD: NDArray[Any], out_BD: NDArray[Any]) -> None:
-        out_BD[...] = x_BD.reshape(len(x_BD), self.table.tokens, -1).mean(axis=1, dtype=np.float32)
+        out_BD[...] = x_BD.reshape(len(x_BD), self.count, -1).mean(axis=1, dtype=np.float32)
 
     def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return means of images n in transformations t."""

@@ -23,10 +23,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
+import numpy as np
 import torch
 
+from substyle.engine.extensions.attentive.config import AttentiveConfig
+from substyle.engine.probes.heads import Dropout, HeadBank, Setting, repeated, uniform
 from substyle.kernels.probe_heads import Heads
+
+EFFICIENT = "efficient"
+_QUERY_STD = 0.02  # of initial queries, as in AIM and efficient probing
+
+
+@dataclass(frozen=True)
+class TokenSetting(Setting):
+    """One point of the grid of a head.
+
+    Attributes:
+        kind: ``attentive`` or ``efficient``.
+        tokens: number of tokens P.
+        groups: attention heads or queries G.
+    """
+
+    kind: str = ""
+    tokens: int = 0
+    groups: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """The setting as JSON."""
+        groups = "queries" if self.kind == EFFICIENT else "attention_heads"
+        return super().describe() | {groups: self.groups}
+
+    def bank(
+        self, settings: Sequence[Setting], inputs: int, outputs: int, seeds: Sequence[int], device: torch.device
+    ) -> HeadBank:
+        """The heads of all settings."""
+        return AttentionBank(settings, self, inputs, outputs, seeds, device)
+
+
+def token_grid(config: AttentiveConfig, head: str, tokens: int, width: int) -> list[Setting]:
+    """The grid of a head on P tokens of width D. G is the largest divisor of D up to the configured number."""
+    most = config.queries if head == EFFICIENT else config.attention_heads
+    groups = max(g for g in range(1, min(most, width) + 1) if width % g == 0)
+    each = product(config.learning_rates, config.weight_decays)
+    return [TokenSetting(lr, decay, 0, kind=head, tokens=tokens, groups=groups) for lr, decay in each]
 
 
 class AttentionHeads(Heads):
@@ -39,27 +82,11 @@ class AttentionHeads(Heads):
         groups: G, a divisor of D.
     """
 
+    by_autograd = True
+
     def __init__(self, *parameters: torch.Tensor, tokens: int, groups: int) -> None:
         super().__init__(*parameters)
         self.tokens, self.groups = tokens, groups
-
-    def folded(self, mean_D: torch.Tensor, scale_D: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Equal heads of tokens that are not standardised, by the names of their parameters, on the CPU.
-
-        A constant added to all tokens does not change the attention, and the weights of the tokens sum to 1.
-
-        Args:
-            mean_D, scale_D: standardisation ``(x - mean) * scale``, of all tokens the same. Shapes: (P * D,), float64.
-        """
-        *scoring, value, weight, bias = (p.detach().cpu().double() for p in self.parameters)
-        width = value.shape[2]
-        scale, mean = scale_D[:width], mean_D[:width]
-        scoring[-1] = scoring[-1] * scale  # of keys, or of queries without keys
-        value = value * scale
-        bias = bias - torch.einsum("kcd,kd->kc", weight, value @ mean)
-        names = ("query", "key")[: len(scoring)]
-        found = dict(zip((*names, "value", "w1", "b1"), (*scoring, value, weight, bias), strict=True))
-        return {name: tensor.float() for name, tensor in found.items()}
 
     def like(self, parameters: Sequence[torch.Tensor]) -> AttentionHeads:
         """Heads of this kind with other parameters, without moments."""
@@ -99,3 +126,42 @@ class AttentionHeads(Heads):
         y_KBD = y.view(count, self.groups, len(x_BD), -1).transpose(1, 2).flatten(2)
         logits_KBC = torch.bmm(y_KBD, weight.to(kind).transpose(1, 2)).float() + bias[:, None]
         return logits_KBC.transpose(1, 2)
+
+
+def initial_of_tokens(
+    setting: TokenSetting, inputs: int, outputs: int, settings: int, seeds: Sequence[int], device: torch.device
+) -> AttentionHeads:
+    """Initialise heads in setting-major order; weights depend only on the seed.
+
+    Queries are normal with standard deviation 0.02, so that attention begins almost uniform; keys, values and the
+    classifier are uniform in ±1/sqrt(D), as in ``torch.nn.Linear``.
+
+    Args:
+        inputs: P · D numbers.
+    """
+    width = inputs // setting.tokens
+    rngs = [np.random.Generator(np.random.PCG64([seed, 0x61747465])) for seed in seeds]
+    query, squares = ((setting.groups, width), 1) if setting.kind == EFFICIENT else ((width,), 2)
+    others = [*([(width, width)] * squares), (outputs, width), (outputs,)]
+    drawn = [[rng.standard_normal(query, dtype=np.float32) * np.float32(_QUERY_STD) for rng in rngs]]
+    drawn += [[uniform(rng, shape, width**-0.5) for rng in rngs] for shape in others]
+    tensors = [repeated(draws, settings, device) for draws in drawn]
+    return AttentionHeads(*tensors, tokens=setting.tokens, groups=setting.groups)
+
+
+class AttentionBank(HeadBank):
+    """The heads of settings of one kind with all seeds, setting-major, trained together without captured steps."""
+
+    def __init__(
+        self,
+        settings: Sequence[Setting],
+        one: TokenSetting,
+        inputs: int,
+        outputs: int,
+        seeds: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.settings, self.seeds, self.width, self.depth = list(settings), len(seeds), 0, 1
+        self.in_turn, self.in_blocks = False, True
+        self.dropout, self.lessons = Dropout(0.0, seeds), []
+        self.pieces = [initial_of_tokens(one, inputs, outputs, len(settings), seeds, device)]

@@ -1,0 +1,1 @@
+"""Attentive probes: is it in the tokens that pooling averages?"""
