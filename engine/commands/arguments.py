@@ -514,7 +514,9 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
     plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
     plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
-    plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
+    plan.add_argument(
+        "--sample", type=_MANY, metavar="N", help="run the study on N photographs here, and scale its times"
+    )
 
 
 command("profile", "plan", "run a study and print the time spent in each part")(_study)

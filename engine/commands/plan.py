@@ -12,7 +12,7 @@ import torch
 
 from substyle.engine import observability
 from substyle.engine.commands.options import changes
-from substyle.engine.config import Study, names_of
+from substyle.engine.config import Study, TrackConfig, names_of
 from substyle.engine.devices import as_eight_bits
 from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.preflight import count_splits
@@ -27,6 +27,7 @@ from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
 from substyle.engine.study.plan import plan_of
+from substyle.engine.study.runner import REPORTED, run_study
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.files import scratch
 from substyle.pipelines.sources import describe, open_source
@@ -65,34 +66,42 @@ def _counted(options: argparse.Namespace, study: Study, photographs: int, classe
 
 
 def _sampled(options: argparse.Namespace, study: Study, photographs: int) -> dict[str, Any]:
-    """Embed a sample of the photographs into a temporary store and extrapolate to all."""
-    with scratch() as folder:
-        path = folder / "sample.zarr"
-        chosen = dataclasses.replace(study, limit=min(options.sample, photographs))
-        made = plan_of(chosen, options.images, place(path))
+    """Run the study on a sample of the photographs in a temporary folder, and scale what it took to all of them.
+
+    Backbones are prepared and a report is written once, however many photographs there are.
+    """
+    sample = min(options.sample, photographs)
+    with scratch() as folder, observability.recording() as recorded:
+        path = place(folder / "sample.zarr")
+        chosen = dataclasses.replace(study, limit=sample, store=None, track=TrackConfig())
+        made = plan_of(chosen, options.images, path)
         summary = embed(made, study.backbones, quiet=options.quiet)
+        run_study(chosen, folder / "out", images=options.images, store_path=path, quiet=options.quiet)
         store = EmbeddingStore.open(path)
-        names = made.pipeline.settings.transformations
         row = sum(store.settings.chunk_bytes(entry.dim) / store.settings.shard_rows for entry in store.backbones())
-    each = (summary.seconds["total"] - summary.seconds["prepare"]) / summary.images
+    prepared, variants = summary.seconds["prepare"], len(made.pipeline.settings.transformations)
+    took = {name: total.wall for (stage, name), total in recorded.totals().items() if stage == "run"}
+    took |= {"prepare": prepared, "embed": summary.seconds["total"] - prepared}
+    seconds = {
+        name: each * (1 if name in ("prepare", REPORTED) else photographs / summary.images)
+        for name, each in took.items()
+        if each >= 0.01
+    }
     answer: dict[str, Any] = {
         "photographs": photographs,
         "sample": summary.images,
-        "variants": len(names),
-        "prepare_seconds": round(summary.seconds["prepare"], 2),
-        "seconds_per_photograph": each,
-        "hours": photographs * each / 3600,
-        "store_bytes": round(photographs * len(names) * row),
-        "remark": _not_counted(study) or None,
+        "variants": variants,
+        "seconds": seconds,
+        "hours": sum(seconds.values()) / 3600,
+        "store_bytes": round(photographs * variants * row),
     }
     print(
-        f"{photographs:,} photographs × {len(names)} variants on {made.pipeline.target.device}: {answer['hours']:.2f} "
-        f"hours for embedding ({each:.3f} s per photograph, measured on {summary.images}), after "
-        f"{answer['prepare_seconds']:.0f} s for backbones; store: {answer['store_bytes'] / 1e9:.2f} GB "
-        "before compression; without probes, analysis and report"
+        f"{photographs:,} photographs × {variants} variants on {made.pipeline.target.device}: {answer['hours']:.2f} "
+        f"hours, scaled from {summary.images}; store: {answer['store_bytes'] / 1e9:.2f} GB before compression"
     )
-    if answer["remark"]:
-        print(answer["remark"])
+    print(f"\n{'part':24} {'measured, s':>12} {'hours':>9}")
+    for name, each in seconds.items():
+        print(f"{name:24} {took[name]:12.1f} {each / 3600:9.3f}")
     return answer
 
 

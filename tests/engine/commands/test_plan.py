@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import the_json
 
 from substyle.engine import cli
 from substyle.engine.estimate.roofline import DEVICES
@@ -105,13 +104,20 @@ def test_what_is_not_counted_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "not counted: finetune, shift" in capsys.readouterr().out
 
 
-def test_a_sample_is_extrapolated(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sample_is_scaled(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All stages but preparation and the report grow with the photographs; nothing is left behind."""
     study = tmp_path / "study.toml"
-    study.write_text('name = "n"\nbackbones = ["control:pixels"]\nsuite = "identity,grayscale"\ncanvas = 64\n')
-    command = ["plan", str(study), "--images", str(two_classes), "--sample", "10", "--json", "--quiet"]
+    quick = '[probes]\nheads = ["linear"]\ntasks = ["fine"]\nresamples = 0\nbootstrap = 100\n'
+    study.write_text(f'name = "n"\nbackbones = ["control:pixels"]\nsuite = "identity,grayscale"\ncanvas = 64\n{quick}')
+    command = ["plan", str(study), "--images", str(two_classes), "--sample", "20", "--json", "--quiet"]
     assert cli.main(command) == 0
-    found = the_json(capsys)
-    assert (found["photographs"], found["sample"], found["variants"]) == (40, 10, 2)
-    assert found["hours"] == pytest.approx(40 * found["seconds_per_photograph"] / 3600)
+    out, shown = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["photographs"], found["sample"], found["variants"]) == (40, 20, 2)
+    assert {"embed", "probes", "analysis"} <= found["seconds"].keys()
+    assert found["hours"] == pytest.approx(sum(found["seconds"].values()) / 3600)
+    assert f"{found['hours']:.2f} hours, scaled from 20" in shown
+    (line,) = (line for line in shown.splitlines() if line.startswith("probes "))
+    assert float(line.split()[1]) == pytest.approx(found["seconds"]["probes"] / 2, abs=0.06)
     assert found["store_bytes"] == 40 * 2 * 768 * 2  # float16
     assert [each.name for each in tmp_path.iterdir()] == ["study.toml"]
