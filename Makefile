@@ -151,7 +151,7 @@ gpu-check:
 	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(ONLY),--only $(ONLY))
 
 # make gpu-paper               without a GPU: runs what torch would run on one, on tensors without values; fails where the
-#                              host would wait for the GPU, where devices are mixed, and where plan counts other work
+#                              host would wait for the GPU, and where devices are mixed
 # make gpu-paper ONLY=styles   the pieces whose names begin so
 gpu-paper: build/gpu-paper/.installed
 	CUDA_VISIBLE_DEVICES= PYTHONPATH=$(CURDIR)/build/gpu-paper:$(CURDIR)/src $(BIN)/python -m benchmarks.gpu_paper \

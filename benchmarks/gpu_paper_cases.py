@@ -18,8 +18,7 @@ from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import controls
 from substyle.engine.backbones.runtimes.base import TorchOnDevice
 from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
-from substyle.engine.estimate import stages
-from substyle.engine.estimate.roofline import Work
+from substyle.engine.estimate import networks as estimated
 from substyle.engine.extensions.attentive.config import AttentiveConfig
 from substyle.engine.extensions.attentive.heads import token_grid
 from substyle.engine.probes.batches import Batches, BatchPart, Features
@@ -49,9 +48,9 @@ def cases() -> Iterator[Case]:
     yield from _variants()
     yield from _styles()
     for name in BACKBONES:
-        yield Case(name, partial(_backbone, name), partial(_planned, name), products=True)
+        yield Case(name, partial(_backbone, name), products=True)
     for kind in ("pixels", "statistics"):
-        yield Case(f"control:{kind}", partial(_control, kind), partial(_planned, f"control:{kind}"))
+        yield Case(f"control:{kind}", partial(_control, kind))
     yield from _probes()
     yield Case("analysis: neighbours by torch", _neighbours)
     yield Case("analysis: neighbours by FAISS, casts and merging", _merging)
@@ -79,17 +78,12 @@ def _variants() -> Iterator[Case]:
 
     for name, own in base.REGISTRY.items():
         if here(name):
-            yield Case(f"variants: {name}", partial(_maker, [name]), partial(_counted, [name]))
+            yield Case(f"variants: {name}", partial(_maker, [name]))
         elif own.made_by != "network":
             yield Case(f"variants: {name}", missing=_ELSEWHERE[own.made_by])
     names = [name for name in suite("substance31") if here(name)]
     title = f"variants: {len(names)} of substance31 at once"
-    yield Case(title, partial(_maker, names), partial(_counted, names))
-
-
-def _counted(names: Sequence[str]) -> Work:
-    with patch.object(stages, "BATCH", BATCH):
-        return stages.variants(names, SIDE)
+    yield Case(title, partial(_maker, names))
 
 
 def _maker(names: Sequence[str]) -> Callable[[], object]:
@@ -107,9 +101,7 @@ def _maker(names: Sequence[str]) -> Callable[[], object]:
 def _styles() -> Iterator[Case]:
     of_network = base.by_network(base.REGISTRY)
     for network, names in of_network.items():
-        yield Case(
-            f"styles: {network}", partial(_style, network, names), partial(stages.styles, names, SIDE), fused=True
-        )
+        yield Case(f"styles: {network}", partial(_style, network, names), fused=True)
 
 
 def _style(network: str, names: Sequence[str]) -> Callable[[], object]:
@@ -123,12 +115,8 @@ def _style(network: str, names: Sequence[str]) -> Callable[[], object]:
     return lambda: [distinct(canvas, picture) for picture in made(canvas).values()]
 
 
-def _planned(name: str) -> Work:
-    return stages.backbone(name, BATCH).work
-
-
 def _backbone(name: str) -> Callable[[], object]:
-    network, side = stages.network_of(name)
+    network, side = estimated.network_of(name)
     # fused into one operation, attention has no products that are counted
     torch.backends.mha.set_fastpath_enabled(False)
     module = Preprocessed(network.eval(), canvas=SIDE, side=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -110,8 +110,11 @@ def rows_of(store: EmbeddingStore) -> list[dict[str, Any]]:
     return rows
 
 
-def means(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, ...]]:
-    """Means of the fits that there are, as `engine.estimate.probes.Fits`, without those of `STATISTICS`."""
+def means(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Mean passes over rows as stored and fraction of heads in one, as `engine.estimate.probes.PASSES`.
+
+    Without those of `STATISTICS`.
+    """
     own = [row for row in rows if row["backbone"] != STATISTICS]
     every = len({row["backbone"] for row in own})
     found = {}
@@ -120,8 +123,7 @@ def means(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, 
         narrow = len(these) if key[0].startswith("equal_") and key[1] != "single" else every  # a backbone may be narrow
         passes = [row.get("fp32", 0.0) + row.get("fp64", 0.0) for row in these]
         heads = sum(row["heads"] * each for row, each in zip(these, passes, strict=True)) / sum(passes)
-        fits, stored, after = (sum(row[name] for row in these) for name in ("fits", "stored", "after"))
-        found[key] = (*(each / narrow for each in (fits, sum(passes), stored, after)), heads)
+        found[key] = sum(row["stored"] for row in these) / narrow, heads
     return found
 
 
@@ -143,7 +145,7 @@ def main() -> None:
     }
     options.out.write_text(json.dumps(document, indent=1) + "\n")
     for key, mean in means(rows).items():
-        print(f"    {key}: Fits({', '.join(f'{each:.4g}' for each in mean)}),")
+        print(f"    {key}: ({', '.join(f'{each:.4g}' for each in mean)}),")
 
 
 if __name__ == "__main__":

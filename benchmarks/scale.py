@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.fleet import Fleet, Model, Outcome
 from benchmarks.harness import OURS, RESULTS, Row, Timing, main
+from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding.prepare import MAX_SHARD_ROWS
 from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.roofline import DEVICES
@@ -38,7 +39,7 @@ SIZES = {"quick": (10**6, 10**7), "full": (10**7, 10**8, 10**9)}
 def run(quick: bool) -> list[Row]:
     """Simulate runs of growing size, to find what grows faster than the number of photographs."""
     names = suite("substance31")
-    made = plan([BACKBONE], names, 10**9, DEVICES["h100"])
+    made = plan(Study(NAME, (BackboneChoice(BACKBONE),)), 10**9, DEVICES["h100"])
     photograph = 3600 * made.hours / made.photographs
     model = Model(WORKERS, MAX_SHARD_ROWS * photograph, _spread())
     sizes = SIZES["quick" if quick else "full"]

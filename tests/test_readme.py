@@ -8,12 +8,12 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
 from substyle.engine.cli import main
 from substyle.engine.commands.arguments import parser
+from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.probes import SCORES
 from substyle.engine.estimate.roofline import DEVICES
@@ -141,7 +141,7 @@ def test_the_performance_table_is_that_of_the_kept_results() -> None:
 
 @pytest.mark.slow
 def test_the_hours_of_imagenet_are_what_the_plan_says() -> None:
-    made = plan(["timm:vit_base_patch16_224"], suite("substance31"), 1_331_167, DEVICES["h100"])
+    made = plan(Study("s", (BackboneChoice("timm:vit_base_patch16_224"),)), 1_331_167, DEVICES["h100"])
     said = TEXT[ROOT / "docs" / "gpus.md"].replace("\n", " ")
     ((hours, total),) = re.findall(r"alone: ([\d.]+) hours on one H100 for embedding, of ([\d.]+) in all", said)
     assert float(hours) == pytest.approx(made.hours, rel=0.03)
@@ -151,11 +151,7 @@ def test_the_hours_of_imagenet_are_what_the_plan_says() -> None:
 @pytest.mark.slow
 def test_the_hours_of_a_whole_study_are_what_the_plan_says() -> None:
     study = load_study(ROOT / "studies" / "imagenet31.toml")
-    names, every = [choice.name for choice in study.backbones], study.settings().transformations
-    settings: dict[str, Any] = {
-        "probes": study.probes, "analyzed": study.analysis, "fractions": study.splits.fractions
-    }  # fmt: skip
-    one, eight = (plan(names, every, 1_331_167, DEVICES["h100"], count=n, **settings) for n in (1, 8))
+    one, eight = (plan(study, 1_331_167, DEVICES["h100"], count=n) for n in (1, 8))
     said = TEXT[ROOT / "docs" / "gpus.md"].replace("\n", " ")
     pattern = (
         r"`imagenet31`: ([\d.]+) hours on one H100, of which ([\d.]+) embed, and ([\d.]+) on eight, "

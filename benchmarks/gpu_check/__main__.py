@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="the JSON file that keeps the rows "
                         "(default: a new one in benchmarks/results, in runs of a rehearsal)")  # fmt: skip
     parser.add_argument("--fake-device", action="store_true", help="rehearse on the CPU at tiny sizes as if it were an "
-                        "H100; the file is marked, and plan refuses it")  # fmt: skip
+                        "H100; the file is marked")  # fmt: skip
     options = parser.parse_args(arguments)
     names = [name for name in parts.PARTS if options.only is None or name in options.only]
     if options.fake_device:

@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from benchmarks.gpu_check.plain_vit import HALF, SHAPES, PlainViT
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.estimate.counting import of_network
-from substyle.engine.estimate.roofline import Work
+from substyle.engine.estimate.networks import Work, of_network
 
 CALIBRATION = 8  # canvases that set the statistics of normalisation layers: else activations fade or explode
 

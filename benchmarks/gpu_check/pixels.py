@@ -16,8 +16,6 @@ from PIL import Image
 from benchmarks.gpu_check import goals, networks, tolerances
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
-from substyle.engine.estimate import measured
-from substyle.engine.estimate.roofline import FULL
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 
@@ -166,8 +164,6 @@ def _decoding(bench: Bench) -> Row:
     timed = partial(bench.clock.seconds, limit=min(10.0, bench.left() / 4), warm=1, flush=False, ahead=False)
     seconds, ceiling = timed(lambda: decoder(blobs)), timed(lambda: alone.run(blob=arrays))
     facts: dict[str, Any] = {"bytes a file": sum(map(len, blobs)) // len(blobs), "threads": THREADS}
-    if bench.sheet:  # as plans have it
-        facts[measured.fact("decode_bytes")] = bench.sheet.bandwidth * seconds["median"] / sizes.images
     return Row(
         PART, f"decode, resize and crop to {sizes.canvas}, batch {sizes.images}", MEASURED, unit="images",
         per_s=sizes.images / seconds["median"], seconds=seconds, ceiling_per_s=sizes.images / ceiling["median"],
@@ -208,22 +204,8 @@ def _rate(bench: Bench, title: str, names: tuple[str, ...]) -> Row:
     made_of = [name for name in names if base.get(name).made_by != "identity"]  # which takes nothing, nor counts
     mean = seconds["median"] / sizes.images / max(len(made_of), 1)
     facts: dict[str, Any] = {"us each": 1e6 * seconds["median"] / sizes.images, goals.MEAN_VARIANT: 1e6 * mean}
-    facts |= _planned(bench, names, styles, seconds["median"] / sizes.images)
     return Row(
         PART, f"{title}, batch {sizes.images}, side {sizes.canvas}", MEASURED,
         unit="images", per_s=sizes.images / seconds["median"], seconds=seconds, ceiling_per_s=sizes.images / least,
         ceiling="the measured copy", facts=facts,
     )  # fmt: skip
-
-
-def _planned(bench: Bench, names: tuple[str, ...], styles: tuple[str, ...], each: float) -> dict[str, float]:
-    """The share of the data sheet, as plans count it, of all styles or all others in ``each`` seconds."""
-    sheet, side = bench.sheet, bench.sizes.canvas
-    if sheet is None or len(names) == 1 or 0 < len(styles) < len(names):
-        return {}
-    try:
-        from substyle.engine.estimate import stages
-    except ImportError:  # of a family of backbones: the rate is worth more than what a plan makes of it
-        return {}
-    stage, work = ("styles", stages.styles) if styles else ("variants", stages.variants)
-    return {measured.fact(stage): work(names, side).seconds(sheet, FULL) / each}

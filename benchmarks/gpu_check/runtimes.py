@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,8 +17,6 @@ from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.gate import THRESHOLDS
 from substyle.engine.devices import EIGHT_BITS, EightBits, Precision
-from substyle.engine.estimate import measured
-from substyle.engine.estimate.roofline import FULL
 
 PART = "runtimes"
 PRECISION: Precision = "bf16"
@@ -53,7 +52,6 @@ def _tuned(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Ite
 
 def _compiled(bench: Bench, label: str, model: str, mode: Mode, rates: dict[str, float]) -> Iterator[Row]:
     """``rates`` is what the network's other ways have reached, and gets this one's where it is the first."""
-    from substyle.engine.backbones.runtimes import tensorrt
     from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
 
     bench.require(20.0)
@@ -67,9 +65,7 @@ def _compiled(bench: Bench, label: str, model: str, mode: Mode, rates: dict[str,
     if _EAGER not in rates:
         rates[_EAGER] = _eager(bench, front, canvas)
     peers = {way: rate for way, rate in rates.items() if way != _COMPILED}
-    # plans are of the runtime that "auto" chooses
-    start, planned = partial(runtime.start, canvas), mode == bench.sizes.modes[0] and tensorrt.installed() != "tensorrt"
-    row = _rate(bench, name, model, start, runtime.stream, peers, planned=planned)
+    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, peers)
     row.text = fallback
     if row.per_s and runtime.fallback is None:
         rates.setdefault(_COMPILED, row.per_s)
@@ -127,7 +123,7 @@ def _eight_bits(bench: Bench, label: str, model: str, precision: EightBits, rate
     runtime = tensorrt.TensorRTGraph(engine, bench.device)
     found = _compared(bench, front, runtime)
     canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
-    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates), planned=False)
+    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates))
     row.text = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f}, with random weights"
     yield row
 
@@ -161,19 +157,15 @@ def _rate(
     start: Callable[[], object],
     stream: torch.cuda.Stream | None,
     peers: dict[str, float],
-    *,
-    planned: bool = True,
 ) -> Row:
-    """Images a second from a canvas on the device to embeddings on the host; plans go by ways that `embed` takes."""
+    """Images a second from a canvas on the device to embeddings on the host."""
     sizes, sheet = bench.sizes, bench.sheet
     seconds = bench.clock.seconds(start, limit=bench.left() / 8, flush=False, stream=stream)
     per_s = sizes.images / seconds["median"]
     flop = networks.work(model, sizes.images)
     by_gemm = bench.gemm_flops / flop.flop
-    top = 1.0 / flop.seconds(sheet, FULL) if sheet else by_gemm
+    top = 1.0 / flop.seconds(replace(sheet, reached=1.0, moving=1.0)) if sheet else by_gemm
     facts = {"GFLOP an image": flop.flop / 1e9, "of the measured bf16 product": per_s / by_gemm}
-    if sheet and planned:
-        facts[measured.fact("backbones")] = per_s / top
     return Row(
         PART, f"{name}, batch {sizes.images}", MEASURED, unit="images", per_s=per_s, seconds=seconds, ceiling_per_s=top,
         ceiling=f"the roofline of {sheet.name}" if sheet else "the measured bf16 product", peers=peers, facts=facts,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -69,28 +68,6 @@ def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
 _SEED = _COUNT = _whole(0, 2**63 - 1)
 _MANY = _whole(1, 2**53)
 _CANVAS = _whole(32, 1024, multiple=4)
-
-
-def _share(text: str) -> float:
-    """Argument type: a number in (0, 1]."""
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0.0 < share <= 1.0:
-        raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: a number above 0, at most 1")
-    return share
-
-
-def _hours(text: str) -> float:
-    """Argument type: a positive number."""
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = 0.0
-    if not 0.0 < hours < math.inf:
-        raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: a number above 0")
-    return hours
 
 
 def place(text: str) -> object:
@@ -524,11 +501,9 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
     plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
     plan.add_argument("--images", type=photographs, metavar="PATH", help="photographs to count")
-    plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
-    plan.add_argument("--measured", type=local, metavar="DIR", help="results of gpu-check (benchmarks/results)")
-    plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else assumed)")
-    plan.add_argument("--goal", type=_hours, metavar="HOURS", help="hours that the whole study may take")
-    plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
+    plan.add_argument(
+        "--sample", type=_MANY, metavar="N", help="run the study on N photographs here, and scale its times"
+    )
 
 
 command("profile", "plan", "run a study and print the time spent in each part")(_study)

@@ -8,108 +8,100 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import substyle.engine
+import torch
+
 from substyle.engine import observability
 from substyle.engine.commands.options import changes
-from substyle.engine.config import Study, names_of
+from substyle.engine.config import Study, TrackConfig, names_of
 from substyle.engine.devices import as_eight_bits
 from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.preflight import count_splits
 from substyle.engine.embedding.run import embed
 from substyle.engine.estimate.forecast import forecasts
-from substyle.engine.estimate.measured import measured
-from substyle.engine.estimate.plan import CLASSES, Plan
+from substyle.engine.estimate.plan import CLASSES, SOURCES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
-from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, SOURCES, UNITS, Efficiency, card_of, device
+from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, GPU, HOST, card_of, device
 from substyle.engine.stages.registry import stages
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
 from substyle.engine.study.plan import plan_of
+from substyle.engine.study.runner import REPORTED, run_study
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.files import scratch
 from substyle.pipelines.sources import describe, open_source
 from substyle.pipelines.storage import place
 
-RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # only in a checkout
-
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle plan STUDY.toml`: estimate the study on GPUs by counting what it runs, or here from a sample."""
     study = load_study(options.study, allow_plugins=options.allow_plugins, changes=changes(options))
-    if options.sample:
-        return _sampled(options, study)
-    settings = study.settings()
-    card, remark = (options.gpu, "") if options.gpu else _present()
-    gpu = device(card)
-    given = {name: value for name in ("compute", "bandwidth") if (value := getattr(options, name)) is not None}
-    found, files = measured(card, options.measured or RESULTS)
-    if given:  # these replace measured fractions of the same work; only decoding is left
-        found = {name: value for name, value in found.items() if name == "decode_bytes"}
-    efficiency = Efficiency(**{"compute": gpu.reached} | found | given)
     photographs, classes, test = _photographs(options, study)
+    if options.sample:
+        answer = _sampled(options, study, photographs)
+    else:
+        answer = _counted(options, study, photographs, classes or CLASSES)
+    networks = [name for name in names_of(study.backbones) if not name.startswith("control:") and "@" not in name]
+    claims = forecasts(study.settings().transformations, test, len(networks))
+    answer["forecast"] = {"test": test, "claims": list(map(dataclasses.asdict, claims))}
+    _show_forecast(answer["forecast"])
+    return answer
+
+
+def _counted(options: argparse.Namespace, study: Study, photographs: int, classes: int) -> dict[str, Any]:
+    """Estimate the study on GPUs, and print it."""
     if options.count > photographs:
         raise ConfigError("--count", options.count, f"at most the number of photographs, {photographs:,}")
-    made = plan_study(
-        [choice.name for choice in study.backbones],
-        settings.transformations,
-        photographs,
-        gpu,
-        count=options.count,
-        canvas=settings.canvas,
-        dtype=study.embed.dtype,
-        efficiency=efficiency,
-        probes=study.probes,
-        analyzed=study.analysis,
-        classes=classes or CLASSES,
-        fractions=study.splits.fractions,
-    )
-    assumed = SOURCES | {"compute": gpu.source}
-    sources = {
-        name: {"value": value, "from": "given" if name in given else "measured" if name in found else assumed[name]}
-        for name, value in vars(efficiency).items()
-        if value is not None
-    }
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    gpu, remark = device(options.gpu or card_of(card) or DEFAULT), ""
+    if not options.gpu and card_of(card) is None:
+        found = f"unknown GPU {card}" if card else "no GPU found"
+        remark = f"{found}, planning for {DEFAULT}; choose with --gpu: {', '.join(DEVICES)}"
+    made = plan_study(study, photographs, gpu, count=options.count, classes=classes)
     remark = "; ".join(filter(None, (remark, _eight_bits(study), _not_counted(study))))
-    answer = made.describe() | {"remark": remark or None, "efficiency": sources, "measurement": files if found else []}
-    answer |= {"forecast": _forecast(study, test), "goal": options.goal}
+    answer = dataclasses.asdict(made) | {"remark": remark or None, "sources": {"products": gpu.source} | SOURCES}
     _show(made, answer)
     return answer
 
 
-def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
-    """Embed a sample of the photographs into a temporary store and extrapolate to all."""
-    photographs, _, test = _photographs(options, study)
-    with scratch() as folder:
-        path = folder / "sample.zarr"
-        chosen = dataclasses.replace(study, limit=min(options.sample, photographs))
-        made = plan_of(chosen, options.images, place(path))
+def _sampled(options: argparse.Namespace, study: Study, photographs: int) -> dict[str, Any]:
+    """Run the study on a sample of the photographs in a temporary folder, and scale what it took to all of them.
+
+    Backbones are prepared and a report is written once, however many photographs there are.
+    """
+    sample = min(options.sample, photographs)
+    with scratch() as folder, observability.recording() as recorded:
+        path = place(folder / "sample.zarr")
+        chosen = dataclasses.replace(study, limit=sample, store=None, track=TrackConfig())
+        made = plan_of(chosen, options.images, path)
         summary = embed(made, study.backbones, quiet=options.quiet)
+        run_study(chosen, folder / "out", images=options.images, store_path=path, quiet=options.quiet)
         store = EmbeddingStore.open(path)
-        names = made.pipeline.settings.transformations
         row = sum(store.settings.chunk_bytes(entry.dim) / store.settings.shard_rows for entry in store.backbones())
-    each = (summary.seconds["total"] - summary.seconds["prepare"]) / summary.images
+    prepared, variants = summary.seconds["prepare"], len(made.pipeline.settings.transformations)
+    took = {name: total.wall for (stage, name), total in recorded.totals().items() if stage == "run"}
+    took |= {"prepare": prepared, "embed": summary.seconds["total"] - prepared}
+    seconds = {
+        name: each * (1 if name in ("prepare", REPORTED) else photographs / summary.images)
+        for name, each in took.items()
+        if each >= 0.01
+    }
     answer: dict[str, Any] = {
         "photographs": photographs,
         "sample": summary.images,
-        "variants": len(names),
-        "prepare_seconds": round(summary.seconds["prepare"], 2),
-        "seconds_per_photograph": each,
-        "hours": photographs * each / 3600,
-        "store_bytes": round(photographs * len(names) * row),
-        "remark": _not_counted(study) or None,
-        "forecast": _forecast(study, test),
+        "variants": variants,
+        "seconds": seconds,
+        "hours": sum(seconds.values()) / 3600,
+        "store_bytes": round(photographs * variants * row),
     }
     print(
-        f"{photographs:,} photographs × {len(names)} variants on {made.pipeline.target.device}: {answer['hours']:.2f} "
-        f"hours for embedding ({each:.3f} s per photograph, measured on {summary.images}), after "
-        f"{answer['prepare_seconds']:.0f} s for backbones; store: {answer['store_bytes'] / 1e9:.2f} GB "
-        "before compression; without probes, analysis and report"
+        f"{photographs:,} photographs × {variants} variants on {made.pipeline.target.device}: {answer['hours']:.2f} "
+        f"hours, scaled from {summary.images}; store: {answer['store_bytes'] / 1e9:.2f} GB before compression"
     )
-    if answer["remark"]:
-        print(answer["remark"])
-    _show_forecast(answer["forecast"])
+    print(f"\n{'part':24} {'measured, s':>12} {'hours':>9}")
+    for name, each in seconds.items():
+        print(f"{name:24} {took[name]:12.1f} {each / 3600:9.3f}")
     return answer
 
 
@@ -141,13 +133,6 @@ def _not_counted(study: Study) -> str:
     return f"not counted: {', '.join(named)}" if named else ""
 
 
-def _forecast(study: Study, test: int) -> dict[str, Any]:
-    """Half widths of the intervals of claims with a number of test photographs."""
-    networks = [name for name in names_of(study.backbones) if not name.startswith("control:") and "@" not in name]
-    found = forecasts(study.settings().transformations, test, len(networks))
-    return {"test": test, "claims": [each.describe() for each in found]}
-
-
 def _show_forecast(forecast: dict[str, Any]) -> None:
     if not forecast["claims"]:
         return
@@ -163,82 +148,34 @@ def _show_forecast(forecast: dict[str, Any]) -> None:
         print(f"{title:48} {known if half else row['remark']}")
 
 
-def _present() -> tuple[str, str]:
-    """The GPU of this machine if known, else the default and the reason."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return DEFAULT, f"no GPU found, planning for {DEFAULT}; choose with --gpu: {', '.join(DEVICES)}"
-    name = torch.cuda.get_device_name()
-    known = card_of(name)
-    if known is not None:
-        return known, ""
-    return DEFAULT, (
-        f"unknown GPU {name}, planning for {DEFAULT}, whose peak rates and memory differ; choose with --gpu: "
-        f"{', '.join(DEVICES)}"
-    )
-
-
 def _show(made: Plan, answer: dict[str, Any]) -> None:
     if answer["remark"]:
         print(answer["remark"])
-    rate = made.embeddings_per_s
     print(
         f"{made.photographs:,} photographs × {made.variants} variants on {made.count} × {made.gpu}: "
-        f"{made.hours:.2f} hours for embedding, {made.total_hours:.2f} with probes and analysis; "
-        f"{'no backbone that takes time' if rate is None else f'{rate:,.0f} embeddings/s'}, "
-        f"{made.of_backbone_rate:.2f} of the backbones alone; mean variant {made.mean_variant_us:.1f} µs; "
-        f"limited by {made.limiting}"
+        f"{made.hours:.2f} hours for embedding, {made.total_hours:.2f} with probes and analysis"
     )
-    _show_parts(made, answer)
-    print(f"\n{'µs per photograph and process':48} {'busy':>10}")
-    for name, seconds in sorted(made.busy.items(), key=lambda one: -one[1]):
-        print(f"{name:48} {seconds * 1e6:10.1f}")
-    print(f"\n{'per photograph':48} {'GFLOP':>10} {'MB':>10} {'µs':>10} {'launches':>10}  counted")
-    for stage in made.stages:
-        flop, moved = f"{stage.flop / 1e9:.1f}", f"{stage.traffic / 1e6:.1f}"
-        numbers = f"{flop:>10} {moved:>10} {stage.seconds * 1e6:10.1f} {stage.launches:10,.0f}"
-        print(f"{stage.name:48} {numbers}  {stage.counted}")
-    print("launches are per batch; arithmetic of Triton kernels is not counted")
-    if made.not_counted:
-        print(f"not counted, on the host's other cores: {', '.join(made.not_counted)}")
-    print("host times were measured on one Xeon core; one disk of 1 GB/s is assumed")
-    print(f"\n{'per backbone':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}")
-    for table in made.tables:
-        rate = table.embeddings_per_s
-        own = f"{'–' if rate is None else f'{rate:,.0f}':>10} {table.gpu_hours:10,.2f} {table.store_bytes / 1e9:10,.1f}"
-        print(f"{table.backbone:48} {own}")
-    print(
-        f"\nstore: {made.store_bytes / 1e9:.1f} GB at {made.store_bytes / made.hours / 3600e6:.1f} MB/s; "
-        f"GPU memory: {made.memory_bytes / 1e9:.1f} of {made.memory_available_bytes / 1e9:.0f} GB"
-    )
-    for table in made.tables:
-        print(f"probes on {table.backbone}: {table.held}, {table.held_bytes / 1e9:.1f} GB on the GPU")
-    _show_forecast(answer["forecast"])
-    print("\nfractions of the GPU's peaks, bytes for whose time a photograph is decoded, seconds per kernel:")
-    for name, value in answer["efficiency"].items():
-        print(f"{name:14} {value['value']:10.3g}  {value['from']}")
-    files = answer["measurement"]
-    print(f"measured: {', '.join(files)}" if files else "nothing was measured on a GPU; run `make gpu-check` there")
-
-
-def _show_parts(made: Plan, answer: dict[str, Any]) -> None:
-    """The whole study, and what stands between it and a goal."""
-    print(f"\n{'whole study, hours':40} {'all':>7} {'GPU':>7} {'host':>7} {'disk':>7}  {'limited by':18} source")
+    resources = (GPU, HOST, DISK)
+    print(f"\n{'whole study, hours':40} {'all':>7} " + " ".join(f"{name:>7}" for name in resources) + "  limited by")
     for part in made.parts:
-        gpu = sum(part.busy.get(unit, 0.0) for unit in UNITS)
-        host = max((hours for name, hours in part.busy.items() if name.startswith("host")), default=0.0)
-        hours = f"{part.hours:7.2f} {gpu:7.2f} {host:7.2f} {part.busy.get(DISK, 0.0):7.2f}"
-        print(f"{f'{part.stage}: {part.name}':40} {hours}  {part.limited_by:18} {part.source}")
+        busy = " ".join(f"{part.busy.get(name, 0.0):7.2f}" for name in resources)
+        print(f"{f'{part.stage}: {part.name}':40} {part.hours:7.2f} {busy}  {part.limited_by}")
     print(f"{'total':40} {made.total_hours:7.2f}")
-    longest = sorted(made.parts, key=lambda part: -part.hours)[:3]
-    print(f"longest: {'; '.join(f'{part.name} {part.hours:.2f} ({part.limited_by})' for part in longest)}")
-    if (goal := answer["goal"]) is not None:
-        over = made.total_hours - goal
-        print(f"goal of {goal:g} h: {f'exceeded by {over:.2f} h' if over > 0 else f'{-over:.2f} h to spare'}")
     if made.count > 1:
         print("probes and analysis of a backbone run on one GPU, those of several backbones at the same time")
     print("not counted: startup, similarity of backbones, maps, report")
+    if made.not_counted:
+        print(f"not counted, on the host's other cores: {', '.join(made.not_counted)}")
+    print(f"\n{'embedding':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}  in probes")
+    print(f"{'decoding, variants':48} {'':10} {made.variant_hours:10,.2f}")
+    for each in made.backbones:
+        rate = "–" if each.embeddings_per_s is None else f"{each.embeddings_per_s:,.0f}"
+        print(f"{each.backbone:48} {rate:>10} {each.gpu_hours:10,.2f} {each.store_bytes / 1e9:10,.1f}  {each.held}")
+    memory = f"{made.memory_bytes / 1e9:.1f} of {made.memory_available_bytes / 1e9:.0f} GB"
+    print(f"store: {made.store_bytes / 1e9:.1f} GB in {made.files:,} files; GPU memory for embedding: {memory}")
+    print("\nnothing was measured on a GPU:")
+    for name, source in answer["sources"].items():
+        print(f"{name:14} {source}")
 
 
 def profile(options: argparse.Namespace) -> dict[str, Any]:

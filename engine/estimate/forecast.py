@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from scipy.special import stdtrit
 
@@ -81,10 +81,6 @@ class Forecast:
     unit: Literal["points", "number"]
     half: Range | None = None
     remark: str = ""
-
-    def describe(self) -> dict[str, Any]:
-        """The forecast as JSON data."""
-        return asdict(self)
 
 
 def forecasts(transformations: Sequence[str], photographs: int, networks: int) -> list[Forecast]:

@@ -38,6 +38,8 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import describe
 from substyle.pipelines.storage import Place, place
 
+REPORTED = "gallery and report"  # as spans of runs name it
+
 
 def run_study(
     study: Study,
@@ -113,7 +115,7 @@ def _run(
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
         results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own, limit=study.limit)
-        with observability.span("run", "gallery and report"), schedule.during(REPORT):
+        with observability.span("run", REPORTED), schedule.during(REPORT):
             draw_gallery(plan.source, study, store, out)
             (first, *_) = run.tables.values()
             save_report(results, out, current_gallery(store, out, first) if study.gallery else None)

@@ -17,8 +17,6 @@ from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, PASSED, SKIPPED
 from tests.benchmarks.conftest import Run
 
-from substyle.engine.estimate import stages
-from substyle.engine.estimate.roofline import DEVICES, FULL
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
@@ -27,19 +25,6 @@ CPU = torch.device("cpu")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def test_passes_say_what_plans_take_from_them() -> None:
-    bench = Bench(CPU, TINY, name="NVIDIA H100 80GB HBM3")
-    names = suite("substance31")
-    styles = tuple(name for name in names if name.startswith("style"))
-    others = tuple(name for name in names if name not in styles)
-    assert set(pixels._planned(bench, others, (), 1e-6)) == {"plan: variants"}
-    assert set(pixels._planned(bench, styles, styles, 1e-6)) == {"plan: styles"}
-    assert pixels._planned(bench, names, styles, 1e-6) == pixels._planned(bench, ("swirl",), (), 1e-6) == {}
-    assert pixels._planned(Bench(CPU, TINY), others, (), 1e-6) == {}
-    (share,) = pixels._planned(bench, others, (), 1e-6).values()
-    assert share == pytest.approx(stages.variants(others, TINY.canvas).seconds(DEVICES["h100"], FULL) / 1e-6)
 
 
 def test_wrong_pixels_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from substyle.engine.estimate import stages
+from substyle.engine.estimate import networks
 from substyle.engine.report import page
 from substyle.engine.report.figures import draw_plots
 
-_COUNTED = {name: functools.cache(getattr(stages, name)) for name in ("variants", "styles", "backbone")}
+_COUNTED = functools.cache(networks.backbone)
 
 
 @pytest.fixture
 def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count the work of a suite or a backbone once for all tests that use this: it takes most of a plan's time."""
-    for name, counted in _COUNTED.items():
-        monkeypatch.setattr(stages, name, counted)
+    """Count the work of a backbone once for all tests that use this: it takes most of a plan's time."""
+    monkeypatch.setattr(networks, "backbone", _COUNTED)
 
 
 @pytest.fixture(scope="module", autouse=True)

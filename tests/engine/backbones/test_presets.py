@@ -14,7 +14,7 @@ from substyle.engine.backbones import presets, registry, weights
 from substyle.engine.backbones.presets import PRESETS, Preset
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.estimate import stages
+from substyle.engine.estimate import networks as estimated
 from substyle.engine.study.file import load_study
 from substyle.kernels.errors import ConfigError
 
@@ -36,7 +36,7 @@ FIRST = {preset.family: preset.name for preset in reversed(PRESETS.values())}.va
     [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS],
 )
 def test_a_row_has_the_width_of_its_network(name: str) -> None:
-    facts = stages.backbone(name, 1)
+    facts = estimated.backbone(name, 1)
     assert facts.dim == PRESETS[name].dim
     assert facts.parameters > 10_000_000
 
@@ -206,4 +206,4 @@ def test_ten_backbones_in_one_study() -> None:
         registry.check_name(choice.name)
         if choice.name.startswith("transformers:"):
             continue  # its width is in the folder
-        assert stages.backbone(choice.name, 1).dim >= 384
+        assert estimated.backbone(choice.name, 1).dim >= 384

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from substyle.engine.estimate.roofline import Launch, Work
-
 META = torch.device("meta")
 
 
-def of_network(network: nn.Module, x: torch.Tensor) -> Work:
-    """Count the products of a network for a batch (B, C, H, W), on the device of ``x``.
+@dataclass(frozen=True)
+class Launch:
+    """A kernel: operations, and bytes to and from memory; ``product`` of those that run on tensor cores."""
 
-    Products read and write 16 bits per number. What is between them (normalisation, activation, residual sums) is fused
-    and moves no data, as in TensorRT; attention scores stay on chip.
-    """
-    with torch.no_grad(), Counter(x.device) as counter:
-        network(x)
-    return Work([launch for launch in counter.launches if launch.product], len(x))
+    flop: float
+    moved: float
+    product: bool = False
 
 
 _ATEN = torch.ops.aten
@@ -62,7 +58,7 @@ class Counter(TorchDispatchMode):
         self._kept: list[torch.Tensor] = []  # so that no address of a storage is reused
 
     def triton(self, arguments: tuple[Any, ...]) -> None:
-        """Count a Triton kernel, see :func:`.kernels.dispatch.watched`: every tensor passes through memory once.
+        """Count a Triton kernel, see `dispatch.watched`: every tensor passes through memory once.
 
         Operations of Triton kernels are not counted.
         """
