@@ -272,7 +272,7 @@ _leases: dict[ObjectPlace, Lease] = {}  # locks in buckets held by this process
 
 @contextmanager
 def mutex(store: Place) -> Iterator[None]:
-    """Acquire the mutex for changes of locks, manifest, metadata and journal segments, waiting for other processes.
+    """Acquire the mutex for changes of locks, manifest, metadata and journal, waiting for other processes.
 
     Raises:
         StoreError: the store cannot be written, or its file system or server does not support locks.

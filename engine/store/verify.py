@@ -19,7 +19,7 @@ from substyle.engine.store.catalog import Catalog
 from substyle.engine.store.compaction import Damage
 from substyle.engine.store.layout import ARRAYS, CHUNKS, HEADER, METADATA, StoreError
 from substyle.engine.store.manifest import Manifest
-from substyle.engine.store.records import DETAILS, Record
+from substyle.engine.store.records import Record
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.storage import ObjectError, Place
 
@@ -32,7 +32,7 @@ _OURS = re.compile(
     |{catalog.FOLDER}/[^/]+-[0-9a-f]{{16}}\.json
     |{catalog.FOLDER}/[^/]+-{catalog.PIXELS_DIGEST}\.pictures
     |{journal.FOLDER}/({compaction.SEGMENT.pattern}|[^/]*-[0-9a-f]{{16}}\.json)
-    |{journal.FOLDER}/{journal.DETAILS}/{DETAILS.pattern}""",
+    |{journal.FOLDER}/({journal.FORMER}|{journal.TABLES})/records-[0-9a-f]{{16}}\.parquet""",
     re.VERBOSE,
 )
 _CHUNK = re.compile(rf"{ARRAYS}/(?P<slug>[^/]+)/(?P<name>[^/]+)/{CHUNKS}/(?P<shard>[0-9]+)/0(?P<token>/0)?")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tests.crash.processes import Ended, Start
 
-from substyle.engine.store import catalog, compaction, journal
+from substyle.engine.store import catalog, journal
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table
@@ -53,7 +53,7 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
     """What sets a finished store apart from a reference; empty where they are the same.
 
     Every file is compared byte for byte, but for the store's UUID, a backbone's measured ``rate``, the seconds and run
-    of journal records, marks of files, and how records are gathered in segments. What only one of them has is a
+    of journal records, marks of files, and how records are gathered. What only one of them has is a
     difference: so are leftovers.
 
     Args:
@@ -69,7 +69,7 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
         found.append("the catalogs say different things")
     kinds = (".parquet", ".json") if loose else (".parquet",)
     inside = (path for path in (store / journal.FOLDER).rglob("*") if not path.is_dir())
-    left = [path for path in inside if path.suffix not in kinds] + compaction.unnamed(place(store))
+    left = [path for path in inside if path.suffix not in kinds]
     found += [f"{path.name}: left in the journal" for path in left]
     return sorted(found)
 
