@@ -26,7 +26,8 @@ STATISTICS = "control:statistics"
 COMPILED = "control:random:test_efficientnet"
 SUITE = "identity,grayscale,gaussian_noise"
 MORE = f"{SUITE},gaussian_blur"
-MUTEX = ".mutex"  # an empty file that stays
+MUTEX = ".mutex"
+LOCKS = (MUTEX, ".lock")  # empty files that stay
 ALLOWED_UNFINISHED = ("no store found", "no backbone", "no finished shard")
 
 
@@ -98,7 +99,7 @@ def catalog_content(store: Path) -> list[dict[str, Any]]:
 def _files(store: Path) -> set[str]:
     names = {path.relative_to(store).as_posix() for path in store.rglob("*") if not path.is_dir()}
     apart = (f"{journal.FOLDER}/", f"{catalog.FOLDER}/")
-    return {name for name in names if name != MUTEX and not name.startswith(apart)}
+    return {name for name in names if not name.startswith((*LOCKS, *apart))}
 
 
 def _same(one: Path, other: Path) -> bool:
