@@ -120,7 +120,7 @@ class Fleet:
                     committed += self._drive(todo, int(share * self.shards) - committed)
                     if share == 1.0:
                         with lock.mutex(self.store):
-                            compaction.compact(self.store, at=1)
+                            compaction.compact(self.store)
                 self.now += self.model.rest
         self.outcome.seconds = self.now - self.model.rest
         if len(self.plan().shard_W):

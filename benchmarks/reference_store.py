@@ -105,7 +105,7 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
 def _notes(store: Path) -> tuple[dict[int, str], dict[int, bytes], dict[int, set[str]]]:
     """Return by row: quarantine reason (empty if none), thumbnail, and transformations that hardly changed it."""
     records = [json.loads(path.read_text()) for path in (store / "journal").glob("*.json")]
-    for path in (store / "journal" / "details").glob("*.parquet"):
+    for path in (store / "journal" / "tables").glob("*.parquet"):
         records += pq.read_table(path, columns=["images"]).to_pylist()
     reason: dict[int, str] = {}
     thumbnail: dict[int, bytes] = {}

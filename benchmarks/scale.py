@@ -89,7 +89,6 @@ def _reading(fleet: Fleet) -> tuple[Timing, Timing]:
 
 def _facts(fleet: Fleet, outcome: Outcome) -> dict[str, Any]:
     files = [path for path in (fleet.store / journal.FOLDER).rglob("*") if path.is_file()]
-    segments = compaction.listed_segments(fleet.store)
     return {
         "workers": fleet.model.workers,
         "shard_rows": fleet.rows,
@@ -102,9 +101,7 @@ def _facts(fleet: Fleet, outcome: Outcome) -> dict[str, Any]:
         "driver_restarts": len(outcome.plans) - 2,
         "plan_seconds": [round(seconds, 3) for seconds in outcome.plans],
         "journal_files": len(files),
-        "index_segments": len(segments),
         "journal_bytes": sum(path.stat().st_size for path in files),
-        "index_bytes": sum(path.size() for path in segments),
         **{f"{kind}_per_record": round(count / fleet.shards, 3) for kind, count in sorted(outcome.calls.items())},
     }
 
@@ -123,11 +120,11 @@ def _notes(names: tuple[str, ...]) -> Row:
         for _ in range(5):
             began = time.perf_counter()
             loose = journal.write(place, record)
-            compaction.compact(place, at=1)
+            compaction.compact(place)
             seconds.append(time.perf_counter() - began)
     finally:
         shutil.rmtree(place)
-    facts = {"loose_bytes": loose / count, "compacted_bytes": len(records.encode_details([(0, record)])) / count}
+    facts = {"loose_bytes": loose / count, "compacted_bytes": len(records.encode([(0, record)])) / count}
     return Row("note what decoding learned of an image", "images", count, {OURS: Timing.of(seconds)}, facts=facts)
 
 

@@ -41,7 +41,7 @@ def run(quick: bool) -> list[Row]:
         path = Path(place) / "s.zarr"
         store, entry = _empty(path, images)
         rows = [_write(store, entry, x_TND, repeats)]
-        compaction.compact(store.path, at=1)  # as a run does at its end
+        compaction.compact(store.path)  # as a run does at its end
         rows.append(_read_all(store, x_TND, repeats))
         rows.append(_one_variant(store, entry, x_TND, repeats))
         rows.append(_epoch(store, x_TND, repeats))
@@ -182,7 +182,7 @@ def _codec(codec: Codec, repeats: int) -> list[Row]:
             {OURS: lambda: store.write_shard(entry, 0, part, notes, seconds=0.0, run="r"), "zarr alone": theirs},
             repeats=repeats,
         )
-        compaction.compact(store.path, at=1)
+        compaction.compact(store.path)
         np.testing.assert_array_equal(load_table(store, "bench:x").x_TND[7], kept_ND)
         contenders = {OURS: lambda: load_table(store, "bench:x"), "zarr alone": lambda: peer[:]}
         read = interleave(contenders, repeats=repeats)

@@ -48,7 +48,9 @@ def fetch_once(name: str, make: Callable[[], bytes]) -> bytes:
     data = read(name)
     if data is not None:
         return data
-    with doors.locked(_placed(f"{name}.lock")):
+    from filelock import FileLock
+
+    with FileLock(_placed(f"{name}.lock")):
         return fetch(name, make)
 
 

@@ -337,19 +337,6 @@ def scratch(folder: Path | None = None) -> Iterator[Path]:
         yield Path(name)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock of a file, which is created if missing. It ends with its process."""
-    import fcntl
-
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 # --- deletion -----------------------------------------------------------------------------------------------------
 
 

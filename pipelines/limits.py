@@ -204,7 +204,9 @@ class _Thrift:
         raise KeyError(kind)
 
 
-def read_parquet(data: bytes, what: str, row_bytes: float, schema: pa.Schema | None = None) -> pa.Table:
+def read_parquet(
+    data: bytes, what: str, row_bytes: float, schema: pa.Schema | None = None, columns: pa.Schema | None = None
+) -> pa.Table:
     """Read a Parquet file with dictionaries for all strings, so that a repeated string is held once.
 
     Args:
@@ -212,6 +214,7 @@ def read_parquet(data: bytes, what: str, row_bytes: float, schema: pa.Schema | N
         what: its name, for errors.
         row_bytes: least number of bytes per row.
         schema: the expected schema; strings are then written out in its types.
+        columns: those of the schema to read, in the types of this one; default: all.
 
     Raises:
         ValueError: the file claims more rows or bytes than its size explains.
@@ -223,14 +226,15 @@ def read_parquet(data: bytes, what: str, row_bytes: float, schema: pa.Schema | N
     # Arrow owns the buffer: its threads may end after the interpreter, and releasing a Python object then aborts
     buffer = pa.allocate_buffer(len(data))
     memoryview(buffer).cast("B")[:] = data
-    file = require_parquet(buffer, what, row_bytes)
+    names = None if columns is None else columns.names
+    file = require_parquet(buffer, what, row_bytes, names or ())
     if schema is not None and not file.schema_arrow.equals(schema):
         raise ValueError(f"{what}: unexpected columns")
-    table = pq.ParquetFile(pa.BufferReader(buffer), read_dictionary=texts(file)).read()
+    table = pq.ParquetFile(pa.BufferReader(buffer), read_dictionary=texts(file)).read(names)
     if schema is None:
         return table
     require(what, sum(map(written_out, table.columns)), decoded(len(data)))
-    return table.cast(schema)
+    return table.cast(columns or schema)
 
 
 def written_out(column: pa.ChunkedArray | pa.Array) -> int:

@@ -131,7 +131,7 @@ def _fill(plan: EmbedPlan, facts: Facts, rows: int, execute: Executor, *, quiet:
             summary.seconds["ready"] = age
         execute(EmbedTask(store, plan, entries, run, missing, summary, quiet))
         with lock.mutex(plan.store_path):
-            compaction.compact(plan.store_path, at=1)
+            compaction.compact(plan.store_path)
     if summary.new_shards:
         _warn_of_copies(store)
     summary.spend("total", start)
@@ -152,7 +152,7 @@ def _tidy(plan: EmbedPlan, store: EmbeddingStore) -> None:
         return
     with lock.hold(plan.store_path, lock.new_run_id(), plan.part), lock.mutex(plan.store_path):
         compaction.clear_leftovers(store.path)
-        compaction.compact(plan.store_path, at=1)
+        compaction.compact(plan.store_path)
 
 
 def repair(plan: EmbedPlan, store: EmbeddingStore) -> None:

@@ -1,9 +1,4 @@
-"""Compaction of the journal, removal of leftovers, and notes of damage.
-
-Detail files are written once. Index segments are merged like binary counters: a new segment absorbs all that are not
-longer than itself. Each is then longer than all newer ones together, n records have about log2(n / 256) segments, and a
-row is rewritten about as many times.
-"""
+"""Compaction of the journal, removal of leftovers, and notes of damage."""
 
 from __future__ import annotations
 
@@ -13,77 +8,56 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-import pyarrow as pa
-
 from substyle.engine.store import catalog, journal, lock, manifest
-from substyle.engine.store.files import (
-    clear_temporary,
-    digest,
-    encoded,
-    make_folder,
-    write_durably,
-    write_once,
-    writing,
-)
+from substyle.engine.store.files import clear_temporary, digest, make_folder, write_durably, write_once, writing
 from substyle.engine.store.layout import ARRAYS, METADATA, StoreError
-from substyle.engine.store.records import (
-    INDEX_SCHEMA,
-    Record,
-    by_details,
-    encode_details,
-    identity,
-    index_rows,
-    together,
-)
+from substyle.engine.store.records import Record, encode, identity
 from substyle.kernels.files import UnsafeFileError, relative
 from substyle.pipelines.storage import Place, at_once
 
-RECORDS = 256  # number of loose records that triggers compaction
-BYTES = 64 << 20  # size of loose records that triggers compaction, and limit of a detail file, which is held in memory
-_LOOK_RECORDS, _LOOK_BYTES = 16, BYTES // 4  # written by one process between two checks for compaction
-SEGMENT = re.compile(r"segment-\d{5,}-\d+-[0-9a-f]{16}\.parquet")
+RECORDS = 4096  # number of loose records that triggers compaction
+BYTES = 64 << 20  # size of loose records that triggers compaction, and of those in one Parquet file, held in memory
+LOOK_RECORDS, LOOK_BYTES = 256, BYTES // 4  # written by one process between two checks for compaction
+SEGMENT = re.compile(r"segment-\d{5,}-\d+-[0-9a-f]{16}\.parquet")  # of earlier versions
 
 
 class Upkeep:
     """Compacts the journal periodically while a run writes records.
 
-    A check lists a folder under the store's mutex. Each process checks after 16 of its own records, so a run
-    checks once per 16 records for any number of processes.
+    A check lists a folder under the store's mutex. Each process checks after 256 of its own records, so a run checks
+    once per 256 records for any number of processes.
     """
 
     def __init__(self, store: Place, number: int) -> None:
         """Create with a number that differs between processes, to stagger their checks."""
         self._store = store
-        self._records, self._bytes = number % _LOOK_RECORDS, 0
+        self._records, self._bytes = number % LOOK_RECORDS, 0
 
     def written(self, records: int, size: int) -> None:
         """Count records and bytes written, and compact if due."""
         self._records += records
         self._bytes += size
-        if self._records >= _LOOK_RECORDS or self._bytes >= _LOOK_BYTES:
+        if self._records >= LOOK_RECORDS or self._bytes >= LOOK_BYTES:
             self._records = self._bytes = 0
             with lock.mutex(self._store):
-                compact(self._store)
+                compact(self._store, at=RECORDS)
 
 
-def compact(store: Place, *, at: int = RECORDS) -> None:
-    """Move loose records into detail files and the index if there are at least ``at`` of them, or 64 MB.
+def compact(store: Place, *, at: int = 1) -> None:
+    """Gather loose records in Parquet files if there are at least ``at`` of them, or 64 MB.
 
-    The caller must hold the mutex. Raises StoreError if a file of the journal is damaged, or the disk fails.
+    So are the files of earlier versions. The caller must hold the mutex. Raises StoreError if a file of the journal is
+    damaged, or the disk fails.
     """
-    paths = (store / journal.FOLDER).files(".json")
-    if not paths or (len(paths) < at and sum(_sizes(paths)) < BYTES):
+    former, paths = _former(store), (store / journal.FOLDER).files(".json")
+    if not former and (not paths or (len(paths) < at and sum(_sizes(paths)) < BYTES)):
         return
-    rows = [_write_details(store, dict(some)) for some in _groups(paths)]
-    segments = listed_segments(store)
-    length = sum(map(len, rows))
-    merged = []
-    for path in sorted(segments, key=_length):
-        if _length(path) > length:
-            break
-        length += _length(path)
-        merged.append(path)
-    _replace(store, [*rows, *at_once(journal.read_segment, merged)], [*paths, *merged])
+    for records in _groups(paths):
+        _write(store, records)
+    for path in former:
+        if path.parent.name == journal.FORMER:
+            _write(store, journal.read_file(path))
+    _remove(store, [*paths, *former])
 
 
 def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: Iterable[Place] = ()) -> None:
@@ -93,64 +67,43 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
         broken: transformations to remove, by (shard, backbone).
         damaged: unreadable files of the journal, which are removed with all their records.
     """
-    unreadable = set(damaged)
+    replaced = list(damaged)
     listed = journal.files(store)
-    loose = [path for path in listed.loose if path not in unreadable]
-    segments = [path for path in listed.segments if path not in unreadable]
-    rows = [_write_details(store, _without(dict(some), broken)) for some in _groups(loose)]
-    for name, some in by_details(together(list(map(journal.read_segment, segments)))).items():
-        path = journal.details_path(store, name)
-        if path in unreadable:
+    for records in _groups([path for path in listed.loose if path not in replaced]):
+        _write(store, _without(records, broken))
+    for path in listed.tables:
+        if path in replaced:
             continue
-        pairs = zip(some["shard"].to_pylist(), some["backbone"].to_pylist(), strict=True)
-        if any(pair in broken for pair in pairs):
-            some = _write_details(store, _without(journal.read_details(path), broken))  # noqa: PLW2901
-        rows.append(some)
-    _replace(store, rows, [*listed.loose, *listed.segments, *unreadable])
-    clear_unnamed(store)
+        rows = journal.read_rows(path)
+        if broken.keys() & zip(rows["shard"].to_pylist(), rows["backbone"].to_pylist(), strict=True):
+            _write(store, _without(journal.read_file(path), broken))
+            replaced.append(path)
+    _remove(store, [*listed.loose, *replaced])
 
 
-def clear_unnamed(store: Place) -> None:
-    """Remove detail files without a segment, left by killed processes. The caller must hold the mutex."""
-    for path in unnamed(store):
-        path.remove()
-
-
-def unnamed(store: Place) -> list[Place]:
-    """List detail files that no segment refers to. Raises StoreError if a segment is damaged."""
-    paths = (store / journal.FOLDER / journal.DETAILS).files(".parquet")
-    if not paths:
-        return []
-    tables = map(journal.read_segment, journal.files(store).segments)
-    named = {name for table in tables for name in table["details"].unique().to_pylist()}
-    return [path for path in paths if path.name not in named]
-
-
-def listed_segments(store: Place) -> list[Place]:
-    """List segments with valid names. The caller must hold the mutex."""
-    return [path for path in (store / journal.FOLDER).files(".parquet") if SEGMENT.fullmatch(path.name)]
-
-
-def _length(path: Place) -> int:
-    return int(path.name.split("-")[2])  # rows of a segment
+def _former(store: Place) -> list[Place]:
+    """Files of earlier versions: segments, which are no longer read, and what these told of."""
+    folder = store / journal.FOLDER
+    segments = [path for path in folder.files(".parquet") if SEGMENT.fullmatch(path.name)]
+    return [*segments, *(folder / journal.FORMER).files(".parquet")]
 
 
 def _sizes(paths: Iterable[Place]) -> list[int]:
     return at_once(lambda path: path.size(), paths)
 
 
-def _groups(paths: Sequence[Place]) -> Iterator[list[tuple[int, Record]]]:
-    """Loose records in groups of at most `BYTES`."""
+def _groups(paths: Sequence[Place]) -> Iterator[dict[int, Record]]:
+    """Records of files in groups of at most `BYTES`."""
     group: list[Place] = []
     total = 0
     for path, size in zip(paths, _sizes(paths), strict=True):
         total += size
         if group and total > BYTES:
-            yield at_once(journal.read_loose, group)
+            yield journal.read_loose(group)
             group, total = [], size
         group.append(path)
     if group:
-        yield at_once(journal.read_loose, group)
+        yield journal.read_loose(group)
 
 
 def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set[str]]) -> dict[int, Record]:
@@ -168,49 +121,39 @@ def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set
     return found
 
 
-def _write_details(store: Place, records: Mapping[int, Record]) -> pa.Table:
-    """Write records to a detail file; return their index rows."""
-    if not records:
-        return INDEX_SCHEMA.empty_table()
-    data = encode_details(records.items())
-    name = f"records-{digest(data)}.parquet"
-    path = journal.details_path(store, name)
-    make_folder(path.parent)
-    write_once(path, data)
-    return index_rows(records.items(), name)
+def _write(store: Place, records: Mapping[int, Record]) -> None:
+    """Write records to a Parquet file, if there are any."""
+    if records:
+        data = encode(records.items())
+        path = store / journal.FOLDER / journal.TABLES / f"records-{digest(data)}.parquet"
+        make_folder(path.parent)
+        write_once(path, data)
 
 
-def _replace(store: Place, tables: Sequence[pa.Table], paths: Iterable[Place]) -> None:
-    """Write index rows to a new segment, then remove the files it replaces."""
+def _remove(store: Place, paths: Iterable[Place]) -> None:
     folder = store / journal.FOLDER
-    table = together(tables)
-    if len(table):
-        data = encoded(table)
-        number = max((int(path.name.split("-")[1]) for path in listed_segments(store)), default=-1) + 1
-        write_once(folder / f"segment-{number:05d}-{len(table)}-{digest(data)}.parquet", data)
     with writing(folder):
         at_once(lambda path: path.remove(), paths)
         folder.flush()
 
 
 def clear_leftovers(store: Place) -> None:
-    """Remove temporary files and unreferenced detail files of killed processes. The caller must hold the mutex."""
+    """Remove temporary files of killed processes. The caller must hold the mutex."""
     with writing(store):
         records = store / journal.FOLDER
-        for folder in (store / manifest.FOLDER, records, records / journal.DETAILS, store):
+        for folder in (store / manifest.FOLDER, records, records / journal.TABLES, store):
             clear_temporary(folder)
         for half in _metadata(store):
             half.remove()
         clear_temporary(store.parent, store.name)  # a process killed while another created the store
-        clear_unnamed(store)
 
 
 def none(store: Place) -> bool:
-    """Return whether a store has no lock, temporary file, unreferenced detail file or uncompacted record."""
+    """Return whether a store has no lock, temporary file or uncompacted record, nor a journal of an earlier version."""
     unfinished = store.parent.leftovers(f".{glob.escape(store.name)}.*.tmp")
-    shallow = (f"{folder}.*.tmp" for folder in ("", "*/", f"{journal.FOLDER}/{journal.DETAILS}/"))
+    shallow = (f"{folder}.*.tmp" for folder in ("", "*/", f"{journal.FOLDER}/{journal.TABLES}/"))
     left = [store.glob(lock.LOCKS), unfinished, *map(store.leftovers, shallow), _metadata(store)]
-    return not any(map(any, left)) and not journal.has_loose(store) and not unnamed(store)
+    return not any(map(any, left)) and not journal.has_loose(store) and not _former(store)
 
 
 def _metadata(store: Place) -> Iterator[Place]:
@@ -225,7 +168,7 @@ NAME = "damage.json"
 # what the note may name; a store may be somebody else's, and `embed` removes what it names
 _FILES = re.compile(
     rf"{catalog.FOLDER}/[^/.][^/]*\.json|{journal.FOLDER}/[^/.][^/]*\.(json|parquet)"
-    rf"|{journal.FOLDER}/{journal.DETAILS}/[^/.][^/]*\.parquet"
+    rf"|{journal.FOLDER}/({journal.FORMER}|{journal.TABLES})/[^/.][^/]*\.parquet"
 )
 _NODES = re.compile(rf"({ARRAYS}/([^/]+/){{0,2}})?{re.escape(METADATA)}")
 

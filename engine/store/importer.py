@@ -194,7 +194,7 @@ def import_store(
     with lock.hold(store_path, run := lock.new_run_id()):
         entry = store.ensure_backbone({"name": backbone, **facts}, found.definitions)
         _write(store, entry, found, run)
-        compaction.compact(store_path, at=1)
+        compaction.compact(store_path)
     return {
         "store": str(store_path),
         "backbone": backbone,

@@ -1,14 +1,13 @@
 """The journal: one record per finished (shard, backbone, transformations), and notes on images.
 
-A record is a small JSON file, written durably after its chunks. During a run, `compaction` moves records into Parquet:
-detail files, written once, and index segments, merged to stay few. A crash between writing a segment and removing the
-files it replaces leaves both, with the same content. The name of each file ends in a digest of its content, which every
-reader checks.
+A record is a small JSON file, written durably after its chunks. `compaction` gathers such loose records in Parquet
+files, during a run and at its end. A crash between writing a Parquet file and removing what it replaces leaves both,
+with the same content. The name of each file ends in a digest of its content, which every reader checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,72 +22,58 @@ from substyle.engine.store.layout import StoreError
 from substyle.engine.store.manifest import COLUMNS, ROWS, as_hex
 from substyle.engine.store.records import (
     CONTENT_BYTES,
+    INDEX_SCHEMA,
     THUMBNAIL_BYTES,
     ImageNote,
     Index,
     Record,
-    by_details,
-    decode_details,
-    decode_index,
-    decode_table,
-    details_table,
+    as_table,
     identity,
-    index_rows,
-    together,
 )
 from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import brief
 
 FOLDER = "journal"
-DETAILS = "details"  # subfolder of the journal
+TABLES = "tables"  # subfolder of the journal
+FORMER = "details"  # that of earlier versions, which kept an index of it in segments beside loose records
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files of a journal: loose records and index segments."""
+    """Files of a journal: loose records and Parquet files."""
 
     loose: tuple[Place, ...]
-    segments: tuple[Place, ...]
+    tables: tuple[Place, ...]
 
 
 def files(store: Place) -> Files:
     """List the files of a journal. Includes all records finished before the call; listed files may be gone after it.
 
-    Compaction turns loose records into segments and merges segments, and writes the new file before it removes the old
-    ones. Loose records are therefore listed first. A listing of segments may miss both a removed file and its
-    replacement, so segments are listed until two listings agree.
+    Compaction writes new files before it removes old ones. Loose records are therefore listed first. A listing of
+    tables may miss both a removed file and its replacement, so tables are listed until two listings agree.
     """
-    folder = store / FOLDER
-    loose = folder.files(".json")
-    segments = _segments(folder)
-    while (again := _segments(folder)) != segments:
-        segments = again
-    return Files(tuple(loose), segments)
+    loose = (store / FOLDER).files(".json")
+    tables = _tables(store)
+    while (again := _tables(store)) != tables:
+        tables = again
+    return Files(tuple(loose), tables)
 
 
-def _segments(folder: Place) -> tuple[Place, ...]:
-    return tuple(path for path in folder.files(".parquet") if path.name.startswith("segment-"))
+def _tables(store: Place) -> tuple[Place, ...]:
+    return tuple(path for name in (FORMER, TABLES) for path in (store / FOLDER / name).files(".parquet"))
 
 
-def details_path(store: Place, name: str) -> Place:
-    """Return the path of a detail file."""
-    return store / FOLDER / DETAILS / name
-
-
-def read_loose(path: Place) -> tuple[int, Record]:
-    """Read a loose record and its identity. Raises FileNotFoundError, or StoreError if the file is damaged."""
-    return _decoded(path, lambda data: (identity(data), Record.from_json(data.decode())))
-
-
-def read_segment(path: Place) -> pa.Table:
-    """Read rows of `INDEX_SCHEMA`. Raises FileNotFoundError, or StoreError if the file is damaged."""
-    return _decoded(path, decode_index)
-
-
-def read_details(path: Place) -> dict[int, Record]:
+def read_file(path: Place) -> dict[int, Record]:
     """Read records by identity. Raises FileNotFoundError, or StoreError if the file is damaged."""
-    return _decoded(path, decode_details)
+    if path.suffix == ".json":
+        return _decoded(path, lambda data: {identity(data): Record.from_json(data)})
+    return _decoded(path, records.decode)
+
+
+def read_loose(paths: Iterable[Place]) -> dict[int, Record]:
+    """`read_file` for several files."""
+    return {number: record for some in at_once(read_file, paths) for number, record in some.items()}
 
 
 def _decoded(path: Place, decode: Callable[[bytes], T]) -> T:
@@ -100,27 +85,27 @@ def _decoded(path: Place, decode: Callable[[bytes], T]) -> T:
         raise StoreError(f"{path}: invalid journal file: {brief(error)}; run substyle verify") from error
 
 
+def read_rows(path: Place) -> pa.Table:
+    """Read the rows of `INDEX_SCHEMA` of a Parquet file. Raises FileNotFoundError, or StoreError if it is damaged."""
+    return _decoded(path, records.decode_index)
+
+
 def read_index(store: Place) -> Index:
-    """Read the index of finished records. Raises StoreError if a loose record or a segment is damaged."""
+    """Read the index of finished records. Raises StoreError if a file is damaged."""
 
     def index(current: Files) -> Index:
-        loose = index_rows(at_once(read_loose, current.loose), "")
-        return Index.of_tables([loose, *at_once(read_segment, current.segments)])
+        loose = as_table(read_loose(current.loose).items(), INDEX_SCHEMA)
+        return Index.of_tables([loose, *at_once(read_rows, current.tables)])
 
     return _committed(store, index)
 
 
 def read_records(store: Place) -> list[pa.Table]:
-    """Read all records as tables of `DETAIL_SCHEMA` or `FILES_SCHEMA`; some may repeat.
-
-    Raises StoreError if a file is damaged.
-    """
+    """Read all records as tables of `SCHEMA`; some may repeat. Raises StoreError if a file is damaged."""
 
     def tables(current: Files) -> list[pa.Table]:
-        loose = details_table(at_once(read_loose, current.loose))
-        named = together(at_once(read_segment, current.segments))["details"].unique().to_pylist()
-        paths = (details_path(store, name) for name in named)
-        return [loose, *at_once(lambda path: _read_committed(store, path, decode_table, current), paths)]
+        loose = as_table(read_loose(current.loose).items())
+        return [loose, *at_once(lambda path: _decoded(path, records.decode_table), current.tables)]
 
     return _committed(store, tables)
 
@@ -134,10 +119,10 @@ def examine(store: Place, damaged: Callable[[Place, StoreError], None], of: Call
     """Map `of` over all readable records, sorted by (shard, backbone, identity), holding one file in memory at a time.
 
     Args:
-        damaged: called for each file that is unreadable or inconsistent with its segment.
+        damaged: called for each file that is unreadable.
         of: maps a record to the value to return.
     """
-    problems, found = _committed(store, lambda current: _records(store, current, of))
+    problems, found = _committed(store, lambda current: _examined((*current.loose, *current.tables), of))
     for path, error in problems.items():
         damaged(path, error)
     return [found[key] for key in sorted(found)]
@@ -157,49 +142,18 @@ def _committed(store: Place, of: Callable[[Files], T]) -> T:
             continue
 
 
-def _records(
-    store: Place, current: Files, of: Callable[[Record], T]
+def _examined(
+    paths: Iterable[Place], of: Callable[[Record], T]
 ) -> tuple[dict[Place, StoreError], dict[tuple[int, str, int], T]]:
     """What is wrong with files, and values by shard, backbone and identity of a record."""
     problems: dict[Place, StoreError] = {}
     found: dict[tuple[int, str, int], T] = {}
-    by_name: dict[str, list[pa.Table]] = {}
-    for path in current.loose:
+    for path in paths:
         try:
-            number, record = read_loose(path)
-            found[record.shard, record.backbone, number] = of(record)
+            found.update({(r.shard, r.backbone, number): of(r) for number, r in read_file(path).items()})
         except StoreError as error:
             problems[path] = error
-    for path in current.segments:
-        try:
-            table = read_segment(path)
-        except StoreError as error:
-            problems[path] = error
-            continue
-        for name, rows in by_details(table).items():
-            by_name.setdefault(name, []).append(rows)
-    for name, tables in by_name.items():
-        path = details_path(store, name)
-        try:
-            records = _read_committed(store, path, decode_details, current)
-            rows = index_rows(records.items(), name)
-            if any(not table.equals(rows) for table in tables):
-                raise StoreError(f"{path}: content does not match the journal index; run substyle verify")
-        except StoreError as error:
-            problems[path] = error
-            continue
-        found.update({(record.shard, record.backbone, number): of(record) for number, record in records.items()})
     return problems, found
-
-
-def _read_committed(store: Place, path: Place, decode: Callable[[bytes], T], current: Files) -> T:
-    """Decode a detail file. Raises FileNotFoundError if it was removed along with its segment, else StoreError."""
-    try:
-        return _decoded(path, decode)
-    except FileNotFoundError as error:
-        if files(store).segments != current.segments:
-            raise
-        raise StoreError(f"{path}: journal file is missing; run substyle verify") from error
 
 
 def has_loose(store: Place) -> bool:
@@ -284,7 +238,7 @@ def read_notes(store: Place, row_N: NDArray[np.int64]) -> Notes:
     """Read the notes on the images in ascending rows. Raises StoreError if a file of the journal is damaged."""
     tables = read_records(store)
     columns = ["id", "backbone", "images"]
-    table = pa.concat_tables([each.select(columns) for each in (records.DETAIL_SCHEMA.empty_table(), *tables)])
+    table = pa.concat_tables([each.select(columns) for each in tables])
     # sorted, so that the last record of a row does not depend on how records are stored
     table = table.sort_by([("backbone", "ascending"), ("id", "ascending")])
     images = pc.list_flatten(table.combine_chunks()["images"]).combine_chunks()
@@ -317,7 +271,7 @@ def read_notes(store: Place, row_N: NDArray[np.int64]) -> Notes:
         indistinct=_indistinct(images.field("indistinct"), at_I, count),
         content_N2=content_N2,
         mark_N=mark_N,
-        files=_file_notes([pc.list_flatten(each["files"]) for each in tables if "files" in each.column_names], row_N),
+        files=_file_notes([pc.list_flatten(each["files"]) for each in tables], row_N),
     )
 
 

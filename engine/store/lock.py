@@ -1,10 +1,10 @@
 """Store locks: a lock file with the holder's run id, host, pid and start time. Parts of a run hold a store together.
 
-Lock files change, and stores are created or restructured, under a mutex. On a disk, the operating system releases the
-mutex when its holder dies. In a bucket, lock and mutex are objects that name their holder, created only if absent, and
-renewed while they are held. A holder on this host is dead if its process is; one on another host if its object was not
-renewed for three minutes. A takeover replaces exactly the version that was read. A holder that finds its object
-replaced has lost the lock.
+Locks change, and stores are created or restructured, under a mutex. On a disk, both are locks of the operating system,
+which releases them when their holder dies; the lock file says who that is. In a bucket, lock and mutex are objects that
+name their holder, created only if absent, and renewed while they are held. A holder on this host is dead if its process
+is; one on another host if its object was not renewed for three minutes. A takeover replaces exactly the version that
+was read. A holder that finds its object replaced has lost the lock.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 
 import pydantic.dataclasses
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from substyle.engine.store.files import is_running, started, write_once, writing
 from substyle.engine.store.layout import STRICT, LockedError, StoreError
 from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import locked
-from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, Version, place
+from substyle.pipelines.storage import LocalPlace, ObjectError, ObjectPlace, Place, Version, place
 
 NAME = "lock.json"
 LOCKS = "lock*.json"
@@ -272,7 +272,7 @@ _leases: dict[ObjectPlace, Lease] = {}  # locks in buckets held by this process
 
 @contextmanager
 def mutex(store: Place) -> Iterator[None]:
-    """Acquire the mutex for changes of locks, manifest, metadata and journal segments, waiting for other processes.
+    """Acquire the mutex for changes of locks, manifest, metadata and journal, waiting for other processes.
 
     Raises:
         StoreError: the store cannot be written, or its file system or server does not support locks.
@@ -287,9 +287,9 @@ def mutex(store: Place) -> Iterator[None]:
         finally:
             lease.end()
         return
-    with ExitStack() as held:
-        with writing(store / MUTEX):
-            held.enter_context(locked(Path(str(store / MUTEX))))
+    with writing(store / MUTEX):
+        held = FileLock(str(store / MUTEX)).acquire()
+    with held:
         yield
 
 
@@ -298,7 +298,7 @@ def hold(store: Path | Place, run: str, part: Part = WHOLE, *, take_over: bool =
     """Own the store, or a part of its shards, inside the ``with`` block.
 
     The lock of a dead process on this host is taken over, with a message; in a bucket also that of another host that
-    was not renewed for three minutes.
+    was not renewed for three minutes. On a disk, that of another host stays: file systems may not share locks.
 
     Args:
         take_over: take over all locks of other hosts, whose runs the user knows to have ended.
@@ -312,12 +312,13 @@ def hold(store: Path | Place, run: str, part: Part = WHOLE, *, take_over: bool =
         with _hold_object(store, run, part, take_over):
             yield
         return
-    path = store / part.lock_name
+    path, lock = store / part.lock_name, _file_lock(store / part.lock_name)
     content = Holder.here(run, part.numbers).to_json()
-    try:  # starts before the lock is written, because an interrupt may come at any step
-        with mutex(store):
+    try:  # starts before the lock is acquired, because an interrupt may come at any step
+        with mutex(store), writing(path):
             for other in sorted(store.glob(LOCKS)):
                 _clear_or_refuse(other, part, take_over)
+            lock.acquire()
             write_once(path, content)
         yield
     finally:
@@ -326,6 +327,21 @@ def hold(store: Path | Place, run: str, part: Part = WHOLE, *, take_over: bool =
         except KeyboardInterrupt:
             _release(path, content)
             raise
+        finally:
+            lock.release()
+
+
+def _file_lock(path: Place) -> FileLock:
+    """The lock of the operating system beside a lock file."""
+    return FileLock(str(path.parent / f".{path.name}"), timeout=0)
+
+
+def _is_free(path: Place) -> bool:
+    try:
+        with _file_lock(path):
+            return True
+    except Timeout:
+        return False
 
 
 def require(store: Place) -> None:
@@ -378,7 +394,11 @@ def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | N
             f"{STALE:.0f} s after its last renewal, or at once with embed --take-over"
         )
     holder = Holder.read(content)
-    if not holder.alive() or (not holder.is_here and (take_over or age > STALE)):
+    if isinstance(path, LocalPlace):
+        gone = (holder.is_here or take_over) and _is_free(path)
+    else:
+        gone = not holder.alive() or (not holder.is_here and (take_over or age > STALE))
+    if gone:
         print(f"taking over the lock of {holder}", file=sys.stderr)
         path.remove()
     elif not holder.has_other_part(part.numbers):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -143,7 +142,6 @@ def summed(checksums: dict[str, str]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
-# Detail files hold complete records, with checksums and images. They are not rewritten as the journal grows.
 _IMAGE = pa.struct(
     [
         ("row", pa.int64()),
@@ -156,7 +154,16 @@ _IMAGE = pa.struct(
         ("mark", pa.int64()),
     ]
 )
-DETAIL_SCHEMA = pa.schema(
+_FILE = pa.struct(
+    [
+        ("row", pa.int64()),
+        ("transformation", pa.string()),
+        ("reason", pa.string()),
+        ("content", pa.large_binary()),
+        ("mark", pa.int64()),
+    ]
+)
+SCHEMA = pa.schema(
     [
         ("id", pa.uint64()),
         ("shard", pa.int64()),
@@ -167,49 +174,61 @@ DETAIL_SCHEMA = pa.schema(
         ("images", pa.list_(_IMAGE)),
         ("seconds", pa.float64()),
         ("run", pa.string()),
+        ("files", pa.list_(_FILE)),
+        ("transformations", pa.string()),  # keys of checksums, a JSON list
+        ("sums", pa.uint64()),  # `summed` checksums
     ]
 )
-_FILE = pa.struct(
+_LATER = ("files", "transformations", "sums")  # columns that files of earlier versions may lack
+_CODED = pa.dictionary(pa.int32(), pa.string())
+# what is finished; a million records are read in seconds if checksums and images are left out
+INDEX_SCHEMA = pa.schema(
     [
-        ("row", pa.int64()),
-        ("transformation", pa.string()),
-        ("reason", pa.string()),
-        ("content", pa.large_binary()),
-        ("mark", pa.int64()),
+        ("id", pa.uint64()),
+        ("shard", pa.int64()),
+        ("backbone", _CODED),
+        ("seconds", pa.float64()),
+        ("transformations", _CODED),
+        ("sums", pa.uint64()),
     ]
 )
-# of records with files of real transformations
-FILES_SCHEMA = DETAIL_SCHEMA.append(pa.field("files", pa.list_(_FILE)))
 
 
-def details_table(records: Iterable[tuple[int, Record]]) -> pa.Table:
-    """Convert records by identity to a table of `DETAIL_SCHEMA`, or of `FILES_SCHEMA` if one has files."""
+def as_table(records: Iterable[tuple[int, Record]], schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Convert records by identity to a table of `SCHEMA` or `INDEX_SCHEMA`."""
 
     def row(number: int, record: Record) -> dict[str, Any]:
-        images, files = ([vars(note) | _bytes(note) for note in notes] for notes in (record.images, record.files))
-        checksums = [*record.checksums.items()]
-        return {**vars(record), "id": number, "checksums": checksums, "images": images, "files": files}
+        made = {**vars(record), "id": number, **_derived(record.checksums)}
+        if schema is SCHEMA:
+            made["checksums"] = [*record.checksums.items()]
+            for name in ("images", "files"):
+                made[name] = [vars(note) | _bytes(note) for note in made[name]]
+        return made
 
-    some = list(records)
-    schema = FILES_SCHEMA if any(record.files for _, record in some) else DETAIL_SCHEMA
-    return pa.Table.from_pylist([row(number, record) for number, record in some], schema)
+    return pa.Table.from_pylist([row(number, record) for number, record in records], schema)
+
+
+def _derived(checksums: dict[str, str]) -> dict[str, Any]:
+    return {"transformations": json.dumps(list(checksums)), "sums": summed(checksums)}
 
 
 def _bytes(note: ImageNote | FileNote) -> dict[str, bytes]:
     return {name: bytes.fromhex(getattr(note, name)) for name in _HEX if hasattr(note, name)}
 
 
-def encode_details(records: Iterable[tuple[int, Record]]) -> bytes:
+def encode(records: Iterable[tuple[int, Record]]) -> bytes:
     """Encode records by identity as a Parquet file."""
-    return encoded(details_table(records))
+    return encoded(as_table(records))
 
 
 def decode_table(data: bytes) -> pa.Table:
-    """Decode a detail file to a table. Raises ValueError or ArrowException if it is invalid."""
-    has_files = "files" in pq.read_schema(pa.BufferReader(data)).names
-    read = limits.read_parquet(data, "details", _ROW_BYTES, FILES_SCHEMA if has_files else DETAIL_SCHEMA)
+    """Decode a Parquet file to a table of `SCHEMA`. Raises ValueError or ArrowException if it is invalid."""
+    missing = [name for name in _LATER if name not in _columns(data)]
+    read = limits.read_parquet(data, "records", _ROW_BYTES, pa.schema([f for f in SCHEMA if f.name not in missing]))
     columns = list(read.columns)
-    for name, kind in (("images", _IMAGE), ("files", _FILE))[: 1 + has_files]:
+    for name, kind in (("images", _IMAGE), ("files", _FILE)):
+        if name in missing:
+            continue
         notes = pc.list_flatten(read[name])
         fields = {field.name: pc.struct_field(notes, field.name) for field in kind}
         columns += [notes, *fields.values()]
@@ -220,58 +239,20 @@ def decode_table(data: bytes) -> pa.Table:
             columns.append(pc.list_flatten(fields["indistinct"]))
     if any(column.null_count for column in columns):
         raise ValueError("null values in a column")
+    if missing:
+        rows = [{"files": [], **_derived(dict(checksums))} for checksums in read["checksums"].to_pylist()]
+        added = pa.Table.from_pylist(rows, pa.schema([SCHEMA.field(name) for name in missing]))
+        for field in added.schema:
+            read = read.append_column(field, added[field.name])
     return read
 
 
-def decode_details(data: bytes) -> dict[int, Record]:
-    """Decode a detail file to records. Raises ValueError, KeyError, TypeError or ArrowException if it is invalid."""
-    found = {}
-    for row in decode_table(data).to_pylist():
-        number = row.pop("id")
-        images = tuple(ImageNote(**_texts(note), indistinct=tuple(note["indistinct"])) for note in row.pop("images"))
-        files = tuple(FileNote(**_texts(note)) for note in row.pop("files", ()))
-        found[number] = Record(**{**row, "checksums": dict(row["checksums"]), "images": images, "files": files})
-    return found
-
-
-def _texts(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.hex() if name in _HEX else value for name, value in row.items() if name != "indistinct"}
-
-
-# The index has one row per record, without checksums and images, so that finding what is finished does not read these.
-# Loading a million records takes about a second.
-DETAILS = re.compile(r"records-[0-9a-f]{16}\.parquet")
-INDEX_SCHEMA = pa.schema(
-    [
-        ("id", pa.uint64()),
-        ("details", pa.string()),  # name of the detail file; empty for a loose record
-        ("shard", pa.int64()),
-        ("backbone", pa.string()),
-        ("transformations", pa.string()),  # JSON list; few distinct values, so they compress to dictionary codes
-        ("sums", pa.uint64()),
-        ("seconds", pa.float64()),
-    ]
-)
-
-
-def index_rows(records: Iterable[tuple[int, Record]], details: str) -> pa.Table:
-    """Return the index rows of records by identity that are stored in one detail file."""
-    some = list(records)
-    columns = {
-        "id": pa.array([number for number, _ in some], pa.uint64()),
-        "details": [details] * len(some),
-        "shard": [record.shard for _, record in some],
-        "backbone": [record.backbone for _, record in some],
-        "transformations": [json.dumps(list(record.checksums)) for _, record in some],
-        "sums": pa.array([summed(record.checksums) for _, record in some], pa.uint64()),
-        "seconds": [float(record.seconds) for _, record in some],
-    }
-    return pa.table(columns, schema=INDEX_SCHEMA)
-
-
 def decode_index(data: bytes) -> pa.Table:
-    """Decode a segment to index rows. Raises ValueError or ArrowException if it is invalid."""
-    table = limits.read_parquet(data, "index", _ROW_BYTES, INDEX_SCHEMA)
+    """Decode a Parquet file to a table of `INDEX_SCHEMA`. Raises ValueError or ArrowException if it is invalid."""
+    if not {*_LATER} <= _columns(data):
+        table = decode_table(data).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    else:
+        table = limits.read_parquet(data, "records", _ROW_BYTES, SCHEMA, INDEX_SCHEMA)
     if any(column.null_count for column in table.columns):
         raise ValueError("null values in a column")
     if len(table) and pc.min(table["shard"]).as_py() < 0:
@@ -280,29 +261,28 @@ def decode_index(data: bytes) -> pa.Table:
         _names(text)
     if not all(map(is_array_name, table["backbone"].unique().to_pylist())):
         raise ValueError("a backbone that is not the name of a folder")
-    for name in table["details"].unique().to_pylist():
-        if not DETAILS.fullmatch(name):
-            raise ValueError(f"not a detail file: {name[:100]}")
     return table
 
 
-def together(tables: Sequence[pa.Table]) -> pa.Table:
-    """Concatenate index tables, without repeated detail files. Each table has all rows of a detail file or none."""
-    seen, fresh = pa.array([], pa.string()), [INDEX_SCHEMA.empty_table()]
-    for table in tables:
-        fresh.append(table.filter(pc.invert(pc.is_in(table["details"], seen))))
-        seen = pa.concat_arrays([seen, table["details"].unique()])
-    return pa.concat_tables(fresh)
+def _columns(data: bytes) -> set[str]:
+    return set(pq.read_schema(pa.BufferReader(data)).names)
 
 
-def by_details(table: pa.Table) -> dict[str, pa.Table]:
-    """Group the rows of a segment by detail file, keeping their order."""
-    names = table["details"].unique().to_pylist()
-    code_R = pc.index_in(table["details"], pa.array(names, pa.string())).to_numpy()
-    order_R = np.argsort(code_R, kind="stable")
-    ends = np.searchsorted(code_R[order_R], np.arange(len(names)), side="right").tolist()
-    ordered = table.take(order_R)
-    return {name: ordered.slice(a, b - a) for name, a, b in zip(names, [0, *ends], ends, strict=False)}
+def decode(data: bytes) -> dict[int, Record]:
+    """Decode a Parquet file to records. Raises ValueError, KeyError, TypeError or ArrowException if it is invalid."""
+    found = {}
+    for row in decode_table(data).to_pylist():
+        number, checksums = row.pop("id"), dict(row["checksums"])
+        if _derived(checksums) != {name: row.pop(name) for name in ("transformations", "sums")}:
+            raise ValueError("what is said of checksums is not what they are")
+        images = tuple(ImageNote(**_texts(note), indistinct=tuple(note["indistinct"])) for note in row.pop("images"))
+        files = tuple(FileNote(**_texts(note)) for note in row.pop("files"))
+        found[number] = Record(**{**row, "checksums": checksums, "images": images, "files": files})
+    return found
+
+
+def _texts(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.hex() if name in _HEX else value for name, value in row.items() if name != "indistinct"}
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -382,6 +362,6 @@ class Index:
 
 def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Encode a column of strings as positions in its sorted distinct values."""
-    coded = column.combine_chunks().dictionary_encode()
+    coded = column.combine_chunks()
     texts, place = np.unique(np.array(coded.dictionary.to_pylist(), object), return_inverse=True)
     return place.astype(np.int32)[coded.indices.to_numpy()], tuple(texts.tolist())

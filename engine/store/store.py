@@ -340,7 +340,7 @@ class EmbeddingStore:
 
     def finished(self) -> Index:
         """Return the index of finished shards. Raises StoreError if the journal is damaged."""
-        return journal.read_index(self.path)
+        return self._kept("finished", journal.files(self.path), lambda: journal.read_index(self.path))
 
     def notes(self, manifest: Manifest) -> Notes:
         """Return the notes on the images of a manifest. Raises StoreError if the journal is damaged."""

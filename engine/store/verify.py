@@ -19,7 +19,7 @@ from substyle.engine.store.catalog import Catalog
 from substyle.engine.store.compaction import Damage
 from substyle.engine.store.layout import ARRAYS, CHUNKS, HEADER, METADATA, StoreError
 from substyle.engine.store.manifest import Manifest
-from substyle.engine.store.records import DETAILS, Record
+from substyle.engine.store.records import Record
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.storage import ObjectError, Place
 
@@ -27,12 +27,12 @@ REDO = "run embed to compute it again"
 KEEP = "nothing to do: substyle ignores it"
 _TEMPORARY = re.compile(r"\..*\.tmp")
 _OURS = re.compile(
-    rf"""{"|".join(map(re.escape, (HEADER, METADATA, compaction.NAME, lock.MUTEX)))}|lock(-\d+-of-\d+)?\.json
+    rf"""{"|".join(map(re.escape, (HEADER, METADATA, compaction.NAME, lock.MUTEX)))}|\.?lock(-\d+-of-\d+)?\.json
     |{re.escape(manifest.FOLDER)}/segment-\d{{5,}}-[0-9a-f]{{16}}\.parquet
     |{catalog.FOLDER}/[^/]+-[0-9a-f]{{16}}\.json
     |{catalog.FOLDER}/[^/]+-{catalog.PIXELS_DIGEST}\.pictures
     |{journal.FOLDER}/({compaction.SEGMENT.pattern}|[^/]*-[0-9a-f]{{16}}\.json)
-    |{journal.FOLDER}/{journal.DETAILS}/{DETAILS.pattern}""",
+    |{journal.FOLDER}/({journal.FORMER}|{journal.TABLES})/records-[0-9a-f]{{16}}\.parquet""",
     re.VERBOSE,
 )
 _CHUNK = re.compile(rf"{ARRAYS}/(?P<slug>[^/]+)/(?P<name>[^/]+)/{CHUNKS}/(?P<shard>[0-9]+)/0")

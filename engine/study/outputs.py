@@ -64,7 +64,7 @@ def _claim(out: Path, marker: Mapping[str, Any]) -> dict[str, Any]:
     return {"out": str(out.absolute()), "store": marker["store"], "uuid": marker["uuid"]}
 
 
-_LOCK = (lock.NAME, lock.MUTEX)
+_LOCK = (lock.NAME, f".{lock.NAME}", lock.MUTEX)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tests.crash.processes import Ended, Start
 
-from substyle.engine.store import catalog, compaction, journal
+from substyle.engine.store import catalog, journal
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table
@@ -26,7 +26,8 @@ STATISTICS = "control:statistics"
 COMPILED = "control:random:test_efficientnet"
 SUITE = "identity,grayscale,gaussian_noise"
 MORE = f"{SUITE},gaussian_blur"
-MUTEX = ".mutex"  # an empty file that stays
+MUTEX = ".mutex"
+LOCKS = (MUTEX, ".lock")  # empty files that stay
 ALLOWED_UNFINISHED = ("no store found", "no backbone", "no finished shard")
 
 
@@ -53,7 +54,7 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
     """What sets a finished store apart from a reference; empty where they are the same.
 
     Every file is compared byte for byte, but for the store's UUID, a backbone's measured ``rate``, the seconds and run
-    of journal records, marks of files, and how records are gathered in segments. What only one of them has is a
+    of journal records, marks of files, and how records are gathered. What only one of them has is a
     difference: so are leftovers.
 
     Args:
@@ -69,7 +70,7 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
         found.append("the catalogs say different things")
     kinds = (".parquet", ".json") if loose else (".parquet",)
     inside = (path for path in (store / journal.FOLDER).rglob("*") if not path.is_dir())
-    left = [path for path in inside if path.suffix not in kinds] + compaction.unnamed(place(store))
+    left = [path for path in inside if path.suffix not in kinds]
     found += [f"{path.name}: left in the journal" for path in left]
     return sorted(found)
 
@@ -98,7 +99,7 @@ def catalog_content(store: Path) -> list[dict[str, Any]]:
 def _files(store: Path) -> set[str]:
     names = {path.relative_to(store).as_posix() for path in store.rglob("*") if not path.is_dir()}
     apart = (f"{journal.FOLDER}/", f"{catalog.FOLDER}/")
-    return {name for name in names if name != MUTEX and not name.startswith(apart)}
+    return {name for name in names if not name.startswith((*LOCKS, *apart))}
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -101,7 +101,7 @@ def test_killed_in_a_long_run(warm: Warm, tmp_path: Path) -> None:
     reference = whole(warm, tmp_path / "whole", images, rows=1)
     assert many_kills(warm, tmp_path, reference, kills=10, seed=9) == 10
     store = tmp_path / "compacting" / "s.zarr"
-    moment = upon(lambda: any((store / "journal").glob("segment*")), random.Random(10), 0.02)
+    moment = upon(lambda: any((store / "journal").glob("tables/*")), random.Random(10), 0.02)
     arguments = embed(images, store, rows=1)
     assert fill(warm, arguments, store, moment, kills=1, witness=Witness(reference.store)) == 1
     assert differences(store, reference.store) == []

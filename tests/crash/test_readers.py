@@ -211,7 +211,7 @@ def test_reading_while_records_are_compacted(finished: Whole, tmp_path: Path) ->
                 assert journal.read(store) == records
             compacting.result()
             assert journal.read(store) == records
-            assert not (store / journal.FOLDER).files(".json")  # all are in the index
+            assert not (store / journal.FOLDER).files(".json")
 
 
 @pytest.mark.slow

@@ -32,9 +32,11 @@ def prepare() -> None:
     from substyle.engine import cli  # noqa: F401
     from substyle.engine.backbones.families import controls  # noqa: F401
     from substyle.engine.commands import arguments, json_output, study  # noqa: F401
+    from substyle.engine.store import compaction
     from substyle.kernels.tables import normal_quantiles
     from substyle.pipelines.transforms.registry import load_all
 
+    compaction.RECORDS, compaction.LOOK_RECORDS = 256, 16  # so that runs of tests reach it
     load_all()
     normal_quantiles()  # a third of the time of a run
     torch.set_num_threads(1)

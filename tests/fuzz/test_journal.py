@@ -25,8 +25,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import verify
 
-KINDS = {"loose": "*.json", "segment": "*.parquet", "details": "details/*.parquet"}
-SCHEMAS = {"segment": records.INDEX_SCHEMA, "details": records.DETAIL_SCHEMA}
+KINDS = {"loose": "*.json", "table": "tables/*.parquet"}
 
 
 def file_of(sound: Sound, kind: str) -> Path:
@@ -34,7 +33,7 @@ def file_of(sound: Sound, kind: str) -> Path:
 
 
 def contents(data: bytes, kind: str) -> st.SearchStrategy[bytes]:
-    return spoilt_json(data) if kind == "loose" else spoilt_parquet(data, SCHEMAS[kind])
+    return spoilt_json(data) if kind == "loose" else spoilt_parquet(data, records.SCHEMA)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,8 +44,7 @@ def test_another_content_is_refused(sound: Sound, kind: str, cases: int) -> None
     def check(content: bytes | None) -> None:
         put(path, content)
         answers = read(sound)
-        # the backbones and what verify says; and what is finished, which no details tell
-        assert content == data or answers <= (3 if kind == "details" else 2)
+        assert content == data or answers <= 2  # the backbones and what verify says
 
     examine(check, st.one_of(contents(data, kind), st.none()), cases=cases // 5)
 
@@ -81,7 +79,7 @@ def forged(data: bytes, kind: str) -> st.SearchStrategy[bytes]:
     """Files that are what their names say, but that no run has written."""
     if kind == "loose":
         return st.one_of(changed(json.loads(data)).map(written), contents(data, kind))
-    rows = changed(rows_of(data)).map(lambda rows: parquet(table) if (table := columns(rows, SCHEMAS[kind])) else b"")
+    rows = changed(rows_of(data)).map(lambda rows: parquet(table) if (table := columns(rows, records.SCHEMA)) else b"")
     return st.one_of(rows, contents(data, kind))
 
 
@@ -89,10 +87,6 @@ def forge(sound: Sound, kind: str, content: bytes) -> None:
     """Put a file of the journal in place of one that is there, under the name that it should carry."""
     path = file_of(sound, kind)
     other = path.with_name(f"{path.stem.rpartition('-')[0]}-{digest(content)}{path.suffix}")
-    if kind == "details":  # a segment speaks of it
-        segment = file_of(sound, "segment")
-        table = records.decode_index(segment.read_bytes())
-        forge(sound, "segment", parquet(table.set_column(1, "details", pa.array([other.name] * len(table)))))
     path.unlink()
     put(other, content)
 
@@ -174,10 +168,12 @@ def test_records_that_no_run_writes_are_refused(sound: Sound, changes: dict[str,
     assert [finding.kind for finding in verdict.findings] == ["journal"]
 
 
-def test_names_that_no_run_writes_do_not_stop_compaction(sound: Sound) -> None:
-    (sound.path / journal.FOLDER / "segment-0x.parquet").write_bytes(b"")
-    compaction.compact(sound.path, at=1)
+def test_files_that_no_run_writes_stay(sound: Sound) -> None:
+    foreign = sound.path / journal.FOLDER / "segment-0x.parquet"
+    foreign.write_bytes(b"")
+    compaction.compact(sound.path)
     assert not list((sound.path / journal.FOLDER).glob("*.json"))
+    assert foreign.exists()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a\x00b", "journal"), ("x" * 5_000, "catalog")])
@@ -193,20 +189,20 @@ def test_names_that_no_file_can_have_are_found(sound: Sound, name: str, kind: st
 
 
 def test_notes_on_files_of_any_content(cases: int) -> None:
-    """Details of a store with real variants are decoded, or refused with an error that readers expect."""
+    """Records of a store with real variants are decoded, or refused with an error that readers expect."""
     images = tuple(records.ImageNote(row, 4, 4, "", "", ()) for row in range(2))
     notes = (records.FileNote(0, "phone", "", "ab" * 16, 7), records.FileNote(1, "phone", "no file"))
     record = records.Record(0, 0, 2, "b", {"identity": "1", "phone": "2"}, images, 1.5, "run", notes)
-    data = records.encode_details([(1, record)])
-    assert records.decode_details(data) == {1: record}
+    data = records.encode([(1, record)])
+    assert records.decode(data) == {1: record}
 
     def check(content: bytes) -> None:
         try:
-            table, found = records.decode_table(content), records.decode_details(content)
+            table, found = records.decode_table(content), records.decode(content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError, pa.ArrowException):
             return
         assert len(found) <= len(table)
         assert all(0 <= note.row < 2**63 for one in found.values() for note in one.files)
 
-    rows = changed(rows_of(data)).map(lambda rows: parquet(t) if (t := columns(rows, records.FILES_SCHEMA)) else b"")
-    examine(check, st.one_of(rows, spoilt_parquet(data, records.FILES_SCHEMA)), cases=cases)
+    rows = changed(rows_of(data)).map(lambda rows: parquet(t) if (t := columns(rows, records.SCHEMA)) else b"")
+    examine(check, st.one_of(rows, spoilt_parquet(data, records.SCHEMA)), cases=cases)

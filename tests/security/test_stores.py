@@ -41,7 +41,7 @@ NAMES = (
     "journal/../../outside/secret.json",
     "catalog/../manifest",
     "journal",
-    "journal/details",
+    "journal/tables",
     "catalog",
     "manifest",
     "embeddings",
@@ -99,7 +99,7 @@ def test_commands_refuse_such_a_note(
 # --- links ------------------------------------------------------------------------------------------------------------
 
 PARTS = (
-    *(".mutex", "lock.json", "substyle.json", "zarr.json", "damage.json", "manifest", "journal", "journal/details"),
+    *(".mutex", "lock.json", "substyle.json", "zarr.json", "damage.json", "manifest", "journal", "journal/tables"),
     *("catalog", "embeddings", "embeddings/{slug}", "embeddings/{slug}/identity", "embeddings/{slug}/identity/c"),
     *("embeddings/{slug}/zarr.json", "embeddings/{slug}/identity/zarr.json"),
 )
@@ -181,15 +181,15 @@ def test_a_record_names_arrays_of_the_store(foreign: Path, outside: Outside, fie
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("backbone", "../../outside"), ("transformations", '["../../outside"]'), ("details", "../../outside/secret.json")],
+    [("backbone", "../../outside"), ("transformations", '["../../outside"]')],
 )
-def test_an_index_names_arrays_and_files_of_the_store(foreign: Path, outside: Outside, column: str, value: str) -> None:
-    (path, *_) = (foreign / "journal").glob("segment-*.parquet")
+def test_a_table_of_records_names_arrays_of_the_store(foreign: Path, outside: Outside, column: str, value: str) -> None:
+    (path, *_) = (foreign / "journal" / "tables").glob("*.parquet")
     table = pq.read_table(path)
     table = table.set_column(table.schema.get_field_index(column), column, pa.array([value] * len(table)))
     data = encoded(table)
     path.unlink()
-    path.with_name(f"segment-00000-{len(table)}-{digest(data)}.parquet").write_bytes(data)
+    path.with_name(f"records-{digest(data)}.parquet").write_bytes(data)
     with pytest.raises(StoreError, match="invalid journal file"):
         EmbeddingStore.open(foreign).finished()
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -87,11 +86,11 @@ def test_withdrawing_a_damaged_file_keeps_the_others(disk: Place) -> None:
     journal.write(disk, record(0))
     compaction.compact(disk, at=1)
     journal.write(disk, record(1))
-    (segment,) = (disk / journal.FOLDER).glob("*.parquet")
-    put(segment, segment.read_bytes()[:-1])
-    with pytest.raises(SubstyleError, match=f"{segment.name}.*run substyle verify"):
+    (table,) = journal.files(disk).tables
+    put(table, table.read_bytes()[:-1])
+    with pytest.raises(SubstyleError, match=f"{table.name}.*run substyle verify"):
         journal.read(disk)
-    compaction.withdraw(disk, {}, [segment])
+    compaction.withdraw(disk, {}, [table])
     assert journal.read(disk) == [record(1)]
 
 
@@ -103,6 +102,31 @@ def test_a_broken_record_is_named(tmp_path: Path, text: str, named: bool) -> Non
     (tmp_path / journal.FOLDER / name).write_text(text)
     with pytest.raises(SubstyleError, match=f"journal/{name}"):
         journal.read(place(tmp_path))
+
+
+@pytest.mark.parametrize("lacked", [["transformations", "sums"], ["files", "transformations", "sums"]])
+def test_the_journal_of_an_earlier_version_is_read_and_then_converted(disk: Place, lacked: list[str]) -> None:
+    """Records without what the index tells of them, named by a segment, which is no longer read."""
+    journal.write(disk, record(0))
+    compaction.compact(disk, at=1)
+    (table,) = journal.files(disk).tables
+    index = journal.read_index(disk)
+    data = files.encoded(journal.read_records(disk)[1].drop_columns(lacked))
+    table.remove()
+    put(disk / journal.FOLDER / journal.FORMER / f"records-{digest(data)}.parquet", data)
+    put(disk / journal.FOLDER / f"segment-00000-1-{digest(b'rows')}.parquet", b"rows")
+    journal.write(disk, record(1))
+    for converted in (False, True):
+        assert journal.read(disk) == [record(0), record(1)]
+        found = journal.read_index(disk)
+        assert found.sums_R[:1].tolist() == index.sums_R.tolist()
+        assert found.made == index.made
+        assert journal.read_notes(disk, np.array([0, 4])).known_N.all()
+        assert compaction.none(disk) == converted
+        compaction.compact(disk)
+    assert len(journal.files(disk).tables) == 2
+    compaction.withdraw(disk, {(0, "b"): {"jpeg"}})
+    assert [list(r.checksums) for r in journal.read(disk)] == [["identity"], ["identity", "jpeg"]]
 
 
 def test_no_journal_yet(disk: Place) -> None:
@@ -133,27 +157,7 @@ def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
         assert len(found) == len(journal.read(store))
 
 
-@pytest.mark.slow
-def test_segments_are_few_and_rows_are_written_again_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[int] = []
-    encode = files.encoded
-
-    def count(table: pa.Table) -> bytes:
-        written.append(len(table))
-        return encode(table)
-
-    monkeypatch.setattr(compaction, "encoded", count)
-    for shard in range(200):
-        journal.write(place(tmp_path), record(shard))
-        compaction.compact(place(tmp_path), at=2)
-        lengths = [int(path.name.split("-")[2]) for path in compaction.listed_segments(place(tmp_path))]
-        assert all(length > sum(lengths[i + 1 :]) for i, length in enumerate(lengths))
-    assert sum(written) <= 200 * (math.log2(200 / 2) + 2)
-    assert len(journal.read_index(place(tmp_path))) == 200
-    assert len(list((tmp_path / journal.FOLDER / journal.DETAILS).glob("*"))) == 100
-
-
-def test_details_hold_no_more_than_is_wanted_in_memory_at_once(disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_holds_no_more_than_is_wanted_in_memory_at_once(disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     size = journal.write(disk, record(0))
     for shard in range(1, 10):
         journal.write(disk, record(shard))
@@ -163,53 +167,8 @@ def test_details_hold_no_more_than_is_wanted_in_memory_at_once(disk: Place, monk
     monkeypatch.setattr(compaction, "BYTES", 9 * size // 2)
     compaction.compact(disk, at=100)
     assert not journal.has_loose(disk)
-    assert len(list((disk / journal.FOLDER / journal.DETAILS).glob("*"))) == 3
+    assert len(journal.files(disk).tables) == 3
     assert [r.shard for r in journal.read(disk)] == list(range(10))
-
-
-def test_merged_segments_that_a_crash_has_left_change_nothing(disk: Place) -> None:
-    folder = disk / journal.FOLDER
-    for shard in range(2):
-        journal.write(disk, record(shard))
-        compaction.compact(disk, at=1)
-        if shard == 0:
-            kept = {path: path.read_bytes() for path in folder.glob("*.parquet")}
-    assert len(compaction.listed_segments(disk)) == 1
-    for path, data in kept.items():
-        put(path, data)
-    assert journal.read(disk) == [record(0), record(1)]
-    assert len(journal.read_index(disk)) == 2
-    for shard in (2, 3):
-        journal.write(disk, record(shard))
-    compaction.compact(disk, at=1)
-    assert len(compaction.listed_segments(disk)) == 1
-    assert journal.read(disk) == [record(shard) for shard in range(4)]
-
-
-def test_details_that_no_segment_names_are_cleared(disk: Place) -> None:
-    journal.write(disk, record(0))
-    compaction.compact(disk, at=1)
-    data = records.encode_details([(1, record(1))])
-    left = journal.details_path(disk, f"records-{digest(data)}.parquet")
-    put(left, data)
-    assert compaction.unnamed(disk) == [left]
-    assert journal.read(disk) == [record(0)]
-    compaction.clear_unnamed(disk)
-    assert not left.exists()
-    assert journal.read(disk) == [record(0)]
-
-
-def test_details_that_are_gone_are_named(home: Place) -> None:
-    journal.write(home, record(0))
-    compaction.compact(home, at=1)
-    (path,) = (home / journal.FOLDER / journal.DETAILS).glob("*")
-    path.remove()
-    assert len(journal.read_index(home)) == 1
-    with pytest.raises(SubstyleError, match=path.name):
-        journal.read(home)
-    compaction.withdraw(home, {}, [path])
-    assert journal.read(home) == []
-    assert len(journal.read_index(home)) == 0
 
 
 @pytest.mark.parametrize("compacted", [0, 2, 4])
@@ -271,9 +230,9 @@ def test_files_outside_a_shard_or_of_another_length_are_refused(disk: Place) -> 
         with_files(0, FileNote(2, "phone"))
     journal.write(disk, with_files(0, FileNote(0, "phone", "", "ab" * 16)))
     compaction.compact(disk, at=1)
-    (path,) = (disk / journal.FOLDER / journal.DETAILS).files(".parquet")
+    (path,) = journal.files(disk).tables
     rows = pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()
     for change in ({"content": b"short"}, {"reason": None}):
         spoilt = [{**row, "files": [{**note, **change} for note in row["files"]]} for row in rows]
         with pytest.raises(ValueError, match=r"content: expected values of 16 bytes|null values"):
-            records.decode_details(files.encoded(pa.Table.from_pylist(spoilt, records.FILES_SCHEMA)))
+            records.decode(files.encoded(pa.Table.from_pylist(spoilt, records.SCHEMA)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from substyle.engine.store import lock
-from substyle.engine.store.layout import LockedError
+from substyle.engine.store.layout import LockedError, StoreError
 from substyle.engine.store.lock import Part
 from substyle.kernels.errors import ConfigError
 
@@ -34,11 +34,20 @@ def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path, capsys: pytest.Cap
     assert "run gone" in capsys.readouterr().err
 
 
+def test_lock_whose_file_was_removed_is_not_given_twice(tmp_path: Path) -> None:
+    with lock.hold(tmp_path, "first"):
+        (tmp_path / lock.NAME).unlink()
+        with pytest.raises(StoreError, match=r"\.lock\.json.*could not be acquired"), lock.hold(tmp_path, "second"):
+            pytest.fail("the lock was given twice")
+
+
 def test_lock_of_another_host_stays(tmp_path: Path) -> None:
     holder = {"run": "far", "host": "another-host", "pid": 1, "since": "yesterday"}
     (tmp_path / lock.NAME).write_text(json.dumps(holder))
     with pytest.raises(LockedError, match="another-host"), lock.hold(tmp_path, "mine"):
         pytest.fail("the lock was given twice")
+    with lock.hold(tmp_path, "mine", take_over=True):
+        assert json.loads((tmp_path / lock.NAME).read_text())["run"] == "mine"
 
 
 def test_half_written_lock_is_taken_over(tmp_path: Path) -> None:
