@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ def executor(
 
     unlimited = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}  # it takes 300 MB of shared memory for a leak
     variables = {"OMP_NUM_THREADS": str(threads), _SAFE_PATH: "1", **unlimited, **(settings or {})}
-    with safe_path():  # its resource tracker gets no settings
+    with safe_path():  # trackers of resources get no settings
+        resource_tracker.ensure_running()
         return loky.ProcessPoolExecutor(
             count, initializer=_begin, initargs=(os.getpid(), threads, begin), env=variables
         )
