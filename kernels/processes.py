@@ -8,13 +8,17 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
+from multiprocessing import resource_tracker
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from substyle.kernels.dispatch import keep_freed_memory
 
 _LOOK_S = 0.5  # between two looks at whether the parent is there
 _SAFE_PATH = "PYTHONSAFEPATH"
@@ -36,22 +40,41 @@ def safe_path() -> Iterator[None]:
                 os.environ[_SAFE_PATH] = before
 
 
-def begin(parent: int = 0) -> None:
-    """Call first in a process: it ends with its parent, however that ends, not by Ctrl-C, and prints to stderr only.
+def executor(
+    count: int, threads: int, settings: Mapping[str, str] | None = None, begin: Callable[[], None] | None = None
+) -> Any:  # noqa: ANN401 - loky has no types
+    """Processes that end with this one, however it ends, not by Ctrl-C, and print to stderr only.
+
+    Unlike those of the standard library they do not run the main module, which may be a script.
 
     Args:
-        parent: process id of the parent, if multiprocessing has not started the process.
+        count: number of processes.
+        threads: CPU threads of each.
+        settings: further environment variables.
+        begin: called in each process before the first task.
     """
+    import loky  # type: ignore[import-untyped]
+
+    unlimited = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}  # it takes 300 MB of shared memory for a leak
+    variables = {"OMP_NUM_THREADS": str(threads), _SAFE_PATH: "1", **unlimited, **(settings or {})}
+    with safe_path():  # trackers of resources get no settings
+        resource_tracker.ensure_running()
+        return loky.ProcessPoolExecutor(
+            count, initializer=_begin, initargs=(os.getpid(), threads, begin), env=variables
+        )
+
+
+def _begin(parent: int, threads: int, begin: Callable[[], None] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # what libraries print is no answer of a command
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    torch.set_num_threads(threads)
+    keep_freed_memory()  # of intermediate results
+    if begin is not None:
+        begin()
 
 
 def _end_with_parent(parent: int) -> None:
-    if not parent:
-        process = parent_process()
-        assert process is not None
-        connection.wait([process.sentinel])
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
     os._exit(1)

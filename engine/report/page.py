@@ -1,4 +1,4 @@
-"""The report: a self-contained HTML page, tables in four formats, and figures."""
+"""The report: a self-contained HTML page, tables as CSV and LaTeX, and figures."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from substyle.engine import observability
 from substyle.engine.observability import Span
 from substyle.engine.probes.dataset import SHARE, free_bytes
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import dispatch, processes
+from substyle.kernels import processes
 
 _SMALLEST = 1 << 24  # numbers in all tables: below, processes take longer to start than they save
 _FEW = 1024  # features: see `_cost`
@@ -176,16 +176,9 @@ class _Pool:
         for place in range(places.count):
             self._free.put(place)
 
-    def _process(self, place: int) -> Any:  # noqa: ANN401 - loky has no types
-        """A process. Unlike those of the standard library it does not run the main module, which may be a script."""
-        import loky  # type: ignore[import-untyped]
-
-        settings = {"OMP_NUM_THREADS": str(self.places.threads), "PYTHONSAFEPATH": "1"}
-        settings |= {"CUDA_VISIBLE_DEVICES": self.places.gpus[place]} if self.places.gpus else {}
-        with processes.safe_path():  # its resource tracker gets no settings
-            return loky.ProcessPoolExecutor(
-                1, initializer=_begin, initargs=(os.getpid(), self.places.threads), env=settings
-            )
+    def _process(self, place: int) -> Any:  # noqa: ANN401
+        settings = {"CUDA_VISIBLE_DEVICES": self.places.gpus[place]} if self.places.gpus else {}
+        return processes.executor(1, self.places.threads, settings)
 
     def compute(self, number: int, work: Work, folder: Path) -> bool | None:
         """Compute a unit in a free process. Raises BrokenProcessPool if it ends; another takes its place."""
@@ -216,12 +209,6 @@ class _Pool:
 
 
 # --- in the processes -------------------------------------------------------------------------------------------------
-
-
-def _begin(parent: int, threads: int) -> None:
-    processes.begin(parent)
-    dispatch.keep_freed_memory()
-    torch.set_num_threads(threads)
 
 
 def _compute(

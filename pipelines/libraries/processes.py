@@ -7,8 +7,8 @@ the processes share.
 
 from __future__ import annotations
 
-import atexit
 import functools
+import gc
 import json
 import os
 import random
@@ -17,10 +17,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
+from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,46 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.kernels import processes
-from substyle.kernels.dispatch import keep_freed_memory
 from substyle.kernels.errors import SubstyleError
-from substyle.kernels.processes import Address, Block, memory
 from substyle.pipelines import libraries
 from substyle.pipelines.libraries.library import Applied
 from substyle.pipelines.transforms import base
 
 _KEPT = 256  # transformations that a process keeps; with drawn parameters, each photograph has one of its own
-_ENDED = (
-    "a process that transforms photographs has ended: is there enough memory, and does a script that is run have "
-    'if __name__ == "__main__"?'
-)
 _PATIENCE_S = 60.0  # for one photograph, before the processes are ended
 _MEMORY = 4 << 30  # bytes that a process may allocate beyond what it starts with
-
-
-@dataclass(frozen=True)
-class Job:
-    """Photographs ``start``, … of a batch to transform.
-
-    Attributes:
-        arguments: drawn arguments of each photograph.
-        seeds: of each photograph.
-        shape: (B, S, S, 3), of source and target.
-    """
-
-    call: base.LibraryCall
-    name: str
-    start: int
-    arguments: tuple[dict[str, Any], ...]
-    seeds: tuple[int, ...]
-    shape: tuple[int, ...]
-    source: Address
-    target: Address
 
 
 class Rendering:
     """Variants of one batch: computed a few transformations ahead of the one that is asked for.
 
-    A context manager: within it, processes may write to its memory. After an error it ends them, whatever they do.
+    A context manager. After an error it ends the processes, whatever they do.
 
     Args:
         pool: the processes.
@@ -85,74 +58,64 @@ class Rendering:
         drawn: Mapping[str, base.Arrays],
         keys_B: NDArray[np.uint64],
     ) -> None:
-        self.pool, self.shape = pool, canvas_BSSC.shape
-        self._waiting, self._begun = deque(transformations), dict[str, tuple[Block, list[Future[str]]]]()
-        self._drawn, self._keys_B = drawn, keys_B
+        self._pool, self._drawn, self._keys_B = pool, drawn, keys_B
+        self._waiting, self._begun = deque(transformations), deque[tuple[int, list[Any]]]()
         self._parts = max(1, min(len(keys_B), -(-pool.processes // len(transformations))))
-        self._source = pool.block(canvas_BSSC.nbytes)
-        self._source.array(self.shape)[:] = canvas_BSSC
+        ahead = min(2 * pool.processes, len(transformations))
+        self._shape = (1 + ahead, *canvas_BSSC.shape)  # the canvases, and the variants that are computed at a time
+        self._block = pool.block((1 + ahead) * canvas_BSSC.nbytes)
+        self._pixels_nBSSC = self._block.array(self._shape)
+        self._pixels_nBSSC[0] = canvas_BSSC
 
     def __enter__(self) -> Rendering:
-        for _ in range(2 * self.pool.processes):
-            self._begin()
+        for place in range(1, self._shape[0]):
+            self._begin(place)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind not in (None, GeneratorExit) or not self._stopped():
-            self.pool.end()
+        futures = [future for _, some in self._begun for future in some]
+        if kind not in (None, GeneratorExit) or wait(futures, _PATIENCE_S).not_done:
+            self._pool.end()
+        else:
+            self._pool.spare.append(self._block)
 
-    def _begin(self) -> None:
+    def _begin(self, place: int) -> None:
+        """Let the processes write the variants of the next transformation, if any, to a place in the shared memory."""
         if not self._waiting:
             return
         transformation = self._waiting.popleft()
         assert transformation.library is not None
-        target = self.pool.block(self._source.memory.size())
         arguments = _arguments(transformation, self._drawn[transformation.name], len(self._keys_B))
         seeds = transformation.seeds(self._keys_B).tolist()
-        size = -(-len(seeds) // self._parts)
-        futures: list[Future[str]] = []
-        self._begun[transformation.name] = target, futures  # first: a part that has begun writes to the target
-        for start in range(0, len(seeds), size):
-            job = Job(
-                *(transformation.library, transformation.name, start),
-                *(tuple(arguments[start : start + size]), tuple(seeds[start : start + size]), self.shape),
-                *(self._source.address, target.address),
-            )
-            futures.append(self.pool.submit(_render, job))
+        call, memory = (transformation.library, transformation.name), (self._block.address, self._shape, place)
+        futures = []
+        for part in np.array_split(np.arange(len(seeds)), self._parts):
+            images = [(index, arguments[index], seeds[index]) for index in part.tolist()]
+            futures.append(self._pool.submit(_render, *call, images, *memory))
+        self._begun.append((place, futures))
 
     def take(self, name: str) -> NDArray[np.uint8]:
-        """Return the variants of a transformation. Shape: (B, S, S, 3) uint8.
+        """Return the variants of the next transformation. Shape: (B, S, S, 3) uint8.
+
+        Args:
+            name: of the transformation, for errors.
 
         Raises:
             SubstyleError: the library failed, took too long, or returned pixels of another shape or dtype.
         """
-        while name not in self._begun:
-            self._begin()
-        target, futures = self._begun[name]
+        place, futures = self._begun[0]
         try:
-            said = [future.result(_PATIENCE_S * len(self._keys_B)) for future in futures]
-        except (BrokenProcessPool, CancelledError) as error:  # cancelled: by an error in another batch
-            raise SubstyleError(f"{name}: {_ENDED}") from error
+            for future in futures:
+                future.result(_PATIENCE_S * len(self._keys_B))
+        except RuntimeError as error:  # of loky; also after an error in another batch
+            ended = "a process that transforms photographs has ended: is there enough memory?"
+            raise SubstyleError(f"{name}: {ended}") from error
         except TimeoutError as error:
             raise SubstyleError(f"{name}: took more than {_PATIENCE_S:.0f} s for a photograph") from error
-        if any(said):
-            raise SubstyleError(next(filter(None, said)))
-        del self._begun[name]
-        self._begin()
-        pixels_BSSC = target.array(self.shape).copy()
-        self.pool.free(target)
+        self._begun.popleft()
+        pixels_BSSC: NDArray[np.uint8] = self._pixels_nBSSC[place].copy()
+        self._begin(place)
         return pixels_BSSC
-
-    def _stopped(self) -> bool:
-        """Give the memory back once nothing runs any more; False if something goes on."""
-        futures = [future for _, some in self._begun.values() for future in some]
-        for future in futures:
-            future.cancel()
-        if wait(futures, _PATIENCE_S).not_done:
-            return False
-        for block in (self._source, *(target for target, _ in self._begun.values())):
-            self.pool.free(block)
-        return True
 
 
 def _arguments(transformation: base.Transformation, drawn: base.Arrays, images: int) -> list[dict[str, Any]]:
@@ -169,24 +132,31 @@ def _arguments(transformation: base.Transformation, drawn: base.Arrays, images: 
 
 
 class Pool:
-    """Processes and the memory they share."""
+    """Processes, started once they are needed."""
 
-    def __init__(self, processes: int) -> None:
-        self.processes, self._owner = processes, os.getpid()
-        self._executor: ProcessPoolExecutor | None = None
-        self._free: list[Block] = []
+    def __init__(self, count: int) -> None:
+        self.processes, self._owner = count, os.getpid()
+        self._executor: Any = None
+        self.spare = deque[processes.Block](maxlen=2)  # blocks that nobody writes to; new memory takes time to map
         self._lock = threading.Lock()
 
-    def submit(self, function: Callable[..., str], *arguments: Any) -> Future[str]:  # noqa: ANN401
+    def submit(self, function: Callable[..., None], *arguments: Any) -> Any:  # noqa: ANN401 - loky has no types
         """Run a function in a process, in a new one if those before have ended."""
-        with self._lock, processes.safe_path():
+        with self._lock:
             if self._executor is not None:
                 try:
                     return self._executor.submit(function, *arguments)
                 except BrokenProcessPool:
-                    self._executor = None
-            self._executor = ProcessPoolExecutor(self.processes, get_context("spawn"), _begin_process)
+                    pass
+            self._executor = processes.executor(self.processes, 1, begin=_limit_memory)
             return self._executor.submit(function, *arguments)
+
+    def block(self, size: int) -> processes.Block:
+        """A spare block of this size, or a new one."""
+        with suppress(IndexError):
+            if (block := self.spare.pop()).memory.size() == size:
+                return block
+        return processes.Block(size)
 
     def end(self) -> None:
         """End the processes at once. A fork of the program leaves those of the program alone."""
@@ -195,24 +165,7 @@ class Pool:
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:
-            for process in list((executor._processes or {}).values()):  # public only from Python 3.14 on
-                process.kill()
-            executor.shutdown(wait=True, cancel_futures=True)
-
-    def block(self, size: int) -> Block:
-        """A block of this size, which nobody else has."""
-        with self._lock:
-            found = next((each for each in self._free if each.memory.size() == size), None)
-            if found is not None:
-                self._free.remove(found)
-                return found
-        return Block(size)
-
-    def free(self, block: Block) -> None:
-        """Let others have a block that no process writes to. Those of other sizes are given up."""
-        with self._lock:
-            size = block.memory.size()
-            self._free = [*(each for each in self._free if each.memory.size() == size), block][-4 * self.processes :]
+            executor.shutdown(kill_workers=True)
 
     def begin(self, transformations: Sequence[base.Transformation]) -> None:
         """Start the processes and let them import the libraries, without waiting."""
@@ -222,39 +175,30 @@ class Pool:
                 self.submit(_import, call.of)
 
 
-def pool(processes: int) -> Pool:
-    """Processes of this program, started once they are needed. A fork of it has its own."""
-    return _pool(processes, os.getpid())
+def pool(count: int) -> Pool:
+    """Processes of this program. A fork of it has its own."""
+    return _pool(count, os.getpid())
 
 
 @functools.cache
-def _pool(processes: int, _: int) -> Pool:
-    made = Pool(processes)
-    atexit.register(made.end)  # an executor that is collected while the interpreter ends finds its module gone
-    return made
+def _pool(count: int, _: int) -> Pool:
+    return Pool(count)
 
 
 # --- in the processes -------------------------------------------------------------------------------------------------
 
 
-def _begin_process() -> None:
-    """One thread and bounded memory for each process; they end with the program, and not before."""
-    processes.begin()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-    keep_freed_memory()  # of intermediate results
+def _limit_memory() -> None:
     own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
     limit = (int(own.split()[1]) << 10) + _MEMORY
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 
-def _import(of: str) -> str:
+def _import(of: str) -> None:
     prefix, _, name = of.partition(":")
     libraries.library(prefix).parameters(name)
-    return ""
+    gc.freeze()  # loky collects garbage every second, if psutil is not installed
 
 
 @functools.lru_cache(maxsize=_KEPT)
@@ -263,22 +207,36 @@ def _made(of: str, fixed: str, drawn: str) -> Applied:
     return libraries.library(prefix).make(name, {**json.loads(fixed), **json.loads(drawn)})
 
 
-def _render(job: Job) -> str:
-    """Transform photographs of a job; returns an error, or an empty string."""
-    try:
-        source = np.ndarray(job.shape, np.uint8, memory(job.source))
-        target = np.ndarray(job.shape, np.uint8, memory(job.target))
-        for index, (arguments, seed) in enumerate(zip(job.arguments, job.seeds, strict=True), job.start):
-            applied = _made(job.call.of, job.call.arguments, json.dumps(arguments))
+def _render(
+    call: base.LibraryCall,
+    name: str,
+    images: Sequence[tuple[int, Mapping[str, Any], int]],
+    address: processes.Address,
+    shape: tuple[int, ...],
+    place: int,
+) -> None:
+    """Transform photographs of a batch.
+
+    Args:
+        images: index in the batch, drawn arguments and seed of each photograph.
+        address: of shared memory with canvases and variants of this shape (n, B, S, S, 3).
+        place: of the variants.
+
+    Raises:
+        SubstyleError: the library failed, or returned pixels of another shape or dtype.
+    """
+    pixels_nBSSC = np.ndarray(shape, np.uint8, processes.memory(address))
+    for index, arguments, seed in images:
+        try:
+            applied = _made(call.of, call.arguments, json.dumps(arguments))
             _seed(seed)
-            found = applied(source[index].copy(), seed)
-            if not isinstance(found, np.ndarray) or found.shape != job.shape[1:] or found.dtype != np.uint8:
-                what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
-                return f"{job.name} ({job.call.of}) returned {what}, expected uint8 {job.shape[1:]}"
-            target[index] = found
-    except BaseException as error:  # noqa: BLE001 - whatever a library raises, also to end the process
-        return f"{job.name} ({job.call.of}) failed: {type(error).__name__}: {error}"
-    return ""
+            found = applied(pixels_nBSSC[0, index].copy(), seed)
+        except BaseException as error:  # noqa: BLE001 - whatever a library raises, also to end the process
+            raise SubstyleError(f"{name} ({call.of}) failed: {type(error).__name__}: {error}") from None
+        if not isinstance(found, np.ndarray) or found.shape != shape[2:] or found.dtype != np.uint8:
+            what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+            raise SubstyleError(f"{name} ({call.of}) returned {what}, expected uint8 {shape[2:]}")
+        pixels_nBSSC[place, index] = found
 
 
 def _seed(seed: int) -> None:

@@ -29,6 +29,7 @@ from substyle.engine.embedding.behaviour import definitions_of
 from substyle.engine.store.catalog import Definition
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.processes import Block, memory
 from substyle.pipelines import libraries
 from substyle.pipelines.libraries import gmic, processes
 from substyle.pipelines.libraries.library import Library
@@ -427,14 +428,13 @@ def test_a_fork_that_ends_leaves_the_processes_alone(here: Path) -> None:
 
 
 def test_another_file_of_the_same_descriptor_is_not_touched(tmp_path: Path) -> None:
-    block = processes.Block(1000)
-    other = tmp_path / "other"
-    other.write_bytes(bytes(1000))
-    with other.open("r+b") as file:
+    block = Block(1000)
+    with (tmp_path / "other").open("w+b") as file:
+        file.truncate(1000)
         wrong = replace(block.address, path=f"/proc/{os.getpid()}/fd/{file.fileno()}")
         with pytest.raises(OSError, match="another file"):
-            processes.memory(wrong)
-    processes.memory(block.address)[0] = 7
+            memory(wrong)
+    memory(block.address)[0] = 7
     assert block.array((1000,))[0] == 7
 
 
