@@ -16,7 +16,7 @@ import torch
 from substyle.engine import cache
 from substyle.engine.backbones.gate import Extent, PrecisionGate, RejectedError
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.precision import PrecisionSearch
+from substyle.engine.backbones.precision import choose
 from substyle.engine.backbones.runtimes.base import (
     CalibrationSamples,
     GateSamples,
@@ -96,14 +96,14 @@ class CompileOptions:
     Attributes:
         batch: compiled batch B.
         canvas: canvas side S in pixels.
-        precision: ``fp32``, ``bf16``, ``fp16``; ``auto``: in OpenVINO bf16 with as many first layers in float32 as the
-            gate requires, elsewhere the first of bf16, fp16 and fp32 that passes; ``int8`` (OpenVINO, TensorRT) and
+        precision: ``fp32``, ``bf16``, ``fp16``; ``auto``: in OpenVINO bf16 with 0, 2, 8 or half of the first layers in
+            float32, or float32; elsewhere bf16, fp16 or fp32: the first that passes; ``int8`` (OpenVINO, TensorRT) and
             ``fp8`` (TensorRT): 8-bit products with as many first layers in 16 bits as the gate requires.
         dtype: dtype of the store's embeddings; the gate compares after the cast.
         target: device and runtime.
         full_gate: whether the gate compares all variants of the store's own photographs, instead of those of packaged
             ones.
-        policy: with ``auto``, the policy tried before searching: that of a store to continue.
+        policy: with ``auto``, the policy tried first: that of a store to continue.
     """
 
     batch: int
@@ -180,10 +180,10 @@ def _gated(
 
     if own is None or options.full_gate:
         whole = gate(samples if own is None else own, "full" if options.full_gate else "each")
-        found = PrecisionSearch(whole, options.precision, first).result()
+        found = choose(whole, options.precision, first)
         return found, compiled(found)
     packaged, mine = gate(samples), gate(own)
-    found = PrecisionSearch(packaged, options.precision, first).result()
+    found = choose(packaged, options.precision, first)
     while True:
         policy, embed = PrecisionPolicy.of(found), compiled(found)
         try:
@@ -191,8 +191,8 @@ def _gated(
         except RejectedError as error:
             if options.precision != AUTO and as_eight_bits(options.precision) is None:
                 raise
-            print(f"{error}; searching for a precision on these photographs", file=sys.stderr)
-            found = PrecisionSearch(mine, options.precision, refused=(policy, error)).result()
+            print(f"{error}; trying others on these photographs", file=sys.stderr)
+            found = choose(mine, options.precision, refused=policy)
             continue
         if spot is not None:
             gates = [{**gated, "spot": seen} for gated, seen in zip(found["gates"], spot["gates"], strict=True)]

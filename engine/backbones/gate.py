@@ -43,16 +43,7 @@ class GateError(SubstyleError):
 
 
 class RejectedError(GateError):
-    """A precision is outside the limits.
-
-    Attributes:
-        excess: see `GateResult.excess`, above 1; infinite if an embedding is not finite.
-        names: transformations whose pictures are outside the limits.
-    """
-
-    def __init__(self, message: str, excess: float, names: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.excess, self.names = excess, tuple(names)
+    """A precision is outside the limits."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +66,6 @@ class GateResult:
     rows: int
     threshold: float
     reference: str
-
-    @property
-    def excess(self) -> float:
-        """Largest error in units of its limit: at most 1 if the result is within the limits."""
-        return max((1 - self.cosine_min) / (1 - self.threshold), self.norm_error_max / MAX_NORM_ERROR)
 
 
 def check(
@@ -114,7 +100,7 @@ def check(
         raise GateError(f"{name}: {reference} is not finite on pictures{where}")
     if not np.isfinite(got).all():
         wrong = int((~np.isfinite(got)).any(axis=1).sum())
-        raise RejectedError(f"{name}: {wrong} of {len(got)} rows are not finite", math.inf)
+        raise RejectedError(f"{name}: {wrong} of {len(got)} rows are not finite")
     mean = reference_ND.mean(axis=0, dtype=np.float64) if mean_D is None else mean_D
     a, b = got - mean, reference_ND.astype(np.float64) - mean
     length_a, length_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
@@ -137,8 +123,7 @@ def check(
             f"{transformation and f' of {transformation}'}: "
             f"cosine min {result.cosine_min:.5f}, mean {result.cosine_mean:.5f} (required: ≥ {threshold}), "
             f"largest norm error {result.norm_error_max:.4f} (required: ≤ {MAX_NORM_ERROR}). "
-            f"{advice if precision != 'fp32' else ''}".rstrip(),
-            max(result.excess, math.nextafter(1, 2)),
+            f"{advice if precision != 'fp32' else ''}".rstrip()
         )
     return result
 
@@ -211,37 +196,25 @@ class PrecisionGate:
         gates = [asdict(result) for result in results]
         return {**policy.describe(), "gate": asdict(worst(results)), "gates": gates}
 
-    def measured(
-        self, policy: PrecisionPolicy, names: Sequence[str], *, whole: bool = False
-    ) -> dict[str, list[GateResult]]:
+    def measured(self, policy: PrecisionPolicy, names: Sequence[str]) -> dict[str, list[GateResult]]:
         """Return results by transformation, for each backbone of the pass; remember those within the limits.
 
-        Args:
-            whole: compare all pictures, and not only up to the first block with one outside the limits.
-
         Raises:
-            RejectedError: a transformation is outside the limits. It names all that were found to be.
+            RejectedError: a transformation is outside the limits, in the first block with one.
         """
         facts = {name: {**self.facts(policy.precision, [name]), "policy": policy.describe()} for name in names}
         kept = {name: cache.recall("gates", facts[name]) for name in names}
         found = {name: [GateResult(**result) for result in kept[name] or []] for name in names}
-        failures: list[RejectedError] = []
         for some in self._compare(policy, [name for name in names if kept[name] is None]):
             for name, (got, reference) in some.items():
                 try:
                     found[name] = self._check(
                         policy, got, reference, images=len(reference), mean=self._mean(policy), transformation=name
                     )
-                except RejectedError as error:
-                    failures.append(RejectedError(str(error), error.excess, [name]))
-                    continue
+                except RejectedError:
+                    self.note(f"gate: {self.words(policy)}, rejected")
+                    raise
                 cache.keep("gates", facts[name], [asdict(result) for result in found[name]])
-            if failures and not whole:
-                break
-        if failures:
-            self.note(f"gate: {self.words(policy)}, rejected")
-            largest = max(failures, key=lambda failure: failure.excess)
-            raise RejectedError(str(largest), largest.excess, [name for failure in failures for name in failure.names])
         return found
 
     def require_float32(self, names: Sequence[str]) -> None:
@@ -284,14 +257,13 @@ class PrecisionGate:
         mean: NDArray[np.floating],
         transformation: str = "",
     ) -> list[GateResult]:
-        """Results of each backbone of the pass. Raises RejectedError for the one furthest outside the limits."""
+        """Results of each backbone of the pass. Raises RejectedError for the first outside the limits."""
         results: list[GateResult] = []
-        failures: list[RejectedError] = []
         first = 0
         for member in self.builder.source.members:
             columns = slice(first, first := first + member.dim)
-            try:
-                result = check(
+            results.append(
+                check(
                     member.name,
                     got_ND[:, columns],
                     reference_ND[:, columns],
@@ -302,18 +274,8 @@ class PrecisionGate:
                     configured=self.name,
                     transformation=transformation,
                 )
-            except RejectedError as error:
-                failures.append(error)
-            else:
-                results.append(result)
-        if failures:
-            raise max(failures, key=lambda failure: failure.excess)
+            )
         return results
-
-    def anchor_block(self) -> NDArray[np.uint8]:
-        """Return a full block of pictures. Shape: (b, S, S, 3) uint8."""
-        pixels = np.concatenate(list(self._pictures(self.anchors).values()))
-        return pixels[np.arange(self._block) % len(pixels)]
 
     @property
     def _block(self) -> int:

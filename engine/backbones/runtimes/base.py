@@ -105,7 +105,7 @@ class GateSamples(Protocol):
         """Return the transformations of the suite."""
 
     def anchors(self) -> Sequence[str]:
-        """Return the transformations that a precision is searched for on; the suite may lack some."""
+        """Return the transformations that are compared with every suite, which may lack some."""
 
     def family(self, name: str) -> str:
         """Return the name shared by transformations that one network computes; they get the same photographs."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from tests.engine.backbones.small_networks import GivenSamples
 
 from substyle.engine.backbones import gate
 from substyle.engine.backbones.gate import Extent, GateError, PrecisionGate, RejectedError, check
-from substyle.engine.backbones.precision import PrecisionSearch, fewest
+from substyle.engine.backbones.precision import choose, policies
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 
 RNG = np.random.default_rng(0)
@@ -150,40 +149,6 @@ def test_a_spot_check_has_one_picture_of_each_photograph(count: int, more: int) 
     assert "grayscale" in names
 
 
-@pytest.mark.parametrize("total", [1, 2, 3, 12, 48, 74, 200])
-def test_few_numbers_are_tried(total: int) -> None:
-    for needed in range(total + 1):
-        for shape in (
-            lambda c, n=needed: 0.0 if c >= n else 5.0,
-            lambda c, n=needed: 0.0 if c >= n else math.inf,
-            lambda c, n=needed: math.exp(0.1 * (n - c)) if n else 0.5,
-            lambda c, n=needed: (total - c + 0.0) / (total - n) if n < total else 2.0,
-        ):
-            tried: list[int] = []
-
-            def excess(count: int, shape: Any = shape, tried: list[int] = tried) -> float:  # noqa: ANN401
-                tried.append(count)
-                return float(shape(count))
-
-            found = fewest(excess, total)
-            assert found == total or shape(found) <= 1
-            assert found - needed <= max(total // 12, 1)
-            assert len(tried) == len(set(tried)) <= 12
-            assert found in (*tried, total)
-
-
-def test_a_smooth_excess_needs_about_three_numbers() -> None:
-    """Errors of bf16 add up over layers."""
-    tried: list[int] = []
-
-    def excess(count: int) -> float:
-        tried.append(count)
-        return 2.0 * (1 - count / 74) ** 1.5
-
-    assert 26 <= fewest(excess, 74) <= 35
-    assert len(tried) <= 4
-
-
 class Facts(NamedTuple):
     """Facts by name."""
 
@@ -272,42 +237,52 @@ def search(
     artefact: Artefact, notes: list[str], *, extent: Extent = "each", names: tuple[str, ...] = NAMES
 ) -> dict[str, Any]:
     made = gate_of(artefact, samples(8, names=names), extent=extent, note=notes.append)
-    return PrecisionSearch(made, "auto").result()
+    return choose(made, "auto")
 
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
-    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 2.0)
+    monkeypatch.setattr("substyle.engine.backbones.precision.cpu.has", lambda *features: True)
 
 
 EACH = gate.GATE_EACH
 
 
 @pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize("needed", [0, 1, 2, 3, 7, 30, 47, 48])
-def test_few_layers_are_found_on_the_hardest(needed: int) -> None:
-    """Only the policy that passes on them is compared on the others."""
+@pytest.mark.parametrize(("needed", "count"), [(0, 0), (1, 2), (2, 2), (3, 8), (8, 8), (9, 24), (24, 24), (25, None)])
+def test_the_first_of_a_few_numbers_of_layers_that_passes(needed: int, count: int | None) -> None:
+    """Of 48 layers; those that fail are compared on one block only."""
     artefact = Artefact(lambda policy, i: 0.0 if policy.precision == "fp32" or policy.float32_layers >= needed else 5.0)
     found = search(artefact, [])
-    if found["precision"] == "bf16":
-        assert needed <= found["float32_layers"] < needed + 5
-    else:
-        assert needed >= 44
+    assert (found["precision"], found["float32_layers"]) == (("fp32", 0) if count is None else ("bf16", count))
     assert found["gate"]["rows"] == EACH * len(NAMES) == artefact.references
     for policy, seen in artefact.seen.items():
         chosen = policy == PrecisionPolicy(found["precision"], found["float32_layers"])
-        assert seen == EACH * len(NAMES if chosen else HARD)
+        assert seen == (EACH * len(NAMES) if chosen else artefact.batch)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    ("layers", "fast", "counts"),
+    [(48, True, [0, 2, 8, 24]), (5, True, [0, 2]), (1, True, [0]), (0, True, []), (48, False, [])],
+)
+def test_the_list_follows_from_network_and_processor(
+    layers: int, fast: bool, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("substyle.engine.backbones.precision.cpu.has", lambda *features: fast)
+    found = policies(Artefact(exact, total=layers), "auto")  # type: ignore[arg-type]
+    assert found == [*(PrecisionPolicy("bf16", count) for count in counts), PrecisionPolicy("fp32")]
+    assert policies(Artefact(exact, total=layers), "bf16") == [PrecisionPolicy("bf16")]  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_policy_that_is_given_costs_one_block_if_it_fails() -> None:
     artefact = Artefact(lambda policy, i: 5.0)
     notes: list[str] = []
-    made = PrecisionSearch(gate_of(artefact, samples(8), note=notes.append), "bf16")
-    with pytest.raises(RejectedError, match=r"^x: bf16 disagrees .* on 4 pictures of grayscale: ") as caught:
-        made.result()
-    assert caught.value.names == ("grayscale",)
+    made = gate_of(artefact, samples(8), note=notes.append)
+    with pytest.raises(RejectedError, match=r"^x: bf16 disagrees .* on 4 pictures of grayscale: "):
+        choose(made, "bf16")
     assert artefact.seen == {PrecisionPolicy("bf16"): artefact.batch}
     assert "gate: bf16, rejected" in notes
 
@@ -380,18 +355,8 @@ def test_a_full_gate_sees_all_and_references_are_kept() -> None:
     assert search(artefact, [], extent="full")["gate"]["rows"] == 8 * len(NAMES)
     assert artefact.references == 8 * len(NAMES)
     other = Artefact(exact)
-    made = PrecisionSearch(gate_of(other, samples(8), extent="full"), "fp32")
-    assert made.result()["gate"]["rows"] == 8 * len(NAMES)
+    assert choose(gate_of(other, samples(8), extent="full"), "fp32")["gate"]["rows"] == 8 * len(NAMES)
     assert other.references == 0
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_a_mixture_that_is_hardly_faster_gives_way_to_float32(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 1.19)
-    assert search(Artefact(exact), [])["precision"] == "fp32"
-    assert "1.19" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -403,11 +368,11 @@ def test_what_has_been_compared_is_of_the_same_photographs() -> None:
             return name if name in HARD else "alike"
 
     first, other = "t0", next(f"t{i}" for i in range(1, 9) if zlib.crc32(f"t{i}".encode()) % 2 != zlib.crc32(b"t0") % 2)
-    PrecisionSearch(gate_of(Artefact(exact), Alike([], 8, given=(first,))), "bf16").result()
+    choose(gate_of(Artefact(exact), Alike([], 8, given=(first,))), "bf16")
     second = Artefact(exact)
     made = gate_of(second, Alike([], 8, given=(other,)))
     assert made._photographs(first) != made._photographs(other)
-    PrecisionSearch(made, "bf16").result()
+    choose(made, "bf16")
     assert second.seen == {PrecisionPolicy("bf16"): EACH}
     assert second.references == EACH
 
@@ -418,22 +383,8 @@ def test_the_photographs_of_a_result_are_those_that_were_compared() -> None:
     made = gate_of(Artefact(exact, float32_reference=True), samples(32))
     positions = {name: made._photographs(name)[: EACH if name in HARD else 1] for name in {*NAMES, *HARD}}
     exactly = len({i for own in positions.values() for i in own})
-    found = PrecisionSearch(made, "fp32").result()["gate"]
+    found = choose(made, "fp32")["gate"]
     assert (found["images"], found["rows"]) == (exactly, sum(map(len, positions.values())))
-
-
-def test_the_excess_of_several_layers_is_that_of_the_worst() -> None:
-    source = Facts(spec=Facts(), backbone=Facts(), members=(Facts(name="a", dim=4), Facts(name="b", dim=5)))
-    made = gate_of(Artefact(exact, source=source), samples(8))
-    rng = np.random.default_rng(0)
-    reference, off = rng.normal(size=(20, 9)).astype(np.float32), rng.normal(size=(20, 9)).astype(np.float32)
-    got = reference + off * np.array([0.1] * 4 + [1.0] * 5, np.float32)
-    how: dict[str, Any] = {"images": 4, "mean": reference.mean(axis=0)}
-    with pytest.raises(RejectedError, match=r"^b: ") as caught:
-        made._check(PrecisionPolicy("bf16"), got, reference, **how)
-    with pytest.raises(RejectedError, match=r"^a: ") as less:
-        made._check(PrecisionPolicy("bf16"), np.concatenate([got[:, :4], reference[:, 4:]], axis=1), reference, **how)
-    assert caught.value.excess > less.value.excess > 1
 
 
 @dataclass
@@ -452,9 +403,8 @@ class EightBits(Artefact):
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_8_bits_that_fail_on_another_transformation_keep_what_is_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture, over: 2.0)
-    found = PrecisionSearch(gate_of(EightBits(exact, ladder=("bf16", "fp16", "fp32")), samples(8)), "int8").result()
+def test_8_bits_with_few_layers_left_out() -> None:
+    found = choose(gate_of(EightBits(exact, ladder=("bf16", "fp16", "fp32")), samples(8)), "int8")
     assert (found["precision"], found["unquantised_layers"], found["between"]) == ("int8", 3, "fp16")
 
 
@@ -465,22 +415,7 @@ def test_a_wrong_float32_is_not_taken_for_a_failure_of_others(
 ) -> None:
     wrong = ByName(exact, need={"jpeg": 99}, float32_reference=True)
     with pytest.raises(GateError, match=r"^x: fp32 disagrees with float32 torch on 1 pictures of jpeg: ") as caught:
-        PrecisionSearch(gate_of(wrong, samples(8)), precision).result()
+        choose(gate_of(wrong, samples(8)), precision)
     assert "also failed" not in str(caught.value)
     assert "To set the precision" not in str(caught.value)
     assert "no convolution" not in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_a_float32_that_is_chosen_for_its_speed_and_wrong(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 1.0)
-    with pytest.raises(GateError, match="of jpeg"):
-        search(ByName(exact, need={"jpeg": 99}, float32_reference=True), [])
-    assert capsys.readouterr().err.count("using float32") == 1
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_a_block_is_full() -> None:
-    assert len(gate_of(Artefact(exact, batch=8, threads=16), samples(8)).anchor_block()) == 128
