@@ -157,7 +157,7 @@ class Samples(ABC):
         return tuple(name for name in own if name not in real)
 
     def anchors(self) -> Sequence[str]:
-        """Return the transformations that a precision is searched for on; the suite may lack some."""
+        """Return the transformations that are compared with every suite, which may lack some."""
         return ANCHORS
 
     def family(self, name: str) -> str:
