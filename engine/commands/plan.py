@@ -22,6 +22,7 @@ from substyle.engine.estimate.plan import CLASSES, SOURCES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, GPU, HOST, card_of, device
 from substyle.engine.stages.registry import stages
+from substyle.engine.stages.stage import Stage
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
@@ -68,8 +69,10 @@ def _counted(options: argparse.Namespace, study: Study, photographs: int, classe
 def _sampled(options: argparse.Namespace, study: Study, photographs: int) -> dict[str, Any]:
     """Run the study on a sample of the photographs in a temporary folder, and scale what it took to all of them.
 
-    Backbones are prepared and a report is written once, however many photographs there are.
+    Backbones are prepared, networks fine-tuned and a report is written once, however many photographs there are.
     """
+    once = {"prepare", REPORTED, *(stage.name for stage in stages() if stage.adds_backbones)}
+    once |= {stage.name for stage in stages() if type(stage).elsewhere is not Stage.elsewhere}
     sample = min(options.sample, photographs)
     with scratch() as folder, observability.recording() as recorded:
         path = place(folder / "sample.zarr")
@@ -83,7 +86,7 @@ def _sampled(options: argparse.Namespace, study: Study, photographs: int) -> dic
     took = {name: total.wall for (stage, name), total in recorded.totals().items() if stage == "run"}
     took |= {"prepare": prepared, "embed": summary.seconds["total"] - prepared}
     seconds = {
-        name: each * (1 if name in ("prepare", REPORTED) else photographs / summary.images)
+        name: each * (1 if name in once else photographs / summary.images)
         for name, each in took.items()
         if each >= 0.01
     }

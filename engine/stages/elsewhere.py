@@ -1,4 +1,4 @@
-"""Other photographs, embedded by the backbones of a study in stores of their own."""
+"""Stores of an output folder, such as those of other photographs embedded by the backbones of a study."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ other readers, which may change them, and are never read back.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import zlib
@@ -39,6 +40,7 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import require_bounded
 
+log = logging.getLogger(__name__)
 FOLDER = "catalog"
 PIXELS_DIGEST = r"(gpu\.)?[0-9a-f]{16}"
 ROUNDED = 1e-4  # share of values that other processors and libraries may round to the next level
@@ -169,6 +171,9 @@ def read(paths: Sequence[Place]) -> Catalog:
     backbones: dict[str, BackboneEntry] = {}
     transformations: dict[str, dict[str, Definition]] = {}
     for path, (entry, found) in zip(paths, at_once(read_file, paths), strict=True):
+        if entry.facts["spec"].get("tokens"):
+            log.warning("%s: %s is left out: its tokens are of an earlier version", path, entry.name)
+            continue
         known = backbones.setdefault(entry.slug, entry)
         newer, older = entry.facts, known.facts
         if SKETCH in older["spec"] or SKETCH not in newer["spec"]:  # else known is of an earlier version
@@ -215,8 +220,6 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
         name, dim, spec, runtime = (facts[key] for key in ("name", "dim", "spec", "runtime"))
         rate = facts.get("rate")
         good = isinstance(name, str) and type(dim) is int and dim > 0
-        if spec.get("tokens"):
-            raise StoreError(f"{path}: {name} has tokens, of an earlier version; {_OLDER}")
         good = good and np.asarray(spec.get(SKETCH) or (), np.float64).ndim <= 2
         good = good and isinstance(spec["weights_hash"], str) and {"name", "precision"} <= runtime.keys()
         good = good and (rate is None or (isinstance(rate, int | float) and rate > 0))

@@ -76,8 +76,10 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
             continue
         rows = journal.read_rows(path)
         if broken.keys() & zip(rows["shard"].to_pylist(), rows["backbone"].to_pylist(), strict=True):
-            _write(store, _without(journal.read_file(path), broken))
-            replaced.append(path)
+            records = journal.read_file(path)
+            if (left := _without(records, broken)) != records:  # else the file would be written again, and removed
+                _write(store, left)
+                replaced.append(path)
     _remove(store, [*listed.loose, *replaced])
 
 

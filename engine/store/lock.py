@@ -318,7 +318,10 @@ def hold(store: Path | Place, run: str, part: Part = WHOLE, *, take_over: bool =
         with mutex(store), writing(path):
             for other in sorted(store.glob(LOCKS)):
                 _clear_or_refuse(other, part, take_over)
-            lock.acquire()
+            try:
+                lock.acquire()
+            except Timeout:  # its lock.json was removed by hand
+                raise LockedError(f"{path}: another process holds this lock; wait for it to end") from None
             write_once(path, content)
         yield
     finally:
@@ -333,12 +336,12 @@ def hold(store: Path | Place, run: str, part: Part = WHOLE, *, take_over: bool =
 
 def _file_lock(path: Place) -> FileLock:
     """The lock of the operating system beside a lock file."""
-    return FileLock(str(path.parent / f".{path.name}"), timeout=0)
+    return FileLock(str(path.parent / f".{path.name}"), timeout=1)  # s, in which a holder that ends releases it
 
 
 def _is_free(path: Place) -> bool:
     try:
-        with _file_lock(path):
+        with _file_lock(path).acquire(timeout=0):
             return True
     except Timeout:
         return False
@@ -395,7 +398,8 @@ def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | N
         )
     holder = Holder.read(content)
     if isinstance(path, LocalPlace):
-        gone = (holder.is_here or take_over) and _is_free(path)
+        # a run of an earlier version is alive without a lock of the operating system
+        gone = (not holder.alive() or (take_over and not holder.is_here)) and _is_free(path)
     else:
         gone = not holder.alive() or (not holder.is_here and (take_over or age > STALE))
     if gone:

@@ -153,6 +153,7 @@ def study_of(
     """
     data = _changed(data, changes)
     require_bounded(data)
+    _require_none_moved(data.get("probes"))
     _run_plugins(data.get("plugins"), folder, allow_plugins or code_allowed())
     if "stages" in data:
         raise ConfigError("stages", data["stages"], "a table [<stage>] for each stage of a plug-in")
@@ -160,6 +161,21 @@ def study_of(
     tables = {name: data.pop(name) for name in registry.registered() if name in data}
     study = Study(**data)
     return replace(study, stages={name: registry.settings_of(name, table) for name, table in tables.items()})
+
+
+# fields of `[probes]` that are tables of their own
+_MOVED = {
+    "extractability": ("extractability", "orders"),
+    "complexity": ("complexity", "complexity_depths", "complexity_widths"),
+    "attentive": ("token_heads", "attentive_", "attention_heads", "queries"),
+}
+
+
+def _require_none_moved(probes: object) -> None:
+    for table, names in _MOVED.items():
+        for name in probes if isinstance(probes, dict) else ():
+            if str(name) in names or (table == "attentive" and str(name).startswith("attentive_")):
+                raise ConfigError(f"probes.{name}", probes[name], f"a table [{table}] beside [probes]")  # type: ignore[index]
 
 
 def _changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from substyle.pipelines.storage import place
 
 TASKS = {"fine": fine_task, "coarse": coarse_task, "semantic": semantic_task}
 _FEWEST = 4_096  # rows to standardise by
+_NONE = -1  # split of photographs that the study leaves out
 
 
 class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
@@ -71,8 +72,10 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
 
     def check_networks(self, study: Study, pipeline: PixelPipeline, stored: Collection[str]) -> None:
         """Load the networks, which must have tokens."""
-        for choice in _choices(study.backbones, self.table(study)):
-            _ = pipeline.backbone(choice).spec
+        for choice in study.backbones:
+            if choice.name not in stored:
+                for own in _choices([choice], self.table(study)):
+                    _ = pipeline.backbone(own).spec
 
     def prepare(self, run: Run, config: AttentiveConfig) -> None:
         """Embed the tokens."""
@@ -85,6 +88,7 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
             plan.limit,
             plan.fractions,
             title="tokens",
+            executor=plan.executor,
             only=True,
             asked=plan.asked,
         )
@@ -93,6 +97,11 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
     def units(self, run: Run, config: AttentiveConfig) -> Iterable[Unit]:
         """The backbones of the settings."""
         return [unit for unit in super().units(run, config) if unit.name in config.backbones]
+
+    def reported(self, run: Run) -> Iterable[Unit]:
+        """Those of the settings; without a study all."""
+        config = self.chosen(run)
+        return super().reported(run) if config is None else self.units(run, config)
 
     def settings(self, config: AttentiveConfig) -> JSON:
         """All settings but the list of backbones."""
@@ -104,14 +113,17 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
         if before is None or catalog.exists(_path(run)):
             stores = run.stores({"tokens": _path(run)})
             tokens = store_stamps(stores, _name(config, unit.name))
-        return {"probes": probe_settings(run, before), "tokens": tokens}
+        return {"probes": probe_settings(run, unit, before), "tokens": tokens}
 
     def compute(self, run: Run, config: AttentiveConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write scores and results."""
         probes = probe_config(run)
         store = EmbeddingStore.open(_path(run))
         entry, own = store.backbone(_name(config, unit.name)), run.tables[unit.name]
-        table = replace(open_table(store, entry.name, own.transformations), backbone=unit.name)
+        table = open_table(store, entry.name, own.transformations)
+        splits = dict(zip(own.keys, own.split_N.tolist(), strict=True))  # a store that grew has split new ones apart
+        split_N = np.array([splits.get(key, _NONE) for key in table.keys], np.int8)
+        table = replace(table, backbone=unit.name, split_N=split_N)
         count = count_of(entry.facts["spec"]["pooling"])
         steps = 3 * config.steps * len(config.heads) * len(TASKS)
         with threads(probes.threads), stage(f"attentive {unit.name}", steps, "steps", quiet=run.quiet) as bar:
@@ -121,18 +133,9 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
         """Load the results."""
         return ProbeOutcome.load(folder)
 
-    def as_json(self, result: ProbeOutcome) -> JSON:
-        """Results by task and head."""
-        return result.results
-
     def of_backbone(self, result: ProbeOutcome) -> Mapping[str, Any]:
         """Results by task and head."""
         return {self.name: result.results}
-
-    def lines(self, result: ProbeOutcome) -> Iterator[str]:
-        """Accuracy of each head on the transformations."""
-        for head, own in (result.results["fine"] or {}).items():
-            yield f"fine  {head}  {own['accuracy']:.3f}"
 
     def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """Paired differences to the linear probes of the mean, with p values after Holm's correction."""

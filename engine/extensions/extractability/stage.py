@@ -39,7 +39,7 @@ class _MoreProbes(JsonStage[C]):
 
     def inputs(self, run: Run, config: C, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The settings of probes; those of loaded results if the run has none."""
-        return {"probes": probe_settings(run, before)}
+        return {"probes": probe_settings(run, unit, before)}
 
 
 class ExtractabilityStage(_MoreProbes[ExtractabilityConfig]):

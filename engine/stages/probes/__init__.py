@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from substyle.engine.probes.run import run_probes
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.probes import section
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
+from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.layout import network_facts, slug
 from substyle.kernels.errors import ConfigError
 
@@ -97,15 +98,19 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
 STAGE = ProbesStage()
 
 
-def probe_settings(run: Run, before: Mapping[str, Any] | None) -> JSON | None:
-    """The settings of probes, as an input of stages that train others.
+def probe_settings(run: Run, unit: Unit, before: Mapping[str, Any] | None) -> JSON | None:
+    """The settings of probes, as an input of stages that train others of a backbone.
+
+    Where a run has no settings, they are those of the probes beside these results, else those that were stored.
 
     Args:
-        before: what was stored, if results are loaded; it counts if the run has no settings.
+        before: what was stored, if results are loaded.
     """
-    if before is not None and STAGE.chosen(run) is None:
-        return before.get("probes")
-    return STAGE.settings(probe_config(run))
+    if before is None or STAGE.chosen(run) is not None:
+        return STAGE.settings(probe_config(run))
+    if (note := note_of(STAGE.folder(run, Unit(unit.name, slug(unit.name))))) is not None:
+        return {each.name: note.stamp.settings.get(each.name) for each in fields(ProbeConfig)}
+    return before.get("probes")
 
 
 def probe_config(run: Run) -> ProbeConfig:

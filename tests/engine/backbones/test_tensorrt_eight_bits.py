@@ -125,7 +125,7 @@ def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkey
         raise gate.RejectedError("fp8 does not agree")
 
     monkeypatch.setattr(PrecisionGate, "measured", check)
-    with pytest.raises(gate.GateError, match="^fp8 does not agree$"):
+    with pytest.raises(gate.GateError, match=r"^fp8 does not agree$"):
         compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("fp8"))
     assert asked == [0, 1, 0, 1]  # of 3 layers, with bf16 and with fp16 between products
 

@@ -82,6 +82,17 @@ def test_withdrawn_transformations_are_gone_and_nothing_else(disk: Place, compac
     assert sum(set(r.checksums) == {"jpeg"} for r in journal.read(disk)) == 1
 
 
+def test_withdrawing_leaves_other_files_of_a_shard_alone(disk: Place) -> None:
+    """Transformations that were added later have files of their own, for the same shards and backbone."""
+    for name in ("identity", "jpeg"):
+        for shard in range(2):
+            journal.write(disk, record(shard, "b", name))
+        compaction.compact(disk, at=1)
+    compaction.withdraw(disk, {(0, "b"): {"jpeg"}})
+    left = sorted((r.shard, *r.checksums) for r in journal.read(disk))
+    assert left == [(0, "identity"), (1, "identity"), (1, "jpeg")]
+
+
 def test_withdrawing_a_damaged_file_keeps_the_others(disk: Place) -> None:
     journal.write(disk, record(0))
     compaction.compact(disk, at=1)

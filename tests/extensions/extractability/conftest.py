@@ -5,5 +5,6 @@ from __future__ import annotations
 from tests.engine.conftest import figures
 from tests.engine.probes.conftest import make_table, quick
 from tests.engine.report.conftest import fake
+from tests.scenarios.conftest import empty, scene
 
-__all__ = ["fake", "figures", "make_table", "quick"]
+__all__ = ["empty", "fake", "figures", "make_table", "quick", "scene"]

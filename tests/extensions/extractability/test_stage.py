@@ -1,0 +1,38 @@
+"""The stages in a run: their settings, and probes of other settings beside them."""
+
+from __future__ import annotations
+
+import pytest
+from tests.scenarios.scene import Scene
+
+from substyle.engine.study.file import study_of
+from substyle.kernels.errors import ConfigError
+
+
+@pytest.mark.slow
+def test_results_beside_other_probes_are_outdated(scene: Scene) -> None:
+    scene.study["complexity"] = {"depths": [0], "widths": [8]}
+    found = scene.run()["backbones"]["control:pixels"]
+    assert found["complexity"]["linear"]["fine"] == found["fine"]["linear"]["accuracy"]
+    store, out = scene.root / "out" / "store.zarr", scene.root / "out"
+    scene.ok("report", store, "--out", out)
+    del scene.study["complexity"]
+    scene.study["probes"]["Cs"] = [1e-1]
+    scene.ok("probe", store, "--study", scene.study_file(), "--images", scene.photos, "--out", out)
+    scene.refused("report", store, "--out", out, kind="StaleError")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "table"),
+    [
+        *(("extractability", True, "extractability"), ("orders", 2, "extractability")),
+        *(
+            ("complexity_widths", [8], "complexity"),
+            ("token_heads", [], "attentive"),
+            ("attentive_steps", 9, "attentive"),
+        ),
+    ],
+)
+def test_settings_that_moved_name_their_table(name: str, value: object, table: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^probes\.{name}: .*a table \[{table}\] beside \[probes\]"):
+        study_of({"name": "x", "backbones": ["control:pixels"], "probes": {name: value}})
