@@ -12,23 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 _LINE_EVERY_S, _REFRESH_S = 15.0, 0.5  # in a log, and of a bar in a terminal
 _REPORT_EVERY_S = 10.0  # to listeners
 _MEMORY_S = 60.0  # of the rate: one slow batch changes it little
-
-
-class ProgressBar(Protocol):
-    """Progress of a stage."""
-
-    def advance(self, count: int = 1) -> None:
-        """Add finished items."""
-
-    def note(self, text: str) -> None:
-        """Show a short text next to the bar."""
 
 
 Listener = Callable[[str, int, int, float], object]  # stage, items done, total, items per second
@@ -60,7 +50,7 @@ def whole_run(left: Left) -> Iterator[None]:
         _left = before
 
 
-class _Progress(tqdm):  # type: ignore[misc]
+class ProgressBar(tqdm):  # type: ignore[misc]
     """A bar in a terminal, lines in a log; reports to listeners."""
 
     monitor_interval = 0  # no thread
@@ -124,13 +114,13 @@ class _Progress(tqdm):  # type: ignore[misc]
             self.close()
 
 
-_Progress.set_lock(threading.RLock())  # tqdm's own is a semaphore of the system, which a killed process leaves behind
+ProgressBar.set_lock(threading.RLock())  # tqdm's own is a semaphore of the system, which a killed process leaves behind
 
 
 @contextmanager
 def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
     """Show the progress of a stage of ``total`` items, ``done`` of them finished in earlier runs."""
-    bar = _Progress(name, total, unit, done, io.StringIO() if quiet else sys.stderr)
+    bar = ProgressBar(name, total, unit, done, io.StringIO() if quiet else sys.stderr)
     try:
         yield bar
     finally:
