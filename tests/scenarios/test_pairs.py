@@ -313,8 +313,8 @@ def test_their_files_are_planned(pairs: Scene) -> None:
     real = pairs.ok("plan", pairs.study_file(), "--images", pairs.root / "real", "--gpu", "h100")
     pairs.study["suite"] = "identity,grayscale,jpeg"
     made = pairs.ok("plan", pairs.study_file(), "--images", pairs.root / "real", "--gpu", "h100")
-    for name in ("JPEG decoder", "host (reading)"):
-        assert real["busy"][name] == pytest.approx(3 * made["busy"][name])
+    decoded = [each["parts"][0]["busy"]["JPEG decoder"] for each in (real, made)]
+    assert decoded[0] == pytest.approx(3 * decoded[1])
 
 
 def test_a_store_without_files_says_nothing_of_them(scene: Scene) -> None:
