@@ -13,19 +13,22 @@ from substyle.engine import cache
 from substyle.engine.backbones.gate import FLOAT32, PrecisionGate, RejectedError
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.tensorrt import EngineError
-from substyle.engine.devices import AUTO, as_eight_bits, as_precision
+from substyle.engine.devices import AUTO, Precision, as_eight_bits, as_precision
 from substyle.kernels import cpu
 
 _FLOAT32_LAYERS = (0, 2, 8)  # and half of all
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
 
 
-def policies(builder: RuntimeBuilder, precision: str) -> list[PrecisionPolicy]:
-    """Policies to try, the fastest first."""
+def policies(builder: RuntimeBuilder, precision: str, between: Precision = "bf16") -> list[PrecisionPolicy]:
+    """Policies to try, the fastest first.
+
+    Args:
+        between: precision between products in 8 bits.
+    """
     if kind := as_eight_bits(precision):
-        narrow = [as_precision(each) for each in builder.ladder if each != "fp32"] or [as_precision("bf16")]
         counts = sorted({builder.layers() * part // 16 for part in _UNQUANTISED})
-        return [PrecisionPolicy(kind, 0, count, between) for between in narrow for count in counts]
+        return [PrecisionPolicy(kind, 0, count, between) for count in counts]
     if precision != AUTO:
         return [PrecisionPolicy(as_precision(precision))]
     if builder.ladder:
@@ -54,7 +57,11 @@ def choose(
     """
 
     def chosen() -> dict[str, Any]:
-        found = policies(gate.builder, precision)
+        narrow = [PrecisionPolicy(each) for each in gate.builder.ladder if each != "fp32"]
+        between: Precision = "bf16"
+        if as_eight_bits(precision) and narrow:  # passes alone
+            between = as_precision(_first_that_passes(gate, narrow).precision)
+        found = policies(gate.builder, precision, between)
         if refused in found:
             found = found[found.index(refused) + 1 :]
         if first is not None:

@@ -59,4 +59,5 @@ def chunks(store: Path) -> dict[str, str]:
 def left(store: Path) -> list[str]:
     """What a run should not have left: locks, temporary files, loose records."""
     names = [path.relative_to(store).as_posix() for path in store.rglob("*") if path.is_file()]
-    return [name for name in names if "lock" in name or ".tmp" in name or ".partial" in name or "journal/0" in name]
+    parts = (".tmp", ".partial", "journal/0")
+    return [name for name in names if Path(name).name.startswith("lock") or any(part in name for part in parts)]
