@@ -42,7 +42,7 @@ def test_parameters_are_drawn_as_before() -> None:
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(each)}" for name, each in now.items())
         FILE.write_text(f"{{\n{lines}\n}}\n")
     before = json.loads(FILE.read_text())
-    assert now.keys() == before.keys()
+    assert before.keys() <= now.keys()  # other tests register some
     for name, parameters in before.items():
         assert now[name].keys() == parameters.keys(), name
         for parameter, numbers in parameters.items():
