@@ -128,6 +128,11 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
         rows += differences(a, b)
     for name, outcome in outcomes.items():
         rows += compare_heads(name, outcome, [("fine/mlp", "fine/linear")])
+    return corrected(rows)
+
+
+def corrected(rows: list[Row]) -> list[Row]:
+    """Add ``p_holm``, after Holm's correction over all rows of a task, metric and head. Returns the rows."""
     together: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         together.setdefault((row["task"], row["metric"], row["head"]), []).append(row)

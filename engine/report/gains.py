@@ -36,6 +36,7 @@ def changed_clearly(found: Sequence[tuple[str, Scored, int]]) -> str:
 
 
 def in_points(estimate: Scored) -> str:
+    """A difference in points, with its interval."""
     value, low, high = estimate
     interval = "" if low is None or high is None else show_interval((low, high), "points")
     return f"{show(value, 'points')} points, {interval}"
@@ -48,13 +49,14 @@ def side(estimate: Scored) -> int:
 
 
 def scores_of(results: ResultsDocument) -> Iterator[tuple[str, str, str]]:
+    """Heading, task and key of the scores of probes, and of classes under each shift."""
     yield from SCORES
     for folder in dict.fromkeys(folder for backbone in results.ordered().values() for folder in backbone.shift or {}):
         yield f"Class, {folder}", "shift", folder
 
 
 def score_of(results: ResultsDocument, name: str, task: str, key: str) -> Scored | None:
-    """A score of `_scores`."""
+    """A score of `scores_of`."""
     if task == "shift":
         return scored((results.backbones[name].shift or {}).get(key), "accuracy")
     return scored(results.probe(name, task, results.first_head()), key)

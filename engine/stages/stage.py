@@ -185,7 +185,7 @@ class Stage(ABC, Generic[C, R]):
             what reads it gets that type, its JSON Schema has it, and other values are refused by name. None: any JSON.
         document_results: type of the entry ``<name>``, of all backbones together.
         reads: stages whose results (`Run.results`) it needs.
-        report: module with functions ``scores`` and ``sections``, which the methods of these names call.
+        report: module with a function ``sections``, and perhaps ``scores``, which the methods of these names call.
     """
 
     name: ClassVar[str]
@@ -367,7 +367,7 @@ class Stage(ABC, Generic[C, R]):
 
     def scores(self, backbone: BackboneResults) -> Iterable[ComparedScore]:
         """Fractions of a backbone that `substyle compare` compares between runs."""
-        return self.report.scores(backbone) if self.report else ()
+        return self.report.scores(backbone) if self.report and hasattr(self.report, "scores") else ()
 
     def sections(self, results: ResultsDocument) -> Iterable[Section]:
         """Sections of the report.

@@ -84,7 +84,7 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
 
 
 def _former(store: Place) -> list[Place]:
-    """Files of earlier versions: segments, which are no longer read, and what these told of."""
+    """Return the files of earlier versions: segments, which are no longer read, and the records beside them."""
     folder = store / journal.FOLDER
     segments = [path for path in folder.files(".parquet") if SEGMENT.fullmatch(path.name)]
     return [*segments, *(folder / journal.FORMER).files(".parquet")]

@@ -6,16 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from substyle.engine.report import gains
-from substyle.engine.report.data import Column, ComparedScore, Table, words
+from substyle.engine.report.data import Column, Table, words
 from substyle.engine.report.findings import LEVEL, SCORES
 from substyle.engine.report.gains import any_late, changed_clearly, gain, score_of, scores_of
 from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
-
-
-def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
-    """None: trained backbones have scores of probes."""
-    return iter(())
+from substyle.engine.results.model import ResultsDocument
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from substyle.engine.report import gains
-from substyle.engine.report.data import Column, ComparedScore, Scored, Table, head_name, scored, words
+from substyle.engine.report.data import Column, Scored, Table, head_name, scored, words
 from substyle.engine.report.findings import LEVEL, SCORES
 from substyle.engine.report.gains import in_points, side
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import (
-    BackboneResults,
     GroupedScores,
     Model,
     PairComparison,
@@ -46,11 +45,6 @@ class Differences(Model):
     """Differences of heads to the linear probe of the mean, as in ``comparisons``."""
 
     differences: list[PairComparison] | None = None
-
-
-def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
-    """None: runs are compared by the probes of pooled embeddings."""
-    return iter(())
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

@@ -27,7 +27,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import SAMPLE, hold, over
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.mlp import train_mlp
-from substyle.engine.probes.outcomes import ProbeOutcome, compare_heads, holm
+from substyle.engine.probes.outcomes import ProbeOutcome, compare_heads, corrected
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import Single, report
 from substyle.engine.probes.tasks import Advance, coarse_task, fine_task, semantic_task
@@ -73,7 +73,7 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
     def check_networks(self, study: Study, pipeline: PixelPipeline, stored: Collection[str]) -> None:
         """Load the networks, which must have tokens."""
         for choice in study.backbones:
-            if choice.name not in stored:
+            if not {*choice.names} <= {*stored}:
                 for own in _choices([choice], self.table(study)):
                     _ = pipeline.backbone(own).spec
 
@@ -145,13 +145,7 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
             heads = dict.fromkeys(score.partition("/")[2] for score in outcome.scores)
             pairs = [(f"{task}/{head}", f"{task}/linear") for head in heads if head != "linear" for task in tasks]
             rows += compare_heads(name, outcome, pairs)
-        tested: dict[tuple[str, str, str], list[JSON]] = {}
-        for row in rows:
-            tested.setdefault((row["task"], row["metric"], row["head"]), []).append(row)
-        for each in tested.values():
-            for row, p in zip(each, holm([row["p"] for row in each]), strict=True):
-                row["p_holm"] = p
-        return {self.name: {"differences": rows}} if rows else {}
+        return {self.name: {"differences": corrected(rows)}} if rows else {}
 
 
 STAGE = register_stage(AttentiveStage())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
+from substyle.engine.report.data import Column, Table, scored, show, show_interval, words
 from substyle.engine.report.scatter import ScatterPlot, ScatterPoint, scatter_panels
 from substyle.engine.report.section import Block, Data, Details, Plots, Section, Text
-from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share, Texts
+from substyle.engine.results.model import Finite, Interval, Model, ResultsDocument, Share, Texts
 
 LINEAR = "linear"
 _TASKS = {"fine": "style", "semantic": "class"}
@@ -46,11 +46,6 @@ class Size(Model):
 
 
 Results = dict[str, Size | None]  # by architecture
-
-
-def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
-    """None: probes of other sizes answer the questions of the probes."""
-    return iter(())
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
+from substyle.engine.report.data import Column, Table, scored, show, show_interval, words
 from substyle.engine.report.section import Block, Data, Details, Section, Text
-from substyle.engine.results.model import Accuracy, BackboneResults, Finite, Interval, Model, ResultsDocument, Share
+from substyle.engine.results.model import Accuracy, Finite, Interval, Model, ResultsDocument, Share
 
 LINEAR = "linear"
 _TASKS = {"fine": "style", "semantic": "class"}
@@ -61,11 +61,6 @@ class Extractability(Model):
 
 
 Results = dict[str, dict[str, Extractability | None] | None]  # by task and head
-
-
-def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
-    """None: these numbers are no fractions of photographs."""
-    return iter(())
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

@@ -12,17 +12,12 @@ import numpy as np
 from scipy.special import stdtrit
 
 from substyle.engine.report import gains
-from substyle.engine.report.data import Column, ComparedScore, Scored, Table, head_name, words
+from substyle.engine.report.data import Column, Scored, Table, head_name, words
 from substyle.engine.report.gains import any_late, changed_clearly, gain, score_of, scores_of, side
 from substyle.engine.report.section import Section
-from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.results.model import ResultsDocument
 
 _CLASS = "semantic"  # the objective that others are compared with
-
-
-def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
-    """None: trained backbones have scores of probes."""
-    return iter(())
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
