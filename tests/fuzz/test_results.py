@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from tests.engine.report import fake
+from tests.engine.report.real import real_results, shortened
 from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt_json, written
 
@@ -21,14 +21,10 @@ from substyle.engine.study.compare import compare_results
 from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
-SUITE = tuple(row for row in fake.SUITE if row[0] in ("identity", "gaussian_blur", "defocus_blur", "jpeg"))
 
-
-def results(name: str = "a", seed: int = 0) -> dict[str, Any]:
-    """A small results.json: two backbones, four transformations, two classes."""
-    skills = {"net": (0.9, 0.8), "control:pixels": (0.4, 0.3)}
-    made: dict[str, Any] = fake.fake_results(skills, seed=seed, suite=SUITE, classes=("x", "y"), images=50, name=name)
-    return made
+def results(*names: str) -> dict[str, Any]:
+    """A small results.json: of four transformations."""
+    return shortened(real_results(*names, "net", "control:pixels"), 4)
 
 
 def contents() -> st.SearchStrategy[bytes]:
@@ -53,7 +49,7 @@ def contents() -> st.SearchStrategy[bytes]:
 
 def test_any_results_can_be_compared(tmp_path: Path, cases: int) -> None:
     path = tmp_path / "results.json"
-    other = results("b", seed=1)
+    other = results("other")
 
     def check(content: bytes | None, first: bool) -> None:
         put(path, content)
@@ -89,21 +85,21 @@ FOUND: list[tuple[object, tuple[str, ...]]] = [
     ({"low": 0.1}, ("fine", "linear", "ci95")),
     ([0.4], ("fine", "linear", "accuracy")),
     ("0.4", ("fine", "linear", "accuracy")),
-    ([0.4], ("fine", "linear", "by_transformation", "jpeg")),
+    ([0.4], ("fine", "linear", "by_transformation", "motion_blur")),
     (3, ("fine", "linear", "certificate")),
     ([3], ("fine", "linear", "certificate")),
     ([[1, 2], [3, 4]], ("fine", "linear", "confusion", "counts")),
     (["a"], ("fine", "linear", "confusion", "labels")),
-    (0.5, ("coarse", "linear", "by_transformation", "jpeg")),
-    ([0.5], ("coarse", "linear", "by_transformation", "jpeg", "ci95")),
+    (0.5, ("coarse", "linear", "by_transformation", "motion_blur")),
+    ([0.5], ("coarse", "linear", "by_transformation", "motion_blur", "ci95")),
     ("x", ("semantic", "linear", "clean")),
     ([0.1], ("semantic", "linear", "obfuscated_ci95")),
     ({"x": 0.5}, ("knn", "transformation")),
     ([0.1], ("knn", "transformation_ci95", "10")),
     ({}, ("balance", "same_image")),
-    ([0.5], ("sensitivity", "jpeg")),
-    ([0.5], ("shift", "sketches", "ci95")),
-    (0.5, ("shift", "sketches", "images")),
+    ([0.5], ("sensitivity", "motion_blur")),
+    ([0.5], ("shift", "fog@1,fog@3", "ci95")),
+    (0.5, ("shift", "fog@1,fog@3", "images")),
     ("x", ("multitask", "difference", "fine", "value")),
     (7.5, ("dim",)),
     ("x", ("gate", "cosine_min")),

@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 from tests.conftest import jpeg, photograph, slow_after
-from tests.engine.report import fake
+from tests.engine.report.real import real_results
 from tests.security.conftest import Outside
 
 from substyle.engine.embedding.variants import write_variants
@@ -110,7 +110,7 @@ def test_an_export_does_not_write_through_links(foreign: Path, tmp_path: Path, o
 
 @pytest.mark.slow
 def test_reports_do_not_write_through_links(tmp_path: Path, outside: Outside) -> None:
-    results = fake.fake_results()
+    results = real_results()
     for folder, names in (
         ("", ("report.html", "report.html.part")),
         ("tables", [f"overview.{end}" for end in ("csv", "tex")]),
@@ -182,7 +182,7 @@ def test_mistakes_show_pictures_of_their_folder(tmp_path: Path, outside: Outside
     (tmp_path / "mistakes" / "a").mkdir(parents=True)
     (tmp_path / "mistakes" / "a" / "link.png").symlink_to(outside.path / "picture.png")
     (tmp_path / "mistakes" / "linked").symlink_to(outside.path)
-    results = fake.fake_results({"alpha": (0.9, 0.9)}, images=50)
+    results = real_results("alpha")
     row = {"key": "k", "transformation": "jpeg", "truth": "jpeg", "predicted": "swirl", "confidence": 0.9}
     row["picture"] = name.format(outside=outside.path)
     results["backbones"]["alpha"]["mistakes"] = {"fine": {"head": "linear", "scored": 2, "wrong": 1, "rows": [row]}}
@@ -262,7 +262,7 @@ def test_a_link_is_not_uploaded(
     path.write_bytes(b"{}")
     if name.startswith("probes"):
         stamp.finish(run / "probes" / "a", stamp.Stamp("", "", {}, "", {}, ""), 0.0)
-    results = fake.fake_results() | {"stamps": {"probes/a": "0" * 16}}
+    results = real_results() | {"stamps": {"probes/a": "0" * 16}}
     (run / "results.json").write_text(json.dumps(results | {"checksum": stamp.checksum(results)}))
     link = path if way == "file" or path.parent == run else path.parent
     shutil.copytree(link, tmp_path / "t") if link.is_dir() else shutil.copy(link, tmp_path / "t")
@@ -277,7 +277,7 @@ def test_results_name_stages_of_their_run(tmp_path: Path, outside: Outside, stag
     run = tmp_path / "run"
     run.mkdir()
     outputs.claim(run, run / "store.zarr", "")
-    results = fake.fake_results() | {"stamps": {stage: "0" * 16}}
+    results = real_results() | {"stamps": {stage: "0" * 16}}
     with pytest.raises(SubstyleError):
         outputs.require_current(run, results)
 
@@ -290,7 +290,7 @@ def test_a_store_that_only_a_marker_names_is_not_opened(
     run, asked = tmp_path / "run", []
     monkeypatch.setattr(outputs.catalog, "exists", lambda place: asked.append(str(place)))
     outputs.claim(run, tmp_path / "mine.zarr", "uuid")
-    results = fake.fake_results() | {"stamps": {}}
+    results = real_results() | {"stamps": {}}
     results |= {"checksum": stamp.checksum(results)}
     outputs.require_current(run, results)
     assert asked == [str(run / "store.zarr"), str(tmp_path / "mine.zarr")]
@@ -309,7 +309,7 @@ EVIL = '<img src=x onerror="alert(1)"> `a` | [x](javascript:alert(1)) \\'
 
 
 def test_a_model_card_escapes_names(tmp_path: Path) -> None:
-    results = fake.fake_results() | {"name": EVIL, "version": EVIL}
+    results = real_results() | {"name": EVIL, "version": EVIL}
     results["identity"] = {"sources": EVIL}
     results["backbones"] = {f"{EVIL} {name}": each for name, each in results["backbones"].items()}
     text = ModelCard(hub.card(validate_results(results))).text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.conftest import slow_after
 from tests.engine.probes.conftest import Make, Quick
-from tests.engine.report.fake import fake_results
+from tests.engine.report.real import real_results
 
 from substyle.engine.probes import single_task
 from substyle.engine.probes.checkpoint import Probe
@@ -113,7 +113,7 @@ def test_results_are_such_that_the_report_reads(make_table: Make, quick: Quick, 
     """With counts, nulls for undefined numbers, and a certificate of each probe in the table."""
     table = make_table(classes=classes, style=0.5)
     outcome = run_probes(table, quick(mlp_steps=2, multitask_steps=2), out_dir=None, quiet=True)
-    results = fake_results(skills={"alpha": (0.8, 0.7)}, analysis=False, shift=False)
+    results = real_results("alpha")
     kept = {key: results["backbones"]["alpha"][key] for key in ("dim", "control", "spec")}
     results["backbones"]["alpha"] = kept | plain(outcome)
     document = validate_results(results)

@@ -1,19 +1,18 @@
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.engine.report.real import real_results, with_heads
 
 from substyle.engine.report.data import layer_of
 from substyle.engine.stages.results import read_results, validate_results
 from substyle.kernels.errors import SubstyleError
 
 
-def test_made_up_results_are_valid_and_survive_json(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results()
+def test_results_are_valid_and_survive_json(tmp_path: Path) -> None:
+    results = real_results()
     validate_results(results)
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
@@ -77,8 +76,8 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put([0.1, float("inf")], "backbones", "control:pixels", "fine", "linear", "ci95"), r"ci95\[1\]: .* got inf"),
     ],
 )
-def test_what_is_wrong_is_named(fake: ModuleType, change: Callable[[dict[str, Any]], None], complaint: str) -> None:
-    results = copy.deepcopy(fake.fake_results())
+def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], None], complaint: str) -> None:
+    results = real_results()
     change(results)
     with pytest.raises(SubstyleError, match=complaint):
         validate_results(results)
@@ -102,15 +101,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_results(tmp_path / "none.json")
 
 
-def test_controls_come_last(fake: ModuleType) -> None:
-    results = fake.fake_results({"control:x": (0.1, 0.1), "b": (0.5, 0.5), "control:a": (0.1, 0.1), "a": (0.5, 0.5)})
+def test_controls_come_last() -> None:
+    results = real_results("control:x", "b", "control:a", "a")
     assert list(validate_results(results).ordered()) == ["b", "a", "control:x", "control:a"]
     assert list(validate_results(results).real()) == ["b", "a"]
 
 
-def test_heads_are_those_found_linear_first(fake: ModuleType) -> None:
-    assert validate_results(fake.fake_results(heads=("mlp", "linear"))).heads() == ["linear", "mlp"]
-    assert validate_results(fake.fake_results(heads=("mlp",))).heads() == ["mlp"]
+def test_heads_are_those_found_linear_first() -> None:
+    assert validate_results(with_heads(real_results(), "mlp", "linear")).heads() == ["linear", "mlp"]
+    assert validate_results(with_heads(real_results(), "mlp")).heads() == ["mlp"]
     assert (
         validate_results(
             {"schema": 1, "name": "x", "images": 0, "transformations": []} | {"backbones": {"a": {"semantic": None}}}
@@ -119,10 +118,10 @@ def test_heads_are_those_found_linear_first(fake: ModuleType) -> None:
     )
 
 
-def test_layers_and_their_concatenations_are_not_networks(fake: ModuleType) -> None:
+def test_layers_and_their_concatenations_are_not_networks() -> None:
     names = {"vit": "cls", "vit@layer=3": "cls, block 3 of 0 to 11"}
     names["vit@layer=3+11"] = "cls, block 3 of 0 to 11 + cls, block 11 of 0 to 11"
-    results = fake.fake_results({name: (0.9, 0.8) for name in names})
+    results = real_results(*names)
     for name, pooling in names.items():
         results["backbones"][name]["spec"]["pooling"] = pooling
     assert validate_results(results).networks() == ["vit"]

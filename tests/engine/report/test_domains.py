@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tests.engine.report.real import BACKBONE, real_results
 
 from substyle.engine.stages.domains.section import domains, domains_summary
 from substyle.engine.stages.results import validate_results
@@ -13,8 +13,8 @@ from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
 
-def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results()
+def test_the_worst_pair_and_transformation_are_named(tmp_path: Path) -> None:
+    results = real_results()
     assert domains(validate_results(results)).rows == ()
 
     def cell(accuracy: float, fog: float | None) -> dict[str, object]:
@@ -29,11 +29,11 @@ def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path:
         "x-rays": {"photos": cell(0.3, 0.2), "x-rays": cell(0.7, 0.6)},
     }
     semantic = {"photos": {"photos": {"clean": 0.9, "obfuscated": 0.4, "images": 9}, "x-rays": None}}
-    results["backbones"]["efficientnet_lite0"]["domains"] = {"fine": fine, "semantic": semantic}
+    results["backbones"][BACKBONE]["domains"] = {"fine": fine, "semantic": semantic}
     table = domains(validate_results(results))
     assert [column.heading for column in table.columns[3:]] == ["photos", "x-rays"]
     assert table.rows[1] == (
-        "efficientnet_lite0",
+        BACKBONE,
         "Style",
         "x-rays",
         (0.3, pytest.approx(0.2), 0.4),

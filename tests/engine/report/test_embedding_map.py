@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.engine.report.real import drop, real_results
 
 from substyle.engine.report.maps import COLOURS, embedding_maps
 from substyle.engine.stages.results import validate_results
@@ -15,8 +15,8 @@ from substyle.engine.study.report import write_report
 from substyle.kernels.errors import SubstyleError
 
 
-def with_map(fake: ModuleType, changes: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    results: dict[str, Any] = fake.fake_results()
+def with_map(changes: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    results: dict[str, Any] = drop(real_results(), "map")
     name = next(iter(validate_results(results).real()))
     results["classes"] = [f"class {i}" for i in range(12)]
     found = {
@@ -33,8 +33,8 @@ def with_map(fake: ModuleType, changes: dict[str, Any]) -> tuple[dict[str, Any],
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(fake: ModuleType, tmp_path: Path) -> None:
-    results, name = with_map(fake, {})
+def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(tmp_path: Path) -> None:
+    results, name = with_map({})
     validate_results(results)
     maps = embedding_maps(validate_results(results))
     assert [(group.name, group.colour, len(group.points)) for group in maps["coarse class"][name]] == [
@@ -53,8 +53,8 @@ def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(fake: Module
     assert {path.name for path in page.figures} >= {"map.pdf", "map.png", "map_by_class.pdf"}
 
 
-def test_one_class_is_not_shown_by_class(fake: ModuleType, tmp_path: Path) -> None:
-    results, _ = with_map(fake, {"class": [-1] * 40})
+def test_one_class_is_not_shown_by_class(tmp_path: Path) -> None:
+    results, _ = with_map({"class": [-1] * 40})
     assert embedding_maps(validate_results(results))["class"] == {}
     text = write_report(validate_results(results), tmp_path).html.read_text()
     assert "<h3>By coarse class</h3>" in text
@@ -72,7 +72,7 @@ def test_one_class_is_not_shown_by_class(fake: ModuleType, tmp_path: Path) -> No
         {"coarse": ["blur"]},
     ],
 )
-def test_incomplete_maps_are_refused(fake: ModuleType, changes: dict[str, Any]) -> None:
-    results, _ = with_map(fake, changes)
+def test_incomplete_maps_are_refused(changes: dict[str, Any]) -> None:
+    results, _ = with_map(changes)
     with pytest.raises(SubstyleError, match="map"):
         validate_results(results)

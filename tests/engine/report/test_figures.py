@@ -3,12 +3,12 @@ import io
 import re
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.engine.report.real import BACKBONE, NAMES, real_results, with_heads
 
 from substyle.engine.extensions.claims import claims
 from substyle.engine.report import curves, heat_tables, tables
@@ -31,8 +31,8 @@ def test_confusion_shares_rows_and_worst() -> None:
 
 
 @pytest.mark.parametrize("confusion", [None, Confusion(labels=[], counts=[])])
-def test_no_confusion_no_plot(fake: ModuleType, confusion: Confusion | None) -> None:
-    results = validate_results(fake.fake_results({"alpha": (0.9, 0.9)}, heads=("linear",)))
+def test_no_confusion_no_plot(confusion: Confusion | None) -> None:
+    results = validate_results(with_heads(real_results("alpha"), "linear"))
     assert [block.panels[0].name for block in matrices(results, "fine")] == ["alpha, linear"]
     probe = results.probe("alpha", "fine", "linear")
     assert probe is not None
@@ -52,20 +52,20 @@ def test_a_matrix_is_drawn_as_opacity(tmp_path: Path) -> None:
     assert pixels[1, 0, :3].tolist() == [31, 111, 181]
 
 
-def test_heat_tables_group_and_colour(fake: ModuleType) -> None:
-    results = fake.fake_results()
+def test_heat_tables_group_and_colour() -> None:
+    results = real_results()
     (head, table), _ = heat_tables.accuracies(validate_results(results), "fine")
     assert head == "linear"
     assert [coarse for coarse, _ in table.groups][:3] == ["identity", "blur", "noise"]
     assert [name for name, _ in table.groups[1][1]] == ["gaussian_blur", "motion_blur", "defocus_blur", "zoom_blur"]
-    accuracy = results["backbones"]["vit_base_patch16_clip"]["fine"]["linear"]["by_transformation"]["zoom_blur"]
+    accuracy = results["backbones"][BACKBONE]["fine"]["linear"]["by_transformation"]["zoom_blur"]
     cell = table.groups[1][1][3][1][0]
     assert (cell.text, cell.heat) == (f"{100 * accuracy:.1f}", accuracy)
     assert [heading for heading, _ in table.footer] == ["All", "Chance"]
 
 
-def test_heat_is_kept_within_its_scale(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.8, 0.8)})
+def test_heat_is_kept_within_its_scale() -> None:
+    results = real_results("alpha")
     results["backbones"]["alpha"]["steerability"] |= {"jpeg": -3.5, "swirl": None}
     table = heat_tables.geometry_tables(validate_results(results))[2][2]
     cells = {name: row[0] for _, rows in table.groups for name, row in rows}
@@ -74,8 +74,8 @@ def test_heat_is_kept_within_its_scale(fake: ModuleType) -> None:
     assert "swirl" not in cells  # no backbone has a number
 
 
-def test_held_out_tables_hold_held_out_transformations_only(fake: ModuleType) -> None:
-    results = fake.fake_results()
+def test_held_out_tables_hold_held_out_transformations_only() -> None:
+    results = real_results()
     roles = {row["name"]: row["role"] for row in results["transformations"]}
     for role in ("held_out", "train"):
         table = heat_tables.accuracies(validate_results(results), "coarse", role=role)[0][1]
@@ -83,18 +83,16 @@ def test_held_out_tables_hold_held_out_transformations_only(fake: ModuleType) ->
         assert shown == [name for name in roles if roles[name] == role]
 
 
-def test_comparisons_between_backbones_only(fake: ModuleType) -> None:
-    results = fake.fake_results()
-    shown = comparisons_between(
-        tables.comparisons(validate_results(results)), ["dinov2_vit_small", "efficientnet_lite0"], "mlp"
-    )
-    assert {row[0] for row in shown.rows} == {"fine", "coarse", "semantic"}
+def test_comparisons_between_backbones_only() -> None:
+    results = real_results()
+    shown = comparisons_between(tables.comparisons(validate_results(results)), list(NAMES[:2]), "mlp")
+    assert {row[0] for row in shown.rows} == {"fine", "coarse", "semantic", "multitask"}
     assert len(shown.rows) == 5  # metrics
     assert {row[2] for row in shown.rows} == {"mlp"}
 
 
-def test_rotation_tables_have_all_and_chance(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.8, 0.8)})
+def test_rotation_tables_have_all_and_chance() -> None:
+    results = real_results("alpha")
     scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": None}}}
     scores |= {"accuracy": 0.41, "two_way_ci95": [0.3, 0.5]}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
@@ -107,20 +105,19 @@ def test_rotation_tables_have_all_and_chance(fake: ModuleType) -> None:
     ]
 
 
-def layered(fake: ModuleType) -> dict[str, Any]:
+def layered() -> dict[str, Any]:
     """Results of a network's own output, of four of its layers, and of two layers of another."""
-    names = {"m": 0.9, **{f"m@layer={i},pool=avg": 0.5 + 0.1 * i for i in (3, 0, 2, 1)}}
-    names |= {f"other@pool=max,layer={i}": 0.6 for i in (0, 1)}
-    results: dict[str, Any] = fake.fake_results({name: (skill, 1 - skill / 2) for name, skill in names.items()})
-    for name, backbone in results["backbones"].items():
-        if "layer" in name:
-            layer = name.partition("layer=")[2][0]
-            backbone["spec"]["pooling"] = f"avg, block {layer} of 0 to 5"
+    names = {f"m@layer={i},pool=avg": i for i in (3, 0, 2, 1)} | {f"other@pool=max,layer={i}": i for i in (0, 1)}
+    results = real_results("m", *names)
+    for name, layer in names.items():
+        backbone = results["backbones"][name]
+        backbone["spec"]["pooling"] = f"avg, block {layer} of 0 to 5"
+        backbone["fine"]["linear"] |= {"accuracy": 0.5 + 0.1 * layer, "ci95": [0.4 + 0.1 * layer, 0.6 + 0.1 * layer]}
     return results
 
 
-def test_depth_plots_have_the_layers_in_order(fake: ModuleType) -> None:
-    results = layered(fake)
+def test_depth_plots_have_the_layers_in_order() -> None:
+    results = layered()
     (plot,) = curves.depth_plots(validate_results(results))  # two layers are no curve
     assert (plot.name, plot.last) == ("m@pool=avg", 5)
     assert [curve.label for curve in plot.curves] == ["style", "new styles", "class", "class, transformed"]
@@ -143,8 +140,8 @@ def test_a_best_layer_names_those_within_its_interval() -> None:
     assert curves.highest(one) == "style at layer 0 (50.0 %)"
 
 
-def test_a_layer_whose_probe_has_not_converged_is_not_the_best(fake: ModuleType) -> None:
-    results = layered(fake)
+def test_a_layer_whose_probe_has_not_converged_is_not_the_best() -> None:
+    results = layered()
     results["backbones"]["m@layer=3,pool=avg"]["fine"]["linear"]["converged"] = False
     (plot,) = curves.depth_plots(validate_results(results))
     assert len(plot.curves[0].points) == 4  # drawn all the same
@@ -155,8 +152,8 @@ def test_a_layer_whose_probe_has_not_converged_is_not_the_best(fake: ModuleType)
     assert "style unknown (no probe has converged)" in curves.depth_plots(validate_results(results))[0].summary
 
 
-def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None:
-    results = layered(fake)
+def test_layers_of_networks_are_not_compared_in_claims() -> None:
+    results = layered()
     for name in results["backbones"]:
         results["backbones"][name]["spec"]["objective"] = "masked"
     assert claims.claims(validate_results(results))[0].groups == {"masked": ["m"], "others": []}
@@ -166,8 +163,8 @@ def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_depth_is_drawn_on_the_page_and_as_a_figure(fake: ModuleType, tmp_path: Path) -> None:
-    results = layered(fake)
+def test_depth_is_drawn_on_the_page_and_as_a_figure(tmp_path: Path) -> None:
+    results = layered()
     files = write_report(validate_results(results), tmp_path)
     assert {path.name for path in files.figures} >= {"depth.pdf", "depth.png"}
     html = files.html.read_text()

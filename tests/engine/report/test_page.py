@@ -3,10 +3,10 @@ import io
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,18 @@ from markupsafe import escape
 from matplotlib.figure import Figure
 from PIL import Image
 from tests.conftest import slow_after
+from tests.engine.report.real import (
+    BACKBONE,
+    all_converged,
+    drop,
+    of_probes,
+    real_results,
+    renamed,
+    shortened,
+    with_backbones,
+    with_heads,
+    without_classes,
+)
 
 from substyle.engine.report import page
 from substyle.engine.report.answers import answer
@@ -28,6 +40,12 @@ from substyle.kernels.errors import SubstyleError
 
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
 WORDS = ("original photographs", "transformed", "held out", "seen")
+SECTIONS = """
+    answers found claims overview style confusions new substance together comparisons training few-shot parameters
+    shortcut neighbours map geometry similarity shift mistakes attacks extractability complexity generators movement
+    images run method
+"""
+FIGURES = "complexity map map_by_class movement overview parameters robustness shift similarity"
 EVIL = '<script>alert("x")</script>'
 
 
@@ -74,46 +92,27 @@ def sections(page: Page) -> set[str | None]:
 
 
 @pytest.fixture(scope="module")
-def full(fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+def full(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("substyle.engine.report.page.draw_plots", draw_plots)
-        return write_report(validate_results(fake.fake_results()), tmp_path_factory.mktemp("full"))
+        return write_report(validate_results(real_results()), tmp_path_factory.mktemp("full"))
 
 
 def test_a_full_page_has_every_section_and_its_entry(full: ReportFiles) -> None:
     page = page_of(full)
-    expected = {
-        "answers",
-        "found",
-        "claims",
-        "overview",
-        "style",
-        "confusions",
-        "new",
-        "substance",
-        "together",
-        "neighbours",
-        "geometry",
-        "shift",
-        "comparisons",
-        "training",
-        "images",
-        "run",
-        "method",
-    }
+    expected = set(SECTIONS.split())
     assert sections(page) == expected
     assert {a["href"] for a in page.tags("a")} == {f"#{name}" for name in expected}
 
 
-def test_the_page_holds_the_numbers(full: ReportFiles, fake: ModuleType) -> None:
+def test_the_page_holds_the_numbers(full: ReportFiles) -> None:
     text = page_of(full).text
-    results = fake.fake_results()
+    results = real_results()
     for backbone in results["backbones"].values():
         assert f"{100 * backbone['fine']['linear']['accuracy']:.1f}" in text
         assert f"{backbone['sensitivity']['swirl']:.3f}" in text
-        assert f"{100 * backbone['shift']['sketches']['accuracy']:.1f}" in text
-    assert "0.99971" in text
-    assert "grayscale 41" in text
+        assert f"{100 * backbone['shift']['fog@1,fog@3']['accuracy']:.1f}" in text
+    assert "grayscale 31" in text
     assert "one generator" in text
 
 
@@ -126,18 +125,18 @@ def test_the_page_has_one_word_for_each_thing(full: ReportFiles) -> None:
     assert set(WORDS) == set(re.findall("|".join(WORDS), text))
 
 
-def test_plots_say_the_numbers_at_the_pointer(full: ReportFiles, fake: ModuleType) -> None:
+def test_plots_say_the_numbers_at_the_pointer(full: ReportFiles) -> None:
     titles = set(re.findall("<title>(.*?)</title>", full.html.read_text(encoding="utf-8")))
-    count = fake.fake_results()["splits"]["test"]
-    for name, backbone in fake.fake_results()["backbones"].items():
+    count = real_results()["splits"]["test"]
+    for name, backbone in real_results()["backbones"].items():
         style, low_high = (backbone["fine"]["linear"][key] for key in ("accuracy", "ci95"))
         assert f"{name}, linear probe: {show(style)} ({show_interval(low_high)}), n = {count:,} photographs" in titles
         both = backbone["balance"]["same_image"], backbone["balance_ci95"]["same_image"]
         assert f"{name}, same photograph: {show(both[0])} ({show_interval(both[1])})" in titles
 
 
-def test_the_page_has_the_verdicts_and_their_reasons(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results()
+def test_the_page_has_the_verdicts_and_their_reasons(tmp_path: Path) -> None:
+    results = real_results()
     text = page_of(write_report(validate_results(results), tmp_path)).text
     for claim in results["claims"]:
         assert claim["statement"] in text
@@ -147,11 +146,11 @@ def test_the_page_has_the_verdicts_and_their_reasons(fake: ModuleType, tmp_path:
     assert "claims" not in sections(page_of(write_report(validate_results(results), tmp_path)))
 
 
-def test_the_page_says_what_has_not_converged(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results()
+def test_the_page_says_what_has_not_converged(tmp_path: Path) -> None:
+    results = all_converged(real_results())
     assert "All probes have converged." in page_of(write_report(validate_results(results), tmp_path)).text
-    results["backbones"]["dinov2_vit_small"]["coarse"]["mlp"]["converged"] = False
-    assert "dinov2_vit_small (coarse, MLP)" in page_of(write_report(validate_results(results), tmp_path)).text
+    results["backbones"][BACKBONE]["coarse"]["mlp"]["converged"] = False
+    assert f"{BACKBONE} (coarse, MLP)" in page_of(write_report(validate_results(results), tmp_path)).text
 
 
 def test_the_page_needs_no_network_and_runs_no_script(full: ReportFiles) -> None:
@@ -176,28 +175,28 @@ def test_the_page_is_accessible_where_a_test_can_tell(full: ReportFiles) -> None
     assert len(ids) == len(set(ids))
 
 
-def test_the_first_three_answers_have_a_number_an_interval_and_a_plot(full: ReportFiles, fake: ModuleType) -> None:
+def test_the_first_three_answers_have_a_number_an_interval_and_a_plot(full: ReportFiles) -> None:
     page = page_of(full)
     top, _, rest = full.html.read_text(encoding="utf-8").partition('<section id="answers">')[2].partition("</section>")
-    results = validate_results(fake.fake_results())
+    results = validate_results(real_results())
     for task, key, section, tested in (
-        ("fine", "accuracy", "style", "31 transformations"),
-        ("coarse_rotation", "accuracy", "new", "30 held-out transformations"),
-        ("semantic", "obfuscated", "substance", "30 transformations"),
+        ("fine", "accuracy", "style", "33 transformations"),
+        ("coarse_rotation", "accuracy", "new", "32 held-out transformations"),
+        ("semantic", "obfuscated", "substance", "32 transformations"),
     ):
         probes = [results.probe(name, task, "linear") for name in results.real()]
         best = max((probe for probe in probes if probe), key=lambda probe: getattr(probe, key))
         assert f">{show(getattr(best, key))}%</strong>" in top
-        assert f"95% interval {show_interval(best.interval(key))}; 320 photographs and {tested}; chance" in top
+        assert f"95% interval {show_interval(best.interval(key))}; 32 photographs and {tested}; chance" in top
         assert f'href="#{section}"' in top
     assert top.count('<div class="answer">') == top.count("<svg") == 3
     assert len(page.tags("section")) == rest.count('<details class="fold">') + 1  # all other sections are folded
 
 
 @pytest.mark.usefixtures("figures")
-def test_answers_are_those_of_the_sections(fake: ModuleType, tmp_path: Path) -> None:
+def test_answers_are_those_of_the_sections(tmp_path: Path) -> None:
     """A stage of any name has its answer at the top; only the first three are there."""
-    results = validate_results(fake.fake_results({"alpha": (0.9, 0.9)}, heads=(), multitask=False, images=50))
+    results = validate_results(with_heads(real_results("alpha")))
     plots = Plots("", (Panel("", lambda axis: axis.plot([1, 2])),))
     made = [Section(f"s{i}", "", f"T{i}?", (), Answer(f"Q{i}?", f"{i} px", EVIL, "text", plots)) for i in range(4)]
     for shown, expected in ((made[:1], 1), ([Section("none", "", "", ()), *made], 3)):
@@ -208,23 +207,23 @@ def test_answers_are_those_of_the_sections(fake: ModuleType, tmp_path: Path) -> 
         assert "<script" not in top
 
 
-def test_an_answer_names_controls_and_what_has_not_converged(fake: ModuleType) -> None:
-    given = fake.fake_results({"alpha": (0.5, 0.9), "beta": (0.4, 0.8), "control:pixels": (0.9, 0.3)}, images=400)
+def test_an_answer_names_controls_and_what_has_not_converged() -> None:
+    given = real_results("alpha", "beta", "control:pixels")
     given["backbones"]["beta"]["fine"]["linear"]["converged"] = False
     style = answer(validate_results(given), "fine")
     assert style is not None
     assert "A control leads: control:pixels" in style.text
     assert style.text.endswith("Excluded, not converged: beta.")
-    only = answer(validate_results(fake.fake_results({"control:pixels": (0.9, 0.3)})), "fine")
+    only = answer(validate_results(real_results("control:pixels")), "fine")
     assert only is not None
     assert "Only controls have a score." in only.text
-    assert answer(validate_results(fake.fake_results(heads=())), "fine") is None
+    assert answer(validate_results(with_heads(real_results())), "fine") is None
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_the_note_of_a_study_stands_below_its_name(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results({"a": (0.9, 0.9)})
+def test_the_note_of_a_study_stands_below_its_name(tmp_path: Path) -> None:
+    results = real_results("a")
     results["note"] = "Four & five crops."
     text = write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")
     top, _, _ = text.partition('<section id="answers">')
@@ -233,8 +232,8 @@ def test_the_note_of_a_study_stands_below_its_name(fake: ModuleType, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_equal_photographs_of_different_classes_are_named(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results({"a": (0.9, 0.9)})
+def test_equal_photographs_of_different_classes_are_named(tmp_path: Path) -> None:
+    results = real_results("a")
     assert "Equal photographs" not in page_of(write_report(validate_results(results), tmp_path)).text
     results["conflicting_copies"] = [["a/1.jpg", "b/1.jpg"], [EVIL, "c"]]
     text = page_of(write_report(validate_results(results), tmp_path)).text
@@ -242,11 +241,9 @@ def test_equal_photographs_of_different_classes_are_named(fake: ModuleType, tmp_
 
 
 @pytest.mark.usefixtures("figures")
-def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
-    suite = (*fake.SUITE[:4], (EVIL + "t", "blur" + EVIL, "held_out", "dali"))
-    results = fake.fake_results(
-        {EVIL + "a": (0.9, 0.9), "control:" + EVIL: (0.3, 0.3)}, suite=suite, classes=(EVIL, "b"), name=EVIL
-    )
+def test_names_and_keys_are_escaped_everywhere(tmp_path: Path) -> None:
+    names = {"zoom_blur": EVIL + "t", "blur": "blur" + EVIL, "brick": EVIL, "fog@1,fog@3": EVIL}
+    results = renamed(shortened(real_results(EVIL + "a", "control:" + EVIL), 5), names) | {"name": EVIL}
     results["quarantined"] = [{"key": EVIL, "reason": EVIL}, {"key": "not utf-8: \udce9.jpg", "reason": "x"}]
     results["environment"] = {EVIL: EVIL}
     results["note"] = EVIL
@@ -255,43 +252,36 @@ def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path)
         backbone["spec"] = dict.fromkeys(
             ("architecture", "pooling", "input_side", "weights", "weights_hash", "licence"), EVIL
         )
-        backbone["shift"] = {EVIL: {"accuracy": 0.5, "ci95": [0.4, 0.6], "images": 5}}
     text = write_report(validate_results(results), tmp_path).html.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "alert" in Page(text).text
     assert "alert" not in text.partition("</style>")[0].partition("<style>")[2]
 
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "one backbone": {"skills": {"alpha": (0.9, 0.9)}},
-    "controls only": {"skills": {"control:pixels": (0.3, 0.3)}},
-    "no backbone": {"skills": {}},
-    "no classes": {"classes": ()},
-    "linear only": {"heads": ("linear",)},
-    "mlp only": {"heads": ("mlp",)},
-    "no probes": {"heads": (), "multitask": False},
-    "no multitask": {"multitask": False},
-    "no analysis": {"analysis": False},
-    "four transformations": {"suite": 4},
-    "identity alone": {"suite": 1},
-    "no held-out transformation": {"suite": 3},
-    "twelve long names": {"skills": {f"{'long_name_' * 8}{i}": (0.7, 0.7) for i in range(12)}},
-    "an unbroken name": {"skills": {"x" * 200: (0.7, 0.7)}},
+SHAPES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "one backbone": lambda results: with_backbones(results, "alpha"),
+    "controls only": lambda results: with_backbones(results, "control:pixels"),
+    "no backbone": with_backbones,
+    "no classes": without_classes,
+    "linear only": lambda results: with_heads(results, "linear"),
+    "mlp only": lambda results: with_heads(results, "mlp"),
+    "no probes": with_heads,
+    "no multitask": lambda results: drop(results, "multitask"),
+    "no analysis": of_probes,
+    "four transformations": lambda results: shortened(results, 4),
+    "identity alone": lambda results: shortened(results, 1),
+    "no held-out transformation": lambda results: shortened(results, 3),
+    "twelve long names": lambda results: with_backbones(results, *(f"{'long_name_' * 8}{i}" for i in range(12))),
+    "an unbroken name": lambda results: with_backbones(results, "x" * 200),
 }
 
 
 @pytest.mark.usefixtures("figures")
 @pytest.mark.parametrize("shape", slow_after(3, SHAPES))
-def test_every_shape_of_results_has_a_page(
-    shape: str, fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_shape_of_results_has_a_page(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, but not saved, which takes most of the time."""
     monkeypatch.setattr("substyle.engine.report.figures._save", lambda figure, stem: [stem])
-    options = dict(SHAPES[shape])
-    if "suite" in options:
-        options["suite"] = fake.SUITE[: options["suite"]]
-    files = write_report(validate_results(fake.fake_results(images=100, **options)), tmp_path)
-    page = page_of(files)
+    page = page_of(write_report(validate_results(SHAPES[shape](real_results())), tmp_path))
     assert {"found", "images", "run", "method"} <= sections(page)
     assert "None" not in page.text
     assert "nan" not in page.text.split()
@@ -309,8 +299,8 @@ def test_only_what_must_be_there(tmp_path: Path) -> None:
     assert files.tables == files.figures == ()
 
 
-def test_what_backbones_cost_is_shown(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9)})
+def test_what_backbones_cost_is_shown(tmp_path: Path) -> None:
+    results = real_results("alpha")
     page = write_report(validate_results(results), tmp_path).html.read_text()
     assert "<td>0.194</td><td>0.127</td>" in page
     for backbone in results["backbones"].values():
@@ -318,8 +308,8 @@ def test_what_backbones_cost_is_shown(fake: ModuleType, tmp_path: Path) -> None:
     assert "<td>71</td>" not in write_report(validate_results(results), tmp_path).html.read_text()
 
 
-def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9)})
+def test_null_sections_are_like_missing_ones(tmp_path: Path) -> None:
+    results = real_results("alpha")
     for key in (
         "suite",
         "version",
@@ -342,8 +332,8 @@ def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -
     assert "None" not in page.text
 
 
-def test_bad_results_write_nothing(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results()
+def test_bad_results_write_nothing(tmp_path: Path) -> None:
+    results = real_results()
     results["schema"] = 99
     with pytest.raises(SubstyleError, match="schema"):
         write_report(validate_results(results), tmp_path / "out")
@@ -352,8 +342,8 @@ def test_bad_results_write_nothing(fake: ModuleType, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_the_same_results_give_the_same_files(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9)}, images=100)
+def test_the_same_results_give_the_same_files(tmp_path: Path) -> None:
+    results = real_results("alpha")
     first, second = (write_report(validate_results(results), tmp_path / name) for name in ("a", "b"))
     for a, b in zip(
         (first.html, *first.tables, *first.figures), (second.html, *second.tables, *second.figures), strict=True
@@ -364,12 +354,7 @@ def test_the_same_results_give_the_same_files(fake: ModuleType, tmp_path: Path) 
 
 def test_figures_for_papers(full: ReportFiles) -> None:
     assert {path.name for path in full.figures} == {
-        "overview.pdf",
-        "overview.png",
-        "robustness.pdf",
-        "robustness.png",
-        "shift.pdf",
-        "shift.png",
+        f"{name}.{end}" for name in FIGURES.split() for end in ("pdf", "png")
     }
     for path in full.figures:
         if path.suffix == ".png":
@@ -389,8 +374,8 @@ def test_a_figure_of_many_backbones_is_saved(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_mathematics_in_names_does_not_stop_the_figures(fake: ModuleType, tmp_path: Path) -> None:
-    assert write_report(validate_results(fake.fake_results({r"$\frac{$": (0.9, 0.9)}, images=100)), tmp_path).figures
+def test_mathematics_in_names_does_not_stop_the_figures(tmp_path: Path) -> None:
+    assert write_report(validate_results(real_results(r"$\frac{$")), tmp_path).figures
 
 
 HOSTILE = '</text></svg><script>alert("x")</script> $\\frac{$ &amp; #1b1f24 1.23456 \x01 \udce9'
@@ -461,31 +446,29 @@ def pictures(folder: Path, names: list[str]) -> None:
         Image.fromarray(np.full((224, 224, 3), 8 * i % 256, np.uint8)).save(folder / f"{name}.png")
 
 
-def gallery_page(fake: ModuleType, gallery: Path | None, out: Path) -> Page:
-    return page_of(
-        write_report(validate_results(fake.fake_results({"alpha": (0.9, 0.9)}, images=50)), out, gallery=gallery)
-    )
+def gallery_page(gallery: Path | None, out: Path) -> Page:
+    return page_of(write_report(validate_results(real_results("alpha")), out, gallery=gallery))
 
 
-def test_gallery_of_one_photograph_in_suite_order(fake: ModuleType, tmp_path: Path) -> None:
+def test_gallery_of_one_photograph_in_suite_order(tmp_path: Path) -> None:
     pictures(tmp_path / "gallery", ["swirl", "identity", "jpeg", "unknown"])
     (tmp_path / "gallery" / "notes.txt").write_text("not a picture")
-    page = gallery_page(fake, tmp_path / "gallery", tmp_path / "out")
+    page = gallery_page(tmp_path / "gallery", tmp_path / "out")
     names = ("identity", "jpeg", "swirl")  # in a strip below the answers, and in the gallery
     assert [image["alt"] for image in page.tags("img")] == 2 * [f"The photograph after {name}" for name in names]
     for image in page.tags("img"):
         assert len(base64.b64decode(str(image["src"]).partition(",")[2])) < 5000
 
 
-def test_gallery_of_several_photographs(fake: ModuleType, tmp_path: Path) -> None:
+def test_gallery_of_several_photographs(tmp_path: Path) -> None:
     for i in range(6):
         pictures(tmp_path / "gallery" / str(i), ["identity", "jpeg"])
-    page = gallery_page(fake, tmp_path / "gallery", tmp_path / "out")
+    page = gallery_page(tmp_path / "gallery", tmp_path / "out")
     assert len(page.tags("img")) == 2 + 8  # of four photographs, the first also in the strip
     assert "variants" in sections(page)
 
 
-def test_a_gallery_has_few_pictures_of_many_variants(fake: ModuleType, tmp_path: Path) -> None:
+def test_a_gallery_has_few_pictures_of_many_variants(tmp_path: Path) -> None:
     """Three photographs in 75 variants take three megabytes."""
     names = [f"t{i:03d}" for i in range(120)]
     for folder in ("0", "1"):
@@ -500,8 +483,8 @@ def test_a_gallery_has_few_pictures_of_many_variants(fake: ModuleType, tmp_path:
         assert Image.open(io.BytesIO(encoded)).size == (side, side)
 
 
-def test_mistakes_with_and_without_a_picture(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9)}, images=50)
+def test_mistakes_with_and_without_a_picture(tmp_path: Path) -> None:
+    results = real_results("alpha")
     rows = [
         {"key": EVIL, "transformation": "jpeg", "truth": "jpeg", "predicted": p, "confidence": c}
         for p, c in (("swirl", 0.991), ("elastic", 0.874))
@@ -519,15 +502,15 @@ def test_mistakes_with_and_without_a_picture(fake: ModuleType, tmp_path: Path) -
         write_report(validate_results(results), tmp_path)
 
 
-def test_no_gallery(fake: ModuleType, tmp_path: Path) -> None:
+def test_no_gallery(tmp_path: Path) -> None:
     for gallery in (None, tmp_path / "missing", tmp_path):
-        assert "variants" not in sections(gallery_page(fake, gallery, tmp_path / "out"))
+        assert "variants" not in sections(gallery_page(gallery, tmp_path / "out"))
 
 
-def test_a_gallery_file_that_is_no_picture_is_named(fake: ModuleType, tmp_path: Path) -> None:
+def test_a_gallery_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "identity.png").write_bytes(b"nothing")
     with pytest.raises(SubstyleError, match=r"identity\.png: not a picture"):
-        gallery_page(fake, tmp_path, tmp_path / "out")
+        gallery_page(tmp_path, tmp_path / "out")
 
 
 def test_soft_names_break_and_stay_escaped() -> None:
@@ -575,8 +558,8 @@ def measured(html: Path, width: int, script: str, fragment: str = "") -> list[st
     return text.split()
 
 
-def test_a_transformation_can_be_highlighted_wherever_it_is_named(full: ReportFiles, fake: ModuleType) -> None:
-    page, names = page_of(full), [name for name, *_ in fake.SUITE]
+def test_a_transformation_can_be_highlighted_wherever_it_is_named(full: ReportFiles) -> None:
+    page, names = page_of(full), [row["name"] for row in real_results()["transformations"]]
     ids = [a["id"] for a in page.tags("input") if a.get("id")]
     assert len(ids) == len(names)
     assert {a["for"] for a in page.tags("label") if "for" in a} == set(ids)
@@ -599,9 +582,9 @@ def test_in_a_browser_a_click_on_a_name_highlights_it_everywhere(full: ReportFil
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 @pytest.mark.parametrize("width", [400, 1280])
-def test_in_a_browser_nothing_overflows_and_nothing_is_logged(fake: ModuleType, tmp_path: Path, width: int) -> None:
-    skills = {f"{'a_long_backbone_name.' * 4}{i}": (0.8, 0.8) for i in range(3)} | {"x" * 90: (0.5, 0.5)}
-    html = write_report(validate_results(fake.fake_results(skills, images=100)), tmp_path).html
+def test_in_a_browser_nothing_overflows_and_nothing_is_logged(tmp_path: Path, width: int) -> None:
+    names = (*(f"{'a_long_backbone_name.' * 4}{i}" for i in range(3)), "x" * 90)
+    html = write_report(validate_results(real_results(*names)), tmp_path).html
     script = "d.querySelectorAll('details').forEach(x => x.open = true); const found = [d.documentElement.scrollWidth]"
     cut = "[...d.querySelectorAll('.scroll')].filter(x => x.scrollWidth > x.clientWidth && "
     cut += "/^(Backbones|Overview|Retrieval)/.test(x.ariaLabel)).map(x => x.ariaLabel.split(' ')[0])"

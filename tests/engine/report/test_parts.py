@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import ModuleType
 
 import pytest
+from tests.engine.report.real import real_results
 
 from substyle.engine.report import parts
 from substyle.engine.report.parts import ReportPart, register_part
@@ -29,9 +29,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("counted")
-def test_a_part_has_an_entry_with_a_type_and_a_section(fake: ModuleType) -> None:
+def test_a_part_has_an_entry_with_a_type_and_a_section() -> None:
     (part,) = [each for each in parts.parts() if each.name == "counted"]
-    results = fake.fake_results()
+    results = real_results()
     assert "counted" not in {section.key for section in sections_of(validate_results(results))}
     results["counted"] = part.entry(validate_results(results))
     sections = sections_of(validate_results(results))

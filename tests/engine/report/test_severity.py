@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.engine.report.real import real_results
 
 from substyle.engine.report.curves import halfway, severities, severity_plots
 from substyle.engine.report.data import dagger
@@ -16,9 +16,9 @@ from substyle.kernels.errors import SubstyleError
 
 
 @pytest.fixture
-def swept(fake: ModuleType) -> dict[str, Any]:
+def swept() -> dict[str, Any]:
     """Results in which two backbones have curves of one transformation."""
-    swept: dict[str, Any] = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8)})
+    swept: dict[str, Any] = real_results("alpha", "beta")
     names = [name for name, each in swept["backbones"].items() if (each.get("fine") or {}).get("linear")][:2]
     assert len(names) == 2
     for name, half in zip(names, (1.5, 4.0), strict=True):
@@ -84,8 +84,8 @@ def test_probes_that_have_not_converged_are_not_ranked(swept: dict[str, Any]) ->
     assert severity_plots(validate_results(swept))[0].summary.startswith("No converged probe")
 
 
-def test_results_without_severities_have_no_plot(fake: ModuleType) -> None:
-    assert severity_plots(validate_results(fake.fake_results())) == []
+def test_results_without_severities_have_no_plot() -> None:
+    assert severity_plots(validate_results(real_results())) == []
 
 
 @pytest.mark.usefixtures("figures")

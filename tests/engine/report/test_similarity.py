@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tests.engine.report.real import drop, real_results
 
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift.section import shift_plots, shift_summary
@@ -17,8 +17,8 @@ from substyle.kernels.errors import SubstyleError
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8), "control:pixels": (0.4, 0.3)})
+def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(tmp_path: Path) -> None:
+    results = drop(real_results("alpha", "beta", "control:pixels"), "similarity")
     assert similarity_maps(validate_results(results)) == ((), [])
     control, (a, b) = "control:pixels", list(validate_results(results).real())[:2]
     pair = {"cka": 0.256, "cka_ci95": [0.2, 0.3], "rsa": None, "rsa_ci95": None}
@@ -54,7 +54,7 @@ def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: M
         ("similarity", {"pairs": {"a": {"b": None}}, "sampled": None}),
     ],
 )
-def test_incomplete_results_are_shown_without_what_is_missing(fake: ModuleType, key: str, part: object) -> None:
-    results = validate_results(fake.fake_results() | {key: part})
+def test_incomplete_results_are_shown_without_what_is_missing(key: str, part: object) -> None:
+    results = validate_results(real_results() | {key: part})
     for shown in (shift_plots, shift_summary, similarity, similarity_maps, similarity_summary):
         assert shown(results) is not None

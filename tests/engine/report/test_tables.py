@@ -1,9 +1,18 @@
 import csv
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tests.engine.report.real import (
+    BACKBONE,
+    NAMES,
+    all_converged,
+    of_probes,
+    real_results,
+    shortened,
+    with_heads,
+    without_classes,
+)
 
 from substyle.engine.report import tables
 from substyle.engine.report.data import Column, Kind, Table, show
@@ -27,6 +36,14 @@ TABLE = Table(
         ("no interval", (0.25, None, None), 0.0, 0),
     ),
 )
+
+
+TABLES = """
+    claims overview per_transformation confusion_fine confusion_coarse generalisation rotation redrawn equal_width
+    semantic multitask comparisons training few_shot parameters shortcuts shortcuts_by_transformation knn neighbours
+    geometry similarity shift attacks attack_detection attack_tpr extractability learning_curves complexity generators
+    by_generator generator_contrasts movement movement_by_transformation
+"""
 
 
 @pytest.mark.parametrize(
@@ -77,80 +94,62 @@ def test_latex_specials_are_harmless() -> None:
     )
 
 
-def test_every_table_of_full_results_is_written_in_every_format(fake: ModuleType, tmp_path: Path) -> None:
-    made = all_tables(validate_results(fake.fake_results()))
+def test_every_table_of_full_results_is_written_in_every_format(tmp_path: Path) -> None:
+    made = all_tables(validate_results(real_results()))
     names = {table.name for table in made}
-    assert names == {
-        "overview",
-        "per_transformation",
-        "generalisation",
-        "rotation",
-        "redrawn",
-        "equal_width",
-        "semantic",
-        "multitask",
-        "knn",
-        "neighbours",
-        "geometry",
-        "shift",
-        "comparisons",
-        "claims",
-        "training",
-        "confusion_fine",
-        "confusion_coarse",
-    }
+    assert names == set(TABLES.split())
     for table in made:
         assert all(len(row) == len(table.columns) for row in table.rows)
     written = write_tables(made, tmp_path)
-    assert len(written) == len(set(written)) == 17 + 15
+    assert len(written) == len(set(written)) == 2 * len(names) - 2  # matrices have no .tex
     assert all(path.stat().st_size > 0 for path in written)
 
 
-def test_numbers_come_from_their_places(fake: ModuleType) -> None:
-    results = fake.fake_results()
-    backbone = results["backbones"]["dinov2_vit_small"]
+def test_numbers_come_from_their_places() -> None:
+    results = real_results()
+    backbone = results["backbones"][BACKBONE]
 
     def row_of(table: Table, *start: object) -> dict[str, object]:
         found = [row for row in table.rows if row[: len(start)] == start]
         assert len(found) == 1
         return dict(zip((column.name for column in table.columns), found[0], strict=True))
 
-    overview = row_of(tables.overview(validate_results(results)), "dinov2_vit_small", "mlp")
+    overview = row_of(tables.overview(validate_results(results)), BACKBONE, "mlp")
     assert overview["style"] == (backbone["fine"]["mlp"]["accuracy"], *backbone["fine"]["mlp"]["ci95"])
     assert overview["gap"] == (backbone["coarse"]["mlp"]["gap"], *backbone["coarse"]["mlp"]["gap_two_way_ci95"])
     assert overview["obfuscated"][0] == backbone["semantic"]["mlp"]["obfuscated"]
-    style = row_of(tables.by_transformation(validate_results(results), "fine"), "dinov2_vit_small", "swirl")
+    style = row_of(tables.by_transformation(validate_results(results), "fine"), BACKBONE, "swirl")
     assert style["style_linear"] == backbone["fine"]["linear"]["by_transformation"]["swirl"]
-    new = row_of(tables.by_transformation(validate_results(results), "coarse"), "dinov2_vit_small", "swirl")
+    new = row_of(tables.by_transformation(validate_results(results), "coarse"), BACKBONE, "swirl")
     swirl = backbone["coarse"]["linear"]["by_transformation"]["swirl"]
     assert new["coarse_linear"] == (swirl["accuracy"], *swirl["ci95"])
     assert new["role"] == "held_out"
-    moved = row_of(tables.geometry(validate_results(results)), "dinov2_vit_small", "swirl")
+    moved = row_of(tables.geometry(validate_results(results)), BACKBONE, "swirl")
     assert moved["sensitivity"] == (backbone["sensitivity"]["swirl"], *backbone["sensitivity_ci95"]["swirl"])
     assert moved["steerability"] == backbone["steerability"]["swirl"]
-    near = row_of(tables.knn(validate_results(results)), "dinov2_vit_small", 10)
+    near = row_of(tables.knn(validate_results(results)), BACKBONE, 10)
     assert near["style"][0] == backbone["knn"]["transformation"]["10"]
     assert near["class"][0] == backbone["knn"]["class"]["10"]
 
 
-def test_confusion_counts_add_up(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.8, 0.8)}, heads=("linear",))
+def test_confusion_counts_add_up() -> None:
+    results = with_heads(real_results("alpha"), "linear")
     rows = tables.confusions(validate_results(results), "fine").rows
     counts = results["backbones"]["alpha"]["fine"]["linear"]["confusion"]["counts"]
     assert sum(row[-1] for row in rows) == sum(map(sum, counts))
     assert ("alpha", "linear", "jpeg", "jpeg", counts[14][14]) in rows
 
 
-def test_tables_without_numbers_have_no_rows(fake: ModuleType) -> None:
-    results = fake.fake_results(classes=(), multitask=False, shift=False, analysis=False)
+def test_tables_without_numbers_have_no_rows() -> None:
+    results = of_probes(without_classes(real_results()))
     results["comparisons"] = results["claims"] = None
     names = {table.name for table in all_tables(validate_results(results))}
     expected = {"overview", "per_transformation", "generalisation", "rotation", "redrawn", "equal_width", "training"}
     assert names == expected | {"confusion_fine", "confusion_coarse"}
 
 
-def test_rotation_has_its_table(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.8, 0.8)})
+def test_rotation_has_its_table() -> None:
+    results = real_results("alpha")
     scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": [0.3, 0.5]}}}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
     assert tables.by_transformation(validate_results(results), "coarse_rotation").rows == (
@@ -158,20 +157,20 @@ def test_rotation_has_its_table(fake: ModuleType) -> None:
     )
 
 
-def test_headline_has_a_line_for_each_backbone_and_chance(fake: ModuleType) -> None:
-    results = fake.fake_results()
+def test_headline_has_a_line_for_each_backbone_and_chance() -> None:
+    results = real_results()
     lines = headline_table(validate_results(results)).splitlines()
-    assert len(lines) == 2 + 6 + 1
+    assert len(lines) == 2 + len(NAMES) + 1
     assert lines[0].split()[:2] == ["backbone", "dim"]
     assert {"seen", "held out", "class, original", "class, transformed"} <= set(re.split("  +", lines[0]))
-    assert lines[2].startswith("vit_base_patch16_clip")
-    assert show(results["backbones"]["vit_base_patch16_clip"]["fine"]["mlp"]["accuracy"]) in lines[2]
+    assert lines[2].startswith(BACKBONE)
+    assert show(results["backbones"][BACKBONE]["fine"]["mlp"]["accuracy"]) in lines[2]
     assert lines[-1].split() == ["chance", "3.2", "3.2", "10.0", "10.0", "14.3", "14.3", "3.2"]
     assert len({len(line) for line in lines}) == 1
 
 
-def test_headline_marks_probes_that_have_not_converged(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8)})
+def test_headline_marks_probes_that_have_not_converged() -> None:
+    results = all_converged(real_results("alpha", "beta"))
     assert "†" not in headline_table(validate_results(results))
     results["backbones"]["beta"]["coarse"]["linear"]["converged"] = False
     *lines, note = headline_table(validate_results(results)).splitlines()
@@ -180,8 +179,8 @@ def test_headline_marks_probes_that_have_not_converged(fake: ModuleType) -> None
     assert note.startswith("†")
 
 
-def test_headline_of_nearly_nothing(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.5, 0.5)}, suite=fake.SUITE[:2], classes=(), analysis=False, heads=("mlp",))
+def test_headline_of_nearly_nothing() -> None:
+    results = with_heads(of_probes(shortened(without_classes(real_results("alpha")), 2)), "mlp")
     text = headline_table(validate_results(results))
     assert "style mlp" in text
     assert "–" in text
@@ -190,8 +189,8 @@ def test_headline_of_nearly_nothing(fake: ModuleType) -> None:
     assert "alpha" in headline_table(validate_results(results))
 
 
-def test_probes_that_have_not_converged_are_marked(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8)})
+def test_probes_that_have_not_converged_are_marked(tmp_path: Path) -> None:
+    results = all_converged(real_results("alpha", "beta"))
     before = write_report(validate_results(results), tmp_path / "before")
     assert "†" not in before.html.read_text()
     for task in ("fine", "semantic"):

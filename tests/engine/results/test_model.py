@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import jsonschema
 import pytest
-from tests.engine.report.fake import fake_results
+from tests.engine.report.real import BACKBONE, real_results
 
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.results import results_schema, validate_results
@@ -22,8 +21,8 @@ def dumped(document: ResultsDocument) -> dict[str, Any]:
 
 
 def test_a_dump_of_the_models_is_what_they_read() -> None:
-    results = json.loads(json.dumps(fake_results()))
-    results["backbones"]["dinov2_vit_small"]["plugged_in"] = {"list": [1, None, "x", {"deep": 2.5}]}
+    results = real_results()
+    results["backbones"][BACKBONE]["plugged_in"] = {"list": [1, None, "x", {"deep": 2.5}]}
     results["newer"] = [{"key": 1}]
     assert dumped(validate_results(results)) == results
     assert dumped(validate_results(BARE)) == BARE
@@ -61,7 +60,7 @@ def test_the_schema_is_valid_and_describes_results() -> None:
     schema = results_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    results = json.loads(json.dumps(fake_results()))
+    results = real_results()
     validator.validate(results)
     for wrong in ({"schema": 2}, {"name": None}, {"images": "1"}, {"backbones": {"a": {"dim": "768"}}}):
         with pytest.raises(jsonschema.ValidationError):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from tests.engine.report import fake
+from tests.engine.report.real import drop, real_results
 
 from substyle.engine.stages import few_shot as stage
 from substyle.engine.stages.few_shot import FewShotConfig, few_shot
@@ -150,7 +150,7 @@ def test_the_interval_covers_the_mean_over_photographs_and_draws() -> None:
 
 
 def test_the_report_shows_it() -> None:
-    results = fake.fake_results(images=100)
+    results = drop(real_results(), "few_shot")
     assert not [section for section in sections_of(validate_results(results)) if section.key == "few-shot"]
     for number, entry in enumerate(results["backbones"].values()):
         found = few_shot(some(seed=number), FewShotConfig())

@@ -11,7 +11,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
-from tests.engine.report import fake
+from tests.engine.report.real import real_results
 
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.ridge import PENALTIES
@@ -400,7 +400,7 @@ def test_the_section_and_what_is_compared() -> None:
     table, site_N = some(noise=0.6, alike=0.4)
     known = {"site": named(table, site_N), "year": {key: str(i) for i, key in enumerate(table.keys)}, "camera": {}}
     made = labels(table, known, config_of("site", "year", "camera", max_values=3), QUICK)
-    results = fake.fake_results(images=100)
+    results = real_results()
     name = next(iter(results["backbones"]))
     results["backbones"][name]["labels"] = made
     document = validate_results(results)

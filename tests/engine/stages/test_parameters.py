@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import Ridge as Reference
 from sklearn.metrics import r2_score
 from tests.conftest import slow_after
-from tests.engine.report import fake
+from tests.engine.report.real import drop, real_results
 
 from substyle.engine.probes.ridge import PENALTIES, Response, RidgePath
 from substyle.engine.stages.parameters import STAGE, ParametersConfig, families, parameters, response_of
@@ -229,7 +229,7 @@ def test_intervals_cover_the_score_on_all_photographs() -> None:
 
 
 def test_the_section_and_what_is_compared() -> None:
-    results = fake.fake_results(images=100)
+    results = drop(real_results(), "parameters")
     score = {
         "r2": 0.8,
         "r2_ci95": [0.7, 0.9],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
-from tests.engine.report import fake
+from tests.engine.report.real import drop, real_results
 
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shortcut import STAGE, ShortcutConfig, shortcut
@@ -159,7 +159,7 @@ def test_the_order_of_photographs_does_not_matter_and_samples_are_bounded() -> N
 
 
 def test_the_section_says_what_each_backbone_loses() -> None:
-    results = fake.fake_results(images=100)
+    results = drop(real_results(), "shortcut")
     name = next(iter(results["backbones"]))
     row: dict[str, Any] = {"baseline": 0.9, "all_diff": 0.8, "pos_same": 0.95, "neg_same": 0.5, "uniform": 0.85}
     row |= {"price": 0.45, "price_ci95": [0.4, 0.5], "loss": 0.2, "loss_ci95": [0.15, 0.25], "trained": [0.9, 0.7]}

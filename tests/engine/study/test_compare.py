@@ -1,22 +1,15 @@
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.report import fake
+from tests.engine.report.real import BACKBONE, NAMES, real_results, shortened, with_backbones
 
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.report.data import show
 from substyle.engine.report.page import soft
 from substyle.engine.study.compare import compare_results
 from substyle.kernels.errors import ConfigError, SubstyleError
-
-BACKBONE = "dinov2_vit_small"
-
-
-def fake_results(*given: Any, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
-    return fake.fake_results(*given, **changes) | {"identity": {"data": "0123456789abcdef"}}
 
 
 def outcome(score: float, *names: str) -> dict[str, ProbeOutcome]:
@@ -29,7 +22,7 @@ def outcome(score: float, *names: str) -> dict[str, ProbeOutcome]:
 
 
 def test_equal_runs_agree_in_setup_and_do_not_differ(tmp_path: Path) -> None:
-    results = fake_results(images=100)
+    results = real_results()
     comparison = compare_results([("a", results), ("b", results)], tmp_path)
     assert comparison.setup == ()
     assert {row[-1] for row in comparison.table.rows} == {(0.0, None, None)}
@@ -38,7 +31,7 @@ def test_equal_runs_agree_in_setup_and_do_not_differ(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["", "suite", "classes", "photographs", "unknown", "convergence", "outcomes"])
 def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path, change: str) -> None:
-    runs = [(name, fake_results(images=100, seed=0)) for name in ("a", "b", "c")]
+    runs = [(name, real_results()) for name in ("a", "b", "c")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85, 0.801), strict=True):
         scores = results["backbones"][BACKBONE]["fine"]["linear"]
         scores |= {"accuracy": accuracy, "ci95": [accuracy - 0.01, accuracy + 0.01]}
@@ -65,7 +58,7 @@ def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path
     assert html.count("<small>clear</small>") == (change == "")
     assert comparison.text().count("*") == 2 * (change == "")
     if change == "unknown":
-        assert ("photographs", ("not recorded", "not recorded", "0123456789abcdef")) in [
+        assert ("photographs", ("not recorded", "not recorded", real_results()["identity"]["data"])) in [
             (each.what, each.values) for each in comparison.setup
         ]
     with (tmp_path / "tables" / "compare.csv").open(newline="") as file:
@@ -82,7 +75,7 @@ def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path
 
 
 def test_paired_differences_are_over_common_transformations(tmp_path: Path) -> None:
-    runs = [(name, fake_results(images=100)) for name in ("a", "b")]
+    runs = [(name, real_results()) for name in ("a", "b")]
     first, second = outcome(0.8, "identity", "jpeg"), outcome(0.8, "identity")
     first[BACKBONE].scores["fine/linear"][1] = 0.0  # jpeg, which the other run does not have
     table = compare_results(runs, tmp_path, [first, second]).table
@@ -90,7 +83,7 @@ def test_paired_differences_are_over_common_transformations(tmp_path: Path) -> N
 
 
 def test_precision_versions_and_what_is_left_out_are_part_of_the_setup(tmp_path: Path) -> None:
-    runs = [fake_results(images=100) for _ in range(2)]
+    runs = [real_results() for _ in range(2)]
     for results, value in zip(runs, ("bf16", "fp32"), strict=True):
         results |= {"dtype": value, "version": value, "left_out": {value: 1}, "indistinct": {value: 1}}
         results["environment"] = {"torch": value, "threads": value}
@@ -102,8 +95,8 @@ def test_precision_versions_and_what_is_left_out_are_part_of_the_setup(tmp_path:
 
 
 def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
-    runs = [(name, fake_results(images=100)) for name in ("a", "b")]
-    scores = runs[1][1]["backbones"]["dinov2_vit_small"]["fine"]["linear"]
+    runs = [(name, real_results()) for name in ("a", "b")]
+    scores = runs[1][1]["backbones"][BACKBONE]["fine"]["linear"]
     scores["converged"] = False
     comparison = compare_results(runs, tmp_path)
     (marked,) = [line for line in comparison.text().splitlines() if "†" in line and "style_linear" in line]
@@ -114,10 +107,10 @@ def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
 
 
 def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
-    first = fake_results(images=100)
-    other = fake_results(images=200, seed=1, suite=fake.SUITE[:8], classes=("x", "y"))
-    other |= {"canvas": 128, "crop_pct": 1.0}
-    other["backbones"]["dinov2_vit_small"]["spec"]["weights_hash"] = "ffff"
+    first = real_results()
+    other = shortened(real_results(), 8) | {"suite": "custom", "images": 200, "seed": 1, "canvas": 128, "crop_pct": 1.0}
+    other |= {"classes": ["x", "y"], "splits": {"train": 120, "val": 40, "test": 40}}
+    other["backbones"][BACKBONE]["spec"]["weights_hash"] = "ffff"
     setup = compare_results([("a", first), ("b", other)], tmp_path).setup
     assert [difference.what for difference in setup] == [
         "suite",
@@ -129,7 +122,7 @@ def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
         "classes",
         "splits",
         "indistinct",
-        "dinov2_vit_small",
+        BACKBONE,
     ]
     assert setup[1].values[0] == "31"
     assert setup[1].values[1].startswith("8 (without hue_shift")
@@ -139,7 +132,7 @@ def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
 
 
 def test_roles_settings_and_units_are_part_of_the_setup(tmp_path: Path) -> None:
-    runs = [fake_results(images=100) for _ in range(2)]
+    runs = [real_results() for _ in range(2)]
     for results, by, strengths in zip(runs, ("photograph", "folder"), ([0.1, 1.0], [1e-6]), strict=True):
         results["resampled"] = {"by": by, "groups": 20}
         results["settings"] = {"probes": {"Cs": strengths, "seed": 0, "device": by, "grid": {"save": by == "folder"}}}
@@ -158,8 +151,8 @@ def test_roles_settings_and_units_are_part_of_the_setup(tmp_path: Path) -> None:
 
 
 def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
-    runs = [fake_results(images=100, seed=0) for _ in range(2)]
-    name = "efficientnet_lite0"
+    runs = [real_results() for _ in range(2)]
+    name = NAMES[0]
     for results, value, radius in zip(runs, (0.25, 0.75), (4, 8), strict=True):
         scored, ends = {"accuracy": value}, [value - 0.125, value + 0.125]
         own = results["backbones"][name]
@@ -181,7 +174,7 @@ def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
 
 
 def test_a_backbone_of_one_run_has_no_difference(tmp_path: Path) -> None:
-    runs = [("a", fake_results({"x": (0.9, 0.9), "y": (0.9, 0.9)})), ("b", fake_results({"y": (0.9, 0.9)}))]
+    runs = [("a", real_results("x", "y")), ("b", real_results("y"))]
     table = compare_results(runs, tmp_path).table
     assert {row[-1] for row in table.rows if row[0] == "x"} == {None}
     assert None not in {row[-1] for row in table.rows if row[0] == "y"}
@@ -189,18 +182,18 @@ def test_a_backbone_of_one_run_has_no_difference(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    results = fake_results({"<script>x": (0.9, 0.9)}, images=50)
+    results = real_results("<script>x")
     compare_results([("<script>1", results), ("<script>2", results)], tmp_path)
     assert "<script" not in (tmp_path / "compare.html").read_text()
 
 
 def test_runs_without_scores(tmp_path: Path) -> None:
-    results = fake_results({}, images=50)
+    results = with_backbones(real_results())
     assert compare_results([("a", results), ("b", results)], tmp_path).table.rows == ()
 
 
 def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
-    results = fake_results(images=50)
+    results = real_results()
     for runs in ([], [("a", results)], [("a", results), ("a", results)], [("a", results), ("a_low", results)]):
         with pytest.raises(ConfigError, match=r"compare\.runs"):
             compare_results(runs, tmp_path)
@@ -209,20 +202,20 @@ def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
 
 
 def test_the_table_for_a_terminal(tmp_path: Path) -> None:
-    runs = [(name, fake_results(images=100, seed=0)) for name in ("a", "b")]
+    runs = [(name, real_results()) for name in ("a", "b")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85), strict=True):
         results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = accuracy
     comparison = compare_results(runs, tmp_path, [outcome(0.80, "identity"), outcome(0.85, "identity")])
     lines = comparison.text().splitlines()
     assert lines[0].split() == ["Backbone", "Score", "a", "b", "b", "−", "a"]
     assert len(lines) == len(comparison.table.rows) + 4
-    changed = [line.split() for line in lines if line.startswith("dinov2_vit_small") and " style_linear " in line]
-    assert changed == [["dinov2_vit_small", "style_linear", "80.0", "85.0", "+5.0", "*"]]
+    changed = [line.split() for line in lines if line.startswith(BACKBONE) and " style_linear " in line]
+    assert changed == [[BACKBONE, "style_linear", "80.0", "85.0", "+5.0", "*"]]
     assert sum("*" in line for line in lines[:-2]) == 1
 
 
 def test_held_out_scores_have_the_two_way_interval(tmp_path: Path) -> None:
-    runs = [(name, fake_results(images=100, seed=0)) for name in ("a", "b")]
+    runs = [(name, real_results()) for name in ("a", "b")]
     for (_, results), value in zip(runs, (0.50, 0.53), strict=True):
         own = results["backbones"][BACKBONE]
         own["coarse"]["linear"] |= {"held_out": value, "held_out_ci95": [value - 0.01, value + 0.01]}

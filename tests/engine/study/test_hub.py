@@ -14,7 +14,7 @@ import huggingface_hub
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from tests.engine.report import fake
+from tests.engine.report.real import BACKBONE, real_results
 
 from substyle.engine.cli import main
 from substyle.engine.extensions.site.directory import rows_of_run
@@ -35,13 +35,13 @@ def run(tmp_path: Path) -> Path:
     stamp.finish(tmp_path / "probes" / "a", stamp.Stamp("", "", {}, "", {}, ""), 0.0)
     (tmp_path / "tables" / "private.csv").write_bytes(b"not of the report")
     (tmp_path / "probes" / "a" / "private.txt").write_bytes(b"not of the report")
-    results = fake.fake_results() | {"stamps": {"probes/a": "0" * 16, "analysis/a": "0" * 16}}
+    results = real_results() | {"stamps": {"probes/a": "0" * 16, "analysis/a": "0" * 16}}
     (tmp_path / "results.json").write_text(json.dumps(results | {"checksum": stamp.checksum(results)}))
     return tmp_path
 
 
 def test_the_card_has_all_accuracies_in_the_format_of_the_hub(run: Path) -> None:
-    results = fake.fake_results()
+    results = real_results()
     path = hub.write_card(run, run / "shared" / "card.md")
     loaded = ModelCard.load(path)
     assert loaded.data.library_name == "substyle"
@@ -50,7 +50,7 @@ def test_the_card_has_all_accuracies_in_the_format_of_the_hub(run: Path) -> None
     found = {(each.metric_name, each.metric_value) for each in loaded.data.eval_results}
     for backbone in results["backbones"].values():
         assert ("Accuracy (Style, linear)", backbone["fine"]["linear"]["accuracy"]) in found
-    assert "| efficientnet_lite0 | linear |" in loaded.text
+    assert f"| {BACKBONE} | linear |" in loaded.text
     one = next(each for each in loaded.data.eval_results if each.metric_name == "Accuracy (Style, linear)")
     assert (one.task_type, one.metric_type, one.dataset_split) == ("image-classification", "accuracy", "test")
 

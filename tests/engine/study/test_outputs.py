@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from tests.engine.report import fake
+from tests.engine.report.real import real_results
 
 from substyle.engine.store.identity import RUN
 from substyle.engine.study import outputs, runner
@@ -28,7 +28,7 @@ def out(tmp_path: Path) -> Path:
     for name in ("out/README.md", "out/tables/mine.csv", "out/figures/mine/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("mine")
-    runner.save_report(fake.fake_results(), tmp_path / "out", None)
+    runner.save_report(real_results(), tmp_path / "out", None)
     return tmp_path / "out"
 
 
@@ -37,7 +37,7 @@ def test_a_report_replaces_its_own_files_alone(out: Path) -> None:
     overview, mine = out / "tables" / "overview.csv", [path for path in out.rglob("*") if "mine" in path.name]
     assert per_class.is_file()
     overview.write_text("edited")
-    results = fake.fake_results({"a": (0.9, 0.8)})
+    results = real_results("a")
     for backbone in results["backbones"].values():
         backbone.clear()
     runner.save_report(results, out, None)
@@ -52,7 +52,7 @@ def test_a_full_disk_leaves_the_old_report(out: Path, monkeypatch: pytest.Monkey
     full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr("substyle.engine.report.page.write_tables", full)
     with pytest.raises(OSError, match="No space left"):
-        runner.save_report(fake.fake_results({"a": (0.9, 0.8)}), out, None)
+        runner.save_report(real_results("a"), out, None)
     assert contents(out) == before
 
 
@@ -62,19 +62,19 @@ def test_files_of_others_are_not_replaced(out: Path) -> None:
     (out / "README.md").unlink()
     write_card(out)
     write_card(out)
-    runner.save_report(fake.fake_results(), out, None)  # other results than those of the card
+    runner.save_report(real_results(), out, None)  # other results than those of the card
     assert not (out / "README.md").exists()
     (out / "results.json").unlink()
     (out / ".substyle-files.json").unlink()
     before = contents(out)
     with pytest.raises(UnsafeFileError, match="would be replaced"):
-        runner.save_report(fake.fake_results(), out, None)
+        runner.save_report(real_results(), out, None)
     assert contents(out) == before
 
 
 def test_reports_of_versions_without_a_list_are_replaced(out: Path) -> None:
     (out / ".substyle-files.json").unlink()
-    runner.save_report(fake.fake_results(), out, None)
+    runner.save_report(real_results(), out, None)
     assert (out / "README.md").read_text() == "mine"
 
 
@@ -111,10 +111,10 @@ def test_files_that_a_killed_run_moved_are_known(out: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        runner.save_report(fake.fake_results({"a": (0.9, 0.8)}), out, None)
+        runner.save_report(real_results("a"), out, None)
     monkeypatch.undo()
     assert overview.exists()
-    results = fake.fake_results({"a": (0.9, 0.8)})
+    results = real_results("a")
     for backbone in results["backbones"].values():
         backbone.clear()
     runner.save_report(results, out, None)

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.engine.report.fake import fake_results
+from tests.engine.report.real import BACKBONE, real_results
 
 from substyle.engine.config import TrackConfig
 from substyle.engine.observability import stage
@@ -59,12 +59,12 @@ class Recorder(ModuleType):
 def test_progress_scores_tables_and_report_are_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Recorder()
     monkeypatch.setitem(sys.modules, "trackio", library)
-    results = fake_results()
+    results = real_results()
     study("trackio", tmp_path, results)
     assert (library.logged["embed/done"], library.logged["embed/total"]) == (40, 40)
     assert library.logged["embed/per_second"] > 0
-    accuracy = results["backbones"]["efficientnet_lite0"]["fine"]["linear"]["accuracy"]
-    assert library.logged["efficientnet_lite0/linear/style"] == accuracy
+    accuracy = results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"]
+    assert library.logged[f"{BACKBONE}/linear/style"] == accuracy
     assert library.logged["tables/overview"].data[0].keys() >= {"backbone", "style", "style_low"}
     assert (library.files, library.ended) == ([tmp_path / "report.html"], True)
 
@@ -73,10 +73,10 @@ def test_a_tracker_that_fails_warns_once_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackio", Recorder(fails=True))
-    study("trackio", tmp_path, fake_results())
+    study("trackio", tmp_path, real_results())
     assert capsys.readouterr().err.count("warning: trackio failed") == 1
     monkeypatch.setattr(Recorder, "init", lambda self, **_: sys.exit(3))
-    study("trackio", tmp_path, fake_results())
+    study("trackio", tmp_path, real_results())
     assert "SystemExit(3)" in capsys.readouterr().err
 
 
@@ -129,7 +129,7 @@ def test_libraries_keep_what_they_are_told(
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     pytest.importorskip(library)
-    study(library, tmp_path / "out", fake_results())
+    study(library, tmp_path / "out", real_results())
     assert "warning" not in capsys.readouterr().err
     files = [
         path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".db", ".db-wal", ".wandb", ".0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.engine.report.fake import fake_results
+from tests.engine.report.real import drop, real_results
 
 from substyle.engine.extensions.attack.section import attack_detection, attack_summary, attacks
 from substyle.engine.stages.results import validate_results
@@ -27,7 +27,7 @@ def entry(success: float, l2: float, **detection: float) -> dict[str, Any]:
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    made: dict[str, Any] = fake_results()
+    made: dict[str, Any] = drop(real_results(), "attack")
     made["backbones"][next(iter(made["backbones"]))]["attack"] = {
         "accuracy": 0.9,
         "named": {"identity": 1.0},
@@ -69,7 +69,7 @@ def test_tables(results: dict[str, Any]) -> None:
 
 
 def test_without_attacks_there_is_nothing() -> None:
-    made = fake_results()
+    made = drop(real_results(), "attack")
     assert not attacks(validate_results(made)).rows
     assert not any(table.rows for table in attack_detection(validate_results(made)))
     assert attack_summary(validate_results(made)) == ""

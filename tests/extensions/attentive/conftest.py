@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.engine.conftest import figures
 from tests.engine.probes.conftest import make_table, quick
-from tests.engine.report.conftest import fake
 from tests.scenarios.conftest import empty, pages, processes, scene
 
-__all__ = ["empty", "fake", "figures", "make_table", "pages", "processes", "quick", "scene"]
+__all__ = ["empty", "figures", "make_table", "pages", "processes", "quick", "scene"]

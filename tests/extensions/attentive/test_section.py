@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.engine.report.real import real_results
 
 from substyle.engine.extensions.attentive.section import HEADS, attentive, attentive_summary
 from substyle.engine.stages.results import validate_results
@@ -22,8 +22,8 @@ def difference(head: str, task: str, metric: str, value: float, half: float) -> 
 
 
 @pytest.fixture
-def results(fake: ModuleType) -> dict[str, Any]:
-    made: dict[str, Any] = fake.fake_results({ALPHA: (0.9, 0.9), "control:pixels": (0.4, 0.3)})
+def results() -> dict[str, Any]:
+    made: dict[str, Any] = real_results(ALPHA, "control:pixels")
     backbone = made["backbones"][ALPHA]
     backbone["attentive"] = {"tokens": 49, "dim": 384} | {
         task: {head: dict(backbone[task]["linear"]) for head in HEADS} for task in ("fine", "coarse", "semantic")

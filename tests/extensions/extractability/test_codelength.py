@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from tests.conftest import slow_after
 from tests.engine.probes.conftest import Make, Quick, features_of
-from tests.engine.report.fake import fake_results
+from tests.engine.report.real import real_results
 
 from substyle.engine.extensions.extractability.codelength import (
     Growing,
@@ -167,7 +167,7 @@ def test_a_run_reports_extractability_in_the_schema_and_by_groups(make_table: Ma
     ]  # fmt: skip
     assert set(found["fine"]["linear"]) == {"selectivity", "codelength", "curve", "shuffled"}
     assert set(found["fine"]["mlp"]) == {"selectivity"}
-    whole = fake_results({"alpha": (0.9, 0.9)})
+    whole = real_results("alpha")
     whole["backbones"]["alpha"]["extractability"] = found
     assert [row[:3] for row in extractability_table(validate_results(whole)).rows[:2]] == [
         ("alpha", "style", h) for h in ("linear", "mlp")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
+from tests.engine.report.real import real_results
 
 from substyle.engine.extensions.finetune.section import finetuned, finetuned_summary
 from substyle.engine.report.data import labels_of
@@ -19,13 +20,20 @@ STYLE = {"semantic": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transform
 
 
 @pytest.fixture
-def results(fake: ModuleType) -> Any:  # noqa: ANN401
-    names = {f"finetuned:{o}-{s}": (STYLE[o][s], 0.5) for o in STYLE for s in range(3)}
-    made = fake.fake_results({"alpha": (0.75, 0.9), **names})
-    for name in names:
-        objective, seed = name.removeprefix("finetuned:").split("-")
-        facts = {"backbone": "alpha", "objective": objective, "seed": int(seed), "transformations": []}
+def results() -> Any:  # noqa: ANN401
+    names = {f"finetuned:{o}-{s}": (o, s, STYLE[o][s]) for o in STYLE for s in range(3)}
+    made = real_results("alpha", *names)
+    made["backbones"]["alpha"]["fine"]["linear"] |= {"accuracy": 0.75, "ci95": [0.74, 0.76]}
+    for name, (objective, seed, accuracy) in names.items():
+        facts = {"backbone": "alpha", "objective": objective, "seed": seed, "transformations": []}
         made["backbones"][name]["spec"]["finetuned"] = facts
+        made["backbones"][name]["fine"]["linear"]["accuracy"] = accuracy
+    scores = {name: backbone["fine"]["linear"]["accuracy"] for name, backbone in made["backbones"].items()}
+    made["comparisons"] = [
+        {"task": "fine", "metric": "accuracy", "head": "linear", "a": a, "b": b}
+        | {"difference": scores[a] - scores[b], "ci95": [scores[a] - scores[b] - 0.013, scores[a] - scores[b] + 0.013]}
+        for a, b in combinations(scores, 2)
+    ]
     return made
 
 
@@ -104,7 +112,7 @@ def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: A
     assert labels_of(validate_results(results))["finetuned:semantic-0"] == "alpha + semantic, seed 0"
 
 
-def test_without_fine_tuned_backbones_there_is_nothing(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.75, 0.9)})
+def test_without_fine_tuned_backbones_there_is_nothing() -> None:
+    results = real_results("alpha")
     assert not finetuned(validate_results(results)).rows
     assert finetuned_summary(validate_results(results)) == ""

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from tests.conftest import slow_after
-from tests.engine.report import fake
+from tests.engine.report.real import drop, real_results
 
 from substyle.engine.extensions.generators import stage
 from substyle.engine.extensions.generators.stage import GeneratorsConfig, contrast, unseen_styles
@@ -164,7 +164,7 @@ def test_a_perfect_score_on_few_photographs_has_an_interval() -> None:
 
 
 def test_the_report_shows_scores_and_contrasts() -> None:
-    results = fake.fake_results(images=100)
+    results = drop(real_results(), "generators")
     assert not [each for each in sections_of(validate_results(results)) if each.key == "generators"]
     names = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
     known = {}
@@ -195,7 +195,7 @@ def test_the_report_shows_scores_and_contrasts() -> None:
     ],
 )
 def test_what_is_undecided_says_what_would_decide(difference: float, own: float, others: float, expected: str) -> None:
-    results = fake.fake_results(images=100)
+    results = drop(real_results(), "generators")
     a, b = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
     for name in (a, b):
         results["backbones"][name]["generators"] = {"accuracy": 0.5, "generators": [str(i) for i in range(12)]}
@@ -252,7 +252,7 @@ def test_probes_see_few_styles_of_one_generator() -> None:
 
 
 def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
-    results = fake.fake_results(images=100)
+    results = drop(real_results(), "generators")
     names = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
     config, found, known = GeneratorsConfig(resamples=3, bootstrap=200), {}, {}
     run = stage.Run(None, tmp_path, {name: some(alike=i) for i, name in enumerate(names)})  # type: ignore[arg-type]

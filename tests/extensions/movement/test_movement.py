@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.metrics.pairwise import cosine_similarity
-from tests.engine.report import fake
+from tests.engine.report.real import real_results
 
 from substyle.engine.extensions.movement.section import MEASURES
 from substyle.engine.extensions.movement.stage import STAGE, MovementConfig, movement, radius
@@ -179,7 +179,7 @@ def test_intervals_cover_the_correlation_over_all_transformations() -> None:
 
 
 def test_the_section_and_what_is_compared() -> None:
-    results = fake.fake_results(images=100)
+    results = real_results()
     names = list(results["backbones"])
     for seed, name in enumerate(names):
         results["backbones"][name]["movement"] = movement(*some(seed=seed), QUICK)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import threading
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from tests.conftest import the_json
-from tests.engine.report import fake
+from tests.engine.report.real import BACKBONE, NAMES, real_results
 
 from substyle.engine.cli import main
 from substyle.engine.extensions.site import directory
@@ -30,15 +28,7 @@ from substyle.kernels.files import UnsafeFileError
 
 def results(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
     """A results.json with the identity that a run has."""
-    made = copy.deepcopy(_fake()) | {"identity": {"sources": "pets", "photographs": "0123456789abcdef"}}
-    for row in made["transformations"]:
-        row.setdefault("parameters", [])
-    return made | changes
-
-
-@cache
-def _fake() -> dict[str, Any]:
-    return fake.fake_results(images=100)
+    return real_results() | {"identity": {"sources": "pets", "photographs": "0123456789abcdef"}} | changes
 
 
 def write_run(folder: Path, made: dict[str, Any]) -> Path:
@@ -55,19 +45,19 @@ def there(tmp_path: Path) -> Path:
 
 
 def first(root: Path) -> Path:
-    return next(path for path in sorted(root.rglob("*.json")) if "dinov2" in str(path))
+    return next(path for path in sorted(root.rglob("*.json")) if "lite1" in str(path))
 
 
 def test_a_row_has_what_a_number_needs_to_be_cited() -> None:
     made = results()
-    row = next(row for row in rows_of(made) if row.backbone.name == "dinov2_vit_small")
-    own = made["backbones"]["dinov2_vit_small"]
+    row = next(row for row in rows_of(made) if row.backbone.name == BACKBONE)
+    own = made["backbones"][BACKBONE]
     scores = {score.key: score for score in row.scores}
     assert scores["style_linear"].value == own["fine"]["linear"]["accuracy"]
     assert scores["style_linear"].ci95 == own["fine"]["linear"]["ci95"]
     assert scores["style_linear"].n == made["splits"]["test"]
     assert scores["rotation_linear"].ci95 == own["coarse_rotation"]["linear"]["two_way_ci95"]
-    assert (row.data.photographs, row.data.classes, row.data.digest) == (100, 7, "0123456789abcdef")
+    assert (row.data.photographs, row.data.classes, row.data.digest) == (85, 17, "0123456789abcdef")
     assert (row.study.seed, row.study.canvas, row.substyle) == (made["seed"], made["canvas"], made["version"])
     assert [each.name for each in row.suite.transformations] == [each["name"] for each in made["transformations"]]
     table = next(table for table in row.tables if table.name == "per_transformation")
@@ -76,12 +66,12 @@ def test_a_row_has_what_a_number_needs_to_be_cited() -> None:
 
 def test_definitions_photographs_and_weights_are_told_apart() -> None:
     def digests(made: dict[str, Any]) -> tuple[str | None, ...]:
-        row = next(row for row in rows_of(made) if row.backbone.name == "dinov2_vit_small")
+        row = next(row for row in rows_of(made) if row.backbone.name == BACKBONE)
         return row.backbone.digest, row.suite.digest, row.data.digest
 
     before, other = digests(results()), results()
     other["transformations"][3]["parameters"] = [{"name": "sigma", "one_of": [9]}]
-    other["backbones"]["dinov2_vit_small"]["spec"]["weights_hash"] = "ffff"
+    other["backbones"][BACKBONE]["spec"]["weights_hash"] = "ffff"
     other["identity"]["photographs"] = "f" * 16
     after = digests(other)
     assert all(a is not None and b is not None and a != b for a, b in zip(before, after, strict=True))
@@ -99,8 +89,8 @@ def test_what_is_not_recorded_is_null() -> None:
 
 def test_unconverged_probes_stay_marked() -> None:
     made = results()
-    made["backbones"]["dinov2_vit_small"]["coarse"]["linear"]["converged"] = False
-    row = next(row for row in rows_of(made) if row.backbone.name == "dinov2_vit_small")
+    made["backbones"][BACKBONE]["coarse"]["linear"]["converged"] = False
+    row = next(row for row in rows_of(made) if row.backbone.name == BACKBONE)
     assert not next(score for score in row.scores if score.key == "held_out_linear").converged
 
 
@@ -121,7 +111,7 @@ def test_equal_rows_change_nothing_and_other_numbers_are_refused(there: Path) ->
     stamps = {"stamps": {f"probes/{stamp_of}": "0" * 16 for stamp_of in slugs()}}
     add_rows(rows_of(results(**stamps)), there)
     changed = results(**stamps)
-    changed["backbones"]["dinov2_vit_small"]["fine"]["linear"]["accuracy"] = 0.123
+    changed["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = 0.123
     done = add_rows(rows_of(changed), there)
     assert list(done.refused.values()) == ["other numbers for the same stamp are there"]
     assert {path: path.read_bytes() for path in before} == before
@@ -136,8 +126,8 @@ def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> 
     add_rows(rows_of(recorded()), tmp_path / "to")
     changed = recorded(note="a note", name="another name", version="9", environment={"torch": "9"})
     done = add_rows(rows_of(changed), tmp_path / "to")
-    assert (done.added, done.refused, len(done.unchanged)) == ([], {}, len(fake.SKILLS))
-    changed["backbones"]["dinov2_vit_small"]["fine"]["linear"]["by_transformation"]["jpeg"] = 0.123
+    assert (done.added, done.refused, len(done.unchanged)) == ([], {}, len(NAMES))
+    changed["backbones"][BACKBONE]["fine"]["linear"]["by_transformation"]["jpeg"] = 0.123
     assert len(add_rows(rows_of(changed), tmp_path / "to").refused) == 1
 
 
@@ -162,8 +152,8 @@ def test_of_two_writers_of_one_row_one_is_refused(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(directory.files, "write_new", together)
     changed = recorded()
-    changed["backbones"]["dinov2_vit_small"]["fine"]["linear"]["accuracy"] = 0.123
-    rows = [[row for row in rows_of(made) if "dinov2" in row.backbone.name] for made in (recorded(), changed)]
+    changed["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = 0.123
+    rows = [[row for row in rows_of(made) if "lite1" in row.backbone.name] for made in (recorded(), changed)]
     threads = [threading.Thread(target=add, args=(own,)) for own in rows]
     for thread in threads:
         thread.start()
@@ -203,7 +193,7 @@ def test_folders_that_cannot_be_read_are_bad(there: Path, monkeypatch: pytest.Mo
 def slugs() -> list[str]:
     from substyle.engine.store.layout import slug
 
-    return [slug(name) for name in fake.SKILLS]
+    return [slug(name) for name in NAMES]
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -329,12 +319,12 @@ def test_check_names_each_bad_file_and_pull_leaves_it(
 def test_only_a_run_with_its_checksum_is_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = write_run(tmp_path / "run", results()), str(tmp_path / "to")
     assert main(["results", "add", str(run), "--to", out, "--json"]) == 0
-    assert len(the_json(capsys)["added"]) == len(fake.SKILLS)
+    assert len(the_json(capsys)["added"]) == len(NAMES)
     assert main(["results", "add", str(run), "--to", out, "--json"]) == 0
     assert the_json(capsys)["added"] == []
     assert main(["results", "check", out]) == 0
     text = (run / "results.json").read_text()
-    (run / "results.json").write_text(text.replace('"images": 100', '"images": 101', 1))
+    (run / "results.json").write_text(text.replace('"images": 85', '"images": 86', 1))
     with pytest.raises(StaleError, match="modified"):
         rows_of_run(run)
 
@@ -364,7 +354,7 @@ def test_arguments_are_checked(there: Path, tmp_path: Path, monkeypatch: pytest.
 def test_names_stay_inside(name: str, tmp_path: Path) -> None:
     made = results(suite=name)
     made["identity"]["sources"] = name
-    made["backbones"] = {name: made["backbones"]["dinov2_vit_small"]} | made["backbones"]
+    made["backbones"] = {name: made["backbones"][BACKBONE]} | made["backbones"]
     rows = rows_of(made)
     assert rows[0].backbone.name == name
     add_rows(rows, tmp_path / "to")

@@ -18,7 +18,7 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 from tests.conftest import slow_after, the_json
-from tests.engine.report import fake
+from tests.engine.report.real import BACKBONE, NAMES
 from tests.extensions.site.test_directory import recorded, results, write_run
 
 from substyle.engine.cli import main
@@ -31,8 +31,6 @@ from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.store.layout import slug
 from substyle.kernels.errors import ConfigError, SubstyleError
-
-BACKBONE = "dinov2_vit_small"
 
 
 def shown(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
@@ -143,7 +141,7 @@ def test_the_leaderboard_has_scores_with_intervals_and_links_to_rows(built: Path
     low, high = (f"{100 * end:.1f}" for end in score.ci95)
     assert f"{100 * score.value:.1f}{low}–{high}" in text
     rows = [link for link in page.links() if link.startswith("rows/")]
-    assert len(set(rows)) == 2 * len(fake.SKILLS)
+    assert len(set(rows)) == 2 * len(NAMES)
     form = next(own for own in page.of("form"))
     assert form["id"] == "filters"
     asked = {own["name"] for tag in ("select", "input") for own in page.of(tag)}
@@ -308,7 +306,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_photographs_stay_out_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = shown(tmp_path / "run"), tmp_path / "out"
     assert main(["site", str(run), "--out", str(out), "--without-photographs", "--json"]) == 0
-    assert the_json(capsys)["rows"] == len(fake.SKILLS)
+    assert the_json(capsys)["rows"] == len(NAMES)
     assert not list(out.rglob("*.jpg"))
     assert not any(page.of("img") for page in pages(out).values())
     assert "cat.jpg" not in "".join(path.read_text() for path in out.rglob("*.html"))
@@ -335,7 +333,7 @@ def test_long_pages_lose_tables_and_long_boards_are_split(tmp_path: Path, monkey
     assert max(path.stat().st_size for path in (tmp_path / "out").rglob("*.html")) <= 50_000
     assert any("Left out, since pages have at most 2 MB" in "".join(page.text) for page in found.values())
     links = {link for name in ("index.html", "index-2.html") for link in found[name].links() if "rows/" in link}
-    assert len(links) == len(fake.SKILLS)
+    assert len(links) == len(NAMES)
     monkeypatch.setattr(made_by, "MAX_PAGE", 1_000)
     with pytest.raises(SubstyleError, match="at most 1,000"):
         write_site([run], tmp_path / "out")
@@ -393,7 +391,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_of_different_rows_of_a_stamp_the_first_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", recorded())
     add_rows(rows_of(recorded()), tmp_path / "rows")
-    assert write_site([run, tmp_path / "rows"], tmp_path / "out").rows == len(fake.SKILLS)
+    assert write_site([run, tmp_path / "rows"], tmp_path / "out").rows == len(NAMES)
     other = next(row for row in rows_of(recorded()) if row.backbone.name == BACKBONE)
     scores = [score.model_dump() | {"value": 0.123} for score in other.scores]
     add_rows([foreign(other, scores=scores)], tmp_path / "other")
@@ -401,7 +399,7 @@ def test_of_different_rows_of_a_stamp_the_first_is_shown(tmp_path: Path, capsys:
     assert main(command) == 1
     answer = the_json(capsys)
     assert answer["bad"] == {str(tmp_path / "other" / other.path): "other numbers for the same stamp"}
-    assert answer["rows"] == len(fake.SKILLS)
+    assert answer["rows"] == len(NAMES)
     assert "12.3" not in (tmp_path / "out" / "rows" / f"{other.stamp}.html").read_text()
 
 
@@ -409,9 +407,9 @@ def test_a_renamed_folder_of_photographs_is_no_other_row(tmp_path: Path) -> None
     made = recorded()
     add_rows(rows_of(made), tmp_path / "rows")
     made["identity"]["sources"] = "renamed"
-    assert len(add_rows(rows_of(made), tmp_path / "rows").added) == len(fake.SKILLS)
+    assert len(add_rows(rows_of(made), tmp_path / "rows").added) == len(NAMES)
     site = write_site([tmp_path / "rows"], tmp_path / "out")
-    assert (site.rows, site.bad) == (len(fake.SKILLS), {})
+    assert (site.rows, site.bad) == (len(NAMES), {})
 
 
 QUOTES = "'" * 4000
@@ -441,7 +439,7 @@ def test_a_row_with_too_much_stops_no_site(case: str, tmp_path: Path) -> None:
     assert add_rows([row], tmp_path / "rows").refused == {}
     site = write_site([run, tmp_path / "rows"], tmp_path / "out")
     bad = {str(tmp_path / "rows" / row.path): "too much text for a page"}
-    assert (site.rows, site.bad) == ((len(fake.SKILLS), bad) if case == "text" else (len(fake.SKILLS) + 1, {}))
+    assert (site.rows, site.bad) == ((len(NAMES), bad) if case == "text" else (len(NAMES) + 1, {}))
     assert max(path.stat().st_size for path in (tmp_path / "out").rglob("*.html")) <= made_by.MAX_PAGE
     assert own_row().scores[0].heading in (tmp_path / "out" / "index.html").read_text()
 
@@ -464,7 +462,7 @@ def test_many_rows_with_much_text_take_more_pages(tmp_path: Path, monkeypatch: p
     add_rows(rows, tmp_path / "rows")
     monkeypatch.setattr(made_by, "MAX_PAGE", 150_000)
     site = write_site([run, tmp_path / "rows"], tmp_path / "out")
-    assert (site.rows, site.bad) == (40 + len(fake.SKILLS), {})
+    assert (site.rows, site.bad) == (40 + len(NAMES), {})
     found = pages(tmp_path / "out")
     assert "index-2.html" in found
     links = {link for name, page in found.items() if name.startswith("index") for link in page.links()}
@@ -509,7 +507,7 @@ def test_one_is_no_plural_and_a_folder_without_results_is_named(
 ) -> None:
     run, out = write_run(tmp_path / "run", results()), str(tmp_path / "out")
     assert main(["site", str(run), "--out", out]) == 0
-    assert f" {len(fake.SKILLS)} rows in 1 table, " in capsys.readouterr().out
+    assert f" {len(NAMES)} rows in 1 table, " in capsys.readouterr().out
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(ConfigError, match=r"a run with results\.json, or a directory of results with results/"):
         write_site([tmp_path / "unfinished"], tmp_path / "out")
@@ -530,7 +528,7 @@ def test_files_that_are_no_rows_are_named(tmp_path: Path, capsys: pytest.Capture
     bad.write_text("{}")
     assert main(["site", str(tmp_path / "rows"), "--out", str(tmp_path / "out"), "--json"]) == 1
     answer = the_json(capsys)
-    assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], len(fake.SKILLS) - 1)
+    assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], len(NAMES) - 1)
 
 
 def test_without_a_valid_row_each_bad_file_is_named(tmp_path: Path) -> None:

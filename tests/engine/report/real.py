@@ -1,0 +1,133 @@
+"""The results of a real run, from which tests of reports start, and changes of them.
+
+results.json is what the run of results.toml wrote. Make it again when its schema changes:
+
+    .venv/bin/python -m substyle.pipelines.packaged_photographs photographs
+    .venv/bin/substyle run tests/engine/report/results.toml --images photographs --out recorded
+    .venv/bin/python -m tests.engine.report.real recorded/results.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("results.json")
+_TEXT = FILE.read_text()
+NAMES = tuple(json.loads(_TEXT)["backbones"])  # two networks, then two controls
+BACKBONE = NAMES[1]
+
+
+def real_results(*names: str) -> dict[str, Any]:
+    """The results; with names, those of as many networks and controls, under these names."""
+    results: dict[str, Any] = json.loads(_TEXT)
+    return with_backbones(results, *names) if names else results
+
+
+def with_backbones(results: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Rename networks and controls in turn, and leave out the others."""
+    own: dict[str, str] = {}
+    for control in (False, True):
+        old = [name for name in results["backbones"] if name.startswith("control:") == control]
+        new = [name for name in names if name.startswith("control:") == control]
+        own |= {name: old[at % len(old)] for at, name in enumerate(new)}
+    texts = {name: json.dumps(results["backbones"][old]) for name, old in own.items()}
+    changed: dict[str, str | None] = dict.fromkeys(results["backbones"])
+    changed |= {old: new for new, old in reversed(own.items())}
+    found: dict[str, Any] = renamed(results, changed)
+    return found | {"backbones": {name: json.loads(texts[name]) for name in names}}
+
+
+def shortened(results: dict[str, Any], count: int) -> dict[str, Any]:
+    """Leave the first transformations alone."""
+    gone = [row["name"] for row in results["transformations"][count:]]
+    left = {row["coarse"] for row in results["transformations"][:count]}
+    gone += {row["coarse"] for row in results["transformations"]} - left
+    found: dict[str, Any] = drop(renamed(results, dict.fromkeys(gone)), "map", "mistakes")
+    absent = ["obfuscated"] if count < 2 else []
+    if "held_out" not in {row["role"] for row in found["transformations"]}:
+        drop(found, "coarse_rotation", "coarse_redrawn", "equal_width")
+        absent += ["held_out", "gap"]
+    for backbone in found["backbones"].values():
+        for scores in (each for task in ("coarse", "semantic") for each in (backbone.get(task) or {}).values()):
+            scores |= {key: None for key in scores if key.startswith(tuple(absent))}
+    return found
+
+
+def drop(results: dict[str, Any], *parts: str) -> dict[str, Any]:
+    """Leave out parts of the results and of their backbones."""
+    for place in (results, *results["backbones"].values()):
+        for part in parts:
+            place.pop(part, None)
+    return results
+
+
+def all_converged(results: dict[str, Any]) -> dict[str, Any]:
+    """As if all probes had converged."""
+    found: dict[str, Any] = json.loads(json.dumps(results).replace('converged": false', 'converged": true'))
+    return found
+
+
+def of_probes(results: dict[str, Any]) -> dict[str, Any]:
+    """Leave the results of probes alone, without those of other stages."""
+    own = {"dim", "control", "spec", "runtime", "gate", "cost", "fine", "coarse", "coarse_rotation", "coarse_redrawn"}
+    own |= {"equal_width", "semantic", "multitask"}
+    return drop(results, "similarity", "robustness", "generators", *set().union(*results["backbones"].values()) - own)
+
+
+def without_classes(results: dict[str, Any]) -> dict[str, Any]:
+    """As of photographs without labels."""
+    drop(results, "semantic", "multitask", "shift", "robustness", "few_shot", "shortcut", "attack", "complexity")
+    results["classes"], results["chance"]["semantic"] = [], None
+    for backbone in results["backbones"].values():
+        backbone["knn"] |= {"class": None, "class_ci95": None}
+        backbone["clusters"] |= {"ami_class": None, "ami_class_ci95": None}
+    return results
+
+
+def with_heads(results: dict[str, Any], *heads: str) -> dict[str, Any]:
+    """Leave out probes of other heads, and what depends on them."""
+    for backbone in results["backbones"].values():
+        for task in {"fine", "coarse", "semantic", "coarse_rotation", "coarse_redrawn"} & backbone.keys():
+            backbone[task] = {head: backbone[task][head] for head in heads if head in (backbone[task] or {})}
+    results["comparisons"] = [row for row in results["comparisons"] if row["head"] in heads]
+    return results if "linear" in heads else drop(results, "equal_width", "extractability", "complexity", "multitask")
+
+
+def renamed(value: Any, names: Mapping[str, str | None]) -> Any:  # noqa: ANN401 - JSON
+    """JSON with other names of backbones or transformations, and without what is of those without a name."""
+    if isinstance(value, dict) and {"labels", "counts"} <= value.keys():
+        kept = [at for at, label in enumerate(value["labels"]) if names.get(label, label) is not None]
+        counts = [[value["counts"][a][b] for b in kept] for a in kept]
+        return {"labels": [value["labels"][at] for at in kept], "counts": counts}
+    if isinstance(value, dict):
+        if any(isinstance(each, str) and names.get(each, each) is None for each in value.values()):
+            return None
+        inner = {names.get(key, key): renamed(each, names) for key, each in value.items()}
+        return {key: each for key, each in inner.items() if key is not None}
+    if isinstance(value, list):
+        return [each for each in (renamed(each, names) for each in value) if each is not None or None in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def _trimmed(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """JSON with short numbers and a few points of plots."""
+    if isinstance(value, dict):
+        return {key: _trimmed(each[:8] if key == "points" and isinstance(each, list) else each)
+                for key, each in value.items()}  # fmt: skip
+    if isinstance(value, list):
+        return [_trimmed(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def main(run: Path) -> None:
+    results = drop(json.loads(run.read_text()), "stamps", "checksum")
+    results["environment"]["cpu"] = "a CPU"
+    FILE.write_text(json.dumps(_trimmed(results), separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
