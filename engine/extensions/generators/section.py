@@ -152,7 +152,8 @@ def _verdict(results: ResultsDocument, row: Contrast) -> str:
         return "undecided: not converged"
     if row.p_holm < LEVEL:
         return f"{row.a if row.difference > 0 else row.b} is better"
-    first: UnseenStyles = results.entries("generators")[row.a]
+    if (first := results.entries("generators").get(row.a)) is None:
+        return "undecided"
     own, count = row.se_generators or 0.0, len(first.generators or [])
     others = hypot(row.se_photographs or 0.0, row.se_training or 0.0)
     level = LEVEL / len(_contrasts(results))
