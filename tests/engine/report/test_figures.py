@@ -87,7 +87,7 @@ def test_comparisons_between_backbones_only() -> None:
     results = real_results()
     shown = comparisons_between(tables.comparisons(validate_results(results)), list(NAMES[:2]), "mlp")
     assert {row[0] for row in shown.rows} == {"fine", "coarse", "semantic", "multitask"}
-    assert len(shown.rows) == 5  # metrics
+    assert len(shown.rows) == 7  # metrics
     assert {row[2] for row in shown.rows} == {"mlp"}
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engine.report.real import BACKBONE, NAMES, real_results, shortened, with_backbones
+from tests.engine.report.real import BACKBONE, NAMES, all_converged, real_results, shortened, with_backbones
 
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.report.data import show
@@ -95,7 +95,7 @@ def test_precision_versions_and_what_is_left_out_are_part_of_the_setup(tmp_path:
 
 
 def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
-    runs = [(name, real_results()) for name in ("a", "b")]
+    runs = [(name, all_converged(real_results())) for name in ("a", "b")]
     scores = runs[1][1]["backbones"][BACKBONE]["fine"]["linear"]
     scores["converged"] = False
     comparison = compare_results(runs, tmp_path)
@@ -124,7 +124,7 @@ def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
         "indistinct",
         BACKBONE,
     ]
-    assert setup[1].values[0] == "31"
+    assert setup[1].values[0] == "33"
     assert setup[1].values[1].startswith("8 (without hue_shift")
     page = (tmp_path / "compare.html").read_text()
     assert all(soft(difference.what) in page for difference in setup)
@@ -174,7 +174,8 @@ def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
 
 
 def test_a_backbone_of_one_run_has_no_difference(tmp_path: Path) -> None:
-    runs = [("a", real_results("x", "y")), ("b", real_results("y"))]
+    runs = [(name, real_results("x", "y")) for name in ("a", "b")]
+    del runs[1][1]["backbones"]["x"]
     table = compare_results(runs, tmp_path).table
     assert {row[-1] for row in table.rows if row[0] == "x"} == {None}
     assert None not in {row[-1] for row in table.rows if row[0] == "y"}
@@ -202,7 +203,7 @@ def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
 
 
 def test_the_table_for_a_terminal(tmp_path: Path) -> None:
-    runs = [(name, real_results()) for name in ("a", "b")]
+    runs = [(name, all_converged(real_results())) for name in ("a", "b")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85), strict=True):
         results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = accuracy
     comparison = compare_results(runs, tmp_path, [outcome(0.80, "identity"), outcome(0.85, "identity")])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
-from tests.engine.report.real import real_results
+from tests.engine.report.real import of_probes, real_results
 
 from substyle.engine.extensions.finetune.section import finetuned, finetuned_summary
 from substyle.engine.report.data import labels_of
@@ -22,7 +22,7 @@ STYLE = {"semantic": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transform
 @pytest.fixture
 def results() -> Any:  # noqa: ANN401
     names = {f"finetuned:{o}-{s}": (o, s, STYLE[o][s]) for o in STYLE for s in range(3)}
-    made = real_results("alpha", *names)
+    made = of_probes(real_results("alpha", *names))
     made["backbones"]["alpha"]["fine"]["linear"] |= {"accuracy": 0.75, "ci95": [0.74, 0.76]}
     for name, (objective, seed, accuracy) in names.items():
         facts = {"backbone": "alpha", "objective": objective, "seed": seed, "transformations": []}

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 from tests.conftest import the_json
-from tests.engine.report.real import BACKBONE, NAMES, real_results
+from tests.engine.report.real import BACKBONE, NAMES, drop, real_results
 
 from substyle.engine.cli import main
 from substyle.engine.extensions.site import directory
@@ -28,7 +28,8 @@ from substyle.kernels.files import UnsafeFileError
 
 def results(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
     """A results.json with the identity that a run has."""
-    return real_results() | {"identity": {"sources": "pets", "photographs": "0123456789abcdef"}} | changes
+    made = drop(real_results(), "settings", "study")
+    return made | {"identity": {"sources": "pets", "photographs": "0123456789abcdef"}} | changes
 
 
 def write_run(folder: Path, made: dict[str, Any]) -> Path:
