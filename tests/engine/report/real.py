@@ -31,21 +31,34 @@ def with_backbones(results: dict[str, Any], *names: str) -> dict[str, Any]:
     """Rename networks and controls in turn, and leave out the others."""
     own: dict[str, str] = {}
     for control in (False, True):
-        old = [name for name in results["backbones"] if name.startswith("control:") == control]
-        new = [name for name in names if name.startswith("control:") == control]
+        old, new = ([n for n in each if n.startswith("control:") == control] for each in (results["backbones"], names))
         own |= {name: old[at % len(old)] for at, name in enumerate(new)}
-    texts = {name: json.dumps(results["backbones"][old]) for name, old in own.items()}
-    changed: dict[str, str | None] = dict.fromkeys(results["backbones"])
-    changed |= {old: new for new, old in reversed(own.items())}
+    texts = {name: json.dumps(results["backbones"][own[name]]) for name in names}
+    changed = dict.fromkeys(results["backbones"]) | {old: new for new, old in reversed(own.items())}
     found: dict[str, Any] = renamed(results, changed)
-    return found | {"backbones": {name: json.loads(texts[name]) for name in names}}
+    return found | {"backbones": {name: json.loads(text) for name, text in texts.items()}}
+
+
+def renamed(value: Any, names: Mapping[str, str | None]) -> Any:  # noqa: ANN401 - JSON
+    """JSON with other names of backbones or transformations, and without what is of those without a name."""
+    if isinstance(value, dict) and {"labels", "counts"} <= value.keys():
+        kept = [at for at, label in enumerate(value["labels"]) if names.get(label, label) is not None]
+        counts = [[value["counts"][a][b] for b in kept] for a in kept]
+        return {"labels": renamed(value["labels"], names), "counts": counts}
+    if isinstance(value, dict):
+        if any(isinstance(each, str) and names.get(each, each) is None for each in value.values()):
+            return None
+        inner = {names.get(key, key): renamed(each, names) for key, each in value.items()}
+        return {key: each for key, each in inner.items() if key is not None}
+    if isinstance(value, list):
+        return [each for each in (renamed(each, names) for each in value) if each is not None or None in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def shortened(results: dict[str, Any], count: int) -> dict[str, Any]:
     """Leave the first transformations alone."""
-    gone = [row["name"] for row in results["transformations"][count:]]
-    left = {row["coarse"] for row in results["transformations"][:count]}
-    gone += {row["coarse"] for row in results["transformations"]} - left
+    gone = {row[key] for row in results["transformations"][count:] for key in ("name", "coarse")}
+    gone -= {row["coarse"] for row in results["transformations"][:count]}
     found: dict[str, Any] = drop(renamed(results, dict.fromkeys(gone)), "map", "mistakes")
     absent = ["obfuscated"] if count < 2 else []
     if "held_out" not in {row["role"] for row in found["transformations"]}:
@@ -97,37 +110,12 @@ def with_heads(results: dict[str, Any], *heads: str) -> dict[str, Any]:
     return results if "linear" in heads else drop(results, "equal_width", "extractability", "complexity", "multitask")
 
 
-def renamed(value: Any, names: Mapping[str, str | None]) -> Any:  # noqa: ANN401 - JSON
-    """JSON with other names of backbones or transformations, and without what is of those without a name."""
-    if isinstance(value, dict) and {"labels", "counts"} <= value.keys():
-        kept = [at for at, label in enumerate(value["labels"]) if names.get(label, label) is not None]
-        counts = [[value["counts"][a][b] for b in kept] for a in kept]
-        return {"labels": [value["labels"][at] for at in kept], "counts": counts}
-    if isinstance(value, dict):
-        if any(isinstance(each, str) and names.get(each, each) is None for each in value.values()):
-            return None
-        inner = {names.get(key, key): renamed(each, names) for key, each in value.items()}
-        return {key: each for key, each in inner.items() if key is not None}
-    if isinstance(value, list):
-        return [each for each in (renamed(each, names) for each in value) if each is not None or None in value]
-    return names.get(value, value) if isinstance(value, str) else value
-
-
-def _trimmed(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """JSON with short numbers and a few points of plots."""
-    if isinstance(value, dict):
-        return {key: _trimmed(each[:8] if key == "points" and isinstance(each, list) else each)
-                for key, each in value.items()}  # fmt: skip
-    if isinstance(value, list):
-        return [_trimmed(each) for each in value]
-    return round(value, 6) if isinstance(value, float) else value
-
-
-def main(run: Path) -> None:
-    results = drop(json.loads(run.read_text()), "stamps", "checksum")
-    results["environment"]["cpu"] = "a CPU"
-    FILE.write_text(json.dumps(_trimmed(results), separators=(",", ":")) + "\n")
+def _short(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of the results with a few points of each plot."""
+    return {key: value[:8] if key == "points" and isinstance(value, list) else value for key, value in part.items()}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    made = json.loads(Path(sys.argv[1]).read_text(), object_hook=_short, parse_float=lambda x: round(float(x), 6))
+    drop(made, "stamps", "checksum")["environment"]["cpu"] = "a CPU"
+    FILE.write_text(json.dumps(made, separators=(",", ":")) + "\n")

@@ -255,7 +255,8 @@ def test_study_files_of_others_name_no_file_address_or_code(name: str, suite: st
         foreign(own_row(), backbone={"name": name}, suite={"name": suite}, study={"settings": DANGEROUS})
     )
     found = tomllib.loads(study)
-    assert found.keys() <= {*"name seed canvas resample_by crop_pct orientation style_precision attack".split()}
+    plain = {"name", "seed", "canvas", "resample_by", "crop_pct", "orientation", "style_precision", "attack"}
+    assert found.keys() <= plain
     assert found["attack"] == {"seed": 3}
     first = study.partition("\n")[0]
     for missing in ("backbones", "suite", "[executor]", "[track]", "[embed]", "[source]", "[shift]", "[domains]",
