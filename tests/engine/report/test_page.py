@@ -356,7 +356,8 @@ def test_the_same_results_give_the_same_files(tmp_path: Path) -> None:
 
 
 def test_figures_for_papers(full: ReportFiles) -> None:
-    assert {path.name for path in full.figures} == {f"{name}.{end}" for name in FIGURES for end in ("pdf", "png")}
+    expected = {f"{name}.{end}" for name in FIGURES.split() for end in ("pdf", "png")}
+    assert {path.name for path in full.figures} == expected
     for path in full.figures:
         if path.suffix == ".png":
             with Image.open(path) as picture:
