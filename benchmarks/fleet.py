@@ -173,10 +173,10 @@ class Fleet:
         heapq.heappush(self.events, (self.now + delay, self.order, kind, worker, shard))
 
     def _commit(self, shard: int, upkeep: compaction.Upkeep) -> None:
-        digests = self.rng.bytes(32 * len(self.names)).hex()
-        sums = {name: digests[64 * t : 64 * t + 64] for t, name in enumerate(self.names)}
-        start = shard * self.rows
-        record = Record(shard, start, min(start + self.rows, self.images), self.backbone, sums, (), 1.0, "simulated")
+        start, stop = shard * self.rows, min(shard * self.rows + self.rows, self.images)
+        digests = self.rng.bytes(16 * len(self.names)).hex()
+        sums = {name: digests[32 * t : 32 * t + 32] for t, name in enumerate(self.names)}
+        record = Record(shard, start, stop, self.backbone, sums, (), 1.0, "simulated")
         began = time.perf_counter()
         upkeep.written(1, journal.write(self.store, record))
         self.outcome.journal += time.perf_counter() - began

@@ -79,13 +79,17 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
     names = tuple(str(entry["name"]) for entry in suite)
     if names[:1] != ("identity",):
         raise ValueError(f"suite: starts with {names[:1]}; expected ('identity',)")
-    groups = {
-        group.attrs["substyle"]["name"]: group for _, group in zarr.open_group(store, mode="r")["embeddings"].groups()
-    }
+    stored: Any = zarr.open_group(store, mode="r")["embeddings"]
+    groups = {group.attrs["substyle"]["name"]: group for _, group in stored.groups()}
     if backbone not in groups:
         raise ValueError(f"{store}: no backbone {backbone}; available: {', '.join(map(str, groups))}")
     # NaN marks missing embeddings
-    x_TND = np.stack([np.asarray(groups[backbone][name][:])[row_N] for name in names]).astype(np.float32)
+    array_of = {
+        made["name"]: (array, t)
+        for _, array in groups[backbone].arrays()
+        for t, made in enumerate(dict(array.attrs)["substyle"]["transformations"])  # type: ignore[arg-type, call-overload, index]
+    }
+    x_TND = np.stack([array[t][row_N] for array, t in map(array_of.get, names)]).astype(np.float32)
     keep_N = np.array([reason.get(int(row)) == "" for row in row_N]) & np.isfinite(x_TND).all(axis=(0, 2))
     row_N, split_N, label_N, key_N = row_N[keep_N], split_N[keep_N], label_N[keep_N], key_N[keep_N]
     first_N = _first([thumbnail.get(int(row)) for row in row_N])

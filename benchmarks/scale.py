@@ -21,10 +21,10 @@ import numpy as np
 from benchmarks.fleet import Fleet, Model, Outcome
 from benchmarks.harness import OURS, RESULTS, Row, Timing, main
 from substyle.engine.config import BackboneChoice, Study
-from substyle.engine.embedding.prepare import MAX_SHARD_ROWS
 from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.roofline import DEVICES
 from substyle.engine.store import compaction, journal, records
+from substyle.engine.store.layout import MAX_ROWS
 from substyle.engine.store.records import ImageNote, Record
 from substyle.pipelines.storage import LocalPlace
 from substyle.pipelines.transforms.registry import suite
@@ -41,7 +41,7 @@ def run(quick: bool) -> list[Row]:
     names = suite("substance31")
     made = plan(Study(NAME, (BackboneChoice(BACKBONE),)), 10**9, DEVICES["h100"])
     photograph = 3600 * made.hours / made.photographs
-    model = Model(WORKERS, MAX_SHARD_ROWS * photograph, _spread())
+    model = Model(WORKERS, MAX_ROWS * photograph, _spread())
     sizes = SIZES["quick" if quick else "full"]
     rows = [row for images in sizes for row in _rows(model, images, names, headline=images == sizes[-1])]
     return [*rows, _notes(names)]
@@ -56,7 +56,7 @@ def _spread() -> float:
 
 def _rows(model: Model, images: int, names: tuple[str, ...], *, headline: bool) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="substyle-scale-") as place:
-        fleet = Fleet(Path(place), model, images, MAX_SHARD_ROWS, names)
+        fleet = Fleet(Path(place), model, images, MAX_ROWS, names)
         outcome = fleet.run()
         index, unfinished = _reading(fleet)
         facts = _facts(fleet, outcome)
@@ -68,7 +68,7 @@ def _rows(model: Model, images: int, names: tuple[str, ...], *, headline: bool) 
             Row(f"commit and compact a shard's record, {what}; without fsync", "records", fleet.shards,
                 {OURS: commit}, facts=facts, headline=headline),
             Row(f"load a finished journal of {fleet.shards:,} records", "calls", 1, {OURS: index}, headline=headline),
-            Row(f"say which of {fleet.shards * len(names):,} chunks lack", "calls", 1, {OURS: unfinished},
+            Row(f"say which of {fleet.shards * len(names):,} embeddings of shards lack", "calls", 1, {OURS: unfinished},
                 headline=headline),
         ]  # fmt: skip
 
@@ -109,11 +109,11 @@ def _facts(fleet: Fleet, outcome: Outcome) -> dict[str, Any]:
 def _notes(names: tuple[str, ...]) -> Row:
     """Measure the notes of a full record: bytes per image, loose and compacted, and time to write and compact."""
     rng = np.random.default_rng(0)
-    count = MAX_SHARD_ROWS
+    count = MAX_ROWS
     images = tuple(
         ImageNote(i, 375, 500, "", rng.bytes(72).hex(), ("grayscale",) if i % 50 == 0 else ()) for i in range(count)
     )
-    record = Record(0, 0, count, "vit_base-00000000", {name: rng.bytes(32).hex() for name in names}, images, 1.0, "r")
+    record = Record(0, 0, count, "vit_base-00000000", {name: rng.bytes(16).hex() for name in names}, images, 1.0, "r")
     place = LocalPlace(tempfile.mkdtemp(prefix="substyle-scale-"))
     seconds = []
     try:

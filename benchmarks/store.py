@@ -79,11 +79,10 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float1
 
     def files() -> None:
         for shard in range(images // SHARD):
-            for t in range(VARIANTS):
-                with (plain / f"{t}-{shard}").open("wb") as file:
-                    file.write(x_TND[t, shard * SHARD : (shard + 1) * SHARD].tobytes())
-                    file.flush()
-                    os.fsync(file.fileno())
+            with (plain / f"{shard}").open("wb") as file:
+                file.write(x_TND[:, shard * SHARD : (shard + 1) * SHARD].tobytes())
+                file.flush()
+                os.fsync(file.fileno())
 
     timings = interleave({OURS: ours, CEILING: files}, repeats=repeats)
     return Row("write (cast, checksum, fsync); ceiling: plain files with fsync", "bytes", x_TND.nbytes, timings)
@@ -169,9 +168,10 @@ def _codec(codec: Codec, repeats: int) -> list[Row]:
         store, entry = _empty(path, len(x_ND), codec, x_ND.shape[1])
         notes = [ImageNote(i, 1, 1, "", "", ()) for i in range(len(x_ND))]
         part = {name: x_ND for name in _names()}
+        own = zarr.open_array(str(store.catalog.array(entry.slug, "identity").node(store.path)), mode="r")
         peer = zarr.create_array(
             f"{place}/zarr", shape=(VARIANTS, *kept_ND.shape), chunks=(1, SHARD, x_ND.shape[1]), dtype="float16",
-            compressors=zarr.open_array(str(path / "embeddings" / entry.slug / "identity"), mode="r").compressors,
+            compressors=own.compressors,
         )  # fmt: skip
 
         def theirs() -> None:

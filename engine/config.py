@@ -92,7 +92,7 @@ class EmbedConfig:
     """Compression of stored embeddings: none; zstd or blosc, lossless; or bitround+zstd, which rounds embeddings of
     networks to the mantissa bits of bfloat16."""
     shard_rows: Annotated[StrictInt, Field(ge=0, le=1_048_576), PowerOfTwo] = 0
-    """Images per shard (unit of work), a power of two; 0 selects a size that takes under two minutes."""
+    """Images per shard (unit of work), a power of two; 0 selects 16 to 1,024 by the number of photographs."""
 
     def __post_init__(self) -> None:
         devices.check(self.device, self.runtime, "embed.")

@@ -16,7 +16,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -162,10 +162,13 @@ def _name_final(error: OSError, temporary: Path, path: Path) -> None:
         error.filename = f"{path}{name.removeprefix(str(temporary))}"
 
 
-def write(path: Path, data: bytes | memoryview | str, *, durable: bool = False, mode: int | None = None) -> Path:
-    """Write a whole file (text as UTF-8) by `replacing`. Returns the path."""
+def write(
+    path: Path, data: bytes | str | Iterable[bytes | memoryview], *, durable: bool = False, mode: int | None = None
+) -> Path:
+    """Write a whole file (text as UTF-8), or its parts, by `replacing`. Returns the path."""
     with replacing(path, durable=durable, mode=mode) as file:
-        file.write(data.encode("utf-8", "replace") if isinstance(data, str) else data)
+        whole = data.encode("utf-8", "replace") if isinstance(data, str) else data
+        file.writelines([whole] if isinstance(whole, bytes) else whole)
     return path
 
 

@@ -210,10 +210,15 @@ def home(request: pytest.FixtureRequest) -> Place:
     return found
 
 
+def shards_of(store: Path) -> dict[str, str]:
+    """SHA-256 of each file of a shard of a store."""
+    files = sorted((store / "embeddings").glob("*/*/c.*"))
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def put(there: Path | Place, data: bytes) -> None:
     """Put a file or an object there, whatever there was."""
     there = place(there)
-    there.parent.make_folder()
     there.write(data)
 
 

@@ -441,14 +441,16 @@ def _import(bring: argparse.ArgumentParser) -> None:
     bring.set_defaults(function="import_embeddings")
     bring.add_argument(
         "embeddings",
-        type=local,
-        help="Parquet file or folder (key, transformation, embedding), or a .npy array (rows, D)",
+        type=place,
+        help="Parquet file or folder (key, transformation, embedding), a .npy array (rows, D), or a store of schema 3",
     )
     bring.add_argument(
         "--rows", type=local, help="for .npy: CSV with columns key, transformation, optional label, split"
     )
     bring.add_argument("--store", type=place, required=True, help="new store, or one with the same photographs")
-    bring.add_argument("--backbone", required=True, metavar="NAME", help="name for it, such as import:my_model")
+    bring.add_argument(
+        "--backbone", metavar="NAME", help="name for it, such as import:my_model; required but of stores"
+    )
     bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits if the rows have none (0); new stores")
     bring.add_argument(
         "--dtype", choices=("float16", "float32"), help="of a new store (float16 if it holds the numbers)"

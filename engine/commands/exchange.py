@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from substyle.engine.commands.options import fields_of, out_of
 from substyle.engine.devices import as_precision
 from substyle.engine.embedding.variants import write_variants
+from substyle.engine.store import catalog
 from substyle.engine.store.importer import import_store
+from substyle.engine.store.schema3 import convert
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import hub
 from substyle.engine.study.explore import explore as explore_store
 from substyle.engine.study.export import export as export_store
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.image_header import CROP_PCT
 from substyle.pipelines.sources import SourceConfig
 
@@ -44,7 +48,17 @@ def explore(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle import EMBEDDINGS --store STORE --backbone NAME`."""
+    """`substyle import EMBEDDINGS --store STORE --backbone NAME`, or `substyle import OLD.zarr --store NEW.zarr`."""
+    if catalog.exists(options.embeddings):
+        if options.backbone is not None:
+            raise ConfigError("--backbone", options.backbone, f"none: {options.embeddings} is a store")
+        answer = convert(options.embeddings, options.store, quiet=options.quiet)
+        print(f"{options.store}: {answer['images']} images, {answer['shards']} shards from {options.embeddings}")
+        return answer
+    if options.backbone is None:
+        raise MissingError("--backbone", "a name for the embeddings, such as import:my_model")
+    if not isinstance(options.embeddings, Path):
+        raise ConfigError("embeddings", str(options.embeddings), "a file on a disk, or a store")
     answer = import_store(
         options.embeddings, options.store, options.backbone, rows=options.rows, seed=options.seed, dtype=options.dtype
     )

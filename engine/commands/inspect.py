@@ -189,13 +189,13 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
         "complete": verdict.ok and not verdict.pending,
         "store": str(options.store),
         "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
-        "bytes": verdict.chunk_bytes,
-        **{name: getattr(verdict, name) for name in ("images", "records", "chunks", "pending", "unfinished", "noted")},
+        "bytes": verdict.shard_bytes,
+        **{name: getattr(verdict, name) for name in ("images", "records", "shards", "pending", "unfinished", "noted")},
     }
 
 
 def _summary(verdict: Verdict) -> str:
-    checked = f"{verdict.chunks} chunks, {verdict.chunk_bytes / 1e6:.1f} MB, {verdict.images} images"
+    checked = f"{verdict.shards} shards, {verdict.shard_bytes / 1e6:.1f} MB, {verdict.images} images"
     text = f"{checked}: " + ("intact" if verdict.ok else f"{len(verdict.damage)} damaged")
     if added := len(verdict.findings) - len(verdict.damage):
         text += f"; {added} unknown files"

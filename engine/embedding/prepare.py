@@ -28,7 +28,7 @@ from substyle.engine.embedding.behaviour import CANVAS_LIBRARIES, VARIANT_LIBRAR
 from substyle.engine.observability import stage
 from substyle.engine.store import catalog
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.layout import DifferentError, changes, network_changes, network_facts
+from substyle.engine.store.layout import DifferentError, changes, network_changes, network_facts, rows_of_shards
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.philox import image_keys
@@ -341,9 +341,6 @@ class OwnSamples(Samples):
         }
 
 
-SHARD_SECONDS = 60.0  # intended maximum per shard; the documented one is two minutes
-MAX_SHARD_ROWS = 1024
-SHARD_BYTES = 1 << 30  # intended maximum of a backbone's embeddings of a shard, in float32
 OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # conservative seconds per photograph for decoding and variants
 
 
@@ -450,13 +447,10 @@ def require_asked(
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:
-    """Return R: as configured, else the largest power of two with shards under a minute and at least a few shards."""
+    """Return R: as configured, else that of `rows_of_shards`; at least a compiled graph's batch, which is padded."""
     if config.shard_rows:
         return config.shard_rows
     seconds = (GPU_OVERHEAD if config.on_gpu else OVERHEAD) + sum(variants / backbone.rate for backbone in backbones)
-    # shards below a compiled graph's batch save no time: batches are padded
-    few = max(images / 4, config.images)
     widest = max(spec.dim for backbone in backbones for spec in backbone.members or (backbone.spec,))
-    most = min(MAX_SHARD_ROWS, SHARD_BYTES / (4 * variants * widest))
-    rows = max(min(SHARD_SECONDS / seconds, most, few), config.graph_images)
-    return 1 << (int(rows).bit_length() - 1)
+    rows = rows_of_shards(images, variants * widest * np.dtype(config.dtype).itemsize, seconds)
+    return max(rows, 1 << (config.graph_images.bit_length() - 1))

@@ -20,7 +20,7 @@ from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, em
 from substyle.engine.embedding.plan import EmbedPlan, PendingShards, added, pending_shards
 from substyle.engine.embedding.preflight import check_backbones, check_store, check_writable
 from substyle.engine.embedding.prepare import gate_keys, prepare_backbones, require_asked, shard_rows
-from substyle.engine.store import arrays, compaction, files, identity, lock
+from substyle.engine.store import compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, BackboneEntry, Fractions, StoreError, StoreSettings
 from substyle.engine.store.manifest import FOLDER, Manifest
@@ -199,11 +199,11 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> l
     _tell_versions(store, prepared)
     store.resize_arrays()
     slugs = [entry.slug for entry in entries]
-    short = store.truncated_chunks(store.finished().of(slugs))
+    short = store.truncated(store.finished().of(slugs))
     short = {(shard, slug): names for (shard, slug), names in short.items() if shard % part.count == part.index - 1}
     if short:
         print(
-            f"{store.path}: chunks of {len(short)} finished shards are missing or truncated; embedding them again",
+            f"{store.path}: {len(short)} finished shards are missing or truncated; embedding them again",
             file=sys.stderr,
         )
         compaction.withdraw(store.path, short)
@@ -240,14 +240,15 @@ def _require_room(
         print(f"{store.path}: {text}", file=sys.stderr)
     if free is None or need <= free or store.settings.codec != "none":
         return
-    sizes = arrays.Sizes()  # chunks that are embedded again are replaced
-    again = (
-        sizes.of(entry.chunk(store.path, name, shard)) or 0
+    sizes = {array: array.node(store.path).sizes() for entry in entries for array in store.catalog.arrays[entry.slug]}
+    again = sum(  # shards that are written again are replaced
+        of_shards.get(array.shard(store.path, shard), 0)
         for shard, lacked in missing.lacking.items()
         for entry, names in zip(entries, lacked, strict=True)
-        for name in names
+        for array, of_shards in sizes.items()
+        if array.slug == entry.slug and {*names} >= {*array.transformations}
     )
-    if need > free + sum(again):
+    if need > free + again:
         raise ConfigError("store", str(store.path), f"a disk with enough room for {text}")
 
 
@@ -259,9 +260,9 @@ def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
     """Remove the shards of some rows from the journal, for every backbone."""
     shards = set((redo // store.settings.shard_rows).tolist())
     broken: dict[tuple[int, str], set[str]] = {}
-    for shard, slug, name in store.finished().chunks():
+    for shard, slug, made in store.finished().records():
         if shard in shards:
-            broken.setdefault((shard, slug), set()).add(name)
+            broken.setdefault((shard, slug), set()).update(made)
     compaction.withdraw(store.path, broken)
     slugs = {slug for _, slug in broken}
     names = [entry.name for entry in store.backbones() if entry.slug in slugs]
@@ -302,7 +303,7 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
         if name not in slugs or not finished.finished(slugs[name], names, shards).all():
             return None
         entry = store.backbone(name)
-        if store.truncated_chunks(finished.of([entry.slug])):
+        if store.truncated(finished.of([entry.slug])):
             return None
         store.require_definitions(plan.definitions())
     facts = store_facts(store)

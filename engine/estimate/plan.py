@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from substyle.engine.config import Study
-from substyle.engine.embedding.prepare import MAX_SHARD_ROWS, SHARD_BYTES
 from substyle.engine.estimate import analysis, networks
 from substyle.engine.estimate import probes as probing
 from substyle.engine.estimate.roofline import DECODER, DEVICES, DISK, GPU, HOST, Busy, Device, slowest
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
+from substyle.engine.store.layout import rows_of_shards
 from substyle.pipelines.transforms.base import Transformation, get, real
 
 # Host seconds, measured on one Xeon core in 2026-11, in batches of 256. Python: per photograph headers (98 µs) and
@@ -158,7 +158,8 @@ def plan(study: Study, photographs: int, device: Device, *, count: int = 1, clas
         _part(*key, each, _share(spent, key[0], count))
         for key, each in sorted(spent.items(), key=lambda item: item[0][0] == ANALYSIS)
     ]
-    rows = min(MAX_SHARD_ROWS, SHARD_BYTES / (4 * times * max(cost.dim for cost in costs)))
+    seconds = 3600 * count * whole[0].hours / photographs
+    rows = max(rows_of_shards(photographs, 2 * times * max(cost.dim for cost in costs), seconds), BATCH)
     activations = max((moved for own in facts.values() for _, moved in own.work.products), default=0.0)
     weights = 2.0 * sum(own.parameters for own in facts.values())
     return Plan(
@@ -170,7 +171,7 @@ def plan(study: Study, photographs: int, device: Device, *, count: int = 1, clas
         total_hours=sum(part.hours for part in whole),
         variant_hours=photographs * variants / 3600,
         store_bytes=store,
-        files=math.ceil(photographs / 2 ** int(math.log2(max(rows, 1)))) * times * len(costs),
+        files=math.ceil(photographs / rows) * len(costs),
         # at most two batches in flight, each with canvases and all variants
         memory_bytes=weights + activations + 2.0 * BATCH * 3 * canvas**2 * (1 + times),
         memory_available_bytes=device.memory,

@@ -18,7 +18,7 @@ from substyle.engine.stages.tables import tables
 from substyle.engine.store import compaction, lock
 from substyle.engine.store.layout import GRAPH, SKETCH, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import require_chunks
+from substyle.engine.store.table import require_shards
 from substyle.kernels.errors import ConfigError
 
 DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
@@ -87,7 +87,7 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
         names, rows = sorted(definitions), store.settings.shard_rows
         index, images = store.finished(), store.manifest()
         compaction.require_none(store.path, base.slug)
-        require_chunks(store, index.of([base.slug]), names)
+        require_shards(store, index.of([base.slug]), names)
         entry = store.ensure_backbone(facts, list(definitions.values()))
         noted = store.notes(images)
         ready_ST = index.finished(base.slug, names, store.shards()) & ~index.finished(entry.slug, names, store.shards())

@@ -7,9 +7,9 @@ other readers, which may change them, and are never read back.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones.spec import EXECUTED
-from substyle.engine.store.files import digest, make_folder, read_named, write_durably, write_once
+from substyle.engine.store.files import digest, read_named, write_durably, write_once
 from substyle.engine.store.layout import (
     HEADER,
     METADATA,
     SCHEMA,
     SKETCH,
+    ArrayEntry,
     BackboneEntry,
     StoreError,
     StoreSettings,
@@ -40,7 +41,6 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import require_bounded
 
-log = logging.getLogger(__name__)
 FOLDER = "catalog"
 PIXELS_DIGEST = r"(gpu\.)?[0-9a-f]{16}"
 ROUNDED = 1e-4  # share of values that other processors and libraries may round to the next level
@@ -123,15 +123,19 @@ class Catalog:
     Attributes:
         backbones: by slug, ordered by name.
         transformations: by slug of the backbone, then by name.
+        arrays: by slug of the backbone.
     """
 
     backbones: dict[str, BackboneEntry]
     transformations: dict[str, dict[str, Definition]]
+    arrays: dict[str, list[ArrayEntry]]
 
-    def chunk(self, store: Place, slug: str, transformation: str, shard: int) -> Place:
-        """Return the file or object of one shard's chunk, also for an unknown backbone."""
-        entry = self.backbones.get(slug) or BackboneEntry(slug, slug, 0, {"spec": {}})
-        return entry.chunk(store, transformation, shard)
+    def array(self, slug: str, transformation: str) -> ArrayEntry:
+        """Return the array of a backbone's transformation. Raises StoreError if there is none."""
+        for array in self.arrays.get(slug, ()):
+            if transformation in array.transformations:
+                return array
+        raise StoreError(f"{slug}: no array of {transformation}")
 
 
 def pixels_digest(pictures: NDArray[np.uint8], *, on_gpu: bool = False) -> str:
@@ -167,12 +171,23 @@ def files(store: Place) -> list[Place]:
 
 
 def read(paths: Sequence[Place]) -> Catalog:
-    """Merge catalog files. Raises StoreError if a file is damaged, or two files contradict each other."""
+    """Read a catalog. Raises StoreError if a file is damaged, or two files contradict each other."""
+    found = merged(paths)
+    transformations = {}
+    for backbone, made in found.transformations.items():  # those whose array was in a file that is damaged are lost
+        there = {name for array in found.arrays[backbone] for name in array.transformations}
+        transformations[backbone] = {name: each for name, each in made.items() if name in there}
+    return replace(found, transformations=transformations)
+
+
+def merged(paths: Sequence[Place]) -> Catalog:
+    """`read` with transformations that have no array, as those of schema 3."""
     backbones: dict[str, BackboneEntry] = {}
     transformations: dict[str, dict[str, Definition]] = {}
-    for path, (entry, found) in zip(paths, at_once(read_file, paths), strict=True):
+    arrays: dict[str, list[ArrayEntry]] = {}
+    for path, (entry, found, array) in zip(paths, at_once(read_file, paths), strict=True):
         if entry.facts["spec"].get("tokens"):
-            log.warning("%s: %s is left out: its tokens are of an earlier version", path, entry.name)
+            print(f"{path}: {entry.name} is left out: its tokens are of an earlier version", file=sys.stderr)
             continue
         known = backbones.setdefault(entry.slug, entry)
         newer, older = entry.facts, known.facts
@@ -184,6 +199,11 @@ def read(paths: Sequence[Place]) -> Catalog:
         merged = transformations.setdefault(entry.slug, {})
         if _identity(known.facts) != _identity(entry.facts):
             raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")
+        others = {name for other in arrays.setdefault(entry.slug, []) for name in other.transformations}
+        if array is not None and array not in arrays[entry.slug]:
+            if others & {*array.transformations}:
+                raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")
+            arrays[entry.slug].append(array)
         for name, definition in found.items():
             before = merged.setdefault(name, definition)
             if before.use != definition.use or len({before.assets, definition.assets} - {""}) > 1:
@@ -191,20 +211,22 @@ def read(paths: Sequence[Place]) -> Catalog:
             fuller = before if before.assets else definition
             merged[name] = replace(fuller, pixels=tuple(sorted({*before.pixels, *definition.pixels})))
     ordered = dict(sorted(backbones.items(), key=lambda pair: pair[1].name))
-    return Catalog(ordered, transformations)
+    return Catalog(ordered, transformations, arrays)
 
 
-def write(store: Place, facts: Mapping[str, Any], found: Mapping[str, Definition]) -> None:
-    """Add a catalog file for a backbone and some of its transformations."""
+def write(store: Place, facts: Mapping[str, Any], found: Sequence[Definition], *, array: bool) -> None:
+    """Add a catalog file for a backbone and some of its transformations.
+
+    Args:
+        array: whether these are, in this order, the transformations of a new array.
+    """
     content = {
         "backbone": dict(facts),
-        "transformations": [
-            {"definition": made.definition, "pixels": list(made.pixels)} for _, made in sorted(found.items())
-        ],
+        "array": array,
+        "transformations": [{"definition": made.definition, "pixels": list(made.pixels)} for made in found],
     }
     data = json.dumps(content, sort_keys=True).encode()
-    make_folder(store / FOLDER)
-    for made in found.values():
+    for made in found:
         if made.pictures is not None:  # first: pixels that the catalog names can be compared
             path = pictures_file(store, made.name, made.pixels[0])
             if not path.is_file():
@@ -212,8 +234,8 @@ def write(store: Place, facts: Mapping[str, Any], found: Mapping[str, Definition
     write_once(store / FOLDER / f"{slug(str(facts['name']))}-{digest(data)}.json", data)
 
 
-def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
-    """Read one catalog file. Raises StoreError if it is damaged."""
+def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition], ArrayEntry | None]:
+    """Read a catalog file: a backbone, transformations, and the array that they are. Raises StoreError if damaged."""
     try:
         content = json.loads(read_named(path))
         facts = content["backbone"]
@@ -232,7 +254,12 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
             found[made.name] = made
         if not good or path.name.rpartition("-")[0] != slug(name):
             raise ValueError("not the entry of a backbone")
-        return BackboneEntry(name, slug(name), dim, facts), found
+        entry = BackboneEntry(name, slug(name), dim, facts)
+        return (
+            entry,
+            found,
+            ArrayEntry(entry.slug, dim, tuple(found)) if content.get("array") is True and found else None,
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: damaged catalog file: {repr(error)[:300]}; run substyle verify") from error
 
@@ -289,7 +316,9 @@ def remedy(stored: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence[
     return f' (set device = "{device}" and runtime = "{runtime}", or use another store)'
 
 
+IMPORTED = 3  # schema that `import` converts
 _OLDER = "embed the photographs again into a new store"
+_IMPORT = "convert it with substyle import OLD.zarr --store NEW.zarr, which keeps its embeddings"
 
 
 @dataclass(frozen=True)
@@ -323,7 +352,7 @@ def exists(store: Path | Place) -> bool:
     return (store / HEADER).is_file()
 
 
-def read_header(store: Path | Place) -> StoreHeader:
+def read_header(store: Path | Place, schema: int = SCHEMA) -> StoreHeader:
     """Read the header of a store.
 
     Raises:
@@ -332,7 +361,9 @@ def read_header(store: Path | Place) -> StoreHeader:
     path = store / HEADER
     try:
         if not path.is_file():
-            raise StoreError(_absent(store))
+            absent = _absent(store)
+            if not path.is_file():  # else it has been created since
+                raise StoreError(absent)
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("kind") != "store":
             run = isinstance(content, dict) and content.get("kind") == "results"
@@ -342,10 +373,10 @@ def read_header(store: Path | Place) -> StoreHeader:
                 else f"{HEADER} is of another kind"
             )
             raise StoreError(f"{store}: not a store ({its})")
-        if content.get("schema") != SCHEMA:
-            raise StoreError(f"{store}: schema {content.get('schema')}; this version reads {SCHEMA}: {_OLDER}")
-        found = content.pop("digest", None)
-        if found != _digest(content):
+        if (found := content.get("schema")) != schema:
+            how = _IMPORT if found == IMPORTED else _OLDER
+            raise StoreError(f"{store}: schema {found}; this version reads {schema}: {how}")
+        if content.pop("digest", None) != _digest(content):
             raise StoreError(f"{path}: checksum mismatch; restore the file from a copy of the store")
         require_bounded(content["settings"])
         settings = StoreSettings(**content["settings"])

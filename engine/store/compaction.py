@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from substyle.engine.store import catalog, journal, lock, manifest
-from substyle.engine.store.files import clear_temporary, digest, make_folder, write_durably, write_once, writing
+from substyle.engine.store.files import clear_temporary, digest, write_durably, write_once, writing
 from substyle.engine.store.layout import ARRAYS, METADATA, StoreError
 from substyle.engine.store.records import Record, encode, identity
-from substyle.kernels.files import UnsafeFileError, relative
-from substyle.pipelines.storage import Place, at_once
+from substyle.kernels.files import UnsafeFileError, relative, temporaries
+from substyle.pipelines.storage import LocalPlace, Place, at_once
 
 RECORDS = 4096  # number of loose records that triggers compaction
 BYTES = 64 << 20  # size of loose records that triggers compaction, and of those in one Parquet file, held in memory
 LOOK_RECORDS, LOOK_BYTES = 256, BYTES // 4  # written by one process between two checks for compaction
-SEGMENT = re.compile(r"segment-\d{5,}-\d+-[0-9a-f]{16}\.parquet")  # of earlier versions
 
 
 class Upkeep:
@@ -46,18 +44,15 @@ class Upkeep:
 def compact(store: Place, *, at: int = 1) -> None:
     """Gather loose records in Parquet files if there are at least ``at`` of them, or 64 MB.
 
-    So are the files of earlier versions. The caller must hold the mutex. Raises StoreError if a file of the journal is
-    damaged, or the disk fails.
+    The caller must hold the mutex. Raises StoreError if a file of the journal is damaged, or the disk fails.
     """
-    former, paths = _former(store), (store / journal.FOLDER).files(".json")
-    if not former and (not paths or (len(paths) < at and sum(_sizes(paths)) < BYTES)):
+    paths = (store / journal.FOLDER).files(".json")
+    sizes = (store / journal.FOLDER).sizes() if paths else {}
+    if not paths or (len(paths) < at and sum(sizes.get(path, 0) for path in paths) < BYTES):
         return
-    for records in _groups(paths):
+    for records in _groups(paths, sizes):
         _write(store, records)
-    for path in former:
-        if path.parent.name == journal.FORMER:
-            _write(store, journal.read_file(path))
-    _remove(store, [*paths, *former])
+    _remove(store, paths)
 
 
 def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: Iterable[Place] = ()) -> None:
@@ -69,7 +64,8 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
     """
     replaced = list(damaged)
     listed = journal.files(store)
-    for records in _groups([path for path in listed.loose if path not in replaced]):
+    sizes = (store / journal.FOLDER).sizes()
+    for records in _groups([path for path in listed.loose if path not in replaced], sizes):
         _write(store, _without(records, broken))
     for path in listed.tables:
         if path in replaced:
@@ -83,22 +79,12 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
     _remove(store, [*listed.loose, *replaced])
 
 
-def _former(store: Place) -> list[Place]:
-    """Return the files of earlier versions: segments, which are no longer read, and the records beside them."""
-    folder = store / journal.FOLDER
-    segments = [path for path in folder.files(".parquet") if SEGMENT.fullmatch(path.name)]
-    return [*segments, *(folder / journal.FORMER).files(".parquet")]
-
-
-def _sizes(paths: Iterable[Place]) -> list[int]:
-    return at_once(lambda path: path.size(), paths)
-
-
-def _groups(paths: Sequence[Place]) -> Iterator[dict[int, Record]]:
+def _groups(paths: Sequence[Place], sizes: Mapping[Place, int]) -> Iterator[dict[int, Record]]:
     """Records of files in groups of at most `BYTES`."""
     group: list[Place] = []
     total = 0
-    for path, size in zip(paths, _sizes(paths), strict=True):
+    for path in paths:
+        size = sizes.get(path, 0)
         total += size
         if group and total > BYTES:
             yield journal.read_loose(group)
@@ -128,7 +114,6 @@ def _write(store: Place, records: Mapping[int, Record]) -> None:
     if records:
         data = encode(records.items())
         path = store / journal.FOLDER / journal.TABLES / f"records-{digest(data)}.parquet"
-        make_folder(path.parent)
         write_once(path, data)
 
 
@@ -142,26 +127,26 @@ def _remove(store: Place, paths: Iterable[Place]) -> None:
 def clear_leftovers(store: Place) -> None:
     """Remove temporary files of killed processes. The caller must hold the mutex."""
     with writing(store):
-        records = store / journal.FOLDER
-        for folder in (store / manifest.FOLDER, records, records / journal.TABLES, store):
+        for folder in _folders(store):
             clear_temporary(folder)
-        for half in _metadata(store):
-            half.remove()
         clear_temporary(store.parent, store.name)  # a process killed while another created the store
 
 
 def none(store: Place) -> bool:
-    """Return whether a store has no lock, temporary file or uncompacted record, nor a journal of an earlier version."""
-    unfinished = store.parent.leftovers(f".{glob.escape(store.name)}.*.tmp")
-    shallow = (f"{folder}.*.tmp" for folder in ("", "*/", f"{journal.FOLDER}/{journal.TABLES}/"))
-    left = [store.glob(lock.LOCKS), unfinished, *map(store.leftovers, shallow), _metadata(store)]
-    return not any(map(any, left)) and not journal.has_loose(store) and not _former(store)
+    """Return whether a store has no lock, uncompacted record, or temporary file of this host."""
+    temporary = [temporaries(folder) for folder in _folders(store)]
+    if isinstance(store, LocalPlace):
+        temporary.append(temporaries(store.parent, store.name))
+    return not any(map(any, (store.glob(lock.LOCKS), *temporary))) and not journal.has_loose(store)
 
 
-def _metadata(store: Place) -> Iterator[Place]:
-    """Temporary metadata files of backbones and transformations. Temporary chunks are removed with their folders."""
-    for depth in (ARRAYS, f"{ARRAYS}/*", f"{ARRAYS}/*/*"):
-        yield from store.leftovers(f"{depth}/.*.tmp")
+def _folders(store: Place) -> list[LocalPlace]:
+    """Folders of a store on a disk in which files are written."""
+    if not isinstance(store, LocalPlace):
+        return []
+    nodes = [store / ARRAYS, *store.glob(f"{ARRAYS}/*/"), *store.glob(f"{ARRAYS}/*/*/")]
+    records = store / journal.FOLDER
+    return [store, store / manifest.FOLDER, store / catalog.FOLDER, records, records / journal.TABLES, *nodes]
 
 
 # Damage found by `verify`, stored until `embed` repairs it. `verify` changes nothing else in a store, so a second run
@@ -169,8 +154,8 @@ def _metadata(store: Place) -> Iterator[Place]:
 NAME = "damage.json"
 # what the note may name; a store may be somebody else's, and `embed` removes what it names
 _FILES = re.compile(
-    rf"{catalog.FOLDER}/[^/.][^/]*\.json|{journal.FOLDER}/[^/.][^/]*\.(json|parquet)"
-    rf"|{journal.FOLDER}/({journal.FORMER}|{journal.TABLES})/[^/.][^/]*\.parquet"
+    rf"{catalog.FOLDER}/[^/.][^/]*\.json|{journal.FOLDER}/[^/.][^/]*\.json"
+    rf"|{journal.FOLDER}/{journal.TABLES}/[^/.][^/]*\.parquet"
 )
 _NODES = re.compile(rf"({ARRAYS}/([^/]+/){{0,2}})?{re.escape(METADATA)}")
 
@@ -245,17 +230,14 @@ def require_none(store: Place, slug: str) -> None:
 def repair(store: Place, found: Damage) -> None:
     """Remove damaged chunks from the journal, and damaged files from the store. The caller must own the store.
 
-    Raises StoreError before anything is removed if a damaged file is not a regular file of the store.
+    Raises StoreError before anything is removed if a damaged file is a folder.
     """
-    paths = [_regular(store, name) for name in found.files]
+    paths = [store.inside(name) for name in found.files]
     for path in paths:
-        if path.parent.name == catalog.FOLDER:
-            path.remove()
+        if isinstance(path, LocalPlace) and path.is_dir():
+            raise StoreError(f"{path}: named in {NAME}, but a folder; remove the note and run substyle verify")
+    with writing(store):
+        for path in paths:
+            if path.parent.name == catalog.FOLDER:
+                path.remove()
     withdraw(store, found.chunks, [path for path in paths if path.parent.name != catalog.FOLDER])
-
-
-def _regular(store: Place, name: str) -> Place:
-    path = store.inside(name)
-    if path.is_special():
-        raise StoreError(f"{path}: named in {NAME}, but not a regular file; remove the note and run substyle verify")
-    return path

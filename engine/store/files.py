@@ -7,7 +7,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from substyle.engine.store.layout import StoreError
 from substyle.kernels import files
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines import limits
-from substyle.pipelines.storage import ObjectError, Place, place
+from substyle.pipelines.storage import LocalPlace, ObjectError, Place, place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,7 +79,7 @@ def writing(path: Path | Place) -> Iterator[None]:
         raise StoreError(f"{where}: cannot write: {reason}. Finished work is kept.") from error
 
 
-def write_durably(path: Path | Place, data: bytes) -> None:
+def write_durably(path: Path | Place, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Write a file atomically and flush it to the disk.
 
     Raises:
@@ -95,12 +95,6 @@ def write_once(path: Place, data: bytes) -> None:
         path.write_once(data)
 
 
-def make_folder(path: Place) -> None:
-    """Create a folder and its parents if they do not exist. Raises StoreError if that fails."""
-    with writing(path):
-        path.make_folder()
-
-
 def clear_temporary(folder: Place, name: str = "") -> None:
     """Remove temporary files of dead processes of this host.
 
@@ -108,9 +102,10 @@ def clear_temporary(folder: Place, name: str = "") -> None:
         folder: folder to search, not recursively.
         name: final name of the files to remove; empty for all.
     """
-    for path, pid in folder.temporaries(name):
-        if not is_running(pid):
-            path.remove()
+    if isinstance(folder, LocalPlace):  # a bucket has none
+        for path, pid in files.temporaries(folder, name):
+            if not is_running(pid):
+                files.remove(path)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from substyle.engine.store import records
-from substyle.engine.store.files import digest, make_folder, read_named, write_once
+from substyle.engine.store.files import digest, read_named, write_once
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.manifest import COLUMNS, ROWS, as_hex
 from substyle.engine.store.records import (
@@ -35,7 +35,6 @@ from substyle.pipelines.validation import brief
 
 FOLDER = "journal"
 TABLES = "tables"  # subfolder of the journal
-FORMER = "details"  # that of earlier versions, which kept an index of it in segments beside loose records
 T = TypeVar("T")
 
 
@@ -61,7 +60,7 @@ def files(store: Place) -> Files:
 
 
 def _tables(store: Place) -> tuple[Place, ...]:
-    return tuple(path for name in (FORMER, TABLES) for path in (store / FOLDER / name).files(".parquet"))
+    return tuple((store / FOLDER / TABLES).files(".parquet"))
 
 
 def read_file(path: Place) -> dict[int, Record]:
@@ -168,7 +167,6 @@ def write(store: Place, record: Record) -> int:
         number of bytes written.
     """
     folder = store / FOLDER
-    make_folder(folder)
     data = record.to_json().encode()
     write_once(folder / f"{record.shard:08d}-{record.backbone}-{digest(data)}.json", data)
     return len(data)
@@ -312,7 +310,8 @@ def _fixed(values: pa.LargeBinaryArray, size: int) -> NDArray[np.uint8]:
 
 def hex_of(content_N2: NDArray[np.uint64]) -> list[str]:
     """Format content hashes in hex, empty for zeros."""
-    return [f"{high:016x}{low:016x}" if high or low else "" for high, low in content_N2.tolist()]
+    contents = content_N2.astype(">u8").view(f"V{CONTENT_BYTES}")[:, 0].tolist()
+    return [content.hex() if any(content) else "" for content in contents]
 
 
 def _indistinct(names: pa.ListArray, at_I: NDArray[np.int64], count: int) -> dict[str, NDArray[np.bool_]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +23,7 @@ from substyle.pipelines.sources.files import MARKER
 from substyle.pipelines.storage import Place
 from substyle.pipelines.validation import PowerOfTwo, validated
 
-SCHEMA = 3
+SCHEMA = 4
 EXPORT_NOTE = "_substyle.json"  # of an export; readers of Parquet folders skip names that start with an underscore
 # settings of a store that decide about pixels, and their types
 PIXELS = {"seed": int, "canvas": int, "orientation": str, "style_precision": str, "crop_pct": float}
@@ -29,7 +31,7 @@ CropPct = Annotated[StrictFloat, Field(ge=0.1, le=1)]
 Dtype = Literal["float16", "float32"]
 Codec = Literal["none", "zstd", "blosc", "bitround+zstd"]
 ResampleBy = Literal["photograph", "folder"]
-ARRAYS, CHUNKS = "embeddings", "c"
+ARRAYS = "embeddings"
 # strict types, for what is read from files; a bound on lengths makes pydantic refuse strings that UTF-8 cannot encode
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, str_max_length=2**31)
 METADATA = "zarr.json"  # Zarr's; users of the store may change its attributes
@@ -45,9 +47,34 @@ class BackboneEntry:
     dim: int
     facts: dict[str, Any]
 
-    def chunk(self, store: Place, transformation: str, shard: int) -> Place:
-        """Return the file or object of one shard's chunk."""
-        return store / ARRAYS / self.slug / transformation / CHUNKS / str(shard) / "0"
+
+@dataclass(frozen=True)
+class ArrayEntry:
+    """A Zarr array (T, N, D): embeddings of a backbone in transformations that were embedded together.
+
+    Attributes:
+        slug: Zarr group of the backbone.
+        dim: D.
+        transformations: T names, in the order of the array.
+    """
+
+    slug: str
+    dim: int
+    transformations: tuple[str, ...]
+
+    @cached_property
+    def name(self) -> str:
+        """Name of the array: T, and a digest of the transformations."""
+        text = json.dumps(self.transformations).encode()
+        return f"{len(self.transformations)}-{hashlib.sha256(text).hexdigest()[:8]}"
+
+    def node(self, store: Place) -> Place:
+        """Return the folder of the array."""
+        return store / ARRAYS / self.slug / self.name
+
+    def shard(self, store: Place, number: int) -> Place:
+        """Return the file or object of a shard."""
+        return self.node(store) / f"c.0.{number}.0"
 
 
 GRAPH, SKETCH = "graph", "sketch"  # what a network does, see `BackboneSpec`
@@ -102,7 +129,7 @@ class StoreSettings:
     canvas: Annotated[StrictInt, Field(ge=1, lt=2**63)]
     """Canvas side S in pixels."""
     shard_rows: Annotated[StrictInt, Field(ge=1, lt=2**63), PowerOfTwo]
-    """R, rows of a shard and of a chunk."""
+    """R, photographs of a shard."""
     dtype: Dtype
     """Dtype of stored embeddings."""
     orientation: Orientation = "ignore"
@@ -137,6 +164,25 @@ def is_array_name(name: object) -> bool:
         return isinstance(name, str) and "/" not in relative(name)
     except UnsafeFileError:
         return False
+
+
+MAX_ROWS = 1024
+_SHARD_BYTES, _SHARD_SECONDS = 1 << 27, 900.0  # intended maximum of a shard of the widest backbone
+_FEW = ((1_000, 16), (10_000, 64), (100_000, 256))  # rows of shards below a number of photographs
+
+
+def rows_of_shards(images: int, row_bytes: float, seconds: float) -> int:
+    """Return R of a new store: larger for more photographs, so that little work is lost in a small one.
+
+    Args:
+        images: number of photographs.
+        row_bytes: size of all embeddings of a photograph by the widest backbone.
+        seconds: time for all embeddings of a photograph.
+    """
+    by_number = next((rows for most, rows in _FEW if images < most), MAX_ROWS)
+    rows = int(min(by_number, _SHARD_BYTES / row_bytes, _SHARD_SECONDS / seconds))
+    # many photographs would have too many files
+    return max(1 << max(rows.bit_length() - 1, 0), min(by_number, 64 if images >= 10_000 else 1))
 
 
 TRAIN, VAL, TEST = 0, 1, 2  # split codes

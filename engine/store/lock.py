@@ -383,7 +383,10 @@ def _release(path: Place, content: bytes) -> None:
 def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | None = None) -> None:
     """Remove a lock whose holder is gone. Raises LockedError for one that does not hold another part."""
     try:
-        content, version = path.read_version()
+        if isinstance(path, ObjectPlace):
+            content, version = path.read_version()
+        else:
+            content, version = path.read_bytes(), Version(None, None)
     except FileNotFoundError:
         return  # released in the meantime
     except OSError as error:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 
-from substyle.engine.store.files import digest, encoded, make_folder, read_named, write_once
+from substyle.engine.store.files import digest, encoded, read_named, write_once
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Fractions, StoreError
 from substyle.kernels import color, dispatch
 from substyle.kernels.dispatch import for_each_image
@@ -227,7 +227,6 @@ def append(
         StoreError: a key already exists, labels and class names do not match, or the disk failed.
     """
     folder = store / FOLDER
-    make_folder(folder)
     columns = {
         "row": np.arange(first_row, first_row + len(keys), dtype=np.int64),
         "key": list(keys),

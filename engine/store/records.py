@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pydantic.dataclasses
 import xxhash
 from numpy.typing import NDArray
@@ -79,12 +78,12 @@ class FileNote:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Record:
-    """One finished shard of one backbone. Raises ValueError if a value is invalid.
+    """One finished shard of an array of a backbone. Raises ValueError if a value is invalid.
 
     Attributes:
         shard: number of the shard; start, stop: range of its rows.
         backbone: slug of the backbone.
-        checksums: SHA-256 of the chunk file of each transformation written.
+        checksums: of the chunk of each transformation written, see `shards.digest`; all are of one array.
         images: notes on the shard's images.
         seconds: wall time of the shard, split among the backbones of its pass.
         run: id of the run that wrote the record.
@@ -107,7 +106,7 @@ class Record:
             raise ValueError(f"shard {self.shard}: images outside rows {self.start} to {self.stop}, or duplicated")
         if not all(self.start <= note.row < self.stop for note in self.files):
             raise ValueError(f"shard {self.shard}: files of images outside rows {self.start} to {self.stop}")
-        if not all(map(is_array_name, (self.backbone, *self.checksums))):
+        if not self.checksums or not all(map(is_array_name, (self.backbone, *self.checksums))):
             raise ValueError(f"shard {self.shard}: a name of an array that is not the name of a folder")
 
     def to_json(self) -> str:
@@ -134,12 +133,6 @@ def content_hash(data: bytes) -> str:
 def identity(data: bytes) -> int:
     """Return the 64-bit identity of a record: a digest of its line of JSON as first written."""
     return int(digest(data), 16)
-
-
-def summed(checksums: dict[str, str]) -> int:
-    """Hash the names and checksums of a record's chunks to 64 bits."""
-    text = json.dumps(checksums, sort_keys=True)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 _IMAGE = pa.struct(
@@ -176,10 +169,9 @@ SCHEMA = pa.schema(
         ("run", pa.string()),
         ("files", pa.list_(_FILE)),
         ("transformations", pa.string()),  # keys of checksums, a JSON list
-        ("sums", pa.uint64()),  # `summed` checksums
+        ("sums", pa.uint64()),  # `_summed` checksums
     ]
 )
-_LATER = ("files", "transformations", "sums")  # columns that files of earlier versions may lack
 _CODED = pa.dictionary(pa.int32(), pa.string())
 # what is finished; a million records are read in seconds if checksums and images are left out
 INDEX_SCHEMA = pa.schema(
@@ -209,7 +201,13 @@ def as_table(records: Iterable[tuple[int, Record]], schema: pa.Schema = SCHEMA) 
 
 
 def _derived(checksums: dict[str, str]) -> dict[str, Any]:
-    return {"transformations": json.dumps(list(checksums)), "sums": summed(checksums)}
+    return {"transformations": json.dumps(list(checksums)), "sums": _summed(checksums)}
+
+
+def _summed(checksums: dict[str, str]) -> int:
+    """Hash the names and checksums of a record's chunks to 64 bits."""
+    text = json.dumps(checksums, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def _bytes(note: ImageNote | FileNote) -> dict[str, bytes]:
@@ -223,12 +221,9 @@ def encode(records: Iterable[tuple[int, Record]]) -> bytes:
 
 def decode_table(data: bytes) -> pa.Table:
     """Decode a Parquet file to a table of `SCHEMA`. Raises ValueError or ArrowException if it is invalid."""
-    missing = [name for name in _LATER if name not in _columns(data)]
-    read = limits.read_parquet(data, "records", _ROW_BYTES, pa.schema([f for f in SCHEMA if f.name not in missing]))
+    read = limits.read_parquet(data, "records", _ROW_BYTES, SCHEMA)
     columns = list(read.columns)
     for name, kind in (("images", _IMAGE), ("files", _FILE)):
-        if name in missing:
-            continue
         notes = pc.list_flatten(read[name])
         fields = {field.name: pc.struct_field(notes, field.name) for field in kind}
         columns += [notes, *fields.values()]
@@ -239,20 +234,12 @@ def decode_table(data: bytes) -> pa.Table:
             columns.append(pc.list_flatten(fields["indistinct"]))
     if any(column.null_count for column in columns):
         raise ValueError("null values in a column")
-    if missing:
-        rows = [{"files": [], **_derived(dict(checksums))} for checksums in read["checksums"].to_pylist()]
-        added = pa.Table.from_pylist(rows, pa.schema([SCHEMA.field(name) for name in missing]))
-        for field in added.schema:
-            read = read.append_column(field, added[field.name])
     return read
 
 
 def decode_index(data: bytes) -> pa.Table:
     """Decode a Parquet file to a table of `INDEX_SCHEMA`. Raises ValueError or ArrowException if it is invalid."""
-    if not {*_LATER} <= _columns(data):
-        table = decode_table(data).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
-    else:
-        table = limits.read_parquet(data, "records", _ROW_BYTES, SCHEMA, INDEX_SCHEMA)
+    table = limits.read_parquet(data, "records", _ROW_BYTES, SCHEMA, INDEX_SCHEMA)
     if any(column.null_count for column in table.columns):
         raise ValueError("null values in a column")
     if len(table) and pc.min(table["shard"]).as_py() < 0:
@@ -264,10 +251,6 @@ def decode_index(data: bytes) -> pa.Table:
     return table
 
 
-def _columns(data: bytes) -> set[str]:
-    return set(pq.read_schema(pa.BufferReader(data)).names)
-
-
 def decode(data: bytes) -> dict[int, Record]:
     """Decode a Parquet file to records. Raises ValueError, KeyError, TypeError or ArrowException if it is invalid."""
     found = {}
@@ -275,19 +258,25 @@ def decode(data: bytes) -> dict[int, Record]:
         number, checksums = row.pop("id"), dict(row["checksums"])
         if _derived(checksums) != {name: row.pop(name) for name in ("transformations", "sums")}:
             raise ValueError("what is said of checksums is not what they are")
-        images = tuple(ImageNote(**_texts(note), indistinct=tuple(note["indistinct"])) for note in row.pop("images"))
-        files = tuple(FileNote(**_texts(note)) for note in row.pop("files"))
+        images, files = notes_of(row)
         found[number] = Record(**{**row, "checksums": checksums, "images": images, "files": files})
     return found
 
 
+def notes_of(row: Mapping[str, Any]) -> tuple[tuple[ImageNote, ...], tuple[FileNote, ...]]:
+    """Convert the notes in a row of `SCHEMA`, or in a line of JSON. Raises ValueError or TypeError for invalid ones."""
+    images = tuple(ImageNote(**_texts(note), indistinct=tuple(note["indistinct"])) for note in row["images"])
+    return images, tuple(FileNote(**_texts(note)) for note in row["files"])
+
+
 def _texts(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.hex() if name in _HEX else value for name, value in row.items() if name != "indistinct"}
+    texts = {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
+    return {name: value for name, value in texts.items() if name != "indistinct"}
 
 
 def _names(text: str) -> tuple[str, ...]:
     names = json.loads(text)
-    if not isinstance(names, list) or not all(map(is_array_name, names)):
+    if not isinstance(names, list) or not names or not all(map(is_array_name, names)):
         raise ValueError(f"not a list of transformations: {text[:100]}")
     return tuple(names)
 
@@ -352,12 +341,12 @@ class Index:
     def _sets(self) -> list[tuple[int, frozenset[str]]]:
         return [(number, frozenset(self.made[number])) for number in np.unique(self.made_R).tolist()]
 
-    def chunks(self) -> Iterator[tuple[int, str, str]]:
-        """Iterate over finished chunks as (shard, slug of the backbone, transformation)."""
-        columns = (self.shard_R.tolist(), self.backbone_R.tolist(), self.made_R.tolist())
-        for shard, backbone, made in zip(*columns, strict=True):
-            for name in self.made[made]:
-                yield shard, self.backbones[backbone], name
+    def records(self) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+        """Iterate over the records as (shard, slug of the backbone, transformations)."""
+        for shard, backbone, made in zip(
+            *(x.tolist() for x in (self.shard_R, self.backbone_R, self.made_R)), strict=True
+        ):
+            yield shard, self.backbones[backbone], self.made[made]
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:

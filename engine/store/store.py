@@ -1,26 +1,31 @@
-"""The store: a Zarr v3 array (N, D) per backbone and transformation, a manifest, a journal."""
+"""The store: Zarr v3 arrays (T, N, D) of embeddings by backbone, a manifest, a journal."""
 
 from __future__ import annotations
 
 import sys
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.store import arrays, catalog, compaction, journal, lock
+from substyle.engine.store import arrays, catalog, compaction, journal, lock, shards
 from substyle.engine.store import manifest as manifests
 from substyle.engine.store.catalog import Catalog, Definition, StoreHeader
-from substyle.engine.store.files import clear_temporary, write_once, writing
+from substyle.engine.store.files import clear_temporary, write_durably, write_once, writing
 from substyle.engine.store.journal import Notes
 from substyle.engine.store.layout import (
     ARRAYS,
     HEADER,
     METADATA,
     SKETCH,
+    ArrayEntry,
     BackboneEntry,
     DifferentError,
     StoreError,
@@ -29,6 +34,7 @@ from substyle.engine.store.layout import (
 )
 from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
 from substyle.engine.store.records import FileNote, ImageNote, Index, Record
+from substyle.engine.store.shards import Shape
 from substyle.kernels import files as doors
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import LocalPlace, Place, each, place
@@ -75,8 +81,14 @@ def _put(path: Place, header: StoreHeader) -> None:
 def _require_empty(path: Place) -> None:
     # objects of a process that was killed in `_put`, or is still in it
     ours = {path / ARRAYS / METADATA, path / METADATA, path / lock.MUTEX}
-    if any(found not in ours for found in path.all_files()):
+    if any(found not in ours for found in path.sizes()):
         raise StoreError(f"{path}: already exists and is not empty")
+
+
+def _note_on(note: ImageNote, names: Collection[str]) -> ImageNote:
+    """A note with what it says of some transformations alone."""
+    alike = tuple(name for name in note.indistinct if name in names)
+    return note if alike == note.indistinct else replace(note, indistinct=alike)
 
 
 class EmbeddingStore:
@@ -88,7 +100,7 @@ class EmbeddingStore:
         self.calibration = head.calibration  # keys of the images that gates use
         self._mark: object = None  # of the header's file, when it was last read
         self._read: dict[str, tuple[object, Any]] = {}  # what has been read, with the files it was read from
-        self._laid_out: set[tuple[str, str]] = set()  # arrays whose layout has been checked
+        self._laid_out: set[ArrayEntry] = set()  # arrays whose layout has been checked
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was read: it is read again, and other threads may be reading."""
@@ -96,12 +108,18 @@ class EmbeddingStore:
 
     @classmethod
     def create(
-        cls, path: Place | Path | str, settings: StoreSettings, *, calibration: Sequence[str] = ()
+        cls,
+        path: Place | Path | str,
+        settings: StoreSettings,
+        *,
+        calibration: Sequence[str] = (),
+        uuid: str | None = None,
     ) -> EmbeddingStore:
         """Create an empty store atomically, and open it: readers see all of it or nothing.
 
         Args:
             calibration: keys of the images that gates use.
+            uuid: of the store that it is a copy of; default: a new one.
 
         Raises:
             ConfigError: the path has no name.
@@ -110,7 +128,7 @@ class EmbeddingStore:
         path = place(path)
         if not path.name:
             raise ConfigError("store", str(path), "a path that ends in a name, such as runs/photographs.zarr")
-        header = StoreHeader(str(uuid.uuid4()), settings, tuple(calibration))
+        header = StoreHeader(uuid or str(uuid4()), settings, tuple(calibration))
         with writing(path):
             if isinstance(path, LocalPlace):
                 _make_folder(path, header)
@@ -128,7 +146,7 @@ class EmbeddingStore:
             ObjectError: its bucket cannot be reached.
         """
         path = place(path)
-        try:  # down to the arrays; a link among chunks is refused when a chunk is opened
+        try:  # down to the shards
             path.require_no_links(3)
         except doors.UnsafeFileError as error:
             raise StoreError(f"{path} must not contain links: {error}") from error
@@ -194,10 +212,9 @@ class EmbeddingStore:
     def resize_arrays(self) -> None:
         """Grow the arrays to the manifest's rows; a run killed while adding images leaves them shorter."""
         rows = self.manifest().rows
-        for backbone in self.backbones():
-            for name in self.transformation_names(backbone):
-                if self.rows_of(backbone, name) < rows:
-                    arrays.grow(self.path / ARRAYS / backbone.slug / name, rows)
+        for array in chain.from_iterable(self.catalog.arrays.values()):
+            if self.rows_of(array) < rows:
+                arrays.grow(array.node(self.path), rows)
 
     def has_manifest(self) -> bool:
         """Return whether images have been added."""
@@ -238,26 +255,38 @@ class EmbeddingStore:
             DifferentError: it exists with other weights, width, runtime or precision, or a transformation exists with
                 another definition.
         """
-        entry, new = self.require_same(facts, found)
+        entry, lacking = self.require_same(facts, found)
         name, known = entry.slug, self.catalog.backbones.get(entry.slug)
+        existing = self.catalog.transformations.get(name, {})
+        done = {made for _, _, names in self.finished().of([name]).records() for made in names}
+        if done - existing.keys():  # of which network, only the catalog tells
+            raise StoreError(f"{self.path}: a file of the catalog of {entry.name} is missing; run substyle verify")
+        new = [definition for definition in lacking if definition.name not in existing]
+        changed = [definition for definition in lacking if definition.name in existing]
         # arrays first: the catalog must list only arrays that exist
         folder = self.path / ARRAYS / name
-        if not (folder / METADATA).exists():
+        if not (folder / METADATA).is_file():
             arrays.write(folder, arrays.group({"substyle": dict(facts)}))
-        existing = self.catalog.transformations.get(name, {})
-        for definition in new:
-            if definition.name not in existing:
-                arrays.write(folder / definition.name, self._array_metadata(entry, definition))
-        if older := [d.name for d in new if d.name in existing and not existing[d.name].pixels and d.pixels]:
+        if new:
+            self.add_array(facts, new)
+        if older := [d.name for d in changed if not existing[d.name].pixels and d.pixels]:
             text = "embedded by an earlier version; what they do is recorded now, and was not compared"
             print(f"{self.path}: {', '.join(older)}: {text}", file=sys.stderr)
-        if rounded := [d.name for d in new if d.name in existing and existing[d.name].pixels]:
+        if rounded := [d.name for d in changed if existing[d.name].pixels]:
             text = "few values are rounded to the next level by this processor or its libraries, which is recorded"
             print(f"{self.path}: {', '.join(rounded)}: {text}", file=sys.stderr)
         unknown = known is None or (SKETCH in facts["spec"] and SKETCH not in known.facts["spec"])
-        if unknown or new or not {*catalog.executions(facts)} <= {*catalog.executions(known.facts if known else facts)}:
-            catalog.write(self.path, facts, {definition.name: definition for definition in new})
+        executed = {*catalog.executions(facts)} <= {*catalog.executions(known.facts if known else facts)}
+        if changed or not executed or (unknown and not new):
+            catalog.write(self.path, facts, changed, array=False)
         return entry
+
+    def add_array(self, facts: Mapping[str, Any], found: Sequence[Definition]) -> None:
+        """Create an array for transformations of a backbone, which has none of them."""
+        name = slug(str(facts["name"]))
+        array = ArrayEntry(name, int(facts["dim"]), tuple(definition.name for definition in found))
+        arrays.write(array.node(self.path), self._array_metadata(array, found))
+        catalog.write(self.path, facts, found, array=True)
 
     def require_same(
         self, facts: Mapping[str, Any], found: Sequence[Definition]
@@ -296,10 +325,9 @@ class EmbeddingStore:
                 "use another store, or rename the changed transformation"
             )
 
-    def _array_metadata(self, entry: BackboneEntry, definition: Definition) -> bytes:
-        return arrays.array_metadata(
-            self.manifest().rows, entry.dim, self.settings, {"substyle": definition.definition}
-        )
+    def _array_metadata(self, array: ArrayEntry, found: Iterable[Definition]) -> bytes:
+        attributes = {"substyle": {"transformations": [definition.definition for definition in found]}}
+        return arrays.array_metadata(array, self.manifest().rows, self.settings, attributes)
 
     def transformation_names(self, entry: BackboneEntry) -> list[str]:
         """Return the sorted names of a backbone's transformations."""
@@ -326,9 +354,11 @@ class EmbeddingStore:
             folder = self.path / ARRAYS / entry.slug
             if f"{ARRAYS}/{entry.slug}/{METADATA}" in found.metadata:
                 arrays.write(folder, arrays.group({"substyle": entry.facts}))
-            for name, definition in self.catalog.transformations[entry.slug].items():
-                if f"{ARRAYS}/{entry.slug}/{name}/{METADATA}" in found.metadata:
-                    arrays.write(folder / name, self._array_metadata(entry, definition))
+            made = self.catalog.transformations[entry.slug]
+            for array in self.catalog.arrays[entry.slug]:
+                if f"{ARRAYS}/{entry.slug}/{array.name}/{METADATA}" in found.metadata:
+                    definitions = [made[name] for name in array.transformations]
+                    arrays.write(folder / array.name, self._array_metadata(array, definitions))
         root = {METADATA: root_attributes(self.settings), f"{ARRAYS}/{METADATA}": {}}
         for name, attributes in root.items():
             if name in found.metadata:
@@ -365,59 +395,110 @@ class EmbeddingStore:
             files: notes on files of real transformations; those of other transformations are ignored.
 
         Raises:
-            OverflowError16: a finite embedding is not finite in the store's dtype; nothing is committed.
-            StoreError: the disk is full, not writable, or failed; nothing is committed.
+            OverflowError16: a finite embedding is not finite in the store's dtype; nothing of its array is committed.
+            StoreError: the disk is full, not writable, or failed; nothing of its array is committed.
         """
         lock.require(self.path)
         # plain arithmetic and imported embeddings have no gate; image statistics lose accuracy by rounding
         exact = entry.facts.get("gate") is None
         start = shard * self.settings.shard_rows
         stop = start + max(map(len, embeddings.values()), default=0)
+        size, known = 0, self.catalog.arrays[entry.slug]
+        if unknown := embeddings.keys() - {name for array in known for name in array.transformations}:
+            raise StoreError(f"{self.path}: {entry.name} has no array of {', '.join(sorted(unknown))}")
+        for array in known:
+            new = {name: embeddings[name] for name in array.transformations if name in embeddings}
+            if not new:
+                continue
+            if array not in self._laid_out:
+                self.rows_of(array)
+                self._laid_out.add(array)
+            checksums = self._write(array, shard, new, entry.name, exact=exact)
+            # a run that is killed between two arrays leaves the same records as one that is not
+            of_images = tuple(_note_on(note, checksums) for note in images)
+            of_files = tuple(note for note in files if note.transformation in checksums)
+            record = Record(shard, start, stop, entry.slug, checksums, of_images, round(seconds, 3), run, of_files)
+            lock.require(self.path)  # uploads may take longer than a lease lasts
+            size += journal.write(self.path, record)
+        return size
 
-        def write(name: str) -> str:
-            cast_RD = arrays.cast(embeddings[name], self.settings, f"{entry.name}, {name}", exact=exact)
-            if (entry.slug, name) not in self._laid_out:  # once, since it takes as long as to write a chunk
-                self.rows_of(entry, name)
-                self._laid_out.add((entry.slug, name))
-            return arrays.write_chunk(entry.chunk(self.path, name, shard), cast_RD, self.settings)
+    def _write(
+        self, array: ArrayEntry, shard: int, new: Mapping[str, NDArray[np.floating]], backbone: str, *, exact: bool
+    ) -> dict[str, str]:
+        """Write a shard with some transformations, and those that its file has already. Returns digests of the new."""
+        path, names = array.shard(self.path, shard), array.transformations
+        kept = self._chunks(array, shard, [name for name in names if name not in new])
 
-        checksums = dict(zip(embeddings, each(write, embeddings, max(arrays.WRITERS, self.path.requests)), strict=True))
-        arrays.flush_folders(entry.chunk(self.path, name, shard) for name in embeddings)
-        of_these = tuple(note for note in files if note.transformation in checksums)
-        record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run, of_these)
-        lock.require(self.path)  # uploads may take longer than a lease lasts
-        return journal.write(self.path, record)
+        def chunk(name: str) -> NDArray[Any] | None:
+            if name not in new:
+                return kept.get(name)
+            return arrays.cast(new[name], self.settings, f"{backbone}, {name}", exact=exact)
 
-    def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Place:
-        """Return the file or object of one shard's chunk."""
-        return self.catalog.chunk(self.path, backbone_slug, transformation, shard)
+        with ThreadPoolExecutor(1) as beside:  # while other chunks are made and written
+            digests: dict[str, Future[str]] = {}
 
-    def truncated_chunks(self, finished: Index) -> dict[tuple[int, str], set[str]]:
-        """Return the transformations by (shard, slug) whose chunk file is missing or has the wrong size.
+            def told(t: int, encoded: bytes | memoryview) -> None:
+                if names[t] in new:
+                    digests[names[t]] = beside.submit(shards.digest, encoded)
 
-        Compressed chunks may have any size but 0.
-        """
-        known = self.catalog
-        wanted = {slug: self.settings.chunk_bytes(entry.dim) for slug, entry in known.backbones.items()}
-        sizes = arrays.Sizes()
+            write_durably(path, shards.encode(map(chunk, names), self.shape(array), told))
+        return {name: made.result() for name, made in digests.items()}
+
+    def _chunks(self, array: ArrayEntry, shard: int, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Read what the file of a shard has of some transformations and is intact; records tell what is finished."""
+        found: dict[str, NDArray[Any]] = {}
+        if names:
+            with (
+                suppress(FileNotFoundError, StoreError),
+                shards.opening(array.shard(self.path, shard), self.shape(array)) as before,
+            ):
+                for name in names:
+                    with suppress(StoreError):
+                        found[name] = before.chunk(array.transformations.index(name))
+        return found
+
+    def shard_path(self, slug: str, transformation: str, shard: int) -> Place:
+        """Return the file or object of a shard. Raises StoreError if its array does not exist."""
+        return self.catalog.array(slug, transformation).shard(self.path, shard)
+
+    def shape(self, array: ArrayEntry) -> Shape:
+        """Return what is known of all shards of an array."""
+        settings = self.settings
+        return Shape(
+            len(array.transformations), settings.shard_rows, array.dim, np.dtype(settings.dtype), settings.codec
+        )
+
+    def truncated(self, finished: Index) -> dict[tuple[int, str], set[str]]:
+        """Return the transformations by (shard, slug) whose file is missing or has a size that it cannot have."""
+        sizes: dict[ArrayEntry, dict[Place, int]] = {}
         found: dict[tuple[int, str], set[str]] = {}
-        for shard, backbone, name in finished.chunks():
-            size = sizes.of(known.chunk(self.path, backbone, name, shard))
-            if size != wanted.get(backbone) if self.settings.codec == "none" else not size:
-                found.setdefault((shard, backbone), set()).add(name)
+        known = self.catalog
+        for shard, backbone, names in finished.records():
+            try:
+                array = known.array(backbone, names[0])
+            except StoreError:  # its catalog file is damaged
+                found.setdefault((shard, backbone), set()).update(names)
+                continue
+            if array not in sizes:
+                sizes[array] = array.node(self.path).sizes()
+            size = sizes[array].get(array.shard(self.path, shard), 0)
+            if not self.shape(array).least(len(names)) <= size <= self.shape(array).most:
+                found.setdefault((shard, backbone), set()).update(names)
         return found
 
     def stored_bytes(self, entry: BackboneEntry, names: Sequence[str]) -> int:
-        """Return the size in bytes of a backbone's finished chunks of these transformations."""
+        """Return the size in bytes of a backbone's finished embeddings of these transformations.
+
+        Transformations of one file share its size.
+        """
         if not self.has_manifest():  # created, but no run has begun
             return 0
-        finished = self.finished().of([entry.slug])
-        if self.settings.codec == "none":
-            count = int(np.count_nonzero(finished.finished(entry.slug, names, self.shards())))
-            return count * self.settings.chunk_bytes(entry.dim)
-        sizes = arrays.Sizes()
-        chunks = ((shard, name) for shard, _, name in finished.chunks() if name in set(names))
-        return sum(sizes.of(entry.chunk(self.path, name, shard)) or 0 for shard, name in chunks)
+        known, done = self.catalog, dict[tuple[ArrayEntry, int], set[str]]()
+        for shard, _, made in self.finished().of([entry.slug]).records():
+            done.setdefault((known.array(entry.slug, made[0]), shard), set()).update(made)
+        sizes = {array: array.node(self.path).sizes() for array in known.arrays[entry.slug]}
+        shares = ((array, shard, len(made & {*names}) / len(made)) for (array, shard), made in done.items())
+        return round(sum(share * sizes[array].get(array.shard(self.path, shard), 0) for array, shard, share in shares))
 
     def read(
         self,
@@ -428,7 +509,7 @@ class EmbeddingStore:
         *,
         out_RD: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Read rows [start, stop) of one array. Shape: (rows, D) or (rows, P · D); NaN without a valid embedding.
+        """Read rows [start, stop) of a transformation. Shape: (rows, D); NaN without a valid embedding.
 
         Args:
             out_RD: output buffer, contiguous, in the store's dtype; allocated if None.
@@ -436,20 +517,28 @@ class EmbeddingStore:
         Raises:
             StoreError: the array is damaged or shorter than ``stop``.
         """
-        rows = self.rows_of(entry, transformation)
-        if stop is not None and stop > rows:
-            path = self.path / ARRAYS / entry.slug / transformation / METADATA
-            raise StoreError(f"{path}: has {rows} rows, fewer than {stop}; run substyle verify")
+        array = self.catalog.array(entry.slug, transformation)
+        rows, per_shard = self.rows_of(array, stop or 0), self.settings.shard_rows
+        first, last, _ = slice(start, stop).indices(rows)
         if out_RD is None:
-            first, last, _ = slice(start, stop).indices(rows)
             out_RD = np.empty((max(last - first, 0), entry.dim), self.settings.dtype)
+        t, shape = array.transformations.index(transformation), self.shape(array)
 
-        def chunk(shard: int) -> Place:
-            return entry.chunk(self.path, transformation, shard)
+        def one(shard: int) -> None:
+            row_M = np.arange(max(first - shard * per_shard, 0), min(last - shard * per_shard, per_shard))
+            to_M = row_M + shard * per_shard - first
+            try:
+                shards.gather(array.shard(self.path, shard), shape, np.full_like(row_M, t), row_M, out_RD, to_M)
+            except FileNotFoundError:
+                out_RD[to_M] = np.nan
 
-        arrays.read_rows(self.settings.shard_rows, chunk, start, out_RD, self.settings.codec)
+        each(one, range(first // per_shard, -(-last // per_shard)), self.path.requests)
         return out_RD
 
-    def rows_of(self, entry: BackboneEntry, transformation: str) -> int:
-        """Return the rows of a transformation's array. Raises StoreError if its metadata or layout are invalid."""
-        return arrays.rows_of(self.path / ARRAYS / entry.slug / transformation, entry.dim, self.settings)
+    def rows_of(self, array: ArrayEntry, least: int = 0) -> int:
+        """Return the rows of an array. Raises StoreError if its layout is invalid, or it has fewer than ``least``."""
+        rows = arrays.rows_of(array.node(self.path), array, self.settings)
+        if rows < least:
+            path = array.node(self.path) / METADATA
+            raise StoreError(f"{path}: has {rows} rows, fewer than {least}; run substyle verify")
+        return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.store import arrays, compaction
+from substyle.engine.store import compaction, shards
 from substyle.engine.store.journal import Notes, hex_of
 from substyle.engine.store.layout import SPLITS, TEST, BackboneEntry, ResampleBy, StoreError
 from substyle.engine.store.manifest import Manifest, groups
@@ -20,6 +21,7 @@ from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
 from substyle.kernels.errors import SubstyleError, optional
+from substyle.pipelines.storage import each
 from substyle.pipelines.transforms.names import family
 from substyle.pipelines.transforms.registry import suites
 
@@ -231,8 +233,8 @@ class EmbeddingTable:
         return len(np.unique(self.label_N[self.label_N >= 0])) >= 2
 
 
-_READERS = 2  # transformations read at once: one is copied while the next is read from disk
-_TAKERS = 4  # files read at once
+_READERS = 2  # shards read at once: one is copied while the next is read from disk
+_TAKERS = 4  # shards of which rows are read at once
 
 
 class StoredRows:
@@ -242,8 +244,10 @@ class StoredRows:
         store: the store.
         entry: a backbone of the store.
         names: T transformations.
-        row_N: ascending rows of the N images in the store; all their chunks are finished.
+        row_N: ascending rows of the N images in the store; all their shards are finished.
         absent_TN: rows in whose place those of identity, one of the names, are read; None for none.
+
+    Raises StoreError if the metadata of an array are damaged, or it is shorter.
     """
 
     def __init__(
@@ -257,25 +261,31 @@ class StoredRows:
         self.store, self.entry, self.names, self.row_N = store, entry, tuple(names), row_N
         self.absent_TN = absent_TN
         self.shape, self.dtype = (len(self.names), len(row_N), entry.dim), np.dtype(store.settings.dtype)
+        own = [store.catalog.array(entry.slug, name) for name in self.names]
+        self._arrays = list(dict.fromkeys(own))
+        for array in self._arrays:
+            store.rows_of(array, int(row_N.max(initial=-1)) + 1)
+        self._array_T = np.array([self._arrays.index(array) for array in own])
+        self._own_T = np.array([a.transformations.index(name) for a, name in zip(own, self.names, strict=True)])
 
     def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read rows of images n in transformations t, in file order.
 
         Raises:
-            StoreError: a chunk is missing, truncated or cannot be read, or another store has taken this one's place.
+            StoreError: a shard is missing, truncated or cannot be read, or another store has taken this one's place.
         """
         out = np.empty((len(n_B), self.entry.dim), self.dtype) if out_BD is None else out_BD
         t_B = np.broadcast_to(t_B, n_B.shape)
         if self.absent_TN is not None:
             t_B = np.where(self.absent_TN[t_B, n_B], self.names.index("identity"), t_B)
-        shard_B, at_B = np.divmod(self.row_N[n_B], self.store.settings.shard_rows)
-        order = np.lexsort((at_B, shard_B, t_B))
-        changes = (np.diff(t_B[order]) != 0) | (np.diff(shard_B[order]) != 0)
+        shard_B, row_B = np.divmod(self.row_N[n_B], self.store.settings.shard_rows)
+        array_B, own_B = self._array_T[t_B], self._own_T[t_B]
+        order = np.lexsort((row_B, own_B, shard_B, array_B))
+        changes = (np.diff(array_B[order]) != 0) | (np.diff(shard_B[order]) != 0)
         files = [own for own in np.split(order, np.flatnonzero(changes) + 1) if len(own)]
 
         def one(own: I64) -> None:
-            chunk = self.entry.chunk(self.store.path, self.names[t_B[own[0]]], int(shard_B[own[0]]))
-            arrays.take(chunk, at_B[own], out, own, self.store.settings.codec, self.store.settings.shard_rows)
+            self._gather(int(array_B[own[0]]), int(shard_B[own[0]]), own_B[own], row_B[own], out, own)
 
         with ThreadPoolExecutor(max(self.store.path.requests, _TAKERS)) as readers:
             list(readers.map(one, files))
@@ -284,12 +294,7 @@ class StoredRows:
 
     def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
         """Read images [first, last) of one transformation into ``out_BD``."""
-        row = self.row_N[first:last]
-        start, stop = int(row[0]), int(row[-1]) + 1
-        if len(row) == stop - start:
-            self.store.read(self.entry, self.names[t], start, stop, out_RD=out_BD)
-        else:  # gathering from whole chunks is hundreds of times faster than reading single rows
-            np.take(self.store.read(self.entry, self.names[t], start, stop), row - start, axis=0, out=out_BD)
+        each(lambda own: self._fill([t], own, first, out_BD[None]), self._shards(first, last), self.store.path.requests)
         if self.absent_TN is not None and (absent_B := self.absent_TN[t, first:last]).any():
             out_BD[absent_B] = self.take(self.names.index("identity"), first + np.flatnonzero(absent_B))
         self.store.require_same_store()
@@ -297,9 +302,43 @@ class StoredRows:
     def whole(self) -> NDArray[Any]:
         """Read all rows into memory. Shape: (T, N, D)."""
         x_TND = dispatch.empty(self.shape, getattr(torch, str(self.dtype)), torch.device("cpu")).numpy()
-        with ThreadPoolExecutor(_READERS) as readers:
-            list(readers.map(lambda t: self.part(t, 0, len(self.row_N), x_TND[t]), range(len(self.names))))
+        every = range(len(self.names))
+        threads = max(self.store.path.requests, _READERS)
+        each(lambda own: self._fill(every, own, 0, x_TND), self._shards(0, len(self.row_N)), threads)
+        if self.absent_TN is not None:
+            t_A, n_A = np.nonzero(self.absent_TN)
+            x_TND[t_A, n_A] = x_TND[self.names.index("identity"), n_A]
+        self.store.require_same_store()
         return x_TND
+
+    def _shards(self, first: int, last: int) -> list[range]:
+        """Images [first, last) by shard."""
+        shard_B = self.row_N[first:last] // self.store.settings.shard_rows
+        ends = [0, *(np.flatnonzero(np.diff(shard_B)) + 1).tolist(), last - first]
+        return [range(first + a, first + b) for a, b in pairwise(ends) if b > a]
+
+    def _fill(self, t_K: Sequence[int], images: range, first: int, out_KND: NDArray[Any]) -> None:
+        """Read images of one shard in some transformations; ``out_KND`` begins with image ``first``."""
+        shard, row = np.divmod(self.row_N[images.start : images.stop], self.store.settings.shard_rows)
+        t_T = np.asarray(t_K)
+        to_B = np.arange(images.start - first, images.stop - first)
+        for array in np.unique(self._array_T[t_T]).tolist():
+            k_K = np.flatnonzero(self._array_T[t_T] == array)
+            k_K = k_K[np.argsort(self._own_T[t_T[k_K]])]
+            own_M = np.repeat(self._own_T[t_T[k_K]], len(row))
+            to_M = (k_K[:, None] * out_KND.shape[1] + to_B).ravel()
+            flat_RD = out_KND.view()
+            flat_RD.shape = (-1, out_KND.shape[2])  # raises an error rather than copy
+            self._gather(array, int(shard[0]), own_M, np.tile(row, len(k_K)), flat_RD, to_M)
+
+    def _gather(self, array: int, shard: int, own_M: I64, row_M: I64, out_RD: NDArray[Any], to_M: I64) -> None:
+        """Read rows of one shard. Raises StoreError if they are missing or damaged."""
+        entry, store = self._arrays[array], self.store
+        path = entry.shard(store.path, shard)
+        try:
+            shards.gather(path, store.shape(entry), own_M, row_M, out_RD, to_M, finished=True)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path}: missing; run substyle verify") from error
 
 
 @dataclass(frozen=True)
@@ -378,7 +417,7 @@ def open_tables(
             raise StoreError(f"{store.path}: {entry.name} has no embeddings of {', '.join(absent)}; run substyle embed")
         shown.append([by_name[name] for name in names])
     manifest = store.manifest()
-    require_chunks(store, finished, names)
+    require_shards(store, finished, names)
     noted = store.notes(manifest)
     good_N = noted.ok_N.copy()
     for entry in entries:
@@ -443,13 +482,13 @@ def _snapshot(
             return chosen, finished
 
 
-def require_chunks(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:
-    """Raise StoreError if a finished chunk of these transformations is missing or truncated."""
-    for (shard, slug), short in sorted(store.truncated_chunks(finished).items()):
+def require_shards(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:
+    """Raise StoreError if a finished shard of these transformations is missing or truncated."""
+    for (shard, slug), short in sorted(store.truncated(finished).items()):
         if not short & set(names):
             continue
-        chunk = store.chunk_path(slug, min(short & set(names)), shard)
-        raise StoreError(f"{chunk}: finished chunk is missing or truncated; run substyle verify, then embed")
+        path = store.shard_path(slug, min(short & set(names)), shard)
+        raise StoreError(f"{path}: finished shard is missing or truncated; run substyle verify, then embed")
 
 
 def store_facts(store: EmbeddingStore) -> StoreFacts:

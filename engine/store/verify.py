@@ -1,4 +1,4 @@
-"""Verify a store: manifest, catalog, journal, metadata and the checksum of every finished chunk.
+"""Verify a store: manifest, catalog, journal, metadata and the checksum of every finished shard.
 
 Only the store's list of damage is written, which `embed` repairs.
 """
@@ -9,15 +9,16 @@ import re
 from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.observability import stage
-from substyle.engine.store import arrays, catalog, compaction, journal, lock, manifest
+from substyle.engine.store import arrays, catalog, compaction, journal, lock, manifest, shards
 from substyle.engine.store.catalog import Catalog
 from substyle.engine.store.compaction import Damage
-from substyle.engine.store.layout import ARRAYS, CHUNKS, HEADER, METADATA, StoreError
+from substyle.engine.store.layout import ARRAYS, HEADER, METADATA, ArrayEntry, StoreError
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.records import Record
 from substyle.engine.store.store import EmbeddingStore
@@ -31,11 +32,11 @@ _OURS = re.compile(
     |{re.escape(manifest.FOLDER)}/segment-\d{{5,}}-[0-9a-f]{{16}}\.parquet
     |{catalog.FOLDER}/[^/]+-[0-9a-f]{{16}}\.json
     |{catalog.FOLDER}/[^/]+-{catalog.PIXELS_DIGEST}\.pictures
-    |{journal.FOLDER}/({compaction.SEGMENT.pattern}|[^/]*-[0-9a-f]{{16}}\.json)
-    |{journal.FOLDER}/({journal.FORMER}|{journal.TABLES})/records-[0-9a-f]{{16}}\.parquet""",
+    |{journal.FOLDER}/[^/]*-[0-9a-f]{{16}}\.json
+    |{journal.FOLDER}/{journal.TABLES}/records-[0-9a-f]{{16}}\.parquet""",
     re.VERBOSE,
 )
-_CHUNK = re.compile(rf"{ARRAYS}/(?P<slug>[^/]+)/(?P<name>[^/]+)/{CHUNKS}/(?P<shard>[0-9]+)/0")
+_SHARD = re.compile(rf"{ARRAYS}/(?P<slug>[^/]+)/(?P<array>[^/]+)/c\.0\.(?P<number>[0-9]+)\.0")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Problem:
     """A damaged or foreign file.
 
     Attributes:
-        kind: ``manifest``, ``catalog``, ``journal``, ``metadata`` or ``chunk`` for damage; ``addition`` for a foreign
+        kind: ``manifest``, ``catalog``, ``journal``, ``metadata`` or ``shard`` for damage; ``addition`` for a foreign
             file.
         path: path of the file, relative to the store.
         problem: what is wrong.
@@ -62,9 +63,9 @@ class Verdict:
 
     Attributes:
         findings: damage and additions, in the order of the checks.
-        images, records, chunks, chunk_bytes: amounts checked.
+        images, records, shards, shard_bytes: amounts checked.
         pending: number of embeddings not computed yet, over the store's backbones and transformations.
-        unfinished: chunk files without a record, of an interrupted or current run; they are replaced.
+        unfinished: shards without a record, of an interrupted or current run; they are replaced.
         broken: transformations by (shard, slug of the backbone) whose embeddings must be computed again.
         noted: whether the damage is recorded for `embed`.
         not_noted_because: why it could not be recorded.
@@ -73,8 +74,8 @@ class Verdict:
     findings: list[Problem] = field(default_factory=list)
     images: int = 0
     records: int = 0
-    chunks: int = 0
-    chunk_bytes: int = 0
+    shards: int = 0
+    shard_bytes: int = 0
     pending: int = 0
     unfinished: int = 0
     broken: dict[tuple[int, str], set[str]] = field(default_factory=dict)
@@ -122,7 +123,7 @@ def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = Fa
 
     Args:
         note: whether to record the damage.
-        threads: number of threads that read and hash chunks.
+        threads: number of threads that read and hash shards.
 
     Raises:
         StoreError: the store does not exist or its header cannot be read.
@@ -131,10 +132,11 @@ def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = Fa
     before = _noted(store.path)
     check = _Check(store)
     records = [record for record in check.records if check.is_placed(record)]
-    check.check_chunks(records, threads, quiet)
+    check.check_shards(records, threads, quiet)
     if check.images is not None:
         check.verdict.pending = check.pending(check.images, records)
-    _others(store, check.known, {check.chunk(*pair) for pair in _pairs(check.records)}, check.images, check.verdict)
+    finished = {array.shard(store.path, record.shard) for record, array in check.placed(check.records)}
+    _others(store, check.known, finished, check.images, check.verdict)
     if note:
         _note(store.path, check.verdict, before)
     return check.verdict
@@ -150,8 +152,12 @@ class _Check:
         self.rows = self._metadata()
         self.records = self._journal()
 
-    def chunk(self, record: _Said, name: str) -> Place:
-        return self.known.chunk(self.store.path, record.backbone, name, record.shard)
+    def placed(self, records: Iterable[_Said]) -> Iterator[tuple[_Said, ArrayEntry]]:
+        """Records with their array, as far as the catalog has it."""
+        for record in records:
+            for array in self.known.arrays.get(record.backbone, ()):
+                if {*record.checksums} <= {*array.transformations}:
+                    yield record, array
 
     def redo(self, record: _Said, names: Iterable[str]) -> None:
         self.verdict.broken.setdefault((record.shard, record.backbone), set()).update(names)
@@ -178,23 +184,27 @@ class _Check:
                 good.append(file)
             except StoreError as error:
                 self.verdict.add("catalog", _inside(path, file), str(error), f"restore it from a copy, or {REDO}")
-        return catalog.read(good)
+        try:
+            return catalog.read(good)
+        except StoreError as error:
+            remedy = "restore the catalog from a copy of the store, or use another store"
+            self.verdict.add("catalog", catalog.FOLDER, str(error), remedy)
+            return Catalog({}, {}, {})
 
-    def _metadata(self) -> dict[tuple[str, str], int]:
-        """Rows of each array by (slug of the backbone, transformation)."""
+    def _metadata(self) -> dict[ArrayEntry, int]:
+        """Rows of each array."""
         remedy = "run embed to write it again"
-        known, rows = self.known, dict[tuple[str, str], int]()
+        known, rows = self.known, dict[ArrayEntry, int]()
         for name in (METADATA, f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)):
             try:
                 arrays.require_group((self.store.path / name).parent)
             except StoreError as error:
                 self.verdict.add("metadata", name, str(error), remedy)
-        for slug, entry in known.backbones.items():
-            for name in known.transformations[slug]:
-                try:
-                    rows[slug, name] = self.store.rows_of(entry, name)
-                except StoreError as error:
-                    self.verdict.add("metadata", f"{ARRAYS}/{slug}/{name}/{METADATA}", str(error), remedy)
+        for array in chain.from_iterable(known.arrays.values()):
+            try:
+                rows[array] = self.store.rows_of(array)
+            except StoreError as error:
+                self.verdict.add("metadata", _metadata_of(array), str(error), remedy)
         return rows
 
     def _journal(self) -> list[_Said]:
@@ -209,13 +219,13 @@ class _Check:
     def is_placed(self, record: _Said) -> bool:
         """Whether the rows and arrays of a record exist; otherwise its transformations are added to ``broken``."""
         end = int(record.row_I[-1]) + 1 if len(record.row_I) else 0
-        for name in record.checksums:
-            rows = self.rows.get((record.backbone, name), end)
-            if rows < end:
-                file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
+        found = [array for _, array in self.placed([record])]
+        for array in found:
+            if (rows := self.rows.get(array, end)) < end:
                 problem = f"has {rows} rows, but row {end - 1} is finished"
-                self.verdict.add("metadata", file, problem, "run embed to extend it")
-        lost = [name for name in record.checksums if name not in self.known.transformations.get(record.backbone, {})]
+                self.verdict.add("metadata", _metadata_of(array), problem, "run embed to extend it")
+        known = self.known.transformations.get(record.backbone, {})
+        lost = () if found else [name for name in record.checksums if name not in known] or record.checksums
         if lost:
             self.redo(record, lost)
             if not self.verdict.files("catalog"):
@@ -231,25 +241,36 @@ class _Check:
         self.redo(record, record.checksums)
         return False
 
-    def check_chunks(self, records: list[_Said], threads: int, quiet: bool) -> None:
-        total = sum(len(record.checksums) for record in records)
-        threads = max(threads, self.store.path.requests)
-        with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
-            checked = pool.map(lambda pair: _chunk(self.chunk(*pair), pair[0].checksums[pair[1]]), _pairs(records))
-            for (record, name), (size, problem) in zip(_pairs(records), checked, strict=True):
-                self.verdict.chunks += 1
-                self.verdict.chunk_bytes += size
+    def check_shards(self, records: list[_Said], threads: int, quiet: bool) -> None:
+        store, placed = self.store, list(self.placed(records))
+        threads = max(threads, store.path.requests)
+
+        def check(pair: tuple[_Said, ArrayEntry]) -> tuple[int, str]:
+            record, array = pair
+            path = array.shard(store.path, record.shard)
+            for _ in range(2):  # a run may have added transformations to it in the meantime
+                found = shards.check(path, store.shape(array), array.transformations, record.checksums)
+                if not found[1]:
+                    break
+            return found
+
+        with stage("verify", len(placed), "shards", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
+            for (record, array), (size, problem) in zip(placed, pool.map(check, placed), strict=True):
+                self.verdict.shards += 1
+                self.verdict.shard_bytes += size
                 bar.advance()
                 if problem:
-                    self.verdict.add("chunk", _inside(self.store.path, self.chunk(record, name)), problem)
-                    self.redo(record, [name])
+                    path = array.shard(store.path, record.shard)
+                    self.verdict.add("shard", _inside(store.path, path), problem)
+                    self.redo(record, record.checksums)  # a shard is mended whole
 
     def pending(self, images: Manifest, records: list[_Said]) -> int:
-        """Number of embeddings of known backbones and transformations without an intact chunk."""
+        """Number of embeddings of known backbones and transformations without an intact shard."""
         known, size_S = self.known.transformations, images.shard_sizes(self.store.settings.shard_rows)
         made = {
             (record.shard, record.backbone, name)
-            for record, name in _pairs(records)
+            for record in records
+            for name in record.checksums
             if name not in self.verdict.broken.get((record.shard, record.backbone), ())
             and name in known.get(record.backbone, {})
         }
@@ -257,40 +278,32 @@ class _Check:
         return total - sum(int(size_S[shard]) for shard, _, _ in made if shard < len(size_S))
 
 
-def _pairs(records: Iterable[_Said]) -> Iterator[tuple[_Said, str]]:
-    return ((record, name) for record in records for name in record.checksums)
-
-
-def _chunk(path: Place, checksum: str) -> tuple[int, str]:
-    try:
-        digest, size = arrays.checksum(path)
-    except (OSError, ValueError, StoreError) as error:  # ValueError: invalid file name; StoreError: a link
-        return 0, f"cannot read: {getattr(error, 'strerror', None) or error}"
-    return size, "" if digest == checksum else "checksum mismatch"
+def _metadata_of(array: ArrayEntry) -> str:
+    return f"{ARRAYS}/{array.slug}/{array.name}/{METADATA}"
 
 
 def _others(
     store: EmbeddingStore, known: Catalog, finished: Set[Place], images: Manifest | None, verdict: Verdict
 ) -> None:
     """Check files without a record: count unfinished ones and report foreign ones."""
-    shards = None if images is None else -(-images.rows // store.settings.shard_rows)
+    count = None if images is None else -(-images.rows // store.settings.shard_rows)
     nodes = {f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)}
-    nodes |= {f"{ARRAYS}/{slug}/{name}/{METADATA}" for slug, names in known.transformations.items() for name in names}
-    for path in store.path.all_files():
+    nodes |= {_metadata_of(array) for array in chain.from_iterable(known.arrays.values())}
+    for path in store.path.sizes():
         if path in finished:
             continue
         name = _inside(store.path, path)
-        if _TEMPORARY.fullmatch(path.name) or _is_chunk(name, known, shards):
+        if _TEMPORARY.fullmatch(path.name) or _is_shard(name, known, count):
             verdict.unfinished += 1
         elif name not in nodes and not _OURS.fullmatch(name):
             verdict.add("addition", name, "not a file of this store", KEEP)
 
 
-def _is_chunk(path: str, known: Catalog, shards: int | None) -> bool:
-    match = _CHUNK.fullmatch(path)
-    if match is None or match["name"] not in known.transformations.get(match["slug"], {}):
+def _is_shard(path: str, known: Catalog, count: int | None) -> bool:
+    match = _SHARD.fullmatch(path)
+    if match is None or match["array"] not in [array.name for array in known.arrays.get(match["slug"], ())]:
         return False
-    return shards is None or int(match["shard"]) < shards
+    return count is None or int(match["number"]) < count
 
 
 def _inside(store: Place, path: Place) -> str:

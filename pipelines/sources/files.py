@@ -263,7 +263,7 @@ def _place(text: str) -> ObjectPlace:
 
 
 def _below(location: ObjectPlace, extensions: Sequence[str]) -> list[ObjectPlace]:
-    return [p for p in location.all_files() if p.name.lower().endswith(tuple(extensions))]
+    return [p for p in location.sizes() if p.name.lower().endswith(tuple(extensions))]
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -8,17 +8,17 @@ from urllib.parse import unquote, urlsplit
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage.bucket import ObjectError, ObjectPlace
-from substyle.pipelines.storage.interface import REQUESTS, Fill, Place, Version, at_once, each
+from substyle.pipelines.storage.interface import REQUESTS, OpenFile, Place, Version, at_once, each
 from substyle.pipelines.storage.local import LocalPlace
 
 __all__ = [
     "ALLOWED",
     "BUCKETS",
     "REQUESTS",
-    "Fill",
     "LocalPlace",
     "ObjectError",
     "ObjectPlace",
+    "OpenFile",
     "Place",
     "Version",
     "at_once",

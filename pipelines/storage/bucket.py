@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -17,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from substyle.kernels import files as doors
 from substyle.kernels.errors import SubstyleError
-from substyle.pipelines.storage.interface import REQUESTS, Fill, Place, Version, each
+from substyle.pipelines.storage.interface import REQUESTS, OpenFile, Place, Version, each
 
 # Errors of requests never contain secrets. A response may repeat the rejected key and signature, and a URL may carry a
 # token: messages keep the status and error code of a response, or the first line without URLs and credentials.
@@ -106,7 +105,7 @@ if TYPE_CHECKING:
 EXTRA = "object-stores"
 # exponential backoff, for lost connections and for responses of a busy or failing server
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(seconds=180)}
-TIMEOUT = "120 seconds"  # of one request: enough for a chunk of 25 MB at 2 Mbit/s
+TIMEOUT = "600 seconds"  # of one request: enough for a shard of 128 MB at 2 Mbit/s
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "GOOGLE_BASE_URL")
 
 
@@ -164,7 +163,11 @@ class ObjectPlace(Place):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
+    def read_bytes(self) -> bytes:
+        return self.read_version()[0]
+
     def read_version(self) -> tuple[bytes, Version]:
+        """The whole object and its version."""
         import obstore
 
         with translated_errors(self):
@@ -190,9 +193,6 @@ class ObjectPlace(Place):
         with translated_errors(self):
             return _version(obstore.head(self._bucket, self.key))
 
-    def size(self) -> int:
-        return self.head().size
-
     def is_file(self) -> bool:
         try:
             self.head()
@@ -200,33 +200,28 @@ class ObjectPlace(Place):
             return False
         return True
 
-    exists = is_file
+    @contextmanager
+    def reading(self, tail: int) -> Iterator[OpenFile]:
+        version = self.head()  # Azure has no ranges from the end
+        first = max(version.size - tail, 0)
+        end = self.read_range(first, version.size - first, version.e_tag) if version.size else b""
 
-    def read_below(self, root: ObjectPlace) -> bytes:
-        return self.read_bytes()
-
-    def digest_below(self, root: ObjectPlace) -> tuple[str, int]:
-        data = self.read_bytes()
-        return hashlib.sha256(data).hexdigest(), len(data)
-
-    def ranges_below(self, root: ObjectPlace) -> AbstractContextManager[Fill]:
         def fill(out: memoryview, offset: int) -> int:
-            found = self.read_range(offset, len(out))
-            out[: len(found)] = found
-            return len(found)
+            if not out or offset >= version.size:
+                return 0
+            data = self.read_range(offset, len(out), version.e_tag)
+            out[: len(data)] = data
+            return len(data)
 
-        return nullcontext(fill)
+        yield OpenFile(version.size, bytes(end), fill)
 
     # --- listing ------------------------------------------------------------------------------------------------------
 
     def files(self, suffix: str) -> list[ObjectPlace]:
         return sorted(self.glob(f"*{suffix}"))
 
-    def all_files(self) -> Iterator[ObjectPlace]:
-        return (found for found, _ in self.walk())
-
-    def sizes(self) -> Callable[[ObjectPlace], int | None]:
-        return dict(self.walk()).get
+    def sizes(self) -> dict[ObjectPlace, int]:
+        return dict(self.walk())
 
     def walk(self) -> Iterator[tuple[ObjectPlace, int]]:
         """All objects below this prefix, with their sizes in bytes."""
@@ -260,11 +255,13 @@ class ObjectPlace(Place):
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | Iterable[bytes | memoryview]) -> None:
         import obstore
 
+        whole = data if isinstance(data, bytes) else b"".join(data)
+
         with translated_errors(self):
-            obstore.put(self._bucket, self.key, data, mode="overwrite", use_multipart=False)
+            obstore.put(self._bucket, self.key, whole, mode="overwrite", use_multipart=False)
 
     def write_once(self, data: bytes) -> None:
         try:
@@ -273,9 +270,6 @@ class ObjectPlace(Place):
             # a request retried after a lost response finds its own object
             if self.read_bytes() != data:
                 raise
-
-    def write_alone(self, data: bytes | memoryview, root: ObjectPlace) -> None:
-        self.write(data)
 
     def create(self, data: bytes) -> Version:
         """Create the object. Raises FileExistsError if it exists, even with the same content."""

@@ -28,12 +28,21 @@ class Version:
     changed: datetime | None = None
 
 
+@dataclass(frozen=True)
+class OpenFile:
+    """An open file: its size and last bytes, and a function that reads ranges of it."""
+
+    size: int
+    tail: bytes
+    fill: Fill
+
+
 class Place(Protocol):
     """A file, or a folder with all below it, on a disk or in a bucket; see `place`.
 
     A file is written atomically: readers see its old content or its new content. A missing one raises
     FileNotFoundError, any other failure OSError, or ObjectError for a request to a bucket. Methods with a body do what
-    holds for a bucket, which has neither folders nor links nor temporary files.
+    holds for a bucket, which has neither folders nor links.
 
     Attributes:
         requests: how many files are read or written at once.
@@ -84,18 +93,8 @@ class Place(Protocol):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def exists(self) -> bool:
-        """Whether there is a file; on a disk, or a folder."""
-
     def is_file(self) -> bool:
         """Whether there is a file with exactly this name."""
-
-    def is_special(self) -> bool:
-        """Whether there is something other than a regular file."""
-        return False
-
-    def size(self) -> int:
-        """The size of the file in bytes."""
 
     def mark(self) -> object:
         """What changes if the file is replaced, where that is known without reading it, else None."""
@@ -103,52 +102,23 @@ class Place(Protocol):
 
     def read_bytes(self) -> bytes:
         """The whole file."""
-        return self.read_version()[0]
 
-    def read_version(self) -> tuple[bytes, Version]:
-        """The whole file and its version, which only buckets have."""
+    def reading(self, tail: int) -> AbstractContextManager[OpenFile]:
+        """Open a file for reading ranges, and read up to so many bytes of its end, at least one.
 
-    # Below a root, which may be trusted, no link is followed: these raise UnsafeFileError for one.
-
-    def read_below(self, root: Self) -> bytes:
-        """The whole file."""
-
-    def digest_below(self, root: Self) -> tuple[str, int]:
-        """SHA-256 in hex, and size in bytes, of the file."""
-
-    def ranges_below(self, root: Self) -> AbstractContextManager[Fill]:
-        """Yield a function that reads ranges of the file."""
+        Raises UnsafeFileError if it is a link, and OSError while reading if it has been replaced in a bucket.
+        """
 
     # --- listing ------------------------------------------------------------------------------------------------------
 
     def files(self, suffix: str) -> list[Self]:
         """Files of this folder with a suffix, sorted by name; empty if the folder does not exist."""
 
-    def all_files(self) -> Iterator[Self]:
-        """All files below this folder."""
-
-    def sizes(self) -> Callable[[Self], int | None]:
-        """Return a function from a file below this folder to its size in bytes, None if it is no regular file.
-
-        In a bucket, one listing replaces a request per file.
-        """
+    def sizes(self) -> dict[Self, int]:
+        """All files below this folder, and their sizes in bytes."""
 
     def glob(self, pattern: str) -> Iterator[Self]:
         """Files below this folder that match a pattern of ``* ? []``, part by part; on a disk also folders."""
-
-    # a process that is killed leaves temporary files on a disk, and none in a bucket
-
-    def leftovers(self, pattern: str) -> Iterator[Self]:
-        """Temporary files below this folder that match a pattern, see `glob`."""
-        return iter(())
-
-    def temporaries(self, name: str = "") -> Iterator[tuple[Self, int]]:
-        """Temporary files of processes of this host in this folder, each with the process id.
-
-        Args:
-            name: final name; empty for all.
-        """
-        return iter(())
 
     def require_no_links(self, depth: int) -> None:
         """Raise UnsafeFileError if this folder, or anything in its folders down to a depth, is a link."""
@@ -160,12 +130,8 @@ class Place(Protocol):
         """Free space for new files below this folder; None if not limited."""
         return None
 
-    def make_folder(self) -> None:
-        """Create this folder and those above it; a bucket needs none."""
-        return
-
-    def write(self, data: bytes) -> None:
-        """Write the file durably, whatever it was before."""
+    def write(self, data: bytes | Iterable[bytes | memoryview]) -> None:
+        """Write the file durably, whole or in parts, whatever it was before, and create the folders above it."""
 
     def write_once(self, data: bytes) -> None:
         """Write a file durably that never changes.
@@ -173,19 +139,12 @@ class Place(Protocol):
         In a bucket, raises FileExistsError if it exists with other content.
         """
 
-    def write_alone(self, data: bytes | memoryview, root: Self) -> None:
-        """Write the only file of a folder, which replaces the folder. On a disk, folders are not flushed.
-
-        Args:
-            root: a folder; no folder between it and the file may be a link.
-        """
-
     def flush(self) -> None:
         """Flush this folder or file to the disk."""
         return
 
     def remove(self) -> None:
-        """Delete a file, or on a disk a folder with its content, if it exists. Links are not followed."""
+        """Delete a file if it exists. Links are not followed."""
 
 
 def each(work: Callable[[T], R], items: Iterable[T], threads: int = REQUESTS) -> list[R]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import shutil
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from tests.crash.processes import Ended, Start
 
-from substyle.engine.store import catalog, journal
+from substyle.engine.store import catalog, journal, shards
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table
@@ -173,10 +172,11 @@ class Witness:
             return 0
         now = set()
         for record in journal.read(place(store)):
-            for name, checksum in record.checksums.items():
-                chunk = opened.chunk_path(record.backbone, name, record.shard)
-                assert hashlib.sha256(chunk.read_bytes()).hexdigest() == checksum, f"{chunk} is not what was recorded"
-                now.add((record.shard, record.backbone, name))
+            array = opened.catalog.array(record.backbone, next(iter(record.checksums)))
+            file = array.shard(opened.path, record.shard)
+            problem = shards.check(file, opened.shape(array), array.transformations, record.checksums)[1]
+            assert not problem, f"{file} is not what was recorded: {problem}"
+            now |= {(record.shard, record.backbone, name) for name in record.checksums}
         assert self.finished <= now, f"finished shards were lost: {self.finished - now}"
         self.finished = now
         for backbone in self.backbones:

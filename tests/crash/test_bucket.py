@@ -37,7 +37,7 @@ def puts(server: Server, store: ObjectPlace) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [1, 4, 10, 20, 30, 60])
+@pytest.mark.parametrize("moment", [1, 4, 8, 12, 20, 30])
 def test_a_killed_run_is_resumed_to_the_same_bytes(
     warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, moment: int
 ) -> None:
@@ -67,7 +67,7 @@ def test_a_second_run_is_refused_and_told_whose_store_it_is(
 ) -> None:
     store = bucket / "s.zarr"
     run = warm(embed(finished.images, store))
-    until((store / lock.NAME).exists, run)
+    until((store / lock.NAME).is_file, run)
     ended = warm(embed(finished.images, store)).wait()
     if run.running():
         ended.require(1, f"pid {run.pid}", str(store))
@@ -85,7 +85,7 @@ def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended
     (store / lock.NAME).write(far.to_json())
     warm(embed(tiny.images, store)).wait().require(1, "run far (pid 1 on another-host", "--take-over")
     warm(embed(tiny.images, store, "--take-over")).wait().require(0, "run far")
-    assert not (store / lock.NAME).exists()
+    assert not (store / lock.NAME).is_file()
     assert len(EmbeddingStore.open(store).manifest().keys) == 12
 
 
@@ -97,8 +97,8 @@ def test_a_bucket_that_refuses_ends_the_run_and_keeps_what_is_finished(
 ) -> None:
     store = bucket / "s.zarr"
     arguments = embed(finished.images, store)
-    with server.failing(Fault("PUT", r"/c/\d+/0$", status=status, after=7)):
-        ended = warm(arguments).wait().require(1, "/c/", str(status), "kept")
+    with server.failing(Fault("PUT", r"/c\.0\.\d+\.0$", status=status, after=2)):
+        ended = warm(arguments).wait().require(1, "/c.0.", str(status), "kept")
     assert KEY not in ended.err + ended.out
     assert SECRET not in ended.err + ended.out
     kept = journal.read(store)
@@ -134,7 +134,7 @@ def test_growth_redoes_nothing(warm: Warm, bucket: ObjectPlace, tmp_path: Path) 
     first: dict[str, bytes] = {}
     for place in (store, local):
         fill(place, "identity,grayscale", PIXELS)
-    first = {str(p): p.read_bytes() for p, _ in (store / "embeddings").walk() if "/c/" in str(p)}
+    first = {str(p): p.read_bytes() for p, _ in (store / "embeddings").walk() if "/c." in str(p)}
     photographs(images, 5, first=12)
     for place in (store, local):
         fill(place, MORE, PIXELS, "control:statistics")

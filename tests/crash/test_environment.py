@@ -15,7 +15,7 @@ from tests.crash.harness import MORE, Witness, copy, differences, embed
 from tests.crash.moments import begun
 from tests.crash.processes import Ended, Fault, Limits, Warm
 
-CHUNK = 8 * 768 * 2  # bytes of one shard's chunk
+SHARD = 3 * (8 * 768 * 2 + 4 + 16) + 4  # bytes of a shard of three transformations
 
 
 # --- full -------------------------------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ CHUNK = 8 * 768 * 2  # bytes of one shard's chunk
 def test_a_file_that_cannot_grow(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
     witness = begun(warm, finished.images, finished.store, store)
-    ended = warm(embed(finished.images, store), Limits(file_size=CHUNK - 1)).wait()
+    ended = warm(embed(finished.images, store), Limits(file_size=SHARD - 1)).wait()
     ended.require(1, str(store), os.strerror(27))
     witness.look(store)
     warm(embed(finished.images, store)).wait().require(0)
@@ -33,7 +33,7 @@ def test_a_file_that_cannot_grow(warm: Warm, finished: Whole, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [0, 1, 100, 300, 700, 1500, 3000, 6000, CHUNK - 1])
+@pytest.mark.parametrize("size", [0, 1, 100, 300, 700, 1500, 3000, 6000, SHARD - 1])
 def test_a_new_store_of_files_that_cannot_grow(warm: Warm, finished: Whole, tmp_path: Path, size: int) -> None:
     store = tmp_path / "s.zarr"
     ended = warm(embed(finished.images, store), Limits(file_size=size)).wait()

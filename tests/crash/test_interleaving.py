@@ -89,12 +89,12 @@ def cut(warm: Warm, reference: Whole, folder: Path, at: str) -> Path:
 @pytest.mark.parametrize(
     ("point", "least", "readings", "first"),
     [
-        ("/identity", 0, 3, 1),
-        ("/gaussian_noise", 0, 3, 2),
-        ("identity/c/1", 8, 5, 1),
+        ("/3-", 0, 3, 1),
+        ("catalog/.", 0, 3, 2),
+        ("c.0.1.0", 8, 5, 1),
         ("journal/tables/.r", 12, 5, 2),
     ],
-    ids=["no array yet", "not all arrays yet", "a shard done", "all done, not compacted"],
+    ids=["no array yet", "no catalog yet", "a shard done", "all done, not compacted"],
 )
 def test_a_reader_stands_still_while_a_store_is_finished(
     warm: Warm, tiny: Whole, tmp_path: Path, point: str, least: int, readings: int, first: int

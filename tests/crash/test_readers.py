@@ -119,7 +119,7 @@ def test_reading_while_a_run_stands_still(warm: Warm, finished: Whole, tmp_path:
     reader = Reader(store)
     reader.read()
     run = warm(embed(finished.images, store))
-    for count in (1, 4, 8):
+    for count in (1, 3, 6):
         until(lambda count=count: records(store) >= count, run)  # type: ignore[misc]
         with paused(run, store):
             reader.read()

@@ -131,6 +131,7 @@ FOUND = [
     {"shard": -1},
     {"shard": 10**30},
     {"checksums": 5},
+    {"checksums": {}},
     {"checksums": {"jpeg": None}},
     {"backbone": None},
     {"seconds": float("nan")},

@@ -25,7 +25,7 @@ KINDS = {
     "store": "zarr.json",
     "embeddings": "embeddings/zarr.json",
     "backbone": "embeddings/*/zarr.json",
-    "array": "embeddings/*/jpeg/zarr.json",
+    "array": "embeddings/*/2-*/zarr.json",
     "header": "substyle.json",
     "catalog": "catalog/*.json",
 }
@@ -78,12 +78,15 @@ def put_at(value: object, *way: str | int) -> Callable[[Any], None]:
 
 FOUND = [
     # one row stands for all; the bytes are read as other numbers; chunks are looked for elsewhere
-    put_at([1, 3], "shape"),
-    put_at([5, 3], "shape"),
+    put_at([2, 1, 3], "shape"),
+    put_at([2, 5, 3], "shape"),
+    put_at([3, 6, 3], "shape"),
     put_at("int16", "data_type"),
-    put_at("big", "codecs", 0, "configuration", "endian"),
-    put_at(".", "chunk_key_encoding", "configuration", "separator"),
-    put_at([3, 4], "chunk_grid", "configuration", "chunk_shape"),
+    put_at("big", "codecs", 0, "configuration", "codecs", 0, "configuration", "endian"),
+    put_at("/", "chunk_key_encoding", "configuration", "separator"),
+    put_at([2, 3, 4], "chunk_grid", "configuration", "chunk_shape"),
+    put_at([1, 3, 4], "codecs", 0, "configuration", "chunk_shape"),
+    put_at("start", "codecs", 0, "configuration", "index_location"),
 ]
 
 

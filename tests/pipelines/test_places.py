@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from substyle.kernels.files import TEMPORARY, UnsafeFileError, temporary_name
+from substyle.kernels.files import UnsafeFileError
 from substyle.pipelines.storage import LocalPlace, ObjectPlace, Place, at_once, each, place
 
 FILES = ("a/zarr.json", "b/c/0/0", "b/zarr.json", "notes-7.txt")
@@ -22,7 +20,6 @@ FILES = ("a/zarr.json", "b/c/0/0", "b/zarr.json", "notes-7.txt")
 def store(home: Place) -> Place:
     """A place with `FILES`, each of which contains its name; beside it one whose name begins alike."""
     for path in (*(home / "s" / name for name in FILES), home / "s2" / "other.txt"):
-        path.parent.make_folder()
         path.write("/".join(path.relative_to(home / "s").parts if path.parent.name != "s2" else ()).encode())
     return home / "s"
 
@@ -77,22 +74,20 @@ def test_a_name_that_leaves_a_folder_is_refused(store: Place, name: str) -> None
 
 def test_a_file_is_read_whole_and_in_ranges(store: Place) -> None:
     there, data = store / "b" / "c" / "0" / "0", b"b/c/0/0"
-    assert there.read_bytes() == there.read_version()[0] == there.read_below(store) == data
-    assert there.digest_below(store) == (hashlib.sha256(data).hexdigest(), 7)
-    assert there.size() == 7
-    with there.ranges_below(store) as fill:
+    assert there.read_bytes() == data
+    for tail in (1, 3, 7, 99):
+        with there.reading(tail) as file:
+            assert (file.size, file.tail) == (7, data[-tail:])
+    with there.reading(1) as file:
         for offset, size, expected in ((0, 7, data), (2, 3, b"c/0"), (5, 9, b"/0")):
             buffer = bytearray(size)
-            assert fill(memoryview(buffer), offset) == len(expected)
+            assert file.fill(memoryview(buffer), offset) == len(expected)
             assert bytes(buffer[: len(expected)]) == expected
 
 
 READS: dict[str, Callable[[Place, Place], object]] = {
     "bytes": lambda there, root: there.read_bytes(),
-    "version": lambda there, root: there.read_version(),
-    "size": lambda there, root: there.size(),
-    "below": lambda there, root: there.read_below(root),
-    "digest": lambda there, root: there.digest_below(root),
+    "reading": lambda there, root: there.reading(1).__enter__(),
 }
 
 
@@ -102,18 +97,25 @@ def test_a_missing_file_is_named(store: Place, read: str) -> None:
         READS[read](store / "b" / "nothing", store)
 
 
-def test_ranges_of_a_missing_file(store: Place) -> None:
-    with pytest.raises(FileNotFoundError), (store / "nothing").ranges_below(store) as fill:
-        fill(memoryview(bytearray(1)), 0)
+def test_an_empty_file(store: Place) -> None:
+    (store / "x").write(b"")
+    with (store / "x").reading(9) as file:
+        assert (file.size, file.tail) == (0, b"")
+
+
+def test_an_object_that_is_replaced_is_not_read_on(bucket: Place) -> None:
+    (bucket / "x").write(b"old")
+    with (bucket / "x").reading(1) as file:
+        (bucket / "x").write(b"new")
+        with pytest.raises(OSError, match="has changed"):
+            file.fill(memoryview(bytearray(3)), 0)
 
 
 def test_what_is_there(store: Place) -> None:
     there = store / "notes-7.txt"
-    assert (there.exists(), there.is_file(), there.is_special()) == (True, True, False)
+    assert there.is_file()
     for other in (store / "nothing", store / "b" / "c"):
         assert not other.is_file()
-    assert not (store / "nothing").exists()
-    assert not (store / "nothing").is_special()
 
 
 def test_a_mark_is_that_of_the_file(store: Place) -> None:
@@ -128,13 +130,13 @@ def test_a_mark_is_that_of_the_file(store: Place) -> None:
 
 
 def test_lists(store: Place) -> None:
-    assert sorted(names(store.all_files(), store)) == list(FILES)
+    assert sorted(names(store.sizes(), store)) == list(FILES)
     assert names(store.files(".txt"), store) == ["notes-7.txt"]
     assert store.files(".json") == (store / "nothing").files(".json") == []
     assert names(sorted(store.glob("*/zarr.json")), store) == ["a/zarr.json", "b/zarr.json"]
     assert names(store.glob("b/*/*/0"), store) == ["b/c/0/0"]
     assert names(store.glob("notes-[0-9].txt"), store) == ["notes-7.txt"]
-    assert list(store.glob("nothing/*")) == list((store / "nothing").all_files()) == []
+    assert list(store.glob("nothing/*")) == list((store / "nothing").sizes()) == []
 
 
 def test_files_are_listed_in_order(home: Place) -> None:
@@ -144,8 +146,8 @@ def test_files_are_listed_in_order(home: Place) -> None:
 
 
 def test_sizes(store: Place) -> None:
-    size_of = store.sizes()
-    assert [size_of(store / name) for name in (*FILES, "nothing", "b", "a\0b")] == [11, 7, 11, 11, None, None, None]
+    sizes = store.sizes()
+    assert [sizes.get(store / name) for name in (*FILES, "nothing", "b")] == [11, 7, 11, 11, None, None]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ def test_writing_replaces(store: Place) -> None:
     for data in (b"1", b"", b"two"):
         there.write(data)
         assert there.read_bytes() == data
-    assert sorted(names(store.all_files(), store)) == list(FILES)
+    assert sorted(names(store.sizes(), store)) == list(FILES)
 
 
 def test_the_same_is_written_once_more(store: Place) -> None:
@@ -165,26 +167,17 @@ def test_the_same_is_written_once_more(store: Place) -> None:
     assert (store / "x").read_bytes() == b"1"
 
 
-def test_the_only_file_of_a_folder(store: Place) -> None:
-    there = store / "b" / "c" / "1" / "0"
-    for data in (b"1", memoryview(b"two")):
-        there.write_alone(data, store)
-        there.parent.flush()
-        assert there.read_bytes() == bytes(data)
-    assert (store / "b" / "c" / "0" / "0").read_bytes() == b"b/c/0/0"
-
-
-def test_folders_are_made_as_often_as_wanted(home: Place) -> None:
-    for _ in range(2):
-        (home / "x" / "y").make_folder()
-    assert list(home.all_files()) == []
+def test_folders_are_made_for_a_file(home: Place) -> None:
+    for data in (b"1", b"2"):
+        (home / "x" / "y" / "z").write(data)
+    assert names(home.sizes(), home) == ["x/y/z"]
     assert (home.free_bytes() or 1) > 0
 
 
 def test_removal(store: Place) -> None:
     for _ in range(2):
         (store / "notes-7.txt").remove()
-    assert sorted(names(store.all_files(), store)) == list(FILES[:-1])
+    assert sorted(names(store.sizes(), store)) == list(FILES[:-1])
     assert (store.parent / "s2" / "other.txt").is_file()
 
 
@@ -201,20 +194,6 @@ def test_readers_see_one_content_or_the_other(home: Place) -> None:
     while writer.is_alive():
         assert there.read_bytes() in contents
     writer.join()
-
-
-def test_what_killed_writers_leave(store: Place) -> None:
-    """On a disk, files with the number of their process; in a bucket nothing."""
-    if isinstance(store, LocalPlace):
-        with subprocess.Popen(["true"]) as process:
-            pass
-        left = temporary_name(store / "x.json")
-        left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
-        left.write_bytes(b"half")
-        assert list(store.temporaries()) == list(store.temporaries("x.json")) == [(left, process.pid)]
-        assert list(store.leftovers(f".*{TEMPORARY}")) == [left]
-        assert all(isinstance(path, LocalPlace) for path, _ in store.temporaries())
-    assert list(store.temporaries("y.json")) == list(store.leftovers(f"*/.*{TEMPORARY}")) == []
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------
@@ -255,12 +234,8 @@ def linked(tmp_path: Path) -> LocalPlace:
 
 
 @pytest.mark.parametrize("name", ["file", "folder/0/0"])
-def test_links_are_neither_read_nor_written_through(linked: LocalPlace, name: str) -> None:
-    there = linked / name
-    for read in (there.read_below, there.digest_below):
-        with pytest.raises(UnsafeFileError, match="link"):
-            read(linked)
-    with pytest.raises(UnsafeFileError, match="link"), there.ranges_below(linked):
+def test_links_are_not_followed(linked: LocalPlace, name: str) -> None:
+    with pytest.raises(UnsafeFileError, match="link"), (linked / "file").reading(1):
         pass
     with pytest.raises(UnsafeFileError, match="link"):
         linked.inside(name)
@@ -269,23 +244,17 @@ def test_links_are_neither_read_nor_written_through(linked: LocalPlace, name: st
     assert (linked.parent / "outside" / "0" / "0").read_bytes() == b"secret"
 
 
-def test_a_chunk_is_not_written_through_a_linked_folder(linked: LocalPlace) -> None:
-    with pytest.raises(UnsafeFileError, match="link"):
-        (linked / "folder" / "0" / "0").write_alone(b"x", linked)
-    with pytest.raises(UnsafeFileError, match="not below"):
-        (linked / "0").write_alone(b"x", linked)
-    assert (linked.parent / "outside" / "0" / "0").read_bytes() == b"secret"
-
-
 def test_a_link_is_replaced_or_removed_and_not_its_target(linked: LocalPlace) -> None:
     (linked / "file").write(b"x")
     assert not (linked / "file").is_symlink()
     (linked / "folder").remove()
+    (linked / "real").mkdir()
+    with pytest.raises(IsADirectoryError):
+        (linked / "real").remove()
+    (linked / "real").rmdir()
     assert [path.name for path in linked.iterdir()] == ["file"]
     assert (linked.parent / "outside" / "0" / "0").read_bytes() == b"secret"
 
 
 def test_a_folder_and_a_link_are_no_files_of_a_store(linked: LocalPlace) -> None:
-    assert (linked / "file").is_special()
-    assert linked.is_special()
-    assert linked.sizes()(linked) is None
+    assert linked.sizes() == {linked / "file": len(os.fsencode(os.readlink(linked / "file")))}

@@ -14,7 +14,7 @@ import pytest
 from tests.security.conftest import Outside
 
 from substyle.engine.cli import main
-from substyle.engine.store import arrays, catalog, compaction, identity, lock, manifest
+from substyle.engine.store import catalog, compaction, identity, lock, manifest
 from substyle.engine.store.files import digest, encoded
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
@@ -74,7 +74,7 @@ def test_a_note_of_damage_may_not_remove_folders(foreign: Path) -> None:
     note = {"chunks": [], "files": [f"catalog/{good}", "catalog/x.json"], "metadata": []}
     (foreign / compaction.NAME).write_text(json.dumps(note))
     before = contents(foreign)
-    with pytest.raises(StoreError, match="not a regular file"):
+    with pytest.raises(StoreError, match="but a folder"):
         EmbeddingStore.open(foreign).repair()
     assert contents(foreign) == before
 
@@ -98,17 +98,18 @@ def test_commands_refuse_such_a_note(
 
 # --- links ------------------------------------------------------------------------------------------------------------
 
+SHARD = "embeddings/{slug}/{array}/c.0.0.0"
 PARTS = (
     *(".mutex", "lock.json", "substyle.json", "zarr.json", "damage.json", "manifest", "journal", "journal/tables"),
-    *("catalog", "embeddings", "embeddings/{slug}", "embeddings/{slug}/identity", "embeddings/{slug}/identity/c"),
-    *("embeddings/{slug}/zarr.json", "embeddings/{slug}/identity/zarr.json"),
+    *("catalog", "embeddings", "embeddings/{slug}", "embeddings/{slug}/{array}"),
+    *("embeddings/{slug}/zarr.json", "embeddings/{slug}/{array}/zarr.json", SHARD),
 )
-CHUNKS = ("embeddings/{slug}/identity/c/0", "embeddings/{slug}/identity/c/0/0")
 
 
 def linked(store: Path, part: str, outside: Outside) -> Path:
     """Replace a part of a store by a link that leads out of it; the target has what the store had, and more."""
-    path = store / part.format(slug=EmbeddingStore.open(store).backbones()[0].slug)
+    array = next(iter(EmbeddingStore.open(store).catalog.arrays.values()))[0]
+    path = store / part.format(slug=array.slug, array=array.name)
     target = outside.path.parent / "target"
     if path.exists():
         path.rename(target)
@@ -125,22 +126,19 @@ def test_a_link_in_a_store_is_refused(foreign: Path, outside: Outside, part: str
     assert path.is_symlink()
 
 
-@pytest.mark.parametrize("part", CHUNKS)
-def test_a_linked_chunk_is_neither_read_nor_followed(foreign: Path, outside: Outside, part: str) -> None:
-    name = EmbeddingStore.open(foreign).backbones()[0].name
-    path = linked(foreign, part, outside)
+def test_a_linked_shard_is_neither_read_nor_followed(foreign: Path, outside: Outside) -> None:
+    """Of a store that was open before."""
     store = EmbeddingStore.open(foreign)
+    path = linked(foreign, SHARD, outside)
+    kept = path.read_bytes()
+    (entry,) = (each for each in store.backbones() if each.slug == path.parent.parent.name)
+    with pytest.raises(StoreError, match=r"run substyle verify"):
+        load_table(store, entry.name)
     with pytest.raises(StoreError, match="symbolic link"):
-        load_table(store, name)
-    assert any("symbolic link" in finding.problem for finding in verify(foreign, quiet=True, note=False).damage)
-    kept = contents(outside.path.parent / "target") if path.is_dir() else path.read_bytes()
-    entry = store.backbone(name)
-    chunk = entry.chunk(foreign, "identity", 0)
-    assert isinstance(chunk, Path)
-    rows_RD = np.zeros((store.settings.shard_rows, entry.dim), store.settings.dtype)
-    arrays.write_chunk(chunk, rows_RD, store.settings)
-    target = outside.path.parent / "target"
-    assert (contents(target) if target.is_dir() else target.read_bytes()) == kept
+        store.read(entry, "jpeg")
+    rows_RD = np.zeros((store.settings.shard_rows, entry.dim), np.float32)
+    store.write_shard(entry, 0, {"identity": rows_RD, "jpeg": rows_RD}, [], seconds=0.0, run="r")
+    assert (outside.path.parent / "target").read_bytes() == kept
     assert not path.is_symlink()
 
 
@@ -167,12 +165,12 @@ def test_a_transformation_is_named_like_a_folder(foreign: Path, outside: Outside
         EmbeddingStore.open(foreign).backbones()
 
 
-@pytest.mark.parametrize("field", ["backbone", "checksums"])
+@pytest.mark.parametrize("field", ["backbone", "transformations"])
 def test_a_record_names_arrays_of_the_store(foreign: Path, outside: Outside, field: str) -> None:
     (path, *_) = (foreign / "journal").glob("0*.json")
     content = json.loads(path.read_bytes())
     way = "../../outside"
-    content[field] = way if field == "backbone" else {way: "0" * 64}
+    content[field] = way if field == "backbone" else [way]
     data = json.dumps(content).encode()
     path.with_name(f"00000001-x-{digest(data)}.json").write_bytes(data)
     with pytest.raises(StoreError, match="invalid journal file"):

@@ -61,7 +61,7 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
         "store": str(store),
         "uuid": EmbeddingStore.open(store).uuid,
         "damaged": False,
-        "bytes": sum(path.stat().st_size for path in store.rglob("c/*/0")),
+        "bytes": sum(path.stat().st_size for path in store.rglob("c.*")),
         "seed": 0,
         "canvas": 64,
         "dtype": "float16",
@@ -89,7 +89,7 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
         "rounded": [],
         "weights": entry.facts["spec"]["weights"],
         "transformations": list(suite("mini5")),
-        "bytes": 5 * 5 * 8 * 768 * 2,
+        "bytes": 5 * (5 * (8 * 768 * 2 + 4) + 5 * 16 + 4),
         "embeddings": {"done": 200, "total": 200},
         "shards": {"finished": 5, "total": 5},
         "complete": True,
@@ -97,7 +97,7 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
     assert (statistics["name"], statistics["complete"]) == ("control:statistics", True)
     assert f"source           {two_classes} (folder, 40 images)" in lines
     assert "classes          2: even, odd" in lines
-    assert "    200 of 200 embeddings (100.0 %), 5 of 5 shards, 307.2 kB" in lines
+    assert "    200 of 200 embeddings (100.0 %), 5 of 5 shards, 307.7 kB" in lines
 
 
 def test_a_store_that_is_being_filled(
@@ -120,9 +120,9 @@ def test_a_store_that_is_being_filled(
     assert statistics["embeddings"] == {"done": 8, "total": 40}
     assert statistics["shards"] == {"finished": 1, "total": 5}
     assert (pixels["complete"], statistics["complete"], answer["complete"]) == (False, False, False)
-    assert answer["bytes"] == sum(path.stat().st_size for path in store.rglob("c/*/0"))
+    assert answer["bytes"] == sum(path.stat().st_size for path in store.rglob("c.*"))
     assert answer["transformations"] == ["identity", "grayscale", "jpeg"]
-    assert "    96 of 120 embeddings (80.0 %), 2 of 5 shards, 147.5 kB" in lines
+    assert "    96 of 120 embeddings (80.0 %), 2 of 5 shards, 147.7 kB" in lines
     assert any("8 of 40 embeddings (20.0 %), 1 of 5 shards" in line for line in lines)
     assert any(line.endswith("; 1 of the 3 transformations") for line in lines)
 

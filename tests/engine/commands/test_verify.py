@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.engine.embedding.test_run import PIXELS, chunks, plan
+from tests.conftest import shards_of
+from tests.engine.embedding.test_run import PIXELS, plan
 
 from substyle.engine.cli import main
 from substyle.engine.embedding.run import embed
@@ -27,44 +28,42 @@ def test_what_verify_finds_embed_redoes_and_nothing_else(
     store = tmp_path / "s.zarr"
     embed(plan(two_classes, store), [PIXELS], quiet=True)
     code, sound, text = answer(capsys, store)
-    assert (code, sound["ok"], sound["chunks"], sound["images"]) == (0, True, 25, 40)
-    assert "25 chunks" in text
+    assert (code, sound["ok"], sound["shards"], sound["images"]) == (0, True, 5, 40)
+    assert "5 shards" in text
     assert "damaged" not in text
-    before = chunks(store)
-    slug = EmbeddingStore.open(store).backbone("control:pixels").slug
-    arrays = store / "embeddings" / slug
-    flipped = arrays / "grayscale" / "c" / "2" / "0"
+    before = shards_of(store)
+    flipped = sorted(store.rglob("c.*"))[2]
     data = bytearray(flipped.read_bytes())
-    data[-1] ^= 128
+    data[len(data) // 2] ^= 128
     flipped.write_bytes(data)
     code, found, text = answer(capsys, store, "--no-note")
     assert (code, found["ok"], found["noted"], len(found["findings"])) == (1, False, False, 1)  # type: ignore[arg-type]
-    assert f"chunk: embeddings/{slug}/grayscale/c/2/0: " in text
-    untouched = {path: path.stat().st_mtime_ns for path in arrays.rglob("c/*/0") if path != flipped}
+    assert f"shard: {flipped.relative_to(store)}: " in text
+    untouched = {path: path.stat().st_mtime_ns for path in store.rglob("c.*") if path != flipped}
     code, found, text = answer(capsys, store)
     assert (code, found["noted"]) == (1, True)
     assert "run embed" in text.splitlines()[-1]
     assert (code, found, text) == answer(capsys, store)  # verify changes nothing that it looks at
     summary = embed(plan(two_classes, store), [PIXELS], quiet=True)
     assert summary.new_shards == 1
-    assert chunks(store) == before
+    assert shards_of(store) == before
     assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
     assert answer(capsys, store)[0] == 0
     assert len(load_table(EmbeddingStore.open(store), "control:pixels").keys) == 40
 
 
-def test_embed_redoes_chunks_that_are_gone_without_being_told(
+def test_embed_redoes_shards_that_are_gone_without_being_told(
     tmp_path: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "s.zarr"
     embed(plan(two_classes, store), [PIXELS], quiet=True)
-    before = chunks(store)
-    paths = sorted(store.rglob("c/*/0"))
+    before = shards_of(store)
+    paths = sorted(store.rglob("c.*"))
     paths[0].unlink()
-    paths[7].write_bytes(paths[7].read_bytes()[:100])
+    paths[3].write_bytes(paths[3].read_bytes()[:100])
     with pytest.raises(StoreError, match="run substyle verify"):
         load_table(EmbeddingStore.open(store), "control:pixels")
     embed(plan(two_classes, store), [PIXELS], quiet=True)
-    assert f"{store}: chunks of 2 " in capsys.readouterr().err
-    assert chunks(store) == before
+    assert f"{store}: 2 finished shards are missing or truncated" in capsys.readouterr().err
+    assert shards_of(store) == before
     assert answer(capsys, store)[0] == 0

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.at_once import AtOnce
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, shards_of
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import ANCHORS, GATE_EACH, SPOT_PICTURES
@@ -25,7 +24,7 @@ from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline, shard_rows
 from substyle.engine.embedding.run import embed
 from substyle.engine.store import identity, lock
-from substyle.engine.store.layout import DifferentError, LockedError, StoreError
+from substyle.engine.store.layout import DifferentError, LockedError, StoreError, rows_of_shards
 from substyle.engine.store.records import UNREAD
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts
@@ -51,11 +50,6 @@ def folder(root: Path, count: int, start: int = 0) -> Path:
     return root
 
 
-def chunks(store: Path) -> dict[str, str]:
-    files = sorted(path for path in (store / "embeddings").rglob("c/*/*") if path.is_file())
-    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def test_every_variant_of_every_photograph(tmp_path: Path, two_classes: Path) -> None:
     store = tmp_path / "s.zarr"
     summary = embed(plan(two_classes, store), [PIXELS], quiet=True)
@@ -73,7 +67,7 @@ def test_every_variant_of_every_photograph(tmp_path: Path, two_classes: Path) ->
 def test_batch_size_changes_no_byte(tmp_path: Path, two_classes: Path) -> None:
     embed(plan(two_classes, tmp_path / "a.zarr"), [PIXELS], quiet=True)
     embed(plan(two_classes, tmp_path / "b.zarr", batch=7), [PIXELS], quiet=True)
-    assert chunks(tmp_path / "a.zarr") == chunks(tmp_path / "b.zarr") != {}
+    assert shards_of(tmp_path / "a.zarr") == shards_of(tmp_path / "b.zarr") != {}
 
 
 def test_interrupted_run_goes_on_to_the_same_bytes(
@@ -98,13 +92,13 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     assert len(load_table(EmbeddingStore.open(store), "control:pixels").keys) == 16
     summary = embed(plan(two_classes, store), [PIXELS], quiet=True)
     assert summary.new_shards == 3
-    assert chunks(store) == chunks(tmp_path / "whole.zarr")
+    assert shards_of(store) == shards_of(tmp_path / "whole.zarr")
 
 
 def test_second_run_has_nothing_to_do(tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "s.zarr"
     embed(plan(two_classes, store), [PIXELS], quiet=True)
-    before = chunks(store)
+    before = shards_of(store)
 
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("prepared a backbone for nothing")
@@ -112,18 +106,18 @@ def test_second_run_has_nothing_to_do(tmp_path: Path, two_classes: Path, monkeyp
     monkeypatch.setattr("substyle.engine.embedding.run.prepare_backbones", refuse)
     summary = embed(plan(two_classes, store), [PIXELS], quiet=True)
     assert (summary.images, summary.new_shards) == (40, 0)
-    assert chunks(store) == before
+    assert shards_of(store) == before
 
 
 def test_new_backbone_and_new_transformation_touch_nothing(tmp_path: Path, two_classes: Path) -> None:
     store = tmp_path / "s.zarr"
     embed(plan(two_classes, store, "identity,grayscale"), [PIXELS], quiet=True)
-    before = chunks(store)
+    before = shards_of(store)
     random = BackboneChoice("control:random:test_efficientnet")
     embed(plan(two_classes, store), [PIXELS, random], quiet=True)
-    after = chunks(store)
+    after = shards_of(store)
     assert before.items() <= after.items()
-    assert len(after) == 2 * 5 * 5
+    assert len(after) == (2 + 1) * 5  # two arrays of the first backbone
     opened = EmbeddingStore.open(store)
     assert load_table(opened, random.name).x_TND.shape[:2] == (5, 40)
     facts = opened.backbone(random.name).facts
@@ -182,14 +176,14 @@ def test_layers_in_one_pass_are_backbones_of_a_store(tmp_path: Path, two_classes
     layers = [BackboneChoice(f"{network}@layer=0..1")]
     embed(plan(two_classes, store), layers, quiet=True)
     assert [entry.name for entry in EmbeddingStore.open(store).backbones()] == layers[0].names
-    before = chunks(store)
-    assert len(before) == 2 * 5 * 5
+    before = shards_of(store)
+    assert len(before) == 2 * 5
     assert embed(plan(two_classes, store), layers, quiet=True).new_shards == 0
     # a run that has one of them left to do, as one that was interrupted
-    for path in (store / "embeddings").glob("*layer_0*/*/c/1/0"):
+    for path in (store / "embeddings").glob("*layer_0*/*/c.0.1.0"):
         path.unlink()
     assert embed(plan(two_classes, store), layers, quiet=True).new_shards == 1
-    assert chunks(store) == before
+    assert shards_of(store) == before
 
 
 @pytest.mark.slow
@@ -206,11 +200,11 @@ def test_new_images_take_new_shards(tmp_path: Path) -> None:
     images = folder(tmp_path / "images", 11)
     store = tmp_path / "s.zarr"
     embed(plan(images, store), [PIXELS], quiet=True)
-    before = chunks(store)
+    before = shards_of(store)
     folder(images, 3, start=50)
     summary = embed(plan(images, store), [PIXELS], quiet=True)
     assert (summary.images, summary.new_shards) == (14, 1)
-    assert before.items() <= chunks(store).items()
+    assert before.items() <= shards_of(store).items()
     table = load_table(EmbeddingStore.open(store), "control:pixels")
     assert table.keys[-3:] == ("050.jpg", "051.jpg", "052.jpg")
     # what an image gives does not depend on when it came
@@ -435,13 +429,14 @@ def test_a_held_store_is_refused(tmp_path: Path, two_classes: Path) -> None:
 @pytest.mark.parametrize(
     ("rate", "images", "batch", "rows"),
     [
-        (1000.0, 8, 32, 32),  # few photographs are one shard, never padded pieces of one
-        (1000.0, 3, 4, 4),
-        (1000.0, 1000, 32, 128),  # at least four shards
-        (1e6, 10**6, 32, 512),  # a minute of decoding and variants
-        (40.0, 10**6, 32, 64),  # a minute of a slow backbone
-        (2.0, 10**6, 32, 8),  # a slower one: fewer rows would take as long
-        (2.0, 10**6, 4, 4),
+        (1000.0, 8, 32, 16),
+        (1000.0, 1000, 32, 64),
+        (1000.0, 10**5 - 1, 32, 256),
+        (1e6, 10**6, 32, 1024),
+        (10.0, 10**6, 32, 256),  # a quarter of an hour of a slow backbone
+        (2.0, 10**6, 32, 64),  # a slower one: fewer rows would be too many files
+        (0.1, 999, 1, 2),  # but of few photographs, however slow
+        (0.1, 999, 4, 4),  # at least a compiled graph's batch, which is padded
     ],
 )
 def test_rows_of_a_shard(rate: float, images: int, batch: int, rows: int) -> None:
@@ -449,6 +444,10 @@ def test_rows_of_a_shard(rate: float, images: int, batch: int, rows: int) -> Non
     compiled = CompiledBackbone(spec, AtOnce(lambda x: np.zeros((len(x), 4), np.float32)), {}, None, rate)
     assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch)) == rows
     assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch, shard_rows=16)) == 16
+
+
+def test_a_shard_of_wide_rows_has_fewer_of_them() -> None:
+    assert [rows_of_shards(10**6, row_bytes, 0.1) for row_bytes in (1e5, 1e6, 1e7)] == [1024, 128, 64]
 
 
 @pytest.mark.slow

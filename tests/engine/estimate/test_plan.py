@@ -143,7 +143,7 @@ def test_a_plan_adds_up() -> None:
     made = plan([VIT, "control:pixels"], 3600)
     vit, pixels = made.backbones
     assert made.store_bytes == vit.store_bytes + pixels.store_bytes == 3600 * 31 * 2 * 768 * 2
-    assert made.files == 4 * 31 * 2  # chunks of 1,024 rows
+    assert made.files == 15 * 2  # shards of 256 photographs: a batch
     assert vit.gpu_hours == pytest.approx(31 * networks.backbone(VIT, 256).work.seconds(H100))  # hours of seconds
     assert vit.embeddings_per_s == pytest.approx(31 / vit.gpu_hours)
     assert pixels.embeddings_per_s is None  # arithmetic is stored and takes time, and has no rate

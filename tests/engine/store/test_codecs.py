@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
 from tests.engine.store.test_store import FOUND, SETTINGS, by_zarr, facts, make, note
 
-from substyle.engine.store import arrays
+from substyle.engine.store import arrays, shards
 from substyle.engine.store.layout import Codec, Dtype, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, open_table
@@ -55,16 +55,16 @@ def test_every_codec_is_read_by_zarr_and_by_us(home: Place, codec: Codec, dtype:
     store, kept = filled(home / "s.zarr", codec, dtype)
     entry = store.backbone("timm:z")
     for name, x in kept.items():
-        array = by_zarr(home / "s.zarr" / "embeddings" / entry.slug / name)
-        assert array.metadata.dimension_names == ("image", "feature")  # type: ignore[union-attr]
-        np.testing.assert_array_equal(np.asarray(array[:]), x)
+        array = store.catalog.array(entry.slug, name)
+        t = array.transformations.index(name)
+        np.testing.assert_array_equal(np.asarray(by_zarr(array.node(store.path))[t]), x)
         for start, stop in ((0, 6), (1, 3), (3, 5), (5, 6), (2, 2)):
             np.testing.assert_array_equal(store.read(entry, name, start, stop), x[start:stop])
     whole = load_table(store, entry.name)
     np.testing.assert_array_equal(whole.x_TND, np.stack([x[:5] for x in kept.values()]))
     t_B, n_B = np.array([1, 0, 1, 0]), np.array([4, 2, 0, 2])
     np.testing.assert_array_equal(open_table(store, entry.name).take(t_B, n_B), whole.x_TND[t_B, n_B])
-    size = sum(len(store.chunk_path(entry.slug, name, shard).read_bytes()) for name in kept for shard in (0, 1))
+    size = sum(len(store.shard_path(entry.slug, "jpeg", shard).read_bytes()) for shard in (0, 1))
     assert store.stored_bytes(entry, list(kept)) == size
     assert verify(home / "s.zarr", note=False, quiet=True).ok
 
@@ -113,19 +113,23 @@ def test_compression_saves_space(codec: Codec) -> None:
 def test_damage_is_found(home: Place, codec: Codec, how: str) -> None:
     store, _ = filled(home / "s.zarr", codec)
     entry = store.backbone("timm:z")
-    chunk = store.chunk_path(entry.slug, "jpeg", 0)
+    chunk = store.shard_path(entry.slug, "jpeg", 0)
     data = chunk.read_bytes()
-    flipped = bytes([data[0] ^ 255]) + data[1:]
+    with shards.opening(chunk, store.shape(store.catalog.array(entry.slug, "jpeg"))) as found:
+        at = int(found.place_T2[1, 0])
+    flipped = data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
     if how == "gone":
         chunk.remove()
     else:
         damaged = {"cut": data[:-3], "flipped": flipped, "empty": b""}[how]
         chunk.write(damaged)
     assert not verify(home / "s.zarr", note=False, quiet=True).ok
-    assert bool(store.truncated_chunks(store.finished())) == (how in ("empty", "gone"))
+    assert bool(store.truncated(store.finished())) == (how in ("empty", "gone"))
     if how != "gone":
         with pytest.raises(StoreError):
             store.read(entry, "jpeg")
+    if how == "flipped":  # other chunks of the shard are read
+        assert np.isfinite(store.read(entry, "identity", 0, 4)).all()
 
 
 @pytest.mark.parametrize("codec", ["zstd", "blosc"])

@@ -44,7 +44,7 @@ def test_a_second_run_is_refused_with_the_holder(bucket: ObjectPlace) -> None:
         pytest.fail("the lock was given twice")
     with lock.hold(bucket, "third"):
         assert json.loads((bucket / lock.NAME).read_bytes())["run"] == "third"
-    assert not (bucket / lock.NAME).exists()
+    assert not (bucket / lock.NAME).is_file()
 
 
 def test_parts_stand_side_by_side_but_not_twice_and_not_with_a_whole_run(bucket: ObjectPlace) -> None:
@@ -183,7 +183,7 @@ def test_a_lock_that_was_removed_is_lost(bucket: ObjectPlace, quick: None) -> No
         time.sleep(0.5)
         with pytest.raises(LockedError, match=str(bucket)):
             lock.require(bucket)
-    assert not (bucket / lock.NAME).exists()
+    assert not (bucket / lock.NAME).is_file()
 
 
 def test_one_process_at_a_time_has_the_mutex(bucket: ObjectPlace) -> None:

@@ -24,6 +24,7 @@ from substyle.engine.store.layout import (
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, open_tables, store_facts
+from substyle.engine.store.verify import verify
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import LocalPlace, Place
 
@@ -88,12 +89,92 @@ def by_zarr(array: Place) -> zarr.Array[Any]:
 def test_any_zarr_reader_reads_it_and_missing_is_nan(home: Place) -> None:
     store, entry = make(home / "s.zarr")
     store.write_shard(entry, 1, rows(1, 2), [note(4), note(5)], seconds=1.0, run="r")
-    array = by_zarr(home / "s.zarr" / "embeddings" / entry.slug / "jpeg")
-    assert array.shape == (6, 3)
-    assert array.chunks == (4, 3)
-    assert np.isnan(np.asarray(array[:4])).all()
-    np.testing.assert_array_equal(array[4:], rows(1, 2)["jpeg"].astype(np.float16))
-    np.testing.assert_array_equal(array[:], store.read(entry, "jpeg"))
+    array = by_zarr(store.catalog.array(entry.slug, "jpeg").node(store.path))
+    assert (array.shape, array.chunks, array.shards) == ((2, 6, 3), (1, 4, 3), (2, 4, 3))
+    assert np.isnan(np.asarray(array[:, :4])).all()
+    np.testing.assert_array_equal(array[1, 4:], rows(1, 2)["jpeg"].astype(np.float16))
+    np.testing.assert_array_equal(array[1], store.read(entry, "jpeg"))
+
+
+def test_a_shard_is_completed_and_keeps_what_it_has(home: Place) -> None:
+    """A run may ask for some transformations of an array, and a later one for the others."""
+    store, entry = make(home / "s.zarr")
+    notes, given = [note(i) for i in range(4)], rows(0, 4)
+    for name in ("jpeg", "identity"):
+        store.write_shard(entry, 0, {name: given[name]}, notes, seconds=1.0, run="r")
+        read = store.read(entry, name, 0, 4)
+        np.testing.assert_array_equal(read, given[name].astype(np.float16))
+        assert verify(store.path, note=False, quiet=True).ok
+    np.testing.assert_array_equal(load_table(store, "timm:x").x_TND[1], given["jpeg"].astype(np.float16))
+    whole, _ = make(home / "t.zarr")
+    whole.write_shard(entry, 0, given, notes, seconds=1.0, run="r")
+    paths = [each.shard_path(entry.slug, "jpeg", 0) for each in (store, whole)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert sorted(names for _, _, names in store.finished().records()) == [("identity",), ("jpeg",)]
+    assert store.stored_bytes(entry, ["identity", "jpeg"]) == whole.stored_bytes(entry, ["identity", "jpeg"])
+
+
+def test_what_is_damaged_is_not_kept_as_if_it_were_intact(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
+    notes, given = [note(i) for i in range(4)], rows(0, 4)
+    store.write_shard(entry, 0, {"jpeg": given["jpeg"]}, notes, seconds=1.0, run="r")
+    path = store.shard_path(entry.slug, "jpeg", 0)
+    data = bytearray(path.read_bytes())
+    data[2] ^= 1
+    path.write(bytes(data))
+    store.write_shard(entry, 0, {"identity": given["identity"]}, notes, seconds=1.0, run="r")
+    with pytest.raises(StoreError, match=r"a finished transformation is missing; run substyle verify"):
+        load_table(store, "timm:x")
+    assert [finding.problem for finding in verify(store.path, note=False, quiet=True).damage] == [
+        "checksum mismatch: jpeg"
+    ]
+
+
+def test_a_kill_before_the_record_leaves_no_damage(disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a shard that has finished embeddings of other transformations."""
+    store, entry = make(disk / "s.zarr")
+    notes, given = [note(i) for i in range(4)], rows(0, 4)
+    store.write_shard(entry, 0, {"jpeg": given["jpeg"]}, notes, seconds=1.0, run="r")
+    monkeypatch.setattr("substyle.engine.store.journal.write", raising)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_shard(entry, 0, {"identity": given["identity"]}, notes, seconds=1.0, run="r")
+    assert verify(store.path, note=False, quiet=True).ok
+    assert store.finished().finished(entry.slug, ["identity", "jpeg"], 1).tolist() == [[False, True]]
+    np.testing.assert_array_equal(load_table(store, "timm:x", ["jpeg"]).x_TND[0], given["jpeg"].astype(np.float16))
+
+
+def raising(*_: object) -> int:
+    raise KeyboardInterrupt
+
+
+def test_a_catalog_that_is_gone_brings_no_other_network(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
+    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    for path in (store.path / "catalog").files(".json"):
+        path.remove()
+    with pytest.raises(StoreError, match=r"catalog of timm:x is missing; run substyle verify"):
+        EmbeddingStore.open(store.path).ensure_backbone(facts(weights="other"), FOUND)
+
+
+def test_transformations_added_later_are_an_array_of_their_own(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
+    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    before = store.shard_path(entry.slug, "jpeg", 0).read_bytes()
+    swirl = Definition({"name": "swirl", "coarse": "warp", "role": "held_out"}, ("0" * 16,))
+    store.ensure_backbone(facts(), [*FOUND, swirl])
+    assert [array.transformations for array in store.catalog.arrays[entry.slug]] == [("identity", "jpeg"), ("swirl",)]
+    with pytest.raises(StoreError, match="no finished shard"):
+        load_table(store, "timm:x", ["identity", "swirl"])
+    x_RD = rows(5, 4)["jpeg"]
+    store.write_shard(entry, 0, {"swirl": x_RD}, [note(i) for i in range(4)], seconds=1.0, run="r")
+    table = load_table(store, "timm:x", ["swirl", "identity", "jpeg"])
+    np.testing.assert_array_equal(table.x_TND[0], x_RD.astype(np.float16))
+    np.testing.assert_array_equal(table.x_TND[1:], load_table(store, "timm:x", ["identity", "jpeg"]).x_TND)
+    t_B, n_B = np.array([0, 2, 1, 0]), np.array([3, 0, 1, 0])
+    np.testing.assert_array_equal(
+        open_tables(store, ["timm:x"], table.transformations)[0].take(t_B, n_B), table.x_TND[t_B, n_B]
+    )
+    assert store.shard_path(entry.slug, "jpeg", 0).read_bytes() == before
 
 
 def test_unfinished_and_quarantined_rows_are_left_out(disk: Place) -> None:
@@ -159,7 +240,7 @@ def test_overflow_commits_nothing_and_names_the_way_out(disk: Place) -> None:
 def test_growth_starts_at_a_shard_and_touches_nothing(home: Place) -> None:
     store, entry = make(home / "s.zarr", images=3)
     store.write_shard(entry, 0, rows(0, 3), [note(i) for i in range(3)], seconds=1.0, run="r")
-    chunk = store.chunk_path(entry.slug, "jpeg", 0)
+    chunk = store.shard_path(entry.slug, "jpeg", 0)
     before = chunk.read_bytes()
     store.add_images(["new.jpg"], np.array([2], np.int64), ["cat", "dog", "owl"], np.zeros(1, np.int8))
     assert store.manifest().row_N.tolist() == [0, 1, 2, 4]
@@ -237,7 +318,8 @@ def test_another_definition_is_refused(disk: Place) -> None:
 def test_attributes_belong_to_the_user(disk: Place) -> None:
     store, entry = make(disk / "s.zarr")
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    for name in ("", "embeddings", f"embeddings/{entry.slug}", f"embeddings/{entry.slug}/jpeg"):
+    array = store.catalog.array(entry.slug, "jpeg")
+    for name in ("", "embeddings", f"embeddings/{entry.slug}", f"embeddings/{entry.slug}/{array.name}"):
         path = store.path / name / "zarr.json" if name else store.path / "zarr.json"
         document = json.loads(path.read_bytes())
         put(path, json.dumps({**document, "attributes": {"mine": [1, 2]}}).encode())
@@ -245,9 +327,9 @@ def test_attributes_belong_to_the_user(disk: Place) -> None:
     assert again.ensure_backbone(facts(), FOUND) == again.backbone("timm:x")
     assert len(load_table(again, "timm:x").keys) == 4
     again.add_images(["new.jpg"], np.array([0]), ["cat", "dog"], np.zeros(1, np.int8))
-    array = json.loads((store.path / "embeddings" / entry.slug / "jpeg" / "zarr.json").read_bytes())
-    assert array["attributes"] == {"mine": [1, 2]}
-    assert array["shape"][0] == 9
+    metadata = json.loads((array.node(store.path) / "zarr.json").read_bytes())
+    assert metadata["attributes"] == {"mine": [1, 2]}
+    assert metadata["shape"] == [2, 9, 3]
 
 
 def test_a_store_keeps_its_uuid_wherever_it_is(tmp_path: Path) -> None:

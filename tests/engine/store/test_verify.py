@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import put, slow_after
 from tests.engine.store.test_store import DEFINITIONS, FOUND, facts, make, note, rows
 
-from substyle.engine.store import catalog, compaction, journal, lock, manifest
+from substyle.engine.store import catalog, compaction, journal, lock, manifest, shards
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -52,8 +52,8 @@ def finished(path: Place) -> EmbeddingStore:
 def finished_of(store: EmbeddingStore) -> dict[tuple[int, str], set[str]]:
     """Finished transformations by (shard, slug of the backbone)."""
     done: dict[tuple[int, str], set[str]] = {}
-    for shard, slug, name in store.finished().chunks():
-        done.setdefault((shard, slug), set()).add(name)
+    for shard, slug, names in store.finished().records():
+        done.setdefault((shard, slug), set()).update(names)
     return done
 
 
@@ -89,7 +89,8 @@ def test_a_sound_store(home: Place) -> None:
     assert verdict.ok
     assert not verdict.noted
     assert verdict.pending == 0
-    assert (verdict.images, verdict.records, verdict.chunks, verdict.chunk_bytes) == (6, 4, 8, 8 * 4 * 3 * 2)
+    size = 2 * (4 * 3 * 2 + 4) + 2 * 16 + 4
+    assert (verdict.images, verdict.records, verdict.shards, verdict.shard_bytes) == (6, 4, 4, 4 * size)
 
 
 def _flip(path: Place) -> None:
@@ -103,7 +104,14 @@ def _cut(path: Place) -> None:
 
 
 def _swap(path: Place) -> None:
-    other = path.parent.parent.parent.parent / "identity" / "c" / path.parent.name / "0"
+    """Swap the chunks, and leave their checksums and the index right."""
+    data = path.read_bytes()
+    put(path, data[28:56] + data[:28] + data[56:])
+
+
+def _exchange(path: Place) -> None:
+    """Exchange the files of two shards."""
+    other = path.parent / f"c.0.{1 - int(path.name.split('.')[2])}.0"
     a, b = path.read_bytes(), other.read_bytes()
     put(path, b)
     put(other, a)
@@ -118,35 +126,35 @@ def _unlink(path: Place) -> None:
 
 
 def _chunks(store: EmbeddingStore) -> dict[Place, bytes]:
-    return {p: p.read_bytes() for p in sorted(store.path.glob("embeddings/*/*/c/*/0"))}
+    return {p: p.read_bytes() for p in sorted(store.path.glob("embeddings/*/*/c.0.*.0"))}
 
 
 @pytest.mark.parametrize(
     ("home", "damage", "broken"),
-    both((_flip, 1), (_cut, 1), (_swap, 2), (_unlink, 1), (_empty, 1), marks=()),
+    both((_flip, 1), (_cut, 1), (_swap, 1), (_exchange, 2), (_unlink, 1), (_empty, 1), marks=()),
     indirect=["home"],
 )
 @pytest.mark.parametrize("shard", slow_after(1, [0, 1]))
-def test_damaged_chunks_are_found_and_only_they_are_redone(
+def test_damaged_shards_are_found_and_only_they_are_redone(
     home: Place, damage: Callable[[Place], None], broken: int, shard: int
 ) -> None:
     store = finished(home / "s.zarr")
     whole = _chunks(store)
     entry = store.backbone("timm:x")
-    damage(store.chunk_path(entry.slug, "jpeg", shard))
+    damage(store.shard_path(entry.slug, "jpeg", shard))
     assert len(look(store.path).findings) == broken
     assert len(store.finished()) == 4  # looking changes nothing
     verdict = verify(store.path, quiet=True)
-    assert [finding.kind for finding in verdict.findings] == ["chunk"] * broken
+    assert [finding.kind for finding in verdict.findings] == ["shard"] * broken
     assert verdict.noted
     again = verify(store.path, quiet=True)
     assert again == verdict
-    assert again.pending == broken * (4 if shard == 0 else 2)
+    assert again.pending == 2 * (6 if broken == 2 else 4 if shard == 0 else 2)
     with pytest.raises(StoreError, match=f"{store.path}: .*{compaction.NAME}.* run embed"):
         load_table(store, "timm:x")
     made = redo(store, 0) + redo(store, 1)
-    assert len(made) == broken
-    assert {(s, name) for s, name, _ in made} == {(shard, "timm:x")}
+    shards = {0, 1} if broken == 2 else {shard}
+    assert sorted(made) == [(s, "timm:x", name) for s in sorted(shards) for name in ("identity", "jpeg")]
     assert _chunks(store) == whole
     assert look(store.path).ok
 
@@ -154,25 +162,29 @@ def test_damaged_chunks_are_found_and_only_they_are_redone(
 def test_chunks_of_another_store_are_found(disk: Place) -> None:
     store = finished(disk / "s.zarr")
     entry = store.backbone("timm:x")
-    chunk = store.chunk_path(entry.slug, "jpeg", 0)
-    put(chunk, np.ones((4, 3), np.float16).tobytes())
-    put(chunk.parent.parent / "7" / "0", b"beyond the last shard")
+    chunk = store.shard_path(entry.slug, "jpeg", 0)
+    put(
+        chunk,
+        b"".join(
+            shards.encode([np.ones((4, 3), np.float16)] * 2, store.shape(store.catalog.array(entry.slug, "jpeg")))
+        ),
+    )
+    put(chunk.parent / "c.0.7.0", b"beyond the last shard")
     put(store.path / "notes.txt", b"not ours")
     verdict = look(store.path)
-    assert sorted((f.kind, f.path.split("/")[-2:][0]) for f in verdict.findings) == [
-        ("addition", "7"),
+    assert sorted((f.kind, f.path.split("/")[-1]) for f in verdict.findings) == [
+        ("addition", "c.0.7.0"),
         ("addition", "notes.txt"),
-        ("chunk", "0"),
+        ("shard", "c.0.0.0"),
     ]
 
 
 def test_files_of_an_interrupted_run_are_no_damage(tmp_path: Path) -> None:
     store, entry = make(LocalPlace(tmp_path, "s.zarr"))
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    chunk = store.chunk_path(entry.slug, "jpeg", 1)
-    chunk.parent.mkdir()
+    chunk = store.shard_path(entry.slug, "jpeg", 1)
     chunk.write_bytes(b"half")
-    chunk.with_name(".0.host-1-01234567.tmp").write_bytes(b"half")
+    chunk.with_name(".c.0.1.0.host-1-01234567.tmp").write_bytes(b"half")
     verdict = look(store.path)
     assert verdict.ok
     assert verdict.unfinished == 2
@@ -199,7 +211,7 @@ def test_what_a_damaged_file_of_the_journal_tells_of_is_redone(
 @pytest.mark.parametrize(
     ("home", "place", "text"),
     both(
-        *(("jpeg/zarr.json", text) for text in ("", "{", "{}", "[]", '{"zarr_format": 3, "node_type": "group"}')),
+        *(("2-fdccf664/zarr.json", text) for text in ("", "{", "{}", "[]", '{"zarr_format": 3, "node_type": "group"}')),
         *(("zarr.json", text) for text in ("", "{", "[]")),
     ),
     indirect=["home"],
@@ -240,7 +252,7 @@ def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
 
 def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
     store = finished(home / "s.zarr")
-    store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0).remove()
+    store.shard_path(store.backbone("timm:x").slug, "jpeg", 0).remove()
     with lock.hold(store.path, "busy"):
         verdict = verify(store.path, quiet=True)
     assert not verdict.noted
@@ -251,8 +263,8 @@ def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
 @pytest.mark.parametrize(("home", "damage"), both(_unlink, _cut), indirect=["home"])
 def test_readers_refuse_chunks_that_are_cut_short(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
-    damage(store.chunk_path(store.backbone("timm:x").slug, "jpeg", 1))
-    with pytest.raises(StoreError, match=r"jpeg/c/1/0: .*run substyle verify"):
+    damage(store.shard_path(store.backbone("timm:x").slug, "jpeg", 1))
+    with pytest.raises(StoreError, match=r"c\.0\.1\.0: .*run substyle verify"):
         load_table(store, "timm:x")
     assert len(load_table(store, OTHER).keys) == 6
 
@@ -308,7 +320,7 @@ def test_what_others_add_is_no_damage(home: Place) -> None:
 
 def test_a_note_of_damage_goes_once_a_copy_was_restored(disk: Place) -> None:
     store = finished(disk / "s.zarr")
-    chunk = store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0)
+    chunk = store.shard_path(store.backbone("timm:x").slug, "jpeg", 0)
     data = chunk.read_bytes()
     _flip(chunk)
     assert verify(store.path, quiet=True).noted

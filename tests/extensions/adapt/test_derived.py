@@ -41,7 +41,7 @@ def test_a_store_with_an_adapter_is_intact(store: EmbeddingStore, file: str, tmp
     derive(store, file, quiet=True)
     found = verify(store.path, threads=1, quiet=True)
     assert found.ok
-    assert (found.chunks, found.pending) == (2 * 2 * 2, 0)
+    assert (found.shards, found.pending) == (2 * 2, 0)
     base, own = (load_table(store, name) for name in (PIXELS.name, file))
     assert own.keys == base.keys
     made = Adapter.load(tmp_path / "a.safetensors")
@@ -54,13 +54,13 @@ def test_a_store_with_an_adapter_is_intact(store: EmbeddingStore, file: str, tmp
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_damaged_embeddings_are_not_derived_from(store: EmbeddingStore, file: str, missing: bool) -> None:
-    chunk = Path(str(store.chunk_path(store.backbone(PIXELS.name).slug, "grayscale", 1)))
+    shard = Path(str(store.shard_path(store.backbone(PIXELS.name).slug, "grayscale", 1)))
     if missing:
-        chunk.unlink()
+        shard.unlink()
     else:
-        data = bytearray(chunk.read_bytes())
+        data = bytearray(shard.read_bytes())
         data[3] ^= 1
-        chunk.write_bytes(data)
+        shard.write_bytes(data)
         assert verify(store.path, note=True, threads=1, quiet=True).noted
     with pytest.raises(StoreError, match="missing or truncated" if missing else "unrepaired damage"):
         derive(store, file, quiet=True)

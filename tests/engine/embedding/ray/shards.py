@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from PIL import Image
@@ -48,12 +47,6 @@ def embed(images: Path, store: Path, *more: str, suite: str = SUITE) -> list[str
         "embed", str(images), "--store", str(store), "--suite", suite, "--canvas", "32", "--batch", "2",
         "--threads", "1", "--shard-rows", str(ROWS), "--backbone", "control:pixels", "--json", *more,
     ]  # fmt: skip
-
-
-def chunks(store: Path) -> dict[str, str]:
-    """Digests of all chunk files."""
-    files = sorted(path for path in (store / "embeddings").rglob("c/*/*") if path.is_file())
-    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def left(store: Path) -> list[str]:

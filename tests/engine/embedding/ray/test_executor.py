@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.conftest import shards_of
 from tests.engine.embedding.ray.conftest import COUNT
-from tests.engine.embedding.ray.shards import ROWS, SUITE, WHITE, chunks, embed, left
+from tests.engine.embedding.ray.shards import ROWS, SUITE, WHITE, embed, left
 from tests.pipelines.libraries.suites import forgotten, write
 
 from substyle.engine.cli import main
@@ -35,7 +36,7 @@ def test_two_workers_of_which_one_is_killed_make_the_store_of_one_process(
     out, said = capsys.readouterr()
     assert "is replaced: its process died" in said
     assert not how.exists()
-    assert chunks(store) == chunks(alone) != {}
+    assert shards_of(store) == shards_of(alone) != {}
     assert left(store) == []
     answer = json.loads(out)
     assert (answer["images"], answer["shards"], answer["new_shards"]) == (COUNT, SHARDS, SHARDS)
@@ -56,7 +57,7 @@ def test_two_workers_with_transformations_of_libraries_make_the_store_of_one_pro
     with forgotten():
         assert main([*embed(images, alone, "--allow-plugins", suite=suite), "--quiet"]) == 0
         assert main([*embed(images, store, "--allow-plugins", suite=suite), *TWO]) == 0
-    assert chunks(store) == chunks(alone) != {}
+    assert shards_of(store) == shards_of(alone) != {}
 
 
 @pytest.mark.slow
@@ -93,6 +94,6 @@ def test_workers_embed_real_variants(images: Path, tmp_path: Path, capsys: pytes
         capsys.readouterr()
         assert main([*embed(real, store, *run, suite=str(suite)), *TWO]) == 0
         assert json.loads(capsys.readouterr().out)["left_out"] == {"rayphone": {"003.jpg": "no file"}}
-        assert chunks(store) == chunks(alone) != {}
+        assert shards_of(store) == shards_of(alone) != {}
     finally:
         base.REGISTRY.pop("rayphone", None)

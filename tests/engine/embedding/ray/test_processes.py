@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.engine.embedding.ray.shards import chunks, embed, left
+from tests.conftest import shards_of
+from tests.engine.embedding.ray.shards import embed, left
 
 from substyle.engine.store import journal
 from substyle.engine.store.store import EmbeddingStore
@@ -116,22 +117,21 @@ def test_a_driver_that_is_killed_and_started_again_finishes(
     until(partial(reached, store, 1), driver)
     driver.kill()
     driver.wait()
-    kept = {name: digest for name, digest in chunks(store).items() if recorded(store, name)}
+    kept = {name: digest for name, digest in shards_of(store).items() if recorded(store, name)}
     assert start(run, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
-    assert kept.items() <= chunks(store).items()
-    assert chunks(store) == chunks(alone) != {}
+    assert kept.items() <= shards_of(store).items()
+    assert shards_of(store) == shards_of(alone) != {}
     assert left(store) == []
 
 
-def recorded(store: Path, chunk: str) -> bool:
-    """Whether the journal has a chunk."""
+def recorded(store: Path, shard: str) -> bool:
+    """Whether the journal has a shard."""
     opened = EmbeddingStore.open(store)
     paths = {
-        opened.chunk_path(record.backbone, name, record.shard).relative_to(store).as_posix()
+        opened.shard_path(record.backbone, next(iter(record.checksums)), record.shard).relative_to(store).as_posix()
         for record in journal.read(place(store))
-        for name in record.checksums
     }
-    return chunk in paths
+    return shard in paths
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

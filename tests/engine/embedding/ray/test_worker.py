@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.engine.embedding.ray.shards import ROWS, WHITE, chunks, photographs
+from tests.conftest import shards_of
+from tests.engine.embedding.ray.shards import ROWS, WHITE, photographs
 
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
@@ -77,9 +78,9 @@ def test_it_reads_real_variants(order: WorkerSpec, tmp_path: Path) -> None:
     plan = EmbedPlan(source, place(path), PixelPipeline(settings, CONFIG))
     try:
         summary = embed(plan, [PIXELS], quiet=True)
-        before, slug = chunks(path), EmbeddingStore.open(path).backbone(PIXELS.name).slug
+        before, slug = shards_of(path), EmbeddingStore.open(path).backbone(PIXELS.name).slug
         withdraw(place(path), {(shard, slug): set(settings.transformations) for shard in range(4)})
-        for file in path.rglob("c/*/*"):
+        for file in path.rglob("c.*"):
             file.unlink()
         entry = SourceEntry("", "variants", str(tmp_path / "real"))
         with lock.hold(path, "run"):
@@ -91,7 +92,7 @@ def test_it_reads_real_variants(order: WorkerSpec, tmp_path: Path) -> None:
                 done = worker.fill(shard, [list(settings.transformations)])
                 assert done is not None
                 left_out |= done.left_out.get("workerphone", {})
-        assert chunks(path) == before != {}
+        assert shards_of(path) == before != {}
         assert left_out == summary.left_out["workerphone"] == {"003.jpg": "no file"}
     finally:
         base.REGISTRY.pop("workerphone", None)
@@ -100,11 +101,10 @@ def test_it_reads_real_variants(order: WorkerSpec, tmp_path: Path) -> None:
 def test_it_fills_the_shards_it_is_given(order: WorkerSpec) -> None:
     opened = EmbeddingStore.open(order.store)
     slug = opened.backbone(PIXELS.name).slug
-    before = chunks(order.store)
+    before = shards_of(order.store)
     withdraw(place(order.store), {(shard, slug): set(SETTINGS.transformations) for shard in range(3)})
     for shard in range(3):
-        for name in SETTINGS.transformations:
-            opened.chunk_path(slug, name, shard).unlink()
+        opened.shard_path(slug, "identity", shard).unlink()
     worker = Worker(pickle.loads(pickle.dumps(order)))
     assert worker.where().startswith(f"pid {os.getpid()} on ")
     worker.prepare()
@@ -117,7 +117,7 @@ def test_it_fills_the_shards_it_is_given(order: WorkerSpec) -> None:
         assert worker.progress() == 2 * ROWS
         quarantined |= summary.quarantined
     assert set(quarantined) == {"006.jpg"}
-    assert chunks(order.store) == before
+    assert shards_of(order.store) == before
 
 
 def test_it_refuses_a_transformation_that_is_defined_otherwise(
@@ -131,17 +131,17 @@ def test_it_refuses_a_transformation_that_is_defined_otherwise(
 
 
 def test_it_stops_when_asked_and_leaves_the_shard(order: WorkerSpec) -> None:
-    before = chunks(order.store)
+    before = shards_of(order.store)
     worker = Worker(order)
     worker.prepare()
     worker.stop()
     assert worker.fill(WHITE, ALL) is None
     assert worker.progress() == 0
-    assert chunks(order.store) == before
+    assert shards_of(order.store) == before
 
 
 def test_it_writes_no_more_once_another_run_has_the_store(order: WorkerSpec) -> None:
-    before = chunks(order.store)
+    before = shards_of(order.store)
     path = order.store / lock.NAME
     mine = path.read_bytes()
     try:
@@ -153,7 +153,7 @@ def test_it_writes_no_more_once_another_run_has_the_store(order: WorkerSpec) -> 
                 worker.fill(0, ALL)
     finally:
         path.write_bytes(mine)
-    assert chunks(order.store) == before
+    assert shards_of(order.store) == before
 
 
 def test_a_machine_that_has_not_got_the_store_says_so(order: WorkerSpec, tmp_path: Path) -> None:
