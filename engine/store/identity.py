@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from substyle.engine import cache
 from substyle.engine.observability import stage
 from substyle.engine.store import journal
 from substyle.engine.store.journal import FileNotes, Notes
-from substyle.engine.store.layout import DEFAULT_FRACTIONS, UNLABELLED, DifferentError, Fractions, StoreError
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, DifferentError, Fractions, StoreError
 from substyle.engine.store.manifest import Manifest, SourceEntry
 from substyle.engine.store.records import UNREAD, content_hash
 from substyle.engine.store.store import EmbeddingStore
@@ -150,6 +150,10 @@ def open_entry(entry: SourceEntry) -> Source:
         source = open_source(entry.root, SourceConfig.from_options({"kind": entry.kind, **entry.options}))
     except ConfigError as error:
         raise ConfigError("IMAGES", entry.root, f"the current path of the store's photographs ({error})") from error
+    return _prefixed(source, entry)
+
+
+def _prefixed(source: Source, entry: SourceEntry) -> Source:
     return Named(source, entry.name) if entry.name else source
 
 
@@ -168,15 +172,18 @@ def open_unchanged(store: EmbeddingStore, given: Source | None) -> list[Source]:
 
     Raises PhotographsError if they are not the store's, or have changed; otherwise as `open_recorded`.
     """
-    matching, entries = _Matching(store, READ, quiet=True), store.manifest().sources
-    if given is not None and len(entries) < 2:
-        if matching.by_root(given) is None:
-            matching.by_photographs(given, add=False)
+    manifest = store.manifest()
+    check = _Check(store, manifest, store.notes(manifest), READ, quiet=True)
+    if given is not None and len(manifest.sources) < 2:
+        _find(check, given)
         sources = {0: given}
     else:
-        sources = {i: open_recorded(store, entry) for i, entry in enumerate(entries) if _known(entry)}
-    for number, source in sources.items():  # an import states labels and splits of its own
-        matching.compare(number, source, described=entries[number].kind != "imported")
+        sources = {i: open_recorded(store, entry) for i, entry in enumerate(manifest.sources) if _known(entry)}
+    for i, source in sources.items():
+        difference = diff(check, i, source)
+        if manifest.sources[i].kind != "imported":  # an import states labels and splits of its own
+            _require_described(check, manifest.sources[i], source, difference)
+        _rows_to_redo(check, source, difference)
     return list(sources.values())
 
 
@@ -204,287 +211,265 @@ def match(
     Raises:
         PhotographsError: the source is not one of the store's, or a photograph, label or split has changed.
     """
+    state = state_of(store)
     if not store.has_manifest():
-        return source, Match(state=state_of(store))
-    return _Matching(store, remedies, quiet).run(source, fractions, add=add, replace_changed=replace_changed)
+        return source, Match(state=state)
+    manifest = store.manifest()
+    check = _Check(store, manifest, store.notes(manifest), remedies, quiet)
+    number = _find(check, source, add=add)
+    if number is None:
+        source = Named(source, _new_name(manifest, source))
+    else:
+        if absolute_root(source.root) == manifest.sources[number].root:
+            remember(store, entry_of(source))
+        source = _prefixed(source, manifest.sources[number])
+    opened: dict[int | None, Source] = {number: source}
+    absent = []
+    for other, entry in enumerate(manifest.sources):
+        if other != number and _known(entry):
+            try:
+                opened[other] = open_recorded(store, entry)
+            except ConfigError:
+                absent.append(entry)
+    redo: set[int] = set()
+    for i, each in opened.items():
+        if i is not None:
+            difference = diff(check, i, each)
+            _require_described(check, manifest.sources[i], each, difference, fractions if i == number else None)
+            redo |= _rows_to_redo(check, each, difference, replace_changed=replace_changed)
+    if len(manifest.sources) > 1 or number is None:
+        _require_apart(manifest, opened)
+    others = tuple(each for i, each in opened.items() if i != number)
+    return source, Match(others, tuple(absent), np.array(sorted(redo), np.int64), state)
 
 
-class _Matching:
-    def __init__(self, store: EmbeddingStore, remedies: Remedies, quiet: bool) -> None:
-        self.store, self.remedies, self.quiet = store, remedies, quiet
-        self.state = state_of(store)
-        self.manifest: Manifest = store.manifest()
-        self.noted = store.notes(self.manifest)
-        self.read_N = self.noted.content_N2.max(axis=1, initial=0) > 0
+class _Check(NamedTuple):
+    """A check of the photographs of a store, and what the store held when it began."""
 
-    def run(
-        self, source: Source, fractions: Fractions | None, *, add: bool, replace_changed: bool
-    ) -> tuple[Source, Match]:
-        number = self.by_root(source)
-        if number is None:
-            number = self.by_photographs(source, add)
-        else:
-            remember(self.store, entry_of(source))
-        entries = self.manifest.sources
-        name = self._new_name(source) if number is None else entries[number].name
-        source = Named(source, name) if name else source
-        opened: dict[int | None, Source] = {number: source}
-        absent = []
-        for other, entry in enumerate(entries):
-            if other != number and _known(entry):
-                try:
-                    opened[other] = open_recorded(self.store, entry)
-                except ConfigError:
-                    absent.append(entry)
-        redo: set[int] = set()
-        for i, each in opened.items():
-            if i is not None:
-                redo |= self.compare(i, each, fractions if i == number else None, replace_changed)
-        if len(entries) > 1 or number is None:
-            self._require_apart(opened)
-        others = tuple(each for i, each in opened.items() if i != number)
-        return source, Match(others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
+    store: EmbeddingStore
+    manifest: Manifest
+    notes: Notes
+    remedies: Remedies
+    quiet: bool
 
-    def compare(
-        self,
-        number: int,
-        source: Source,
-        fractions: Fractions | None = None,
-        replace_changed: bool = False,
-        *,
-        described: bool = True,
-    ) -> set[int]:
-        """Images of one source that have changed, are missing or have become readable.
 
-        Raises PhotographsError for changed or missing images unless ``replace_changed``, and with ``described`` for
-        other labels or splits.
-        """
-        records = {record.key: record for record in source.records}
-        images_M = np.flatnonzero(self.manifest.source_N == number)
-        if described:
-            self._require_described(self.manifest.sources[number], source, records, images_M, fractions)
-        known_N, ok_N = self.noted.known_N, self.noted.ok_N
-        needed = [*images_M[ok_N[images_M]].tolist(), *images_M[~known_N[images_M]].tolist()]  # not quarantined
-        missing = [_File(n) for n in needed if self.manifest.keys[n] not in records]
-        missing += [
-            _File(n, name)
-            for name, files in self.noted.files.items()
-            for n in images_M[(files.content_N2.any(axis=1) & ~files.left_out_N)[images_M]].tolist()
-            if (record := records.get(self.manifest.keys[n])) is not None and record.variant(name) is None
-        ]
-        changed = self._changed(records, images_M, everything=replace_changed)
-        if (missing or changed) and not replace_changed:
-            self._refuse(source, missing, changed)
-        return {*(file.n for file in (*missing, *changed)), *self._readable(records, images_M)}
+class File(NamedTuple):
+    """A file that a store noted: a photograph, or one that shows it in a real transformation."""
 
-    def _readable(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> Iterator[int]:
-        """Images that could not be read when they were embedded, or whose variants could not, and now can be."""
-        # of several passes one may have read what another could not
-        failed = [n for n, reason in self.noted.reasons.items() if reason.startswith(UNREAD)]
-        unread = [_File(n) for n in images_M[np.isin(images_M, failed)].tolist()]
-        for name, files in self.noted.files.items():
-            unread_N = files.known_N & ~files.content_N2.any(axis=1)
-            unread_N[[n for n, reason in files.reasons.items() if reason.startswith(UNREAD)]] = True
-            unread += [_File(n, name) for n in images_M[unread_N[images_M]].tolist()]
-        for file in unread:
-            record = file.record(records.get(self.manifest.keys[file.n]))
-            if record is not None and _content(record):
-                yield file.n
+    row: int
+    name: str
+    content: str  # content hash; empty if the file was not read
+    embedded: bool  # whether the photograph is
 
-    def _require_apart(self, opened: Mapping[int | None, Source]) -> None:
-        """Raise PhotographsError if two sources have an image with the same key."""
-        owner = dict(zip(self.manifest.keys, self.manifest.source_N.tolist(), strict=True))
-        for i, source in opened.items():
-            for record in source.records:
-                if owner.get(record.key, i) != i:
-                    raise PhotographsError(
-                        f"{source.root}: key {record.key} is already used by an image of "
-                        f"{self.manifest.sources[owner[record.key]].root}; rename the folder or file, or use another "
-                        "--store"
-                    )
 
-    def by_root(self, source: Source) -> int | None:
-        """The source of the store that is in this place."""
-        root = absolute_root(source.root)
-        return next((i for i, entry in enumerate(self.manifest.sources) if entry.root == root), None)
+_Pair = tuple[File, ImageRecord]  # as noted, and as the source has it
 
-    def by_photographs(self, source: Source, add: bool) -> int | None:
-        """The source of the store that has moved here; None for a new one."""
-        roots = ", ".join(entry.root for entry in self.manifest.sources)
-        message = f"{source.root}: not the photographs of {self.store.path}, embedded from {roots}: "
-        records = {record.key: record for record in source.records}
-        why = "no image names in common"
-        for number, entry in enumerate(self.manifest.sources):
-            images_M = np.flatnonzero(self.manifest.source_N == number)
-            prefix = f"{entry.name}/" if entry.name else ""
-            named = {prefix + key: record for key, record in records.items()} if prefix else records
-            common_M = np.array([n for n in images_M.tolist() if self.manifest.keys[n] in named], np.int64)
-            if not len(common_M):
-                continue
-            changed = self._changed(named, common_M)
-            if changed:
-                why = f"{self._some(changed)} with the same name and different content"
-            elif len(common_M) < len(images_M):
-                why = f"only {len(common_M)} of {len(images_M)} embedded photographs found"
-            else:
-                compared = int(self.read_N[images_M].sum())
-                if compared < len(images_M):
-                    print(
-                        f"{source.root}: {compared} of {len(images_M)} photographs match {self.store.path} by content "
-                        "hash, the others by key only",
-                        file=sys.stderr,
-                    )
-                return number
-        if not add:
-            raise PhotographsError(f"{message}{why}; {self.remedies.other}")
-        shared = [name for name in source.class_names if numbered(name) and name in self.manifest.class_names]
-        if shared:
-            print(
-                f"{source.root}: {_classes(shared)} taken for those of {roots} with the same numbers; if they mean "
-                "something else, name them with --class-names",
-                file=sys.stderr,
-            )
-        return None
 
-    def _new_name(self, source: Source) -> str:
-        """A name for a new source that no key of the store starts with."""
-        stem = PurePath(source.root.rstrip("/")).name.split(".")[0].split("{")[0].strip("-_*") or "added"
-        taken = {key.partition("/")[0] for key in self.manifest.keys}
-        taken |= {entry.name for entry in self.manifest.sources}
-        return next(name for i in range(1, 1 << 20) if (name := stem if i == 1 else f"{stem}-{i}") not in taken)
+@dataclass(frozen=True)
+class SourceDifference:
+    """How a source differs from what a store noted of it, as far as that is known without reading files.
 
-    def _require_described(
-        self,
-        entry: SourceEntry,
-        source: Source,
-        records: Mapping[str, ImageRecord],
-        images_M: NDArray[np.int64],
-        fractions: Fractions | None,
-    ) -> None:
-        """Raise PhotographsError if labels, classes or splits differ from the store's."""
-        manifest, names = self.manifest, source.class_names
-        moved: list[str] = []
-        split_of: dict[str, int] = {}  # by group
-        for n in images_M.tolist():
-            record = records.get(manifest.keys[n])
+    Attributes:
+        common: number of photographs that both have.
+        missing: files that the source lacks, except those left out, and those that show a missing photograph.
+        moved: how each photograph with another class or split differs, or with a group in two splits.
+        doubtful: files whose mark is another or unknown: their bytes may have changed.
+        unread: files that could not be read or did not exist, and now may be readable.
+    """
+
+    common: int
+    missing: list[File]
+    moved: list[str]
+    doubtful: list[_Pair]
+    unread: list[_Pair]
+
+
+def diff(check: _Check, number: int, source: Source) -> SourceDifference:
+    """Compare what a store noted of one of its sources with what a source has now. Reads no file."""
+    manifest, notes = check.manifest, check.notes
+    records = {record.key: record for record in source.records}
+    images = np.flatnonzero(manifest.source_N == number).tolist()
+    now = {n: record for n in images if (record := records.get(manifest.keys[n])) is not None}
+    found = SourceDifference(len(now), [], _moved(manifest, now, source.class_names), [], [])
+    every: dict[str, Notes | FileNotes] = {"": notes, **notes.files}
+    for variant, noted in every.items():
+        contents, marks = journal.hex_of(noted.content_N2), noted.mark_N.tolist()
+        listed = [n for n in now if noted.known_N[n]] if variant else images
+        for n in listed:
+            record = now[n].variant(variant) if variant else now.get(n)
+            name = f"{variant} of {manifest.keys[n]}" if variant else manifest.keys[n]
+            file = File(int(manifest.row_N[n]), name, contents[n], bool(notes.ok_N[n]))
+            reason = noted.reasons.get(n, "")  # why it is left out
             if record is None:
+                if not reason and (file.content or not variant):
+                    found.missing.append(file)
                 continue
-            old_label, old_split = int(manifest.label_N[n]), int(manifest.given_N[n])
-            old = None if old_label == UNLABELLED else manifest.class_names[old_label]
-            new = None if record.label is None else names[record.label]
-            before = None if old_split < 0 else SPLITS[old_split]
-            if old != new:
-                moved.append(f"{record.key}: class {old} in the store, {new} now")
-            elif before != record.split:
-                moved.append(f"{record.key}: split {before} in the store, {record.split} now")
-            elif record.group is not None and old_split < 0:
-                code = int(manifest.split_N[n])
-                if (other := split_of.setdefault(record.group, code)) != code:
-                    both = f"{SPLITS[other]} and {SPLITS[code]}"
-                    moved.append(f"{record.key}: group {record.group} is in {both} of the store, and must be in one")
-        own, now = entry.options.get("group", ""), source.options.get("group", "")
-        if not same_group(own, now):
-            changed = f"groups that stay in one split are of {own or 'none'}, not of {now or 'none'}"
-            raise PhotographsError(f"{self.store.path}: {changed}; {self.remedies.described}", "source.group")
-        if moved:
-            raise PhotographsError(
-                f"{source.root}: labels or splits of {len(moved)} photographs differ from {self.store.path}: "
-                f"{'; '.join(moved[:_SHOWN])}; {self.remedies.described}"
-            )
-        if fractions is not None and entry.fractions and tuple(fractions) != entry.fractions:
-            raise PhotographsError(
-                f"splits: {self.store.path} has shares {list(entry.fractions)}, not {list(fractions)}; "
-                f"{self.remedies.described}",
-                "splits",
-            )
-
-    def _changed(
-        self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64], *, everything: bool = False
-    ) -> list[_File]:
-        """Files of images whose bytes have changed. Those with an unchanged mark are not read.
-
-        Args:
-            everything: find all of them; otherwise stop after ``_ENOUGH``.
-        """
-        doubtful: list[_Doubtful] = []
-        every: dict[str, Notes | FileNotes] = {"": self.noted, **self.noted.files}
-        for name, noted in every.items():
-            read_N = noted.content_N2.max(axis=1, initial=0) > 0
-            marks = noted.mark_N.tolist()
-            for n in images_M[read_N[images_M]].tolist():
-                file = _File(n, name)
-                record = file.record(records.get(self.manifest.keys[n]))
-                if record is not None and ((mark := record.mark()) == 0 or mark != marks[n]):
-                    doubtful.append(_Doubtful(file, record, mark, noted.content_N2[n]))
-        if not doubtful:
-            return []
-        changed: list[_File] = []
-        workers = REQUESTS if any(is_remote(entry.root) for entry in self.manifest.sources) else _READERS
-        with (
-            stage("check photographs", len(doubtful), "images", quiet=self.quiet) as bar,
-            ThreadPoolExecutor(workers) as readers,
-        ):
-            for start in range(0, len(doubtful), _BLOCK):
-                changed += self._differing(doubtful[start : start + _BLOCK], readers)
-                bar.advance(min(_BLOCK, len(doubtful) - start))
-                if len(changed) >= _ENOUGH and not everything:
-                    break
-        return changed
-
-    def _differing(self, files: Sequence[_Doubtful], readers: ThreadPoolExecutor) -> list[_File]:
-        """Those of these files that have changed; unchanged blocks are cached by their marks.
-
-        Raises StoreError if an embedded one cannot be read: it may not have changed.
-        """
-        wanted = journal.hex_of(np.stack([each.content_2 for each in files]))
-        pairs = [(each.record.key, content, each.mark) for each, content in zip(files, wanted, strict=True)]
-        digest = hashlib.sha256(repr(pairs).encode("utf-8", "surrogatepass")).hexdigest()
-        known = f"photographs/{digest[:24]}" if all(each.mark for each in files) else None
-        if known is not None and cache.read(known) is not None:
-            return []
-        found = list(readers.map(_content, [each.record for each in files]))
-        unread = [each.file for each, content in zip(files, found, strict=True) if not content]
-        if embedded := [file for file in unread if self.noted.ok_N[file.n]]:
-            raise unreadable(self.store.path, self._some(embedded), UNREAD)
-        pairs_now = zip(files, found, wanted, strict=True)
-        changed = [each.file for each, content, old in pairs_now if content and content != old]
-        if known is not None and not changed and not unread:
-            with suppress(OSError):  # without the cache, the next check reads the files again
-                cache.write(known, b"same")
-        return changed
-
-    def _refuse(self, source: Source, missing: Sequence[_File], changed: Sequence[_File]) -> None:
-        problems = []
-        if changed:
-            least = "at least " if len(changed) >= _ENOUGH else ""
-            problems.append(f"{least}{self._some(changed)} changed since {self.store.path} was created")
-        if missing:
-            problems.append(f"{self._some(missing)} of {self.store.path} missing")
-        raise PhotographsError(f"{source.root}: {'; '.join(problems)}; {self.remedies.changed}")
-
-    def _some(self, files: Sequence[_File]) -> str:
-        names = [f"{file.variant} of " * bool(file.variant) + self.manifest.keys[file.n] for file in files]
-        return f"{len(files)} photograph{'s' if len(files) != 1 else ''} ({abbreviated(names, _SHOWN)})"
+            if file.content and ((mark := record.mark()) == 0 or mark != marks[n]):
+                found.doubtful.append((file, record))
+            if reason.startswith(UNREAD) or (variant and not file.content):
+                found.unread.append((file, record))
+    return found
 
 
-class _File(NamedTuple):
-    """The file of image ``n``, or the one that shows it in a real transformation ``variant``."""
+def _moved(manifest: Manifest, now: Mapping[int, ImageRecord], class_names: Sequence[str]) -> list[str]:
+    """How photographs differ in class or split, or share a group with one in another split."""
+    names, splits = (*manifest.class_names, None), (*SPLITS, None)  # None at -1
+    moved = []
+    split_of: dict[str, str] = {}  # by group
+    for n, record in now.items():
+        old_class, old_split = names[manifest.label_N[n]], splits[manifest.given_N[n]]
+        new_class = None if record.label is None else class_names[record.label]
+        group, split = record.group, SPLITS[manifest.split_N[n]]
+        if old_class != new_class:
+            moved.append(f"{record.key}: class {old_class} in the store, {new_class} now")
+        elif old_split != record.split:
+            moved.append(f"{record.key}: split {old_split} in the store, {record.split} now")
+        elif group is not None and old_split is None and (other := split_of.setdefault(group, split)) != split:
+            where = f"{other} and {split} of the store"
+            moved.append(f"{record.key}: group {group} is in {where}, and must be in one")
+    return moved
 
-    n: int
-    variant: str = ""
 
-    def record(self, image: ImageRecord | None) -> ImageRecord | None:
-        """The file's record, from that of the image."""
-        return image.variant(self.variant) if image is not None and self.variant else image
+def _require_described(
+    check: _Check, entry: SourceEntry, source: Source, difference: SourceDifference, fractions: Fractions | None = None
+) -> None:
+    """Raise PhotographsError if labels, classes, groups or splits differ from the store's."""
+    path, advice = check.store.path, check.remedies.described
+    own, now = entry.options.get("group", ""), source.options.get("group", "")
+    if not same_group(own, now):
+        changed = f"groups that stay in one split are of {own or 'none'}, not of {now or 'none'}"
+        raise PhotographsError(f"{path}: {changed}; {advice}", "source.group")
+    if moved := difference.moved:
+        examples = "; ".join(moved[:_SHOWN])
+        message = f"{source.root}: labels or splits of {len(moved)} photographs differ from {path}: {examples}"
+        raise PhotographsError(f"{message}; {advice}")
+    if fractions is not None and entry.fractions and tuple(fractions) != entry.fractions:
+        shares = f"shares {list(entry.fractions)}, not {list(fractions)}"
+        raise PhotographsError(f"splits: {path} has {shares}; {advice}", "splits")
 
 
-class _Doubtful(NamedTuple):
-    """A file whose mark has changed to ``mark``, with the noted content hash."""
+def _rows_to_redo(
+    check: _Check, source: Source, difference: SourceDifference, *, replace_changed: bool = False
+) -> set[int]:
+    """Rows to embed again, whose photographs have changed, are missing or have become readable.
 
-    file: _File
-    record: ImageRecord
-    mark: int
-    content_2: NDArray[np.uint64]
+    Raises PhotographsError for changed and missing ones unless ``replace_changed``.
+    """
+    missing, changed = difference.missing, _changed(check, difference, everything=replace_changed)
+    problems = []
+    if changed:
+        least = "at least " if len(changed) >= _ENOUGH else ""
+        problems.append(f"{least}{_some(changed)} changed since {check.store.path} was created")
+    if missing:
+        problems.append(f"{_some(missing)} of {check.store.path} missing")
+    if problems and not replace_changed:
+        raise PhotographsError(f"{source.root}: {'; '.join(problems)}; {check.remedies.changed}")
+    readable = [file for file, record in difference.unread if _content(record)]
+    return {file.row for file in (*missing, *changed, *readable)}
+
+
+def _find(check: _Check, source: Source, *, add: bool = False) -> int | None:
+    """Which source of the store this is, here or moved here; None for a new one.
+
+    Raises PhotographsError for a new one unless ``add``.
+    """
+    path, entries = check.store.path, check.manifest.sources
+    for number, entry in enumerate(entries):
+        if entry.root == absolute_root(source.root):
+            return number
+    why = "no image names in common"
+    for number, entry in enumerate(entries):
+        difference = diff(check, number, _prefixed(source, entry))
+        own_N = check.manifest.source_N == number
+        found, total = difference.common, np.count_nonzero(own_N)
+        if changed := _changed(check, difference):
+            why = f"{_some(changed)} with the same name and different content"
+        elif 0 < found < total:
+            why = f"only {found} of {total} embedded photographs found"
+        elif found:
+            compared = np.count_nonzero(check.notes.content_N2[own_N].any(axis=1))
+            if compared < total:
+                how = f"{compared} of {total} photographs match {path} by content hash, the others by key only"
+                print(f"{source.root}: {how}", file=sys.stderr)
+            return number
+    roots = ", ".join(entry.root for entry in entries)
+    if not add:
+        message = f"{source.root}: not the photographs of {path}, embedded from {roots}: {why}"
+        raise PhotographsError(f"{message}; {check.remedies.other}")
+    shared = [name for name in source.class_names if numbered(name) and name in check.manifest.class_names]
+    if shared:
+        print(
+            f"{source.root}: {_classes(shared)} taken for those of {roots} with the same numbers; if they mean "
+            "something else, name them with --class-names",
+            file=sys.stderr,
+        )
+    return None
+
+
+def _new_name(manifest: Manifest, source: Source) -> str:
+    """A name for a new source that no key of the store starts with."""
+    stem = PurePath(source.root.rstrip("/")).name.split(".")[0].split("{")[0].strip("-_*") or "added"
+    taken = {key.partition("/")[0] for key in manifest.keys} | {entry.name for entry in manifest.sources}
+    return next(name for i in range(1, 1 << 20) if (name := stem if i == 1 else f"{stem}-{i}") not in taken)
+
+
+def _require_apart(manifest: Manifest, opened: Mapping[int | None, Source]) -> None:
+    """Raise PhotographsError if two sources have an image with the same key."""
+    owner = dict(zip(manifest.keys, manifest.source_N.tolist(), strict=True))
+    for i, source in opened.items():
+        for record in source.records:
+            if owner.get(record.key, i) != i:
+                raise PhotographsError(
+                    f"{source.root}: key {record.key} is already used by an image of "
+                    f"{manifest.sources[owner[record.key]].root}; rename the folder or file, or use another --store"
+                )
+
+
+def _changed(check: _Check, difference: SourceDifference, *, everything: bool = False) -> list[File]:
+    """Read doubtful files and return those with other bytes: all with ``everything``, else about ``_ENOUGH``."""
+    doubtful = difference.doubtful
+    changed: list[File] = []
+    if not doubtful:
+        return []
+    workers = REQUESTS if any(is_remote(entry.root) for entry in check.manifest.sources) else _READERS
+    with (
+        stage("check photographs", len(doubtful), "images", quiet=check.quiet) as bar,
+        ThreadPoolExecutor(workers) as readers,
+    ):
+        for start in range(0, len(doubtful), _BLOCK):
+            block = doubtful[start : start + _BLOCK]
+            changed += _changed_of_block(check.store.path, block, readers)
+            bar.advance(len(block))
+            if len(changed) >= _ENOUGH and not everything:
+                break
+    return changed
+
+
+def _changed_of_block(store: Place, block: Sequence[_Pair], readers: ThreadPoolExecutor) -> list[File]:
+    """Those of these files that have changed; unchanged blocks are cached by their marks.
+
+    Raises StoreError if an embedded one cannot be read: it may not have changed.
+    """
+    states = [(record.key, file.content, record.mark()) for file, record in block]
+    digest = hashlib.sha256(repr(states).encode("utf-8", "surrogatepass")).hexdigest()
+    known = f"photographs/{digest[:24]}" if all(mark for *_, mark in states) else None
+    if known is not None and cache.read(known) is not None:
+        return []
+    files, records = zip(*block, strict=True)
+    found = list(zip(files, readers.map(_content, records), strict=True))
+    unread = [file for file, content in found if not content]
+    if embedded := [file for file in unread if file.embedded]:
+        raise unreadable(store, _some(embedded), UNREAD)
+    changed = [file for file, content in found if content not in ("", file.content)]
+    if known is not None and not changed and not unread:
+        with suppress(OSError):  # without the cache, the next check reads the files again
+            cache.write(known, b"same")
+    return changed
+
+
+def _some(files: Sequence[File]) -> str:
+    names = abbreviated([file.name for file in files], _SHOWN)
+    return f"{len(files)} photograph{'s' if len(files) != 1 else ''} ({names})"
 
 
 def _classes(names: Sequence[str]) -> str:

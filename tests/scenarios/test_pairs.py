@@ -199,7 +199,7 @@ def test_a_file_that_changes_between_two_backbones_is_refused(pairs: Scene, monk
     """It is found while it is read, even if it was not when the photographs were compared."""
     pairs.ok(*embedding(pairs))
     _other(phone(pairs, pairs.one("test/*/*.jpg")))
-    monkeypatch.setattr("substyle.engine.store.identity._Matching._changed", lambda *_, **__: [])
+    monkeypatch.setattr("substyle.engine.store.identity._changed", lambda *_, **__: [])
     words = [*embedding(pairs), "--backbone", "control:statistics"]
     assert "minephone of test/" in pairs.refused(*words, kind="PhotographsError", field="images")
 
