@@ -448,9 +448,7 @@ def _import(bring: argparse.ArgumentParser) -> None:
         "--rows", type=local, help="for .npy: CSV with columns key, transformation, optional label, split"
     )
     bring.add_argument("--store", type=place, required=True, help="new store, or one with the same photographs")
-    bring.add_argument(
-        "--backbone", metavar="NAME", help="name for it, such as import:my_model; required but of stores"
-    )
+    bring.add_argument("--backbone", metavar="NAME", help="name for it, such as import:my_model; not for a store")
     bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits if the rows have none (0); new stores")
     bring.add_argument(
         "--dtype", choices=("float16", "float32"), help="of a new store (float16 if it holds the numbers)"

@@ -50,8 +50,9 @@ def explore(options: argparse.Namespace) -> dict[str, Any]:
 def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle import EMBEDDINGS --store STORE --backbone NAME`, or `substyle import OLD.zarr --store NEW.zarr`."""
     if catalog.exists(options.embeddings):
-        if options.backbone is not None:
-            raise ConfigError("--backbone", options.backbone, f"none: {options.embeddings} is a store")
+        for name in ("backbone", "rows", "dtype"):
+            if (given := getattr(options, name)) is not None:
+                raise ConfigError(f"--{name}", str(given), f"none: {options.embeddings} is a store")
         answer = convert(options.embeddings, options.store, quiet=options.quiet)
         print(f"{options.store}: {answer['images']} images, {answer['shards']} shards from {options.embeddings}")
         return answer

@@ -97,7 +97,7 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
                 began = time.perf_counter()
                 start, stop = shard * rows, min((shard + 1) * rows, images.rows)
                 arrays = {
-                    names[t]: derivation.function(store.read(base, names[t], start, stop))
+                    names[t]: derivation.function(store.read(base, names[t], start, stop, finished=True))
                     for t in np.flatnonzero(ready_ST[shard]).tolist()
                 }
                 notes = noted.again(images.between(start, stop), images.row_N)

@@ -75,14 +75,14 @@ def digest(chunk: bytes | bytearray | memoryview) -> str:
 def encode(
     chunk_T: Iterable[NDArray[np.floating] | None],
     shape: Shape,
-    told: Callable[[int, bytes | memoryview], object] = lambda t, chunk: None,
+    on_chunk: Callable[[int, bytes | memoryview], object] = lambda t, chunk: None,
 ) -> Iterator[bytes | memoryview]:
     """Encode a shard, in parts.
 
     Args:
         chunk_T: stored values (r, D) of each transformation, r ≤ R, padded with NaN; None without embeddings. Of an
             iterator, one is held in memory at a time.
-        told: called with each encoded chunk.
+        on_chunk: called with the number of a transformation and its encoded chunk.
     """
     place_T2 = np.full((shape.count, 2), _MISSING, "<u8")
     size = 0
@@ -96,7 +96,7 @@ def encode(
         chunk = arrays.encode(whole_RD, shape.codec)
         place_T2[t] = size, len(chunk) + CHECKSUM
         size += len(chunk) + CHECKSUM
-        told(t, chunk)
+        on_chunk(t, chunk)
         yield chunk
         yield _checksum(chunk)
     index = place_T2.tobytes()

@@ -382,11 +382,11 @@ class EmbeddingStore:
         entry: BackboneEntry,
         shard: int,
         embeddings: Mapping[str, NDArray[np.floating]],
-        images: Iterable[ImageNote],
+        images: Sequence[ImageNote],
         *,
         seconds: float,
         run: str,
-        files: Iterable[FileNote] = (),
+        files: Sequence[FileNote] = (),
     ) -> int:
         """Write and flush rows of a shard, then commit them to the journal. Returns the size of the record in bytes.
 
@@ -437,11 +437,11 @@ class EmbeddingStore:
         with ThreadPoolExecutor(1) as beside:  # while other chunks are made and written
             digests: dict[str, Future[str]] = {}
 
-            def told(t: int, encoded: bytes | memoryview) -> None:
+            def submit(t: int, encoded: bytes | memoryview) -> None:
                 if names[t] in new:
                     digests[names[t]] = beside.submit(shards.digest, encoded)
 
-            write_durably(path, shards.encode(map(chunk, names), self.shape(array), told))
+            write_durably(path, shards.encode(map(chunk, names), self.shape(array), submit))
         return {name: made.result() for name, made in digests.items()}
 
     def _chunks(self, array: ArrayEntry, shard: int, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -508,11 +508,13 @@ class EmbeddingStore:
         stop: int | None = None,
         *,
         out_RD: NDArray[Any] | None = None,
+        finished: bool = False,
     ) -> NDArray[Any]:
         """Read rows [start, stop) of a transformation. Shape: (rows, D); NaN without a valid embedding.
 
         Args:
             out_RD: output buffer, contiguous, in the store's dtype; allocated if None.
+            finished: raise StoreError if the file of a shard or its embeddings are missing.
 
         Raises:
             StoreError: the array is damaged or shorter than ``stop``.
@@ -527,9 +529,12 @@ class EmbeddingStore:
         def one(shard: int) -> None:
             row_M = np.arange(max(first - shard * per_shard, 0), min(last - shard * per_shard, per_shard))
             to_M = row_M + shard * per_shard - first
+            path, t_M = array.shard(self.path, shard), np.full_like(row_M, t)
             try:
-                shards.gather(array.shard(self.path, shard), shape, np.full_like(row_M, t), row_M, out_RD, to_M)
-            except FileNotFoundError:
+                shards.gather(path, shape, t_M, row_M, out_RD, to_M, finished=finished)
+            except FileNotFoundError as error:
+                if finished:
+                    raise StoreError(f"{path}: missing; run substyle verify") from error
                 out_RD[to_M] = np.nan
 
         each(one, range(first // per_shard, -(-last // per_shard)), self.path.requests)

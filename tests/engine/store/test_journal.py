@@ -137,8 +137,8 @@ def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
             done_ST = found.finished(backbone, names, 8)
             rows = [[name in expected.get((shard, backbone), set()) for name in names] for shard in range(8)]
             assert done_ST.tolist() == rows
-            told = {(shard, name) for shard, _, names in found.of([backbone]).records() for name in names}
-            assert told == {(shard, name) for shard in range(8) for name in expected.get((shard, backbone), ())}
+            listed = {(shard, name) for shard, _, names in found.of([backbone]).records() for name in names}
+            assert listed == {(shard, name) for shard in range(8) for name in expected.get((shard, backbone), ())}
         assert len(found) == len(journal.read(store))
 
 

@@ -261,7 +261,7 @@ def test_an_old_store_is_refused_with_the_command(tmp_path: Path, capsys: pytest
     with pytest.raises(StoreError, match=r"schema 3.*substyle import OLD\.zarr --store NEW\.zarr"):
         EmbeddingStore.open(old.path)
     given = ["import", str(old.path), "--store", str(tmp_path / "new.zarr")]
-    assert main([*given, "--backbone", "x"]) == 2
+    assert main([*given, "--backbone", "x"]) == main([*given, "--dtype", "float32"]) == 2
     other, _ = make(place(tmp_path / "other.zarr"))
     assert main([*given[:2], "--store", str(other.path)]) == 1
     assert main(given) == 0

@@ -125,6 +125,11 @@ def test_what_is_damaged_is_not_kept_as_if_it_were_intact(disk: Place) -> None:
     store.write_shard(entry, 0, {"identity": given["identity"]}, notes, seconds=1.0, run="r")
     with pytest.raises(StoreError, match=r"a finished transformation is missing; run substyle verify"):
         load_table(store, "timm:x")
+    assert np.isnan(store.read(entry, "jpeg", 0, 4)).all()
+    with pytest.raises(StoreError, match=r"a finished transformation is missing; run substyle verify"):
+        store.read(entry, "jpeg", 0, 4, finished=True)
+    with pytest.raises(StoreError, match=r"c\.0\.1\.0: missing; run substyle verify"):
+        store.read(entry, "jpeg", 4, 6, finished=True)
     assert [finding.problem for finding in verify(store.path, note=False, quiet=True).damage] == [
         "checksum mismatch: jpeg"
     ]
