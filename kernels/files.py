@@ -27,6 +27,7 @@ from substyle.kernels.errors import ConfigError, SubstyleError
 TEMPORARY = ".tmp"
 _STEM = 120  # bytes of a final name in a temporary one: names are limited to 255 bytes
 _LITTER = re.compile(rf"\.DS_Store|Thumbs\.db|desktop\.ini|\..*-\d+-[0-9a-f]{{8}}{re.escape(TEMPORARY)}", re.DOTALL)
+_AHEAD = 1 << 20  # bytes of a part of a file that is worth a request of its own
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 # folders of compilers in our cache, by the environment variables that name them
 _COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
@@ -168,7 +169,13 @@ def write(
     """Write a whole file (text as UTF-8), or its parts, by `replacing`. Returns the path."""
     with replacing(path, durable=durable, mode=mode) as file:
         whole = data.encode("utf-8", "replace") if isinstance(data, str) else data
-        file.writelines([whole] if isinstance(whole, bytes) else whole)
+        for part in [whole] if isinstance(whole, bytes) else whole:
+            start = file.tell()
+            file.write(part)
+            if durable and file.tell() - start >= _AHEAD:
+                file.flush()
+                # Linux begins to write these pages to the disk, while the next part is made
+                os.posix_fadvise(file.fileno(), start, 0, os.POSIX_FADV_DONTNEED)
     return path
 
 

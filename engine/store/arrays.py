@@ -44,6 +44,10 @@ def array_metadata(array: ArrayEntry, rows: int, settings: StoreSettings, attrib
 
     Its first dimension has a name of its own, because arrays of other transformations have another size.
     """
+    return _text(_array(array, rows, settings, attributes))
+
+
+def _array(array: ArrayEntry, rows: int, settings: StoreSettings, attributes: Mapping[str, Any]) -> dict[str, Any]:
     count, chunk = len(array.transformations), [settings.shard_rows, array.dim]
     sharding = {
         "chunk_shape": [1, *chunk],
@@ -51,21 +55,19 @@ def array_metadata(array: ArrayEntry, rows: int, settings: StoreSettings, attrib
         "index_codecs": [_PLAIN, _SUMMED],
         "index_location": "end",
     }
-    return _text(
-        {
-            "shape": [count, rows, array.dim],
-            "data_type": settings.dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [count, *chunk]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": "NaN",
-            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-            "attributes": dict(attributes),
-            "dimension_names": [f"transformation_{array.name}", "image", "feature"],
-            "zarr_format": 3,
-            "node_type": "array",
-            "storage_transformers": [],
-        }
-    )
+    return {
+        "shape": [count, rows, array.dim],
+        "data_type": settings.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [count, *chunk]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": "NaN",
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": dict(attributes),
+        "dimension_names": [f"transformation_{array.name}", "image", "feature"],
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
 
 
 def write(node: Place, metadata: bytes) -> None:
@@ -93,11 +95,12 @@ def rows_of(node: Place, array: ArrayEntry, settings: StoreSettings) -> int:
     Raises:
         StoreError: its metadata are missing or damaged, or are not those of `array_metadata` but for their attributes.
     """
-    found, expected = _read(node, "array"), json.loads(array_metadata(array, 0, settings, {}))
+    found = {"storage_transformers": []} | _read(node, "array")  # writers may leave it out
     match found.get("shape"):
         case [_, int(rows), *_] if rows >= 0:
-            expected["shape"][1] = rows
-    found = {"storage_transformers": []} | found  # writers may leave it out
+            expected = _array(array, rows, settings, {})
+        case _:
+            expected = _array(array, 0, settings, {})
     for key in sorted((found.keys() | expected.keys()) - {"attributes", "dimension_names"}):
         if found.get(key) != expected.get(key):
             what = f"{key} {found.get(key)}, expected {expected.get(key)}"

@@ -170,6 +170,11 @@ class OpenShard:
                 self._decoded = {t: self.chunk(t).data.cast("B")}
             out[:] = self._decoded[t][offset : offset + len(out)]
 
+    def require(self, t_M: NDArray[np.int64] | Sequence[int]) -> None:
+        """Raise StoreError if a transformation has no embeddings."""
+        if (self.place_T2[t_M, 0] < 0).any():
+            raise StoreError(f"{self.path}: a finished transformation is missing; run substyle verify")
+
     def encoded(self, t: int) -> bytes:
         """Read an encoded chunk. Raises ValueError if there is none, or its checksum is another, OSError."""
         start, size = self.place_T2[t].tolist()
@@ -233,8 +238,8 @@ def gather(
     apart_M = (np.diff(t_M) != 0) | (np.diff(row_M) > near)
     ends = np.flatnonzero(np.append(apart_M, True)) + 1
     with opening(path, shape) as shard:
-        if finished and (shard.place_T2[t_M, 0] < 0).any():
-            raise StoreError(f"{path}: a finished transformation is missing; run substyle verify")
+        if finished:
+            shard.require(t_M)
         start = 0
         for end in ends.tolist() if len(row_M) else ():
             t, first, last = int(t_M[start]), int(row_M[start]), int(row_M[end - 1])

@@ -527,17 +527,21 @@ class EmbeddingStore:
         t, shape = array.transformations.index(transformation), self.shape(array)
 
         def one(shard: int) -> None:
-            row_M = np.arange(max(first - shard * per_shard, 0), min(last - shard * per_shard, per_shard))
-            to_M = row_M + shard * per_shard - first
-            path, t_M = array.shard(self.path, shard), np.full_like(row_M, t)
+            offset = shard * per_shard
+            begin, end = max(first, offset), min(last, offset + per_shard)
+            path, part_RD = array.shard(self.path, shard), out_RD[begin - first : end - first]
             try:
-                shards.gather(path, shape, t_M, row_M, out_RD, to_M, finished=finished)
+                with shards.opening(path, shape) as found:
+                    if finished:
+                        found.require([t])
+                    found.fill(t, begin - offset, part_RD)
             except FileNotFoundError as error:
                 if finished:
                     raise StoreError(f"{path}: missing; run substyle verify") from error
-                out_RD[to_M] = np.nan
+                part_RD[...] = np.nan
 
-        each(one, range(first // per_shard, -(-last // per_shard)), self.path.requests)
+        if last > first:
+            each(one, range(first // per_shard, -(-last // per_shard)), self.path.requests)
         return out_RD
 
     def rows_of(self, array: ArrayEntry, least: int = 0) -> int:
