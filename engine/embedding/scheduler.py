@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TypeVar
@@ -152,6 +152,9 @@ class Scheduler:
                 self._check_writing(0)
             finally:
                 self._over = True
+                with suppress(RuntimeError):  # not held: an interruption just after it was taken leaves it so
+                    while True:
+                        self._changed.release()
                 with self._changed:
                     self._changed.notify_all()
 

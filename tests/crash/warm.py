@@ -92,6 +92,7 @@ def become(options: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
     if options.get("unprivileged"):
         give_up_privileges()
     if options.get("fault"):
+        sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH, which Ray is given, leaves it out
         import faults  # type: ignore[import-not-found]
 
         faults.install(**options["fault"], log=os.dup(descriptors[2]))
