@@ -293,9 +293,14 @@ def test_an_interruption_at_the_start_of_the_thread_ends_it(known: bool, monkeyp
 def test_an_interruption_within_the_lock_does_not_keep_it() -> None:
     """As one is raised just after the lock is taken, before the block that gives it back."""
     backlog = Scheduler([backbone(first_value)], Book().write, Book().count, waiting=1, most_in_flight=1)
-    with pytest.raises(KeyboardInterrupt), backlog.working():
-        backlog._changed.acquire()
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with backlog.working():
+            backlog._changed.acquire()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
