@@ -150,6 +150,7 @@ def fake_gpu() -> Iterator[Watch]:
 
     stand_ins: list[tuple[Any, str, Any]] = [
         (cuda, "_capture", capture),
+        (dispatch, "compiled", lambda function: function),
         (nn.Module, "_apply", _applied),
         # it would hide the parts of composite operations
         (torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext()),

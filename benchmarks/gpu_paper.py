@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -72,7 +73,11 @@ def row(case: Case) -> Row:
             watch.strict = False
             work = case.ready()
             watch.strict = True
-            with Counter(CUDA, fused=case.fused) as counter, dispatch.watched(counter.triton):
+            with (
+                Counter(CUDA, fused=case.fused) as counter,
+                dispatch.watched(counter.triton),
+                patch.object(dispatch, "compiled", counter.compiled),
+            ):
                 work()
     except Exception as error:  # noqa: BLE001 - whatever one piece fails of, the others are checked
         return Row(case.name, *verdict(error))

@@ -29,7 +29,7 @@ from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMet
 from substyle.engine.probes.tasks import Task, fine_task, stream_of
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.style_transfer import networks
-from substyle.kernels.color import distinct
+from substyle.kernels.difference import distinct
 from substyle.pipelines import variants
 from substyle.pipelines.transforms import base, style
 from substyle.pipelines.transforms.registry import load_all, suite
@@ -74,13 +74,13 @@ def _variants() -> Iterator[Case]:
 
     def here(name: str) -> bool:
         own = base.get(name)
-        return own.made_by in ("identity", "kernel") or (own.made_by == "dali" and own.on_gpu is not None)
+        return own.made_by in ("identity", "kernel", "dali") and not own.by_dali(gpu=True)
 
     for name, own in base.REGISTRY.items():
         if here(name):
             yield Case(f"variants: {name}", partial(_maker, [name]))
         elif own.made_by != "network":
-            yield Case(f"variants: {name}", missing=_ELSEWHERE[own.made_by])
+            yield Case(f"variants: {name}", missing=_ELSEWHERE["dali" if own.by_dali(gpu=True) else own.made_by])
     names = [name for name in suite("substance31") if here(name)]
     title = f"variants: {len(names)} of substance31 at once"
     yield Case(title, partial(_maker, names))

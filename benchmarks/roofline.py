@@ -64,12 +64,6 @@ def elastic(batch: int, height: int, width: int, channels: int, taps: int) -> Le
     return Least(made.bytes + blurred.bytes + moved.bytes, made.operations + blurred.operations + moved.operations)
 
 
-def zoom_blur(batch: int, height: int, width: int, channels: int, stages: int) -> Least:
-    """One pass per stage; the sums between stages are float32 in memory."""
-    values = batch * height * width * channels
-    return Least(values * (2 + 8 * (stages - 1)), stages * (values * (_LERP + 1) + values // channels * 16))
-
-
 def dots(batch: int, height: int, width: int, channels: int) -> Least:
     """A lattice per channel: two coordinates, a distance, a radius and three clips for each value."""
     values = batch * height * width * channels
@@ -82,27 +76,10 @@ def lines(batch: int, height: int, width: int, channels: int) -> Least:
     return Least(2 * values, values * 22)
 
 
-def mean(batch: int, height: int, width: int, channels: int) -> Least:
-    """Sum of each image."""
-    return Least(batch * height * width * channels, batch * height * width * channels)
-
-
 def difference(batch: int, height: int, width: int, channels: int) -> Least:
     """Sum of the absolute differences of two images."""
     values = batch * height * width * channels
     return Least(2 * values, 3 * values)
-
-
-def colours(batch: int, height: int, width: int, variants: int, bands: bool) -> Least:
-    """``variants`` linear colour maps of three channels and, if ``bands``, banded negatives, from one read."""
-    pixels = batch * height * width
-    return Least(pixels * 3 * (1 + variants + bands), pixels * 3 * (variants * 9 + bands * 2))
-
-
-def overlay(batch: int, height: int, width: int) -> Least:
-    """A page sampled through a matrix and blended in; the few pages are read from the cache."""
-    pixels = batch * height * width
-    return Least(pixels * 6, pixels * (20 + _LERP + 3 * 5))
 
 
 def jpeg(batch: int, height: int, width: int) -> Least:
@@ -113,12 +90,6 @@ def jpeg(batch: int, height: int, width: int) -> Least:
     """
     pixels = batch * height * width
     return Least(pixels * (3 + 3 + 3), pixels * 3 * (2 * (66 + 60) // 8 + 12) // 2 + pixels * 60)
-
-
-def filtered(batch: int, height: int, width: int, channels: int, rows: int, columns: int, taps: int) -> Least:
-    """A multiply-add per value and nonzero weight (``taps``); padded float16 planes in memory between two kernels."""
-    values, padded = batch * height * width * channels, batch * channels * (height + rows - 1) * (width + columns - 1)
-    return Least(2 * values + 4 * padded, values * (2 * taps + 3))
 
 
 def contracted(batch: int, styles: int, height: int, width: int, channels: int, made: int) -> Least:

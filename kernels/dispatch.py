@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
-from typing import Any
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -94,6 +94,29 @@ def grid(name: str, batch: int, values: int, each: int) -> tuple[int, int] | Non
     if values > _OFFSET - each:  # offsets of the last program exceed the end before masking
         raise ConfigError(f"{name} image", values, f"at most {_OFFSET - each} values per image")
     return (-(-values // each), batch) if batch and values else None
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def fused(function: Function) -> Function:
+    """Decorate a function of tensors that torch.compile makes one kernel, for any batch and side.
+
+    It is compiled on a GPU with Triton and called as it is elsewhere.
+    """
+
+    @wraps(function)
+    def call(*tensors: torch.Tensor) -> Any:  # noqa: ANN401
+        return (compiled(function) if tensors[0].is_cuda and installed() else function)(*tensors)
+
+    return cast("Function", call)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what `fused` calls on a GPU."""
+    made: Callable[..., Any] = torch.compile(function, dynamic=True, fullgraph=True)
+    return made
 
 
 def upload(values: NDArray[Any], device: torch.device) -> torch.Tensor:

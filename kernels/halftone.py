@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels.dispatch import for_each_image, on_triton, scratch
+from substyle.kernels.dispatch import for_each_image, fused, scratch, upload
 from substyle.kernels.tables import _SHARE, dot_radii
 
 F32 = NDArray[np.float32]
@@ -62,10 +62,6 @@ def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor
         angle_BC: (B, C) angle of the lattice in radians.
     """
     if canvas_BSSC.device.type != "cpu":
-        if on_triton(canvas_BSSC):
-            from substyle.kernels import halftone_triton
-
-            return halftone_triton.dots(canvas_BSSC.contiguous(), cell_BC, angle_BC)
         return dots_reference(canvas_BSSC, cell_BC, angle_BC)
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     source, target = canvas_BSSC.numpy(), out_BSSC.numpy()
@@ -94,14 +90,17 @@ def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor
 
 def dots_reference(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor:
     """:func:`dots` in plain torch, on any device."""
-    device = canvas_BSSC.device
-    cell, angle = (torch.from_numpy(a).to(device)[:, None, None, :] for a in (cell_BC, angle_BC))
-    y = torch.arange(canvas_BSSC.shape[1], device=device).view(1, -1, 1, 1)
-    x = torch.arange(canvas_BSSC.shape[2], device=device).view(1, 1, -1, 1)
+    given = cell_BC[:, None, None], angle_BC[:, None, None], dot_radii().astype(np.float32)
+    return _dots(canvas_BSSC, *(upload(values, canvas_BSSC.device) for values in given))
+
+
+@fused
+def _dots(canvas_BSSC: torch.Tensor, cell: torch.Tensor, angle: torch.Tensor, radius_V: torch.Tensor) -> torch.Tensor:
+    y, x = _axes(canvas_BSSC)
     u = (x * torch.cos(angle) + y * torch.sin(angle)) / cell
     v = (y * torch.cos(angle) - x * torch.sin(angle)) / cell
     distance = torch.hypot(u - u.round(), v - v.round()) * cell
-    radius = torch.from_numpy(dot_radii()).to(device)[canvas_BSSC.long()] * cell
+    radius = radius_V[canvas_BSSC.long()] * cell
     return _lay_reference(canvas_BSSC, distance, radius, cell**2)
 
 
@@ -113,10 +112,6 @@ def lines(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor
         angle_B: angle of the lines in radians.
     """
     if canvas_BSSC.device.type != "cpu":
-        if on_triton(canvas_BSSC):
-            from substyle.kernels import halftone_triton
-
-            return halftone_triton.lines(canvas_BSSC.contiguous(), pitch_B, angle_B)
         return lines_reference(canvas_BSSC, pitch_B, angle_B)
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     source, target = canvas_BSSC.numpy(), out_BSSC.numpy()
@@ -139,13 +134,23 @@ def lines(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor
 
 def lines_reference(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor:
     """:func:`lines` in plain torch, on any device."""
-    device = canvas_BSSC.device
-    pitch, angle = (torch.from_numpy(a).to(device).view(-1, 1, 1, 1) for a in (pitch_B, angle_B))
-    y = torch.arange(canvas_BSSC.shape[1], device=device).view(1, -1, 1, 1)
-    x = torch.arange(canvas_BSSC.shape[2], device=device).view(1, 1, -1, 1)
+    given = (values.reshape(-1, 1, 1, 1) for values in (pitch_B, angle_B))
+    return _lines(canvas_BSSC, *(upload(values, canvas_BSSC.device) for values in given))
+
+
+@fused
+def _lines(canvas_BSSC: torch.Tensor, pitch: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    y, x = _axes(canvas_BSSC)
     across = (y * torch.cos(angle) - x * torch.sin(angle)) / pitch
     distance = (across - across.round()).abs() * pitch
     return _lay_reference(canvas_BSSC, distance, 0.5 * (1.0 - canvas_BSSC / 255.0) * pitch, pitch)
+
+
+def _axes(canvas_BSSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates of rows and of columns in pixels. Shapes: (1, S, 1, 1), (1, 1, S, 1)."""
+    height, width = canvas_BSSC.shape[1:3]
+    y, x = (torch.arange(length, device=canvas_BSSC.device) for length in (height, width))
+    return y.view(1, -1, 1, 1), x.view(1, 1, -1, 1)
 
 
 def _lay_reference(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RANDOM_LEVELS = 1 << 16  # number of distinct random numbers
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue; ITU-R BT.601
 
 
 U8 = NDArray[np.uint8]

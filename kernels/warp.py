@@ -134,17 +134,11 @@ def zoom_blur(canvas_BSSC: torch.Tensor, zoom_B: F32) -> torch.Tensor:
     """Mean of 16 enlargements about the centre, from 1 to ``zoom`` in equal ratios. Shape: (B, S, S, C) uint8.
 
     Computed in four stages: each adds to the sum its own enlargement, by twice the (logarithmic) step of the previous
-    stage.
+    stage. On a CPU: DALI computes the stages on a GPU.
 
     Args:
         zoom_B: largest enlargement of each image.
     """
-    if canvas_BSSC.device.type != "cpu":
-        if on_triton(canvas_BSSC):
-            from substyle.kernels import warp_triton
-
-            return warp_triton.zoom_blur(canvas_BSSC.contiguous(), zoom_B)
-        return zoom_blur_reference(canvas_BSSC, zoom_B)
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     source, target = canvas_BSSC.numpy(), out_BSSC.numpy()
     side, channels = source.shape[1], source.shape[3]
@@ -164,16 +158,3 @@ def zoom_blur(canvas_BSSC: torch.Tensor, zoom_B: F32) -> torch.Tensor:
 
     for_each_image(len(source), one)
     return out_BSSC
-
-
-def zoom_blur_reference(canvas_BSSC: torch.Tensor, zoom_B: F32) -> torch.Tensor:
-    """:func:`zoom_blur` in plain torch, on any device."""
-    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
-    total_BCSS: torch.Tensor = canvas_BSSC.permute(0, 3, 1, 2).float()
-    for stage in range(ZOOM_STAGES):
-        steps = [float(zoom) ** (2**stage / (2**ZOOM_STAGES - 1)) for zoom in zoom_B]
-        matrices = np.reshape([enlargement(side, step) for step in steps], (-1, 1, side, side))
-        matrix_B1SS = torch.from_numpy(matrices).float().to(device)
-        total_BCSS = total_BCSS + matrix_B1SS @ total_BCSS @ matrix_B1SS.mT
-    rounded: torch.Tensor = (total_BCSS / 2**ZOOM_STAGES + 0.5).to(torch.uint8)
-    return rounded.permute(0, 2, 3, 1).contiguous()

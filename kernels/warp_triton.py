@@ -1,4 +1,4 @@
-"""Triton kernels: remap, swirl, grid, elastic and zoom blur.
+"""Triton kernels: remap, swirl, grid and elastic.
 
 Warps compute coordinates where they sample; swirl and grid only read the canvas and write the result. Elastic computes
 its random numbers (uint16) and their blur along rows (float32) in two separate passes, because 15 x 15 pixels share
@@ -20,7 +20,6 @@ from substyle.kernels import dispatch, displacement
 from substyle.kernels.displacement import F32
 from substyle.kernels.philox import U64
 from substyle.kernels.philox_triton import bits16
-from substyle.kernels.tables import ZOOM_STAGES
 
 # Sampling is bilinear with mirrored borders. A program computes a run of pixels of one image, all channels. Coordinates
 # are float32 pixels, not the units of torch's grid_sample: they differ from the reference by rounding (about 1e-5 px),
@@ -238,65 +237,3 @@ def _side(canvas_BSSC: torch.Tensor, batch: int) -> int:
 
 # Zoom blur takes one pass per stage, with the sum in float32 between them. A stage adds to every pixel of the sum the
 # sum at its enlarged coordinates: five reads from cache and 3 multiplications per value, against 2 S as dense matrices.
-
-
-@triton.jit
-def place(at, side, shrink):  # type: ignore[no-untyped-def]
-    """Source of a pixel when enlarging by ``1 / shrink`` about the centre: lower pixel and weight of the next."""
-    middle = side.to(tl.float32) * 0.5
-    last = (side - 1).to(tl.float32)
-    where = (at.to(tl.float32) + 0.5 - middle) * shrink + middle - 0.5
-    where = tl.minimum(tl.maximum(where, 0.0), last)
-    low = tl.minimum(tl.maximum(tl.floor(where).to(tl.int32), 0), tl.maximum(side - 2, 0))
-    return low, where - low.to(tl.float32)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _stage(total, shrinks, out, side, scale, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): BLOCK pixels of image i. A float32 output is the sum, a uint8 output is scaled and rounded."""
-    image = tl.program_id(1).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < side * side
-    shrink = tl.load(shrinks + image)
-    left, across = place(pixel % side, side, shrink)
-    top, down = place(pixel // side, side, shrink)
-    right, bottom = tl.minimum(left + 1, side - 1), tl.minimum(top + 1, side - 1)
-    start = image * side * side * CHANNELS
-    own = total + start
-    for c in tl.static_range(CHANNELS):
-        here = tl.load(own + pixel * CHANNELS + c, mask=inside, other=0).to(tl.float32)
-        a = tl.load(own + (top * side + left) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
-        b = tl.load(own + (top * side + right) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
-        d = tl.load(own + (bottom * side + left) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
-        e = tl.load(own + (bottom * side + right) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
-        upper, lower = a + across * (b - a), d + across * (e - d)
-        added = here + (upper + down * (lower - upper))
-        if out.dtype.element_ty == tl.uint8:
-            level = (added * scale + 0.5).to(tl.int32)
-            tl.store(out + start + pixel * CHANNELS + c, level.to(tl.uint8), mask=inside)
-        else:
-            tl.store(out + start + pixel * CHANNELS + c, added, mask=inside)
-
-
-def zoom_blur(canvas_BSSC: torch.Tensor, zoom_B: F32) -> torch.Tensor:
-    """``warp.zoom_blur`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out.
-
-    Differs from the reference by at most one level, where a value is near a half: coordinates are float32.
-    """
-    side, channels = canvas_BSSC.shape[1], canvas_BSSC.shape[3]
-    dispatch.expect("canvas", canvas_BSSC, torch.uint8, (len(zoom_B), side, side, None))
-    grid = pixel_grid(canvas_BSSC)
-    if grid is None:
-        return torch.empty_like(canvas_BSSC)
-    powers = 2.0 ** np.arange(ZOOM_STAGES) / (2**ZOOM_STAGES - 1)
-    shrinks_TB = (zoom_B.astype(np.float64) ** -powers[:, None]).astype(np.float32)
-    shrinks = dispatch.upload(shrinks_TB, canvas_BSSC.device)
-    total = canvas_BSSC
-    for stage in range(ZOOM_STAGES):
-        dtype = torch.uint8 if stage == ZOOM_STAGES - 1 else torch.float32
-        added = torch.empty_like(total, dtype=dtype)
-        dispatch.launch(
-            _stage, grid, total, shrinks[stage], added, side, 1.0 / 2**ZOOM_STAGES, CHANNELS=channels, BLOCK=PIXELS
-        )
-        total = added
-    return total

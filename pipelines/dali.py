@@ -67,20 +67,20 @@ class Graph:
         _OPEN.add(self)
 
     def __call__(
-        self, canvas_BSSC: torch.Tensor, drawn: Mapping[str, Mapping[str, NDArray[Any]]]
+        self, canvas_BSSC: torch.Tensor, drawn: Mapping[str, Mapping[str, base.Argument]]
     ) -> dict[str, torch.Tensor]:
         """Compute the variants, each a new (B, S, S, 3) uint8 tensor on the canvas's device, by name."""
         feed: dict[str, Any] = {}
         for name, inputs in self.inputs.items():
-            feed |= {f"{name}.{argument}": drawn[name][argument] for argument in inputs}
+            feed |= {f"{name}.{argument}": base.fed(drawn[name][argument], self.device) for argument in inputs}
         if self.device.type == "cpu":
             outputs = self.pipeline.run(canvas=canvas_BSSC.numpy(), **feed)
             return dict(zip(self.inputs, map(_tensor, outputs), strict=True))
         stream = torch.cuda.current_stream(self.device)
         with torch.cuda.device(self.device):
-            self.pipeline.feed_input("canvas", canvas_BSSC, cuda_stream=stream)
-            for name, array in feed.items():
-                self.pipeline.feed_input(name, array)
+            for name, data in {"canvas": canvas_BSSC, **feed}.items():
+                on_stream = {"cuda_stream": stream} if isinstance(data, torch.Tensor) else {}
+                self.pipeline.feed_input(name, data, **on_stream)
             outputs = self.pipeline.run(stream)
             made = dict(zip(self.inputs, (_tensor(output).clone() for output in outputs), strict=True))
             self._held.until(stream, outputs)
@@ -115,33 +115,32 @@ def define_variants(
         canvas = fn.external_source(name="canvas", device=backend, dtype=types.UINT8, ndim=3, layout="HWC")
         outputs = []
         for transformation in transformations:
-            inputs = Inputs(transformation.name, transformation.draw(example, side))
-            if transformation.function is None:
-                raise SubstyleError(f"{transformation.name}: made_by is {transformation.made_by}, but function is None")
-            outputs.append(transformation.function(canvas, inputs, side))
+            inputs = Inputs(transformation.name, transformation.draw(example, side), backend)
+            outputs.append(transformation.implementation(gpu=backend == "gpu")(canvas, inputs, side))
             made[transformation.name] = inputs
         pipeline.set_outputs(*outputs)
     return made
 
 
 class Inputs(dict[str, Any]):
-    """CPU nodes of a transformation's arguments, created on access: DALI drops unused inputs.
+    """Nodes of a transformation's arguments, created on access: DALI drops unused inputs.
 
-    :func:`.transforms.base.beside` moves positional inputs of operators to the canvas's device.
+    They are on the CPU, but for what is fed on the canvas's device. :func:`.transforms.base.beside` moves positional
+    inputs of operators there.
     """
 
-    def __init__(self, name: str, example: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, name: str, example: Mapping[str, base.Argument], backend: str) -> None:
         super().__init__()
-        self.name, self.example = name, example
+        self.name, self.example, self.backend = name, example, backend
 
     def __missing__(self, argument: str) -> Any:  # noqa: ANN401 - DALI ships no types
         from nvidia.dali import fn
 
         if argument not in self.example:
             raise ConfigError(f"{self.name}: argument", argument, ", ".join(self.example) or "none")
-        array = self.example[argument]
-        name = f"{self.name}.{argument}"
-        self[argument] = fn.external_source(name=name, dtype=dali_type(array), ndim=array.ndim - 1)
+        array, name = base.fed(self.example[argument]), f"{self.name}.{argument}"
+        device = self.backend if getattr(self.example[argument], "beside", False) else "cpu"
+        self[argument] = fn.external_source(name=name, dtype=dali_type(array), ndim=array.ndim - 1, device=device)
         return self[argument]
 
 

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from substyle.kernels import color, philox
-from substyle.kernels.color import distinct
+from substyle.kernels import philox
+from substyle.kernels.difference import distinct
 from substyle.kernels.dispatch import as_device, keep_freed_memory, upload
 from substyle.kernels.errors import ConfigError, ImageError, SubstyleError
 from substyle.kernels.files import replacing
@@ -91,7 +91,7 @@ class VariantMaker:
         if elsewhere := [t for t in self.transformations if t.made_by == "library"]:
             pool(threads).begin(elsewhere)
         self.graph: Graph | None = None
-        if made_by_dali := [t for t in self.transformations if t.made_by == "dali" and not self._form(t)]:
+        if made_by_dali := [t for t in self.transformations if t.by_dali(gpu=self.on_gpu)]:
             self.graph = Graph(made_by_dali, side=side, batch=batch, threads=threads, device=self.device)
 
     def __call__(
@@ -144,7 +144,7 @@ class VariantMaker:
         while transformations and transformations[0].made_by == "identity":
             yield transformations.pop(0).name, canvas_BSSC
         keys_B = philox.image_keys(self.seed, keys)
-        drawn = {t.name: t.draw(keys_B, self.side, test_B, gpu=self.on_gpu) for t in transformations}
+        drawn = {t.name: t.draw(keys_B, self.side, test_B) for t in transformations}
         elsewhere = [t for t in transformations if t.made_by == "library"]
         if not elsewhere:
             yield from self._here(canvas_BSSC, transformations, drawn, keys_B, None, real)
@@ -162,7 +162,6 @@ class VariantMaker:
         real: Callable[[str], torch.Tensor] | None,
     ) -> Iterator[tuple[str, torch.Tensor]]:
         made: dict[str, torch.Tensor] = self.graph(canvas_BSSC, drawn) if self.graph else {}
-        made |= self._coloured(canvas_BSSC, drawn)
         for transformation in transformations:
             name = transformation.name
             if transformation.made_by == "identity":
@@ -177,34 +176,13 @@ class VariantMaker:
             elif name not in made and transformation.made_by == "network":
                 made.update(self.networks[transformation.network](canvas_BSSC))
             elif name not in made:
-                made[name] = self._function(transformation)(canvas_BSSC, drawn[name], keys_B)
+                made[name] = transformation.implementation(gpu=self.on_gpu)(canvas_BSSC, drawn[name], keys_B)
             yield name, made.pop(name).contiguous()
 
     @property
     def on_gpu(self) -> bool:
-        """Whether transformations use their GPU implementation."""
+        """Whether transformations use their implementation on a GPU."""
         return self.device.type != "cpu"
-
-    def _form(self, transformation: base.Transformation) -> base.OnGPU | None:
-        return transformation.on_gpu if self.on_gpu else None
-
-    def _coloured(self, canvas_BSSC: torch.Tensor, drawn: Mapping[str, base.Arrays]) -> dict[str, torch.Tensor]:
-        """All variants that are colour maps, from one read of the canvas."""
-        maps: dict[str, torch.Tensor] = {}
-        for transformation in self.transformations:
-            form = self._form(transformation)
-            if form is not None and form.colours is not None:
-                maps[transformation.name] = form.colours(canvas_BSSC, drawn[transformation.name])
-        if not maps:
-            return {}
-        return dict(zip(maps, color.colours(canvas_BSSC, torch.stack(list(maps.values()))), strict=True))
-
-    def _function(self, transformation: base.Transformation) -> Callable[..., Any]:
-        form = self._form(transformation)
-        function = form.function if form is not None else transformation.function
-        if function is None:
-            raise SubstyleError(f"{transformation.name}: made_by is {transformation.made_by}, but function is None")
-        return function
 
 
 GAP, CAPTION, LABEL = 8, 18, 84  # px: between cells, height of a caption, width of the column of class names

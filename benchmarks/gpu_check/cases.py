@@ -31,7 +31,6 @@ class Tolerance:
 
 EXACT = Tolerance()
 SAMPLED, WARPED, PRINTED = Tolerance(1, 0.0, 0.002), Tolerance(1, 0.0, 0.005), Tolerance(1, 0.001, 0.01)
-BLENDED = Tolerance(2, 0.0, 0.005)
 
 
 @dataclass(frozen=True)

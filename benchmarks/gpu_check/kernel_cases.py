@@ -9,23 +9,20 @@ import numpy as np
 import torch
 
 from benchmarks import roofline
-from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED, Case, Made, Tolerance
+from benchmarks.gpu_check.cases import EXACT, PRINTED, SAMPLED, WARPED, Case, Made, Tolerance
 from substyle.kernels import (
-    color,
     contraction,
+    difference,
     displacement,
-    filters,
     halftone,
     jpeg_codec,
     noise,
-    overlay,
     philox,
     probe_data,
     tables,
     warp,
 )
 from substyle.kernels.dispatch import on_triton
-from substyle.pipelines.transforms import base, blur
 
 ELASTIC_SIGMA = 2.24  # pixels at 224; the kernel's taps follow from it
 STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 0.27), (60.0, 25.0, 12.0, 5.0, 3.0)
@@ -34,8 +31,8 @@ STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 
 def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
-    any_shape = (gaussian, impulse, shot, bits, mean, compared, colours, remapped, zoomed, dots, lines, overlaid, jpeg,
-                 motion_blur, defocus_blur, contracted, relu_drop, float16_rows, int8_rows)  # fmt: skip
+    any_shape = (gaussian, impulse, shot, bits, compared, remapped, dots, lines, jpeg, contracted, relu_drop,
+                 float16_rows, int8_rows)  # fmt: skip
     for make in any_shape + square:
         yield make.__name__, partial(make, m)
 
@@ -81,44 +78,13 @@ def bits(m: Made) -> Case:
     return Case("bits16", work, expected, p, EXACT, roofline.bits16(len(m.keys), count), len(m.keys))
 
 
-def mean(m: Made) -> Case:
-    """Mean level of each picture."""
-    there, p = m.canvas.to(m.device), m.picked
-    least = roofline.mean(*m.shape)
-    return Case("mean", lambda: color.mean(there), lambda: color.mean(m.canvas[p]), p, EXACT, least, len(there))
-
-
 def compared(m: Made) -> Case:
     """Sum of absolute differences of each picture and its neighbour's."""
     other, p = m.canvas.roll(1, 0), m.picked
     there, beside = m.canvas.to(m.device), other.to(m.device)
-
-    def work() -> torch.Tensor:
-        if on_triton(there):
-            from substyle.kernels import color_triton
-
-            return color_triton.difference_total(there, beside)
-        return color.total_reference(there, beside)
-
-    expected = lambda: color.total_reference(m.canvas[p], other[p])  # noqa: E731
-    return Case("difference", work, expected, p, EXACT, roofline.difference(*m.shape), len(there))
-
-
-def colours(m: Made) -> Case:
-    """Six colour maps and a banded negative from one read."""
-    batch, height, width, _ = m.shape
-    maps = torch.randn(6, batch, 3, 4, generator=torch.Generator().manual_seed(1))
-    maps[..., 3] *= 100
-    rng = np.random.default_rng(1)
-    rows, columns = (
-        torch.from_numpy(rng.integers(0, 2, (batch, n)).astype(np.uint8) * np.uint8(255)) for n in (height, width)
-    )
-    there = [t.to(m.device) for t in (m.canvas, maps, rows, columns)]
-    p = m.picked
     return Case(
-        "colours", lambda: color.colours(there[0], there[1], (there[2], there[3])),
-        lambda: color.colours_reference(m.canvas[p], maps[:, p], (rows[p], columns[p])),
-        p, SAMPLED, roofline.colours(batch, height, width, 6, True), batch, axis=1,
+        "difference", lambda: difference.total(there, beside),
+        lambda: difference.total(m.canvas[p], other[p]), p, EXACT, roofline.difference(*m.shape), len(there),
     )  # fmt: skip
 
 
@@ -131,21 +97,6 @@ def remapped(m: Made) -> Case:
         "remap", lambda: warp.remap(there, field), lambda: warp.remap_reference(m.canvas[p], shift[p]),
         p, SAMPLED, roofline.remap(*m.shape), batch,
     )  # fmt: skip
-
-
-def zoomed(m: Made) -> Case:
-    """Zoom blur, of square pictures."""
-    there, ratio, p = _square(m).to(m.device), m.cycled((1.11, 1.16, 1.21, 1.26, 1.31)), m.picked
-    least = roofline.zoom_blur(*(int(n) for n in there.shape), stages=tables.ZOOM_STAGES)  # type: ignore[misc]
-    return Case(
-        "zoom_blur", lambda: warp.zoom_blur(there, ratio),
-        lambda: warp.zoom_blur_reference(_square(m)[p], ratio[p]), p, SAMPLED, least, len(there),
-    )  # fmt: skip
-
-
-def _square(m: Made) -> torch.Tensor:
-    side = min(m.canvas.shape[1:3])
-    return m.canvas[:, :side, :side].contiguous()
 
 
 def dots(m: Made) -> Case:
@@ -168,22 +119,6 @@ def lines(m: Made) -> Case:
     )  # fmt: skip
 
 
-def overlaid(m: Made) -> Case:
-    """A colour mixed in where a page of a pattern covers the picture."""
-    batch, height, width, _ = m.shape
-    rng = np.random.default_rng(1)
-    pages = torch.from_numpy(rng.integers(0, 256, (48, 532, 532), dtype=np.uint8))
-    page, colour = rng.integers(0, 48, batch), rng.integers(0, 256, (batch, 3)).astype(np.int16)
-    matrix, opacity, p = m.drawn(-1.2, 1.2, 2, 3), m.drawn(0.2, 0.5), m.picked
-    matrix[:, :, 2] = 266.0
-    there, pages_there = m.canvas.to(m.device), pages.to(m.device)
-    return Case(
-        "overlay", lambda: overlay.overlay(there, pages_there, page, matrix, colour, opacity),
-        lambda: overlay.overlay_reference(m.canvas[p], pages, page[p], matrix[p], colour[p], opacity[p]),
-        p, BLENDED, roofline.overlay(batch, height, width), batch,
-    )  # fmt: skip
-
-
 def jpeg(m: Made) -> Case:
     """JPEG compression: two kernels."""
     there, p, quality = m.canvas.to(m.device), m.picked, m.cycled((18, 15, 10, 7, 1, 50, 90, 100)).astype(np.int32)
@@ -192,29 +127,6 @@ def jpeg(m: Made) -> Case:
         lambda: jpeg_codec.compressed_reference(m.canvas[p], quality[p]),
         p, EXACT, roofline.jpeg(*m.shape[:3]), len(there),
     )  # fmt: skip
-
-
-def _filtered(m: Made, name: str, kernel: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Case:
-    there, p, taps = m.canvas.to(m.device), m.picked, np.count_nonzero(kernel > 1e-7) / len(kernel)
-    return Case(
-        name, lambda: filters.filtered(there, kernel), lambda: filters.filtered_reference(m.canvas[p], kernel[p]),
-        p, WARPED, roofline.filtered(*m.shape, *kernel.shape[1:], taps=round(taps)), len(there),
-    )  # fmt: skip
-
-
-def motion_blur(m: Made) -> Case:
-    """Correlation with lines."""
-    side = m.canvas.shape[1]
-    line = np.resize(np.array(blur.MOTION, np.float32), (len(m.canvas), 2)) * (side / base.CANVAS)
-    made = blur.motion_kernels({"line": line, "angle": m.drawn(-45.0, 45.0)}, side)
-    return _filtered(m, "motion blur", made["kernel"])
-
-
-def defocus_blur(m: Made) -> Case:
-    """Correlation with disks."""
-    side = m.canvas.shape[1]
-    radius = m.cycled(blur.DISK_RADII) * np.float32(side / base.CANVAS)
-    return _filtered(m, "defocus blur", blur.disk_kernels({"radius": radius}, side)["kernel"])
 
 
 def contracted(m: Made) -> Case:

@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from substyle.engine.store.files import digest, encoded, read_named, write_once
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Fractions, StoreError
-from substyle.kernels import color, dispatch
+from substyle.kernels import dispatch, tables
 from substyle.kernels.dispatch import for_each_image
 from substyle.kernels.displacement import Banded
 from substyle.kernels.errors import ConfigError, optional
@@ -324,7 +324,7 @@ def _by_hash(keys: Sequence[str], labels: Sequence[int], seed: int, fractions: F
 # Near-duplicates are found from thumbnails, so that they never straddle a split.
 
 ROWS, COLUMNS = 8, 9  # of a thumbnail; its 8 × 8 left-right comparisons are the 64-bit difference hash
-_LUMA = np.array(color.LUMA, np.float32)
+_LUMA = np.array(tables.LUMA, np.float32)
 MAX_BITS = 3  # maximum number of differing hash bits
 MAX_LEVELS = 4.0  # maximum mean absolute difference of two thumbnails, in grey levels
 

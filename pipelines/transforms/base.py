@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import philox
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.dispatch import CPU
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.entry_points import TRANSFORMATIONS, load_entry_points
 from substyle.pipelines.plugins import in_package
 
@@ -35,8 +36,32 @@ COARSE = (
 OTHER = "other"  # the coarse class of a transformation of which none is given
 PHOTOGRAPHS = "photographs"  # `Transformation.made_by` of real variants, which files of the source show
 Role = Literal["train", "held_out"]
-Arrays = Mapping[str, NDArray[Any]]
 Node = Any  # a DALI DataNode; DALI ships no types
+
+
+class Fed(Protocol):
+    """An argument of a DALI graph that is fed in another form on a GPU.
+
+    Attributes:
+        beside: whether it is fed on the device of the canvas, not on the host.
+    """
+
+    beside: bool
+
+    def on(self, device: torch.device) -> Any:  # noqa: ANN401
+        """Return what a graph is fed: on a CPU an array, on a GPU also a list of arrays or a tensor, by image."""
+
+
+Argument = NDArray[Any] | Fed
+
+
+def fed(argument: Argument, device: torch.device = CPU) -> Any:  # noqa: ANN401
+    """Return what a graph on a device is fed; on a CPU an array."""
+    return argument if isinstance(argument, np.ndarray) else argument.on(device)
+
+
+# what functions get: kernels get arrays alone, so they need not tell them from others
+Arrays = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -119,25 +144,6 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class OnGPU:
-    """GPU implementation of a DALI transformation, in place of DALI's GPU operators.
-
-    For operators that are missing on a GPU, take arguments from the host only, produce other pixels, or move more
-    memory than a kernel. Parameters are the same. Exactly one of ``function`` and ``colours`` is set.
-
-    Attributes:
-        function: as of a kernel, ``(canvas_BSSC, args, keys_B)`` to pixels.
-        colours: ``(canvas_BSSC, args)`` to a colour map (B, 3, 4) of :mod:`substyle.kernels.color`; all colour maps of
-            a suite are applied in one read of the canvas.
-        prepare: replaces the transformation's ``prepare`` if the function takes other arguments.
-    """
-
-    function: Callable[[torch.Tensor, Arrays, NDArray[np.uint64]], torch.Tensor] | None = None
-    colours: Callable[[torch.Tensor, Arrays], torch.Tensor] | None = None
-    prepare: Callable[[Arrays, int], Arrays] | None = None
-
-
-@dataclass(frozen=True)
 class StylePicture:
     """A picture whose style a network transfers.
 
@@ -187,7 +193,8 @@ class Transformation:
     )  # of a style: the algorithm that makes it; no part of its identity
     operation: str = field(default="", compare=False)  # what it does, also in other suites; by default its name
     split_assets: bool = False  # prepare also gets "test_B" and uses disjoint assets for test and other images
-    on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": the GPU implementation
+    # in place of ``function`` on a GPU: a kernel for made_by="dali", part of a DALI graph for made_by="kernel"
+    on_gpu: Callable[..., Any] | None = field(default=None, compare=False)
     stream: str = ""  # name that its random numbers are drawn by, if not its own
     subtle: bool = False  # distinct from identity if any value differs, instead of by one grey level on average
     picture: StylePicture | None = None  # for a network that takes its style from one: not the package's, but this
@@ -234,29 +241,36 @@ class Transformation:
     @property
     def packaged(self) -> bool:
         """Whether code of this package alone decides its pixels, and not a plug-in or another library."""
-        gpu = self.on_gpu or OnGPU()
-        own = (self.function, self.prepare, gpu.function, gpu.colours, gpu.prepare)
-        return self.made_by != "library" and all(map(in_package, own))
+        return self.made_by != "library" and all(map(in_package, (self.function, self.prepare, self.on_gpu)))
+
+    def by_dali(self, *, gpu: bool) -> bool:
+        """Whether a DALI graph computes it on a CPU, or on a GPU."""
+        return self.made_by == ("kernel" if gpu and self.on_gpu else "dali")
+
+    def implementation(self, *, gpu: bool) -> Callable[..., Any]:
+        """Return its function on a CPU, or on a GPU."""
+        function = (gpu and self.on_gpu) or self.function
+        if function is None:
+            raise SubstyleError(f"{self.name}: made_by is {self.made_by}, but function is None")
+        return function
 
     def draw(
-        self, keys_B: NDArray[np.uint64], side: int, test_B: NDArray[np.bool_] | None = None, *, gpu: bool = False
-    ) -> dict[str, NDArray[Any]]:
+        self, keys_B: NDArray[np.uint64], side: int, test_B: NDArray[np.bool_] | None = None
+    ) -> dict[str, Argument]:
         """Draw the function's arguments for a batch of images.
 
         Args:
             keys_B: Philox keys of the images, from :func:`substyle.kernels.philox.image_keys`.
             side: canvas side S in pixels; scales parameters in px or S.
             test_B: (B,) bool, which images are test images; by default none. Used with ``split_assets``.
-            gpu: draw the arguments of the GPU implementation.
 
         Returns:
-            arrays whose first axis is B, by argument name.
+            arrays whose first axis is B, and graphs' arguments of other kinds, by name.
         """
-        arguments: dict[str, NDArray[Any]] = dict(self._sampled(keys_B, side))
+        arguments: dict[str, Any] = dict(self._sampled(keys_B, side))
         if self.split_assets:
             arguments["test_B"] = np.zeros(len(keys_B), np.bool_) if test_B is None else test_B
-        prepare = self.on_gpu.prepare if gpu and self.on_gpu and self.on_gpu.prepare else self.prepare
-        return dict(prepare(arguments, side)) if prepare else arguments
+        return dict(self.prepare(arguments, side)) if self.prepare else arguments
 
     def seeds(self, keys_B: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """Seeds of a library's generators for a batch of images. Shape: (B,)."""
@@ -368,7 +382,7 @@ def dali(
     prepare: Callable[[Arrays, int], Arrays] | None = None,
     version: int = 1,
     split_assets: bool = False,
-    on_gpu: OnGPU | None = None,
+    on_gpu: Callable[..., Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Register ``function(canvas, args, side) -> DataNode``, part of a DALI graph over one uint8 HWC sample.
 
@@ -376,7 +390,8 @@ def dali(
 
     ``args`` holds a CPU DataNode for every array returned by ``prepare(parameters, side)``, by default the drawn
     parameters. DALI takes named arguments of operators from the CPU; move positional inputs to the canvas's device with
-    :func:`beside`. The function then works on a CPU and on a GPU, unless ``on_gpu`` replaces it there.
+    :func:`beside`. The function then works on a CPU and on a GPU, with a branch by :func:`is_on_gpu` if need be; or
+    a function as of :func:`kernel` replaces it on a GPU, ``on_gpu``.
 
     With ``split_assets``, ``prepare`` also gets ``test_B``, (B,) bool, and must use assets for test images that
     training images never show.
@@ -395,6 +410,11 @@ def beside(canvas: Node, node: Node) -> Node:
     return node.gpu() if canvas.device == "gpu" else node
 
 
+def is_on_gpu(canvas: Node) -> bool:
+    """Whether a function defines part of a graph for a GPU."""
+    return bool(canvas.device == "gpu")
+
+
 def kernel(
     name: str,
     *,
@@ -407,16 +427,19 @@ def kernel(
     subtle: bool = False,
     generator: str = "",
     operation: str = "",
+    on_gpu: Callable[..., Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` on torch tensors of any device.
 
     ``args`` holds numpy arrays with first axis B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
-    ``split_assets`` as in :func:`dali`; ``subtle``, ``generator`` and ``operation`` as in :class:`Transformation`.
+    ``split_assets`` as in :func:`dali`; ``subtle``, ``generator`` and ``operation`` as in :class:`Transformation`. A
+    function as of :func:`dali` replaces it on a GPU, ``on_gpu``.
     """
 
     def decorate(function: Function) -> Function:
         made = Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare)
-        register(replace(made, split_assets=split_assets, subtle=subtle, generator=generator, operation=operation))
+        found = replace(made, split_assets=split_assets, subtle=subtle, generator=generator, operation=operation)
+        register(replace(found, on_gpu=on_gpu))
         return function
 
     return decorate

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import color
-from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, beside, dali, is_on_gpu
 
-# Linear colour maps in DALI are 3 x 1 filters over the image laid out as three rows, one per channel: a third of the
-# time of DALI's colour operators (fn.hue, fn.saturation, fn.hsv) for the same pixels. On a GPU this layout would pass
-# through memory seven times; a kernel applies all maps in one read.
+# On a CPU, linear colour maps are 3 x 1 filters over the image laid out as three rows, one per channel: a third of the
+# time of DALI's colour operators (fn.hue, fn.saturation, fn.hsv), whose pixels differ by at most one level. On a GPU,
+# that layout passes through memory seven times.
 
 # RGB to luma and two chroma components (YIQ), with the constants of DALI's colour operators
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
@@ -46,21 +44,17 @@ def mix(canvas: Node, args: dict[str, Node], side: int) -> Node:
     return laid_out(fn.reinterpret(mixed, shape=[3, side, side], layout="CHW"), "HWC")
 
 
-def _map(canvas_BSSC: torch.Tensor, args: Arrays) -> torch.Tensor:
-    matrix_B33 = np.stack([args[name][:, :, 0] for name in _CHANNELS], axis=1)
-    return color.linear(matrix_B33, canvas_BSSC.device)
-
-
-ON_GPU = OnGPU(colours=_map)  # same map and arguments as mix
-
-
 PERMUTATIONS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))  # all but the identity
 
 
 def _rotations(args: Arrays, side: int) -> Arrays:
     angle_B = np.radians(args["hue"].astype(np.float64))
     cos_B, sin_B = np.cos(angle_B), np.sin(angle_B)
-    return chroma(np.stack([np.stack([cos_B, sin_B], -1), np.stack([-sin_B, cos_B], -1)], -2))
+    return {**args, **chroma(np.stack([np.stack([cos_B, sin_B], -1), np.stack([-sin_B, cos_B], -1)], -2))}
+
+
+def _scales(args: Arrays, side: int) -> Arrays:
+    return {**args, **chroma(np.eye(2) * args["factor"].astype(np.float64)[:, None, None])}
 
 
 @dali(
@@ -70,19 +64,15 @@ def _rotations(args: Arrays, side: int) -> Arrays:
     parameters=[Uniform("hue", 36, 180, unit="degree", signed=True)],
     prepare=_rotations,
     version=2,
-    on_gpu=ON_GPU,
 )
 def hue_shift(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Hue rotation in DALI's linear hue space."""
-    return mix(canvas, args, side)
+    from nvidia.dali import fn
+
+    return fn.hsv(canvas, hue=args["hue"]) if is_on_gpu(canvas) else mix(canvas, args, side)
 
 
-@dali(
-    "grayscale",
-    coarse="recolor",
-    role="train",
-    on_gpu=OnGPU(colours=lambda canvas_BSSC, args: color.luma(len(canvas_BSSC), canvas_BSSC.device)),
-)
+@dali("grayscale", coarse="recolor", role="train")
 def grayscale(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Luma (ITU-R BT.601) in all three channels."""
     from nvidia.dali import fn, types
@@ -98,7 +88,6 @@ def grayscale(canvas: Node, args: dict[str, Node], side: int) -> Node:
     role="held_out",
     parameters=[Choice("order", PERMUTATIONS)],
     prepare=lambda args, side: weights(np.eye(3)[args["order"].astype(np.int64)]),
-    on_gpu=ON_GPU,
 )
 def channel_permute(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Output channel i is input channel ``order[i]``."""
@@ -110,7 +99,6 @@ def channel_permute(canvas: Node, args: dict[str, Node], side: int) -> Node:
     coarse="tone",
     role="train",
     parameters=[Choice("shift", (0.2, 0.3, 0.4, 0.5), unit="full range")],
-    on_gpu=OnGPU(colours=lambda canvas_BSSC, args: color.brightness(args["shift"], canvas_BSSC.device)),
 )
 def brightness(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Add a constant, clipped at white."""
@@ -125,15 +113,17 @@ def brightness(canvas: Node, args: dict[str, Node], side: int) -> Node:
     coarse="tone",
     role="train",
     parameters=[Choice("factor", (0.3, 0.2, 0.1, 0.05))],
-    # DALI takes the centre from the host, where the mean of an image on the device is unknown
-    on_gpu=OnGPU(colours=lambda canvas_BSSC, args: color.contrast(args["factor"], color.mean(canvas_BSSC))),
 )
 def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Scale the difference from the image's mean (over all pixels and channels) by a factor."""
-    from nvidia.dali import fn
+    from nvidia.dali import fn, types
 
     del side
-    return fn.contrast(canvas, contrast=args["factor"], contrast_center=fn.reductions.mean(canvas))
+    mean = fn.reductions.mean(canvas)
+    if not is_on_gpu(canvas):
+        return fn.contrast(canvas, contrast=args["factor"], contrast_center=mean)
+    factor = beside(canvas, args["factor"])  # the operator takes the centre from the host, which would wait for it
+    return fn.cast(canvas * factor + mean * (1.0 - factor), dtype=types.UINT8)
 
 
 @dali(
@@ -141,10 +131,11 @@ def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
     coarse="tone",
     role="held_out",
     parameters=[Choice("factor", (3, 5))],
-    prepare=lambda args, side: chroma(np.eye(2) * args["factor"].astype(np.float64)[:, None, None]),
+    prepare=_scales,
     version=2,
-    on_gpu=ON_GPU,
 )
 def saturate(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Scale saturation by a factor."""
-    return mix(canvas, args, side)
+    from nvidia.dali import fn
+
+    return fn.hsv(canvas, saturation=args["factor"]) if is_on_gpu(canvas) else mix(canvas, args, side)

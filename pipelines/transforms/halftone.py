@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import color, halftone
-from substyle.kernels.dispatch import upload
-from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali, kernel
+from substyle.kernels import halftone
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, beside, dali, kernel
 
 Keys = NDArray[np.uint64]
 
@@ -51,20 +50,12 @@ def band_masks(args: Arrays, side: int) -> Arrays:
     return {"rows": rows_BS[:, :, None, None], "columns": columns_BS[:, None, :, None]}
 
 
-def _by_kernel(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint64]) -> torch.Tensor:
-    masks = (args[name].reshape(len(canvas_BSSC), -1) for name in ("rows", "columns"))
-    rows_BS, columns_BS = (upload(mask, canvas_BSSC.device) for mask in masks)
-    no_maps = torch.empty(0, len(canvas_BSSC), 3, 4, device=canvas_BSSC.device)
-    return color.colours(canvas_BSSC, no_maps, (rows_BS, columns_BS))[0]
-
-
 @dali(
     "inverted_lines",
     coarse="halftone",
     role="held_out",
     parameters=[Uniform("band", 8, 20, unit="px"), Uniform("phase", 0, 1), Choice("vertical", (0, 1))],
     prepare=band_masks,
-    on_gpu=OnGPU(function=_by_kernel),
 )
 def inverted_lines(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Invert every other band of rows or columns: 255 - x, which is x ^ 255."""

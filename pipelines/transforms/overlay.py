@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import overlay, tables
+from substyle.kernels import tables
+from substyle.kernels.dispatch import upload
 from substyle.pipelines.transforms import overlay_assets
-from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, beside, dali
 
 ALPHA_ONE = 1 << tables.WEIGHT_SHIFT  # opacity in 128ths: (colour - pixel) * opacity fits 16 bits
 
@@ -51,7 +52,7 @@ def _index(u_B: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return np.minimum((u_B * count).astype(np.int64), count - 1)  # a rounded u may be 1
 
 
-def _placed(build: Build, args: Arrays, side: int) -> dict[str, NDArray[Any]]:
+def _placed(build: Build, args: Arrays, side: int) -> dict[str, Any]:
     """Page, matrix from canvas to atlas px, colour and opacity of each image."""
     pages = build(side)
     scale_B = pages.cell / args["pitch"].astype(np.float64)
@@ -69,33 +70,35 @@ def _placed(build: Build, args: Arrays, side: int) -> dict[str, NDArray[Any]]:
         axis=1,
     )
     return {
-        "page": _pick(pages, args["page"], args.get("test_B")),
+        "page": Pages(build, side, _pick(pages, args["page"], args.get("test_B"))),
         "matrix": matrix_B23.astype(np.float32),
         "colour": vivid(args["hue"].astype(np.float64))[:, None, None, :],
         "opacity": (args["alpha"] * (ALPHA_ONE / 255)).astype(np.float32),
     }
 
 
+class Pages:
+    """Each image's page, gathered on the device of the canvas, where the pages of an atlas stay.
+
+    Args:
+        page_B: indices of pages.
+    """
+
+    beside = True
+
+    def __init__(self, build: Build, side: int, page_B: NDArray[np.int64]) -> None:
+        self.build, self.side, self.page_B = build, side, page_B
+
+    def on(self, device: torch.device) -> NDArray[np.uint8] | torch.Tensor:
+        """The pages (B, P, P, 1) uint8."""
+        if device.type == "cpu":
+            return self.build(self.side).pages_NPP[self.page_B, :, :, None]
+        return overlay_assets.on_device(self.build, self.side, device)[upload(self.page_B, device)][..., None]
+
+
 def _placer(build: Build) -> Callable[[Arrays, int], Arrays]:
-    """Return a ``prepare`` for :func:`_blend`, which passes each image's page."""
-
-    def prepare(args: Arrays, side: int) -> Arrays:
-        placed = _placed(build, args, side)
-        return {**placed, "page": build(side).pages_NPP[placed["page"], :, :, None]}
-
-    return prepare
-
-
-def _on_gpu(build: Build) -> OnGPU:
-    """GPU implementation; all pages stay on the device, because copying one per image would dominate the time."""
-
-    def function(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint64]) -> torch.Tensor:
-        pages_NPP = overlay_assets.on_device(build, canvas_BSSC.shape[1], canvas_BSSC.device)
-        return overlay.overlay(
-            canvas_BSSC, pages_NPP, args["page"], args["matrix"], args["colour"][:, 0, 0], args["opacity"]
-        )
-
-    return OnGPU(function, prepare=lambda args, side: _placed(build, args, side))
+    """Return a ``prepare`` for :func:`_blend`."""
+    return lambda args, side: _placed(build, args, side)
 
 
 def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
@@ -124,7 +127,6 @@ def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
     prepare=_placer(overlay_assets.icons),
     version=2,
     split_assets=True,
-    on_gpu=_on_gpu(overlay_assets.icons),
 )
 def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """One icon, tiled in a vivid colour."""
@@ -144,7 +146,6 @@ def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     prepare=_placer(overlay_assets.words),
     version=2,
     split_assets=True,
-    on_gpu=_on_gpu(overlay_assets.words),
 )
 def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """One word, repeated in lines of a vivid colour."""
@@ -163,7 +164,6 @@ def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     ],
     prepare=_placer(overlay_assets.lattices),
     version=2,
-    on_gpu=_on_gpu(overlay_assets.lattices),
 )
 def color_pattern(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """A fine lattice in a vivid colour: a grid, dots, checks, bricks or triangles."""

@@ -10,7 +10,7 @@ import torch
 from benchmarks.counting import META, Counter
 from torch.nn import functional
 
-from substyle.kernels import color, dispatch
+from substyle.kernels import dispatch, warp
 from substyle.pipelines.transforms.registry import suite
 
 SUITE = suite("substance31")
@@ -69,7 +69,15 @@ def test_the_host_and_copies_from_it_are_not_counted() -> None:
 
 def test_triton_kernels_move_each_tensor_once() -> None:
     canvas = torch.empty(4, 8, 8, 3, dtype=torch.uint8, device=META)
-    maps = torch.empty(6, 4, 3, 4, device=META)
+    field = torch.empty(4, 2, 8, 8, device=META)
     with Counter() as counter, dispatch.watched(counter.triton):
-        assert color.colours(canvas, maps).shape == (6, 4, 8, 8, 3)
-    assert [launch.moved for launch in counter.launches] == [7 * canvas.numel() + maps.nbytes]
+        assert warp.remap(canvas, field).shape == canvas.shape
+    assert [launch.moved for launch in counter.launches] == [2 * canvas.numel() + field.nbytes]
+
+
+def test_compiled_functions_are_counted_as_fused() -> None:
+    x = torch.empty(2, 5, 10, 10, device=META)
+    with Counter() as counter:
+        counter.compiled(_chain)(x)
+        _chain(x)
+    assert [launch.moved for launch in counter.launches] == [6000, 8000, 8000, 6000]

@@ -17,7 +17,6 @@ Load = Callable[[str], ModuleType]
 HELPERS = (
     "philox_triton",
     "warp_triton",
-    "color_triton",
 )  # their functions are inlined into the kernels of other files
 
 

@@ -32,7 +32,7 @@ TYPES = {
 
 CANVAS = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
 KEYS = philox.image_keys(0, ["a", "b"])
-HALF, TRIPLE = np.full(2, 0.5, np.float32), np.full((2, 3), 5, np.float32)
+HALF = np.full(2, 0.5, np.float32)
 LOGITS, TARGET, SHARE = torch.zeros(4, 31, 1024), torch.zeros(1024, dtype=torch.int64), torch.zeros(4, 1024)
 WEIGHT, RATES = torch.zeros(4, 2048, 768), torch.zeros(4)
 LOW = LOGITS.bfloat16(), torch.zeros(4, 31)  # logits and bias
@@ -43,7 +43,6 @@ MAPS = (
     torch.zeros(1, 2, 224, 224, 32, dtype=torch.bfloat16), *torch.zeros(2, 5, 2, 32),
     torch.zeros(9, 32, 32, dtype=torch.bfloat16),
 )  # fmt: skip
-BANDS = (CANVAS[:, :, 0, 0].contiguous(), CANVAS[:, 0, :, 0].contiguous())
 
 
 GATHERED = [(torch.float16, torch.bfloat16, None), (torch.int8, torch.bfloat16, torch.zeros(99)),
@@ -82,30 +81,9 @@ BUDGETS = {
     "warp_triton._grid": Budget(lambda f: f.grid(CANVAS, torch.zeros(2, 2, 6, 6)), 40, 0, 8),
     "warp_triton._blur_rows": Budget(lambda f: f.elastic(CANVAS, KEYS, "e", HALF, 2.24), 40, 0, 64),
     "warp_triton._elastic": Budget(lambda f: f.elastic(CANVAS, KEYS, "e", HALF, 2.24), 40, 0, 8),
-    "warp_triton._stage": Budget(lambda f: f.zoom_blur(CANVAS, HALF + 1), 40, 0, 32),
-    "halftone_triton._dots": Budget(lambda f: f.dots(CANVAS, TRIPLE, TRIPLE), 48, 0, 64),
-    "halftone_triton._lines": Budget(lambda f: f.lines(CANVAS, HALF, HALF), 40, 0, 64),
     "jpeg_codec_triton._code": Budget(lambda f: f.compressed(CANVAS, TABLES), 32, 4096, 64),
     "jpeg_codec_triton._upsample": Budget(lambda f: f.compressed(CANVAS, TABLES), 40, 0, 8),
-    "filters_triton._pad": Budget(lambda f: f.filtered(CANVAS, np.ones((2, 33, 51), np.float32)), 40, 0, 128),
-    "filters_triton._filter": Budget(lambda f: f.filtered(CANVAS, np.ones((2, 33, 51), np.float32)), 168, 28672, 8),
     "contraction_triton._contract": Budget(lambda f: f.contract(*MAPS), 200, 8192, 128),
-    "color_triton._colours": Budget(lambda f: f.colours(CANVAS, torch.zeros(6, 2, 3, 4), BANDS), 40, 0, 32),
-    "color_triton._total": Budget(lambda f: f.total(CANVAS), 32, 16, 0),
-    "color_triton._difference_total": Budget(lambda f: f.difference_total(CANVAS, CANVAS), 40, 16, 0),
-    "overlay_triton._overlay": Budget(
-        lambda f: f.overlay(
-            CANVAS,
-            CANVAS[..., 0].contiguous(),
-            np.arange(2),
-            np.ones((2, 2, 3), np.float32),
-            TRIPLE.astype(np.int16),
-            HALF,
-        ),
-        40,
-        0,
-        8,
-    ),
     "probe_data_triton._relu_drop": Budget(
         lambda f: [f.relu_drop_(HIDDEN, torch.zeros(2, dtype=torch.int64), STEP, 51, bias) for bias in (None, BIAS)],
         40,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,33 +16,24 @@ import pytest
 import torch
 
 import substyle.kernels
-from substyle.kernels import color, dispatch, philox, probe_data, warp
+from substyle.kernels import difference, dispatch, halftone, philox, probe_data, warp
 from substyle.kernels.errors import ConfigError
 
-ONE, PAIR, TRIPLE = np.ones(2, np.float32), np.ones((2, 2), np.float32), np.ones((2, 3), np.float32)
+ONE, PAIR = np.ones(2, np.float32), np.ones((2, 2), np.float32)
 KEYS = philox.image_keys(0, ["a", "b"])
 SHIFT, NODES = torch.zeros(2, 2, 9, 9), torch.zeros(2, 2, 6, 6)
-MAPS = torch.zeros(1, 2, 3, 4)
-PAGES, PAGE = torch.zeros(1, 20, 20, dtype=torch.uint8), np.zeros(2, np.int64)
-MATRIX, COLOUR = np.ones((2, 2, 3), np.float32), np.ones((2, 3), np.int16)
 
 # function, which its Triton module has too; fallback off the CPU; arguments after the canvas
 Fork = tuple[str, str, tuple[Any, ...]]
 FORKS: list[Fork] = [
     ("warp.remap", "warp.remap_reference", (SHIFT,)),
-    ("warp.zoom_blur", "warp.zoom_blur_reference", (ONE,)),
     ("warp.elastic", "displacement.elastic", (KEYS, "e", ONE, 1.0)),
     ("warp.grid", "displacement.grid", (NODES,)),
     ("warp.swirl", "displacement.swirl", (PAIR, ONE, ONE)),
-    ("halftone.dots", "halftone.dots_reference", (TRIPLE, TRIPLE)),
-    ("halftone.lines", "halftone.lines_reference", (ONE, ONE)),
     ("noise.gaussian_noise", "noise.gaussian_noise_reference", (ONE, KEYS, "n")),
     ("noise.impulse_noise", "noise.impulse_noise_reference", (ONE, KEYS, "n")),
     ("noise.shot_noise", "noise.shot_noise_reference", (ONE, KEYS, "n")),
     ("jpeg_codec.compressed", "jpeg_codec.compressed_reference", (np.full(2, 10, np.int32),)),
-    ("filters.filtered", "filters.filtered_reference", (np.full((2, 3, 3), 1 / 9, np.float32),)),
-    ("color.colours", "color.colours_reference", (MAPS,)),
-    ("overlay.overlay", "overlay.overlay_reference", (PAGES, PAGE, MATRIX, COLOUR, ONE)),
 ]
 
 
@@ -85,17 +77,66 @@ def test_a_cpu_never_asks_for_triton(monkeypatch: pytest.MonkeyPatch, fork: Fork
     assert not getattr(stand_in, name).called
 
 
-def test_forks_of_dropout_and_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forks_of_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     for used in (True, False):
-        kernels, sums = fake(monkeypatch, "probe_data_triton"), fake(monkeypatch, "color_triton")
-        sums.total.return_value = torch.zeros(2, dtype=torch.int64)
-        for module in (probe_data, color):
-            monkeypatch.setattr(module, "on_triton", lambda tensor, used=used: used)
+        kernels = fake(monkeypatch, "probe_data_triton")
+        monkeypatch.setattr(probe_data, "on_triton", lambda tensor, used=used: used)
         cpu = torch.device("cpu")
         drawn = probe_data.device_keys([0], cpu), probe_data.device_steps([0], cpu)
         probe_data.relu_drop_(torch.empty(2, 2, 3), *drawn, 1)
-        color.mean(torch.zeros(2, 3, 3, 3, dtype=torch.uint8))
-        assert [f.called for f in (kernels.relu_drop_, sums.total)] == [used] * 2
+        assert kernels.relu_drop_.called == used
+
+
+def plain(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return x + y
+
+
+def test_a_fused_function_is_compiled_once_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def compile_(function: object, **options: bool) -> Mock:
+        asked.append((function, options))
+        return Mock(return_value="compiled")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    call, one = dispatch.fused(plain), torch.ones(1)
+    assert torch.equal(call(one, one), one + one)
+    monkeypatch.setattr(dispatch, "installed", lambda: True)
+    assert torch.equal(call(one, one), one + one)
+    there = Mock(is_cuda=True)
+    assert [call(there, one), call(there, one)] == ["compiled"] * 2
+    assert asked == [(plain, {"dynamic": True, "fullgraph": True})]
+
+
+def fused_functions() -> dict[str, tuple[Callable[..., torch.Tensor], Callable[[int], tuple[torch.Tensor, ...]]]]:
+    def canvas(batch: int) -> torch.Tensor:
+        return torch.randint(0, 256, (batch, 8 + batch, 8 + batch, 3), dtype=torch.uint8)
+
+    def inks(batch: int, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.rand(batch, 1, 1, channels) + 1, torch.rand(batch, 1, 1, channels)
+
+    return {
+        "difference": (difference.total, lambda batch: (canvas(batch), canvas(batch))),
+        "dots": (halftone._dots, lambda batch: (canvas(batch), *inks(batch, 3), torch.rand(256))),
+        "lines": (halftone._lines, lambda batch: (canvas(batch), *inks(batch, 1))),
+    }
+
+
+@pytest.mark.parametrize("name", fused_functions())
+def test_fused_functions_are_one_graph_for_all_batches(name: str) -> None:
+    function, given = fused_functions()[name]
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, example: object) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function.__wrapped__, dynamic=True, fullgraph=True, backend=backend)  # type: ignore[attr-defined]
+    for batch in (4, 5, 9):
+        arguments = given(batch)
+        assert torch.equal(compiled(*arguments), function(*arguments))
+    assert len(graphs) == 1
 
 
 def test_a_blur_wider_than_the_picture_goes_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,14 +145,6 @@ def test_a_blur_wider_than_the_picture_goes_the_other_way(monkeypatch: pytest.Mo
     for side, used in ((7, False), (8, True)):  # its radius is 7
         warp.elastic(torch.zeros(2, side, side, 3, dtype=torch.uint8), KEYS, "e", ONE, 2.24)
         assert stand_in.elastic.called == used
-
-
-def test_pictures_of_other_than_a_multiple_of_four_pixels_go_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = fake(monkeypatch, "color_triton")
-    monkeypatch.setattr(color, "on_triton", lambda tensor: True)
-    for width, used in ((9, False), (10, False), (8, True)):
-        color.colours(torch.zeros(2, 9, width, 3, dtype=torch.uint8), MAPS)
-        assert stand_in.colours.called == used
 
 
 @pytest.mark.parametrize(("cuda", "there"), [(True, True), (True, False), (False, True), (False, False)])

@@ -23,19 +23,10 @@ MAKE: dict[str, tuple[str, Make]] = {
         "noise_triton",
         lambda f, x: f.impulse_noise(x, full(len(x), 0.2)[:, 0], np.arange(len(x), 0, -1).astype(np.uint64), "n"),
     ),
-    "dots": ("halftone_triton", lambda f, x: f.dots(x, full(len(x), 4, 5, 6), full(len(x), 0, 1, 2))),
-    "lines": ("halftone_triton", lambda f, x: f.lines(x, full(len(x), 5)[:, 0], full(len(x), 1)[:, 0])),
     "jpeg": ("jpeg_codec_triton", lambda f, x: f.compressed(x, np.ones((len(x), 2, 8, 8), np.int32))),
-    "filter": ("filters_triton", lambda f, x: f.filtered(x, np.full((len(x), 3, 3), 1 / 9, np.float32))),
     "swirl": ("warp_triton", lambda f, x: f.swirl(x, full(len(x), 3, 4), full(len(x), 9)[:, 0], full(len(x), 3)[:, 0])),
     "grid": ("warp_triton", lambda f, x: f.grid(x, torch.ones(len(x), 2, 6, 6, device=x.device))),
     "remap": ("warp_triton", lambda f, x: f.remap(x, torch.ones(len(x), 2, *x.shape[1:3], device=x.device))),
-    "colours": (
-        "color_triton",
-        lambda f, x: f.colours(x, torch.full((1, len(x), 3, 4), 0.3, device=x.device), None)[0],
-    ),
-    "sum": ("color_triton", lambda f, x: f.total(x)),
-    "zoom": ("warp_triton", lambda f, x: f.zoom_blur(x, full(len(x), 1.2)[:, 0])),
 }
 
 

@@ -15,8 +15,8 @@ from substyle.engine.backbones.family import Family, LoadContext, register_famil
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, split
 from substyle.engine.backbones.weights import HUB
 from substyle.kernels import cpu
-from substyle.kernels.color import LUMA
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.tables import LUMA
 from substyle.pipelines import packaged_photographs
 
 _BINS = 16

@@ -208,9 +208,8 @@ def test_what_another_processor_rounds_outdates_no_result(tmp_path: Path) -> Non
 
 
 def test_a_gpu_s_code_of_a_plug_in_counts() -> None:
-    own = base.OnGPU(function=lambda canvas_BSSC, args, keys_B: canvas_BSSC)
-    assert base.get("icon_overlay").packaged
-    assert not replace(base.get("icon_overlay"), on_gpu=own).packaged
+    assert base.get("jpeg").packaged
+    assert not replace(base.get("jpeg"), on_gpu=lambda canvas_BSSC, args, keys_B: canvas_BSSC).packaged
 
 
 def test_a_store_of_an_earlier_version_gets_digests(tmp_path: Path) -> None:

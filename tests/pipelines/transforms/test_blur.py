@@ -11,8 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import filters
+from substyle.kernels import philox
+from substyle.kernels.dispatch import CPU
 from substyle.pipelines.transforms import base, blur
+from substyle.pipelines.transforms.registry import load_all
 
 Make = Callable[..., tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]
 
@@ -40,7 +42,7 @@ def test_gaussian_blur(canvas: NDArray[np.uint8], make: Make) -> None:
 
 def test_motion_blur(canvas: NDArray[np.uint8], make: Make) -> None:
     made, drawn = make("motion_blur", canvas)
-    kernels = blur.motion_kernels(drawn, canvas.shape[1])["kernel"]
+    kernels = blur.motion_kernels(drawn, canvas.shape[1])["kernel"].kernel_BKL
     expected = np.stack([correlate(x, k) for x, k in zip(canvas, kernels, strict=True)])
     assert np.abs(made - expected).max() <= 1.0
 
@@ -49,7 +51,7 @@ def test_motion_blur(canvas: NDArray[np.uint8], make: Make) -> None:
 def test_motion_kernels_are_gaussian_lines(side: int) -> None:
     angle = np.array([-45, -20, 0, 33, 45], np.float32)
     line = np.array([(15, 5), (15, 8), (15, 12), (20, 15), (20, 15)], np.float32) * side / 224
-    kernels = blur.motion_kernels({"line": line, "angle": angle}, side)["kernel"].astype(np.float64)
+    kernels = blur.motion_kernels({"line": line, "angle": angle}, side)["kernel"].kernel_BKL.astype(np.float64)
     y, x = (np.arange(n) - n // 2 for n in kernels.shape[1:])
     radians = np.radians(angle)
     for kernel, (radius, sigma), cosine, sine in zip(kernels, line, np.cos(radians), np.sin(radians), strict=True):
@@ -66,23 +68,41 @@ def test_motion_kernels_are_gaussian_lines(side: int) -> None:
 
 def test_defocus_blur(canvas: NDArray[np.uint8], make: Make) -> None:
     made, drawn = make("defocus_blur", canvas)
-    kernels = blur.disk_kernels(drawn, canvas.shape[1])["kernel"]
+    kernels = blur.disk_kernels(drawn, canvas.shape[1])["kernel"].kernel_BKL
     expected = np.stack([correlate(x, k) for x, k in zip(canvas, kernels, strict=True)])
     assert np.abs(made - expected).max() <= 1.0
 
 
-@pytest.mark.parametrize("name", ["motion_blur", "defocus_blur"])
-def test_a_gpu_filters_by_the_same_kernels(canvas: NDArray[np.uint8], make: Make, name: str) -> None:
-    made, drawn = make(name, canvas)
-    transformation = base.get(name)
-    assert transformation.on_gpu is not None
-    assert transformation.on_gpu.function is not None
-    assert transformation.prepare is not None
-    args = transformation.prepare(drawn, canvas.shape[1])
-    got = transformation.on_gpu.function(torch.from_numpy(canvas), args, np.zeros(len(canvas), np.uint64)).numpy()
-    assert (got == filters.filtered_reference(torch.from_numpy(canvas), args["kernel"]).numpy()).all()
-    assert np.abs(got.astype(int) - made).max() <= 1
-    assert (got != made).mean() < 1e-3
+GPU = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("side", [32, 224, 448])
+@pytest.mark.parametrize("name", ["gaussian_blur", "motion_blur", "defocus_blur"])
+def test_a_gpu_gets_windows_without_zeros_around(name: str, side: int) -> None:
+    load_all()
+    drawn = base.get(name).draw(philox.image_keys(0, list("abcdefgh")), side)
+    windows = [each for each in drawn.values() if isinstance(each, blur.Windows)]
+    assert len(windows) == (2 if name == "gaussian_blur" else 1)
+    for each in windows:
+        assert each.fits
+        for whole_KL, window_KL in zip(each.on(CPU), each.on(GPU), strict=True):
+            around = [(a - b) // 2 for a, b in zip(whole_KL.shape, window_KL.shape, strict=True)]
+            assert np.array_equal(np.pad(window_KL, [(n, n) for n in around]), whole_KL)  # with the same centre
+            for axis in (0, 1):
+                ends = window_KL.take([0, -1], axis)
+                assert ends.any() or window_KL.shape[axis] == 1
+        assert len({window.shape for window in each.on(GPU)}) > 1
+
+
+def test_windows_that_do_not_fit_are_those_of_all_images() -> None:
+    """DALI computes a batch with one of them in another way: then no image's pixels depend on its neighbours."""
+    kernel_BKL = np.zeros((2, 99, 99), np.float32)
+    kernel_BKL[0, 49, 49] = kernel_BKL[1, 0, 0] = 1
+    assert blur.Windows(kernel_BKL, 1).on(GPU)[0].shape == (1, 1)
+    assert blur.Windows(kernel_BKL, 4).on(GPU) is kernel_BKL  # 113 rows of 422 values in float32: 191 kB
+    # the largest that fits: 64 rows of 188 values, 4 bytes each, and 64 row numbers
+    assert blur.Windows(np.zeros((1, 49, 21), np.float32), 4).fits
+    assert not blur.Windows(np.zeros((1, 51, 21), np.float32), 4).fits
 
 
 def test_disk_kernel_is_a_disk() -> None:
@@ -124,11 +144,11 @@ def test_zoom_blur_is_the_mean_of_sixteen_zooms(make: Make) -> None:
 
 def test_strengths_scale_with_the_side() -> None:
     args = {"radius": np.array([10 * 448 / 224], np.float32)}
-    assert blur.disk_kernels(args, 448)["kernel"].shape == (1, 45, 45)
+    assert blur.disk_kernels(args, 448)["kernel"].kernel_BKL.shape == (1, 45, 45)
     assert blur.gaussian_lines({"sigma": np.array([12], np.float32)}, 448)["across"].shape == (1, 1, 73)
 
 
 @pytest.mark.parametrize(("side", "shape"), [(64, (13, 15)), (224, (33, 51)), (448, (101, 101))])
 def test_motion_kernels_are_large_enough_to_filter_a_canvas_in_one_block(side: int, shape: tuple[int, int]) -> None:
-    kernels = blur.motion_kernels({"line": np.zeros((0, 2)), "angle": np.zeros(0)}, side)["kernel"]
+    kernels = blur.motion_kernels({"line": np.zeros((0, 2)), "angle": np.zeros(0)}, side)["kernel"].kernel_BKL
     assert kernels.shape == (0, *shape)

@@ -95,7 +95,7 @@ def test_kernels_keep_to_the_device_of_the_canvas(name: str) -> None:
     made = [t for t in map(base.get, suite(name)) if t.made_by == "kernel"]
     for transformation in made:
         assert transformation.function is not None
-        work = partial(transformation.function, elsewhere, transformation.draw(keys_B, 64, gpu=True), keys_B)
+        work = partial(transformation.function, elsewhere, transformation.draw(keys_B, 64), keys_B)
         work()  # tables that later batches share
         with Uploads():
             out = work()
