@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones.spec import Backbone
-from substyle.kernels.errors import ConfigError
 from substyle.kernels.files import file_hash
+from substyle.pipelines.entry_points import BACKBONES, Registry
 from substyle.pipelines.plugins import code_allowed, in_package
 
 
@@ -104,17 +104,12 @@ class Family:
         return self.function is None and in_package(self.loader)
 
 
-FAMILIES: dict[str, Family] = {}
+FAMILIES: Registry[Family] = Registry("backbone family", BACKBONES)
 
 
 def register_family(family: Family) -> None:
     """Register a family of backbones by its prefix. Raises ConfigError if the prefix is taken."""
-    if family.prefix in FAMILIES:
-        raise ConfigError("backbone family", family.prefix, "an unused prefix")
-    FAMILIES[family.prefix] = family
-    in_order = sorted(FAMILIES.values(), key=lambda each: each.position)
-    FAMILIES.clear()
-    FAMILIES.update({each.prefix: each for each in in_order})
+    FAMILIES.add(family.prefix, family, family.position)
 
 
 def checkpoint_identity(path: Path | None) -> dict[str, Any] | None:

@@ -20,14 +20,12 @@ from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused
 from substyle.engine.backbones.weights import HUB
 from substyle.kernels import cpu
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.entry_points import BACKBONES, load_entry_points
 from substyle.pipelines.plugins import ALLOW
 
 __all__ = [
     "FAMILIES",
     "Family",
     "LoadContext",
-    "all_families",
     "check_checkpoint",
     "check_name",
     "checkpoint_identity",
@@ -38,21 +36,13 @@ __all__ = [
 ]
 
 
-def all_families() -> tuple[Family, ...]:
-    """All families in order, also those of installed packages with entry points."""
-    load_entry_points(BACKBONES)
-    return tuple(FAMILIES.values())
-
-
 def check_name(name: str) -> Family:
     """Return the family of a backbone name. Raises ConfigError, listing valid names, if it is invalid."""
     prefix, colon, rest = name.partition(":")
-    if prefix not in FAMILIES:
-        load_entry_points(BACKBONES)
-    if not colon or not rest or prefix not in FAMILIES:
-        allowed = ", ".join(f"{family.prefix}:{family.names}" for family in all_families())
+    family = FAMILIES.find(prefix)
+    if not colon or not rest or family is None:
+        allowed = ", ".join(f"{each.prefix}:{each.names}" for each in FAMILIES.all())
         raise ConfigError("backbone", name, meant(name) + allowed)
-    family = FAMILIES[prefix]
     if family.check is not None:
         for each in fused(name) or [name]:
             family.check(each, each.partition(":")[2])
@@ -63,10 +53,8 @@ def check_name(name: str) -> Family:
 
 def is_derived(name: str) -> bool:
     """Whether embeddings of a backbone are derived from those of another one. False for unknown families."""
-    prefix = name.partition(":")[0]
-    if prefix not in FAMILIES:
-        load_entry_points(BACKBONES)
-    return prefix in FAMILIES and FAMILIES[prefix].derive is not None
+    family = FAMILIES.find(name.partition(":")[0])
+    return family is not None and family.derive is not None
 
 
 def check_checkpoint(name: str, checkpoint: Path | None) -> Family:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from substyle import __version__
-from substyle.kernels.errors import ConfigError
-from substyle.pipelines.entry_points import COMMANDS, load_entry_points
+from substyle.pipelines.entry_points import COMMANDS, Registry
 
 
 class BadUsage(SystemExit):
@@ -136,7 +135,7 @@ def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 
 
 
 _Arguments = Callable[[argparse.ArgumentParser], None]
-_COMMANDS: dict[str, tuple[str, str, _Arguments]] = {}  # module, description, arguments
+_COMMANDS: Registry[tuple[str, str, _Arguments]] = Registry("command", COMMANDS)  # module, description, arguments
 # commands of the version before, and what does the same now
 _FORMER = {"attack": "substyle stage attack", "bench": "python -m benchmarks"}
 
@@ -150,12 +149,9 @@ def command(name: str, module: str, about: str) -> Callable[[_Arguments], _Argum
         about: help text.
     """
 
-    if name in _COMMANDS:
-        raise ConfigError("command", name, "an unused name")
-
     def define(add_arguments: _Arguments) -> _Arguments:
         whole = module if "." in module else f"substyle.engine.commands.{module}"
-        _COMMANDS[name] = whole, about, add_arguments
+        _COMMANDS.add(name, (whole, about, add_arguments))
         return add_arguments
 
     return define
@@ -167,7 +163,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     Args:
         only: the command whose arguments are added. None: those of all commands.
     """
-    load_entry_points(COMMANDS)
+    _COMMANDS.load()
     command_line = _Parser(
         prog="substyle",
         description="What does an image embedding know? Probe frozen backbones on transformed photographs.",

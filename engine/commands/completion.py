@@ -8,10 +8,9 @@ from typing import Any
 
 import shtab
 
-from substyle.engine.backbones.registry import all_families
+from substyle.engine.backbones.registry import FAMILIES
 from substyle.engine.stages import registry
 from substyle.engine.study.api import backbones
-from substyle.pipelines.entry_points import TRANSFORMATIONS, load_entry_points
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import FILES, load_all, suites
 
@@ -54,9 +53,9 @@ def script(parser: argparse.ArgumentParser, shell: str, paths: Collection[Callab
 def _names() -> dict[str, list[str]]:
     """Values of arguments, by argument."""
     load_all()
-    load_entry_points(TRANSFORMATIONS)
+    base.REGISTRY.load()
     known = [*backbones(), "control:pixels", "control:statistics", "control:random:"]
-    prefixes = [f"{family.prefix}:" for family in all_families()]
+    prefixes = [f"{family.prefix}:" for family in FAMILIES.all()]
     prefixes = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in known)]
     transformations = sorted(base.REGISTRY)
     return {

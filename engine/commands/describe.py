@@ -190,10 +190,10 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
         return _search(options.search)
     from substyle.engine.backbones.packages import SHIPPED
     from substyle.engine.backbones.presets import ABOUT, PRESETS
-    from substyle.engine.backbones.registry import all_families
+    from substyle.engine.backbones.registry import FAMILIES
     from substyle.engine.backbones.spec import ALLOWED
 
-    rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in all_families()]
+    rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in FAMILIES.all()]
     for row in rows:
         print(f"{row['name']:50} {row['about']}")
     print(f"all except onnx:, adapt:, finetuned:, control:pixels and control:statistics accept the suffix {ALLOWED}\n")

@@ -12,7 +12,7 @@ from typing import Any
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.entry_points import REPORT, load_entry_points
+from substyle.pipelines.entry_points import REPORT, Registry
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,16 @@ class ReportPart:
     sections: Callable[[ResultsDocument], Iterable[Section]]
 
 
-_PARTS: dict[str, ReportPart] = {}
+_PARTS: Registry[ReportPart] = Registry("part", REPORT)
 
 
 def register_part(part: ReportPart) -> None:
     """Register a part. Raises ConfigError if its name is taken."""
-    if part.name in {*_PARTS, *dir(ResultsDocument), *ResultsDocument.model_fields}:
-        raise ConfigError("part", part.name, "an unused name")
-    _PARTS[part.name] = part
+    if part.name in {*dir(ResultsDocument), *ResultsDocument.model_fields}:
+        raise ConfigError(_PARTS.what, part.name, "an unused name")
+    _PARTS.add(part.name, part)
 
 
 def parts() -> tuple[ReportPart, ...]:
     """All parts by name."""
-    load_entry_points(REPORT)
-    return tuple(_PARTS[name] for name in sorted(_PARTS))
+    return tuple(sorted(_PARTS.all(), key=lambda part: part.name))

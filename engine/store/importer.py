@@ -21,7 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from substyle.engine.backbones.registry import all_families
+from substyle.engine.backbones.registry import FAMILIES
 from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import PIXELS_DIGEST, Definition
 from substyle.engine.store.journal import hex_of
@@ -144,7 +144,7 @@ def import_store(
     store_path = place(store_path)
     if not backbone:
         raise ConfigError("backbone", backbone, "a name for the embeddings")
-    if ":" in backbone and backbone.partition(":")[0] in {family.prefix for family in all_families()}:
+    if ":" in backbone and backbone.partition(":")[0] in {family.prefix for family in FAMILIES.all()}:
         raise ConfigError("backbone", backbone, f"a name that substyle embed does not load, such as import:{backbone}")
     columns, x_RD = _read(embeddings, rows)
     found = _Given.of(columns, x_RD)

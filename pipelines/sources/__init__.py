@@ -13,7 +13,6 @@ from pathlib import Path
 
 from substyle.kernels.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines import limits
-from substyle.pipelines.entry_points import SOURCES, load_entry_points
 from substyle.pipelines.image_formats import EXTENSIONS
 from substyle.pipelines.sources.base import (
     AUTO,
@@ -177,12 +176,12 @@ def kind_of_name(name: str) -> str | None:
 def _more_kinds() -> bool:
     """Whether installed packages bring kinds of sources that were not asked for before."""
     before = len(KINDS)
-    load_entry_points(SOURCES)
+    KINDS.load()
     return len(KINDS) > before
 
 
 def _kind_of_folder(root: str, config: SourceConfig) -> str:
-    load_entry_points(SOURCES)  # first: which kind a folder is must not depend on what was asked for before
+    KINDS.load()  # first: which kind a folder is must not depend on what was asked for before
     for kind in reversed(KINDS.values()):
         if kind.claims is not None and kind.claims(root, config):
             return kind.name

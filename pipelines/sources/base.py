@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.entry_points import SOURCES, load_entry_points
+from substyle.pipelines.entry_points import SOURCES, Registry
 from substyle.pipelines.plugins import files_digest, in_package
 from substyle.pipelines.validation import LocalPath, validated
 
@@ -343,7 +343,6 @@ class Kind:
     members: tuple[str, ...]
     claims: Callable[[str, SourceConfig], bool] | None
     remote: bool
-    position: int
 
     @cached_property
     def code(self) -> str:
@@ -354,7 +353,7 @@ class Kind:
         return "" if in_package(self.opener) else files_digest(self.opener.__module__)
 
 
-KINDS: dict[str, Kind] = {}
+KINDS: Registry[Kind] = Registry("source kind", SOURCES)
 Opener = TypeVar("Opener", bound=Callable[..., "Source"])
 
 
@@ -384,16 +383,14 @@ def register_source(
     """
     known = [field.name for field in fields(SourceConfig)]
     if name in (AUTO, *KINDS):
-        raise ConfigError("source kind", name, "an unused name")
+        raise ConfigError(KINDS.what, name, "an unused name")
     for option in options:
         if option not in known:
             raise ConfigError(f"options of source kind {name}", option, ", ".join(known))
 
     def decorate(opener: Opener) -> Opener:
-        kind = Kind(name, opener, frozenset(options), tuple(endings), tuple(members), claims, remote, position)
-        in_order = sorted((*KINDS.values(), kind), key=lambda each: each.position)
-        KINDS.clear()
-        KINDS.update({each.name: each for each in in_order})
+        kind = Kind(name, opener, frozenset(options), tuple(endings), tuple(members), claims, remote)
+        KINDS.add(name, kind, position)
         return opener
 
     return decorate
@@ -403,16 +400,13 @@ SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES = "folders", "none"
 
 
 def _known_kind(kind: str) -> str:
-    if kind not in (AUTO, *KINDS):  # not a Literal: plug-ins add kinds
-        load_entry_points(SOURCES)
-    if kind not in (AUTO, *KINDS):
+    if kind != AUTO and KINDS.find(kind) is None:  # not a Literal: plug-ins add kinds
         raise ValueError(f"{AUTO}, {', '.join(KINDS)}")
     return kind
 
 
 def _list_kinds(schema: dict[str, Any]) -> None:
-    load_entry_points(SOURCES)
-    schema["enum"] = [AUTO, *KINDS]
+    schema["enum"] = [AUTO, *(kind.name for kind in KINDS.all())]
 
 
 @validated("source")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from substyle.kernels import philox
 from substyle.kernels.dispatch import CPU
 from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines.entry_points import TRANSFORMATIONS, load_entry_points
+from substyle.pipelines.entry_points import TRANSFORMATIONS, Registry
 from substyle.pipelines.plugins import in_package
 
 CANVAS = 224  # the side S that strengths in px refer to
@@ -291,7 +291,7 @@ class Transformation:
         return found
 
 
-REGISTRY: dict[str, Transformation] = {}
+REGISTRY: Registry[Transformation] = Registry("transformation", TRANSFORMATIONS)
 # names by suite, identity first: the order is that of every axis T; files of `suites` add theirs
 SUITES: dict[str, tuple[str, ...]] = {
     "substance31": (
@@ -330,7 +330,7 @@ def register(transformation: Transformation) -> None:
     REGISTRY[transformation.name] = replace(transformation, operation=transformation.operation or transformation.name)
 
 
-FINDERS: list[Callable[[str], object]] = [lambda _: load_entry_points(TRANSFORMATIONS)]  # register an unknown name
+FINDERS: list[Callable[[str], object]] = [REGISTRY.find]  # register an unknown name
 
 
 def is_known(name: str) -> bool:

@@ -159,7 +159,7 @@ def test_a_source_that_a_store_would_reopen_as_another_is_refused(
 
 def test_all_are_listed(install: Callable[[int], None]) -> None:
     install(0)
-    assert registry.all_families()[-1].prefix == "mine"
+    assert registry.FAMILIES.all()[-1].prefix == "mine"
     with pytest.raises(ConfigError, match="mine:<name>"):
         registry.check_name("other:x")
 

@@ -22,10 +22,11 @@ def shown(results: ResultsDocument) -> Iterator[Section]:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def counted() -> Iterator[None]:
     parts.parts()
-    monkeypatch.setattr(parts, "_PARTS", dict(parts._PARTS))
     register_part(ReportPart("counted", int, lambda results: len(results.backbones), shown))
+    yield
+    del parts._PARTS["counted"]
 
 
 @pytest.mark.usefixtures("counted")
