@@ -100,9 +100,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def fused(function: Function) -> Function:
-    """Decorate a function of tensors that torch.compile makes one kernel, for any batch and side.
+    """Decorate a function of tensors that torch.compile makes one or two kernels of, for any batch and side.
 
-    It is compiled on a GPU with Triton and called as it is elsewhere.
+    It is compiled on a GPU with Triton, and called as it is elsewhere.
     """
 
     @wraps(function)
@@ -114,9 +114,20 @@ def fused(function: Function) -> Function:
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what `fused` calls on a GPU."""
-    made: Callable[..., Any] = torch.compile(function, dynamic=True, fullgraph=True)
-    return made
+    """Return what `fused` calls on a GPU. If it cannot be compiled, it runs as it is from then on."""
+    made: Callable[..., Any] = torch.compile(function, dynamic=True)
+
+    def call(*tensors: torch.Tensor) -> Any:  # noqa: ANN401
+        nonlocal made
+        try:
+            return made(*tensors)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"torch.compile failed; running {function.__name__} uncompiled: {reason}", file=sys.stderr)
+            made = function
+            return made(*tensors)
+
+    return call
 
 
 def upload(values: NDArray[Any], device: torch.device) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """DALI graphs: encoded images to canvases, and canvases to variants, on a CPU or a GPU.
 
 On a GPU, graphs of variants run in the order of torch's current stream without synchronisation. Outputs are copied to
-memory owned by torch (about a hundredth of their computing time), and DALI's memory is held until the copy ends.
+memory owned by torch, and DALI's memory is held until the copy ends.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Graph:
         """Compute the variants, each a new (B, S, S, 3) uint8 tensor on the canvas's device, by name."""
         feed: dict[str, Any] = {}
         for name, inputs in self.inputs.items():
-            feed |= {f"{name}.{argument}": base.fed(drawn[name][argument], self.device) for argument in inputs}
+            feed |= {f"{name}.{argument}": base.feed(drawn[name][argument], self.device) for argument in inputs}
         if self.device.type == "cpu":
             outputs = self.pipeline.run(canvas=canvas_BSSC.numpy(), **feed)
             return dict(zip(self.inputs, map(_tensor, outputs), strict=True))
@@ -138,8 +138,8 @@ class Inputs(dict[str, Any]):
 
         if argument not in self.example:
             raise ConfigError(f"{self.name}: argument", argument, ", ".join(self.example) or "none")
-        array, name = base.fed(self.example[argument]), f"{self.name}.{argument}"
-        device = self.backend if getattr(self.example[argument], "beside", False) else "cpu"
+        array, name = base.feed(self.example[argument]), f"{self.name}.{argument}"
+        device = self.backend if getattr(self.example[argument], "on_device", False) else "cpu"
         self[argument] = fn.external_source(name=name, dtype=dali_type(array), ndim=array.ndim - 1, device=device)
         return self[argument]
 

@@ -27,7 +27,7 @@ class Allowed:
 _NONE = Allowed(0.0, 0, 0.0, "nothing is rounded otherwise")
 _ROUNDED = Allowed(0.02, 1, 0.0, "sums of float32 in another order, rounded on a half")
 _FILTERED = Allowed(0.05, 1, 0.0005, "sums of float32 in another order")
-_BLURRED = Allowed(0.02, 1, 0.0, "weights of 16 bits; DALI on a CPU filters by OpenCV, which transforms large kernels")
+_BLURRED = Allowed(0.02, 1, 0.0, "windows without weights below 1e-7; OpenCV, on a CPU, transforms large kernels")
 _RESIZED = Allowed(0.05, 1, 0.002, "two passes in float32; a nearest pixel on the border of two")
 _WARPED = Allowed(0.05, 1, 0.002, "places differ in the last digits of float32")
 _PRINTED = Allowed(0.1, 1, 0.005, "places differ in the last digits: the other side of a cell's border")

@@ -179,7 +179,7 @@ def _assets(made: base.Transformation, settings: Settings, config: EmbedConfig) 
         test_B = np.arange(start, start + _BLOCK) // (_BLOCK // 2) % 2 == 1
         drawn = made.draw(image_keys(0, keys[start : start + _BLOCK]), side, test_B)
         for name, argument in sorted(drawn.items()):
-            array = base.fed(argument)
+            array = base.feed(argument)
             if name != "test_B" and array.dtype.kind in "iu":  # real numbers are rounded differently by processors
                 found = True
                 digest.update(json.dumps([name, array.shape, array.dtype.str]).encode() + array.tobytes())

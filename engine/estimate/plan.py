@@ -24,9 +24,10 @@ _PHOTOGRAPH, _VARIANT, _EMBEDDING, _WRITE = 128e-6, 5.3e-6, 1.9e-6, 1 / 0.41e9
 _FILE = 110e3  # bytes of a photograph, the mean of ImageNet's
 _DISK = 1e9  # bytes per second of the one disk, assumed
 _DALI = 21_567  # photographs per second on an H100
-# Counted on tensors without memory in 2026-11. A variant moves so many canvases on a GPU: 8 on average as DALI and
-# Triton make them, more where torch runs operation after operation. A style takes so many operations and bytes at 224
-# pixels, if torch.compile fuses its network.
+# A variant takes as long on a GPU as moving so many canvases. Of substance31, the mean of benchmarks/operators.py, with
+# the multiplications of filters. Of others, counted on tensors without memory in 2026-11: more where torch runs
+# operations one by one. A style takes so many operations and bytes at 224 pixels, if torch.compile fuses its network.
+_SUBSTANCE = 31
 _CANVASES = {"imagenet_c": 170, "obfuscation": 66, "traces": 533, "lighting": 112, "viewpoint": 112, "sensor": 112}
 _STYLE = 1.05e9, 25.5e6
 SOURCES = {
@@ -188,7 +189,7 @@ def _variant(transformation: Transformation, canvas: int, device: Device) -> flo
         return device.seconds(flop, moved)
     function = getattr(transformation.function, "func", transformation.function)
     module = getattr(function, "__module__", "").rpartition(".")[2]
-    return device.seconds(0.0, _CANVASES.get(module, 8) * 3.0 * canvas**2)
+    return device.seconds(0.0, _CANVASES.get(module, _SUBSTANCE) * 3.0 * canvas**2)
 
 
 def _share(spent: _Spent, stage: str, count: int) -> float:

@@ -39,24 +39,24 @@ Role = Literal["train", "held_out"]
 Node = Any  # a DALI DataNode; DALI ships no types
 
 
-class Fed(Protocol):
+class GraphArgument(Protocol):
     """An argument of a DALI graph that is fed in another form on a GPU.
 
     Attributes:
-        beside: whether it is fed on the device of the canvas, not on the host.
+        on_device: whether it is fed on the device of the canvas, not on the host.
     """
 
-    beside: bool
+    on_device: bool
 
     def on(self, device: torch.device) -> Any:  # noqa: ANN401
-        """Return what a graph is fed: on a CPU an array, on a GPU also a list of arrays or a tensor, by image."""
+        """Return what a graph on a device is fed: an array on a CPU; on a GPU also a list of arrays, or a tensor."""
 
 
-Argument = NDArray[Any] | Fed
+Argument = NDArray[Any] | GraphArgument
 
 
-def fed(argument: Argument, device: torch.device = CPU) -> Any:  # noqa: ANN401
-    """Return what a graph on a device is fed; on a CPU an array."""
+def feed(argument: Argument, device: torch.device = CPU) -> Any:  # noqa: ANN401
+    """Return what a graph on a device is fed for an argument; on a CPU an array."""
     return argument if isinstance(argument, np.ndarray) else argument.on(device)
 
 
@@ -325,6 +325,8 @@ def register(transformation: Transformation) -> None:
         raise ConfigError("transformation", transformation.name, f"another name: this one is taken by {by}")
     if transformation.coarse not in COARSE:
         raise ConfigError(f"{transformation.name}.coarse", transformation.coarse, ", ".join(COARSE))
+    if transformation.on_gpu is not None and transformation.made_by not in ("dali", "kernel"):
+        raise ConfigError(f"{transformation.name}.on_gpu", transformation.made_by, "made_by dali or kernel, or None")
     if transformation.role not in get_args(Role):
         raise ConfigError(f"{transformation.name}.role", transformation.role, ", ".join(get_args(Role)))
     REGISTRY[transformation.name] = replace(transformation, operation=transformation.operation or transformation.name)

@@ -27,10 +27,11 @@ SIGMAS = (2, 3, 4, 6)
 
 _SHARED = 48 << 10  # bytes of shared memory that a block has on every GPU
 _BLOCK = (128, 16)  # values of a row, and rows, that a block of DALI's filter computes
+_LEAST = 1e-7  # smaller weights change no level
 
 
 class Windows:
-    """Kernels of fn.filter, trimmed on a GPU for each image: it multiplies every value, zeros included.
+    """Kernels of fn.filter, trimmed on a GPU for each image: it multiplies by every weight, zeros included.
 
     Where one window does not fit into shared memory, DALI computes the whole batch in another way. Windows are not
     trimmed then, so that an image's pixels do not depend on its neighbours.
@@ -41,7 +42,7 @@ class Windows:
         largest: K and L that no trimmed kernel exceeds, if not those of the arrays.
     """
 
-    beside = False
+    on_device = False
 
     def __init__(self, kernel_BKL: NDArray[np.float32], itemsize: int, largest: tuple[int, int] | None = None) -> None:
         self.kernel_BKL = kernel_BKL
@@ -58,7 +59,7 @@ class Windows:
 
     @staticmethod
     def _trimmed(kernel_KL: NDArray[np.float32]) -> NDArray[np.float32]:
-        used = [np.flatnonzero(kernel_KL.any(axis=axis)) for axis in (1, 0)]
+        used = [np.flatnonzero((kernel_KL > _LEAST).any(axis=axis)) for axis in (1, 0)]
         ends = [min(at[0], size - 1 - at[-1]) for at, size in zip(used, kernel_KL.shape, strict=True)]
         rows, columns = (slice(end, size - end) for end, size in zip(ends, kernel_KL.shape, strict=True))
         return np.ascontiguousarray(kernel_KL[rows, columns])

@@ -84,7 +84,7 @@ class Pages:
         page_B: indices of pages.
     """
 
-    beside = True
+    on_device = True
 
     def __init__(self, build: Build, side: int, page_B: NDArray[np.int64]) -> None:
         self.build, self.side, self.page_B = build, side, page_B

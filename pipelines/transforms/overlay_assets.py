@@ -255,7 +255,10 @@ def lattices(side: int) -> OverlayAssets:
 @lru_cache(maxsize=8)
 def on_device(build: Callable[[int], OverlayAssets], side: int, device: torch.device) -> torch.Tensor:
     """The pages of an atlas on a device, uploaded once. Shape: (N, P, P) uint8."""
-    return upload(build(side).pages_NPP, device)
+    pages_NPP = upload(build(side).pages_NPP, device)
+    if device.type == "cuda":  # later callers may be on other streams
+        torch.cuda.current_stream(device).synchronize()
+    return pages_NPP
 
 
 def _scaled(length: int, side: int) -> int:

@@ -61,7 +61,7 @@ def check(seed: int, batch: tuple[list[str], list[int], list[bool]], side: int, 
         whole = base.get(name).draw(whole_B, side, test_B)
         some = base.get(name).draw(some_B, side, test_B[order])
         for argument, values in whole.items():
-            assert base.fed(values)[order].tobytes() == base.fed(some[argument]).tobytes(), (name, argument)
+            assert base.feed(values)[order].tobytes() == base.feed(some[argument]).tobytes(), (name, argument)
 
 
 @settings(max_examples=20, derandomize=True, deadline=None, database=None)

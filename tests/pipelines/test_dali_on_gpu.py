@@ -17,6 +17,7 @@ from benchmarks.gpu_check import tolerances
 from nvidia.dali import backend
 from tests.pipelines.conftest import scene
 
+from substyle.kernels import philox
 from substyle.kernels.dispatch import BorrowedMemory
 from substyle.pipelines import dali
 from substyle.pipelines.dali import Graph
@@ -59,11 +60,29 @@ def test_the_table_of_operators_is_that_of_the_page() -> None:
 
 
 def test_all_variants_of_a_batch_are_cheap_by_count() -> None:
-    """At most 2 % of the 645 ms that a ViT-B/16 needs for 31 x 256 pictures."""
+    """At most 2 % of the time of a ViT-B/16 (17.6 GFLOP a picture) at 45 % of an H100's dense bfloat16 products."""
     found = list(operators.counts())
     assert len(found) == 25
+    backbone_ms = 1e3 * 31 * operators.BATCH * 2 * 17.6e9 / (0.45 * 989e12)
     assert max(count.ms for count in found) < 5
-    assert sum(count.ms for count in found) < 0.02 * 645
+    assert operators.around(found) + sum(count.ms for count in found) < 0.02 * backbone_ms
+
+
+@pytest.mark.parametrize("name", ["gaussian_blur", "motion_blur", "defocus_blur"])
+def test_trimmed_windows_filter_as_whole_ones(name: str) -> None:
+    """Fed as a GPU is fed, to DALI on a CPU, which accepts windows of different sizes as well."""
+    canvas_BSSC = torch.from_numpy(np.stack([scene(224, 224, seed) for seed in range(4)]))
+    drawn = base.get(name).draw(philox.image_keys(1, list("abcd")), 224)
+    graph = Graph([base.get(name)], side=224, batch=4, threads=1)
+    whole = graph(canvas_BSSC, {name: drawn})[name]
+    for argument in graph.inputs[name]:
+        windows = base.feed(drawn[argument], GPU)
+        assert isinstance(windows, list)
+        graph.pipeline.feed_input(f"{name}.{argument}", windows)
+    graph.pipeline.feed_input("canvas", canvas_BSSC.numpy())
+    trimmed = dali._tensor(graph.pipeline.run()[0])
+    good, text = tolerances.within(trimmed, whole, tolerances.VARIANTS[name])
+    assert good, text
 
 
 @pytest.mark.parametrize("side", [64, 97])
@@ -192,7 +211,7 @@ def test_pages_are_gathered_where_the_canvas_is(
     )
     made(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), {"jpeg": inputs.example})
     assert said[1] == ("feed", "jpeg.page", torch.Tensor, {"cuda_stream": "torch's stream on cuda:0"})
-    assert np.array_equal(fed[1], base.fed(inputs.example["page"]))
+    assert np.array_equal(fed[1], base.feed(inputs.example["page"]))
     assert np.array_equal(fed[1][..., 0], pages_NPP[page_B])
 
 

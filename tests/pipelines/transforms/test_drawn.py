@@ -30,7 +30,7 @@ def drawn() -> dict[str, dict[str, list[float]]]:
             continue
         each = {}
         for parameter, values in transformation.draw(KEYS, 64).items():
-            numbers = np.asarray(base.fed(values), np.float64).ravel()
+            numbers = np.asarray(base.feed(values), np.float64).ravel()
             each[parameter] = [float(f"{x:.6g}") for x in (numbers.mean(), *numbers[:FIRST], numbers[-1])]
         found[name] = each
     return found

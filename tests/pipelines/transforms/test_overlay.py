@@ -41,7 +41,7 @@ def test_blend(name: str, canvas: NDArray[np.uint8], make: Make) -> None:
     side = canvas.shape[1]
     keys = philox.image_keys(7, [f"class/{i}.jpg" for i in range(len(canvas))])
     args = base.get(name).draw(keys, side)
-    page_BPP1 = base.fed(args["page"])
+    page_BPP1 = base.feed(args["page"])
     for i, (image, result) in enumerate(zip(canvas.astype(np.float64), made, strict=True)):
         coverage = sample(page_BPP1[i, :, :, 0], args["matrix"][i].astype(np.float64), side)
         weight = (coverage * args["opacity"][i] / 128)[..., None]
@@ -76,7 +76,7 @@ def test_a_canvas_never_leaves_its_page(name: str, side: int) -> None:
             prepared = transformation.prepare(args, side)
             at = corners @ prepared["matrix"][0].T
             assert at.min() >= 1
-            assert at.max() <= base.fed(prepared["page"]).shape[1] - 1
+            assert at.max() <= base.feed(prepared["page"]).shape[1] - 1
 
 
 @pytest.mark.parametrize("name", ["icon_overlay", "text_overlay"])
@@ -107,7 +107,7 @@ def test_every_lattice_reaches_test_images() -> None:
     drawn = base.get("color_pattern").draw(
         philox.image_keys(0, [str(i) for i in range(60)]), 224, np.ones(60, np.bool_)
     )
-    shown = {page.tobytes() for page in base.fed(drawn["page"])}
+    shown = {page.tobytes() for page in base.feed(drawn["page"])}
     assert shown == {page[:, :, None].tobytes() for page in pages}
 
 

@@ -1,0 +1,187 @@
+"""Is a Triton kernel worth its lines? Launches and bytes of Inductor's code for the plain reference, over the kernel's.
+
+``make gpu-paper`` installs the CUDA build of torch that this needs, and no GPU::
+
+    CUDA_VISIBLE_DEVICES= PYTHONPATH=build/gpu-paper:src python -m benchmarks.twins
+
+References are traced on the CPU without values and for one size, moved to an H100 that is not there, and lowered and
+fused by Inductor; no kernel is compiled. A twin stays where either ratio is at least 1.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch._dynamo.device_interface import CudaInterface
+from torch._inductor.debug import DebugContext
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.fx_passes.post_grad import post_grad_passes
+from torch._inductor.graph import GraphLowering
+from torch._inductor.virtualized import V
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from benchmarks import harness
+from benchmarks.counting import META, Counter
+from substyle.kernels import difference, dispatch, displacement, halftone, jpeg_codec, noise, probe_data, warp
+
+NAME = "twins"
+QUESTION = "where does a Triton kernel launch or move less than Inductor's code for its plain reference?"
+STAYS = 1.3
+BATCH, SIDE = 32, 224
+CUDA = torch.device("cuda", 0)
+H100 = SimpleNamespace(
+    name="NVIDIA H100 80GB HBM3", major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, warp_size=32,
+    regs_per_multiprocessor=65536, max_threads_per_multi_processor=2048, max_threads_per_block=1024,
+    shared_memory_per_multiprocessor=233472, shared_memory_per_block=49152, shared_memory_per_block_optin=232448,
+    L2_cache_size=50 << 20, gcnArchName="",
+)  # fmt: skip
+
+Work = Callable[..., Any]
+
+
+def drawn(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Uniform random numbers, the same in every call."""
+    return np.random.default_rng(0).uniform(0.1, 0.9, shape).astype(np.float32)
+
+
+def cases() -> dict[str, tuple[tuple[torch.Tensor, ...], Work | None, Work]]:
+    """Tensors, the function that launches a twin (None without one), and its plain reference."""
+    keys = np.arange(BATCH, dtype=np.uint64)
+    canvas = torch.empty(BATCH, SIDE, SIDE, 3, dtype=torch.uint8)
+    strength, centre = drawn(BATCH), SIDE * drawn(BATCH, 2)
+    field, nodes = torch.empty(BATCH, 2, SIDE, SIDE), torch.empty(BATCH, 2, 6, 6)
+    between = torch.from_numpy(displacement._between_nodes(6, SIDE).matrix_OI)
+    quality = np.full(BATCH, 15, np.int32)
+    rows, row = torch.empty(4096, 768, dtype=torch.float16), torch.zeros(1024, dtype=torch.int64)
+    mean = torch.empty(768)
+    return {
+        "gaussian_noise": (
+            (canvas,), lambda c: noise.gaussian_noise(c, strength, keys, "a"),
+            lambda c: noise.gaussian_noise_reference(c, strength, keys, "a"),
+        ),
+        "impulse_noise": (
+            (canvas,), lambda c: noise.impulse_noise(c, strength, keys, "a"),
+            lambda c: noise.impulse_noise_reference(c, strength, keys, "a"),
+        ),
+        "shot_noise": (
+            (canvas,), lambda c: noise.shot_noise(c, 10 * strength, keys, "a"),
+            lambda c: noise.shot_noise_reference(c, 10 * strength, keys, "a"),
+        ),
+        "remap": ((canvas, field), warp.remap, warp.remap_reference),
+        "swirl": (
+            (canvas,), lambda c: warp.swirl(c, centre, 100 * strength, strength),
+            lambda c: warp.remap_reference(c, displacement.swirl_reference(SIDE, centre, 100 * strength, strength)),
+        ),
+        "grid": ((canvas, nodes), warp.grid, lambda c, n: warp.remap_reference(c, between @ n @ between.mT)),
+        "elastic": (
+            (canvas,), lambda c: warp.elastic(c, keys, "a", 20 * strength, 2.24),
+            lambda c: warp.remap_reference(c, displacement.elastic_reference(keys, "a", SIDE, 20 * strength, 2.24)),
+        ),
+        "jpeg": (
+            (canvas,), lambda c: jpeg_codec.compressed(c, quality),
+            lambda c: jpeg_codec.compressed_reference(c, quality),
+        ),
+        "rows of a table": (
+            (rows, row, mean),
+            lambda x, r, m: probe_data.gather(x, r, m, m, x.new_empty(1024, 768, dtype=torch.bfloat16)),
+            lambda x, r, m: probe_data.reference(x, r, m, m).bfloat16(),
+        ),
+        "dots": ((canvas,), None, lambda c: halftone.dots_reference(c, 8 * drawn(BATCH, 3), drawn(BATCH, 3))),
+        "lines": ((canvas,), None, lambda c: halftone.lines_reference(c, 8 * strength, strength)),
+        "difference": ((canvas, canvas), None, difference.total),
+    }  # fmt: skip
+
+
+def launched(work: Work, tensors: Sequence[torch.Tensor]) -> tuple[int, float]:
+    """Launches and bytes of what a GPU runs, counted on the meta device."""
+    there = [tensor.to(META) for tensor in tensors]
+    work(*there)  # tables that later calls share
+    with Counter() as counter, dispatch.watched(counter.triton):
+        work(*there)
+    return len(counter.launches), sum(launch.moved for launch in counter.launches)
+
+
+def fused(work: Work, tensors: Sequence[torch.Tensor]) -> tuple[int, float]:
+    """Launches and bytes of Inductor's code for a function."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        traced = make_fx(work, select_decomp_table(), "fake")(*(torch.empty_like(tensor) for tensor in tensors))
+        there = [torch.empty_like(tensor, device=CUDA) for tensor in tensors]
+        for node in traced.graph.nodes:
+            if "device" in node.kwargs:
+                node.kwargs = {**node.kwargs, "device": CUDA}
+            if node.op == "get_attr":
+                held = getattr(traced, node.target)
+                setattr(traced, node.target, torch.empty(held.shape, dtype=held.dtype, device=CUDA))
+            node.meta.pop("val", None)
+    traced.recompile()
+    FakeTensorProp(traced, mode=mode).propagate_dont_convert_inputs(*there)
+    with V.set_fake_mode(mode):
+        post_grad_passes(traced, is_inference=True)
+        graph = GraphLowering(traced, example_inputs=there, is_inference=True)
+        with V.set_graph_handler(graph), V.set_debug_handler(DebugContext()):
+            graph.run(*there)
+            graph.init_wrapper_code()
+            graph._update_scheduler()
+            moved, _, _ = graph.count_bytes()
+            kernels = [node for node in graph.scheduler.nodes if type(node).__name__ != "NopKernelSchedulerNode"]
+    return len(kernels), float(moved)
+
+
+def rows() -> list[dict[str, Any]]:
+    """Count all cases."""
+    stand_ins: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True,
+        "get_device_properties": lambda *_: H100,
+        "current_device": lambda: 0,
+        "get_compute_capability": lambda *_: 90,
+    }
+    made = []
+    with ExitStack() as stack:
+        for owner in (CudaInterface, CudaInterface.Worker):
+            for name, stand_in in stand_ins.items():
+                stack.enter_context(patch.object(owner, name, staticmethod(stand_in), create=True))
+        stack.enter_context(patch.object(torch.cuda, "is_available", lambda: True))
+        for name, (tensors, twin, reference) in cases().items():
+            launches, moved = fused(reference, tensors)
+            row: dict[str, Any] = {"name": name, "inductor": {"launches": launches, "bytes": moved}}
+            if twin is not None:
+                own, read = launched(twin, tensors)
+                ratios = {"launches": launches / own, "bytes": moved / read}
+                row |= {
+                    "twin": {"launches": own, "bytes": read},
+                    "ratios": ratios,
+                    "stays": max(ratios.values()) >= STAYS,
+                }
+            made.append(row)
+            print(row, flush=True)
+    return made
+
+
+def main() -> None:
+    """Count, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=harness.RESULTS / f"{NAME}.json", metavar="FILE")
+    options = parser.parse_args()
+    document = {
+        **{"schema": harness.SCHEMA, "benchmark": NAME, "question": QUESTION},
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **{"environment": harness.environment() | {"cuda": torch.version.cuda}, "rows": rows()},
+    }
+    options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
