@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import philox
-from substyle.kernels.dispatch import on_triton, upload
+from substyle.kernels.dispatch import fused, on_triton, upload
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import DROPOUT, keys_of_seeds
 
@@ -34,16 +34,25 @@ def gather(
         scale_R: float32 factor of each row, None for 1.
 
     Raises:
-        ConfigError: invalid dtype, shape or device (GPU only).
+        ConfigError: the dtype of the table is not supported (GPU only).
         IndexError: a row index is out of range (CPU only).
     """
-    if on_triton(x_RD):
-        from substyle.kernels import probe_data_triton
-
+    if x_RD.device.type != "cpu":
         check(x_RD)
+    _gather(out_BD, x_RD, row_B, mean_D, scale_D, *(() if scale_R is None else (scale_R,)))
+    return out_BD
 
-        return probe_data_triton.gather(x_RD, row_B, mean_D, scale_D, out_BD, scale_R)
-    return out_BD.copy_(reference(x_RD, row_B, mean_D, scale_D, scale_R))
+
+@fused
+def _gather(
+    out_BD: torch.Tensor,
+    x_RD: torch.Tensor,
+    row_B: torch.Tensor,
+    mean_D: torch.Tensor,
+    scale_D: torch.Tensor,
+    *scale_R: torch.Tensor,
+) -> None:
+    out_BD.copy_(reference(x_RD, row_B, mean_D, scale_D, *scale_R))
 
 
 def reference(

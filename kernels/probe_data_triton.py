@@ -1,4 +1,4 @@
-"""Triton kernels of :mod:`substyle.kernels.probe_data`; dropout masks are identical to the reference, bit for bit."""
+"""Triton kernel of :mod:`substyle.kernels.probe_data`; dropout masks are identical to the reference, bit for bit."""
 
 from __future__ import annotations
 
@@ -14,52 +14,6 @@ from substyle.kernels.philox_triton import halves, name_words, weave
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
-
-WIDTH = 512  # features per program
-OUTPUTS = (torch.bfloat16, torch.float32)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _gather(x, row, mean, scale, out, factor, width, SCALED: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (b, j): WIDTH features of row b of the output."""
-    place = tl.program_id(0).to(tl.int64)
-    feature = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    inside = feature < width
-    here = tl.load(row + place)
-    value = tl.load(x + here * width + feature, mask=inside, other=0).to(tl.float32)
-    if SCALED:
-        value *= tl.load(factor + here)
-    value = (value - tl.load(mean + feature, mask=inside, other=0.0)) * tl.load(scale + feature, mask=inside, other=0.0)
-    tl.store(out + place * width + feature, value.to(out.dtype.element_ty), mask=inside)
-
-
-def gather(
-    x_RD: torch.Tensor,
-    row_B: torch.Tensor,
-    mean_D: torch.Tensor,
-    scale_D: torch.Tensor,
-    out_BD: torch.Tensor,
-    scale_R: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """``probe_data.gather`` without a check of row indices. Returns ``out_BD``."""
-    if out_BD.dtype not in OUTPUTS:
-        raise ConfigError("out.dtype", out_BD.dtype, ", ".join(map(str, OUTPUTS)))
-    rows, width = x_RD.shape
-    where = x_RD.device
-    dispatch.expect("table", x_RD, x_RD.dtype, (None, None))
-    dispatch.expect("row", row_B, torch.int64, (None,), where)
-    for name, values in (("mean", mean_D), ("scale", scale_D)):
-        dispatch.expect(name, values, torch.float32, (width,), where)
-    dispatch.expect("out", out_BD, out_BD.dtype, (len(row_B), width), where)
-    if scale_R is not None:
-        dispatch.expect("scale_R", scale_R, torch.float32, (rows,), where)
-    if out_BD.numel():
-        grid = (len(row_B), -(-width // WIDTH))
-        factor = mean_D if scale_R is None else scale_R  # not read without row factors
-        dispatch.launch(
-            _gather, grid, x_RD, row_B, mean_D, scale_D, out_BD, factor, width, SCALED=scale_R is not None, WIDTH=WIDTH
-        )
-    return out_BD
 
 
 BLOCKS = 64  # Philox blocks of 16 units per program

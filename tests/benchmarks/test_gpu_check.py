@@ -39,6 +39,7 @@ from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.observability import Mark, Span
 from substyle.kernels import noise
 from substyle.kernels.probe_heads import Heads
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 
 CPU = torch.device("cpu")
@@ -112,7 +113,7 @@ def test_every_file_of_triton_kernels_is_covered(everything: Everything) -> None
     """Each ``*_triton.py`` has rows of both kinds; a new file needs a case here and a name in this list."""
     files = {path.name for path in (Path(__file__).parents[2] / "kernels").glob("*_triton.py")}
     cases = {
-        "probe_data_triton.py": ("rows of float16", "rows of int8", "relu_drop"),
+        "probe_data_triton.py": ("relu_drop",),
         "noise_triton.py": ("gaussian_noise", "impulse_noise", "shot_noise"),
         "philox_triton.py": ("bits16",),
         "probe_step_triton.py": ("cross-entropy", "AdamW"),
@@ -121,7 +122,7 @@ def test_every_file_of_triton_kernels_is_covered(everything: Everything) -> None
         "warp_triton.py": ("remap", "swirl", "grid", "elastic"),
     }
     assert set(cases) == files
-    cases["compiled by torch"] = ("difference", "dots", "lines")
+    cases["compiled by torch"] = ("difference", "dots", "lines", "rows of float16", "rows of int8")
     rows = of_part(everything, "kernels") + of_part(everything, "probes")
     for name in (name for names in cases.values() for name in names):
         found = {row["status"] for row in rows if row["name"].startswith(name)}
@@ -253,8 +254,16 @@ def test_a_bare_machine_has_rows_of_kernels_pixels_and_probes(tmp_path: Path) ->
     for part in ("kernels", "pixels", "probes"):
         statuses = [row["status"] for row in found if row["part"] == part]
         assert {PASSED, MEASURED} <= set(statuses)
-        skipped = [row["name"] for row in found if (row["part"], row["status"]) == (part, SKIPPED)]
-        assert len(skipped) < len(statuses) / 2, skipped
+    skipped: dict[str, list[str]] = {part: [] for part in parts.PARTS}
+    for row in found:
+        skipped[row["part"]] += [row["name"]] * (row["status"] == SKIPPED)
+    for part in ("kernels", "probes"):
+        assert len(skipped[part]) < sum(row["part"] == part for row in found) / 2, skipped[part]
+    # without DALI, what it does not make
+    kernels = [name for name in suite("substance31") if base.get(name).made_by in ("dali", "kernel")]
+    kernels = [name for name in kernels if not base.get(name).by_dali(gpu=True)]
+    assert len(kernels) == 9
+    assert not {*kernels, *(f"{name}, rate" for name in kernels)} & {*skipped["pixels"]}
 
 
 @pytest.mark.usefixtures("no_pyarrow")

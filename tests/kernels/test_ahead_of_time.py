@@ -45,16 +45,6 @@ MAPS = (
 )  # fmt: skip
 
 
-GATHERED = [(torch.float16, torch.bfloat16, None), (torch.int8, torch.bfloat16, torch.zeros(99)),
-            (torch.float32, torch.float32, None)]  # fmt: skip
-
-
-def gathered(file: ModuleType, stored: torch.dtype, dtype: torch.dtype, scale_R: torch.Tensor | None) -> None:
-    """Arguments for 99 rows of a table, in its dtype, for products in another."""
-    table, out = torch.zeros(99, 768, dtype=stored), torch.zeros(1024, 768, dtype=dtype)
-    file.gather(table, TARGET, torch.zeros(768), torch.zeros(768), out, scale_R)
-
-
 class Budget(NamedTuple):
     """How a kernel is launched, and its budget.
 
@@ -90,7 +80,6 @@ BUDGETS = {
         512,
         128,
     ),
-    "probe_data_triton._gather": Budget(lambda f: [gathered(f, *how) for how in GATHERED], 32, 0, 64),
     "probe_step_triton._cross_entropy": Budget(
         lambda f: [f.cross_entropy(LOGITS, TARGET, SHARE), f.cross_entropy_(*LOW, TARGET, SHARE[:, :1], LOW[0])],
         48,

@@ -126,7 +126,7 @@ def test_a_function_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.Capture
     assert capsys.readouterr().err.count("running plain uncompiled") == 1
 
 
-def fused_functions() -> dict[str, tuple[Callable[..., torch.Tensor], Callable[[int], tuple[torch.Tensor, ...]]]]:
+def fused_functions() -> dict[str, tuple[Callable[..., Any], Callable[[int], tuple[torch.Tensor, ...]]]]:
     def canvas(batch: int) -> torch.Tensor:
         return torch.randint(0, 256, (batch, 8 + batch, 8 + batch, 3), dtype=torch.uint8)
 
@@ -134,10 +134,26 @@ def fused_functions() -> dict[str, tuple[Callable[..., torch.Tensor], Callable[[
         return torch.rand(batch, 1, 1, channels) + 1, torch.rand(batch, 1, 1, channels)
 
     return {
+        "rows of a table": (
+            probe_data._gather,
+            lambda batch: (
+                torch.empty(batch, 13),
+                torch.rand(30, 13).half(),
+                torch.arange(batch),
+                torch.rand(13),
+                torch.rand(13),
+            ),
+        ),
         "difference": (difference.total, lambda batch: (canvas(batch), canvas(batch))),
         "dots": (halftone._dots, lambda batch: (canvas(batch), *inks(batch, 3), torch.rand(256))),
         "lines": (halftone._lines, lambda batch: (canvas(batch), *inks(batch, 1))),
     }
+
+
+def result(function: Callable[..., Any], arguments: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """What a function returns, or else writes to its first argument."""
+    found = function(*arguments)
+    return arguments[0].clone() if found is None else found
 
 
 @pytest.mark.parametrize("name", fused_functions())
@@ -153,7 +169,8 @@ def test_fused_functions_are_one_graph_for_all_batches(name: str) -> None:
     compiled = torch.compile(function.__wrapped__, dynamic=True, fullgraph=True, backend=backend)  # type: ignore[attr-defined]
     for batch in (4, 5, 9):
         arguments = given(batch)
-        assert torch.equal(compiled(*arguments), function(*arguments))
+        found, expected = result(compiled, arguments), result(function, arguments)
+        assert torch.equal(found, expected)
     assert len(graphs) == 1
 
 
@@ -254,7 +271,8 @@ def test_fused_functions_through_inductor(name: str) -> None:
     for batch in (4, 1, 8, 9):
         arguments = given(batch)
         with torch.inference_mode(batch == 9):
-            found, expected = compiled(*arguments), function(*arguments)
-        difference_ = (found.int() - expected.int()).abs()
+            found, expected = result(compiled, arguments), result(function, arguments)
+        apart = (found.double() - expected.double()).abs()
         # places differ in the last digits: the other side of a cell's border
-        assert (difference_ > (name != "difference")).float().mean() <= 0.005
+        least = {"difference": 0, "rows of a table": 1e-6}.get(name, 1)
+        assert (apart > least).float().mean() <= (0.005 if least == 1 else 0)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from tests.kernels.conftest import Place
 from tests.kernels.probe_arrays import BF16, FLOAT, drawn
-from tests.kernels.test_dispatch import fake
 
-from substyle.kernels import probe_data as module
 from substyle.kernels.errors import ConfigError
-from substyle.kernels.probe_data import gather, quantise, reference
+from substyle.kernels.probe_data import gather, quantise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STORED = (torch.float16, torch.float32, torch.int8)
@@ -39,26 +34,6 @@ def in_float64(
 
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("dtype", [FLOAT, BF16])
-@pytest.mark.parametrize(("rows", "width", "count"), [(7, 5, 11), (3, 512, 2), (9, 513, 4), (1, 1, 1), (4, 8, 0)])
-def test_in_triton(place: Place, stored: torch.dtype, dtype: torch.dtype, rows: int, width: int, count: int) -> None:
-    x_RD, scale_R = table(stored, rows, width)
-    given = x_RD, *task(rows, width, count)
-    out = torch.full((count + 1, width), 7.0, dtype=dtype, device=place.device)
-    there = [v.to(place.device) for v in given]
-    factor = None if scale_R is None else scale_R.to(place.device)
-    into = out[:-1]
-    made = place.load("probe_data_triton").gather(*there, into, factor)
-    assert made is into
-    assert (out[-1] == 7.0).all()
-    expected = reference(*given, scale_R).to(dtype)
-    if scale_R is None and (dtype == FLOAT or place.device.type == "cuda"):
-        assert torch.equal(made.cpu(), expected), "without row factors only the result is rounded"
-    else:  # the factor and the difference are one FMA; the interpreter truncates bf16
-        torch.testing.assert_close(made.cpu(), expected, atol=1e-5, rtol=1e-5 if dtype == FLOAT else 2**-7)
-
-
-@pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("dtype", [FLOAT, BF16])
 def test_on_the_cpu(stored: torch.dtype, dtype: torch.dtype) -> None:
     x_RD, scale_R = table(stored, 13, 33)
     given = x_RD, *task(13, 33, 20)
@@ -70,39 +45,11 @@ def test_on_the_cpu(stored: torch.dtype, dtype: torch.dtype) -> None:
         gather(x_RD, torch.tensor([13]), given[2], given[3], out[:1], scale_R)
 
 
-def test_both_sides_of_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = fake(monkeypatch, "probe_data_triton")
-    given = torch.zeros(3, 4, dtype=torch.float16), torch.tensor([1]), torch.zeros(4), torch.ones(4), torch.empty(1, 4)
-    for used in (True, False):
-        stand_in.gather.reset_mock()
-        monkeypatch.setattr(module, "on_triton", lambda tensor, used=used: used)
-        assert gather(*given) is (stand_in.gather.return_value if used else given[4])
-        assert stand_in.gather.called is used
-    monkeypatch.setattr(module, "on_triton", lambda tensor: True)
+def test_a_table_of_another_type_is_refused_off_the_cpu() -> None:
+    table_RD = torch.empty(3, 4, dtype=torch.float64, device="meta")
     with pytest.raises(ConfigError) as caught:
-        gather(given[0].double(), *given[1:])
+        gather(table_RD, torch.tensor([1]), torch.zeros(4), torch.ones(4), torch.empty(1, 4))
     assert caught.value.field == "table.dtype"
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        (lambda g: (g[0].T.contiguous().T, *g[1:]), "table.stride"),
-        (lambda g: (g[0], g[1].int(), *g[2:]), "row.dtype"),
-        (lambda g: (*g[:2], g[2][1:], *g[3:]), "mean.shape"),
-        (lambda g: (*g[:4], g[4].half(), *g[5:]), "out.dtype"),
-        (lambda g: (*g[:4], g[4][:, 1:], *g[5:]), "out.shape"),
-        (lambda g: (*g[:5], torch.ones(2)), "scale_R.shape"),
-    ],
-)
-def test_the_kernel_is_given_what_it_reads(
-    to_compile: Callable[[str], object], change: Callable[[tuple[torch.Tensor, ...]], tuple[object, ...]], field: str
-) -> None:
-    given = (torch.zeros(3, 4, dtype=torch.float16), torch.tensor([1, 2]), torch.zeros(4), torch.ones(4),
-             torch.empty(2, 4), torch.ones(3))  # fmt: skip
-    with pytest.raises(ConfigError) as caught:
-        to_compile("probe_data_triton").gather(*change(given))  # type: ignore[attr-defined]
-    assert caught.value.field == field
 
 
 def test_rows_are_rounded_to_within_half_a_step() -> None:
