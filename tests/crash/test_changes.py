@@ -83,7 +83,7 @@ def test_killed_twice_at_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Pat
         store, witness = folder / "s.zarr", Witness(tiny.store)
         arguments = embed(tiny.images, store)
         first, second = rng.randint(1, count), rng.randint(1, count)
-        warm(arguments, Limits(fault=Fault(str(folder), first, "SIGKILL"))).wait().require(-9)
+        require_stopped(warm(arguments, Limits(fault=Fault(str(folder), first, "SIGKILL"))).wait(), first, -9)
         witness.look(store)
         ended = warm(arguments, Limits(fault=Fault(str(folder), second, "SIGKILL"))).wait()
         assert ended.code in (-9, 0), ended.err  # the rest may take fewer changes
