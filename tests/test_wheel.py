@@ -72,9 +72,9 @@ def test_an_installed_wheel_runs_the_demo_in_an_empty_folder(wheel: Path, tmp_pa
     located = [sys.executable, "-c", "import substyle.engine; print(substyle.engine.__file__)"]
     where = subprocess.run(located, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
     assert where.startswith(str(target))
-    assert "demo" in run("--help")
+    assert "variants" in run("--help")
     assert len(run("transforms").splitlines()) == 31
-    answer = json.loads(run("demo", "--study", "smallest", "--json"))
+    answer = json.loads(run("run", "smallest", "--packaged", "--json"))
     assert answer["images"] == 48
     assert (folder / "runs" / "smallest" / "report.html").stat().st_size > 100_000
     assert json.loads(run("run", "smallest", "--images", "runs/photographs", "--json"))["images"] == 48

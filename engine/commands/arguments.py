@@ -137,14 +137,27 @@ def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 
 _Arguments = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: Registry[tuple[str, str, _Arguments]] = Registry("command", COMMANDS)  # module, description, arguments
 # commands of the version before, and what does the same now
-_FORMER = {"attack": "substyle stage attack", "bench": "python -m benchmarks"}
+_FORMER = {
+    "analyze": "substyle stage analysis,similarity",
+    "attack": "substyle stage attack",
+    "bench": "python -m benchmarks",
+    "card": "substyle share card",
+    "demo": "substyle run demo --packaged",
+    "doctor": "substyle info",
+    "profile": "substyle run --profile",
+    "probe": "substyle stage probes",
+    "push": "substyle share push",
+    "results": "substyle share rows",
+    "site": "substyle share site",
+}
+_GROUPS = {"share": "pass results on: model card, Hugging Face Hub, rows of results, static site"}
 
 
 def command(name: str, module: str, about: str) -> Callable[[_Arguments], _Arguments]:
     """Define a command, as a decorator of the function that adds its arguments.
 
     Args:
-        name: the command, and the function that implements it.
+        name: the command, whose last word is the function that implements it; the first may be one of `_GROUPS`.
         module: full name of that function's module, or the last part of that of a module of this package.
         about: help text.
     """
@@ -175,10 +188,15 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
         "--print-completion", action=_Completion, choices=("bash", "zsh", "tcsh"), help="print a completion script"
     )
     commands = command_line.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    groups: dict[str, Any] = {"": commands}
     for name, (module, about, add_arguments) in _COMMANDS.items():
-        command = commands.add_parser(name, help=about, description=about)
-        if only in (None, name):
-            command.set_defaults(module=module, function=name.replace("-", "_"))
+        group, _, own = name.rpartition(" ")
+        if group not in groups:
+            within = commands.add_parser(group, help=_GROUPS[group], description=_GROUPS[group])
+            groups[group] = within.add_subparsers(dest=group, required=True, metavar="WHAT")
+        command = groups[group].add_parser(own, help=about, description=about)
+        if only in (None, group or name):
+            command.set_defaults(module=module, function=own.replace("-", "_"))
             command.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
             command.add_argument("--quiet", action="store_true", help="hide progress")
             add_arguments(command)
@@ -263,8 +281,17 @@ def _executor(command: argparse.ArgumentParser) -> None:
     _settings(group, "executor", "--executor=kind", "--ray-address=address", "--workers", "--retries")
 
 
+@command("run", "study", "run all stages: embed, probe, analyze, report")
 def _run(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "study",
+        type=_study_or_photographs,
+        metavar="STUDY|IMAGES",
+        help="a study file, a study of the package such as demo, or photographs (with --backbone)",
+    )
     run.add_argument("--images", type=photographs, metavar="PATH", help="photographs, instead of the study's")
+    text = "run the study on photographs that Python packages ship, which runs/photographs is filled with"
+    run.add_argument("--packaged", action="store_true", help=text)
     of_study(run)
     run.add_argument(
         "--out", type=local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
@@ -272,6 +299,7 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--store", type=place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
     run.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
     run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
+    run.add_argument("--profile", action="store_true", help="print the time spent in each part, and write a trace")
     _settings(run, "track", "--track=to")
     text = "auto, cpu, cuda or cuda:N (the study's); also for probes and analysis unless the study sets theirs"
     run.add_argument("--device", metavar="DEVICE", help=text)
@@ -279,13 +307,10 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _executor(run)
     _source(run)
-
-
-@command("doctor", "describe", "report devices, libraries, missing packages and the cache")
-def _doctor(doctor: argparse.ArgumentParser) -> None:
-    doctor.add_argument(
-        "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
-    )
+    group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
+    _many(group, "--backbone", "required, repeatable")
+    _checkpoint(group)
+    _variants(group, "variants, splits and probes", default=False)
 
 
 @command("transforms", "describe", "list the transformations of a suite")
@@ -298,9 +323,12 @@ def _transforms(transforms: argparse.ArgumentParser) -> None:
     transforms.add_argument("--image", type=local, help="photograph for --gallery")
 
 
-@command("info", "inspect", "show contents and progress of a store")
+@command("info", "describe", "report devices, libraries and the cache, or contents and progress of a store")
 def _info(info: argparse.ArgumentParser) -> None:
-    info.add_argument("store", type=place, metavar="STORE")
+    info.add_argument("store", type=place, nargs="?", metavar="STORE", help="default: report on this machine")
+    info.add_argument(
+        "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
+    )
 
 
 @command("schema", "study", "print the JSON Schema of study files or of results.json")
@@ -315,33 +343,6 @@ def _backbones(backbones: argparse.ArgumentParser) -> None:
     plugins(backbones)
     backbones.add_argument("--store", type=place, help="list the backbones of this store")
     backbones.add_argument("--search", metavar="TEXT", help="list presets, timm and open_clip models containing TEXT")
-
-
-@command("run", "study", "run all stages: embed, probe, analyze, report")
-def _study(run: argparse.ArgumentParser) -> None:
-    run.add_argument(
-        "study",
-        type=_study_or_photographs,
-        metavar="STUDY|IMAGES",
-        help="a study file, a study of the package such as demo, or photographs (with --backbone)",
-    )
-    _run(run)
-    group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
-    _many(group, "--backbone", "required, repeatable")
-    _checkpoint(group)
-    _variants(group, "variants, splits and probes", default=False)
-
-
-@command("demo", "study", "run a study on photographs bundled with Python packages")
-def _demo(demo: argparse.ArgumentParser) -> None:
-    demo.add_argument(
-        "--study",
-        metavar="STUDY",
-        help="a study file, or a study of the package: demo (default), photographs (default with --images), smallest, "
-        "families, …",
-    )
-    _run(demo)
-    demo.set_defaults(backbone=[], checkpoint=[])
 
 
 @command("embed", "embed", "embed photographs into a store")
@@ -380,7 +381,7 @@ def _verify(verify: argparse.ArgumentParser) -> None:
 def _stage(stage: argparse.ArgumentParser, name: str) -> None:
     if name == "stage":
         _plugin_files(stage)
-        stage.add_argument("stage", metavar="NAME", help="a stage, such as probes, or the name of one of a plug-in")
+        stage.add_argument("stage", metavar="NAMES", help="stages joined by commas, such as probes,analysis,similarity")
     stage.add_argument("store", type=place, metavar="STORE")
     text = "output folder (the folder of the run that created the store, else runs/<name of the store>)"
     stage.add_argument("--out", type=local, metavar="DIR", help=text)
@@ -395,9 +396,7 @@ def _stage(stage: argparse.ArgumentParser, name: str) -> None:
 
 
 for name, about in (
-    ("probe", "train and score probes on a store"),
-    ("analyze", "analyze neighbours, geometry and clusters of a store"),
-    ("stage", "compute a stage of a study on a store, also one of a plug-in"),
+    ("stage", "compute stages of a study on a store: probes, analysis and others, also of plug-ins"),
     ("report", "write results.json and the report from the results of the stages"),
 ):
     command(name, "study", about)(partial(_stage, name=name))
@@ -425,7 +424,7 @@ def _compare(compare: argparse.ArgumentParser) -> None:
     )
 
 
-@command("card", "exchange", "write the Hugging Face model card of a run")
+@command("share card", "exchange", "write the Hugging Face model card of a run")
 def _card(card: argparse.ArgumentParser) -> None:
     card.add_argument("run", type=local, metavar="RUN", help="output folder of a run")
     card.add_argument("--out", type=local, metavar="FILE", help="file to write (RUN/README.md)")
@@ -500,6 +499,3 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--sample", type=_MANY, metavar="N", help="run the study on N photographs here, and scale its times"
     )
-
-
-command("profile", "plan", "run a study and print the time spent in each part")(_study)

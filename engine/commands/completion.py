@@ -67,6 +67,7 @@ def _names() -> dict[str, list[str]]:
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser]:
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    found: Iterable[argparse.ArgumentParser] = commands.choices.values()
-    return found
+    for action in parser._actions:
+        for command in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield command
+            yield from _subparsers(command)

@@ -1,4 +1,4 @@
-"""Commands `doctor`, `transforms` and `backbones`."""
+"""Commands `info`, `transforms` and `backbones`."""
 
 from __future__ import annotations
 
@@ -45,8 +45,19 @@ _ON_GPU = {
 }
 
 
-def doctor(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle doctor`: versions, devices, stages and cache. Imports none of the packages."""
+def info(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle info`: this machine, or `substyle info STORE`: a store, which may be in use."""
+    if options.store is None:
+        return machine_info(options)
+    if options.clean_cache:
+        raise ConfigError("--clean-cache", str(options.store), "only without STORE")
+    from substyle.engine.commands import inspect
+
+    return inspect.store_info(options)
+
+
+def machine_info(options: argparse.Namespace) -> dict[str, Any]:
+    """Versions, devices, stages and cache. Imports none of the packages."""
     from substyle.engine import cache
 
     removed = cache.clean() if options.clean_cache else 0

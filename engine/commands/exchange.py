@@ -1,4 +1,4 @@
-"""Commands `export`, `explore`, `import`, `variants` and `card`: exchange with other programs."""
+"""Commands `export`, `explore`, `import`, `variants` and `share card`: exchange with other programs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def card(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle card RUN`."""
+    """`substyle share card RUN`."""
     path = hub.write_card(options.run, options.out)
     print(f"model card: {path}")
     return {"card": str(path)}

@@ -26,8 +26,8 @@ FIRST = 5  # class names shown
 _SETTINGS = ("seed", "canvas", "dtype", "codec", "orientation", "style_precision", "crop_pct", "shard_rows")
 
 
-def info(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle info STORE`: contents and progress of a store, which may be in use."""
+def store_info(options: argparse.Namespace) -> dict[str, Any]:
+    """Contents and progress of a store."""
     answer = describe(EmbeddingStore.open(options.store))
     for line in _lines(answer):
         print(line)

@@ -1,11 +1,10 @@
-"""Commands `plan` and `profile`."""
+"""Command `plan`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, GPU, HOST, card_of, device
 from substyle.engine.stages.registry import stages
 from substyle.engine.stages.stage import Stage
-from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
@@ -179,30 +177,3 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
     print("\nnothing was measured on a GPU:")
     for name, source in answer["sources"].items():
         print(f"{name:14} {source}")
-
-
-def profile(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle profile STUDY.toml`, or photographs: run the study and print the time spent in each part."""
-    from substyle.engine.commands import study
-
-    with observability.recording() as recorded:
-        began = observability.Mark.now()
-        answer = study.run(options)
-        observability.add("run", "whole run", began)
-    path = Path(answer["out"]) / "trace.json"
-    write_durably(path, recorded.to_json())
-    totals = recorded.totals()
-    whole = totals["run", "whole run"].wall
-    print(f"\n{'stage':10} {'part':24} {'seconds':>9} {'share':>6} {'cores':>6} {'calls':>7} {'items/s':>10}")
-    for (stage, name), total in totals.items():
-        rate = f"{total.items_per_s:,.1f}" if total.items else ""
-        print(
-            f"{stage:10} {name[:24]:24} {total.wall:9.2f} {total.wall / whole:6.1%} {total.busy:6.2f} "
-            f"{total.calls:7} {rate:>10}"
-        )
-    print(f"\ntrace for chrome://tracing or Perfetto: {path}")
-    rows = [
-        {"stage": stage, "name": name, "seconds": t.wall, "cpu_seconds": t.cpu, "items": t.items, "calls": t.calls}
-        for (stage, name), t in totals.items()
-    ]
-    return {**answer, "trace": str(path), "profile": rows}

@@ -1,4 +1,4 @@
-"""Commands `run`, `demo`, `probe`, `analyze`, `stage`, `report`, `predict`, `compare`, `schema`."""
+"""Commands `run`, `stage`, `report`, `predict`, `compare`, `schema`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from substyle.engine import observability
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import changes, default_out, fields_of, out_of
 from substyle.engine.config import Study
@@ -26,12 +27,13 @@ from substyle.engine.stages.results import read_results, results_schema, validat
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.stages.tables import reported_tables, tables
+from substyle.engine.store.files import write_durably
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.engine.study.compare import compare_results, outcomes_of
-from substyle.engine.study.file import find_study, load_study, naming_file, shipped_studies, study_of, study_schema
+from substyle.engine.study.file import load_study, naming_file, shipped_studies, study_of, study_schema
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.plan import require_stated, require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
@@ -54,7 +56,7 @@ _FIELDS = {
 
 
 def study_asked(options: argparse.Namespace) -> Study:
-    """Create the study of `run` and `profile` from a study file or from photographs and options.
+    """Create the study of `run` from a study file or from photographs and options.
 
     Raises:
         ConfigError: an option that is not valid with a study file or with photographs, no backbone for photographs, or
@@ -125,6 +127,37 @@ def name_of(images: Path | str) -> str:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle run STUDY.toml`, or `substyle run IMAGES --backbone NAME`."""
+    return _profiled(options) if options.profile else _run(options)
+
+
+def _profiled(options: argparse.Namespace) -> dict[str, Any]:
+    """Run a study and print the time spent in each part."""
+    with observability.recording() as recorded:
+        began = observability.Mark.now()
+        answer = _run(options)
+        observability.add("run", "whole run", began)
+    path = Path(answer["out"]) / "trace.json"
+    write_durably(path, recorded.to_json())
+    totals = recorded.totals()
+    whole = totals["run", "whole run"].wall
+    print(f"\n{'stage':10} {'part':24} {'seconds':>9} {'share':>6} {'cores':>6} {'calls':>7} {'items/s':>10}")
+    for (stage, name), total in totals.items():
+        rate = f"{total.items_per_s:,.1f}" if total.items else ""
+        print(
+            f"{stage:10} {name[:24]:24} {total.wall:9.2f} {total.wall / whole:6.1%} {total.busy:6.2f} "
+            f"{total.calls:7} {rate:>10}"
+        )
+    print(f"\ntrace for chrome://tracing or Perfetto: {path}")
+    rows = [
+        {"stage": stage, "name": name, "seconds": t.wall, "cpu_seconds": t.cpu, "items": t.items, "calls": t.calls}
+        for (stage, name), t in totals.items()
+    ]
+    return {**answer, "trace": str(path), "profile": rows}
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.packaged:
+        _take_packaged(options)
     study = study_asked(options)
     out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
     store = options.store or store_of(study, out)
@@ -135,36 +168,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return _show(results, out, store)
 
 
-def demo(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle demo`: run a study on photographs that installed packages ship, or on those of ``--images``."""
-    study = options.study or ("photographs" if options.images else "demo")
-    if options.images is None:
-        options.images = Path("runs") / "photographs"
-        packaged_photographs.ensure(options.images)
-        # crops of one picture are not independent, whatever the study says of photographs in general
-        options.set = ['resample_by="folder"', *options.set]
-        if not options.quiet:
-            print('packaged photographs: resample_by = "folder"', file=sys.stderr)
-    elif options.out is None:
-        name = name_of(options.images)
-        options.out = default_out(f"{name}-{Path(options.study).stem}" if options.study else name)
-    options.study = find_study(study) or Path(f"{study}.toml")
-    return run(options)
-
-
-def probe(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle probe STORE`."""
-    return _computed(options, "probes")
-
-
-def analyze(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle analyze STORE`."""
-    return {"similarity": {}, **_computed(options, "analysis", "similarity")}
-
-
-def stage(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle stage NAME STORE`."""
-    return _computed(options, options.stage)
+def _take_packaged(options: argparse.Namespace) -> None:
+    """Let a study have photographs that installed packages ship."""
+    if options.images is not None or not is_study(options):
+        raise ConfigError("--packaged", "with photographs", "a study without --images")
+    options.images = Path("runs") / "photographs"
+    packaged_photographs.ensure(options.images)
+    # crops of one picture are not independent, whatever the study says of photographs in general
+    options.set = ['resample_by="folder"', *options.set]
+    if not options.quiet:
+        print('packaged photographs: resample_by = "folder"', file=sys.stderr)
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
@@ -180,10 +193,10 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     return _show(results, out, store.path)
 
 
-def _computed(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Compute stages on a store, and print their main numbers. Returns results of backbones, and of all by stage."""
+def stage(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle stage NAMES STORE`: print the main numbers. Returns results of backbones, and of all by stage."""
     store, out, study = of_store(options)
-    known = registry.alone()
+    names, known = options.stage.split(","), registry.alone()
     if unknown := set(names) - set(known):
         raise ConfigError("stage", min(unknown), ", ".join(known))
     stages = [known[name] for name in names]
@@ -228,9 +241,8 @@ def _run_of(
     run.study = whole
     run.configs = {each.name: _config(each, run) for each in stages}
     chosen = list(run.study.backbones)
-    if options.command == "stage":
-        chosen += backbone_choices([entry.name for entry in store.backbones()], options.checkpoint)
-        run.source = open_source(options.images, run.study.source) if options.images else None
+    chosen += backbone_choices([entry.name for entry in store.backbones()], options.checkpoint)
+    run.source = open_source(options.images, run.study.source) if options.images else None
     run.checkpoints = {name: choice.checkpoint for choice in chosen if choice.checkpoint for name in choice.names}
     return run
 
@@ -310,8 +322,8 @@ def of_store(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study |
 
 def _reads_photographs(options: argparse.Namespace) -> bool:
     """Whether a command reads the photographs of a store without a study."""
-    name = options.stage if options.command == "stage" else options.command
-    return any(each.name == name and each.photographs for each in registry.stages())
+    names = options.stage.split(",") if options.command == "stage" else [options.command]
+    return any(each.name in names and each.photographs for each in registry.stages())
 
 
 def _require_settings(store: EmbeddingStore, study: Study) -> None:

@@ -49,11 +49,8 @@ def stage(name: str) -> AnyStage:
 
 
 def alone() -> dict[str, AnyStage]:
-    """Stages that are computed from a store and the results of others, by name.
-
-    Stages that add backbones to a study, or embed photographs by the backbones of one, need its run.
-    """
-    return {each.name: each for each in stages() if not each.adds_backbones and type(each).prepare is Stage.prepare}
+    """Stages that are computed without a run of a study, by name."""
+    return {each.name: each for each in stages() if each.without_run}
 
 
 def registered() -> list[str]:

@@ -276,9 +276,14 @@ class Stage(ABC, Generic[C, R]):
         modules = dict.fromkeys(kind.__module__ for kind in type(self).__mro__)
         return "-".join(files_digest(each) for each in modules if each.partition(".")[0] not in _KNOWN)
 
-    def command(self, run: Run, unit: Unit) -> str:
-        """The command that computes a unit again without a study; empty if only ``substyle run`` does."""
-        return ""
+    def command(self, run: Run) -> str:
+        """The command that computes the stage again; empty if only ``substyle run`` does."""
+        return f"substyle stage {self.name} {run.store.path}" if self.without_run else ""
+
+    @property
+    def without_run(self) -> bool:
+        """Whether a store and results of other stages suffice: it embeds no photographs, nor adds backbones."""
+        return not self.adds_backbones and type(self).prepare is Stage.prepare
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Check a study before anything is computed. Returns warnings.
@@ -442,7 +447,7 @@ class Stage(ABC, Generic[C, R]):
             folder = self.folder(run, unit)
             if (note := note_of(folder)) is None:
                 continue
-            command = self.command(run, unit)
+            command = self.command(run)
             own = self._restored(folder, note.stamp.settings, command) if config is None else config
             if self.alike:
                 config = own

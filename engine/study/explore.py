@@ -56,7 +56,7 @@ def explore(
 
     Args:
         export: a new or empty folder for the page and its data; it works without a network from any web server.
-        results: output folder of `probe`; whether each saved probe is right, and how confident it is, become columns.
+        results: folder of `probes`; whether each saved probe is right, and how confident it is, become columns.
         projection: ``umap``, ``pacmap`` or ``tsne``, of normalised embeddings.
         photographs: number of photographs, drawn at random; each is shown in all transformations.
         seed: seed of the photographs and of the projection.

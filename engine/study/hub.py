@@ -84,7 +84,7 @@ def card(results: ResultsDocument) -> str:
         if found:
             index += eval_results_to_model_index(name, found)
     if not index:
-        raise SubstyleError("results.json: no probe has a score; run substyle probe and substyle report")
+        raise SubstyleError("results.json: no probe has a score; run substyle stage probes and substyle report")
     # not ModelCardData, which holds the results of one model
     data = CardData(library_name="substyle", tags=["substyle", "probing"], **{"model-index": index})
     table = overview(results)

@@ -45,7 +45,7 @@ def predict(
     """Predict labels of original photographs. The backbone runs in float32.
 
     Args:
-        probe_path: a probe saved by `probe` or `run`.
+        probe_path: a probe saved by the stage `probes`.
         images: any source of photographs, or one image file.
         source: kind and columns of the source, if not detected.
         checkpoint: local weights of the backbone.

@@ -166,7 +166,7 @@ def test_an_address_with_a_secret_is_refused_everywhere(
         (["embed", str(tmp_path), "--store", bad, "--backbone", PIXELS], begin),
         (["embed", bad, "--store", local, "--backbone", PIXELS], begin),
         (["verify", bad], begin),
-        (["probe", bad], begin),
+        (["stage", "probes", bad], begin),
         ([*run, "--images", bad], begin),
         ([*run, "--store", bad], begin),
         (run, f"{begin}images = {json.dumps(bad)}\n"),

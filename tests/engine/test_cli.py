@@ -173,7 +173,7 @@ def test_run_takes_photographs_without_a_study_file(
     assert (study.seed, study.probes.seed, study.analysis.seed, study.canvas) == (3, 3, 3, 64)
     assert (study.embed.device, study.probes.device) == ("cpu", "cpu")
     monkeypatch.setattr("substyle.engine.stages.probes.run_probes", None)
-    assert main(["profile", *command, "--out", "runs/my.pictures"]) == 0  # all is complete
+    assert main(["run", *command, "--out", "runs/my.pictures", "--profile"]) == 0  # all is complete
     assert the_json(capsys)["trace"] == "runs/my.pictures/trace.json"
 
 
@@ -192,16 +192,15 @@ def test_run_takes_photographs_without_a_study_file(
         (["nothing.toml"], "study", "No such file"),
     ],
 )
-@pytest.mark.parametrize("command", ["run", "profile"])
 def test_what_does_not_go_with_a_study_or_with_photographs_is_refused(
-    command: str, arguments: list[str], field: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], field: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "0.jpg").write_bytes(jpeg(photograph(0)))
     (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "photographs"\n')
-    assert main([command, *arguments, "--json"]) == 2
+    assert main(["run", *arguments, "--json"]) == 2
     error = the_json(capsys)["error"]
     assert error["type"] in ("ConfigError", "MissingError")
     assert error["field"] == field
@@ -212,9 +211,9 @@ def test_what_does_not_go_with_a_study_or_with_photographs_is_refused(
 def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, study = str(finished / "store.zarr"), str(finished.parent / "small.toml")
     common = ["--out", str(tmp_path), "--study", study, "--quiet", "--json"]
-    assert main(["probe", store, "--backbone", "control:pixels", *common]) == 0
+    assert main(["stage", "probes", store, "--backbone", "control:pixels", *common]) == 0
     assert set(the_json(capsys)["backbones"]) == {"control:pixels"}
-    assert main(["analyze", store, "--backbone", "control:pixels", *common]) == 0
+    assert main(["stage", "analysis,similarity", store, "--backbone", "control:pixels", *common]) == 0
     assert "knn" in the_json(capsys)["backbones"]["control:pixels"]
     assert main(["report", store, *common]) == 0
     capsys.readouterr()
@@ -224,7 +223,7 @@ def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert staged["knn"] == whole["knn"]
     for options, field in (
         (["stage", "shift"], "stage"),  # which embeds other photographs by the backbones of a study
-        (["probe", "--set", "splits={train=0.5,val=0.25,test=0.25}"], "--set"),  # those of the store are used
+        (["stage", "probes", "--set", "splits={train=0.5,val=0.25,test=0.25}"], "--set"),  # those of the store are used
         (["stage", "mistakes", "--set", "probes.passes=1"], "--set"),  # the probes are there
         (["stage", "analysis", "--images", "photographs"], "--images"),  # which it does not read
     ):
@@ -239,7 +238,15 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = shutil.copytree(finished / "store.zarr", tmp_path / "folder" / "store.zarr")
-    command = ["analyze", str(store), "--backbone", "control:pixels", "--study", str(finished.parent / "small.toml")]
+    command = [
+        "stage",
+        "analysis,similarity",
+        str(store),
+        "--backbone",
+        "control:pixels",
+        "--study",
+        str(finished.parent / "small.toml"),
+    ]
     assert main([*command, "--quiet", "--json"]) == 0
     assert the_json(capsys)["out"] == "runs/store"
     assert main(["report", str(store), "--quiet", "--json"]) == 0
@@ -254,9 +261,8 @@ def test_options_of_embed_that_change_a_store_parse() -> None:
     for options, expected in (([], (False, False)), (["--add"], (True, False)), (["--replace"], (False, True))):
         parsed = parser().parse_args([*command, *options])
         assert (parsed.add, parsed.replace) == expected
-    for name in ("run", "profile"):
-        assert parser().parse_args([name, "s.toml", "--fresh"]).fresh
-        assert not parser().parse_args([name, "s.toml"]).fresh
+    assert parser().parse_args(["run", "s.toml", "--fresh"]).fresh
+    assert not parser().parse_args(["run", "s.toml"]).fresh
 
 
 def test_report_without_results_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,8 +298,8 @@ def test_a_study_whose_store_and_shards_lie_in_a_bucket(
         assert main(["run", str(study), "--out", str(out), "--quiet", "--json"]) == 0
         assert the_json(capsys)["store"] == store
         assert main(["verify", store, "--quiet"]) == 0
-        for stage in ("probe", "analyze", "report"):
-            assert main([stage, store, "--out", str(out), "--study", str(study), "--quiet"]) == 0
+        for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
+            assert main([*stage, store, "--out", str(out), "--study", str(study), "--quiet"]) == 0
         capsys.readouterr()
         found = json.loads((out / "results.json").read_text())
         for backbone in found["backbones"].values():
@@ -355,7 +361,7 @@ def test_the_remedy_for_outdated_results_names_the_study(
     study.write_text(text + "seed = 5\n")
     command = ["report", str(out / "store.zarr"), "--out", str(out), "--study", str(study)]
     assert main(command) == 1
-    remedy = f"substyle probe {out / 'store.zarr'} --study {study}"
+    remedy = f"substyle stage probes {out / 'store.zarr'} --study {study}"
     assert remedy in capsys.readouterr().err
     assert main([*remedy.split()[1:], "--out", str(out), "--quiet"]) == 0
     assert "recomputing" in capsys.readouterr().err
@@ -442,7 +448,7 @@ def test_an_import_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.Captu
         (["run", "nothing.toml"], 2, "study: got 'nothing.toml'"),
         (["embed", "nowhere", "--store", "s.zarr", "--backbone", "control:pixels"], 2, "a folder of images"),
         (["embed", "--store", "s.zarr", "--backbone", "control:pixels"], 2, "a folder of photographs"),
-        (["probe", "nowhere.zarr"], 1, "nowhere.zarr"),
+        (["stage", "probes", "nowhere.zarr"], 1, "nowhere.zarr"),
         (["transforms", "--gallery", "x.png"], 2, "--image"),
         (["transforms", "--suite", "nothing"], 2, "substance31"),
         (["run", "demoo"], 2, "did you mean demo"),
@@ -466,8 +472,8 @@ def test_ctrl_c_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def stop(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("substyle.engine.commands.describe.doctor", stop)
-    assert main(["doctor"]) == 130
+    monkeypatch.setattr("substyle.engine.commands.describe.machine_info", stop)
+    assert main(["info"]) == 130
     assert capsys.readouterr().err.startswith("\nsubstyle: interrupted")
 
 

@@ -32,7 +32,6 @@ HEAVY = {
     "substyle.engine.study.predict.PixelPipeline",
 }
 COMMANDS = {
-    "doctor": [],
     "transforms": ["--suite", "--seed", "--canvas", "--plugin"],
     "backbones": ["--store", "--plugin"],
     "run": [
@@ -64,11 +63,9 @@ COMMANDS = {
             "--runtime",
         ),
     ],
-    "info": [],
+    "info": ["--clean-cache"],
     "verify": [],
-    "probe": ["--out", "--study", "--backbone", "--set"],
     "stage": ["--out", "--study", "--backbone", "--set", "--checkpoint"],
-    "analyze": ["--out", "--study", "--backbone"],
     "report": ["--out", "--study"],
     "predict": ["--checkpoint", "--top", "--plugin"],
     "compare": ["--out"],

@@ -271,7 +271,9 @@ KINDS = {
         "x.parquet", make_export, (("import", "{input}", "--store", "{folder}/new.zarr", "--backbone", "net"),)
     ),
     "run": Kind(
-        "x-run", make_run, (("compare", "{input}", "{folder}/other", "--out", "{folder}/compared"), ("card", "{input}"))
+        "x-run",
+        make_run,
+        (("compare", "{input}", "{folder}/other", "--out", "{folder}/compared"), ("share", "card", "{input}")),
     ),
     "probe": Kind("x.safetensors", lambda path: path.write_bytes(whole()), (("probe", "{input}"),)),
     "study": Kind("x.toml", make_study, (("plan", "{input}", "--photographs", "100"),)),

@@ -153,8 +153,8 @@ class Scene:
     def stages(self, store: Path, *more: object) -> dict[str, Any]:
         """probe, analyze and report, with the study's settings. Returns results.json."""
         study = self.study_file()
-        for stage in ("probe", "analyze"):
-            self.ok(stage, store, "--study", study, *more)
+        for stage in (("stage", "probes"), ("stage", "analysis,similarity")):
+            self.ok(*stage, store, "--study", study, *more)
         return read(self.root / self.ok("report", store, "--study", study, *more)["results"])
 
     # --- photographs --------------------------------------------------------------------------------------------------

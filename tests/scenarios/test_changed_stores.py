@@ -89,8 +89,8 @@ def test_damage_is_found_refused_and_repaired(scene: Scene, harm: Callable[[Path
         verdicts.append(verdict)
     assert verdicts[0] == verdicts[1]
     assert not scene.ok("info", store)["complete"]
-    for stage in ("probe", "analyze", "report"):
-        scene.refused(stage, store, "--study", scene.study_file(), kind="StoreError")
+    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
+        scene.refused(*stage, store, "--study", scene.study_file(), kind="StoreError")
     assert scene.embed(None, store="out/store.zarr")["new_shards"] == 1
     assert rows(store) == before
     assert scene.ok("verify", store)["complete"]

@@ -96,8 +96,8 @@ def test_intervals_of_domains_are_those_of_the_study(scene: Scene) -> None:
     scene.run()
     scene.study["resample_by"] = "folder"
     study, store = scene.study_file(), scene.root / "out" / "store.zarr"
-    scene.ok("probe", store, "--study", study)
-    scene.ok("analyze", store, "--study", study)
+    scene.ok("stage", "probes", store, "--study", study)
+    scene.ok("stage", "analysis,similarity", store, "--study", study)
     scene.refused("report", store, "--study", study, kind="StaleError")
     assert numbers(scene.run()) == numbers(scene.fresh())
 

@@ -26,7 +26,7 @@ def test_they_are_scored_and_kept_until_a_setting_changes(scene: Scene) -> None:
     assert read(scene.root / path)["backbones"][PIXELS]["generators"] == found
     # other settings of one backbone are not compared with those of another, nor shown beside them
     scene.ok("embed", scene.photos, "--store", store, "--backbone", "control:statistics")
-    scene.ok("probe", store, "--out", out, "--backbone", "control:statistics")
+    scene.ok("stage", "probes", store, "--out", out, "--backbone", "control:statistics")
     asked = ["--backbone", "control:statistics", "--out", out, "--set", "generators.styles=1"]
     scene.ok("stage", "generators", store, *asked, "--set", "generators.C=1.0")
     scene.refused("report", store, kind="StaleError")

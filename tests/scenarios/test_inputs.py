@@ -153,9 +153,13 @@ def test_results_of_former_settings_are_not_shown(scene: Scene, change: Callable
     again = read(scene.ok("report", store, "--study", scene.study_file())["results"])
     assert numbers(again) == numbers(before)
     apply()
-    stages = ("report",) if change in (domain, shift) else ("probe", "analyze", "report")
+    stages = (
+        (("report",),)
+        if change in (domain, shift)
+        else (("stage", "probes"), ("stage", "analysis,similarity"), ("report",))
+    )
     for stage in stages:
-        scene.refused(stage, store, "--study", scene.study_file(), kind=kind[0], field=kind[1])
+        scene.refused(*stage, store, "--study", scene.study_file(), kind=kind[0], field=kind[1])
 
 
 def test_photographs_of_a_study_may_be_named_or_gone(scene: Scene) -> None:
@@ -177,8 +181,8 @@ def test_an_output_folder_belongs_to_one_run_at_a_time(scene: Scene) -> None:
     scene.run()
     store = scene.root / "out" / "store.zarr"
     with outputs.locked(scene.root / "out"):
-        for stage in ("probe", "analyze", "report"):
-            message = scene.refused(stage, store, "--study", scene.study_file(), kind="LockedError")
+        for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
+            message = scene.refused(*stage, store, "--study", scene.study_file(), kind="LockedError")
             assert str(scene.root / "out") in message
         scene.refused(*scene.asked(), kind="LockedError")
         scene.refused(*scene.asked("out", None, "--fresh"), kind="LockedError")
@@ -278,10 +282,10 @@ def test_variants_are_made_as_a_store_s(scene: Scene) -> None:
 def test_a_study_s_settings_are_compared_with_those_of_an_import(scene: Scene) -> None:
     folder = exported(scene)
     scene.ok("import", folder, "--store", scene.root / "new.zarr", "--backbone", "mine")
-    scene.ok("probe", scene.root / "new.zarr", "--study", scene.study_file())
+    scene.ok("stage", "probes", scene.root / "new.zarr", "--study", scene.study_file())
     scene.study["seed"] = 5
     scene.refused(
-        "probe", scene.root / "new.zarr", "--study", scene.study_file(), kind="PhotographsError", field="seed"
+        "stage", "probes", scene.root / "new.zarr", "--study", scene.study_file(), kind="PhotographsError", field="seed"
     )
 
 
@@ -324,7 +328,7 @@ def test_results_without_their_checksum_are_not_compared(scene: Scene) -> None:
     path.write_text(json.dumps(results))
     for words in (
         ["compare", scene.root / "a", scene.root / "b", "--out", scene.root / "c"],
-        ["card", scene.root / "a"],
+        ["share", "card", scene.root / "a"],
     ):
         scene.refused(*words, kind="StaleError")
 
@@ -422,7 +426,7 @@ def test_a_report_states_the_photographs_that_its_store_has(scene: Scene) -> Non
     store = scene.root / "s.zarr"
     scene.embed(scene.photos, "--limit", 15)
     asked = ["--study", scene.study_file(), "--out", scene.root / "out"]
-    scene.ok("probe", store, *asked)
+    scene.ok("stage", "probes", store, *asked)
     for field, value in (("limit", "12"), ("splits", "{train = 0.5, val = 0.25, test = 0.25}")):
         words = ["report", store, *asked, "--set", f"{field}={value}"]
         scene.refused(*words, kind="PhotographsError", field=field)

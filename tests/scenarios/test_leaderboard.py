@@ -15,17 +15,17 @@ def test_a_run_becomes_rows_and_a_site(scene: Scene) -> None:
     scene.study |= {"limit": 17, "splits": {"train": 0.5, "val": 0.2, "test": 0.3}}
     results = scene.run()
     run, there, out = scene.root / "out", scene.root / "there", scene.root / "site"
-    (path,) = scene.ok("results", "add", run, "--to", there)["added"]
-    assert scene.ok("results", "add", run, "--to", there)["unchanged"] == [path]
-    assert scene.ok("results", "check", there)["rows"] == 1
-    assert scene.ok("results", "pull", there, "--to", scene.root / "copy")["added"] == [path]
+    (path,) = scene.ok("share", "rows", "add", run, "--to", there)["added"]
+    assert scene.ok("share", "rows", "add", run, "--to", there)["unchanged"] == [path]
+    assert scene.ok("share", "rows", "check", there)["rows"] == 1
+    assert scene.ok("share", "rows", "pull", there, "--to", scene.root / "copy")["added"] == [path]
     row = read(scene.root / "copy" / path)
     accuracy = results["backbones"][PIXELS]["fine"]["linear"]["accuracy"]
     assert next(score for score in row["scores"] if score["key"] == "style_linear")["value"] == accuracy
     assert row["data"]["digest"] == results["identity"]["photographs"]
     assert set(row["stamps"]) >= {"probes", "analysis"}
 
-    answer = scene.ok("site", run, there, "--out", out)
+    answer = scene.ok("share", "site", run, there, "--out", out)
     assert (answer["rows"], answer["tables"]) == (1, 1)
     assert list((out / "pictures").glob("*.jpg"))
     assert list((out / "probes").rglob("fine-linear.safetensors"))

@@ -35,8 +35,8 @@ def test_results_never_go_among_other_files(scene: Scene) -> None:
     for more in ((), ("--fresh",)):
         scene.refused(*scene.asked("out", None, *more), kind="ConfigError", field="--out")
     scene.embed(scene.photos)
-    for stage in ("probe", "analyze"):
-        scene.refused(stage, scene.root / "s.zarr", "--out", thesis, kind="ConfigError", field="--out")
+    for stage in (("stage", "probes"), ("stage", "analysis,similarity")):
+        scene.refused(*stage, scene.root / "s.zarr", "--out", thesis, kind="ConfigError", field="--out")
     assert sorted(path.name for path in thesis.rglob("*.*")) == ["one.png", "report.html", "two.csv"]
     assert not (thesis / "substyle.json").exists()
 
@@ -167,11 +167,11 @@ def test_a_report_is_of_one_set_of_settings(scene: Scene) -> None:
         scene.embed(scene.photos, backbone=backbone)
     store = scene.root / "s.zarr"
     out = scene.root / "results"
-    scene.ok("probe", store, "--study", scene.study_file(), "--backbone", "control:pixels", "--out", out)
+    scene.ok("stage", "probes", store, "--study", scene.study_file(), "--backbone", "control:pixels", "--out", out)
     scene.study["probes"]["passes"] += 5
-    scene.ok("probe", store, "--study", scene.study_file(), "--backbone", "control:statistics", "--out", out)
+    scene.ok("stage", "probes", store, "--study", scene.study_file(), "--backbone", "control:statistics", "--out", out)
     scene.refused("report", store, "--out", out, kind="StaleError")
-    scene.ok("probe", store, "--study", scene.study_file(), "--out", out)
+    scene.ok("stage", "probes", store, "--study", scene.study_file(), "--out", out)
     assert set(read(scene.ok("report", store, "--out", out)["results"])["backbones"]) == {
         "control:pixels",
         "control:statistics",
@@ -200,17 +200,17 @@ def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene, chan
     scene.one().write_bytes(other_bytes(scene.one()))
     scene.embed(scene.photos, "--replace", store=f"{changed}/store.zarr")
     scene.refused(*comparison, kind="StaleError")
-    scene.refused("card", scene.root / changed, kind="StaleError")
+    scene.refused("share", "card", scene.root / changed, kind="StaleError")
 
 
 def test_results_are_not_checked_against_another_store_beside_them(scene: Scene) -> None:
     scene.embed(scene.photos, store="out/store.zarr")
     scene.embed(scene.photos)
     scene.stages(scene.root / "s.zarr", "--out", scene.root / "out")
-    scene.ok("card", scene.root / "out")
+    scene.ok("share", "card", scene.root / "out")
     scene.one().write_bytes(other_bytes(scene.one()))
     scene.embed(scene.photos, "--replace")
-    scene.refused("card", scene.root / "out", kind="StaleError")
+    scene.refused("share", "card", scene.root / "out", kind="StaleError")
 
 
 def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypat
     monkeypatch.setattr(probes, "run_probes", meanwhile)
     store = scene.root / "s.zarr"
     out = scene.root / "results"
-    scene.refused("probe", store, "--study", scene.study_file(), "--out", out, kind="StaleError")
+    scene.refused("stage", "probes", store, "--study", scene.study_file(), "--out", out, kind="StaleError")
     scene.refused("report", store, "--out", out, kind="ConfigError", field="STORE")
 
 
@@ -235,8 +235,8 @@ def test_a_study_of_another_seed_has_its_own_store(scene: Scene) -> None:
     scene.embed(scene.photos)
     scene.study["seed"] = 5
     study = scene.study_file()
-    for stage in ("probe", "analyze", "report"):
-        scene.refused(stage, scene.root / "s.zarr", "--study", study, kind="PhotographsError", field="seed")
+    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
+        scene.refused(*stage, scene.root / "s.zarr", "--study", study, kind="PhotographsError", field="seed")
 
 
 def test_fresh_deletes_nothing_where_the_run_would_fail(scene: Scene) -> None:

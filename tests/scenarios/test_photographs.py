@@ -159,7 +159,7 @@ def test_photographs_that_are_gone(scene: Scene) -> None:
     scene.embed(scene.photos)
     shutil.rmtree(scene.photos)
     scene.refused(*scene.embedding(None), kind="ConfigError", field="IMAGES")
-    assert scene.ok("analyze", scene.root / "s.zarr")["backbones"]
+    assert scene.ok("stage", "analysis,similarity", scene.root / "s.zarr")["backbones"]
 
 
 def test_two_folders_with_the_same_keys(scene: Scene) -> None:
@@ -202,7 +202,7 @@ def test_the_default_folder_is_that_of_the_photographs(scene: Scene) -> None:
     scene.embed(third, store="runs/third/store.zarr")
     for images in (scene.photos, third):
         path = scene.root / "runs" / images.name
-        scene.ok("analyze", path / "store.zarr", "--out", path)
+        scene.ok("stage", "analysis,similarity", path / "store.zarr", "--out", path)
     scene.refused("run", other, *words, kind="PhotographsError", field="images")
 
 

@@ -44,8 +44,8 @@ def test_two_stores_beside_each_other(scene: Scene) -> None:
     for name, images in (("one", scene.photos), ("two", other)):
         fresh = numbers(scene.fresh(images))
         assert numbers(shown[name]) == fresh
-    for stage in ("probe", "analyze", "report"):
-        words = (stage, scene.root / "two.zarr", "--out", scene.root / "runs" / "one")
+    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
+        words = (*stage, scene.root / "two.zarr", "--out", scene.root / "runs" / "one")
         scene.refused(*words, kind="PhotographsError", field="out")
     assert read(scene.root / "runs" / "one" / "results.json") == shown["one"]
 
@@ -54,8 +54,8 @@ def test_two_stores_of_one_name(scene: Scene) -> None:
     other = scene.add_all(scene.root / "other", seed=100)
     scene.embed(scene.photos, store="a/s.zarr")
     scene.embed(other, store="b/s.zarr")
-    scene.ok("analyze", scene.root / "a" / "s.zarr")
-    scene.refused("analyze", scene.root / "b" / "s.zarr", kind="PhotographsError", field="out")
+    scene.ok("stage", "analysis,similarity", scene.root / "a" / "s.zarr")
+    scene.refused("stage", "analysis,similarity", scene.root / "b" / "s.zarr", kind="PhotographsError", field="out")
 
 
 def test_a_store_is_made_anew_in_the_place_of_another(scene: Scene) -> None:
@@ -77,7 +77,7 @@ def test_reports_without_a_study_keep_the_settings_of_few_shots(scene: Scene) ->
     assert (first["shots"], first["draws"], first["seed"]) == (2, 3, 3)
     store = scene.root / "out" / "store.zarr"
     for out, expected in (("out", (2, 3, 3)), ("others", (16, 5, 3))):  # default settings, with the seed of the store
-        scene.ok("probe", store, "--out", scene.root / out)
+        scene.ok("stage", "probes", store, "--out", scene.root / out)
         path = scene.ok("report", store, "--out", scene.root / out)["results"]
         found = read(scene.root / path)["backbones"]["control:pixels"]["few_shot"]
         assert (found["shots"], found["draws"], found["seed"]) == expected
@@ -139,7 +139,7 @@ def test_the_store_grew_and_probes_did_not(scene: Scene) -> None:
     scene.add(50)
     scene.embed(scene.photos)
     scene.refused("report", store, kind="StaleError")
-    scene.ok("probe", store, "--study", scene.study_file())
+    scene.ok("stage", "probes", store, "--study", scene.study_file())
     scene.refused("report", store, kind="StaleError")  # analyze is not done again yet
     assert scene.stages(store)["images"] == first["images"] + 1
 
@@ -147,7 +147,7 @@ def test_the_store_grew_and_probes_did_not(scene: Scene) -> None:
 def test_outdated_probes_are_not_attacked(scene: Scene) -> None:
     store = scene.root / "s.zarr"
     scene.embed(scene.photos)
-    scene.ok("probe", store, "--study", scene.study_file(), "--out", scene.root / "out")
+    scene.ok("stage", "probes", store, "--study", scene.study_file(), "--out", scene.root / "out")
     scene.add(40)
     scene.embed(scene.photos)
     words = ("stage", "attack", store, "--out", scene.root / "out", "--backbone", "control:pixels")
@@ -169,7 +169,7 @@ def test_results_older_than_the_probes_beside_them(scene: Scene) -> None:
     scene.run()
     scene.run("other")
     scene.study["probes"]["passes"] = 195
-    scene.ok("probe", scene.root / "out" / "store.zarr", "--study", scene.study_file())
+    scene.ok("stage", "probes", scene.root / "out" / "store.zarr", "--study", scene.study_file())
     compare = ("compare", scene.root / "out", scene.root / "other", "--out", scene.root / "c")
     scene.refused(*compare, kind="StaleError")
     scene.run()
@@ -196,9 +196,9 @@ def test_kept_results_are_edited(scene: Scene) -> None:
     results = scene.root / "out" / "results.json"
     written = results.read_text()
     results.write_text(json.dumps(json.loads(written)))  # in another layout
-    assert scene.ok("card", scene.root / "out")
+    assert scene.ok("share", "card", scene.root / "out")
     results.write_text(re.sub(r'("accuracy": 0\.)\d', r"\g<1>9", written))
-    scene.refused("card", scene.root / "out", kind="StaleError")
+    scene.refused("share", "card", scene.root / "out", kind="StaleError")
     scene.refused("compare", scene.root / "out", scene.root / "out", "--out", scene.root / "c", kind="StaleError")
 
 
@@ -303,18 +303,18 @@ def test_every_command_answers_with_one_object(scene: Scene, pages: None) -> Non
     scene.run()
     store, out = scene.root / "out" / "store.zarr", scene.root / "out"
     for words in (
-        ("doctor",), ("transforms",), ("backbones",), ("backbones", "--store", store), ("info", store),
+        ("info",), ("transforms",), ("backbones",), ("backbones", "--store", store), ("info", store),
         ("verify", store),
-        ("plan", scene.study_file(), "--photographs", "10"), ("profile", *scene.asked()[1:]),
+        ("plan", scene.study_file(), "--photographs", "10"), (*scene.asked(), "--profile"),
         ("compare", out, out / "results.json", "--out", scene.root / "c"),
     ):  # fmt: skip
         code, answer = scene.command(*words)
         assert code == 0 or "error" in answer, words
     nothing = scene.root / "nothing"
     for words in (
-        ("info", nothing), ("verify", nothing), ("probe", nothing), ("analyze", nothing), ("report", nothing),
+        ("info", nothing), ("verify", nothing), ("stage", "probes", nothing), ("report", nothing),
         ("predict", nothing, nothing), ("compare", nothing, nothing), ("plan", nothing), ("run", nothing),
-        ("run", nothing.with_suffix(".toml")), ("profile", nothing),
+        ("run", nothing.with_suffix(".toml")), ("run", nothing, "--profile"),
         ("embed", nothing, "--store", "s", "--backbone", "b"),
         ("import", nothing, "--store", "s", "--backbone", "b"), ("transforms", "--suite", "x"),
         ("backbones", "--store", nothing), ("embed",), ("nothing",),
@@ -352,7 +352,7 @@ def test_another_version_of_the_code(scene: Scene, monkeypatch: pytest.MonkeyPat
     for each in (ProbesStage, AnalysisStage):
         monkeypatch.setattr(each, "version", 99)
     message = scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
-    assert message.endswith(f"; run substyle probe {store} --study {scene.study_file()}")
+    assert message.endswith(f"; run substyle stage probes {store} --study {scene.study_file()}")
     assert numbers(scene.run()) == before
 
 

@@ -341,8 +341,8 @@ def test_the_gallery_is_that_of_the_photographs(scene: Scene, pages: None) -> No
     store = scene.root / "out" / "store.zarr"
     scene.embed(scene.photos, "--replace", store="out/store.zarr")
     study = scene.study_file()
-    for stage in ("probe", "analyze", "report"):
-        scene.ok(stage, store, "--study", study)
+    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
+        scene.ok(*stage, store, "--study", study)
     assert "<img" not in (scene.root / "out" / "report.html").read_text()
     scene.run()
     scene.run("fresh")

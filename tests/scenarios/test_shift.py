@@ -143,7 +143,7 @@ def test_shift_after_the_probes_changed(shifted: Scene) -> None:
     shifted.run()
     shifted.study["probes"]["Cs"] = [1e-3]
     store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
-    shifted.ok("probe", store, "--study", study)
+    shifted.ok("stage", "probes", store, "--study", study)
     shifted.refused("report", store, "--study", study, kind="StaleError")
     assert numbers(shifted.run()) == numbers(shifted.fresh())
 
@@ -154,7 +154,7 @@ def test_shift_after_the_analysis_changed(shifted: Scene) -> None:
     shifted.run()
     shifted.study["analysis"]["max_images"] = 3
     store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
-    shifted.ok("analyze", store, "--study", study)
+    shifted.ok("stage", "analysis,similarity", store, "--study", study)
     shifted.refused("report", store, "--study", study, kind="StaleError")
 
 

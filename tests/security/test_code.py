@@ -203,10 +203,8 @@ def study(tmp_path: Path) -> Path:
     [
         ["plan", "{study}", "--photographs", "5"],
         ["run", "{study}", "--images", "{photographs}", "--out", "{out}"],
-        ["demo", "--study", "{study}", "--images", "{photographs}", "--out", "{out}"],
-        ["profile", "{study}", "--images", "{photographs}", "--out", "{out}"],
-        ["probe", "{store}", "--study", "{study}", "--out", "{out}"],
-        ["analyze", "{store}", "--study", "{study}", "--out", "{out}"],
+        ["stage", "probes", "{store}", "--study", "{study}", "--out", "{out}"],
+        ["stage", "analysis,similarity", "{store}", "--study", "{study}", "--out", "{out}"],
         ["report", "{store}", "--study", "{study}", "--out", "{out}"],
         ["adapt", "{store}", "--backbone", "control:pixels", "--study", "{study}", "--out", "{out}"],
         ["stage", "attack", "{store}", "--study", "{study}", "--out", "{out}"],

@@ -115,7 +115,7 @@ class AttackStage(JsonStage[AttackConfig]):
         for name in names:
             entry = run.store.backbone(name)
             if name not in _probed(run):
-                again = f"run substyle probe {run.store.path}"
+                again = f"run substyle stage probes {run.store.path}"
                 raise MissingError(str(probe_file(run.out, name, "semantic")), again)
             inputs = _inputs(run.store, run.out, entry, config, _probed(run))
             if not config.names(transfer=inputs["transfer"] is not None):
@@ -139,10 +139,6 @@ class AttackStage(JsonStage[AttackConfig]):
         """The stamp of current inputs. The order of transformations does not matter to attacks."""
         table = _table(run, unit)
         return Stamp.of(run.store, table, {**self.settings(config), **self.inputs(run, config, unit, before)})
-
-    def command(self, run: Run, unit: Unit) -> str:
-        """`substyle stage attack`."""
-        return f"substyle stage attack {run.store.path} --backbone {unit.name}"
 
     def compute(self, run: Run, config: AttackConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the attacked pictures' embeddings and the scores."""
@@ -283,7 +279,7 @@ class _Subject:
         transfer = self.inputs["transfer"]
         surrogate, classes = self._victim(transfer["name"]) if transfer else (None, probe)
         if classes.labels != probe.labels:
-            raise SubstyleError(f"{transfer['name']}: its class probe has other classes; rerun substyle probe")
+            raise SubstyleError(f"{transfer['name']}: its class probe has other classes; rerun substyle stage probes")
         self.layers = {each["name"]: self._victim(each["name"]) for each in self.inputs["layers"]}
         names = self.config.names(transfer=surrogate is not None)
         self._sample(source, victim, probe)
@@ -326,7 +322,7 @@ class _Subject:
         path = probe_file(self.out, name, "semantic")
         if not is_result(path):
             raise MissingError(
-                str(path), f"run substyle probe {self.store.path} with the semantic task and linear heads"
+                str(path), f"run substyle stage probes {self.store.path} with the semantic task and linear heads"
             )
         settings = self.store.settings
         loaded = registry.load(

@@ -1,4 +1,4 @@
-"""Commands `results`, `site` and `push`: rows of results that travel, and a static site of them."""
+"""Commands `share rows`, `share site` and `share push`: rows of results that travel, and a static site of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from substyle.engine.study import hub
 from substyle.kernels.errors import ConfigError, MissingError
 
 
-def results(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle results add RUN… --to DIR`, `results pull DIR… --to DIR`, `results check DIR…`, `results schema`."""
+def rows(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle share rows add RUN… --to DIR`, `… pull DIR… --to DIR`, `… check DIR…`, `… schema`."""
     if options.action == "schema":
         made = row_schema()
         print(json.dumps(made, indent=2, ensure_ascii=False))
@@ -29,15 +29,15 @@ def results(options: argparse.Namespace) -> dict[str, Any]:
     if options.to is None:
         raise MissingError("--to", f"the directory to which {options.action} writes")
     bad: dict[str, str] = {}
-    rows = []
+    found = []
     for source in options.sources:
         if options.action == "add":
-            rows += rows_of_run(source)
+            found += rows_of_run(source)
         else:
             contents = read_directory(source, "SOURCE")
-            rows += contents.rows.values()
+            found += contents.rows.values()
             bad |= {str(source / name): reason for name, reason in contents.bad.items()}
-    done = add_rows(rows, options.to)
+    done = add_rows(found, options.to)
     for name in done.added:
         print(f"added {name}")
     _name(bad)
@@ -68,17 +68,17 @@ def _counted(number: int, noun: str) -> str:
 
 
 def site(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle site SOURCE… --out DIR`."""
+    """`substyle share site SOURCE… --out DIR`."""
     made = write_site(options.sources, options.out, photographs=not options.without_photographs)
     _name(made.bad)
-    rows, tables, pages = _counted(made.rows, "row"), _counted(made.tables, "table"), _counted(made.pages, "page")
-    print(f"{made.index}: {rows} in {tables}, {pages}")
+    parts = _counted(made.rows, "row"), _counted(made.tables, "table"), _counted(made.pages, "page")
+    print(f"{made.index}: {parts[0]} in {parts[1]}, {parts[2]}")
     return {**asdict(made), "index": str(made.index), "ok": not made.bad}
 
 
 def push(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle push RUN --repo USER/NAME`."""
-    rows = {row.path: row.text().encode() for row in rows_of_run(options.run)}
-    address = hub.push(options.run, options.repo, private=options.private, rows=rows)
+    """`substyle share push RUN --repo USER/NAME`."""
+    texts = {row.path: row.text().encode() for row in rows_of_run(options.run)}
+    address = hub.push(options.run, options.repo, private=options.private, rows=texts)
     print(f"uploaded: {address}")
     return {"commit": address}

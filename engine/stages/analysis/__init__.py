@@ -32,10 +32,6 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
         """The device of FAISS."""
         return search_device(config.device)
 
-    def command(self, run: Run, unit: Unit) -> str:
-        """`substyle analyze`."""
-        return f"substyle analyze {run.store.path}"
-
     def compute(self, run: Run, config: AnalysisConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the analysis."""
         self.write(folder, analyze(run.tables[unit.name], config, quiet=run.quiet))

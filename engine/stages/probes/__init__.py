@@ -46,10 +46,6 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         """All settings, without the GPU index."""
         return asdict(config) | {"device": config.device.partition(":")[0]}
 
-    def command(self, run: Run, unit: Unit) -> str:
-        """`substyle probe`."""
-        return f"substyle probe {run.store.path}"
-
     def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write probes, scores and results."""
         entry, settings = run.store.backbone(unit.name), run.store.settings

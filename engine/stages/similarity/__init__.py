@@ -48,14 +48,10 @@ class SimilarityStage(JsonStage[AnalysisConfig]):
         tables = list(run.tables.values())
         if before is not None:
             if not set(before["backbones"]) <= {entry.name for entry in run.store.backbones()}:
-                raise StaleError(f"{self.folder(run, unit)}: outdated, of another store", self.command(run, unit))
+                raise StaleError(f"{self.folder(run, unit)}: outdated, of another store", self.command(run))
             tables = open_tables(run.store, list(before["backbones"]), first.transformations)
         digests = {table.backbone: table_digest(run.store, table) for table in tables}
         return Stamp.of(run.store, tables[0], {**self.settings(config), "backbones": digests})
-
-    def command(self, run: Run, unit: Unit) -> str:
-        """`substyle analyze`."""
-        return f"substyle analyze {run.store.path}"
 
     def compute(self, run: Run, config: AnalysisConfig, unit: Unit, shared: None, folder: Path) -> None:
         """Write the similarities."""

@@ -23,7 +23,7 @@ def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) ->
     assert sum(row["role"] == "held_out" for row in rows) == 11
     assert main(["backbones", "--json"]) == 0
     assert len(the_json(capsys)["families"]) >= 5
-    assert main(["doctor", "--json"]) == 0
+    assert main(["info", "--json"]) == 0
     assert the_json(capsys)["packages"]["torch"]
 
 

@@ -57,13 +57,13 @@ def error(text: str) -> dict[str, Any]:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, what: BaseException) -> None:
-    """Make `substyle doctor` print something, then raise."""
+    """Make `substyle info` print something, then raise."""
 
-    def doctor(options: object) -> None:
+    def machine_info(options: object) -> None:
         print("a table")
         raise what
 
-    monkeypatch.setattr("substyle.engine.commands.describe.doctor", doctor)
+    monkeypatch.setattr("substyle.engine.commands.describe.machine_info", machine_info)
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_what_libraries_write_goes_to_stderr(tmp_path: Path) -> None:
 
 def test_in_process_the_streams_come_back(capfd: pytest.CaptureFixture[str]) -> None:
     stdout = sys.stdout
-    assert main(["doctor", "--json"]) == 0
+    assert main(["info", "--json"]) == 0
     assert sys.stdout is stdout
     os.write(1, b"afterwards\n")
     out, err = capfd.readouterr()
@@ -95,7 +95,7 @@ def test_in_process_the_streams_come_back(capfd: pytest.CaptureFixture[str]) -> 
 
 
 def test_without_json_tables_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 0
+    assert main(["info"]) == 0
     out, err = capsys.readouterr()
     assert "packages:" in out
     assert "{" not in out
@@ -110,7 +110,7 @@ def test_without_json_tables_go_to_stdout(capsys: pytest.CaptureFixture[str]) ->
         (["verify"], "STORE"),
         (["embed"], None),  # two are missing
         (["nothing"], "COMMAND"),
-        (["doctor", "--nothing"], None),
+        (["info", "--nothing"], None),
         ([], "COMMAND"),
     ],
 )
@@ -150,7 +150,7 @@ def test_failures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     failing(monkeypatch, what)
-    assert main(["doctor", "--json"]) == code
+    assert main(["info", "--json"]) == code
     out, err = capsys.readouterr()
     found = error(out)
     assert set(found) == {"type", "field", "message"}
@@ -164,14 +164,14 @@ def test_failures(
 def test_a_bug_is_a_traceback_without_json(monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, ZeroDivisionError("by zero"))
     with pytest.raises(ZeroDivisionError):
-        main(["doctor"])
+        main(["info"])
 
 
 def test_an_answer_that_is_no_json_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("substyle.engine.commands.describe.doctor", lambda options: {"accuracy": float("nan")})
-    assert main(["doctor", "--json"]) == 1
+    monkeypatch.setattr("substyle.engine.commands.describe.machine_info", lambda options: {"accuracy": float("nan")})
+    assert main(["info", "--json"]) == 1
     assert error(capsys.readouterr().out)["type"] == "ValueError"
 
 
@@ -221,7 +221,7 @@ def test_a_signal_while_a_library_loads(
     monkeypatch.setattr(cli, "importlib", SimpleNamespace(import_module=load))
     failing(monkeypatch, AssertionError("it went on"))
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    assert main(["doctor", "--json"]) == code
+    assert main(["info", "--json"]) == code
     assert error(capsys.readouterr().out)["type"] == ("Interrupted" if number == signal.SIGINT else "Terminated")
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -264,13 +264,13 @@ def test_an_error_in_the_wake_of_a_signal_is_the_signal(
         finally:
             raise raised from None
 
-    monkeypatch.setattr("substyle.engine.commands.describe.doctor", interrupted)
+    monkeypatch.setattr("substyle.engine.commands.describe.machine_info", interrupted)
     code, kind = (130, "interrupted") if number == signal.SIGINT else (143, "terminated")
-    assert main(["doctor"]) == code
+    assert main(["info"]) == code
     err = capsys.readouterr().err
     assert f"substyle: {kind}" in err
     assert str(raised) in err
-    assert main(["doctor", "--json"]) == code
+    assert main(["info", "--json"]) == code
     assert error(capsys.readouterr().out)["type"] == kind.capitalize()
 
 
@@ -283,7 +283,7 @@ def test_help_and_version_are_text() -> None:
 
 def test_stdout_that_cannot_be_written() -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "substyle.engine.cli", "doctor", "--json"]
+        command = [sys.executable, "-m", "substyle.engine.cli", "info", "--json"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("substyle: ")
@@ -307,7 +307,7 @@ def test_a_stream_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    assert main(["doctor", "--json"]) == 0
+    assert main(["info", "--json"]) == 0
     assert json.loads(out.getvalue())["packages"]
     assert "packages:" in err.getvalue()
 
@@ -315,10 +315,10 @@ def test_a_stream_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "asked"),
     [
-        (["doctor", "--json"], True),
-        (["doctor", "--js"], True),  # argparse takes it
-        (["doctor", "--json=yes"], True),  # refused, as JSON
-        (["doctor"], False),
+        (["info", "--json"], True),
+        (["info", "--js"], True),  # argparse takes it
+        (["info", "--json=yes"], True),  # refused, as JSON
+        (["info"], False),
         (["predict", "--", "--json"], False),
         (["embed", "--", "x"], False),
         (["embed", "--store", "json", "-j", "--"], False),

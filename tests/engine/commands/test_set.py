@@ -120,12 +120,12 @@ def test_settings_of_what_is_embedded_need_a_study(
     embedded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(embedded.parent)
-    for command in ("probe", "analyze"):
-        assert main([command, str(embedded), "--set", "suite=mini5", "--json"]) == 2
+    for command in (("stage", "probes"), ("stage", "analysis,similarity")):
+        assert main([*command, str(embedded), "--set", "suite=mini5", "--json"]) == 2
         assert "--study" in the_json(capsys)["error"]["message"]
     assert main(["report", str(embedded), "--set", "probes.mlp_steps=3", "--json"]) == 2
     assert the_json(capsys)["error"]["field"] == "--set"
-    assert main(["probe", str(embedded), "--set", "probes.mlp_steps=0", "--json"]) == 2
+    assert main(["stage", "probes", str(embedded), "--set", "probes.mlp_steps=0", "--json"]) == 2
     assert the_json(capsys)["error"]["field"] == "probes.mlp_steps"
 
 

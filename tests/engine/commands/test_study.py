@@ -52,33 +52,27 @@ def test_a_study_of_the_package_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         load_study("no-such")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "study_file", "images", "out"),
-    [
-        ([], "demo", "runs/photographs", None),
-        (["--study", "smallest"], "smallest", "runs/photographs", None),
-        (["--images", "holiday"], "photographs", "holiday", "runs/holiday"),
-        (["--images", "holiday", "--study", "families"], "families", "holiday", "runs/holiday-families"),
-        (["--images", "holiday", "--out", "mine", "--fresh"], "photographs", "holiday", "mine"),
-    ],
-)
-def test_demo_runs_a_study(
-    arguments: list[str], study_file: str, images: str, out: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", ["demo", "smallest"])
+def test_a_study_of_packaged_photographs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made: list[Path] = []
     monkeypatch.setattr("substyle.pipelines.packaged_photographs.ensure", made.append)
-    ran: list[Any] = []
-    monkeypatch.setattr(study, "run", ran.append)
-    study.demo(parser().parse_args(["demo", *arguments]))
-    (options,) = ran
-    assert options.study == STUDIES / f"{study_file}.toml"
-    assert str(options.images) == images
-    assert options.out == (out if out is None else Path(out))
-    assert made == ([] if "--images" in arguments else [Path("runs/photographs")])
-    # the packaged photographs are crops, of which those of one picture are not independent
-    assert options.set == ([] if "--images" in arguments else ['resample_by="folder"'])
-    assert options.fresh == ("--fresh" in arguments)
+    ran: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(study, "run_study", lambda *given, **options: ran.append((*given, options)))
+    monkeypatch.setattr(study, "_show", lambda *given: {})
+    study.run(parser().parse_args(["run", name, "--packaged"]))
+    ((asked, out, options),) = ran
+    assert (asked.name, out, options["images"]) == (name, Path("runs") / name, Path("runs/photographs"))
+    assert made == [Path("runs/photographs")]
+    # they are crops, of which those of one picture are not independent
+    assert asked.resample_by == "folder"
+
+
+@pytest.mark.parametrize("words", [["demo", "--images", "x"], ["photographs-of-mine", "--backbone", "b"]])
+def test_packaged_photographs_are_those_of_a_study(words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        study.run(parser().parse_args(["run", *words, "--packaged"]))
+    assert caught.value.field == "--packaged"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
@@ -87,7 +81,7 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
         parser().parse_args(["--print-completion", shell])
     assert not stop.value.code
     script = capsys.readouterr().out
-    assert ("demo" if shell == "tcsh" else "--fresh") in script
+    assert ("variants" if shell == "tcsh" else "--fresh") in script
     if shell == "bash":
         assert complete(script, "run", "") >= {"tmp"}
         assert complete(script, "embed", "--backbone", "package", ":", "clip") == {"clip_vit_b16"}

@@ -263,7 +263,10 @@ def test_results_of_a_stage_that_is_not_known_now(
     registry._registered.remove("dimension")
     out = folder / "out"
     shutil.copytree(out, folder / "copy")
-    for words in (["compare", str(out), str(folder / "copy"), "--out", str(folder / "compared")], ["card", str(out)]):
+    for words in (
+        ["compare", str(out), str(folder / "copy"), "--out", str(folder / "compared")],
+        ["share", "card", str(out)],
+    ):
         assert main([*words, "--json"]) == 0
         capsys.readouterr()
     (folder / "study.toml").write_text(STUDY.partition("plugins")[0] + "[probes]" + STUDY.partition("[probes]")[2])

@@ -105,7 +105,7 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
     assert kept(tables[:1]) == {}
     with pytest.raises(StaleError, match="seed") as stale:
         kept(tables, similarity=AnalysisConfig(seed=1))
-    assert stale.value.command == f"substyle analyze {store.path}"
+    assert stale.value.command == f"substyle stage similarity {store.path}"
     assert str(stale.value).endswith(f"; run {stale.value.command}")
     with pytest.raises(StaleError, match="other transformations"):
         kept(open_tables(store, names, ["identity", "jpeg"]))

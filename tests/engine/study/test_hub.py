@@ -124,7 +124,7 @@ def test_report_tables_and_probes_are_uploaded_and_embeddings_stay(run: Path, en
 
 @pytest.mark.usefixtures("endpoint")
 def test_the_command_uploads_the_rows_of_the_run(run: Path) -> None:
-    assert main(["push", str(run), "--repo", REPO]) == 0
+    assert main(["share", "push", str(run), "--repo", REPO]) == 0
     rows = {row.path: row.text() for row in rows_of_run(run)}
     assert rows
     assert {name: data.decode() for name, data in Hub.files.items() if name.startswith("results/")} == rows

@@ -18,7 +18,7 @@ def test_results_beside_other_probes_are_outdated(scene: Scene) -> None:
     scene.ok("report", store, "--out", out)
     del scene.study["complexity"]
     scene.study["probes"]["Cs"] = [1e-1]
-    scene.ok("probe", store, "--study", scene.study_file(), "--images", scene.photos, "--out", out)
+    scene.ok("stage", "probes", store, "--study", scene.study_file(), "--images", scene.photos, "--out", out)
     scene.refused("report", store, "--out", out, kind="StaleError")
 
 

