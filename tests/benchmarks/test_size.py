@@ -56,4 +56,4 @@ def test_every_part_is_counted() -> None:
     assert {f"{what} of {part}" for what in ("lines", "tokens") for part in ("core", "extensions", "suites")} <= {
         *found
     }
-    assert min(found.values()) > 20
+    assert min(found.values()) > 0
