@@ -53,6 +53,7 @@ class Counter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.fused, self.typed = device, fused, typed
         self.launches: list[Launch] = []
+        self._compiling = False
         self._unwritten: dict[int, dict[int, float]] = {}  # results not in memory: bytes of what they are computed from
         self._used: set[int] = set()
         self._kept: list[torch.Tensor] = []  # so that no address of a storage is reused
@@ -69,10 +70,10 @@ class Counter(TorchDispatchMode):
         """In place of `dispatch.compiled`: count a function as torch.compile fuses it."""
 
         def call(*tensors: torch.Tensor) -> Any:  # noqa: ANN401
-            before, self.fused = self.fused, True
+            before, self.fused, self._compiling = self.fused, True, True
             out = function(*tensors)
-            self._write([leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)])
-            self.fused = before
+            self._write([leaf for leaf in tree_leaves((tensors, out)) if isinstance(leaf, torch.Tensor)])
+            self.fused, self._compiling = before, False
             return out
 
         return call
@@ -103,16 +104,18 @@ class Counter(TorchDispatchMode):
             self._write(read)
             product = not self.typed or read[-1].itemsize == 2
             self.launches.append(Launch(flop, float(sum(sizes) - on_chip), product))
-        elif not self.fused or mutable or packet in _OVERWRITES:
+        elif not self._compiling and (not self.fused or mutable or packet in _OVERWRITES):
             read = read[1:] if packet in _OVERWRITES else read
             self._write(read)
             for tensor in made:
                 self._unwritten.pop(_key(tensor), None)
             most = sum(map(_size, made)) if self.typed and packet in _PICKS else math.inf
             self.launches.append(Launch(0.0, sum(min(_size(t), most) for t in read) + sum(map(_size, made))))
-        elif torch.Tag.pointwise in func.tags or packet in _ALSO_POINTWISE:
+        elif torch.Tag.pointwise in func.tags or packet in (*_ALSO_POINTWISE, *_PICKS, *_OVERWRITES):
+            read = read[1:] if packet in _OVERWRITES else read
             self._write([t for t in read if _key(t) in self._used and len(self._sources([t])) > _READS])
             self._used.update(map(_key, read))
+            self._used.difference_update(map(_key, made))
             self._unwritten |= dict.fromkeys(map(_key, made), self._sources(read))
         else:
             self.launches.append(Launch(0.0, sum(self._sources(read).values()) + sum(map(_size, made))))

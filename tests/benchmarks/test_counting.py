@@ -81,3 +81,20 @@ def test_compiled_functions_are_counted_as_fused() -> None:
         counter.compiled(_chain)(x)
         _chain(x)
     assert [launch.moved for launch in counter.launches] == [6000, 8000, 8000, 6000]
+
+
+def test_a_compiled_function_that_writes_to_what_it_is_given_is_one_kernel() -> None:
+    table, rows = torch.empty(30, 4, device=META), torch.zeros(6, dtype=torch.int64, device=META)
+    out = torch.empty(6, 4, dtype=torch.bfloat16, device=META)
+
+    mean, scale, factor = (torch.empty(size, device=META) for size in (4, 4, 30))
+
+    def gather(out: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) -> None:
+        values = table.index_select(0, rows).mul_(factor.index_select(0, rows)[:, None])
+        out.copy_(values.sub_(mean).mul_(scale))
+
+    with Counter() as counter:
+        counter.compiled(gather)(out, table, rows)
+    assert [launch.moved for launch in counter.launches] == [
+        sum(t.nbytes for t in (table, rows, out, mean, scale, factor))
+    ]
