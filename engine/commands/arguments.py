@@ -138,6 +138,7 @@ _Arguments = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: Registry[tuple[str, str, _Arguments]] = Registry("command", COMMANDS)  # module, description, arguments
 # commands of the version before, and what does the same now
 _FORMER = {
+    "adapt": "substyle stage adapt",
     "analyze": "substyle stage analysis,similarity",
     "attack": "substyle stage attack",
     "bench": "python -m benchmarks",
@@ -148,6 +149,7 @@ _FORMER = {
     "probe": "substyle stage probes",
     "push": "substyle share push",
     "results": "substyle share rows",
+    "schema": "substyle info --schema",
     "site": "substyle share site",
 }
 _GROUPS = {"share": "pass results on: model card, Hugging Face Hub, rows of results, static site"}
@@ -325,17 +327,13 @@ def _transforms(transforms: argparse.ArgumentParser) -> None:
 
 @command("info", "describe", "report devices, libraries and the cache, or contents and progress of a store")
 def _info(info: argparse.ArgumentParser) -> None:
+    plugins(info)
     info.add_argument("store", type=place, nargs="?", metavar="STORE", help="default: report on this machine")
     info.add_argument(
         "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
     )
-
-
-@command("schema", "study", "print the JSON Schema of study files or of results.json")
-def _schema(schema: argparse.ArgumentParser) -> None:
-    plugins(schema)
-    schema.add_argument("--results", action="store_true", help="of results.json instead of study files")
-    schema.add_argument("--out", type=local, metavar="FILE", help="write to FILE instead of stdout")
+    text = "print the JSON Schema of study files, or of results.json"
+    info.add_argument("--schema", choices=("study", "results"), help=text)
 
 
 @command("backbones", "describe", "list available or stored backbones")
@@ -349,7 +347,7 @@ def _backbones(backbones: argparse.ArgumentParser) -> None:
 def _embed(embed: argparse.ArgumentParser) -> None:
     plugins(embed)
     embed.add_argument(
-        "images", type=photographs, nargs="?", metavar="IMAGES", help="photographs; default: the source of the store"
+        "images", type=photographs, nargs="?", metavar="IMAGES", help="photographs; default: those of the store"
     )
     embed.add_argument("--store", type=place, required=True, help="local folder, or s3://, gs://, az:// address")
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import platform
 import re
@@ -46,14 +47,25 @@ _ON_GPU = {
 
 
 def info(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle info`: this machine, or `substyle info STORE`: a store, which may be in use."""
+    """`substyle info`: this machine or a schema, or `substyle info STORE`: a store, which may be in use."""
     if options.store is None:
-        return machine_info(options)
-    if options.clean_cache:
-        raise ConfigError("--clean-cache", str(options.store), "only without STORE")
+        return schema(options) if options.schema else machine_info(options)
+    for option, given in (("--clean-cache", options.clean_cache), ("--schema", options.schema)):
+        if given:
+            raise ConfigError(option, str(options.store), "only without STORE")
     from substyle.engine.commands import inspect
 
     return inspect.store_info(options)
+
+
+def schema(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle info --schema`: print the JSON Schema of study files, or of results.json."""
+    from substyle.engine.stages.results import results_schema
+    from substyle.engine.study.file import study_schema
+
+    made = study_schema() if options.schema == "study" else results_schema()
+    print(json.dumps(made, indent=2, ensure_ascii=False))
+    return made
 
 
 def machine_info(options: argparse.Namespace) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.backbones.registry import check_name, is_derived
 from substyle.engine.commands.options import changes, fields_of
 from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.blobs import not_used
+from substyle.engine.embedding.derived import derive
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed as embed_all
@@ -31,6 +33,8 @@ _SHOWN = 5  # variants left out by name
 def embed(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle embed IMAGES --store STORE --backbone NAME`. Defaults come from an existing store."""
     existing = EmbeddingStore.open(options.store) if catalog.exists(options.store) else None
+    if existing is not None and (bases := _bases(existing, options.backbone)):
+        return _derive(options, existing, bases)
     data: dict[str, Any] = {"name": "embed", "backbones": backbone_choices(options.backbone, options.checkpoint)}
     asked, stored = changes(options), {}
     if existing is not None:
@@ -68,6 +72,32 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         f"{summary.new_shards} of {summary.shards}" + (f", {rate:.0f} variants/s" if rate else "")
     )
     return {**dataclasses.asdict(summary), "store": str(options.store)}
+
+
+def _bases(store: EmbeddingStore, names: Sequence[str]) -> dict[str, str]:
+    """Backbones of a store that embeddings of others are derived from, by name of the other."""
+    derivations = {name: check_name(name).derive for name in names if is_derived(name)}
+    bases = {name: derive_of(name).backbone for name, derive_of in derivations.items() if derive_of is not None}
+    there = {entry.name for entry in store.backbones()}
+    return {name: base for name, base in bases.items() if base in there}
+
+
+def _derive(options: argparse.Namespace, store: EmbeddingStore, bases: Mapping[str, str]) -> dict[str, Any]:
+    """Derive the embeddings of backbones from those in a store.
+
+    Raises:
+        ConfigError: photographs or networks are named besides.
+    """
+    what = " and ".join(f"{name} from {base}" for name, base in bases.items())
+    allowed = f"no others where {store.path} has what embeddings are derived from ({what})"
+    if others := [name for name in options.backbone if name not in bases]:
+        raise ConfigError("--backbone", others[0], allowed)
+    if options.images is not None:
+        raise ConfigError("IMAGES", str(options.images), allowed)
+    for name, base in bases.items():
+        entry = derive(store, name, quiet=options.quiet)
+        print(f"{store.path}: embeddings of {name}, of width {entry.dim}, derived from those of {base}")
+    return {"store": str(options.store), "derived": dict(bases)}
 
 
 def _settings(study: Study, store: EmbeddingStore | None) -> Settings:

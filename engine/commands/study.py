@@ -1,10 +1,9 @@
-"""Commands `run`, `stage`, `report`, `predict`, `compare`, `schema`."""
+"""Commands `run`, `stage`, `report`, `predict`, `compare`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import re
 import shlex
@@ -22,8 +21,9 @@ from substyle.engine.config import Study
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.stages import registry
+from substyle.engine.stages.added import embed_added
 from substyle.engine.stages.registry import AnyStage
-from substyle.engine.stages.results import read_results, results_schema, validate_results
+from substyle.engine.stages.results import read_results, validate_results
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.stages.tables import reported_tables, tables
@@ -33,13 +33,12 @@ from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.engine.study.compare import compare_results, outcomes_of
-from substyle.engine.study.file import load_study, naming_file, shipped_studies, study_of, study_schema
+from substyle.engine.study.file import load_study, naming_file, shipped_studies, study_of
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.plan import require_stated, require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import report_study, run_study
-from substyle.kernels import files
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import SourceConfig, open_source
@@ -205,6 +204,7 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
         run = _run_of(options, stages, store, out, study)
         for each in stages:
             found = each.computed(run)
+            embed_added(run, each, found)
             for name, result in found.items():
                 if name:
                     answer["backbones"].setdefault(name, {}).update(each.as_json(result))
@@ -313,7 +313,7 @@ def of_store(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study |
                 require_stated(study, store)
     elif options.images is not None and not _reads_photographs(options):
         raise ConfigError("--images", str(options.images), "only with --study")
-    elif options.set and options.command in ("adapt", "report"):
+    elif options.set and options.command == "report":
         raise ConfigError("--set", options.set[0], "only with --study")
     out = options.out or out_of(store)
     outputs.require_own(out, store.path, Remedies(*3 * ("use another --out",)))
@@ -387,14 +387,3 @@ def _name(path: Path, paths: list[Path]) -> str:
     """The name of the run's folder, or the full path if two runs share it."""
     folders = [p.resolve().parent.name for p in paths]
     return path.resolve().parent.name if folders.count(path.resolve().parent.name) == 1 else str(path)
-
-
-def schema(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle schema`: print the JSON Schema of study files, or of results.json."""
-    made = results_schema() if options.results else study_schema()
-    text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
-    if options.out is None:
-        print(text, end="")
-    else:
-        files.write(options.out, text)
-    return made

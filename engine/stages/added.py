@@ -1,31 +1,21 @@
-"""Backbones that stages add to a study, and their embeddings, which may be derived from those of others."""
+"""Backbones that stages add to a study."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from substyle.engine import observability
-from substyle.engine.backbones.registry import check_name, is_derived
+from substyle.engine.backbones.registry import is_derived
+from substyle.engine.embedding.derived import derive
 from substyle.engine.embedding.run import embed
 from substyle.engine.stages.registry import AnyStage, discard
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.tables import tables
-from substyle.engine.store import compaction, lock
-from substyle.engine.store.layout import GRAPH, SKETCH, BackboneEntry
-from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import require_shards
-from substyle.kernels.errors import ConfigError
-
-DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
 
 
 def embed_added(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> None:
-    """Embed backbones that a stage of a study adds, and open their tables for the stages after it.
+    """Embed backbones that a stage adds, and open their tables for the stages after it.
 
     Results of backbones that are replaced are deleted.
 
@@ -34,73 +24,20 @@ def embed_added(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> None:
     """
     if not (added := stage.added(run, found)):
         return
-    assert run.embedding is not None
-    plan, (first, *_) = run.embedding.plan, run.tables.values()
+    first, *_ = run.tables.values()
     derived = [choice.name for choice in added if is_derived(choice.name)]
     networks = [choice for choice in added if choice.name not in derived]
     if networks:
+        assert run.embedding is not None
+        plan = run.embedding.plan
         again = replace(plan, match=replace(plan.match, state=None))  # matched with what the store has now
         embed(again, networks, quiet=run.quiet)
     for name in derived:
         derive(run.store, name, quiet=run.quiet)
-    discard_replaced(run, stage, found)
-    choices, before = [*run.embedding.choices, *networks], run.embedding.derived
-    run.embedding = replace(run.embedding, choices=choices, derived=[*before, *derived])
+    for entry in stage.replaced(run, found):  # reports would show their results beside others, or refuse them
+        discard(run.out, entry.slug)
+    if run.embedding is not None:
+        choices, before = [*run.embedding.choices, *networks], run.embedding.derived
+        run.embedding = replace(run.embedding, choices=choices, derived=[*before, *derived])
     names = [*run.tables, *(choice.name for choice in added)]
     run.tables = {table.backbone: table for table in tables(run.store, names, first.transformations)}
-
-
-def discard_replaced(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> None:
-    """Delete results of backbones that a stage has replaced: reports would show them beside others, or refuse them."""
-    for entry in stage.replaced(run, found):
-        discard(run.out, entry.slug)
-
-
-def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> BackboneEntry:
-    """Compute embeddings of a backbone from those of another one in a store (`Family.derive`).
-
-    Args:
-        store: a store with embeddings of the backbone.
-        name: a backbone of a family with ``derive``, such as ``adapt:<file>``.
-
-    Raises:
-        WeightsError: its weights cannot be read, or were trained on other weights of the other backbone.
-        StoreError: the store lacks the other backbone, is in use, or has damaged or missing chunks of it.
-        ConfigError: it was trained on transformations that are held out in the store.
-        DifferentError: the store has embeddings of this name from another file.
-    """
-    derive_of = check_name(name).derive
-    assert derive_of is not None
-    derivation = derive_of(name)
-    base = store.backbone(derivation.backbone)
-    of_base = {key: value for key, value in base.facts["spec"].items() if key not in (GRAPH, SKETCH)}
-    spec = {**of_base, **derivation.changed(of_base, base.dim, store.settings.canvas)}
-    runtime = {"name": DERIVED, "precision": base.facts["runtime"]["precision"], "computed_with": base.name}
-    facts = {"name": name, "dim": spec["dim"], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
-    facts["adapter"] = dict(derivation.facts)
-    definitions = store.catalog.transformations[base.slug]
-    held_out = [name for name, each in definitions.items() if each.definition["role"] == "held_out"]
-    if seen := sorted(set(held_out) & set(derivation.transformations)):
-        allowed = f"a backbone that was not trained on them; they are held out in {store.path}"
-        raise ConfigError("backbone", f"{name}, trained on {', '.join(seen)}", allowed)
-    with lock.hold(store.path, run := lock.new_run_id()):
-        names, rows = sorted(definitions), store.settings.shard_rows
-        index, images = store.finished(), store.manifest()
-        compaction.require_none(store.path, base.slug)
-        require_shards(store, index.of([base.slug]), names)
-        entry = store.ensure_backbone(facts, list(definitions.values()))
-        noted = store.notes(images)
-        ready_ST = index.finished(base.slug, names, store.shards()) & ~index.finished(entry.slug, names, store.shards())
-        pending = np.flatnonzero(ready_ST.any(axis=1)).tolist()
-        with observability.stage(f"derive {name}", len(pending), "shards", quiet=quiet) as bar:
-            for shard in pending:
-                began = time.perf_counter()
-                start, stop = shard * rows, min((shard + 1) * rows, images.rows)
-                arrays = {
-                    names[t]: derivation.function(store.read(base, names[t], start, stop, finished=True))
-                    for t in np.flatnonzero(ready_ST[shard]).tolist()
-                }
-                notes = noted.again(images.between(start, stop), images.row_N)
-                store.write_shard(entry, shard, arrays, notes, seconds=time.perf_counter() - began, run=run)
-                bar.advance(1)
-    return entry

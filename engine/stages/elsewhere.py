@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from substyle.engine.config import EmbedConfig, Study
+from substyle.engine.embedding.derived import derive
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
-from substyle.engine.stages.added import derive
 from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.stages.tables import NewPhotographs

@@ -501,6 +501,10 @@ class TrainingStage(Stage[C, str]):
         (path,) = folder.glob("*.safetensors")
         return f"{self.prefix}{os.path.relpath(path)}"
 
+    def lines(self, result: str) -> Iterable[str]:
+        """The name of the trained backbone."""
+        yield result
+
 
 class JsonStage(Stage[C, JSON]):
     """A stage whose results are one JSON object.

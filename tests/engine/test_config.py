@@ -172,7 +172,7 @@ def test_configurations_are_values(tmp_path: Path) -> None:
 
 
 def test_the_schema_that_editors_read_is_that_of_the_code() -> None:
-    assert json.loads((STUDIES / "study.schema.json").read_text()) == study_schema(), "run: substyle schema --out"
+    assert json.loads((STUDIES / "study.schema.json").read_text()) == study_schema(), "run: substyle info --schema study"
 
 
 def test_the_schema_describes_every_field() -> None:

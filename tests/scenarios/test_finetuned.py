@@ -17,7 +17,7 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.extensions.finetune.family import PREFIX, Finetuned
 from substyle.engine.extensions.finetune.stage import STAGE, labelled_variants
 from substyle.engine.probes.tasks import UNKNOWN
-from substyle.engine.stages.added import discard_replaced
+from substyle.engine.stages.registry import discard
 from substyle.engine.stages.stage import Run
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.records import content_hash
@@ -98,7 +98,8 @@ def test_results_of_earlier_trainings_are_deleted(tmp_path: Path) -> None:
     store = SimpleNamespace(backbones=lambda: [SimpleNamespace(name=n, slug=n, facts=facts[n]) for n in bases])
     study = study_of({"name": "s", "backbones": [BASE], "finetune": {"backbones": [BASE]}})
     run = Run(store, tmp_path, {}, study)  # type: ignore[arg-type]
-    discard_replaced(run, STAGE, {f"{BASE} semantic 0": "now"})
+    for entry in STAGE.replaced(run, {f"{BASE} semantic 0": "now"}):
+        discard(run.out, entry.slug)
     assert {path.name for path in (tmp_path / "probes").iterdir()} == {"now", "other", BASE}
 
 

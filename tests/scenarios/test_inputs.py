@@ -359,11 +359,13 @@ def test_a_suite_with_other_roles_has_another_name(scene: Scene) -> None:
 
 def test_an_adapter_belongs_to_the_canvas_it_was_trained_on(scene: Scene) -> None:
     scene.embed(scene.photos)
-    adapted = scene.ok("adapt", scene.root / "s.zarr", "--backbone", PIXELS, "--study", scene.study_file())
+    words = ["stage", "adapt", scene.root / "s.zarr", "--backbone", PIXELS, "--study", scene.study_file()]
+    (result,) = scene.ok(*words)["backbones"].values()
+    name = result["adapt"]
     words = ["embed", scene.photos, "--store", scene.root / "t.zarr", "--backbone", PIXELS, "--suite", SUITE]
     scene.ok(*words, "--canvas", "96", "--shard-rows", "8")
-    scene.refused("adapt", scene.root / "t.zarr", "--adapter", adapted["file"], kind="WeightsError")
-    assert Adapter.load(Path(adapted["file"])).metadata["canvas"] == 64
+    scene.refused("embed", "--store", scene.root / "t.zarr", "--backbone", name, kind="WeightsError")
+    assert Adapter.load(Path(name.removeprefix("adapt:"))).metadata["canvas"] == 64
 
 
 def test_a_domain_may_be_named_like_a_backbone(scene: Scene) -> None:

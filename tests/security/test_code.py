@@ -206,7 +206,7 @@ def study(tmp_path: Path) -> Path:
         ["stage", "probes", "{store}", "--study", "{study}", "--out", "{out}"],
         ["stage", "analysis,similarity", "{store}", "--study", "{study}", "--out", "{out}"],
         ["report", "{store}", "--study", "{study}", "--out", "{out}"],
-        ["adapt", "{store}", "--backbone", "control:pixels", "--study", "{study}", "--out", "{out}"],
+        ["stage", "adapt", "{store}", "--backbone", "control:pixels", "--study", "{study}", "--out", "{out}"],
         ["stage", "attack", "{store}", "--study", "{study}", "--out", "{out}"],
     ],
 )

@@ -111,9 +111,9 @@ class Adapter:
     @classmethod
     def load(cls, path: Path) -> Adapter:
         """Read an adapter. Raises WeightsError if the file does not exist or is not an adapter."""
-        tensors, metadata = read_described(path, FORMAT, _REQUIRED, title="an adapter written by substyle adapt")
+        tensors, metadata = read_described(path, FORMAT, _REQUIRED, title="an adapter written by substyle stage adapt")
         if set(tensors) != {"weight", "bias"}:
-            raise WeightsError(f"{path}: not an adapter written by substyle adapt")
+            raise WeightsError(f"{path}: not an adapter written by substyle stage adapt")
         weight, bias = tensors["weight"], tensors["bias"]
         fit = weight.ndim == 2 and bias.shape == weight.shape[:1] and weight.numel()
         if not fit or any(each.dtype != torch.float32 or not each.isfinite().all() for each in (weight, bias)):
@@ -200,7 +200,7 @@ def derivation(name: str) -> Derivation:
 
 register_family(
     Family(
-        *("adapt", "<file.safetensors>", "a backbone with an adapter trained by substyle adapt"),
+        *("adapt", "<file.safetensors>", "a backbone with an adapter trained by substyle stage adapt"),
         *(_load, _identify),
         checkpoint=True,
         derive=derivation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,27 @@ class AdaptStage(TrainingStage[AdaptConfig]):
         require_trained_on("adapt.methods", methods, study)
         return []
 
+    @property
+    def without_run(self) -> bool:
+        """Embeddings suffice: those of adapted backbones are derived."""
+        return True
+
+    def alone(self, run: Run) -> AdaptConfig:
+        """`[adapt]`; ``multitask`` if it names no methods."""
+        assert run.study is not None
+        own = self.table(run.study)
+        return replace(own, methods=own.methods or ("multitask",))
+
     def units(self, run: Run, config: AdaptConfig) -> Iterable[Unit]:
-        """Each method on each backbone; of a study, on those that can be adapted and are no controls.
+        """Each method on each backbone of a study that is no control and not adapted; alone, on a named control too.
 
         Raises:
             ConfigError: a backbone cannot be adapted.
         """
-        names = list(run.tables) if run.study is None else adaptable(run.store, names_of(run.study.backbones))
-        entries = [run.store.backbone(name) for name in names]
+        assert run.study is not None
+        names = [name for name in names_of(run.study.backbones) if name in run.tables]
+        chosen = adaptable(run.store, names) or (names if run.embedding is None else [])
+        entries = [run.store.backbone(name) for name in chosen]
         for entry in entries:
             if entry.name.startswith(PREFIX):
                 raise ConfigError("backbone", entry.name, "a backbone that is not adapted yet")

@@ -144,7 +144,7 @@ def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.Capture
     assert note(folder) == before  # kept
     for name in ("dimensions", "finetune"):  # the second needs a study
         assert main(["stage", name, store, "--json"]) == 2
-        assert "allowed: probes, few_shot" in the_json(capsys)["error"]["message"]
+        assert "probes, few_shot, parameters, labels" in the_json(capsys)["error"]["message"]
     plugin = ["--plugin", str(folder / "dimension.py"), "--set", "dimension.images=6"]
     assert main(["stage", "dimension", store, *plugin, "--quiet"]) == 0
     printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
@@ -184,9 +184,9 @@ def test_its_results_are_typed_and_compared(
     folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = json.loads(Path(run(folder, two_classes, capsys)["results"]).read_text())
-    for words, where in ((["--results"], ("$defs", "BackboneResults", "properties")), ([], ("properties",))):
-        assert main(["schema", *words, "--out", str(folder / "schema.json")]) == 0
-        schema = json.loads((folder / "schema.json").read_text())
+    for of, where in (("results", ("$defs", "BackboneResults", "properties")), ("study", ("properties",))):
+        assert main(["info", "--schema", of]) == 0
+        schema = json.loads(capsys.readouterr().out)
         jsonschema.Draft202012Validator.check_schema(schema)
         for each in where:
             schema = schema[each]

@@ -108,22 +108,21 @@ def test_other_photographs_have_other_adapters(scene: Scene, monkeypatch: pytest
 
 def test_one_command_adapts_a_store_and_its_file_embeds_photographs(scene: Scene) -> None:
     scene.embed(scene.photos, store="s.zarr")
-    answer = scene.ok("adapt", "s.zarr", "--backbone", "control:pixels", "--method", "pisco", "--out", "a")
-    name, store = answer["backbone"], EmbeddingStore.open("s.zarr")
+    name, store = _adapted(scene), EmbeddingStore.open("s.zarr")
     derived = load_table(store, name)
-    assert derived.x_TND.shape[2] == answer["dim"]
+    assert derived.x_TND.shape[2] == store.backbone(name).dim
     # the whole network on the photographs gives the same embeddings as the adapter on stored ones, but for float16
     scene.embed(scene.photos, store="t.zarr", backbone=name)
     whole = load_table(EmbeddingStore.open("t.zarr"), name)
     assert whole.keys == derived.keys
     scale = np.abs(np.asarray(derived.x_TND, np.float32)).max()
     np.testing.assert_allclose(_floats(whole), _floats(derived), atol=2e-3 * scale)
-    scene.refused(*scene.embedding(scene.photos, store="s.zarr", backbone=name), kind="DifferentError", field=None)
+    scene.refused(*scene.embedding(scene.photos, store="s.zarr", backbone=name), kind="ConfigError", field="IMAGES")
     # photographs that came later
     scene.add(40)
     scene.embed(scene.photos, store="s.zarr")
     assert len(load_table(store, name).keys) == 18
-    scene.ok("adapt", "s.zarr", "--adapter", answer["file"])
+    assert scene.ok("embed", "--store", "s.zarr", "--backbone", name)["derived"] == {name: "control:pixels"}
     assert len(load_table(store, name).keys) == 19
 
 
@@ -131,13 +130,20 @@ def test_an_adapter_does_not_go_to_a_store_that_holds_its_transformations_out(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene.embed(scene.photos, store="s.zarr")
-    file = scene.ok("adapt", "s.zarr", "--backbone", "control:pixels", "--method", "pisco", "--out", "a")["file"]
+    name = _adapted(scene)
     monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
     (scene.root / "held.toml").write_text(
         'transformations = [{ name = "grayscale", role = "held_out" }, "jpeg", "low_resolution"]'
     )
     scene.embed(scene.photos, "--suite", "held.toml", store="t.zarr")
-    scene.refused("adapt", "t.zarr", "--adapter", file, "--out", "b", kind="ConfigError", field="backbone")
+    scene.refused("embed", "--store", "t.zarr", "--backbone", name, kind="ConfigError", field="backbone")
+
+
+def _adapted(scene: Scene) -> str:
+    """Name of an adapted backbone of s.zarr."""
+    words = ("stage", "adapt", "s.zarr", "--backbone", "control:pixels", "--set", 'adapt.methods=["pisco"]')
+    (result,) = scene.ok(*words, "--out", "a")["backbones"].values()
+    return str(result["adapt"])
 
 
 def _floats(table: EmbeddingTable) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -146,12 +152,12 @@ def _floats(table: EmbeddingTable) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def test_what_cannot_be_adapted_is_refused(scene: Scene) -> None:
     scene.embed(scene.photos, store="s.zarr")
-    scene.refused("adapt", "s.zarr", "--backbone", "control:statistics", kind="StoreError")
-    scene.refused("adapt", "s.zarr", "--adapter", "missing.safetensors", kind="WeightsError")
-    scene.refused("adapt", "s.zarr", kind="UsageError", code=2)
-    answer = scene.ok("adapt", "s.zarr", "--backbone", "control:pixels", "--method", "pisco", "--out", "a")
-    scene.refused(
-        *("adapt", "s.zarr", "--backbone", answer["backbone"], "--out", "a"), kind="ConfigError", field="backbone"
-    )
+    scene.refused("stage", "adapt", "s.zarr", "--backbone", "control:statistics", kind="StoreError")
+    scene.refused("embed", "--store", "s.zarr", "--backbone", "adapt:missing.safetensors", kind="WeightsError")
+    adapted = _adapted(scene)
+    words = ("stage", "adapt", "s.zarr", "--backbone", adapted, "--out", "a")
+    scene.refused(*words, kind="ConfigError", field="backbone")
+    words = ("embed", "--store", "s.zarr", "--backbone", adapted, "--backbone", "control:statistics")
+    scene.refused(*words, kind="ConfigError", field="--backbone")
     scene.study["adapt"] = {"methods": ["multitask", "none"]}
     scene.run_refused(field="adapt.methods[1]", kind="ConfigError", out="b")
