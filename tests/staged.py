@@ -7,6 +7,7 @@ from pathlib import Path
 
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.stages.execution import computed
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.tables import tables as open_tables
@@ -24,4 +25,4 @@ def probe(
     store: EmbeddingStore, out: Path, config: ProbeConfig, tables: Sequence[EmbeddingTable] | None = None
 ) -> dict[str, ProbeOutcome]:
     """Results of probes by backbone."""
-    return PROBES.computed(run_of(store, out, tables, probes=config))
+    return computed(PROBES, run_of(store, out, tables, probes=config))

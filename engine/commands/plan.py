@@ -20,8 +20,9 @@ from substyle.engine.estimate.forecast import forecasts
 from substyle.engine.estimate.plan import CLASSES, SOURCES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, GPU, HOST, card_of, device
+from substyle.engine.stages.elsewhere import ElsewhereStage
 from substyle.engine.stages.registry import stages
-from substyle.engine.stages.stage import Stage
+from substyle.engine.stages.stage import TrainingStage
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
@@ -69,8 +70,8 @@ def _sampled(options: argparse.Namespace, study: Study, photographs: int) -> dic
 
     Backbones are prepared, networks fine-tuned and a report is written once, however many photographs there are.
     """
-    once = {"prepare", REPORTED, *(stage.name for stage in stages() if stage.adds_backbones)}
-    once |= {stage.name for stage in stages() if type(stage).elsewhere is not Stage.elsewhere}
+    once = {"prepare", REPORTED}
+    once |= {stage.name for stage in stages() if isinstance(stage, TrainingStage | ElsewhereStage)}
     sample = min(options.sample, photographs)
     with scratch() as folder, observability.recording() as recorded:
         path = place(folder / "sample.zarr")

@@ -22,9 +22,10 @@ from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
+from substyle.engine.stages.execution import computed, config_alone, kept
 from substyle.engine.stages.registry import AnyStage
 from substyle.engine.stages.results import read_results, validate_results
-from substyle.engine.stages.stage import Run
+from substyle.engine.stages.stage import Run, entry_of, table_of
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.stages.tables import reported_tables, tables
 from substyle.engine.store.files import write_durably
@@ -203,13 +204,13 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
     with outputs.locked(out, store.path, store.uuid):
         run = _run_of(options, stages, store, out, study)
         for each in stages:
-            found = each.computed(run)
+            found = computed(each, run)
             embed_added(run, each, found)
             for name, result in found.items():
                 if name:
-                    answer["backbones"].setdefault(name, {}).update(each.as_json(result))
+                    answer["backbones"].setdefault(name, {}).update(entry_of(each, result))
                 else:
-                    answer[each.name] = each.as_json(result)
+                    answer[each.name] = entry_of(each, result)
                 for line in each.lines(result):
                     print(f"{name or each.name}  {line}")
     return answer
@@ -223,7 +224,7 @@ def _run_of(
     whole = study or _defaults(options, stages, store)
     for each in stages if names else ():
         if hasattr(each.config, "backbones"):  # computed for these, from results of all
-            table: Any = each.table(whole)
+            table: Any = table_of(each, whole)
             # without defaults, of which an empty one may not be given
             given = {
                 part.name: getattr(table, part.name)
@@ -237,7 +238,7 @@ def _run_of(
     if len(opened) < max(1, len(set(names))):
         opened = tables(store, names, _suite(study))
     run = Run(store, out, {table.backbone: table for table in opened}, study, quiet=options.quiet)
-    run.results = {name: registry.stage(name).kept(run) for name in reads}  # refuses outdated ones
+    run.results = {name: kept(registry.stage(name), run) for name in reads}  # refuses outdated ones
     run.study = whole
     run.configs = {each.name: _config(each, run) for each in stages}
     chosen = list(run.study.backbones)
@@ -249,7 +250,7 @@ def _run_of(
 
 def _config(stage: AnyStage, run: Run) -> object:
     """Settings of a stage. Raises MissingError if the study has none, and the stage no default."""
-    config, study = stage.alone(run), run.study
+    config, study = config_alone(stage, run), run.study
     assert study is not None
     if config is None and stage.name in registry.registered():
         data = {"name": study.name, "backbones": study.backbones, "seed": study.seed, "resample_by": study.resample_by}

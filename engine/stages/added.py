@@ -10,7 +10,7 @@ from substyle.engine.backbones.registry import is_derived
 from substyle.engine.embedding.derived import derive
 from substyle.engine.embedding.run import embed
 from substyle.engine.stages.registry import AnyStage, discard
-from substyle.engine.stages.stage import Run
+from substyle.engine.stages.stage import Run, TrainingStage
 from substyle.engine.stages.tables import tables
 
 
@@ -22,7 +22,7 @@ def embed_added(run: Run, stage: AnyStage, found: Mapping[str, Any]) -> None:
     Args:
         found: results of the stage.
     """
-    if not (added := stage.added(run, found)):
+    if not isinstance(stage, TrainingStage) or not (added := stage.added(run, found)):
         return
     first, *_ = run.tables.values()
     derived = [choice.name for choice in added if is_derived(choice.name)]

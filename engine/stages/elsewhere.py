@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -14,7 +14,7 @@ from substyle.engine.embedding.derived import derive
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
-from substyle.engine.stages.stage import JSON, Elsewhere, JsonStage, Run, Unit
+from substyle.engine.stages.stage import JSON, Elsewhere, EmbeddingStage, JsonStage, Run
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store import catalog
@@ -85,7 +85,7 @@ class _Named(Protocol):
 N = TypeVar("N", bound=_Named)
 
 
-class ElsewhereStage(JsonStage[N]):
+class ElsewhereStage(JsonStage[N], EmbeddingStage[N, JSON]):
     """A stage of other photographs, which it embeds in ``<stage>/<name>.zarr``.
 
     Attributes:
@@ -102,26 +102,29 @@ class ElsewhereStage(JsonStage[N]):
         """Stores of all photographs by name."""
         return run.stores({name: self.path(run.out, name) for name in config.folders})
 
+    @abstractmethod
+    def elsewhere(self, study: Study, out: Path) -> Iterable[Elsewhere]:
+        """The photographs, in stores below an output folder."""
+
     def prepare(self, run: Run, config: N) -> None:
         """Embed the photographs by all backbones."""
         assert run.study is not None
         for each in self.elsewhere(run.study, run.out):
             embedded(run, each)
 
-    def settings(self, config: N) -> JSON:
-        """All settings, with absolute paths."""
-        folders = {name: folder and absolute_root(str(folder)) for name, folder in config.folders.items()}
-        return super().settings(config) | {"folders": folders}
-
     def stated(self, stored: Mapping[str, Any]) -> JSON:
         """All settings, with digests of the photographs in place of their paths."""
         photographs = {name: stamp["photographs"] for name, stamp in stored[self.stamps].items()}
         return super().stated(stored) | {"folders": photographs}
 
-    @contextmanager
-    def shared(self, run: Run, config: N, outdated: Sequence[Unit]) -> Iterator[NewPhotographs]:
+    def new_photographs(self, run: Run) -> NewPhotographs:
         """Near-duplicates, which most backbones have in common."""
-        yield NewPhotographs()
+        return run.once((self.name, "photographs"), NewPhotographs)
+
+
+def absolute(folders: Mapping[str, Path | str]) -> dict[str, Path | str]:
+    """Photographs by name, with absolute paths."""
+    return {name: folder and absolute_root(str(folder)) for name, folder in folders.items()}
 
 
 @dataclass(frozen=True)

@@ -3,66 +3,72 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 from substyle.engine.config import Study
+from substyle.engine.report.data import ComparedScore
 from substyle.engine.report.parts import parts
+from substyle.engine.report.section import Section
 from substyle.engine.results.model import BackboneResults, ResultsDocument
-from substyle.engine.stages.stage import Stage
+from substyle.engine.stages.execution import code_of
+from substyle.engine.stages.stage import Stage, TrainingStage
 from substyle.engine.stages.stamp import with_leftovers
 from substyle.engine.store.files import writing
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.files import remove
-from substyle.pipelines.entry_points import STAGES, load_entry_points
+from substyle.pipelines.entry_points import STAGES as ENTRY_POINTS
+from substyle.pipelines.entry_points import Registry
 
-# modules of this package, imported when they are first used (some import much), in order; whether their settings are a
-# table of study files that is no field of `Study`
-_OWN = {
-    "probes": False,
-    "few_shot": True,
-    "parameters": True,
-    "labels": True,
-    "shortcut": True,
-    "analysis": False,
-    "similarity": False,
-    "domains": False,
-    "shift": False,
-    "mistakes": False,
-}
-NAMES = [*_OWN]
 AnyStage = Stage[Any, Any]
 S = TypeVar("S", bound=AnyStage)
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
-_found: dict[str, AnyStage] = {}
-_registered = [name for name, own in _OWN.items() if own]
+_CORE = (
+    *("probes", "few_shot", "parameters", "labels", "shortcut", "analysis", "similarity", "domains", "shift"),
+    "mistakes",
+)
+_WITHOUT_TABLE = ("similarity", "mistakes")  # other fields of a study are their settings
+_FIRST, _SECOND, _LAST = range(3)  # positions: of stages that add backbones, of the core, and of others
+STAGES: Registry[AnyStage] = Registry("stage", ENTRY_POINTS)
 
 
 def stage(name: str) -> AnyStage:
     """Return a stage by name."""
-    if name not in _found:
-        _found[name] = import_module(f"substyle.engine.stages.{name}").STAGE
-    return _found[name]
+    return {each.name: each for each in stages()}[name]
+
+
+def stages() -> tuple[AnyStage, ...]:
+    """All stages in order, also of installed packages."""
+    for name in _CORE:
+        if name not in STAGES:  # imported when they are first used
+            STAGES.add(name, import_module(f"substyle.engine.stages.{name}").STAGE, _SECOND)
+    return STAGES.all()
 
 
 def alone() -> dict[str, AnyStage]:
     """Stages that are computed without a run of a study, by name."""
-    return {each.name: each for each in stages() if each.without_run}
+    return {each.name: each for each in stages() if each.of_store}
 
 
 def registered() -> list[str]:
     """Names of the stages whose settings are in `Study.stages`, such as those of plug-ins and installed packages."""
-    load_entry_points(STAGES)
-    return _registered
+    known = {*(each.name for each in fields(Study)), *_WITHOUT_TABLE}
+    return [each.name for each in stages() if each.name not in known]
 
 
-def stages() -> Iterator[AnyStage]:
-    """All stages in order, also of installed packages."""
-    load_entry_points(STAGES)
-    return map(stage, NAMES)
+def sections_of(stage: AnyStage, results: ResultsDocument) -> Iterable[Section]:
+    """Sections of the report; labels are in place of names of backbones."""
+    make: Callable[[ResultsDocument], Iterable[Section]] | None = getattr(stage.report or stage, "sections", None)
+    return make(results) if make else ()
+
+
+def scores_of(stage: AnyStage, backbone: BackboneResults) -> Iterable[ComparedScore]:
+    """Fractions of a backbone that `substyle compare` compares between runs."""
+    make: Callable[[BackboneResults], Iterable[ComparedScore]] | None = getattr(stage.report or stage, "scores", None)
+    return make(backbone) if make else ()
 
 
 def folders() -> list[str]:
@@ -82,16 +88,20 @@ def register_stage(stage: S) -> S:
         ConfigError: the name is taken, or is not lower-case letters, digits and underscores.
     """
     results = (*BackboneResults.model_fields.items(), *ResultsDocument.model_fields.items())
-    taken = {*dir(Study), *NAMES, *_RESERVED, *(each for name, field in results for each in (name, field.alias))}
+    taken = {
+        *dir(Study),
+        *_CORE,
+        *STAGES,
+        *_RESERVED,
+        *(each for name, field in results for each in (name, field.alias)),
+    }
     taken |= {*dir(BackboneResults), *dir(ResultsDocument), *(part.name for part in parts())}
-    taken |= {*(each.name for each in fields(Study)), *(each.directory for each in _found.values())}
+    taken |= {*(each.name for each in fields(Study)), *(each.directory for each in STAGES.values())}
     for name in (stage.name, stage.directory or stage.name):
         if name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ConfigError("stage", name, "an unused name of lower-case letters, digits and underscores")
-    _ = stage.code  # of the files as they are now
-    _found[stage.name] = stage
-    NAMES.insert(0 if stage.adds_backbones else len(NAMES), stage.name)
-    _registered.append(stage.name)
+    code_of(stage)  # of the files as they are now
+    STAGES.add(stage.name, stage, _FIRST if isinstance(stage, TrainingStage) else _LAST)
     return stage
 
 

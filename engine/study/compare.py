@@ -247,7 +247,7 @@ def _rows(
     for name in sorted(dict.fromkeys(names), key=lambda name: -names.count(name)):
         each = [results.backbones.get(name, BackboneResults()) for results in runs]
         for stage in registry.stages():
-            found = [{score.key: score for score in stage.scores(own)} for own in each]
+            found = [{score.key: score for score in registry.scores_of(stage, own)} for own in each]
             # in the order of the run that has most
             for key in dict.fromkeys(key for scores in sorted(found, key=len, reverse=True) for key in scores):
                 scores = tuple(own.get(key) for own in found)

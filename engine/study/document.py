@@ -20,6 +20,7 @@ from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.parts import parts
 from substyle.engine.results.model import SCHEMA, ResultsDocument
 from substyle.engine.stages import registry
+from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.pictures import file_contents
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Run, Unit
@@ -164,7 +165,7 @@ def _settings(run: Run) -> dict[str, dict[str, Any]]:
     found = {}
     units = [*(Unit(name, run.store.backbone(name).slug) for name in run.tables), Unit()]
     for stage in registry.stages():
-        notes = {unit.name: note_of(stage.folder(run, unit)) for unit in units if run.results.get(stage.name)}
+        notes = {unit.name: note_of(folder_of(stage, run, unit)) for unit in units if run.results.get(stage.name)}
         each = {name: stage.stated(note.stamp.settings) for name, note in notes.items() if note is not None}
         if each:
             first, *others = each.values()

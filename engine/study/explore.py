@@ -26,6 +26,7 @@ from PIL import Image
 from substyle.engine.analysis import neighbors
 from substyle.engine.analysis.projection import PROJECTIONS, project
 from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.stages.execution import kept
 from substyle.engine.stages.pictures import current_variants
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.stage import Run
@@ -187,7 +188,7 @@ def _predictions(
     try:
         opened = reported_tables(store, results) if results is not None else []
         run = Run(store, results or Path(), {each.backbone: each for each in opened})
-        known = table.backbone in PROBES.kept(run)
+        known = table.backbone in kept(PROBES, run)
     except StaleError as error:
         print(f"{error}; omitting predictions", file=sys.stderr)
         return {}

@@ -99,7 +99,9 @@ def load_study(
         plugins=tuple(folder / plugin for plugin in study.plugins),
         shift={name: below(folder, location, f"shift.{name}") for name, location in study.shift.items()},
         domains={name: below(folder, location, f"domains.{name}") for name, location in study.domains.items()},
-        stages={name: registry.stage(name).placed(table, folder) for name, table in study.stages.items()},
+        stages={
+            name: table.below(folder) if hasattr(table, "below") else table for name, table in study.stages.items()
+        },
     )
 
 

@@ -11,13 +11,14 @@ from substyle.engine.report.parts import parts
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
+from substyle.engine.stages.stage import TrainingStage
 
 
 def sections_of(results: ResultsDocument) -> list[Section]:
     """Sections of all parts and stages that have results, with labels in place of names of backbones."""
     of_parts = [section for part in parts() for section in part.sections(results)]
-    stages = sorted(registry.stages(), key=lambda stage: stage.adds_backbones)  # what they add comes last
-    return [*of_parts, *(section for stage in stages for section in stage.sections(results))]
+    stages = sorted(registry.stages(), key=lambda stage: isinstance(stage, TrainingStage))  # what they add comes last
+    return [*of_parts, *(section for stage in stages for section in registry.sections_of(stage, results))]
 
 
 def write_report(

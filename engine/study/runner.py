@@ -17,9 +17,10 @@ from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.run import complete, embed, repair, require_same
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
+from substyle.engine.stages.execution import computed, kept
 from substyle.engine.stages.pictures import current_gallery, draw_gallery
 from substyle.engine.stages.results import validate_results
-from substyle.engine.stages.stage import Embedding, Run
+from substyle.engine.stages.stage import Embedding, EmbeddingStage, Run
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.stages.tables import reported_tables
 from substyle.engine.stages.tables import tables as open_tables
@@ -108,7 +109,7 @@ def _run(
         run = Run(store, out, tables, study, {}, embedding, plan.source, checkpoints, quiet=quiet)
         for stage in registry.stages():
             with observability.span("run", stage.name, len(run.tables)), schedule.during(stage.name):
-                run.results[stage.name] = found = stage.computed(run)
+                run.results[stage.name] = found = computed(stage, run)
                 embed_added(run, stage, found)
                 if stage.name in run.recomputed or not found:
                     schedule.keep(others=bool(found))  # this study may have nothing to compute
@@ -153,7 +154,7 @@ def report_study(
             raise ConfigError("STORE", str(store.path), allowed)
         run = Run(store, out, {table.backbone: table for table in tables}, study, quiet=quiet)
         for stage in registry.stages():
-            run.results[stage.name] = stage.computed(run) if stage.in_reports else stage.kept(run)
+            run.results[stage.name] = computed(stage, run) if stage.in_reports else kept(stage, run)
         if study is not None:
             require_elsewhere(study, out, quiet=quiet)
         name, note = (study.name, study.note) if study else (store.path.stem, "")
@@ -226,7 +227,8 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for stage in registry.stages():
-        stage.check_networks(study, plan.pipeline, stored)
+        if isinstance(stage, EmbeddingStage):
+            stage.check_networks(study, plan.pipeline, stored)
     return plan
 
 

@@ -172,7 +172,8 @@ def test_configurations_are_values(tmp_path: Path) -> None:
 
 
 def test_the_schema_that_editors_read_is_that_of_the_code() -> None:
-    assert json.loads((STUDIES / "study.schema.json").read_text()) == study_schema(), "run: substyle info --schema study"
+    file = STUDIES / "study.schema.json"
+    assert json.loads(file.read_text()) == study_schema(), f"run: substyle info --schema study > {file}"
 
 
 def test_the_schema_describes_every_field() -> None:

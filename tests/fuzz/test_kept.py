@@ -20,7 +20,8 @@ from tests.staged import probe, run_of
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.stages import analysis, probes
+from substyle.engine.stages import analysis, execution, probes
+from substyle.engine.stages.execution import computed
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift import STAGE as SHIFT
 from substyle.engine.stages.stage import Run
@@ -54,7 +55,7 @@ class Kept:
         return probe(self.store, self.out, ProbeConfig())
 
     def analysis(self) -> dict[str, Any]:
-        return analysis.STAGE.computed(run_of(self.store, self.out, analysis=AnalysisConfig()))
+        return computed(analysis.STAGE, run_of(self.store, self.out, analysis=AnalysisConfig()))
 
 
 def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutcome], dict[str, dict[str, Any]]]:
@@ -64,7 +65,7 @@ def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutco
 
 def kept_run(store: EmbeddingStore, out: Path) -> Run:
     run = run_of(store, out, reported_tables(store, out))
-    run.results = {stage.name: stage.kept(run) for stage in (probes.STAGE, analysis.STAGE)}
+    run.results = {stage.name: execution.kept(stage, run) for stage in (probes.STAGE, analysis.STAGE)}
     return run
 
 
@@ -180,4 +181,4 @@ def test_a_damaged_shift_is_refused(kept: Kept, content: bytes) -> None:
     folder.mkdir(parents=True)
     (folder / "complete.json").write_bytes(content)
     with pytest.raises(SubstyleError, match=folder.name):
-        SHIFT.kept(run_of(kept.store, kept.out))
+        execution.kept(SHIFT, run_of(kept.store, kept.out))

@@ -17,6 +17,7 @@ from tests.staged import run_of
 
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.extensions.adapt.family import Adapter
+from substyle.engine.stages.execution import computed, kept
 from substyle.engine.stages.similarity import STAGE as SIMILARITY
 from substyle.engine.stages.stamp import StaleError, is_result
 from substyle.engine.stages.tables import tables
@@ -402,10 +403,10 @@ def test_similarity_belongs_to_the_tables_it_was_computed_from(scene: Scene, mon
     assert len(opened[0].keys) == 17
     shutil.rmtree(scene.root / "out" / "similarity")
     run = run_of(EmbeddingStore.open(store), scene.root / "out", opened, similarity=AnalysisConfig())
-    assert SIMILARITY.computed(run)
+    assert computed(SIMILARITY, run)
     now = tables(EmbeddingStore.open(store), scene.study["backbones"])
     with pytest.raises(StaleError, match="other photographs"):
-        SIMILARITY.kept(run_of(EmbeddingStore.open(store), scene.root / "out", now))
+        kept(SIMILARITY, run_of(EmbeddingStore.open(store), scene.root / "out", now))
 
 
 @pytest.mark.parametrize("to", ["parquet", "numpy"])

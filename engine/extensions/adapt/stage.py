@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from substyle.engine.config import BackboneChoice, Study, names_of
@@ -14,10 +14,11 @@ from substyle.engine.extensions.adapt.config import AdaptConfig
 from substyle.engine.extensions.adapt.family import PREFIX, Adapter
 from substyle.engine.extensions.adapt.fitting import fit_multitask, fit_pisco
 from substyle.engine.observability import stage
+from substyle.engine.stages.execution import config_of, settings_of
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_config
 from substyle.engine.stages.registry import register_stage
-from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit
+from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit, table_of
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
@@ -33,29 +34,20 @@ class AdaptStage(TrainingStage[AdaptConfig]):
     name = "adapt"
     config = AdaptConfig
     switch = "methods"
+    on_demand = MappingProxyType({"methods": ("multitask",)})
+    of_store = True  # embeddings of adapted backbones are derived
     directory = "adapters"
     prefix = PREFIX
     report = section
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError if there is nothing to train on."""
-        methods, known = self.table(study).methods, len(counts.classes(TRAIN))
+        methods, known = table_of(self, study).methods, len(counts.classes(TRAIN))
         if known < 2 and "multitask" in methods:
             allowed = f"pisco, because the study has {known} training classes"
             raise ConfigError("adapt.methods", ", ".join(methods), allowed)
         require_trained_on("adapt.methods", methods, study)
         return []
-
-    @property
-    def without_run(self) -> bool:
-        """Embeddings suffice: those of adapted backbones are derived."""
-        return True
-
-    def alone(self, run: Run) -> AdaptConfig:
-        """`[adapt]`; ``multitask`` if it names no methods."""
-        assert run.study is not None
-        own = self.table(run.study)
-        return replace(own, methods=own.methods or ("multitask",))
 
     def units(self, run: Run, config: AdaptConfig) -> Iterable[Unit]:
         """Each method on each backbone of a study that is no control and not adapted; alone, on a named control too.
@@ -74,9 +66,9 @@ class AdaptStage(TrainingStage[AdaptConfig]):
 
     def inputs(self, run: Run, config: AdaptConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The method, and the settings of probes, with which adapters are trained."""
-        return {"method": unit.variant[0], **PROBES.settings(probe_config(run))}
+        return {"method": unit.variant[0], **settings_of(PROBES, probe_config(run))}
 
-    def compute(self, run: Run, config: AdaptConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: AdaptConfig, unit: Unit, folder: Path) -> None:
         """Train an adapter.
 
         Raises:
@@ -110,7 +102,7 @@ class AdaptStage(TrainingStage[AdaptConfig]):
 
     def replaced(self, run: Run, found: Mapping[str, str]) -> Iterable[BackboneEntry]:
         """Earlier adapters of the same backbones and methods."""
-        config = self.chosen(run)
+        config = config_of(self, run)
         trained = {(unit.name, *unit.variant) for unit in self.units(run, config)} if config else set()
         for entry in run.store.backbones():
             made = entry.facts.get("adapter", {})

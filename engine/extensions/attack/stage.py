@@ -7,9 +7,10 @@ the study's store come from a compiled network, and a detector would learn that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache as cache_calls
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,11 @@ from substyle.engine.extensions.attack.section import Attacks
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.resampling import resample
+from substyle.engine.stages.execution import settings_of
 from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
-from substyle.engine.stages.stamp import Stamp, file_digest, is_result
+from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.store import identity, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import (
@@ -85,18 +87,12 @@ class AttackStage(JsonStage[AttackConfig]):
     photographs = True
     config = AttackConfig
     switch = "attacks"
+    on_demand = MappingProxyType({"attacks": ATTACKS})
+    ignored = ("backbones",)
+    any_order = True
     backbone_results = Attacks
     reads = ("probes",)
     report = section
-
-    def alone(self, run: Run) -> AttackConfig:
-        """`[attack]`; by default all attacks on all networks. Raises ConfigError without any."""
-        assert run.study is not None
-        own = self.table(run.study)
-        names = own.backbones or attackable(run.store, [entry.name for entry in run.store.backbones()])
-        if not names:
-            raise ConfigError("STORE", str(run.store.path), "a store with networks; name controls with --backbone")
-        return replace(own, attacks=own.attacks or ATTACKS, backbones=tuple(names))
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError without networks, class probes or photographs to attack."""
@@ -104,14 +100,18 @@ class AttackStage(JsonStage[AttackConfig]):
         return check_attack(study, config, counts) if config is not None else []
 
     def units(self, run: Run, config: AttackConfig) -> Iterable[Unit]:
-        """Backbones of the settings; by default all networks of the study that are no controls.
+        """Backbones of the settings; by default all networks of the study, or of the store, that are no controls.
 
         Raises:
             MissingError: torchattack or a probe is missing.
             ConfigError: a backbone is no torch network, or transfer is the only attack and there is no surrogate.
         """
         torchattack()
-        names = config.backbones or attackable(run.store, _probed(run))
+        alone = run.embedding is None
+        known = [entry.name for entry in run.store.backbones()] if alone else _probed(run)
+        names = config.backbones or attackable(run.store, known)
+        if alone and not names:
+            raise ConfigError("STORE", str(run.store.path), "a store with networks; name controls with --backbone")
         for name in names:
             entry = run.store.backbone(name)
             if name not in _probed(run):
@@ -123,10 +123,6 @@ class AttackStage(JsonStage[AttackConfig]):
                 raise ConfigError("attack.attacks", ", ".join(config.attacks), allowed)
         return [Unit(name, run.store.backbone(name).slug) for name in names]
 
-    def settings(self, config: AttackConfig) -> JSON:
-        """All settings that say how to attack."""
-        return {key: value for key, value in asdict(config).items() if key != "backbones"}
-
     def inputs(self, run: Run, config: AttackConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """Probes and networks, among them the surrogate and other layers."""
         probed = _probed(run)
@@ -135,14 +131,9 @@ class AttackStage(JsonStage[AttackConfig]):
             probed = [config.surrogate, *(each["name"] for each in used if each)]
         return _inputs(run.store, run.out, run.store.backbone(unit.name), config, probed)
 
-    def stamp(self, run: Run, config: AttackConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> Stamp:
-        """The stamp of current inputs. The order of transformations does not matter to attacks."""
-        table = _table(run, unit)
-        return Stamp.of(run.store, table, {**self.settings(config), **self.inputs(run, config, unit, before)})
-
-    def compute(self, run: Run, config: AttackConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: AttackConfig, unit: Unit, folder: Path) -> None:
         """Write the attacked pictures' embeddings and the scores."""
-        inputs = {**self.settings(config), **self.inputs(run, config, unit)}
+        inputs = {**settings_of(self, config), **self.inputs(run, config, unit)}
         target = devices.resolve(run.study.probes.device if run.study else devices.AUTO).torch_device
         subject = _Subject(run.store, run.out, _table(run, unit), config, inputs, run.checkpoints, target)
         self.write(folder, subject.run(folder, run.source or identity.open_own(run.store), quiet=run.quiet))

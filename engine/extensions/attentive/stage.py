@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.elsewhere import embed_anew, store_stamps
 from substyle.engine.stages.probes import probe_config, probe_settings
 from substyle.engine.stages.registry import register_stage
-from substyle.engine.stages.stage import JSON, Run, Stage, Unit
+from substyle.engine.stages.stage import JSON, EmbeddingStage, Run, Unit, table_of
 from substyle.engine.store import catalog
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
@@ -49,7 +49,7 @@ _FEWEST = 4_096  # rows to standardise by
 _NONE = -1  # split of photographs that the study leaves out
 
 
-class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
+class AttentiveStage(EmbeddingStage[AttentiveConfig, ProbeOutcome]):
     """Train attentive and efficient probes on tokens, and linear probes on their mean.
 
     Tokens of the photographs of the study are embedded in ``attentive/tokens.zarr``.
@@ -58,6 +58,7 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
     name = "attentive"
     config = AttentiveConfig
     switch = "backbones"
+    ignored = ("backbones",)
     alike = True
     backbone_results = Attentive
     document_results = Differences
@@ -66,7 +67,7 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError for a backbone that the study does not have."""
         known = names_of(study.backbones)
-        if unknown := [name for name in self.table(study).backbones if name not in known]:
+        if unknown := [name for name in table_of(self, study).backbones if name not in known]:
             raise ConfigError("attentive.backbones", ", ".join(unknown), f"backbones of the study: {', '.join(known)}")
         return []
 
@@ -74,7 +75,7 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
         """Load the networks, which must have tokens."""
         for choice in study.backbones:
             if not {*choice.names} <= {*stored}:
-                for own in _choices([choice], self.table(study)):
+                for own in _choices([choice], table_of(self, study)):
                     _ = pipeline.backbone(own).spec
 
     def prepare(self, run: Run, config: AttentiveConfig) -> None:
@@ -98,15 +99,6 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
         """The backbones of the settings."""
         return [unit for unit in super().units(run, config) if unit.name in config.backbones]
 
-    def reported(self, run: Run) -> Iterable[Unit]:
-        """Those of the settings; without a study all."""
-        config = self.chosen(run)
-        return super().reported(run) if config is None else self.units(run, config)
-
-    def settings(self, config: AttentiveConfig) -> JSON:
-        """All settings but the list of backbones."""
-        return {name: value for name, value in asdict(config).items() if name != "backbones"}
-
     def inputs(self, run: Run, config: AttentiveConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The settings of probes, and the tokens; of loaded results those that they had, if their store is gone."""
         tokens = (before or {}).get("tokens")
@@ -115,7 +107,7 @@ class AttentiveStage(Stage[AttentiveConfig, ProbeOutcome]):
             tokens = store_stamps(stores, _name(config, unit.name))
         return {"probes": probe_settings(run, unit, before), "tokens": tokens}
 
-    def compute(self, run: Run, config: AttentiveConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: AttentiveConfig, unit: Unit, folder: Path) -> None:
         """Write scores and results."""
         probes = probe_config(run)
         store = EmbeddingStore.open(_path(run))

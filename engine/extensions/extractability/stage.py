@@ -50,7 +50,7 @@ class ExtractabilityStage(_MoreProbes[ExtractabilityConfig]):
     backbone_results = section.Results
     report = section
 
-    def compute(self, run: Run, config: ExtractabilityConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: ExtractabilityConfig, unit: Unit, folder: Path) -> None:
         """Write the measures of each task and head."""
         probes = probe_config(run)
         with (
@@ -74,7 +74,7 @@ class ComplexityStage(_MoreProbes[ComplexityConfig]):
     backbone_results = complexity_section.Results
     report = complexity_section
 
-    def compute(self, run: Run, config: ComplexityConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: ComplexityConfig, unit: Unit, folder: Path) -> None:
         """Write the scores of each architecture."""
         probes, count = probe_config(run), len(architectures(config))
         steps = 3 * len(TASKS) * probes.mlp_steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from substyle.engine.extensions.finetune.family import PREFIX, Finetuned
 from substyle.engine.extensions.finetune.training import LabelledVariants, fit
 from substyle.engine.observability import stage
 from substyle.engine.probes.tasks import UNKNOWN
+from substyle.engine.stages.execution import config_of, settings_of
 from substyle.engine.stages.registry import register_stage
-from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit
+from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit, table_of
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.identity import read_unchanged
 from substyle.engine.store.layout import TRAIN, BackboneEntry
@@ -34,8 +35,6 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms.base import real
 from substyle.pipelines.transforms.names import family
-
-_LISTS = ("backbones", "objectives", "seeds", "seed")  # settings that say which trainings there are
 
 
 class FinetuneStage(TrainingStage[FinetuneConfig]):
@@ -48,13 +47,14 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
     name = "finetune"
     config = FinetuneConfig
     switch = "backbones"
+    ignored = ("backbones", "objectives", "seeds", "seed")  # they say which trainings there are
     directory = "finetuned"
     prefix = PREFIX
     report = section
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
         """Raise ConfigError for other backbones than those of the study, or if there is nothing to train on."""
-        config, known = self.table(study), len(counts.classes(TRAIN))
+        config, known = table_of(self, study), len(counts.classes(TRAIN))
         if not config.backbones:
             return []
         single = {choice.name for choice in study.backbones if choice.names == [choice.name]}
@@ -70,7 +70,7 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
     def check_networks(self, study: Study, pipeline: PixelPipeline, stored: Collection[str]) -> None:
         """Raise ConfigError if a backbone cannot be fine-tuned."""
         for choice in study.backbones:
-            if choice.name in self.table(study).backbones and choice.name not in stored:
+            if choice.name in table_of(self, study).backbones and choice.name not in stored:
                 load_trainable(choice, pipeline)
 
     def units(self, run: Run, config: FinetuneConfig) -> Iterable[Unit]:
@@ -83,16 +83,12 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
             for objective in config.objectives
         ]
 
-    def settings(self, config: FinetuneConfig) -> JSON:
-        """The settings of one training."""
-        return {name: value for name, value in asdict(config).items() if name not in _LISTS}
-
     def inputs(self, run: Run, config: FinetuneConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """Objective and seed, and the batch of `embed`: photographs are shuffled in groups of it."""
         objective, seed = unit.variant
         return {"objective": objective, "seed": seed, "group": _plan(run).pipeline.config.images}
 
-    def compute(self, run: Run, config: FinetuneConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: FinetuneConfig, unit: Unit, folder: Path) -> None:
         """Fine-tune a backbone."""
         (objective, seed), table = unit.variant, run.tables[unit.name]
         pipeline, records = _plan(run).pipeline, _plan(run).readable()
@@ -132,21 +128,21 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
             "canvas": run.store.settings.canvas,
             "store": run.store.uuid,
             "losses": losses,
-            "settings": {**self.settings(config), "photographs": photographs_digest(table)},
+            "settings": {**settings_of(self, config), "photographs": photographs_digest(table)},
         }
         state = {name: tensor.cpu() for name, tensor in base.module.state_dict().items()}
         Finetuned(state, metadata).save(folder / f"{tensors_hash(state)}.safetensors")
 
     def added(self, run: Run, found: Mapping[str, str]) -> Sequence[BackboneChoice]:
         """The fine-tuned backbones."""
-        if (config := self.chosen(run)) is None:
+        if (config := config_of(self, run)) is None:
             return ()
         choices, units = _choices(run), self.units(run, config)
         return [replace(choices[unit.name], name=found[unit.key], label=None) for unit in units]
 
     def replaced(self, run: Run, found: Mapping[str, str]) -> Iterable[BackboneEntry]:
         """Earlier trainings of the same backbones."""
-        config, names = self.chosen(run), {*_choices(run), *found.values()}
+        config, names = config_of(self, run), {*_choices(run), *found.values()}
         for entry in run.store.backbones():
             base = entry.facts["spec"].get("finetuned", {}).get("backbone")
             if config is not None and base in config.backbones and entry.name not in names:

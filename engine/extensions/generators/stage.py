@@ -33,6 +33,7 @@ from substyle.engine.probes.tasks import F64, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.results.model import ResultsDocument
+from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, ResampleBy, slug
@@ -107,7 +108,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
         known = _of_table(table, config)
         return {"styles_of": {name: [table.transformations[t] for t in own] for name, own in known.items()}}
 
-    def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, folder: Path) -> None:
         """Write scores and what contrasts of backbones need."""
         probes = ProbeConfig(seed=config.seed, device=run.study.probes.device if run.study else devices.AUTO)
         found, crossed = unseen_styles(run.tables[unit.name], config, probes)
@@ -118,7 +119,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
         """Differences of all pairs of networks, with p values after Holm's correction."""
         own = run.results.get(self.name, {})
         names = [name for name in document.networks() if name in own]
-        known = {name: Crossed.load(self.folder(run, Unit(name, slug(name))) / _ARRAYS) for name in names}
+        known = {name: Crossed.load(folder_of(self, run, Unit(name, slug(name))) / _ARRAYS) for name in names}
         rows = [
             contrast(a, b, known[a], known[b]) | {"converged": own[a]["converged"] and own[b]["converged"]}
             for a, b in combinations(known, 2)

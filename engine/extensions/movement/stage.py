@@ -22,6 +22,7 @@ from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.resampling import Estimate
 from substyle.engine.probes.tasks import identity
 from substyle.engine.results.statistics import correlation_interval
+from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
@@ -95,15 +96,15 @@ class MovementStage(JsonStage[MovementConfig]):
 
     def inputs(self, run: Run, config: MovementConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The probes."""
-        note = note_of(PROBES.folder(run, unit))
+        note = note_of(folder_of(PROBES, run, unit))
         return {"probes": note and note.files}
 
-    def compute(self, run: Run, config: MovementConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: MovementConfig, unit: Unit, folder: Path) -> None:
         """Write the measures."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threadpool_limits(1):  # the same numbers on any number of cores
-            outcome = PROBES.load(run, PROBES.folder(run, unit))
+            outcome = PROBES.load(run, folder_of(PROBES, run, unit))
             self.write(folder, movement(run.tables[unit.name], outcome, config))
 
     def lines(self, result: JSON) -> Iterator[str]:

@@ -363,7 +363,7 @@ def _scores(own: BackboneResults, document: ResultsDocument) -> list[RowScore]:
             converged=score.converged,
         )
         for stage in registry.stages()
-        for score in stage.scores(own)
+        for score in registry.scores_of(stage, own)
     ]
 
 

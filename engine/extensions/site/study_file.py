@@ -56,7 +56,7 @@ def study_file(row: Row) -> str:
                 registry.settings_of(stage, kept)
                 missing += [f"{stage}.{name}" for name in settings if known.get(name) is False]
                 lines += ["", f"[{stage}]", *toml_lines(_recorded(kept))]
-            elif stage in named or stage not in registry.NAMES:
+            elif stage in named or stage not in registry.STAGES:
                 missing.append(f"[{toml_key(stage[:80])}]")
         except ConfigError:
             missing.append(f"[{stage}]")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from substyle.engine.analysis.neighbors import search_device
 from substyle.engine.analysis.run import analyze
@@ -21,18 +18,11 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
 
     name = "analysis"
     config = AnalysisConfig
-    alike = at_once = True
+    alike = True
+    at_once = staticmethod(lambda config: search_device(config.device))
     report = section
 
-    def settings(self, config: AnalysisConfig) -> JSON:
-        """All settings, without the GPU index."""
-        return asdict(config) | {"device": config.device.partition(":")[0]}
-
-    def place(self, config: AnalysisConfig) -> torch.device:
-        """The device of FAISS."""
-        return search_device(config.device)
-
-    def compute(self, run: Run, config: AnalysisConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: AnalysisConfig, unit: Unit, folder: Path) -> None:
         """Write the analysis."""
         self.write(folder, analyze(run.tables[unit.name], config, quiet=run.quiet))
 

@@ -20,7 +20,8 @@ from substyle.engine.probes.outcomes import ProbeOutcome, metrics
 from substyle.engine.probes.resampling import Resampled, resample
 from substyle.engine.stages.domains import section
 from substyle.engine.stages.domains.section import ByTask
-from substyle.engine.stages.elsewhere import ElsewhereStage, store_stamps
+from substyle.engine.stages.elsewhere import ElsewhereStage, absolute, store_stamps
+from substyle.engine.stages.execution import computed
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.stage import JSON, Elsewhere, Run, Unit
@@ -74,7 +75,7 @@ class DomainsStage(ElsewhereStage[DomainsConfig]):
         """Photographs of `[domains]`, and settings of the probes."""
         own = study.probes
         tasks = tuple(task for task in own.tasks if task in TASKS)
-        found = DomainsConfig(study.name, study.domains, tasks, own.seed, own.bootstrap, own.resample_by)
+        found = DomainsConfig(study.name, absolute(study.domains), tasks, own.seed, own.bootstrap, own.resample_by)
         return found if study.domains else None
 
     def check(self, study: Study, counts: SplitCounts) -> list[str]:
@@ -97,7 +98,7 @@ class DomainsStage(ElsewhereStage[DomainsConfig]):
         linear: ProbeConfig = replace(own, tasks=tasks, heads=(HEAD,), **nothing)
         for name, store in self.stores(run, config).items():
             configs = {PROBES.name: linear}
-            PROBES.computed(Run(store, _results(run.out, name), run.opened(store), configs=configs, quiet=run.quiet))
+            computed(PROBES, Run(store, _results(run.out, name), run.opened(store), configs=configs, quiet=run.quiet))
 
     def inputs(self, run: Run, config: DomainsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The embeddings of other domains, and the probes of all."""
@@ -110,10 +111,11 @@ class DomainsStage(ElsewhereStage[DomainsConfig]):
             },
         }
 
-    def compute(self, run: Run, config: DomainsConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> None:
+    def compute(self, run: Run, config: DomainsConfig, unit: Unit, folder: Path) -> None:
         """Write the scores."""
         everywhere = _tables(run, config, unit.name)
-        self.write(folder, _transferred(everywhere, _probes(run, config, unit.name, everywhere), shared, config))
+        probes = _probes(run, config, unit.name, everywhere)
+        self.write(folder, _transferred(everywhere, probes, self.new_photographs(run), config))
 
 
 STAGE = DomainsStage()

@@ -64,7 +64,7 @@ class FewShotStage(JsonStage[FewShotConfig]):
         """Backbones whose photographs have classes."""
         return [unit for unit in super().units(run, config) if _classes(run.tables[unit.name]) is not None]
 
-    def compute(self, run: Run, config: FewShotConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: FewShotConfig, unit: Unit, folder: Path) -> None:
         """Write the scores."""
         self.write(folder, few_shot(run.tables[unit.name], config))
 

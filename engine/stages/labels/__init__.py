@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
+from substyle.engine.stages.execution import config_of, settings_of
 from substyle.engine.stages.labels import section
 from substyle.engine.stages.labels.config import LabelsConfig
 from substyle.engine.stages.labels.scores import Known, labels
@@ -39,10 +39,6 @@ class LabelsStage(JsonStage[LabelsConfig]):
     backbone_results = Labels
     report = section
 
-    def placed(self, config: LabelsConfig, folder: Path) -> LabelsConfig:
-        """Paths of lists are relative to the study file."""
-        return replace(config, of={label: origin.below(folder) for label, origin in config.origins.items()})
-
     def stated(self, stored: Mapping[str, Any]) -> JSON:
         """Digests of the values in place of paths."""
         return {**super().stated(stored), "of": stored.get("values")}
@@ -67,7 +63,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
         """
         stored = (before or {}).get("values")
         known = stored if isinstance(stored, dict) else {}
-        if before is not None and self.chosen(run) is None:
+        if before is not None and config_of(self, run) is None:
             return {"values": known if set(known) == set(config.of) else None, "probes": before.get("probes")}
         read = self._read(run, config, "file")
         if before is None:
@@ -76,9 +72,9 @@ class LabelsStage(JsonStage[LabelsConfig]):
             with suppress(SubstyleError, OSError):
                 read |= self._read(run, config, "column")
         digests = {label: _digest(read[label]) if label in read else known.get(label) for label in config.of}
-        return {"values": digests, "probes": PROBES.settings(probe_config(run))}
+        return {"values": digests, "probes": settings_of(PROBES, probe_config(run))}
 
-    def compute(self, run: Run, config: LabelsConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: LabelsConfig, unit: Unit, folder: Path) -> None:
         """Write the scores."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

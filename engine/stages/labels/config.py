@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictInt
@@ -69,3 +71,7 @@ class LabelsConfig:
     def origins(self) -> dict[str, Origin]:
         """Where labels come from, by name."""
         return {label: Origin.of(text, label) for label, text in self.of.items()}
+
+    def below(self, folder: Path) -> LabelsConfig:
+        """The settings with lists whose paths are relative to a folder."""
+        return dataclasses.replace(self, of={label: origin.below(folder) for label, origin in self.origins.items()})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from PIL import Image
 
 from substyle.engine.config import Study
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.report.section import Section
-from substyle.engine.results.model import HEADS, ResultsDocument
-from substyle.engine.stages.mistakes.section import ByTask, sections
+from substyle.engine.results.model import HEADS
+from substyle.engine.stages.execution import folder_of, outdated_of
+from substyle.engine.stages.mistakes import section
+from substyle.engine.stages.mistakes.section import ByTask
 from substyle.engine.stages.pictures import current_variants
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_file
-from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
+from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit, each_backbone
 from substyle.engine.stages.stamp import Note, note_of
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
@@ -53,6 +54,7 @@ class MistakesStage(JsonStage[MistakesConfig]):
     backbone_results = ByTask
     in_reports = True
     reads = ("probes",)
+    report = section
 
     def of(self, study: Study) -> MistakesConfig | None:
         """The default, unless the report shows no photographs."""
@@ -61,32 +63,17 @@ class MistakesStage(JsonStage[MistakesConfig]):
     def units(self, run: Run, config: MistakesConfig) -> Iterable[Unit]:
         """Backbones with probes that are no controls."""
         chosen = [name for name in run.tables if not run.store.backbone(name).facts["spec"]["control"]]
-        return [unit for unit in self.reported(run) if unit.name in chosen and _probes(run, unit) is not None]
+        return [unit for unit in each_backbone(run) if unit.name in chosen and _probes(run, unit) is not None]
 
     def inputs(self, run: Run, config: MistakesConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The probes."""
         note = _probes(run, unit)
         return {"probes": note and note.files}
 
-    @contextmanager
-    def shared(
-        self, run: Run, config: MistakesConfig, outdated: Sequence[Unit]
-    ) -> Iterator[tuple[Mapping[str, JSON], _Pictures]]:
-        """Mistakes by backbone, and pictures of all of them, which are drawn in one pass."""
-        found = {unit.name: _mistakes(run, unit, config.shown) for unit in outdated}
-        rows = [row for each in found.values() for row in _rows(each)]
-        yield found, _pictures(run.store, next(iter(run.tables.values())), rows)
-
-    def compute(
-        self,
-        run: Run,
-        config: MistakesConfig,
-        unit: Unit,
-        shared: tuple[Mapping[str, JSON], _Pictures],
-        folder: Path,
-    ) -> bool:
+    def compute(self, run: Run, config: MistakesConfig, unit: Unit, folder: Path) -> bool:
         """Write mistakes and pictures. Incomplete if pictures are missing: the photographs may come back."""
-        found, pictures = shared[0][unit.name], shared[1]
+        by_backbone, pictures = run.once(self.name, partial(self._drawn, run, config))
+        found = by_backbone[unit.name]
         for i, row in enumerate(_rows(found)):
             pixels = pictures.get((row["transformation"], row["key"]))
             if pixels is not None:
@@ -95,16 +82,18 @@ class MistakesStage(JsonStage[MistakesConfig]):
         self.write(folder, found)
         return all("picture" in row for row in _rows(found))
 
-    def sections(self, results: ResultsDocument) -> Iterator[Section]:
-        """Sections of the report."""
-        return sections(results)
+    def _drawn(self, run: Run, config: MistakesConfig) -> tuple[Mapping[str, JSON], _Pictures]:
+        """Mistakes by backbone, and pictures of all of them, which are drawn in one pass."""
+        found = {unit.name: _mistakes(run, unit, config.shown) for unit in outdated_of(self, run, config)}
+        rows = [row for each in found.values() for row in _rows(each)]
+        return found, _pictures(run.store, next(iter(run.tables.values())), rows)
 
 
 STAGE = MistakesStage()
 
 
 def _probes(run: Run, unit: Unit) -> Note | None:
-    return note_of(PROBES.folder(run, unit))
+    return note_of(folder_of(PROBES, run, unit))
 
 
 def _mistakes(run: Run, unit: Unit, shown: int) -> JSON:

@@ -68,7 +68,7 @@ class ParametersStage(JsonStage[ParametersConfig]):
             return []
         return [unit for unit in super().units(run, config) if families(run.tables[unit.name].transformations)]
 
-    def compute(self, run: Run, config: ParametersConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: ParametersConfig, unit: Unit, folder: Path) -> None:
         """Write the scores. Raises DifferentError if the definition of a transformation has changed."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from substyle.engine import devices
 from substyle.engine.backbones.registry import is_derived
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.results.model import ResultsDocument
+from substyle.engine.stages.execution import config_of, folder_of, settings_of
 from substyle.engine.stages.probes import section
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
 from substyle.engine.stages.stamp import note_of
@@ -29,7 +31,8 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     name = "probes"
     version = 2
     config = ProbeConfig
-    alike = at_once = True
+    alike = True
+    at_once = staticmethod(lambda config: devices.resolve(config.device, prefix="probes.").torch_device)
     report = section
 
     def units(self, run: Run, config: ProbeConfig) -> Iterable[Unit]:
@@ -42,11 +45,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
                 raise ConfigError("backbone", given, "a backbone that was not trained on held-out transformations")
         return super().units(run, config)
 
-    def settings(self, config: ProbeConfig) -> JSON:
-        """All settings, without the GPU index."""
-        return asdict(config) | {"device": config.device.partition(":")[0]}
-
-    def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: ProbeConfig, unit: Unit, folder: Path) -> None:
         """Write probes, scores and results."""
         entry, settings = run.store.backbone(unit.name), run.store.settings
         spec = entry.facts["spec"]
@@ -102,16 +101,16 @@ def probe_settings(run: Run, unit: Unit, before: Mapping[str, Any] | None) -> JS
     Args:
         before: what was stored, if results are loaded.
     """
-    if before is None or STAGE.chosen(run) is not None:
-        return STAGE.settings(probe_config(run))
-    if (note := note_of(STAGE.folder(run, Unit(unit.name, slug(unit.name))))) is not None:
+    if before is None or config_of(STAGE, run) is not None:
+        return settings_of(STAGE, probe_config(run))
+    if (note := note_of(folder_of(STAGE, run, Unit(unit.name, slug(unit.name))))) is not None:
         return {each.name: note.stamp.settings.get(each.name) for each in fields(ProbeConfig)}
     return before.get("probes")
 
 
 def probe_config(run: Run) -> ProbeConfig:
     """The settings of probes of a run, for stages that train others; default ones without a study."""
-    return STAGE.chosen(run) or ProbeConfig(seed=run.store.settings.seed)
+    return config_of(STAGE, run) or ProbeConfig(seed=run.store.settings.seed)
 
 
 def probe_file(out: Path, backbone: str, task: str, head: str = "linear") -> Path:

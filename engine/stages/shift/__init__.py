@@ -20,10 +20,11 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.resampling import ACCURACY, Bounds, Estimate, resample
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
-from substyle.engine.stages.elsewhere import ElsewhereStage, store_stamps
+from substyle.engine.stages.elsewhere import ElsewhereStage, absolute, store_stamps
+from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.probes import probe_file
 from substyle.engine.stages.shift import section
-from substyle.engine.stages.stage import JSON, Elsewhere, Run, Unit
+from substyle.engine.stages.stage import JSON, Elsewhere, Run, TrainingStage, Unit
 from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store.files import read_arrays, write_arrays
@@ -73,7 +74,7 @@ class ShiftStage(ElsewhereStage[ShiftConfig]):
 
     def of(self, study: Study) -> ShiftConfig | None:
         """Photographs of `[shift]`, and the suite of ``corruptions``."""
-        folders = {**study.shift, **({study.corruptions: OWN} if study.corruptions else {})}
+        folders = absolute({**study.shift, **({study.corruptions: OWN} if study.corruptions else {})})
         own = study.analysis
         return ShiftConfig(folders, own.max_images, own.resample_by, own.seed) if folders else None
 
@@ -98,10 +99,11 @@ class ShiftStage(ElsewhereStage[ShiftConfig]):
         probe = probe_file(run.out, unit.name, "semantic")
         return {self.stamps: store_stamps(self.stores(run, config), unit.name), "probe": file_digest(probe)}
 
-    def compute(self, run: Run, config: ShiftConfig, unit: Unit, shared: NewPhotographs, folder: Path) -> None:
+    def compute(self, run: Run, config: ShiftConfig, unit: Unit, folder: Path) -> None:
         """Write scores and replicates."""
         probe = Probe.load(probe_file(run.out, unit.name, "semantic"))
-        scores, kept = _scores(run.tables[unit.name], probe, self.stores(run, config), shared, config)
+        table, stores = run.tables[unit.name], self.stores(run, config)
+        scores, kept = _scores(table, probe, stores, self.new_photographs(run), config)
         self.write(folder, scores)
         write_arrays(folder / _REPLICATES, **{key: each.array() for key, each in kept.items()})
 
@@ -126,7 +128,7 @@ def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
     if len(made) < 2 or study.corruptions in study.shift:
         allowed = "a suite with a transformation besides identity, named unlike photographs in [shift]"
         raise ConfigError("corruptions", study.corruptions, allowed)
-    if any(stage.adds_backbones and stage.of(study) is not None for stage in registry.stages()):
+    if any(isinstance(stage, TrainingStage) and stage.of(study) is not None for stage in registry.stages()):
         learnt = {family(name) for name in suite(study.suite)[1:] if base.get(name).role == "train"}
         if seen := [name for name in made if family(name) in learnt]:
             allowed = f"a suite without {abbreviated(seen)}, which fine-tuned and adapted backbones are trained on"
@@ -176,7 +178,7 @@ def _replicates(run: Run, stage: ShiftStage) -> dict[str, Replicates]:
     found = {}
     scores: Mapping[str, JSON] = run.results.get(stage.name, {})
     for name in filter(scores.get, scores):
-        kept = read_arrays(stage.folder(run, Unit(name, slug(name))) / _REPLICATES)
+        kept = read_arrays(folder_of(stage, run, Unit(name, slug(name))) / _REPLICATES)
         each = {key: Estimate.of(array) for key, array in kept.items()}
         moved = each.pop("sensitivity")
         if each and moved.number is not None:

@@ -75,7 +75,8 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
 
     name = "shortcut"
     config = ShortcutConfig
-    alike = at_once = True
+    alike = True
+    at_once = staticmethod(lambda config: torch.device("cpu"))
     backbone_results = Shortcut
     report = section
 
@@ -93,7 +94,7 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
             if varied and len(np.unique(table.label_N[train_N])) > 1 and len(test_N):
                 yield unit
 
-    def compute(self, run: Run, config: ShortcutConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: ShortcutConfig, unit: Unit, folder: Path) -> None:
         """Write the scores."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

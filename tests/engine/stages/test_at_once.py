@@ -21,8 +21,9 @@ from tests.staged import probe, run_of
 from substyle.engine import observability
 from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.stages import at_once
+from substyle.engine.stages import at_once, execution
 from substyle.engine.stages.at_once import Places
+from substyle.engine.stages.execution import computed, folder_of
 from substyle.engine.stages.probes import STAGE, ProbesStage
 from substyle.engine.stages.stage import Run, Unit
 from substyle.engine.store.store import EmbeddingStore
@@ -47,13 +48,13 @@ def store(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Embedd
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ProbesStage, "places", two_of)
+    monkeypatch.setattr(execution, "places", two_of)
 
 
 class Says(ProbesStage):
     """Whose results are the threads of the process and the settings."""
 
-    def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: ProbeConfig, unit: Unit, folder: Path) -> None:
         own = run.tables[unit.name]
         (folder / "said").write_text(json.dumps([os.getpid(), torch.get_num_threads(), config.threads, own.generators]))
 
@@ -63,10 +64,10 @@ class Says(ProbesStage):
 
 @pytest.mark.slow
 def test_what_a_process_has(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Says, "places", lambda *_: Places(2, 3))
+    monkeypatch.setattr(execution, "places", lambda *_: Places(2, 3))
     for threads in (0, 7):  # 7 at most, of which each has 3
         run = run_of(store, tmp_path / str(threads), probes=replace(CONFIG, threads=threads))
-        said = list(Says().computed(run).values())
+        said = list(computed(Says(), run).values())
         assert len({os.getpid(), *(process for process, *_ in said)}) == 3
         assert [rest for _, *rest in said] == [[3, 3 if threads else 0, ["", ""]]] * 2
 
@@ -127,7 +128,7 @@ def test_results_are_those_of_one_process(
     store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = probe(store, tmp_path / "alone", CONFIG)
-    monkeypatch.setattr(ProbesStage, "places", two_of)
+    monkeypatch.setattr(execution, "places", two_of)
     with observability.recording() as trace:
         found = probe(store, tmp_path / "at_once", CONFIG)
     assert list(found) == list(alone) == BACKBONES
@@ -153,9 +154,9 @@ def test_one_that_fails_does_not_lose_the_others(store: EmbeddingStore, tmp_path
     spoilt = np.full(first.x_TND.shape, np.nan, np.float16)
     run.tables[BACKBONES[1]] = replace(run.tables[BACKBONES[1]], x_TND=spoilt)
     with pytest.raises(SubstyleError, match=f"embeddings of {BACKBONES[1]} contain NaN"):
-        STAGE.computed(run)
-    assert (STAGE.folder(run, unit(run, BACKBONES[0])) / "complete.json").exists()
-    assert not STAGE.folder(run, unit(run, BACKBONES[1])).exists()
+        computed(STAGE, run)
+    assert (folder_of(STAGE, run, unit(run, BACKBONES[0])) / "complete.json").exists()
+    assert not folder_of(STAGE, run, unit(run, BACKBONES[1])).exists()
     assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
 
 
@@ -169,7 +170,7 @@ PARENT = "SUBSTYLE_TEST_PARENT"  # variable with the id of this process
 class Ends(ProbesStage):
     """Whose process ends in the middle."""
 
-    def compute(self, run: Run, config: ProbeConfig, unit: Unit, shared: None, folder: Path) -> None:
+    def compute(self, run: Run, config: ProbeConfig, unit: Unit, folder: Path) -> None:
         (folder / f"by {os.getpid()}").write_text("")
         if unit.name == BACKBONES[0] and str(os.getpid()) != os.environ[PARENT]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -184,7 +185,7 @@ def test_a_process_that_ends_is_replaced_by_this_one(
     store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(PARENT, str(os.getpid()))
-    first, second = Ends().computed(run_of(store, tmp_path, probes=CONFIG)).values()
+    first, second = computed(Ends(), run_of(store, tmp_path, probes=CONFIG)).values()
     assert (first, second != first) == ([f"by {os.getpid()}"], True)
     assert (
         f"probes of {BACKBONES[0]}: its process has ended, as if memory ran out; once more, alone"

@@ -15,6 +15,7 @@ from tests.engine.report.real import real_results
 
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.ridge import PENALTIES
+from substyle.engine.stages import registry
 from substyle.engine.stages.labels import STAGE, LabelsConfig, labels
 from substyle.engine.stages.labels.scores import Values
 from substyle.engine.stages.results import validate_results
@@ -430,6 +431,6 @@ def test_the_section_and_what_is_compared() -> None:
     results["backbones"][name]["labels"] = made | {"by_label": {"few": few, "sure": sure}}
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
     assert f"{name} predicts sure best" in section.blocks[0].text  # type: ignore[union-attr]
-    compared = list(STAGE.scores(document.backbones[name]))
+    compared = list(registry.scores_of(STAGE, document.backbones[name]))
     assert [score.key for score in compared] == ["label_site", "label_year"]
     assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']:.1f}"

@@ -14,6 +14,7 @@ import substyle
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.stages import mistakes as module
+from substyle.engine.stages.execution import computed
 from substyle.engine.stages.mistakes import STAGE, MistakesConfig
 from substyle.engine.store.layout import TEST
 
@@ -27,7 +28,7 @@ PROBES = ProbeConfig(
 
 
 def mistakes(store: substyle.EmbeddingStore, out: Path) -> dict[str, Any]:
-    return STAGE.computed(run_of(store, out))
+    return computed(STAGE, run_of(store, out))
 
 
 @pytest.fixture

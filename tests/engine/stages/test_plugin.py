@@ -18,7 +18,7 @@ from tests.conftest import the_json
 
 from substyle.engine.cli import main
 from substyle.engine.config import Study
-from substyle.engine.stages import registry
+from substyle.engine.stages import execution, registry
 from substyle.engine.stages.stage import JsonStage
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
@@ -56,13 +56,13 @@ images = 8
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_registry() -> Iterator[None]:
     """Registrations are undone afterwards."""
-    names, registered = list(registry.NAMES), list(registry._registered)
-    monkeypatch.setattr(registry, "_found", dict(registry._found))
+    registry.stages()
+    known = dict(registry.STAGES)
     yield
-    registry.NAMES[:] = names
-    registry._registered[:] = registered
+    registry.STAGES.clear()
+    registry.STAGES.update(known)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_results_of_another_source_are_outdated(
 ) -> None:
     run(folder, two_classes, capsys)
     before = note(folder)
-    monkeypatch.setitem(vars(registry.stage("dimension")), "code", "edited")
+    monkeypatch.setattr(execution, "code_of", lambda stage: "edited")
     run(folder, two_classes, capsys)
     assert note(folder) != before
 
@@ -259,8 +259,7 @@ def test_results_of_a_stage_that_is_not_known_now(
 ) -> None:
     """They are compared and shared, reports without the plug-in leave them out, and nothing deletes them."""
     run(folder, two_classes, capsys)
-    registry.NAMES.remove("dimension")
-    registry._registered.remove("dimension")
+    del registry.STAGES["dimension"]
     out = folder / "out"
     shutil.copytree(out, folder / "copy")
     for words in (
@@ -286,7 +285,7 @@ from dataclasses import dataclass
 
 from substyle.engine.config import BackboneChoice
 from substyle.engine.stages.registry import register_stage
-from substyle.engine.stages.stage import JsonStage, Unit
+from substyle.engine.stages.stage import JsonStage, TrainingStage, Unit
 
 
 @dataclass(frozen=True)
@@ -294,23 +293,26 @@ class AddingConfig:
     backbone: str
 
 
-class Adding(JsonStage):
+class Adding(JsonStage, TrainingStage):
     name = "adding"
     config = AddingConfig
     file = "number.json"
     directory = "trained"
-    adds_backbones = True
+    lines = JsonStage.lines
 
     def units(self, run, config):
         assert list(run.tables) == ["control:pixels"]
         return [Unit("control:pixels", f"number-{i}", (i,)) for i in range(2)]
 
-    def compute(self, run, config, unit, shared, folder):
+    def compute(self, run, config, unit, folder):
         self.write(folder, {"backbone": config.backbone, "number": unit.variant[0]})
 
     def added(self, run, found):
         assert [each["number"] for each in found.values()] == [0, 1]
         return [BackboneChoice(found["control:pixels 1"]["backbone"])]
+
+    def replaced(self, run, found):
+        return ()
 
 
 register_stage(Adding())
@@ -345,8 +347,8 @@ def test_inherited_code_of_a_plugin_counts() -> None:
         def load(self, *_: object) -> dict[str, Any]:
             return {}
 
-    assert Mine().code != ""
-    assert registry.stage("mistakes").code == ""
+    assert execution.code_of(Mine()) != ""
+    assert execution.code_of(registry.stage("mistakes")) == ""
 
 
 def test_a_plugin_replaces_no_numbers_of_other_stages(
@@ -382,9 +384,7 @@ def test_results_of_an_edited_helper_are_outdated(
 
 def run_again(folder: Path, photographs: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     """Results of a run in another process, which has not imported the plug-in."""
-    registry._found.pop("dimension", None)
-    for names in (registry.NAMES, registry._registered):
-        names[:] = [name for name in names if name != "dimension"]
+    registry.STAGES.pop("dimension", None)
     load_file.cache_clear()
     files_digest.cache_clear()
     results = json.loads(Path(run(folder, photographs, capsys)["results"]).read_text())

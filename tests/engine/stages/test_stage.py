@@ -22,6 +22,7 @@ from substyle.engine.config import AnalysisConfig, EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages import registry, stamp
 from substyle.engine.stages.analysis import STAGE as ANALYSIS
+from substyle.engine.stages.execution import computed, kept, settings_of
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.similarity import STAGE as SIMILARITY
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Stage, Unit
@@ -34,7 +35,7 @@ from substyle.engine.study.api import embed
 
 @pytest.mark.parametrize("stage", [PROBES, ANALYSIS, SIMILARITY])
 def test_another_gpu_computes_nothing_again_and_another_kind_of_device_does(stage: Stage[Any, Any]) -> None:
-    known = [stage.settings(stage.config(device=device)) for device in ("cuda:0", "cuda:1", "cpu", "auto")]
+    known = [settings_of(stage, stage.config(device=device)) for device in ("cuda:0", "cuda:1", "cpu", "auto")]
     first, second, cpu, auto = known
     assert first == second
     assert [config["device"] for config in (first, cpu, auto)] == ["cuda", "cpu", "auto"]
@@ -89,10 +90,10 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
     tables = open_tables(store, names)
 
     def compare(tables: list[EmbeddingTable]) -> dict[str, Any]:
-        return SIMILARITY.computed(run_of(store, tmp_path, tables, similarity=AnalysisConfig()))
+        return computed(SIMILARITY, run_of(store, tmp_path, tables, similarity=AnalysisConfig()))
 
-    def kept(tables: list[EmbeddingTable], store: EmbeddingStore = store, **configs: object) -> dict[str, Any]:
-        return SIMILARITY.kept(run_of(store, tmp_path, tables, **configs))
+    def loaded(tables: list[EmbeddingTable], store: EmbeddingStore = store, **configs: object) -> dict[str, Any]:
+        return kept(SIMILARITY, run_of(store, tmp_path, tables, **configs))
 
     assert compare(tables[:1]) == {}
     found = compare(tables)
@@ -101,17 +102,17 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
     before = file.stat().st_mtime_ns
     assert compare(tables) == found
     assert file.stat().st_mtime_ns == before
-    assert kept(tables) == found
-    assert kept(tables[:1]) == {}
+    assert loaded(tables) == found
+    assert loaded(tables[:1]) == {}
     with pytest.raises(StaleError, match="seed") as stale:
-        kept(tables, similarity=AnalysisConfig(seed=1))
+        loaded(tables, similarity=AnalysisConfig(seed=1))
     assert stale.value.command == f"substyle stage similarity {store.path}"
     assert str(stale.value).endswith(f"; run {stale.value.command}")
     with pytest.raises(StaleError, match="other transformations"):
-        kept(open_tables(store, names, ["identity", "jpeg"]))
+        loaded(open_tables(store, names, ["identity", "jpeg"]))
     embed(two_classes, tmp_path / "other.zarr", names, seed=1, **images)
     with pytest.raises(StaleError, match="another store"):
-        kept(open_tables(other := EmbeddingStore.open(tmp_path / "other.zarr"), names), other)
+        loaded(open_tables(other := EmbeddingStore.open(tmp_path / "other.zarr"), names), other)
 
 
 def test_results_of_several_processes_are_not_mixed(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ class Toy(JsonStage[ToyConfig]):
     def inputs(self, run: Run, config: ToyConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         return {"input": self.input}
 
-    def compute(self, run: Run, config: ToyConfig, unit: Unit, shared: None, folder: Path) -> bool:
+    def compute(self, run: Run, config: ToyConfig, unit: Unit, folder: Path) -> bool:
         self.computed_units.append(unit.name)
         self.write(folder, {"value": config.value, "input": self.input})
         self.meanwhile()
@@ -217,12 +218,12 @@ def toy(store: EmbeddingStore, out: Path, value: int | None = 1) -> Run:
 
 def test_results_are_computed_once_for_each_backbone(embedded: EmbeddingStore, tmp_path: Path) -> None:
     stage = Toy()
-    found = stage.computed(toy(embedded, tmp_path))
+    found = computed(stage, toy(embedded, tmp_path))
     assert found == {key: {"value": 1, "input": 0} for key in BOTH}
-    assert stage.computed(toy(embedded, tmp_path)) == found == stage.kept(toy(embedded, tmp_path))
+    assert computed(stage, toy(embedded, tmp_path)) == found == kept(stage, toy(embedded, tmp_path))
     assert stage.computed_units == BOTH
-    assert stage.computed(toy(embedded, tmp_path, None)) == {}  # off: nothing says its settings
-    assert stage.kept(toy(embedded, tmp_path, None)) == found  # with the settings that they were computed with
+    assert computed(stage, toy(embedded, tmp_path, None)) == {}  # off: nothing says its settings
+    assert kept(stage, toy(embedded, tmp_path, None)) == found  # with the settings that they were computed with
 
 
 @pytest.mark.parametrize("change", ["settings", "input", "a file", "the note"])
@@ -230,7 +231,7 @@ def test_outdated_results_are_refused_by_reports_and_computed_by_runs(
     embedded: EmbeddingStore, tmp_path: Path, change: str
 ) -> None:
     stage, value = Toy(), 1
-    stage.computed(toy(embedded, tmp_path))
+    computed(stage, toy(embedded, tmp_path))
     folder = tmp_path / "toy" / embedded.backbone(BOTH[0]).slug
     if change == "settings":
         value = 2
@@ -240,18 +241,18 @@ def test_outdated_results_are_refused_by_reports_and_computed_by_runs(
         path = folder / ("toy.json" if change == "a file" else "complete.json")
         path.write_bytes(path.read_bytes().replace(b"1", b"2"))
     with pytest.raises(StaleError, match=re.escape(str(folder))):
-        stage.kept(toy(embedded, tmp_path, value))
-    found = stage.computed(toy(embedded, tmp_path, value))
+        kept(stage, toy(embedded, tmp_path, value))
+    found = computed(stage, toy(embedded, tmp_path, value))
     assert found == {key: {"value": value, "input": stage.input} for key in BOTH}
     everything = change in ("settings", "input")
     assert stage.computed_units[2:] == (BOTH if everything else BOTH[:1])
-    assert stage.kept(toy(embedded, tmp_path, value)) == found
+    assert kept(stage, toy(embedded, tmp_path, value)) == found
 
 
 @pytest.mark.parametrize("how", ["changed", "interrupted", "full"])
 def test_what_fails_leaves_earlier_results(embedded: EmbeddingStore, tmp_path: Path, how: str) -> None:
     stage = Toy()
-    stage.computed(toy(embedded, tmp_path))
+    computed(stage, toy(embedded, tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
 
     def meanwhile() -> None:
@@ -265,29 +266,29 @@ def test_what_fails_leaves_earlier_results(embedded: EmbeddingStore, tmp_path: P
     stage.input, stage.meanwhile = 7, meanwhile
     expected: type[BaseException] = {"changed": StaleError, "interrupted": KeyboardInterrupt, "full": OSError}[how]
     with pytest.raises(expected):
-        stage.computed(toy(embedded, tmp_path))
+        computed(stage, toy(embedded, tmp_path))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_incomplete_results_are_shown_and_computed_again(embedded: EmbeddingStore, tmp_path: Path) -> None:
     stage = Toy()
     stage.complete = False
-    found = stage.computed(toy(embedded, tmp_path))
+    found = computed(stage, toy(embedded, tmp_path))
     assert found == {key: {"value": 1, "input": 0} for key in BOTH}
-    assert stage.kept(toy(embedded, tmp_path)) == {}
+    assert kept(stage, toy(embedded, tmp_path)) == {}
     stage.complete = True
-    assert stage.computed(toy(embedded, tmp_path)) == found
+    assert computed(stage, toy(embedded, tmp_path)) == found
     assert stage.computed_units == BOTH * 2
-    assert stage.kept(toy(embedded, tmp_path)) == found
+    assert kept(stage, toy(embedded, tmp_path)) == found
 
 
 def test_embeddings_that_changed_make_results_outdated(embedded: EmbeddingStore, tmp_path: Path) -> None:
     stage = Toy()
-    stage.computed(toy(embedded, tmp_path))
+    computed(stage, toy(embedded, tmp_path))
     fewer = run_of(embedded, tmp_path, open_tables(embedded, BOTH, ["identity"]), toy=ToyConfig())
     with pytest.raises(StaleError, match="other transformations"):
-        stage.kept(fewer)
-    stage.computed(fewer)
+        kept(stage, fewer)
+    computed(stage, fewer)
     assert stage.computed_units == BOTH * 2
 
 
@@ -316,12 +317,12 @@ def test_a_note_with_settings_that_no_version_has_is_outdated(embedded: Embeddin
     class Strict(Toy):
         config = AnalysisConfig  # type: ignore[assignment]
 
-        def settings(self, config: object) -> JSON:
+        def inputs(self, run: Run, config: object, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
             return {"ks": [0]}
 
     run = run_of(embedded, tmp_path, toy=AnalysisConfig())
     stage = Strict()
-    stage.compute = lambda run, config, unit, shared, folder: stage.write(folder, {}) is None  # type: ignore[method-assign]
-    stage.computed(run)
+    stage.compute = lambda run, config, unit, folder: stage.write(folder, {}) is None  # type: ignore[method-assign]
+    computed(stage, run)
     with pytest.raises(StaleError, match="another version"):
-        stage.kept(run_of(embedded, tmp_path))
+        kept(stage, run_of(embedded, tmp_path))

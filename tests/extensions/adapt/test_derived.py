@@ -11,9 +11,9 @@ from tests.extensions.adapt.test_family import adapter
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
+from substyle.engine.embedding.derived import derive
 from substyle.engine.embedding.run import embed
 from substyle.engine.extensions.adapt.family import PREFIX, Adapter
-from substyle.engine.embedding.derived import derive
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts

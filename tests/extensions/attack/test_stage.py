@@ -18,6 +18,7 @@ from substyle.engine.config import EmbedConfig
 from substyle.engine.extensions.attack.config import AttackConfig
 from substyle.engine.extensions.attack.stage import STAGE
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.stages.execution import computed, kept
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table, open_tables
@@ -36,13 +37,13 @@ CONFIG = AttackConfig(
 def attack(store: EmbeddingStore, out: Path, config: AttackConfig, probed: Sequence[str] = BOTH) -> dict[str, Any]:
     run = run_of(store, out, attack=dataclasses.replace(config, backbones=(VIT,)))
     run.results["probes"] = dict.fromkeys(probed)
-    return STAGE.computed(run)
+    return computed(STAGE, run)
 
 
 def kept_attacks(
     store: EmbeddingStore, out: Path, tables: Sequence[EmbeddingTable], config: AttackConfig | None = None
 ) -> dict[str, Any]:
-    return STAGE.kept(run_of(store, out, tables, **({"attack": config} if config else {})))
+    return kept(STAGE, run_of(store, out, tables, **({"attack": config} if config else {})))
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.crossed import Crossed, jackknife, mean_over_pairs
 from substyle.engine.probes.resampling import ACCURACY, Estimate, resample
 from substyle.engine.report.deciding import generators_needed
+from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Unit
 from substyle.engine.store.layout import TEST, TRAIN, VAL, slug
@@ -257,9 +258,9 @@ def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     config, found, known = GeneratorsConfig(resamples=3, bootstrap=200), {}, {}
     run = stage.Run(None, tmp_path, {name: some(alike=i) for i, name in enumerate(names)})  # type: ignore[arg-type]
     for name in names:
-        folder = stage.STAGE.folder(run, Unit(name, slug(name)))
+        folder = folder_of(stage.STAGE, run, Unit(name, slug(name)))
         folder.mkdir(parents=True)
-        stage.STAGE.compute(run, config, Unit(name, slug(name)), None, folder)
+        stage.STAGE.compute(run, config, Unit(name, slug(name)), folder)
         found[name] = stage.STAGE.load(run, folder)
         _, known[name] = unseen_styles(run.tables[name], config, ProbeConfig(device="cpu"))
     run.results = {"generators": found}
@@ -267,7 +268,7 @@ def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     expected = contrast(*names, *known.values())
     assert {key: row[key] for key in expected} == expected
     assert (row["p_holm"], row["converged"]) == (row["p"], True)
-    path = stage.STAGE.folder(run, Unit(names[0], slug(names[0]))) / "crossed.npz"
+    path = folder_of(stage.STAGE, run, Unit(names[0], slug(names[0]))) / "crossed.npz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SubstyleError, match=r"crossed\.npz: cannot read scores"):
         stage.STAGE.of_document(run, validate_results(results))

@@ -16,6 +16,7 @@ from substyle.engine.extensions.movement.section import MEASURES
 from substyle.engine.extensions.movement.stage import STAGE, MovementConfig, movement, radius
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.results.statistics import correlation_interval
+from substyle.engine.stages import registry
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
@@ -193,6 +194,6 @@ def test_the_section_and_what_is_compared() -> None:
     own = results["backbones"][names[0]]["movement"]["measures"]["sensitivity"]
     assert rows[0][3] == (own["spearman"], *own["spearman_ci95"])
     assert [panel.name for panel in plots.panels] == names  # type: ignore[union-attr]
-    compared = list(STAGE.scores(document.backbones[names[0]]))
+    compared = list(registry.scores_of(STAGE, document.backbones[names[0]]))
     assert [score.key for score in compared] == [f"movement_{name}" for name in MEASURES]
     assert next(iter(STAGE.lines(results["backbones"][names[0]]["movement"]))).startswith("sensitivity  Spearman")
