@@ -41,8 +41,8 @@ def test_the_command(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in answer["parts"]:
         (line,) = (line for line in lines if line.startswith(f"{part['stage']}: {part['name']} "))
         assert line.endswith(part["limited_by"])
-    assert "of several backbones at the same time" in shown
-    assert f"{answer['store_bytes'] / 1e9:.1f} GB in {answer['files']:,} files" in shown
+    assert "one backbone at a time" in shown
+    assert f"store: {answer['store_bytes'] / 1e9:.1f} GB" in shown
     assert answer["forecast"]["test"] == round(1_331_167 * 0.2)
     low, median, high = (f"{100 * each:.3g}" for each in answer["forecast"]["claims"][0]["half"])
     assert f"± {median} points ({low} to {high})" in shown
@@ -62,8 +62,8 @@ def test_an_unknown_card_is_refused(study: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("name", "gpu", "remark"),
     [
-        (None, "H100 SXM", "planning for h100; choose with --gpu: h100, h200, a100, l4"),
-        ("NVIDIA H100 PCIe", "H100 SXM", "unknown GPU NVIDIA H100 PCIe, planning for h100"),
+        (None, "H100 SXM", "none of h100, h200, a100, l4 found, planning for h100; choose with --gpu"),
+        ("NVIDIA H100 PCIe", "H100 SXM", "none of h100, h200, a100, l4 found, planning for h100"),
         ("NVIDIA L4", "L4", None),
     ],
 )
