@@ -17,7 +17,7 @@ from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.preflight import count_splits
 from substyle.engine.embedding.run import embed
 from substyle.engine.estimate.forecast import Forecast, forecasts
-from substyle.engine.estimate.plan import CLASSES, SOURCES, Plan
+from substyle.engine.estimate.plan import ANALYSIS, CLASSES, PROBES, SOURCES, Plan
 from substyle.engine.estimate.plan import plan as estimate_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, GPU, HOST, card_of, device
 from substyle.engine.stages.registry import stages
@@ -110,10 +110,9 @@ def _counted(options: argparse.Namespace, study: Study, photographs: int, classe
         remarks.append(f"none of {', '.join(DEVICES)} found, planning for {DEFAULT}; choose with --gpu")
     if any(as_eight_bits(choice.precision or study.embed.precision) for choice in study.backbones):
         remarks.append("8-bit backbones are counted as bf16: int8 and fp8 have not been measured on a GPU")
-    default = Study(study.name, study.backbones)
-    if added := [stage.name for stage in stages() if stage.of(study) is not None and stage.of(default) is None]:
-        remarks.append(f"not counted: {', '.join(added)}")
     estimate = estimate_study(study, photographs, gpu, count=options.count, classes=classes)
+    others = [stage.name for stage in stages() if stage.of(study) is not None and stage.name not in (PROBES, ANALYSIS)]
+    estimate = dataclasses.replace(estimate, not_counted=others + estimate.not_counted)
     remark, sources = "; ".join(remarks) or None, {"products": gpu.source} | SOURCES
     if remark:
         print(remark)
@@ -135,7 +134,7 @@ def _show(plan: Plan) -> None:
         busy = " ".join(f"{part.busy.get(name, 0.0):7.2f}" for name in resources)
         print(f"{f'{part.stage}: {part.name}':40} {part.hours:7.2f} {busy}  {part.limited_by}")
     print("each GPU computes probes and analysis of one backbone at a time")
-    print("not counted:", ", ".join(("startup", "similarity of backbones", "maps", "report", *plan.not_counted)))
+    print("not counted:", ", ".join(("startup", "maps", "report", *plan.not_counted)))
     print(f"\n{'embedding':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}  in probes")
     print(f"{'decoding, variants':48} {'':10} {plan.variant_hours:10,.2f}")
     for cost in plan.backbones:

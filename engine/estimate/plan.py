@@ -116,7 +116,7 @@ def plan(study: Study, photographs: int, device: Device, *, count: int = 1, clas
     """Estimate the cost of a study.
 
     Args:
-        study: its stages that are off by default are not counted.
+        study: of its stages, embedding, probes and analysis are counted.
         photographs: N, with so many classes; count: number of GPUs.
 
     Raises:

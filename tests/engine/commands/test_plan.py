@@ -100,8 +100,10 @@ def test_what_is_not_counted_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     study = tmp_path / "study.toml"
     more = 'corruptions = "imagenet_c@3"\n[finetune]\nbackbones = ["control:random:test_vit"]\nseeds = 2\n'
     study.write_text(f'name = "n"\nbackbones = ["control:random:test_vit"]\nsuite = "identity,jpeg"\n{more}')
-    assert cli.main(["plan", str(study), "--photographs", "100", "--gpu", "h100"]) == 0
-    assert "not counted: finetune, shift" in capsys.readouterr().out
+    shown, answer = planned(study, capsys)
+    assert {"finetune", "shift", "few_shot", "similarity"} <= set(answer["not_counted"])
+    assert not {"probes", "analysis", "attack"} & set(answer["not_counted"])
+    assert f"not counted: startup, maps, report, {', '.join(answer['not_counted'])}\n" in shown
 
 
 def test_a_sample_is_scaled(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
