@@ -19,7 +19,7 @@ from substyle.pipelines.transforms.names import count_families
 from substyle.pipelines.transforms.style import by_generator
 
 NORMAL = 1.959964
-Range = tuple[float, float, float]  # 5 %, 50 % and 95 % of pairs of networks
+Range = tuple[float, ...]  # 5 %, 50 % and 95 % of pairs of networks
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,9 @@ class Deviations:
 
     def half(self, transformations: int, photographs: int) -> Range:
         """Half widths of 95 % intervals over both."""
-        t = float(stdtrit(transformations - 1, 0.975))
-        low, median, high = (
-            math.hypot(t * of_one / math.sqrt(transformations), NORMAL * of_photograph / math.sqrt(photographs))
-            for of_one, of_photograph in zip(self.transformation, self.photograph, strict=True)
-        )
-        return low, median, high
+        t = float(stdtrit(transformations - 1, 0.975)) / math.sqrt(transformations)
+        z = NORMAL / math.sqrt(photographs)
+        return tuple(math.hypot(t * a, z * b) for a, b in zip(self.transformation, self.photograph, strict=True))
 
 
 @dataclass(frozen=True)
@@ -48,13 +45,11 @@ class OverGenerators:
 
     def half(self, generators: int, photographs: int) -> Range:
         """Half widths of 95 % intervals over generators, as trained on and as tested, and photographs."""
-        low, median, high = (
-            StudentsT.of(
-                (of_one / math.sqrt(generators), generators), (of_photograph / math.sqrt(photographs), photographs)
-            ).half_width(95.0)
-            for of_one, of_photograph in zip(self.generator, self.photograph, strict=True)
+        n, m = math.sqrt(generators), math.sqrt(photographs)
+        return tuple(
+            StudentsT.of((a / n, generators), (b / m, photographs)).half_width(95.0)
+            for a, b in zip(self.generator, self.photograph, strict=True)
         )
-        return low, median, high
 
 
 _STYLES = 3  # of a generator that trains, by default
@@ -94,15 +89,14 @@ def forecasts(transformations: Sequence[str], photographs: int, networks: int) -
     count = count_families(transformations)
     if count < 3 or photographs < 2:
         return []
-    low, high = correlation_interval(0.0, max(networks, 4))
     generators = sum(len(styles) >= _STYLES for styles in by_generator(transformations).values())
     unseen = GENERATORS.half(generators, photographs) if generators > 2 else None
+    low, high = correlation_interval(0.0, max(networks, FEWEST_DECIDED))
+    rank = ((high - low) / 2,) * 3 if networks >= FEWEST_DECIDED else None
     few = f"undecided with fewer than {FEWEST_DECIDED} networks"
     return [
         Forecast("C1, C3", "style accuracy of two networks", "points", STYLE.half(count, photographs)),
         Forecast("C2", "styles of unseen generators", "points", unseen, "" if unseen else "requires three generators"),
         Forecast("C4", "MLP minus linear", "points", HEADS.half(count, photographs)),
-        Forecast("C6", "rank correlation", "number", None, few)
-        if networks < FEWEST_DECIDED
-        else Forecast("C6", "rank correlation", "number", ((high - low) / 2,) * 3),
+        Forecast("C6", "rank correlation", "number", rank, "" if rank else few),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,6 @@ from substyle.engine.backbones.spec import expand, split
 from substyle.engine.estimate.roofline import Device
 from substyle.kernels.errors import ConfigError
 
-META = torch.device("meta")
 _SIDE = 224  # of the canvas that a control computes on
 # Bytes of a canvas that move while a control computes: each operation reads and writes its tensors
 _CONTROLS = {"pixels": 1.66e6, "statistics": 16.1e6}
@@ -29,19 +27,18 @@ _CONTROLS = {"pixels": 1.66e6, "statistics": 16.1e6}
 
 @dataclass
 class Work:
-    """Operations (a multiply-add is two) and bytes of each product, for a number of images. Sums are per image."""
+    """Operations (a multiply-add is two) and bytes of each product, per image."""
 
     products: list[tuple[float, float]] = field(default_factory=list)
-    images: int = 1
 
     @property
     def flop(self) -> float:
         """Operations."""
-        return sum(flop for flop, _ in self.products) / self.images
+        return sum(flop for flop, _ in self.products)
 
     def seconds(self, device: Device) -> float:
-        """Return the seconds on one GPU."""
-        return sum(device.seconds(flop, moved) for flop, moved in self.products) / self.images
+        """Return the seconds of an image on one GPU."""
+        return sum(device.seconds(flop, moved) for flop, moved in self.products)
 
 
 class _Products(TorchDispatchMode):
@@ -49,24 +46,17 @@ class _Products(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[tuple[float, float]] = []
+        self.recorded: list[tuple[float, float]] = []
 
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401 (OpOverload)
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        out, packet = func(*args, **(kwargs or {})), func._overloadpacket
-        if packet in flop_registry:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        out, operation = func(*args, **(kwargs or {})), func._overloadpacket
+        if operation in flop_registry:
             tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)]
             sizes = [2.0 * tensor.numel() for tensor in tensors]
             # the largest matrix of attention is its scores, which stay on chip
-            on_chip = max(sizes) if packet in (torch.ops.aten.bmm, torch.ops.aten.baddbmm) else 0.0
-            self.found.append(
-                (float(flop_registry[packet](*args, **(kwargs or {}), out_val=out)), sum(sizes) - on_chip)
-            )
+            on_chip = max(sizes) if operation in (torch.ops.aten.bmm, torch.ops.aten.baddbmm) else 0.0
+            flop = float(flop_registry[operation](*args, **(kwargs or {}), out_val=out))
+            self.recorded.append((flop, sum(sizes) - on_chip))
         return out
 
 
@@ -77,7 +67,7 @@ def of_network(network: nn.Module, x: torch.Tensor) -> Work:
     """
     with torch.no_grad(), _Products() as products:
         network(x)
-    return Work(products.found, len(x))
+    return Work([(flop / len(x), moved / len(x)) for flop, moved in products.recorded])
 
 
 @dataclass(frozen=True)
@@ -91,10 +81,9 @@ class NetworkFacts:
 
 def backbones(name: str, batch: int) -> dict[str, NetworkFacts]:
     """:func:`backbone` for each layer in a name; they are computed in one pass, which is counted for the deepest."""
-    found = {each: backbone(each, batch) for each in expand(name)}
-    deepest = max(found.values(), key=lambda facts: facts.work.flop)
-    alone = {each: NetworkFacts(facts.dim, 0, Work()) for each, facts in found.items()}
-    return {each: facts if facts is deepest else alone[each] for each, facts in found.items()}
+    facts = {layer: backbone(layer, batch) for layer in expand(name)}
+    deepest = max(facts, key=lambda layer: facts[layer].work.flop)
+    return {layer: own if layer == deepest else NetworkFacts(own.dim, 0, Work()) for layer, own in facts.items()}
 
 
 def backbone(name: str, batch: int) -> NetworkFacts:
@@ -110,37 +99,33 @@ def backbone(name: str, batch: int) -> NetworkFacts:
         with torch.device("meta"):
             network, side = network_of(name)
             x = torch.empty(batch, 3, side, side)
-        network = network.eval()
         with torch.no_grad():
             dim = timm.require_vector(name, network(x[:1]))
     except (RuntimeError, KeyError, OSError) as error:  # meta tensors have no values; a repository lacks its files
         allowed = f"a backbone whose cost can be estimated without its weights ({error})"
         raise ConfigError(f"backbone {name}", rest, allowed) from error
-    parameters = sum(p.numel() for p in network.parameters())
-    return NetworkFacts(dim, parameters, of_network(network, x))
+    return NetworkFacts(dim, sum(p.numel() for p in network.parameters()), of_network(network, x))
 
 
 def network_of(name: str) -> tuple[nn.Module, int]:
-    """Build the network of a backbone without its weights; returns it and its input side."""
+    """Build the network of a backbone without its weights, for inference; returns it and its input side."""
     family, rest = check_name(name).prefix, name.partition(":")[2]
     model, readout = split(name, rest)
-    known = PRESETS.get(f"{family}:{model}")
-    if known is not None:
-        return preset.read_at(name, known, preset.network(known).eval(), readout), known.side
+    if known := PRESETS.get(f"{family}:{model}"):
+        return preset.read_at(name, known, preset.network(known).eval(), readout).eval(), known.side
     if family == "open_clip":
-        architecture, _ = open_clip_family.require_model(name, model)
-        tower = open_clip_family.tower(architecture).eval()
+        tower = open_clip_family.tower(open_clip_family.require_model(name, model)[0]).eval()
         size: Any = tower.image_size
         side = int(size if isinstance(size, int) else size[0])
-        return open_clip_family.read_at(name, tower, readout, side)[0], side
+        return open_clip_family.read_at(name, tower, readout, side)[0].eval(), side
     if family == "package":
-        row = require_model(name, model)
-        network, side = packaged.network(row), row.side
+        shipped = require_model(name, model)
+        network, side = packaged.network(shipped), shipped.side
     elif family in ("control", "timm"):
-        architecture = model.partition(":")[2] if family == "control" else model
+        architecture = model.removeprefix("random:")
         timm.require_model(name, architecture)
         network = timm.create(architecture)
-        side = int(timm.data_config(network)["side"])
+        side = timm.data_config(network)["side"]
     else:
         raise ConfigError(f"backbone {name}", family, "timm, open_clip, package, control or a preset")
-    return timm.read_at(name, network.eval(), readout, side)[0], side
+    return timm.read_at(name, network.eval(), readout, side)[0].eval(), side

@@ -1,19 +1,20 @@
-"""Estimate the time, memory and disk space of a study on given GPUs: work of each photograph at the GPU's rates."""
+"""Estimate the time and disk space of a study on given GPUs: work of each photograph at the GPU's rates."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from substyle.engine.config import Study
-from substyle.engine.estimate import analysis, networks
-from substyle.engine.estimate import probes as probing
-from substyle.engine.estimate.roofline import DECODER, DEVICES, DISK, GPU, HOST, Busy, Device, slowest
+from substyle.engine.estimate import analysis, probes
+from substyle.engine.estimate.networks import backbones
+from substyle.engine.estimate.probes import ProbedTable
+from substyle.engine.estimate.roofline import DECODER, DEVICES, DISK, DISK_RATE, GPU, HOST, Busy, Device, Parts, slowest
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
-from substyle.engine.store.layout import rows_of_shards
+from substyle.engine.probes.dataset import MemoryBudget
 from substyle.pipelines.transforms.base import Transformation, get, real
 
 # Host seconds, measured on one Xeon core in 2026-11, in batches of 256. Python: per photograph headers (98 µs) and
@@ -22,7 +23,6 @@ from substyle.pipelines.transforms.base import Transformation, get, real
 # "write" of benchmarks/store.py).
 _PHOTOGRAPH, _VARIANT, _EMBEDDING, _WRITE = 128e-6, 5.3e-6, 1.9e-6, 1 / 0.41e9
 _FILE = 110e3  # bytes of a photograph, the mean of ImageNet's
-_DISK = 1e9  # bytes per second of the one disk, assumed
 _DALI = 21_567  # photographs per second on an H100
 # A variant takes as long on a GPU as moving so many canvases. Of substance31, the mean of benchmarks/operators.py, with
 # the multiplications of filters. Of others, counted on tensors without memory in 2026-11: more where torch runs
@@ -30,9 +30,9 @@ _DALI = 21_567  # photographs per second on an H100
 _SUBSTANCE = 31
 _CANVASES = {"imagenet_c": 170, "obfuscation": 66, "traces": 533, "lighting": 112, "viewpoint": 112, "sensor": 112}
 _STYLE = 1.05e9, 25.5e6
+_NOT_ON_GPU = ("identity", "library")  # the decoder makes the one, processes on the host the others
 SOURCES = {
-    "decoding": f"published: NVIDIA DALI's continuous integration, {_DALI:,} photographs/s on an H100, 70 CPU threads; "
-    "other GPUs as their bandwidth",
+    "decoding": f"published: NVIDIA DALI's CI, {_DALI:,} photographs/s on an H100, 70 CPU threads; others by bandwidth",
     "bandwidth": "assumed: 0.8 of the peak; copies reach 0.9, other kernels somewhat less",
     "variants": "counted: bytes by suite; backbones: counted: products, between which all is fused",
     "host": "measured: one Xeon core",
@@ -45,7 +45,6 @@ SOURCES = {
 EMBEDDING, PROBES, ANALYSIS = ("embedding", "probes", "analysis")
 CLASSES = 1000  # ImageNet's, where photographs are not listed
 BATCH = 256  # images per batch of a GPU engine
-_Spent = dict[tuple[str, str], dict[str, Busy]]  # by stage and part: seconds by backbone and resource
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,7 @@ class Plan:
         photographs, variants: N and T.
         hours: wall time of embedding, without startup; total_hours: of the whole study.
         variant_hours: GPU hours of decoding and variants.
-        store_bytes, files: of the store.
-        memory_bytes: per GPU during embedding, of memory_available_bytes.
+        store_bytes: size of the store.
         backbones: costs of each.
         parts: the whole study. Probes and analysis of a backbone run on one GPU.
         not_counted: transformations of other libraries, which processes on the host compute at rates of their own.
@@ -109,9 +107,6 @@ class Plan:
     total_hours: float
     variant_hours: float
     store_bytes: float
-    files: int
-    memory_bytes: float
-    memory_available_bytes: float
     backbones: list[BackboneCost]
     parts: list[StudyPart]
     not_counted: list[str]
@@ -121,69 +116,48 @@ def plan(study: Study, photographs: int, device: Device, *, count: int = 1, clas
     """Estimate the cost of a study.
 
     Args:
-        study: its stages that are off by default are not counted.
+        study: of its stages, embedding, probes and analysis are counted.
         photographs: N, with so many classes; count: number of GPUs.
 
     Raises:
         ConfigError: a backbone cannot be estimated.
     """
-    settings, itemsize = study.settings(), np.dtype(study.embed.dtype).itemsize
-    transformations, canvas = settings.transformations, settings.canvas
-    times, (train, _, test) = len(transformations), study.splits.fractions
-    facts = {name: own for given in study.backbones for name, own in networks.backbones(given.name, BATCH).items()}
-    made = [get(name) for name in transformations if get(name).made_by not in ("identity", "library")]
-    variants = sum(_variant(each, canvas, device) for each in made)
-    costs, spent = list[BackboneCost](), _Spent()
-    for name, own in facts.items():
-        seconds = times * own.work.seconds(device)
-        rate, held = times / seconds if own.parameters else None, _held((times, photographs, own.dim), itemsize, device)
-        stored = float(times * photographs * own.dim * itemsize)
-        costs.append(BackboneCost(name, own.dim, stored, held, rate, photographs * seconds / 3600))
-        table = probing.ProbedTable(own.dim, itemsize, held, transformations, photographs, classes, train, test, stored)
-        parts = {PROBES: dict(probing.parts(table, study.probes, device, _DISK, backbone=name, others=len(facts) - 1))}
-        parts[ANALYSIS] = dict(analysis.parts(table, study.analysis, device, _DISK))
-        for stage, own_parts in parts.items():
-            for part, busy in own_parts.items():
-                spent.setdefault((stage, part), {})[name] = busy
-    store = sum(cost.store_bytes for cost in costs)
-    python = photographs * (_PHOTOGRAPH + len(made) * _VARIANT + times * len(costs) * _EMBEDDING)
-    files = 1 + len(real(transformations))  # of a photograph, which are read and decoded
-    embedding = {
-        GPU: (photographs * variants + 3600 * sum(cost.gpu_hours for cost in costs)) / count,
-        DECODER: photographs * files / (_DALI * device.bandwidth / DEVICES["h100"].bandwidth) / count,
-        HOST: max(python, store * _WRITE) / count,  # on threads of their own
-        DISK: (photographs * files * _FILE + store) / _DISK,  # all processes share one
-    }
-    whole = [_part(EMBEDDING, "decoding to embeddings", {"": embedding}, 1.0)]
-    whole += [
-        _part(*key, each, _share(spent, key[0], count))
-        for key, each in sorted(spent.items(), key=lambda item: item[0][0] == ANALYSIS)
-    ]
-    seconds = 3600 * count * whole[0].hours / photographs
-    rows = max(rows_of_shards(photographs, 2 * times * max(cost.dim for cost in costs), seconds), BATCH)
-    activations = max((moved for own in facts.values() for _, moved in own.work.products), default=0.0)
-    weights = 2.0 * sum(own.parameters for own in facts.values())
+    settings, splits, itemsize = study.settings(), study.splits, np.dtype(study.embed.dtype).itemsize
+    transformations, variants = settings.transformations, len(settings.transformations)
+    counted = {name: facts for choice in study.backbones for name, facts in backbones(choice.name, BATCH).items()}
+    costs, tables, probed, analysed = list[BackboneCost](), list[ProbedTable](), list[Parts](), list[Parts]()
+    for name, facts in counted.items():
+        shape, free = (variants, photographs, facts.dim), int(device.memory)
+        held = MemoryBudget(shape, itemsize, free, ProbeConfig.stream_buffer, device.name).choose("auto")
+        table = ProbedTable(facts.dim, itemsize, held, transformations, photographs, classes, splits.train, splits.test)
+        seconds = variants * facts.work.seconds(device)  # of a photograph
+        rate = variants / seconds if facts.parameters else None
+        costs.append(BackboneCost(name, facts.dim, table.size, held, rate, photographs * seconds / 3600))
+        tables.append(table)
+        probed.append(probes.parts(table, study.probes, device, backbone=name, others=len(counted) - 1))
+        analysed.append(analysis.parts(table, study.analysis, device))
+    variant_hours = photographs * sum(_variant(get(name), settings.canvas, device) for name in transformations) / 3600
+    embedding = _embedding(tables, variant_hours + sum(cost.gpu_hours for cost in costs), device, count)
+    parts = [embedding, *_stage(PROBES, probed, count), *_stage(ANALYSIS, analysed, count)]
     return Plan(
-        device.name,
-        count,
-        photographs,
-        times,
-        hours=whole[0].hours,
-        total_hours=sum(part.hours for part in whole),
-        variant_hours=photographs * variants / 3600,
-        store_bytes=store,
-        files=math.ceil(photographs / rows) * len(costs),
-        # at most two batches in flight, each with canvases and all variants
-        memory_bytes=weights + activations + 2.0 * BATCH * 3 * canvas**2 * (1 + times),
-        memory_available_bytes=device.memory,
+        gpu=device.name,
+        count=count,
+        photographs=photographs,
+        variants=variants,
+        hours=embedding.hours,
+        total_hours=sum(part.hours for part in parts),
+        variant_hours=variant_hours,
+        store_bytes=sum(table.size for table in tables),
         backbones=costs,
-        parts=whole,
+        parts=parts,
         not_counted=[name for name in transformations if get(name).made_by == "library"],
     )
 
 
 def _variant(transformation: Transformation, canvas: int, device: Device) -> float:
     """Seconds that a variant of a photograph takes on a GPU."""
+    if transformation.made_by in _NOT_ON_GPU:
+        return 0.0
     if transformation.made_by == "network":
         flop, moved = (each * canvas**2 / 224**2 for each in _STYLE)
         return device.seconds(flop, moved)
@@ -192,29 +166,38 @@ def _variant(transformation: Transformation, canvas: int, device: Device) -> flo
     return device.seconds(0.0, _CANVASES.get(module, _SUBSTANCE) * 3.0 * canvas**2)
 
 
-def _share(spent: _Spent, stage: str, count: int) -> float:
-    """Fraction of the seconds of all backbones that a stage takes, if each GPU computes one backbone at a time."""
-    seconds = dict[str, float]()
-    for (own, _), each in spent.items():
-        for name, busy in each.items() if own == stage else ():
-            seconds[name] = seconds.get(name, 0.0) + slowest(busy)[1]
+def _embedding(tables: Sequence[ProbedTable], gpu_hours: float, device: Device, count: int) -> StudyPart:
+    """From files to embeddings in a store: each GPU takes a share of the photographs, all read and write one disk.
+
+    Args:
+        gpu_hours: of variants and backbones.
+    """
+    transformations, photographs = tables[0].transformations, tables[0].photographs
+    files = photographs * (1 + len(real(transformations)))  # which are read and decoded
+    stored = sum(table.size for table in tables)
+    generated = sum(get(name).made_by not in _NOT_ON_GPU for name in transformations)
+    python = _PHOTOGRAPH + generated * _VARIANT + len(transformations) * len(tables) * _EMBEDDING
+    busy = {
+        GPU: 3600 * gpu_hours / count,
+        DECODER: files / (_DALI * device.bandwidth / DEVICES["h100"].bandwidth) / count,
+        HOST: max(photographs * python, stored * _WRITE) / count,  # on threads of their own
+        DISK: (files * _FILE + stored) / DISK_RATE,
+    }
+    return _part(EMBEDDING, "decoding to embeddings", [busy])
+
+
+def _stage(stage: str, work: Sequence[Parts], count: int) -> Iterator[StudyPart]:
+    """The parts of a stage, of several backbones: each GPU computes one at a time, those that take longest first."""
     gpus = [0.0] * count
-    for longest in sorted(seconds.values(), reverse=True):
-        gpus[gpus.index(min(gpus))] += longest
-    return max(gpus) / sum(gpus) if sum(gpus) else 1.0
+    for seconds in sorted((sum(slowest(busy)[1] for busy in parts.values()) for parts in work), reverse=True):
+        gpus[gpus.index(min(gpus))] += seconds
+    share = max(gpus) / sum(gpus) if sum(gpus) else 1.0  # wall time, as a fraction of the sum over backbones
+    for name in dict.fromkeys(chain(*work)):
+        yield _part(stage, name, [parts[name] for parts in work if name in parts], share)
 
 
-def _part(stage: str, name: str, each: dict[str, Busy], share: float) -> StudyPart:
-    """A part of several backbones. The processes share one disk."""
-    busy: Busy = {}
-    for own in each.values():
-        for resource, seconds in own.items():
-            busy[resource] = busy.get(resource, 0.0) + seconds / 3600
-    limited, hours = slowest(busy)[0], sum(slowest(own)[1] for own in each.values()) / 3600
-    return StudyPart(stage, name, hours * (1.0 if limited == DISK else share), limited, busy)
-
-
-def _held(shape: tuple[int, ...], itemsize: int, device: Device) -> str:
-    """How a table is held for probes on an otherwise empty GPU."""
-    room = MemoryBudget(shape, itemsize, int(device.memory), ProbeConfig.stream_buffer, device.name)
-    return next((how for how in HOW if room.fits(how)), STREAMED)
+def _part(stage: str, name: str, work: Sequence[Busy], share: float = 1.0) -> StudyPart:
+    """A part of several backbones: a share of their seconds, unless they wait for the disk, of which there is one."""
+    busy = {key: sum(seconds.get(key, 0.0) for seconds in work) / 3600 for key in dict.fromkeys(chain(*work))}
+    limited_by, hours = slowest(busy)[0], sum(slowest(seconds)[1] for seconds in work) / 3600
+    return StudyPart(stage, name, hours if limited_by == DISK else hours * share, limited_by, busy)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from substyle.engine.estimate.roofline import DISK, GPU, HOST, Busy, Device
+from substyle.engine.estimate.roofline import DISK, DISK_RATE, GPU, HOST, Device, Parts
 from substyle.engine.probes import mlp, objective
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import FLOAT16, INT8, STREAMED
@@ -56,7 +56,6 @@ class ProbedTable:
     Attributes:
         width: D; itemsize: bytes of a number; how: storage on the GPU, see `ProbeConfig.table`.
         photographs: N, with so many classes; train, test: fractions of them.
-        size: bytes in the store.
     """
 
     width: int
@@ -67,15 +66,18 @@ class ProbedTable:
     classes: int
     train: float
     test: float
-    size: float
+
+    @property
+    def size(self) -> float:
+        """Bytes in the store."""
+        return float(len(self.transformations) * self.photographs * self.width * self.itemsize)
 
     def tasks(self) -> dict[str, tuple[int, int]]:
         """Numbers of classes and of training transformations of each task."""
         seen = [get(name) for name in self.transformations if get(name).role == "train"]
-        families = count_families(self.transformations)
         return {
-            "fine": (families, len(self.transformations)),
-            "coarse": (len({each.coarse for each in seen}), len(seen)),
+            "fine": (count_families(self.transformations), len(self.transformations)),
+            "coarse": (len({transformation.coarse for transformation in seen}), len(seen)),
             "semantic": (self.classes, 1),
         }
 
@@ -85,78 +87,93 @@ class ProbedTable:
         half = self.how == FLOAT16 and self.itemsize == 2 and config.precision != "fp32"
         return self.photographs * several if half and self.train * seen >= objective.DENSE * several else 0
 
-    def streamed(self, rows: float, disk: float, busy: Busy) -> Busy:
-        """Seconds by resource, with those in which rows are read that do not fit into the GPU's memory."""
-        moved = rows * self.width * self.itemsize if self.how == STREAMED else 0.0
-        return busy | {DISK: moved / disk, HOST: busy.get(HOST, 0.0) + moved / _READ}
+
+@dataclass(frozen=True)
+class _Fit:
+    """Work of heads that are trained together.
+
+    Attributes:
+        gpu: its seconds.
+        passes, rows: number of passes or steps, and of training rows in each.
+        scored: test rows × heads that are scored.
+        reports: bootstraps of scores, and of their differences to other backbones.
+    """
+
+    gpu: float
+    passes: float
+    rows: float
+    scored: float
+    reports: float
 
 
-def parts(
-    table: ProbedTable, config: ProbeConfig, device: Device, disk: float, *, backbone: str, others: int
-) -> Iterator[tuple[str, Busy]]:
+def parts(table: ProbedTable, config: ProbeConfig, device: Device, *, backbone: str, others: int) -> Parts:
     """Seconds by resource of each part of the probes of a backbone, on one GPU.
 
     Args:
-        disk: bytes per second of the disk.
         backbone: its name; controls have no multi-task probe.
         others: number of other backbones, with which scores are compared.
     """
-    if table.how != STREAMED:
-        yield LOADING, {DISK: table.size / disk, HOST: table.size / _READ}
-    tasks = {name: sizes for name, sizes in table.tasks().items() if name in config.tasks and sizes[0] > 1}
-    tested, variants = table.test * table.photographs, len(table.transformations)
     control = backbone.startswith("control:")
-    rotated = config.rotate and not (control and not config.rotate_controls)
+    rotated = config.rotate and (config.rotate_controls or not control)
+    linear = list(_linear(table, config, device, others, rotated=rotated))
+    mlps = list(_mlps(table, config, device, others, multitask=not control))
+    seconds: Parts = {}
+    if table.how != STREAMED:
+        seconds[LOADING] = {DISK: table.size / DISK_RATE, HOST: table.size / _READ}
+    for name, fits, launches in ((LINEAR, linear, _LAUNCHES), (MLPS, mlps, 0.0)):
+        read = sum(fit.passes * fit.rows for fit in fits) if table.how == STREAMED else 0.0
+        moved = read * table.width * table.itemsize
+        host = sum(fit.passes for fit in fits) * launches + moved / _READ
+        if fits:
+            seconds[name] = {GPU: sum(fit.gpu for fit in fits), HOST: host, DISK: moved / DISK_RATE}
+    scored, reports = sum(fit.scored for fit in linear + mlps), sum(fit.reports for fit in linear + mlps)
+    resampled = table.test * table.photographs * config.bootstrap
+    draws = min(reports, 1) if resampled <= KEPT_DRAWS else reports
+    host = sum(fit.rows for fit in linear) * _ROW + scored * _SCORE
+    return seconds | {SCORES: {HOST: host + resampled * (draws * _DRAW + reports * _RESAMPLE)}}
+
+
+def _linear(table: ProbedTable, config: ProbeConfig, device: Device, others: int, *, rotated: bool) -> Iterator[_Fit]:
+    """Fits of linear heads, by task and kind."""
+    tasks, variants = table.tasks(), len(table.transformations)
     held_out = sum(get(name).role == "held_out" for name in table.transformations)
-    gpu, read, launched, host, scored, reports = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0  # of all fits; scored: rows and heads
-    for (task, kind), (passes, left) in PASSES.items() if "linear" in config.heads else ():
+    for (task, kind), (passes, left) in PASSES.items():
         name, narrow = task.removeprefix("equal_"), task.startswith("equal_")
         redraws = 0 if narrow else config.redraws
-        turned = table.tasks()["fine"][0] - 1 + redraws if rotated else 0
-        count = {GRID: len(config.Cs), SINGLE: 1, RESAMPLES: config.resamples, ROTATION: turned}[kind]
-        if name not in tasks or not count or (narrow and not 0 < config.equal_width < table.width):
+        rotations = tasks["fine"][0] - 1 + redraws if rotated else 0
+        heads = {GRID: len(config.Cs), SINGLE: 1, RESAMPLES: config.resamples, ROTATION: rotations}[kind]
+        fitted = heads and name in config.tasks and tasks[name][0] > 1 and "linear" in config.heads
+        if not fitted or (narrow and not 0 < config.equal_width < table.width):
             continue
         classes, seen = (tasks[name][0], variants) if kind == ROTATION else tasks[name]
-        width = config.equal_width if narrow else table.width
-        outputs, rows = max(1.0, count * left) * classes, table.train * table.photographs * seen
-        stored = table.stored(seen, config)
-        gpu += passes * linear_pass(table, stored or rows, width, outputs, device, stored=stored > 0)
-        gpu += _LAST * linear_pass(table, rows, width, outputs, device, stored=False) if stored else 0.0
-        read, launched, host = read + passes * rows, launched + passes * _LAUNCHES, host + rows * _ROW
-        scores = {SINGLE: 0, ROTATION: variants + redraws * held_out}
-        scored += tested * scores.get(kind, variants * (1 if kind == GRID else count))
-        reports += {GRID: 1 + others / 2, ROTATION: 2 + others / 2}.get(kind, 0)
-    if gpu:
-        yield LINEAR, table.streamed(read, disk, {GPU: gpu, HOST: launched})
-    gpu, read = 0.0, 0.0
-    for settings, steps, classes, batch, resamples in _trainings(table, config, control=control):
-        best = list({setting.group: setting for setting in settings}.values())  # of each group, trained for longer
-        gpu += steps * step(settings, batch, table.width, classes, device)
-        gpu += steps * _LONGER * step(best + settings[:1] * resamples, batch, table.width, classes, device)
-        read += steps * batch * (1 + _LONGER * (1 + resamples))
-        scored += tested * variants * (len(best) + resamples)
-        reports += len(best) * (1 + others / 2)
-    if gpu:
-        yield MLPS, table.streamed(read, disk, {GPU: gpu})
-    drawn = tested * config.bootstrap
-    draws = min(reports, 1) if drawn <= KEPT_DRAWS else reports
-    yield SCORES, {HOST: host + scored * _SCORE + drawn * (draws * _DRAW + reports * _RESAMPLE)}
+        width, outputs = config.equal_width if narrow else table.width, max(1.0, heads * left) * classes
+        rows, stored = table.train * table.photographs * seen, table.stored(seen, config)
+        gpu = passes * linear_pass(table, stored or rows, width, outputs, device, stored=stored > 0)
+        if stored:
+            gpu += _LAST * linear_pass(table, rows, width, outputs, device, stored=False)
+        scored = {GRID: variants, SINGLE: 0, RESAMPLES: variants * heads, ROTATION: variants + redraws * held_out}
+        reports = {GRID: 1 + others / 2, ROTATION: 2 + others / 2}.get(kind, 0.0)
+        yield _Fit(gpu, passes, rows, table.test * table.photographs * scored[kind], reports)
 
 
-def _trainings(
-    table: ProbedTable, config: ProbeConfig, *, control: bool
-) -> Iterator[tuple[list[Setting], int, int, int, int]]:
-    """Grid, steps, number of classes, batch and resamples of MLPs of each task, and of the multi-task probe."""
-    known = {name: sizes for name, sizes in table.tasks().items() if sizes[0] > 1}
-    for classes, seen in (sizes for name, sizes in known.items() if name in config.tasks and "mlp" in config.heads):
-        batch = mlp.batch_size(round(table.train * table.photographs * seen), config.batch)
-        yield grid(config), config.mlp_steps, classes, batch, config.mlp_resamples
-    if "multitask" in config.tasks and not control and {"fine", "semantic"} <= known.keys():
-        batch = mlp.batch_size(round(table.train * table.photographs * len(table.transformations)), config.batch)
+def _mlps(table: ProbedTable, config: ProbeConfig, device: Device, others: int, *, multitask: bool) -> Iterator[_Fit]:
+    """Trainings of MLPs: the grid of each task and of the multi-task probe, then the best of each group for longer."""
+    tasks, variants = {name: sizes for name, sizes in table.tasks().items() if sizes[0] > 1}, len(table.transformations)
+    of_tasks = [sizes for name, sizes in tasks.items() if name in config.tasks and "mlp" in config.heads]
+    trainings = [(grid(config), config.mlp_steps, *sizes, config.mlp_resamples) for sizes in of_tasks]
+    if multitask and "multitask" in config.tasks and {"fine", "semantic"} <= tasks.keys():
         groups = (mlp.JOINT, mlp.TWIN_FINE, mlp.TWIN_SEMANTIC)
-        rates = product(config.multitask_learning_rates, config.mlp_weight_decays, config.widths, groups)
-        joint = [Setting(rate, decay, width, group=group) for rate, decay, width, group in rates]
-        yield joint, config.multitask_steps, known["fine"][0] + known["semantic"][0], batch, 0
+        grids = product(config.multitask_learning_rates, config.mlp_weight_decays, config.widths, groups)
+        joint = [Setting(rate, decay, width, group=group) for rate, decay, width, group in grids]
+        trainings.append((joint, config.multitask_steps, tasks["fine"][0] + tasks["semantic"][0], variants, 0))
+    for settings, steps, classes, seen, resamples in trainings:
+        batch = mlp.batch_size(round(table.train * table.photographs * seen), config.batch)
+        best = list({setting.group: setting for setting in settings}.values())
+        longer = best + settings[:1] * resamples
+        gpu = steps * step(settings, batch, table.width, classes, device)
+        gpu += steps * _LONGER * step(longer, batch, table.width, classes, device)
+        passes, scored = steps * (1 + _LONGER * (1 + resamples)), variants * len(longer)
+        yield _Fit(gpu, passes, batch, table.test * table.photographs * scored, len(best) * (1 + others / 2))
 
 
 def linear_pass(table: ProbedTable, rows: float, width: int, outputs: float, device: Device, *, stored: bool) -> float:

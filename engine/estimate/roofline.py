@@ -1,4 +1,4 @@
-"""Peak rates of GPUs, and the shortest time of counted work on them.
+"""Peak rates of GPUs, the rate of the disk, and the shortest time of counted work on them.
 
 A launch takes the longer of its compute and its memory time: the roofline of Williams, Waterman and Patterson (2009).
 """
@@ -41,10 +41,7 @@ class Device:
         return max(flop / (peak * self.reached), moved / (self.bandwidth * self.moving))
 
 
-_WIDER = (
-    "assumed: less than an A100's 0.6 (AITemplate), with more operations per byte of bandwidth; an H100's 0.39 would "
-    "be 11,000 ViT-B/16 images/s"
-)
+_WIDER = "assumed: less than an A100's 0.6 (AITemplate), with more operations per byte of bandwidth"
 _AITEMPLATE = "published: AITemplate, ViT-B/16 in fp16, 5,273 images/s (59.5 %)"
 # Source: NVIDIA's data sheets; dense rates, half of those "with sparsity"
 DEVICES = {
@@ -54,8 +51,10 @@ DEVICES = {
     "l4": Device("L4", 121e12, 30.3e12, 0.3e12, 24e9, 0.45, _WIDER),
 }
 DEFAULT = "h100"
+DISK_RATE = 1e9  # bytes per second of the one disk, assumed
 GPU, HOST, DISK, DECODER = "GPU", "host", "disk", "JPEG decoder"
 Busy = dict[str, float]  # seconds by resource; all are busy at the same time
+Parts = dict[str, Busy]  # of a stage, by name; they follow one another
 
 
 def device(name: str) -> Device:

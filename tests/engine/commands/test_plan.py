@@ -41,8 +41,8 @@ def test_the_command(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in answer["parts"]:
         (line,) = (line for line in lines if line.startswith(f"{part['stage']}: {part['name']} "))
         assert line.endswith(part["limited_by"])
-    assert "of several backbones at the same time" in shown
-    assert f"{answer['store_bytes'] / 1e9:.1f} GB in {answer['files']:,} files" in shown
+    assert "one backbone at a time" in shown
+    assert f"store: {answer['store_bytes'] / 1e9:.1f} GB" in shown
     assert answer["forecast"]["test"] == round(1_331_167 * 0.2)
     low, median, high = (f"{100 * each:.3g}" for each in answer["forecast"]["claims"][0]["half"])
     assert f"± {median} points ({low} to {high})" in shown
@@ -62,8 +62,8 @@ def test_an_unknown_card_is_refused(study: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("name", "gpu", "remark"),
     [
-        (None, "H100 SXM", "planning for h100; choose with --gpu: h100, h200, a100, l4"),
-        ("NVIDIA H100 PCIe", "H100 SXM", "unknown GPU NVIDIA H100 PCIe, planning for h100"),
+        (None, "H100 SXM", "none of h100, h200, a100, l4 found, planning for h100; choose with --gpu"),
+        ("NVIDIA H100 PCIe", "H100 SXM", "none of h100, h200, a100, l4 found, planning for h100"),
         ("NVIDIA L4", "L4", None),
     ],
 )
@@ -100,8 +100,10 @@ def test_what_is_not_counted_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     study = tmp_path / "study.toml"
     more = 'corruptions = "imagenet_c@3"\n[finetune]\nbackbones = ["control:random:test_vit"]\nseeds = 2\n'
     study.write_text(f'name = "n"\nbackbones = ["control:random:test_vit"]\nsuite = "identity,jpeg"\n{more}')
-    assert cli.main(["plan", str(study), "--photographs", "100", "--gpu", "h100"]) == 0
-    assert "not counted: finetune, shift" in capsys.readouterr().out
+    shown, answer = planned(study, capsys)
+    assert {"finetune", "shift", "few_shot", "similarity"} <= set(answer["not_counted"])
+    assert not {"probes", "analysis", "attack"} & set(answer["not_counted"])
+    assert f"not counted: startup, maps, report, {', '.join(answer['not_counted'])}\n" in shown
 
 
 def test_a_sample_is_scaled(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

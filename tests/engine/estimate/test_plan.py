@@ -18,8 +18,8 @@ from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.estimate import networks
 from substyle.engine.estimate import plan as estimated
 from substyle.engine.estimate.networks import Work, of_network
-from substyle.engine.estimate.plan import ANALYSIS, EMBEDDING, PROBES, Plan, _part, _share
-from substyle.engine.estimate.roofline import DEVICES, DISK, GPU, HOST, Busy, Device, card_of, device
+from substyle.engine.estimate.plan import ANALYSIS, EMBEDDING, PROBES, Plan, _stage
+from substyle.engine.estimate.roofline import DEVICES, DISK, GPU, HOST, Device, Parts, card_of
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("counted_once")
@@ -36,14 +36,14 @@ def plan(backbones: list[str], photographs: int, card: Device = H100, *, count: 
 
 def test_a_linear_layer_is_counted_by_hand() -> None:
     work = of_network(nn.Linear(10, 20, bias=False), torch.empty(4, 10))
-    assert work.products == [(2.0 * 4 * 10 * 20, 2.0 * (4 * 10 + 10 * 20 + 4 * 20))]
+    assert work.products == [(2.0 * 10 * 20, 2.0 * (10 + 10 * 20 / 4 + 20))]
     assert work.flop == 400.0
 
 
 def test_a_convolution_is_counted_by_hand() -> None:
     work = of_network(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), torch.empty(2, 3, 16, 16))
-    moved = 2.0 * (2 * 3 * 256 + 8 * 27 + 2 * 8 * 64)
-    assert work.products == [(2.0 * 2 * 8 * 3 * 9 * 8 * 8, moved)]
+    moved = 2.0 * (3 * 256 + 8 * 27 / 2 + 8 * 64)
+    assert work.products == [(2.0 * 8 * 3 * 9 * 8 * 8, moved)]
 
 
 def test_scores_of_attention_move_nothing() -> None:
@@ -54,7 +54,7 @@ def test_scores_of_attention_move_nothing() -> None:
             return torch.bmm(torch.bmm(x, x.transpose(1, 2)), x)
 
     work = of_network(Attention(), q)
-    assert [moved for _, moved in work.products] == [2.0 * 2 * q.numel()] * 2
+    assert [moved for _, moved in work.products] == [2.0 * 2 * q[0].numel()] * 2
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_a_plan_refuses_the_names_that_embed_refuses(name: str, allowed: str) ->
 
 
 def test_the_slower_of_arithmetic_and_traffic_decides() -> None:
-    work = Work([(100.0, 1.0), (1.0, 100.0)], images=2)
+    work = Work([(100.0, 1.0), (1.0, 100.0)])
     card = Device("x", flops=100.0, float32=5.0, bandwidth=10.0, memory=1.0, reached=0.5, source="", moving=0.1)
-    assert work.seconds(replace(card, reached=1.0, moving=1.0)) == pytest.approx((1.0 + 10.0) / 2)
-    assert work.seconds(card) == pytest.approx((2.0 + 100.0) / 2)
+    assert work.seconds(replace(card, reached=1.0, moving=1.0)) == pytest.approx(1.0 + 10.0)
+    assert work.seconds(card) == pytest.approx(2.0 + 100.0)
     assert card.seconds(50.0, 1.0, product=False) == 20.0
 
 
@@ -144,7 +144,6 @@ def test_a_plan_adds_up() -> None:
     made = plan([VIT, "control:pixels"], 3600)
     vit, pixels = made.backbones
     assert made.store_bytes == vit.store_bytes + pixels.store_bytes == 3600 * 31 * 2 * 768 * 2
-    assert made.files == 15 * 2  # shards of 256 photographs: a batch
     assert vit.gpu_hours == pytest.approx(31 * networks.backbone(VIT, 256).work.seconds(H100))  # hours of seconds
     assert vit.embeddings_per_s == pytest.approx(31 / vit.gpu_hours)
     assert pixels.embeddings_per_s is None  # arithmetic is stored and takes time, and has no rate
@@ -153,7 +152,6 @@ def test_a_plan_adds_up() -> None:
     assert made.total_hours == pytest.approx(made.hours + hours(made, PROBES) + hours(made, ANALYSIS))
     assert hours(made, PROBES) > 0
     assert hours(made, ANALYSIS) > 0
-    assert 0 < made.memory_bytes < H100.memory
     assert asdict(made)["parts"][0]["busy"] == made.parts[0].busy
 
 
@@ -198,7 +196,6 @@ def test_layers_of_one_network_are_one_pass() -> None:
     assert [each.gpu_hours for each in both.backbones] == [0.0, deep.backbones[0].gpu_hours]
     assert [each.backbone for each in both.backbones] == [f"{VIT}@layer={layer}" for layer in (5, 11)]
     assert [each.embeddings_per_s is None for each in both.backbones] == [True, False]
-    assert both.memory_bytes == pytest.approx(deep.memory_bytes)
 
 
 @pytest.mark.parametrize(("photographs", "held"), [(1_000, "float16"), (1_500_000, "int8"), (4_000_000, "streamed")])
@@ -206,16 +203,17 @@ def test_how_probes_hold_a_table(photographs: int, held: str) -> None:
     assert plan([VIT], photographs).backbones[0].held == held
 
 
-@pytest.mark.slow
 def test_each_gpu_computes_one_backbone_at_a_time() -> None:
-    a: dict[str, Busy] = {"x": {HOST: 3.0}, "y": {HOST: 1.0}}
-    b: dict[str, Busy] = {"x": {HOST: 2.0}, "z": {HOST: 2.0}}
-    spent = {(PROBES, "a"): a, (PROBES, "b"): b}
-    assert [_share(spent, PROBES, count) for count in (1, 2, 3, 8)] == [1.0, 5 / 8, 5 / 8, 5 / 8]  # x takes 5 of 8
-    assert _share(spent, ANALYSIS, 8) == 1.0
-    assert _part(PROBES, "a", a, 0.5).hours == pytest.approx(2 / 3600)
-    disk: dict[str, Busy] = {"x": {DISK: 3.0}, "y": {DISK: 1.0}}
-    assert _part(PROBES, "a", disk, 0.5).hours == pytest.approx(4 / 3600)  # all share it
+    x: Parts = {"a": {HOST: 3.0}, "b": {HOST: 2.0}}
+    y: Parts = {"a": {HOST: 1.0}}
+    z: Parts = {"b": {HOST: 2.0}}
+    for count, share in ((1, 1.0), (2, 5 / 8), (3, 5 / 8), (8, 5 / 8)):  # x takes 5 of 8
+        a, b = _stage(PROBES, [x, y, z], count)
+        assert (a.name, a.hours, a.busy) == ("a", pytest.approx(share * 4 / 3600), {HOST: pytest.approx(4 / 3600)})
+        assert (b.name, b.hours) == ("b", pytest.approx(share * 4 / 3600))
+    (alike,) = _stage(PROBES, [{"a": {DISK: 3.0}}, {"a": {DISK: 1.0}}], 8)
+    assert alike.hours == pytest.approx(4 / 3600)  # all share it
+    assert [part.hours for part in _stage(PROBES, [{"a": {HOST: 0.0}}], 8)] == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -232,12 +230,6 @@ def test_each_card_says_what_its_products_reach() -> None:
     for card in DEVICES.values():
         assert 0 < card.reached <= 1
         assert card.source.partition(":")[0] in ("assumed", "published", "measured")
-
-
-def test_an_unknown_gpu_is_refused() -> None:
-    with pytest.raises(ConfigError) as caught:
-        device("h900")
-    assert (caught.value.field, caught.value.given) == ("--gpu", "h900")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from substyle.engine.estimate import probes
 from substyle.engine.estimate.probes import ProbedTable, linear_pass, step
-from substyle.engine.estimate.roofline import DEVICES, DISK, GPU, HOST, Busy, slowest
+from substyle.engine.estimate.roofline import DEVICES, DISK, GPU, HOST, Parts, slowest
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import grid, initial
 from substyle.kernels import probe_step
@@ -24,12 +24,11 @@ SUITE = suite("substance31")
 
 
 def table_of(photographs: int, width: int = 768, how: str = "float16", **more: Any) -> ProbedTable:  # noqa: ANN401
-    size = float(len(SUITE) * photographs * width * 2)
-    return replace(ProbedTable(width, 2, how, SUITE, photographs, 1000, 0.85, 0.1, size), **more)
+    return replace(ProbedTable(width, 2, how, SUITE, photographs, 1000, 0.85, 0.1), **more)
 
 
-def parts(table: ProbedTable, config: ProbeConfig, *, backbone: str = "x", others: int = 0) -> dict[str, Busy]:
-    return dict(probes.parts(table, config, H100, 1e9, backbone=backbone, others=others))
+def parts(table: ProbedTable, config: ProbeConfig, *, backbone: str = "x", others: int = 0) -> Parts:
+    return probes.parts(table, config, H100, backbone=backbone, others=others)
 
 
 def test_a_pass_by_hand() -> None:
