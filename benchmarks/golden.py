@@ -54,7 +54,7 @@ def record(out: Path, python: str, limit: int) -> None:
         ["substyle.pipelines.packaged_photographs", "photographs"],
         [COMMAND, "run", study.name, "--images", "photographs", "--out", "run", "--quiet"],
         [COMMAND, "export", "run/store.zarr", "--to", "numpy", "--out", "embeddings"],
-        [COMMAND, "variants", "photographs", "--out", "variants", "--limit", str(PHOTOGRAPHS)],
+        [COMMAND, "variants", "photographs", "--out", "variants", "--set", f"limit={PHOTOGRAPHS}"],
     ):
         subprocess.run([python, "-m", *arguments], check=True, cwd=out)  # names of trained networks have a path
     for name in ("results.json", "report.html"):

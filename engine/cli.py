@@ -182,9 +182,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         raise SubstyleError(f"{options.command}: out of memory in {where} ({error or 'MemoryError'})") from error
     except ConfigError as error:
         name = error.field.rpartition(".")[2]
-        given = [getattr(options, each, None) for each in (name, f"embed.{name}")]
-        if name in ("device", "runtime") and error.given in given:  # fields that the option has set
-            raise ConfigError(f"--{name}", error.given, error.allowed) from error
+        if name == "device" and error.given == getattr(options, name, None):  # fields that the option has set
+            raise ConfigError("--device", error.given, error.allowed) from error
         raise
     except (SubstyleError, BrokenPipeError):
         raise

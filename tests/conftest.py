@@ -270,3 +270,8 @@ def the_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     answer = json.loads(capsys.readouterr().out)
     assert isinstance(answer, dict)
     return answer
+
+
+def setting(*fields: str) -> list[str]:
+    """Words of the command line that set fields, such as ``limit=4``."""
+    return [word for field in fields for word in ("--set", field)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from substyle import __version__
 from substyle.pipelines.entry_points import COMMANDS, Registry
@@ -95,43 +95,6 @@ def local(text: str) -> Path:
     if re.match(r"[a-z][a-z0-9+.-]+:/|(s3|gs|az|file):", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError("got an address; allowed: a local path")
     return Path(text)
-
-
-def _parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401
-    """The types and bounds that the type of a field is made of."""
-    from pydantic.fields import FieldInfo
-
-    yield kind
-    for part in (kind.annotation, *kind.metadata) if isinstance(kind, FieldInfo) else get_args(kind):
-        yield from _parts(part)
-
-
-def _settings(command: Any, table: str, *options: str) -> None:  # noqa: ANN401 - a parser, or a group of one
-    """Add options that set fields of a study: ``--option``, or ``--option=field`` if the names differ.
-
-    Types and help are those of the fields. The namespace has them as ``<table>.<field>``, None unless given.
-    """
-    from annotated_types import Ge, Le
-
-    from substyle.engine.config import Study
-
-    model: Any = Study
-    if table != "study":
-        model = model.__pydantic_fields__[table].annotation
-    for option, _, name in (each.partition("=") for each in options):
-        name = name or option.strip("-").replace("-", "_")  # noqa: PLW2901
-        field = model.__pydantic_fields__[name]
-        parts = [*_parts(field)]
-        more: dict[str, Any] = {"metavar": name.rpartition("_")[2].upper()}
-        if int in parts:
-            bounds: dict[type, Any] = {type(part): part for part in parts}
-            more = {"metavar": "N", "type": _whole(bounds[Ge].ge, bounds[Le].le)}
-        elif float in parts:
-            more = {"metavar": "X", "type": float}
-        elif Path in parts:
-            more = {"metavar": "FILE", "type": local}
-        text = " ".join(field.description.split()).replace("``", "").replace("%", "%%")
-        command.add_argument(option, dest=f"{table}.{name}", help=text, **more)
 
 
 _Arguments = Callable[[argparse.ArgumentParser], None]
@@ -233,9 +196,13 @@ def _plugin_files(command: argparse.ArgumentParser) -> None:
 
 def of_study(command: argparse.ArgumentParser) -> None:
     """Options of all commands that read a study."""
-    text = "another value (TOML) of a field of the study, such as probes.mlp_steps=300 (repeatable)"
-    _many(command, "--set", text, "FIELD=VALUE")
+    _set(command, "probes.mlp_steps=300")
     _code(command)
+
+
+def _set(command: argparse.ArgumentParser, example: str) -> None:
+    text = f"value (TOML) of a field of study files, such as {example}; all: substyle info --schema study (repeatable)"
+    _many(command, "--set", text, "FIELD=VALUE")
 
 
 def _code(command: argparse.ArgumentParser) -> None:
@@ -254,33 +221,9 @@ def _checkpoint(command: Any) -> None:  # noqa: ANN401
 OF_STUDY = "photographs of the study, if they are not those that its file names"
 
 
-def _variants(command: Any, seed: str, *, default: bool = True) -> None:  # noqa: ANN401
-    """Options of variants. With ``default=False`` they set fields of a study, and are None unless given."""
+def _suite(command: Any, default: str | None = "substance31") -> None:  # noqa: ANN401
     text = "suites, suite files or names, joined by + or , (substance31)"
-    for option, kind, value, about in (
-        ("suite", str, "substance31", text),
-        ("seed", _SEED, 0, f"seed of {seed} (0)"),
-        ("canvas", _CANVAS, 224, "canvas side in pixels (224)"),
-    ):
-        own = {"default": value} if default else {"dest": f"study.{option}", "metavar": option.upper()}
-        command.add_argument(f"--{option}", type=kind, help=about, **own)
-
-
-def _source(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group(
-        "photographs",
-        "a folder, a list (.csv, .tsv), tar shards, Parquet, a Hugging Face dataset, a NumPy archive (.npz), or a glob "
-        "pattern",
-    )
-    columns = ("--image-column", "--label-column", "--path-column", "--split-column", "--split-folders=splits")
-    _settings(
-        group, "source", "--source-kind=kind", *columns, "--json-label", "--synsets", "--class-names=names", "--group"
-    )
-
-
-def _executor(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("workers", "embed with several processes, GPUs or machines")
-    _settings(group, "executor", "--executor=kind", "--ray-address=address", "--workers", "--retries")
+    command.add_argument("--suite", default=default, help=text)
 
 
 @command("run", "study", "run all stages: embed, probe, analyze, report")
@@ -299,26 +242,23 @@ def _run(run: argparse.ArgumentParser) -> None:
         "--out", type=local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
     )
     run.add_argument("--store", type=place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
-    run.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
     run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
     run.add_argument("--profile", action="store_true", help="print the time spent in each part, and write a trace")
-    _settings(run, "track", "--track=to")
     text = "auto, cpu, cuda or cuda:N (the study's); also for probes and analysis unless the study sets theirs"
     run.add_argument("--device", metavar="DEVICE", help=text)
-    run.add_argument("--runtime", metavar="NAME", help="auto, openvino, tensorrt or torch (the study's)")
     run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
-    _executor(run)
-    _source(run)
     group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
     _many(group, "--backbone", "required, repeatable")
     _checkpoint(group)
-    _variants(group, "variants, splits and probes", default=False)
+    _suite(group, None)
 
 
 @command("transforms", "describe", "list the transformations of a suite")
 def _transforms(transforms: argparse.ArgumentParser) -> None:
     plugins(transforms)
-    _variants(transforms, "the variants of --gallery")
+    _suite(transforms)
+    transforms.add_argument("--seed", type=_SEED, default=0, help="seed of the variants of --gallery (0)")
+    transforms.add_argument("--canvas", type=_CANVAS, default=224, help="their side in pixels (224)")
     text = "list transformations of this package and of installed libraries with TEXT in their names, and parameters"
     transforms.add_argument("--search", metavar="TEXT", help=text)
     transforms.add_argument("--gallery", type=local, metavar="OUT.png", help="draw all variants of --image")
@@ -352,11 +292,9 @@ def _embed(embed: argparse.ArgumentParser) -> None:
     embed.add_argument("--store", type=place, required=True, help="local folder, or s3://, gs://, az:// address")
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")
     _checkpoint(embed)
-    _variants(embed, "variants and splits", default=False)
-    _settings(embed, "study", "--orientation", "--style-precision", "--crop-pct")
-    embed.add_argument("--limit", dest="study.limit", type=_COUNT, metavar="N", help="use only N photographs")
-    _settings(embed, "embed", "--batch", "--threads", "--device", "--runtime", "--precision", "--gate")
-    _settings(embed, "embed", "--dtype", "--codec", "--shard-rows")
+    _suite(embed, None)
+    _set(embed, "limit=1000 or embed.precision=fp32")
+    embed.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
     embed.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     embed.add_argument("--take-over", action="store_true", help="take over locks of ended runs on other hosts")
     embed.add_argument(
@@ -366,8 +304,6 @@ def _embed(embed: argparse.ArgumentParser) -> None:
     )
     embed.add_argument("--replace", action="store_true", help="embed edited photographs again, quarantine deleted ones")
     embed.add_argument("--part", default="1/1", metavar="i/n", help="process part i of n of the shards")
-    _executor(embed)
-    _source(embed)
 
 
 @command("verify", "inspect", "check a store for damage; embed repairs it")
@@ -410,7 +346,7 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--out", type=local, metavar="FILE", help="write all predictions to a .csv or .parquet file")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")
     predict.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
-    _source(predict)
+    _set(predict, "source.kind=parquet")
 
 
 @command("compare", "study", "compare the results of runs")
@@ -479,11 +415,9 @@ def _variants_to_files(variants: argparse.ArgumentParser) -> None:
     variants.add_argument("--to", default="folder", metavar="LAYOUT", help="folder or webdataset (folder)")
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
     variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")
-    _variants(variants, "variants and splits")
-    _settings(variants, "study", "--orientation", "--style-precision", "--crop-pct")
-    variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
+    _suite(variants)
+    _set(variants, "canvas=448 or limit=100")
     variants.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
-    _source(variants)
 
 
 @command("plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")

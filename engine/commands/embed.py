@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.backbones.registry import check_name, is_derived
-from substyle.engine.commands.options import changes, fields_of
+from substyle.engine.commands.options import changes, of_source
 from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.blobs import not_used
 from substyle.engine.embedding.derived import derive
@@ -28,6 +28,7 @@ from substyle.pipelines.sources import Source, SourceConfig, absolute_root, desc
 from substyle.pipelines.transforms.registry import suite_name
 
 _SHOWN = 5  # variants left out by name
+_SETTABLE = ("embed.", "executor.", "source.", "limit", *PIXELS)
 
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
@@ -36,15 +37,16 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     if existing is not None and (bases := _bases(existing, options.backbone)):
         return _derive(options, existing, bases)
     data: dict[str, Any] = {"name": "embed", "backbones": backbone_choices(options.backbone, options.checkpoint)}
-    asked, stored = changes(options), {}
+    asked, stored = changes(options, *_SETTABLE), dict[str, Any]()
     if existing is not None:
         stored = {name: getattr(existing.settings, name) for name in PIXELS if name not in asked}
         data["embed"] = {"dtype": existing.settings.dtype, "codec": existing.settings.codec}
         data["suite"] = suite_of(existing)
-    study = study_of(data, changes=asked)
+    data |= {"suite": options.suite} if options.suite is not None else {}
+    study = study_of(data, changes=asked, device=options.device)
     settings = dataclasses.replace(_settings(study, existing), **stored)
     config = study.executor.here(study.embed, existing.settings.shard_rows if existing else 0)
-    source = _source(options, existing)
+    source = _source(options, existing, of_source(asked))
     print(describe(source), file=sys.stderr)
     plan = EmbedPlan(
         source,
@@ -112,8 +114,12 @@ def _settings(study: Study, store: EmbeddingStore | None) -> Settings:
         raise MissingError("--plugin", hint) from error
 
 
-def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source:
-    """Open the given photographs, else those of the store, with the options recorded in the store."""
+def _source(options: argparse.Namespace, store: EmbeddingStore | None, asked: Mapping[str, Any]) -> Source:
+    """Open the given photographs, else those of the store, with the options recorded in the store.
+
+    Args:
+        asked: other options.
+    """
     entries = store.manifest().sources if store and store.has_manifest() else ()
     if options.images is None:
         if store is None or not entries:
@@ -122,7 +128,7 @@ def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source
     root = absolute_root(str(options.images))
     own = next((entry for entry in entries if entry.root == root), None)
     base = identity.recorded_config(store, own) if store and own else SourceConfig()
-    return open_source(options.images, dataclasses.replace(base, **fields_of(options, "source")))
+    return open_source(options.images, dataclasses.replace(base, **asked))
 
 
 def suite_of(store: EmbeddingStore) -> str:

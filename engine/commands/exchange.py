@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.commands.options import fields_of, out_of
-from substyle.engine.devices import as_precision
+from substyle.engine.commands.options import changes, of_source, out_of
 from substyle.engine.embedding.variants import write_variants
 from substyle.engine.store import catalog
 from substyle.engine.store.importer import import_store
+from substyle.engine.store.layout import PIXELS
 from substyle.engine.store.schema3 import convert
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import hub
 from substyle.engine.study.explore import explore as explore_store
 from substyle.engine.study.export import export as export_store
+from substyle.engine.study.file import study_of
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.pipelines.image_header import CROP_PCT
 from substyle.pipelines.sources import SourceConfig
 
 
@@ -79,15 +79,12 @@ def card(options: argparse.Namespace) -> dict[str, Any]:
 
 def variants(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle variants IMAGES --out DIR`."""
-    own = fields_of(options, "study")
+    asked = changes(options, "source.", "limit", *PIXELS)
+    study = study_of({"name": "variants", "backbones": ["control:pixels"], "suite": options.suite}, changes=asked)
     answer = write_variants(
         options.images, options.out, to=options.to, image_format=options.format, quality=options.quality,
-        suite=options.suite, canvas=options.canvas, seed=options.seed,
-        orientation=own.get("orientation", "ignore"),
-        style_precision=as_precision(own.get("style_precision", "bf16"), "--style-precision"),
-        crop_pct=own.get("crop_pct", CROP_PCT),
-        source=SourceConfig(**fields_of(options, "source")),
-        limit=options.limit, device=options.device, quiet=options.quiet,
+        suite=options.suite, source=SourceConfig(**of_source(asked)), limit=study.limit, device=options.device,
+        quiet=options.quiet, **{name: getattr(study, name) for name in PIXELS},
     )  # fmt: skip
     for key, reason in answer["quarantined"].items():
         print(f"left out {key}: {reason}", file=sys.stderr)

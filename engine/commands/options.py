@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ from substyle.engine.study import outputs
 from substyle.kernels.errors import ConfigError
 
 
-def fields_of(options: argparse.Namespace, table: str) -> dict[str, Any]:
-    """Fields of a table of study files that options set, such as ``--retries`` of ``executor``."""
-    start = f"{table}."
-    return {name.removeprefix(start): value for name, value in _set(options).items() if name.startswith(start)}
+def of_source(changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the table ``source``, of those by dotted name."""
+    return {name.removeprefix("source."): value for name, value in changed.items() if name.startswith("source.")}
 
 
-def changes(options: argparse.Namespace) -> dict[str, Any]:
-    """Fields of a study that the command line sets, by dotted name; ``--set`` has precedence over other options.
+def changes(options: argparse.Namespace, *allowed: str) -> dict[str, Any]:
+    """Fields of a study that ``--set`` sets, by dotted name. Paths of a source are relative to this folder.
+
+    Args:
+        allowed: what may be set: fields, and tables that end in a dot. Default: everything.
 
     Raises:
-        ConfigError: a ``--set`` without a field.
+        ConfigError: a ``--set`` without a field, or of another one.
     """
-    found = {name.removeprefix("study."): value for name, value in _set(options).items()}
+    found: dict[str, Any] = {}
     for text in getattr(options, "set", ()):
         name, equals, value = map(str.strip, text.partition("="))
         if not equals or not all(name.split(".")):
@@ -34,13 +37,11 @@ def changes(options: argparse.Namespace) -> dict[str, Any]:
             (found[name],) = tomllib.loads(f"value = {value}").values()
         except (ValueError, RecursionError):  # a word without quotes, or another field on a further line
             found[name] = value
+        if allowed and name not in allowed and not name.startswith(tuple(each for each in allowed if each[-1] == ".")):
+            raise ConfigError("--set", text, f"fields of {', '.join(each.rstrip('.') for each in allowed)}")
+        if name in ("source.synsets", "source.names") and isinstance(found[name], str):
+            found[name] = os.path.abspath(found[name])
     return found
-
-
-def _set(options: argparse.Namespace) -> dict[str, Any]:
-    """Options that are fields, by ``<table>.<field>``. Paths are relative to this folder, not to that of a study."""
-    found = {name: value for name, value in vars(options).items() if "." in name and value is not None}
-    return {name: Path(os.path.abspath(value)) if isinstance(value, Path) else value for name, value in found.items()}
 
 
 def default_out(name: str) -> Path:

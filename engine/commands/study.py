@@ -16,7 +16,7 @@ from typing import Any
 
 from substyle.engine import observability
 from substyle.engine.commands.embed import backbone_choices
-from substyle.engine.commands.options import changes, default_out, fields_of, out_of
+from substyle.engine.commands.options import changes, default_out, of_source, out_of
 from substyle.engine.config import Study
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
@@ -50,8 +50,6 @@ _FIELDS = {
     "backbone": "backbones",
     "checkpoint": "checkpoint of a backbone",
     "suite": "suite",
-    "seed": "seed",
-    "canvas": "canvas",
 }
 
 
@@ -72,7 +70,7 @@ def is_study(options: argparse.Namespace) -> bool:
 
 def _of_file(options: argparse.Namespace) -> Study:
     for option, field in _FIELDS.items():
-        given = vars(options).get(option, vars(options).get(f"study.{option}"))
+        given = getattr(options, option)
         if given is not None and given != []:
             raise ConfigError(f"--{option}", given, f"only with IMAGES; set {field} in {options.study} instead")
     return load_study(options.study, **_overrides(options))
@@ -82,7 +80,6 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """What the command line sets in place of a study file or of defaults."""
     return {
         "device": options.device,
-        "runtime": options.runtime,
         "allow_plugins": options.allow_plugins,
         "changes": changes(options),
     }
@@ -106,6 +103,7 @@ def _of_photographs(options: argparse.Namespace) -> Study:
         hint = "pass at least one, such as package:efficientnet_lite0; `substyle backbones` lists them"
         raise MissingError("--backbone", hint)
     data = {"name": name_of(given), "backbones": backbone_choices(options.backbone, options.checkpoint)}
+    data |= {"suite": options.suite} if options.suite is not None else {}
     overrides = _overrides(options)
     for field, option in (("backbones", "--backbone"), ("images", "IMAGES")):
         if field in overrides["changes"]:
@@ -347,7 +345,7 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle predict PROBE IMAGES`."""
     if options.out is not None and options.out.suffix not in PREDICTIONS:
         raise ConfigError("--out", str(options.out), f"a file name that ends in {' or '.join(PREDICTIONS)}")
-    source = SourceConfig(**fields_of(options, "source"))
+    source = SourceConfig(**of_source(changes(options, "source.")))
     answer = predict_all(
         options.probe, options.images, source=source, checkpoint=options.checkpoint,
         download=options.download, top=options.top, quiet=options.quiet,

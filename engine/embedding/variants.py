@@ -214,7 +214,7 @@ def write_variants(
     """
     for field, given, allowed in (
         *(("--to", to, LAYOUTS), ("--format", image_format, IMAGE_FORMATS)),
-        ("--orientation", orientation, get_args(Orientation)),
+        ("orientation", orientation, get_args(Orientation)),
     ):
         if given not in allowed:
             raise ConfigError(field, given, ", ".join(allowed))

@@ -400,7 +400,7 @@ def _find(check: _Check, source: Source, *, add: bool = False) -> int | None:
     if shared:
         print(
             f"{source.root}: {_classes(shared)} taken for those of {roots} with the same numbers; if they mean "
-            "something else, name them with --class-names",
+            "something else, name them with source.names",
             file=sys.stderr,
         )
     return None

@@ -370,7 +370,7 @@ def register_source(
     """Register a kind of source, as a decorator of its class: ``opener(root, config)`` returns a `Source`.
 
     Args:
-        name: name of the kind in ``source.kind`` and ``--source-kind``.
+        name: name of the kind in ``source.kind``.
         options: the fields of `SourceConfig` that it uses.
         endings: endings of the names of its files, in lower case, such as ``.zip``.
         members: file name extensions; a folder of such files is of this kind.

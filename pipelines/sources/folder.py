@@ -89,7 +89,7 @@ def _split_folders(root: str, tops: Mapping[str | None, int], choice: str) -> di
     raise ConfigError(
         "source.splits",
         f"{splits} {beside} in {root}",
-        f"--split-folders {SPLITS_ARE_FOLDERS} ({splits} are splits{left_out}) or --split-folders {SPLITS_ARE_CLASSES} "
+        f"source.splits = {SPLITS_ARE_FOLDERS} ({splits} are splits{left_out}) or source.splits = {SPLITS_ARE_CLASSES} "
         f'(all folders are classes); in a study file, splits = "{SPLITS_ARE_FOLDERS}" or "{SPLITS_ARE_CLASSES}" '
         "in [source]",
     )

@@ -181,4 +181,4 @@ def no_label(unused: Sequence[str]) -> tuple[str, ...]:
     if not unused:
         return ()
     some = abbreviated([shown(name)[:50] for name in unused], 12)
-    return (f"no label column in {some}; choose one with --label-column",)
+    return (f"no label column in {some}; choose one with source.label_column",)

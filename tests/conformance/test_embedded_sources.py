@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conformance.kinds import CLASSES, KINDS, Kind, hub, photographs, tar
+from tests.conftest import setting
 
 from substyle.engine.cli import main
 from substyle.engine.store.store import EmbeddingStore
@@ -16,14 +17,17 @@ from substyle.engine.store.table import EmbeddingTable, load_table
 from substyle.pipelines.sources import SourceConfig, open_source
 
 PHOTOGRAPHS = photographs()
-SMALL = ["--suite", "identity,grayscale", "--canvas", "64", "--batch", "4", "--threads", "1", "--precision", "fp32"]
+SMALL = [
+    "--suite",
+    "identity,grayscale",
+    *setting("canvas=64", "embed.batch=4", "embed.threads=1", "embed.precision=fp32"),
+]
 
 
 def options(config: SourceConfig) -> list[str]:
     """A configuration as command-line options."""
-    flags = {"kind": "--source-kind", "image_column": "--image-column", "label_column": "--label-column"}
-    flags |= {"path_column": "--path-column", "synsets": "--synsets", "names": "--class-names"}
-    return [part for name, value in config.options().items() if name in flags for part in (flags[name], value)]
+    names = ("kind", "image_column", "label_column", "path_column", "synsets", "names")
+    return setting(*(f"source.{name}={value}" for name, value in config.options().items() if name in names))
 
 
 def table(store: Path, backbone: str) -> EmbeddingTable:
@@ -83,7 +87,7 @@ def test_a_store_remembers_which_folders_are_splits(tmp_path: Path, capsys: pyte
     arguments = ["embed", "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels", *SMALL, "--quiet"]
     assert main([*arguments, str(tmp_path / "images")]) == 2
     assert "source.splits: got 'train/, val/ beside more/ in " in capsys.readouterr().err
-    assert main([*arguments, str(tmp_path / "images"), "--split-folders", "folders"]) == 0
+    assert main([*arguments, str(tmp_path / "images"), "--set", "source.splits=folders"]) == 0
     capsys.readouterr()
     assert main([*arguments, "--backbone", "control:statistics"]) == 0
     assert "12 images, 3 classes, splits train 9, val 3 (from folders); left out 1: more/" in capsys.readouterr().err
@@ -157,11 +161,11 @@ def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: p
         (["x.tar"], "header at byte 0"),
         (["x.parquet"], "images: got 'x.parquet'"),
         (["x.csv"], "source.path_column: got 'nothing'"),
-        (["x.csv", "--label-column", "b"], "source.path_column"),
-        ([".", "--source-kind", "zip"], "source.kind: got 'zip'"),
-        ([".", "--synsets", "none.txt"], "train/<synset>/ and val/"),
-        ([".", "--label-column", "x", "--source-kind", "folder"], "source.label_column"),
-        ([".", "--class-names", "none.txt", "--source-kind", "tar"], "source.names"),
+        (["x.csv", "--set", "source.label_column=b"], "source.path_column"),
+        ([".", "--set", "source.kind=zip"], "source.kind: got 'zip'"),
+        ([".", "--set", "source.synsets=none.txt"], "train/<synset>/ and val/"),
+        ([".", *setting("source.label_column=x", "source.kind=folder")], "source.label_column"),
+        ([".", *setting("source.names=none.txt", "source.kind=tar")], "source.names"),
     ],
 )
 def test_errors_are_one_line(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.conftest import setting
 from tests.crash.processes import Ended, Start
 
 from substyle.engine.store import catalog, journal, shards
@@ -40,8 +41,9 @@ def embed(
 ) -> list[str]:
     """Arguments of a run that fills a store."""
     return [
-        "embed", *([str(images)] if images else []), "--store", str(store), "--suite", suite, "--canvas", "64",
-        "--batch", "4", "--shard-rows", str(rows), "--threads", "1", "--quiet", "--json",
+        "embed", *([str(images)] if images else []), "--store", str(store), "--suite", suite,
+        *setting("canvas=64", "embed.batch=4", f"embed.shard_rows={rows}", "embed.threads=1"),
+        "--quiet", "--json",
         *(word for name in backbones for word in ("--backbone", name)), *more,
     ]  # fmt: skip
 

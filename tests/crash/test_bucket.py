@@ -81,7 +81,7 @@ def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended
 ) -> None:
     store = bucket / "s.zarr"
     far = Holder("far", "another-host", 1, "yesterday", system="another system")
-    warm(embed(tiny.images, store, "--limit", "8")).wait().require(0)
+    warm(embed(tiny.images, store, "--set", "limit=8")).wait().require(0)
     (store / lock.NAME).write(far.to_json())
     warm(embed(tiny.images, store)).wait().require(1, "run far (pid 1 on another-host", "--take-over")
     warm(embed(tiny.images, store, "--take-over")).wait().require(0, "run far")
@@ -149,7 +149,7 @@ def _read(store: ObjectPlace, name: str) -> bytes:
 
 def test_no_secret_reaches_a_store(warm: Warm, finished: Whole, bucket: ObjectPlace) -> None:
     store = bucket / "s.zarr"
-    ended = warm(embed(finished.images, store, "--limit", "8")).wait().require(0)
+    ended = warm(embed(finished.images, store, "--set", "limit=8")).wait().require(0)
     for text in (ended.out, ended.err, *(p.read_bytes().decode("latin-1") for p, _ in store.walk())):
         assert KEY not in text
         assert SECRET not in text

@@ -95,7 +95,7 @@ def test_killed_twice_at_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Pat
 @pytest.mark.slow
 def test_killed_at_every_change_of_a_growing_store(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
     part = tmp_path / "part" / "s.zarr"
-    warm(embed(tiny.images, part, "--limit", "5")).wait().require(0)
+    warm(embed(tiny.images, part, "--set", "limit=5")).wait().require(0)
     store = copy(part, tmp_path / "whole")
     made = changes(warm, embed(tiny.images, store, suite=MORE), store.parent)
     failures = []

@@ -108,7 +108,7 @@ def test_a_reader_stands_still_while_a_store_is_finished(
 @pytest.mark.slow
 def test_a_reader_stands_still_while_images_are_appended(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
     before = tmp_path / "before" / "s.zarr"
-    warm(embed(tiny.images, before, "--limit", "5")).wait().require(0)
+    warm(embed(tiny.images, before, "--set", "limit=5")).wait().require(0)
     read_around(warm, before, tmp_path / "read", embed(tiny.images, Path("{store}")), [SUITE], least=5, first=2)
 
 

@@ -62,7 +62,7 @@ def test_killed_with_real_variants(warm: Warm, tmp_path: Path) -> None:
         next((images / "phone").rglob(f"{number:04d}.jpg")).unlink()
     suite = tmp_path / "pairs.toml"
     suite.write_text('transformations = ["grayscale", { name = "phone", of = "photographs" }]')
-    more = ("--source-kind", "variants")
+    more = ("--set", "source.kind=variants")
     store = tmp_path / "whole" / "s.zarr"
     ended, seconds = uninterrupted(warm, embed(images, store, *more, suite=str(suite)))
     assert len(ended.answer["left_out"]["phone"]) == 8
@@ -130,7 +130,7 @@ def test_killed_while_a_backbone_is_added(warm: Warm, finished: Whole, tmp_path:
 @pytest.mark.slow
 def test_killed_while_images_are_appended(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     part = tmp_path / "part" / "s.zarr"
-    warm(embed(finished.images, part, "--limit", "36")).wait().require(0)
+    warm(embed(finished.images, part, "--set", "limit=36")).wait().require(0)
     store = copy(part, tmp_path / "whole")
     _, seconds = uninterrupted(warm, embed(finished.images, store))
     reference = Whole(finished.images, store, seconds, finished.shards)

@@ -207,7 +207,7 @@ def test_others_wait_while_a_part_stands_still_at_any_change(warm: Warm, tiny: W
 @pytest.mark.slow
 def test_parts_append_images_and_add_a_transformation(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     before = tmp_path / "before" / "s.zarr"
-    warm(embed(finished.images, before, "--limit", "36")).wait().require(0)
+    warm(embed(finished.images, before, "--set", "limit=36")).wait().require(0)
     store = copy(before, tmp_path / "whole")
     _, seconds = uninterrupted(warm, embed(finished.images, store, suite=MORE))
     reference = Whole(finished.images, store, seconds, finished.shards)

@@ -158,7 +158,7 @@ def test_reading_while_parts_make_a_store(warm: Warm, finished: Whole, tmp_path:
 @pytest.mark.parametrize("keep_open", [False, True], ids=["opened", "kept open"])
 def test_reading_while_images_are_appended(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
     part = tmp_path / "part" / "s.zarr"
-    warm(embed(finished.images, part, "--limit", "36")).wait().require(0)
+    warm(embed(finished.images, part, "--set", "limit=36")).wait().require(0)
     store = copy(part, tmp_path / "grown")
     reader = Reader(store, keep_open=keep_open)
     reader.read()

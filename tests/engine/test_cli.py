@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import jpeg, photograph, the_json
+from tests.conftest import jpeg, photograph, setting, the_json
 
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.cli import main
@@ -159,7 +159,13 @@ def test_run_takes_photographs_without_a_study_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.pictures").symlink_to(finished.parent / "photographs")
     backbones = ["--backbone", "control:pixels", "--backbone", "control:statistics"]
-    asked = ["--suite", "identity,grayscale,jpeg", "--seed", "3", "--canvas", "64", "--limit", "24", "--device", "cpu"]
+    asked = [
+        "--suite",
+        "identity,grayscale,jpeg",
+        *setting("seed=3", "canvas=64", "limit=24"),
+        "--device",
+        "cpu",
+    ]
     command = ["my.pictures/", *backbones, *asked, "--quiet", "--json"]
     assert main(["run", *command]) == 0
     answer = the_json(capsys)
@@ -186,8 +192,6 @@ def test_run_takes_photographs_without_a_study_file(
         (["photographs", "--backbone", "b", "--suite", "nothing"], "suite", "substance31"),
         (["s.toml", "--backbone", "b"], "--backbone", "set backbones in s.toml instead"),
         (["s.toml", "--suite", "mini5"], "--suite", "set suite in s.toml instead"),
-        (["s.toml", "--seed", "0"], "--seed", "set seed in s.toml instead"),
-        (["s.toml", "--canvas", "64"], "--canvas", "set canvas in s.toml instead"),
         (["s.toml", "--checkpoint", "b=w.pth"], "--checkpoint", "set checkpoint of a backbone in s.toml instead"),
         (["nothing.toml"], "study", "No such file"),
     ],
@@ -384,9 +388,19 @@ def test_embed_remembers_its_source(finished: Path, tmp_path: Path, capsys: pyte
     store = tmp_path / "s.zarr"
     images = str(finished.parent / "photographs")
     first = ["embed", images, "--store", str(store), "--backbone", "control:pixels", "--suite", "mini5"]
-    assert main([*first, "--canvas", "64", "--limit", "8", "--quiet", "--json"]) == 0
+    assert main([*first, *setting("canvas=64", "limit=8"), "--quiet", "--json"]) == 0
     assert the_json(capsys)["images"] == 8
-    again = ["embed", "--store", str(store), "--backbone", "control:statistics", "--limit", "8", "--quiet", "--json"]
+    again = [
+        "embed",
+        "--store",
+        str(store),
+        "--backbone",
+        "control:statistics",
+        "--set",
+        "limit=8",
+        "--quiet",
+        "--json",
+    ]
     assert main(again) == 0
     assert the_json(capsys)["variants"] == 40
     assert main(["backbones", "--store", str(store), "--json"]) == 0
@@ -483,8 +497,7 @@ def test_ctrl_c_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         (["--help"], "predict", []),
         (["--version"], "substyle", []),
         (["nothing"], "invalid choice", []),
-        (["embed", "--help"], "--shard-rows N", ["numpy", "pydantic"]),  # made from the models of a study
-        (["embed", "x", "--threads", "many"], "an integer from 0 to 1024", ["numpy", "pydantic"]),
+        (["embed", "--help"], "--set FIELD=VALUE", []),
     ],
 )
 def test_help_and_usage_errors_import_nothing_heavy(words: list[str], shown: str, imported: list[str]) -> None:

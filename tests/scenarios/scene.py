@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, setting
 
 from substyle.engine.backbones import registry
 from substyle.engine.cli import main
@@ -132,7 +132,7 @@ class Scene:
     def fresh_store(self, images: Path | None = None) -> Path:
         """A new store with the study's photographs."""
         store = f"fresh-{next(self._number)}.zarr"
-        limit = ("--limit", self.study["limit"]) if "limit" in self.study else ()
+        limit = ("--set", f"limit={self.study['limit']}") if "limit" in self.study else ()
         self.embed(images or self.photos, *limit, store=store)
         return self.root / store
 
@@ -145,10 +145,12 @@ class Scene:
     ) -> list[object]:
         """Arguments of `substyle embed`."""
         path = self.root / store
-        new = [] if (path / "substyle.json").exists() else ["--suite", SUITE, "--canvas", "64", "--shard-rows", "8"]
+        new = (
+            [] if (path / "substyle.json").exists() else ["--suite", SUITE, *setting("canvas=64", "embed.shard_rows=8")]
+        )
         new = new[2:] if "--suite" in more else new
         words: list[object] = ["embed", *([images] if images else []), "--store", path, "--backbone", backbone]
-        return [*words, *new, "--batch", "8", "--threads", "1", *more]
+        return [*words, *new, *setting("embed.batch=8", "embed.threads=1"), *more]
 
     def stages(self, store: Path, *more: object) -> dict[str, Any]:
         """probe, analyze and report, with the study's settings. Returns results.json."""

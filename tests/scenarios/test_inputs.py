@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import slow_after
+from tests.conftest import setting, slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, read, write
 from tests.staged import run_of
 
@@ -204,18 +204,29 @@ def exported(scene: Scene) -> Path:
 @pytest.mark.parametrize(
     ("more", "field"),
     [
-        (["--seed", "1"], "seed"),
-        (["--orientation", "apply"], "orientation"),
-        (["--style-precision", "fp32"], "style_precision"),
-        (["--canvas", "96"], "canvas"),
-        (["--crop-pct", "1"], "crop_pct"),
+        (["--set", "seed=1"], "seed"),
+        (["--set", "orientation=apply"], "orientation"),
+        (["--set", "style_precision=fp32"], "style_precision"),
+        (["--set", "canvas=96"], "canvas"),
+        (["--set", "crop_pct=1"], "crop_pct"),
     ],
 )
 def test_an_export_fits_the_store_it_is_imported_into(scene: Scene, more: list[str], field: str) -> None:
     folder = exported(scene)
     other = scene.root / "other.zarr"
-    words = ["embed", scene.photos, "--store", other, "--backbone", PIXELS, "--suite", SUITE, "--shard-rows", "8"]
-    scene.ok(*words, *([] if field == "canvas" else ["--canvas", "64"]), *more)
+    words = [
+        "embed",
+        scene.photos,
+        "--store",
+        other,
+        "--backbone",
+        PIXELS,
+        "--suite",
+        SUITE,
+        "--set",
+        "embed.shard_rows=8",
+    ]
+    scene.ok(*words, *([] if field == "canvas" else ["--set", "canvas=64"]), *more)
     scene.refused("import", folder, "--store", other, "--backbone", "mine", kind="ConfigError", field=field)
     scene.ok("import", folder, "--store", scene.root / "s.zarr", "--backbone", "mine")
     a, b = (open_table(EmbeddingStore.open(scene.root / "s.zarr"), name) for name in (PIXELS, "mine"))
@@ -252,7 +263,7 @@ def test_definitions_travel_with_variants(scene: Scene, how: str) -> None:
     file.write_text(text)
     out = scene.root / "variants"
     suite = f"identity,{file}" if how == "suite" else f"identity,{name}"
-    scene.ok("variants", scene.photos, "--out", out, "--suite", suite, "--canvas", "64", "--plugin", file)
+    scene.ok("variants", scene.photos, "--out", out, "--suite", suite, "--set", "canvas=64", "--plugin", file)
     count = len((out / "variants.csv").read_text().splitlines()) - 1
     np.save(scene.root / "x.npy", np.random.default_rng(0).random((count, 4), np.float32))
     words = ["import", scene.root / "x.npy", "--rows", out / "variants.csv", "--backbone", "mine", "--plugin", file]
@@ -268,9 +279,9 @@ def test_definitions_travel_with_variants(scene: Scene, how: str) -> None:
 
 
 def test_variants_are_made_as_a_store_s(scene: Scene) -> None:
-    scene.embed(scene.photos, "--orientation", "apply")
-    rows, words = [], ["variants", scene.photos, "--suite", SUITE, "--canvas", "64"]
-    for name, more in (("plain", []), ("applied", ["--orientation", "apply"])):
+    scene.embed(scene.photos, "--set", "orientation=apply")
+    rows, words = [], ["variants", scene.photos, "--suite", SUITE, "--set", "canvas=64"]
+    for name, more in (("plain", []), ("applied", ["--set", "orientation=apply"])):
         scene.ok(*words, "--out", scene.root / name, *more)
         rows.append(scene.root / name / "variants.csv")
     count = len(rows[0].read_text().splitlines()) - 1
@@ -364,7 +375,7 @@ def test_an_adapter_belongs_to_the_canvas_it_was_trained_on(scene: Scene) -> Non
     (result,) = scene.ok(*words)["backbones"].values()
     name = result["adapt"]
     words = ["embed", scene.photos, "--store", scene.root / "t.zarr", "--backbone", PIXELS, "--suite", SUITE]
-    scene.ok(*words, "--canvas", "96", "--shard-rows", "8")
+    scene.ok(*words, *setting("canvas=96", "embed.shard_rows=8"))
     scene.refused("embed", "--store", scene.root / "t.zarr", "--backbone", name, kind="WeightsError")
     assert Adapter.load(Path(name.removeprefix("adapt:"))).metadata["canvas"] == 64
 
@@ -427,7 +438,7 @@ def test_an_export_follows_no_link(scene: Scene, to: str) -> None:
 def test_a_report_states_the_photographs_that_its_store_has(scene: Scene) -> None:
     """Where they are not read: limit and shares of the study are not those of the store."""
     store = scene.root / "s.zarr"
-    scene.embed(scene.photos, "--limit", 15)
+    scene.embed(scene.photos, "--set", "limit=15")
     asked = ["--study", scene.study_file(), "--out", scene.root / "out"]
     scene.ok("stage", "probes", store, *asked)
     for field, value in (("limit", "12"), ("splits", "{train = 0.5, val = 0.25, test = 0.25}")):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, setting
 from tests.scenarios.scene import Scene, numbers, read, write
 
 from substyle.engine.store.layout import TEST
@@ -76,7 +76,7 @@ def test_labels_of_a_store_alone(scene: Scene) -> None:
     store, out = scene.root / "out" / "store.zarr", scene.root / "out"
     scene.run()
     scene.study.pop("labels")
-    of = ["--set", f"labels.of.site=file:{scene.root}/sites.csv", "--set", "labels.min_images=2"]
+    of = [*setting(f"labels.of.site=file:{scene.root}/sites.csv", "labels.min_images=2")]
     found = scene.ok("stage", "labels", store, "--out", out, *of)
     assert found["backbones"][PIXELS]["by_label"]["site"]["values"] == 2
     from_images = ["--images", scene.photos, "--set", "labels.of.camera=exif:Model"]
@@ -105,7 +105,7 @@ def test_labels_of_photographs_that_were_not_embedded_are_refused(empty: Scene, 
         lines = ["path,label,scanner", *(f"{n}.jpg,{('even', 'odd')[n % 2]},{'AB'[n // 4]}" for n in numbers)]
         write(folder / "list.csv", "\n".join(lines).encode())
     images, other = folders[0] / "list.csv", folders[1] / "list.csv"
-    store, how = empty.root / "s.zarr", ("--suite", "identity", "--canvas", 64)
+    store, how = empty.root / "s.zarr", ("--suite", "identity", "--set", "canvas=64")
     empty.ok("embed", images, "--store", store, "--backbone", PIXELS, *how)
     asked = ["stage", "labels", store, "--out", empty.root / "out", "--set", f"labels.of.x={of}", "--images"]
     assert "different content" in empty.refused(*asked, other, kind="PhotographsError", field="images")

@@ -119,7 +119,7 @@ def test_sources_whose_keys_would_meet_are_refused(scene: Scene) -> None:
     before = rows(scene.root / "s.zarr")
     scene.add_all(scene.photos / "holiday", seed=700)
     message = scene.refused(
-        *scene.embedding(scene.photos, "--split-folders", "none"), kind="PhotographsError", field="images"
+        *scene.embedding(scene.photos, "--set", "source.splits=none"), kind="PhotographsError", field="images"
     )
     assert message
     shutil.rmtree(scene.photos / "holiday")

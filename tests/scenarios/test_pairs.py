@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, setting
 from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, same_file, write
 
 from substyle.engine.cli import main
@@ -35,7 +35,7 @@ ROWS = """transformations = [
     { name = "minescan", of = "photographs", role = "held_out" },
 ]
 """
-KIND = ("--source-kind", "variants")
+KIND = ("--set", "source.kind=variants")
 
 
 def webp(picture: Image.Image) -> bytes:
@@ -72,7 +72,7 @@ def scan(scene: Scene, path: Path) -> Path:
 def embedding(scene: Scene, *more: object, store: str = "s.zarr") -> list[object]:
     images = scene.root / "real"
     return scene.embedding(images, "--suite", scene.root / "pairs.toml", *KIND, *more, store=store) + (
-        [] if (scene.root / store).exists() else ["--canvas", "64", "--shard-rows", "8"]
+        [] if (scene.root / store).exists() else [*setting("canvas=64", "embed.shard_rows=8")]
     )
 
 
@@ -225,7 +225,7 @@ def test_photographs_that_do_not_show_them_are_refused(pairs: Scene) -> None:
     message = pairs.refused(*embedding(pairs), kind="ConfigError", field="suite")
     assert "mineother" in message
     assert "of real ones minephone, minescan, which" in message
-    asked = pairs.embedding(pairs.photos, "--suite", pairs.root / "pairs.toml", "--canvas", "64")
+    asked = pairs.embedding(pairs.photos, "--suite", pairs.root / "pairs.toml", "--set", "canvas=64")
     assert "is of kind folder, not variants" in pairs.refused(*asked, kind="ConfigError", field="suite")
     assert not (pairs.root / "s.zarr").exists()
     pairs.study["suite"] = "pairs.toml"
@@ -254,8 +254,8 @@ def test_variants_are_written_without_those_that_are_left_out(pairs: Scene) -> N
         out,
         "--suite",
         pairs.root / "pairs.toml",
-        "--canvas",
-        "64",
+        "--set",
+        "canvas=64",
         *KIND,
     ]
     answer = pairs.ok(*words)
@@ -338,7 +338,7 @@ def test_finetuning_takes_computed_ones_alone(pairs: Scene) -> None:
 
 
 def test_real_variants_that_a_suite_does_not_name_are_told(pairs: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    words = pairs.embedding(pairs.root / "real", "--suite", "identity,jpeg", "--canvas", "64", *KIND)
+    words = pairs.embedding(pairs.root / "real", "--suite", "identity,jpeg", "--set", "canvas=64", *KIND)
     assert main([*map(str, words), "--quiet"]) == 0
     assert "the suite has no minephone, minescan, which" in capsys.readouterr().err
     assert main([*map(str, embedding(pairs, store="all.zarr")), "--quiet"]) == 0

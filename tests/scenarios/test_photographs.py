@@ -195,7 +195,7 @@ def test_run_on_a_part_of_the_photographs(scene: Scene) -> None:
 
 def test_the_default_folder_is_that_of_the_photographs(scene: Scene) -> None:
     """Folders of the same name elsewhere, and of another name here."""
-    words = ["--backbone", "control:pixels", "--suite", "identity,grayscale", "--canvas", "64"]
+    words = ["--backbone", "control:pixels", "--suite", "identity,grayscale", "--set", "canvas=64"]
     other = scene.add_all(scene.root / "else" / "photos", seed=100)
     third = scene.add_all(scene.root / "third", seed=200)
     scene.embed(scene.photos, store="runs/photos/store.zarr")
@@ -226,7 +226,7 @@ def test_limit(scene: Scene) -> None:
     scene.study["limit"] = 15
     assert scene.run()["images"] == 15
     assert rows(scene.root / "out" / "store.zarr") == rows(scene.fresh_store())
-    scene.run_refused(field="limit", more=("--limit", "12"))
+    scene.run_refused(field="limit", more=("--set", "limit=12"))
 
 
 def test_the_store_has_more_photographs_than_the_study_takes(scene: Scene) -> None:
@@ -264,7 +264,7 @@ def test_a_folder_beside_train_asks(scene: Scene) -> None:
     shutil.move(scene.photos / "val", scene.photos / "other")
     scene.refused(*scene.embedding(scene.photos), kind="ConfigError", field="source.splits")
     assert not (scene.root / "s.zarr").exists()
-    assert scene.embed(scene.photos, "--split-folders", "folders")["images"] == 14
+    assert scene.embed(scene.photos, "--set", "source.splits=folders")["images"] == 14
     assert scene.embed(scene.photos)["images"] == 14  # the store knows
     scene.refused(*scene.asked(), kind="ConfigError", field="source.splits")
 
@@ -336,7 +336,7 @@ def test_class_names_from_a_file(scene: Scene) -> None:
             (scene.photos / split / name).rename(scene.photos / split / str(number))
     names = scene.root / "names.txt"
     names.write_text("two-ish\none-ish\n")
-    words = ("--class-names", names)
+    words = ("--set", f"source.names={names}")
     assert scene.run("out", None, *words)["classes"] == ["two-ish", "one-ish"]
     names.write_text("one-ish\ntwo-ish\n")
     scene.run_refused(more=words)

@@ -273,7 +273,7 @@ def test_imported_embeddings_of_a_photograph_that_cannot_be_read_stay(scene: Sce
 
 def test_variants_of_other_photographs_are_not_imported(scene: Scene) -> None:
     scene.embed(scene.photos)
-    made = scene.ok("variants", scene.photos, "--out", scene.root / "variants", "--suite", SUITE, "--canvas", 64)
+    made = scene.ok("variants", scene.photos, "--out", scene.root / "variants", "--suite", SUITE, "--set", "canvas=64")
     np.save(scene.root / "x.npy", np.random.default_rng(0).normal(size=(made["variants"], 4)))
     where = ("--rows", scene.root / "variants" / "variants.csv", "--store", scene.root / "s.zarr")
     words = ("import", scene.root / "x.npy", *where, "--backbone", "import:mine")
@@ -331,7 +331,7 @@ def test_answers_in_a_pipe(scene: Scene) -> None:
     store = scene.root / "s.zarr"
     for words, code, kind in (
         (["info", str(store)], 0, None),
-        (["embed", "--store", str(store), "--backbone", "control:pixels", "--seed", "4"], 2, "PhotographsError"),
+        (["embed", "--store", str(store), "--backbone", "control:pixels", "--set", "seed=4"], 2, "PhotographsError"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "substyle.engine.cli", *words, "--json"], capture_output=True, text=True, check=False

@@ -11,11 +11,11 @@ RANDOM = "control:random:test_efficientnet"
 @pytest.mark.slow
 def test_a_photograph_is_replaced(scene: Scene) -> None:
     """The embeddings equal those of a fresh store."""
-    scene.embed(scene.photos, "--precision", "fp32", backbone=RANDOM)
+    scene.embed(scene.photos, "--set", "embed.precision=fp32", backbone=RANDOM)
     path = scene.one()
     path.write_bytes(other_bytes(path))
-    scene.ok(*scene.embedding(scene.photos, "--precision", "fp32", "--replace", backbone=RANDOM))
-    scene.embed(scene.photos, "--precision", "fp32", store="fresh.zarr", backbone=RANDOM)
+    scene.ok(*scene.embedding(scene.photos, "--set", "embed.precision=fp32", "--replace", backbone=RANDOM))
+    scene.embed(scene.photos, "--set", "embed.precision=fp32", store="fresh.zarr", backbone=RANDOM)
     assert rows(scene.root / "s.zarr", RANDOM) == rows(scene.root / "fresh.zarr", RANDOM)
 
 

@@ -91,7 +91,7 @@ def test_commands_refuse_such_a_note(
     note = {"chunks": [], "files": [str(outside.path), "../outside"], "metadata": [str(outside.path)]}
     (embedded / compaction.NAME).write_text(json.dumps(note))
     words = ["--store", str(embedded), "--backbone", "control:pixels", "--suite", "identity", "--quiet"]
-    more = ["--out", str(tmp_path / "out"), "--canvas", "64"] if command == "run" else []
+    more = ["--out", str(tmp_path / "out"), "--set", "canvas=64"] if command == "run" else []
     assert main([command, str(photographs), *words, *more]) == 1
     assert "damage.json: invalid file" in capsys.readouterr().err
 

@@ -24,7 +24,7 @@ def test_control_characters_of_names_are_not_printed(tmp_path: Path, capsys: pyt
         (folder / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
     (folder / f"a{ESCAPE}b.jpg").write_bytes(b"no picture")
     words = ["embed", str(folder), "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels"]
-    assert main([*words, "--suite", "identity", "--canvas", "64", "--quiet"]) == 0
+    assert main([*words, "--suite", "identity", "--set", "canvas=64", "--quiet"]) == 0
     said = capsys.readouterr()
     assert "\\x1b]0;owned\\x07" in said.out
     for text in (said.out, said.err):

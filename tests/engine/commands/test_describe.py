@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.conftest import the_json
+from tests.conftest import setting, the_json
 
 from substyle.engine.cli import main
 from substyle.engine.stages.results import results_schema
@@ -41,7 +41,17 @@ def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest
     assert main(["transforms", *arguments]) == 0
     assert the_json(capsys)["transformations"][1]["coarse"] == "tone"
     out = tmp_path / "s.zarr"
-    made = ["embed", str(two_classes), "--store", str(out), "--backbone", "control:pixels", "--limit", "4", "--quiet"]
+    made = [
+        "embed",
+        str(two_classes),
+        "--store",
+        str(out),
+        "--backbone",
+        "control:pixels",
+        "--set",
+        "limit=4",
+        "--quiet",
+    ]
     assert main([*made, *arguments]) == 0
     assert the_json(capsys)["variants"] == 8
 
@@ -59,7 +69,7 @@ def test_a_plug_in_that_fails_in_use_is_an_error_of_one_line(
     plugin = tmp_path / "fails.py"
     plugin.write_text(FAILS)
     made = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels", "--quiet"]
-    assert main([*made, "--limit", "4", "--plugin", str(plugin), "--suite", "identity,fails_test"]) == 1
+    assert main([*made, "--set", "limit=4", "--plugin", str(plugin), "--suite", "identity,fails_test"]) == 1
     *_, last = capsys.readouterr().err.splitlines()
     failed = (
         f"substyle: embed: a plug-in failed: {plugin}:4: AttributeError: 'Tensor' object has no attribute 'nothing'"
@@ -68,7 +78,7 @@ def test_a_plug_in_that_fails_in_use_is_an_error_of_one_line(
     del base.REGISTRY["fails_test"]
     works = tmp_path / "works.py"
     works.write_text(FAILS.replace("canvas_BSSC.nothing", "255 - canvas_BSSC"))
-    assert main([*made, "--limit", "4", "--plugin", str(works), "--suite", "identity,fails_test"]) == 0
+    assert main([*made, "--set", "limit=4", "--plugin", str(works), "--suite", "identity,fails_test"]) == 0
     del base.REGISTRY["fails_test"]  # as in a later process, without --plugin
     assert main(["embed", "--store", str(tmp_path / "s.zarr"), "--backbone", "control:statistics"]) == 2
     needed = f"--plugin is required: the file that registers fails_test, a transformation of {tmp_path / 's.zarr'}"
@@ -157,8 +167,8 @@ def test_layers_of_one_network_are_backbones_of_one_store(
 
     torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "w.pth")
     names = ["timm:test_vit@layer=1,pool=avg", "timm:test_vit@layer=-1"]
-    command = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--canvas", "64", "--limit", "8"]
-    command += ["--suite", "identity,grayscale", "--precision", "fp32", "--batch", "8"]
+    command = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), *setting("canvas=64", "limit=8")]
+    command += ["--suite", "identity,grayscale", *setting("embed.precision=fp32", "embed.batch=8")]
     for name in names:
         command += ["--backbone", name, "--checkpoint", f"{name}={tmp_path / 'w.pth'}"]
     assert main(command) == 0

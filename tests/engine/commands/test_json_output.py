@@ -105,7 +105,7 @@ def test_without_json_tables_go_to_stdout(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        (["embed", "--store", "s", "--backbone", "b", "--seed", "-1"], "--seed"),
+        (["embed", "--store", "s", "--backbone", "b", "--what", "1"], None),
         (["embed", "--store", "s", "--backbone"], "--backbone"),
         (["verify"], "STORE"),
         (["embed"], None),  # two are missing

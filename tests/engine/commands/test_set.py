@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import the_json
+from tests.conftest import setting, the_json
 
 from substyle.engine.cli import main
 from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.options import changes
-from substyle.engine.study.file import load_study, study_schema
+from substyle.engine.study.file import load_study
 from substyle.kernels.errors import ConfigError
 
 FILE = 'name = "s"\nbackbones = ["control:pixels"]\n[probes]\nmlp_steps = 20\nwidths = [8]\n'
-OWN_TEXT = {"study.suite", "study.seed", "study.canvas", "study.limit"}
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def test_they_stand_in_place_of_those_of_the_file(study: Path) -> None:
     assert changed == load_study(study)
     assert changed.probes.seed == 5
     assert changed.shift == {"others": study.parent / "photos"}
-    assert asked("--retries", "1", "--set", "executor.retries=3") == {"executor.retries": 3}
+    assert asked(*setting("executor.retries=1", "executor.retries=3")) == {"executor.retries": 3}
     placed = load_study(study, device="cuda", runtime="torch", changes={"embed.device": "cpu"})  # --device --set
     assert (placed.embed.device, placed.embed.runtime) == ("cpu", "torch")
 
@@ -132,30 +130,25 @@ def test_settings_of_what_is_embedded_need_a_study(
 @pytest.fixture
 def embedded(tmp_path: Path, two_classes: Path) -> Path:
     store = tmp_path / "s.zarr"
-    words = ["--backbone", "control:pixels", "--suite", "identity,jpeg", "--canvas", "64", "--limit", "4", "--quiet"]
+    words = [
+        "--backbone",
+        "control:pixels",
+        "--suite",
+        "identity,jpeg",
+        *setting("canvas=64", "limit=4"),
+        "--quiet",
+    ]
     assert main(["embed", str(two_classes), "--store", str(store), *words]) == 0
     return store
 
 
-def test_options_are_as_the_schema_says() -> None:
-    """Help and bounds of options that are fields, apart from those with a text of their own."""
-    schema = study_schema()
-    (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
-    found = set()
-    for action in (action for command in commands.choices.values() for action in command._actions):
-        table, _, name = action.dest.partition(".")
-        if not name or action.dest in OWN_TEXT:
-            continue
-        kind = schema if table == "study" else schema["$defs"][schema["properties"][table]["$ref"].split("/")[-1]]
-        field = kind["properties"][name]
-        assert str(action.help).replace("%%", "%") == " ".join(field["description"].replace("``", "").split())
-        (bounds,) = (each for each in field.get("anyOf", [field]) if each.get("type") != "null")
-        if bounds["type"] == "integer":
-            assert callable(action.type)
-            low, high = bounds["minimum"], bounds["maximum"]
-            assert [action.type(str(low)), action.type(str(high))] == [low, high]
-            for beyond in (low - 1, high + 1):
-                with pytest.raises(argparse.ArgumentTypeError, match=f"from {low} to {high}$"):
-                    action.type(str(beyond))
-        found.add(action.dest)
-    assert found >= {"embed.batch", "executor.retries", "source.names", "study.orientation", "track.to"}
+def test_what_a_command_does_not_read_is_refused(two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = str(two_classes)
+    for words in (
+        ["embed", images, "--store", "s.zarr", "--backbone", "control:pixels", "--set", "probes.seed=1"],
+        ["embed", images, "--store", "s.zarr", "--backbone", "control:pixels", "--set", "plugins=['p.py']"],
+        ["variants", images, "--out", "v", "--set", "embed.batch=2"],
+        ["predict", "p.safetensors", images, "--set", "limit=2"],
+    ):
+        assert main([*words, "--json"]) == 2
+        assert the_json(capsys)["error"]["field"] == "--set"

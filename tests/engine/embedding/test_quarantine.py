@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, setting
 from tests.pipelines.test_bad_images import BAD
 
 from substyle.engine.cli import EXIT_QUARANTINED, main
@@ -51,8 +51,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def embed(images: Path, store: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON of `substyle embed`."""
-    arguments = ["embed", str(images), "--store", str(store), "--backbone", "control:pixels", "--canvas", "32"]
-    options = ["--suite", "identity,grayscale", "--batch", "8", "--shard-rows", "16", "--threads", "2"]
+    arguments = ["embed", str(images), "--store", str(store), "--backbone", "control:pixels", "--set", "canvas=32"]
+    options = [
+        "--suite",
+        "identity,grayscale",
+        *setting("embed.batch=8", "embed.shard_rows=16", "embed.threads=2"),
+    ]
     code = main([*arguments, *options, "--json", "--quiet", *more])
     return code, json.loads(capsys.readouterr().out)
 
@@ -112,7 +116,7 @@ def test_a_shard_without_one_good_image(tmp_path: Path, capsys: pytest.CaptureFi
     keys = list(files())[:9]
     assert keys[0] in GOOD
     store = tmp_path / "s.zarr"
-    code, answer = embed(written(tmp_path / "images", keys), store, capsys, "--shard-rows", "4")
+    code, answer = embed(written(tmp_path / "images", keys), store, capsys, "--set", "embed.shard_rows=4")
     assert code == 0
     assert answer["quarantined"].keys() == {key for key in keys if key not in GOOD}
     table = load_table(EmbeddingStore.open(store), "control:pixels")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.conftest import setting
 from torch import nn
 
 from substyle.engine.cli import main
@@ -33,9 +34,13 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def embed(images: Path, store: Path, *more: str) -> int:
-    settings = ["--suite", "identity,grayscale,gaussian_noise", "--canvas", "32", "--batch", "8", "--limit", "12"]
-    arguments = ["embed", str(images), "--store", str(store), "--backbone", VIT, "--threads", "1", *settings]
-    return main([*arguments, "--shard-rows", "8", "--quiet", "--json", *more])
+    settings = [
+        "--suite",
+        "identity,grayscale,gaussian_noise",
+        *setting("canvas=32", "embed.batch=8", "limit=12"),
+    ]
+    arguments = ["embed", str(images), "--store", str(store), "--backbone", VIT, "--set", "embed.threads=1", *settings]
+    return main([*arguments, "--set", "embed.shard_rows=8", "--quiet", "--json", *more])
 
 
 def vit(store: Path) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
@@ -60,12 +65,14 @@ def test_torch_fills_a_store(
     elif shutil.which("g++") is None:
         pytest.skip("no compiler")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    assert embed(two_classes, tmp_path / "torch.zarr", "--runtime", "torch") == 0
+    assert embed(two_classes, tmp_path / "torch.zarr", "--set", "embed.runtime=torch") == 0
     facts, x_TND = vit(tmp_path / "torch.zarr")
     assert facts["runtime"]["name"] == "torch.compile"
     assert facts["runtime"]["device"] == "cpu"
     assert facts["gate"]["cosine_min"] >= facts["gate"]["threshold"]
-    assert embed(two_classes, tmp_path / "openvino.zarr", "--precision", "fp32", "--runtime", "openvino") == 0
+    assert (
+        embed(two_classes, tmp_path / "openvino.zarr", *setting("embed.precision=fp32", "embed.runtime=openvino")) == 0
+    )
     told, reference_TND = vit(tmp_path / "openvino.zarr")
     assert told["runtime"]["name"] == "openvino"
     assert x_TND.shape == (3, 12, 64)
@@ -76,11 +83,13 @@ def test_torch_fills_a_store(
 @pytest.mark.parametrize("runtime", ["torch", "auto"])
 def test_a_gpu_fills_a_store_with_the_same_bits_each_time(tmp_path: Path, two_classes: Path, runtime: str) -> None:
     for name in ("a", "b"):
-        assert embed(two_classes, tmp_path / f"{name}.zarr", "--device", "cuda", "--runtime", runtime) == 0
+        assert (
+            embed(two_classes, tmp_path / f"{name}.zarr", "--device", "cuda", "--set", f"embed.runtime={runtime}") == 0
+        )
     facts, x_TND = vit(tmp_path / "a.zarr")
     assert (facts["runtime"]["device"], facts["runtime"]["gpu"]) == ("cuda", torch.cuda.get_device_name(0))
     np.testing.assert_array_equal(vit(tmp_path / "b.zarr")[1], x_TND)
-    assert embed(two_classes, tmp_path / "cpu.zarr", "--device", "cpu", "--precision", "fp32") == 0
+    assert embed(two_classes, tmp_path / "cpu.zarr", "--device", "cpu", "--set", "embed.precision=fp32") == 0
     # decoders and resamplers of the two devices round otherwise, which an untrained network shows
     assert np.median(cosine(x_TND, vit(tmp_path / "cpu.zarr")[1])) > 0.98
 
@@ -89,16 +98,16 @@ def test_a_store_goes_on_with_the_runtime_that_began_it(
     tmp_path: Path, two_classes: Path, uncompiled: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "s.zarr"
-    how = ("--runtime", "torch", "--device", "cpu", "--precision", "fp32")
+    how = ("--set", "embed.runtime=torch", "--device", "cpu", "--set", "embed.precision=fp32")
     assert embed(two_classes, store, *how) == 0
     before = vit(store)[1]
-    assert embed(two_classes, store, *how, "--limit", "20") == 0
+    assert embed(two_classes, store, *how, "--set", "limit=20") == 0
     assert load_table(EmbeddingStore.open(store), VIT).x_TND.shape[1] == 20
     keys = list(load_table(EmbeddingStore.open(store), VIT).keys)
     assert len(keys) == 20
     np.testing.assert_array_equal(vit(store)[1][:, :12], before)
     capsys.readouterr()
-    assert embed(two_classes, store, "--runtime", "openvino", "--precision", "fp32", "--limit", "30") == 1
+    assert embed(two_classes, store, *setting("embed.runtime=openvino", "embed.precision=fp32", "limit=30")) == 1
     said = capsys.readouterr().err
     assert re.search(rf"{store}: {VIT} .*: runtime torch\.compile .*, openvino now", said)
     assert 'device = "cpu" and runtime = "torch"' in said
@@ -107,7 +116,7 @@ def test_a_store_goes_on_with_the_runtime_that_began_it(
 def test_parts_take_what_one_of_them_has_compiled(
     tmp_path: Path, two_classes: Path, uncompiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = ("--runtime", "torch", "--precision", "fp32")
+    how = setting("embed.runtime=torch", "embed.precision=fp32")
     assert embed(two_classes, tmp_path / "whole.zarr", *how) == 0
     for part in ("1/2", "2/2"):
         assert embed(two_classes, tmp_path / "parts.zarr", *how, "--part", part) == 0
@@ -118,9 +127,12 @@ def test_parts_take_what_one_of_them_has_compiled(
     ("more", "message"),
     [
         (["--device", "tpu"], "--device: got 'tpu'; allowed: auto, cpu, cuda or cuda:N"),
-        (["--runtime", "onnx"], "--runtime: got 'onnx'; allowed: auto, openvino, tensorrt, torch"),
-        (["--device", "cpu", "--runtime", "tensorrt"], "--runtime: got 'tensorrt'"),
-        (["--runtime", "torch", "--precision", "int8"], "precision: got 'int8'; allowed: auto, fp32, bf16, fp16"),
+        (["--set", "embed.runtime=onnx"], "embed.runtime: got 'onnx'; allowed: auto, openvino, tensorrt, torch"),
+        (["--device", "cpu", "--set", "embed.runtime=tensorrt"], "embed.runtime: got 'tensorrt'"),
+        (
+            [*setting("embed.runtime=torch", "embed.precision=int8")],
+            "precision: got 'int8'; allowed: auto, fp32, bf16, fp16",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(
@@ -145,7 +157,7 @@ def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
     assert main(command) == 2
     assert "s.toml: embed.runtime: got 'tensorrt'; allowed: auto, openvino, torch" in capsys.readouterr().err
     study.write_text(study.read_text().replace('"tensorrt"', '"openvino"'))
-    assert main([*command, "--runtime", "torch", "--device", "auto", "--limit", "24"]) == 0
+    assert main([*command, "--set", "embed.runtime=torch", "--device", "auto", "--set", "limit=24"]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["backbones"][VIT]["runtime"]["name"] == "torch.compile"
 

@@ -77,12 +77,12 @@ def test_odd_and_many_suffixes(tmp_path: Path) -> None:
         (
             "path,breed,,weather\na.jpg,x,,y\n",
             "1 image, no classes, no splits; path column path; "
-            "no label column in breed, weather; choose one with --label-column",
+            "no label column in breed, weather; choose one with source.label_column",
         ),
         (
             "path,subset\na.jpg,coco\n",
             "1 image, no classes, no splits; path column path; "
-            "no label column in subset; choose one with --label-column",
+            "no label column in subset; choose one with source.label_column",
         ),
     ],
 )
@@ -101,7 +101,7 @@ def test_lists(tmp_path: Path, text: str, rest: str) -> None:
         (
             {"image": structs(BLOBS[:2]), "caption": ["a", "b"], "label": [0.5, 1.0], "subset": ["x", "train"]},
             "2 images, no classes, no splits; image column image; "
-            "no label column in label (of type double), caption, subset; choose one with --label-column",
+            "no label column in label (of type double), caption, subset; choose one with source.label_column",
         ),
         (
             {"image": structs(BLOBS[:2]), "class": ["a", "b"], "subset": ["test", "train"]},

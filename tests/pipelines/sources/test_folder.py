@@ -81,7 +81,7 @@ def test_one_train_folder_is_a_split(tmp_path: Path) -> None:
     ],
 )
 def test_folders_that_are_partly_splits_are_refused(tmp_path: Path, names: tuple[str, ...], given: str) -> None:
-    with pytest.raises(ConfigError, match=rf"got '{given}.*--split-folders folders .*--split-folders none") as caught:
+    with pytest.raises(ConfigError, match=rf"got '{given}.*source.splits = folders .*source.splits = none") as caught:
         FolderSource(fill(tmp_path, *names))
     assert caught.value.field == "source.splits"
 

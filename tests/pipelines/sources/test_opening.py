@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conformance.kinds import write_tar
+from tests.conftest import setting
 
 from substyle.engine.commands.arguments import parser
-from substyle.engine.commands.options import fields_of
+from substyle.engine.commands.options import changes, of_source
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of, open_source
 from substyle.pipelines.sources.base import Records
@@ -158,12 +159,8 @@ def test_records_are_made_when_asked_for() -> None:
     assert records != [1]
 
 
-def test_every_option_of_the_command_line_reaches_the_configuration() -> None:
-    flags = {"source-kind": "kind", "class-names": "names", "split-folders": "splits"}
-    names = ("image-column", "label-column", "path-column", "split-column", "synsets")
-    for flag, name in (flags | {name: name.replace("-", "_") for name in names}).items():
-        value = {"kind": "parquet", "splits": "none"}.get(name, "x")
-        options = parser().parse_args(["embed", "a", "--store", "s", "--backbone", "b", f"--{flag}", value])
-        config = SourceConfig(**fields_of(options, "source"))
-        assert Path(str(getattr(config, name))).name == value
-        assert config.given() == [name] if name != "kind" else not config.given()
+def test_fields_of_the_command_line_reach_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = setting("source.kind=parquet", "source.names=n.txt")
+    options = parser().parse_args(["embed", "a", "--store", "s", "--backbone", "b", *words])
+    assert SourceConfig(**of_source(changes(options))) == SourceConfig("parquet", names=tmp_path / "n.txt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, setting
 
 SUITE = "identity,grayscale,gaussian_noise"
 ROWS = 4  # of a shard
@@ -44,8 +44,9 @@ def photographs(folder: Path, count: int) -> Path:
 def embed(images: Path, store: Path, *more: str, suite: str = SUITE) -> list[str]:
     """Arguments of a run that fills a store."""
     return [
-        "embed", str(images), "--store", str(store), "--suite", suite, "--canvas", "32", "--batch", "2",
-        "--threads", "1", "--shard-rows", str(ROWS), "--backbone", "control:pixels", "--json", *more,
+        "embed", str(images), "--store", str(store), "--suite", suite,
+        *setting("canvas=32", "embed.batch=2", "embed.threads=1", f"embed.shard_rows={ROWS}"),
+        "--backbone", "control:pixels", "--json", *more,
     ]  # fmt: skip
 
 

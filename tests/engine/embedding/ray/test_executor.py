@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.conftest import shards_of
+from tests.conftest import setting, shards_of
 from tests.engine.embedding.ray.conftest import COUNT
 from tests.engine.embedding.ray.shards import ROWS, SUITE, WHITE, embed, left
 from tests.pipelines.libraries.suites import forgotten, write
@@ -17,7 +17,7 @@ from substyle.engine.store import journal
 from substyle.pipelines.storage import place
 from substyle.pipelines.transforms import base, registry
 
-TWO = ("--executor", "ray", "--workers", "2", "--quiet")
+TWO = (*setting("executor.kind=ray", "executor.workers=2"), "--quiet")
 SHARDS = 6
 pytestmark = pytest.mark.usefixtures("ray_address")
 
@@ -68,7 +68,16 @@ def test_a_shard_that_fails_is_named_and_the_rest_is_finished(
     how.write_text("fail")
     run = embed(images, store, "--plugin", str(plugin), suite="identity,trouble")
     # one worker, without another try (see test_dispatch.py): each worker takes seconds to start
-    assert main([*run, "--executor", "ray", "--workers", "1", "--retries", "0", "--quiet"]) == 1
+    assert (
+        main(
+            [
+                *run,
+                *setting("executor.kind=ray", "executor.workers=1", "executor.retries=0"),
+                "--quiet",
+            ]
+        )
+        == 1
+    )
     said = capsys.readouterr().err
     first = WHITE * ROWS
     assert f"1 of {SHARDS} shards failed each time; all others are finished" in said
@@ -87,7 +96,7 @@ def test_workers_embed_real_variants(images: Path, tmp_path: Path, capsys: pytes
         shutil.copytree(images, real / name)
     (real / "rayphone" / "003.jpg").unlink()
     suite.write_text('transformations = [{ name = "rayphone", of = "photographs" }]')
-    run = ("--source-kind", "variants", "--quiet")
+    run = ("--set", "source.kind=variants", "--quiet")
     alone, store = tmp_path / "alone" / "s.zarr", tmp_path / "s.zarr"
     try:
         assert main([*embed(real, alone, *run, suite=str(suite))]) == 0

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from tests.conftest import setting
 
 from substyle.engine.cli import main
 from substyle.engine.commands.arguments import parser
@@ -51,7 +52,7 @@ def test_a_study_has_a_table_and_the_command_line_overrides_it(tmp_path: Path) -
     )
     executor = load_study(tmp_path / "s.toml").executor
     assert executor == ExecutorConfig("ray", "head:6379", 8)
-    options = parser().parse_args(["run", "s.toml", "--workers", "3", "--retries", "0"])
+    options = parser().parse_args(["run", "s.toml", *setting("executor.workers=3", "executor.retries=0")])
     overridden = load_study(tmp_path / "s.toml", changes=changes(options)).executor
     assert overridden == ExecutorConfig("ray", "head:6379", 3, 0)
     assert not changes(parser().parse_args(["run", "s.toml"]))
@@ -66,7 +67,7 @@ def test_without_ray_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     command = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels"]
-    assert main([*command, "--executor", "ray"]) == 2
+    assert main([*command, "--set", "executor.kind=ray"]) == 2
     said = capsys.readouterr().err
     assert "executor.kind" in said
     assert "extra ray" in said

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.conftest import shards_of
+from tests.conftest import setting, shards_of
 from tests.engine.embedding.ray.shards import embed, left
 
 from substyle.engine.store import journal
@@ -112,7 +112,13 @@ def test_a_driver_that_is_killed_and_started_again_finishes(
     alone, store = tmp_path / "alone.zarr", tmp_path / "s.zarr"
     more = ("--plugin", str(slow), "--quiet")
     assert start(embed(images, alone, *more, suite=SLOW), tmp_path / "log").wait() == 0
-    run = embed(images, store, *more, "--executor", "ray", "--ray-address", ray_address, "--workers", "2", suite=SLOW)
+    run = embed(
+        images,
+        store,
+        *more,
+        *setting("executor.kind=ray", f"executor.address={ray_address}", "executor.workers=2"),
+        suite=SLOW,
+    )
     driver = start(run, tmp_path / "log")
     until(partial(reached, store, 1), driver)
     driver.kill()
@@ -139,7 +145,7 @@ def test_an_interrupted_run_keeps_its_shards_and_shuts_its_ray_down(
     images: Path, slow: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     store = tmp_path / "s.zarr"
-    run = embed(images, store, "--plugin", str(slow), "--executor", "ray", "--workers", "2", suite=SLOW)
+    run = embed(images, store, "--plugin", str(slow), *setting("executor.kind=ray", "executor.workers=2"), suite=SLOW)
     driver = start(run, tmp_path / "log")
     until(partial(reached, store, 2), driver)
     mine = folder_of(driver)
@@ -157,7 +163,7 @@ def test_an_interrupted_run_keeps_its_shards_and_shuts_its_ray_down(
 
 def test_a_killed_run_takes_its_ray_with_it(images: Path, slow: Path, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
-    run = embed(images, store, "--plugin", str(slow), "--executor", "ray", "--workers", "2", suite=SLOW)
+    run = embed(images, store, "--plugin", str(slow), *setting("executor.kind=ray", "executor.workers=2"), suite=SLOW)
     driver = start(run, tmp_path / "log")
     until(partial(reached, store, 1), driver)
     mine = folder_of(driver)
@@ -173,7 +179,7 @@ def test_a_ray_of_our_own_is_for_this_user_and_this_machine_alone(
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     store = tmp_path / "s.zarr"
-    run = embed(images, store, "--plugin", str(slow), "--executor", "ray", "--workers", "1", suite=SLOW)
+    run = embed(images, store, "--plugin", str(slow), *setting("executor.kind=ray", "executor.workers=1"), suite=SLOW)
     driver = start(run, tmp_path / "log")
     until(partial(reached, store, 1), driver)
     mine = folder_of(driver)
@@ -202,7 +208,7 @@ def listening(pid: int) -> set[str]:
 
 
 def test_an_address_at_which_nobody_answers_is_named(images: Path, tmp_path: Path) -> None:
-    run = embed(images, tmp_path / "s.zarr", "--executor", "ray", "--ray-address", "127.0.0.1:1")
+    run = embed(images, tmp_path / "s.zarr", *setting("executor.kind=ray", "executor.address=127.0.0.1:1"))
     driver = start(run, tmp_path / "log")
     assert driver.wait(_PATIENCE_S) == 1
     said = (tmp_path / "log").read_text()
