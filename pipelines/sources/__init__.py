@@ -33,8 +33,7 @@ from substyle.pipelines.sources.image_list import LIST_KINDS, ListSource
 from substyle.pipelines.sources.imagenet import ImageNetSource, is_flat
 from substyle.pipelines.sources.labels import WNID
 from substyle.pipelines.sources.metadata import Grouped
-from substyle.pipelines.sources.npz import NpzSource
-from substyle.pipelines.sources.parquet import TableSource
+from substyle.pipelines.sources.table import TableSource
 from substyle.pipelines.sources.tar import TarSource
 from substyle.pipelines.sources.wrapped import Changed, Named
 from substyle.pipelines.storage import is_remote, photographs
@@ -224,7 +223,6 @@ __all__ = [
     "ImageRecord",
     "ListSource",
     "Named",
-    "NpzSource",
     "Records",
     "Source",
     "SourceConfig",

@@ -14,7 +14,7 @@ from tests.pipelines.sources.tables import BLOBS, arrow, parquet, structs
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import TableSource
-from substyle.pipelines.sources import parquet as rows_module
+from substyle.pipelines.sources import table as rows_module
 
 
 def test_rows_are_decoded_in_small_blocks_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,20 +22,19 @@ def test_rows_are_decoded_in_small_blocks_and_once(tmp_path: Path, monkeypatch: 
     file = parquet(tmp_path / "x.parquet", {"image": structs(blobs)}, row_group_size=60, compression="none")
     monkeypatch.setattr(rows_module, "BLOCK_BYTES", 500_000)
     decoded: list[int] = []
-    batches = rows_module._batches
+    batches = rows_module._row_group
 
-    def counted(rows: Any, group: int) -> Any:  # noqa: ANN401
-        for batch in batches(rows, group):
+    def counted(*what: Any) -> Any:  # noqa: ANN401
+        for batch in batches(*what):
             decoded.append(len(batch))
             yield batch
 
-    monkeypatch.setattr(rows_module, "_batches", counted)
+    monkeypatch.setattr(rows_module, "_row_group", counted)
     source = TableSource(file)
     assert [record.read() for record in source.records] == blobs
     assert sum(decoded) == 100
     assert max(decoded) <= 10
-    kept = source._files[0]._blocks._blocks  # type: ignore[union-attr]
-    assert len(kept) == rows_module.BLOCKS
+    assert len(source._blocks._kept) == rows_module.BLOCKS
     decoded.clear()
     assert source.records[99].read() == blobs[99]
     assert not decoded
@@ -50,14 +49,14 @@ def test_a_large_image_that_a_dictionary_repeats_is_held_once(tmp_path: Path, mo
     large = bytes(8 << 20)
     file = parquet(tmp_path / "x.parquet", {"image": [large] * 60}, store_schema=False)
     decoded: list[int] = []
-    batches = rows_module._batches
+    batches = rows_module._row_group
 
-    def counted(rows: Any, group: int) -> Any:  # noqa: ANN401
-        for batch in batches(rows, group):
+    def counted(*what: Any) -> Any:  # noqa: ANN401
+        for batch in batches(*what):
             decoded.append(batch.nbytes)
             yield batch
 
-    monkeypatch.setattr(rows_module, "_batches", counted)
+    monkeypatch.setattr(rows_module, "_row_group", counted)
     source = TableSource(file)
     assert source.records[59].read() == source.records[1].read() == large
     assert sum(decoded) < 3 * len(large)
@@ -174,3 +173,14 @@ def test_parts_outside_a_saved_data_set_are_not_looked_at(tmp_path: Path) -> Non
     source = TableSource(tmp_path / "root")
     assert [record.key for record in source.records] == [f"train/x.arrow/{row:09d}" for row in range(10)]
     assert source.refused == ("..", "../outside", str(tmp_path / "outside"))
+
+
+def test_a_saved_data_set_is_the_files_that_it_names(tmp_path: Path) -> None:
+    for name in ("data-0", "cache-0"):
+        arrow(tmp_path / f"{name}.arrow", {"image": structs(BLOBS[:2])})
+    (tmp_path / "state.json").write_text(
+        '{"_data_files": [{"filename": "data-0.arrow"}, {"filename": "data-1.arrow"}]}'
+    )
+    source = TableSource(tmp_path)
+    assert [record.key for record in source.records] == ["data-0.arrow/000000000", "data-0.arrow/000000001"]
+    assert source.refused == ("data-1.arrow",)

@@ -165,13 +165,6 @@ def test_class_labels(tmp_path: Path) -> None:
     assert labels(source) == ["ape", "zebra", None, None, "crane (1)", "crane (2)", None]
 
 
-def test_labels_from_the_description_beside_the_file(tmp_path: Path) -> None:
-    arrow(tmp_path / "data-0.arrow", {"image": structs(BLOBS[:3]), "label": [1, 0, 1]})
-    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data-0.arrow"}]}')
-    (tmp_path / "dataset_info.json").write_text('{"features": {"label": {"names": ["cat", "dog"]}}}')
-    assert labels(TableSource(tmp_path)) == ["dog", "cat", "dog"]
-
-
 def test_readable_names(tmp_path: Path) -> None:
     content = {"image": structs(BLOBS[:3]), "label": [1, 0, 2]}
     file = parquet(tmp_path / "x.parquet", content, {"label": {"names": ["n01440764", "n03000000", "n01443537"]}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from PIL import Image
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.decode import Decoder
-from substyle.pipelines.sources import NpzSource, describe, kind_of, npz, open_source
+from substyle.pipelines.sources import TableSource, describe, kind_of, open_source
+from substyle.pipelines.sources import table as table_module
 
 RNG = np.random.default_rng(0)
 TRAIN, VAL = RNG.integers(0, 256, (7, 28, 28, 3), np.uint8), RNG.integers(0, 256, (3, 28, 28), np.uint8)
@@ -31,8 +33,8 @@ def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_pixels_labels_and_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool) -> None:
-    monkeypatch.setattr(npz, "_BLOCK_BYTES", 2 * 28 * 28 * 3)
-    monkeypatch.setattr(npz, "_BLOCKS", 1)  # so that readers go back in the array
+    monkeypatch.setattr(table_module, "BLOCK_BYTES", 2 * 28 * 28 * 3)
+    monkeypatch.setattr(table_module, "BLOCKS", 1)  # so that readers go back in the array
     labels = np.array([[10], [2], [0], [2], [10], [0], [0]], np.uint8)
     path = archive(
         tmp_path / "bloodmnist.npz",
@@ -43,7 +45,7 @@ def test_pixels_labels_and_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         val_labels=np.array([2, 0, 10]),
     )
     source = open_source(path)
-    assert isinstance(source, NpzSource)
+    assert isinstance(source, TableSource)
     assert kind_of(path) == "npz"
     assert source.class_names == ("0", "2", "10")
     assert [record.key for record in source.records][6:8] == ["train/000000006", "val/000000000"]
@@ -126,3 +128,21 @@ def test_a_file_that_changed_is_not_read(tmp_path: Path) -> None:
     archive(path, images=np.concatenate([TRAIN, TRAIN]))
     with pytest.raises(OSError, match="changed"):
         record.read()
+
+
+def test_damage_spoils_only_what_follows_in_its_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "BLOCK_BYTES", 3 * 28 * 28 * 3)
+    noise = RNG.integers(0, 256, (60, 28, 28, 3), np.uint8)
+    path = archive(tmp_path / "x.npz", train_images=noise, val_images=VAL)
+    data = bytearray(path.read_bytes())
+    data[70_000:80_000] = b"\xff" * 10_000
+    path.write_bytes(data)
+    failed: list[int | None] = []
+    for number, record in enumerate(open_source(path).records):
+        try:
+            record.read()
+        except OSError as error:
+            failed.append(number if error.errno == errno.EIO else None)
+    assert failed
+    assert failed == list(range(60 - len(failed), 60))
+    assert len(failed) < 40
