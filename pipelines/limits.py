@@ -8,6 +8,7 @@ size, the journal of a store with 200 transformations to 250 times. A larger cla
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Container, Iterator
@@ -72,8 +73,8 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.ge
     return shape, fortran, dtype
 
 
-# raised by zipfile and zlib for damaged archives, besides OSError and ValueError
-BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+# raised by zipfile and its codecs for damaged archives, besides OSError and ValueError
+BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 def require_archive(path: Path) -> None:
