@@ -32,9 +32,20 @@ class _Parser(argparse.ArgumentParser):
         field = cause.argument_name if isinstance(cause, argparse.ArgumentError) else None
         if missing := re.search(r"arguments are required: ([^\s,]+)$", message):
             field = missing[1]
+        if unknown := re.match(r"unrecognized arguments: --([a-z-]+)", message):
+            message += "".join(f"; use --set {name}=…" for name in _fields(unknown[1].replace("-", "_")))
         self.print_usage(sys.stderr)
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise BadUsage(message, field)
+
+
+def _fields(name: str) -> list[str]:
+    """Fields of study files with a name, by dotted name."""
+    from substyle.engine.config import Study
+
+    known: Any = Study
+    tables = {"": known, **{f"{table}.": field.annotation for table, field in known.__pydantic_fields__.items()}}
+    return [f"{table}{name}" for table, model in tables.items() if name in getattr(model, "__pydantic_fields__", ())]
 
 
 class _Completion(argparse.Action):

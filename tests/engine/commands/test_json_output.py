@@ -106,6 +106,7 @@ def test_without_json_tables_go_to_stdout(capsys: pytest.CaptureFixture[str]) ->
     ("arguments", "field"),
     [
         (["embed", "--store", "s", "--backbone", "b", "--what", "1"], None),
+        (["embed", "--store", "s", "--backbone", "b", "--shard-rows", "8"], None),
         (["embed", "--store", "s", "--backbone"], "--backbone"),
         (["verify"], "STORE"),
         (["embed"], None),  # two are missing
