@@ -87,8 +87,10 @@ class LazyBackbone:
     def _model(self) -> onnx.ModelProto | None:
         """The exported network; None if torch cannot export it."""
         assert self.backbone.module is not None
+        # eager runtimes change the memory format, on which the exported graph depends
+        module = self.backbone.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
-            return plain(export(self.backbone.module, canvas=self.canvas, batch=self.batch))
+            return plain(export(module, canvas=self.canvas, batch=self.batch))
         except Exception as error:  # noqa: BLE001 - errors of tracing have no common base
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(f"{self.backbone.spec.name}: cannot be exported to ONNX: {reason}", file=sys.stderr)

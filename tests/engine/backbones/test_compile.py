@@ -99,6 +99,14 @@ def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
 
 
+def test_the_exported_graph_does_not_depend_on_what_ran_eagerly() -> None:
+    backbone = load("control:random:test_efficientnet")
+    assert backbone.module is not None
+    before = LazyBackbone.of(backbone, canvas=224, batch=BATCH).graph
+    TorchModule(backbone.module)(samples()[0])
+    assert LazyBackbone.of(backbone, canvas=224, batch=BATCH).graph == before
+
+
 def test_arithmetic_controls_need_no_gate() -> None:
     compiled = compiled_on_samples(load("control:pixels"), options())
     assert compiled.gate is None
