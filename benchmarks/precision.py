@@ -114,9 +114,9 @@ def _past_the_gate(name: str, pipeline: PixelPipeline, *, unquantised: float) ->
     source = LazyBackbone.of(networks.load(name), canvas=CANVAS, batch=graph_batch(BATCH))
     samples = PackagedSamples(pipeline)
     artefact = OpenVINOBuilder(source, samples, batch=graph_batch(BATCH), canvas=CANVAS, threads=networks.CORES)
-    mixture = PrecisionPolicy(INT8, unquantised_layers=int(artefact.layers() * unquantised))
-    runtime = {"name": "openvino", **mixture.describe(), "version": version("openvino")}
-    return CompiledBackbone(source.spec, artefact.runtime(mixture), runtime, None, 100.0)
+    policy = PrecisionPolicy(INT8, unquantised_layers=int(artefact.layers() * unquantised))
+    runtime = {"name": "openvino", **policy.describe(), "version": version("openvino")}
+    return CompiledBackbone(source.spec, artefact.runtime(policy), runtime, None, 100.0)
 
 
 def _gated(compiled: Mapping[str, CompiledBackbone]) -> dict[str, Any]:

@@ -149,9 +149,9 @@ def compile_source(
         return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
     builder = builder_of(source, samples, options)
     found, embed = _gated(builder, samples, own, options, note)
-    mixture = PrecisionPolicy.of(found)
+    policy = PrecisionPolicy.of(found)
     described = builder.describe(embed)
-    runtime = {**mixture.describe(), **described}
+    runtime = {**policy.describe(), **described}
     rate = _rate(embed, samples, {"graph": builder.key, "runtime": runtime, **measured}, options)
     members = source.members if len(source.members) > 1 else ()
     gates = tuple(found["gates"]) if members else ()

@@ -356,14 +356,14 @@ class PrecisionGate:
     def _eager(self) -> Embed:
         return self.builder.reference()
 
-    def runtime(self, mixture: PrecisionPolicy) -> Embed:
+    def runtime(self, policy: PrecisionPolicy) -> Embed:
         """Compile a policy; the last one and the reference stay in memory."""
-        if mixture not in self._runtimes:
+        if policy not in self._runtimes:
             for other in set(self._runtimes) - {FLOAT32}:
                 del self._runtimes[other]
-            reference = self.builder.float32_reference and mixture == FLOAT32
-            self._runtimes[mixture] = self.builder.runtime(mixture, keep=reference)
-        return self._runtimes[mixture]
+            reference = self.builder.float32_reference and policy == FLOAT32
+            self._runtimes[policy] = self.builder.runtime(policy, keep=reference)
+        return self._runtimes[policy]
 
     def _reference_name(self, policy: PrecisionPolicy) -> str:
         if self.compiled and policy != FLOAT32:
@@ -383,11 +383,11 @@ class PrecisionGate:
         """Number of layers that a policy can select from."""
         return self.builder.layers()
 
-    def words(self, mixture: PrecisionPolicy) -> str:
+    def words(self, policy: PrecisionPolicy) -> str:
         """Return a policy in words, for messages."""
-        count = mixture.float32_layers or mixture.unquantised_layers
-        kind = "float32" if mixture.float32_layers else mixture.between
-        return mixture.precision + (f" with the first {count} of {self.layers} layers in {kind}" if count else "")
+        count = policy.float32_layers or policy.unquantised_layers
+        kind = "float32" if policy.float32_layers else policy.between
+        return policy.precision + (f" with the first {count} of {self.layers} layers in {kind}" if count else "")
 
     def spot(self, policy: PrecisionPolicy, embed: Embed) -> dict[str, Any] | None:
         """Compare one picture of each of `SPOT_PICTURES` photographs, the hardest transformations first.

@@ -229,7 +229,7 @@ class RuntimeBuilder(ABC):
         return 0
 
     @abstractmethod
-    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> Starts:
+    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> Starts:
         """Compile the backbone; with ``keep``, cache the result."""
 
     @abstractmethod

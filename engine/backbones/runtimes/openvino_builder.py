@@ -141,16 +141,16 @@ class OpenVINOBuilder(RuntimeBuilder):
 
         return unpacked(cache.fetch(f"graphs/{key}.int8", make))
 
-    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> FixedBatch:
+    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> FixedBatch:
         """Compile the graph; with ``keep``, cache its blob."""
-        int8 = mixture.precision == INT8
-        key = self.int8_key(mixture.unquantised_layers) if int8 else self.key
+        int8 = policy.precision == INT8
+        key = self.int8_key(policy.unquantised_layers) if int8 else self.key
         graph = OpenVINOGraph(
-            partial(self._int8, key, mixture.unquantised_layers) if int8 else lambda: self.onnx,
-            precision="bf16" if int8 else as_precision(mixture.precision),
+            partial(self._int8, key, policy.unquantised_layers) if int8 else lambda: self.onnx,
+            precision="bf16" if int8 else as_precision(policy.precision),
             threads=self.threads,
             streams=self.threads,
-            float32_layers=mixture.float32_layers,
+            float32_layers=policy.float32_layers,
             cache_dir=BLOBS if keep else None,
             identity=key,
         )

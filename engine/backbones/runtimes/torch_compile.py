@@ -110,15 +110,15 @@ class TorchBuilder(RuntimeBuilder):
             raise ConfigError(f"{name}: runtime", "torch", "openvino or tensorrt (torch does not run ONNX graphs)")
         super().require_precision(precision)
 
-    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
+    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
         """Compile the module, or return the last one if it has the same policy."""
-        if self._last is None or self._last[0] != mixture:
+        if self._last is None or self._last[0] != policy:
             self._last = None  # free its memory first
             module = as_typed(self.source.backbone.module)
-            precision = as_precision(mixture.precision)
+            precision = as_precision(policy.precision)
             device = self.target.torch_device
             compiled = TorchCompiled(module, precision, self.batch, device, canvas=self.canvas)
-            self._last = mixture, ChunkedBatch(compiled, self.batch)
+            self._last = policy, ChunkedBatch(compiled, self.batch)
         return self._last[1]
 
     def describe(self, runtime: Starts) -> dict[str, str]:

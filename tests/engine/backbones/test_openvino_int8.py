@@ -71,9 +71,9 @@ def test_int8_that_fails_keeps_first_layers_and_then_says_so(
     asked: list[int] = []
     real = OpenVINOBuilder.runtime
 
-    def note(self: OpenVINOBuilder, mixture: object, *, keep: bool = False) -> object:
-        asked.append(mixture.unquantised_layers)  # type: ignore[attr-defined]
-        return real(self, mixture, keep=keep)  # type: ignore[arg-type]
+    def note(self: OpenVINOBuilder, policy: object, *, keep: bool = False) -> object:
+        asked.append(policy.unquantised_layers)  # type: ignore[attr-defined]
+        return real(self, policy, keep=keep)  # type: ignore[arg-type]
 
     monkeypatch.setattr(OpenVINOBuilder, "runtime", note)
     other = np.random.default_rng(0).normal(size=(4, 96)).astype(np.float32)

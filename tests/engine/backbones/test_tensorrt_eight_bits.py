@@ -98,10 +98,10 @@ def test_what_stays_between_products_passes_the_gate_alone(
 ) -> None:
     real = PrecisionGate.measured
 
-    def check(self: PrecisionGate, mixture: PrecisionPolicy, names: Sequence[str]) -> dict[str, Any]:
-        if mixture.precision == "bf16":
+    def check(self: PrecisionGate, policy: PrecisionPolicy, names: Sequence[str]) -> dict[str, Any]:
+        if policy.precision == "bf16":
             raise gate.RejectedError("not in bf16")
-        return real(self, mixture, names)
+        return real(self, policy, names)
 
     monkeypatch.setattr(PrecisionGate, "measured", check)
     runtime = compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8")).runtime
@@ -118,10 +118,10 @@ def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkey
     asked: list[int] = []
     real = PrecisionGate.measured
 
-    def check(self: PrecisionGate, mixture: PrecisionPolicy, names: Sequence[str]) -> dict[str, Any]:
-        if mixture.precision != "fp8":
-            return real(self, mixture, names)
-        asked.append(mixture.unquantised_layers)
+    def check(self: PrecisionGate, policy: PrecisionPolicy, names: Sequence[str]) -> dict[str, Any]:
+        if policy.precision != "fp8":
+            return real(self, policy, names)
+        asked.append(policy.unquantised_layers)
         raise gate.RejectedError("fp8 does not agree")
 
     monkeypatch.setattr(PrecisionGate, "measured", check)
@@ -143,10 +143,10 @@ def test_a_large_batch_is_quantised_by_what_a_small_one_shows(engines: Engines) 
 def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     source = LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH)
 
-    def key(mixture: PrecisionPolicy, samples: GivenSamples = SAMPLES) -> str:
+    def key(policy: PrecisionPolicy, samples: GivenSamples = SAMPLES) -> str:
         artefact = builder_of(source, samples, options("auto"))
         assert isinstance(artefact, TensorRTBuilder)
-        return artefact.graph_key(mixture)
+        return artefact.graph_key(policy)
 
     first = key(PrecisionPolicy("int8"))
     assert first == key(PrecisionPolicy("int8"))
