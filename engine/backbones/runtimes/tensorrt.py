@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import sys
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -205,9 +205,12 @@ class TensorRTBuilder(RuntimeBuilder):
         kind = as_eight_bits(precision)
         return {**engine, "quantised": self.graph_key(PrecisionPolicy(kind))} if kind else engine
 
+    @cached_property
     def layers(self) -> int:
-        """Return the number of convolutions and matrix products that can be quantised."""
-        return len(products(self._model(PrecisionPolicy("bf16"))))
+        """Number of convolutions and matrix products that can be quantised."""
+        return int(
+            cache.remember("layers", {"graph": self.key}, lambda: len(products(self._model(PrecisionPolicy("bf16")))))
+        )
 
     def graph_key(self, policy: PrecisionPolicy) -> str:
         """Return the cache key of a typed graph, for 8 bits with its calibration."""
@@ -277,7 +280,7 @@ class TensorRTBuilder(RuntimeBuilder):
         timing = cache_folder(TIMINGS) / f"{engine_key('timings', gpu=self.target.identity)}.cache"
         return build(self.graph(policy), batch=self.batch, canvas=self.canvas, timing=timing)
 
-    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
+    def runtime(self, policy: PrecisionPolicy) -> ChunkedBatch:
         """Load the cached engine, or build it; waits for another worker that is building it."""
         name = f"{ENGINES}/{engine_key(self.graph_key(policy), gpu=self.target.identity)}.engine"
         device = self.target.torch_device
