@@ -56,7 +56,7 @@ def _row(name: str, flops: float, *, quick: bool) -> Row:
         contenders["onnxruntime, float32"] = lambda: [session.run(None, {"canvas": piece}) for piece in pieces]
     timings = interleave(contenders, repeats=(2 if quick else 4) if name == VIT_B16 else (3 if quick else 9))
     facts = {"precision": gated.runtime["precision"], "float32_layers": gated.runtime["float32_layers"],
-             "cosine_min": (gated.gate or {}).get("cosine_min")}  # fmt: skip
+             "cosine_min": gated.gates[0]["cosine_min"] if gated.gates else None}  # fmt: skip
     ceiling = flops / (GFLOP[name] * 1e9) if name == VIT_B16 else None
     return Row(SHOWN[name], "images", images, timings, ceiling_per_s=ceiling, facts=facts)
 

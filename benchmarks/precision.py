@@ -114,16 +114,18 @@ def _past_the_gate(name: str, pipeline: PixelPipeline, *, unquantised: float) ->
     source = LazyBackbone.of(networks.load(name), canvas=CANVAS, batch=graph_batch(BATCH))
     samples = PackagedSamples(pipeline)
     artefact = OpenVINOBuilder(source, samples, batch=graph_batch(BATCH), canvas=CANVAS, threads=networks.CORES)
-    mixture = PrecisionPolicy(INT8, unquantised_layers=int(artefact.layers() * unquantised))
-    runtime = {"name": "openvino", **mixture.describe(), "version": version("openvino")}
-    return CompiledBackbone(source.spec, artefact.runtime(mixture), runtime, None, 100.0)
+    policy = PrecisionPolicy(INT8, unquantised_layers=int(artefact.layers * unquantised))
+    runtime = {"name": "openvino", **policy.describe(), "version": version("openvino")}
+    return CompiledBackbone(source.spec, artefact.runtime(policy), runtime, None, 100.0)
 
 
 def _gated(compiled: Mapping[str, CompiledBackbone]) -> dict[str, Any]:
     """How much of each network stays in which arithmetic, and how near its worst embedding is to float32's."""
     facts: dict[str, Any] = {}
     for precision, backbone in compiled.items():
-        facts[f"{precision}: cosine_min"] = backbone.gate["cosine_min"] if backbone.gate else "does not pass the gate"
+        facts[f"{precision}: cosine_min"] = (
+            backbone.gates[0]["cosine_min"] if backbone.gates else "does not pass the gate"
+        )
         for kind in ("float32_layers", "unquantised_layers"):
             if backbone.runtime.get(kind):
                 facts[f"{precision}: {kind}"] = backbone.runtime[kind]

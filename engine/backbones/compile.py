@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
 from substyle.engine import cache
-from substyle.engine.backbones.gate import Extent, PrecisionGate, RejectedError
+from substyle.engine.backbones.gate import PrecisionGate, RejectedError
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.precision import choose
+from substyle.engine.backbones.precision import choose, policies
 from substyle.engine.backbones.runtimes.base import (
     CalibrationSamples,
     GateSamples,
     PrecisionPolicy,
     RuntimeBuilder,
-    TorchOnDevice,
-    TorchThreads,
+    eager,
 )
-from substyle.engine.backbones.spec import BackboneSpec, Embed, Starts
+from substyle.engine.backbones.spec import BackboneSpec, Embed, Starts, columns
 from substyle.engine.cuda import Canvas
-from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, as_eight_bits, check_precision, graph_batch
+from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
 from substyle.engine.observability import fastest
 
 
@@ -42,19 +40,17 @@ class CompiledBackbone:
         embed: embeds canvases.
         runtime: ``{"name", "precision", "float32_layers", "version", "device"}`` and, if it is known, ``executed``: the
             precision that the runtime runs in on this processor.
-        gate: result of the gate, of several layers the worst; None for plain arithmetic, which is its own reference.
+        gates: result of the gate for each backbone in a store; None for plain arithmetic, which is its own reference.
         rate: images per second of the network alone at its compiled batch, measured once per device.
         members: facts of the backbones whose embeddings it concatenates; empty for a single one.
-        gates: result of the gate for each member.
     """
 
     spec: BackboneSpec
     embed: Starts
     runtime: dict[str, Any]
-    gate: dict[str, Any] | None
+    gates: tuple[dict[str, Any], ...] | None
     rate: float
     members: tuple[BackboneSpec, ...] = ()
-    gates: tuple[dict[str, Any], ...] = ()
 
     @property
     def _stored(self) -> tuple[BackboneSpec, ...]:
@@ -69,13 +65,12 @@ class CompiledBackbone:
     @property
     def columns(self) -> list[slice]:
         """Columns of each of its backbones in an embedding."""
-        ends = list(accumulate(spec.dim for spec in self._stored))
-        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        return columns(self._stored)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the facts of each of its backbones that are kept in a store."""
         runtime = {**self.runtime, "computed_with": self.spec.name} if self.members else self.runtime
-        gates = self.gates or (self.gate,)
+        gates = self.gates or [None] * len(self._stored)
         return [
             {
                 "name": spec.name,
@@ -142,20 +137,17 @@ def compile_source(
     if not source.compiled:
         module = source.backbone.module
         assert module is not None
-        plain = TorchOnDevice(module, target.torch_device) if target.on_gpu else TorchThreads(module, options.threads)
+        plain = eager(module, target, options.threads)
         runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": version("torch")}
         facts = {"spec": source.spec.describe(), "runtime": runtime, "canvas": options.canvas, **measured}
         rate = _rate(plain, samples, facts, options)
         return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
     builder = builder_of(source, samples, options)
-    found, embed = _gated(builder, samples, own, options, note)
-    mixture = PrecisionPolicy.of(found)
-    described = builder.describe(embed)
-    runtime = {**mixture.describe(), **described}
+    policy, embed, gates = _gated(builder, samples, own, options, note)
+    runtime = {**policy.describe(), **builder.describe(embed)}
     rate = _rate(embed, samples, {"graph": builder.key, "runtime": runtime, **measured}, options)
     members = source.members if len(source.members) > 1 else ()
-    gates = tuple(found["gates"]) if members else ()
-    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, members, gates)
+    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, gates, rate, members)
 
 
 def _gated(
@@ -164,40 +156,37 @@ def _gated(
     own: GateSamples | None,
     options: CompileOptions,
     note: Callable[[str], None],
-) -> tuple[dict[str, Any], Starts]:
-    """The policy that passes the gate and the spot check, with its result, see `PrecisionGate.passed`, and compiled.
+) -> tuple[PrecisionPolicy, Starts, tuple[dict[str, Any], ...]]:
+    """The first policy that passes the gate and the spot check, compiled, with its result for each backbone.
 
     Where the spot check refuses a policy, later ones are tried on the store's own photographs, and checked likewise.
     """
 
-    first = options.policy if options.precision == AUTO else None
+    def gate(photographs: GateSamples) -> PrecisionGate:
+        return PrecisionGate(builder, photographs, options.dtype, full=options.full_gate, note=note)
 
-    def gate(photographs: GateSamples, extent: Extent = "each") -> PrecisionGate:
-        return PrecisionGate(builder, photographs, options.dtype, extent=extent, note=note)
-
-    def compiled(found: dict[str, Any]) -> Starts:
-        return builder.runtime(PrecisionPolicy.of(found), keep=True)
-
+    first_gate = gate(samples if own is None or not options.full_gate else own)
+    candidates = policies(first_gate, options.precision, options.policy)
+    policy, results = choose(first_gate, candidates)
+    embed = builder.runtime(policy)
     if own is None or options.full_gate:
-        whole = gate(samples if own is None else own, "full" if options.full_gate else "each")
-        found = choose(whole, options.precision, first)
-        return found, compiled(found)
-    packaged, mine = gate(samples), gate(own)
-    found = choose(packaged, options.precision, first)
+        return policy, embed, tuple(asdict(result) for result in results)
+    own_gate = gate(own)
     while True:
-        policy, embed = PrecisionPolicy.of(found), compiled(found)
         try:
-            spot = mine.spot(policy, embed)
+            spots = own_gate.spot(policy, embed)
+            break
         except RejectedError as error:
-            if options.precision != AUTO and as_eight_bits(options.precision) is None:
+            candidates = candidates[candidates.index(policy) + 1 :]
+            if not candidates:
                 raise
             print(f"{error}; trying others on these photographs", file=sys.stderr)
-            found = choose(mine, options.precision, refused=policy)
-            continue
-        if spot is not None:
-            gates = [{**gated, "spot": seen} for gated, seen in zip(found["gates"], spot["gates"], strict=True)]
-            found = {**found, "gate": {**found["gate"], "spot": spot["gate"]}, "gates": gates}
-        return found, embed
+        policy, results = choose(own_gate, candidates)
+        embed = builder.runtime(policy)
+    gates = [asdict(result) for result in results]
+    for gated, spot in zip(gates, spots, strict=False):  # none where compiled float32 is the reference
+        gated["spot"] = asdict(spot)
+    return policy, embed, tuple(gates)
 
 
 def builder_of(source: LazyBackbone, samples: CalibrationSamples, options: CompileOptions) -> RuntimeBuilder:

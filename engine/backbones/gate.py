@@ -4,28 +4,28 @@ It runs on photographs that packages ship, so its result holds for every store; 
 few photographs of each new store.
 
 The reference is float32 in eager torch. In OpenVINO, compiled float32 is several times as fast: it is compared with
-eager torch on every transformation, and is then the reference of other precisions.
+eager torch on every transformation, and is then the reference of other policies.
 
-A policy has to pass on each transformation of the suite and on `ANCHORS`. Results are remembered by transformation:
-another suite costs what is new in it.
+A policy has to pass on each transformation of the suite and on `ANCHORS`. Embeddings are kept by policy and
+transformation, and compared anew in each run: another suite costs what is new in it.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.runtimes.base import GateSamples, PrecisionPolicy, RuntimeBuilder
-from substyle.engine.backbones.spec import Embed
+from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.runtimes.base import FLOAT32, GateSamples, PrecisionPolicy, RuntimeBuilder
+from substyle.engine.backbones.spec import Embed, columns
 from substyle.kernels.errors import SubstyleError
 
 # minimum cosine after subtraction of the reference mean
@@ -73,10 +73,9 @@ def check(
     got_ND: NDArray[np.floating],
     reference_ND: NDArray[np.float32],
     *,
+    mean_D: NDArray[np.floating],
     precision: str,
-    images: int,
     reference: str,
-    mean_D: NDArray[np.float64] | None = None,
     configured: str = "",
     transformation: str = "",
 ) -> GateResult:
@@ -86,7 +85,8 @@ def check(
     dominate the cosine.
 
     Args:
-        mean_D: mean of the reference; default that of these rows.
+        mean_D: mean of the reference.
+        reference: description of the reference.
         configured: name in the configuration, if another: that of several layers.
         transformation: that of all rows, for the message.
 
@@ -101,8 +101,7 @@ def check(
     if not np.isfinite(got).all():
         wrong = int((~np.isfinite(got)).any(axis=1).sum())
         raise RejectedError(f"{name}: {wrong} of {len(got)} rows are not finite")
-    mean = reference_ND.mean(axis=0, dtype=np.float64) if mean_D is None else mean_D
-    a, b = got - mean, reference_ND.astype(np.float64) - mean
+    a, b = got - mean_D, reference_ND.astype(np.float64) - mean_D
     length_a, length_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(axis=1) / np.maximum(length_a * length_b, 1e-30)
     norm_error = np.abs(length_a - length_b) / np.maximum(length_b, 1e-30)
@@ -111,7 +110,7 @@ def check(
         cosine_min=float(cosine.min()),
         cosine_mean=float(cosine.mean()),
         norm_error_max=float(norm_error.max()),
-        images=images,
+        images=len(got),
         rows=len(got),
         threshold=threshold,
         reference=reference,
@@ -128,37 +127,112 @@ def check(
     return result
 
 
-def merged(results: Sequence[GateResult], images: int) -> GateResult:
+def check_members(
+    source: LazyBackbone,
+    policy: PrecisionPolicy,
+    reference: PrecisionPolicy | None,
+    got_ND: NDArray[np.floating],
+    reference_ND: NDArray[np.float32],
+    mean_D: NDArray[np.floating],
+    transformation: str = "",
+) -> list[GateResult]:
+    """Compare, as `check`, the columns of each backbone of a pass.
+
+    Args:
+        reference: compiled float32; None for eager torch, or OpenVINO for an ONNX graph.
+    """
+    eager = "the same graph in float32" if source.is_graph else "float32 torch"
+    return [
+        check(
+            member.name,
+            got_ND[:, part],
+            reference_ND[:, part],
+            mean_D=mean_D[part],
+            precision=policy.precision,
+            reference=eager if reference is None else "float32",
+            configured=source.spec.name,
+            transformation=transformation,
+        )
+        for member, part in zip(source.members, columns(source.members), strict=True)
+    ]
+
+
+def merge(results: Sequence[GateResult], images: int) -> GateResult:
     """Return the result on the pictures of several results together, of ``images`` photographs."""
     rows = [result.rows for result in results]
     return replace(
-        worst(results),
+        results[0],
+        cosine_min=min(result.cosine_min for result in results),
         cosine_mean=float(np.average([result.cosine_mean for result in results], weights=rows)),
+        norm_error_max=max(result.norm_error_max for result in results),
         images=images,
         rows=sum(rows),
     )
 
 
-def worst(results: Sequence[GateResult]) -> GateResult:
-    """Return the smallest cosines and the largest norm error of several results on the same pictures."""
-    return replace(
-        results[0],
-        cosine_min=min(result.cosine_min for result in results),
-        cosine_mean=min(result.cosine_mean for result in results),
-        norm_error_max=max(result.norm_error_max for result in results),
-    )
+def photographs(samples: GateSamples, name: str, *, full: bool) -> list[int]:
+    """Return the positions of a transformation's photographs, which do not depend on the suite.
+
+    All, or `GATE_EACH` at equal distances: transformations have different ones.
+    """
+    count = samples.images()
+    if full or count <= GATE_EACH:
+        return list(range(count))
+    step = count // GATE_EACH
+    first = zlib.crc32(samples.family(name).encode()) % step
+    return [first + i * step for i in range(GATE_EACH)]
 
 
-FLOAT32 = PrecisionPolicy("fp32")
-Extent = Literal["full", "each"]
+def spot_photographs(anchors: Sequence[str], names: Sequence[str], count: int) -> dict[str, list[int]]:
+    """Return the positions of a spot check's photographs by transformation, the hardest first.
+
+    Each of `SPOT_PICTURES` photographs is in another transformation. Of fewer photographs there are as many pictures,
+    since cosines are relative to their mean.
+
+    Args:
+        anchors: the transformations that fail first.
+        names: all transformations.
+        count: number of photographs.
+    """
+    hardest = [name for name in anchors if name != "identity"]
+    others = [name for name in names if name not in hardest]
+    order, images = [*hardest, *others[::2], *others[1::2]], min(count, SPOT_PICTURES)
+    chosen: dict[str, list[int]] = {}
+    for i in range(min(SPOT_PICTURES, len(order) * images)):
+        # both in turn; where that would repeat pairs, photographs move on by one
+        photograph = (i + i // math.lcm(len(order), images)) % images
+        chosen.setdefault(order[i % len(order)], []).append(photograph)
+    return chosen
+
+
+def in_blocks(
+    embed: Embed, pictures: Mapping[str, NDArray[np.uint8]], block: int, note: Callable[[str], None]
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield embeddings (R, D) of each transformation's pictures.
+
+    Args:
+        pictures: by transformation, (R, S, S, 3) uint8 each.
+        block: number of pictures that a runtime computes at once; transformations are embedded together up to it.
+    """
+    *starts, total = accumulate(map(len, pictures.values()), initial=0)
+    blocks: dict[int, list[str]] = {}
+    for name, start in zip(pictures, starts, strict=True):
+        blocks.setdefault(start // block, []).append(name)
+    done = 0
+    for names in blocks.values():
+        note(f"{done} of {total} pictures")
+        x_BD = embed(np.concatenate([pictures[name] for name in names])).astype(np.float32)
+        ends = list(accumulate(len(pictures[name]) for name in names))
+        yield from zip(names, np.split(x_BD, ends[:-1]), strict=True)
+        done += ends[-1]
 
 
 class PrecisionGate:
-    """Compares policies of one backbone with its float32 reference, and remembers those that pass by transformation.
+    """Compares policies of one backbone with float32.
 
     Args:
         dtype: dtype of the store's embeddings.
-        extent: photographs of each transformation: ``full``: all; ``each``: `GATE_EACH`, on a GPU all.
+        full: compare all photographs in each transformation, with eager torch alone; so on a GPU.
     """
 
     def __init__(
@@ -167,276 +241,109 @@ class PrecisionGate:
         samples: GateSamples,
         dtype: str,
         *,
-        extent: Extent = "each",
+        full: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.builder, self.samples, self.dtype, self.note = builder, samples, dtype, note
-        self.extent: Extent = "full" if builder.target.on_gpu else extent
-        self.name = builder.source.spec.name
-        self._runtimes: dict[PrecisionPolicy, Embed] = {}
-        self._means: dict[bool, NDArray[np.floating]] = {}  # by whether it is of eager torch
+        self.full = full or builder.target.on_gpu
+        self.compiled_reference = builder.float32_reference and not self.full
+        self.anchors = list(samples.anchors())
+        self.names = list(dict.fromkeys([*self.anchors, *samples.names()]))  # the hardest first
 
-    def passed(self, policy: PrecisionPolicy) -> dict[str, Any]:
-        """Compare a policy on all transformations.
-
-        Returns:
-            ``{"precision", "float32_layers", "gate", "gates"}``: ``gates`` are the results of each backbone of a pass,
-            ``gate`` the worst.
+    def compare(self, policy: PrecisionPolicy) -> list[GateResult]:
+        """Compare a policy on all transformations. Returns the result for each backbone of the pass.
 
         Raises:
-            GateError: one is outside the limits.
+            RejectedError: a transformation is outside the limits; later ones are not embedded.
+            GateError: the reference is not finite, or it is compiled float32 and disagrees with eager torch.
         """
-        found = self.measured(policy, self.names)
-        images = len({i for name in found for i in self._photographs(name)[: self._count(policy, name)]})
-        return self._described(policy, [merged(results, images) for results in zip(*found.values(), strict=True)])
+        source, reference = self.builder.source, self._reference(policy)
+        if reference is not None:
+            try:
+                self.compare(reference)
+            except RejectedError as error:  # says nothing about this policy
+                raise GateError(str(error)) from None
+        expected = dict(self._embeddings(reference))
+        mean_D = np.concatenate([expected[name] for name in self.anchors]).mean(axis=0, dtype=np.float64)
+        results = []
+        for name, x_RD in self._embeddings(policy):
+            got_RD = x_RD[: len(expected[name])].astype(self.dtype)
+            results.append(check_members(source, policy, reference, got_RD, expected[name], mean_D, name))
+        images = len({i for name in self.names for i in self._photographs(reference, name)})
+        return [merge(of_member, images) for of_member in zip(*results, strict=True)]
 
-    @staticmethod
-    def _described(policy: PrecisionPolicy, results: Sequence[GateResult]) -> dict[str, Any]:
-        """A policy with its results for each backbone of the pass."""
-        gates = [asdict(result) for result in results]
-        return {**policy.describe(), "gate": asdict(worst(results)), "gates": gates}
+    def _reference(self, policy: PrecisionPolicy) -> PrecisionPolicy | None:
+        """What a policy is compared with: compiled float32, or None: eager torch."""
+        return FLOAT32 if self.compiled_reference and policy != FLOAT32 else None
 
-    def measured(self, policy: PrecisionPolicy, names: Sequence[str]) -> dict[str, list[GateResult]]:
-        """Return results by transformation, for each backbone of the pass; remember those within the limits.
+    def _photographs(self, policy: PrecisionPolicy | None, name: str) -> list[int]:
+        """Positions of a transformation's photographs.
 
-        Raises:
-            RejectedError: a transformation is outside the limits, in the first block with one.
+        Compiled float32 is compared with eager torch on all of anchors, and on the first of other transformations.
         """
-        facts = {name: {**self.facts(policy.precision, [name]), "policy": policy.describe()} for name in names}
-        kept = {name: cache.recall("gates", facts[name]) for name in names}
-        found = {name: [GateResult(**result) for result in kept[name] or []] for name in names}
-        for some in self._compare(policy, [name for name in names if kept[name] is None]):
-            for name, (got, reference) in some.items():
-                try:
-                    found[name] = self._check(
-                        policy, got, reference, images=len(reference), mean=self._mean(policy), transformation=name
-                    )
-                except RejectedError:
-                    self.note(f"gate: {self.words(policy)}, rejected")
-                    raise
-                cache.keep("gates", facts[name], [asdict(result) for result in found[name]])
-        return found
+        one = policy is None and self.compiled_reference and name not in self.anchors
+        return photographs(self.samples, name, full=self.full)[: 1 if one else None]
 
-    def require_float32(self, names: Sequence[str]) -> None:
-        """Raise GateError if compiled float32, the reference of other policies, disagrees with eager torch."""
-        try:
-            self.measured(FLOAT32, names)
-        except RejectedError as error:  # says nothing about another policy
-            raise GateError(str(error)) from None
+    def _embeddings(self, policy: PrecisionPolicy | None) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield embeddings (R, D) by transformation, from the cache or as soon as they are computed."""
+        facts: dict[str, Any] = {"graph": self.builder.key, "device": self.builder.target.identity, "policy": None}
+        if policy is not None:
+            facts |= {"policy": policy.describe(), **self.builder.facts(policy.precision)}
+        pictures = {name: [self.samples.fingerprint(name), self._photographs(policy, name)] for name in self.names}
+        entries = {name: f"gates/{cache.key({**facts, 'pictures': pictures[name]})}.f32" for name in self.names}
+        cached = {name: data for name, entry in entries.items() if (data := cache.read(entry)) is not None}
+        for name, data in cached.items():
+            yield name, np.frombuffer(data, np.float32).reshape(-1, self.builder.source.spec.dim)
+        if missing := [name for name in self.names if name not in cached]:
+            for name, x_RD in self._embed(policy, missing):
+                cache.write(entries[name], x_RD.tobytes())
+                yield name, x_RD
 
-    def _compare(
-        self, policy: PrecisionPolicy, names: Sequence[str]
-    ) -> Iterator[dict[str, tuple[NDArray[np.floating], NDArray[np.float32]]]]:
-        """Yield embeddings and their reference by transformation, as soon as all pictures of one are embedded."""
-        if not names:
-            return
-        if self.compiled:
-            if policy == FLOAT32:
-                rows, eager = self._reference(names), self._reference(names, eager=True)
-                yield {name: (rows[name][: len(eager[name])].astype(self.dtype), eager[name]) for name in names}
-                return
-            self.require_float32(names)
-        reference, pixels = self._reference(names), self._pictures(names)
-        ends = dict(zip(names, accumulate(len(pixels[name]) for name in names), strict=True))
-        words, embed = f"gate: {self.words(policy)}", self.runtime(policy)
-        got = np.empty((sum(map(len, pixels.values())), self.builder.source.spec.dim), self.dtype)
-        done = 0
-        for block in self._embedded(embed, [pixels[name] for name in names], words):
-            before, done = done, done + len(block)
-            got[before:done] = block
-            complete = [name for name in names if before < ends[name] <= done]
-            yield {name: (got[ends[name] - len(pixels[name]) : ends[name]], reference[name]) for name in complete}
-
-    def _check(
-        self,
-        policy: PrecisionPolicy,
-        got_ND: NDArray[np.floating],
-        reference_ND: NDArray[np.float32],
-        *,
-        images: int,
-        mean: NDArray[np.floating],
-        transformation: str = "",
-    ) -> list[GateResult]:
-        """Results of each backbone of the pass. Raises RejectedError for the first outside the limits."""
-        results: list[GateResult] = []
-        first = 0
-        for member in self.builder.source.members:
-            columns = slice(first, first := first + member.dim)
-            results.append(
-                check(
-                    member.name,
-                    got_ND[:, columns],
-                    reference_ND[:, columns],
-                    precision=policy.precision,
-                    images=images,
-                    reference=self._reference_name(policy),
-                    mean_D=mean[columns].astype(np.float64),
-                    configured=self.name,
-                    transformation=transformation,
-                )
-            )
-        return results
-
-    @property
-    def _block(self) -> int:
-        """Pictures of a block: as many as the runtime computes at once."""
-        return self.builder.batch * (1 if self.builder.target.on_gpu else max(self.builder.threads, 1))
-
-    @cached_property
-    def anchors(self) -> list[str]:
-        """Transformations that are compared with every suite."""
-        return list(self.samples.anchors())
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Transformations to compare, the hardest first: anchors, and those of the suite."""
-        return list(dict.fromkeys([*self.anchors, *self.samples.names()]))
-
-    def _photographs(self, name: str) -> list[int]:
-        """Positions of a transformation's photographs, which do not depend on the suite."""
-        count = self.samples.images()
-        if self.extent == "full" or count <= GATE_EACH:
-            return list(range(count))
-        step = count // GATE_EACH
-        first = zlib.crc32(self.samples.family(name).encode()) % step
-        return [first + i * step for i in range(GATE_EACH)]
-
-    def _count(self, policy: PrecisionPolicy, name: str) -> int | None:
-        """How many of a transformation's pictures are compared: one for compiled float32, except of anchors."""
-        return 1 if self.compiled and policy == FLOAT32 and name not in self.anchors else None
-
-    def _pictures(self, names: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
-        """Pictures of each transformation. Shape: (R, S, S, 3) uint8."""
+    def _embed(self, policy: PrecisionPolicy | None, names: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield embeddings (R, D) by transformation, as soon as they are computed."""
         self.note(f"gate: pictures of {len(names)} transformations")
-        return self.samples.pictures({name: self._photographs(name) for name in names})
+        whole = self.samples.pictures({name: photographs(self.samples, name, full=self.full) for name in names})
+        pictures = {name: whole[name][: len(self._photographs(policy, name))] for name in names}
+        label = "float32 in eager torch" if policy is None else self.builder.label(policy)
+        block = self.builder.batch * (1 if self.builder.target.on_gpu else max(self.builder.threads, 1))
+        yield from in_blocks(self._runtime(policy), pictures, block, lambda text: self.note(f"gate: {label}, {text}"))
 
-    def _reference(self, names: Sequence[str], *, eager: bool = False) -> dict[str, NDArray[np.float32]]:
-        """Float32 embeddings of pictures, (R, D) by transformation, computed once per machine.
+    def _runtime(self, policy: PrecisionPolicy | None) -> Embed:
+        return self.builder.reference() if policy is None else self.builder.runtime(policy)
 
-        Args:
-            eager: by eager torch, where compiled float32 is the reference: of all pictures of anchors, and of the first
-                one of other transformations.
-        """
-        compiled = self.compiled and not eager
-
-        def entry(name: str) -> str:
-            return f"references/{cache.key({**self._compared([name]), 'compiled': compiled})}.f32"
-
-        data = {name: cache.read(entry(name)) for name in names}
-        if missing := [name for name in names if data[name] is None]:
-            pixels = self._pictures(missing)
-            if eager:
-                pixels = {name: x[: self._count(FLOAT32, name)] for name, x in pixels.items()}
-            embed = self.runtime(FLOAT32) if compiled else self._eager
-            words = "gate: float32 " + ("reference" if compiled or not self.compiled else "in eager torch")
-            rows = np.concatenate(list(self._embedded(embed, [pixels[name] for name in missing], words)))
-            ends = list(accumulate(len(pixels[name]) for name in missing))
-            for name, start, end in zip(missing, [0, *ends], ends, strict=False):
-                data[name] = found = rows[start:end].tobytes()
-                cache.write(entry(name), found)
-        return {
-            name: np.frombuffer(found, np.float32).reshape(-1, self.builder.source.spec.dim)
-            for name, found in data.items()
-            if found is not None
-        }
-
-    def _embedded(self, embed: Embed, pixels: Sequence[NDArray[np.uint8]], words: str) -> Iterator[NDArray[np.float32]]:
-        """Yield the embeddings of pictures by block."""
-        whole = [picture for some in pixels for picture in some]
-        for start in range(0, len(whole), self._block):
-            self.note(f"{words}, {start} of {len(whole)} pictures")
-            yield embed(np.stack(whole[start : start + self._block])).astype(np.float32)
-
-    @property
-    def compiled(self) -> bool:
-        """Whether compiled float32 is the reference."""
-        return self.builder.float32_reference and self.extent != "full"
-
-    @cached_property
-    def _eager(self) -> Embed:
-        return self.builder.reference()
-
-    def runtime(self, mixture: PrecisionPolicy) -> Embed:
-        """Compile a policy; the last one and the reference stay in memory."""
-        if mixture not in self._runtimes:
-            for other in set(self._runtimes) - {FLOAT32}:
-                del self._runtimes[other]
-            reference = self.builder.float32_reference and mixture == FLOAT32
-            self._runtimes[mixture] = self.builder.runtime(mixture, keep=reference)
-        return self._runtimes[mixture]
-
-    def _reference_name(self, policy: PrecisionPolicy) -> str:
-        if self.compiled and policy != FLOAT32:
-            return "float32"
-        return "float32 torch" if self.builder.source.backbone.module is not None else "the same graph in float32"
-
-    def _mean(self, policy: PrecisionPolicy) -> NDArray[np.floating]:
-        """Mean of the reference over the pictures of anchors. Shape: (D,)."""
-        eager = self.compiled and policy == FLOAT32
-        if eager not in self._means:
-            rows = self._reference(self.anchors, eager=eager)
-            self._means[eager] = np.concatenate(list(rows.values())).mean(axis=0, dtype=np.float64)
-        return self._means[eager]
-
-    @cached_property
-    def layers(self) -> int:
-        """Number of layers that a policy can select from."""
-        return self.builder.layers()
-
-    def words(self, mixture: PrecisionPolicy) -> str:
-        """Return a policy in words, for messages."""
-        count = mixture.float32_layers or mixture.unquantised_layers
-        kind = "float32" if mixture.float32_layers else mixture.between
-        return mixture.precision + (f" with the first {count} of {self.layers} layers in {kind}" if count else "")
-
-    def spot(self, policy: PrecisionPolicy, embed: Embed) -> dict[str, Any] | None:
-        """Compare one picture of each of `SPOT_PICTURES` photographs, the hardest transformations first.
-
-        Of fewer photographs there are as many pictures, since cosines are relative to their mean.
+    def spot(self, policy: PrecisionPolicy, embed: Embed) -> list[GateResult]:
+        """Compare a compiled policy on the pictures of `spot_photographs`.
 
         Returns:
-            as `passed`; None for the reference itself.
+            as `compare`; nothing for compiled float32 that is the reference.
 
         Raises:
-            GateError: it is outside the limits.
+            RejectedError: it is outside the limits.
         """
-        if policy == FLOAT32 and self.compiled:
-            return None
-        facts = {**self.facts(policy.precision, self.names), "policy": policy.describe()}
-        found: dict[str, Any] = cache.remember("spots", facts, lambda: self._spotted(policy, embed))
-        return found
+        if self.compiled_reference and policy == FLOAT32:
+            return []
+        facts = {**self.facts(policy.precision), "policy": policy.describe()}
+        found = cache.remember("spots", facts, lambda: [asdict(result) for result in self._spotted(policy, embed)])
+        return [GateResult(**result) for result in found]
 
-    def _spotted(self, policy: PrecisionPolicy, embed: Embed) -> dict[str, Any]:
+    def _spotted(self, policy: PrecisionPolicy, embed: Embed) -> list[GateResult]:
         self.note("spot check")
-        hardest = [name for name in self.anchors if name != "identity"]
-        others = [name for name in self.names if name not in hardest]
-        order, images = [*hardest, *others[::2], *others[1::2]], min(self.samples.images(), SPOT_PICTURES)
-        chosen: dict[str, list[int]] = {}
-        for i in range(min(SPOT_PICTURES, len(order) * images)):
-            # both in turn; where that would repeat pairs, photographs move on by one
-            photograph = (i + i // math.lcm(len(order), images)) % images
-            chosen.setdefault(order[i % len(order)], []).append(photograph)
-        pixels = list(self.samples.pictures(chosen).values())
-        embed_reference = self.runtime(FLOAT32) if self.compiled else self._eager
-        reference = np.concatenate(list(self._embedded(embed_reference, pixels, "spot check: float32 reference")))
-        got = np.concatenate(list(self._embedded(embed, pixels, "spot check"))).astype(self.dtype)
-        return self._described(policy, self._check(policy, got, reference, images=images, mean=reference.mean(axis=0)))
+        source, reference = self.builder.source, self._reference(policy)
+        chosen = spot_photographs(self.anchors, self.names, self.samples.images())
+        pictures = np.concatenate(list(self.samples.pictures(chosen).values()))
+        expected_RD = self._runtime(reference)(pictures).astype(np.float32)
+        got_RD, mean_D = embed(pictures).astype(self.dtype), expected_RD.mean(axis=0)
+        results = check_members(source, policy, reference, got_RD, expected_RD, mean_D)
+        images = len({i for positions in chosen.values() for i in positions})
+        return [replace(result, images=images) for result in results]
 
-    def facts(self, precision: str, names: Sequence[str]) -> dict[str, Any]:
-        """Return what results on transformations depend on, besides the policy."""
-        return {
-            **self._compared(names),
-            "anchors": [self.samples.fingerprint(name) for name in self.anchors],  # of their mean
-            "dtype": self.dtype,
-            **self.builder.facts(precision),
-        }
-
-    def _compared(self, names: Sequence[str]) -> dict[str, Any]:
-        """What the references of transformations depend on."""
+    def facts(self, precision: str) -> dict[str, Any]:
+        """Return what results of a precision depend on."""
         return {
             "graph": self.builder.key,
-            "samples": [(self.samples.fingerprint(name), self._photographs(name)) for name in names],
-            "extent": self.extent,
-            "limits": [THRESHOLDS, MAX_NORM_ERROR],
             "device": self.builder.target.identity,
+            "full": self.full,
+            "dtype": self.dtype,
+            "suite": [(name, self.samples.fingerprint(name)) for name in self.names],
+            **self.builder.facts(precision),
         }

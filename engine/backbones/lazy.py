@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones.export import export
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
-from substyle.engine.backbones.spec import SAME_SKETCH, Backbone, BackboneSpec, distance
+from substyle.engine.backbones.spec import SAME_SKETCH, Backbone, BackboneSpec, columns, distance
 from substyle.engine.devices import missing
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError, SubstyleError
@@ -87,8 +87,10 @@ class LazyBackbone:
     def _model(self) -> onnx.ModelProto | None:
         """The exported network; None if torch cannot export it."""
         assert self.backbone.module is not None
+        # eager runtimes change the memory format, on which the exported graph depends
+        module = self.backbone.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
-            return plain(export(self.backbone.module, canvas=self.canvas, batch=self.batch))
+            return plain(export(module, canvas=self.canvas, batch=self.batch))
         except Exception as error:  # noqa: BLE001 - errors of tracing have no common base
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(f"{self.backbone.spec.name}: cannot be exported to ONNX: {reason}", file=sys.stderr)
@@ -119,14 +121,13 @@ class LazyBackbone:
             if distance(sketch(x_BD), sketch(again_BD)) > SAME_SKETCH:
                 allowed = "the same network each time that it is loaded: seed the generators of its weights"
                 raise ConfigError(f"backbone {backbone.spec.name}", "a network with other embeddings", allowed)
-        columns = np.split(x_BD, np.cumsum([member.dim for member in backbone.members])[:-1], axis=1)
         return {
             "spec": replace(backbone.spec, graph=graph, sketch=sketch(x_BD)).describe(),
             "is_graph": backbone.graph is not None,
             "compiled": compiled,
             "members": [
-                replace(member, graph=graph, sketch=sketch(own_BD)).describe()
-                for member, own_BD in zip(backbone.members, columns, strict=False)
+                replace(member, graph=graph, sketch=sketch(x_BD[:, part])).describe()
+                for member, part in zip(backbone.members, columns(backbone.members), strict=True)
             ],
         }
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -143,6 +144,12 @@ class BackboneSpec:
         """Return the spec as plain JSON."""
         left_out: dict[str, Any] = {"finetuned": None, "graph": "", "sketch": ()}
         return {key: value for key, value in asdict(self).items() if key not in left_out or value != left_out[key]}
+
+
+def columns(specs: Sequence[BackboneSpec]) -> list[slice]:
+    """Return the columns of each backbone in the concatenation of their embeddings."""
+    ends = list(accumulate(spec.dim for spec in specs))
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 @dataclass(frozen=True)

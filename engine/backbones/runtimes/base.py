@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -77,6 +78,11 @@ class TorchThreads(Starts):
         size = -(-len(canvas_BSSC) // self.threads)
         parts = [canvas_BSSC[start : start + size] for start in range(0, len(canvas_BSSC), size)]
         return Concatenated([self._pool.submit(self.module, part) for part in parts])
+
+
+def eager(module: nn.Module, target: Target, threads: int) -> Starts:
+    """Run a module eagerly in float32: on a GPU, or on threads of the CPU."""
+    return TorchOnDevice(module, target.torch_device) if target.on_gpu else TorchThreads(module, threads)
 
 
 def _single_threads(count: int) -> ThreadPoolExecutor:
@@ -173,6 +179,9 @@ class PrecisionPolicy:
         return PrecisionPolicy(as_precision(found["precision"]), count)
 
 
+FLOAT32 = PrecisionPolicy("fp32")
+
+
 class RuntimeBuilder(ABC):
     """Compiles a backbone for one runtime, cached by everything it depends on.
 
@@ -224,13 +233,20 @@ class RuntimeBuilder(ABC):
         """Return facts besides `key` and device that affect the gate for a precision."""
         return {}
 
+    @cached_property
     def layers(self) -> int:
-        """Return the number of layers that a policy can select from; 0 if layers cannot be selected."""
+        """Number of layers that a policy can select from; 0 if layers cannot be selected."""
         return 0
 
+    def label(self, policy: PrecisionPolicy) -> str:
+        """Return the name of a policy in messages."""
+        count = policy.float32_layers or policy.unquantised_layers
+        kind = "float32" if policy.float32_layers else policy.between
+        return policy.precision + (f" with the first {count} of {self.layers} layers in {kind}" if count else "")
+
     @abstractmethod
-    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> Starts:
-        """Compile the backbone; with ``keep``, cache the result."""
+    def runtime(self, policy: PrecisionPolicy) -> Starts:
+        """Compile the backbone, or load it from the cache."""
 
     @abstractmethod
     def describe(self, runtime: Starts) -> dict[str, str]:
@@ -239,12 +255,8 @@ class RuntimeBuilder(ABC):
     def reference(self) -> Embed:
         """Return the float32 reference of the gate."""
         module = self.source.backbone.module
-        if module is None:
-            return self.graph_reference()
-        if self.target.on_gpu:
-            return TorchOnDevice(module, self.target.torch_device)
-        return TorchThreads(module, self.threads)
+        return self.graph_reference() if module is None else eager(module, self.target, self.threads)
 
-    @abstractmethod
     def graph_reference(self) -> Embed:
         """Return the float32 reference of a graph backbone."""
+        raise NotImplementedError

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
+from substyle.engine.backbones.runtimes.base import FLOAT32, PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import (
     FixedBatch,
     Model,
@@ -107,9 +107,10 @@ class OpenVINOBuilder(RuntimeBuilder):
         require_nncf()
         return {"quantised": self.int8_key(0)}
 
+    @cached_property
     def layers(self) -> int:
-        """Return the number of convolutions and matrix products of the graph."""
-        return layers(self.onnx)
+        """Number of convolutions and matrix products of the graph."""
+        return int(cache.remember("layers", {"graph": self.key}, lambda: layers(self.onnx)))
 
     @cached_property
     def onnx(self) -> bytes:
@@ -141,17 +142,17 @@ class OpenVINOBuilder(RuntimeBuilder):
 
         return unpacked(cache.fetch(f"graphs/{key}.int8", make))
 
-    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> FixedBatch:
-        """Compile the graph; with ``keep``, cache its blob."""
-        int8 = mixture.precision == INT8
-        key = self.int8_key(mixture.unquantised_layers) if int8 else self.key
+    def runtime(self, policy: PrecisionPolicy) -> FixedBatch:
+        """Compile the graph, or load its blob from the cache."""
+        int8 = policy.precision == INT8
+        key = self.int8_key(policy.unquantised_layers) if int8 else self.key
         graph = OpenVINOGraph(
-            partial(self._int8, key, mixture.unquantised_layers) if int8 else lambda: self.onnx,
-            precision="bf16" if int8 else as_precision(mixture.precision),
+            partial(self._int8, key, policy.unquantised_layers) if int8 else lambda: self.onnx,
+            precision="bf16" if int8 else as_precision(policy.precision),
             threads=self.threads,
             streams=self.threads,
-            float32_layers=mixture.float32_layers,
-            cache_dir=BLOBS if keep else None,
+            float32_layers=policy.float32_layers,
+            cache_dir=BLOBS,
             identity=key,
         )
         return FixedBatch(graph, self.batch)
@@ -163,4 +164,4 @@ class OpenVINOBuilder(RuntimeBuilder):
 
     def graph_reference(self) -> Embed:
         """Return the graph in float32."""
-        return self.runtime(PrecisionPolicy("fp32"))
+        return self.runtime(FLOAT32)

@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import sys
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -205,16 +205,19 @@ class TensorRTBuilder(RuntimeBuilder):
         kind = as_eight_bits(precision)
         return {**engine, "quantised": self.graph_key(PrecisionPolicy(kind))} if kind else engine
 
+    @cached_property
     def layers(self) -> int:
-        """Return the number of convolutions and matrix products that can be quantised."""
-        return len(products(self._model(PrecisionPolicy("bf16"))))
+        """Number of convolutions and matrix products that can be quantised."""
+        return int(
+            cache.remember("layers", {"graph": self.key}, lambda: len(products(self._model(PrecisionPolicy("bf16")))))
+        )
 
-    def graph_key(self, mixture: PrecisionPolicy) -> str:
+    def graph_key(self, policy: PrecisionPolicy) -> str:
         """Return the cache key of a typed graph, for 8 bits with its calibration."""
-        typed: dict[str, Any] = {"graph": self.key, "typed": mixture.precision}
-        if precision := as_eight_bits(mixture.precision):
-            calibration = self._calibration(precision, mixture.between)
-            typed |= {"calibration": calibration, "unquantised": mixture.unquantised_layers}
+        typed: dict[str, Any] = {"graph": self.key, "typed": policy.precision}
+        if precision := as_eight_bits(policy.precision):
+            calibration = self._calibration(precision, policy.between)
+            typed |= {"calibration": calibration, "unquantised": policy.unquantised_layers}
         return cache.key(typed)
 
     def _calibration(self, precision: EightBits, between: Precision) -> dict[str, Any]:
@@ -225,34 +228,34 @@ class TensorRTBuilder(RuntimeBuilder):
             "versions": cache.versions("openvino"),
         }
 
-    def graph(self, mixture: PrecisionPolicy) -> bytes:
+    def graph(self, policy: PrecisionPolicy) -> bytes:
         """Return the serialised ONNX graph with explicit types."""
         if self.source.is_graph:
             return cast_first(self.source.backbone.graph or b"")
-        if precision := as_eight_bits(mixture.precision):
-            make = partial(self._quantised, precision, mixture)
+        if precision := as_eight_bits(policy.precision):
+            make = partial(self._quantised, precision, policy)
         else:
-            make = partial(self._typed, mixture, self.batch)
-        return cache.fetch(f"graphs/{self.graph_key(mixture)}.onnx", make)
+            make = partial(self._typed, policy, self.batch)
+        return cache.fetch(f"graphs/{self.graph_key(policy)}.onnx", make)
 
-    def _typed(self, mixture: PrecisionPolicy, batch: int) -> bytes:
+    def _typed(self, policy: PrecisionPolicy, batch: int) -> bytes:
         module = as_typed(self.source.backbone.module)
-        precision = as_precision(mixture.precision)
+        precision = as_precision(policy.precision)
         return bytes(typed_graph(module, precision, canvas=self.canvas, batch=batch).SerializeToString())
 
-    def _model(self, mixture: PrecisionPolicy) -> onnx.ModelProto:
+    def _model(self, policy: PrecisionPolicy) -> onnx.ModelProto:
         import onnx
 
-        return onnx.load_from_string(self.graph(mixture))
+        return onnx.load_from_string(self.graph(policy))
 
-    def _quantised(self, precision: EightBits, mixture: PrecisionPolicy) -> bytes:
+    def _quantised(self, precision: EightBits, policy: PrecisionPolicy) -> bytes:
         """The graph with 8-bit products. Activation ranges are cached for all numbers of unquantised layers."""
-        between = mixture.between
+        between = policy.between
         make = partial(self._ranges, precision, between)
         found = cache.remember("ranges", self._calibration(precision, between), make)
         ranges = {name: Range(one["largest"], tuple(one["shift"])) for name, one in found.items()}
         model = quantise(
-            self._model(PrecisionPolicy(between)), ranges, precision, unquantised=mixture.unquantised_layers
+            self._model(PrecisionPolicy(between)), ranges, precision, unquantised=policy.unquantised_layers
         )
         return bytes(model.SerializeToString())
 
@@ -271,20 +274,20 @@ class TensorRTBuilder(RuntimeBuilder):
         found = calibrate(model, batches, precision, threads=self.threads)
         return {name: asdict(one) for name, one in found.items()}
 
-    def _build(self, mixture: PrecisionPolicy) -> bytes:
+    def _build(self, policy: PrecisionPolicy) -> bytes:
         name = self.source.spec.name
-        print(f"{name}: building a TensorRT engine in {mixture.precision} (cached)", file=sys.stderr)
+        print(f"{name}: building a TensorRT engine in {policy.precision} (cached)", file=sys.stderr)
         timing = cache_folder(TIMINGS) / f"{engine_key('timings', gpu=self.target.identity)}.cache"
-        return build(self.graph(mixture), batch=self.batch, canvas=self.canvas, timing=timing)
+        return build(self.graph(policy), batch=self.batch, canvas=self.canvas, timing=timing)
 
-    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
+    def runtime(self, policy: PrecisionPolicy) -> ChunkedBatch:
         """Load the cached engine, or build it; waits for another worker that is building it."""
-        name = f"{ENGINES}/{engine_key(self.graph_key(mixture), gpu=self.target.identity)}.engine"
+        name = f"{ENGINES}/{engine_key(self.graph_key(policy), gpu=self.target.identity)}.engine"
         device = self.target.torch_device
         built: list[bytes] = []
 
         def make() -> bytes:
-            built.append(self._build(mixture))
+            built.append(self._build(policy))
             return built[0]
 
         engine = cache.fetch_once(name, make)

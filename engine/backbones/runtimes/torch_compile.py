@@ -16,7 +16,7 @@ import torch
 from substyle.engine.backbones.export import Preprocessed, Typed, as_typed
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
-from substyle.engine.backbones.spec import Embed, Starts
+from substyle.engine.backbones.spec import Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph, as_batch, exact
 from substyle.engine.devices import Precision, as_precision
 from substyle.kernels.errors import ConfigError
@@ -110,15 +110,15 @@ class TorchBuilder(RuntimeBuilder):
             raise ConfigError(f"{name}: runtime", "torch", "openvino or tensorrt (torch does not run ONNX graphs)")
         super().require_precision(precision)
 
-    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
+    def runtime(self, policy: PrecisionPolicy) -> ChunkedBatch:
         """Compile the module, or return the last one if it has the same policy."""
-        if self._last is None or self._last[0] != mixture:
+        if self._last is None or self._last[0] != policy:
             self._last = None  # free its memory first
             module = as_typed(self.source.backbone.module)
-            precision = as_precision(mixture.precision)
+            precision = as_precision(policy.precision)
             device = self.target.torch_device
             compiled = TorchCompiled(module, precision, self.batch, device, canvas=self.canvas)
-            self._last = mixture, ChunkedBatch(compiled, self.batch)
+            self._last = policy, ChunkedBatch(compiled, self.batch)
         return self._last[1]
 
     def describe(self, runtime: Starts) -> dict[str, str]:
@@ -126,7 +126,3 @@ class TorchBuilder(RuntimeBuilder):
         network = runtime.network if isinstance(runtime, ChunkedBatch) else None
         plain = isinstance(network, TorchCompiled) and network.fallback is not None
         return {"name": "torch" if plain else TorchCompiled.name, "version": version("torch")}
-
-    def graph_reference(self) -> Embed:
-        """Raise ConfigError: graphs are not supported."""
-        raise ConfigError(f"{self.source.spec.name}: runtime", "torch", "openvino or tensorrt")

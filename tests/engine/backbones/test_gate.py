@@ -11,16 +11,16 @@ import pytest
 from tests.engine.backbones.small_networks import GivenSamples
 
 from substyle.engine.backbones import gate
-from substyle.engine.backbones.gate import Extent, GateError, PrecisionGate, RejectedError, check
+from substyle.engine.backbones.gate import GateError, PrecisionGate, RejectedError, check, photographs
 from substyle.engine.backbones.precision import choose, policies
-from substyle.engine.backbones.runtimes.base import PrecisionPolicy
+from substyle.engine.backbones.runtimes.base import FLOAT32, PrecisionPolicy, RuntimeBuilder
 
 RNG = np.random.default_rng(0)
 REFERENCE = (RNG.normal(size=(40, 16)) + 5).astype(np.float32)
 
 
 def run(got: np.ndarray, precision: str = "bf16") -> float:  # type: ignore[type-arg]
-    return check("x", got, REFERENCE, precision=precision, images=32, reference="float32").cosine_min
+    return check("x", got, REFERENCE, mean_D=REFERENCE.mean(0), precision=precision, reference="float32").cosine_min
 
 
 def test_equal_embeddings_pass() -> None:
@@ -46,9 +46,10 @@ def test_a_wrong_scale_is_found() -> None:
 def test_a_reference_that_is_not_finite_compares_nothing(bad: float) -> None:
     reference = REFERENCE.copy()
     reference[3, 4] = bad
+    how = {"precision": "bf16", "reference": "float32", "transformation": "fog"}
     for got in (REFERENCE, REFERENCE[::-1].copy()):
         with pytest.raises(GateError, match="float32 is not finite on pictures of fog") as caught:
-            check("x", got, reference, precision="bf16", images=32, reference="float32", transformation="fog")
+            check("x", got, reference, mean_D=REFERENCE.mean(0), **how)  # type: ignore[arg-type]
         assert not isinstance(caught.value, RejectedError)  # no other precision would help
 
 
@@ -108,21 +109,17 @@ def samples(count: int, names: tuple[str, ...] = NAMES) -> Named:
 
 @pytest.mark.parametrize("count", [1, 3, 4, 10, 32])
 def test_photographs_of_a_transformation_do_not_depend_on_the_suite(count: int) -> None:
-    one, other = gate_of(Artefact(exact), samples(count)), gate_of(Artefact(exact), samples(count, ("jpeg",)))
-    each = min(count, gate.GATE_EACH)
     for name in NAMES:
-        found = one._photographs(name)
-        assert found == other._photographs(name)
-        assert len(set(found)) == each
+        found = photographs(samples(count), name, full=False)
+        assert found == photographs(samples(count, ("jpeg",)), name, full=False)
+        assert len(set(found)) == min(count, gate.GATE_EACH)
         assert max(found) < count
-    full = gate_of(Artefact(exact), samples(count), extent="full")
-    assert full._photographs("jpeg") == list(range(count))
+    assert photographs(samples(count), "jpeg", full=True) == list(range(count))
 
 
 def test_transformations_have_different_photographs() -> None:
     names = tuple(f"t{i}" for i in range(60))
-    made = gate_of(Artefact(exact), samples(32, names))
-    assert {i for name in names for i in made._photographs(name)} == set(range(32))
+    assert {i for name in names for i in photographs(samples(32), name, full=False)} == set(range(32))
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -137,12 +134,11 @@ def test_a_spot_check_has_one_picture_of_each_photograph(count: int, more: int) 
         seen.extend(block[:, 0, 0, :2].tolist())
         return true(block)
 
-    found = made.spot(PrecisionPolicy("bf16"), embed)  # type: ignore[arg-type]
-    assert found is not None
+    (found,) = made.spot(PrecisionPolicy("bf16"), embed)  # type: ignore[arg-type]
     images = min(count, gate.SPOT_PICTURES)
-    assert found["gate"]["images"] == images
+    assert found.images == images
     rows = min(gate.SPOT_PICTURES, len(suite) * count)
-    assert found["gate"]["rows"] == len(seen) == len(set(map(tuple, seen))) == rows
+    assert found.rows == len(seen) == len(set(map(tuple, seen))) == rows
     assert {i for _, i in seen} == set(range(images))
     names = {EVERY[t] for t, _ in seen}
     assert len(names) == min(len(suite), rows)
@@ -155,14 +151,13 @@ class Facts(NamedTuple):
     on_gpu: bool = False
     identity: str = "cpu"
     spec: Any = None
-    backbone: Any = None
+    is_graph: bool = False
     name: str = "x"
-    module: object = ""
     dim: int = 9
     members: tuple[Any, ...] = ()
 
 
-TARGET, SOURCE = Facts(), Facts(spec=Facts(), backbone=Facts(), members=(Facts(),))
+TARGET, SOURCE = Facts(), Facts(spec=Facts(), members=(Facts(),))
 
 
 @dataclass
@@ -170,7 +165,7 @@ class Artefact:
     """A backbone whose arithmetic is as bad as ``error`` says of a policy and a picture's number."""
 
     error: Callable[[PrecisionPolicy, int], float]
-    total: int = 48
+    layers: int = 48
     batch: int = 4
     threads: int = 1
     ladder: tuple[str, ...] = ()
@@ -184,10 +179,9 @@ class Artefact:
     def facts(self, precision: str) -> dict[str, Any]:
         return {}
 
-    def layers(self) -> int:
-        return self.total
+    label = RuntimeBuilder.label
 
-    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
+    def runtime(self, policy: PrecisionPolicy) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
         def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
             first = self.seen.get(policy, 0)
             self.seen[policy] = first + len(block)
@@ -209,7 +203,7 @@ class ByName(Artefact):
 
     need: Mapping[str, int] = field(default_factory=dict)
 
-    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
+    def runtime(self, policy: PrecisionPolicy) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
         right = super().runtime(policy)
         layers = 50 if policy.precision == "fp32" else policy.float32_layers
         names = EVERY
@@ -234,10 +228,16 @@ def gate_of(artefact: Artefact, given: Named, **how: Any) -> PrecisionGate:  # n
 
 
 def search(
-    artefact: Artefact, notes: list[str], *, extent: Extent = "each", names: tuple[str, ...] = NAMES
-) -> dict[str, Any]:
-    made = gate_of(artefact, samples(8, names=names), extent=extent, note=notes.append)
-    return choose(made, "auto")
+    artefact: Artefact,
+    precision: str = "auto",
+    *,
+    names: tuple[str, ...] = NAMES,
+    **how: Any,  # noqa: ANN401 - passed on
+) -> tuple[PrecisionPolicy, int]:
+    """The policy that is chosen, and the pictures on which it was compared."""
+    given = gate_of(artefact, samples(8, names=names), **how)
+    policy, (result,) = choose(given, policies(given, precision))
+    return policy, result.rows
 
 
 @pytest.fixture
@@ -254,12 +254,11 @@ EACH = gate.GATE_EACH
 def test_the_first_of_a_few_numbers_of_layers_that_passes(needed: int, count: int | None) -> None:
     """Of 48 layers; those that fail are compared on one block only."""
     artefact = Artefact(lambda policy, i: 0.0 if policy.precision == "fp32" or policy.float32_layers >= needed else 5.0)
-    found = search(artefact, [])
-    assert (found["precision"], found["float32_layers"]) == (("fp32", 0) if count is None else ("bf16", count))
-    assert found["gate"]["rows"] == EACH * len(NAMES) == artefact.references
+    chosen = FLOAT32 if count is None else PrecisionPolicy("bf16", count)
+    assert search(artefact) == (chosen, EACH * len(NAMES))
+    assert artefact.references == EACH * len(NAMES)
     for policy, seen in artefact.seen.items():
-        chosen = policy == PrecisionPolicy(found["precision"], found["float32_layers"])
-        assert seen == (EACH * len(NAMES) if chosen else artefact.batch)
+        assert seen == (EACH * len(NAMES) if policy == chosen else artefact.batch)
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -271,27 +270,27 @@ def test_the_list_follows_from_network_and_processor(
     layers: int, fast: bool, counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("substyle.engine.backbones.precision.cpu.has", lambda *features: fast)
-    found = policies(Artefact(exact, total=layers), "auto")  # type: ignore[arg-type]
-    assert found == [*(PrecisionPolicy("bf16", count) for count in counts), PrecisionPolicy("fp32")]
-    assert policies(Artefact(exact, total=layers), "bf16") == [PrecisionPolicy("bf16")]  # type: ignore[arg-type]
+    given = gate_of(Artefact(exact, layers=layers), samples(8))
+    assert policies(given, "auto") == [*(PrecisionPolicy("bf16", count) for count in counts), PrecisionPolicy("fp32")]
+    assert policies(given, "auto", PrecisionPolicy("bf16", 2))[0] == PrecisionPolicy("bf16", 2)
+    assert policies(given, "bf16") == [PrecisionPolicy("bf16")]
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_policy_that_is_given_costs_one_block_if_it_fails() -> None:
     artefact = Artefact(lambda policy, i: 5.0)
     notes: list[str] = []
-    made = gate_of(artefact, samples(8), note=notes.append)
     with pytest.raises(RejectedError, match=r"^x: bf16 disagrees .* on 4 pictures of grayscale: "):
-        choose(made, "bf16")
+        search(artefact, "bf16", note=notes.append)
     assert artefact.seen == {PrecisionPolicy("bf16"): artefact.batch}
-    assert "gate: bf16, rejected" in notes
+    assert notes[-1] == "gate: bf16, 0 of 20 pictures"
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_one_bad_picture_at_the_end_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
     last = EACH * len(NAMES) - 1
-    artefact = Artefact(lambda policy, i: 5.0 if i >= last and policy.precision == "bf16" else 0.0, total=1)
-    assert search(artefact, [])["precision"] == "fp32"
+    artefact = Artefact(lambda policy, i: 5.0 if i >= last and policy.precision == "bf16" else 0.0, layers=1)
+    assert search(artefact)[0] == FLOAT32
     assert artefact.seen[PrecisionPolicy("bf16")] > last
     assert "of jpeg" in capsys.readouterr().err
 
@@ -301,29 +300,28 @@ def test_a_transformation_that_fails_joins_the_search() -> None:
     """It needs more layers than those on which the search began."""
     need = {"jpeg": 20}
     artefact = ByName(exact, need={**need})
-    found = search(artefact, [])
-    assert 20 <= found["float32_layers"] < 25
-    assert found["gate"]["rows"] == EACH * len(NAMES)
+    found = search(artefact)
+    assert found == (PrecisionPolicy("bf16", 24), EACH * len(NAMES))
     # a suite without it keeps the policy of those
-    assert search(ByName(exact, need=need), [], names=("identity", "gaussian_blur"))["float32_layers"] == 0
+    assert search(ByName(exact, need=need), names=("identity", "gaussian_blur"))[0] == PrecisionPolicy("bf16")
     again = ByName(exact, need=need)
-    assert search(again, []) == found
+    assert search(again) == found
     assert again.seen == {}, "all is remembered"
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_another_suite_costs_what_is_new_in_it() -> None:
     first = Artefact(exact, float32_reference=True)
-    search(first, [], names=("identity", "gaussian_blur"))
+    search(first, names=("identity", "gaussian_blur"))
     assert first.references == EACH * len(HARD) + 1
     assert first.seen[PrecisionPolicy("bf16")] == first.seen[PrecisionPolicy("fp32")] == EACH * (len(HARD) + 1)
     second = Artefact(exact, float32_reference=True)
-    found = search(second, [], names=("identity", "jpeg", "gaussian_blur"))
-    assert found["gate"]["rows"] == EACH * (len(HARD) + 2)
+    _, rows = search(second, names=("identity", "jpeg", "gaussian_blur"))
+    assert rows == EACH * (len(HARD) + 2)
     assert second.references == 1
     assert second.seen == {PrecisionPolicy("bf16"): EACH, PrecisionPolicy("fp32"): EACH}
     third = Artefact(exact, float32_reference=True)
-    assert search(third, [], names=("identity",))["gate"]["rows"] == EACH * len(HARD)
+    assert search(third, names=("identity",))[1] == EACH * len(HARD)
     assert third.seen == {}
 
 
@@ -331,31 +329,24 @@ def test_another_suite_costs_what_is_new_in_it() -> None:
 def test_compiled_float32_is_the_reference_once_it_agrees_with_torch() -> None:
     artefact = Artefact(exact, float32_reference=True)
     names = tuple(f"t{i}" for i in range(16))
-    assert search(artefact, [], names=names)["gate"]["rows"] == EACH * (len(names) + len(HARD))
+    assert search(artefact, names=names)[1] == EACH * (len(names) + len(HARD))
     assert artefact.references == len(names) + EACH * len(HARD)
     # compared with torch, and the reference of others, without being computed again
     assert artefact.seen[PrecisionPolicy("fp32")] == EACH * (len(names) + len(HARD))
     wrong = Artefact(lambda policy, i: float(policy.precision == "fp32"), key="wrong", float32_reference=True)
     with pytest.raises(GateError):
-        search(wrong, [])
+        search(wrong)
     full = Artefact(exact, key="full", float32_reference=True)
-    assert search(full, [], extent="full")["gate"]["rows"] == full.references == 8 * len(NAMES)
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_a_float32_that_is_wrong_on_one_transformation_is_no_reference() -> None:
-    wrong = ByName(exact, need={"jpeg": 99}, float32_reference=True)
-    with pytest.raises(GateError, match="of jpeg"):
-        search(wrong, [])
+    assert search(full, full=True)[1] == full.references == 8 * len(NAMES)
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_full_gate_sees_all_and_references_are_kept() -> None:
     artefact = Artefact(exact)
-    assert search(artefact, [], extent="full")["gate"]["rows"] == 8 * len(NAMES)
+    assert search(artefact, full=True)[1] == 8 * len(NAMES)
     assert artefact.references == 8 * len(NAMES)
     other = Artefact(exact)
-    assert choose(gate_of(other, samples(8), extent="full"), "fp32")["gate"]["rows"] == 8 * len(NAMES)
+    assert search(other, "fp32", full=True)[1] == 8 * len(NAMES)
     assert other.references == 0
 
 
@@ -368,11 +359,10 @@ def test_what_has_been_compared_is_of_the_same_photographs() -> None:
             return name if name in HARD else "alike"
 
     first, other = "t0", next(f"t{i}" for i in range(1, 9) if zlib.crc32(f"t{i}".encode()) % 2 != zlib.crc32(b"t0") % 2)
-    choose(gate_of(Artefact(exact), Alike([], 8, given=(first,))), "bf16")
-    second = Artefact(exact)
-    made = gate_of(second, Alike([], 8, given=(other,)))
-    assert made._photographs(first) != made._photographs(other)
-    choose(made, "bf16")
+    gate_of(Artefact(exact), Alike([], 8, given=(first,))).compare(PrecisionPolicy("bf16"))
+    second, given = Artefact(exact), Alike([], 8, given=(other,))
+    assert photographs(given, first, full=False) != photographs(given, other, full=False)
+    gate_of(second, given).compare(PrecisionPolicy("bf16"))
     assert second.seen == {PrecisionPolicy("bf16"): EACH}
     assert second.references == EACH
 
@@ -380,18 +370,18 @@ def test_what_has_been_compared_is_of_the_same_photographs() -> None:
 @pytest.mark.usefixtures("own_cache")
 def test_the_photographs_of_a_result_are_those_that_were_compared() -> None:
     """Compiled float32 is compared with torch on all photographs of what every suite has, and on one of the rest."""
-    made = gate_of(Artefact(exact, float32_reference=True), samples(32))
-    positions = {name: made._photographs(name)[: EACH if name in HARD else 1] for name in {*NAMES, *HARD}}
-    exactly = len({i for own in positions.values() for i in own})
-    found = choose(made, "fp32")["gate"]
-    assert (found["images"], found["rows"]) == (exactly, sum(map(len, positions.values())))
+    given = samples(32)
+    positions = [photographs(given, name, full=False)[: EACH if name in HARD else 1] for name in NAMES]
+    (found,) = gate_of(Artefact(exact, float32_reference=True), given).compare(FLOAT32)
+    assert found.rows == sum(map(len, positions))
+    assert found.images == len({i for own in positions for i in own})
 
 
 @dataclass
 class EightBits(Artefact):
     """In bf16 it fails on grayscale, in 8 bits on jpeg with less than three unquantised layers."""
 
-    def runtime(self, policy: PrecisionPolicy, *, keep: bool = False) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
+    def runtime(self, policy: PrecisionPolicy) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
         def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
             names = [EVERY[picture[0, 0, 0]] for picture in block]
             narrow = "bf16" in (policy.precision, policy.between if policy.precision == "int8" else "")
@@ -404,8 +394,8 @@ class EightBits(Artefact):
 
 @pytest.mark.usefixtures("own_cache")
 def test_8_bits_with_few_layers_left_out() -> None:
-    found = choose(gate_of(EightBits(exact, ladder=("bf16", "fp16", "fp32")), samples(8)), "int8")
-    assert (found["precision"], found["unquantised_layers"], found["between"]) == ("int8", 3, "fp16")
+    policy, _ = search(EightBits(exact, ladder=("bf16", "fp16", "fp32")), "int8")
+    assert policy == PrecisionPolicy("int8", unquantised_layers=3, between="fp16")
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -415,7 +405,7 @@ def test_a_wrong_float32_is_not_taken_for_a_failure_of_others(
 ) -> None:
     wrong = ByName(exact, need={"jpeg": 99}, float32_reference=True)
     with pytest.raises(GateError, match=r"^x: fp32 disagrees with float32 torch on 1 pictures of jpeg: ") as caught:
-        choose(gate_of(wrong, samples(8)), precision)
+        search(wrong, precision)
     assert "also failed" not in str(caught.value)
     assert "To set the precision" not in str(caught.value)
     assert "no convolution" not in capsys.readouterr().err

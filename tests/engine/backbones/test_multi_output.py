@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from tests.engine.backbones.small_networks import GivenSamples
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.gate import GateError, PrecisionGate
+from substyle.engine.backbones.gate import GateError, check_members
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
@@ -119,9 +117,8 @@ def test_facts_of_a_pass_are_those_of_each_layer() -> None:
     assert layers.names == expand(PASS) == [facts["name"] for facts in layers.describe()]
     assert {facts["runtime"]["computed_with"] for facts in layers.describe()} == {PASS}
     assert {facts["rate"] for facts in layers.describe()} == {round(layers.rate, 2)}
-    cosines = [facts["gate"]["cosine_min"] for facts in layers.describe()]
-    assert layers.gate is not None
-    assert layers.gate["cosine_min"] == min(cosines)
+    assert layers.gates is not None
+    assert [facts["gate"] for facts in layers.describe()] == list(layers.gates)
     embedded = layers.embed(batch(2))
     for one, columns in zip(expand(PASS), layers.columns, strict=True):
         np.testing.assert_allclose(embedded[:, columns], compiled(one).embed(batch(2)), rtol=1e-4, atol=1e-5)
@@ -137,16 +134,14 @@ def test_a_single_backbone_has_no_pass() -> None:
 
 @pytest.mark.slow
 def test_every_member_must_pass_the_gate() -> None:
-    built = OpenVINOBuilder(source(PASS), SAMPLES, batch=BATCH, canvas=CANVAS, threads=1)
-    gate = PrecisionGate(built, SAMPLES, "float16")
-    (reference,) = gate._reference(SAMPLES.names()[:1]).values()
-    how: dict[str, Any] = {"images": 4, "mean": reference.mean(axis=0)}
-    same = gate._check(PrecisionPolicy("bf16"), reference, reference, **how)
+    reference = np.random.default_rng(0).normal(size=(4, source(PASS).spec.dim)).astype(np.float32)
+    mean = reference.mean(axis=0)
+    same = check_members(source(PASS), PrecisionPolicy("bf16"), None, reference, reference, mean)
     assert [result.cosine_min > 0.99999 for result in same] == [True] * 2
     wrong, width = reference.copy(), reference.shape[1] // 2
     wrong[0, width:] = wrong[1, width:]
     with pytest.raises(GateError) as caught:
-        gate._check(PrecisionPolicy("bf16"), wrong, reference, **how)
+        check_members(source(PASS), PrecisionPolicy("bf16"), None, wrong, reference, mean)
     assert f"{VIT}@layer=0,module=ffn:" in str(caught.value)
     assert f'name = "{PASS}"' in str(caught.value)  # what a study can configure
 

@@ -87,8 +87,8 @@ def test_torch_on_a_cpu_takes_bf16_where_it_passes(uncompiled: list[nn.Module]) 
     compiled = compile_source(lazy(backbone()), samples(), options(ON_CPU, batch=2 * BATCH + 3))
     assert (compiled.runtime["name"], compiled.runtime["precision"]) == ("torch.compile", "bf16")
     assert compiled.runtime["device"] == "cpu"
-    assert compiled.gate is not None
-    assert compiled.gate["cosine_min"] >= 0.999
+    assert compiled.gates is not None
+    assert compiled.gates[0]["cosine_min"] >= 0.999
     assert compiled.rate > 0
     assert len(uncompiled) == 1, "what passed the gate is what fills the store"
     assert isinstance(compiled.embed, ChunkedBatch)
@@ -118,7 +118,7 @@ def test_auto_takes_the_first_that_passes(
     assert all(re.search(rf"x:tiny: {precision} .* float32 torch on ", said) for precision in bad)
     again = compile_source(source, samples(), options(ON_CPU))
     assert len(uncompiled) == len(bad) + 2, "the second time the gate's answer is at hand"
-    assert (again.runtime, again.gate, again.rate) == (compiled.runtime, compiled.gate, compiled.rate)
+    assert (again.runtime, again.gates, again.rate) == (compiled.runtime, compiled.gates, compiled.rate)
 
 
 def test_nothing_passes(uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,10 +245,10 @@ def test_an_engine_is_built_once_and_loaded_by_all(engines: Engines, tmp_path: P
     assert len(engines.built) == 1
     assert onnx.TensorProto.BFLOAT16 in {t.data_type for t in onnx.load_from_string(engines.built[0]).graph.initializer}
     kinds = sorted({path.relative_to(tmp_path / "cache").parts[0] for path in (tmp_path / "cache").rglob("*.*")})
-    assert kinds == ["engines", "gates", "graphs", "policies", "rates", "references"]
+    assert kinds == ["engines", "gates", "graphs", "policies", "rates"]
     second = compile_source(source, samples(), options(ON_GPU))
     assert len(engines.built) == 1
-    assert (second.runtime, second.gate, second.rate) == (first.runtime, first.gate, first.rate)
+    assert (second.runtime, second.gates, second.rate) == (first.runtime, first.gates, first.rate)
     canvas = samples().batches_GSSC[1]
     np.testing.assert_array_equal(second.embed(canvas[:3]), first.embed(canvas)[:3])
 
@@ -345,7 +345,7 @@ def test_a_backbone_that_comes_as_a_graph(engines: Engines) -> None:
     source = lazy(Backbone(spec, graph=graph()))
     compiled = compile_source(source, samples(), options(ON_GPU))
     assert compiled.runtime["precision"] == "fp32"
-    assert compiled.gate is not None
+    assert compiled.gates is not None
     assert onnx.load_from_string(engines.built[0]).graph.node[0].op_type == "Cast", "as TensorRT takes bytes"
     canvas = samples().first()
     expected = canvas.transpose(0, 3, 1, 2).astype(np.float32).mean(3).reshape(BATCH, -1)

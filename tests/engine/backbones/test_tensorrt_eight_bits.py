@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,9 +75,9 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engines:
 def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = LazyBackbone.of(backbone(name), canvas=CANVAS, batch=BATCH)
     compiled = compile_source(source, SAMPLES, options("int8"))
-    assert compiled.gate is not None
-    assert compiled.gate["threshold"] == 0.99
-    assert compiled.gate["cosine_min"] >= 0.99
+    assert compiled.gates is not None
+    assert compiled.gates[0]["threshold"] == 0.99
+    assert compiled.gates[0]["cosine_min"] >= 0.99
     runtime = compiled.runtime
     assert (runtime["name"], runtime["precision"], runtime["float32_layers"]) == ("tensorrt", "int8", 0)
     assert runtime["between"] in ("bf16", "fp16")
@@ -86,7 +86,7 @@ def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.Captur
     built = len(engines.built)
     again = compile_source(source, SAMPLES, options("int8"))
     assert len(engines.built) == built, "the second time all is at hand"
-    assert (again.runtime, again.gate, again.rate) == (compiled.runtime, compiled.gate, compiled.rate)
+    assert (again.runtime, again.gates, again.rate) == (compiled.runtime, compiled.gates, compiled.rate)
     np.testing.assert_array_equal(again.embed(batch(50)[:3]), compiled.embed(batch(50))[:3])
     calibrated = [line for line in capsys.readouterr().err.splitlines() if "calibrating" in line]
     assert [line.split(":")[:2] for line in calibrated] == [["x", "tiny"]]
@@ -96,14 +96,14 @@ def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.Captur
 def test_what_stays_between_products_passes_the_gate_alone(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = PrecisionGate.measured
+    real = PrecisionGate.compare
 
-    def check(self: PrecisionGate, mixture: PrecisionPolicy, names: Sequence[str]) -> dict[str, Any]:
-        if mixture.precision == "bf16":
+    def check(self: PrecisionGate, policy: PrecisionPolicy) -> list[gate.GateResult]:
+        if policy.precision == "bf16":
             raise gate.RejectedError("not in bf16")
-        return real(self, mixture, names)
+        return real(self, policy)
 
-    monkeypatch.setattr(PrecisionGate, "measured", check)
+    monkeypatch.setattr(PrecisionGate, "compare", check)
     runtime = compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8")).runtime
     assert runtime["between"] == "fp16"
     kinds = {tensor.data_type for tensor in onnx.load_from_string(engines.built[-1]).graph.initializer}
@@ -116,15 +116,15 @@ def test_what_stays_between_products_passes_the_gate_alone(
 
 def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    real = PrecisionGate.measured
+    real = PrecisionGate.compare
 
-    def check(self: PrecisionGate, mixture: PrecisionPolicy, names: Sequence[str]) -> dict[str, Any]:
-        if mixture.precision != "fp8":
-            return real(self, mixture, names)
-        asked.append(mixture.unquantised_layers)
+    def check(self: PrecisionGate, policy: PrecisionPolicy) -> list[gate.GateResult]:
+        if policy.precision != "fp8":
+            return real(self, policy)
+        asked.append(policy.unquantised_layers)
         raise gate.RejectedError("fp8 does not agree")
 
-    monkeypatch.setattr(PrecisionGate, "measured", check)
+    monkeypatch.setattr(PrecisionGate, "compare", check)
     with pytest.raises(gate.GateError, match=r"^fp8 does not agree$"):
         compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("fp8"))
     assert asked == [0, 1]  # of 3 layers
@@ -143,10 +143,10 @@ def test_a_large_batch_is_quantised_by_what_a_small_one_shows(engines: Engines) 
 def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     source = LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH)
 
-    def key(mixture: PrecisionPolicy, samples: GivenSamples = SAMPLES) -> str:
+    def key(policy: PrecisionPolicy, samples: GivenSamples = SAMPLES) -> str:
         artefact = builder_of(source, samples, options("auto"))
         assert isinstance(artefact, TensorRTBuilder)
-        return artefact.graph_key(mixture)
+        return artefact.graph_key(policy)
 
     first = key(PrecisionPolicy("int8"))
     assert first == key(PrecisionPolicy("int8"))

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +62,6 @@ def images(tmp_path: Path) -> Path:
 def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done and not found in the cache: ``load``, ``variants``, ``gate``, ``spot``."""
     done: list[str] = []
-    compare = PrecisionGate._compare
 
     def note(what: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*arguments: object) -> object:
@@ -72,11 +71,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return noted
 
-    def compared(gate: PrecisionGate, policy: PrecisionPolicy, names: Sequence[str]) -> Iterator[Any]:
-        return (note("gate", compare) if names else compare)(gate, policy, names)  # type: ignore[no-any-return]
-
     monkeypatch.setattr(registry, "load", note("load", registry.load))
-    monkeypatch.setattr(PrecisionGate, "_compare", compared)
+    monkeypatch.setattr(PrecisionGate, "_embed", note("gate", PrecisionGate._embed))
     monkeypatch.setattr(PrecisionGate, "_spotted", note("spot", PrecisionGate._spotted))
     monkeypatch.setattr(Samples, "pictures", note("variants", Samples.pictures))
     return done
@@ -170,7 +166,7 @@ def test_nothing_is_done_twice(images: Path, work: list[str]) -> None:
     work.clear()
     second = prepare(images)
     assert work == []
-    assert (second.spec, second.gate, second.runtime) == (first.spec, first.gate, first.runtime)
+    assert (second.spec, second.gates, second.runtime) == (first.spec, first.gates, first.runtime)
     assert second.rate == first.rate
     pixels = np.stack([np.array(photograph(i, 64, 64)) for i in range(3)])
     np.testing.assert_array_equal(second.embed(pixels), first.embed(pixels))
@@ -203,7 +199,7 @@ def test_a_suite_of_what_has_been_compared_costs_nothing(
     """Among these is what every gate compares."""
     found = prepare(images, settings=dataclasses.replace(SETTINGS, transformations=names))
     assert work == []
-    assert found.gate == first.gate
+    assert found.gates == first.gates
 
 
 def test_auto_relies_on_what_has_been_compared(images: Path, first: CompiledBackbone, work: list[str]) -> None:
@@ -221,9 +217,14 @@ def test_style_precision_is_looked_at_anew(images: Path, work: list[str]) -> Non
     assert {"gate", "variants"} <= set(work)
 
 
-def test_another_type_runs_the_gate(images: Path, first: CompiledBackbone, work: list[str]) -> None:
-    prepare(images, config=dataclasses.replace(CONFIG, dtype="float32"))
-    assert "gate" in work
+def test_another_type_is_compared_without_embedding(images: Path, work: list[str]) -> None:
+    first = prepare(images, config=dataclasses.replace(CONFIG, precision="fp32"))
+    work.clear()
+    second = prepare(images, config=dataclasses.replace(CONFIG, precision="fp32", dtype="float32"))
+    assert work == []
+    assert first.gates is not None
+    assert second.gates is not None
+    assert second.gates[0]["cosine_min"] > first.gates[0]["cosine_min"]
 
 
 def test_one_changed_photograph_is_enough(images: Path, first: CompiledBackbone, work: list[str]) -> None:
@@ -331,7 +332,7 @@ def test_damaged_entries_are_made_anew(
     second = prepare(images)
     said = capsys.readouterr().err
     assert ("checksum mismatch" in said) == (how != "gone")
-    assert (second.spec, second.gate, second.runtime) == (first.spec, first.gate, first.runtime)
+    assert (second.spec, second.gates, second.runtime) == (first.spec, first.gates, first.runtime)
     pixels = np.stack([np.array(photograph(i, 64, 64)) for i in range(3)])
     np.testing.assert_array_equal(second.embed(pixels), first.embed(pixels))
 
@@ -360,22 +361,25 @@ def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
     images: Path, full: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """bf16 passes on packaged photographs, and not on these."""
-    real = PrecisionGate._check
 
-    def check(gate: PrecisionGate, policy: PrecisionPolicy, *given: Any, **named: Any) -> list[GateResult]:  # noqa: ANN401 - passed on
-        if policy.precision == "bf16" and isinstance(gate.samples, OwnSamples):
-            raise RejectedError("bf16 disagrees")
-        return real(gate, policy, *given, **named)
+    def refuse(real: Callable[..., Any]) -> Callable[..., Any]:
+        def check(gate: PrecisionGate, policy: PrecisionPolicy, *given: object) -> list[GateResult]:
+            if policy.precision == "bf16" and isinstance(gate.samples, OwnSamples):
+                raise RejectedError("bf16 disagrees")
+            return real(gate, policy, *given)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(PrecisionGate, "_check", check)
+        return check
+
+    for name in ("compare", "spot"):
+        monkeypatch.setattr(PrecisionGate, name, refuse(getattr(PrecisionGate, name)))
     monkeypatch.setattr("substyle.engine.backbones.precision.cpu.has", lambda *features: True)
     config = dataclasses.replace(CONFIG, precision="auto", gate="full" if full else "auto")
     for _ in range(2):
         compiled = prepare(images, config=config)
         assert compiled.runtime["precision"] == "fp32"
-        assert compiled.gate is not None
-        assert "spot" not in compiled.gate
-        assert compiled.gate["images"] == 4
+        assert compiled.gates is not None
+        assert "spot" not in compiled.gates[0]
+        assert compiled.gates[0]["images"] == 4
         assert ("trying others" in capsys.readouterr().err) == (not full)
     with pytest.raises(GateError):
         prepare(images, config=dataclasses.replace(config, precision="bf16"))
@@ -388,7 +392,7 @@ def test_what_a_spot_check_refused_is_not_used(
     """The pictures of a search on these photographs may lack the one that failed."""
     spotted = PrecisionGate._spotted
 
-    def refuse(gate: PrecisionGate, policy: PrecisionPolicy, embed: Any) -> dict[str, Any]:  # noqa: ANN401
+    def refuse(gate: PrecisionGate, policy: PrecisionPolicy, embed: Any) -> list[GateResult]:  # noqa: ANN401
         if policy.precision == "bf16":
             raise RejectedError("bf16 disagrees on one picture")
         return spotted(gate, policy, embed)
@@ -406,14 +410,18 @@ def test_what_a_spot_check_refused_is_not_used(
 
 def test_the_result_tells_the_spot_check(images: Path, first: CompiledBackbone) -> None:
     compiled = prepare(images)
-    assert compiled.gate is not None
-    assert (compiled.gate["images"], compiled.gate["rows"]) == (16, 24)
-    assert compiled.gate["reference"] == "float32"
-    assert (compiled.gate["spot"]["images"], compiled.gate["spot"]["rows"]) == (4, 16)
+    assert compiled.gates is not None
+    assert (compiled.gates[0]["images"], compiled.gates[0]["rows"]) == (16, 24)
+    assert compiled.gates[0]["reference"] == "float32"
+    assert (compiled.gates[0]["spot"]["images"], compiled.gates[0]["spot"]["rows"]) == (4, 16)
     exact = prepare(images, config=dataclasses.replace(CONFIG, precision="fp32"))
-    assert exact.gate is not None
-    assert (exact.gate["images"], exact.gate["rows"], exact.gate["reference"]) == (16, 24, "the same graph in float32")
-    assert "spot" not in exact.gate
+    assert exact.gates is not None
+    assert (exact.gates[0]["images"], exact.gates[0]["rows"], exact.gates[0]["reference"]) == (
+        16,
+        24,
+        "the same graph in float32",
+    )
+    assert "spot" not in exact.gates[0]
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
@@ -452,12 +460,12 @@ def test_a_store_continues_with_its_policy(images: Path, work: list[str], monkey
     assert found("one", stored) == first
     assert work == []  # the verdict of the first store, which was searched for
     # a policy that fails the gate is no reason to give up
-    passed = PrecisionGate.passed
+    compare = PrecisionGate.compare
 
-    def refused(gate: PrecisionGate, policy: PrecisionPolicy) -> dict[str, Any]:
+    def refused(gate: PrecisionGate, policy: PrecisionPolicy) -> list[GateResult]:
         if policy == stored["timm:rows"]:
             raise RejectedError("too far off")
-        return passed(gate, policy)
+        return compare(gate, policy)
 
-    monkeypatch.setattr(PrecisionGate, "passed", refused)
+    monkeypatch.setattr(PrecisionGate, "compare", refused)
     assert found("four", stored)["precision"] == "fp32"
