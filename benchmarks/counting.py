@@ -28,7 +28,16 @@ _ATEN = torch.ops.aten
 _BATCHED = (_ATEN.bmm, _ATEN.baddbmm)  # those of attention; their largest matrix is its scores
 _ALSO_POINTWISE = (_ATEN._to_copy, _ATEN.reflection_pad2d, _ATEN.upsample_nearest2d, _ATEN.cat, _ATEN.clone)
 _EMPTY = (_ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty)
-_OVERWRITES = (_ATEN.copy_, _ATEN.fill_, _ATEN.zero_, _ATEN.zeros_like, _ATEN.ones_like, _ATEN.full_like)
+_OVERWRITES = (
+    _ATEN.copy_,
+    _ATEN.fill_,
+    _ATEN.zero_,
+    _ATEN.zeros_like,
+    _ATEN.ones_like,
+    _ATEN.full_like,
+    _ATEN.full,
+    _ATEN.new_zeros,
+)
 _PICKS = (_ATEN.index, _ATEN.index_select, _ATEN.gather)
 _READS = 4  # torch.compile writes an intermediate result with several users if it is computed from more tensors
 
@@ -130,11 +139,18 @@ class Counter(TorchDispatchMode):
         return sources
 
     def _write(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Write results that are needed in memory, one kernel each."""
+        """Write results that are needed in memory, by one kernel for those of one size that have a source in common."""
+        kernels: list[tuple[int, dict[int, float], float]] = []  # numbers of a result, sources, bytes of results
         for tensor in tensors:
             if _key(tensor) in self._unwritten:
-                self.launches.append(Launch(0.0, sum(self._sources([tensor]).values()) + _size(tensor)))
-                del self._unwritten[_key(tensor)]
+                sources, written = self._sources([tensor]), _size(tensor)
+                for other in [k for k in kernels if k[0] == tensor.numel() and k[1].keys() & sources.keys()]:
+                    kernels.remove(other)
+                    sources, written = sources | other[1], written + other[2]
+                kernels.append((tensor.numel(), sources, written))
+        for tensor in tensors:
+            self._unwritten.pop(_key(tensor), None)
+        self.launches += [Launch(0.0, sum(sources.values()) + written) for _, sources, written in kernels]
 
 
 def _key(tensor: torch.Tensor) -> int:

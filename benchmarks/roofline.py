@@ -104,10 +104,9 @@ def gather(rows: int, width: int, itemsize: int, outsize: int) -> Least:
     return Least(rows * (width * (itemsize + outsize) + 8 + 4 * factor), rows * width * (2 + factor))
 
 
-def relu_drop(heads: int, seeds: int, hidden: int, batch: int, itemsize: int) -> Least:
-    """In-place ReLU and dropout of a hidden layer; heads of one seed share the random bytes, 16 per block."""
-    values = hidden * batch
-    return Least(2 * heads * values * itemsize, seeds * -(-values // 16) * PHILOX + heads * values * 3)
+def dropout(masks: int, units: int) -> Least:
+    """Dropout masks, a byte each, compared with one of the 16 random bytes of a block."""
+    return Least(masks * units, masks * (-(-units // 16) * PHILOX + 2 * units))
 
 
 def cross_entropy(heads: int, classes: int, batch: int, itemsize: int = 4) -> Least:
@@ -119,13 +118,12 @@ def cross_entropy(heads: int, classes: int, batch: int, itemsize: int = 4) -> Le
     return Least(2 * values * itemsize + 8 * batch + 4 * rows + 4 * heads, 13 * values + 5 * rows)
 
 
-def adamw(heads: int, parameters: int, itemsize: int = 4, lowered: int = 0) -> Least:
+def adamw(heads: int, parameters: int, itemsize: int = 4) -> Least:
     """One step: float32 weights and both moments read and written, gradients read.
 
     Args:
         heads: K; each has its own learning rate and decay.
         parameters: total over all heads.
         itemsize: bytes per gradient.
-        lowered: bytes per weight of a copy in the dtype of the products, 0 without a copy.
     """
-    return Least(parameters * (24 + itemsize + lowered) + 8 * heads, parameters * 16)
+    return Least(parameters * (24 + itemsize) + 8 * heads, parameters * 16)

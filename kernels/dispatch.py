@@ -100,16 +100,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def fused(function: Function) -> Function:
-    """Decorate a function of tensors that torch.compile makes one or two kernels of, for any batch and side.
+    """Decorate a function, whose first argument is a tensor, of which torch.compile makes few kernels, for all sizes.
 
     It is compiled on a GPU with Triton, and called as it is elsewhere.
     """
 
     @wraps(function)
-    def call(*tensors: torch.Tensor) -> Any:  # noqa: ANN401
-        return (compiled(function) if tensors[0].is_cuda and installed() else function)(*tensors)
+    def call(first: torch.Tensor, *others: Any) -> Any:  # noqa: ANN401
+        return (compiled(function) if first.is_cuda and installed() else function)(first, *others)
 
     return cast("Function", call)
+
+
+_VARIANTS = 64  # compilations of a function: a training step has one for each depth, number of losses and dtype
 
 
 @cache
@@ -117,15 +120,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return what `fused` calls on a GPU. If it cannot be compiled, it runs as it is from then on."""
     made: Callable[..., Any] = torch.compile(function, dynamic=True)
 
-    def call(*tensors: torch.Tensor) -> Any:  # noqa: ANN401
+    def call(*given: Any) -> Any:  # noqa: ANN401
         nonlocal made
         try:
-            return made(*tensors)
+            with torch._dynamo.config.patch(recompile_limit=_VARIANTS):
+                return made(*given)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(f"torch.compile failed; running {function.__name__} uncompiled: {reason}", file=sys.stderr)
             made = function
-            return made(*tensors)
+            return made(*given)
 
     return call
 

@@ -24,7 +24,7 @@ from substyle.kernels.dispatch import upload
 PARAMETERS, NOISE = 0, 1  # streams: parameters and per-pixel noise of a transformation never share a counter
 
 _ROUNDS = 10
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _MASK, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
@@ -122,7 +122,7 @@ def philox_4x32_torch(counter: Sequence[Words], key: Sequence[Words]) -> tuple[t
     k0, k1 = key
     for i in range(_ROUNDS):  # products may wrap to negative int64: mask after the arithmetic shift
         r0, r1 = (k0 + i * _W0) & 0xFFFFFFFF, (k1 + i * _W1) & 0xFFFFFFFF
-        p0, p1 = c0 * int(_M0), c2 * int(_M1)
+        p0, p1 = c0 * _M0, c2 * _M1
         c0, c1 = (p1 >> 32 & 0xFFFFFFFF) ^ c1 ^ r0, p1 & 0xFFFFFFFF
         c2, c3 = (p0 >> 32 & 0xFFFFFFFF) ^ c3 ^ r1, p0 & 0xFFFFFFFF
     return c0, c1, c2, c3  # type: ignore[return-value]  # tensors, since some word is one

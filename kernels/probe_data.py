@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from substyle.kernels import philox
-from substyle.kernels.dispatch import fused, on_triton, upload
+from substyle.kernels.dispatch import fused, upload
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import DROPOUT, keys_of_seeds
 
@@ -87,74 +86,44 @@ def check(x_RD: torch.Tensor) -> None:
         raise ConfigError("table.dtype", x_RD.dtype, ", ".join(map(str, KINDS)))
 
 
-# Dropout masks are a pure function of (seed, step, unit) on every device, so a resumed run draws the same masks.
+# Dropout masks are a pure function of (seed, step, unit) on every device.
 #
 # A unit is dropped if its random byte is below a threshold, so probabilities are multiples of 1/256. Byte j of a seed
 # and step is byte j % 16 (of four words, low bytes first) of Philox at counter (j // 16, step, name low, name high) and
 # key ``seed``, with the name "dropout"; j is the flat index of the unit in the (H, B) mask.
 
 LEVELS = 256  # values of a random byte
+_WORD = philox.name_word(DROPOUT)
 
 
-def masks(seeds: Sequence[int], step: int, threshold: int, shape: Sequence[int]) -> torch.Tensor:
-    """Dropout masks of a training step, one per seed; True keeps a unit. Shape: (S, H, B) bool.
+def draw_masks(kept_nSHB: torch.Tensor, seeds: Sequence[int], first: int, threshold: int) -> None:
+    """Draw the dropout masks of n training steps, one per seed; True keeps a unit.
 
     Args:
-        step: training step, below 2**32.
+        kept_nSHB: contiguous output, bool. The H units may be those of several layers.
+        first: number of the first step; all are below 2**32.
         threshold: 256 times the dropout probability.
-        shape: (H, B).
     """
-    hidden, batch = shape
-    kept = random_bytes(seeds, step, hidden * batch) >= threshold
-    return torch.from_numpy(kept).view(len(seeds), hidden, batch)
+    kept_nSU, key_S = kept_nSHB.flatten(2), keys_of_seeds(seeds)
+    steps, _, count = kept_nSU.shape
+    if kept_nSU.device.type == "cpu":
+        bits = np.empty(-(-count // 2), np.uint16)
+        for step, kept_SU in enumerate(kept_nSU.numpy(), first):
+            for key, kept_U in zip(key_S, kept_SU, strict=True):
+                philox.bits16(key, DROPOUT, bits, stream=step)
+                np.greater_equal(bits.view(np.uint8)[:count], threshold, out=kept_U)
+        return
+    words_nSV4 = torch.empty(steps, len(key_S), -(-count // 16), 4, dtype=torch.int32, device=kept_nSU.device)
+    numbers = np.arange(first, first + steps)
+    draw_words(words_nSV4, *(upload(v, kept_nSU.device) for v in (key_S.view(np.int64), numbers)))
+    torch.ge(words_nSV4.view(torch.uint8).flatten(2)[:, :, :count], threshold, out=kept_nSU)
 
 
-def relu_drop_(
-    hidden_KHB: torch.Tensor,
-    key_S: torch.Tensor,
-    step_1: torch.Tensor,
-    threshold: int,
-    bias_KH: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Add a bias, then apply ReLU and dropout to a hidden layer in place, without scaling kept units, and return it.
-
-    A unit passes gradient exactly where it is positive, so the backward pass does not need the masks. Seeds and step
-    are tensors, so CUDA graphs can replay it.
-
-    Args:
-        hidden_KHB: contiguous, float32, bfloat16 or float16; head k uses the mask of seed k % S, see :func:`masks`.
-        key_S: seeds, from :func:`device_keys`.
-        step_1: step, from :func:`device_steps`.
-        threshold: as in :func:`masks`.
-        bias_KH: float32, None for no bias.
-    """
-    if on_triton(hidden_KHB):
-        from substyle.kernels import probe_data_triton
-
-        return probe_data_triton.relu_drop_(hidden_KHB, key_S, step_1, threshold, bias_KH)
-    if bias_KH is not None:
-        hidden_KHB.copy_(hidden_KHB.float() + bias_KH[:, :, None])
-    kept_SHB = masks(key_S.tolist(), int(step_1) & 0xFFFFFFFF, threshold, hidden_KHB.shape[1:]).to(hidden_KHB.device)
-    hidden_KHB.relu_().view(-1, *kept_SHB.shape).masked_fill_(~kept_SHB, 0.0)
-    return hidden_KHB
-
-
-def device_keys(seeds: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Copy the Philox keys of seeds to a device, uint64 bits as int64. Shape: (S,)."""
-    return upload(keys_of_seeds(seeds).view(np.int64), device)
-
-
-def device_steps(steps: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Copy step numbers below 2**32 to a device, uint32 bits as int32. Shape: (n,)."""
-    return upload(np.asarray(steps, np.uint32).view(np.int32), device)
-
-
-def random_bytes(seeds: Sequence[int], step: int, count: int) -> NDArray[np.uint8]:
-    """First ``count`` random bytes of each seed at a step. Shape: (S, count)."""
-    name = philox.name_word(DROPOUT)
-    blocks = np.arange(-(-count // 16), dtype=np.uint64)[None]
-    words = [np.full((1, 1), word, np.uint64) for word in (step, name & 0xFFFFFFFF, name >> 32)]
-    key_S1 = keys_of_seeds(seeds)[:, None]
-    lanes = philox.philox_4x32((blocks, *words), (key_S1 & np.uint64(0xFFFFFFFF), key_S1 >> np.uint64(32)))
-    drawn = np.stack(lanes, axis=-1).astype("<u4").reshape(len(seeds), 4 * blocks.size)
-    return drawn.view(np.uint8)[:, :count]
+@fused
+def draw_words(out_nSV4: torch.Tensor, key_S: torch.Tensor, step_n: torch.Tensor) -> None:
+    """Random words of the first V blocks of each step and seed, bits as int32."""
+    block = torch.arange(out_nSV4.shape[2], device=out_nSV4.device)
+    counter = block, step_n[:, None, None], _WORD & 0xFFFFFFFF, _WORD >> 32
+    key_S1 = key_S[:, None]
+    words = philox.philox_4x32_torch(counter, (key_S1 & 0xFFFFFFFF, key_S1 >> 32 & 0xFFFFFFFF))
+    out_nSV4.copy_(torch.stack(words, -1))

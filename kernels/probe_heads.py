@@ -41,7 +41,6 @@ class Heads:
     ) -> None:
         self.parameters = [p for p in parameters if p is not None]
         self.steps, self.first, self.second = steps, list(first), list(second)
-        self._copies: dict[int, tuple[int, torch.Tensor]] = {}
 
     @property
     def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -79,37 +78,6 @@ class Heads:
         if not self.first:
             self.first = [dispatch.zeros_like(p) for p in self.parameters]
             self.second = [dispatch.zeros_like(p) for p in self.parameters]
-
-    def lowered(self, place: int, dtype: torch.dtype) -> torch.Tensor:
-        """``parameters[place]`` in another dtype, from a cached copy that is refreshed after the parameter changed.
-
-        Changes are detected by torch's version counter, which fused Adam and Triton kernels do not increment: such
-        updates must call :meth:`changed` or update the copy (:meth:`low_copy`) too.
-        """
-        parameter = self.parameters[place]
-        if parameter.dtype == dtype:
-            return parameter
-        version, copy = self._copies.get(place, (-1, None))
-        if copy is None or copy.dtype != dtype:
-            copy = dispatch.copy(parameter, dtype)
-        elif version != parameter._version:
-            copy.copy_(parameter)
-        self._copies[place] = parameter._version, copy
-        return copy
-
-    def low_copy(self, place: int) -> torch.Tensor | None:
-        """The bfloat16 copy of ``parameters[place]`` if up to date, else None; any other copy is marked stale."""
-        version, copy = self._copies.get(place, (-1, None))
-        if copy is None:
-            return None
-        if version == self.parameters[place]._version and copy.dtype == torch.bfloat16:
-            return copy
-        self._copies[place] = -1, copy
-        return None
-
-    def changed(self) -> None:
-        """Mark all copies of parameters as stale."""
-        self._copies = {place: (-1, copy) for place, (_, copy) in self._copies.items()}
 
     def select(self, index: Sequence[int]) -> Heads:
         """Copy the heads at the given indices, with their moments and step count."""

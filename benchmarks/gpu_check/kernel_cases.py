@@ -31,7 +31,7 @@ STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 
 def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
-    any_shape = (gaussian, impulse, shot, bits, compared, remapped, dots, lines, jpeg, contracted, relu_drop,
+    any_shape = (gaussian, impulse, shot, bits, compared, remapped, dots, lines, jpeg, contracted, dropout,
                  float16_rows, int8_rows)  # fmt: skip
     for make in any_shape + square:
         yield make.__name__, partial(make, m)
@@ -183,22 +183,23 @@ SEEDS = (7, -1, 2**63 + 5)
 THRESHOLD = 51  # of 256: a unit in five is dropped
 
 
-def relu_drop(m: Made) -> Case:
-    """Rectify and drop a hidden layer of bf16, in place."""
+def dropout(m: Made) -> Case:
+    """Dropout masks of a few training steps."""
     _, height, width, _ = m.shape
-    heads = 2 * len(SEEDS)
-    hidden = torch.randn(heads, 8 * height, width, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    there = hidden.to(m.device)
-    drawn, drawn_there = (
-        (probe_data.device_keys(SEEDS, where), probe_data.device_steps([3], where), THRESHOLD)
-        for where in (torch.device("cpu"), m.device)
+    steps = 4
+    there, here = (
+        torch.empty(steps, len(SEEDS), 8 * height, width, dtype=torch.bool, device=device)
+        for device in (m.device, torch.device("cpu"))
     )
-    least = roofline.relu_drop(heads, len(SEEDS), 8 * height, width, 2)
+
+    def drawn(kept_nSHB: torch.Tensor) -> torch.Tensor:
+        probe_data.draw_masks(kept_nSHB, SEEDS, 2**32 - steps, THRESHOLD)
+        return kept_nSHB
+
+    least = roofline.dropout(steps * len(SEEDS), 8 * height * width)
     return Case(
-        "relu_drop", lambda: probe_data.relu_drop_(there, *drawn_there),
-        lambda: probe_data.relu_drop_(hidden.clone(), *drawn), list(range(heads)), EXACT, least, heads,
-        unit="heads",
-    )  # fmt: skip
+        "dropout", lambda: drawn(there), lambda: drawn(here), list(range(steps)), EXACT, least, steps, unit="steps"
+    )
 
 
 def _rows(m: Made, stored: torch.dtype) -> Case:

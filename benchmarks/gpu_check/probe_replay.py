@@ -14,18 +14,17 @@ import torch
 from benchmarks.gpu_check import probe_ways
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.probe_tables import made
-from benchmarks.gpu_check.probe_ways import SEED, THRESHOLD, Problem
+from benchmarks.gpu_check.probe_ways import KEEP, SEED, Problem
 from benchmarks.gpu_check.rows import MEASURED, Row, correctness, skipped
 from substyle.engine import cuda
-from substyle.engine.probes.batches import AHEAD, BatchPart, DeviceBatches, Features, Queue, StepSchedule
+from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, Features, StepBlock, StepSchedule
 from substyle.engine.probes.dataset import Resident, Standardizer
-from substyle.engine.probes.heads import DeviceHeadBank, Setting, Steps, StepSpec
+from substyle.engine.probes.heads import HeadBank, Kept, Setting, Steps, StepSpec
 from substyle.engine.probes.tasks import coarse_task, fine_task, stream_of
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.dispatch import installed
 from substyle.kernels.probe_data import quantise
 from substyle.kernels.probe_heads import Heads
-from substyle.kernels.probe_step_gpu import schedule
+from substyle.kernels.probe_step import schedule
 
 PART = "probes"
 STEPS = cuda.WARM + 3  # that are compared: some before the capture, some replayed
@@ -62,17 +61,14 @@ def steps_of(p: Problem, heads: Heads, x_RD: torch.Tensor, row_nB: torch.Tensor,
     settings = [Setting(lr, decay, heads.w1.shape[1]) for lr, decay in zip(p.lr_K, p.decay_K, strict=True)]
     task: Any = SimpleNamespace(outputs=slice(0, heads.outputs))  # no rows are drawn
     part = BatchPart(task, task, row_nB.shape[1])
-    queue = Queue(script, count, plain, x_RD, None)
-    return Steps(
-        heads, StepSpec(settings, rows, [part], device), queue, [SEED], THRESHOLD if p.kept_SHB is not None else 0
-    )
+    block = StepBlock(script, count, plain, x_RD, None)
+    kept = None if p.kept_SHB is None else Kept(p.kept_SHB.to(device).expand(count, -1, -1, -1), KEEP)
+    return Steps(heads, StepSpec(settings, rows, [part], device), block, kept)
 
 
 def cannot(bench: Bench) -> str:
     """Why steps are not replayed here, "" where they are."""
-    if bench.device.type != "cuda":
-        return "CUDA graphs are of GPUs"
-    return "" if installed() else "triton is not installed: steps run one launch at a time"
+    return "" if bench.device.type == "cuda" else "CUDA graphs are of GPUs"
 
 
 def correct(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
@@ -171,8 +167,8 @@ def trained(bench: Bench, kind: torch.dtype, batch: int) -> Callable[[], None]:
     features = Features(Resident(table, x_RD, scale_R), standard, device, torch.bfloat16)
     part = BatchPart(task, stream_of(task, "cross", 0, device), batch)
     settings = [Setting(10.0 ** -(2 + 2 * k / sizes.epoch_heads), 0.01, 0) for k in range(sizes.epoch_heads)]
-    bank = DeviceHeadBank(settings, sizes.dim, len(variants), [SEED], 0.0, device)
-    batches = DeviceBatches(features, [part], AHEAD, 0)
+    bank = HeadBank.of(settings, sizes.dim, len(variants), [SEED], 0.0, device)
+    batches = Batches(features, [part], AHEAD, 0, gathered=False)
     return lambda: bank.learn(batches.block([1.0] * AHEAD), [part])
 
 

@@ -65,7 +65,8 @@ def problem(rows: int, width: int, classes: int, heads: int, hidden: int) -> Pro
     ]
     kept = None
     if hidden:
-        kept = probe_data.masks([SEED], 0, THRESHOLD, (hidden, rows))
+        kept = torch.empty(1, hidden, rows, dtype=torch.bool)
+        probe_data.draw_masks(kept[None], [SEED], 0, THRESHOLD)
     rates = [10.0 ** -(2 + 2 * k / max(heads - 1, 1)) for k in range(heads)]
     return Problem(x, target, parameters, rates, [0.01 * (k % 4) for k in range(heads)], kept)
 

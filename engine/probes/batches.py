@@ -1,10 +1,10 @@
-"""Training batches: standardised rows, targets and schedules, prepared several steps ahead."""
+"""Training batches: standardised rows, targets and schedules, drawn several steps ahead."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -16,11 +16,11 @@ from substyle.engine.probes.dataset import Dataset, Resident, Standardizer, stan
 from substyle.engine.probes.loader import Drawn, Placed
 from substyle.engine.probes.tasks import I64, Stream, Task
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import cpu, dispatch, probe_data
+from substyle.kernels import cpu, dispatch
 from substyle.kernels.dispatch import upload
 from substyle.kernels.probe_data import gather
 from substyle.kernels.probe_heads import Heads
-from substyle.kernels.probe_step_gpu import schedule
+from substyle.kernels.probe_step import schedule
 
 KEPT = 1 << 30  # maximum bytes of standardised features that are kept; half as many again for those in 16 bits
 _AT_ONCE = 1 << 24  # numbers that are standardised at a time
@@ -165,58 +165,6 @@ class BatchPart:
     count: int
 
 
-@dataclass(frozen=True)
-class StepBlock:
-    """A block of n consecutive batches.
-
-    Attributes:
-        x_nBD: features.
-        targets: targets of each part, (n, count).
-        rows: rows of a batch per part.
-        rates: learning rate per batch, relative to its peak.
-    """
-
-    x_nBD: torch.Tensor
-    targets: list[torch.Tensor]
-    rows: list[slice]
-    rates: list[float]
-
-    def __len__(self) -> int:
-        return len(self.rates)
-
-
-class Batches:
-    """Gathers blocks of batches into one array; each block overwrites the previous one.
-
-    Args:
-        most: maximum batches per block.
-        steps: total number of batches.
-    """
-
-    def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
-        self.features, self.rows = features, rows_of(parts)
-        size = self.rows[-1].stop
-        self.ready_RD = features.in_advance(steps * size)
-        self.x_nBD = dispatch.empty((most, size, features.width), features.dtype, features.device)
-        self.feed = features.held.feed(partial(draw, parts), size, steps)
-
-    def block(self, rates: Sequence[float]) -> StepBlock:
-        """Return the next batches: one per rate, or as many as have their rows on the device at the same time."""
-        drawn, placed = self.feed.take(len(rates))
-        count = len(placed.row_nB)
-        # only these: of a small batch the buffer holds hundreds of thousands, and iteration makes a view of each
-        for row_B, x_BD in zip(placed.row_nB, self.x_nBD[:count], strict=True):
-            if self.ready_RD is None:
-                self.features.of(placed, row_B, x_BD)
-            else:
-                torch.index_select(self.ready_RD, 0, row_B, out=x_BD)
-        return StepBlock(self.x_nBD[:count], drawn.targets, self.rows, list(rates[:count]))
-
-    def close(self) -> None:
-        """Stop loading."""
-        self.feed.close()
-
-
 def rows_of(parts: Sequence[BatchPart]) -> list[slice]:
     """Slices of a batch per part."""
     ends = np.cumsum([part.count for part in parts])
@@ -253,7 +201,7 @@ class StepSchedule:
     @classmethod
     def of(cls, steps: int, rows: list[slice], device: torch.device) -> StepSchedule:
         """A schedule of zeros."""
-        return cls(torch.zeros(steps, 2 * rows[-1].stop + 2, dtype=torch.int64, device=device), rows)
+        return cls(torch.zeros(steps, 2 * rows[-1].stop + 3, dtype=torch.int64, device=device), rows)
 
     @property
     def row_nB(self) -> torch.Tensor:
@@ -268,13 +216,8 @@ class StepSchedule:
 
     @property
     def now_n3(self) -> torch.Tensor:
-        """``probe_step_gpu.Rates.now_3`` of each step, float32."""
-        return self.word_nP[:, -2:].view(torch.float32)[:, :3]
-
-    @property
-    def number_n(self) -> torch.Tensor:
-        """Step numbers, which key dropout, int32."""
-        return self.word_nP[:, -1:].view(torch.int32)[:, 1]
+        """``now_3`` of `probe_step.step` in each step, float64."""
+        return self.word_nP[:, -3:].view(torch.float64)
 
     def step(self, at: torch.Tensor, out: StepSchedule) -> None:
         """Copy step ``at``, (1,) on the device, to a schedule of one step."""
@@ -282,12 +225,14 @@ class StepSchedule:
 
 
 @dataclass(frozen=True)
-class Queue:
-    """Scheduled steps and the memory of their rows.
+class StepBlock:
+    """A block of consecutive steps and the memory of their rows.
 
     Attributes:
         script: schedule, at a fixed address during a training.
+        steps: number of steps.
         x_RD, scale_R: as in `loader.Placed`, at fixed addresses during a training.
+        x_nBD: features of each step; None if each step gathers its own.
     """
 
     script: StepSchedule
@@ -295,35 +240,56 @@ class Queue:
     features: Features
     x_RD: torch.Tensor
     scale_R: torch.Tensor | None
+    x_nBD: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.steps
 
 
-class DeviceBatches:
-    """Schedules the steps of a training on the device.
+class Batches:
+    """Draws blocks of training steps; each overwrites the previous one.
 
     Args:
-        most: maximum steps per schedule.
+        most: maximum steps per block.
         steps: total number of steps.
+        gathered: whether the features of a block are gathered with it.
     """
 
-    def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
+    def __init__(
+        self, features: Features, parts: Sequence[BatchPart], most: int, steps: int, *, gathered: bool = True
+    ) -> None:
         self.features, self.most, self.taken = features, most, 0
         self.script = StepSchedule.of(most, rows_of(parts), features.device)
-        self.feed = features.held.feed(partial(draw, parts), self.script.rows[-1].stop, steps)
+        size = self.script.rows[-1].stop
+        self.ready_RD = features.in_advance(steps * size) if gathered else None
+        shape = most, size, features.width
+        self.x_nBD = dispatch.empty(shape, features.dtype, features.device) if gathered else None
+        self.feed = features.held.feed(partial(draw, parts), size, steps)
 
-    def block(self, rates: Sequence[float]) -> Queue:
-        """Schedule the next steps: one per rate, or as many as have their rows on the device at the same time."""
+    def block(self, rates: Sequence[float]) -> StepBlock:
+        """Return the next steps: one per rate, or as many as have their rows on the device at the same time.
+
+        Args:
+            rates: learning rate of each step, relative to its peak.
+        """
         drawn, placed = self.feed.take(min(len(rates), self.most))
-        count, device, script = len(placed.row_nB), self.features.device, self.script
+        count, script = len(placed.row_nB), self.script
         script.row_nB[:count].copy_(placed.row_nB)
         for target_nB, given_nB in zip(script.targets, drawn.targets, strict=True):
             target_nB[:count].copy_(given_nB)
-        script.now_n3[:count].copy_(upload(schedule(rates[:count], self.taken), device))
-        script.number_n[:count].copy_(probe_data.device_steps(range(self.taken, self.taken + count), device))
+        script.now_n3[:count].copy_(upload(schedule(rates[:count], self.taken), self.features.device))
         self.taken += count
-        return Queue(script, count, self.features, placed.x_RD, placed.scale_R)
+        block = StepBlock(script, count, self.features, placed.x_RD, placed.scale_R)
+        if self.x_nBD is None:
+            return block
+        # only these: of a small batch the buffer holds hundreds of thousands, and iteration makes a view of each
+        x_nBD = self.x_nBD[:count]
+        for row_B, x_BD in zip(placed.row_nB, x_nBD, strict=True):
+            if self.ready_RD is None:
+                self.features.of(placed, row_B, x_BD)
+            else:
+                torch.index_select(self.ready_RD, 0, row_B, out=x_BD)
+        return replace(block, x_nBD=x_nBD)
 
     def close(self) -> None:
         """Stop loading."""

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, DeviceBatches, Features
+from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.heads import DeviceHeadBank, HeadBank, Setting, replays
+from substyle.engine.probes.heads import HeadBank, Setting
 from substyle.engine.probes.tasks import F64, UNKNOWN, Advance, Task
 from substyle.kernels.dispatch import threads, threads_for
 from substyle.kernels.errors import SubstyleError
@@ -93,11 +93,8 @@ class Validation:
         Args:
             number: index of the validation within the training, for banks that replay it.
         """
-        if isinstance(bank, DeviceHeadBank):
-            accuracy_K, loss_K = bank.judged(number, self.totals)
-            return np.minimum(accuracy_K, 1.0), loss_K
-        accuracies, losses = zip(*(self.judge(piece) for piece in bank.pieces), strict=True)
-        return np.concatenate(accuracies), np.concatenate(losses)
+        accuracy_K, loss_K = bank.judged(number, self.totals)
+        return np.minimum(accuracy_K, 1.0), loss_K
 
 
 def agreement_rows(features: Features, task: Task, config: ProbeConfig) -> list[Validation]:
@@ -177,22 +174,21 @@ def train(
     seeds = [config.seed] if seeds is None else seeds
     outputs = max(part.task.outputs.stop for part in parts)
     other = settings[0].bank(settings, features.width, outputs, seeds, features.device)
-    replayed = replays(features.device) and other is None
-    make_bank, make_batches = (DeviceHeadBank, DeviceBatches) if replayed else (HeadBank, Batches)
     shapes = dict.fromkeys((s.width, s.depth) for s in settings) if other is None else {}
     banks = [] if other is None else [other]
     for shape in shapes:
         own = [s for s in settings if (s.width, s.depth) == shape]
-        banks.append(make_bank(own, features.width, outputs, seeds, config.dropout, features.device))
+        banks.append(HeadBank.of(own, features.width, outputs, seeds, config.dropout, features.device))
+    gathered = not any(bank.replayed for bank in banks)
     validation = [Validation(features, part.task, config) for part in parts]
     untrained = {s: loss for bank in banks for s, _, loss in _evaluated(bank, validation)}
     done = 0
-    at_once = AHEAD if replayed else _steps_at_once(features, parts, banks)
+    at_once = _steps_at_once(features, parts, banks, gathered)
     size = sum(part.count for part in parts)
     largest = max(sum(p.numel() for p in bank.pieces[0].parameters) for bank in banks)
     with (
         threads(threads_for(size * largest, features.device)),
-        closing(make_batches(features, parts, at_once, steps)) as batches,
+        closing(Batches(features, parts, at_once, steps, gathered=gathered)) as batches,
     ):
         while done < steps:
             ahead = min(at_once, steps - done)
@@ -208,13 +204,15 @@ def train(
     }
 
 
-def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequence[HeadBank]) -> int:
+def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequence[HeadBank], gathered: bool) -> int:
     """Steps per block: one, or as many as fit into _BLOCK bytes for heads that train in blocks."""
     if not any(bank.in_blocks for bank in banks):
         return 1
     size = sum(part.count for part in parts)
-    masks = sum(bank.width * bank.depth * bank.seeds for bank in banks if bank.dropout.threshold)
-    return max(1, _BLOCK // (size * (features.width * features.dtype.itemsize + masks)))
+    masks = sum(bank.hidden * len(bank.seeds) for bank in banks if bank.threshold)
+    if gathered:
+        return max(1, _BLOCK // (size * (features.width * features.dtype.itemsize + masks)))
+    return max(1, min(AHEAD, _BLOCK // (size * max(masks, 1))))
 
 
 def _evaluated(bank: HeadBank, validation: Sequence[Validation]) -> list[tuple[Setting, float, float]]:
@@ -222,7 +220,7 @@ def _evaluated(bank: HeadBank, validation: Sequence[Validation]) -> list[tuple[S
     judged = [v.judge_bank(bank, number) for number, v in enumerate(validation)]
     found = []
     for g, setting in enumerate(bank.settings):
-        own = slice(g * bank.seeds, (g + 1) * bank.seeds)
+        own = slice(g * len(bank.seeds), (g + 1) * len(bank.seeds))
         accuracy = sum(w * float(a[own].mean()) for w, (a, _) in zip(setting.score, judged, strict=True))
         loss = sum(w * float(v[own].mean()) for w, (_, v) in zip(setting.loss, judged, strict=True) if w > 0)
         found.append((setting, accuracy, math.inf if math.isnan(loss) else loss))

@@ -19,7 +19,7 @@ def test_bytes_of_one_canvas() -> None:
     assert roofline.jpeg(1, 224, 224).bytes == 2 * one + 2 * (pixels + 2 * 112 * 112)
     assert roofline.gather(1024, 768, 2, 2).bytes == 1024 * (768 * 4 + 8)
     assert roofline.gather(1024, 768, 1, 2).bytes == 1024 * (768 * 3 + 12)
-    assert roofline.relu_drop(6, 3, 2048, 1024, 2).bytes == 2 * 6 * 2048 * 1024 * 2
+    assert roofline.dropout(6, 2048 * 1024).bytes == 6 * 2048 * 1024
 
 
 def test_a_probe_step_s_element_wise_halves_by_hand() -> None:
@@ -27,7 +27,7 @@ def test_a_probe_step_s_element_wise_halves_by_hand() -> None:
     assert roofline.cross_entropy(2, 3, 5) == (30 * 4 + 30 * 4 + 5 * 8 + 10 * 4 + 2 * 4, 30 * 13 + 10 * 5)
     assert roofline.cross_entropy(2, 3, 5, 2).bytes == 30 * 2 + 30 * 2 + 5 * 8 + 10 * 4 + 2 * 4
     assert roofline.adamw(2, 7) == (7 * (4 * 4 + 3 * 4) + 2 * 8, 7 * 16)
-    assert roofline.adamw(2, 7, 2, 2).bytes == 7 * (3 * 4 + 2 + 3 * 4 + 2) + 2 * 8
+    assert roofline.adamw(2, 7, 2).bytes == 7 * (3 * 4 + 2 + 3 * 4) + 2 * 8
 
 
 def test_the_slower_of_the_two_counts() -> None:
@@ -49,7 +49,7 @@ def test_the_slower_of_the_two_counts() -> None:
         (roofline.dots, (2, 4, 4, 2)),
         (roofline.lines, (2, 4, 4, 2)),
         (roofline.gather, (4, 8, 2, 2)),
-        (roofline.relu_drop, (4, 2, 8, 8, 2)),
+        (roofline.dropout, (4, 32)),
         (roofline.cross_entropy, (2, 4, 8)),
         (roofline.adamw, (2, 64)),
     ],

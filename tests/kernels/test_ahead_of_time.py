@@ -34,10 +34,6 @@ CANVAS = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
 KEYS = philox.image_keys(0, ["a", "b"])
 HALF = np.full(2, 0.5, np.float32)
 LOGITS, TARGET, SHARE = torch.zeros(4, 31, 1024), torch.zeros(1024, dtype=torch.int64), torch.zeros(4, 1024)
-WEIGHT, RATES = torch.zeros(4, 2048, 768), torch.zeros(4)
-LOW = LOGITS.bfloat16(), torch.zeros(4, 31)  # logits and bias
-HIDDEN, BIAS = torch.zeros(4, 2048, 1024, dtype=torch.bfloat16), torch.zeros(4, 2048)
-STEP = torch.zeros(1, dtype=torch.int32)
 TABLES = np.ones((2, 2, 8, 8), np.int32)
 MAPS = (
     torch.zeros(1, 2, 224, 224, 32, dtype=torch.bfloat16), *torch.zeros(2, 5, 2, 32),
@@ -74,27 +70,7 @@ BUDGETS = {
     "jpeg_codec_triton._code": Budget(lambda f: f.compressed(CANVAS, TABLES), 32, 4096, 64),
     "jpeg_codec_triton._upsample": Budget(lambda f: f.compressed(CANVAS, TABLES), 40, 0, 8),
     "contraction_triton._contract": Budget(lambda f: f.contract(*MAPS), 200, 8192, 128),
-    "probe_data_triton._relu_drop": Budget(
-        lambda f: [f.relu_drop_(HIDDEN, torch.zeros(2, dtype=torch.int64), STEP, 51, bias) for bias in (None, BIAS)],
-        40,
-        512,
-        128,
-    ),
-    "probe_step_triton._cross_entropy": Budget(
-        lambda f: [f.cross_entropy(LOGITS, TARGET, SHARE), f.cross_entropy_(*LOW, TARGET, SHARE[:, :1], LOW[0])],
-        48,
-        512,
-        128,
-    ),
-    "probe_step_triton._adamw": Budget(
-        lambda f: [
-            f.adamw_(WEIGHT, slope, WEIGHT, WEIGHT, RATES, RATES, RATES, low)
-            for slope, low in ((WEIGHT, None), (WEIGHT.bfloat16(), WEIGHT.bfloat16()))
-        ],
-        48,
-        4096,
-        128,
-    ),
+    "probe_step_triton._cross_entropy": Budget(lambda f: f.cross_entropy(LOGITS, TARGET, SHARE), 48, 512, 128),
 }
 
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from tests.kernels import probe_arrays
-from tests.kernels.probe_arrays import BF16, FLOAT, classes, drawn
+from tests.kernels.probe_arrays import BF16, FLOAT, assert_same_course, classes, drawn
 from torch import nn
 
 from substyle.kernels import probe_step
-from substyle.kernels.probe_heads import Heads, Term
-from substyle.kernels.probe_step import adamw_, cross_entropy, forward, judge, linear_gradients, step
+from substyle.kernels.probe_data import draw_masks
+from substyle.kernels.probe_heads import BETA1, BETA2, Heads, Term
+from substyle.kernels.probe_step import (
+    adamw_,
+    cross_entropy,
+    forward,
+    judge,
+    linear_gradients,
+    schedule,
+    step,
+    train_,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -154,6 +166,14 @@ def test_cross_entropy_against_autograd(shape: tuple[int, int, int], weighted: b
     torch.testing.assert_close(loss, expected.detach(), **TOLERANCE[torch.float32])
     assert logits.grad is not None
     torch.testing.assert_close(gradient, logits.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_gpu_subtracts_answers_from_all_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = drawn(0, 3, 5, 17), classes(1, 17, 5)
+    expected = cross_entropy(logits, target)
+    monkeypatch.setattr(probe_step, "scatters", lambda gradient: False)
+    for a, b in zip(cross_entropy(logits, target), expected, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_rows_of_weight_zero_do_not_count() -> None:
@@ -300,17 +320,88 @@ def test_a_row_without_an_answer_is_not_right(output: int) -> None:
     assert loss.isnan().tolist() == [True, False]
 
 
-def test_a_copy_in_another_dtype_is_refreshed() -> None:
-    heads = probe_arrays.make_heads(0)
-    assert heads.lowered(0, torch.float16).dtype == torch.float16
-    x, y = probe_arrays.draw(0)
-    step(heads, x, [Term(y)], [1e-2] * 4, [0.1] * 4)
-    assert torch.equal(heads.lowered(0, torch.float16), heads.w1.half())
-    assert torch.equal(heads.lowered(0, BF16), heads.w1.to(BF16))
-    kept = heads.lowered(0, BF16)
-    heads.w1.mul_(2.0)
-    assert torch.equal(heads.lowered(0, BF16), heads.w1.to(BF16))
-    assert heads.lowered(0, BF16) is kept
+def trained(
+    kind: str, dtype: torch.dtype, hidden: int, dropped: bool, depth: int, on_gpu: Callable[..., torch.Tensor] | None
+) -> tuple[list[torch.Tensor], Heads]:
+    """Losses of three steps, and the heads after them. Rates are tensors, as those that a CUDA graph reads."""
+    heads, losses = probe_arrays.make_heads(hidden, depth=depth), []
+    heads.start()
+    peak_K, decay_K = (torch.tensor(v, dtype=torch.float64) for v in ([1e-2, 3e-3, 1e-2, 1e-3], [0.1, 0.0, 0.1, 1.0]))
+    for i, now_3 in enumerate(torch.from_numpy(schedule((0.5, 1.0, 0.25), 0))):
+        x, y = probe_arrays.draw(i, dtype)
+        kept = torch.empty(1, 2, depth * hidden, len(x), dtype=torch.bool)
+        draw_masks(kept, [5, 6], i, 64)
+        mask, keep = (kept[0], 0.75) if dropped else (None, 1.0)
+        terms, rates = probe_arrays.some_terms(kind, y), (peak_K, decay_K, now_3)
+        if on_gpu is None:
+            losses.append(step(heads, x, terms, peak_K, decay_K, now_3=now_3, kept_SHB=mask, keep=keep))
+        else:
+            losses.append(on_gpu(x, terms, mask, keep, *rates, heads.parameters, heads.first, heads.second))
+    return losses, heads
+
+
+@pytest.mark.parametrize("dtype", [FLOAT, BF16], ids=["float32", "bf16"])
+@pytest.mark.parametrize("kind", ["one", "weights", "two", "gaps"])
+@pytest.mark.parametrize(("hidden", "dropped", "depth"), [(0, False, 1), (24, False, 1), (24, True, 1), (24, True, 2)])
+def test_a_step_on_a_gpu_is_that_on_a_cpu(
+    dtype: torch.dtype, kind: str, hidden: int, dropped: bool, depth: int
+) -> None:
+    expected, theirs = trained(kind, dtype, hidden, dropped, depth, None)
+    losses, ours = trained(kind, dtype, hidden, dropped, depth, train_)
+    for a, b in zip(losses, expected, strict=True):
+        torch.testing.assert_close(a, b, **probe_arrays.TOLERANCE[dtype])
+    assert_same_course(ours, theirs, probe_arrays.make_heads(hidden, depth=depth), dtype)
+    if dtype == FLOAT:  # steps of Adam hardly depend on the scale of a gradient
+        for a, b in zip(ours.first, theirs.first, strict=True):
+            torch.testing.assert_close(a, b, **probe_arrays.TOLERANCE[dtype])
+
+
+def test_a_gpu_takes_the_step_that_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And AdamW alone for heads of another kind. On the meta device, nothing is compiled."""
+    seen = []
+    for name in ("train_", "adamw_reference_"):
+        monkeypatch.setattr(probe_step, name, Mock(wraps=getattr(probe_step, name), __name__=name))
+        seen.append(getattr(probe_step, name))
+    x, y = (v.to("meta") for v in probe_arrays.draw(0))
+    heads = Heads(*(p.to("meta") for p in probe_arrays.make_heads(8).parameters))
+    assert step(heads, x, [Term(y)], [1e-2] * 4, [0.1] * 4).shape == (4,)
+    assert [spy.call_count for spy in seen] == [1, 1]
+    adamw_(heads, heads.parameters, [1e-2] * 4, [0.1] * 4)
+    assert [spy.call_count for spy in seen] == [1, 2]
+    assert heads.steps == 2
+
+
+def test_a_step_is_one_graph_for_all_sizes() -> None:
+    """Numbers of heads, rows, units and classes, and rows of each loss."""
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, example: object) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(train_.__wrapped__, dynamic=True, fullgraph=True, backend=backend)  # type: ignore[attr-defined]
+    for count, inputs, outputs, hidden, batch in ((4, 12, 7, 16, 40), (6, 10, 8, 24, 50), (8, 14, 6, 20, 30)):
+        half, results = batch // 2, []
+        x, kept = drawn(0, batch, inputs), classes(1, 2 * hidden * batch, 2).view(2, hidden, batch) > 0
+        y, scale = classes(2, batch, 3), torch.linspace(0.2, 1.0, count)
+        terms = [Term(y[:half], slice(0, half), slice(0, 3), scale), Term(y[half:], slice(half, batch), slice(3, 6))]
+        rates = [torch.full((n,), 0.01, dtype=torch.float64) for n in (count, count, 3)]
+        for function in (train_, compiled):
+            heads = make_heads(count, inputs, outputs, hidden)
+            heads.start()
+            state = heads.parameters, heads.first, heads.second
+            results.append((function(x, terms, kept, 0.5, *rates, *state), *heads.parameters))
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b)
+    assert len(graphs) == 1
+
+
+def test_the_schedule_counts_on() -> None:
+    whole = schedule([0.1, 0.2, 0.3], 0)
+    np.testing.assert_array_equal(np.concatenate([schedule([0.1], 0), schedule([0.2, 0.3], 1)]), whole)
+    np.testing.assert_allclose(whole[:, 0], [0.1, 0.2, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(whole[2, 1:], [1 - BETA1**3, 1 - BETA2**3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("hidden", [0, 16])

@@ -32,6 +32,7 @@ class AdaptStage(TrainingStage[AdaptConfig]):
     """
 
     name = "adapt"
+    version = 2
     config = AdaptConfig
     switch = "methods"
     on_demand = MappingProxyType({"methods": ("multitask",)})

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from substyle.engine.extensions.attentive.config import AttentiveConfig
-from substyle.engine.probes.heads import Dropout, HeadBank, Setting, repeated, uniform
+from substyle.engine.probes.heads import HeadBank, Setting, repeated, uniform
 from substyle.kernels.probe_heads import Heads
 
 EFFICIENT = "efficient"
@@ -60,8 +60,9 @@ class TokenSetting(Setting):
     def bank(
         self, settings: Sequence[Setting], inputs: int, outputs: int, seeds: Sequence[int], device: torch.device
     ) -> HeadBank:
-        """The heads of all settings."""
-        return AttentionBank(settings, self, inputs, outputs, seeds, device)
+        """The heads of all settings, trained together without captured steps."""
+        heads: Heads = initial_of_tokens(self, inputs, outputs, len(settings), seeds, device)
+        return HeadBank(settings, seeds, [heads])
 
 
 def token_grid(config: AttentiveConfig, head: str, tokens: int, width: int) -> list[Setting]:
@@ -147,21 +148,3 @@ def initial_of_tokens(
     drawn += [[uniform(rng, shape, width**-0.5) for rng in rngs] for shape in others]
     tensors = [repeated(draws, settings, device) for draws in drawn]
     return AttentionHeads(*tensors, tokens=setting.tokens, groups=setting.groups)
-
-
-class AttentionBank(HeadBank):
-    """The heads of settings of one kind with all seeds, setting-major, trained together without captured steps."""
-
-    def __init__(
-        self,
-        settings: Sequence[Setting],
-        one: TokenSetting,
-        inputs: int,
-        outputs: int,
-        seeds: Sequence[int],
-        device: torch.device,
-    ) -> None:
-        self.settings, self.seeds, self.width, self.depth = list(settings), len(seeds), 0, 1
-        self.in_turn, self.in_blocks = False, True
-        self.dropout, self.lessons = Dropout(0.0, seeds), []
-        self.pieces = [initial_of_tokens(one, inputs, outputs, len(settings), seeds, device)]

@@ -46,6 +46,7 @@ class ExtractabilityStage(_MoreProbes[ExtractabilityConfig]):
     """Measure how easily the labels of transformations and classes are extracted, by the heads of the probes."""
 
     name = "extractability"
+    version = 2
     config = ExtractabilityConfig
     backbone_results = section.Results
     report = section
@@ -70,6 +71,7 @@ class ComplexityStage(_MoreProbes[ComplexityConfig]):
     """Train probes of every depth and width on transformations and classes."""
 
     name = "complexity"
+    version = 2
     config = ComplexityConfig
     backbone_results = complexity_section.Results
     report = complexity_section

@@ -32,7 +32,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
     """
 
     name = "labels"
-    version = 2
+    version = 3
     config = LabelsConfig
     alike = True
     photographs = True

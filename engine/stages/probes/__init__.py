@@ -29,7 +29,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     """
 
     name = "probes"
-    version = 2
+    version = 3
     config = ProbeConfig
     alike = True
     at_once = staticmethod(lambda config: devices.resolve(config.device, prefix="probes.").torch_device)

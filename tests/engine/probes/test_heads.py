@@ -35,15 +35,17 @@ def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> Non
         ]
 
     made, reference = Batches(features, parts(), 4, 9), parts()
-    assert made.rows == [slice(0, 24), slice(24, 33)]
+    assert made.script.rows == [slice(0, 24), slice(24, 33)]
     done = 0
     for rates in ([0.1, 0.2, 0.3, 0.4], [0.5], [0.6, 0.7]):
         block = made.block(rates)
         assert len(block) == len(rates)
-        assert block.rates == rates
+        assert block.script.now_n3[: len(rates), 0].tolist() == rates
+        assert block.x_nBD is not None
+        assert made.x_nBD is not None
         assert block.x_nBD.data_ptr() == made.x_nBD.data_ptr()
         for i in range(len(block)):
-            for part, rows, target_nB in zip(reference, block.rows, block.targets, strict=True):
+            for part, rows, target_nB in zip(reference, block.script.rows, block.script.targets, strict=True):
                 t, n = (v.numpy() for v in part.stream.rows((done + i) * part.count, part.count))
                 assert torch.equal(block.x_nBD[i, rows], features(t, n))
                 assert target_nB[i].tolist() == part.task.answers(t, n).tolist()
@@ -66,7 +68,9 @@ def test_rows_that_are_standardised_in_advance_are_the_same(
 
     def first(steps: int) -> tuple[torch.Tensor, bool]:
         made = Batches(features, [BatchPart(task, stream_of(task, "variant", 0), 24)], 4, steps)
-        return made.block([0.1] * 4).x_nBD, made.ready_RD is not None
+        x_nBD = made.block([0.1] * 4).x_nBD
+        assert x_nBD is not None
+        return x_nBD, made.ready_RD is not None
 
     few, ready = first(2 * rows // 24 - 1)
     assert not ready
@@ -81,7 +85,7 @@ def test_rows_that_are_standardised_in_advance_are_the_same(
 def test_weights_of_a_setting_are_copies(width: int) -> None:
     """Of all seeds in order, whether heads train in turn or together."""
     settings = [Setting(lr, 0.0, width) for lr in (1e-2, 1e-3, 1e-4)]
-    own = HeadBank(settings, 20, 5, [0, 1], 0.0, CPU)
+    own = HeadBank.of(settings, 20, 5, [0, 1], 0.0, CPU)
     assert len(own.pieces) == (6 if width else 1)
     for g in range(3):
         for s in range(2):
@@ -105,7 +109,7 @@ def test_a_bank_is_judged_head_by_head_in_its_order(make_table: Make, quick: Qui
     assert task is not None
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
     validation = Validation(features, task, quick())
-    own = HeadBank([Setting(1e-2, 0.0, width), Setting(1e-3, 0.0, width)], 20, 8, [0, 1], 0.0, CPU)
+    own = HeadBank.of([Setting(1e-2, 0.0, width), Setting(1e-3, 0.0, width)], 20, 8, [0, 1], 0.0, CPU)
     for i, piece in enumerate(own.pieces):
         piece.w1.mul_(torch.arange(1.0, 1.0 + len(piece))[:, None, None] * (i + 1))
     accuracy, loss = validation.judge_bank(own)

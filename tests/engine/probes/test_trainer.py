@@ -13,12 +13,13 @@ from substyle.engine.probes import heads as bank
 from substyle.engine.probes import trainer
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.dataset import standard_of
-from substyle.engine.probes.heads import Dropout, Setting, grid, host_bytes, initial
+from substyle.engine.probes.heads import Setting, grid, initial
 from substyle.engine.probes.mlp import settings_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_of
 from substyle.engine.probes.trainer import Validation, learning_rate, train
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.probe_heads import Heads, Numbers, Term
+from substyle.kernels.probe_data import draw_masks
+from substyle.kernels.probe_heads import Heads, Term
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,7 +88,7 @@ def test_more_steps_learn_more(make_table: Make, quick: Quick) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """A recorded call of the step, with copies of features and masks."""
+    """A recorded call of the step, with copies of features, targets and masks."""
 
     heads: Heads
     x_BD: torch.Tensor
@@ -105,14 +106,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         heads: Heads,
         x_BD: torch.Tensor,
         terms: Sequence[Term],
-        lr_K: Numbers,
-        decay_K: Numbers,
+        lr_K: torch.Tensor,
+        decay_K: torch.Tensor,
         *,
+        now_3: torch.Tensor,
         kept_SHB: torch.Tensor | None,
         keep: float,
     ) -> torch.Tensor:
-        seen.append(Call(heads, x_BD.clone(), terms, None if kept_SHB is None else kept_SHB.clone()))
-        return real(heads, x_BD, terms, lr_K, decay_K, kept_SHB=kept_SHB, keep=keep)
+        terms_now = [replace(term, target_B=term.target_B.clone()) for term in terms]
+        seen.append(Call(heads, x_BD.clone(), terms_now, None if kept_SHB is None else kept_SHB.clone()))
+        return real(heads, x_BD, terms, lr_K, decay_K, now_3=now_3, kept_SHB=kept_SHB, keep=keep)
 
     monkeypatch.setattr(bank, "step", step)
     return seen
@@ -146,14 +149,14 @@ def test_twins_see_the_same_rows_in_the_same_order(
     pieces = list({id(call.heads): [c for c in calls if c.heads is call.heads] for call in calls}.values())
     assert [len(of_piece) for of_piece in pieces] == [5] * (3 * len(seeds) if in_turn else 1)
     loss = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]).repeat_interleave(len(seeds), 0)  # joint and two twins
-    masks = Dropout(config.dropout, seeds)
     for i in range(5):
         drawn = [part.stream.rows(i * part.count, part.count) for part in reference]
         (t_a, n_a), (t_b, n_b) = ((t.numpy(), n.numpy()) for t, n in drawn)
         assert (t_b == 0).all()
         x_BD = features(np.r_[t_a, t_b], np.r_[n_a, n_b])
         targets = torch.from_numpy(t_a), torch.from_numpy(semantic.answers(t_b, n_b))
-        kept = drawn_masks(masks, len(seeds), 32, len(x_BD))
+        kept = torch.empty(len(seeds), 32, len(x_BD), dtype=torch.bool)
+        draw_masks(kept[None], seeds, i, round(config.dropout * 256))
         half = (slice(0, len(t_a)), slice(len(t_a), None))
         for place, of_piece in enumerate(pieces):
             call = of_piece[i]
@@ -205,44 +208,6 @@ def test_learning_rate() -> None:
     assert all(a >= b for a, b in pairwise(rates[10:]))
     assert 0.0 < rates[-1] < 1e-3
     assert learning_rate(0, 1) == 1.0
-
-
-def drawn_masks(dropout: Dropout, *shape: int) -> torch.Tensor:
-    out = torch.empty(shape, dtype=torch.bool)
-    dropout.masks(out)
-    return out
-
-
-def test_dropout_masks() -> None:
-    dropout = Dropout(0.2, [0, 1])
-    first, second = drawn_masks(dropout, 2, 64, 1000), drawn_masks(dropout, 2, 64, 1000)
-    assert dropout.keep == 205 / 256
-    assert first.double().mean().item() == pytest.approx(dropout.keep, abs=0.005)
-    assert not torch.equal(first, second)
-    assert not torch.equal(first[0], first[1])
-    assert torch.equal(drawn_masks(Dropout(0.2, [0, 1]), 2, 64, 1000), first)
-    assert drawn_masks(Dropout(0.0, [0]), 1, 64, 10).all()
-
-
-def test_random_bytes_of_both_kinds_of_device() -> None:
-    """Uniform, determined by the seed, and continued across calls."""
-
-    def of_host(dropout: Dropout) -> torch.Tensor:
-        return torch.from_numpy(np.stack([host_bytes(bits, 80_001) for bits in dropout.bits]))
-
-    def of_device(dropout: Dropout) -> torch.Tensor:
-        return dropout.device_bytes(80_001, CPU)
-
-    for draw in (of_host, of_device):
-        dropout, again = Dropout(0.5, [0, 1]), Dropout(0.5, [0, 1])
-        raw = draw(dropout)
-        assert raw.shape == (2, 80_001)
-        assert raw.dtype == torch.uint8
-        counts = torch.bincount(raw[0].int(), minlength=256).double()
-        assert ((counts - 80_001 / 256) ** 2 / (80_001 / 256)).sum() < 350  # chi-squared of 255 degrees: 350 is 1e-4
-        assert torch.equal(raw, draw(again))
-        assert not torch.equal(raw, draw(dropout))
-        assert not torch.equal(raw[0], raw[1])
 
 
 def test_settings_of_a_seed_start_from_the_same_weights() -> None:
