@@ -29,17 +29,31 @@ from torch._inductor.fx_passes.post_grad import post_grad_passes
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from benchmarks import harness
 from benchmarks.counting import META, Counter
-from substyle.kernels import difference, dispatch, displacement, halftone, jpeg_codec, noise, probe_data, warp
+from substyle.kernels import (
+    difference,
+    dispatch,
+    displacement,
+    halftone,
+    jpeg_codec,
+    noise,
+    probe_data,
+    probe_step,
+    warp,
+)
+from substyle.kernels.probe_heads import Term
 
 NAME = "twins"
 QUESTION = "where does a Triton kernel launch or move less than Inductor's code for its plain reference?"
 STAYS = 1.3
 BATCH, SIDE = 32, 224
+HEADS, ROWS, WIDTH, HIDDEN, CLASSES = 36, 1024, 768, 256, 31  # of a training step
+KEEP = 0.8  # probability of keeping a hidden unit
 CUDA = torch.device("cuda", 0)
 H100 = SimpleNamespace(
     name="NVIDIA H100 80GB HBM3", major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, warp_size=32,
@@ -104,6 +118,48 @@ def cases() -> dict[str, tuple[tuple[torch.Tensor, ...], Work | None, Work]]:
     }  # fmt: skip
 
 
+def probe_cases() -> dict[str, tuple[tuple[torch.Tensor, ...], Work | None, Work]]:
+    """`cases` of probes: cross-entropy of linear heads, and training steps in bfloat16."""
+    target, share = torch.zeros(ROWS, dtype=torch.int64), torch.empty(HEADS, ROWS)
+    features = torch.empty(ROWS, WIDTH, dtype=torch.bfloat16)
+    kept = torch.empty(1, HIDDEN, ROWS, dtype=torch.bool)
+    words = torch.empty(1, 1, HIDDEN * ROWS // 16, 4, dtype=torch.int32)
+
+    def cross_entropy(*given: torch.Tensor) -> object:
+        from substyle.kernels import probe_step_triton
+
+        return probe_step_triton.cross_entropy(*given)
+
+    def step(*given: torch.Tensor) -> torch.Tensor:
+        x, y, kept, lr, decay, now, *state = given
+        count = len(state) // 3
+        own = state[:count], state[count : 2 * count], state[2 * count :]
+        return probe_step.train_(x, [Term(y)], kept if count > 2 else None, KEEP, lr, decay, now, *own)
+
+    def steps(heads: int, *sizes: tuple[int, ...]) -> tuple[tuple[torch.Tensor, ...], None, Work]:
+        state = (torch.empty(heads, *size) for _ in ("parameters", "first", "second moments") for size in sizes)
+        rates = (torch.empty(count, dtype=torch.float64) for count in (heads, heads, 3))
+        return (features, target, kept, *rates, *state), None, functionalize(step, remove="mutations")
+
+    return {
+        **{
+            f"cross-entropy of {classes} classes": (
+                (torch.empty(HEADS, classes, ROWS), target, share),
+                cross_entropy,
+                functionalize(probe_step.cross_entropy_reference, remove="mutations"),
+            )
+            for classes in (CLASSES, 1000)
+        },
+        "dropout masks": (
+            (words, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)),
+            None,
+            functionalize(probe_data.draw_words, remove="mutations"),
+        ),
+        "training step of linear heads": steps(200, (CLASSES, WIDTH), (CLASSES,)),
+        "training step of MLPs": steps(HEADS, (HIDDEN, WIDTH), (HIDDEN,), (CLASSES, HIDDEN), (CLASSES,)),
+    }
+
+
 def launched(work: Work, tensors: Sequence[torch.Tensor]) -> tuple[int, float]:
     """Launches and bytes of what a GPU runs, counted on the meta device."""
     there = [tensor.to(META) for tensor in tensors]
@@ -154,7 +210,8 @@ def rows() -> list[dict[str, Any]]:
             for name, stand_in in stand_ins.items():
                 stack.enter_context(patch.object(owner, name, staticmethod(stand_in), create=True))
         stack.enter_context(patch.object(torch.cuda, "is_available", lambda: True))
-        for name, (tensors, twin, reference) in cases().items():
+        stack.enter_context(patch.object(probe_step, "scatters", lambda gradient: False))  # as on a GPU
+        for name, (tensors, twin, reference) in (cases() | probe_cases()).items():
             launches, moved = fused(reference, tensors)
             row: dict[str, Any] = {"name": name, "inductor": {"launches": launches, "bytes": moved}}
             if twin is not None:
