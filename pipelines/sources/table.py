@@ -254,7 +254,7 @@ def _label(value: object, classes: Sequence[str], readable: Names) -> str | None
     if value < 0:
         return None
     if not classes:
-        return readable.of(str(value))
+        return readable.of(label_text(value))
     if value >= len(classes):
         raise ValueError(f"label {value}, outside its {len(classes)} classes")
     return readable.of_numbered(value, classes[value])
@@ -354,10 +354,12 @@ def _parquet(path: str, stamp: FileState, config: SourceConfig) -> _Table:
         table = _with_columns(file.schema_arrow, path, config)
         image = table.columns["image"]
         image += ".bytes" if pa.types.is_struct(file.schema_arrow.field(image).type) else ""
+        end = 0
         for number, group in enumerate(limits.footer(file, "footer", stamp.size, IMAGE_BYTES)):
             rows = max(1, min(_MAX_BLOCK_ROWS, BLOCK_BYTES * group.num_rows // max(1, group.total_byte_size)))
             decode = partial(_row_group, opened, number, image, rows)
-            table.groups.append(_Group(f"row group {number}", path, stamp, table.rows, group.num_rows, decode))
+            table.groups.append(_Group(f"row group {number}", path, stamp, end, group.num_rows, decode))
+            end += group.num_rows
     small = {what: name for what, name in table.columns.items() if what != "image"}
     names = list(dict.fromkeys(small.values()))
     with opened(read_dictionary=names) as file:  # so that a repeated text is held once
@@ -433,7 +435,8 @@ def _archive(path: str, stamp: FileState) -> _Table:
             if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
                 allowed = "uint8, (N, H, W) or (N, H, W, 3), in C order"
                 raise ValueError(f"{name}: {dtype} of shape {shape}; allowed: {allowed}")
-            if not math.prod(shape[1:]) or math.prod(shape) != size or math.prod(shape[1:3]) > MAX_PIXELS:
+            whole = min(shape) >= 0 and math.prod(shape) == size
+            if not whole or not 0 < math.prod(shape[1:3]) <= MAX_PIXELS:
                 raise ValueError(f"{name}: {size:,} bytes for an array of shape {shape}")
             limits.require_rows(name, shape[0], stamp.size, IMAGE_BYTES)
             labels, remarks = _array_labels(archive, name.replace("images", "labels"), shape[0])
