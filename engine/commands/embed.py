@@ -13,7 +13,7 @@ from substyle.engine.backbones.registry import check_name, is_derived
 from substyle.engine.commands.options import changes, of_source
 from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.blobs import not_used
-from substyle.engine.embedding.derived import derive
+from substyle.engine.embedding.derived import DERIVED, derive
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed as embed_all
@@ -34,8 +34,10 @@ _SETTABLE = ("embed.", "executor.", "source.", "limit", *PIXELS)
 def embed(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle embed IMAGES --store STORE --backbone NAME`. Defaults come from an existing store."""
     existing = EmbeddingStore.open(options.store) if catalog.exists(options.store) else None
-    if existing is not None and (bases := _bases(existing, options.backbone)):
-        return _derive(options, existing, bases)
+    if existing is not None and options.images is None:
+        bases = _bases(existing, options.backbone)
+        if {*bases} == {*options.backbone}:
+            return _derive(options, existing, bases)
     data: dict[str, Any] = {"name": "embed", "backbones": backbone_choices(options.backbone, options.checkpoint)}
     asked, stored = changes(options, *_SETTABLE), dict[str, Any]()
     if existing is not None:
@@ -77,25 +79,27 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bases(store: EmbeddingStore, names: Sequence[str]) -> dict[str, str]:
-    """Backbones of a store that embeddings of others are derived from, by name of the other."""
+    """Backbones of a store that embeddings of others are derived from, by name of the other.
+
+    Others whose embeddings are those of a network are left out: they go on as they began.
+    """
     derivations = {name: check_name(name).derive for name in names if is_derived(name)}
     bases = {name: derive_of(name).backbone for name, derive_of in derivations.items() if derive_of is not None}
-    there = {entry.name for entry in store.backbones()}
-    return {name: base for name, base in bases.items() if base in there}
+    runtimes = {entry.name: entry.facts["runtime"]["name"] for entry in store.backbones()}
+    return {name: base for name, base in bases.items() if base in runtimes and runtimes.get(name, DERIVED) == DERIVED}
 
 
 def _derive(options: argparse.Namespace, store: EmbeddingStore, bases: Mapping[str, str]) -> dict[str, Any]:
     """Derive the embeddings of backbones from those in a store.
 
     Raises:
-        ConfigError: photographs or networks are named besides.
+        ConfigError: an option that does not apply.
     """
-    what = " and ".join(f"{name} from {base}" for name, base in bases.items())
-    allowed = f"no others where {store.path} has what embeddings are derived from ({what})"
-    if others := [name for name in options.backbone if name not in bases]:
-        raise ConfigError("--backbone", others[0], allowed)
-    if options.images is not None:
-        raise ConfigError("IMAGES", str(options.images), allowed)
+    options.part = None if options.part == "1/1" else options.part
+    for name in ("suite", "set", "device", "checkpoint", "take_over", "add", "replace", "part"):
+        if given := getattr(options, name):
+            allowed = f"nothing where embeddings are derived, as those of {', '.join(bases)} are"
+            raise ConfigError(f"--{name.replace('_', '-')}", given, allowed)
     for name, base in bases.items():
         entry = derive(store, name, quiet=options.quiet)
         print(f"{store.path}: embeddings of {name}, of width {entry.dim}, derived from those of {base}")

@@ -192,7 +192,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def stage(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle stage NAMES STORE`: print the main numbers. Returns results of backbones, and of all by stage."""
+    """`substyle stage NAMES STORE`: print the main numbers. Returns results as results.json has them."""
     store, out, study = of_store(options)
     names, known = options.stage.split(","), registry.alone()
     if unknown := set(names) - set(known):
@@ -202,11 +202,11 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
     with outputs.locked(out, store.path, store.uuid):
         run = _run_of(options, stages, store, out, study)
         for each in stages:
-            found = computed(each, run)
+            run.results[each.name] = found = computed(each, run)
             embed_added(run, each, found)
             for name, result in found.items():
                 if name:
-                    answer["backbones"].setdefault(name, {}).update(entry_of(each, result))
+                    answer["backbones"].setdefault(name, {}).update(each.of_backbone(result))
                 else:
                     answer[each.name] = entry_of(each, result)
                 for line in each.lines(result):
@@ -218,19 +218,22 @@ def _run_of(
     options: argparse.Namespace, stages: Sequence[AnyStage], store: EmbeddingStore, out: Path, study: Study | None
 ) -> Run:
     """What stages alone are computed from; without a study, from default settings."""
-    reads, names = {name for each in stages for name in each.reads}, options.backbone
-    whole = study or _defaults(options, stages, store)
-    for each in stages if names else ():
-        if hasattr(each.config, "backbones"):  # computed for these, from results of all
-            table: Any = table_of(each, whole)
-            # without defaults, of which an empty one may not be given
-            given = {
-                part.name: getattr(table, part.name)
-                for part in dataclasses.fields(table)
-                if getattr(table, part.name) != part.default
-            }
-            own: Any = each.config(**{**given, "backbones": tuple(names)})
-            whole, names = dataclasses.replace(whole, stages={**whole.stages, each.name: own}), []
+    asked = [each.name for each in stages]
+    reads = {name for at, each in enumerate(stages) for name in each.reads if name not in asked[:at]}
+    whole, names = study or _defaults(options, stages, store), options.backbone
+    chosen_by_settings = [each for each in stages if hasattr(each.config, "backbones")]
+    for each in chosen_by_settings if names else ():
+        table: Any = table_of(each, whole)
+        # without defaults, of which an empty one may not be given
+        given = {
+            part.name: getattr(table, part.name)
+            for part in dataclasses.fields(table)
+            if getattr(table, part.name) != part.default
+        }
+        own: Any = each.config(**{**given, "backbones": tuple(names)})
+        whole = dataclasses.replace(whole, stages={**whole.stages, each.name: own})
+    if len(chosen_by_settings) == len(stages):
+        names = []  # results of all are read
     opened = reported_tables(store, out, _suite(study)) if reads else []
     opened = [table for table in opened if table.backbone in (names or [table.backbone])]
     if len(opened) < max(1, len(set(names))):

@@ -59,9 +59,12 @@ def folder_of(stage: Stage[Any, Any], run: Run, unit: Unit) -> Path:
     return run.out / (stage.directory or stage.name) / unit.folder
 
 
-def command_of(stage: Stage[Any, Any], run: Run) -> str:
-    """The command that computes a stage again; empty if only ``substyle run`` does."""
-    return f"substyle stage {stage.name} {run.store.path}" if stage.of_store else ""
+def command_of(stage: Stage[Any, Any], run: Run, unit: Unit) -> str:
+    """The command that computes a unit again; empty if only ``substyle run`` does."""
+    if not stage.of_store:
+        return ""
+    chosen = unit.name and any(each.name == "backbones" for each in fields(stage.config))
+    return f"substyle stage {stage.name} {run.store.path}" + (f" --backbone {unit.name}" if chosen else "")
 
 
 @cache
@@ -87,7 +90,9 @@ def stamp_of(stage: Stage[C, Any], run: Run, config: C, unit: Unit, before: Mapp
         tables = list(run.tables.values())
         if before is not None:
             if not set(before["backbones"]) <= {entry.name for entry in run.store.backbones()}:
-                raise StaleError(f"{folder_of(stage, run, unit)}: outdated, of another store", command_of(stage, run))
+                raise StaleError(
+                    f"{folder_of(stage, run, unit)}: outdated, of another store", command_of(stage, run, unit)
+                )
             tables = open_tables(run.store, list(before["backbones"]), first.transformations)
         settings["backbones"] = {table.backbone: table_digest(run.store, table) for table in tables}
         first = tables[0]
@@ -97,13 +102,6 @@ def stamp_of(stage: Stage[C, Any], run: Run, config: C, unit: Unit, before: Mapp
         first = run.tables[unit.name]
     made = Stamp.of(run.store, first, settings)
     return replace(made, code=f"version {stage.version}; {made.code}")
-
-
-def outdated_of(stage: Stage[C, Any], run: Run, config: C, stamps: Mapping[Unit, Stamp] | None = None) -> list[Unit]:
-    """Units whose results are missing or outdated."""
-    if stamps is None:
-        stamps = {unit: stamp_of(stage, run, config, unit) for unit in dict.fromkeys(stage.units(run, config))}
-    return [unit for unit, stamp in stamps.items() if not fits(folder_of(stage, run, unit), stamp)]
 
 
 def computed(stage: Stage[C, R], run: Run) -> dict[str, R]:
@@ -117,11 +115,13 @@ def computed(stage: Stage[C, R], run: Run) -> dict[str, R]:
         config = _usual(stage, run)
     if config is None:
         return {}
+    run.begin(stage.name)
     units = list(dict.fromkeys(stage.units(run, config)))
     if isinstance(stage, EmbeddingStage):
         stage.prepare(run, config)
     stamps = {unit: stamp_of(stage, run, config, unit) for unit in units}
-    outdated = outdated_of(stage, run, config, stamps)
+    outdated = [unit for unit in units if not fits(folder_of(stage, run, unit), stamps[unit])]
+    run.outdated = outdated
     if units and outdated == units:
         run.recomputed.add(stage.name)
     reading = Lock()
@@ -163,7 +163,7 @@ def kept(stage: Stage[C, R], run: Run) -> dict[str, R]:
         folder = folder_of(stage, run, unit)
         if (note := note_of(folder)) is None:
             continue
-        command = command_of(stage, run)
+        command = command_of(stage, run, unit)
         own = _restored(stage, folder, note.stamp.settings, command) if config is None else config
         if stage.alike:
             config = own

@@ -31,7 +31,7 @@ _CORE = (
     "mistakes",
 )
 _WITHOUT_TABLE = ("similarity", "mistakes")  # other fields of a study are their settings
-_FIRST, _SECOND, _LAST = range(3)  # positions: of stages that add backbones, of the core, and of others
+_SECOND, _LAST = 1, 2  # positions: of stages of the core, and of others; those that add backbones are before both
 STAGES: Registry[AnyStage] = Registry("stage", ENTRY_POINTS)
 
 
@@ -101,7 +101,7 @@ def register_stage(stage: S) -> S:
         if name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ConfigError("stage", name, "an unused name of lower-case letters, digits and underscores")
     code_of(stage)  # of the files as they are now
-    STAGES.add(stage.name, stage, _FIRST if isinstance(stage, TrainingStage) else _LAST)
+    STAGES.add(stage.name, stage, -len(STAGES) if isinstance(stage, TrainingStage) else _LAST)
     return stage
 
 

@@ -110,6 +110,7 @@ class Run:
         source: the photographs; None: those that the store names.
         checkpoints: local weights by backbone.
         results: results by stage and key of the unit, of stages that have finished.
+        outdated: units of the stage that is being computed, whose results are missing or outdated.
         recomputed: names of stages all of whose results were computed, none loaded.
         quiet: hide progress.
     """
@@ -123,12 +124,21 @@ class Run:
     source: Source | None = None
     checkpoints: Mapping[str, Path | None] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outdated: Sequence[Unit] = ()
     recomputed: set[str] = field(default_factory=set)
     quiet: bool = False
     _once: dict[Hashable, Any] = field(default_factory=dict)
 
+    def begin(self, stage: str) -> None:
+        """Forget what units of a stage have shared: its inputs may have changed since."""
+        for key in [key for key in self._once if key == stage or (isinstance(key, tuple) and key[:1] == (stage,))]:
+            del self._once[key]
+
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what ``make`` returned first for a key, such as what all units of a stage read."""
+        """Return what ``make`` returned first for a key, such as what all units of a stage read.
+
+        A key that is the name of a stage, or a tuple that starts with it, lasts for one computation of the stage.
+        """
         if key not in self._once:
             self._once[key] = make()
         found: T = self._once[key]

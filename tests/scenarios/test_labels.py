@@ -78,11 +78,12 @@ def test_labels_of_a_store_alone(scene: Scene) -> None:
     scene.study.pop("labels")
     of = [*setting(f"labels.of.site=file:{scene.root}/sites.csv", "labels.min_images=2")]
     found = scene.ok("stage", "labels", store, "--out", out, *of)
-    assert found["backbones"][PIXELS]["by_label"]["site"]["values"] == 2
+    assert found["backbones"][PIXELS]["labels"]["by_label"]["site"]["values"] == 2
     from_images = ["--images", scene.photos, "--set", "labels.of.camera=exif:Model"]
-    assert scene.ok("stage", "labels", store, "--out", out, *from_images)["backbones"][PIXELS]["by_label"]["camera"]
+    found = scene.ok("stage", "labels", store, "--out", out, *from_images)
+    assert found["backbones"][PIXELS]["labels"]["by_label"]["camera"]
     camera = scene.ok("stage", "labels", store, "--out", out, "--set", "labels.of.camera=exif:Model")
-    assert camera["backbones"][PIXELS]["by_label"]["camera"]["missing"] == 18
+    assert camera["backbones"][PIXELS]["labels"]["by_label"]["camera"]["missing"] == 18
     scene.refused(
         "stage",
         "labels",

@@ -51,18 +51,22 @@ class AdaptStage(TrainingStage[AdaptConfig]):
         return []
 
     def units(self, run: Run, config: AdaptConfig) -> Iterable[Unit]:
-        """Each method on each backbone of a study that is no control and not adapted; alone, on a named control too.
+        """Each method on each backbone of a study that is no control and not adapted.
+
+        On a store alone, on its backbones, and on controls if there are no others.
 
         Raises:
             ConfigError: a backbone cannot be adapted.
         """
-        assert run.study is not None
-        names = [name for name in names_of(run.study.backbones) if name in run.tables]
-        chosen = adaptable(run.store, names) or (names if run.embedding is None else [])
+        if run.embedding is not None:
+            assert run.study is not None
+            chosen = adaptable(run.store, names_of(run.study.backbones))
+        else:
+            chosen = adaptable(run.store, list(run.tables))
+            chosen = chosen or [name for name in run.tables if not name.startswith(PREFIX)]
+            if not chosen:
+                raise ConfigError("backbone", next(iter(run.tables)), "a backbone that is not adapted yet")
         entries = [run.store.backbone(name) for name in chosen]
-        for entry in entries:
-            if entry.name.startswith(PREFIX):
-                raise ConfigError("backbone", entry.name, "a backbone that is not adapted yet")
         return [Unit(each.name, f"{each.slug}-{method}", (method,)) for each in entries for method in config.methods]
 
     def inputs(self, run: Run, config: AdaptConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:

@@ -15,7 +15,7 @@ from PIL import Image
 from substyle.engine.config import Study
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.results.model import HEADS
-from substyle.engine.stages.execution import folder_of, outdated_of
+from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.mistakes import section
 from substyle.engine.stages.mistakes.section import ByTask
 from substyle.engine.stages.pictures import current_variants
@@ -84,7 +84,7 @@ class MistakesStage(JsonStage[MistakesConfig]):
 
     def _drawn(self, run: Run, config: MistakesConfig) -> tuple[Mapping[str, JSON], _Pictures]:
         """Mistakes by backbone, and pictures of all of them, which are drawn in one pass."""
-        found = {unit.name: _mistakes(run, unit, config.shown) for unit in outdated_of(self, run, config)}
+        found = {unit.name: _mistakes(run, unit, config.shown) for unit in run.outdated}
         rows = [row for each in found.values() for row in _rows(each)]
         return found, _pictures(run.store, next(iter(run.tables.values())), rows)
 

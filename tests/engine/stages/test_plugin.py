@@ -140,7 +140,7 @@ def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.Capture
     store, before = str(folder / "out" / "store.zarr"), note(folder)
     study = ["--study", str(folder / "study.toml"), "--images", str(two_classes), "--allow-plugins"]
     assert main(["stage", "dimension", store, *study, "--json"]) == 0
-    assert the_json(capsys)["backbones"][PIXELS] == results["backbones"][PIXELS]["dimension"]
+    assert the_json(capsys)["backbones"][PIXELS] == {"dimension": results["backbones"][PIXELS]["dimension"]}
     assert note(folder) == before  # kept
     for name in ("dimensions", "finetune"):  # the second needs a study
         assert main(["stage", name, store, "--json"]) == 2
@@ -150,6 +150,23 @@ def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.Capture
     printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in printed] == [[PIXELS, name] for name in ("identity", "grayscale", "jpeg")]
     assert json.loads(note(folder))["stamp"]["settings"]["images"] == 6
+
+
+def test_a_stage_reads_what_was_computed_before_it_in_one_command(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (folder / "dimension.py").read_text()
+    source = source.replace("    config = DimensionConfig\n", '    config = DimensionConfig\n    reads = ("probes",)\n')
+    start = "table, found = run.tables[unit.name], {}\n"
+    assert start in source
+    source = source.replace(start, f"{start}        assert run.results['probes'][unit.name]\n")
+    (folder / "dimension.py").write_text(source)
+    run(folder, two_classes, capsys)
+    shutil.rmtree(folder / "out" / "probes")
+    shutil.rmtree(folder / "out" / "dimension")
+    given = [str(folder / "out" / "store.zarr"), "--study", str(folder / "study.toml"), "--allow-plugins", "--json"]
+    assert main(["stage", "probes,dimension", *given, "--images", str(two_classes)]) == 0
+    assert {"fine", "dimension"} <= the_json(capsys)["backbones"][PIXELS].keys()
 
 
 def test_settings_have_the_seed_of_the_study() -> None:

@@ -326,3 +326,13 @@ def test_a_note_with_settings_that_no_version_has_is_outdated(embedded: Embeddin
     computed(stage, run)
     with pytest.raises(StaleError, match="another version"):
         kept(stage, run_of(embedded, tmp_path))
+
+
+def test_units_share_what_they_read_once_for_each_computation(embedded: EmbeddingStore, tmp_path: Path) -> None:
+    run = toy(embedded, tmp_path)
+    assert run.once(("toy", 1), lambda: 1) == run.once(("toy", 1), lambda: 2) == 1
+    assert run.once("other", lambda: 1) == 1
+    computed(Toy(), run)
+    assert run.once(("toy", 1), lambda: 3) == 3
+    assert run.once("other", lambda: 3) == 1
+    assert [unit.name for unit in run.outdated] == BOTH

@@ -117,7 +117,7 @@ def test_one_command_adapts_a_store_and_its_file_embeds_photographs(scene: Scene
     assert whole.keys == derived.keys
     scale = np.abs(np.asarray(derived.x_TND, np.float32)).max()
     np.testing.assert_allclose(_floats(whole), _floats(derived), atol=2e-3 * scale)
-    scene.refused(*scene.embedding(scene.photos, store="s.zarr", backbone=name), kind="ConfigError", field="IMAGES")
+    scene.refused(*scene.embedding(scene.photos, store="s.zarr", backbone=name), kind="DifferentError", field=None)
     # photographs that came later
     scene.add(40)
     scene.embed(scene.photos, store="s.zarr")
@@ -157,7 +157,20 @@ def test_what_cannot_be_adapted_is_refused(scene: Scene) -> None:
     adapted = _adapted(scene)
     words = ("stage", "adapt", "s.zarr", "--backbone", adapted, "--out", "a")
     scene.refused(*words, kind="ConfigError", field="backbone")
-    words = ("embed", "--store", "s.zarr", "--backbone", adapted, "--backbone", "control:statistics")
-    scene.refused(*words, kind="ConfigError", field="--backbone")
+    words = ("embed", "--store", "s.zarr", "--backbone", adapted)
+    scene.refused(*words, "--part", "1/2", kind="ConfigError", field="--part")
+    scene.refused(*words, "--set", "embed.threads=1", kind="ConfigError", field="--set")
+    # where only controls are, they are adapted; again, nothing is trained
+    controls = ("stage", "adapt", "s.zarr", "--out", "a")
+    assert scene.ok(*controls) == scene.ok(*controls)
     scene.study["adapt"] = {"methods": ["multitask", "none"]}
     scene.run_refused(field="adapt.methods[1]", kind="ConfigError", out="b")
+
+
+def test_networks_of_adapted_backbones_fill_a_store_to_the_end(scene: Scene) -> None:
+    scene.embed(scene.photos, store="s.zarr")
+    name = _adapted(scene)
+    both = scene.embedding(scene.photos, "--backbone", name, store="n.zarr")
+    scene.ok(*both)
+    scene.add(41)
+    assert scene.ok(*both)["images"] == len(load_table(EmbeddingStore.open("n.zarr"), name).keys)

@@ -208,10 +208,10 @@ def test_the_command_and_the_report(
     assert main(["stage", "attack", *given, "--backbone", RESNET, "--set", "probes.bootstrap=200"]) == 1
     assert "outdated" in the_json(capsys)["error"]["message"]  # probes of other settings
     assert main(["stage", "attack", *given, "--backbone", RESNET]) == 0
-    found = the_json(capsys)["backbones"][RESNET]
+    found = the_json(capsys)["backbones"][RESNET]["attack"]
     assert list(found["attacks"]) == ["fgsm@48", "transfer@48", "adaptive@48", "noise@48"]  # on the other network
     assert main(["stage", "attack", *given, "--backbone", RESNET]) == 0  # the same command
-    assert the_json(capsys)["backbones"] == {RESNET: found}
+    assert the_json(capsys)["backbones"] == {RESNET: {"attack": found}}
     assert main(["report", str(store.path), "--out", str(out), "--json"]) == 0
     results = json.loads((out / "results.json").read_text())
     assert results["backbones"][RESNET]["attack"] == found
