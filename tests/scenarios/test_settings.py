@@ -280,9 +280,9 @@ def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None
     table = scene.study["embed"] if field in ("dtype", "codec") else scene.study
     table[field] = value
     scene.run_refused(field)
-    option = f"--{field.replace('_', '-')}"
+    name = f"embed.{field}" if field in ("dtype", "codec") else field
     for backbone in ("control:pixels", "control:statistics"):
-        words = scene.embedding(scene.photos, option, value, backbone=backbone)
+        words = scene.embedding(scene.photos, "--set", f"{name}={value}", backbone=backbone)
         scene.refused(*words, kind="PhotographsError", field=field)
     scene.run("out", None, "--fresh")
     scene.run()
