@@ -44,7 +44,7 @@ def test_depth_0_is_the_linear_probe_and_depth_1_the_mlp(make_table: Make, quick
         assert ("fine_difference" in row) == (name != LINEAR)
         if name != LINEAR:
             assert row["fine_difference"] == pytest.approx(row["fine"] - rows[LINEAR]["fine"], abs=1e-6)
-            assert row["fine"] > 0.3
+            assert row["fine"] > 0.25  # twice chance
     for task in ("fine", "semantic", "both"):
         assert sum(task in row["selected"] for row in rows.values()) <= 1
 
