@@ -75,7 +75,7 @@ def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
     return whole
 
 
-_SEED = _COUNT = _whole(0, 2**63 - 1)
+_SEED = _whole(0, 2**63 - 1)
 _MANY = _whole(1, 2**53)
 _CANVAS = _whole(32, 1024, multiple=4)
 
@@ -229,9 +229,6 @@ def _checkpoint(command: Any) -> None:  # noqa: ANN401
     _many(command, "--checkpoint", "weights of a backbone", "NAME=PATH")
 
 
-OF_STUDY = "photographs of the study, if they are not those that its file names"
-
-
 def _suite(command: Any, default: str | None = "substance31") -> None:  # noqa: ANN401
     text = "suites, suite files or names, joined by + or , (substance31)"
     command.add_argument("--suite", default=default, help=text)
@@ -332,7 +329,8 @@ def _stage(stage: argparse.ArgumentParser, name: str) -> None:
     stage.add_argument("--out", type=local, metavar="DIR", help=text)
     text = "study file, or its name, to take settings from"
     stage.add_argument("--study", type=local, metavar="STUDY", help=text)
-    stage.add_argument("--images", type=photographs, metavar="IMAGES", help=OF_STUDY)
+    text = "photographs of the study, if they are not those that its file names"
+    stage.add_argument("--images", type=photographs, metavar="IMAGES", help=text)
     of_study(stage)
     if name != "report":
         _many(stage, "--backbone", "backbone (all; repeatable)")

@@ -95,9 +95,8 @@ def _derive(options: argparse.Namespace, store: EmbeddingStore, bases: Mapping[s
     Raises:
         ConfigError: an option that does not apply.
     """
-    options.part = None if options.part == "1/1" else options.part
     for name in ("suite", "set", "device", "checkpoint", "take_over", "add", "replace", "part"):
-        if given := getattr(options, name):
+        if (given := getattr(options, name)) and given != "1/1":  # all parts
             allowed = f"nothing where embeddings are derived, as those of {', '.join(bases)} are"
             raise ConfigError(f"--{name.replace('_', '-')}", given, allowed)
     for name, base in bases.items():

@@ -37,7 +37,8 @@ STAGES: Registry[AnyStage] = Registry("stage", ENTRY_POINTS)
 
 def stage(name: str) -> AnyStage:
     """Return a stage by name."""
-    return {each.name: each for each in stages()}[name]
+    stages()
+    return STAGES[name]
 
 
 def stages() -> tuple[AnyStage, ...]:
