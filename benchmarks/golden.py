@@ -28,7 +28,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from substyle.kernels.files import file_hash
+from substyle.files import file_hash
 
 STUDY = Path(__file__).with_name("golden.toml")
 COMMAND = "substyle.engine.cli"

@@ -51,7 +51,7 @@ def tokens(path: Path) -> int:
 def sizes() -> dict[str, int]:
     """All counts by name."""
     found: Counter[str] = Counter()
-    for top in ("kernels", "pipelines", "engine"):
+    for top in ("src/substyle", "kernels", "pipelines", "engine"):
         for path in (ROOT / top).rglob("*.py"):
             folder = path.relative_to(ROOT).as_posix()
             part = next((name for start, name in APART.items() if folder.startswith(f"{start}/")), "core")

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from substyle.kernels import files as doors
+from substyle import files as doors
 
 _MAGIC = b"substyle"  # followed by the SHA-256 of the entry's name and data, then the data
 _HEAD = len(_MAGIC) + 32

@@ -29,8 +29,8 @@ from substyle.engine.commands.json_output import (
     stdout_to_stderr,
     write,
 )
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.kernels.files import remove_temporary_folders
+from substyle.errors import ConfigError, SubstyleError
+from substyle.files import remove_temporary_folders
 
 EXIT_QUARANTINED = 3
 EXIT_INTERRUPTED = 130  # 128 + SIGINT

@@ -17,7 +17,7 @@ from substyle.engine.backbones.spec import expand
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, PIXELS, Codec, CropPct, Dtype, Fractions, ResampleBy
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.validation import Distinct, LocalPath, PathOrAddress, PowerOfTwo, validated

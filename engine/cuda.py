@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from substyle.engine import hardware
+from substyle.errors import ConfigError
 from substyle.kernels import cpu
-from substyle.kernels.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

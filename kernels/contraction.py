@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from substyle.errors import ConfigError
 from substyle.kernels.dispatch import on_triton
-from substyle.kernels.errors import ConfigError
 
 
 def contract(

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from substyle.errors import ConfigError
 from substyle.kernels import dispatch
-from substyle.kernels.errors import ConfigError
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")

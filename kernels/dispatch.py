@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError
+from substyle import files
+from substyle.errors import ConfigError
 
 _GRID = 65535  # programs along the second axis of a CUDA grid
 _OFFSET = 2**31 - 1  # offsets within one image are 32-bit integers

@@ -16,7 +16,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from substyle.kernels import cpu, files
+from substyle import files
+from substyle.kernels import cpu
 
 _FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _X86 = ("-mprefer-vector-width=512",)  # gcc halves its vectors otherwise

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from substyle.errors import ConfigError
 from substyle.kernels import philox
 from substyle.kernels.dispatch import fused, upload
-from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import DROPOUT, keys_of_seeds
 
 KINDS = (torch.float16, torch.float32, torch.int8)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.errors import ConfigError, SubstyleError
 from substyle.kernels import philox
 from substyle.kernels.dispatch import CPU, BorrowedMemory
-from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms import base
 
 _OPEN: WeakSet[Any] = WeakSet()

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from substyle.errors import ConfigError, ImageError
 from substyle.kernels.dispatch import as_device, upload
-from substyle.kernels.errors import ConfigError, ImageError
 from substyle.pipelines import image_formats, image_header
 from substyle.pipelines.dali import DaliDecoder, RefusedError
 from substyle.pipelines.image_header import (

@@ -9,7 +9,7 @@ import threading
 from importlib import metadata
 from typing import TypeVar
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from substyle.kernels.errors import ImageError
+from substyle.errors import ImageError
 
 # file name extensions of images; if a tar sample has several, the first of these wins
 IMAGE_KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo", ".avif", ".heic", ".heif")

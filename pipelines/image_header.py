@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from substyle.kernels.errors import ImageError
+from substyle.errors import ImageError
 from substyle.pipelines import image_formats
 
 if TYPE_CHECKING:

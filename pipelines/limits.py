@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from substyle import files
 from substyle.engine import cache
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 # by package: photographs (no charts, masks or drawings) of at least 300 px in height and width
 PHOTOGRAPHS = {

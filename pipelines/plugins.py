@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.kernels.files import file_hash
+from substyle.errors import ConfigError, SubstyleError
+from substyle.files import file_hash
 
 ALLOW = "SUBSTYLE_ALLOW_PLUGINS"  # environment variable; 1 is --allow-plugins
 PACKAGE = "substyle"

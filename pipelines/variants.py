@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from substyle.errors import ConfigError, ImageError, SubstyleError
+from substyle.files import replacing
 from substyle.kernels import philox
 from substyle.kernels.difference import distinct
 from substyle.kernels.dispatch import as_device, keep_freed_memory, upload
-from substyle.kernels.errors import ConfigError, ImageError, SubstyleError
-from substyle.kernels.files import replacing
 from substyle.pipelines.dali import Graph
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.image_header import CROP_PCT

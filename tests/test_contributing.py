@@ -26,7 +26,7 @@ from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study.file import load_study
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import Source, open_source
 from substyle.pipelines.sources.base import KINDS
 from substyle.pipelines.storage import place

@@ -1,6 +1,6 @@
 """What is dangerous stands in few places: deletion, renaming, writing, code that is loaded, other programs.
 
-A new use belongs in kernels/files.py. Only where that is impossible does it get an entry here, with its reason.
+A new use belongs in src/substyle/files.py. Only where that is impossible does it get an entry here, with its reason.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ OF_OS = frozenset({"replace", "remove", "open", "mkdir", "makedirs", "system", "
 OF_TORCH = frozenset({"load"})
 WRITING = frozenset("wax+")
 
-FILES = "kernels/files.py"
-# (file, use): why it is not in kernels/files.py
+FILES = "src/substyle/files.py"
+# (file, use): why it is not in src/substyle/files.py
 ALLOWED = {
     ("kernels/native.py", "ctypes"): "loads a library that files.require_private has checked",
     ("kernels/native.py", "CDLL"): "the same",
@@ -71,9 +71,9 @@ ALLOWED = {
     ("engine/embedding/variants.py", "open for writing"): "a tar in a file of files.replacing",
     ("engine/backbones/weights.py", "pickle"): "the name of an error; torch loads weights only",
     ("engine/backbones/families/timm.py", "__import__"): "the module of a network that timm has made",
-    ("kernels/processes.py", "truncate"): "memory without a name, not a file",
+    ("pipelines/processes.py", "truncate"): "memory without a name, not a file",
     (
-        "kernels/processes.py",
+        "pipelines/processes.py",
         "open for writing",
     ): "memory of the program, recognised by device and inode, for what a process computes",
     ("kernels/philox.py", "ctypes"): "types of a function that kernels/native.py has loaded",
@@ -147,7 +147,7 @@ def found() -> dict[tuple[str, str], list[int]]:
 
 def test_dangerous_functions_are_used_where_they_may_be() -> None:
     others = {key: lines for key, lines in found().items() if key[0] != FILES and key not in ALLOWED}
-    assert others == {}, "use substyle.kernels.files, or give a reason here"
+    assert others == {}, "use substyle.files, or give a reason here"
 
 
 def test_no_permission_is_left_over() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
+    ("errors",),
+    ("files",),
     ("kernels",),
     ("engine.cache", "engine.hardware", "engine.observability"),
     ("pipelines", "engine.devices", "engine.cuda"),
@@ -34,6 +36,8 @@ def modules() -> dict[str, ast.Module]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             found[name] = ast.parse(path.read_text())
+    for name in ("errors", "files"):
+        found[name] = ast.parse((ROOT / "src" / "substyle" / f"{name}.py").read_text())
     return found
 
 

@@ -11,7 +11,7 @@ from substyle.engine.backbones import export
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.quantization import calibrate, in_batches, products, quantise
 from substyle.engine.devices import EightBits, Target
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 _CALIBRATED_ON = 32  # canvases
 _BATCH = 8

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from substyle.engine.analysis.geometry import F32, I64, SampledRows, bootstrap_mean
 from substyle.engine.devices import AUTO
 from substyle.engine.probes.resampling import ACCURACY, Estimate
+from substyle.errors import ConfigError
 from substyle.kernels.dispatch import CPU, as_device
-from substyle.kernels.errors import ConfigError
 
 MEMORY_LIMIT = 8 << 30  # maximum bytes of vectors, and of queries, on the GPU at once
 

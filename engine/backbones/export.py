@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from substyle.engine.backbones.spec import RGB
 from substyle.engine.devices import Precision
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 if TYPE_CHECKING:
     import onnx

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones.spec import Backbone
-from substyle.kernels.files import file_hash
+from substyle.files import file_hash
 from substyle.pipelines.entry_points import BACKBONES, Registry
 from substyle.pipelines.plugins import code_allowed, in_package
 

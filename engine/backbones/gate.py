@@ -26,7 +26,7 @@ from substyle.engine import cache
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import FLOAT32, GateSamples, PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.spec import Embed, columns
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 # minimum cosine after subtraction of the reference mean
 THRESHOLDS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99, "fp8": 0.99}

@@ -22,8 +22,8 @@ from substyle.engine.backbones.export import export
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.spec import SAME_SKETCH, Backbone, BackboneSpec, columns, distance
 from substyle.engine.devices import missing
+from substyle.errors import ConfigError, SubstyleError
 from substyle.kernels import philox
-from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.packaged_photographs import fixed_canvases
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from torch import nn
 from substyle.engine import cache
 from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.spec import RGB, Backbone, BackboneSpec
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 # raised by onnx for invalid files and graphs; RuntimeError: its checks in C++
 _INVALID = (

@@ -13,8 +13,8 @@ from typing import Any
 from substyle.engine import cache
 from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
 from substyle.engine.backbones.weights import WeightsError, read_genuine
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import file_hash
+from substyle.errors import ConfigError
+from substyle.files import file_hash
 
 _HALF: RGB = (0.5, 0.5, 0.5)
 

@@ -23,7 +23,7 @@ from substyle.engine.backbones.spec import (
     of_tag,
 )
 from substyle.engine.backbones.weights import HUB
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 # loaders
 TIMM, OPEN_CLIP, CAN = "timm", "open_clip", "can"

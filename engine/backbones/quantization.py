@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from substyle.engine.backbones.export import FLOAT, FLOAT8, INT8, NARROW, array, drop_unused, rounded, weight
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.devices import EightBits
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 if TYPE_CHECKING:
     import onnx

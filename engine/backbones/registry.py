@@ -18,8 +18,8 @@ from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.presets import ABOUT, meant, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
 from substyle.engine.backbones.weights import HUB
+from substyle.errors import ConfigError
 from substyle.kernels import cpu
-from substyle.kernels.errors import ConfigError
 from substyle.pipelines.plugins import ALLOW
 
 __all__ = [

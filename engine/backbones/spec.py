@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

@@ -21,8 +21,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
+from substyle import files
+from substyle.errors import ConfigError, SubstyleError, abbreviated
 from substyle.pipelines import limits
 
 HUB = "hf-hub:"  # before a repository in the names of timm and open_clip

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from substyle import __version__
 from substyle.engine import cache as artefacts
 from substyle.engine import hardware
+from substyle.errors import ConfigError
 from substyle.kernels import cpu
-from substyle.kernels.errors import ConfigError
 
 if TYPE_CHECKING:
     from substyle.engine.backbones.packages import Shipped

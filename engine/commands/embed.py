@@ -23,7 +23,7 @@ from substyle.engine.store.lock import Part
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import definitions
 from substyle.engine.study.file import study_of
-from substyle.kernels.errors import ConfigError, MissingError, abbreviated
+from substyle.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
 from substyle.pipelines.transforms.registry import suite_name
 

@@ -18,7 +18,7 @@ from substyle.engine.study import hub
 from substyle.engine.study.explore import explore as explore_store
 from substyle.engine.study.export import export as export_store
 from substyle.engine.study.file import study_of
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 from substyle.pipelines.sources import SourceConfig
 
 

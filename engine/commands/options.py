@@ -11,7 +11,7 @@ from typing import Any
 
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 def of_source(changed: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
 from substyle.engine.study.plan import plan_of
 from substyle.engine.study.runner import REPORTED, run_study
-from substyle.kernels.errors import ConfigError, MissingError
-from substyle.kernels.files import scratch
+from substyle.errors import ConfigError, MissingError
+from substyle.files import scratch
 from substyle.pipelines.sources import describe, open_source
 from substyle.pipelines.storage import place
 

@@ -40,7 +40,7 @@ from substyle.engine.study.plan import require_stated, require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import report_study, run_study
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.storage import Place, is_remote

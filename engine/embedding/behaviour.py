@@ -22,8 +22,8 @@ from substyle.engine import cache
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import Target
 from substyle.engine.store.catalog import Definition, pixels_digest
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import UnsafeFileError
+from substyle.errors import ConfigError
+from substyle.files import UnsafeFileError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder

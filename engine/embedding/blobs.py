@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.store.records import UNREAD, content_hash
+from substyle.errors import ConfigError
 from substyle.kernels.dispatch import upload
-from substyle.kernels.errors import ConfigError
 from substyle.pipelines.decode import Decoded
 from substyle.pipelines.sources import ImageRecord, Source
 from substyle.pipelines.transforms import base

@@ -12,7 +12,7 @@ from substyle.engine.store import compaction, lock
 from substyle.engine.store.layout import GRAPH, SKETCH, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import require_shards
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
 

@@ -26,7 +26,7 @@ from substyle.engine.store.lock import WHOLE, Part
 from substyle.engine.store.manifest import Manifest, assign
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source
 from substyle.pipelines.storage import Place

@@ -24,7 +24,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store import catalog
 from substyle.engine.store.layout import TEST, TRAIN, VAL, Fractions
 from substyle.engine.store.manifest import Manifest
-from substyle.kernels.errors import ConfigError, abbreviated
+from substyle.errors import ConfigError, abbreviated
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, kind_of, open_source
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms import base

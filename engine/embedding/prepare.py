@@ -30,7 +30,7 @@ from substyle.engine.store import catalog
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import DifferentError, changes, network_changes, network_facts, rows_of_shards
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder

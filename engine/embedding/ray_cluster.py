@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from substyle import files
 from substyle.engine.config import ExecutorConfig
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 NAMESPACE = "substyle"
 _OBJECT_STORE = 80 << 20  # bytes, near the least that Ray takes: nothing of size is put there

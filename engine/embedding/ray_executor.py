@@ -24,7 +24,7 @@ from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store import compaction, identity, lock
 from substyle.engine.store.layout import LockedError
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines.plugins import code_allowed
 from substyle.pipelines.transforms.registry import loaded
 

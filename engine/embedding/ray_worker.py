@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from substyle import files
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.loop import EmbedSummary, Loop
 from substyle.engine.embedding.plan import EmbedPlan, Lacking
@@ -19,7 +20,6 @@ from substyle.engine.store import identity, lock
 from substyle.engine.store.identity import Match
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels import files
 from substyle.pipelines.plugins import ALLOW
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms.registry import load_plugin

@@ -26,7 +26,7 @@ from substyle.engine.store.layout import DEFAULT_FRACTIONS, BackboneEntry, Fract
 from substyle.engine.store.manifest import FOLDER, Manifest
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import conflicting, store_facts
-from substyle.kernels.errors import ConfigError, MissingError, abbreviated
+from substyle.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import Named, Source
 
 

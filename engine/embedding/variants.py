@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from substyle import files
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import Precision
 from substyle.engine.embedding.blobs import RealVariants, require_shown
@@ -27,8 +28,7 @@ from substyle.engine.observability import stage
 from substyle.engine.store.layout import PIXELS, SPLITS, TEST, UNLABELLED
 from substyle.engine.store.manifest import assign
 from substyle.engine.store.records import content_hash
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, describe, open_source
 from substyle.pipelines.storage import is_remote

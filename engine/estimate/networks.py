@@ -18,7 +18,7 @@ from substyle.engine.backbones.presets import PRESETS
 from substyle.engine.backbones.registry import check_name
 from substyle.engine.backbones.spec import expand, split
 from substyle.engine.estimate.roofline import Device
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 _SIDE = 224  # of the canvas that a control computes on
 # Bytes of a canvas that move while a control computes: each operation reads and writes its tensors

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
 from substyle.pipelines.image_header import CROP_PCT

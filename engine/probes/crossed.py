@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.resampling import Estimate, StudentsT
 from substyle.engine.store.files import read_arrays, write_arrays
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines import limits
 
 F64 = NDArray[np.float64]

@@ -29,8 +29,8 @@ from substyle.engine.probes.loader import (
 from substyle.engine.probes.tasks import I64, Task
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.table import EmbeddingTable
+from substyle.errors import ConfigError
 from substyle.kernels.dispatch import CPU, upload
-from substyle.kernels.errors import ConfigError
 from substyle.kernels.probe_data import gather, quantise
 
 FLOAT16: Final = "float16"  # the dtype of the store, which may be float32

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.tasks import UNKNOWN, Task
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
 

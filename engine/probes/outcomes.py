@@ -19,7 +19,7 @@ from substyle.engine.probes.tasks import F64
 from substyle.engine.store.files import read_arrays, write_arrays, write_durably
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines import limits
 from substyle.pipelines.transforms.names import family
 

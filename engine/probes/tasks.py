@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
+from substyle.errors import SubstyleError
 from substyle.kernels.dispatch import CPU
-from substyle.kernels.errors import SubstyleError
 from substyle.kernels.philox import name_word, philox_4x32_torch
 from substyle.kernels.shuffle import Shuffle
 

@@ -14,7 +14,7 @@ from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.storage import place
 
 TASKS = {"fine": fine_task, "coarse": coarse_task, "semantic": semantic_task}

@@ -19,8 +19,8 @@ from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import HeadBank, Setting
 from substyle.engine.probes.tasks import F64, UNKNOWN, Advance, Task
+from substyle.errors import SubstyleError
 from substyle.kernels.dispatch import threads, threads_for
-from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward, judge
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from substyle.engine.results.model import BLOCK, Intervals, Model, Numbers, ResultsDocument
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 _LAYER = re.compile(r"([@,])layer=-?\d+,?")
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from substyle.engine.report.section import Plots
-from substyle.kernels.files import replacing
+from substyle.files import replacing
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#57606a", "#eceff2", "#ffffff"
 FULL, OPEN, THIRD = "#1f6fb5", "#c8561b", "#9aa3ad"

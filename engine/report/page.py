@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from substyle import files
 from substyle.engine.report import findings
 from substyle.engine.report.data import Column, Table, dagger, head_name, show
 from substyle.engine.report.figures import draw_plots
 from substyle.engine.report.section import Answer, Data, Pictures, Plots, Section, blocks_of
 from substyle.engine.results.model import ResultsDocument
-from substyle.kernels import files
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")  # by content; Pillow would start Ghostscript for EPS under any name

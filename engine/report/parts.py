@@ -11,7 +11,7 @@ from typing import Any
 
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.entry_points import REPORT, Registry
 
 

@@ -27,7 +27,7 @@ from substyle.engine import observability
 from substyle.engine.observability import Span
 from substyle.engine.probes.dataset import SHARE, free_bytes
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import processes
+from substyle.pipelines import processes
 
 _SMALLEST = 1 << 24  # numbers in all tables: below, processes take longer to start than they save
 _FEW = 1024  # features: see `_cost`

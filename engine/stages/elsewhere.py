@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from substyle import files
 from substyle.engine.config import EmbedConfig, Study
 from substyle.engine.embedding.derived import derive
 from substyle.engine.embedding.plan import EmbedPlan
@@ -22,8 +23,7 @@ from substyle.engine.store.files import writing
 from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
-from substyle.kernels import files
-from substyle.kernels.files import remove
+from substyle.files import remove
 from substyle.pipelines.sources import ImageRecord, Source, absolute_root, describe, kind_of, open_source
 from substyle.pipelines.sources.base import Understood
 from substyle.pipelines.storage import place

@@ -23,7 +23,7 @@ from substyle.engine.stages.stamp import (
     table_digest,
 )
 from substyle.engine.store.table import open_table, open_tables
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines.plugins import PACKAGE, files_digest
 from substyle.pipelines.transforms.style import generator_of
 

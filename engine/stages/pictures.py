@@ -29,7 +29,7 @@ from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, store_facts
 from substyle.engine.style_transfer.networks import networks_for
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source
 from substyle.pipelines.transforms import base

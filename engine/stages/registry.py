@@ -18,8 +18,8 @@ from substyle.engine.stages.execution import code_of
 from substyle.engine.stages.stage import Stage, TrainingStage
 from substyle.engine.stages.stamp import with_leftovers
 from substyle.engine.store.files import writing
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import remove
+from substyle.errors import ConfigError
+from substyle.files import remove
 from substyle.pipelines.entry_points import STAGES as ENTRY_POINTS
 from substyle.pipelines.entry_points import Registry
 

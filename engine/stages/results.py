@@ -14,8 +14,8 @@ from substyle.engine.report.parts import ReportPart, parts
 from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.store.files import read_json
-from substyle.kernels.errors import SubstyleError
-from substyle.kernels.files import inside
+from substyle.errors import SubstyleError
+from substyle.files import inside
 
 _DEPTH = 32  # maximum nesting; results.json has 7
 _HUGE = 2**63

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle import files
 from substyle.engine import cache
 from substyle.engine.store.files import read_json, write_durably, writing
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows
-from substyle.kernels import files
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 NOTE = "complete.json"  # written last into a stage's folder: stamp, wall time and checksum of each file
 # that compute results

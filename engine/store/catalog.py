@@ -37,7 +37,7 @@ from substyle.engine.store.layout import (
     network_identity,
     slug,
 )
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import require_bounded
 

@@ -11,7 +11,7 @@ from substyle.engine.store import catalog, journal, lock, manifest
 from substyle.engine.store.files import clear_temporary, digest, write_durably, write_once, writing
 from substyle.engine.store.layout import ARRAYS, METADATA, StoreError
 from substyle.engine.store.records import Record, encode, identity
-from substyle.kernels.files import UnsafeFileError, relative, temporaries
+from substyle.files import UnsafeFileError, relative, temporaries
 from substyle.pipelines.storage import LocalPlace, Place, at_once
 
 RECORDS = 4096  # number of loose records that triggers compaction

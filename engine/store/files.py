@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle import files
 from substyle.engine.store.layout import StoreError
-from substyle.kernels import files
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines import limits
 from substyle.pipelines.storage import LocalPlace, ObjectError, Place, place
 

@@ -26,7 +26,7 @@ from substyle.engine.store.layout import DEFAULT_FRACTIONS, DifferentError, Frac
 from substyle.engine.store.manifest import Manifest, SourceEntry
 from substyle.engine.store.records import UNREAD, content_hash
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError, MissingError, abbreviated
+from substyle.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, SourceConfig, absolute_root, open_source
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.sources.metadata import same_group

@@ -29,7 +29,7 @@ from substyle.engine.store.layout import EXPORT_NOTE, PIXELS, SPLITS, UNLABELLED
 from substyle.engine.store.manifest import SourceEntry, assign
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import store_facts
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError, abbreviated
+from substyle.errors import ConfigError, MissingError, SubstyleError, abbreviated
 from substyle.pipelines import limits
 from substyle.pipelines.storage import Place, place
 from substyle.pipelines.transforms import base

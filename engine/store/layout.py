@@ -16,8 +16,8 @@ from pydantic import ConfigDict, Field, StrictFloat, StrictInt
 
 from substyle.engine.backbones.spec import SAME_SKETCH, distance
 from substyle.engine.devices import Precision
-from substyle.kernels.errors import SubstyleError
-from substyle.kernels.files import UnsafeFileError, relative
+from substyle.errors import SubstyleError
+from substyle.files import UnsafeFileError, relative
 from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources.files import MARKER
 from substyle.pipelines.storage import Place

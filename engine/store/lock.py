@@ -30,7 +30,7 @@ from pydantic import TypeAdapter
 
 from substyle.engine.store.files import is_running, started, write_once, writing
 from substyle.engine.store.layout import STRICT, LockedError, StoreError
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.storage import LocalPlace, ObjectError, ObjectPlace, Place, Version, place
 
 NAME = "lock.json"

@@ -22,10 +22,10 @@ from pydantic import ConfigDict, TypeAdapter
 
 from substyle.engine.store.files import digest, encoded, read_named, write_once
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Fractions, StoreError
+from substyle.errors import ConfigError, optional
 from substyle.kernels import dispatch, tables
 from substyle.kernels.dispatch import for_each_image
 from substyle.kernels.displacement import Banded
-from substyle.kernels.errors import ConfigError, optional
 from substyle.kernels.philox import image_keys
 from substyle.pipelines import limits
 from substyle.pipelines.storage import Place

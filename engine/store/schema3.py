@@ -19,8 +19,8 @@ from substyle.engine.store.files import read_named, write_once
 from substyle.engine.store.layout import ARRAYS, BackboneEntry, StoreError
 from substyle.engine.store.records import Record, identity, notes_of
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import abbreviated
-from substyle.kernels.files import UnsafeFileError
+from substyle.errors import abbreviated
+from substyle.files import UnsafeFileError
 from substyle.pipelines import limits
 from substyle.pipelines.storage import Place
 from substyle.pipelines.validation import brief

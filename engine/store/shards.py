@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from substyle.engine.store import arrays
 from substyle.engine.store.arrays import CHECKSUM
 from substyle.engine.store.layout import Codec, StoreError
-from substyle.kernels.files import UnsafeFileError
+from substyle.files import UnsafeFileError
 from substyle.pipelines.storage import OpenFile, Place
 
 _MISSING = np.uint64(2**64 - 1)  # offset and size of a chunk without embeddings

@@ -15,6 +15,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle import files as doors
 from substyle.engine.store import arrays, catalog, compaction, journal, lock, shards
 from substyle.engine.store import manifest as manifests
 from substyle.engine.store.catalog import Catalog, Definition, StoreHeader
@@ -35,8 +36,7 @@ from substyle.engine.store.layout import (
 from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
 from substyle.engine.store.records import FileNote, ImageNote, Index, Record
 from substyle.engine.store.shards import Shape
-from substyle.kernels import files as doors
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.storage import LocalPlace, Place, each, place
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from substyle.engine.store.layout import SPLITS, TEST, BackboneEntry, ResampleBy
 from substyle.engine.store.manifest import Manifest, groups
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
+from substyle.errors import SubstyleError, optional
 from substyle.kernels import dispatch
-from substyle.kernels.errors import SubstyleError, optional
 from substyle.pipelines.storage import each
 from substyle.pipelines.transforms.names import family
 from substyle.pipelines.transforms.registry import suites

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from substyle import files
 from substyle.engine.probes.outcomes import GENERAL, ProbeOutcome, differences
 from substyle.engine.report.data import Column, ComparedScore, Scored, Table, Unconverged, dagger, show, with_interval
 from substyle.engine.report.page import flat, write_page, write_tables
@@ -18,8 +19,7 @@ from substyle.engine.stages import registry
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import PIXELS, network_identity, slug
 from substyle.engine.study import outputs
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 Runs = Sequence[tuple[str, dict[str, Any]]]  # as JSON, since setups differ in any part
 

@@ -29,8 +29,8 @@ from substyle.engine.store.layout import SPLITS, TEST, UNLABELLED, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, store_facts
 from substyle.engine.study.outputs import stamps
+from substyle.errors import SubstyleError
 from substyle.kernels import cpu
-from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.transforms.base import PHOTOGRAPHS
 from substyle.pipelines.transforms.registry import suite_name
 

@@ -35,8 +35,8 @@ from substyle.engine.stages.tables import reported_tables
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
-from substyle.kernels.files import inside, scratch
+from substyle.errors import ConfigError, MissingError, SubstyleError
+from substyle.files import inside, scratch
 
 NEIGHBOURS = 10
 THUMBNAIL = 96  # px

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
+from substyle import files
 from substyle.engine.observability import stage
 from substyle.engine.stages.stamp import embeddings_digest, file_digest
 from substyle.engine.store.files import clear_temporary, has_text, write_durably
@@ -26,8 +27,7 @@ from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import EXPORT_NOTE, PIXELS, SPLITS, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions, open_table
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, optional
+from substyle.errors import ConfigError, optional
 from substyle.pipelines.storage import place
 
 FORMATS = ("parquet", "numpy", "huggingface", "lance")

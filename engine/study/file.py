@@ -17,7 +17,7 @@ import substyle
 from substyle.engine.backbones.families.python_function import PREFIX
 from substyle.engine.config import Study
 from substyle.engine.stages import registry
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines import limits
 from substyle.pipelines.plugins import ALLOW, code_allowed
 from substyle.pipelines.sources.metadata import Origin

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from substyle import files
 from substyle.engine.report.data import head_name, labelled, scored
 from substyle.engine.report.findings import SCORES
 from substyle.engine.report.page import cell_text
@@ -18,9 +19,8 @@ from substyle.engine.stages.results import read_results, validate_results
 from substyle.engine.stages.stamp import note_of
 from substyle.engine.study.outputs import CARD, PAGE, RESULTS, adding_card, require_current
 from substyle.engine.study.report import all_figures, all_tables
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
-from substyle.kernels.files import UnsafeFileError, inside, is_regular
+from substyle.errors import ConfigError, MissingError, SubstyleError
+from substyle.files import UnsafeFileError, inside, is_regular
 
 _ENDINGS = {"tables": ("csv", "tex"), "figures": ("pdf", "png")}
 

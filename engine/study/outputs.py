@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from substyle import files
 from substyle.engine import cache
 from substyle.engine.stages.registry import folders
 from substyle.engine.stages.stamp import (
@@ -27,9 +28,8 @@ from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_tables
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import remove
+from substyle.errors import ConfigError
+from substyle.files import remove
 from substyle.pipelines.storage import Place, place
 
 STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"

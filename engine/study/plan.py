@@ -19,8 +19,8 @@ from substyle.engine.store import catalog, identity
 from substyle.engine.store.identity import RUN, PhotographsError, Remedies
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.outputs import STORE
-from substyle.kernels.errors import ConfigError, MissingError
-from substyle.kernels.files import inside
+from substyle.errors import ConfigError, MissingError
+from substyle.files import inside
 from substyle.pipelines.sources import absolute_root, open_source
 from substyle.pipelines.storage import Place, is_remote, place
 

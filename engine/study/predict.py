@@ -26,8 +26,8 @@ from substyle.engine.observability import stage
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.stages.stamp import require_own_file
 from substyle.engine.store.layout import network_changes, network_facts
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.kernels.files import replacing
+from substyle.errors import ConfigError, SubstyleError
+from substyle.files import replacing
 from substyle.pipelines.image_header import CROP_PCT
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
 

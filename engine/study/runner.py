@@ -35,7 +35,7 @@ from substyle.engine.study.plan import plan_of, require_elsewhere, stated_limit,
 from substyle.engine.study.report import all_tables, write_report
 from substyle.engine.study.schedule import EMBED, REPORT, Schedule
 from substyle.engine.study.tracking import tracked
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import describe
 from substyle.pipelines.storage import Place, place
 

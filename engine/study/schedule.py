@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from tqdm import tqdm
 
 from substyle.engine import cache, observability
-from substyle.kernels.files import UnsafeFileError
+from substyle.files import UnsafeFileError
 
 EMBED, REPORT = "embed", "report"
 _ALIKE = 4.0  # largest ratio of the sizes of two runs whose parts take about as long per embedding

@@ -25,7 +25,7 @@ from substyle.engine.report.data import Table
 from substyle.engine.report.page import flat
 from substyle.engine.report.tables import overview
 from substyle.engine.results.model import ResultsDocument
-from substyle.kernels.errors import MissingError
+from substyle.errors import MissingError
 
 _WAIT_S = 120.0  # for the tracker to finish at the end of a run
 Rows = Sequence[Mapping[str, Any]]

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
+from substyle.errors import ConfigError
 from substyle.kernels import contraction
-from substyle.kernels.errors import ConfigError
 
 # Phases: an image (q S, q S, C) is stored as (S, S) cells of q^2 C channels. Pixel (q y + a, q x + b) of channel c is
 # channel (q a + b) C + c of cell (y, x). The ONNX graph runs the expanding convolutions on phases, at a quarter of the

@@ -33,8 +33,8 @@ from substyle.engine.style_transfer.graphs import (
     require_side,
     style_graph,
 )
+from substyle.errors import ConfigError, SubstyleError
 from substyle.kernels.dispatch import as_device
-from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms import style as transformations
 from substyle.pipelines.transforms.base import Network, by_network, get
 from substyle.pipelines.transforms.registry import load_all

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle import files
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines import limits
 from substyle.pipelines.libraries.library import Applied, Library, subclasses
 

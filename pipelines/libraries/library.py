@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 Applied = Callable[[NDArray[np.uint8], int], Any]  # (S, S, 3) uint8 and a seed of 32 bits → what should be the same
 

@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.kernels import processes
-from substyle.kernels.errors import SubstyleError
-from substyle.pipelines import libraries
+from substyle.errors import SubstyleError
+from substyle.pipelines import libraries, processes
 from substyle.pipelines.libraries.library import Applied
 from substyle.pipelines.transforms import base
 

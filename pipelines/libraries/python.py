@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.libraries.library import Applied, Library
 from substyle.pipelines.plugins import ALLOW, code_allowed, current_folder, imported_function
 

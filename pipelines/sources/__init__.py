@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from substyle.kernels.errors import ConfigError, MissingError, abbreviated
+from substyle.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines import limits
 from substyle.pipelines.image_formats import EXTENSIONS
 from substyle.pipelines.sources.base import (

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.entry_points import SOURCES, Registry
 from substyle.pipelines.plugins import files_digest, in_package
 from substyle.pipelines.validation import LocalPath, validated

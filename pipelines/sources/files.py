@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 
-from substyle.kernels.errors import ConfigError, abbreviated
+from substyle.errors import ConfigError, abbreviated
 from substyle.pipelines import limits
 from substyle.pipelines.sources.base import LeftOut, key_text, shown
 from substyle.pipelines.storage import ObjectPlace, each, is_remote, object_place

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from substyle.kernels.errors import ConfigError, abbreviated
+from substyle.errors import ConfigError, abbreviated
 from substyle.pipelines.image_formats import EXTENSIONS
 from substyle.pipelines.sources.base import (
     SPLITS_ARE_CLASSES,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 from substyle.pipelines.sources.base import Records, SourceConfig, Understood, key_text, register_source
 from substyle.pipelines.sources.files import FilesBelow
 from substyle.pipelines.sources.folder import images_below

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from substyle.kernels.errors import ConfigError, abbreviated
+from substyle.errors import ConfigError, abbreviated
 from substyle.pipelines.sources.base import MAX_TEXT, SPLIT_FOLDERS, label_text, log, shown
 
 WNID = re.compile(r"n\d{8}")

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
+from substyle.errors import ConfigError, SubstyleError, abbreviated
 from substyle.pipelines.sources.base import KINDS, ImageRecord, Source, SourceConfig, label_text, log, shown
 from substyle.pipelines.sources.wrapped import Changed, Named
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.image_formats import IMAGE_KINDS
 from substyle.pipelines.sources import tar_files
 from substyle.pipelines.sources.base import (

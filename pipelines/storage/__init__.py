@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.storage.bucket import ObjectError, ObjectPlace
 from substyle.pipelines.storage.interface import REQUESTS, OpenFile, Place, Version, at_once, each
 from substyle.pipelines.storage.local import LocalPlace

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from urllib.parse import quote, unquote
 
-from substyle.kernels import files as doors
-from substyle.kernels.errors import SubstyleError
+from substyle import files as doors
+from substyle.errors import SubstyleError
 from substyle.pipelines.storage.interface import REQUESTS, OpenFile, Place, Version, each
 
 # Errors of requests never contain secrets. A response may repeat the rejected key and signature, and a URL may carry a

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import PosixPath
 from typing import Self
 
-from substyle.kernels import files as doors
+from substyle import files as doors
 from substyle.pipelines.storage.interface import OpenFile, Place
 
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.errors import ConfigError, SubstyleError
 from substyle.kernels import philox
 from substyle.kernels.dispatch import CPU
-from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.entry_points import TRANSFORMATIONS, Registry
 from substyle.pipelines.plugins import in_package
 

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle import files
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines import libraries, limits, transforms
 from substyle.pipelines.image_formats import EXTENSIONS
 from substyle.pipelines.plugins import is_plugin, run_file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from substyle.kernels import files
+from substyle import files
 from substyle.pipelines import image_header, limits
 from substyle.pipelines.decode import decode
 from substyle.pipelines.transforms.base import REGISTRY, Role, StylePicture, Transformation, register

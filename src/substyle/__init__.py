@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from substyle.kernels.files import name_compiler_caches
+from substyle.files import name_compiler_caches
 
 if TYPE_CHECKING:
     from substyle.engine.config import BackboneChoice as BackboneChoice

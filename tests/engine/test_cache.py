@@ -60,7 +60,7 @@ def test_a_failed_write_leaves_nothing(own: Path, monkeypatch: pytest.MonkeyPatc
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("substyle.kernels.files.os.replace", full)
+    monkeypatch.setattr("substyle.files.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         cache.write("a/b", b"data")
     assert [path for path in own.rglob("*") if path.is_file()] == []

@@ -15,7 +15,7 @@ import pytest
 from substyle.engine.config import AnalysisConfig, BackboneChoice, EmbedConfig, SplitConfig, Study
 from substyle.engine.store.layout import StoreSettings
 from substyle.engine.study.file import load_study, study_schema
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig
 
 STUDIES = Path(__file__).parents[2] / "studies"

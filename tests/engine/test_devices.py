@@ -13,7 +13,7 @@ import torch
 from substyle.engine import devices, hardware
 from substyle.engine.config import EmbedConfig
 from substyle.engine.devices import Target, missing, resolve
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 Install = Callable[..., None]
 

@@ -109,7 +109,7 @@ def run(request: dict[str, Any]) -> int:
     sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
     from substyle.engine import cli
-    from substyle.kernels.errors import SubstyleError
+    from substyle.errors import SubstyleError
 
     before = _memory("VmSize")
     most = before + SPARE + request["explained"]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 T = TypeVar("T")
 

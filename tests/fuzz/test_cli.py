@@ -22,8 +22,8 @@ from substyle.engine import cli
 from substyle.engine.commands import arguments
 from substyle.engine.commands.json_output import requested
 from substyle.engine.store.importer import import_store
-from substyle.kernels.errors import SubstyleError
-from substyle.kernels.files import remove
+from substyle.errors import SubstyleError
+from substyle.files import remove
 
 HEAVY = {
     "substyle.engine.embedding.run.prepare_backbones",

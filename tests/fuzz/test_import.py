@@ -20,7 +20,7 @@ from tests.fuzz.parquet import parquet, spoilt_parquet
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 KEYS, NAMES = ("a", "b", "c"), ("identity", "jpeg")
 SCHEMA = pa.schema(

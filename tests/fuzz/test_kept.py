@@ -29,7 +29,7 @@ from substyle.engine.stages.stamp import Stamp, finish, seconds
 from substyle.engine.stages.tables import reported_tables, tables
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.document import assemble
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 NET = results()["backbones"]["net"]
 PROBED = ("fine", "coarse", "semantic")

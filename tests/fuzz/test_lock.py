@@ -14,7 +14,7 @@ from tests.fuzz.mutations import spoilt_json
 
 from substyle.engine.store import lock
 from substyle.engine.store.files import started
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 HOLDER = {"run": "r", "host": socket.gethostname(), "pid": os.getpid(), "since": "now", "start": started(os.getpid())}
 

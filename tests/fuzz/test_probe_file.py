@@ -18,7 +18,7 @@ from tests.fuzz.mutations import changed, spoilt, spoilt_json, written
 from substyle.engine.probes.checkpoint import FORMAT, Probe, save_probe
 from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.probes.heads import initial
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 TENSORS = {
     "w1": torch.arange(24, dtype=torch.float32).reshape(2, 4, 3),

@@ -19,7 +19,7 @@ from substyle.engine.report.tables import headline_table
 from substyle.engine.stages.results import read_results, validate_results
 from substyle.engine.study.compare import compare_results
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def results(*names: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.fuzz.toml import toml
 
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.study.file import load_study
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 STUDIES = Path(__file__).parents[2] / "studies"
 

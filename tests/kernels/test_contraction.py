@@ -10,8 +10,8 @@ import torch
 from tests.conftest import slow_after
 from tests.kernels.conftest import Place
 
+from substyle.errors import ConfigError
 from substyle.kernels import contraction
-from substyle.kernels.errors import ConfigError
 
 
 class Case(NamedTuple):

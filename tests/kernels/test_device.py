@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from substyle.errors import ConfigError
 from substyle.kernels.dispatch import CPU, as_device, available
-from substyle.kernels.errors import ConfigError
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import substyle.kernels
+from substyle.errors import ConfigError
 from substyle.kernels import difference, dispatch, halftone, philox, probe_data, warp
-from substyle.kernels.errors import ConfigError
 
 ONE, PAIR = np.ones(2, np.float32), np.ones((2, 2), np.float32)
 KEYS = philox.image_keys(0, ["a", "b"])

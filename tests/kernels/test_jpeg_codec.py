@@ -11,8 +11,8 @@ from PIL import Image
 from tests.conftest import slow_after
 from tests.kernels.conftest import Place
 
+from substyle.errors import ConfigError
 from substyle.kernels import jpeg_codec
-from substyle.kernels.errors import ConfigError
 
 QUALITIES = np.array([1, 7, 10, 15, 18, 49, 50, 75, 95, 100], np.int32)
 

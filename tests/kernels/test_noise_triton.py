@@ -8,8 +8,8 @@ import torch
 from tests.conftest import slow_after
 from tests.kernels.conftest import Place
 
+from substyle.errors import ConfigError
 from substyle.kernels import noise, philox, tables
-from substyle.kernels.errors import ConfigError
 
 STRENGTHS = {
     "gaussian_noise": (0.12, 0.38, 0.0),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.kernels.probe_arrays import BF16, FLOAT, drawn
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.kernels.probe_data import gather, quantise
 
 pytestmark = pytest.mark.usefixtures("one_thread")

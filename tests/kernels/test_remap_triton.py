@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.kernels.conftest import Place
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.kernels.warp import remap_reference
 
 

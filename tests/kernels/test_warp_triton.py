@@ -7,8 +7,8 @@ import pytest
 import torch
 from tests.kernels.conftest import Place
 
+from substyle.errors import ConfigError
 from substyle.kernels import philox, warp
-from substyle.kernels.errors import ConfigError
 
 
 def pictures(batch: int, side: int, channels: int = 3) -> torch.Tensor:

@@ -20,7 +20,7 @@ from tests.conftest import slow_after
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
 
-from substyle.kernels.errors import ConfigError, ImageError
+from substyle.errors import ConfigError, ImageError
 from substyle.pipelines import decode, image_header
 from substyle.pipelines.decode import Decoder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from substyle.engine.backbones import registry
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines import entry_points
 from substyle.pipelines.plugins import files_digest
 from substyle.pipelines.sources import SourceConfig, kind_of, open_source

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.kernels.errors import ImageError
+from substyle.errors import ImageError
 from substyle.pipelines import variants
 
 

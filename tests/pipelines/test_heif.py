@@ -12,7 +12,7 @@ from tests.conftest import photograph
 
 from substyle.engine.store.table import load_table, store_facts
 from substyle.engine.study.api import embed
-from substyle.kernels.errors import ImageError
+from substyle.errors import ImageError
 from substyle.pipelines import image_header
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from substyle.engine import cli
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines import limits
 from substyle.pipelines.sources import open_source
 from substyle.pipelines.sources.base import KINDS

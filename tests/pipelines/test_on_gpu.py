@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.pipelines.conftest import scene
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines import variants
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.variants import VariantMaker

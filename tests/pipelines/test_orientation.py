@@ -13,7 +13,7 @@ from tests.pipelines.conftest import encode, scene
 from tests.pipelines.mutations import exif
 from tests.pipelines.test_decode import assert_close, reference
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines import image_header
 from substyle.pipelines.decode import ORIENTATIONS, Decoder
 from substyle.pipelines.variants import variants_of

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tests.conftest import slow_after
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import FolderSource
 

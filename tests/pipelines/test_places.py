@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from substyle.kernels.files import UnsafeFileError
+from substyle.files import UnsafeFileError
 from substyle.pipelines.storage import LocalPlace, ObjectPlace, Place, at_once, each, place
 
 FILES = ("a/zarr.json", "b/c/0/0", "b/zarr.json", "notes-7.txt")

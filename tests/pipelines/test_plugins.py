@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines import plugins
 from substyle.pipelines.plugins import failed_line, files_digest, in_package, run_file
 

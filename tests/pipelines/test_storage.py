@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import put
 from tests.object_server import BUCKET, KEY, SECRET, Fault, Server
 
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.storage import (
     ObjectError,
     ObjectPlace,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines import dali
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite

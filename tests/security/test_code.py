@@ -15,6 +15,7 @@ import pytest
 from tests.security.conftest import Outside
 
 import substyle
+from substyle import files
 from substyle.engine import cache
 from substyle.engine.backbones.runtimes import torch_compile
 from substyle.engine.cli import main
@@ -22,11 +23,11 @@ from substyle.engine.config import ExecutorConfig
 from substyle.engine.embedding import ray_cluster
 from substyle.engine.stages import at_once
 from substyle.engine.study.file import load_study
-from substyle.kernels import files, native
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import UnsafeFileError
-from substyle.kernels.processes import Block
+from substyle.errors import ConfigError
+from substyle.files import UnsafeFileError
+from substyle.kernels import native
 from substyle.pipelines.libraries.processes import Pool
+from substyle.pipelines.processes import Block
 
 # --- a cache that others can write to ---------------------------------------------------------------------------------
 

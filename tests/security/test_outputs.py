@@ -20,6 +20,7 @@ from tests.conftest import jpeg, photograph, slow_after
 from tests.engine.report.real import real_results
 from tests.security.conftest import Outside
 
+from substyle import files
 from substyle.engine.embedding.variants import write_variants
 from substyle.engine.report.figures import draw_plots
 from substyle.engine.report.page import plots_of, read_gallery, write_page, write_tables
@@ -35,9 +36,8 @@ from substyle.engine.store.table import open_table
 from substyle.engine.study import hub, outputs
 from substyle.engine.study.export import export
 from substyle.engine.study.report import sections_of, write_report
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.kernels.files import UnsafeFileError
+from substyle.errors import ConfigError, SubstyleError
+from substyle.files import UnsafeFileError
 from substyle.pipelines.sources import SourceConfig
 
 AWAY = ("../outside/x", "../../x", "/{outside}/x", "a/../../outside/x", "a//b", "./a", "", "a\\b", "a/", "..")

@@ -21,7 +21,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import verify
 from substyle.engine.study import outputs
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines.sources import open_source
 
 

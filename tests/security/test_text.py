@@ -10,7 +10,7 @@ from tests.conftest import jpeg, photograph, slow_after
 
 from substyle.engine.cli import main
 from substyle.engine.commands.json_output import printable
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError, redacted
+from substyle.errors import ConfigError, MissingError, SubstyleError, redacted
 
 # --- terminals --------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.spec import Backbone, Readout
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 Block = tuple[torch.Tensor, torch.Tensor | None]
 Place = tuple[int, str, str | None]

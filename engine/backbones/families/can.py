@@ -13,7 +13,7 @@ from torch import nn
 from substyle.engine.backbones import weights
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.weights import State
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 # decoder, projection and noise heads, and the optimiser's state in a Flax tree
 DROPPED = (

@@ -14,8 +14,8 @@ from substyle.engine.backbones.families import timm
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, split
 from substyle.engine.backbones.weights import HUB
+from substyle.errors import ConfigError
 from substyle.kernels import cpu
-from substyle.kernels.errors import ConfigError
 from substyle.kernels.tables import LUMA
 from substyle.pipelines import packaged_photographs
 

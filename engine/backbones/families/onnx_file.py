@@ -7,7 +7,7 @@ from typing import Any
 
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone
-from substyle.kernels.files import file_hash
+from substyle.files import file_hash
 
 
 def _load(name: str, rest: str, context: LoadContext) -> Backbone:

@@ -20,7 +20,7 @@ from substyle.engine.backbones.weights import (
     require_repository,
     require_url,
 )
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 # suffixes of weights; no tag of open_clip ends in one
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")

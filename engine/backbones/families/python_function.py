@@ -11,7 +11,7 @@ from torch import nn
 from substyle.engine.backbones.families import timm
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.plugins import current_folder, imported_function
 
 PREFIX = "python"

@@ -32,8 +32,8 @@ from substyle.engine.backbones.weights import (
     require_repository,
     require_url,
 )
+from substyle.errors import ConfigError, abbreviated
 from substyle.kernels.dispatch import threads
-from substyle.kernels.errors import ConfigError, abbreviated
 
 # keys of OpenCLIP's image towers that timm renames, and may resample
 _RENAMED = {

@@ -17,7 +17,7 @@ from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
 from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, cached_only, hub_repository
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines import limits
 
 # whose configurations name no further model, which would be loaded, also from a hub

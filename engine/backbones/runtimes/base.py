@@ -22,7 +22,7 @@ from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.spec import Concatenated, Embed, Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, exact
 from substyle.engine.devices import OPENVINO_ON_CPU, EightBits, Precision, Target, as_eight_bits, as_precision
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 class TorchModule:

@@ -20,8 +20,8 @@ from substyle.engine import cache
 from substyle.engine.backbones.spec import AsyncResult, Concatenated, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import Precision
+from substyle.files import scratch
 from substyle.kernels import cpu
-from substyle.kernels.files import scratch
 
 # Rounding in the first layers affects all later features and is most of the error of bf16 in networks of depthwise
 # convolutions. OpenVINO keeps layers in float32 if their IR has the attribute ``precise``.

@@ -27,8 +27,8 @@ from substyle.engine.backbones.runtimes.openvino import (
 )
 from substyle.engine.backbones.spec import EXECUTED, Embed, Starts
 from substyle.engine.devices import INT8, Precision, as_precision
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import scratch
+from substyle.errors import ConfigError
+from substyle.files import scratch
 
 _LENGTH = struct.Struct("<Q")  # length of the graph's XML, which precedes the weights
 

@@ -22,8 +22,8 @@ from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import Embed, Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph
 from substyle.engine.devices import EightBits, Precision, as_eight_bits, as_precision, graph_batch, missing
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.kernels.files import cache_folder, read_private
+from substyle.errors import ConfigError, SubstyleError
+from substyle.files import cache_folder, read_private
 
 if TYPE_CHECKING:
     import onnx

@@ -19,8 +19,8 @@ from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
 from substyle.engine.backbones.spec import Starts
 from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph, as_batch, exact
 from substyle.engine.devices import Precision, as_precision
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import require_compiler_caches
+from substyle.errors import ConfigError
+from substyle.files import require_compiler_caches
 
 Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
 Run = Callable[[torch.Tensor], torch.Tensor]

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import linear
 
+from substyle import files
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.family import Derivation, Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 PREFIX = "adapt:"
 FORMAT = "substyle-adapter-1"

@@ -20,7 +20,7 @@ from substyle.engine.probes.dataset import hold
 from substyle.engine.probes.mlp import JOINT, settings_of, train_joint
 from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task, fine_task, identity, semantic_task
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 _CHUNK = 8192  # rows
 _SHRINKAGE = 1e-3  # of the mean variance, added to the covariance of style directions

@@ -22,7 +22,7 @@ from substyle.engine.stages.stage import JSON, Run, TrainingStage, Unit, table_o
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 class AdaptStage(TrainingStage[AdaptConfig]):

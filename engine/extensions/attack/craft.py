@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from substyle.engine.extensions.attack.config import AttackConfig
 from substyle.engine.probes.checkpoint import Probe
-from substyle.kernels.errors import ConfigError, optional
+from substyle.errors import ConfigError, optional
 from substyle.kernels.philox import image_keys
 
 CLEAN, ADAPTIVE, NOISE = "identity", "adaptive", "noise"

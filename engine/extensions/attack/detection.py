@@ -13,7 +13,7 @@ from substyle.engine.extensions.attack.craft import CLEAN, SQUEEZED
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.resampling import ACCURACY, Estimate
 from substyle.engine.store.layout import TRAIN
-from substyle.kernels.errors import SubstyleError, abbreviated
+from substyle.errors import SubstyleError, abbreviated
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -67,7 +67,7 @@ from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError, abbreviated
+from substyle.errors import ConfigError, MissingError, SubstyleError, abbreviated
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import Source
 

@@ -14,7 +14,7 @@ from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families.blocks import PooledBlocks, intermediates, last_map
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 PREFIX = "tokens:"
 

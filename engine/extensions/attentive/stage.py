@@ -40,8 +40,8 @@ from substyle.engine.store import catalog
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
+from substyle.errors import ConfigError
 from substyle.kernels.dispatch import threads
-from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import place
 
 TASKS = {"fine": fine_task, "coarse": coarse_task, "semantic": semantic_task}

@@ -14,8 +14,8 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone, tensors_hash
 from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import file_hash
+from substyle.errors import ConfigError
+from substyle.files import file_hash
 
 PREFIX = "finetuned:"
 FORMAT = "substyle-finetuned-1"

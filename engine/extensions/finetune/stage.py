@@ -31,7 +31,7 @@ from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.identity import read_unchanged
 from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms.base import real
 from substyle.pipelines.transforms.names import family

@@ -38,7 +38,7 @@ from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.transforms.style import by_generator

@@ -13,7 +13,7 @@ from substyle.engine.extensions.site.directory import add_rows, read_directory, 
 from substyle.engine.extensions.site.row import row_schema
 from substyle.engine.extensions.site.site import write_site
 from substyle.engine.study import hub
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 
 
 def rows(options: argparse.Namespace) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from substyle import files
 from substyle.engine.extensions.site.row import FOLDER, Row, rows_of
 from substyle.engine.stages.results import read_results
 from substyle.engine.store.files import writing
 from substyle.engine.study.outputs import RESULTS, require_current
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.kernels.files import is_litter
+from substyle.errors import ConfigError, SubstyleError
+from substyle.files import is_litter
 from substyle.pipelines.validation import brief
 
 MAX_BYTES = 1 << 20  # of a file; a row of 160 transformations has a tenth

@@ -20,7 +20,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.store.layout import PIXELS, network_identity, slug
 from substyle.engine.study.report import sections_of
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines.validation import brief
 
 FOLDER = "results"

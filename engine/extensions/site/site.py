@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import FileSystemLoader
 from markupsafe import Markup
 
-from substyle import __version__
+from substyle import __version__, files
 from substyle.engine.extensions.site.directory import read_directory
 from substyle.engine.extensions.site.row import FOLDER, Row, RowScore, RowTable, RowTransformation, each_name, rows_of
 from substyle.engine.extensions.site.study_file import study_file
@@ -33,8 +33,7 @@ from substyle.engine.store.files import replacing_own
 from substyle.engine.store.layout import PIXELS, slug
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.report import sections_of
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
+from substyle.errors import ConfigError, SubstyleError, abbreviated
 from substyle.pipelines.transforms.names import family
 
 MAX_PAGE = 2_000_000  # bytes

@@ -15,7 +15,7 @@ from substyle.engine.config import Study
 from substyle.engine.extensions.site.row import Row
 from substyle.engine.stages import registry
 from substyle.engine.store.layout import PIXELS
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.libraries.library import toml_key, toml_lines
 
 # names of backbones and of transformations that are not those of files or code

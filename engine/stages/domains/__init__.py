@@ -29,7 +29,7 @@ from substyle.engine.stages.stamp import file_digest, is_result
 from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.validation import validated
 
 HEAD: Final = "linear"

@@ -20,8 +20,8 @@ from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_config
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.identity import open_unchanged
+from substyle.errors import SubstyleError
 from substyle.kernels.dispatch import threads
-from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.sources.metadata import ORIGINS, read_labels
 
 

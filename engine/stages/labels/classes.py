@@ -20,7 +20,7 @@ from substyle.engine.stages.shortcut.section import ARRANGEMENTS
 from substyle.engine.stages.stage import JSON
 from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.kernels.philox import image_keys
 
 I64 = NDArray[np.int64]

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StrictInt
 
 from substyle.engine.probes.config import Head
 from substyle.engine.store.layout import ResampleBy
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources.metadata import Origin
 from substyle.pipelines.validation import Distinct, validated
 

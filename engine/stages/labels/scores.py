@@ -20,7 +20,7 @@ from substyle.engine.stages.labels.config import LabelsConfig
 from substyle.engine.stages.stage import JSON
 from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]

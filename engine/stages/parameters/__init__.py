@@ -20,7 +20,7 @@ from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.names import family

@@ -18,7 +18,7 @@ from substyle.engine.stages.probes import section
 from substyle.engine.stages.stage import JSON, Run, Stage, Unit
 from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.layout import network_facts, slug
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):

@@ -31,7 +31,7 @@ from substyle.engine.store.files import read_arrays, write_arrays
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.kernels.errors import ConfigError, abbreviated
+from substyle.errors import ConfigError, abbreviated
 from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.transforms import base

@@ -17,7 +17,7 @@ from tests.engine.analysis.test_run import table
 from substyle.engine.analysis import neighbors, run
 from substyle.engine.analysis.geometry import SampledRows
 from substyle.engine.config import AnalysisConfig
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

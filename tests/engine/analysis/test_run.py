@@ -9,7 +9,7 @@ from substyle.engine.analysis import geometry, run
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 KEYS = {
     "knn",

@@ -7,7 +7,7 @@ from substyle.engine.analysis import geometry
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 def table(images: int = 60, variants: int = 5, width: int = 4) -> EmbeddingTable:

@@ -19,7 +19,7 @@ from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.backbones.runtimes.base import CalibrationSamples, fingerprint
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.engine.devices import EIGHT_BITS, Target
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 BATCH, CANVAS, SIDE, DIM = 4, 48, 32, 24
 HALF = (0.5, 0.5, 0.5)

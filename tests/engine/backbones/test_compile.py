@@ -25,7 +25,7 @@ from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, core, layers, with_float32_layers
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from substyle.engine.store.layout import network_identity
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 BATCH = 4
 

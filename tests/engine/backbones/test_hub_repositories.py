@@ -16,7 +16,7 @@ from substyle.engine.backbones.presets import stated
 from substyle.engine.backbones.registry import LoadContext, check_name, identity, load
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.store.layout import network_changes, network_facts
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 CONTEXT = LoadContext(64, 2, 0)
 LEVELS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}

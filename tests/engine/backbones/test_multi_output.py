@@ -16,7 +16,7 @@ from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import expand, fused
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 BATCH, CANVAS = 4, 96
 CONTEXT = registry.LoadContext(CANVAS, BATCH, 0, None)

@@ -13,7 +13,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.presets import PRESETS, stated
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import OBJECTIVES, UNSTATED, of_tag
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

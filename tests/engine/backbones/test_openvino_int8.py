@@ -22,7 +22,7 @@ from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec
 from substyle.engine.config import EmbedConfig
 from substyle.engine.devices import as_precision
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 BATCH, SIDE = 4, 32
 OPTIONS = CompileOptions(batch=BATCH, canvas=SIDE, threads=1, precision="int8")

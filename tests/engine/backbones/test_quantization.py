@@ -32,7 +32,7 @@ from substyle.engine.backbones.export import Preprocessed, typed_graph
 from substyle.engine.backbones.quantization import Range, calibrate, in_batches, products, quantise
 from substyle.engine.backbones.runtimes.tensorrt import build
 from substyle.engine.devices import EightBits, Precision
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

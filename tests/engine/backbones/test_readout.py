@@ -11,7 +11,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.families import blocks, open_clip
 from substyle.engine.backbones.spec import Backbone, Readout, split
 from substyle.engine.store.layout import slug
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

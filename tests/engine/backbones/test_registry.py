@@ -18,7 +18,7 @@ from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.families import controls
 from substyle.engine.backbones.families import open_clip as open_clip_family
 from substyle.engine.backbones.spec import Backbone
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 def canvases(count: int = 4) -> NDArray[np.uint8]:

@@ -33,7 +33,7 @@ from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTBui
 from substyle.engine.backbones.runtimes.torch_compile import TorchBuilder
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, Starts
 from substyle.engine.devices import Target
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 SIDE, BATCH, DIM = 32, 4, 6
 ON_CPU, ON_GPU = Target("cpu", "torch"), Target("cuda:0", "tensorrt")

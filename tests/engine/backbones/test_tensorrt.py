@@ -18,7 +18,7 @@ from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTGraph, build, engine_key
 from substyle.engine.devices import Precision
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 CANVAS, BATCH, DIM = 48, 3, 5
 BUILDS = pytest.mark.skipif(tensorrt.installed() is None, reason="no TensorRT")

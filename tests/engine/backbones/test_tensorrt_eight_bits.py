@@ -40,7 +40,7 @@ from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import TensorRTBuilder
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.devices import EightBits, Target
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "exported_once")
 

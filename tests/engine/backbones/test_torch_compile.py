@@ -14,7 +14,7 @@ from torch import nn
 from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.runtimes import torch_compile
 from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 CANVAS, BATCH, DIM = 16, 3, 5
 CPU = torch.device("cpu")

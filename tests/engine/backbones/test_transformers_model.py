@@ -17,7 +17,7 @@ from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.store.layout import network_changes, network_facts
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 library = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("one_thread")

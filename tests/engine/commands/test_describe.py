@@ -185,7 +185,7 @@ def test_layers_of_one_network_are_backbones_of_one_store(
 
 def test_weights_of_a_backbone_whose_name_holds_an_equals_sign() -> None:
     from substyle.engine.commands.embed import backbone_choices
-    from substyle.kernels.errors import ConfigError
+    from substyle.errors import ConfigError
 
     names = ["timm:x", "timm:x@layer=1", "timm:x@layer=1,pool=avg"]
     found = backbone_choices(names, ["timm:x@layer=1,pool=avg=a=b.pth", "timm:x@layer=1=c.pth"])

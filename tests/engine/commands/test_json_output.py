@@ -20,7 +20,7 @@ from substyle.engine import cli
 from substyle.engine.cli import main
 from substyle.engine.commands import describe
 from substyle.engine.commands.json_output import requested
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 # writes to stdout in every way that a library can: print, an older stream, the descriptor, C's stdio, a child process,
 # and once more when the interpreter ends

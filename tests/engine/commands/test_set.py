@@ -12,7 +12,7 @@ from substyle.engine.cli import main
 from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.options import changes
 from substyle.engine.study.file import load_study
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 FILE = 'name = "s"\nbackbones = ["control:pixels"]\n[probes]\nmlp_steps = 20\nwidths = [8]\n'
 

@@ -10,7 +10,7 @@ from substyle.engine.commands import study
 from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.study import name_of
 from substyle.engine.study.file import STUDIES, find_study, load_study
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 def test_a_study_of_photographs_is_called_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

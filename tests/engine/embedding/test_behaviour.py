@@ -18,7 +18,7 @@ from substyle.engine.store import catalog
 from substyle.engine.store.catalog import Definition, pixels_digest, read_pictures
 from substyle.engine.store.layout import DifferentError, StoreSettings
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.packaged_photographs import fixed_canvases
 from substyle.pipelines.storage import place

@@ -24,7 +24,7 @@ from substyle.engine.stages.shift import check_shift
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, HEADER, ResampleBy
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.study.runner import checks
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Understood
 from substyle.pipelines.sources.base import LeftOut
 

@@ -28,7 +28,7 @@ from substyle.engine.store.layout import DifferentError, LockedError, StoreError
 from substyle.engine.store.records import UNREAD
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 from substyle.pipelines.sources import FolderSource, ImageRecord
 from substyle.pipelines.storage import LocalPlace, place
 from substyle.pipelines.transforms.registry import suite

@@ -17,7 +17,7 @@ from torch import nn
 from substyle.engine.cli import main
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 VIT = "control:random:test_vit"
 pytestmark = pytest.mark.usefixtures("one_thread")

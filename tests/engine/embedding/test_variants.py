@@ -20,7 +20,7 @@ from substyle.engine.store.layout import DifferentError
 from substyle.engine.store.table import store_facts
 from substyle.engine.store.verify import verify
 from substyle.engine.study.export import export
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 SUITE = "identity,gaussian_blur,icon_overlay,gaussian_noise"
 NAMES = SUITE.split(",")

@@ -20,7 +20,7 @@ from substyle.engine.estimate import plan as estimated
 from substyle.engine.estimate.networks import Work, of_network
 from substyle.engine.estimate.plan import ANALYSIS, EMBEDDING, PROBES, Plan, _stage
 from substyle.engine.estimate.roofline import DEVICES, DISK, GPU, HOST, Device, Parts, card_of
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("counted_once")
 

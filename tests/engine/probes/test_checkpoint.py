@@ -14,7 +14,7 @@ from tests.engine.probes.conftest import CPU, Make
 from substyle.engine.probes.checkpoint import FORMAT, Probe, save_probe
 from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.probes.heads import initial
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.kernels.probe_step import forward
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from substyle.engine.probes.loader import Draw, Drawn, Placed
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import fine_task
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 BYTES = 20 * 2  # of a row of the made-up tables
 

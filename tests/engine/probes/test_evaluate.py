@@ -27,7 +27,7 @@ from substyle.engine.probes.single_task import Judged
 from substyle.engine.results.statistics import MARGIN
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def test_values_are_plain_means() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 SCORES = {"fine/linear": np.array([[1, 0, np.nan], [0.5, 1, 0]], np.float32)}
 OUTCOME = ProbeOutcome(

@@ -18,7 +18,7 @@ from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.report import tables
 from substyle.engine.stages.results import validate_results
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def plain(outcome: ProbeOutcome) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from tests.engine.probes.conftest import Make
 
 from substyle.engine.probes.tasks import coarse_task, fine_task, identity, images_of, semantic_task
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def test_answers(make_table: Make) -> None:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader
 
 import substyle
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 NAMES = ["identity", "gaussian_blur", "defocus_blur", "grayscale"]  # defocus_blur is held out
 

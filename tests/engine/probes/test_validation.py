@@ -18,7 +18,7 @@ from substyle.engine.probes.heads import initial
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
 from substyle.engine.probes.trainer import AGREEMENT, Validation, agreement_rows, compare
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 
 pytestmark = pytest.mark.usefixtures("one_thread")

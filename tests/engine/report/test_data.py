@@ -8,7 +8,7 @@ from tests.engine.report.real import real_results, with_heads
 
 from substyle.engine.report.data import layer_of
 from substyle.engine.stages.results import read_results, validate_results
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def test_results_are_valid_and_survive_json(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.engine.report.real import BACKBONE, real_results
 from substyle.engine.stages.domains.section import domains, domains_summary
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def test_the_worst_pair_and_transformation_are_named(tmp_path: Path) -> None:

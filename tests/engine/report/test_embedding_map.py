@@ -12,7 +12,7 @@ from tests.engine.report.real import drop, real_results
 from substyle.engine.report.maps import COLOURS, embedding_maps
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def with_map(changes: dict[str, Any]) -> tuple[dict[str, Any], str]:

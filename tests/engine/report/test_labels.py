@@ -12,7 +12,7 @@ from substyle.engine.report.data import labelled, labels_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.file import study_of
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 LITE, VIT = "efficientnet_lite0", "dinov2_vit_small"
 

@@ -36,7 +36,7 @@ from substyle.engine.report.page import ReportFiles, read_gallery, soft
 from substyle.engine.report.section import Answer, Panel, Plots, Section
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
 WORDS = ("original photographs", "transformed", "held out", "seen")

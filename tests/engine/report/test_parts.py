@@ -13,7 +13,7 @@ from substyle.engine.report.section import Section, Text
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.results import results_schema, validate_results
 from substyle.engine.study.report import sections_of
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 
 def shown(results: ResultsDocument) -> Iterator[Section]:

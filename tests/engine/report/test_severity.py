@@ -12,7 +12,7 @@ from substyle.engine.report.curves import halfway, severities, severity_plots
 from substyle.engine.report.data import dagger
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 @pytest.fixture

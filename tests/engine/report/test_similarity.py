@@ -12,7 +12,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift.section import shift_plots, shift_summary
 from substyle.engine.stages.similarity.section import similarity, similarity_maps, similarity_summary
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tests.engine.report.real import BACKBONE, real_results
 
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.results import results_schema, validate_results
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 BARE: dict[str, Any] = {"schema": 1, "name": "bare", "images": 0, "transformations": [], "backbones": {"a": {}}}
 

@@ -28,7 +28,7 @@ from substyle.engine.stages.probes import STAGE, ProbesStage
 from substyle.engine.stages.stage import Run, Unit
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.api import embed
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 BACKBONES = ["control:pixels", "control:statistics"]
 FEW: dict[str, Any] = {"Cs": (1e-2,), "passes": 20, "resamples": 2, "equal_width": 0, "bootstrap": 100, "redraws": 0}

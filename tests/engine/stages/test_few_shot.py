@@ -16,7 +16,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 CLASSES, WIDTH = 3, 6
 

@@ -22,7 +22,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 WIDTH, CLASSES = 8, 3
 QUICK = ProbeConfig(resamples=0, Cs=(0.1,), precision="fp32", tolerance=1e-6, device="cpu")

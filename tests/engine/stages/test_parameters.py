@@ -18,7 +18,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all

@@ -25,7 +25,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study.compare import compare_results
 from substyle.engine.study.file import study_of
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.plugins import files_digest
 from substyle.pipelines.transforms.registry import load_file
 

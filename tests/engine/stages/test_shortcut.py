@@ -16,7 +16,7 @@ from substyle.engine.stages.shortcut import STAGE, ShortcutConfig, shortcut
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 NAMES, WIDTH, CLASSES = ("identity", "jpeg", "blur"), 8, 3
 QUICK = ShortcutConfig(bootstrap=200, draws=3)

@@ -12,7 +12,7 @@ import pytest
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 def write(path: Path, x_ND: np.ndarray, **more: pa.Array) -> Path:

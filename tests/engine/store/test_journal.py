@@ -14,7 +14,7 @@ from tests.conftest import put
 from substyle.engine.store import compaction, files, journal, records
 from substyle.engine.store.files import digest
 from substyle.engine.store.records import FileNote, ImageNote, Record
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines.storage import Place, place
 
 

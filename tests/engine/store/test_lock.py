@@ -12,7 +12,7 @@ import pytest
 from substyle.engine.store import lock
 from substyle.engine.store.layout import LockedError
 from substyle.engine.store.lock import Part
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 def test_second_run_is_refused_with_the_holder(tmp_path: Path) -> None:

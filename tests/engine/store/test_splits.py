@@ -5,7 +5,7 @@ import pytest
 
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.manifest import assign
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 def test_fractions_hold_in_every_class() -> None:

@@ -25,7 +25,7 @@ from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, open_tables, store_facts
 from substyle.engine.store.verify import verify
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.storage import LocalPlace, Place
 
 SETTINGS = StoreSettings(seed=0, canvas=224, shard_rows=4, dtype="float16")

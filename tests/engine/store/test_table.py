@@ -16,7 +16,7 @@ from tests.engine.store.test_store import make, note, rows
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
-from substyle.kernels.errors import MissingError
+from substyle.errors import MissingError
 from substyle.pipelines.storage import LocalPlace, Place
 
 

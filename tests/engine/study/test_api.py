@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import jpeg, photograph
 
 import substyle
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 def test_importing_it_loads_no_library_of_arrays() -> None:

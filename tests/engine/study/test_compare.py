@@ -9,7 +9,7 @@ from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.report.data import show
 from substyle.engine.report.page import soft
 from substyle.engine.study.compare import compare_results
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 
 def outcome(score: float, *names: str) -> dict[str, ProbeOutcome]:

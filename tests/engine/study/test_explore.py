@@ -18,7 +18,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages.tables import tables
 from substyle.engine.study import explore as module
 from substyle.engine.study.explore import explore
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 
 NAMES = ["identity", "gaussian_blur", "icon_overlay"]
 

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import slow_after
 from tests.engine.store.test_store import FOUND, make, note, rows
 
+from substyle import files
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import EXPORT_NOTE, StoreError
 from substyle.engine.store.lock import hold
@@ -22,9 +23,8 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study import export as export_module
 from substyle.engine.study.export import FORMATS, export
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, MissingError
-from substyle.kernels.files import UnsafeFileError
+from substyle.errors import ConfigError, MissingError
+from substyle.files import UnsafeFileError
 
 
 def write(store: EmbeddingStore, shards: range, *, seed: int = 0) -> None:

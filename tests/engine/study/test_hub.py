@@ -21,7 +21,7 @@ from substyle.engine.extensions.site.directory import rows_of_run
 from substyle.engine.stages import stamp
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study import hub
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.errors import ConfigError, MissingError, SubstyleError
 
 REPO, PROBE = "somebody/photographs", "probes/a/fine-linear.safetensors"
 

@@ -9,12 +9,12 @@ from unittest.mock import Mock
 import pytest
 from tests.engine.report.real import real_results
 
+from substyle import files
 from substyle.engine.store.identity import RUN
 from substyle.engine.study import outputs, runner
 from substyle.engine.study.hub import write_card
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError
-from substyle.kernels.files import UnsafeFileError, temporary_name
+from substyle.errors import ConfigError
+from substyle.files import UnsafeFileError, temporary_name
 from substyle.pipelines.storage import place
 
 

@@ -17,7 +17,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.study import tracking
 from substyle.engine.study.report import all_tables
 from substyle.engine.study.tracking import tracked
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 
 
 def study(to: str, out: Path, results: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from substyle.engine.style_transfer.networks import (
     style_picture,
     style_vector,
 )
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms.registry import load_all
 
 openvino = pytest.importorskip("openvino")

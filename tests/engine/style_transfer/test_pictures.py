@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from substyle.engine.style_transfer.networks import ARBITRARY, DeviceStyles, StyleNetwork, generator_for, networks_for
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.packaged_photographs import canvases, paths
 from substyle.pipelines.transforms import base, registry
 from substyle.pipelines.transforms.registry import load_all, load_file, load_suite

@@ -15,7 +15,7 @@ from tests.fake_graphs import FakeGPU, fake_gpu
 from substyle.engine.style_transfer import graphs, networks
 from substyle.engine.style_transfer.graphs import StyleModule
 from substyle.engine.style_transfer.networks import MULTISTYLE, DeviceStyles, generator_for, networks_for
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

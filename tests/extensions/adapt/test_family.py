@@ -20,7 +20,7 @@ from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.extensions.adapt.family import FORMAT, PREFIX, Adapter, path_of, wrap
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 CONTEXT = LoadContext(canvas=64, batch=2, seed=0)
 BASE = "control:random:test_vit"

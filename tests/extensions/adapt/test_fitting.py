@@ -15,7 +15,7 @@ from tests.engine.probes.conftest import Make, Quick
 from substyle.engine.extensions.adapt.fitting import AdapterLayer, fit_multitask, fit_pisco
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 
 def adapted(layer: AdapterLayer, x_BD: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.extensions.attack.config import AttackConfig
 from substyle.engine.extensions.attack.stage import check_attack
 from substyle.engine.study.runner import checks
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from substyle.engine.extensions.attack.config import ATTACKS, AttackConfig
 from substyle.engine.extensions.attack.craft import Victim, Watched, both, craft, distances, squeeze
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.study.file import study_of
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 from substyle.kernels.probe_heads import Heads
 
 pytest.importorskip("torchattack")

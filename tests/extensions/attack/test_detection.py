@@ -18,7 +18,7 @@ from substyle.engine.extensions.attack.detection import (
     mahalanobis,
     nearest,
 )
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 @pytest.mark.parametrize("levels", [None, 4])

@@ -10,7 +10,7 @@ from tests.engine.report.real import drop, real_results
 from substyle.engine.extensions.attack.section import attack_detection, attack_summary, attacks
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import all_tables
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def detected(auroc: float) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table, open_tables
 from substyle.engine.study import outputs
 from substyle.engine.study.api import embed
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.errors import ConfigError, MissingError, SubstyleError
 
 pytest.importorskip("torchattack")
 pytestmark = pytest.mark.slow  # compiles two networks and attacks them

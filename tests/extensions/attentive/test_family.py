@@ -14,7 +14,7 @@ from substyle.engine.backbones.export import export
 from substyle.engine.backbones.families import open_clip, timm
 from substyle.engine.backbones.spec import Readout
 from substyle.engine.extensions.attentive.family import Tokens, count_of, tokens_of
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

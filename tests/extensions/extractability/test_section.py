@@ -14,7 +14,7 @@ from substyle.engine.extensions.extractability import complexity_section, sectio
 from substyle.engine.extensions.extractability.complexity_section import Size, complexity_summary, size_plots
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 
 def sized(style: float, substance: float, parameters: int, **changes: object) -> dict[str, Any]:

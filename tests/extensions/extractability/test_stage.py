@@ -6,7 +6,7 @@ import pytest
 from tests.scenarios.scene import Scene
 
 from substyle.engine.study.file import study_of
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from substyle.engine.extensions.finetune.section import finetuned, finetuned_sum
 from substyle.engine.report.data import labels_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 STYLE = {"semantic": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}
 

@@ -27,7 +27,7 @@ from substyle.engine.stages.stage import Unit
 from substyle.engine.store.layout import TEST, TRAIN, VAL, slug
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.report import sections_of
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 
 GENERATORS = {"net": [3, 4, 5], "ink": [6, 7, 8], "oil": [9, 10, 11], "dots": [12, 13, 14]}
 NAMES = ("identity", "jpeg", "blur", *(f"{name}_{i}" for name in GENERATORS for i in range(3)))

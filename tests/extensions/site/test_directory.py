@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import the_json
 from tests.engine.report.real import BACKBONE, NAMES, drop, real_results
 
+from substyle import files
 from substyle.engine.cli import main
 from substyle.engine.extensions.site import directory
 from substyle.engine.extensions.site.directory import add_rows, read_directory, rows_of_run
@@ -21,9 +22,8 @@ from substyle.engine.extensions.site.row import Row, row_schema, rows_of
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.layout import StoreError
-from substyle.kernels import files
-from substyle.kernels.errors import ConfigError, MissingError
-from substyle.kernels.files import UnsafeFileError
+from substyle.errors import ConfigError, MissingError
+from substyle.files import UnsafeFileError
 
 
 def results(**changes: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -30,7 +30,7 @@ from substyle.engine.extensions.site.study_file import study_file
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.store.layout import slug
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 
 def shown(folder: Path, **changes: Any) -> Path:  # noqa: ANN401

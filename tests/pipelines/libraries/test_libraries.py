@@ -27,14 +27,14 @@ from substyle.engine.cli import main
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.behaviour import definitions_of
 from substyle.engine.store.catalog import Definition
+from substyle.errors import ConfigError, SubstyleError
 from substyle.kernels import philox
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.kernels.processes import Block, memory
 from substyle.pipelines import libraries
 from substyle.pipelines.libraries import gmic, processes
 from substyle.pipelines.libraries.library import Library
 from substyle.pipelines.libraries.processes import pool
 from substyle.pipelines.plugins import ALLOW
+from substyle.pipelines.processes import Block, memory
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_file, load_suite, suite
 from substyle.pipelines.variants import VariantMaker, distinct

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines.sources import TableSource
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

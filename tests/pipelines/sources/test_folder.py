@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import FolderSource, SourceConfig, open_source
 
 

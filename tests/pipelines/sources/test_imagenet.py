@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.errors import ConfigError, MissingError
 from substyle.pipelines.sources import ImageNetSource, SourceConfig
 
 SYNSETS = ["n00000001", "n00000002", "n00000003"]

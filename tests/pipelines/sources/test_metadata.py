@@ -16,7 +16,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.sources import FolderSource, Named, SourceConfig, open_source
 from substyle.pipelines.sources.metadata import Origin, read_labels, same_group
 

@@ -13,7 +13,7 @@ from tests.conftest import setting
 
 from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.options import changes, of_source
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of, open_source
 from substyle.pipelines.sources.base import Records
 

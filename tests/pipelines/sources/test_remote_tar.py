@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.object_server import BUCKET, KEY, Fault, Server
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig, TarSource, open_source, tar_files
 from substyle.pipelines.storage import ObjectError, ObjectPlace
 

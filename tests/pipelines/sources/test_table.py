@@ -12,7 +12,7 @@ import pytest
 from tests.conformance.kinds import IMAGE
 from tests.pipelines.sources.tables import BLOBS, arrow, parquet, structs
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig, TableSource
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.sources import TableSource, describe, kind_of, open_source
 from substyle.pipelines.sources import table as table_module

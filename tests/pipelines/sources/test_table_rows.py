@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.pipelines.sources.tables import BLOBS, arrow, parquet, structs
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import TableSource
 from substyle.pipelines.sources import table as rows_module
 

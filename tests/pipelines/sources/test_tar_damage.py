@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.conformance.kinds import write_tar
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import TarSource
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from substyle.kernels.errors import SubstyleError
+from substyle.errors import SubstyleError
 from substyle.pipelines.sources import TarSource
 
 BLOCK = 512

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import TarSource
 
 DATA = b"12345"

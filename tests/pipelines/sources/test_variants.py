@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.pipelines.sources.test_folder import described, fill
 
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines.sources import FolderSource, Source, SourceConfig, describe, open_source
 from substyle.pipelines.sources.variants import VariantsSource
 

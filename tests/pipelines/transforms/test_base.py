@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from substyle.engine.store.catalog import Definition
+from substyle.errors import ConfigError
 from substyle.kernels import philox
-from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms.base import COARSE, Choice, Transformation, Uniform, get, register
 from substyle.pipelines.variants import load_all
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.conftest import jpeg, photograph
 
 from substyle.engine.store.catalog import Definition
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 from substyle.pipelines import image_header
 from substyle.pipelines.transforms import base, registry, style
 from substyle.pipelines.transforms.registry import load_all, load_file, load_suite

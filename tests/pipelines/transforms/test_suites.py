@@ -17,8 +17,8 @@ from tests.conftest import photograph, slow_after
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from substyle.engine.store.catalog import Definition
+from substyle.errors import ConfigError
 from substyle.kernels import philox
-from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.base import Choice, Uniform
 from substyle.pipelines.transforms.registry import load_file, suite, suites

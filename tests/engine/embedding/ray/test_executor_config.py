@@ -23,7 +23,7 @@ from substyle.engine.devices import Target
 from substyle.engine.embedding import ray_cluster, ray_executor
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError
 from substyle.engine.study.file import load_study
-from substyle.kernels.errors import ConfigError
+from substyle.errors import ConfigError
 
 CPU = EmbedConfig(device="cpu")
 

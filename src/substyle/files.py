@@ -22,7 +22,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, SubstyleError
 
 TEMPORARY = ".tmp"
 _STEM = 120  # bytes of a final name in a temporary one: names are limited to 255 bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from substyle.kernels.errors import ConfigError, SubstyleError, abbreviated
+from substyle.errors import ConfigError, SubstyleError, abbreviated
 
 
 def test_errors_travel() -> None:

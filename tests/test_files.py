@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from substyle.kernels import files
-from substyle.kernels.files import UnsafeFileError
+from substyle import files
+from substyle.files import UnsafeFileError
 
 AWAY = ("", ".", "..", "/", "/x", "../x", "x/..", "x/../y", "./x", "x/", "x//y", "x\\y", "x\0", "\\..\\x", "x/./y")
 
@@ -111,7 +111,7 @@ def test_permissions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x", "a.b-c 1", "x" * 255, "é" * 127, "[a]*"])
 def test_temporary_files_are_known_by_process(tmp_path: Path, name: str) -> None:
-    script = "import sys; from pathlib import Path; from substyle.kernels import files\n"
+    script = "import sys; from pathlib import Path; from substyle import files\n"
     script += f"files.temporary_name(Path({str(tmp_path / name)!r})).touch()"
     started = subprocess.Popen([sys.executable, "-c", script])
     started.wait()
