@@ -19,8 +19,8 @@ from substyle.engine.extensions.finetune.section import finetuned
 from substyle.engine.extensions.movement.section import over_backbones
 from substyle.engine.probes.outcomes import holm
 from substyle.engine.results.model import Robustness
-from substyle.engine.stages.domains.section import domains
 from substyle.engine.stages.results import validate_results
+from substyle.engine.stages.shift.domains_section import domains
 from substyle.engine.stages.shift.section import shift_table, shown_correlations
 
 ROOT = Path(__file__).parents[1]

@@ -20,8 +20,8 @@ from substyle.engine.estimate.forecast import Forecast, forecasts
 from substyle.engine.estimate.plan import ANALYSIS, CLASSES, PROBES, SOURCES, Plan
 from substyle.engine.estimate.plan import plan as estimate_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, GPU, HOST, card_of, device
-from substyle.engine.stages.elsewhere import ElsewhereStage
 from substyle.engine.stages.registry import stages
+from substyle.engine.stages.shift import ShiftStage
 from substyle.engine.stages.stage import TrainingStage
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
@@ -74,7 +74,7 @@ def _sampled(options: argparse.Namespace, study: Study, photographs: int) -> dic
 
     Backbones are prepared, networks fine-tuned and a report is written once, however many photographs there are.
     """
-    once = {stage.name for stage in stages() if isinstance(stage, TrainingStage | ElsewhereStage)}
+    once = {stage.name for stage in stages() if isinstance(stage, TrainingStage | ShiftStage)}
     once |= {"prepare", REPORTED}
     sample = dataclasses.replace(study, limit=min(options.sample, photographs), store=None, track=TrackConfig())
     with scratch() as folder, observability.recording() as recorded:

@@ -172,6 +172,10 @@ class Accuracy(Model):
     coarse: str | None = None
 
 
+# by task, training domain and test domain
+DomainScores = dict[str, dict[str, dict[str, PlainScores | None] | None] | None]
+
+
 class GroupedScores(ProbeScores):
     """Scores of a probe with held-out transformations, or of one for each transformation held out in turn."""
 
@@ -347,6 +351,7 @@ class BackboneResults(Model):
     steerability_unchanged: Numbers | None = None
     map: VariantMap | None = None
     shift: dict[str, Accuracy | None] | None = None
+    domains: DomainScores | None = None
 
     @property
     def facts(self) -> Spec:

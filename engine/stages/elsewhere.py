@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any
 
 from substyle import files
 from substyle.engine.config import EmbedConfig, Study
@@ -15,16 +14,15 @@ from substyle.engine.embedding.derived import derive
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
-from substyle.engine.stages.stage import JSON, Elsewhere, EmbeddingStage, JsonStage, Run
+from substyle.engine.stages.stage import Elsewhere, Run
 from substyle.engine.stages.stamp import Stamp
-from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store import catalog
 from substyle.engine.store.files import writing
-from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
+from substyle.engine.store.layout import HEADER, TEST, DifferentError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.files import remove
-from substyle.pipelines.sources import ImageRecord, Source, absolute_root, describe, kind_of, open_source
+from substyle.pipelines.sources import ImageRecord, Source, describe, kind_of, open_source
 from substyle.pipelines.sources.base import Understood
 from substyle.pipelines.storage import place
 
@@ -73,58 +71,6 @@ def embed_anew(plan: EmbedPlan, embed: Callable[[EmbedPlan], object]) -> None:
             files.remove(path / HEADER, root=path.parent)  # first: without it a partly deleted store is not opened
             remove(path)
         embed(plan)
-
-
-class _Named(Protocol):
-    """Settings with other photographs by name."""
-
-    @property
-    def folders(self) -> Mapping[str, Path | str]: ...
-
-
-N = TypeVar("N", bound=_Named)
-
-
-class ElsewhereStage(JsonStage[N], EmbeddingStage[N, JSON]):
-    """A stage of other photographs, which it embeds in ``<stage>/<name>.zarr``.
-
-    Attributes:
-        stamps: input with the stamps of their embeddings.
-    """
-
-    stamps: ClassVar[str]
-
-    def path(self, out: Path, name: str) -> Path:
-        """Path of the store of some photographs, below an output folder."""
-        return out / self.name / f"{slug(name)}.zarr"
-
-    def stores(self, run: Run, config: N) -> dict[str, EmbeddingStore]:
-        """Stores of all photographs by name."""
-        return run.stores({name: self.path(run.out, name) for name in config.folders})
-
-    @abstractmethod
-    def elsewhere(self, study: Study, out: Path) -> Iterable[Elsewhere]:
-        """The photographs, in stores below an output folder."""
-
-    def prepare(self, run: Run, config: N) -> None:
-        """Embed the photographs by all backbones."""
-        assert run.study is not None
-        for each in self.elsewhere(run.study, run.out):
-            embedded(run, each)
-
-    def stated(self, stored: Mapping[str, Any]) -> JSON:
-        """All settings, with digests of the photographs in place of their paths."""
-        photographs = {name: stamp["photographs"] for name, stamp in stored[self.stamps].items()}
-        return super().stated(stored) | {"folders": photographs}
-
-    def new_photographs(self, run: Run) -> NewPhotographs:
-        """Near-duplicates, which most backbones have in common."""
-        return run.once((self.name, "photographs"), NewPhotographs)
-
-
-def absolute(folders: Mapping[str, Path | str]) -> dict[str, Path | str]:
-    """Photographs by name, with absolute paths."""
-    return {name: folder and absolute_root(str(folder)) for name, folder in folders.items()}
 
 
 @dataclass(frozen=True)

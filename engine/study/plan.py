@@ -13,8 +13,8 @@ from substyle.engine.devices import AUTO
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline, require_asked
 from substyle.engine.embedding.run import require_embedded, require_same
-from substyle.engine.stages import registry
-from substyle.engine.stages.elsewhere import ElsewhereStage, plan_elsewhere
+from substyle.engine.stages.elsewhere import plan_elsewhere
+from substyle.engine.stages.shift import STAGE as SHIFT
 from substyle.engine.store import catalog, identity
 from substyle.engine.store.identity import RUN, PhotographsError, Remedies
 from substyle.engine.store.store import EmbeddingStore
@@ -130,8 +130,7 @@ def require_elsewhere(study: Study, out: Path, *, quiet: bool = False) -> None:
     Raises as `require_study`.
     """
     embed = replace(study.embed, device="cpu", runtime="auto")
-    stages = [stage for stage in registry.stages() if isinstance(stage, ElsewhereStage)]
-    for each in (each for stage in stages for each in stage.elsewhere(study, out)):
+    for each in SHIFT.elsewhere(study, out):
         photographs, path = each.photographs, each.path
         if not catalog.exists(path):
             continue

@@ -11,6 +11,7 @@ from tests.scenarios.scene import CLASSES, COUNTS, Scene, numbers, read, write
 
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.stages.shift.domains import path_of
 from substyle.engine.stages.stamp import photographs_digest
 from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
@@ -33,13 +34,13 @@ def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
     found = results["backbones"][PIXELS]["domains"]
     assert set(found) == {"fine", "coarse", "semantic"}
     out = scene.root / "out"
-    (path,) = (out / "domains").glob("*.zarr")
+    (path,) = (out / "shift").glob("*.zarr")
     digest = photographs_digest(load_table(EmbeddingStore.open(path), PIXELS))
-    assert results["settings"]["domains"]["folders"] == {"other": digest}
+    assert results["settings"]["shift"]["domains"] == {"other": digest}
     assert str(scene.root) not in json.dumps(results["settings"])
     folders = {
         "small": (out, out / "store.zarr"),
-        "other": (out / "domains" / f"{slug('other')}.results", out / "domains" / f"{slug('other')}.zarr"),
+        "other": (path.with_suffix(".results"), path),
     }
     tables = {name: load_table(EmbeddingStore.open(store), PIXELS) for name, (_, store) in folders.items()}
     for trained, (folder, _) in folders.items():
@@ -87,7 +88,7 @@ def test_a_report_shows_the_domains_of_its_study_only(scene: Scene, pages: None)
     answer = scene.ok("report", store, "--study", scene.study_file())
     assert "domains" not in read(answer["results"])["backbones"][PIXELS]
     assert not any(tables.glob("domains*"))
-    shutil.rmtree(scene.root / "out" / "domains" / f"{slug('other')}.zarr")
+    shutil.rmtree(path_of(scene.root / "out", "other"))
     scene.refused("report", store, kind="StaleError")
 
 

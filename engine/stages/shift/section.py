@@ -1,4 +1,4 @@
-"""Class accuracy after a shift, against sensitivity."""
+"""Class accuracy after a shift, against sensitivity; probes on other domains."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from substyle.engine.report.scatter import ScatterPlot, ScatterPoint, scatter_pa
 from substyle.engine.report.section import Block, Data, Plots, Section, Text
 from substyle.engine.results.model import BackboneResults, ResultsDocument, Robustness
 from substyle.engine.results.statistics import FEWEST_CORRELATED
+from substyle.engine.stages.shift import domains_section as domains
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
-    """The section; none without shifts."""
+    """A section on shifts and one on domains, where there are any."""
+    yield from domains.sections(results)
+    yield from _shift(results)
+
+
+def _shift(results: ResultsDocument) -> Iterator[Section]:
     table = shift_table(results)
     if table is None:
         return
@@ -30,7 +36,8 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 
 
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
-    """Class accuracy on other photographs."""
+    """Class accuracy on other photographs, and accuracies of probes of other domains."""
+    yield from domains.scores(backbone)
     late = backbone.unconverged("semantic", "linear")
     for name, each in (backbone.shift or {}).items():
         if each and each.accuracy is not None:

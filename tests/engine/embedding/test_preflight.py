@@ -20,7 +20,7 @@ from substyle.engine.extensions.adapt.config import AdaptConfig
 from substyle.engine.extensions.finetune.config import FinetuneConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages.few_shot import FewShotConfig
-from substyle.engine.stages.shift import check_shift
+from substyle.engine.stages.shift.checks import check_shift
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, HEADER, ResampleBy
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.study.runner import checks

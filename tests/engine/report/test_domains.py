@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.engine.report.real import BACKBONE, real_results
 
-from substyle.engine.stages.domains.section import domains, domains_summary
 from substyle.engine.stages.results import validate_results
+from substyle.engine.stages.shift.domains_section import domains, domains_summary
 from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
 

@@ -136,4 +136,4 @@ def test_a_moved_number_is_seen() -> None:
     kept = json.loads(FILE.read_text())
     assert {name for name, own in kept.items() if len(own["numbers"]) > 3} == set(SETTINGS)
     every = {each.name for each in registry.stages()}
-    assert every - set(SETTINGS) >= {"finetune", "adapt", "labels", "attack", "domains", "shift"}
+    assert every - set(SETTINGS) >= {"finetune", "adapt", "labels", "attack", "shift"}

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.stages.shift import ShiftConfig, _accuracy, _tested
+from substyle.engine.stages.shift.accuracy import accuracy, compared_rows
+from substyle.engine.stages.shift.config import ShiftConfig
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
@@ -27,6 +28,10 @@ class Reader(Probe):
 
     def predict(self, x_BD: np.ndarray) -> np.ndarray:
         return np.eye(2, dtype=np.float32).take(x_BD[:, 0].astype(int), axis=0)
+
+
+def config_of(max_images: int, by: Any = "photograph") -> ShiftConfig:  # noqa: ANN401
+    return ShiftConfig({}, "", {}, "own", (), max_images, 2_000, by, 0)
 
 
 def some() -> EmbeddingTable:
@@ -56,10 +61,10 @@ def part(table: EmbeddingTable, rows: np.ndarray) -> EmbeddingTable:
 def test_loss_on_corruptions_is_of_the_corrupted_photographs() -> None:
     table = some()
     corrupted = part(table, np.array([7, 3]))
-    assert _tested(table, (corrupted, [0])).tolist() == [3, 7]
+    assert compared_rows(table, (corrupted, [0])).tolist() == [3, 7]
     without = replace(corrupted, absent_TN=np.array([[True, False]]))
-    assert _tested(table, (without, [0])).tolist() == [3]
-    assert len(_tested(table, None)) == 40
+    assert compared_rows(table, (without, [0])).tolist() == [3]
+    assert len(compared_rows(table, None)) == 40
 
 
 @pytest.mark.parametrize("by", ["photograph", "folder"])
@@ -67,8 +72,8 @@ def test_scores_of_the_same_photographs_are_paired_in_any_order(by: Any) -> None
     """Stores list photographs in the order in which they were added."""
     table = some()
     other = part(table, np.random.default_rng(1).permutation(40))
-    config = ShiftConfig({}, 2_000, by, 0)
-    found = [_accuracy(each, Reader(), np.arange(40), [0], config) for each in (table, other)]
+    config = config_of(2_000, by)
+    found = [accuracy(each, Reader(), np.arange(40), [0], config) for each in (table, other)]
     assert found[0] is not None
     assert found[1] is not None
     assert not (found[0][0] - found[1][0]).replicates_R.any()
@@ -80,10 +85,8 @@ def test_absent_variants_are_not_scored() -> None:
     assert isinstance(table.x_TND, np.ndarray)
     there = table.label_N == table.x_TND[0, :, 0]
     absent = replace(table, absent_TN=absent_N[None])
-    found = [
-        _accuracy(each, Reader(), np.arange(40), [0], ShiftConfig({}, 9, "photograph", 0)) for each in (table, absent)
-    ]
+    found = [accuracy(each, Reader(), np.arange(40), [0], config_of(9)) for each in (table, absent)]
     assert [each and each[0].value for each in found] == pytest.approx([there.mean(), there[~absent_N].mean()])
     assert [each and each[1] for each in found] == [40, 40 - absent_N.sum()]
     nobody = replace(table, absent_TN=np.ones((1, 40), np.bool_))
-    assert _accuracy(nobody, Reader(), np.arange(40), [0], ShiftConfig({}, 9, "photograph", 0)) is None
+    assert accuracy(nobody, Reader(), np.arange(40), [0], config_of(9)) is None

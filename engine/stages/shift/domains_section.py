@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, words
 from substyle.engine.report.findings import SCORES
 from substyle.engine.report.section import Data, Section, Text
-from substyle.engine.results.model import BackboneResults, PlainScores, ResultsDocument
-
-ByTask = dict[str, dict[str, dict[str, PlainScores | None] | None] | None]  # by training domain, then by test domain
+from substyle.engine.results.model import BackboneResults, DomainScores, PlainScores, ResultsDocument
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -27,7 +25,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Accuracies of linear probes on the test photographs of other domains."""
-    found: ByTask = backbone.entry("domains") or {}
+    found: DomainScores = backbone.domains or {}
     for heading, task, name in SCORES:
         for trained, row in _cells(found, task).items():
             for tested, probe in row.items():
@@ -37,11 +35,11 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
                     yield ComparedScore(key, title, value, probe.interval(name), not probe.unconverged, probe.images)
 
 
-def _found(results: ResultsDocument) -> Mapping[str, ByTask]:
+def _found(results: ResultsDocument) -> Mapping[str, DomainScores]:
     return results.entries("domains")
 
 
-def _cells(found: ByTask, task: str) -> dict[str, dict[str, PlainScores | None]]:
+def _cells(found: DomainScores, task: str) -> dict[str, dict[str, PlainScores | None]]:
     """Scores of the probes of a task by training domain, then by test domain."""
     return {trained: row or {} for trained, row in (found.get(task) or {}).items()}
 
