@@ -149,7 +149,9 @@ def test_a_package(example: Callable[[str], Path], tmp_path: Path) -> None:
     lines = [line for group, points in groups for line in (f"[{group}]", *(f"{n} = {v}" for n, v in points.items()))]
     (dist / "entry_points.txt").write_text("\n".join(lines))
     write_photographs(tmp_path / "photographs.zip")
-    command = "embed photographs.zip --store s.zarr --backbone mine:first --suite identity,solarize --set canvas=64 --quiet"
+    command = (
+        "embed photographs.zip --store s.zarr --backbone mine:first --suite identity,solarize --set canvas=64 --quiet"
+    )
     subprocess.run(
         [sys.executable, "-m", "substyle", *command.split()],
         cwd=tmp_path,

@@ -15,7 +15,7 @@ from substyle.engine.probes.resampling import DIFFERENCE, resample
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import images_of
 from substyle.engine.stages.labels.config import LabelsConfig
-from substyle.engine.stages.shortcut import voted
+from substyle.engine.stages.shortcut import DRAWS, MOST, NEIGHBOURS, QUERIES, voted
 from substyle.engine.stages.shortcut.section import ARRANGEMENTS
 from substyle.engine.stages.stage import JSON
 from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, ResampleBy
@@ -24,15 +24,14 @@ from substyle.errors import SubstyleError
 from substyle.kernels.philox import image_keys
 
 I64 = NDArray[np.int64]
-_MOST = 1000  # different values of a class
-_QUERIES = 2048  # queries in memory, with their similarity to all training photographs
+_VALUES = 1000  # different values of a class at most
 
 
 def probed(plain: EmbeddingTable, code_N: I64, names: tuple[str, ...], probes: ProbeConfig) -> ProbeOutcome | None:
     """Probes of labels; None for fewer than two in training, too many, or none to validate or test on."""
     train_N, val_N, _ = splits_of(plain, code_N >= 0, probes.seed)
     trained = np.unique(code_N[train_N])
-    if len(trained) < 2 or len(names) > _MOST or not np.isin(code_N[val_N], trained).any():
+    if len(trained) < 2 or len(names) > _VALUES or not np.isin(code_N[val_N], trained).any():
         return None
     return run_probes(replace(plain, label_N=code_N, class_names=names), probes, out_dir=None, quiet=True)
 
@@ -115,7 +114,7 @@ def price_of_shortcut(
     train_N, test_N = (plain.rows(split) for split in (TRAIN, TEST))
     known_N = (code_N >= 0) & (plain.label_N >= 0)
     bank, asked = train_N[known_N[train_N]], np.flatnonzero(known_N[test_N])
-    bank = bank[np.sort(np.argsort(image_keys(config.seed, [plain.keys[n] for n in bank]))[: config.max_images])]
+    bank = bank[np.sort(np.argsort(image_keys(config.seed, [plain.keys[n] for n in bank]))[:MOST])]
     label_B, code_B = plain.label_N[bank], code_N[bank]
     unit_BD, unit_ND = (normalize(torch.from_numpy(plain.take_finite(0, rows)), dim=1) for rows in (bank, test_N))
     rng = np.random.default_rng([config.seed, 0x73686F72])
@@ -131,10 +130,10 @@ def price_of_shortcut(
         queries = queries[np.isin(plain.label_N[test_N[queries]], label_B[kept])]
         if len(np.unique(label_B[kept])) < 2:  # no other class could be named
             continue
-        count = min(config.neighbours, int((kept & same).sum()))
+        count = min(NEIGHBOURS, int((kept & same).sum()))
         same_B, label_of_B = (torch.from_numpy(own[kept]) for own in (same, label_B))
-        mixed_RB = torch.from_numpy(_halves(label_B[kept], config.draws, rng))
-        for part in np.array_split(queries, max(1, -(-len(queries) // _QUERIES))):
+        mixed_RB = torch.from_numpy(_halves(label_B[kept], DRAWS, rng))
+        for part in np.array_split(queries, max(1, -(-len(queries) // QUERIES))):
             label_Q = torch.from_numpy(plain.label_N[test_N[part]])
             own_QB = label_Q[:, None] == label_of_B[None]
             near_QB = unit_ND[part] @ unit_BD[kept].T

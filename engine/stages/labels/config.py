@@ -44,14 +44,8 @@ class LabelsConfig:
     """Photographs of each value from which few-shot accuracy is measured; 0 measures none."""
     min_images: Annotated[StrictInt, Field(ge=2, le=10**6)] = 5
     """Values on fewer training photographs are left out."""
-    max_images: Annotated[StrictInt, Field(ge=2, le=20_000)] = 2_000
-    """Maximum number of training photographs among which nearest neighbours are searched."""
     max_values: Annotated[StrictInt, Field(ge=0, le=1000)] = 5
     """Number of values, the most frequent ones, that are left out of the training of class probes in turn."""
-    neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
-    """Number of neighbours that vote on the class."""
-    draws: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
-    """Number of draws of training photographs with random values."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
     """Number of resamples of the test photographs."""
     resample_by: ResampleBy = "photograph"

@@ -10,7 +10,7 @@ from substyle.engine.report.findings import Score
 from substyle.engine.report.heat_tables import Cell, HeatTable
 from substyle.engine.report.section import Block, Data, Heat, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share
-from substyle.engine.stages.shortcut.section import ARRANGEMENTS, HEADINGS
+from substyle.engine.stages.shortcut.section import ARRANGEMENTS, HEADINGS, Arranged
 
 
 class LabelScores(Model):
@@ -51,17 +51,9 @@ class Substance(Model):
     converged: bool | None = None
 
 
-class LabelShortcut(Model):
-    """Class accuracy of nearest neighbours by arrangement of a label's values, and the difference ``pos_same`` -
-    ``neg_same``."""
+class LabelShortcut(Arranged):
+    """Class accuracy of nearest neighbours by arrangement of a label's values."""
 
-    baseline: Share | None = None
-    all_diff: Share | None = None
-    pos_same: Share | None = None
-    neg_same: Share | None = None
-    uniform: Share | None = None
-    price: Finite | None = None
-    price_ci95: Interval | None = None
     images: int | None = None
 
 

@@ -25,8 +25,11 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.dispatch import threads
 from substyle.pipelines.validation import validated
 
+NEIGHBOURS = 10  # that vote on the class
+DRAWS = 10  # of training photographs that are alike at random
+MOST = 2_000  # photographs of a split
+QUERIES = 2048  # in memory, with their similarity to all training photographs
 _PENALTIES = np.logspace(-4, 3, 15)
-_QUERIES = 2048  # queries in memory, with their similarity to all training photographs
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
@@ -41,10 +44,6 @@ def _from_none(values: tuple[float, ...]) -> tuple[float, ...]:
 class ShortcutConfig:
     """What it costs nearest neighbours that a transformation goes with the class, or with the other classes."""
 
-    neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
-    """Number of neighbours that vote on the class."""
-    draws: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
-    """Number of draws of training photographs that are transformed at random."""
     correlations: Annotated[tuple[Annotated[StrictFloat, Field(ge=0, le=1)], ...], AfterValidator(_from_none)] = (
         0.0,
         0.5,
@@ -53,8 +52,6 @@ class ShortcutConfig:
     """Correlations between transformation and class, 0 first, at which class probes are trained; empty for none. At r,
     the photographs of a random half of the classes are transformed with probability (1 + r) / 2, and those of the other
     half with (1 - r) / 2."""
-    max_images: Annotated[StrictInt, Field(ge=2, le=20_000)] = 2_000
-    """Maximum number of photographs per split."""
     bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
     """Number of resamples of the test photographs."""
     resample_by: ResampleBy = "photograph"
@@ -118,7 +115,7 @@ def _sampled(table: EmbeddingTable, config: ShortcutConfig) -> tuple[I64, I64]:
 
     def some(rows: I64) -> I64:
         order = table.by_key(rows)
-        return order[np.sort(rng.permutation(len(order))[: config.max_images])]
+        return order[np.sort(rng.permutation(len(order))[:MOST])]
 
     train_N = some(table.rows(TRAIN)[known[table.rows(TRAIN)]])
     test_N = table.rows(TEST)
@@ -174,6 +171,7 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
         },
         "images": len(test_N),
         "bank": len(train_N),
+        "neighbours": NEIGHBOURS,
         **asdict(config),
     }
 
@@ -205,14 +203,14 @@ def _arranged(plain: _Variants, varied: _Variants, name: str, config: ShortcutCo
     answer_AN = torch.full((len(ARRANGEMENTS), len(varied.label_Q)), torch.nan)
     bank, asked_Q = varied.distinct_B, torch.nonzero(varied.distinct_Q)[:, 0]
     label_B, random_RB = varied.label_B[bank], _random(name, len(bank), config)[:, bank]
-    for part in torch.split(asked_Q, _QUERIES) if len(label_B) else ():
+    for part in torch.split(asked_Q, QUERIES) if len(label_B) else ():
         label_Q, found = varied.label_Q[part], []
         own_QB = label_Q[:, None] == label_B[None]
         for query, other in ((plain, varied), (varied, plain)):
             like_QB, unlike_QB = (query.test_QD[part] @ each.train_BD[bank].T for each in (query, other))
             every = torch.ones_like(own_QB)
             likes = [every, ~every, own_QB, ~own_QB, *(random_RB if query is varied else ~random_RB)]
-            votes = [voted(torch.where(like, like_QB, unlike_QB), label_B, config.neighbours) for like in likes]
+            votes = [voted(torch.where(like, like_QB, unlike_QB), label_B, NEIGHBOURS) for like in likes]
             right_LQ = (torch.stack(votes) == label_Q).float()
             split = len(ARRANGEMENTS) - 1  # the last is a mean over draws
             found.append(torch.cat([right_LQ[:split], right_LQ[split:].mean(dim=0, keepdim=True)]))
@@ -229,7 +227,7 @@ def voted(similarity_QB: torch.Tensor, label_B: torch.Tensor, count: int) -> tor
 def _random(name: str, count: int, config: ShortcutConfig) -> torch.Tensor:
     """Draws of the training photographs that are transformed. Shape: (R, B)."""
     rng = np.random.default_rng([config.seed, 0x756E69, *name.encode()])
-    return torch.from_numpy(rng.random((config.draws, count)) < 0.5)
+    return torch.from_numpy(rng.random((DRAWS, count)) < 0.5)
 
 
 def _penalty(plain: _Variants) -> float:

@@ -23,7 +23,7 @@ class TrainedOnShortcuts(Model):
     loss_ci95: Interval | None = None
 
 
-class Arranged(TrainedOnShortcuts):
+class Arranged(Model):
     """Accuracy of k-NN by arrangement, and the difference ``pos_same`` - ``neg_same``."""
 
     baseline: Share | None = None
@@ -35,8 +35,12 @@ class Arranged(TrainedOnShortcuts):
     price_ci95: Interval | None = None
 
 
+class OfTransformation(Arranged, TrainedOnShortcuts):
+    """`Arranged` and `TrainedOnShortcuts` of one transformation."""
+
+
 class Shortcut(TrainedOnShortcuts):
-    """`Arranged` by transformation, and the mean price and loss over all of them."""
+    """`OfTransformation` by transformation, and the mean price and loss over all of them."""
 
     loss_two_way_ci95: Interval | None = None
     correlations: list[Share] | None = None
@@ -44,7 +48,7 @@ class Shortcut(TrainedOnShortcuts):
     price: Finite | None = None
     price_ci95: Interval | None = None
     price_two_way_ci95: Interval | None = None
-    by_transformation: dict[str, Arranged | None] | None = None
+    by_transformation: dict[str, OfTransformation | None] | None = None
     resample_by: str | None = None
     neighbours: int | None = None
     images: int | None = None

@@ -16,7 +16,7 @@ from tests.engine.report.real import real_results
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.ridge import PENALTIES
 from substyle.engine.stages import registry
-from substyle.engine.stages.labels import STAGE, LabelsConfig, labels
+from substyle.engine.stages.labels import STAGE, LabelsConfig, classes, labels
 from substyle.engine.stages.labels.scores import Values
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
@@ -366,9 +366,11 @@ def test_huge_numbers_are_no_numbers() -> None:
     assert labels(table, {"year": year}, config_of("year"), QUICK)["by_label"]["year"]["kind"] == "class"
 
 
-def test_neighbours_are_searched_among_a_sample() -> None:
+def test_neighbours_are_searched_among_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     table, site_N = some(noise=0.3)
-    whole, part = (found_for(table, site_N, max_images=count)["shortcut"] for count in (180, 30))
+    whole = found_for(table, site_N)["shortcut"]
+    monkeypatch.setattr(classes, "MOST", 30)
+    part = found_for(table, site_N)["shortcut"]
     assert whole["images"] == part["images"] == 120
     assert whole["price"] != part["price"]
 

@@ -19,7 +19,7 @@ from substyle.engine.study.report import sections_of
 from substyle.errors import ConfigError
 
 NAMES, WIDTH, CLASSES = ("identity", "jpeg", "blur"), 8, 3
-QUICK = ShortcutConfig(bootstrap=200, draws=3)
+QUICK = ShortcutConfig(bootstrap=200)
 
 
 def some(processing: float, substance: float = 1.0, train: int = 90, test: int = 60, seed: int = 0) -> EmbeddingTable:
@@ -142,8 +142,9 @@ def test_correlations_ascend_from_none(values: tuple[float, ...]) -> None:
         ShortcutConfig(correlations=values)
 
 
-def test_the_order_of_photographs_does_not_matter_and_samples_are_bounded() -> None:
-    table, config = some(0.8), replace(QUICK, max_images=20)
+def test_the_order_of_photographs_does_not_matter_and_samples_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("substyle.engine.stages.shortcut.MOST", 20)
+    table = some(0.8)
     order = np.random.default_rng(1).permutation(len(table.keys))
     moved = replace(
         table,
@@ -153,9 +154,9 @@ def test_the_order_of_photographs_does_not_matter_and_samples_are_bounded() -> N
         split_N=table.split_N[order],
         distinct_TN=table.distinct_TN[:, order],
     )
-    found = shortcut(table, config)
+    found = shortcut(table, QUICK)
     assert (found["images"], found["bank"]) == (20, 20)
-    assert found == shortcut(moved, config)
+    assert found == shortcut(moved, QUICK)
 
 
 def test_the_section_says_what_each_backbone_loses() -> None:
@@ -192,5 +193,5 @@ def test_variants_that_equal_the_original_neither_ask_nor_answer() -> None:
 
 def test_blocks_of_queries_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = shortcut(some(0.8), QUICK)
-    monkeypatch.setattr("substyle.engine.stages.shortcut._QUERIES", 7)
+    monkeypatch.setattr("substyle.engine.stages.shortcut.QUERIES", 7)
     assert shortcut(some(0.8), QUICK) == whole
