@@ -74,7 +74,7 @@ def _watched(found: Totals) -> Iterator[None]:
     """Count all fits and their passes."""
     fit, search, now = linear.fit_heads, objective.Objective.__call__, [("", "", 1)]
 
-    def watched_fit(rows: Any, config: Any, Cs: Any, start: Any = None, **kw: Any) -> Any:  # noqa: ANN401
+    def watched_fit(rows: Any, config: Any, Cs: Any, start: Any = None, *tolerance: Any, **kw: Any) -> Any:  # noqa: ANN401
         grid = "grid" if len(Cs) > 1 else "single"  # an extension of the grid, or a smaller tolerance
         kind = "resamples" if rows.image_KN is not None else grid if start is None or len(Cs) == 1 else "tightened"
         if (rows.variant_KT != rows.variant_KT[0]).any():
@@ -82,7 +82,7 @@ def _watched(found: Totals) -> Iterator[None]:
         narrow = "equal_" if rows.features.projection is not None else ""
         now[0] = narrow + rows.task.name, kind, len(Cs)
         found[now[0][:2]]["fits"] += 1
-        return fit(rows, config, Cs, start, **kw)
+        return fit(rows, config, Cs, start, *tolerance, **kw)
 
     def watched_pass(own: Any, u_KP: Any, heads: Any) -> Any:  # noqa: ANN401
         counts = found[now[0][:2]]

@@ -8,15 +8,17 @@ of a coarse class cannot be held out. All severities of a transformation are hel
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.probes import linear
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
-from substyle.engine.probes.linear import agreeing, certified, fit_heads, variant_weights
+from substyle.engine.probes.linear import certified, fit_heads, until_agreed, variant_weights
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import balanced_over, by_class, resample, uniform_over
 from substyle.engine.probes.single_task import Judged
@@ -25,7 +27,6 @@ from substyle.engine.probes.tasks import F64, I64, Advance, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.transforms.names import count_families
 from substyle.pipelines.transforms.style import by_generator
 
@@ -142,13 +143,13 @@ def rotate(
         return np.array([np.mean([v for values in part for v in values] or [0.0]) for part in parts])
 
     rows = TrainingRows(features, task, weight_KT)
-    basis = CovarianceBasis.of(rows)
+    fitted = partial(fit_heads, rows, config, [C] * len(sets), basis=CovarianceBasis.of(rows), advance=advance)
 
-    def fitted(start: Heads | None, tighter_K: F64 | None) -> Fit:
-        own = tolerance if tighter_K is None else tighter_K
-        return fit_heads(rows, config, [C] * len(sets), start, basis=basis, tolerance=own, advance=advance)
+    def compared(a: Fit, b: Fit) -> tuple[float, bool]:
+        difference = float(max(validated(a) - validated(b), key=abs))
+        return difference, abs(difference) <= linear.AGREEMENT
 
-    fit, difference = agreeing(fitted, validated, config.doublings)
+    (*_, fit), difference, _ = until_agreed(fitted(None, tolerance), fitted, compared, config.doublings)
     score_TN, by_generator_TN = np.full((2, len(table.transformations), len(images)), np.nan, np.float32)
     redrawn: list[float] = []
     for k, held in enumerate(sets):

@@ -11,8 +11,9 @@ themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,70 +103,88 @@ def fit_linear(
         times_SN: multiplicity of each image in each resample of the training images; None for no resamples.
     """
     rows = training_rows_of(features, task)
-    weight_T = rows.variant_KT[0]
-    validation = Validation(features.full(), task, config)
     basis = CovarianceBasis.of(rows)
-    fits: dict[float, Fit] = {}
-
-    def solved(
-        Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None, tolerance: F64 | float | None = None
-    ) -> Fit:
-        own = rows.weighted(np.tile(weight_T, (len(Cs), 1)), image_KN)
-        return fit_heads(own, config, Cs, start, basis=basis, tolerance=tolerance, advance=advance)
-
-    def best_of() -> float:
-        """C with the highest accuracy; ties go to the lower loss, and within 1 % to the smaller C."""
-        best, most, least = 0.0, -1.0, 0.0
-        for C in sorted(fits):
-            (accuracy,), (loss,) = validation.judge(fits[C].heads)
-            if accuracy > most or (accuracy == most and loss < 0.99 * least):
-                best, most, least = C, accuracy, loss
-        return best
-
-    Cs = sorted(config.Cs)
-    made = solved(Cs, None)
-    fits.update({C: made.only(k) for k, C in enumerate(Cs)})
-    best = best_of()
-    while best in (min(fits), max(fits)):
-        further = float(f"{best / 10 if best == min(fits) else best * 10:.6g}")
-        if not C_RANGE[0] <= further <= C_RANGE[1]:
-            break
-        # start at zero: at the previous solution the gradient may already be within the tolerance
-        fits[further] = solved([further], None)
-        best = best_of()
-    continued, difference, agreed, reached = [fits[best]], 0.0, False, True
+    solved = partial(fit_heads, rows, config, basis=basis, advance=advance)
+    validation = Validation(features.full(), task, config)
     agreement = agreement_rows(features.full(), task, config)
-    while len(continued) <= config.doublings and reached and not agreed:
-        before = continued[-1]
-        continued.append(solved([best], before.heads, tolerance=before.tighter_K))
-        reached = bool(continued[-1].converged_K.all())
-        difference, same = compare(agreement, continued[-1].heads, before.heads, AGREEMENT)
-        agreed = same and reached  # a fit that stalls changes nothing either
-    picked = continued[-1]
-    loosest = len(continued) - 1
-    while loosest and compare(agreement, picked.heads, continued[loosest - 1].heads, AGREEMENT)[1]:
-        loosest -= 1
-    if not reached:  # resamples would not reach it either
-        loosest = min(loosest, len(continued) - 2)
-    loosest_tolerance, resampled = float(continued[loosest].tolerance_K[0]), None
+
+    def compared(a: Fit, b: Fit) -> tuple[float, bool]:
+        return compare(agreement, a.heads, b.heads, AGREEMENT)
+
+    C, grid = _search_C(solved, validation, config.Cs)
+    fits, difference, agreed = until_agreed(grid[C], partial(solved, [C]), compared, config.doublings)
+    fit = fits[-1]
+    # resamples would not reach a tolerance either that this fit does not reach
+    loosest = fit if fit.converged_K.all() else fits[-2]
+    for looser in reversed(fits[:-1]):
+        if not compared(fit, looser)[1]:
+            break
+        loosest = looser
+    tolerance, resampled = float(loosest.tolerance_K[0]), None
     if times_SN is not None and len(times_SN):
-        resampled = solved([best] * len(times_SN), None, times_SN, loosest_tolerance)
-    accuracy_K, _ = validation.judge(picked.heads)
-    return Linear(
-        best,
-        tuple(sorted(fits)),
-        float(accuracy_K[0]),
-        picked,
-        difference,
-        agreed,
-        config.tolerance,
-        loosest_tolerance,
-        resampled,
-    )
+        times = rows.with_image_weights(times_SN)
+        resampled = fit_heads(times, config, [C] * len(times_SN), None, tolerance, basis=basis, advance=advance)
+    (accuracy,), _ = validation.judge(fit.heads)
+    tried = tuple(sorted(grid))
+    return Linear(C, tried, float(accuracy), fit, difference, agreed, config.tolerance, tolerance, resampled)
+
+
+def _search_C(
+    solved: Callable[[Sequence[float]], Fit], validation: Validation, Cs: Sequence[float]
+) -> tuple[float, dict[float, Fit]]:
+    """Fit all C, and further ones until the best is inside. Returns the best C, and all fits by C.
+
+    Further fits start at zero: at the previous solution the gradient may already be within the tolerance.
+    """
+    fit = solved(sorted(Cs))
+    fits = {C: fit.only(k) for k, C in enumerate(sorted(Cs))}
+    while True:
+        best = _best_C(fits, validation)
+        further = float(f"{best / 10 if best == min(fits) else best * 10:.6g}")
+        if min(fits) < best < max(fits) or not C_RANGE[0] <= further <= C_RANGE[1]:
+            return best, fits
+        fits[further] = solved([further])
+
+
+def _best_C(fits: Mapping[float, Fit], validation: Validation) -> float:
+    """C with the highest accuracy; ties go to the lower loss, and within 1 % to the smaller C."""
+    best, most, least = 0.0, -1.0, 0.0
+    for C in sorted(fits):
+        (accuracy,), (loss,) = validation.judge(fits[C].heads)
+        if accuracy > most or (accuracy == most and loss < 0.99 * least):
+            best, most, least = C, accuracy, loss
+    return best
+
+
+def until_agreed(
+    fit: Fit,
+    refit: Callable[[Heads, F64], Fit],
+    compared: Callable[[Fit, Fit], tuple[float, bool]],
+    doublings: int,
+) -> tuple[list[Fit], float, bool]:
+    """Continue a fit to a third of its gradients until two consecutive fits agree, or one stalls.
+
+    Args:
+        refit: fits heads from initial ones and their tolerances.
+        compared: the difference in accuracy of two fits, and whether they agree.
+        doublings: maximum number of continuations, at least 1.
+
+    Returns:
+        all fits, the difference of the last two, and whether they agree.
+    """
+    fits = [fit]
+    for _ in range(doublings):
+        before = fits[-1]
+        fits.append(refit(before.heads, before.tighter_K))
+        reached = bool(fits[-1].converged_K.all())
+        difference, same = compared(fits[-1], before)
+        if same or not reached:
+            break
+    return fits, difference, same and reached  # a fit that stalls changes nothing either
 
 
 def training_rows_of(features: Features, task: Task) -> TrainingRows:
-    """The training rows of a task, with the weights of a single head."""
+    """The training rows of a task, with the same weights for all heads."""
     return TrainingRows(features, task, variant_weights(task, task.train_T)[None])
 
 
@@ -174,18 +193,18 @@ def fit_heads(
     config: ProbeConfig,
     Cs: Sequence[float],
     start: Heads | None = None,
+    tolerance: F64 | float | None = None,
     *,
     basis: CovarianceBasis | None = None,
-    tolerance: F64 | float | None = None,
     advance: Advance = lambda count: None,
 ) -> Fit:
-    """Fit K heads, each with its own weights of rows and its own C.
+    """Fit K heads, one per C.
 
     Args:
-        rows: rows and their weights for each head.
+        rows: rows and their weights, the same for all heads or those of each.
         start: initial heads, trained on the same rows; default zeros.
-        basis: precomputed basis of all rows.
         tolerance: tolerance of all heads or of each; default: the configured one.
+        basis: precomputed basis of all rows.
     """
     counted_TN = rows.task.distinct_TN[:, rows.task.train_N]
     count_K = (rows.variant_KT > 0) @ counted_TN.sum(axis=1)
@@ -198,29 +217,6 @@ def fit_heads(
         basis=basis,
         advance=advance,
     )
-
-
-def agreeing(
-    fitted: Callable[[Heads | None, F64 | None], Fit], validated: Callable[[Fit], F64], doublings: int
-) -> tuple[Fit, float]:
-    """Fit heads, then to a third of their gradients until this changes validation accuracies by at most `AGREEMENT`.
-
-    Args:
-        fitted: heads by initial ones and their tolerances, None at first.
-        validated: accuracies of heads.
-        doublings: maximum number of such reductions.
-
-    Returns:
-        the heads, and the largest of the last changes.
-    """
-    fit, difference = fitted(None, None), 0.0
-    for _ in range(doublings):
-        before = validated(fit)
-        fit = fitted(fit.heads, fit.tighter_K)
-        difference = float(max(validated(fit) - before, key=abs))
-        if abs(difference) <= AGREEMENT or not fit.converged_K.all():
-            break
-    return fit, difference
 
 
 def variant_weights(task: Task, seen_T: I64) -> F64:

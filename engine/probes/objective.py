@@ -35,11 +35,10 @@ class Objective:
     def __init__(self, rows: TrainingRows, features: Features, metric: CovarianceMetric) -> None:
         self.rows, self.features, self.metric = rows, features, metric
         variant_KT, image_KN = rows.shares()
-        device = features.device
-        dtype = metric.strength_K.dtype
-        self.variant_KT = torch.from_numpy(variant_KT).to(device, dtype)
+        device, dtype, count = features.device, metric.strength_K.dtype, len(metric.strength_K)
+        self.variant_KT = torch.from_numpy(variant_KT).to(device, dtype).expand(count, -1)
         self.image_KN = None if image_KN is None else torch.from_numpy(image_KN).to(device, dtype)
-        outputs = len(variant_KT) * len(rows.task.labels)
+        outputs = count * len(rows.task.labels)
         self.size = min(len(rows.t_R), block_rows(rows.gathered_width, outputs, device))
 
     def __call__(self, u_KP: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -37,7 +37,7 @@ class TrainingRows:
     """Training rows and their weights for K heads.
 
     Attributes:
-        variant_KT: weight of each transformation for each head; 0 excludes it.
+        variant_KT: weight of each transformation for each head, or (1, T) for all; 0 excludes it.
         image_KN: weight of each image for each head; None for 1.
     """
 
@@ -54,15 +54,11 @@ class TrainingRows:
         object.__setattr__(self, "t_R", t_R)
         object.__setattr__(self, "n_R", n_R)
 
-    def weighted(self, variant_KT: F64, image_KN: F64 | None = None) -> TrainingRows:
-        """The same rows for other heads. They are gathered once.
-
-        Args:
-            variant_KT, image_KN: weights; rows whose weights are 0 are not left out, and none are added.
-        """
+    def with_image_weights(self, image_KN: F64) -> TrainingRows:
+        """The same rows with other weights of images; rows of weight 0 are not left out. They are gathered once."""
         self.x_RD  # noqa: B018 - copied with the rest
         other = copy(self)
-        vars(other).update(variant_KT=variant_KT, image_KN=image_KN)
+        vars(other).update(image_KN=image_KN)
         return other
 
     @cached_property

@@ -195,9 +195,8 @@ class Growing:
         first_ON = np.zeros((orders, self.task.distinct_TN.shape[1]))
         for order_N, used_N in zip(self.order_ON, first_ON, strict=True):
             used_N[order_N[:size]] = 1.0
-        variant_KT = np.tile(self.weight_T, (orders * len(Cs), 1))
         found = solver.fit(
-            space.rows.weighted(variant_KT, np.tile(first_ON, (len(Cs), 1))),
+            space.rows.with_image_weights(np.tile(first_ON, (len(Cs), 1))),
             1.0 / (np.repeat(Cs, orders) * np.tile(self.rows_O(size), len(Cs))),
             tolerance=self.config.tolerance if start is None else start.tighter_K,
             most=self.config.passes,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import score
-from substyle.engine.probes.linear import Linear, fit_heads, variant_weights
+from substyle.engine.probes.linear import Linear, fit_heads, training_rows_of, variant_weights
 from substyle.engine.probes.mlp import Mlp, part_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import Estimate, resample, uniform_over
@@ -170,8 +170,7 @@ def shuffled(
         independent of labels; ``at_chance``: whether the accuracy is in the range.
     """
     own, Cs = replace(shuffled_task(task, config.seed), score_T=task.train_T), sorted({*config.Cs, made.C})
-    weight_KT = np.tile(variant_weights(own, own.train_T), (len(Cs), 1))
-    fit = fit_heads(TrainingRows(features, own, weight_KT), config, Cs, basis=basis, advance=advance)
+    fit = fit_heads(training_rows_of(features, own), config, Cs, basis=basis, advance=advance)
     accuracy_K, _ = Validation(features.full(), own, config).judge(fit.heads)
     best = int(accuracy_K.argmax())
     counts_CC = score(features, own, fit.heads.select([best]), own.test_N).confusion_CC

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from math import comb
 from pathlib import Path
@@ -18,13 +19,14 @@ from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.extensions.generators import section
 from substyle.engine.extensions.generators.section import Contrasts, UnseenStyles
+from substyle.engine.probes import linear
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.crossed import Crossed, known_mean, mean_over_pairs
 from substyle.engine.probes.dataset import hold
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.leave_one_out import STYLE
-from substyle.engine.probes.linear import agreeing, certified, fit_heads, resampled_images, variant_weights
+from substyle.engine.probes.linear import certified, fit_heads, resampled_images, until_agreed, variant_weights
 from substyle.engine.probes.outcomes import holm
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import balanced_over, resample
@@ -39,7 +41,6 @@ from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, ResampleBy, slug
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
-from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.transforms.style import by_generator
 from substyle.pipelines.validation import validated
@@ -236,17 +237,19 @@ def _fitted(
 ) -> tuple[Fit, float]:
     """All probes, and the last change of their accuracy on new styles of validation photographs."""
     rows = TrainingRows(features, task, planned.weight_KT, planned.times_KN)
-    basis = CovarianceBasis.of(rows)
+    fitted = partial(fit_heads, rows, probes, [C] * len(planned.own_K), basis=CovarianceBasis.of(rows))
     few = task.val_N[: max(1, probes.validation_rows // len(styles))]
 
-    def fitted(start: Heads | None, tighter_K: F64 | None) -> Fit:
-        return fit_heads(rows, probes, [C] * len(planned.own_K), start, basis=basis, tolerance=tighter_K)
-
-    def validated(fit: Fit) -> F64:
+    def validated(fit: Fit) -> float:
         each = [_scored(features, replace(task, test_N=few), fit, k, own, few) for k, own in enumerate(planned.own_K)]
-        return known_mean(np.stack(each)[:, styles].reshape(1, -1))
+        return float(known_mean(np.stack(each)[:, styles].reshape(1, -1))[0])
 
-    return agreeing(fitted, validated, probes.doublings)
+    def compared(a: Fit, b: Fit) -> tuple[float, bool]:
+        difference = validated(a) - validated(b)
+        return difference, abs(difference) <= linear.AGREEMENT
+
+    (*_, fit), difference, _ = until_agreed(fitted(), fitted, compared, probes.doublings)
+    return fit, difference
 
 
 def _scored(

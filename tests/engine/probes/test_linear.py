@@ -185,9 +185,9 @@ def test_resamples_have_the_loosest_tolerance_that_agrees(
     fits: list[Fit] = []
     fit_heads = linear.fit_heads
 
-    def fitted(rows: TrainingRows, config: ProbeConfig, Cs: Sequence[float], start: Heads | None, **given: Any) -> Fit:  # noqa: ANN401
-        made = fit_heads(rows, config, Cs, start, **given)
-        if start is not None:
+    def fitted(rows: TrainingRows, config: ProbeConfig, Cs: Sequence[float], *given: Any, **more: Any) -> Fit:  # noqa: ANN401
+        made = fit_heads(rows, config, Cs, *given, **more)
+        if given and given[0] is not None:
             fits.append(made)
         return made
 

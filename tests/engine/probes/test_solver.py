@@ -131,7 +131,7 @@ def test_rows_are_gathered_once_for_all_fits(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Features, "of", lambda own, *given: gathered.append(1) or gather(own, *given))
     rows = TrainingRows(features_of(table, task, torch.bfloat16), task, np.ones((1, 4)))
     times_KN = np.random.default_rng(1).integers(0, 3, (2, 60)).astype(float)
-    made = fit(rows.weighted(np.ones((2, 4)), times_KN), [PENALTY] * 2, tolerance=1e-6, most=2000)
+    made = fit(rows.with_image_weights(times_KN), [PENALTY] * 2, tolerance=1e-6, most=2000)
     alone = fit(rows, [PENALTY], tolerance=1e-6, most=2000)
     assert len(gathered) == 1
     again = TrainingRows(rows.features, task, np.ones((2, 4)), times_KN)
