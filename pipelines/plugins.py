@@ -43,11 +43,8 @@ def run_file(path: Path) -> ModuleType:
         ConfigError: it cannot be read or fails, or imports a file that lies beside it.
     """
     name = f"{_PLUGINS}.{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
-    folder = path.is_dir()
-    file = path / "__init__.py" if folder else path
-    spec = importlib.util.spec_from_file_location(
-        name, file, submodule_search_locations=[str(path)] if folder else None
-    )
+    file = path / "__init__.py" if path.is_dir() else path
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -62,7 +59,8 @@ def run_file(path: Path) -> ModuleType:
         if isinstance(error, SubstyleError) or not isinstance(error, Exception):
             raise
         allowed = f"a file that runs ({failed_line(error) or f'{type(error).__name__}: {error}'})"
-        if isinstance(error, ModuleNotFoundError) and is_beside(file, str(error.name)):
+        beside = file.parent / str(getattr(error, "name", "")).partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and (beside.is_dir() or beside.with_suffix(".py").is_file()):
             allowed = f"a folder with an __init__.py that imports its modules by from . import {error.name}"
         raise ConfigError("plugin", str(path), allowed) from error
     return module
@@ -75,14 +73,8 @@ def _keep_no_bytecode() -> None:
 
 def _forget(name: str) -> None:
     """Remove a plug-in and its modules from those that are imported."""
-    for each in [each for each in sys.modules if f"{each}.".startswith(f"{name}.")]:
-        del sys.modules[each]
-
-
-def is_beside(file: Path, module: str) -> bool:
-    """Whether a module is a file or folder beside a plug-in."""
-    beside = file.parent / module.partition(".")[0]
-    return beside.is_dir() or beside.with_suffix(".py").is_file()
+    for module in [module for module in sys.modules if f"{module}.".startswith(f"{name}.")]:
+        del sys.modules[module]
 
 
 def failed_line(error: BaseException) -> str:
