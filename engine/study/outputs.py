@@ -201,33 +201,38 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     Raises:
         StaleError: it was edited, or stages were rerun or embeddings recomputed since.
     """
-    if claimed(out) is not None:
+    path, in_own_folder = out / RESULTS, claimed(out) is not None
+    if in_own_folder:
         require_ours(out)
     if results.get("checksum") != checksum(results):
-        raise StaleError(f"{out / RESULTS}: modified since it was written, or of an older version", "substyle report")
+        raise StaleError(f"{path}: modified since it was written, or of an older version", "substyle report")
     reported = results.get("stamps")
-    if not isinstance(reported, dict) or claimed(out) is None:
+    if not in_own_folder or not isinstance(reported, dict):
         return  # results.json was copied elsewhere
     current = _digests(out, reported)  # also of stages that are not known now
-    differing = sorted(name for name in reported if reported[name] != current.get(name))
-    if differing:
-        raise StaleError(f"{out / RESULTS}: outdated, {', '.join(differing)} changed since; run substyle report")
+    if differing := sorted(name for name in reported if reported[name] != current.get(name)):
+        raise StaleError(f"{path}: outdated, {', '.join(differing)} changed since; run substyle report")
     identity = results.get("identity", {})
-    # the store in the folder first: the folder may have been moved or copied
-    stores: list[Place] = [place(files.inside(out, STORE)), *([own] if (own := _own_store(out)) is not None else [])]
-    same = (each for each in stores if catalog.exists(each) and catalog.read_header(each).uuid == identity.get("store"))
-    before = next(same, None)
-    if before is None:
-        if _own_store(out) is None:
-            print(f"{out}: not made here, so it is not compared with its store", file=sys.stderr)
+    store = _store_of(out, identity.get("store"))
+    if store is None:
         return
-    store = EmbeddingStore.open(before)
     digests = identity.get("embeddings", {})
     try:
         tables = open_tables(store, list(digests), [row["name"] for row in results["transformations"]])
     except StoreError as error:
-        raise StaleError(f"{out / RESULTS}: outdated, the store has changed since: {error}") from error
+        raise StaleError(f"{path}: outdated, the store has changed since: {error}") from error
     for table in tables:
-        made = photographs_digest(table), table_digest(store, table)
-        if made != (identity.get("photographs"), digests[table.backbone]):
-            raise StaleError(f"{out / RESULTS}: outdated, {before} has changed since; rerun the stages and report")
+        expected = identity.get("photographs"), digests[table.backbone]
+        if (photographs_digest(table), table_digest(store, table)) != expected:
+            raise StaleError(f"{path}: outdated, {store.path} has changed since; rerun the stages and report")
+
+
+def _store_of(out: Path, uuid: str | None) -> EmbeddingStore | None:
+    """The store with a UUID: in the output folder, which may have been moved or copied, else where its marker says."""
+    elsewhere = _own_store(out)
+    for candidate in (place(files.inside(out, STORE)), elsewhere):
+        if candidate is not None and catalog.exists(candidate) and catalog.read_header(candidate).uuid == uuid:
+            return EmbeddingStore.open(candidate)
+    if elsewhere is None:
+        print(f"{out}: not made here, so it is not compared with its store", file=sys.stderr)
+    return None
