@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -406,65 +407,64 @@ def open_tables(
     entries = [store.backbone(name) for name in backbones]
     for entry in entries:
         compaction.require_none(store.path, entry.slug)
-    chosen, finished = _snapshot(store, entries)
-    names = list(transformations) or [
-        name for name in (chosen[0] if chosen else ()) if all(name in made for made in chosen)
-    ]
-    shown = []
-    for entry, by_name in zip(entries, chosen, strict=True):
-        absent = [name for name in names if name not in by_name]
-        if absent:
+    by_name, finished = _snapshot(store, entries)
+    common = [name for name in next(iter(by_name), {}) if all(name in own for own in by_name)]
+    names = tuple(transformations or common)
+    for entry, own in zip(entries, by_name, strict=True):
+        if absent := [name for name in names if name not in own]:
             raise StoreError(f"{store.path}: {entry.name} has no embeddings of {', '.join(absent)}; run substyle embed")
-        shown.append([by_name[name] for name in names])
-    manifest = store.manifest()
     require_shards(store, finished, names)
+    manifest = store.manifest()
     noted = store.notes(manifest)
-    good_N = noted.ok_N.copy()
+    complete_N = noted.ok_N.copy()
     for entry in entries:
         complete_S = np.logical_and.reduce(finished.finished(entry.slug, names, store.shards()), axis=1)
-        good_N &= complete_S[manifest.row_N // store.settings.shard_rows]
-    index_N = np.flatnonzero(good_N)
+        complete_N &= complete_S[manifest.row_N // store.settings.shard_rows]
+    index_N = np.flatnonzero(complete_N)
     if not names or not len(index_N):
         raise StoreError(
             f"{store.path}: {', '.join(backbones)}: no finished shard with a valid image in all transformations"
         )
-    nowhere_N = np.zeros(len(good_N), np.bool_)
-    distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[index_N] for name in names])
-    absent_TN = np.zeros_like(distinct_TN)
+    row_N, first_N = manifest.row_N[index_N], _first(noted, index_N)
+    split_N = manifest.split_N[index_N][first_N]
+    definitions_T = [by_name[0][name] for name in names]  # those of all backbones, see `require_definitions`
+    absent_TN, distinct_TN = _absent_and_distinct(noted, names, index_N)
+    # variants were rendered with the motifs of the image's split at that time
+    moved_N = (split_N == TEST) != (manifest.split_N[index_N] == TEST)
+    distinct_TN[np.ix_([bool(d.get("split_assets")) for d in definitions_T], moved_N)] = False
+    table = partial(
+        EmbeddingTable,
+        transformations=names,
+        coarse=tuple(str(d["coarse"]) for d in definitions_T),
+        roles=tuple(str(d["role"]) for d in definitions_T),
+        keys=tuple(manifest.keys[i] for i in index_N.tolist()),
+        label_N=manifest.label_N[index_N],
+        class_names=manifest.class_names,
+        split_N=split_N,
+        distinct_TN=distinct_TN,
+        content_N2=noted.content_N2[index_N],
+        first_N=first_N,
+        thumbnail_NRC=noted.small_NRC[index_N],
+        seen_N=noted.seen_N[index_N],
+        generators=tuple(str(d.get("generator", "")) for d in definitions_T),
+        absent_TN=absent_TN,
+    )
+    stand_in = absent_TN if "identity" in names else None
+    return [table(backbone=entry.name, x_TND=StoredRows(store, entry, names, row_N, stand_in)) for entry in entries]
+
+
+def _absent_and_distinct(
+    noted: Notes, names: Sequence[str], index_N: I64
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
+    """``absent_TN`` and ``distinct_TN`` of some images, as the journal has them."""
+    absent_TN = np.zeros((len(names), len(index_N)), np.bool_)
+    distinct_TN = ~absent_TN
     for t, name in enumerate(names):
         if name in noted.files:
             absent_TN[t] = noted.files[name].left_out_N[index_N]
-    distinct_TN &= ~absent_TN
-    first_N = _first(noted, index_N)
-    split_N = manifest.split_N[index_N][first_N]
-    # variants were rendered with the motifs of the image's split at that time
-    other_N = (split_N == TEST) != (manifest.split_N[index_N] == TEST)
-    distinct_TN[np.ix_([bool(d.get("split_assets")) for d in shown[0]], other_N)] = False
-    content_N2, thumbnail_NRC, seen_N = noted.content_N2[index_N], noted.small_NRC[index_N], noted.seen_N[index_N]
-    keys = tuple(manifest.keys[i] for i in index_N.tolist())
-    some_TN = absent_TN if absent_TN.any() else None
-    stand_in = some_TN if "identity" in names else None
-    return [
-        EmbeddingTable(
-            backbone=entry.name,
-            x_TND=StoredRows(store, entry, names, manifest.row_N[index_N], stand_in),
-            transformations=tuple(names),
-            coarse=tuple(str(d["coarse"]) for d in those),
-            roles=tuple(str(d["role"]) for d in those),
-            keys=keys,
-            label_N=manifest.label_N[index_N],
-            class_names=manifest.class_names,
-            split_N=split_N,
-            distinct_TN=distinct_TN,
-            content_N2=content_N2,
-            first_N=first_N,
-            thumbnail_NRC=thumbnail_NRC,
-            seen_N=seen_N,
-            generators=tuple(str(d.get("generator", "")) for d in those),
-            absent_TN=some_TN,
-        )
-        for entry, those in zip(entries, shown, strict=True)
-    ]
+        if name in noted.indistinct:
+            distinct_TN[t] = ~noted.indistinct[name][index_N]
+    return absent_TN if absent_TN.any() else None, distinct_TN & ~absent_TN
 
 
 def _snapshot(
