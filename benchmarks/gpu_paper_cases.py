@@ -188,8 +188,7 @@ def _tokens(head: str) -> Callable[[], object]:
     task, features = _task(tokens * width, torch.bfloat16)
     part = BatchPart(task, stream_of(task, "variant", 0, CUDA), ROWS // 8)
     settings = token_grid(AttentiveConfig(), head, tokens, width)
-    bank = settings[0].bank(settings, tokens * width, len(task.labels), [0], CUDA)
-    assert bank is not None
+    bank = settings[0].bank(settings, features, len(task.labels), [0], 0.0)
     batches = Batches(features, [part], 2, 8)
 
     def learn() -> None:

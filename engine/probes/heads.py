@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cuda
-from substyle.engine.probes.batches import BatchPart, StepBlock, StepSchedule
+from substyle.engine.probes.batches import BatchPart, Features, StepBlock, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import upload
@@ -48,10 +48,10 @@ class Setting:
         return {"lr": self.lr, "weight_decay": self.weight_decay, "width": self.width or None}
 
     def bank(
-        self, settings: Sequence[Setting], inputs: int, outputs: int, seeds: Sequence[int], device: torch.device
-    ) -> HeadBank | None:
-        """A bank of heads of another kind; None for linear heads and MLPs."""
-        return None
+        self, settings: Sequence[Setting], features: Features, outputs: int, seeds: Sequence[int], dropout: float
+    ) -> HeadBank:
+        """The heads of settings of this kind, of one width and depth, with initial weights."""
+        return HeadBank.of(settings, features.width, outputs, seeds, dropout, features.device)
 
 
 def grid(config: ProbeConfig) -> list[Setting]:

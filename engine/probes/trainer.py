@@ -173,16 +173,12 @@ def train(
     """
     seeds = [config.seed] if seeds is None else seeds
     outputs = max(part.task.outputs.stop for part in parts)
-    other = settings[0].bank(settings, features.width, outputs, seeds, features.device)
-    shapes = dict.fromkeys((s.width, s.depth) for s in settings) if other is None else {}
-    banks = [] if other is None else [other]
-    for shape in shapes:
-        own = [s for s in settings if (s.width, s.depth) == shape]
-        banks.append(HeadBank.of(own, features.width, outputs, seeds, config.dropout, features.device))
-    gathered = not any(bank.replayed for bank in banks)
+    shapes = dict.fromkeys((s.width, s.depth) for s in settings)
+    alike = [[s for s in settings if (s.width, s.depth) == shape] for shape in shapes]
+    banks = [own[0].bank(own, features, outputs, seeds, config.dropout) for own in alike]
     validation = [Validation(features, part.task, config) for part in parts]
-    untrained = {s: loss for bank in banks for s, _, loss in _evaluated(bank, validation)}
-    done = 0
+    untrained = [_evaluated(bank, validation) for bank in banks]
+    gathered = not any(bank.replayed for bank in banks)
     at_once = _steps_at_once(features, parts, banks, gathered)
     size = sum(part.count for part in parts)
     largest = max(sum(p.numel() for p in bank.pieces[0].parameters) for bank in banks)
@@ -190,17 +186,16 @@ def train(
         threads(threads_for(size * largest, features.device)),
         closing(Batches(features, parts, at_once, steps, gathered=gathered)) as batches,
     ):
-        while done < steps:
-            ahead = min(at_once, steps - done)
-            block = batches.block([learning_rate(i, steps) for i in range(done, done + ahead)])
+        while batches.taken < steps:
+            ahead = range(batches.taken, min(batches.taken + at_once, steps))
+            block = batches.block([learning_rate(step, steps) for step in ahead])
             for bank in banks:
                 bank.learn(block, parts)
-            done += len(block)
             advance(len(block))
     return {
-        s: Trained(s, bank.pieces[0].like(bank.parameters(g)), accuracy, loss, steps, untrained[s])
-        for bank in banks
-        for g, (s, accuracy, loss) in enumerate(_evaluated(bank, validation))
+        s: Trained(s, bank.pieces[0].like(bank.parameters(g)), accuracy, loss, steps, before[g][1])
+        for bank, before in zip(banks, untrained, strict=True)
+        for g, (s, (accuracy, loss)) in enumerate(zip(bank.settings, _evaluated(bank, validation), strict=True))
     }
 
 
@@ -215,13 +210,13 @@ def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequen
     return max(1, min(AHEAD, _BLOCK // (size * max(masks, 1))))
 
 
-def _evaluated(bank: HeadBank, validation: Sequence[Validation]) -> list[tuple[Setting, float, float]]:
-    """Settings with their accuracy and loss."""
+def _evaluated(bank: HeadBank, validation: Sequence[Validation]) -> list[tuple[float, float]]:
+    """Accuracy and loss of each setting, mean over seeds."""
     judged = [v.judge_bank(bank, number) for number, v in enumerate(validation)]
     found = []
     for g, setting in enumerate(bank.settings):
         own = slice(g * len(bank.seeds), (g + 1) * len(bank.seeds))
         accuracy = sum(w * float(a[own].mean()) for w, (a, _) in zip(setting.score, judged, strict=True))
         loss = sum(w * float(v[own].mean()) for w, (_, v) in zip(setting.loss, judged, strict=True) if w > 0)
-        found.append((setting, accuracy, math.inf if math.isnan(loss) else loss))
+        found.append((accuracy, math.inf if math.isnan(loss) else loss))
     return found

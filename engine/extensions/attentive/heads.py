@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from substyle.engine.extensions.attentive.config import AttentiveConfig
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.heads import HeadBank, Setting, repeated, uniform
 from substyle.kernels.probe_heads import Heads
 
@@ -58,10 +59,10 @@ class TokenSetting(Setting):
         return super().describe() | {groups: self.groups}
 
     def bank(
-        self, settings: Sequence[Setting], inputs: int, outputs: int, seeds: Sequence[int], device: torch.device
+        self, settings: Sequence[Setting], features: Features, outputs: int, seeds: Sequence[int], dropout: float
     ) -> HeadBank:
-        """The heads of all settings, trained together without captured steps."""
-        heads: Heads = initial_of_tokens(self, inputs, outputs, len(settings), seeds, device)
+        """The heads of all settings, trained together without dropout and captured steps."""
+        heads: Heads = initial_of_tokens(self, features.width, outputs, len(settings), seeds, features.device)
         return HeadBank(settings, seeds, [heads])
 
 
