@@ -110,6 +110,6 @@ def stream(backbones: Sequence[FixedBatch], canvas_BSSC: NDArray[np.uint8], imag
         for _ in range(-(-images // len(canvas_BSSC))):
             begun.append(backbone.start(canvas_BSSC))
             if len(begun) > 2:
-                begun.pop(0).result()
+                begun.pop(0)()
         for batch in begun:
-            batch.result()
+            batch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,50 +14,40 @@ from numpy.typing import NDArray
 from substyle.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class AsyncCopy:
-    """An asynchronous copy of a tensor to the host.
+def copy_to_host(
+    tensor: torch.Tensor, copies: torch.cuda.Stream | None = None, held: object = None
+) -> Callable[[], NDArray[Any]]:
+    """Start copying a tensor computed on the current stream to the host.
 
-    Attributes:
-        host: destination; pinned memory for copies from a GPU.
-        done: event recorded after the copy; None if no copy was needed.
-        held: inputs of the computation, kept alive until `result` is called (torch does not track memory of other
+    Args:
+        tensor: on a GPU; or on the CPU, in which case it is not copied and must not be modified.
+        copies: stream of the copy; None uses the current stream.
+        held: inputs of the computation, kept alive as long as the result (torch does not track memory of other
             libraries).
+
+    Returns:
+        a function that waits for the copy and returns it.
     """
+    if not tensor.is_cuda:
+        return tensor.numpy
+    # the default device of the caller may be a GPU, whose memory cannot be pinned
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+    here = torch.cuda.current_stream(tensor.device)
+    stream = here if copies is None else copies
+    if copies is not None:
+        copies.wait_stream(here)
+    with torch.cuda.stream(stream):
+        host.copy_(tensor, non_blocking=True)
+        tensor.record_stream(stream)  # its memory is not reused before the copy ends
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        done.record(stream)
+    return partial(_copied, host, done, held)
 
-    host: torch.Tensor
-    done: torch.cuda.Event | None = None
-    held: object = None
 
-    @staticmethod
-    def of(tensor: torch.Tensor, copies: torch.cuda.Stream | None = None, held: object = None) -> AsyncCopy:
-        """Start copying a tensor computed on the current stream.
-
-        Args:
-            tensor: on a GPU; or on the CPU, in which case it is not copied and must not be modified.
-            copies: stream of the copy; None uses the current stream.
-            held: see the attribute.
-        """
-        if not tensor.is_cuda:
-            return AsyncCopy(tensor)
-        # the default device of the caller may be a GPU, whose memory cannot be pinned
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-        here = torch.cuda.current_stream(tensor.device)
-        stream = here if copies is None else copies
-        if copies is not None:
-            copies.wait_stream(here)
-        with torch.cuda.stream(stream):
-            host.copy_(tensor, non_blocking=True)
-            tensor.record_stream(stream)  # its memory is not reused before the copy ends
-            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-            done.record(stream)
-        return AsyncCopy(host, done, held)
-
-    def result(self) -> NDArray[Any]:
-        """Wait for the copy and return it."""
-        if self.done is not None:
-            self.done.synchronize()
-        return self.host.numpy()
+def _copied(host: torch.Tensor, done: torch.cuda.Event, held: object) -> NDArray[Any]:
+    del held
+    done.synchronize()
+    return host.numpy()
 
 
 def made(tensor: torch.Tensor) -> torch.cuda.Event | None:
@@ -190,8 +180,11 @@ class CapturedGraph:
         self.stream = self._captured.stream
         self.copies = side_stream(self.device)
 
-    def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
-        """Start a batch (b, S, S, 3), b ≤ B, on GPU or host. Do not modify it until `AsyncCopy.result` returns."""
+    def start(self, canvas_BSSC: Canvas) -> Callable[[], NDArray[np.float32]]:
+        """Start a batch (b, S, S, 3), b ≤ B, on GPU or host. Returns a function that waits for its embeddings (b, D).
+
+        Do not modify the batch until it returns.
+        """
         canvas = as_batch(canvas_BSSC, self.canvas_BSSC)
         count = len(canvas)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))  # the canvas is computed there
@@ -201,7 +194,7 @@ class CapturedGraph:
                 canvas.record_stream(self.stream)  # its memory is not reused before the copy ends
             embedding_BD = self._captured.replay()
             # cloned on the device, since the next batch overwrites the output
-            return AsyncCopy.of(embedding_BD[:count].clone(), self.copies, held=canvas)
+            return copy_to_host(embedding_BD[:count].clone(), self.copies, held=canvas)
 
 
 def exact() -> None:

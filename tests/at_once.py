@@ -9,26 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.backbones.spec import Starts
+from substyle.engine.backbones.spec import Pending, Runtime
 from substyle.engine.cuda import Canvas
 
 
 @dataclass(frozen=True)
-class Ready:
-    """Embeddings that are there."""
-
-    embedded_BD: NDArray[np.float32]
-
-    def result(self) -> NDArray[np.float32]:
-        return self.embedded_BD
-
-
-@dataclass(frozen=True)
-class AtOnce(Starts):
+class AtOnce(Runtime):
     """A function of pixels in memory as a runtime."""
 
     function: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-    def start(self, canvas_BSSC: Canvas) -> Ready:
+    def start(self, canvas_BSSC: Canvas) -> Pending:
         pixels_BSSC = canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC
-        return Ready(self.function(pixels_BSSC))
+        embedded_BD = self.function(pixels_BSSC)
+        return lambda: embedded_BD

@@ -21,7 +21,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import timm
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
-from substyle.engine.backbones.spec import Starts
+from substyle.engine.backbones.spec import Runtime
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import ON_GPU, Precision, missing
 from substyle.engine.embedding.loop import EmbedSummary
@@ -101,14 +101,14 @@ def _backbone(bench: Bench, label: str, model: str, runtime: str) -> CompiledBac
     return CompiledBackbone(spec, ChunkedBatch(network, sizes.images), told, None, 1e4)
 
 
-def _torch(bench: Bench, front: Preprocessed) -> Starts:
+def _torch(bench: Bench, front: Preprocessed) -> Runtime:
     from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
 
     sizes = bench.sizes
     return TorchCompiled(front, PRECISION, sizes.images, bench.device, canvas=sizes.canvas, mode=sizes.modes[0])
 
 
-def _tensorrt(bench: Bench, front: Preprocessed) -> Starts:
+def _tensorrt(bench: Bench, front: Preprocessed) -> Runtime:
     from substyle.engine.backbones import export
     from substyle.engine.backbones.runtimes import tensorrt
 
@@ -146,19 +146,19 @@ def _written(folder: Path, photographs: int, canvas: int) -> FolderSource:
 
 def _alone(bench: Bench, embed: object, begun: int, batches: int = 32) -> float:
     """Images a second of the backbone from a batch on the device, as many of them under way as in the loop."""
-    assert isinstance(embed, Starts)
+    assert isinstance(embed, Runtime)
     canvas = networks.canvases(bench.sizes.images, bench.sizes.canvas).to(bench.device)
     began, started = 0.0, []
     for i in range(batches + 2):
         if i == 2:  # the first ones warm up
             while started:
-                started.pop(0).result()
+                started.pop(0)()
             began = time.perf_counter()
         started.append(embed.start(canvas))
         if len(started) > begun:
-            started.pop(0).result()
+            started.pop(0)()
     while started:
-        started.pop(0).result()
+        started.pop(0)()
     if bench.device.type == "cuda":
         torch.cuda.synchronize(bench.device)
     return batches * len(canvas) / (time.perf_counter() - began)

@@ -23,7 +23,7 @@ from substyle.engine.backbones.runtimes.base import (
     RuntimeBuilder,
     eager,
 )
-from substyle.engine.backbones.spec import BackboneSpec, Embed, Starts, columns
+from substyle.engine.backbones.spec import BackboneSpec, Embed, Runtime, columns
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
 from substyle.engine.observability import fastest
@@ -46,7 +46,7 @@ class CompiledBackbone:
     """
 
     spec: BackboneSpec
-    embed: Starts
+    embed: Runtime
     runtime: dict[str, Any]
     gates: tuple[dict[str, Any], ...] | None
     rate: float
@@ -156,7 +156,7 @@ def _gated(
     own: GateSamples | None,
     options: CompileOptions,
     note: Callable[[str], None],
-) -> tuple[PrecisionPolicy, Starts, tuple[dict[str, Any], ...]]:
+) -> tuple[PrecisionPolicy, Runtime, tuple[dict[str, Any], ...]]:
     """The first policy that passes the gate and the spot check, compiled, with its result for each backbone.
 
     Where the spot check refuses a policy, later ones are tried on the store's own photographs, and checked likewise.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -346,31 +347,16 @@ def _rgb(text: str) -> RGB | None:
     return (red, green, blue) if max(red, green, blue) <= 1.0 else None
 
 
-class AsyncResult(Protocol):
-    """Embeddings that are computed in the background."""
-
-    def result(self) -> NDArray[np.float32]:
-        """Wait for the embeddings (B, D) float32. Call once."""
+Pending = Callable[[], NDArray[np.float32]]  # waits for embeddings (B, D) that are computed in the background
 
 
-@runtime_checkable
-class Starts(Protocol):
-    """A runtime that computes in the background."""
+class Runtime(ABC):
+    """Embeds batches in the background."""
 
-    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """Start a batch, on the runtime's device or the host. Do not modify it until `result()` returns."""
+    @abstractmethod
+    def start(self, canvas_BSSC: Canvas) -> Pending:
+        """Start a batch, on the runtime's device or the host. Do not modify it before its embeddings are there."""
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """Embed (B, S, S, 3) uint8 to (B, D) float32."""
-        return self.start(canvas_BSSC).result()
-
-
-@dataclass(frozen=True)
-class Concatenated:
-    """An `AsyncResult` of several parts of a batch."""
-
-    parts: Sequence[AsyncResult]
-
-    def result(self) -> NDArray[np.float32]:
-        """Wait for all parts. Shape: (B, D) float32."""
-        return np.concatenate([part.result() for part in self.parts])
+        return self.start(canvas_BSSC)()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.cuda import AsyncCopy
+from substyle.engine.cuda import copy_to_host
 from substyle.engine.embedding.blobs import Blob, RealVariants, read
 from substyle.engine.embedding.plan import EmbedPlan, Lacking, PendingShards
 from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
@@ -189,7 +189,7 @@ class Loop:
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
         reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
         clock = observability.Mark.now()
-        small = AsyncCopy.of(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
+        small = copy_to_host(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
         test_B = self.manifest.split_N[part.start : part.stop] == TEST
         names: list[str] = []
         distinct: list[torch.Tensor] = []
@@ -208,7 +208,7 @@ class Loop:
                 if any(variant.name in shard.lacking[place] for place in places):
                     backlog.add(turn, batch)
             clock = self._spend("backbones", clock)
-        seen_TB = AsyncCopy.of(torch.stack(distinct))
+        seen_TB = copy_to_host(torch.stack(distinct))
         files = [(blob.content, blob.mark) for blob in blobs]
         row_B = rows_B + shard.first
         for name, found in real.blobs.items():
@@ -284,8 +284,8 @@ def _notes(
     reasons: Sequence[str | None],
     blobs: Sequence[tuple[str, int]],
     names: Sequence[str],
-    small_BRC: AsyncCopy,
-    distinct_TB: AsyncCopy,
+    small_BRC: Callable[[], NDArray[np.uint8]],
+    distinct_TB: Callable[[], NDArray[np.bool_]],
     absent_TB: NDArray[np.bool_],
 ) -> list[ImageNote]:
     """Notes on the images of a batch; waits for copies from a GPU.
@@ -293,7 +293,7 @@ def _notes(
     Args:
         blobs: content hash and mark of each; names: of the T variants; absent_TB: variants that are left out.
     """
-    small, alike_TB = manifest.as_hex(small_BRC.result()), ~(distinct_TB.result() | absent_TB)
+    small, alike_TB = manifest.as_hex(small_BRC()), ~(distinct_TB() | absent_TB)
     noted = []
     for i, (row, reason) in enumerate(zip(row_B.tolist(), reasons, strict=True)):
         height, width = size_B2[i].tolist()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError
-from substyle.engine.backbones.spec import AsyncResult
+from substyle.engine.backbones.spec import Pending
 from substyle.engine.cuda import Canvas
 from substyle.engine.embedding.plan import Lacking
 from substyle.engine.store.records import FileNote, ImageNote
@@ -207,7 +207,7 @@ class Scheduler:
     # --- on the embedding thread ------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
-        in_flight: deque[tuple[int, Batch, AsyncResult, observability.Mark]] = deque()
+        in_flight: deque[tuple[int, Batch, Pending, observability.Mark]] = deque()
         clock = observability.Mark.now()
         try:
             while True:
@@ -228,7 +228,7 @@ class Scheduler:
                     if len(in_flight) <= self.most_in_flight:
                         continue
                 ended, batch, started, since = in_flight.popleft()
-                stored = self._put(ended, batch, started.result())
+                stored = self._put(ended, batch, started())
                 since = max(since, clock, key=lambda mark: mark.wall)
                 observability.add("embed", self.backbones[ended].spec.name, since, len(batch.ok_B))
                 clock = observability.Mark.now()

@@ -17,7 +17,7 @@ from benchmarks.fake_gpu import CUDA
 from benchmarks.gpu_paper import FAILED, NOT_RUN, OK, Case, row
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from substyle.engine.cuda import AsyncCopy
+from substyle.engine.cuda import copy_to_host
 
 ROOT = Path(__file__).parents[2]
 WITH_CUDA = ROOT / "build" / "gpu-paper"
@@ -62,7 +62,7 @@ def test_planted_errors(work: Callable[[torch.Tensor], object], text: str) -> No
         lambda x: x * 2.0 + torch.tensor(3.0),  # a number of the host is an argument
         lambda x: torch.ones(4).pin_memory().to(CUDA, non_blocking=True),
         lambda x: float(torch.ones(4).sum()) * x,  # the host's own
-        AsyncCopy.of,
+        copy_to_host,
         lambda x: x.to("cpu", non_blocking=True),
     ],
 )
@@ -101,7 +101,7 @@ def test_launches_and_bytes() -> None:
 def test_the_host_s_memory_is_pinned_whatever_the_default_device() -> None:
     def work(x: torch.Tensor) -> None:
         with CUDA:
-            assert AsyncCopy.of(x).host.device.type == "cpu"
+            assert copy_to_host(x).args[0].device.type == "cpu"
 
     assert found(work).status == OK
 

@@ -174,7 +174,7 @@ def embedded(backbone: Backbone, how: str, canvas: int = 224) -> NDArray[np.floa
         return TorchModule(backbone.module)(canvases(canvas))
     graph = export(backbone.module, canvas=canvas, batch=BATCH).SerializeToString()
     runtime = OpenVINOGraph(lambda: graph, precision="fp32", threads=1, streams=1)
-    return np.asarray(next(iter(runtime.start([canvases(canvas)]).result().values())))
+    return np.asarray(next(iter(runtime(canvases(canvas)).values())))
 
 
 def load(name: str, checkpoint: Path | None, canvas: int = 224) -> Backbone:

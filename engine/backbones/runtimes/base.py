@@ -19,8 +19,8 @@ from torch import nn
 
 from substyle.engine import cache
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.spec import Concatenated, Embed, Starts
-from substyle.engine.cuda import AsyncCopy, Canvas, exact
+from substyle.engine.backbones.spec import Embed, Pending, Runtime
+from substyle.engine.cuda import Canvas, copy_to_host, exact
 from substyle.engine.devices import OPENVINO_ON_CPU, EightBits, Precision, Target, as_eight_bits, as_precision
 from substyle.errors import ConfigError
 
@@ -42,7 +42,7 @@ class TorchModule:
             return np.asarray(self.module(torch.as_tensor(canvas_BSSC)).float().numpy())
 
 
-class TorchOnDevice(Starts):
+class TorchOnDevice(Runtime):
     """A module run eagerly in float32 on a device, on batches of any size, in the background on a GPU.
 
     Args:
@@ -53,15 +53,15 @@ class TorchOnDevice(Starts):
         exact()
         self.module, self.device = copy.deepcopy(module).eval().to(device), device
 
-    def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
+    def start(self, canvas_BSSC: Canvas) -> Pending:
         """Start a batch on the current stream."""
         canvas = torch.as_tensor(canvas_BSSC)
         # constants created in the forward pass must be on the same device
         with torch.inference_mode(), self.device:
-            return AsyncCopy.of(self.module(canvas.to(self.device)).float(), held=canvas)
+            return copy_to_host(self.module(canvas.to(self.device)).float(), held=canvas)
 
 
-class TorchThreads(Starts):
+class TorchThreads(Runtime):
     """A module run in the background on threads that each embed a part of the batch.
 
     Torch's own threads synchronise after every operation, which is slow while other work uses the cores.
@@ -74,13 +74,15 @@ class TorchThreads(Starts):
         self.module, self.threads = TorchModule(module), threads
         self._pool = _single_threads(threads)
 
-    def start(self, canvas_BSSC: Canvas) -> Concatenated:
+    def start(self, canvas_BSSC: Canvas) -> Pending:
+        """Start a batch, in as many parts as there are threads."""
         size = -(-len(canvas_BSSC) // self.threads)
         parts = [canvas_BSSC[start : start + size] for start in range(0, len(canvas_BSSC), size)]
-        return Concatenated([self._pool.submit(self.module, part) for part in parts])
+        started = [self._pool.submit(self.module, part) for part in parts]
+        return lambda: np.concatenate([part.result() for part in started])
 
 
-def eager(module: nn.Module, target: Target, threads: int) -> Starts:
+def eager(module: nn.Module, target: Target, threads: int) -> Runtime:
     """Run a module eagerly in float32: on a GPU, or on threads of the CPU."""
     return TorchOnDevice(module, target.torch_device) if target.on_gpu else TorchThreads(module, threads)
 
@@ -245,11 +247,11 @@ class RuntimeBuilder(ABC):
         return policy.precision + (f" with the first {count} of {self.layers} layers in {kind}" if count else "")
 
     @abstractmethod
-    def runtime(self, policy: PrecisionPolicy) -> Starts:
+    def runtime(self, policy: PrecisionPolicy) -> Runtime:
         """Compile the backbone, or load it from the cache."""
 
     @abstractmethod
-    def describe(self, runtime: Starts) -> dict[str, str]:
+    def describe(self, runtime: Runtime) -> dict[str, str]:
         """Return ``name`` and ``version`` of the runtime, and `EXECUTED` if it is known, for the store."""
 
     def reference(self) -> Embed:

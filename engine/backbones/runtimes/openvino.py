@@ -9,7 +9,6 @@ import sys
 import xml.etree.ElementTree as ET
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.spec import AsyncResult, Concatenated, Starts
+from substyle.engine.backbones.spec import Pending, Runtime
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import Precision
 from substyle.files import scratch
@@ -87,21 +86,6 @@ _HINT = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 Model = Any  # OpenVINO ships no types
 
 
-class Running:
-    """A batch in flight."""
-
-    def __init__(self, graph: OpenVINOGraph, request: Any, inputs: Sequence[NDArray[Any]]) -> None:  # noqa: ANN401
-        # inputs are not copied, so they must stay referenced
-        self.graph, self.request, self.inputs = graph, request, inputs
-
-    def result(self) -> dict[str, NDArray[Any]]:
-        """Wait for the batch and return copies of the outputs by name. Call once."""
-        self.request.wait()
-        outputs = {name: np.array(self.request.get_tensor(name).data) for name in self.graph.outputs}
-        self.graph.idle.append(self.request)
-        return outputs
-
-
 class OpenVINOGraph:
     """A compiled graph with fixed shapes.
 
@@ -168,26 +152,33 @@ class OpenVINOGraph:
 
     def __call__(self, *inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once. Inputs must have the graph's order and shapes; outputs are copies."""
-        return self.start(inputs).result()
+        return self.start(inputs)()
 
-    def start(self, inputs: Sequence[NDArray[Any]]) -> Running:
-        """Queue a batch and return. Do not modify the inputs until `result()` returns.
+    def start(self, inputs: Sequence[NDArray[Any]]) -> Callable[[], dict[str, NDArray[Any]]]:
+        """Queue a batch. Returns a function that waits for it and returns copies of the outputs by name; call it once.
 
-        Not thread-safe.
+        Do not modify the inputs before. Not thread-safe.
         """
         request = self.idle.pop() if self.idle else self.compiled.create_infer_request()
         request.start_async(list(inputs), share_inputs=True)
-        return Running(self, request, inputs)
+        return functools.partial(self._outputs, request, inputs)
+
+    def _outputs(self, request: Any, inputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+        del inputs  # they are not copied, so they had to stay referenced
+        request.wait()
+        outputs = {name: np.array(request.get_tensor(name).data) for name in self.outputs}
+        self.idle.append(request)
+        return outputs
 
     def run(self, batches: Iterable[Sequence[NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
         """Run several batches concurrently; outputs keep their order."""
-        running: deque[Running] = deque()
+        running: deque[Callable[[], dict[str, NDArray[Any]]]] = deque()
         for inputs in batches:
             if len(running) == self.waiting:
-                yield running.popleft().result()
+                yield running.popleft()()
             running.append(self.start(inputs))
         while running:
-            yield running.popleft().result()
+            yield running.popleft()()
 
 
 def _kept(folder: str, facts: dict[str, Any], make: Callable[[], Model], options: dict[str, Any]) -> Model:
@@ -208,7 +199,7 @@ def _kept(folder: str, facts: dict[str, Any], make: Callable[[], Model], options
     return compiled
 
 
-class FixedBatch(Starts):
+class FixedBatch(Runtime):
     """Runs a graph with fixed batch b on any number of images, in pieces with padding.
 
     If each stream has one thread, as in `OpenVINOBuilder`, an image's embedding is bitwise independent of its
@@ -219,32 +210,31 @@ class FixedBatch(Starts):
     def __init__(self, graph: OpenVINOGraph, batch: int) -> None:
         self.graph, self.batch = graph, batch
 
-    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
+    def start(self, canvas_BSSC: Canvas) -> Pending:
+        """Start a batch in pieces."""
         canvas = canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC
         pieces = [canvas[start : start + self.batch] for start in range(0, len(canvas), self.batch)]
         short = self.batch - len(pieces[-1])
         if short:
             padding = np.zeros((short, *canvas.shape[1:]), np.uint8)
             pieces[-1] = np.concatenate([pieces[-1], padding])
-        return _Pieces([self.graph.start([piece]) for piece in pieces], len(canvas))
+        count, started = len(canvas), [self.graph.start([piece]) for piece in pieces]
+
+        def embeddings() -> NDArray[np.float32]:
+            outputs = [next(iter(piece().values())) for piece in started]
+            return np.concatenate(outputs)[:count].astype(np.float32, copy=False)
+
+        return embeddings
 
 
-@dataclass(frozen=True)
-class _Pieces:
-    running: list[Running]
-    count: int
-
-    def result(self) -> NDArray[np.float32]:
-        outputs = [next(iter(piece.result().values())) for piece in self.running]
-        return np.concatenate(outputs)[: self.count].astype(np.float32, copy=False)
-
-
-class ChunkedBatch(Starts):
+class ChunkedBatch(Runtime):
     """Runs a network that accepts at most ``batch`` images on any number of images."""
 
-    def __init__(self, network: Starts, batch: int) -> None:
+    def __init__(self, network: Runtime, batch: int) -> None:
         self.network, self.batch = network, batch
 
-    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
+    def start(self, canvas_BSSC: Canvas) -> Pending:
+        """Start a batch in pieces."""
         firsts = range(0, max(len(canvas_BSSC), 1), self.batch)
-        return Concatenated([self.network.start(canvas_BSSC[first : first + self.batch]) for first in firsts])
+        started = [self.network.start(canvas_BSSC[first : first + self.batch]) for first in firsts]
+        return lambda: np.concatenate([part() for part in started])

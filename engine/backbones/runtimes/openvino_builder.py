@@ -25,7 +25,7 @@ from substyle.engine.backbones.runtimes.openvino import (
     first_layers,
     layers,
 )
-from substyle.engine.backbones.spec import EXECUTED, Embed, Starts
+from substyle.engine.backbones.spec import EXECUTED, Embed, Runtime
 from substyle.engine.devices import INT8, Precision, as_precision
 from substyle.errors import ConfigError
 from substyle.files import scratch
@@ -157,7 +157,7 @@ class OpenVINOBuilder(RuntimeBuilder):
         )
         return FixedBatch(graph, self.batch)
 
-    def describe(self, runtime: Starts) -> dict[str, str]:
+    def describe(self, runtime: Runtime) -> dict[str, str]:
         """Return name and version of OpenVINO, and the precision that it runs the graph in."""
         assert isinstance(runtime, FixedBatch)
         return {"name": "openvino", "version": version("openvino"), EXECUTED: runtime.graph.executed}

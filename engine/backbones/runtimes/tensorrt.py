@@ -19,8 +19,8 @@ from substyle.engine.backbones.quantization import Range, calibrate, in_batches,
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
-from substyle.engine.backbones.spec import Embed, Starts
-from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph
+from substyle.engine.backbones.spec import Embed, Pending, Runtime
+from substyle.engine.cuda import Canvas, CapturedGraph
 from substyle.engine.devices import EightBits, Precision, as_eight_bits, as_precision, graph_batch, missing
 from substyle.errors import ConfigError, SubstyleError
 from substyle.files import cache_folder, read_private
@@ -137,7 +137,7 @@ def _words(tensors: list[tuple[str, tuple[int, ...], Any]]) -> str:
     return ", ".join(f"{name} {shape} {kind}" for name, shape, kind in tensors) or "no tensors"
 
 
-class TensorRTGraph(Starts):
+class TensorRTGraph(Runtime):
     """An engine with fixed batch B on a GPU.
 
     Args:
@@ -178,7 +178,7 @@ class TensorRTGraph(Starts):
             self._captured = CapturedGraph(launch, canvas_BSSC)
         self.batch, self.stream = len(canvas_BSSC), self._captured.stream
 
-    def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
+    def start(self, canvas_BSSC: Canvas) -> Pending:
         """Start a batch (b, S, S, 3) uint8, b ≤ B, on the GPU or the host."""
         return self._captured.start(canvas_BSSC)
 
@@ -302,7 +302,7 @@ class TensorRTBuilder(RuntimeBuilder):
             graph = TensorRTGraph(engine, device)
         return ChunkedBatch(graph, self.batch)
 
-    def describe(self, runtime: Starts) -> dict[str, str]:
+    def describe(self, runtime: Runtime) -> dict[str, str]:
         """Return name and version of the library."""
         trt = library()
         return {"name": trt.__name__, "version": trt.__version__}

@@ -16,8 +16,8 @@ import torch
 from substyle.engine.backbones.export import Preprocessed, Typed, as_typed
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
-from substyle.engine.backbones.spec import Starts
-from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph, as_batch, exact
+from substyle.engine.backbones.spec import Pending, Runtime
+from substyle.engine.cuda import Canvas, CapturedGraph, as_batch, copy_to_host, exact
 from substyle.engine.devices import Precision, as_precision
 from substyle.errors import ConfigError
 from substyle.files import require_compiler_caches
@@ -44,7 +44,7 @@ def compiled(module: Callable[..., Any], example: torch.Tensor, mode: Mode) -> t
     return run, None
 
 
-class TorchCompiled(Starts):
+class TorchCompiled(Runtime):
     """A backbone with fixed batch B, compiled by torch.
 
     Args:
@@ -87,14 +87,14 @@ class TorchCompiled(Starts):
             self._captured = CapturedGraph(lambda stream: run(canvas_BSSC), canvas_BSSC)
         self.stream = self._captured.stream if self._captured else None
 
-    def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
+    def start(self, canvas_BSSC: Canvas) -> Pending:
         """Start a batch (b, S, S, 3) uint8, b ≤ B, on the device or the host."""
         if self._captured is not None:
             return self._captured.start(canvas_BSSC)
         canvas = as_batch(canvas_BSSC, self.canvas_BSSC)
         with torch.no_grad():
             self.canvas_BSSC[: len(canvas)].copy_(canvas)
-            return AsyncCopy.of(self._run(self.canvas_BSSC)[: len(canvas)].clone())
+            return copy_to_host(self._run(self.canvas_BSSC)[: len(canvas)].clone())
 
 
 class TorchBuilder(RuntimeBuilder):
@@ -121,7 +121,7 @@ class TorchBuilder(RuntimeBuilder):
             self._last = policy, ChunkedBatch(compiled, self.batch)
         return self._last[1]
 
-    def describe(self, runtime: Starts) -> dict[str, str]:
+    def describe(self, runtime: Runtime) -> dict[str, str]:
         """Return name and version: torch.compile, or torch if compilation failed, which a store distinguishes."""
         network = runtime.network if isinstance(runtime, ChunkedBatch) else None
         plain = isinstance(network, TorchCompiled) and network.fallback is not None

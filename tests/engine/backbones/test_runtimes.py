@@ -31,7 +31,7 @@ from substyle.engine.backbones.runtimes.base import PrecisionPolicy, TorchModule
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTBuilder
 from substyle.engine.backbones.runtimes.torch_compile import TorchBuilder
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, Starts
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, Runtime
 from substyle.engine.devices import Target
 from substyle.errors import ConfigError, SubstyleError
 
@@ -100,7 +100,7 @@ def test_torch_on_a_cpu_takes_bf16_where_it_passes(uncompiled: list[nn.Module]) 
     scale = np.abs(expected).max()
     np.testing.assert_allclose(compiled.embed(canvas), expected, atol=2e-2 * scale)
     np.testing.assert_array_equal(compiled.embed(torch.from_numpy(canvas)), compiled.embed(canvas))
-    np.testing.assert_array_equal(compiled.embed.start(torch.from_numpy(canvas)).result(), compiled.embed(canvas))
+    np.testing.assert_array_equal(compiled.embed.start(torch.from_numpy(canvas))(), compiled.embed(canvas))
     assert compiled.embed(canvas[:0]).shape == (0, DIM)
 
 
@@ -184,7 +184,7 @@ def test_arithmetic_on_a_device() -> None:
     canvas = samples().first()
     assert statistics.module is not None
     runtime = TorchOnDevice(statistics.module, torch.device("cpu"))
-    assert isinstance(runtime, Starts)
+    assert isinstance(runtime, Runtime)
     assert runtime.module is not statistics.module
     np.testing.assert_allclose(runtime(torch.from_numpy(canvas)), TorchModule(statistics.module)(canvas), rtol=1e-5)
 

@@ -227,4 +227,4 @@ def test_an_engine_runs(module: Preprocessed, typed: Callable[[Precision], onnx.
         want = module(torch.from_numpy(canvas)).numpy()
     started = [graph.start(canvas), graph.start(torch.from_numpy(canvas).cuda())]
     for one in started:
-        np.testing.assert_allclose(one.result(), want, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(one(), want, rtol=1e-3, atol=1e-4)

@@ -58,7 +58,7 @@ def test_smaller_batches_and_batches_that_follow(module: Preprocessed) -> None:
     whole = runtime(canvases())
     first = runtime.start(torch.from_numpy(canvases()[:2]))
     runtime(255 - canvases())
-    np.testing.assert_allclose(first.result(), whole[:2], atol=1e-6)
+    np.testing.assert_allclose(first(), whole[:2], atol=1e-6)
     assert runtime(canvases()[:0]).shape == (0, DIM)
 
 
@@ -114,4 +114,4 @@ def test_batches_under_way_do_not_mix(module: Preprocessed, where: str) -> None:
         want = [module(canvas.cpu()).numpy() for canvas in every]
     started = [runtime.start(canvas) for canvas in every]
     for one, expected in zip(started, want, strict=True):
-        np.testing.assert_allclose(one.result(), expected, atol=1e-4)
+        np.testing.assert_allclose(one(), expected, atol=1e-4)

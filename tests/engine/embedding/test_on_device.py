@@ -74,7 +74,7 @@ class Later:
     place: int
     shape: tuple[int, ...]
 
-    def result(self) -> NDArray[np.float32]:
+    def __call__(self) -> NDArray[np.float32]:
         assert self.number == self.runtime.ended, "results are asked for in order, and once"
         self.runtime.ended += 1
         bytes_ = (ctypes.c_uint8 * int(np.prod(self.shape))).from_address(self.place)
@@ -90,7 +90,7 @@ class Device:
         self.begun = self.ended = self.most = 0
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> NDArray[np.float32]:
-        return self.start(canvas_BSSC).result()
+        return self.start(canvas_BSSC)()
 
     def start(self, canvas_BSSC: torch.Tensor) -> Later:
         assert isinstance(canvas_BSSC, torch.Tensor), "pixels are tensors all the way"
@@ -197,5 +197,5 @@ def test_the_stand_in_notices_pixels_that_are_let_go() -> None:
     held = next(variants)
     held_too, let_go = device.start(held.pixels_BSSC), device.start(next(variants).pixels_BSSC)
     next(variants)
-    assert not (held_too.result() == np.float32(POISON / 255)).any(axis=1).all()
-    np.testing.assert_allclose(let_go.result(), POISON / 255, rtol=1e-6)
+    assert not (held_too() == np.float32(POISON / 255)).any(axis=1).all()
+    np.testing.assert_allclose(let_go(), POISON / 255, rtol=1e-6)
