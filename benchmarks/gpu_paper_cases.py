@@ -22,6 +22,7 @@ from substyle.engine.estimate import networks as estimated
 from substyle.engine.extensions.attentive.config import AttentiveConfig
 from substyle.engine.extensions.attentive.heads import token_grid
 from substyle.engine.probes.batches import Batches, BatchPart, Features
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Resident, Standardizer
 from substyle.engine.probes.linear import variant_weights
 from substyle.engine.probes.objective import Objective, StoredObjective
@@ -186,8 +187,8 @@ def _drawn(kind: torch.dtype) -> Callable[[], object]:
 def _tokens(head: str) -> Callable[[], object]:
     tokens, width = 49, 64
     task, features = _task(tokens * width, torch.bfloat16)
-    part = BatchPart(task, stream_of(task, "variant", 0, CUDA), ROWS // 8)
-    settings = token_grid(AttentiveConfig(), head, tokens, width)
+    part = BatchPart(task, stream_of(task, 0, CUDA), ROWS // 8)
+    settings = token_grid(AttentiveConfig(), ProbeConfig(), head, tokens, width)
     bank = settings[0].bank(settings, features, len(task.labels), [0], 0.0)
     batches = Batches(features, [part], 2, 8)
 

@@ -52,7 +52,7 @@ def counted(table: EmbeddingTable, config: ProbeConfig, *, stored: bool = False)
         patch.object(split_products, "available", return_value=stored),
         patch.object(objective, "DENSE", 0.0),
     ):
-        run_probes(table, replace(config, precision="bf16"), out_dir=None, quiet=True)
+        run_probes(table, replace(config, expert=replace(config.expert, precision="bf16")), out_dir=None, quiet=True)
     for counts in found.values():
         counts["heads"] /= counts["stored"] + _passes(counts)
     return {key: dict(counts) for key, counts in found.items()}

@@ -74,7 +74,7 @@ def _row(name: str, pipeline: PixelPipeline, images: int) -> Row:
             compiled[precision] = _compiled(name, precision, plan.samples())
             embed_compiled(plan, [compiled[precision]], quiet=True)
             table = load_table(EmbeddingStore.open(plan.store_path), name)
-            config = ProbeConfig(tasks=("fine", "semantic"), heads=("linear",), save=False)
+            config = ProbeConfig(tasks=("fine", "semantic"), heads=("linear",))
             outcomes[precision] = run_probes(table, config, out_dir=None, quiet=True)
     timings = _timed(name, compiled[INT8], {"auto (bf16 through the gate)": compiled[AUTO].embed})
     facts = {"photographs": images, **_gated(compiled), **_differences(outcomes)}

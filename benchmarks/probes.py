@@ -30,7 +30,7 @@ from benchmarks.peers import probes_cuml, probes_data, probes_moduledict, probes
 from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
 from substyle.engine.probes import objective, solver
 from substyle.engine.probes.batches import BatchPart, Features, pick_dtype
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
@@ -145,7 +145,7 @@ def fit(
     """Fit our probes, one per C."""
     task = problem.task
     weight_KT = np.tile(variant_weights(task, task.train_T), (len(Cs), 1))
-    config = ProbeConfig(tolerance=TOLERANCE, passes=most)
+    config = ProbeConfig(expert=ExpertConfig(tolerance=TOLERANCE, passes=most))
     return fit_heads(TrainingRows(features, task, weight_KT, times_SN), config, Cs, start)
 
 
@@ -232,11 +232,12 @@ def ours(
 ) -> Outcome:
     """Train our heads, one per setting."""
     began = time.perf_counter()
-    config = ProbeConfig(validation_rows=len(problem.val_R), seed=seed)
+    config = ProbeConfig(seed=seed)
     features = Features(problem.table, problem.standard, CPU, dtype)
-    part = BatchPart(problem.task, stream_of(problem.task, "variant", 0), BATCH)
+    part = BatchPart(problem.task, stream_of(problem.task, 0), BATCH)
     grid = [Setting(lr, decay, hidden) for lr, decay in settings]
-    trained = list(train(features, [part], grid, config, len(problem.batches)).values())
+    with patch.object(ProbeConfig, "validation_rows", len(problem.val_R)):
+        trained = list(train(features, [part], grid, config, len(problem.batches)).values())
     spent = time.perf_counter() - began
 
     def test(i: int) -> float:

@@ -14,9 +14,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, Strict
 
 from substyle.engine import devices
 from substyle.engine.backbones.spec import expand
+from substyle.engine.base_config import BootstrapConfig, ResourceConfig, SamplingConfig, with_shared
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.store.layout import DEFAULT_FRACTIONS, PIXELS, Codec, CropPct, Dtype, Fractions, ResampleBy
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, PIXELS, Codec, CropPct, Dtype, Fractions
 from substyle.errors import ConfigError
 from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources import SourceConfig
@@ -30,7 +31,7 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @validated("analysis")
-class AnalysisConfig:
+class AnalysisConfig(SamplingConfig, ResourceConfig):
     """Settings of the analysis. Raises ConfigError("analysis.<field>", ...)."""
 
     max_queries: Annotated[StrictInt, Field(ge=1)] = 5_000
@@ -39,22 +40,8 @@ class AnalysisConfig:
     """Maximum number of variants of training photographs to search."""
     max_images: Annotated[StrictInt, Field(ge=2)] = 2_000
     """Maximum number of photographs per split for the geometry."""
-    map_points: Annotated[StrictInt, Field(ge=0, le=20_000)] = 600
-    """Maximum number of points in the map of each backbone, which shows some of the queries. Below 30: no map."""
     ks: Annotated[Distinct[Annotated[StrictInt, Field(ge=1, le=2048)]], AfterValidator(_ascending)] = (1, 5, 10, 50)
     """Numbers of neighbours of the k-NN classifier, ascending."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0)] = 0
-    """Seed of samples, bootstrap and k-means. Defaults to the study's."""
-    device: str = AUTO
-    """Device for nearest neighbours and clusters: cpu, cuda, cuda:N, or ``auto``: the first GPU if FAISS supports it,
-    else the CPU."""
-    threads: Annotated[StrictInt, Field(ge=0, le=1024)] = 0
-    """CPU threads; 0 keeps the defaults of the libraries."""
-
-    def __post_init__(self) -> None:
-        devices.check(self.device, AUTO, "analysis.")
 
 
 BATCH, GPU_BATCH = 32, 256  # default batch sizes in images
@@ -65,16 +52,11 @@ BackbonePrecision = Literal["auto", Precision, EightBits]
 
 
 @validated("embed")
-class EmbedConfig:
+class EmbedConfig(ResourceConfig):
     """How embeddings are computed."""
 
     batch: Annotated[StrictInt, Field(ge=1, le=4096)] | None = None
     """Batch size in images. Default: 32 on a CPU, 256 on a GPU."""
-    threads: Annotated[StrictInt, Field(ge=0, le=1024)] = 0
-    """CPU threads; 0 uses all."""
-    device: str = AUTO
-    """Device for decoding, transformations and embedding: cpu, cuda, cuda:N, or ``auto``: the first GPU visible to
-    torch, else the CPU."""
     runtime: Annotated[str, Field(json_schema_extra={"enum": [AUTO, *devices.RUNTIMES]})] = AUTO
     """Runtime of compiled backbones: openvino or torch on a CPU, tensorrt or torch on a GPU; ``auto`` selects the first
     of these that is installed."""
@@ -95,7 +77,7 @@ class EmbedConfig:
     """Images per shard (unit of work), a power of two; 0 selects 16 to 1,024 by the number of photographs."""
 
     def __post_init__(self) -> None:
-        devices.check(self.device, self.runtime, "embed.")
+        devices.check(self.device, self.runtime)
         devices.require_precision(self.runtime, "embed.precision", self.precision)
 
     @property
@@ -110,7 +92,7 @@ class EmbedConfig:
             shard_rows: R of an existing store. Batches do not cross shards, so on a GPU, whose graphs take whole
                 batches, the default batch is at most a shard.
         """
-        found = devices.resolve(self.device, self.runtime, "embed.")
+        found = devices.resolve(self.device, self.runtime)
         found.require_precision("embed.precision", self.precision)
         here = replace(self, device=found.device, runtime=found.runtime)
         rows = shard_rows or self.shard_rows
@@ -209,7 +191,7 @@ class ExecutorConfig:
     """Processes that embed shards."""
 
     kind: Literal["local", "ray"] = "local"
-    """``local``: this process; ``ray``: workers of a Ray cluster, each with its own GPU or, on CPUs, ``embed.threads``
+    """``local``: this process; ``ray``: workers of a Ray cluster, each with its own GPU or, on CPUs, ``threads``
     cores."""
     address: str = ""
     """Address of a running Ray cluster: ``host:port``, or ``auto`` for the one on this machine. Default: $RAY_ADDRESS,
@@ -243,7 +225,7 @@ class ExecutorConfig:
         if importlib.util.find_spec("ray") is None:
             raise ConfigError("executor.kind", RAY, f"{LOCAL} (ray is not installed; install the extra ray)")
         if config.device not in _CPU_OR_GPU:
-            raise ConfigError("embed.device", config.device, f"{', '.join(_CPU_OR_GPU)} (Ray assigns the GPUs)")
+            raise ConfigError("device", config.device, f"{', '.join(_CPU_OR_GPU)} (Ray assigns the GPUs)")
         found = config.here(shard_rows)
         return dataclasses.replace(found, threads=config.threads or self._share(found))
 
@@ -304,7 +286,7 @@ def _or_names(schema: dict[str, Any]) -> None:
 
 
 @validated()
-class Study:
+class Study(BootstrapConfig, ResourceConfig):
     """Configuration of a study."""
 
     name: str
@@ -327,11 +309,6 @@ class Study:
     suite: str = "substance31"
     """Suites, suite files (``.toml``) and transformations, joined by ``+`` or commas. ``@3`` after a name fixes the
     severity, ``@1..5`` takes each of these."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of variants, splits, probes and samples."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap: photographs, or whole folders if photographs of one folder are not independent (crops of
-    one picture, frames of one video)."""
     canvas: Annotated[StrictInt, Field(ge=32, le=1024, multiple_of=4)] = 224
     """Side of the canvas in pixels."""
     orientation: Orientation = "ignore"
@@ -372,6 +349,10 @@ class Study:
 
     def __post_init__(self) -> None:
         labels_of(self.backbones)
+        for name in ("embed", "probes", "analysis"):
+            object.__setattr__(self, name, with_shared(getattr(self, name), self, name))
+        stages = {name: with_shared(table, self, name) for name, table in self.stages.items()}
+        object.__setattr__(self, "stages", stages)
 
     def settings(self) -> Settings:
         """Load the plug-ins and return the settings of variants. Raises ConfigError for an unknown suite."""

@@ -129,30 +129,34 @@ def require_precision(runtime: str, field: str, precision: str) -> None:
         )
 
 
-def check(device: str, runtime: str, prefix: str = "") -> None:
+def check_device(name: str) -> None:
+    """Raise ConfigError unless ``name`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    if _DEVICE.fullmatch(name) is None:
+        raise ConfigError("device", name, "auto, cpu, cuda or cuda:N")
+
+
+def check(device: str, runtime: str) -> None:
     """Validate device and runtime independently of this machine.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         runtime: ``auto`` or one of `RUNTIMES`.
-        prefix: prefix of field names in errors.
 
     Raises:
         ConfigError: an unknown name, or an incompatible combination.
     """
-    if _DEVICE.fullmatch(device) is None:
-        raise ConfigError(f"{prefix}device", device, "auto, cpu, cuda or cuda:N")
+    check_device(device)
     if runtime not in (AUTO, *RUNTIMES):
-        raise ConfigError(f"{prefix}runtime", runtime, ", ".join((AUTO, *RUNTIMES)))
+        raise ConfigError("embed.runtime", runtime, ", ".join((AUTO, *RUNTIMES)))
     if device == "cpu" and runtime not in (AUTO, *ON_CPU):
-        why = f"TensorRT requires an NVIDIA GPU, and {prefix}device is cpu"
-        raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *ON_CPU))} ({why})")
+        why = "TensorRT requires an NVIDIA GPU, and device is cpu"
+        raise ConfigError("embed.runtime", runtime, f"{', '.join((AUTO, *ON_CPU))} ({why})")
     if device.startswith("cuda") and runtime not in (AUTO, *ON_GPU):
-        why = f"OpenVINO runs on the CPU, and {prefix}device is {device}"
-        raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *ON_GPU))} ({why})")
+        why = f"OpenVINO runs on the CPU, and device is {device}"
+        raise ConfigError("embed.runtime", runtime, f"{', '.join((AUTO, *ON_GPU))} ({why})")
 
 
-def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target:
+def resolve(device: str = AUTO, runtime: str = AUTO) -> Target:
     """Resolve device and runtime on this machine.
 
     Device ``auto`` is the first GPU visible to torch, else the CPU; runtime ``auto`` is the first of `ON_GPU` or
@@ -165,27 +169,27 @@ def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target
 
     from substyle.kernels.dispatch import as_device, available
 
-    check(device, runtime, prefix)
+    check(device, runtime)
     if device == AUTO:
         gpu = torch.cuda.is_available() and runtime != "openvino"
         if not gpu and runtime != "openvino":
-            _require_no_gpu(f"{prefix}device", torch.version.cuda)
+            _require_no_gpu(torch.version.cuda)
         device = "cuda:0" if gpu else "cpu"
     if device != "cpu":
-        device = str(as_device(device, f"{prefix}device"))
+        device = str(as_device(device))
     on_gpu = device != "cpu"
     known = ON_GPU if on_gpu else ON_CPU
     if runtime != AUTO and runtime not in known:  # TensorRT without a GPU; `check` rejects the other cases
-        raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *known))} (available: {available()})")
+        raise ConfigError("embed.runtime", runtime, f"{', '.join((AUTO, *known))} (available: {available()})")
     if runtime == AUTO:
         return Target(device, next(name for name in known if missing(name, chosen=False) is None))
     if why := missing(runtime, chosen=True):
         others = ", ".join((AUTO, *(name for name in known if name != runtime)))
-        raise ConfigError(f"{prefix}runtime", runtime, f"{others} ({why})")
+        raise ConfigError("embed.runtime", runtime, f"{others} ({why})")
     return Target(device, runtime)
 
 
-def _require_no_gpu(field: str, cuda: str | None) -> None:
+def _require_no_gpu(cuda: str | None) -> None:
     """Raise ConfigError if a CUDA build of torch cannot use a GPU of this machine; warn if torch is a CPU build."""
     driver = hardware.driver()
     if not driver.gpus:
@@ -197,7 +201,7 @@ def _require_no_gpu(field: str, cuda: str | None) -> None:
         )
         return
     why = driver.too_old(cuda) or "torch cannot initialise CUDA"
-    raise ConfigError(field, AUTO, f"cpu; {driver.gpus[0]} cannot be used: {why}")
+    raise ConfigError("device", AUTO, f"cpu; {driver.gpus[0]} cannot be used: {why}")
 
 
 def missing(runtime: str, *, chosen: bool) -> str | None:

@@ -79,18 +79,19 @@ PathOrAddress = Annotated[Path | str, PlainValidator(_path_or_address), WithJson
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
-def validated(path: str = "") -> Callable[[type[T]], type[T]]:
+def validated(path: str = "", *, kw_only: bool = False) -> Callable[[type[T]], type[T]]:
     """Class decorator: a frozen pydantic dataclass that raises ConfigError.
 
     Docstrings of attributes become descriptions in the JSON Schema.
 
     Args:
         path: path of the table in a study file, such as ``probes``; prefix of field names in errors.
+        kw_only: as of `dataclasses.dataclass`, for fields that a whole study and its tables inherit.
     """
 
     def decorate(kind: type[T]) -> type[T]:
         config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-        made: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(kind)
+        made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=kw_only, config=config)(kind)
         validate = made.__init__
 
         @wraps(validate)
@@ -110,15 +111,16 @@ def _config_error(kind: type, path: str, invalid: ValidationError) -> ConfigErro
     """Convert the first error; unknown fields take precedence: a typo also makes the intended field missing."""
     errors = invalid.errors(include_url=False)
     error = min(errors, key=lambda each: each["type"] != "unexpected_keyword_argument")
-    names = [field.name for field in dataclasses.fields(kind)]
-    first, *inner = error["loc"]
+    names = [field.name for field in dataclasses.fields(kind) if not field.kw_only]
+    (first, *inner), shared = error["loc"], bool(path)
     first = names[first] if isinstance(first, int) and first < len(names) else first  # an argument by position
     for part in (first, *inner):
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     allowed = _ALLOWED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
     allowed = allowed.removeprefix("Value error, ").removeprefix("Input should be ")
     if error["type"] == "unexpected_keyword_argument":
-        known = [field.name for field in dataclasses.fields(_table(kind, (first, *inner[:-1]) if inner else ()))]
+        table = _table(kind, (first, *inner[:-1]) if inner else ())
+        known = [field.name for field in dataclasses.fields(table) if not (shared or inner) or not field.kw_only]
         near = get_close_matches(str(error["loc"][-1]), known, n=1)
         allowed = f"the fields {', '.join(known)}{f' (did you mean {near[0]}?)' if near else ''}"
     if error["type"] == "missing":

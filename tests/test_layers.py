@@ -16,7 +16,7 @@ LAYERS = (
     ("pipelines", "engine.devices", "engine.cuda"),
     ("engine.backbones",),
     ("engine.store", "engine.style_transfer"),
-    ("engine.results",),
+    ("engine.results", "engine.base_config"),
     ("engine.probes", "engine.report"),
     ("engine.config",),
     ("engine.embedding", "engine.analysis"),

@@ -12,7 +12,7 @@ from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.probe_tables import made
 from benchmarks.gpu_check.rows import Row, correctness
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.objective import StoredObjective
@@ -82,6 +82,6 @@ def fitted(table: EmbeddingTable, device: torch.device, dtype: torch.dtype, star
     One pass moves no head.
     """
     rows = rows_of(table, device, dtype)
-    config = ProbeConfig(tolerance=TOLERANCE, passes=1000 if start is None else 1)
+    config = ProbeConfig(expert=ExpertConfig(tolerance=TOLERANCE, passes=1000 if start is None else 1))
     Cs = [*CS, *CS[-1:] * RESAMPLES]
     return fit_heads(rows, config, Cs, start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import FLOAT16, HOW, INT8, STREAMED, hold, standard_of
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import fine_task
@@ -56,7 +57,7 @@ def _rows(bench: Bench) -> Iterator[Row]:
     rng = np.random.default_rng(1)
     t, n = rng.integers(len(SUITE), size=bench.sizes.rows), rng.integers(len(table.keys), size=bench.sizes.rows)
     for how in HOW:
-        config = ProbeConfig(table=how, stream_buffer=BUFFER)
+        config = ProbeConfig(expert=ExpertConfig(table=how))
         got, expected = (
             Features(hold(table, config, where), standard, where, torch.float32)(t, n).cpu()
             for where in (bench.device, CPU)
@@ -70,11 +71,12 @@ def _trainings(bench: Bench) -> Iterator[Row]:
     """Fine, coarse, class and multi-task probes, and the rotation: accuracies as on the CPU."""
     table = made(2 * bench.sizes.rows, bench.sizes.dim)
     config = ProbeConfig(
-        widths=(bench.sizes.hidden,), mlp_steps=60, multitask_steps=40, doublings=1, batch=bench.sizes.rows // 4,
-        resamples=2, redraws=2, bootstrap=100, stream_buffer=BUFFER, save=False, precision="fp32",
+        widths=(bench.sizes.hidden,), mlp_steps=60, multitask_steps=40, resamples=2, redraws=2, bootstrap=100,
+        expert=ExpertConfig(doublings=1, batch=bench.sizes.rows // 4, precision="fp32", table=FLOAT16),
     )  # fmt: skip
-    expected = accuracies(table, replace(config, device="cpu", table=FLOAT16))
-    found = {how: accuracies(table, replace(config, device=str(bench.device), table=how)) for how in HOW}
+    expected = accuracies(table, replace(config, device="cpu"))
+    held = {how: replace(config.expert, table=how) for how in HOW}
+    found = {how: accuracies(table, replace(config, device=str(bench.device), expert=held[how])) for how in HOW}
     for how in HOW:
         bench.require(1.0)
         apart = max(abs(found[how][name] - value) for name, value in expected.items())
@@ -85,6 +87,7 @@ def _trainings(bench: Bench) -> Iterator[Row]:
     yield correctness(PART, "whole trainings: streamed learns what float16 learns", same, "every accuracy alike")
 
 
+@patch.object(ProbeConfig, "stream_buffer", BUFFER)
 def accuracies(table: EmbeddingTable, config: ProbeConfig) -> dict[str, float]:
     """Test accuracies of every probe that is trained, by name."""
     outcome = run_probes(table, config, out_dir=None, quiet=True)
@@ -94,7 +97,7 @@ def accuracies(table: EmbeddingTable, config: ProbeConfig) -> dict[str, float]:
 def _loading(bench: Bench) -> Row:
     """Bytes a second from memory of the host to a float16 table on the device, through the buffer."""
     table = made(64 * bench.sizes.rows, bench.sizes.width)
-    config = ProbeConfig(table=INT8 if bench.device.type == "cpu" else FLOAT16, stream_buffer=1 << 28)
+    config = ProbeConfig(expert=ExpertConfig(table=INT8 if bench.device.type == "cpu" else FLOAT16))
     size = float(np.prod(table.x_TND.shape)) * 2
     limit = min(10.0, bench.left())
     timed = bench.clock.seconds(

@@ -38,11 +38,11 @@ def search_device(name: str = AUTO) -> torch.device:
     If FAISS does not support GPUs, it is the CPU, and a note is printed once.
 
     Raises:
-        ConfigError("analysis.device"): the device is not available.
+        ConfigError("device"): the device is not available.
     """
     if name == AUTO:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = as_device(name, "analysis.device")
+    device = as_device(name)
     if device.type == "cuda" and gpu_resources() is None:
         _say_unused()
         return CPU

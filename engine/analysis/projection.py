@@ -20,7 +20,7 @@ PROJECTIONS = {"umap": "umap", "pacmap": "pacmap", "tsne": "sklearn"}
 SIDE = 1000
 """Coordinates of a map are whole numbers from 0 to this."""
 
-_FEWEST = 30  # rows of a map
+POINTS, _FEWEST = 600, 30  # rows of a map: at most, and at least
 _PERPLEXITY = 30.0
 _STEPS = 500  # as good as the default of 1000 for up to some thousand points, in half the time
 
@@ -62,16 +62,14 @@ def embedding_map(table: EmbeddingTable, queries: SampledRows, config: AnalysisC
 
     Args:
         queries: `geometry.query_rows` of the table, of which as many whole photographs are shown as fit in
-            ``map_points``.
+            `POINTS`.
 
     Returns:
         ``{"map": {"x", "y", "transformation", "class", "transformations", "coarse"}}``: coordinates from 0 to `SIDE`,
         index of the transformation and of the class (-1: none) of each point; names and coarse classes of the
         transformations. Empty if there are fewer than 30 variants with different embeddings.
     """
-    if config.map_points < _FEWEST:
-        return {}
-    count = max(config.map_points // len(table.transformations), 1)
+    count = max(POINTS // len(table.transformations), 1)
     images = geometry.draw_images(table, table.rows(TEST), count, config.seed)
     rows = queries.take(np.isin(queries.image_R, images))
     if len(np.unique(rows.x_RD, axis=0)) < _FEWEST:

@@ -41,11 +41,18 @@ class _Parser(argparse.ArgumentParser):
 
 def _fields(name: str) -> list[str]:
     """Fields of study files with a name, by dotted name."""
+    from substyle.engine.base_config import SHARED
     from substyle.engine.config import Study
+    from substyle.engine.probes.config import ExpertConfig
 
     known: Any = Study
-    tables = {"": known, **{f"{table}.": field.annotation for table, field in known.__pydantic_fields__.items()}}
-    return [f"{table}{name}" for table, model in tables.items() if name in getattr(model, "__pydantic_fields__", ())]
+    tables = {f"{table}.": field.annotation for table, field in known.__pydantic_fields__.items()}
+    found = [name] if name in known.__pydantic_fields__ else []
+    return found + [
+        f"{table}{name}"
+        for table, model in {**tables, "probes.expert.": ExpertConfig}.items()
+        if name in getattr(model, "__pydantic_fields__", ()) and name not in SHARED
+    ]
 
 
 class _Completion(argparse.Action):
@@ -252,7 +259,7 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--store", type=place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
     run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
     run.add_argument("--profile", action="store_true", help="print the time spent in each part, and write a trace")
-    text = "auto, cpu, cuda or cuda:N (the study's); also for probes and analysis unless the study sets theirs"
+    text = "auto, cpu, cuda or cuda:N (the study's)"
     run.add_argument("--device", metavar="DEVICE", help=text)
     run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")

@@ -28,7 +28,7 @@ from substyle.pipelines.sources import Source, SourceConfig, absolute_root, desc
 from substyle.pipelines.transforms.registry import suite_name
 
 _SHOWN = 5  # variants left out by name
-_SETTABLE = ("embed.", "executor.", "source.", "limit", *PIXELS)
+_SETTABLE = ("embed.", "executor.", "source.", "device", "threads", "limit", *PIXELS)
 
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         data["embed"] = {"dtype": existing.settings.dtype, "codec": existing.settings.codec}
         data["suite"] = suite_of(existing)
     data |= {"suite": options.suite} if options.suite is not None else {}
-    study = study_of(data, changes=asked, device=options.device)
+    study = study_of(data, changes=asked)
     settings = dataclasses.replace(_settings(study, existing), **stored)
     config = study.executor.here(study.embed, existing.settings.shard_rows if existing else 0)
     source = _source(options, existing, of_source(asked))
@@ -60,7 +60,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         executor=study.executor,
         add=options.add,
         replace=options.replace,
-        asked=(study.embed.device, study.embed.runtime),
+        asked=(study.device, study.embed.runtime),
     )
     for warning in not_used(source, settings.transformations):
         print(f"warning: {warning}", file=sys.stderr)

@@ -28,7 +28,7 @@ def changes(options: argparse.Namespace, *allowed: str) -> dict[str, Any]:
     Raises:
         ConfigError: a ``--set`` without a field, or of another one.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {} if getattr(options, "device", None) is None else {"device": options.device}
     for text in getattr(options, "set", ()):
         name, equals, value = map(str.strip, text.partition("="))
         if not equals or not all(name.split(".")):

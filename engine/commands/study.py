@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from substyle.engine import observability
+from substyle.engine.base_config import SHARED, changed
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import changes, default_out, of_source, out_of
 from substyle.engine.config import Study
@@ -79,7 +80,6 @@ def _of_file(options: argparse.Namespace) -> Study:
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """What the command line sets in place of a study file or of defaults."""
     return {
-        "device": options.device,
         "allow_plugins": options.allow_plugins,
         "changes": changes(options),
     }
@@ -224,13 +224,7 @@ def _run_of(
     chosen_by_settings = [each for each in stages if hasattr(each.config, "backbones")]
     for each in chosen_by_settings if names else ():
         table: Any = table_of(each, whole)
-        # without defaults, of which an empty one may not be given
-        given = {
-            part.name: getattr(table, part.name)
-            for part in dataclasses.fields(table)
-            if getattr(table, part.name) != part.default
-        }
-        own: Any = each.config(**{**given, "backbones": tuple(names)})
+        own = changed(table, backbones=tuple(names))
         whole = dataclasses.replace(whole, stages={**whole.stages, each.name: own})
     if len(chosen_by_settings) == len(stages):
         names = []  # results of all are read
@@ -254,8 +248,7 @@ def _config(stage: AnyStage, run: Run) -> object:
     config, study = config_alone(stage, run), run.study
     assert study is not None
     if config is None and stage.name in registry.registered():
-        data = {"name": study.name, "backbones": study.backbones, "seed": study.seed, "resample_by": study.resample_by}
-        return study_of({**data, stage.name: {}}).stages[stage.name]
+        return table_of(stage, study)
     if config is None:
         raise MissingError(stage.name, "set it in a study file, or with --set")
     return config
@@ -265,8 +258,9 @@ def _defaults(options: argparse.Namespace, stages: Sequence[AnyStage], store: Em
     """The study of stages alone without a study file: default settings, and those of the command line."""
     asked, names = changes(options), [each.name for each in stages]
     for name, value in asked.items():
-        if name.partition(".")[0] not in names or ("." not in name and not isinstance(value, dict)):
-            allowed = f"fields of {', '.join(names)}, such as probes.mlp_steps; others with --study"
+        of_stage = name.partition(".")[0] in names and ("." in name or isinstance(value, dict))
+        if name not in SHARED and not of_stage:
+            allowed = f"{', '.join(SHARED)}, and fields of {', '.join(names)}; others with --study"
             raise ConfigError("--set", name, allowed)
     data = {"name": store.path.stem, "backbones": [entry.name for entry in store.backbones()]}
     return study_of(data | {"seed": store.settings.seed}, changes=asked)

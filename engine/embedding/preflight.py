@@ -287,13 +287,13 @@ def opened(field: str, folder: Path | str, source: SourceConfig) -> Source:
 
 
 def require_class_probe(field: str, given: str, counts: SplitCounts, probes: ProbeConfig) -> None:
-    """Raise ConfigError unless linear class probes are trained and saved."""
+    """Raise ConfigError unless linear class probes are trained."""
     known = set(counts.classes(TRAIN))
     if len(known) < 2:
         allowed = f"none, because it scores the class probe and the study has {len(known)} training classes"
         raise ConfigError(field, given, allowed)
-    if "semantic" not in probes.tasks or "linear" not in probes.heads or not probes.save:
-        raise ConfigError(field, given, "semantic in probes.tasks, linear in probes.heads and probes.save = true")
+    if "semantic" not in probes.tasks or "linear" not in probes.heads:
+        raise ConfigError(field, given, "semantic in probes.tasks and linear in probes.heads")
 
 
 def require_trained_on(field: str, given: Sequence[str], study: Study, *, computed: bool = False) -> None:

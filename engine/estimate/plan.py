@@ -53,7 +53,7 @@ class BackboneCost:
 
     Attributes:
         store_bytes: size in the store.
-        held: storage on an otherwise empty GPU during probe training, `[probes] table = "auto"`.
+        held: storage on an otherwise empty GPU during probe training, `[probes.expert] table = "auto"`.
         embeddings_per_s: on one GPU; None for a control, and for a layer computed in the pass of a deeper one.
         gpu_hours: of this backbone alone.
     """

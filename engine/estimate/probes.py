@@ -84,7 +84,7 @@ class ProbedTable:
     def stored(self, seen: int, config: ProbeConfig) -> int:
         """Number of rows that a pass over so many transformations reads as stored; 0 if rows are gathered."""
         several = 1 if seen == 1 else len(self.transformations)
-        half = self.how == FLOAT16 and self.itemsize == 2 and config.precision != "fp32"
+        half = self.how == FLOAT16 and self.itemsize == 2 and config.expert.precision != "fp32"
         return self.photographs * several if half and self.train * seen >= objective.DENSE * several else 0
 
 
@@ -114,7 +114,7 @@ def parts(table: ProbedTable, config: ProbeConfig, device: Device, *, backbone: 
         others: number of other backbones, with which scores are compared.
     """
     control = backbone.startswith("control:")
-    rotated = config.rotate and (config.rotate_controls or not control)
+    rotated = config.rotate == "all" or (config.rotate == "networks" and not control)
     linear = list(_linear(table, config, device, others, rotated=rotated))
     mlps = list(_mlps(table, config, device, others, multitask=not control))
     seconds: Parts = {}
@@ -143,10 +143,10 @@ def _linear(table: ProbedTable, config: ProbeConfig, device: Device, others: int
         rotations = tasks["fine"][0] - 1 + redraws if rotated else 0
         heads = {GRID: len(config.Cs), SINGLE: 1, RESAMPLES: config.resamples, ROTATION: rotations}[kind]
         fitted = heads and name in config.tasks and tasks[name][0] > 1 and "linear" in config.heads
-        if not fitted or (narrow and not 0 < config.equal_width < table.width):
+        if not fitted or (narrow and not 0 < config.expert.equal_width < table.width):
             continue
         classes, seen = (tasks[name][0], variants) if kind == ROTATION else tasks[name]
-        width, outputs = config.equal_width if narrow else table.width, max(1.0, heads * left) * classes
+        width, outputs = config.expert.equal_width if narrow else table.width, max(1.0, heads * left) * classes
         rows, stored = table.train * table.photographs * seen, table.stored(seen, config)
         gpu = passes * linear_pass(table, stored or rows, width, outputs, device, stored=stored > 0)
         if stored:
@@ -163,11 +163,11 @@ def _mlps(table: ProbedTable, config: ProbeConfig, device: Device, others: int, 
     trainings = [(grid(config), config.mlp_steps, *sizes, config.mlp_resamples) for sizes in of_tasks]
     if multitask and "multitask" in config.tasks and {"fine", "semantic"} <= tasks.keys():
         groups = (mlp.JOINT, mlp.TWIN_FINE, mlp.TWIN_SEMANTIC)
-        grids = product(config.multitask_learning_rates, config.mlp_weight_decays, config.widths, groups)
+        grids = product(config.multitask_learning_rates, config.expert.mlp_weight_decays, config.widths, groups)
         joint = [Setting(rate, decay, width, group=group) for rate, decay, width, group in grids]
         trainings.append((joint, config.multitask_steps, tasks["fine"][0] + tasks["semantic"][0], variants, 0))
     for settings, steps, classes, seen, resamples in trainings:
-        batch = mlp.batch_size(round(table.train * table.photographs * seen), config.batch)
+        batch = mlp.batch_size(round(table.train * table.photographs * seen), config.expert.batch)
         best = list({setting.group: setting for setting in settings}.values())
         longer = best + settings[:1] * resamples
         gpu = steps * step(settings, batch, table.width, classes, device)

@@ -59,7 +59,7 @@ class Features:
     def of_task(cls, held: Dataset, task: Task, config: ProbeConfig) -> Features:
         """Features standardised over the training rows of a task."""
         standard = standard_of(held.table, task, config.seed)
-        return cls(held, standard, held.device, pick_dtype(config.precision, held.device))
+        return cls(held, standard, held.device, pick_dtype(config.expert.precision, held.device))
 
     @property
     def width(self) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import field
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt
+from pydantic import Field, StrictFloat, StrictInt
 
-from substyle.engine import devices
-from substyle.engine.devices import AUTO
-from substyle.engine.store.layout import ResampleBy
+from substyle.engine.base_config import BootstrapConfig, ResourceConfig
 from substyle.pipelines.validation import Distinct, validated
 
 C_RANGE = (1e-8, 1e6)
@@ -22,9 +21,48 @@ Steps = Annotated[StrictInt, Field(ge=1, le=10**8)]
 Resamples = Annotated[StrictInt, Field(ge=0, le=64)]
 
 
+@validated("probes.expert")
+class ExpertConfig:
+    """Settings of probes that hardly any study changes."""
+
+    tolerance: Annotated[StrictFloat, Field(ge=1e-7, le=1e-2)] = 3e-4
+    """Largest gradient of a converged linear head relative to its objective. The selected C is fitted to a third of the
+    gradient reached until this changes the accuracy by at most a fifth of a point."""
+    passes: Annotated[StrictInt, Field(ge=1, le=10**6)] = 1000
+    """Maximum passes over the training rows per fit."""
+    mlp_weight_decays: Distinct[WeightDecay] = (1e-1,)
+    """Grid of AdamW weight decays of MLPs."""
+    batch: Annotated[StrictInt, Field(ge=2, le=1 << 20)] = 1024
+    """Maximum batch size of MLPs; reduced on small tables, so that an epoch has at least 16 steps."""
+    doublings: Annotated[StrictInt, Field(ge=1, le=20)] = 5
+    """Maximum number of doublings of the steps, and of reductions of a linear head's tolerance."""
+    dropout: Annotated[StrictFloat, Field(ge=0, lt=1)] = 0.2
+    """Dropout probability of hidden units."""
+    equal_width: Annotated[StrictInt, Field(ge=0, le=65536)] = 256
+    """Width of a random projection on which linear heads are also fitted, to compare backbones of different width; 0
+    disables it. Narrower embeddings are skipped."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the matrix products of MLPs; ``auto`` is bf16 if the device supports it. Linear heads are solved in
+    float32, on a GPU first over rows as stored, in float16 products as precise as float32, unless this is ``fp32``."""
+    table: Literal["auto", "float16", "int8", "streamed"] = "auto"
+    """How embeddings are held on the device. float16: all rows, as stored; int8: all rows, standardised and rounded to
+    8 bits with one float32 scale each; streamed: rows of the next steps are read from the store during training;
+    ``auto``: the first of these that takes at most 0.8 of the free memory, and streamed from host memory beside a GPU
+    if all rows take at most 0.8 of that. All draw the same rows; streamed and float16
+    give bit-identical probes. Standardisation always uses the stored embeddings."""
+
+
 @validated("probes")
-class ProbeConfig:
+class ProbeConfig(BootstrapConfig, ResourceConfig):
     """Settings of probes. Raises ConfigError with the field ``probes.<field>``."""
+
+    task_weight: ClassVar[float] = 0.5
+    """Weight of the transformation loss of the multi-task MLP; the class loss has the rest."""
+    validation_rows: ClassVar[int] = 8192
+    """Maximum number of validation rows, a fixed sample."""
+    stream_buffer: ClassVar[int] = 1 << 30
+    """Bytes of the double buffer in host memory (pinned for a GPU, which uses as many again) for loading or streaming
+    embeddings. Linear heads stream blocks, two of which take 64 MiB of float16, and 256 MiB for a GPU."""
 
     tasks: Distinct[Task] = ("fine", "coarse", "semantic", "multitask")
     """Tasks: the transformation, its coarse class, the class of the photograph, or transformation and class jointly."""
@@ -33,75 +71,26 @@ class ProbeConfig:
     Cs: Distinct[InversePenalty] = (1e-3, 1e-2, 1e-1)
     """Grid of inverse regularisation strengths of linear heads, as in scikit-learn's LogisticRegression. The grid is
     extended tenfold while the best C is at an end."""
-    tolerance: Annotated[StrictFloat, Field(ge=1e-7, le=1e-2)] = 3e-4
-    """Largest gradient of a converged linear head relative to its objective. The selected C is fitted to a third of the
-    gradient reached until this changes the accuracy by at most a fifth of a point."""
-    passes: Annotated[StrictInt, Field(ge=1, le=10**6)] = 1000
-    """Maximum passes over the training rows per fit."""
     mlp_learning_rates: Distinct[LearningRate] = (1e-2, 3e-3, 1e-3)
     """Grid of peak learning rates of MLPs."""
-    mlp_weight_decays: Distinct[WeightDecay] = (1e-1,)
-    """Grid of AdamW weight decays of MLPs."""
     widths: Distinct[Width] = (2048,)
     """Grid of numbers of hidden units of MLPs."""
     multitask_learning_rates: Distinct[LearningRate] = (1e-2, 3e-3, 1e-3)
     """Grid of peak learning rates of the multi-task MLP and its single-task twins."""
-    task_weight: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.5
-    """Weight of the transformation loss of the multi-task MLP; the class loss has the rest."""
     resamples: Resamples = 5
     """Number of linear heads refitted on resampled training photographs; their spread is the training part of the
     standard error."""
     mlp_resamples: Resamples = 0
     """The same for MLPs; each needs a separate training."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    batch: Annotated[StrictInt, Field(ge=2, le=1 << 20)] = 1024
-    """Maximum batch size of MLPs; reduced on small tables, so that an epoch has at least 16 steps."""
     mlp_steps: Steps = 150
     """Optimiser steps of the first training, which selects the setting. The setting is retrained with twice the steps
     until that gains at most half a point of validation accuracy; the training of the highest one is used."""
     multitask_steps: Steps = 150
     """The same for the multi-task MLP."""
-    doublings: Annotated[StrictInt, Field(ge=1, le=20)] = 5
-    """Maximum number of doublings of the steps, and of reductions of a linear head's tolerance."""
-    validation_rows: Annotated[StrictInt, Field(ge=1, le=10**8)] = 8192
-    """Maximum number of validation rows, a fixed sample."""
-    dropout: Annotated[StrictFloat, Field(ge=0, lt=1)] = 0.2
-    """Dropout probability of hidden units."""
-    sampling: Literal["variant", "cross"] = "variant"
-    """``variant`` draws one random variant per image; ``cross`` iterates over all (image, variant) pairs."""
-    rotate: StrictBool = True
-    """Also hold out each transformation in turn (linear heads)."""
-    rotate_controls: StrictBool = True
-    """Whether ``rotate`` and ``redraws`` include controls."""
+    rotate: Literal["all", "networks", "none"] = "all"
+    """Backbones of which each transformation is also held out in turn, and random sets of them (linear heads):
+    networks and controls, networks alone, or none."""
     redraws: Annotated[StrictInt, Field(ge=0, le=1000)] = 20
-    """Number of random sets of held-out transformations to evaluate (linear heads)."""
-    equal_width: Annotated[StrictInt, Field(ge=0, le=65536)] = 256
-    """Width of a random projection on which linear heads are also fitted, to compare backbones of different width; 0
-    disables it. Narrower embeddings are skipped."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the matrix products of MLPs; ``auto`` is bf16 if the device supports it. Linear heads are solved in
-    float32, on a GPU first over rows as stored, in float16 products as precise as float32, unless this is ``fp32``."""
-    device: str = AUTO
-    """Training device: cpu, cuda, cuda:N, or ``auto``: the first GPU visible to torch, else the CPU."""
-    table: Literal["auto", "float16", "int8", "streamed"] = "auto"
-    """How embeddings are held on the device. float16: all rows, as stored; int8: all rows, standardised and rounded to
-    8 bits with one float32 scale each; streamed: rows of the next steps are read from the store during training;
-    ``auto``: the first of these that takes at most 0.8 of the free memory, and streamed from host memory beside a GPU
-    if all rows take at most 0.8 of that. All draw the same rows; streamed and float16
-    give bit-identical probes. Standardisation always uses the stored embeddings."""
-    stream_buffer: Annotated[StrictInt, Field(ge=1 << 16, le=1 << 40)] = 1 << 30
-    """Bytes of the double buffer in host memory (pinned for a GPU, which uses as many again) for loading or streaming
-    embeddings. Linear heads stream blocks, two of which take 64 MiB of float16, and 256 MiB for a GPU."""
-    threads: Annotated[StrictInt, Field(ge=0, le=1024)] = 0
-    """CPU threads at most; passes of less than a millisecond use one. 0 keeps torch's default. Several backbones are
-    computed at the same time, each in a process with a part of the threads; 1: one after another."""
-    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
-    """Number of bootstrap resamples."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of sampling, initial weights, dropout and bootstrap. Defaults to the study's."""
-    save: StrictBool = True
-    """Whether to save trained probes."""
-
-    def __post_init__(self) -> None:
-        devices.check(self.device, AUTO, "probes.")
+    """Number of random sets of held-out transformations of these backbones."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """Further settings, the table `[probes.expert]`."""

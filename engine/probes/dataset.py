@@ -81,10 +81,8 @@ class MemoryBudget:
         """
         chosen = next((how for how in HOW if self.fits(how)), STREAMED) if requested == "auto" else requested
         if not self.fits(chosen):
-            field, given = ("stream_buffer", self.buffer) if chosen == STREAMED else ("table", requested)
-            others = [how for how in HOW if self.fits(how)]
-            allowed = f"{', '.join(others) or 'nothing fits'}" if field == "table" else "a size that fits"
-            raise ConfigError(f"probes.{field}", given, f"{allowed} ({self.words(chosen)})")
+            others = ", ".join(how for how in HOW if self.fits(how)) or "nothing fits"
+            raise ConfigError("probes.expert.table", requested, f"{others} ({self.words(chosen)})")
         return chosen
 
     def words(self, how: str) -> str:
@@ -253,8 +251,8 @@ class Streamed:
         each = size * self.table.width * self.table.x_TND.dtype.itemsize
         at_once = min(rows_of_half(self.buffer, each), steps)
         if at_once < 1:
-            allowed = f"at least {2 * each}, two steps of {size} rows of width {self.table.width}"
-            raise ConfigError("probes.stream_buffer", self.buffer, allowed)
+            allowed = f"a batch of which two fit into {self.buffer} bytes, unlike rows of width {self.table.width}"
+            raise ConfigError("probes.expert.batch", size, allowed)
         return ReadAhead(self.table, self.device, draw, size=size, steps=steps, at_once=at_once)
 
 
@@ -269,12 +267,12 @@ def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, qu
         SubstyleError: embeddings are not finite.
     """
     in_memory = isinstance(table.x_TND, np.ndarray)
-    if in_memory and device.type == "cpu" and config.table in ("auto", FLOAT16):
+    if in_memory and device.type == "cpu" and config.expert.table in ("auto", FLOAT16):
         return Resident.of(table, device)  # no copy needed
     itemsize = table.x_TND.dtype.itemsize
     room = MemoryBudget(table.x_TND.shape, itemsize, free_bytes(device), config.stream_buffer, str(device))
-    how = room.choose(config.table)
-    beside = how == STREAMED and config.table == "auto" and room.needs(FLOAT16) <= SHARE * free_bytes(CPU)
+    how = room.choose(config.expert.table)
+    beside = how == STREAMED and config.expert.table == "auto" and room.needs(FLOAT16) <= SHARE * free_bytes(CPU)
     if not quiet:
         source = " from host memory" if beside else ""
         print(f"probes {table.backbone}: embeddings {room.words(how)}{source}", file=sys.stderr, flush=True)

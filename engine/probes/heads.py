@@ -56,7 +56,7 @@ class Setting:
 
 def grid(config: ProbeConfig) -> list[Setting]:
     """The settings of a single-task MLP."""
-    mlp = product(config.mlp_learning_rates, config.mlp_weight_decays, config.widths)
+    mlp = product(config.mlp_learning_rates, config.expert.mlp_weight_decays, config.widths)
     return [Setting(lr, wd, width) for lr, wd, width in mlp]
 
 

@@ -149,7 +149,7 @@ def rotate(
         difference = float(max(validated(a) - validated(b), key=abs))
         return difference, abs(difference) <= linear.AGREEMENT
 
-    (*_, fit), difference, _ = until_agreed(fitted(None, tolerance), fitted, compared, config.doublings)
+    (*_, fit), difference, _ = until_agreed(fitted(None, tolerance), fitted, compared, config.expert.doublings)
     score_TN, by_generator_TN = np.full((2, len(table.transformations), len(images)), np.nan, np.float32)
     redrawn: list[float] = []
     for k, held in enumerate(sets):
@@ -194,7 +194,7 @@ def report_rotation(
         **judged.numbers("styles", uniform_over(styles, count)),
         "by_transformation": {name: one.entries("accuracy") for name, one in each.items()},
         **({"generators": generators} if generators else {}),
-        **rotation.describe(config.tolerance),
+        **rotation.describe(config.expert.tolerance),
     }
 
 

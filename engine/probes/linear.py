@@ -112,7 +112,7 @@ def fit_linear(
         return compare(agreement, a.heads, b.heads, AGREEMENT)
 
     C, grid = _search_C(solved, validation, config.Cs)
-    fits, difference, agreed = until_agreed(grid[C], partial(solved, [C]), compared, config.doublings)
+    fits, difference, agreed = until_agreed(grid[C], partial(solved, [C]), compared, config.expert.doublings)
     fit = fits[-1]
     # resamples would not reach a tolerance either that this fit does not reach
     loosest = fit if fit.converged_K.all() else fits[-2]
@@ -126,7 +126,7 @@ def fit_linear(
         resampled = fit_heads(times, config, [C] * len(times_SN), None, tolerance, basis=basis, advance=advance)
     (accuracy,), _ = validation.judge(fit.heads)
     tried = tuple(sorted(grid))
-    return Linear(C, tried, float(accuracy), fit, difference, agreed, config.tolerance, tolerance, resampled)
+    return Linear(C, tried, float(accuracy), fit, difference, agreed, config.expert.tolerance, tolerance, resampled)
 
 
 def _search_C(
@@ -211,8 +211,8 @@ def fit_heads(
     return solver.fit(
         rows,
         1.0 / (np.asarray(Cs) * count_K),
-        tolerance=config.tolerance if tolerance is None else tolerance,
-        most=config.passes,
+        tolerance=config.expert.tolerance if tolerance is None else tolerance,
+        most=config.expert.passes,
         start=start,
         basis=basis,
         advance=advance,

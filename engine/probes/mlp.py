@@ -77,8 +77,8 @@ def batch_size(rows: int, most: int) -> int:
 def part_of(features: Features, task: Task, config: ProbeConfig, share: int = 1) -> BatchPart:
     """The part of batches for a task: ``1 / share`` of the batch size."""
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
-    count = max(1, batch_size(rows, config.batch) // share)
-    stream = stream_of(task, config.sampling, config.seed, features.held.drawn_on)
+    count = max(1, batch_size(rows, config.expert.batch) // share)
+    stream = stream_of(task, config.seed, features.held.drawn_on)
     return BatchPart(task, stream, count)
 
 
@@ -90,24 +90,23 @@ def train_mlp(
     advance: Advance = lambda count: None,
     *,
     settings: Sequence[Setting] = (),
-    steps: int = 0,
 ) -> Mlp:
     """Train the MLP of a task, or heads of another grid of settings.
 
     Args:
         times_SN: as in :func:`substyle.engine.probes.linear.fit_linear`.
-        settings, steps: grid, and steps of the first training; default: those of ``config``.
+        settings: grid; default: that of ``config``.
     """
-    settings, steps = settings or grid(config), steps or config.mlp_steps
+    settings = settings or grid(config)
     judge = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
     part = part_of(features, task, config)
-    each = until_settled(features, [part], settings, config, steps, by_accuracy, [judge], advance)
+    each = until_settled(features, [part], settings, config, config.mlp_steps, by_accuracy, [judge], advance)
     found = each[""]
     resampled = []
     for s, times_N in enumerate([] if times_SN is None else times_SN):
         drawn = replace(task, train_N=np.repeat(np.arange(len(times_N)), times_N.astype(np.int64)))
         setting, steps = found.trained.setting, found.trained.steps
-        stream = stream_of(drawn, config.sampling, config.seed + s + 1, features.held.drawn_on)
+        stream = stream_of(drawn, config.seed + s + 1, features.held.drawn_on)
         own = [replace(part, stream=stream)]
         made = train(features, own, [setting], config, steps, seeds=[config.seed + s + 1], advance=advance)
         resampled.append(made[setting].heads)
@@ -127,7 +126,7 @@ def until_settled(
     """Train all settings, then retrain the best of each group with twice the steps until that no longer helps.
 
     Each group keeps the training of the highest validation accuracy (`by_accuracy`): longer ones may overfit. Stops
-    after ``config.doublings``, or when gains stop shrinking.
+    after ``config.expert.doublings``, or when gains stop shrinking.
 
     Args:
         parts: parts of each batch; every training starts at their first rows.
@@ -140,7 +139,7 @@ def until_settled(
     last = {g: max((t for s, t in made.items() if s.group == g), key=rank) for g in groups}
     best, found = dict(last), dict[str, Mlp]()
     gains = dict.fromkeys(groups, math.inf)
-    for _ in range(config.doublings):
+    for _ in range(config.expert.doublings):
         steps *= 2
         again = train(features, parts, [t.setting for t in last.values()], config, steps, advance=advance)
         for g, before in last.items():
@@ -199,7 +198,7 @@ def settings_of(fine: Task, semantic: Task, config: ProbeConfig) -> list[Setting
             loss=(weight / scale[0], (1.0 - weight) / scale[1]),
             score=(weight, 1.0 - weight),
         )
-        for lr, decay, width in product(config.multitask_learning_rates, config.mlp_weight_decays, config.widths)
+        for lr, decay, width in product(config.multitask_learning_rates, config.expert.mlp_weight_decays, config.widths)
         for group, weight in weights.items()
     ]
 

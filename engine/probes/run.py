@@ -59,7 +59,7 @@ def run_probes(
     """
     identity(table)
     names = [name for name in config.tasks if multitask or name != "multitask"]
-    run = _Run(table, config, names, out_dir if config.save else None, dict(metadata or {}), quiet)
+    run = _Run(table, config, names, out_dir, dict(metadata or {}), quiet)
     with threads(config.threads), stage(f"probes {table.backbone}", run.total, "steps", quiet=quiet) as bar:
         for name in names:
             if name == "multitask":
@@ -101,7 +101,7 @@ class _Run:
             "coarse": coarse_task(self.table, seed) if "coarse" in self.names else None,
             "semantic": semantic_task(self.table, seed),
         }
-        device = devices.resolve(self.config.device, prefix="probes.").torch_device
+        device = devices.resolve(self.config.device).torch_device
         self.held = hold(self.table, self.config, device, quiet=self.quiet)
         self.metadata["table"] = self.held.how
         self.group_N = self.table.groups(self.config.resample_by)
@@ -139,7 +139,7 @@ class _Run:
             if isinstance(single.probe, Linear) and name == "coarse":
                 self._rotate(single.probe, bar)
             if isinstance(single.probe, Linear) and name == "fine" and self._has_equal_width:
-                narrow = features.projected(self.config.equal_width, self.config.seed)
+                narrow = features.projected(self.config.expert.equal_width, self.config.seed)
                 single = self._train("equal_fine/linear", narrow, task, "linear", bar)
                 self._equal_width["fine"] = report(self.table, single, self.config, self.scored_group_N)
 
@@ -179,7 +179,7 @@ class _Run:
 
     def _rotate(self, made: Linear, bar: ProgressBar) -> None:
         task = whole_task(self.table, self.config.seed)
-        if task is None or not self.config.rotate:
+        if task is None or self.config.rotate == "none":
             return
         bar.note("rotation")
         features, _ = self.features(task)
@@ -195,18 +195,18 @@ class _Run:
         }
         self.results["coarse_redrawn"] = {"linear": report_redrawn(rotation)}
         if self._has_equal_width:
-            rotation = rotation_of(features.projected(self.config.equal_width, self.config.seed), 0)
+            rotation = rotation_of(features.projected(self.config.expert.equal_width, self.config.seed), 0)
             self.scores["equal_rotation/linear"] = rotation.score_TN
             self._equal_width["rotation"] = report_rotation(self.table, rotation, self.config, self.scored_group_N)
 
     @property
     def _has_equal_width(self) -> bool:
-        return 0 < self.config.equal_width < self.table.width
+        return 0 < self.config.expert.equal_width < self.table.width
 
     @property
     def _equal_width(self) -> dict[str, Any]:
         """Results at equal width."""
-        entry: dict[str, Any] = self.results.setdefault("equal_width", {"dim": self.config.equal_width})
+        entry: dict[str, Any] = self.results.setdefault("equal_width", {"dim": self.config.expert.equal_width})
         return entry
 
     def _save(

@@ -205,32 +205,26 @@ def _with_rows(table: EmbeddingTable, transformations: I64, images: I64) -> I64:
 
 
 class ImageStream:
-    """Training images in random order, with a uniformly random valid variant of each; or all rows in random order.
+    """Training images in random order, with a uniformly random valid variant of each.
 
-    Each image (or row) comes exactly once per epoch.
-
-    Args:
-        cross: whether epochs are of rows.
+    Each image comes exactly once per epoch.
 
     Attributes:
         answer: ``task.answer`` on the device.
     """
 
-    def __init__(self, task: Task, seed: int, device: torch.device, *, cross: bool) -> None:
+    def __init__(self, task: Task, seed: int, device: torch.device) -> None:
         may_NT = task.distinct_TN[np.ix_(task.train_T, task.train_N)].T
         some = may_NT.any(axis=1)
         self.images = _on(task.train_N[some], device)
         self.variants = _Lists(may_NT[some], task.train_T.astype(np.int16), device)
-        count = len(self.variants.flat) if cross else len(self.images)
-        self.order = Shuffle(count, seed, f"order:{task.name}")
+        self.order = Shuffle(len(self.images), seed, f"order:{task.name}")
         self.words = partial(_words, seed, f"rows:{task.name}", device)
-        self.answer, self.cross = _on(task.answer, device), cross
+        self.answer = _on(task.answer, device)
 
     def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows at positions first … first + count - 1. Shapes: (count,), (count,)."""
         item = self.order(torch.arange(first, first + count, device=self.images.device))
-        if self.cross:
-            return self.variants.at(item), self.images[self.variants.list_of(item)]
         (word,) = self.words(first, 1, count)
         return self.variants.at(self.variants.place(item, word)), self.images[item]
 
@@ -274,10 +268,6 @@ class _Lists:
         """Values at places, int64."""
         return self.flat[place_B].long()
 
-    def list_of(self, place_B: torch.Tensor) -> torch.Tensor:
-        """Lists of places."""
-        return torch.searchsorted(self.start, place_B, right=True) - 1
-
 
 def _below(count: torch.Tensor | int, word_B: torch.Tensor) -> torch.Tensor:
     """Random numbers in [0, count) from 32-bit words; probabilities are equal within count / 2**32 of each."""
@@ -300,8 +290,6 @@ def _on(values: NDArray[Any], device: torch.device) -> torch.Tensor:
 Stream = ImageStream | BalancedStream
 
 
-def stream_of(task: Task, sampling: str, seed: int, device: torch.device = CPU) -> Stream:
-    """Create the stream of a task: balanced for coarse tasks, else by image; or the full cross product."""
-    if sampling == "variant" and task.name == "coarse":
-        return BalancedStream(task, seed, device)
-    return ImageStream(task, seed, device, cross=sampling == "cross")
+def stream_of(task: Task, seed: int, device: torch.device = CPU) -> Stream:
+    """Create the stream of a task: balanced for coarse tasks, else by image."""
+    return BalancedStream(task, seed, device) if task.name == "coarse" else ImageStream(task, seed, device)

@@ -175,7 +175,7 @@ def train(
     outputs = max(part.task.outputs.stop for part in parts)
     shapes = dict.fromkeys((s.width, s.depth) for s in settings)
     alike = [[s for s in settings if (s.width, s.depth) == shape] for shape in shapes]
-    banks = [own[0].bank(own, features, outputs, seeds, config.dropout) for own in alike]
+    banks = [own[0].bank(own, features, outputs, seeds, config.expert.dropout) for own in alike]
     validation = [Validation(features, part.task, config) for part in parts]
     untrained = [_evaluated(bank, validation) for bank in banks]
     gathered = not any(bank.replayed for bank in banks)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 
 from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.base_config import with_shared
 from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts
@@ -171,6 +172,7 @@ class Stage(ABC, Generic[C, R]):
         version: increment when the same inputs give other numbers; earlier results are then outdated.
         config: class of the settings. Where these have paths, a method ``below(folder)`` returns settings whose paths
             are relative to the folder of the study file. A field ``backbones`` names the backbones that have results.
+            Fields ``seed``, ``resample_by``, ``bootstrap``, ``device`` and ``threads`` have the study's values.
         switch: the field of the settings that turns the stage off where it is empty or 0. A study without the stage's
             table then has default settings; without a switch, the table turns the stage on.
         on_demand: settings in place of empty ones, where this stage alone is computed.
@@ -287,11 +289,8 @@ class Stage(ABC, Generic[C, R]):
 
 
 def table_of(stage: Stage[C, Any], study: Study) -> C:
-    """The settings of a stage's table in a study; without one, default settings with seed and unit of the bootstrap of
-    the probes."""
-    own = {each.name for each in fields(stage.config)}  # type: ignore[arg-type]
-    shared = {name: getattr(study.probes, name) for name in ("seed", "resample_by") if name in own}
-    return study.stages.get(stage.name) or stage.config(**shared)
+    """The settings of a stage's table in a study, or without one default settings."""
+    return study.stages.get(stage.name) or with_shared(stage.config(), study, stage.name)
 
 
 def entry_of(stage: Stage[Any, R], result: R) -> Mapping[str, Any]:

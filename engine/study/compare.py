@@ -29,7 +29,7 @@ _SETUP = (
 )
 _UNKNOWN = "not recorded"
 _CLEAR = "the paired interval excludes 0, and both probes have converged"
-_NO_NUMBERS = ("device", "threads", "table", "stream_buffer", "save")  # settings that change no score
+_NO_NUMBERS = ("device", "threads", "table")  # settings that change no score
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,9 @@ from pydantic import TypeAdapter
 
 import substyle
 from substyle.engine.backbones.families.python_function import PREFIX
+from substyle.engine.base_config import SHARED, BootstrapConfig, ResourceConfig, SamplingConfig
 from substyle.engine.config import Study
+from substyle.engine.probes.config import ExpertConfig
 from substyle.engine.stages import registry
 from substyle.errors import ConfigError
 from substyle.pipelines import limits
@@ -48,8 +50,6 @@ def shipped_studies() -> list[str]:
 def load_study(
     path: Path | str,
     *,
-    device: str | None = None,
-    runtime: str | None = None,
     allow_plugins: bool = False,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Study:
@@ -57,11 +57,9 @@ def load_study(
 
     Args:
         path: the file, or the name of a study of the package, such as ``demo``.
-        device: overrides ``embed.device``; also used for probes and analysis unless the file sets their ``device``.
-        runtime: overrides ``embed.runtime``.
         allow_plugins: accept a file with ``plugins`` or ``python:`` backbones, which are run; so does
             ``SUBSTYLE_ALLOW_PLUGINS=1``.
-        changes: values in place of those of the file, by field such as ``probes.mlp_steps``.
+        changes: values in place of those of the file, by field such as ``device`` or ``probes.mlp_steps``.
 
     Raises:
         ConfigError: the file cannot be read, is not TOML, has an invalid field, or has plug-ins that are not allowed.
@@ -76,9 +74,9 @@ def load_study(
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
     folder, allow = path.parent, allow_plugins or code_allowed()
     try:
-        study = study_of(data, device=device, runtime=runtime, allow_plugins=allow, changes=changes, folder=folder)
+        study = study_of(data, allow_plugins=allow, changes=changes, folder=folder)
     except ConfigError as error:
-        if error.field not in changes and error.given not in (device, runtime):  # which are of the command line
+        if error.field not in changes:  # which are of the command line
             error.args = (f"{path}: {error}",)
         raise
     _require_allowed("backbones", [c.name for c in study.backbones if c.name.startswith(f"{PREFIX}:")], allow)
@@ -137,8 +135,6 @@ def _require_allowed(field: str, named: Sequence[str], allow: bool) -> None:
 def study_of(
     data: Mapping[str, Any],
     *,
-    device: str | None = None,
-    runtime: str | None = None,
     allow_plugins: bool = False,
     changes: Mapping[str, Any] = MappingProxyType({}),
     folder: Path = Path(),
@@ -147,7 +143,7 @@ def study_of(
 
     Args:
         data: fields of `Study`.
-        device, runtime, allow_plugins, changes: as in `load_study`.
+        allow_plugins, changes: as in `load_study`.
         folder: the folder to which plug-ins are relative, which are run.
 
     Raises:
@@ -155,29 +151,34 @@ def study_of(
     """
     data = _changed(data, changes)
     require_bounded(data)
-    _require_none_moved(data.get("probes"))
+    _require_none_moved(data)
     _run_plugins(data.get("plugins"), folder, allow_plugins or code_allowed())
     if "stages" in data:
         raise ConfigError("stages", data["stages"], "a table [<stage>] for each stage of a plug-in")
-    data = _placed(_shared(data), device, runtime, changes)
     tables = {name: data.pop(name) for name in registry.registered() if name in data}
     study = Study(**data)
     return replace(study, stages={name: registry.settings_of(name, table) for name, table in tables.items()})
 
 
-# fields of `[probes]` that are tables of their own
+_BY_NAME = ("shift", "domains")  # tables whose fields are names of the user
+# fields that have another place since this version
 _MOVED = {
-    "extractability": ("extractability", "orders"),
-    "complexity": ("complexity", "complexity_depths", "complexity_widths"),
-    "attentive": ("token_heads", "attentive_", "attention_heads", "queries"),
+    **{f"probes.{each.name}": f"probes.expert.{each.name}" for each in fields(ExpertConfig)},
+    "probes.rotate_controls": 'probes.rotate = "networks"',
+    **dict.fromkeys(("probes.extractability", "probes.orders"), "the table [extractability]"),
+    **{f"probes.{name}": "the table [complexity]" for name in ("complexity", "complexity_depths", "complexity_widths")},
+    **{f"probes.{name}": "the table [attentive]" for name in ("token_heads", "attentive_steps", "queries")},
+    "attentive.steps": "probes.mlp_steps",
+    "attentive.weight_decays": "probes.expert.mlp_weight_decays",
 }
 
 
-def _require_none_moved(probes: object) -> None:
-    for table, names in _MOVED.items():
-        for name in probes if isinstance(probes, dict) else ():
-            if str(name) in names or (table == "attentive" and str(name).startswith("attentive_")):
-                raise ConfigError(f"probes.{name}", probes[name], f"a table [{table}] beside [probes]")  # type: ignore[index]
+def _require_none_moved(data: Mapping[str, Any]) -> None:
+    for table, values in data.items():
+        for name in values if isinstance(values, dict) and table not in _BY_NAME else ():
+            place = f"{name} of the whole study" if name in SHARED else _MOVED.get(f"{table}.{name}")
+            if place is not None:
+                raise ConfigError(f"{table}.{name}", values[name], f"{place} instead")
 
 
 def _changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,37 +204,9 @@ def study_schema() -> dict[str, Any]:
         table = TypeAdapter(registry.stage(name).config).json_schema()
         made["$defs"] |= table.pop("$defs", {})
         made["properties"][name] = table
+    for kind in (BootstrapConfig, SamplingConfig, ResourceConfig):  # pydantic forgets docstrings of inherited fields
+        made["properties"] |= TypeAdapter(kind).json_schema()["properties"]
+    for table in (*made["$defs"].values(), *(made["properties"][name] for name in registry.registered())):
+        for name in SHARED:
+            table.get("properties", {}).pop(name, None)
     return {"$schema": "http://json-schema.org/draft-07/schema#", **made}
-
-
-def _shared(data: dict[str, Any]) -> dict[str, Any]:
-    """Copy seed and resample_by of the study to the tables that have these fields, unless set there."""
-    shared = dict(data)
-    tables: dict[str, Any] = {each.name: each.default_factory for each in fields(Study)}
-    tables |= {name: registry.stage(name).config for name in registry.registered() if name in data}
-    for name, config in tables.items():
-        table = data.get(name, {})
-        if is_dataclass(config) and isinstance(table, dict):
-            own = {each.name for each in fields(config)}
-            if given := {key: data[key] for key in ("seed", "resample_by") if key in data and key in own}:
-                shared[name] = {**given, **table}
-    return shared
-
-
-def _placed(
-    data: dict[str, Any], device: str | None, runtime: str | None, changes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Override device and runtime; tables of the wrong type are rejected later.
-
-    Both are set together, since the file's runtime may not support the given device.
-    """
-    asked = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
-    asked = {name: value for name, value in asked.items() if f"embed.{name}" not in changes}
-    embed, placed = data.get("embed", {}), dict(data)
-    if asked and isinstance(embed, dict):
-        placed["embed"] = {**embed, **asked}
-    for part in ("probes", "analysis"):
-        table = data.get(part, {})
-        if device is not None and isinstance(table, dict):
-            placed[part] = {"device": device, **table}
-    return placed

@@ -54,7 +54,7 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
         executor=study.executor,
         only=True,
         remedies=RUN,
-        asked=(study.embed.device, study.embed.runtime),
+        asked=(study.device, study.embed.runtime),
     )
 
 
@@ -94,7 +94,7 @@ def require_study(
         DifferentError: a transformation or a backbone has changed.
     """
     # nothing is computed here, so the study's devices are not needed
-    own = replace(study, embed=replace(study.embed, device="cpu", runtime="auto"), executor=HERE)
+    own = replace(study, device="cpu", embed=replace(study.embed, device="cpu", runtime="auto"), executor=HERE)
     named = images or study.images
     entry = store.manifest().sources[0]
     if named is not None and _gone(named):

@@ -79,8 +79,8 @@ def run_study(
 def _run(
     study: Study, out: Path, images: Path | str | None, store_path: Path | Place | None, *, fresh: bool, quiet: bool
 ) -> dict[str, Any]:
-    devices.resolve(study.probes.device, prefix="probes.")  # fail early, before hours of embedding
-    search_device(study.analysis.device)
+    devices.resolve(study.device)  # fail early, before hours of embedding
+    search_device(study.device)
     store_path = place(store_path) if store_path else store_of(study, out)
     plan = plan_of(study, images, store_path)
     print(describe(plan.source), file=sys.stderr)

@@ -61,9 +61,7 @@ def test_rows_of_another_seed_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> 
     """The device is asked before the CPU: every second time."""
     right, numbers = probe_replay.stream_of, itertools.count()
     assert probe_replay.drawn(Bench(CPU, TINY)).status == PASSED
-    monkeypatch.setattr(
-        probe_replay, "stream_of", lambda task, sampling, seed, where: right(task, sampling, next(numbers) % 2, where)
-    )
+    monkeypatch.setattr(probe_replay, "stream_of", lambda task, seed, where: right(task, next(numbers) % 2, where))
     assert probe_replay.drawn(Bench(CPU, TINY)).status == FAILED
 
 

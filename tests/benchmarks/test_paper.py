@@ -65,7 +65,7 @@ def test_accuracies_agree_within_their_intervals(tmp_path: Path) -> None:
         "canvas": SIDE,
         "backbones": [{"name": name, "precision": "fp32"}],
         "gallery": 0,
-        "probes": {"heads": ["linear"], "rotate": False, "redraws": 0, "resamples": 0, "equal_width": 0},
+        "probes": {"heads": ["linear"], "rotate": "none", "resamples": 0, "expert": {"equal_width": 0}},
     }
     results = run_study(study_of(study), tmp_path / "out", images=photographs, quiet=True)
     assert plain["photographs"] == results["images"]

@@ -11,7 +11,7 @@ from benchmarks.gpu_check.probe_tables import made
 from benchmarks.harness import RESULTS
 
 from substyle.engine.estimate.probes import PASSES
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.run import _Run
 
 
@@ -26,7 +26,13 @@ def test_plans_have_the_kept_passes() -> None:
 def test_all_passes_are_counted() -> None:
     table = made(200, 12)
     config = ProbeConfig(
-        tasks=("fine", "coarse"), heads=("linear",), resamples=2, redraws=2, equal_width=8, bootstrap=100, device="cpu"
+        tasks=("fine", "coarse"),
+        heads=("linear",),
+        resamples=2,
+        redraws=2,
+        bootstrap=100,
+        device="cpu",
+        expert=ExpertConfig(equal_width=8),
     )
     advanced = 0
 
@@ -38,7 +44,9 @@ def test_all_passes_are_counted() -> None:
             nonlocal advanced
             advanced += count
 
-    run = _Run(table, replace(config, precision="bf16"), ["fine", "coarse"], None, {}, True)
+    run = _Run(
+        table, replace(config, expert=replace(config.expert, precision="bf16")), ["fine", "coarse"], None, {}, True
+    )
     for name in ("fine", "coarse"):
         run.single(name, Watched())  # type: ignore[arg-type]
     found = passes.both(table, config)

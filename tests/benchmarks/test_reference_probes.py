@@ -25,6 +25,7 @@ STUDY = """
 name = "reference"
 suite = "identity,gaussian_blur,defocus_blur,grayscale,channel_permute,jpeg,low_resolution"
 canvas = 64
+bootstrap = 200
 backbones = ["control:statistics"]
 [splits]
 train = 0.5
@@ -34,11 +35,9 @@ test = 0.3
 heads = ["linear"]
 multitask_steps = 40
 widths = [64]
-tolerance = 1e-5
-doublings = 1
+expert = { tolerance = 1e-5, doublings = 1 }
 resamples = 2
 redraws = 2
-bootstrap = 200
 [analysis]
 ks = [1, 5]
 """

@@ -20,7 +20,7 @@ PHOTOGRAPHS = photographs()
 SMALL = [
     "--suite",
     "identity,grayscale",
-    *setting("canvas=64", "embed.batch=4", "embed.threads=1", "embed.precision=fp32"),
+    *setting("canvas=64", "embed.batch=4", "threads=1", "embed.precision=fp32"),
 ]
 
 
@@ -100,6 +100,7 @@ canvas = 64
 images = "shards/{train,val}-*.tar"
 backbones = ["control:pixels"]
 gallery = 1
+bootstrap = 100
 [source]
 kind = "tar"
 names = "names.txt"
@@ -111,11 +112,10 @@ shard_rows = 16
 [probes]
 mlp_steps = 10
 multitask_steps = 10
-doublings = 1
+expert.doublings = 1
 widths = [16]
 resamples = 2
 redraws = 2
-bootstrap = 100
 [analysis]
 ks = [1]
 """

@@ -42,7 +42,7 @@ def embed(
     """Arguments of a run that fills a store."""
     return [
         "embed", *([str(images)] if images else []), "--store", str(store), "--suite", suite,
-        *setting("canvas=64", "embed.batch=4", f"embed.shard_rows={rows}", "embed.threads=1"),
+        *setting("canvas=64", "embed.batch=4", f"embed.shard_rows={rows}", "threads=1"),
         "--quiet", "--json",
         *(word for name in backbones for word in ("--backbone", name)), *more,
     ]  # fmt: skip

@@ -27,7 +27,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_killed_runs_end_like_one_that_was_not(tmp_path: Path, suite: str) -> None:
     images = photographs(tmp_path / "images", 24)
-    words = ("--allow-plugins", "--set", "embed.threads=2")
+    words = ("--allow-plugins", "--set", "threads=2")
     whole, store = tmp_path / "whole" / "s.zarr", tmp_path / "killed" / "s.zarr"
 
     def arguments(path: Path) -> list[str]:
@@ -70,7 +70,7 @@ def test_no_process_outlives_the_run(tmp_path: Path, suite: str, kind: signal.Si
     """Each is inside a library when the run ends."""
     images, folder = photographs(tmp_path / "images", 8), Path(suite).parent
     (folder / "waiting.py").write_text(WAITS)
-    words = embed(images, tmp_path / "s.zarr", "--allow-plugins", "--set", "embed.threads=2")
+    words = embed(images, tmp_path / "s.zarr", "--allow-plugins", "--set", "threads=2")
     words[words.index("--suite") + 1] = str(write(folder, row('name = "p_waits", of = "python:waiting:waits"')))
     run = cold(words)
     until(lambda: len(list(folder.glob("*.begun"))) == 2, run)

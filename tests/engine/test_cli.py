@@ -23,6 +23,7 @@ from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
 from substyle.engine.commands.arguments import parser
 from substyle.engine.config import Study
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
@@ -35,6 +36,7 @@ suite = "identity,gaussian_blur,defocus_blur,grayscale,channel_permute,jpeg,low_
 canvas = 64
 backbones = ["control:pixels", { name = "control:random:test_efficientnet", precision = "fp32" }]
 gallery = 1
+bootstrap = 100
 [splits]
 train = 0.5
 val = 0.2
@@ -45,13 +47,13 @@ shard_rows = 16
 [probes]
 mlp_steps = 10
 multitask_steps = 10
-doublings = 1
 widths = [32]
 mlp_learning_rates = [1e-2]
 multitask_learning_rates = [1e-2]
 resamples = 2
 redraws = 2
-bootstrap = 100
+[probes.expert]
+doublings = 1
 [analysis]
 ks = [1, 5]
 """
@@ -150,8 +152,9 @@ def test_run_takes_photographs_without_a_study_file(
 
     def run_study(study: Study, out: Path, **more: object) -> dict[str, Any]:
         ran.append(study)
-        quick = {"mlp_steps": 10, "doublings": 1, "widths": (32,), "resamples": 2, "redraws": 2, "bootstrap": 100}
-        study = dataclasses.replace(study, probes=dataclasses.replace(study.probes, **quick))  # type: ignore[arg-type]
+        expert = ExpertConfig(doublings=1)
+        quick = ProbeConfig(mlp_steps=10, widths=(32,), resamples=2, redraws=2, expert=expert)
+        study = dataclasses.replace(study, probes=quick, bootstrap=100)
         return run_whole(study, out, **more)  # type: ignore[arg-type]
 
     run_whole = pipeline.run_study
@@ -228,12 +231,12 @@ def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for options, field in (
         (["stage", "shift"], "stage"),  # which embeds other photographs by the backbones of a study
         (["stage", "probes", "--set", "splits={train=0.5,val=0.25,test=0.25}"], "--set"),  # those of the store are used
-        (["stage", "mistakes", "--set", "probes.passes=1"], "--set"),  # the probes are there
+        (["stage", "mistakes", "--set", "probes.expert.passes=1"], "--set"),  # the probes are there
         (["stage", "analysis", "--images", "photographs"], "--images"),  # which it does not read
     ):
         assert main([*options, store, "--out", str(tmp_path), "--json"]) == 2
         assert the_json(capsys)["error"]["field"] == field
-    assert main(["stage", "mistakes", store, *common, "--set", "probes.passes=1"]) == 1  # of other probes
+    assert main(["stage", "mistakes", store, *common, "--set", "probes.expert.passes=1"]) == 1  # of other probes
     assert "outdated" in the_json(capsys)["error"]["message"]
 
 
@@ -358,11 +361,11 @@ def test_the_remedy_for_outdated_results_names_the_study(
 ) -> None:
     """Without it, probes would be trained with default settings, over those of the study."""
     study, out = tmp_path / "study.toml", tmp_path / "out"
-    text = 'name = "s"\nsuite = "identity,jpeg"\ncanvas = 32\nbackbones = ["control:pixels"]\ngallery = 0\n[probes]\n'
-    text += 'tasks = ["fine"]\nheads = ["linear"]\nresamples = 0\nequal_width = 0\nCs = [1e-2]\nbootstrap = 100\n'
-    study.write_text(text)
+    text = 'name = "s"\nsuite = "identity,jpeg"\ncanvas = 32\nbackbones = ["control:pixels"]\ngallery = 0\n'
+    probes = '[probes]\ntasks = ["fine"]\nheads = ["linear"]\nresamples = 0\nexpert.equal_width = 0\nCs = [1e-2]\n'
+    study.write_text(text + probes)
     assert main(["run", str(study), "--images", str(two_classes), "--out", str(out), "--quiet"]) == 0
-    study.write_text(text + "seed = 5\n")
+    study.write_text(text + probes.replace("1e-2", "1e-1"))
     command = ["report", str(out / "store.zarr"), "--out", str(out), "--study", str(study)]
     assert main(command) == 1
     remedy = f"substyle stage probes {out / 'store.zarr'} --study {study}"

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from substyle.engine.config import AnalysisConfig, BackboneChoice, EmbedConfig, SplitConfig, Study
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import StoreSettings
 from substyle.engine.study.file import load_study, study_schema
 from substyle.errors import ConfigError
@@ -96,7 +97,7 @@ shards = "more/{000..010}.tar"
         (SMALL + '[embed]\nprecision = "fp4"', "embed.precision", "fp4"),
         (SMALL + '[probes]\nCs = ["a"]', "probes.Cs[0]", "a"),
         (SMALL + "[probes]\nCs = [1, 0.0]", "probes.Cs[1]", 0.0),
-        (SMALL + "[probes]\ndropout = inf", "probes.dropout", math.inf),
+        (SMALL + "[probes.expert]\ndropout = inf", "probes.expert.dropout", math.inf),
         (SMALL + "[probes]\nrotate = 1", "probes.rotate", 1),
         (SMALL + "[analysis]\nks = [5, 1]", "analysis.ks", [5, 1]),
         (SMALL + "[splits]\ntrain = 0.9", "splits", [0.9, 0.15, 0.2]),
@@ -166,7 +167,7 @@ def test_configurations_are_values(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(config)) == config == dataclasses.replace(EmbedConfig(), batch=8, device="cpu")
     assert hash(config) == hash(EmbedConfig(batch=8, device="cpu"))
     assert pickle.loads(pickle.dumps(load_study(study(tmp_path, SMALL)))) == load_study(study(tmp_path, SMALL))
-    assert list(vars(config)) == [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    assert set(vars(config)) == {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.batch = 9  # type: ignore[misc]
 
@@ -182,7 +183,7 @@ def test_the_schema_describes_every_field() -> None:
     assert all(table["description"] for table in tables)
     fields = [field for table in tables for field in table["properties"].values()]
     assert all("description" in field or "$ref" in field for field in fields)  # a table that describes itself
-    assert schema["$defs"]["ProbeConfig"]["properties"]["batch"].items() >= {"minimum": 2, "default": 1024}.items()
+    assert schema["$defs"]["ExpertConfig"]["properties"]["batch"].items() >= {"minimum": 2, "default": 1024}.items()
     assert "tensorrt" in schema["$defs"]["EmbedConfig"]["properties"]["runtime"]["enum"]
 
 
@@ -213,43 +214,49 @@ def test_a_device_of_probes_that_is_not_there_is_refused_before_anything_is_made
     from substyle.engine.study.runner import run_study
 
     path = tmp_path / "study.toml"
-    path.write_text('name = "n"\nbackbones = ["control:pixels"]\n[probes]\ndevice = "cuda:99"\n')
-    with pytest.raises(ConfigError, match=r"probes\.device"):
+    path.write_text('name = "n"\nbackbones = ["control:pixels"]\ndevice = "cuda:99"\n')
+    with pytest.raises(ConfigError, match=r"device"):
         run_study(load_study(path), tmp_path / "out", images=tmp_path / "nothing")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("field", "value"), [("table", '"int4"'), ("device", '"gpu"'), ("stream_buffer", "1")])
-def test_fields_of_the_table_of_probes(tmp_path: Path, field: str, value: str) -> None:
-    path = tmp_path / "study.toml"
-    path.write_text(f'name = "n"\nbackbones = ["control:pixels"]\n[probes]\n{field} = {value}\n')
-    with pytest.raises(ConfigError, match=rf"probes\.{field}"):
-        load_study(path)
+MOVED = {
+    "probes.tolerance": "probes.expert.tolerance",
+    "probes.rotate_controls": "probes.rotate",
+    "probes.seed": "seed of the whole study",
+    "analysis.device": "device of the whole study",
+    "embed.threads": "threads of the whole study",
+    "parameters.bootstrap": "bootstrap of the whole study",
+    "attentive.steps": "probes.mlp_steps",
+    "probes.token_heads": "attentive",
+}
 
 
-@pytest.mark.parametrize(
-    ("tables", "embedding", "probing", "analysing"),
-    [
-        ("", "cuda:1", "cuda:1", "cuda:1"),
-        ('[embed]\ndevice = "cpu"\n[probes]\nresamples = 1\n', "cuda:1", "cuda:1", "cuda:1"),
-        ('[probes]\ndevice = "cpu"\n', "cuda:1", "cpu", "cuda:1"),
-        ('[probes]\ndevice = "auto"\n[analysis]\ndevice = "cpu"\n', "cuda:1", "auto", "cpu"),
-    ],
-)
-def test_a_device_that_is_asked_for_is_that_of_probes_and_analysis_too(
-    tmp_path: Path, tables: str, embedding: str, probing: str, analysing: str
-) -> None:
-    path = study(tmp_path, SMALL + tables)
-    asked = load_study(path, device="cuda:1")
-    assert (asked.embed.device, asked.probes.device, asked.analysis.device) == (embedding, probing, analysing)
-    assert load_study(path).embed.device == ("cpu" if "[embed]" in tables else "auto")
+@pytest.mark.parametrize(("field", "place"), MOVED.items(), ids=MOVED)
+def test_a_field_that_has_moved_is_refused_with_its_place(tmp_path: Path, field: str, place: str) -> None:
+    table, name = field.split(".")
+    with pytest.raises(ConfigError, match=place) as caught:
+        load_study(study(tmp_path, SMALL + f"[{table}]\n{name} = 3\n"))
+    assert (caught.value.field, caught.value.given) == (field, 3)
 
 
-def test_a_device_and_a_runtime_are_asked_for_together(tmp_path: Path) -> None:
-    path = study(tmp_path, SMALL + '[embed]\ndevice = "cuda"\nruntime = "tensorrt"\n')
-    asked = load_study(path, device="cpu", runtime="openvino")
+def test_a_study_shares_seed_bootstrap_and_device_with_its_stages(tmp_path: Path) -> None:
+    shared = 'seed = 5\nresample_by = "folder"\nbootstrap = 300\ndevice = "cuda:1"\nthreads = 2\n'
+    loaded = load_study(study(tmp_path, SMALL + shared + "[parameters]\n"), changes={"device": "cpu"})
+    probes, parameters = loaded.probes, loaded.stages["parameters"]
+    assert (probes.seed, probes.resample_by, probes.bootstrap) == (5, "folder", 300)
+    assert (parameters.seed, parameters.resample_by, parameters.bootstrap) == (5, "folder", 300)
+    assert (loaded.embed.device, probes.device, loaded.analysis.device) == ("cpu", "cpu", "cpu")
+    assert (loaded.embed.threads, probes.threads, loaded.analysis.threads) == (2, 2, 2)
+    assert dataclasses.replace(loaded, seed=6).analysis.seed == 6
+    with pytest.raises(ConfigError, match="set for the whole study") as caught:
+        Study("x", (BackboneChoice("control:pixels"),), probes=ProbeConfig(seed=3))
+    assert caught.value.field == "probes.seed"
+
+
+def test_a_device_that_does_not_fit_the_runtime_is_refused(tmp_path: Path) -> None:
+    path = study(tmp_path, SMALL + 'device = "cuda"\n[embed]\nruntime = "tensorrt"\n')
+    asked = load_study(path, changes={"device": "cpu", "embed.runtime": "openvino"})
     assert (asked.embed.device, asked.embed.runtime, asked.probes.device) == ("cpu", "openvino", "cpu")
     with pytest.raises(ConfigError, match=r"embed\.runtime"):
-        load_study(path, device="cpu")
-    with pytest.raises(ConfigError, match=r"embed: got 3"):
-        load_study(study(tmp_path, SMALL + "embed = 3\n"), device="cpu")
+        load_study(path, changes={"device": "cpu"})

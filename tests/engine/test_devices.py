@@ -85,14 +85,14 @@ def test_what_is_chosen(
 @pytest.mark.parametrize(
     ("count", "installed", "device", "runtime", "message"),
     [
-        (0, [], "gpu", "auto", r"^embed\.device: got 'gpu'; allowed: auto, cpu, cuda or cuda:N$"),
-        (0, [], "cuda:-1", "auto", r"^embed\.device"),
-        (0, [], "cuda:1000", "auto", r"^embed\.device"),
+        (0, [], "gpu", "auto", r"^device: got 'gpu'; allowed: auto, cpu, cuda or cuda:N$"),
+        (0, [], "cuda:-1", "auto", r"^device"),
+        (0, [], "cuda:1000", "auto", r"^device"),
         (0, [], "auto", "onnx", r"^embed\.runtime: got 'onnx'; allowed: auto, openvino, tensorrt, torch$"),
         (1, ["tensorrt"], "cpu", "tensorrt", r"embed\.runtime.*auto, openvino, torch \(TensorRT .* is cpu\)"),
         (1, ["tensorrt"], "cuda", "openvino", r"embed\.runtime.*auto, tensorrt, torch \(OpenVINO .* is cuda\)"),
-        (0, ["openvino"], "cuda", "auto", r"^embed\.device: got 'cuda'; allowed: .*cpu .*built without CUDA"),
-        (1, ["tensorrt"], "cuda:1", "auto", r"^embed\.device: got 'cuda:1'; allowed: .*cuda:0 \(card\)"),
+        (0, ["openvino"], "cuda", "auto", r"^device: got 'cuda'; allowed: .*cpu .*built without CUDA"),
+        (1, ["tensorrt"], "cuda:1", "auto", r"^device: got 'cuda:1'; allowed: .*cuda:0 \(card\)"),
         (0, ["tensorrt"], "auto", "tensorrt", r"embed\.runtime.*auto, openvino, torch \("),
         (1, [], "cuda", "tensorrt", r"auto, torch \(tensorrt is not installed; tensorrt_rtx .* extra gpu\)"),
         (0, [], "cpu", "openvino", r"auto, torch \(openvino is not installed"),
@@ -181,8 +181,8 @@ def test_auto_refuses_a_gpu_that_cannot_be_used(
     monkeypatch.setattr(hardware, "driver", lambda: hardware.Driver(("card",), "", cuda))
     monkeypatch.setattr(torch.version, "cuda", built_with)
     with pytest.raises(ConfigError, match=reason) as caught:
-        resolve(prefix="embed.")
-    assert (caught.value.field, caught.value.given) == ("embed.device", "auto")
+        resolve()
+    assert (caught.value.field, caught.value.given) == ("device", "auto")
     assert resolve("cpu") == resolve(runtime="openvino") == Target("cpu", "openvino")
 
 

@@ -29,20 +29,17 @@ STUDY: dict[str, Any] = {
     "canvas": 64,
     "backbones": ["control:pixels"],
     "gallery": 1,
-    "embed": {"batch": 8, "shard_rows": 8, "threads": 1},
+    "bootstrap": 100,
+    "threads": 1,
+    "embed": {"batch": 8, "shard_rows": 8},
     "probes": {
         "tasks": ["fine", "semantic"],
         "heads": ["linear"],
         "Cs": [1e-2],
-        "tolerance": 1e-2,
-        "doublings": 1,
-        "passes": 15,
-        "rotate": False,
+        "rotate": "none",
         "redraws": 0,
-        "equal_width": 0,
         "resamples": 2,
-        "bootstrap": 100,
-        "threads": 1,
+        "expert": {"tolerance": 1e-2, "doublings": 1, "passes": 15, "equal_width": 0},
     },
     "analysis": {"ks": [1, 3]},
 }
@@ -150,7 +147,7 @@ class Scene:
         )
         new = new[2:] if "--suite" in more else new
         words: list[object] = ["embed", *([images] if images else []), "--store", path, "--backbone", backbone]
-        return [*words, *new, *setting("embed.batch=8", "embed.threads=1"), *more]
+        return [*words, *new, *setting("embed.batch=8", "threads=1"), *more]
 
     def stages(self, store: Path, *more: object) -> dict[str, Any]:
         """probe, analyze and report, with the study's settings. Returns results.json."""

@@ -17,8 +17,7 @@ def test_they_are_scored_and_kept_until_a_setting_changes(scene: Scene) -> None:
     found = first["backbones"][PIXELS]["generators"]
     assert found["generators"] == ["ink", "kuwahara", "glyphs"]
     assert first["settings"]["generators"] == {
-        **{"styles": 1, "draws": 2, "C": 0.01, "resamples": 5, "bootstrap": 2000},
-        **{"resample_by": "photograph", "seed": 0},
+        **{"styles": 1, "draws": 2, "bootstrap": 100, "resample_by": "photograph", "seed": 0},
     }
     assert numbers(scene.run()) == numbers(first)
     store, out = scene.root / "out" / "store.zarr", scene.root / "out"
@@ -28,11 +27,11 @@ def test_they_are_scored_and_kept_until_a_setting_changes(scene: Scene) -> None:
     scene.ok("embed", scene.photos, "--store", store, "--backbone", "control:statistics")
     scene.ok("stage", "probes", store, "--out", out, "--backbone", "control:statistics")
     asked = ["--backbone", "control:statistics", "--out", out, "--set", "generators.styles=1"]
-    scene.ok("stage", "generators", store, *asked, "--set", "generators.C=1.0")
+    scene.ok("stage", "generators", store, *asked, "--set", "generators.draws=1")
     scene.refused("report", store, kind="StaleError")
-    scene.study["generators"]["C"] = 0.1
+    scene.study["generators"]["draws"] = 1
     other = scene.run()["backbones"][PIXELS]["generators"]
-    assert (other["C"], other["matrix"] != found["matrix"]) == (0.1, True)
+    assert (other["draws"], other["matrix"] != found["matrix"]) == (1, True)
 
 
 def test_too_few_generators_are_refused_only_if_asked_for(scene: Scene) -> None:

@@ -168,7 +168,7 @@ def test_a_report_is_of_one_set_of_settings(scene: Scene) -> None:
     store = scene.root / "s.zarr"
     out = scene.root / "results"
     scene.ok("stage", "probes", store, "--study", scene.study_file(), "--backbone", "control:pixels", "--out", out)
-    scene.study["probes"]["passes"] += 5
+    scene.study["probes"]["expert"]["passes"] += 5
     scene.ok("stage", "probes", store, "--study", scene.study_file(), "--backbone", "control:statistics", "--out", out)
     scene.refused("report", store, "--out", out, kind="StaleError")
     scene.ok("stage", "probes", store, "--study", scene.study_file(), "--out", out)

@@ -14,13 +14,11 @@ def test_it_is_kept_until_the_probes_change(scene: Scene) -> None:
     assert (found["transformations"], found["images"]) == (6, 6)
     assert set(found["measures"]) == {"sensitivity", "radius", "csls"}
     assert numbers(scene.run()) == numbers(first)
-    store, out = scene.root / "out" / "store.zarr", scene.root / "out"
+    store = scene.root / "out" / "store.zarr"
     assert read(scene.root / scene.ok("report", store)["results"])["backbones"][PIXELS]["movement"] == found
     scene.study["probes"]["Cs"] = [1e-4]
     changed = scene.run()
     assert numbers(changed) == numbers(scene.fresh())
-    scene.ok("stage", "movement", store, "--out", out, "--study", scene.study_file(), "--set", "movement.bootstrap=100")
-    scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
 
 
 def test_it_warns_where_it_finds_nothing(scene: Scene) -> None:

@@ -168,7 +168,7 @@ def test_photographs_were_redone_and_probes_were_not(scene: Scene) -> None:
 def test_results_older_than_the_probes_beside_them(scene: Scene) -> None:
     scene.run()
     scene.run("other")
-    scene.study["probes"]["passes"] = 195
+    scene.study["probes"]["expert"]["passes"] = 195
     scene.ok("stage", "probes", scene.root / "out" / "store.zarr", "--study", scene.study_file())
     compare = ("compare", scene.root / "out", scene.root / "other", "--out", scene.root / "c")
     scene.refused(*compare, kind="StaleError")

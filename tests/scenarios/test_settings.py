@@ -296,17 +296,16 @@ def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None
     slow_after(
         1,
         [
-            ("probes", {"passes": 195}),
+            ("probes", {"expert": {"passes": 195, "tolerance": 1e-2, "equal_width": 0}}),
             ("probes", {"tasks": ["fine"]}),
-            ("probes", {"seed": 9}),
             ("analysis", {"ks": [2]}),
-            ("analysis", {"seed": 9}),
+            ("study", {"bootstrap": 200}),
         ],
     ),
 )
 def test_configuration_of_probes_and_analysis(scene: Scene, part: str, change: dict[str, Any]) -> None:
     first = scene.run()
-    scene.study[part] |= change
+    (scene.study if part == "study" else scene.study[part]).update(change)
     store, study, out = scene.root / "out" / "store.zarr", scene.study_file(), scene.root / "out"
     report = ("report", store, "--study", study, "--out", out)
     scene.refused(*report, kind="StaleError")  # it would show what another study said
@@ -392,12 +391,6 @@ def _unattackable(scene: Scene) -> str:
     return "attack.backbones"
 
 
-def _surrogate(scene: Scene) -> str:
-    pytest.importorskip("torchattack")
-    scene.study["attack"] = {"attacks": ["transfer"], "surrogate": "mae:base"}
-    return "attack.surrogate"
-
-
 def _too_few_to_attack(scene: Scene) -> str:
     pytest.importorskip("torchattack")
     scene.study["attack"] = {"attacks": ["fgsm"], "backbones": ["control:pixels"]}
@@ -423,7 +416,7 @@ def _weightless(scene: Scene) -> str:
 @pytest.mark.parametrize(
     "change",
     [
-        *(_few, _unlearned, _strange, _unwritable, _unknown, _weightless, _unattackable, _surrogate),
+        *(_few, _unlearned, _strange, _unwritable, _unknown, _weightless, _unattackable),
         *(_too_few_to_attack, _unadaptable, _untrainable),
     ],
     ids=lambda f: f.__name__[1:],

@@ -58,7 +58,7 @@ def fit_multitask(table: EmbeddingTable, config: ProbeConfig, advance: Advance =
         raise SubstyleError(f"multitask adapter of {table.backbone}: needs photographs of at least two classes")
     fine = _among(fine, np.intersect1d(fine.train_T, seen))
     semantic = replace(semantic, score_T=np.intersect1d(semantic.score_T, seen))
-    device = devices.resolve(config.device, prefix="probes.").torch_device
+    device = devices.resolve(config.device).torch_device
     features = Features.of_task(hold(table, config, device), fine, config)
     standard = features.standard
     settings = [setting for setting in settings_of(fine, semantic, config) if setting.group == JOINT]
@@ -98,7 +98,7 @@ def fit_pisco(
         penalty: weight of the differences between variants and originals.
 
     Raises:
-        ConfigError: ``content`` leaves no rank for content.
+        ConfigError: the embedding is too narrow for so many transformations.
         SubstyleError: an empty split.
     """
     seen, base = seen_of(table), identity(table)
@@ -107,9 +107,11 @@ def fit_pisco(
     styles = [int(t) for t in np.intersect1d(task.train_T, seen) if t != base]
     count = round(content * table.width) - len(styles)
     if count < 1:
-        least = (len(styles) + 1) / table.width
-        raise ConfigError("adapt.content", content, f"at least {least:.3f} for {len(styles)} transformations")
-    device = devices.resolve(config.device, prefix="probes.").torch_device
+        allowed = (
+            f"multitask; {len(styles)} transformations leave no content in {table.backbone} of width {table.width}"
+        )
+        raise ConfigError("adapt.methods", "pisco", allowed)
+    device = devices.resolve(config.device).torch_device
     moments = [_Moments(table, task.train_N, t, base, device) for t in [base, *styles]]
     rows = torch.tensor([m.rows for m in moments], dtype=torch.float64)
     mean_TD = torch.stack([m.sum_D / m.rows for m in moments])

@@ -83,10 +83,7 @@ class AdaptStage(TrainingStage[AdaptConfig]):
         entry, table = run.store.backbone(unit.name), run.tables[unit.name]
         with stage(f"adapt {entry.name}", 3 * probes.multitask_steps, "steps", quiet=run.quiet) as bar:
             bar.note(method)
-            if method == "multitask":
-                made = fit_multitask(table, probes, bar.advance)
-            else:
-                made = fit_pisco(table, probes, content=config.content, penalty=config.penalty)
+            made = fit_multitask(table, probes, bar.advance) if method == "multitask" else fit_pisco(table, probes)
         metadata = {
             "method": method,
             "backbone": entry.name,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import Field, StrictInt
 
-from substyle.engine.store.layout import ResampleBy
+from substyle.engine.base_config import SamplingConfig
 from substyle.pipelines.validation import Distinct, validated
 
 Attack = Literal["fgsm", "pgd", "pgd_l2", "transfer", "patch"]
@@ -15,7 +14,7 @@ ATTACKS: tuple[Attack, ...] = ("fgsm", "pgd", "pgd_l2", "transfer", "patch")
 
 
 @validated("attack")
-class AttackConfig:
+class AttackConfig(SamplingConfig):
     """Adversarial attacks on each backbone with its linear class probe, and their detection."""
 
     attacks: Distinct[Attack] = ()
@@ -25,23 +24,16 @@ class AttackConfig:
     """Backbones of the study to attack. Default: all except controls."""
     epsilons: Distinct[Annotated[StrictInt, Field(ge=1, le=64)]] = (1, 2, 4, 8)
     """L∞ radii of fgsm and pgd in grey levels; transfer and the adaptive attack use the largest."""
-    l2: Annotated[StrictFloat, Field(gt=0, le=1000)] = 3.0
+    l2: ClassVar[float] = 3.0
     """L2 radius of pgd_l2, of pixels in [0, 1]."""
-    patch: Annotated[StrictFloat, Field(gt=0, le=0.5)] = 0.2
+    patch: ClassVar[float] = 0.2
     """Side of the patch as a fraction of the canvas."""
     steps: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
     """Steps of iterative attacks; the adaptive attack takes twice as many."""
-    weight: Annotated[StrictFloat, Field(gt=0, le=1e6)] = 1.0
+    weight: ClassVar[float] = 1.0
     """Weight of the detector in the loss of the adaptive attack."""
-    surrogate: str = ""
-    """Backbone of the study on which transfer is crafted. Default: the first other network; without one there is no
-    transfer."""
     photographs: Annotated[StrictInt, Field(ge=0)] = 200
     """Maximum number of training and of test photographs; 0 attacks all."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of samples, starts, patches and resamples. Defaults to the study's."""
 
     def names(self, *, transfer: bool) -> list[str]:
         """Return the attacks with their L∞ radius: ``fgsm@1``, …, ``patch``. Without ``transfer`` if there is none."""
@@ -54,9 +46,3 @@ class AttackConfig:
             else:
                 found.append(attack)
         return found
-
-    def surrogates(self, target: str, networks: Iterable[str]) -> list[str]:
-        """Return the networks on which transfer to a target can be crafted: the surrogate, or else all others."""
-        if self.surrogate not in ("", target):  # the surrogate itself is attacked through another
-            return [self.surrogate]
-        return [name for name in networks if name.partition("@")[0] != target.partition("@")[0]]

@@ -128,13 +128,13 @@ class AttackStage(JsonStage[AttackConfig]):
         probed = _probed(run)
         if before is not None:  # other backbones may have been probed since
             used = (before.get("transfer"), *before.get("layers", ()))
-            probed = [config.surrogate, *(each["name"] for each in used if each)]
+            probed = [each["name"] for each in used if each]
         return _inputs(run.store, run.out, run.store.backbone(unit.name), config, probed)
 
     def compute(self, run: Run, config: AttackConfig, unit: Unit, folder: Path) -> None:
         """Write the attacked pictures' embeddings and the scores."""
         inputs = {**settings_of(self, config), **self.inputs(run, config, unit)}
-        target = devices.resolve(run.study.probes.device if run.study else devices.AUTO).torch_device
+        target = devices.resolve(run.study.device if run.study else devices.AUTO).torch_device
         subject = _Subject(run.store, run.out, _table(run, unit), config, inputs, run.checkpoints, target)
         self.write(folder, subject.run(folder, run.source or identity.open_own(run.store), quiet=run.quiet))
 
@@ -153,11 +153,10 @@ def check_attack(study: Study, config: AttackConfig, counts: SplitCounts) -> lis
     """Check that there are networks, class probes and photographs to attack. Raises ConfigError("attack...", ...)."""
     torchattack()
     names = names_of(study.backbones)
-    for key, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
-        if unknown := asked - set(names):
-            raise ConfigError(
-                f"attack.{key}", abbreviated(sorted(unknown)), f"backbones of the study: {', '.join(names)}"
-            )
+    if unknown := set(config.backbones) - set(names):
+        raise ConfigError(
+            "attack.backbones", abbreviated(sorted(unknown)), f"backbones of the study: {', '.join(names)}"
+        )
     networks = [name for name in names if is_network(name)]
     targets = config.backbones or networks
     if not targets:
@@ -167,7 +166,7 @@ def check_attack(study: Study, config: AttackConfig, counts: SplitCounts) -> lis
             "attack.backbones", abbreviated(graphs), "torch networks, since attacks follow their gradient"
         )
     for target in targets if config.attacks == ("transfer",) else ():
-        if not config.surrogates(target, networks):
+        if not surrogates_of(target, networks):
             allowed = f"also another attack; the study has no other network to craft an attack on {target}"
             raise ConfigError("attack.attacks", "transfer", allowed)
     require_class_probe("attack.attacks", ", ".join(config.attacks), counts, study.probes)
@@ -196,6 +195,11 @@ def attackable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
     return [name for name in names if is_network(name) and not store.backbone(name).facts["spec"].get("control")]
 
 
+def surrogates_of(target: str, networks: Iterable[str]) -> list[str]:
+    """Return the networks on which transfer to a target is crafted, the first one first: other ones."""
+    return [name for name in networks if name.partition("@")[0] != target.partition("@")[0]]
+
+
 def _inputs(
     store: EmbeddingStore, out: Path, entry: BackboneEntry, config: AttackConfig, probed: Sequence[str]
 ) -> dict[str, Any]:
@@ -209,10 +213,7 @@ def _inputs(
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name]
     others = [e for e in others if is_result(probe_file(out, e.name, "semantic"))]
     names = [e.name for e in others]
-    if config.surrogate not in ("", entry.name, *names):
-        allowed = ", ".join(names) or "another network of the store with a class probe"
-        raise ConfigError("attack.surrogate", config.surrogate, allowed)
-    crafted = config.surrogates(entry.name, attackable(store, names))
+    crafted = surrogates_of(entry.name, attackable(store, names))
     surrogates = [e for e in others if e.name in crafted]
     layers = [e for e in others if e.name.partition("@")[0] == network]
     return {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictInt
 
-from substyle.engine.probes.config import LearningRate, Steps, WeightDecay
+from substyle.engine.probes.config import LearningRate
 from substyle.pipelines.validation import Distinct, validated
 
 TokenHead = Literal["attentive", "efficient"]
@@ -26,11 +26,7 @@ class AttentiveConfig:
     queries without keys."""
     learning_rates: Distinct[LearningRate] = (1e-2, 3e-3, 1e-3, 3e-4)
     """Grid of peak learning rates."""
-    weight_decays: Distinct[WeightDecay] = (1e-1,)
-    """Grid of AdamW weight decays."""
-    attention_heads: Annotated[StrictInt, Field(ge=1, le=1024)] = 12
+    attention_heads: ClassVar[int] = 12
     """Attention heads of attentive probes; the largest divisor of the width of a token up to this number is used."""
-    queries: Annotated[StrictInt, Field(ge=1, le=1024)] = 32
+    queries: ClassVar[int] = 32
     """Queries of efficient probes; likewise."""
-    steps: Steps = 150
-    """Optimiser steps of the first training, as ``mlp_steps`` of ``[probes]``."""

@@ -32,6 +32,7 @@ import torch
 
 from substyle.engine.extensions.attentive.config import AttentiveConfig
 from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import HeadBank, Setting, repeated, uniform
 from substyle.kernels.probe_heads import Heads
 
@@ -66,11 +67,11 @@ class TokenSetting(Setting):
         return HeadBank(settings, seeds, [heads])
 
 
-def token_grid(config: AttentiveConfig, head: str, tokens: int, width: int) -> list[Setting]:
+def token_grid(config: AttentiveConfig, probes: ProbeConfig, head: str, tokens: int, width: int) -> list[Setting]:
     """The grid of a head on P tokens of width D. G is the largest divisor of D up to the configured number."""
     most = config.queries if head == EFFICIENT else config.attention_heads
     groups = max(g for g in range(1, min(most, width) + 1) if width % g == 0)
-    each = product(config.learning_rates, config.weight_decays)
+    each = product(config.learning_rates, probes.expert.mlp_weight_decays)
     return [TokenSetting(lr, decay, 0, kind=head, tokens=tokens, groups=groups) for lr, decay in each]
 
 

@@ -117,7 +117,7 @@ class AttentiveStage(EmbeddingStage[AttentiveConfig, ProbeOutcome]):
         split_N = np.array([splits.get(key, _NONE) for key in table.keys], np.int8)
         table = replace(table, backbone=unit.name, split_N=split_N)
         count = count_of(entry.facts["spec"]["pooling"])
-        steps = 3 * config.steps * len(config.heads) * len(TASKS)
+        steps = 3 * probes.mlp_steps * len(config.heads) * len(TASKS)
         with threads(probes.threads), stage(f"attentive {unit.name}", steps, "steps", quiet=run.quiet) as bar:
             attentive(table, count, probes, config, bar.advance).save(folder)
 
@@ -177,9 +177,10 @@ def attentive(
         an outcome with the heads ``linear``, ``attentive`` and ``efficient``, and ``tokens`` and ``dim`` of a token.
     """
     tasks = tuple(name for name in probes.tasks if name in TASKS)
-    few = replace(probes, tasks=tasks, heads=("linear",), rotate=False, redraws=0, equal_width=0, resamples=0)
+    expert = replace(probes.expert, equal_width=0)
+    few = replace(probes, tasks=tasks, heads=("linear",), rotate="none", redraws=0, resamples=0, expert=expert)
     outcome = run_probes(averaged(table, count), few, out_dir=None, quiet=True)
-    device = devices.resolve(probes.device, prefix="probes.").torch_device
+    device = devices.resolve(probes.device).torch_device
     held, width = hold(table, probes, device), table.width // count
     group_N, images = table.groups(probes.resample_by), table.rows(TEST)
     for name in tasks:
@@ -188,10 +189,12 @@ def attentive(
             continue
         rng = np.random.default_rng([probes.seed, 0x737464])
         rows = task.sample(task.train_N, max(SAMPLE // count, _FEWEST), rng)
-        features = Features(held, over(table, *rows, parts=count), held.device, pick_dtype(probes.precision, device))
+        features = Features(
+            held, over(table, *rows, parts=count), held.device, pick_dtype(probes.expert.precision, device)
+        )
         for head in config.heads:
-            grid = token_grid(config, head, count, width)
-            made = train_mlp(features, task, probes, advance=advance, settings=grid, steps=config.steps)
+            grid = token_grid(config, probes, head, count, width)
+            made = train_mlp(features, task, probes, advance=advance, settings=grid)
             single = Single(task, made, score(features, task, made.heads, images), None)
             outcome.results[name][head] = report(table, single, probes, group_N[images])
             outcome.scores[f"{name}/{head}"] = single.scores.mean_TN

@@ -153,7 +153,7 @@ class Growing:
             todo = [float(f"{C:.6g}") for C in further if low <= C <= high]
             if not todo:
                 break
-        solved = bool((fits[by_accuracy].gradient_K <= self.config.tolerance).all())
+        solved = bool((fits[by_accuracy].gradient_K <= self.config.expert.tolerance).all())
         return Grown(fits[by_loss].heads, fits[by_accuracy].heads, by_loss, by_accuracy, agreed.get(by_loss), solved)
 
     def _loss(self, size: int, heads: Heads) -> float:
@@ -165,7 +165,7 @@ class Growing:
 
     def _continued(self, space: _Space, size: int, C: float, fit: Fit, loss: float) -> tuple[Fit, float, bool]:
         """Continue a fit to a third of its gradients until the loss agrees. Returns fit, loss and whether it does."""
-        for _ in range(self.config.doublings):
+        for _ in range(self.config.expert.doublings):
             (fit,) = self._fit(space, size, [C], fit)
             before, loss = loss, self._loss(size, fit.heads)
             same, reached = abs(loss - before) <= max(_AGREEMENT[0] * before, _AGREEMENT[1]), fit.converged_K.all()
@@ -198,8 +198,8 @@ class Growing:
         found = solver.fit(
             space.rows.with_image_weights(np.tile(first_ON, (len(Cs), 1))),
             1.0 / (np.repeat(Cs, orders) * np.tile(self.rows_O(size), len(Cs))),
-            tolerance=self.config.tolerance if start is None else start.tighter_K,
-            most=self.config.passes,
+            tolerance=self.config.expert.tolerance if start is None else start.tighter_K,
+            most=self.config.expert.passes,
             start=None if start is None else space.into(start.heads),
             basis=space.basis,
             advance=self.advance,

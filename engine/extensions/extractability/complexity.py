@@ -50,7 +50,7 @@ def architectures(sizes: ComplexityConfig) -> dict[str, tuple[int, int]]:
 
 def settings_of(sizes: ComplexityConfig, config: ProbeConfig) -> list[Setting]:
     """The grid: learning rates and decays of every architecture, which are groups."""
-    rates = list(product(config.mlp_learning_rates, config.mlp_weight_decays))
+    rates = list(product(config.mlp_learning_rates, config.expert.mlp_weight_decays))
     return [
         Setting(lr, decay, width, group=name, depth=depth)
         for name, (depth, width) in architectures(sizes).items()

@@ -100,7 +100,7 @@ def extractability(
     Returns:
         results by task and head; tasks with fewer than two classes are left out.
     """
-    device = devices.resolve(probes.device, prefix="probes.").torch_device
+    device = devices.resolve(probes.device).torch_device
     held, found = hold(table, probes, device), JSON()
     groups = table.groups(probes.resample_by)  # training photographs may be alike where test photographs are not
     for name, make in TASKS.items():
@@ -131,7 +131,7 @@ def complexity(
     Returns:
         results by architecture; empty if a task has fewer than two classes.
     """
-    device = devices.resolve(probes.device, prefix="probes.").torch_device
+    device = devices.resolve(probes.device).torch_device
     held, images, sizes = hold(table, probes, device), table.rows(TEST), {}
     for name, make in TASKS.items():
         task = make(table, probes.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictFloat, StrictInt
 
@@ -30,9 +30,9 @@ class FinetuneConfig:
     learning_rate: Annotated[StrictFloat, Field(gt=0, le=1)] = 1e-4
     """Highest learning rate of the network (AdamW with linear warm-up and cosine decay); ten times as high for the new
     layers."""
-    weight_decay: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.05
+    weight_decay: ClassVar[float] = 0.05
     """Weight decay of AdamW."""
-    transformation_weight: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.5
+    transformation_weight: ClassVar[float] = 0.5
     """joint: weight of the loss of the transformation; the rest is that of the class."""
     seed: Annotated[StrictInt, Field(ge=0)] = 0
-    """First seed. Defaults to the study's."""
+    """First seed, that of the study."""

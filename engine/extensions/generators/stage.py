@@ -8,20 +8,21 @@ from functools import partial
 from itertools import combinations, product
 from math import comb
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import Field, StrictInt
 
 from substyle.engine import devices
+from substyle.engine.base_config import BootstrapConfig
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.extensions.generators import section
 from substyle.engine.extensions.generators.section import Contrasts, UnseenStyles
 from substyle.engine.probes import linear
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.config import C_RANGE, ProbeConfig
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.crossed import Crossed, known_mean, mean_over_pairs
 from substyle.engine.probes.dataset import hold
 from substyle.engine.probes.evaluate import score
@@ -38,7 +39,7 @@ from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
-from substyle.engine.store.layout import TEST, ResampleBy, slug
+from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
 from substyle.pipelines.transforms.registry import suite
@@ -50,23 +51,17 @@ _ARRAYS = "crossed.npz"
 
 
 @validated("generators")
-class GeneratorsConfig:
+class GeneratorsConfig(BootstrapConfig):
     """Styles of generators that a probe has not seen: each generator trains in turn, and all others are scored."""
 
     styles: Annotated[StrictInt, Field(ge=0, le=64)] = 3
     """Styles of one generator that a probe is trained on; generators with fewer are left out. 0 turns the stage off."""
     draws: Annotated[StrictInt, Field(ge=1, le=64)] = 4
     """Maximum number of draws of these styles from each generator."""
-    C: Annotated[StrictFloat, Field(ge=C_RANGE[0], le=C_RANGE[1])] = 0.01
+    C: ClassVar[float] = 0.01
     """Inverse regularisation strength of all probes."""
-    resamples: Annotated[StrictInt, Field(ge=2, le=64)] = 5
+    resamples: ClassVar[int] = 5
     """Number of probes of each generator that are trained on resampled photographs."""
-    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
-    """Number of resamples of the test photographs."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of draws and resamples. Defaults to the study's."""
 
 
 class GeneratorsStage(JsonStage[GeneratorsConfig]):
@@ -111,7 +106,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
 
     def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, folder: Path) -> None:
         """Write scores and what contrasts of backbones need."""
-        probes = ProbeConfig(seed=config.seed, device=run.study.probes.device if run.study else devices.AUTO)
+        probes = ProbeConfig(seed=config.seed, device=run.study.device if run.study else devices.AUTO)
         found, crossed = unseen_styles(run.tables[unit.name], config, probes)
         self.write(folder, found)
         crossed.save(folder / _ARRAYS)
@@ -165,7 +160,7 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
     assert task is not None  # identity and styles are two classes
     # standardised without any style, of which all but a few are new
     plain = replace(task, train_T=np.setdiff1d(task.train_T, styles))
-    device = devices.resolve(probes.device, prefix="probes.").torch_device
+    device = devices.resolve(probes.device).torch_device
     features = Features.of_task(hold(table, probes, device), plain, probes)
     planned = _planned(table, task, list(generators.values()), plain.train_T, config)
     fit, difference = _fitted(features, task, probes, planned, config.C, styles)
@@ -176,7 +171,7 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
     accuracy_T = known_mean(known_mean(right_GTN).T)
     seen = [t for t in plain.train_T.tolist() if np.isfinite(accuracy_T[t])]
     weight_T = balanced_over(seen, table.coarse, sorted({table.coarse[t] for t in seen}))
-    own = certified(fit, probes.tolerance)
+    own = certified(fit, probes.expert.tolerance)
     return {
         **crossed.entries("accuracy", 0.0),
         "generators": list(generators),
@@ -187,6 +182,8 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
         "converged": own["converged"] and abs(difference) <= AGREEMENT and bool(fit.converged_K.all()),
         "certificate": own["certificate"] | {"difference": difference},
         **asdict(config),
+        "C": config.C,
+        "resamples": config.resamples,
     }, crossed
 
 
@@ -248,7 +245,7 @@ def _fitted(
         difference = validated(a) - validated(b)
         return difference, abs(difference) <= linear.AGREEMENT
 
-    (*_, fit), difference, _ = until_agreed(fitted(), fitted, compared, probes.doublings)
+    (*_, fit), difference, _ = until_agreed(fitted(), fitted, compared, probes.expert.doublings)
     return fit, difference
 
 

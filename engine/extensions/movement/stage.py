@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StrictInt
 
 from substyle.engine.analysis.geometry import sensitivity, unit
 from substyle.engine.analysis.robustness import spearman
+from substyle.engine.base_config import BootstrapConfig
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.extensions.movement import section
@@ -27,7 +27,7 @@ from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.stages.stamp import note_of
-from substyle.engine.store.layout import TRAIN, ResampleBy
+from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms.registry import load_all
@@ -44,19 +44,13 @@ _AT_ONCE = 256  # photographs in memory with all of their variants
 
 
 @validated("movement")
-class MovementConfig:
+class MovementConfig(BootstrapConfig):
     """How far variants move from their photograph, by several measures, and which predicts the loss of accuracy."""
 
-    neighbours: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
+    neighbours: ClassVar[int] = 10
     """Number of original photographs whose mean similarity is the hubness of an embedding."""
-    max_images: Annotated[StrictInt, Field(ge=2, le=20_000)] = 2_000
+    max_images: ClassVar[int] = 2_000
     """Maximum number of test photographs."""
-    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
-    """Number of resamples of the test photographs and of the transformations."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of samples and resamples. Defaults to the study's."""
 
 
 class MovementStage(JsonStage[MovementConfig]):
@@ -161,7 +155,13 @@ def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfi
     }
     ball_R = weight_RN @ ball_N / weight_RN.sum(axis=1)
     counts = {"images": len(rows), "transformations": len(known), "units": len(every)}
-    answer: JSON = {"measures": {}, **counts, **asdict(config)}
+    answer: JSON = {
+        "measures": {},
+        **counts,
+        **asdict(config),
+        "neighbours": config.neighbours,
+        "max_images": config.max_images,
+    }
     of_all = {name: np.nanmean(own_RT[:, known], axis=1) for name, own_RT in zip(MEASURES, measure_MRT, strict=True)}
     of_all["radius"] = ball_R
     for (name, (rho, apart_R, ci95)), own_RT in zip(correlated.items(), measure_MRT, strict=True):

@@ -11,8 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from substyle.engine.backbones.presets import ABOUT
+from substyle.engine.base_config import SHARED
 from substyle.engine.config import Study
 from substyle.engine.extensions.site.row import Row
+from substyle.engine.probes.config import ExpertConfig
 from substyle.engine.stages import registry
 from substyle.engine.store.layout import PIXELS
 from substyle.errors import ConfigError
@@ -35,7 +37,7 @@ def study_file(row: Row) -> str:
     if row.study.settings is None:
         return ""
     own = row.study.model_dump(include={"name", "note", "limit", *PIXELS}, exclude_none=True)
-    own["resample_by"] = row.data.resampled_by
+    own |= {"resample_by": row.data.resampled_by, "bootstrap": row.study.settings.get("probes", {}).get("bootstrap")}
     missing = ["photographs, plug-ins, weights", "[source]", "[embed]"]
     missing += ["limit"] * (row.study.limit is None) + ["[splits]"] * (row.study.splits is None)
     name, suite = row.backbone.base or row.backbone.name, row.suite.name or ""
@@ -51,6 +53,9 @@ def study_file(row: Row) -> str:
     for stage, settings in row.study.settings.items():
         known = _settings(stage) if stage in tables else {}
         kept = {name: value for name, value in settings.items() if known.get(name) and value is not None}
+        expert = [each.name for each in fields(ExpertConfig) if each.name in kept and stage == "probes"]
+        if expert:  # results.json has settings of probes in one table
+            kept["expert"] = {name: kept.pop(name) for name in expert}
         try:
             if stage in tables:
                 registry.settings_of(stage, kept)
@@ -66,8 +71,10 @@ def study_file(row: Row) -> str:
 @cache
 def _settings(stage: str) -> dict[str, bool]:
     """Fields of the settings of a stage, and whether they hold nothing but numbers and words of a list."""
-    properties = TypeAdapter(registry.stage(stage).config).json_schema()["properties"]
-    return {name: _is_plain(schema) for name, schema in properties.items()}
+    schema = TypeAdapter(registry.stage(stage).config).json_schema()
+    tables = [schema, *schema.get("$defs", {}).values()]
+    fields = {name: field for table in tables for name, field in table["properties"].items() if name not in SHARED}
+    return {name: _is_plain(field) for name, field in fields.items()}
 
 
 def _is_plain(schema: Mapping[str, Any]) -> bool:

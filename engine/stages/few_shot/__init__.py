@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from pydantic import Field, StrictInt
 from scipy.special import stdtrit
 
+from substyle.engine.base_config import BootstrapConfig
 from substyle.engine.probes.resampling import resample
 from substyle.engine.probes.tasks import identity
 from substyle.engine.stages.few_shot import section
 from substyle.engine.stages.few_shot.section import FewShot
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
-from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
+from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.pipelines.validation import validated
 
-BOOTSTRAP = 2000
 ITERATIONS = 100
 # By strong convexity the loss is within rows * |gradient|² / 2 of its minimum: 1e-5 nats for 1,000 rows of 10 classes
 # and 2,000 numbers. At scikit-learn's 1e-4 this would be 0.1 nats.
@@ -31,17 +31,13 @@ TOLERANCE = 1e-6
 
 
 @validated("few_shot")
-class FewShotConfig:
+class FewShotConfig(BootstrapConfig):
     """Few-shot class accuracy: logistic regression on a few photographs of each class, over several draws."""
 
     shots: Annotated[StrictInt, Field(ge=0, le=10**6)] = 16
     """Training photographs of each class, or all of a class that has fewer; 0 turns the stage off."""
     draws: Annotated[StrictInt, Field(ge=2, le=1000)] = 5
     """Number of draws of training photographs, the same for all backbones."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of draws and resamples. Defaults to the study's."""
 
 
 class FewShotStage(JsonStage[FewShotConfig]):
@@ -112,7 +108,7 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
             right_SN[draw] = model.predict(test_ND) == test_label_N
         converged &= not failures
     group_N = table.groups_of(test_N, config.resample_by)
-    estimate = resample(right_SN, BOOTSTRAP, config.seed, group_N).mean(np.ones(config.draws))
+    estimate = resample(right_SN, config.bootstrap, config.seed, group_N).mean(np.ones(config.draws))
     return {
         "accuracy": estimate.number,
         "ci95": widened(estimate.value, estimate.ci95, right_SN.mean(axis=1)),

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictInt
 
+from substyle.engine.base_config import BootstrapConfig
 from substyle.engine.probes.config import Head
-from substyle.engine.store.layout import ResampleBy
 from substyle.errors import ConfigError
 from substyle.pipelines.sources.metadata import Origin
 from substyle.pipelines.validation import Distinct, validated
@@ -23,7 +23,7 @@ def _origins(of: dict[str, str]) -> dict[str, str]:
 
 
 @validated("labels")
-class LabelsConfig:
+class LabelsConfig(BootstrapConfig):
     """Labels of photographs besides their class, predicted from embeddings of original photographs."""
 
     of: Annotated[dict[str, str], Field(max_length=100), AfterValidator(_origins)]
@@ -46,12 +46,6 @@ class LabelsConfig:
     """Values on fewer training photographs are left out."""
     max_values: Annotated[StrictInt, Field(ge=0, le=1000)] = 5
     """Number of values, the most frequent ones, that are left out of the training of class probes in turn."""
-    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
-    """Number of resamples of the test photographs."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap without a ``group``. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of probes, draws and resamples. Defaults to the study's."""
 
     def __post_init__(self) -> None:
         given = {"group": (self.group,) * bool(self.group), "numbers": self.numbers, "bins": tuple(self.bins)}

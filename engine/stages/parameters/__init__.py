@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field, StrictInt
 
+from substyle.engine.base_config import BootstrapConfig
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.ridge import Response, cells_of, regressed
@@ -18,7 +18,6 @@ from substyle.engine.stages.parameters import section
 from substyle.engine.stages.parameters.section import ByTransformation
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
 from substyle.kernels.philox import image_keys
@@ -32,15 +31,8 @@ _CODES = {"page", "photo", "kind"}  # parameters that choose among assets or cas
 
 
 @validated("parameters")
-class ParametersConfig:
+class ParametersConfig(BootstrapConfig):
     """Regression of the parameters of transformations: how much blur, which angle, which quality."""
-
-    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
-    """Number of resamples of the test photographs."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of resamples. Defaults to the study's."""
 
 
 class ParametersStage(JsonStage[ParametersConfig]):

@@ -32,7 +32,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     version = 3
     config = ProbeConfig
     alike = True
-    at_once = staticmethod(lambda config: devices.resolve(config.device, prefix="probes.").torch_device)
+    at_once = staticmethod(lambda config: devices.resolve(config.device).torch_device)
     report = section
 
     def units(self, run: Run, config: ProbeConfig) -> Iterable[Unit]:
@@ -50,8 +50,8 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         entry, settings = run.store.backbone(unit.name), run.store.settings
         spec = entry.facts["spec"]
         adapted = is_derived(entry.name) or "finetuned" in spec
-        fixed = adapted or (spec["control"] and not config.rotate_controls)
-        own = replace(config, rotate=False, redraws=0) if fixed else config
+        fixed = adapted or (spec["control"] and config.rotate == "networks")
+        own = replace(config, rotate="none", redraws=0) if fixed else config
         metadata = {
             "canvas": settings.canvas,
             "seed": settings.seed,
@@ -63,6 +63,12 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         multitask = not adapted and not spec["control"]
         table = run.tables[unit.name]
         run_probes(table, own, out_dir=folder, quiet=run.quiet, metadata=metadata, multitask=multitask).save(folder)
+
+    def stated(self, stored: Mapping[str, Any]) -> JSON:
+        """All settings in one table."""
+        found = super().stated(stored)
+        expert: JSON = found.pop("expert", {})
+        return found | expert
 
     def load(self, run: Run, folder: Path) -> ProbeOutcome:
         """Load the results."""

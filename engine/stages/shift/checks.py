@@ -78,8 +78,8 @@ def check_shift(
 
 def check_domains(study: Study) -> None:
     """Raise ConfigError if probes of other domains cannot be trained, or their photographs cannot be opened."""
-    if study.domains and ("linear" not in study.probes.heads or not study.probes.save):
-        raise ConfigError("domains", ", ".join(study.domains), "linear in probes.heads and probes.save = true")
+    if study.domains and "linear" not in study.probes.heads:
+        raise ConfigError("domains", ", ".join(study.domains), "linear in probes.heads")
     for name, folder in study.domains.items():
         if name == study.name:
             raise ConfigError(f"domains.{name}", str(folder), "another name than the study's, which is a domain too")

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, metrics
 from substyle.engine.probes.resampling import Resampled, resample
 from substyle.engine.stages.execution import computed
@@ -43,8 +42,8 @@ def train(run: Run, config: ShiftConfig) -> None:
     assert run.study is not None
     own = run.study.probes
     tasks = tuple(task for task in own.tasks if task in config.tasks)
-    nothing: dict[str, Any] = {"rotate": False, "redraws": 0, "resamples": 0, "equal_width": 0}
-    linear: ProbeConfig = replace(own, tasks=tasks, heads=(HEAD,), **nothing)
+    expert = replace(own.expert, equal_width=0)
+    linear = replace(own, tasks=tasks, heads=(HEAD,), rotate="none", redraws=0, resamples=0, expert=expert)
     for name, store in stores(run, config).items():
         configs = {PROBES.name: linear}
         computed(PROBES, Run(store, _results(run.out, name), run.opened(store), configs=configs, quiet=run.quiet))

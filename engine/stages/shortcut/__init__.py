@@ -10,9 +10,10 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt
+from pydantic import AfterValidator, Field, StrictFloat
 from torch.nn.functional import normalize
 
+from substyle.engine.base_config import BootstrapConfig
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.resampling import ACCURACY, DIFFERENCE, Bounds, Estimate, Resampled, resample, uniform_over
@@ -20,7 +21,7 @@ from substyle.engine.probes.tasks import identity
 from substyle.engine.stages.shortcut import section
 from substyle.engine.stages.shortcut.section import ARRANGEMENTS, Shortcut
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
-from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
+from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.dispatch import threads
 from substyle.pipelines.validation import validated
@@ -41,7 +42,7 @@ def _from_none(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 @validated("shortcut")
-class ShortcutConfig:
+class ShortcutConfig(BootstrapConfig):
     """What it costs nearest neighbours that a transformation goes with the class, or with the other classes."""
 
     correlations: Annotated[tuple[Annotated[StrictFloat, Field(ge=0, le=1)], ...], AfterValidator(_from_none)] = (
@@ -52,12 +53,6 @@ class ShortcutConfig:
     """Correlations between transformation and class, 0 first, at which class probes are trained; empty for none. At r,
     the photographs of a random half of the classes are transformed with probability (1 + r) / 2, and those of the other
     half with (1 - r) / 2."""
-    bootstrap: Annotated[StrictInt, Field(ge=100, le=10**6)] = 2000
-    """Number of resamples of the test photographs."""
-    resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap. Defaults to the study's."""
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of samples, draws and resamples. Defaults to the study's."""
 
 
 class ShortcutStage(JsonStage[ShortcutConfig]):

@@ -213,7 +213,7 @@ def test_a_device_that_does_not_exist_is_refused() -> None:
     for name in ("cuda:9", "tpu"):
         with pytest.raises(ConfigError) as caught:
             neighbors.search_device(name)
-        assert caught.value.field == "analysis.device"
+        assert caught.value.field == "device"
 
 
 @pytest.mark.parametrize(("limit", "device", "placed"), [(1 << 20, SECOND, [SECOND]), (10, SECOND, []),
@@ -263,5 +263,6 @@ def test_the_analysis_uses_one_device(gpus: None, monkeypatch: pytest.MonkeyPatc
     spy("place", lambda x, device: x)
     spy("search", lambda query, bank, k, device: search(query, bank, k, cpu))
     spy("kmeans", lambda x, k, seed, device: kmeans(x, k, seed, cpu))
-    run.analyze(table(), AnalysisConfig(device="cuda:1", map_points=0), quiet=True)
+    monkeypatch.setattr("substyle.engine.analysis.projection.POINTS", 0)
+    run.analyze(table(), AnalysisConfig(device="cuda:1"), quiet=True)
     assert asked == {"place": {SECOND}, "search": {SECOND}, "kmeans": {SECOND}}

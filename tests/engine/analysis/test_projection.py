@@ -19,14 +19,16 @@ from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.table import EmbeddingTable
 
 
-def drawn(table: EmbeddingTable, **settings: int) -> dict[str, Any]:
-    config = AnalysisConfig(**settings)
-    return embedding_map(table, geometry.query_rows(table, config.max_queries, config.seed), config)
+def drawn(table: EmbeddingTable, points: int = 600, seed: int = 0) -> dict[str, Any]:
+    config = AnalysisConfig(seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("substyle.engine.analysis.projection.POINTS", points)
+        return embedding_map(table, geometry.query_rows(table, config.max_queries, config.seed), config)
 
 
 @pytest.fixture(scope="module")
 def mapped() -> dict[str, list[int]]:
-    return drawn(table(style=3.0), map_points=100)["map"]
+    return drawn(table(style=3.0), 100)["map"]
 
 
 def test_neighbours_on_the_map_are_neighbours_among_the_embeddings(mapped: dict[str, list[int]]) -> None:
@@ -48,11 +50,11 @@ def test_points_are_variants_of_whole_test_photographs(mapped: dict[str, list[in
 
 @pytest.mark.parametrize(("images", "points"), [(90, 0), (90, 29), (10, 600)])
 def test_too_few_points_make_no_map(images: int, points: int) -> None:
-    assert drawn(table(images), map_points=points) == {}
+    assert drawn(table(images), points) == {}
 
 
 def test_variants_with_equal_embeddings_and_a_large_seed_have_a_map() -> None:
-    found = drawn(table(style=0.0, noise=0.0), map_points=180, seed=2**40)["map"]
+    found = drawn(table(style=0.0, noise=0.0), 180, seed=2**40)["map"]
     assert len(found["x"]) == len(found["y"]) == 180
 
 

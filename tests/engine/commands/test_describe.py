@@ -100,16 +100,16 @@ def test_an_option_is_named_by_an_error_and_a_field_of_a_study_file_by_its_file(
     run = ["run", str(study), "--images", str(two_classes), "--out", str(tmp_path / "out")]
     for words, message in (
         ([*run, "--device", "cuda:7"], "substyle: --device: got 'cuda:7'; allowed: "),
-        ([*run, "--set", "probes.device=cuda:7"], "substyle: probes.device: got 'cuda:7'; allowed: "),
-        ([*run, "--set", "probes.batch=x"], "substyle: probes.batch: got 'x'; allowed: "),
+        ([*run, "--set", "device=cuda:7"], "substyle: device: got 'cuda:7'; allowed: "),
+        ([*run, "--set", "probes.expert.batch=x"], "substyle: probes.expert.batch: got 'x'; allowed: "),
         (["embed", run[3], "--store", "x", "--backbone", "control:pixels", "--device", "cuda:7"], "--device: got"),
     ):
         assert main(words) == 2
         assert message in capsys.readouterr().err
     text = study.read_text()
     for wrong, message in (
-        (text + "[probes]\nbatch = -1\n", "probes.batch: got -1; allowed: "),
-        (text + "[probes]\ndevice = 'cuda:7'\n", "probes.device: got 'cuda:7'; allowed: "),
+        (text + "[probes.expert]\nbatch = -1\n", "probes.expert.batch: got -1; allowed: "),
+        (text + "device = 'cuda:7'\n", "device: got 'cuda:7'; allowed: "),
         (text.replace("mini5", "nothing"), "suite: got 'nothing'; allowed: "),
     ):
         study.write_text(wrong)

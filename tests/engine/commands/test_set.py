@@ -35,7 +35,7 @@ def asked(*words: str) -> dict[str, Any]:
         ("probes.mlp_steps=300", "probes.mlp_steps", 300),
         ("seed = 3", "seed", 3),
         ("probes.Cs=[1e-3, 1e-2]", "probes.Cs", [1e-3, 1e-2]),
-        ("probes.rotate=false", "probes.rotate", False),
+        ("resamples=false", "resamples", False),
         ("suite=mini5", "suite", "mini5"),  # a word needs no quotes
         ("suite='mini5'", "suite", "mini5"),
         ("images=a=b", "images", "a=b"),
@@ -71,8 +71,7 @@ def test_they_stand_in_place_of_those_of_the_file(study: Path) -> None:
     assert changed.probes.seed == 5
     assert changed.shift == {"others": study.parent / "photos"}
     assert asked(*setting("executor.retries=1", "executor.retries=3")) == {"executor.retries": 3}
-    placed = load_study(study, device="cuda", runtime="torch", changes={"embed.device": "cpu"})  # --device --set
-    assert (placed.embed.device, placed.embed.runtime) == ("cpu", "torch")
+    assert asked("--device", "cuda", *setting("device=cpu")) == {"device": "cpu"}
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,6 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
         (other, count({"": {None: 20}}), config, "shift", " 0 "),
         (other, good, dataclasses.replace(config, tasks=("fine",)), "shift", "semantic in probes.tasks"),
         (other, good, dataclasses.replace(config, heads=("mlp",)), "shift", "linear in probes.heads"),
-        (other, good, dataclasses.replace(config, save=False), "shift", "probes.save = true"),
     ]
     for folder, counts, probes, name, named in cases:
         with pytest.raises(ConfigError, match=named) as caught:
@@ -201,7 +200,7 @@ def test_tables_that_run_nothing_are_pointed_out() -> None:
         return [warning for check in checks() for warning in check(study, counts)]
 
     counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
-    idle = {"finetune": FinetuneConfig(steps=7), "adapt": AdaptConfig(content=0.9)}
+    idle = {"finetune": FinetuneConfig(steps=7), "adapt": AdaptConfig()}
     assert sorted(text.split()[0] for text in warnings_of(Study("s", pixels, stages=idle))) == ["[adapt]", "[finetune]"]
     off = Study("s", pixels, stages={"few_shot": FewShotConfig(shots=0)})
     assert warnings_of(off) == warnings_of(Study("s", pixels)) == []

@@ -55,7 +55,7 @@ def embed(images: Path, store: Path, capsys: pytest.CaptureFixture[str], *more: 
     options = [
         "--suite",
         "identity,grayscale",
-        *setting("embed.batch=8", "embed.shard_rows=16", "embed.threads=2"),
+        *setting("embed.batch=8", "embed.shard_rows=16", "threads=2"),
     ]
     code = main([*arguments, *options, "--json", "--quiet", *more])
     return code, json.loads(capsys.readouterr().out)

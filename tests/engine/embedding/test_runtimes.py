@@ -17,7 +17,6 @@ from torch import nn
 from substyle.engine.cli import main
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.errors import SubstyleError
 
 VIT = "control:random:test_vit"
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,7 +38,7 @@ def embed(images: Path, store: Path, *more: str) -> int:
         "identity,grayscale,gaussian_noise",
         *setting("canvas=32", "embed.batch=8", "limit=12"),
     ]
-    arguments = ["embed", str(images), "--store", str(store), "--backbone", VIT, "--set", "embed.threads=1", *settings]
+    arguments = ["embed", str(images), "--store", str(store), "--backbone", VIT, "--set", "threads=1", *settings]
     return main([*arguments, "--set", "embed.shard_rows=8", "--quiet", "--json", *more])
 
 
@@ -149,9 +148,9 @@ def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
     study = tmp_path / "s.toml"
     study.write_text(
         f'name = "s"\nsuite = "identity,grayscale"\ncanvas = 32\ngallery = 0\nbackbones = ["{VIT}"]\n'
-        '[embed]\nbatch = 8\ndevice = "cpu"\nruntime = "tensorrt"\nprecision = "fp32"\n'
-        "[probes]\nmlp_steps = 2\nmultitask_steps = 2\ndoublings = 1\nwidths = [8]\nCs = [1e-2]\nresamples = 2\n"
-        "bootstrap = 100\n[analysis]\nks = [1]\n"
+        'bootstrap = 100\ndevice = "cpu"\n[embed]\nbatch = 8\nruntime = "tensorrt"\nprecision = "fp32"\n'
+        "[probes]\nmlp_steps = 2\nmultitask_steps = 2\nexpert.doublings = 1\nwidths = [8]\nCs = [1e-2]\nresamples = 2\n"
+        "[analysis]\nks = [1]\n"
     )
     command = ["run", str(study), "--images", str(two_classes), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(command) == 2
@@ -160,22 +159,3 @@ def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
     assert main([*command, "--set", "embed.runtime=torch", "--device", "auto", "--set", "limit=24"]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["backbones"][VIT]["runtime"]["name"] == "torch.compile"
-
-
-def test_the_device_of_run_is_that_of_probes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from substyle.engine.commands import study as pipeline
-
-    taken = []
-
-    def run_study(study: Any, *arguments: Any, **more: Any) -> None:  # noqa: ANN401
-        taken.append((study.embed.device, study.probes.device))
-        raise SubstyleError("far enough")
-
-    monkeypatch.setattr(pipeline, "run_study", run_study)
-    study = tmp_path / "s.toml"
-    for table in ("", '[probes]\ndevice = "auto"\n'):
-        study.write_text(f'name = "s"\nbackbones = ["control:pixels"]\n{table}')
-        assert main(["run", str(study), "--device", "cpu"]) == 1
-    assert taken == [("cpu", "cpu"), ("cpu", "auto")]

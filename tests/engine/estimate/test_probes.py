@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from substyle.engine.estimate import probes
 from substyle.engine.estimate.probes import ProbedTable, linear_pass, step
 from substyle.engine.estimate.roofline import DEVICES, DISK, GPU, HOST, Parts, slowest
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.heads import grid, initial
 from substyle.kernels import probe_step
 from substyle.kernels.probe_heads import Term
@@ -53,8 +53,10 @@ def test_tables_in_float16_are_read_as_stored_where_most_rows_count() -> None:
     for how in ("int8", "streamed"):
         assert replace(table, how=how).stored(31, config) == 0
     assert replace(table, itemsize=4).stored(31, config) == 0
-    assert table.stored(31, replace(config, precision="fp32")) == 0
-    quick, slow = (parts(table_of(10**6), replace(config, precision=each)) for each in ("auto", "fp32"))
+    assert table.stored(31, replace(config, expert=ExpertConfig(precision="fp32"))) == 0
+    quick, slow = (
+        parts(table_of(10**6), replace(config, expert=ExpertConfig(precision=each))) for each in ("auto", "fp32")
+    )
     assert slowest(quick[probes.LINEAR])[1] < 0.6 * slowest(slow[probes.LINEAR])[1]
 
 
@@ -93,7 +95,7 @@ def test_what_is_off_is_not_counted() -> None:
     whole, control, fixed, narrow = (
         parts(table, config),
         parts(table, config, backbone="control:pixels"),
-        parts(table, replace(config, rotate_controls=False), backbone="control:pixels"),
+        parts(table, replace(config, rotate="networks"), backbone="control:pixels"),
         parts(table_of(1000, 200), config),
     )
     assert control[probes.MLPS][GPU] < whole[probes.MLPS][GPU]  # no multi-task probe
@@ -106,7 +108,8 @@ def test_what_is_off_is_not_counted() -> None:
 
 def test_a_streamed_table_waits_for_the_disk() -> None:
     found = parts(
-        table_of(4_000_000, how="streamed"), ProbeConfig(tasks=("semantic",), heads=("linear",), equal_width=0)
+        table_of(4_000_000, how="streamed"),
+        ProbeConfig(tasks=("semantic",), heads=("linear",), expert=ExpertConfig(equal_width=0)),
     )
     assert probes.LOADING not in found
     passes = sum(passes for (task, _), (passes, _) in probes.PASSES.items() if task == "semantic")

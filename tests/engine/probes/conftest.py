@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.tasks import Task
 from substyle.engine.probes.torch_dataset import TASKS
@@ -102,6 +103,8 @@ def quick() -> Callable[..., ProbeConfig]:
             "bootstrap": 200,
             "precision": "fp32",
         }
-        return ProbeConfig(**(base | changes))  # type: ignore[arg-type]
+        fields = base | changes
+        expert = {each.name: fields.pop(each.name) for each in dataclasses.fields(ExpertConfig) if each.name in fields}
+        return ProbeConfig(**fields, expert=ExpertConfig(**expert))  # type: ignore[arg-type]
 
     return make

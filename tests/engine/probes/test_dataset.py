@@ -9,13 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from tests.conftest import slow_after
 from tests.engine.probes.conftest import CPU, SUITE, Make, Quick
 
 from substyle.engine.probes import dataset, loader
 from substyle.engine.probes import dataset as held_module
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import Dataset, MemoryBudget, Resident, Standardizer, Streamed, hold, standard_of
 from substyle.engine.probes.loader import Draw, Drawn, Placed
 from substyle.engine.probes.run import run_probes
@@ -34,8 +33,12 @@ def cells(table: EmbeddingTable) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, 
     return t, n
 
 
-def of(how: str, table: EmbeddingTable, **changes: object) -> Dataset:
-    return hold(table, replace(ProbeConfig(table=how), **changes), CPU)  # type: ignore[arg-type]
+def held_as(how: str) -> ProbeConfig:
+    return ProbeConfig(expert=ExpertConfig(table=how))  # type: ignore[arg-type]
+
+
+def of(how: str, table: EmbeddingTable) -> Dataset:
+    return hold(table, held_as(how), CPU)
 
 
 def standardised(held: Dataset, t: Any, n: Any) -> torch.Tensor:  # noqa: ANN401
@@ -69,7 +72,8 @@ def test_int8_rows_are_near(make_table: Make, dtype: type, monkeypatch: pytest.M
     x_TND[..., 3] = x_TND[..., 3] * 50 + 1000
     x_TND[..., 4] = 7.0
     table = replace(table, x_TND=x_TND)
-    held = of("int8", table, stream_buffer=1 << 16)
+    monkeypatch.setattr(ProbeConfig, "stream_buffer", 1 << 16)
+    held = of("int8", table)
     assert isinstance(held, Resident)
     assert held.how == "int8"
     assert held.x_RD.dtype == torch.int8
@@ -99,13 +103,15 @@ def plain(table: EmbeddingTable, config: ProbeConfig) -> tuple[dict[str, Any], d
     return outcome.results, outcome.scores
 
 
-@pytest.mark.parametrize("sampling", slow_after(1, ["variant", "cross"]))
-def test_streamed_probes_learn_what_probes_in_memory_learn(make_table: Make, quick: Quick, sampling: str) -> None:
+def test_streamed_probes_learn_what_probes_in_memory_learn(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All tasks, heads and resamples, the rotation and the projection, bit-identical, with windows of a few steps."""
     table = make_table(style=1.0)
-    config = quick(mlp_steps=10, multitask_steps=10, mlp_resamples=1, sampling=sampling, dropout=0.2)
+    config = quick(mlp_steps=10, multitask_steps=10, mlp_resamples=1, dropout=0.2)
     expected, expected_scores = plain(table, config)
-    results, scores = plain(table, replace(config, table="streamed", stream_buffer=1 << 16))
+    monkeypatch.setattr(ProbeConfig, "stream_buffer", 1 << 16)
+    results, scores = plain(table, replace(config, expert=replace(config.expert, table="streamed")))
     assert results == expected
     assert scores.keys() == expected_scores.keys()
     for name, score in scores.items():
@@ -115,7 +121,8 @@ def test_streamed_probes_learn_what_probes_in_memory_learn(make_table: Make, qui
 def test_probes_on_int8_learn_nearly_the_same(make_table: Make, quick: Quick) -> None:
     table = make_table(images=300, style=1.0)
     config = quick(tasks=("fine", "semantic"), heads=("linear",))
-    expected, (results, _) = plain(table, config)[0], plain(table, replace(config, table="int8"))
+    rounded = replace(config, expert=replace(config.expert, table="int8"))
+    expected, (results, _) = plain(table, config)[0], plain(table, rounded)
     for task, number in (("fine", "accuracy"), ("semantic", "clean")):
         ours, theirs = (r[task]["linear"][number] for r in (results, expected))
         assert abs(ours - theirs) < 0.02
@@ -189,9 +196,9 @@ def test_what_a_reader_dies_of_is_seen(make_table: Make) -> None:
 def test_a_buffer_for_less_than_two_steps_is_refused(make_table: Make) -> None:
     table = make_table()
     assert Streamed(table, CPU, 800).feed(draws(table, 10), 10, 5)
-    with pytest.raises(ConfigError, match="at least 800, two steps of 10 rows") as caught:
+    with pytest.raises(ConfigError, match="two fit into 799 bytes") as caught:
         Streamed(table, CPU, 799).feed(draws(table, 10), 10, 5)
-    assert (caught.value.field, caught.value.given) == ("probes.stream_buffer", 799)
+    assert (caught.value.field, caught.value.given) == ("probes.expert.batch", 10)
 
 
 IMAGENET = (31, 1_281_167, 768)  # 61.0 GB in float16
@@ -232,7 +239,8 @@ def test_a_table_larger_than_a_gpu_is_streamed_from_host_memory(
     lazy = Lazy(np.asarray(make_table(images=3_000).x_TND))
     assert lazy.x_TND.nbytes == 960_000
     table = replace(make_table(images=3_000), x_TND=lazy)  # type: ignore[arg-type]
-    held = hold(table, ProbeConfig(table=asked, stream_buffer=1 << 16), gpu, quiet=False)
+    monkeypatch.setattr(ProbeConfig, "stream_buffer", 1 << 16)
+    held = hold(table, held_as(asked), gpu, quiet=False)
     assert isinstance(held, Streamed)
     assert isinstance(held.table.x_TND, np.ndarray) == read
     assert lazy.read == read
@@ -255,13 +263,13 @@ def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
     here = MemoryBudget(IMAGENET, 2, int(39e9), 1 << 30, "cuda:0")
     with pytest.raises(ConfigError, match=r"allowed: int8, streamed \(.*61.00") as caught:
         here.choose("float16")
-    assert (caught.value.field, caught.value.given) == ("probes.table", "float16")
+    assert (caught.value.field, caught.value.given) == ("probes.expert.table", "float16")
     for asked in ("auto", "streamed"):
-        with pytest.raises(ConfigError, match=r"probes.stream_buffer: got 1073741824; .*through a buffer of 1.07 GB"):
+        with pytest.raises(ConfigError, match=rf"probes.expert.table: got '{asked}'; .*through a buffer of 1.07 GB"):
             replace(here, free=10**9).choose(asked)
     with pytest.raises(ConfigError, match="nothing fits") as caught:
         replace(here, free=10**9).choose("int8")
-    assert (caught.value.field, caught.value.given) == ("probes.table", "int8")
+    assert (caught.value.field, caught.value.given) == ("probes.expert.table", "int8")
 
 
 def test_hold_says_the_arithmetic(make_table: Make, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:  # noqa: ANN401
@@ -269,13 +277,13 @@ def test_hold_says_the_arithmetic(make_table: Make, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(held_module, "free_bytes", lambda device: 40_000)
     assert hold(table, ProbeConfig(), CPU, quiet=False).how == "float16"
     assert capsys.readouterr().err == "", "what is in memory already is not loaded"
-    held = hold(table, ProbeConfig(table="int8"), CPU, quiet=False)
+    held = hold(table, held_as("int8"), CPU, quiet=False)
     assert held.how == "int8"
     words = "probes synthetic: embeddings int8: 120 images × 8 variants × (20 + 4) bytes = 0.00 GB; 80% of 0.00 GB free"
     assert words in capsys.readouterr().err
     monkeypatch.setattr(held_module, "free_bytes", lambda device: 20_000)
-    with pytest.raises(ConfigError, match=r"probes.table: got 'int8'"):
-        hold(table, ProbeConfig(table="int8"), CPU)
+    with pytest.raises(ConfigError, match=r"probes.expert.table: got 'int8'"):
+        hold(table, held_as("int8"), CPU)
 
 
 def test_free_memory_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.engine.probes.conftest import CPU, Make, Quick
 
 from substyle.engine.probes import batches
 from substyle.engine.probes.batches import Batches, BatchPart, Features
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import hold, standard_of
 from substyle.engine.probes.heads import HeadBank, Setting
 from substyle.engine.probes.tasks import fine_task, semantic_task, stream_of
@@ -30,8 +30,8 @@ def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> Non
 
     def parts() -> list[BatchPart]:
         return [
-            BatchPart(fine, stream_of(fine, "variant", 0), 24),
-            BatchPart(replace(semantic, first=8), stream_of(semantic, "variant", 0), 9),
+            BatchPart(fine, stream_of(fine, 0), 24),
+            BatchPart(replace(semantic, first=8), stream_of(semantic, 0), 9),
         ]
 
     made, reference = Batches(features, parts(), 4, 9), parts()
@@ -61,13 +61,13 @@ def test_rows_that_are_standardised_in_advance_are_the_same(
     table = make_table()
     task = fine_task(table, 0)
     assert task is not None
-    held = hold(table, ProbeConfig(table=how), CPU)
+    held = hold(table, ProbeConfig(expert=ExpertConfig(table=how)), CPU)
     features = Features(held, standard_of(table, task, 0), CPU, dtype)
     features = features.projected(width, 0) if width else features
     rows = len(table.transformations) * len(table.keys)
 
     def first(steps: int) -> tuple[torch.Tensor, bool]:
-        made = Batches(features, [BatchPart(task, stream_of(task, "variant", 0), 24)], 4, steps)
+        made = Batches(features, [BatchPart(task, stream_of(task, 0), 24)], 4, steps)
         x_nBD = made.block([0.1] * 4).x_nBD
         assert x_nBD is not None
         return x_nBD, made.ready_RD is not None

@@ -95,7 +95,10 @@ def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Q
         seen = np.setdiff1d(task.train_T, [t])
         own = replace(task, train_T=seen)
         alone = fit_heads(
-            TrainingRows(features, own, variant_weights(own, seen)[None]), config, [0.1], tolerance=config.tolerance / 3
+            TrainingRows(features, own, variant_weights(own, seen)[None]),
+            config,
+            [0.1],
+            tolerance=config.expert.tolerance / 3,
         )
         picked = score(features, replace(task, score_T=np.array([t])), alone.heads, images)
         assert (picked.mean_TN[t] == found.score_TN[t]).mean() >= 1 - 1.5 / len(images)
@@ -220,7 +223,7 @@ def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
             TrainingRows(features, task, variant_weights(task, seen)[None]),
             config,
             [0.1],
-            tolerance=config.tolerance / 3,
+            tolerance=config.expert.tolerance / 3,
         )
         scores = score(features, replace(task, score_T=held), alone.heads, images)
         expected.append(np.mean([np.mean(scores.mean_TN[t]) for t in held]))  # one of blur, one of noise
@@ -244,8 +247,8 @@ def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
 def test_fits_that_do_not_agree_are_not_converged(make_table: Make, quick: Quick) -> None:
     config = quick(doublings=4)
     found = turned(make_table(), config)
-    assert found.describe(config.tolerance)["converged"] is True
-    assert replace(found, difference=-0.006).describe(config.tolerance)["converged"] is False
+    assert found.describe(config.expert.tolerance)["converged"] is True
+    assert replace(found, difference=-0.006).describe(config.expert.tolerance)["converged"] is False
     assert found.describe(0.0)["converged"] is False
 
 
@@ -268,7 +271,10 @@ def test_styles_of_a_generator_are_scored_by_a_probe_that_saw_none_of_them(make_
         own = replace(task, train_T=seen)
         features = Features(table, standard, CPU, torch.float32)
         alone = fit_heads(
-            TrainingRows(features, own, variant_weights(own, seen)[None]), config, [0.1], tolerance=config.tolerance / 3
+            TrainingRows(features, own, variant_weights(own, seen)[None]),
+            config,
+            [0.1],
+            tolerance=config.expert.tolerance / 3,
         )
         picked = score(features, replace(task, score_T=np.array(held)), alone.heads, table.rows(2))
         expected = float(np.mean([picked.mean_TN[t].mean() for t in held]))

@@ -121,8 +121,8 @@ def test_what_is_said_of_a_fit(make_table: Make, quick: Quick) -> None:
     assert said["converged"] is True
     certificate = said["certificate"]
     assert certificate.keys() == {"gradient", "tolerance", "iterations", "difference"}
-    assert certificate["gradient"] <= found.fit.tolerance_K[0] <= config.tolerance / 3
-    assert certificate["tolerance"] == config.tolerance
+    assert certificate["gradient"] <= found.fit.tolerance_K[0] <= config.expert.tolerance / 3
+    assert certificate["tolerance"] == config.expert.tolerance
     assert said["steps"] == certificate["iterations"] >= 1
     assert abs(certificate["difference"]) <= 0.05
     assert sum(passes) >= said["steps"]
@@ -211,7 +211,9 @@ def test_resamples_have_the_loosest_tolerance_that_agrees(
     for before, after in pairwise(fits):
         assert after.tolerance_K[0] == before.gradient_K[0] / 3
     assert found.resampled is not None
-    assert found.resampled.tolerance_K[0] == [config.tolerance, *(fit.tolerance_K[0] for fit in fits)][of_resamples]
+    assert (
+        found.resampled.tolerance_K[0] == [config.expert.tolerance, *(fit.tolerance_K[0] for fit in fits)][of_resamples]
+    )
 
 
 def test_resamples_draw_whole_groups(make_table: Make) -> None:

@@ -274,9 +274,12 @@ def both(table: EmbeddingTable) -> tuple[Task, Task]:
     return fine, semantic
 
 
-def test_the_grid_of_the_joint_probe_is_that_of_its_twins(make_table: Make, quick: Quick) -> None:
+def test_the_grid_of_the_joint_probe_is_that_of_its_twins(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fine, semantic = both(make_table())
-    settings = settings_of(fine, semantic, quick(task_weight=0.25, widths=(8, 16)))
+    monkeypatch.setattr(ProbeConfig, "task_weight", 0.25)
+    settings = settings_of(fine, semantic, quick(widths=(8, 16)))
     assert len(settings) == 3 * 4
     log_8, log_3 = math.log(8), math.log(3)
     losses = {JOINT: (0.25 / log_8, 0.75 / log_3), TWIN_FINE: (1 / log_8, 0.0), TWIN_SEMANTIC: (0.0, 1 / log_3)}

@@ -54,6 +54,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[Fitted]:
 
     monkeypatch.setattr(solver, "fit", watched)
     monkeypatch.setattr(linear, "C_RANGE", (C, C))
+    monkeypatch.setattr(GeneratorsConfig, "C", C)
     return made
 
 
@@ -69,7 +70,7 @@ def of_rotation(table: EmbeddingTable, config: ProbeConfig, _: str) -> None:
 
 def of_generators(table: EmbeddingTable, config: ProbeConfig, _: str) -> None:
     style = tuple("style" if any(t in own for own in STYLES.values()) else name for t, name in enumerate(table.coarse))
-    unseen_styles(replace(table, coarse=style), GeneratorsConfig(C=C, styles=2, draws=2, resamples=2), config)
+    unseen_styles(replace(table, coarse=style), GeneratorsConfig(styles=2, draws=2), config)
 
 
 def of_labels(table: EmbeddingTable, config: ProbeConfig, which: str) -> None:

@@ -60,7 +60,7 @@ def learned(
 ) -> dict[Setting, Trained]:
     task = the_task(table)
     features = Features(hold(table, config, CPU), standard_of(table, task, 0), CPU, dtype)
-    part = BatchPart(task, stream_of(task, "variant", 0), 64)
+    part = BatchPart(task, stream_of(task, 0), 64)
     return train(features, [part], settings, config, steps, seeds=[0, 1])
 
 
@@ -139,15 +139,17 @@ def test_scripts_too_short_to_warm_up_run_eagerly(
 
 
 @pytest.mark.parametrize("how", ["streamed", "int8"])
-def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: FakeGraphs, how: str) -> None:
+def test_tables_of_every_kind(
+    make_table: Make, quick: Quick, graphs: FakeGraphs, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Streamed windows of five steps: schedules are at most that long, and their rows stay valid."""
     table, settings = make_table(), [Setting(1e-2, 0.1, 0), Setting(1e-3, 0.1, 0)]
-    config = quick(dropout=0.0, stream_buffer=1 << 16)
+    config = quick(dropout=0.0)
     expected = learned(table, settings, config, 20)
     captured_once = len(graphs.replays)
-    held = replace(config, table=how, stream_buffer=1 << 16)
+    held = replace(config, expert=replace(config.expert, table=how))
     if how == "streamed":
-        object.__setattr__(held, "stream_buffer", 2 * 5 * 64 * 20 * 2)  # below what a study may say
+        monkeypatch.setattr(ProbeConfig, "stream_buffer", 2 * 5 * 64 * 20 * 2)
     ours = learned(table, settings, held, 20)
     assert len(graphs.replays) == 2 * captured_once
     if how == "streamed":
@@ -169,8 +171,8 @@ def test_twins_and_their_parts(
 
     def run() -> dict[Setting, Trained]:
         parts = [
-            BatchPart(fine, stream_of(fine, "variant", 0), 18),
-            BatchPart(replace(semantic, first=8), stream_of(semantic, "variant", 0), 18),
+            BatchPart(fine, stream_of(fine, 0), 18),
+            BatchPart(replace(semantic, first=8), stream_of(semantic, 0), 18),
         ]
         return train(features, parts, settings_of(fine, semantic, config), config, 20)
 
@@ -204,7 +206,7 @@ def test_a_script_says_what_its_steps_are(make_table: Make) -> None:
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
 
     def part() -> BatchPart:
-        return BatchPart(task, stream_of(task, "variant", 0), 8)
+        return BatchPart(task, stream_of(task, 0), 8)
 
     batches, stream = Batches(features, [part()], 3, 5, gathered=False), part().stream
     place = batches.script.word_nP.data_ptr()
@@ -239,12 +241,11 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("sampling", ["variant", "cross"])
-def test_a_schedule_takes_as_many_operations_however_long_it_is(make_table: Make, sampling: str) -> None:
+def test_a_schedule_takes_as_many_operations_however_long_it_is(make_table: Make) -> None:
     table = make_table()
     task = the_task(table)
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
-    part = BatchPart(task, stream_of(task, sampling, 0), 8)
+    part = BatchPart(task, stream_of(task, 0), 8)
     counts = []
     for steps in (2, 50):
         batches = Batches(features, [part], steps, steps, gathered=False)

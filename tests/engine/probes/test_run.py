@@ -143,8 +143,6 @@ def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, t
         picked = [saved[f"fine-{head}.safetensors"].predict(x[t]).argmax(1) == t for t in range(8)]
         accuracy = plain(outcome)["fine"][head]["accuracy"]
         assert np.mean(picked) == pytest.approx(accuracy, abs=0.005)
-    run_probes(table, quick(tasks=("semantic",), save=False), out_dir=tmp_path / "none", quiet=True)
-    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow
@@ -192,7 +190,7 @@ def test_what_is_not_asked_for_is_not_there(make_table: Make, quick: Quick) -> N
         return set(run_probes(table, quick(mlp_steps=2, **changes), out_dir=None, quiet=True).results)
 
     linear = {"heads": ("linear",), "equal_width": 0}
-    assert keys(tasks=("coarse",), rotate=False, **linear) == {"coarse"}
+    assert keys(tasks=("coarse",), rotate="none", **linear) == {"coarse"}
     assert keys(tasks=("coarse",), **linear) == {"coarse", "coarse_rotation", "coarse_redrawn"}
     assert keys(tasks=("fine", "semantic"), **linear) == {"fine", "semantic"}
     assert keys(tasks=("coarse", "fine"), heads=("mlp",)) == {"coarse", "fine"}
@@ -355,12 +353,11 @@ def test_embeddings_that_are_not_finite_are_refused(make_table: Make, quick: Qui
         run_probes(table, quick(), out_dir=None, quiet=True)
 
 
-@pytest.mark.parametrize("sampling", slow_after(1, ["variant", "cross"]))
-def test_precisions_are_equally_accurate(make_table: Make, quick: Quick, sampling: str) -> None:
+def test_precisions_are_equally_accurate(make_table: Make, quick: Quick) -> None:
     table = make_table(images=200, style=0.4)
     accuracy = {}
     for precision in ("fp32", "bf16"):
-        config = quick(tasks=("fine",), precision=precision, sampling=sampling, equal_width=0)
+        config = quick(tasks=("fine",), precision=precision, equal_width=0)
         accuracy[precision] = plain(run_probes(table, config, out_dir=None, quiet=True))["fine"]
     for head in ("linear", "mlp"):
         full, half = accuracy["fp32"][head]["accuracy"], accuracy["bf16"][head]["accuracy"]

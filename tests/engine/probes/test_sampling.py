@@ -25,12 +25,11 @@ def need(task: Task | None) -> Task:
     return task
 
 
-@pytest.mark.parametrize("sampling", ["variant", "cross"])
-def test_held_out_never_comes(make_table: Make, sampling: str) -> None:
+def test_held_out_never_comes(make_table: Make) -> None:
     """Held-out transformations are in neither training nor validation rows of the coarse task."""
     table = make_table()
     task = need(coarse_task(table, 0))
-    t, n = many(stream_of(task, sampling, 0))
+    t, n = many(stream_of(task, 0))
     held_out = [i for i, role in enumerate(table.roles) if role == "held_out"]
     assert not np.isin(t, held_out).any()
     assert set(t) == {i for i, role in enumerate(table.roles) if role == "train"}
@@ -40,18 +39,15 @@ def test_held_out_never_comes(make_table: Make, sampling: str) -> None:
     assert set(val_n) == set(table.rows(1))
 
 
-@pytest.mark.parametrize("sampling", ["variant", "cross"])
 @pytest.mark.parametrize("make_task", [fine_task, coarse_task, semantic_task])
-def test_only_rows_that_count_come(
-    make_table: Make, sampling: str, make_task: Callable[[EmbeddingTable, int], Task | None]
-) -> None:
+def test_only_rows_that_count_come(make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None]) -> None:
     table = make_table()
     distinct = np.random.default_rng(1).random(table.distinct_TN.shape) < 0.3
     distinct[0] = True
     distinct[4] = False  # never differs from identity
     table = replace(table, distinct_TN=distinct)
     task = need(make_task(table, 0))
-    t, n = many(stream_of(task, sampling, 0))
+    t, n = many(stream_of(task, 0))
     assert distinct[t, n].all()
     assert np.isin(n, table.rows(0)).all()
     assert 4 not in t
@@ -61,7 +57,7 @@ def test_coarse_classes_are_balanced(make_table: Make) -> None:
     """Each class has probability 1/4, uniform over its transformations."""
     table = make_table()
     task = need(coarse_task(table, 0))
-    t, _ = many(stream_of(task, "variant", 0), batches=100)
+    t, _ = many(stream_of(task, 0), batches=100)
     share = np.bincount(task.answers(t, t), minlength=4) / len(t)
     assert np.abs(share - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / len(t))
     blur = np.bincount(t, minlength=8)[[1, 2]] / len(t)
@@ -74,7 +70,7 @@ def test_variants_of_an_image_are_equally_likely(make_table: Make) -> None:
     distinct[3:7, ::2] = False
     table = make_table(distinct_TN=distinct)
     task = need(fine_task(table, 0))
-    t, n = many(stream_of(task, "variant", 0), batches=150, count=len(task.train_N))
+    t, n = many(stream_of(task, 0), batches=150, count=len(task.train_N))
     assert set(np.bincount(n)[task.train_N]) == {150}
     of_even = np.bincount(t[n % 2 == 0], minlength=8)
     assert of_even[3:7].sum() == 0
@@ -82,24 +78,10 @@ def test_variants_of_an_image_are_equally_likely(make_table: Make) -> None:
     assert np.abs(share - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / of_even.sum())
 
 
-def test_cross_product_takes_each_row_once_an_epoch(make_table: Make) -> None:
-    distinct = np.random.default_rng(1).random((8, 120)) < 0.3
-    task = replace(need(fine_task(make_table(), 0)), distinct_TN=distinct)
-    expected = sorted(zip(*task.rows(task.train_T, task.train_N), strict=True))
-    stream = stream_of(task, "cross", 0)
-    epochs = [np.stack(stream.rows(epoch * len(expected), len(expected))) for epoch in range(3)]
-    assert all(sorted(map(tuple, epoch.T)) == expected for epoch in epochs)
-    assert not np.array_equal(*epochs[:2])
-
-
-@pytest.mark.parametrize(
-    ("make_task", "sampling"), [(fine_task, "variant"), (coarse_task, "variant"), (fine_task, "cross")]
-)
-def test_any_rows_can_be_drawn_alone(
-    make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None], sampling: str
-) -> None:
+@pytest.mark.parametrize("make_task", [fine_task, coarse_task])
+def test_any_rows_can_be_drawn_alone(make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None]) -> None:
     """Also across epochs, and far beyond 2**32 rows."""
-    stream = stream_of(need(make_task(make_table(), 0)), sampling, 0)
+    stream = stream_of(need(make_task(make_table(), 0)), 0)
     for start in (0, (1 << 40) + 3):
         t, n = stream.rows(start, 3000)
         for first, count in ((0, 1), (1, 7), (65, 130), (2999, 1)):
@@ -107,14 +89,12 @@ def test_any_rows_can_be_drawn_alone(
             assert np.array_equal(np.stack(own), np.stack([t[first : first + count], n[first : first + count]]))
 
 
-@pytest.mark.parametrize(
-    ("make_task", "sampling"), [(fine_task, "variant"), (coarse_task, "variant"), (fine_task, "cross")]
-)
+@pytest.mark.parametrize("make_task", [fine_task, coarse_task])
 def test_drawing_never_waits_for_the_device(
-    make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None], sampling: str
+    make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None]
 ) -> None:
     """Tensors without values cannot be read by the host."""
-    stream = stream_of(need(make_task(make_table(), 0)), sampling, 0, torch.device("meta"))
+    stream = stream_of(need(make_task(make_table(), 0)), 0, torch.device("meta"))
     assert [v.shape for v in stream.rows(64, 100)] == [(100,), (100,)]
 
 
@@ -130,14 +110,14 @@ def test_rows_by_words_in_numpy(make_table: Make) -> None:
     n = task.train_N[images]
     valid = [task.train_T[distinct[task.train_T, i]] for i in n]
     t = np.array([own[word * len(own) >> 32] for own, word in zip(valid, words, strict=True)])
-    assert np.array_equal(np.stack(stream_of(task, "variant", 7).rows(0, 500)), np.stack([t, n]))
+    assert np.array_equal(np.stack(stream_of(task, 7).rows(0, 500)), np.stack([t, n]))
     task = need(coarse_task(table, 0))
     for i, word in enumerate(philox.words(key, "rows:coarse", 1500)[0].astype(np.int64).reshape(500, 3)):
         members = task.train_T[task.answer[task.train_T] == word[0] * len(task.labels) >> 32]
         of = members[word[1] * len(members) >> 32]
         images = task.train_N[distinct[of, task.train_N]]
         expected = [of, images[word[2] * len(images) >> 32]]
-        assert [int(v) for v in stream_of(task, "variant", 7).rows(i, 1)] == expected
+        assert [int(v) for v in stream_of(task, 7).rows(i, 1)] == expected
 
 
 def test_a_class_without_rows_is_never_drawn(make_table: Make) -> None:
@@ -145,7 +125,7 @@ def test_a_class_without_rows_is_never_drawn(make_table: Make) -> None:
     distinct = np.ones((8, 120), bool)
     distinct[4] = False
     task = replace(need(coarse_task(make_table(), 0)), distinct_TN=distinct)
-    t, _ = many(stream_of(task, "variant", 0))
+    t, _ = many(stream_of(task, 0))
     assert set(t) == {0, 1, 2, 6, 7}
     shares = np.bincount(task.answer[t]) / len(t)
     np.testing.assert_allclose(shares[shares > 0], 1 / 3, atol=0.03)
@@ -153,13 +133,13 @@ def test_a_class_without_rows_is_never_drawn(make_table: Make) -> None:
 
 def test_a_stream_depends_on_its_seed_alone(make_table: Make) -> None:
     task = need(fine_task(make_table(), 0))
-    same = [many(stream_of(task, "variant", 3)) for _ in range(2)]
+    same = [many(stream_of(task, 3)) for _ in range(2)]
     assert np.array_equal(same[0], same[1])
-    assert not np.array_equal(same[0], many(stream_of(task, "variant", 4)))
+    assert not np.array_equal(same[0], many(stream_of(task, 4)))
 
 
 def test_a_batch_may_be_larger_than_the_table(make_table: Make) -> None:
     task = need(semantic_task(make_table(images=10, classes=2), 0))
-    t, n = stream_of(task, "variant", 0).rows(0, 100)
+    t, n = stream_of(task, 0).rows(0, 100)
     assert (t == 0).all()
     assert set(n.tolist()) == set(task.train_N)

@@ -12,6 +12,7 @@ from tests.engine.probes.conftest import CPU, Make, Quick
 from substyle.engine.probes import heads as bank
 from substyle.engine.probes import trainer
 from substyle.engine.probes.batches import BatchPart, Features
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import Setting, grid, initial
 from substyle.engine.probes.mlp import settings_of
@@ -34,7 +35,7 @@ class Setup:
         self.features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
 
     def part(self, count: int = 64) -> BatchPart:
-        return BatchPart(self.task, stream_of(self.task, "variant", 0), count)
+        return BatchPart(self.task, stream_of(self.task, 0), count)
 
 
 def test_a_grid_trains_as_its_settings_alone_would(make_table: Make, quick: Quick) -> None:
@@ -66,10 +67,11 @@ def test_the_seed_alone_decides(make_table: Make, quick: Quick) -> None:
         assert not torch.equal(two[0], two[1])
 
 
-def test_what_is_trained_is_judged_at_its_end(make_table: Make, quick: Quick) -> None:
+def test_what_is_trained_is_judged_at_its_end(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accuracy and loss are means over seeds of the validation; progress counts all steps."""
     setup, setting, told = Setup(make_table()), Setting(1e-2, 0.1, 16), list[int]()
-    config = quick(validation_rows=100)
+    monkeypatch.setattr(ProbeConfig, "validation_rows", 100)
+    config = quick()
     made = train(setup.features, [setup.part()], [setting], config, 25, seeds=[3, 4], advance=told.append)[setting]
     accuracy_K, loss_K = Validation(setup.features, setup.task, config).judge(made.heads)
     assert (made.setting, made.steps, sum(told)) == (setting, 25, 25)
@@ -140,8 +142,8 @@ def test_twins_see_the_same_rows_in_the_same_order(
 
     def parts() -> list[BatchPart]:
         return [
-            BatchPart(fine, stream_of(fine, "variant", 0), 18),
-            BatchPart(replace(semantic, first=8), stream_of(semantic, "variant", 0), 18),
+            BatchPart(fine, stream_of(fine, 0), 18),
+            BatchPart(replace(semantic, first=8), stream_of(semantic, 0), 18),
         ]
 
     train(features, parts(), settings_of(fine, semantic, config), config, 5, seeds=seeds)
@@ -156,7 +158,7 @@ def test_twins_see_the_same_rows_in_the_same_order(
         x_BD = features(np.r_[t_a, t_b], np.r_[n_a, n_b])
         targets = torch.from_numpy(t_a), torch.from_numpy(semantic.answers(t_b, n_b))
         kept = torch.empty(len(seeds), 32, len(x_BD), dtype=torch.bool)
-        draw_masks(kept[None], seeds, i, round(config.dropout * 256))
+        draw_masks(kept[None], seeds, i, round(config.expert.dropout * 256))
         half = (slice(0, len(t_a)), slice(len(t_a), None))
         for place, of_piece in enumerate(pieces):
             call = of_piece[i]

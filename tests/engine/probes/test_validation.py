@@ -36,10 +36,13 @@ def logits(heads: Heads, validation: Validation) -> np.ndarray:
     return np.einsum("kcd,bd->kbc", w_KCD, x_BD) + heads.b1.numpy()[:, None]
 
 
-def test_judging_is_a_weighted_share_of_right_rows(make_table: Make, quick: Quick) -> None:
+def test_judging_is_a_weighted_share_of_right_rows(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Compared with counting, on a subset of rows."""
     table = make_table()
-    validation = made(table, fine_task(table, 0), quick(validation_rows=100))
+    monkeypatch.setattr(ProbeConfig, "validation_rows", 100)
+    validation = made(table, fine_task(table, 0), quick())
     assert validation.x_BD.shape[0] == 100
     heads = initial(0, 20, 8, 1, [0, 1], CPU)
     expected = (logits(heads, validation).argmax(2) == validation.answers.numpy()).mean(1)

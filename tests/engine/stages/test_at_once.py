@@ -20,7 +20,7 @@ from tests.staged import probe, run_of
 
 from substyle.engine import observability
 from substyle.engine.config import EmbedConfig
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages import at_once, execution
 from substyle.engine.stages.at_once import Places
 from substyle.engine.stages.execution import computed, folder_of
@@ -31,8 +31,13 @@ from substyle.engine.study.api import embed
 from substyle.errors import SubstyleError
 
 BACKBONES = ["control:pixels", "control:statistics"]
-FEW: dict[str, Any] = {"Cs": (1e-2,), "passes": 20, "resamples": 2, "equal_width": 0, "bootstrap": 100, "redraws": 0}
-CONFIG = ProbeConfig(tasks=("fine", "semantic"), heads=("linear",), rotate=False, threads=1, **FEW)
+FEW: dict[str, Any] = {
+    "Cs": (1e-2,),
+    "resamples": 2,
+    "bootstrap": 100,
+    "expert": ExpertConfig(passes=20, equal_width=0),
+}
+CONFIG = ProbeConfig(tasks=("fine", "semantic"), heads=("linear",), rotate="none", threads=1, **FEW)
 
 
 def two_of(stage: ProbesStage, run: Run, config: ProbeConfig, outdated: Sequence[Unit]) -> Places:

@@ -16,6 +16,7 @@ import pytest
 
 from substyle.engine.cli import main
 from substyle.engine.embedding.behaviour import Definition
+from substyle.engine.extensions.generators.stage import GeneratorsConfig
 from substyle.engine.stages import registry
 from substyle.engine.store.layout import StoreSettings
 from substyle.engine.store.records import ImageNote
@@ -31,16 +32,16 @@ NAMES = (
 IMAGES, WIDTH, ROWS = 90, 12, 32
 SETTINGS = {
     "probes": (
-        *("probes.mlp_steps=20", "probes.multitask_steps=20", "probes.doublings=1", "probes.widths=[32]"),
-        *("probes.bootstrap=100", "probes.redraws=2", "probes.resamples=1", "probes.threads=1"),
+        *("probes.mlp_steps=20", "probes.multitask_steps=20", "probes.expert.doublings=1", "probes.widths=[32]"),
+        *("bootstrap=100", "probes.redraws=2", "probes.resamples=1", "threads=1"),
     ),
-    "analysis": ("analysis.map_points=0",),
+    "analysis": (),
     "similarity": (),
     "few_shot": ("few_shot.shots=4",),
-    "shortcut": ("shortcut.bootstrap=100",),
-    "parameters": ("parameters.bootstrap=100",),
-    "movement": ("movement.bootstrap=100",),
-    "generators": ("generators.styles=1", "generators.bootstrap=100", "generators.draws=2", "generators.resamples=2"),
+    "shortcut": ("bootstrap=100",),
+    "parameters": ("bootstrap=100",),
+    "movement": ("bootstrap=100",),
+    "generators": ("generators.styles=1", "bootstrap=100", "generators.draws=2"),
     "mistakes": (),
 }
 KEPT = 80  # numbers of a stage
@@ -100,6 +101,8 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, fl
         words = ["stage", name, folder / "s.zarr", "--out", folder / "out", "--quiet", *settings]
         with answer.open("w") as file, pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdout", file)
+            patch.setattr("substyle.engine.analysis.projection.POINTS", 0)  # no map
+            patch.setattr(GeneratorsConfig, "resamples", 2)
             assert main([*map(str, words), "--json"]) == 0
         result = json.loads(answer.read_text().splitlines()[-1])
         numbers = sorted(_numbers({key: value for key, value in result.items() if key != "out"}))

@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
 from tests.engine.report.real import real_results
 
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.ridge import PENALTIES
 from substyle.engine.stages import registry
 from substyle.engine.stages.labels import STAGE, LabelsConfig, classes, labels
@@ -25,7 +25,7 @@ from substyle.engine.study.report import sections_of
 from substyle.errors import ConfigError
 
 WIDTH, CLASSES = 8, 3
-QUICK = ProbeConfig(resamples=0, Cs=(0.1,), precision="fp32", tolerance=1e-6, device="cpu")
+QUICK = ProbeConfig(resamples=0, Cs=(0.1,), device="cpu", expert=ExpertConfig(precision="fp32", tolerance=1e-6))
 SITES = ("east", "west", "north")
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from tests.staged import probe, run_of
 
 import substyle
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.stages import mistakes as module
 from substyle.engine.stages.execution import computed
@@ -22,9 +22,8 @@ NAMES = ("identity", "gaussian_blur", "icon_overlay", "grayscale", "jpeg")
 SHOWN = MistakesConfig().shown
 PIXELS = "control:pixels"
 PROBES = ProbeConfig(
-    tasks=("fine", "coarse", "semantic"), heads=("linear",), Cs=(1e-2,), passes=50, doublings=1, resamples=0,
-    redraws=0, rotate=False, equal_width=0, bootstrap=100,
-)  # fmt: skip
+    tasks=("fine", "coarse", "semantic"), heads=("linear",), Cs=(1e-2,), resamples=0,
+    redraws=0, rotate="none", bootstrap=100, expert=ExpertConfig(passes=50, doublings=1, equal_width=0))  # fmt: skip
 
 
 def mistakes(store: substyle.EmbeddingStore, out: Path) -> dict[str, Any]:

@@ -38,17 +38,16 @@ suite = "identity,grayscale,jpeg"
 canvas = 64
 gallery = 0
 plugins = ["dimension.py"]
+bootstrap = 100
 
 [probes]
 tasks = ["fine"]
 heads = ["linear"]
 Cs = [0.01]
-passes = 20
 resamples = 0
 redraws = 0
-rotate = false
-equal_width = 0
-bootstrap = 100
+rotate = "none"
+expert = { passes = 20, equal_width = 0 }
 
 [dimension]
 images = 8
@@ -123,16 +122,16 @@ def test_everything_shows_it_and_it_is_kept_until_something_changes(
 
 
 def test_set_counts_as_if_the_file_said_it(folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(folder, two_classes, capsys, "--set", "dimension.images=6", "--set", "probes.passes=10")
+    run(folder, two_classes, capsys, "--set", "dimension.images=6", "--set", "probes.expert.passes=10")
     before = note(folder)
     text = STUDY.replace("images = 8", "images = 6").replace("passes = 20", "passes = 10")
     (folder / "study.toml").write_text(text)
     run(folder, two_classes, capsys)
     assert note(folder) == before  # kept
     given = ["report", str(folder / "out" / "store.zarr"), "--study", str(folder / "study.toml"), "--allow-plugins"]
-    given += ["--images", str(two_classes), "--set", "probes.passes=11"]
+    given += ["--images", str(two_classes), "--set", "probes.expert.passes=11"]
     assert main(given) == 1
-    assert "--set probes.passes=11" in capsys.readouterr().err.splitlines()[-1]
+    assert "--set probes.expert.passes=11" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +183,8 @@ def test_settings_have_the_seed_of_the_study() -> None:
     data = {"name": "small", "backbones": [PIXELS], "seed": 7, "resample_by": "folder"}
     assert study_of(data).stages == {}
     assert study_of({**data, "seeded": {"images": 2}}).stages == {"seeded": Config(2, 7)}
-    assert study_of({**data, "seeded": {"seed": 1}}).stages == {"seeded": Config(1, 1)}
+    with pytest.raises(ConfigError, match="seed of the whole study"):
+        study_of({**data, "seeded": {"seed": 1}})
 
 
 def test_results_of_another_source_are_outdated(

@@ -19,7 +19,7 @@ from tests.conftest import jpeg, photograph
 from tests.staged import probe, run_of
 
 from substyle.engine.config import AnalysisConfig, EmbedConfig
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages import registry, stamp
 from substyle.engine.stages.analysis import STAGE as ANALYSIS
 from substyle.engine.stages.execution import computed, kept, settings_of
@@ -41,19 +41,15 @@ def test_another_gpu_computes_nothing_again_and_another_kind_of_device_does(stag
     assert [config["device"] for config in (first, cpu, auto)] == ["cuda", "cpu", "auto"]
 
 
-@pytest.mark.parametrize(("rotate", "controls", "turned"), [(True, True, 2), (True, False, 1), (False, True, 0)])
-def test_which_backbones_are_rotated(
-    two_classes: Path, tmp_path: Path, rotate: bool, controls: bool, turned: int
-) -> None:
+@pytest.mark.parametrize(("rotate", "turned"), [("all", 2), ("networks", 1), ("none", 0)])
+def test_which_backbones_are_rotated(two_classes: Path, tmp_path: Path, rotate: Any, turned: int) -> None:  # noqa: ANN401
     backbones = ["control:pixels", "control:statistics"]
     images: dict[str, Any] = {"transformations": "mini5", "canvas": 64}
     store = embed(
         two_classes, tmp_path / "s.zarr", backbones, config=EmbedConfig(batch=4, threads=1, precision="fp32"), **images
     )
-    few: dict[str, Any] = {"Cs": (1e-2,), "passes": 20, "resamples": 0, "equal_width": 0, "bootstrap": 100}
-    config = ProbeConfig(
-        tasks=("coarse",), heads=("linear",), rotate=rotate, rotate_controls=controls, redraws=2, **few
-    )
+    few: dict[str, Any] = {"Cs": (1e-2,), "resamples": 0, "expert": ExpertConfig(passes=20, equal_width=0)}
+    config = ProbeConfig(tasks=("coarse",), heads=("linear",), rotate=rotate, redraws=2, bootstrap=100, **few)
     tables = open_tables(store, backbones)
     store.backbone(backbones[1]).facts["spec"]["control"] = False
     outcomes = probe(store, tmp_path, config, tables)
@@ -63,10 +59,9 @@ def test_which_backbones_are_rotated(
 
 @pytest.mark.slow
 def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> None:
-    small: dict[str, Any] = {"multitask_steps": 2, "doublings": 1, "widths": (8,), "bootstrap": 100}
-    config = ProbeConfig(
-        tasks=("semantic", "multitask"), heads=("linear",), Cs=(1e-2,), passes=20, resamples=0, equal_width=0, **small
-    )
+    expert = ExpertConfig(passes=20, equal_width=0, doublings=1)
+    small: dict[str, Any] = {"multitask_steps": 2, "widths": (8,), "bootstrap": 100, "expert": expert}
+    config = ProbeConfig(tasks=("semantic", "multitask"), heads=("linear",), Cs=(1e-2,), resamples=0, **small)
     backbones = ["control:pixels", "control:random:test_vit"]
     settings = EmbedConfig(batch=4, threads=1, precision="fp32")
     images: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}

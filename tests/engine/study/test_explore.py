@@ -14,7 +14,7 @@ import pytest
 from tests.staged import probe
 
 import substyle
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages.tables import tables
 from substyle.engine.study import explore as module
 from substyle.engine.study.explore import explore
@@ -89,9 +89,8 @@ def test_predictions_of_saved_probes(
 ) -> None:
     store = substyle.embed(two_classes, tmp_path / "s.zarr", ["control:pixels"], transformations=NAMES, canvas=64)
     config = ProbeConfig(
-        tasks=("fine", "semantic"), heads=("linear",), Cs=(1e-2,), passes=50, doublings=1, resamples=0, redraws=0,
-        rotate=False, equal_width=0, bootstrap=100,
-    )  # fmt: skip
+        tasks=("fine", "semantic"), heads=("linear",), Cs=(1e-2,), resamples=0, redraws=0,
+        rotate="none", bootstrap=100, expert=ExpertConfig(passes=50, doublings=1, equal_width=0))  # fmt: skip
     outcome = probe(store, tmp_path, config)["control:pixels"]
     explore(store, "control:pixels", results=tmp_path)
     probe(store, tmp_path, config, tables(store, transformations=NAMES[:2]))

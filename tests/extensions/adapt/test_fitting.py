@@ -105,7 +105,7 @@ def _nearest(centroid_CE: NDArray[Any], z_BE: NDArray[Any]) -> NDArray[np.int64]
 def test_refusals(make_table: Make, quick: Quick) -> None:
     with pytest.raises(ConfigError) as error:
         fit_pisco(make_table(), quick(), content=0.2)
-    assert error.value.field == "adapt.content"
+    assert error.value.field == "adapt.methods"
     with pytest.raises(SubstyleError):
         fit_multitask(make_table(classes=0), quick())
     only = tuple((name, coarse, "held_out" if t else "train") for t, (name, coarse, _) in enumerate(_SUITE))

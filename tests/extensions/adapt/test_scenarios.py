@@ -48,7 +48,7 @@ def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), path)
     scene.add_all()
     scene.study["backbones"] = [{"name": NAME, "checkpoint": str(path), "precision": "fp32"}, "control:pixels"]
-    scene.study["probes"] |= {"multitask_steps": 4, "doublings": 1, "widths": [8], "redraws": 0, "equal_width": 0}
+    scene.study["probes"] |= {"multitask_steps": 4, "widths": [8]}
     scene.study["probes"]["tasks"] = ["fine", "coarse", "semantic"]
     scene.study["adapt"] = {"methods": ["multitask", "pisco"]}
     return scene
@@ -159,7 +159,7 @@ def test_what_cannot_be_adapted_is_refused(scene: Scene) -> None:
     scene.refused(*words, kind="ConfigError", field="backbone")
     words = ("embed", "--store", "s.zarr", "--backbone", adapted)
     scene.refused(*words, "--part", "1/2", kind="ConfigError", field="--part")
-    scene.refused(*words, "--set", "embed.threads=1", kind="ConfigError", field="--set")
+    scene.refused(*words, "--set", "threads=1", kind="ConfigError", field="--set")
     # where only controls are, they are adapted; again, nothing is trained
     controls = ("stage", "adapt", "s.zarr", "--out", "a")
     assert scene.ok(*controls) == scene.ok(*controls)

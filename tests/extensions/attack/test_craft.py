@@ -20,7 +20,7 @@ from substyle.kernels.probe_heads import Heads
 
 pytest.importorskip("torchattack")
 SIDE, BATCH = 64, 6
-CONFIG = AttackConfig(attacks=ATTACKS, steps=5, l2=1.5)
+CONFIG = AttackConfig(attacks=ATTACKS, steps=5)
 KEYS = [f"{n}.jpg" for n in range(BATCH)]
 
 

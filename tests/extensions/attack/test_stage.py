@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from substyle.engine.cli import main
 from substyle.engine.config import EmbedConfig
 from substyle.engine.extensions.attack.config import AttackConfig
 from substyle.engine.extensions.attack.stage import STAGE
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages.execution import computed, kept
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.store import EmbeddingStore
@@ -29,9 +29,15 @@ from substyle.errors import ConfigError, MissingError, SubstyleError
 pytest.importorskip("torchattack")
 pytestmark = pytest.mark.slow  # compiles two networks and attacks them
 VIT, RESNET = BOTH = "control:random:test_vit", "control:random:test_resnet"
-CONFIG = AttackConfig(
-    attacks=("fgsm", "pgd", "pgd_l2", "transfer", "patch"), epsilons=(1, 48), steps=2, surrogate=RESNET, patch=0.3
-)
+CONFIG = AttackConfig(attacks=("fgsm", "pgd", "pgd_l2", "transfer", "patch"), epsilons=(1, 48), steps=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained() -> Iterator[None]:
+    """The random networks count as trained ones, through which others are attacked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("substyle.engine.extensions.attack.stage.attackable", lambda store, names: names)
+        yield
 
 
 def attack(store: EmbeddingStore, out: Path, config: AttackConfig, probed: Sequence[str] = BOTH) -> dict[str, Any]:
@@ -66,7 +72,12 @@ def probed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     store = embed(photographs, out / "store.zarr", [VIT, RESNET], config=EmbedConfig(precision="fp32"), **given)
     outputs.claim(out, store.path, store.uuid)
     config = ProbeConfig(
-        tasks=("fine", "semantic"), heads=("linear",), bootstrap=100, resamples=0, equal_width=0, redraws=0
+        tasks=("fine", "semantic"),
+        heads=("linear",),
+        bootstrap=100,
+        resamples=0,
+        redraws=0,
+        expert=ExpertConfig(equal_width=0),
     )
     probe(store, out, config)
     return store, out
@@ -167,14 +178,10 @@ def test_modified_results_are_redone_with_the_same_numbers(
 
 def test_what_cannot_be_attacked_is_refused_by_name(probed: tuple[EmbeddingStore, Path], tmp_path: Path) -> None:
     store, out = probed
-    with pytest.raises(ConfigError, match=r"attack\.surrogate.*'mae:base'"):
-        attack(store, out, dataclasses.replace(CONFIG, surrogate="mae:base"))
-    with pytest.raises(ConfigError, match=r"attack\.surrogate"):  # its probe may be outdated
-        attack(store, out, CONFIG, [VIT])
-    with pytest.raises(ConfigError, match=r"attack\.attacks.*'transfer'"):
-        attack(store, out, AttackConfig(attacks=("transfer",)))
+    with pytest.raises(ConfigError, match=r"attack\.attacks.*'transfer'"):  # the other's probe may be outdated
+        attack(store, out, AttackConfig(attacks=("transfer",)), [VIT])
     with pytest.raises(MissingError, match="semantic-linear"):
-        attack(store, tmp_path, dataclasses.replace(CONFIG, surrogate=""))
+        attack(store, tmp_path, CONFIG)
 
 
 def test_a_changed_photograph_is_refused(probed: tuple[EmbeddingStore, Path], photographs: Path) -> None:
@@ -199,13 +206,13 @@ def test_the_command_and_the_report(
     assert the_json(capsys)["error"]["field"].endswith("semantic-linear.safetensors")
     study.write_text(
         f'name = "attacks"\nbackbones = ["{VIT}", "{RESNET}"]\nsuite = "identity,grayscale,jpeg"\ncanvas = 64\n'
-        f'gallery = 0\n[attack]\nattacks = ["fgsm", "transfer"]\nepsilons = [48]\nsteps = 1\nsurrogate = "{VIT}"\n'
+        f'gallery = 0\nbootstrap = 100\n[attack]\nattacks = ["fgsm", "transfer"]\nepsilons = [48]\nsteps = 1\n'
         "[probes]\n"
-        'tasks = ["fine", "semantic"]\nheads = ["linear"]\nbootstrap = 100\nresamples = 0\nequal_width = 0\n'
+        'tasks = ["fine", "semantic"]\nheads = ["linear"]\nresamples = 0\nexpert.equal_width = 0\n'
         "redraws = 0\n"
     )
     given = [str(store.path), "--study", str(study), "--out", str(out), "--json"]
-    assert main(["stage", "attack", *given, "--backbone", RESNET, "--set", "probes.bootstrap=200"]) == 1
+    assert main(["stage", "attack", *given, "--backbone", RESNET, "--set", "bootstrap=200"]) == 1
     assert "outdated" in the_json(capsys)["error"]["message"]  # probes of other settings
     assert main(["stage", "attack", *given, "--backbone", RESNET]) == 0
     found = the_json(capsys)["backbones"][RESNET]["attack"]

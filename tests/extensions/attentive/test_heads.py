@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from substyle.engine.extensions.attentive.config import AttentiveConfig
 from substyle.engine.extensions.attentive.heads import AttentionHeads, TokenSetting, initial_of_tokens, token_grid
+from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels.probe_heads import Term
 from substyle.kernels.probe_step import forward, judge, step
 
@@ -103,17 +104,18 @@ def test_bfloat16_products_are_close() -> None:
 @pytest.mark.parametrize(
     ("width", "most", "groups"), [(384, 32, 32), (768, 12, 12), (10, 12, 10), (7, 4, 1), (9, 4, 3)]
 )
-def test_groups_divide_the_width(width: int, most: int, groups: int) -> None:
-    config = AttentiveConfig(attention_heads=most, queries=most)
+def test_groups_divide_the_width(width: int, most: int, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("attention_heads", "queries"):
+        monkeypatch.setattr(AttentiveConfig, name, most)
+    config = AttentiveConfig()
     for head in ("attentive", "efficient"):
-        settings = token_grid(config, head, 4, width)
+        settings = token_grid(config, ProbeConfig(), head, 4, width)
         assert {s.describe()["queries" if head == "efficient" else "attention_heads"] for s in settings} == {groups}
         assert [s.lr for s in settings] == list(config.learning_rates)
 
 
 def test_initial_weights_depend_on_the_seed_only() -> None:
-    config = AttentiveConfig(queries=4)
-    (setting, *_) = token_grid(config, "efficient", 6, 12)
+    (setting, *_) = token_grid(AttentiveConfig(), ProbeConfig(), "efficient", 6, 12)
     assert isinstance(setting, TokenSetting)
     one = initial_of_tokens(setting, 72, 3, 2, [5], torch.device("cpu"))
     two = initial_of_tokens(setting, 72, 3, 1, [4, 5], torch.device("cpu"))

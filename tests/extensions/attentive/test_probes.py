@@ -13,6 +13,7 @@ from tests.engine.store.test_store import FOUND, facts, make, note
 from substyle.engine.extensions.attentive.config import AttentiveConfig
 from substyle.engine.extensions.attentive.means import averaged
 from substyle.engine.extensions.attentive.stage import attentive
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import over
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
@@ -45,11 +46,11 @@ def hidden(make_table: Make, classes: int = 3) -> EmbeddingTable:
     return replace(table, x_TND=x_TNPD.reshape(*shape, P * D).astype(np.float16))
 
 
-QUICK = AttentiveConfig(attention_heads=4, queries=4, steps=40, learning_rates=(1e-2, 3e-3))
+QUICK = AttentiveConfig(learning_rates=(1e-2, 3e-3))
 
 
 def test_only_attention_finds_one_token(make_table: Make, quick: Quick) -> None:
-    outcome = attentive(hidden(make_table), P, quick(tasks=("semantic",)), replace(QUICK, steps=150))
+    outcome = attentive(hidden(make_table), P, quick(tasks=("semantic",), mlp_steps=150), QUICK)
     clean = {head: scores["clean"] for head, scores in outcome.results["semantic"].items()}
     assert list(clean) == ["linear", "attentive", "efficient"]
     assert clean["linear"] < 0.75
@@ -62,10 +63,11 @@ def test_only_attention_finds_one_token(make_table: Make, quick: Quick) -> None:
 
 
 @pytest.mark.slow
-def test_streamed_probes_are_bit_identical(make_table: Make, quick: Quick) -> None:
+def test_streamed_probes_are_bit_identical(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProbeConfig, "stream_buffer", 1 << 18)
     table = tokens(make_table)
     outcomes = {
-        how: attentive(table, P, quick(table=how, tasks=("fine", "coarse"), stream_buffer=1 << 18), QUICK)
+        how: attentive(table, P, quick(table=how, tasks=("fine", "coarse")), QUICK)
         for how in ("float16", "streamed", "int8")
     }
     assert {"fine/attentive", "coarse/efficient"} <= outcomes["float16"].scores.keys()

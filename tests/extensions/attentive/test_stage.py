@@ -11,7 +11,8 @@ RESNET, LAYER = "control:random:test_resnet", "control:random:test_vit@layer=1"
 def asked(scene: Scene, **changes: object) -> None:
     scene.study["backbones"] = [{"name": name, "precision": "fp32"} for name in (RESNET, LAYER)] + ["control:pixels"]
     scene.study["shift"] = {}
-    own = {"backbones": [RESNET, LAYER], "grid": 2, "steps": 8, "learning_rates": [1e-3], "weight_decays": [0.1]}
+    own = {"backbones": [RESNET, LAYER], "grid": 2, "learning_rates": [1e-3]}
+    scene.study["probes"]["mlp_steps"] = 8
     scene.study["attentive"] = own | changes
 
 
@@ -37,7 +38,7 @@ def test_from_photographs_to_the_report(scene: Scene) -> None:
         f"tokens:2:{RESNET}": 4 * 96, f"tokens:2:{LAYER}": 4 * 64,
     }  # fmt: skip
     assert numbers(scene.run()) == numbers(results)
-    asked(scene, steps=9)  # the tokens stay
+    scene.study["attentive"]["learning_rates"] = [1e-2]  # the tokens stay
     before = (store / "substyle.json").stat().st_mtime_ns
     assert numbers(scene.run()) != numbers(results)
     assert (store / "substyle.json").stat().st_mtime_ns == before

@@ -5,9 +5,6 @@ from __future__ import annotations
 import pytest
 from tests.scenarios.scene import Scene
 
-from substyle.engine.study.file import study_of
-from substyle.errors import ConfigError
-
 
 @pytest.mark.slow
 def test_results_beside_other_probes_are_outdated(scene: Scene) -> None:
@@ -20,19 +17,3 @@ def test_results_beside_other_probes_are_outdated(scene: Scene) -> None:
     scene.study["probes"]["Cs"] = [1e-1]
     scene.ok("stage", "probes", store, "--study", scene.study_file(), "--images", scene.photos, "--out", out)
     scene.refused("report", store, "--out", out, kind="StaleError")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "table"),
-    [
-        *(("extractability", True, "extractability"), ("orders", 2, "extractability")),
-        *(
-            ("complexity_widths", [8], "complexity"),
-            ("token_heads", [], "attentive"),
-            ("attentive_steps", 9, "attentive"),
-        ),
-    ],
-)
-def test_settings_that_moved_name_their_table(name: str, value: object, table: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^probes\.{name}: .*a table \[{table}\] beside \[probes\]"):
-        study_of({"name": "x", "backbones": ["control:pixels"], "probes": {name: value}})

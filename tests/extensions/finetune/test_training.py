@@ -42,9 +42,9 @@ def batches(seen: list[LabelledVariants]) -> Iterator[LabelledVariants]:
         yield seen[-1]
 
 
-def trained(objective: Objective, steps: int = 60, **more: float) -> tuple[Network, dict[str, list[float]], int]:
+def trained(objective: Objective, steps: int = 60) -> tuple[Network, dict[str, list[float]], int]:
     network, seen = Network(), list[LabelledVariants]()
-    config = FinetuneConfig(steps=steps, batch=16, learning_rate=3e-2, **more)  # type: ignore[arg-type]
+    config = FinetuneConfig(steps=steps, batch=16, learning_rate=3e-2)
     losses = fit(
         *(network, batches(seen), config, objective),
         dim=D,
@@ -85,9 +85,10 @@ def test_losses_are_means_of_all_steps() -> None:
     assert losses["class"][0] != first["class"][0]  # of two steps
 
 
-def test_a_first_step_is_that_of_plain_torch() -> None:
+def test_a_first_step_is_that_of_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step of `joint` moves weights as AdamW does along the clipped gradient of the weighted losses."""
-    network, _, _ = trained("joint", steps=1, transformation_weight=0.25)
+    monkeypatch.setattr(FinetuneConfig, "transformation_weight", 0.25)
+    network, _, _ = trained("joint", steps=1)
     plain, batch = Network(), next(batches([]))
     torch.manual_seed(3)
     of_class, of_transformation = nn.Linear(D, CLASSES), nn.Linear(D, TRANSFORMATIONS)

@@ -63,7 +63,7 @@ def some(count: int = 60, seed: int = 0, alike: float = 1.0) -> EmbeddingTable:
 
 
 def test_each_generator_trains_in_turn_as_scikit_learn_does() -> None:
-    table, config = some(), GeneratorsConfig(draws=1, resamples=2)
+    table, config = some(), GeneratorsConfig(draws=1)
     found, crossed = unseen_styles(table, config, ProbeConfig(device="cpu"))
     train, test = table.rows(TRAIN), table.rows(TEST)
     seen = [0, 1]  # the held-out blur is not trained on
@@ -237,16 +237,16 @@ def test_probes_see_few_styles_of_one_generator() -> None:
     table = some()
     task = stage.coarse_task(table, 0, seen=[0, 1, *range(3, 15)])
     assert task is not None
-    config = GeneratorsConfig(styles=2, draws=2, resamples=3)
+    config = GeneratorsConfig(styles=2, draws=2)
     planned = stage._planned(table, task, list(GENERATORS.values()), np.array([0, 1]), config)
-    assert planned.weight_KT.shape == (4 * (2 + 3), len(NAMES))
+    assert planned.weight_KT.shape == (4 * (2 + 5), len(NAMES))
     for generator, own, weight_T in zip(planned.generator_K, planned.own_K, planned.weight_KT, strict=True):
         trained = np.flatnonzero(weight_T).tolist()
         assert own == list(GENERATORS.values())[generator]
         assert trained[:2] == [0, 1]
         assert len(trained) == 4
         assert set(trained[2:]) < set(own)
-    for g, number in itertools.product(range(4), range(3)):
+    for g, number in itertools.product(range(4), range(5)):
         (k,) = np.flatnonzero((planned.generator_K == g) & (planned.resample_K == number))
         assert planned.times_KN[k].sum() == len(table.rows(TRAIN))
         assert (planned.times_KN[k] != 1).any()
@@ -255,7 +255,7 @@ def test_probes_see_few_styles_of_one_generator() -> None:
 def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     results = drop(real_results(), "generators")
     names = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
-    config, found, known = GeneratorsConfig(resamples=3, bootstrap=200), {}, {}
+    config, found, known = GeneratorsConfig(bootstrap=200), {}, {}
     run = stage.Run(None, tmp_path, {name: some(alike=i) for i, name in enumerate(names)})  # type: ignore[arg-type]
     for name in names:
         folder = folder_of(stage.STAGE, run, Unit(name, slug(name)))

@@ -144,13 +144,14 @@ def test_the_radius_is_that_of_the_smallest_ball(count: int) -> None:
     assert radius(points[:1]) == 0.0
 
 
-def test_only_test_photographs_that_are_scored_count() -> None:
+def test_only_test_photographs_that_are_scored_count(monkeypatch: pytest.MonkeyPatch) -> None:
     table, outcome = some()
     score_TN = outcome.scores["semantic/linear"].copy()
     score_TN[:, :30] = np.nan  # without a class
     some_of = replace(outcome, scores={"semantic/linear": score_TN})
     assert movement(table, some_of, QUICK)["images"] == 90
-    assert movement(table, outcome, replace(QUICK, max_images=50))["images"] == 50
+    monkeypatch.setattr(MovementConfig, "max_images", 50)
+    assert movement(table, outcome, QUICK)["images"] == 50
 
 
 def test_variants_that_equal_the_original_are_left_out() -> None:

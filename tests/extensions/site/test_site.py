@@ -42,7 +42,7 @@ def shown(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
     made["backbones"][BACKBONE]["mistakes"] = {"fine": part}
     probes = f"probes/{slug(BACKBONE)}"
     made["stamps"] = {probes: "0" * 16}
-    made["settings"] = {"probes": {"Cs": [0.1], "seed": 3, "unknown": 1}, "similarity": {"seed": 3}}
+    made["settings"] = {"probes": {"Cs": [0.1], "passes": 9, "unknown": 1}, "similarity": {"seed": 3}}
     run = write_run(folder, made)
     for number, name in enumerate(("gallery/0/identity.png", "gallery/0/jpeg.png", "mistakes/a/0.png")):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def test_the_page_of_a_row_has_command_study_probe_and_stamp(built: Path) -> Non
     assert mark in text
     assert json.loads((built / "rows" / f"{mark}.json").read_text())["backbone"]["name"] == BACKBONE
     study = tomllib.loads((built / "studies" / f"{mark}.toml").read_text())
-    assert (study["backbones"], study["probes"]) == ([BACKBONE], {"Cs": [0.1], "seed": 3})
+    assert (study["backbones"], study["probes"]) == ([BACKBONE], {"Cs": [0.1], "expert": {"passes": 9}})
 
 
 def test_rows_are_headed_by_words(built: Path) -> None:
@@ -241,7 +241,7 @@ DANGEROUS = {
     "shift": {"folders": {"a": "/home/me/private"}},
     "domains": {"a": "/home/me/private"},
     "labels": {"of": {"a": "file:/home/me/list.csv"}},
-    "attack": {"surrogate": "onnx:/home/me/secret.onnx", "backbones": ["onnx:/home/me/secret.onnx"], "seed": 3},
+    "attack": {"surrogate": "onnx:/home/me/secret.onnx", "backbones": ["onnx:/home/me/secret.onnx"], "steps": 3},
     "x\n[executor]\n": {"kind": "ray"},
 }
 
@@ -257,10 +257,10 @@ def test_study_files_of_others_name_no_file_address_or_code(name: str, suite: st
     found = tomllib.loads(study)
     plain = {"name", "seed", "canvas", "resample_by", "crop_pct", "orientation", "style_precision", "attack"}
     assert found.keys() <= plain
-    assert found["attack"] == {"seed": 3}
+    assert found["attack"] == {"steps": 3}
     first = study.partition("\n")[0]
     for missing in ("backbones", "suite", "[executor]", "[track]", "[embed]", "[source]", "[shift]", "[domains]",
-                    "[labels]", "attack.surrogate", "attack.backbones"):  # fmt: skip
+                    "[labels]", "attack.backbones"):  # fmt: skip
         assert missing in first
 
 

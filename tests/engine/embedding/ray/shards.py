@@ -45,7 +45,7 @@ def embed(images: Path, store: Path, *more: str, suite: str = SUITE) -> list[str
     """Arguments of a run that fills a store."""
     return [
         "embed", str(images), "--store", str(store), "--suite", suite,
-        *setting("canvas=32", "embed.batch=2", "embed.threads=1", f"embed.shard_rows={ROWS}"),
+        *setting("canvas=32", "embed.batch=2", "threads=1", f"embed.shard_rows={ROWS}"),
         "--backbone", "control:pixels", "--json", *more,
     ]  # fmt: skip
 

@@ -97,7 +97,7 @@ def test_a_gpu_worker_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch
     assert (found.device, found.threads) == ("cuda:0", 3)
     with pytest.raises(ConfigError) as caught:
         ExecutorConfig(RAY).here(EmbedConfig(device="cuda:1"))
-    assert caught.value.field == "embed.device"
+    assert caught.value.field == "device"
 
 
 def test_every_gpu_worker_has_one_gpu_which_is_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
