@@ -257,6 +257,8 @@ def _run(run: argparse.ArgumentParser) -> None:
         "--out", type=local, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
     )
     run.add_argument("--store", type=place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
+    text = "few photographs and the settings of the demo where they cost less; into runs/<name>-quick"
+    run.add_argument("--quick", action="store_true", help=text)
     run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
     run.add_argument("--profile", action="store_true", help="print the time spent in each part, and write a trace")
     text = "auto, cpu, cuda or cuda:N (the study's)"

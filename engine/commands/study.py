@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -53,6 +53,14 @@ _FIELDS = {
     "suite": "suite",
 }
 
+# what settings of probes cost, by which `--quick` takes the demo's
+_COSTS: dict[str, Callable[[Any], int]] = {
+    **dict.fromkeys(("redraws", "resamples", "mlp_resamples", "mlp_steps", "multitask_steps"), int),
+    **dict.fromkeys(("mlp_learning_rates", "multitask_learning_rates"), len),
+    "widths": sum,
+    "rotate": ("none", "networks", "all").index,
+}
+
 
 def study_asked(options: argparse.Namespace) -> Study:
     """Create the study of `run` from a study file or from photographs and options.
@@ -61,7 +69,20 @@ def study_asked(options: argparse.Namespace) -> Study:
         ConfigError: an option that is not valid with a study file or with photographs, no backbone for photographs, or
             an invalid study file.
     """
-    return _of_file(options) if is_study(options) else _of_photographs(options)
+    study = _of_file(options) if is_study(options) else _of_photographs(options)
+    return _quick(study, changes(options)) if options.quick else study
+
+
+def _quick(study: Study, asked: Collection[str]) -> Study:
+    """A study with those settings of the demo that cost less than its own, unless the command line sets them."""
+    demo = load_study("demo")
+    cheaper = {
+        name: min(getattr(study.probes, name), getattr(demo.probes, name), key=cost)
+        for name, cost in _COSTS.items()
+        if f"probes.{name}" not in asked
+    }
+    limit = study.limit if "limit" in asked else min(study.limit or demo.limit, demo.limit)
+    return dataclasses.replace(study, limit=limit, probes=dataclasses.replace(study.probes, **cheaper))
 
 
 def is_study(options: argparse.Namespace) -> bool:
@@ -157,7 +178,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.packaged:
         _take_packaged(options)
     study = study_asked(options)
-    out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
+    name = f"{study.name}-quick" if options.quick else study.name
+    out: Path = options.out or (Path("runs") / name if is_study(options) else default_out(name))
     store = options.store or store_of(study, out)
     with naming_file(options.study) if is_study(options) else nullcontext():
         results = run_study(

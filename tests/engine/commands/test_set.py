@@ -11,6 +11,7 @@ from tests.conftest import setting, the_json
 from substyle.engine.cli import main
 from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.options import changes
+from substyle.engine.commands.study import study_asked
 from substyle.engine.study.file import load_study
 from substyle.errors import ConfigError
 
@@ -151,3 +152,13 @@ def test_what_a_command_does_not_read_is_refused(two_classes: Path, capsys: pyte
     ):
         assert main([*words, "--json"]) == 2
         assert the_json(capsys)["error"]["field"] == "--set"
+
+
+def test_quick_takes_what_is_cheaper_in_the_demo(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('name = "s"\nbackbones = ["control:pixels"]\n[probes]\nredraws = 0\nresamples = 9\n')
+    parsed = parser().parse_args(["run", str(path), "--quick", *setting("probes.mlp_resamples=3")])
+    study, demo = study_asked(parsed), load_study("demo")
+    assert (study.limit, study.probes.rotate) == (demo.limit, demo.probes.rotate)
+    assert (study.probes.redraws, study.probes.resamples) == (0, demo.probes.resamples)
+    assert (study.probes.widths, study.probes.mlp_resamples) == (demo.probes.widths, 3)
