@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_imports_go_down() -> None:
         for other in imports(name) - {"engine"}:
             (layer, package), (below, of) = group(name), group(other)
             assert below < layer or package == of, f"{name} imports {other}"
+
+
+ROOMS = [name for name in modules() if "Other packages import" in (ast.get_docstring(modules()[name]) or "")]
+
+
+def test_rooms_name_the_modules_that_others_import() -> None:
+    """What a room does not name is internal to it, and can be changed without reading other rooms."""
+    assert len(ROOMS) >= 12
+    for room in ROOMS:
+        text = (ast.get_docstring(modules()[room]) or "").rpartition("Other packages import")[2]
+        outside = [name for name in modules() if not f"{name}.".startswith(f"{room}.")]
+        used = {other for name in outside for other in imports(name) if other.startswith(f"{room}.")}
+        assert sorted(re.findall("`(.+?)`", text)) == sorted(name.removeprefix(f"{room}.") for name in used), room
 
 
 def test_no_cycles() -> None:

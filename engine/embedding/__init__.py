@@ -1,1 +1,4 @@
-"""The embedding stage: plan, prepare, loop."""
+"""The embedding stage: plan, prepare, loop.
+
+Other packages import `blobs`, `derived`, `plan`, `preflight`, `prepare`, `run`, `variants`.
+"""

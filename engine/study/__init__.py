@@ -1,1 +1,5 @@
-"""Studies: stages, their results and outputs."""
+"""Studies: stages, their results and outputs.
+
+Other packages import `api`, `compare`, `explore`, `export`, `file`, `hub`, `outputs`, `plan`, `predict`, `report`,
+`runner`.
+"""

@@ -1,1 +1,4 @@
-"""Style transfer networks."""
+"""Style transfer networks.
+
+Other packages import `networks`.
+"""

@@ -3,6 +3,8 @@
 A library is a module of this folder with a subclass of :class:`~substyle.pipelines.libraries.library.Library`. It only
 says which transformations there are and how one is applied to one photograph: `processes` seeds it from the
 photograph's key, in processes of its own, so that batch, order and number of processes do not change a pixel.
+
+Other packages import `library`, `processes`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Sources of photographs: a source lists its images once and reads their bytes on demand."""
+"""Sources of photographs: a source lists its images once and reads their bytes on demand.
+
+Other packages import `base`, `files`, `labels`, `metadata`.
+"""
 
 from __future__ import annotations
 
