@@ -24,7 +24,6 @@ from substyle.engine.probes.resampling import balanced_over, by_class, resample,
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, coarse_task
-from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
 from substyle.pipelines.transforms.names import count_families
@@ -62,7 +61,7 @@ class LeaveOneOut:
     def describe(self, tolerance: float) -> dict[str, Any]:
         """``converged`` and ``certificate`` of results.json, at the configured tolerance."""
         own = certified(self.fit, tolerance)
-        agreed = abs(self.difference) <= AGREEMENT and bool(self.fit.converged_K.all())
+        agreed = abs(self.difference) <= linear.AGREEMENT and bool(self.fit.converged_K.all())
         return {
             "converged": own["converged"] and agreed,
             "certificate": own["certificate"] | {"difference": self.difference},

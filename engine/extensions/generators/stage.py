@@ -33,7 +33,6 @@ from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import balanced_over, resample
 from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, Task, coarse_task
-from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.execution import folder_of
@@ -179,7 +178,7 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
         "by_style": {table.transformations[t]: _numbers(accuracy_T)[t] for t in styles.tolist()},
         "seen": float(accuracy_T[seen] @ weight_T[seen] / weight_T.sum()) if seen else None,
         "images": len(images),
-        "converged": own["converged"] and abs(difference) <= AGREEMENT and bool(fit.converged_K.all()),
+        "converged": own["converged"] and abs(difference) <= linear.AGREEMENT and bool(fit.converged_K.all()),
         "certificate": own["certificate"] | {"difference": difference},
         **asdict(config),
         "C": config.C,
