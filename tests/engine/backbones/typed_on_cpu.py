@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.at_once import Ready
 
 from substyle.engine.backbones.export import FLOAT, NARROW, array
+from substyle.engine.backbones.spec import Pending
 
 
 def widened(graph: bytes) -> onnx.ModelProto:
@@ -41,8 +41,9 @@ class OnCPU:
         """A whole batch."""
         return np.asarray(self.session.run(None, {"canvas": canvas_BSSC})[0])
 
-    def start(self, canvas_BSSC: torch.Tensor | NDArray[np.uint8]) -> Ready:
+    def start(self, canvas_BSSC: torch.Tensor | NDArray[np.uint8]) -> Pending:
         """A batch, padded as engines pad theirs."""
         size = self.session.get_inputs()[0].shape[0]
         whole = np.asarray(canvas_BSSC)[np.arange(size) % len(canvas_BSSC)]
-        return Ready(self(whole)[: len(canvas_BSSC)])
+        embedded_BD = self(whole)[: len(canvas_BSSC)]
+        return lambda: embedded_BD
