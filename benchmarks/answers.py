@@ -7,15 +7,15 @@ docs/labels.svg.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study_table import of_networks
+from benchmarks.study_table import kept_study, of_networks
 from substyle.engine.report.findings import conclusive
+from substyle.engine.results.model import Estimate
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -36,7 +36,7 @@ class Question:
         text: the question.
         short: the heading of its column.
         entry: keys of its scores in the summary of a backbone.
-        score: key of the score; its interval is ``interval``.
+        score: key of the score.
         task: task whose chance is that of the question.
         compared: task and metric of the differences between backbones; empty: the contrasts of unseen generators.
         study: the kept study.
@@ -46,7 +46,6 @@ class Question:
     short: str
     entry: tuple[str, ...]
     score: str
-    interval: str
     task: str
     compared: tuple[str, str] | tuple[()] = ()
     study: str = "generators"
@@ -61,24 +60,24 @@ class Question:
 QUESTIONS = (
     Question(
         "Which of the {variants} transformations was applied?", "transformation", ("fine", "linear"),
-        "accuracy", "ci95", "fine", ("fine", "accuracy"),
+        "accuracy", "fine", ("fine", "accuracy"),
     ),
     Question(
         "Which kind of transformation is it, if the probe has never seen it?", "kind of a new\ntransformation",
-        ("coarse_rotation", "linear"), "balanced", "balanced_two_way_ci95", "coarse", ("rotation", "balanced"),
+        ("coarse_rotation", "linear"), "balanced", "coarse", ("rotation", "balanced"),
         study="coarse",
     ),
     Question(
         "Is it a painting style, if the probe knows the styles of one other generator?", "style of a new\ngenerator",
-        ("generators",), "accuracy", "ci95", "coarse",
+        ("generators",), "accuracy", "coarse",
     ),
     Question(
         "Which class does the photograph belong to?", "class", ("semantic", "linear"),
-        "clean", "clean_ci95", "semantic", ("semantic", "clean"),
+        "clean", "semantic", ("semantic", "clean"),
     ),
     Question(
         "Which class does it belong to, once it is transformed?", "class,\ntransformed", ("semantic", "linear"),
-        "obfuscated", "obfuscated_ci95", "semantic", ("semantic", "obfuscated"),
+        "obfuscated", "semantic", ("semantic", "obfuscated"),
     ),
 )  # fmt: skip
 
@@ -88,8 +87,13 @@ def _per_cent(share: float) -> str:
 
 
 def _shown(scores: dict[str, Any], question: Question) -> str:
-    ends = "–".join(map(_per_cent, scores.get(question.interval) or ()))
-    return f"{_per_cent(scores[question.score])} %" + f" ({ends})" * bool(ends)
+    score = scores[question.score]
+    ends = "–".join(map(_per_cent, _interval(score) or ()))
+    return f"{_per_cent(score['value'])} %" + f" ({ends})" * bool(ends)
+
+
+def _interval(score: dict[str, Any]) -> list[float] | None:
+    return Estimate(**score).interval
 
 
 def _tested(kept: dict[str, Any], scores: dict[str, Any], question: Question) -> str:
@@ -110,7 +114,7 @@ def _named(names: list[str]) -> str:
 
 def compared(kept: dict[str, Any], question: Question) -> dict[frozenset[str], float]:
     """p values of the differences of all pairs of networks, after Holm's correction over these pairs."""
-    rows = of_networks(kept, *question.compared) if question.compared else kept["contrasts"]
+    rows = of_networks(kept, *question.compared) if question.compared else kept["generators"]["contrasts"]
     return {frozenset((row["a"], row["b"])): row["p_holm"] for row in rows if row["p_holm"] is not None}
 
 
@@ -122,8 +126,8 @@ def sentence(kept: dict[str, Any], question: Question) -> str:
     networks = [name for name in known if not kept["backbones"][name]["control"]]
     if late:
         raise SystemExit(f"probes of {', '.join(late)} have not converged")
-    best, *others = sorted(networks, key=lambda name: -known[name][question.score])
-    if not conclusive(known[best].get(question.interval)):
+    best, *others = sorted(networks, key=lambda name: -known[name][question.score]["value"])
+    if not conclusive(_interval(known[best][question.score])):
         return f"**{question.text.format(**kept)}** Inconclusive from {_tested(kept, known[best], question)}."
     text = f"**{question.text.format(**kept)}** `{best}` reads it best: {_shown(known[best], question)}"
     text += f", over {_tested(kept, known[best], question)}"
@@ -133,7 +137,7 @@ def sentence(kept: dict[str, Any], question: Question) -> str:
     text += f", clearly ahead of {_named(clear)}" if clear else ""
     text += f"; no clear difference from {_named(unclear)}" if unclear else ""
     if STATISTICS in known:
-        text += f". Low-level statistics reach {_per_cent(known[STATISTICS][question.score])} %"
+        text += f". Low-level statistics reach {_per_cent(known[STATISTICS][question.score]['value'])} %"
     text += f"; chance is {_per_cent(kept['chance'][question.task])} %."
     tested = kept["splits"]["test"]
     return text + (f" Of {tested} test photographs, which are too few for a verdict." if tested < FEWEST else "")
@@ -151,10 +155,11 @@ def how_much(leaks: dict[str, Any]) -> str:
     """How well parameters are read, and what a shortcut costs."""
     r2, price, ends = {}, {}, {}
     for name, row in leaks["backbones"].items():
-        every = [max(one["r2"], 0.0) for own in row["parameters"]["by_transformation"].values() for one in own.values()]
-        r2[name], price[name] = sum(every) / len(every), row["shortcut"]["price"]
-        low, high = row["shortcut"]["price_two_way_ci95"]
-        ends[name] = f"{_per_cent(price[name])} ({_per_cent(low)}–{_per_cent(high)})"
+        known = row["parameters"]["by_transformation"].values()
+        every = [max(one["r2"]["value"], 0.0) for own in known for one in own.values()]
+        r2[name], paid = sum(every) / len(every), row["shortcut"]["price"]
+        price[name] = paid["value"]
+        ends[name] = f"{_per_cent(paid['value'])} ({_per_cent(paid['low'])}–{_per_cent(paid['high'])})"
     text = f"- **How much of it was applied?** Mean R² of {len(every)} parameters (sigma, angle, quality …; below 0 "
     text += f"counts as 0), in per cent, over {leaks['splits']['test']} test photographs: "
     text += f"{_ranked(r2, {name: _per_cent(value) for name, value in r2.items()})}.\n"
@@ -184,9 +189,9 @@ def answer_panels() -> list[Panel]:
         kept = load(question.study)
         found = {name: question.scores(row) for name, row in kept["backbones"].items()}
         scores = {
-            name: [(one[question.score], one.get(question.interval))]
+            name: [(score["value"], _interval(score))]
             for name, one in found.items()
-            if one.get(question.score) is not None
+            if (score := one.get(question.score)) is not None
         }
         panels.append(Panel(question.short, kept["chance"][question.task], scores))
     return panels
@@ -197,11 +202,11 @@ def label_panels(kept: dict[str, Any]) -> list[Panel]:
     labels = next(iter(kept["backbones"].values()))["labels"]["by_label"]
     panels = []
     for label, first in labels.items():
-        score, ends = ("accuracy", "ci95") if first["kind"] == "class" else ("r2", "r2_ci95")
+        score = "accuracy" if first["kind"] == "class" else "r2"
         scores = {}
         for name, row in kept["backbones"].items():
             own = row["labels"]["by_label"][label]
-            scores[name] = [(one[score], one[ends]) for one in (own, own["fixed"])]
+            scores[name] = [(one[score]["value"], _interval(one[score])) for one in (own, own["fixed"])]
         panels.append(Panel(label if score == "accuracy" else f"{label}, R²", first.get("chance", 0.0), scores))
     return panels
 
@@ -248,7 +253,7 @@ def written(page: str, text: str) -> str:
 @cache
 def load(name: str) -> dict[str, Any]:
     """A kept study."""
-    found: dict[str, Any] = json.loads((RESULTS / f"study-{name}.json").read_text())
+    found = kept_study(name)
     return found | {"variants": found["variants"] // found["images"]}
 
 

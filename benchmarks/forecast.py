@@ -21,6 +21,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from benchmarks.harness import RESULTS
+from benchmarks.study_table import kept_study
 from substyle.engine.estimate.forecast import NORMAL, Deviations, OverGenerators
 
 SCHEMA = 1
@@ -54,7 +55,8 @@ class Width:
 
 def kept() -> dict[str, dict[str, Any]]:
     """Summaries of the kept studies by name."""
-    return {path.stem.removeprefix("study-"): json.loads(path.read_text()) for path in RESULTS.glob("study-*.json")}
+    names = (path.stem.removeprefix("study-") for path in RESULTS.glob("study-*.json"))
+    return {name: kept_study(name) for name in names}
 
 
 def widths(studies: Mapping[str, Mapping[str, Any]], head: str) -> Iterator[Width]:
@@ -63,13 +65,10 @@ def widths(studies: Mapping[str, Mapping[str, Any]], head: str) -> Iterator[Widt
         transformations, test = study["variants"] // study["images"], study["splits"]["test"]
         for row in study["comparisons"] if transformations >= FEWEST else ():
             controls = any(study["backbones"][each]["control"] for each in (row["a"], row["b"]))
-            if (
-                (row["task"], row["head"]) == ("fine", head)
-                and not controls
-                and row["ci95"]
-                and row.get("two_way_ci95")
-            ):
-                both, photographs = ((each[1] - each[0]) / 2 for each in (row["two_way_ci95"], row["ci95"]))
+            ends = [row["difference"].get(end) for end in ("low", "high", "two_way")]
+            if (row["task"], row["head"]) == ("fine", head) and not controls and None not in ends:
+                low, high, two_way = ends
+                both, photographs = (two_way[1] - two_way[0]) / 2, (high - low) / 2
                 yield Width(name, transformations, test, both, photographs)
 
 
@@ -82,11 +81,12 @@ def over_generators(studies: Mapping[str, Mapping[str, Any]]) -> OverGenerators:
     """Quantiles of standard deviations over generators and over photographs."""
     rows = []
     for name, study in sorted(studies.items()):
-        for row in study.get("contrasts", []):
+        for row in (study.get("generators") or {}).get("contrasts") or []:
+            errors = row["difference"]
             generators = len(study["backbones"][row["a"]]["generators"]["generators"])
-            others = math.hypot(row["se_photographs"], row["se_training"])
+            others = math.hypot(errors["se_photographs"], errors["se_training"])
             photographs = others * math.sqrt(study["splits"]["test"])
-            rows.append((name, (row["se_generators"] * math.sqrt(generators), photographs)))
+            rows.append((name, (errors["se_generators"] * math.sqrt(generators), photographs)))
     return OverGenerators(*_quantiles(rows))
 
 

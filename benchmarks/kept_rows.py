@@ -7,11 +7,11 @@ digests of photographs and of definitions, is not recorded in its rows.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study_table import kept_study
 from substyle.engine.extensions.site.directory import add_rows
 from substyle.engine.extensions.site.row import Row, rows_of
 from substyle.engine.report.data import show
@@ -25,7 +25,7 @@ _UNKNOWN = "not recorded"
 def rows() -> Iterator[Row]:
     """Rows of all kept studies."""
     for path in sorted(RESULTS.glob("study-*.json")):
-        yield from rows_of(document(json.loads(path.read_text())))
+        yield from rows_of(document(kept_study(path.stem.removeprefix("study-"))))
 
 
 def document(kept: dict[str, Any]) -> dict[str, Any]:
@@ -50,8 +50,7 @@ def _by_transformation(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         for task in ("coarse", "fine", "semantic"):
             for probe in (backbone.get(task) or {}).values():
                 yield from (probe.get("by_transformation") or {}).items()
-        for key in ("sensitivity", "sensitivity_ci95"):
-            yield from (backbone.get(key) or {}).items()
+        yield from (backbone.get("sensitivity") or {}).items()
         for key in ("parameters", "shortcut", "movement"):
             yield from ((backbone.get(key) or {}).get("by_transformation") or {}).items()
 

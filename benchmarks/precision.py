@@ -11,6 +11,7 @@ those of SUBSTYLE_PHOTOGRAPHS.
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
+from substyle.engine.results.model import Estimate
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.pipelines.sources import FolderSource
@@ -142,8 +144,10 @@ def _differences(outcomes: Mapping[str, ProbeOutcome]) -> dict[str, Any]:
         shown = _SHOWN.get((row["task"], row["metric"]))
         if shown is None or row["head"] != "linear" or row["a"] == row["b"]:
             continue
-        low, high = (100 * bound for bound in row["ci95"])
-        facts[f"{shown}, {row['head']}: points above auto"] = f"{100 * row['difference']:.2f} ({low:.2f} to {high:.2f})"
+        own = Estimate(**row["difference"])
+        low, high = own.over_photographs or (math.nan, math.nan)
+        points = f"{100 * own.value:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+        facts[f"{shown}, {row['head']}: points above auto"] = points
     for precision, outcome in outcomes.items():
         for task in ("fine", "semantic"):
             found = outcome.results[task]

@@ -86,7 +86,11 @@ def main() -> None:
             table = embedded(options.folder, crop_pct, options.limit, options.store or Path(scratch))
             shots = few_shot(table, FewShotConfig())
             ours = {
-                "CIFAR10": {"value": shots["accuracy"], "ci95": shots["ci95"], "images": shots["images"]},
+                "CIFAR10": {
+                    "value": shots["accuracy"]["value"],
+                    "ci95": [shots["accuracy"]["low"], shots["accuracy"]["high"]],
+                    "images": shots["images"],
+                },
                 "CIFAR10Clustering": clustered(table),
             }
             for task, found in ours.items():

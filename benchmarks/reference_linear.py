@@ -198,12 +198,13 @@ def fine(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> I
     train, val = (rows(table, every, table.images(split), answer_TN) for split in (TRAIN, VAL))
     made = linear(train, val, at)
     free_TN, right_TN = (scored(table, predict, answer_TN) for predict in made)
-    value = dig(ours, "fine", "linear", "accuracy")
+    value = dig(ours, "fine", "linear", "accuracy", "value")
     yield "fine", value, weighted(free_TN, one_T), TOLERANCES["picked"]
     yield "fine, at our C", value, weighted(right_TN, one_T), TOLERANCES["linear"]
     ends = interval(right_TN, one_T, groups(table, by_folder=by_folder), two_way=False)
     for i, end in enumerate(("low", "high")):
-        yield f"fine, interval, {end}", dig(ours, "fine", "linear", "ci95", i), ends[i], TOLERANCES["interval"]
+        kept = dig(ours, "fine", "linear", "accuracy", end)
+        yield f"fine, interval, {end}", kept, ends[i], TOLERANCES["interval"]
 
 
 def coarse(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
@@ -215,14 +216,14 @@ def coarse(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) ->
     made = linear(learned, rows(table, seen, val, answer_TN, by_class=True), at)
     free_TN, right_TN = (scored(table, predict, answer_TN) for predict in made)
     for role, key, near in (("train", "seen", "linear"), ("held_out", "held_out", "linear, held out")):
-        weight_T, value = balanced(table, role), dig(ours, "coarse", "linear", key)
+        weight_T, value = balanced(table, role), dig(ours, "coarse", "linear", key, "value")
         if weight_T.any():
             yield f"coarse, {key}", value, weighted(free_TN, weight_T), 2 * TOLERANCES[near]
             yield f"coarse, {key}, at our C", value, weighted(right_TN, weight_T), TOLERANCES[near]
     if weight_T.any():
         ends = interval(right_TN, weight_T, groups(table, by_folder=by_folder), two_way=True)
         for i, end in enumerate(("low", "high")):
-            kept = dig(ours, "coarse", "linear", "held_out_two_way_ci95", i)
+            kept = dig(ours, "coarse", "linear", "held_out", end)
             # with few transformations, each resample moves by several points
             yield f"coarse, held out, two-way interval, {end}", kept, ends[i], 2 * TOLERANCES["interval"]
 
@@ -238,7 +239,8 @@ def rotation(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity
         learned = replace(rows(table, others, train, answer_TN), weight_R=even(table, others, train))
         right_TN = scored(table, linear(learned, None, at, whole)[1], answer_TN)
         near = max(TOLERANCES["linear, one transformation"], 2.001 / len(table.images(TEST)))
-        yield f"held out alone: {name}", one["accuracy"], weighted(right_TN, (names == name).astype(float)), near
+        expected = weighted(right_TN, (names == name).astype(float))
+        yield f"held out alone: {name}", one["accuracy"]["value"], expected, near
 
 
 def semantic(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
@@ -254,4 +256,5 @@ def semantic(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity
         for key, weight_T in (("clean", clean_T), ("obfuscated", 1 - clean_T)):
             # with few original photographs, one of them exceeds the tolerance
             wide = max(2 * near, 1.001 / len(test))
-            yield f"class, {key}{what}", dig(ours, "semantic", "linear", key), weighted(right_TN, weight_T), wide
+            value = dig(ours, "semantic", "linear", key, "value")
+            yield f"class, {key}{what}", value, weighted(right_TN, weight_T), wide

@@ -113,8 +113,13 @@ def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, fl
         known = class_N[test] >= 0
         value[seed] = weighted(right_TN, np.ones(len(every))), (class_M == class_N[test])[known].mean()
     wide = 2 * value.std(axis=0, ddof=1) + TOLERANCES["mlp"]
-    yield "multi-task, style", joint["fine"], float(value[:, 0].mean()), float(wide[0])
-    yield "multi-task, class", joint["semantic"], float(value[:, 1].mean()), float(wide[1] + 1 / len(test))
+    yield "multi-task, style", dig(joint, "fine", "value"), float(value[:, 0].mean()), float(wide[0])
+    yield (
+        "multi-task, class",
+        dig(joint, "semantic", "value"),
+        float(value[:, 1].mean()),
+        float(wide[1] + 1 / len(test)),
+    )
 
 
 def _rate(step: int, steps: int) -> float:
@@ -148,16 +153,17 @@ def neighbours(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, f
         if dig(ours, "knn", key) and (vote_Rk >= 0).all():
             for k in ks:
                 hits = np.array([max(v := row[:k].tolist(), key=v.count) for row in vote_Rk]) == answer_R
-                yield f"{k}-NN, {word}", ours["knn"][key][str(k)], float(hits[answer_R >= 0].mean()), exact
+                kept = dig(ours, "knn", key, str(k), "value")
+                yield f"{k}-NN, {word}", kept, float(hits[answer_R >= 0].mean()), exact
     near = (
         NearestNeighbors(metric="cosine", algorithm="brute").fit(x_RD).kneighbors(None, 1, return_distance=False)[:, 0]
     )
     image, style = n[near] == n, t[near] == t
     for key, hit in (("same_image", image), ("same_transformation", style), ("neither", ~image & ~style)):
-        yield f"nearest: {key.replace('_', ' ')}", ours["balance"][key], float(hit.mean()), exact
+        yield f"nearest: {key.replace('_', ' ')}", dig(ours, "balance", key, "value"), float(hit.mean()), exact
     for key, truth_R in (("transformation", t), ("class", class_N[n])):
         known = truth_R >= 0
-        if dig(ours, "clusters", f"ami_{key}") is not None:
+        if (ami := dig(ours, "clusters", f"ami_{key}", "value")) is not None:
             k, own_RD = ours["clusters"]["k"][key], x_RD[known].astype(np.float32)
             values = [
                 adjusted_mutual_info_score(
@@ -166,7 +172,7 @@ def neighbours(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, f
                 for start in range(_STARTS)
             ]
             wide = 3 * float(np.std(values, ddof=1)) + TOLERANCES["k-means"]
-            yield f"AMI, {key}", ours["clusters"][f"ami_{key}"], float(np.mean(values)), wide
+            yield f"AMI, {key}", ami, float(np.mean(values)), wide
 
 
 def geometry(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, float | None, float]]:
@@ -199,7 +205,9 @@ def geometry(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, flo
             1 - np.square(predicted_MD - moved_MD).sum() / np.square(moved_MD - centre_D).sum()
         )
     for key, by in found.items():
-        pairs = [(ours[key][name], value) for name, value in by.items() if ours[key][name] is not None]
+        end = () if key == "steerability" else ("value",)  # the others have an interval
+        kept = ((dig(ours, key, name, *end), value) for name, value in by.items())
+        pairs = [(own, value) for own, value in kept if own is not None]
         yield (
             f"{key}, mean",
             float(np.mean([a for a, _ in pairs])),

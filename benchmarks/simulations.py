@@ -36,6 +36,7 @@ from substyle.engine.probes.resampling import ACCURACY, Bounds, Resampled, by_cl
 from substyle.engine.probes.ridge import Response, scored_on
 from substyle.engine.probes.single_task import Judged, by_severity
 from substyle.engine.report.findings import LEVEL, within_margin
+from substyle.engine.results.model import SCHEMA, Estimate, entry_of
 from substyle.engine.results.statistics import FEWEST_DECIDED, correlation_interval
 from substyle.engine.stages.few_shot import widened
 from substyle.engine.stages.results import validate_results
@@ -118,7 +119,7 @@ def predicted(rng: Rng, count: int, seed: int, units: int, r2: float) -> Simulat
         value_N = rng.uniform(0, math.sqrt(12), units)  # of variance 1
         point_NP = (value_N + math.sqrt(1 - r2) * rng.normal(size=units))[:, None]
         scores = scored_on(Response("sigma", "px", 0.0), value_N, point_NP, np.arange(units), 2000, seed)
-        ends.append(scores["r2_ci95"])
+        ends.append(_ends(scores["r2"]))
     return Simulated(ends, r2)
 
 
@@ -127,8 +128,8 @@ def gap(rng: Rng, count: int, seed: int, units: int) -> Simulated:
     seen_T, held_T = (uniform_over(part, 20 + units) for part in (range(20), range(20, 20 + units)))
     p_KTN = _within(rng, 0.2, (count, 20 + units, 1)) + _within(rng, 0.05, (count, 1, 100))
     right_KTN = rng.random((count, 20 + units, 100)) < p_KTN + np.where(seen_T > 0, 0.75, 0.6)[:, None]
-    judged = [Judged(each, None).numbers("gap", seen_T, held_T) for each in _resampled(right_KTN, seed)]
-    return Simulated([each["gap_two_way_ci95"] for each in judged], 0.15)
+    judged = [Judged(each, None).estimate(seen_T, held_T, general=True) for each in _resampled(right_KTN, seed)]
+    return Simulated([_ends(each) for each in judged], 0.15)
 
 
 def paired(rng: Rng, count: int, seed: int, units: int, first: float, second: float) -> Simulated:
@@ -152,7 +153,7 @@ def compared(rng: Rng, count: int, seed: int, units: int) -> Simulated:
         name: _outcome(right_KTN[:, :, part], seed, "fine", part.start)
         for right_KTN, (name, part) in zip(right, parts.items(), strict=True)
     }
-    return Simulated([rows[0]["ci95"] for rows in _compared(outcomes, "fine", count)], 0.05)
+    return Simulated([_ends(rows[0]["difference"]) for rows in _compared(outcomes, "fine", count)], 0.05)
 
 
 def grouped(rng: Rng, count: int, seed: int, units: int, mean: float, half: float) -> Simulated:
@@ -179,7 +180,7 @@ def equivalence(
     """Whether two backbones that differ by the margin are called equivalent."""
     sides = _pair(rng, (count, transformations, units), first, second)
     rows = _compared({str(i): _outcome(each, seed, "fine") for i, each in enumerate(sides)}, "fine", count)
-    return Simulated([], false=[within_margin(each[0]["ci90"]) for each in rows])
+    return Simulated([], false=[within_margin(each[0]["difference"]["ci90"]) for each in rows])
 
 
 def holm(rng: Rng, count: int, seed: int, units: int, task: str, training: float = 0.0) -> Simulated:
@@ -192,7 +193,7 @@ def holm(rng: Rng, count: int, seed: int, units: int, task: str, training: float
 def claim_pairs(rng: Rng, count: int, seed: int, units: int, right: int) -> Simulated:
     """Whether claim C1 is decided on equal networks."""
     outcomes = _equal(rng, count, seed, "rotation", units, 100, 1 + right, 0.0)
-    probe = {"fine": {"linear": {"accuracy": 0.6, "converged": True}}}
+    probe = {"fine": {"linear": {"accuracy": {"value": 0.6}, "converged": True}}}
     kinds = dict.fromkeys(outcomes, "supervised") | {"0": "masked"}
     found = []
     for rows in _compared(outcomes, "rotation", count):
@@ -208,9 +209,9 @@ def claim_moves(rng: Rng, count: int, seed: int, units: int) -> Simulated:
     for moved_BT in moved_KBT:
         networks = {}
         for kind, moved_T in zip(("contrastive", "masked"), moved_BT.tolist(), strict=True):
-            ends = {f"t{t}": [value - 1.96 * 0.02, value + 1.96 * 0.02] for t, value in enumerate(moved_T)}
-            sensitivity = {f"t{t}": value for t, value in enumerate(moved_T)}
-            networks[kind] = kind, {"sensitivity": sensitivity, "sensitivity_ci95": ends}
+            half = 1.96 * 0.02
+            sensitivity = {f"t{t}": entry_of(value, (value - half, value + half)) for t, value in enumerate(moved_T)}
+            networks[kind] = kind, {"sensitivity": sensitivity}
         found.append(_claim("C5", units, networks, []))
     return Simulated([], false=found)
 
@@ -241,7 +242,7 @@ def robustness(rng: Rng, count: int, seed: int, units: int, backbones: int, meas
             str(b): Replicates(moved.one(b), {"shift": right.one(b) - right.one(backbones + b)})
             for b in range(backbones)
         }
-        ends.append(correlations_of(points)[0][f"{measure}_ci95"])
+        ends.append(_ends(correlations_of(points)[0][measure]))
     return Simulated(ends, float(truth[measure][0]))
 
 
@@ -279,7 +280,7 @@ def contrasts(rng: Rng, count: int, seed: int, units: int) -> Simulated:
         for networks_of_study in zip(*networks, strict=True)
     ]
     false = [any(_below(p) for p in holm_corrected([row["p"] for row in each])) for each in rows]
-    return Simulated([each[0]["ci95"] for each in rows], 0.0, false=false)
+    return Simulated([_ends(each[0]["difference"]) for each in rows], 0.0, false=false)
 
 
 def detected(rng: Rng, count: int, seed: int, units: int, shift: float, measure: str) -> Simulated:
@@ -309,7 +310,7 @@ def halfway(rng: Rng, count: int, seed: int, units: int) -> Simulated:
     right_KTN = rng.random((count, 5, units)) < p_T[:, None] + _within(rng, 0.1, (count, 1, units))
     names = [f"blur@{severity}" for severity in range(1, 6)]
     curves = [by_severity(names, each, 0.1)["blur"] for each in _resampled(right_KTN, seed)]
-    return Simulated([each["halfway_ci95"] for each in curves], 2.6)
+    return Simulated([_ends(each["halfway"]) for each in curves], 2.6)
 
 
 def similarity(rng: Rng, count: int, seed: int, units: int, measure: str) -> Simulated:
@@ -325,7 +326,8 @@ def similarity(rng: Rng, count: int, seed: int, units: int, measure: str) -> Sim
             )
             for name, values in (("a", x_ND), ("b", 0.6 * x_ND + 0.8 * e_ND))
         ]
-        ends.append(similarity_of(tables, AnalysisConfig(seed=seed), quiet=True)["pairs"]["a"]["b"][f"{measure}_ci95"])
+        found = similarity_of(tables, AnalysisConfig(seed=seed), quiet=True)["pairs"]["a"]["b"]
+        ends.append(_ends(found[measure]))
     return Simulated(ends, 0.36)
 
 
@@ -402,6 +404,11 @@ def _equal(
     return outcomes
 
 
+def _ends(entry: dict[str, Any] | None) -> list[float] | None:
+    """The interval of an estimate."""
+    return Estimate(**entry).interval if entry else None
+
+
 def _below(p: float | None) -> bool:
     return p is not None and p < LEVEL
 
@@ -409,7 +416,7 @@ def _below(p: float | None) -> bool:
 def _claim(identity: str, transformations: int, networks: dict[str, Any], comparisons: list[dict[str, Any]]) -> bool:
     """Whether a claim is decided."""
     document = {
-        **{"schema": 1, "name": "simulated", "images": 100, "splits": {"train": 0, "val": 0, "test": 100}},
+        **{"schema": SCHEMA, "name": "simulated", "images": 100, "splits": {"train": 0, "val": 0, "test": 100}},
         "transformations": [{"name": f"t{t}", "coarse": "other", "role": "train"} for t in range(transformations)],
         "backbones": {
             name: {"dim": 8, "control": False, "spec": {"objective": kind}, **found}

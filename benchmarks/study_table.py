@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from substyle.engine.extensions.attentive.section import attentive
 from substyle.engine.extensions.finetune.section import finetuned
 from substyle.engine.extensions.movement.section import over_backbones
 from substyle.engine.probes.outcomes import holm
+from substyle.engine.results.convert import converted
 from substyle.engine.results.model import Robustness
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift.domains_section import domains
@@ -28,28 +29,25 @@ RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- study table: benchmarks/study_table.py -->", "<!-- end of study table -->"
 _KEPT = ("schema", "version", "created", "name", "seed", "canvas", "suite", "images", "variants", "splits", "chance",
          "throughput", "environment")  # fmt: skip
-_CLAIM = ("id", "statement", "status", "estimate", "ci", "margin", "n_transformations", "reasons")
+_CLAIM = ("id", "statement", "status", "estimate", "margin", "n_transformations", "reasons")
 _WANTED = {
-    "fine": ("accuracy", "ci95", "two_way_ci95", "by_transformation"),
-    "coarse": ("seen", "seen_ci95", "held_out", "held_out_ci95", "held_out_two_way_ci95", "gap", "gap_ci95",
-               "by_transformation"),
-    "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "balanced", "balanced_two_way_ci95", "styles",
-                        "styles_two_way_ci95", "generators"),
-    "semantic": ("clean", "clean_ci95", "obfuscated", "obfuscated_ci95"),
-}  # fmt: skip
+    "fine": ("accuracy", "by_transformation"),
+    "coarse": ("seen", "held_out", "gap", "by_transformation"),
+    "coarse_rotation": ("accuracy", "balanced", "styles", "generators"),
+    "semantic": ("clean", "obfuscated"),
+}
 _TASKS = ("rotation", "semantic", "coarse")  # besides fine, whose differences are kept
-_COLUMNS = (  # heading, task, head, score, interval
-    ("style, linear", "fine", "linear", "accuracy", "ci95"),
-    ("style, MLP", "fine", "mlp", "accuracy", "ci95"),
-    ("coarse, seen", "coarse", "linear", "seen", "seen_ci95"),
-    ("coarse, held out", "coarse", "linear", "held_out", "held_out_two_way_ci95"),
-    ("coarse, each held out in turn", "coarse_rotation", "linear", "accuracy", "two_way_ci95"),
-    ("styles, each held out in turn", "coarse_rotation", "linear", "styles", "styles_two_way_ci95"),
-    ("class", "semantic", "linear", "clean", "clean_ci95"),
-    ("class, transformed", "semantic", "linear", "obfuscated", "obfuscated_ci95"),
+_COLUMNS = (  # heading, task, head, score
+    ("style, linear", "fine", "linear", "accuracy"),
+    ("style, MLP", "fine", "mlp", "accuracy"),
+    ("coarse, seen", "coarse", "linear", "seen"),
+    ("coarse, held out", "coarse", "linear", "held_out"),
+    ("coarse, each held out in turn", "coarse_rotation", "linear", "accuracy"),
+    ("styles, each held out in turn", "coarse_rotation", "linear", "styles"),
+    ("class", "semantic", "linear", "clean"),
+    ("class, transformed", "semantic", "linear", "obfuscated"),
 )
 _MARK = "†"
-_HELD_OUT = (("balanced", "balanced_"), ("accuracy", ""))  # scores and their prefixes
 LEVEL = 0.05  # of a contrast, after Holm's correction
 KNOWN = (("jpeg", "quality"), ("gaussian_blur", "sigma"), ("hue_shift", "hue"))  # parameters shown in docs/blind.md
 STUDIES = ("families", "imagenette")  # in the order of docs/results.md
@@ -73,7 +71,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         row |= {key: backbone[key] for key in ("attack", "few_shot", "generators") if key in backbone}
         for key in ("labels", "movement", "parameters", "shortcut"):
             row |= {key: _without_points(backbone[key])} if key in backbone else {}
-        measured = ("adapter", "complexity", "sensitivity", "sensitivity_ci95")
+        measured = ("adapter", "complexity", "sensitivity")
         row |= {key: backbone[key] for key in measured if backbone.get(key)}
         tuned = (backbone.get("spec") or {}).get("finetuned")
         row |= {"finetuned": f"{tuned['backbone']} + {tuned['objective']}, seed {tuned['seed']}"} if tuned else {}
@@ -82,9 +80,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
     rows = results["comparisons"]
     kept["comparisons"] = [c for c in rows if c["task"] == "fine" or (c["task"] in _TASKS and c["head"] == "linear")]
-    kept |= {"contrasts": results["generators"]["contrasts"]} if "generators" in results else {}
-    if results.get("robustness"):
-        kept["robustness"] = results["robustness"]
+    kept |= {part: results[part] for part in ("generators", "robustness") if results.get(part)}
     document = validate_results(results)
     moved = over_backbones(document, document.entries("movement"))
     for made in (finetuned(document), attentive(document), shift_table(document), domains(document), moved):
@@ -141,8 +137,9 @@ def table(kept: dict[str, Any]) -> str:
     headings = ["backbone", *(column[0] for column in _COLUMNS), "10-NN style"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, row in kept["backbones"].items():
-        cells = [_cell(row.get(task, {}).get(head, {}), score, interval) for _, task, head, score, interval in _COLUMNS]
-        lines.append(f"| `{name}` | {' | '.join([*cells, _per_cent(row['knn']['transformation'].get('10'))])} |")
+        cells = [_score(row.get(task, {}).get(head, {}), score) for _, task, head, score in _COLUMNS]
+        near = row["knn"]["transformation"].get("10")
+        lines.append(f"| `{name}` | {' | '.join([*cells, _per_cent(near and near['value'])])} |")
     tasks = [task.removesuffix("_rotation") for _, task, *_ in _COLUMNS]
     lines.append(f"| chance | {' | '.join(_per_cent(kept['chance'].get(task)) for task in [*tasks, 'fine'])} |")
     if any(_MARK in line for line in lines):
@@ -176,8 +173,9 @@ def attack_table(kept: dict[str, Any]) -> str:
         lines = [f"| attack | success | {' | '.join(_DETECTORS.values())} |", "|---" * (len(_DETECTORS) + 2) + "|"]
         for attack, row in found["attacks"].items():
             scores = [row["detection"].get(how) for how in _DETECTORS]
-            cells = [f"{_per_cent(s['auroc'])} / {_per_cent(s['tpr'])}" if s else "–" for s in scores]
-            lines.append(f"| `{attack}` | {_cell(row, 'success', 'success_ci95')} | {' | '.join(cells)} |")
+            both = [(s["auroc"], s["tpr"]) if s else () for s in scores]
+            cells = [" / ".join(_per_cent(one["value"]) for one in pair) or "–" for pair in both]
+            lines.append(f"| `{attack}` | {_cell(row['success'])} | {' | '.join(cells)} |")
         count = found["photographs"]
         parts.append(
             "\n".join(lines)
@@ -197,18 +195,22 @@ def probing_table(kept: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, row in kept["backbones"].items():
         heads = [row["extractability"][task]["linear"] for task in ("fine", "semantic")]
-        cells = [_number(head.get("selectivity") or {}, "selectivity", 100, "+.1f") for head in heads]
-        cells += [_number(head.get("codelength") or {}, "bits", 1, ".2f") for head in heads]
-        cells += [_number(head.get("curve") or {}, "needed", 1, ".0f") for head in heads]
+        measured = (("selectivity", "selectivity", 100, "+.1f"), ("codelength", "bits", 1, ".2f"))
+        cells = [
+            _number((head.get(part) or {}).get(key), scale, form, late=_late(head.get(part) or {}))
+            for part, key, scale, form in (*measured, ("curve", "needed", 1, ".0f"))
+            for head in heads
+        ]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     sizes = [size for size in next(iter(kept["backbones"].values()))["complexity"] if size != "linear"]
     lines += ["", f"| backbone | task | linear | {' | '.join(size.replace('x', '×') for size in sizes)} |"]
     lines += ["|---" * (len(sizes) + 3) + "|"]
     for name, row in kept["backbones"].items():
         for task, score in (("style", "fine"), ("class", "semantic")):
-            probes = {k: v | {"converged": v[f"{score}_converged"]} for k, v in row["complexity"].items()}
-            cells = [_number(probes[size], f"{score}_difference", 100, "+.1f") for size in sizes]
-            linear = _cell(probes["linear"], score, f"{score}_ci95")
+            probes, late = row["complexity"], f"{score}_converged"
+            differences = ((probes[size][f"{score}_difference"], probes[size][late] is False) for size in sizes)
+            cells = [_number(difference, 100, "+.1f", late=unsettled) for difference, unsettled in differences]
+            linear = _cell(probes["linear"][score], late=probes["linear"][late] is False)
             lines.append(f"| `{name}` | {task} | {linear} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -227,7 +229,7 @@ def _linear(kept: dict[str, Any], names: Iterable[str]) -> str:
     lines += ["|---" * (len(columns) + 2) + "|"]
     for name in names:
         row = kept["backbones"][name]
-        cells = [_cell(row[task].get(head, {}), score, interval) for _, task, head, score, interval in columns]
+        cells = [_score(row[task].get(head, {}), score) for _, task, head, score in columns]
         lines.append(f"| `{name}` | {row['dim']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -242,9 +244,8 @@ def finetuned_table(kept: dict[str, Any]) -> str:
         cells = [_per_cent(rows[score, "semantic"]["before"])]
         cells += [_per_cent(rows[score, objective]["after"]) for objective in ("semantic", *others)]
         for objective in others:
-            value, low, high = rows[score, objective]["difference"]
-            scores = {"d": value, "d_ci95": (low, high), "converged": rows[score, objective]["converged"] == "yes"}
-            cells.append(_number(scores, "d", 100, "+.1f"))
+            row = rows[score, objective]
+            cells.append(_number(_of(row["difference"]), 100, "+.1f", late=row["converged"] != "yes"))
         lines.append(f"| {score} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -255,7 +256,7 @@ def blind_table(kept: dict[str, dict[str, Any]]) -> str:
     for backbone in next(iter(kept.values()))["backbones"]:
         rows = {name: study["backbones"][backbone] for name, study in kept.items()}
         cells = [
-            f"{_cell(row['fine']['linear'], 'accuracy', 'ci95')}; {row['sensitivity'][name]:.3f}"
+            f"{_score(row['fine']['linear'], 'accuracy')}; {row['sensitivity'][name]['value']:.3f}"
             for name, row in rows.items()
         ]
         lines.append(f"| `{backbone}` | {' | '.join(cells)} |")
@@ -274,10 +275,10 @@ def augmentation_table(kept: dict[str, Any]) -> str:
         cells = []
         for row, own in zip(backbones.values(), found, strict=True):
             moved = row["sensitivity"].get(name)
-            interval = "" if moved is None else " ({:.2f}–{:.2f})".format(*row["sensitivity_ci95"][name])
-            cells.append(_per_cent(own[name]) + ("" if moved is None else f"; {moved:.2f}{interval}"))
+            text = "" if moved is None else "; {value:.2f} ({low:.2f}–{high:.2f})".format(**moved)
+            cells.append(_per_cent(own[name]) + text)
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    every = (_cell(row["fine"]["linear"], "accuracy", "ci95") for row in backbones.values())
+    every = (_score(row["fine"]["linear"], "accuracy") for row in backbones.values())
     return "\n".join([*lines, f"| all | {' | '.join(every)} |"])
 
 
@@ -289,9 +290,7 @@ def attentive_table(kept: dict[str, Any]) -> str:
         value, low, high = row["linear"]
         cells = [f"{_per_cent(value)} ({_per_cent(low)}–{_per_cent(high)})"]
         for head in heads:
-            gain = row[f"{head}_gain"]
-            late = head in row["converged"]
-            cells.append(_number({"d": gain[0], "d_ci95": gain[1:], "converged": not late}, "d", 100, "+.1f"))
+            cells.append(_number(_of(row[f"{head}_gain"]), 100, "+.1f", late=head in row["converged"]))
         lines.append(f"| `{row['backbone']}` | {row['score'].lower()} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -302,9 +301,9 @@ def generators_table(kept: dict[str, Any]) -> str:
     lines = ["| backbone | styles of its training generator | styles of unseen generators |", "|---" * 3 + "|"]
     for name, row in kept["backbones"].items():
         found = row["generators"]
-        lines.append(f"| `{name}` | {_per_cent(found['seen'])} | {_cell(found, 'accuracy', 'ci95')} |")
+        lines.append(f"| `{name}` | {_per_cent(found['seen'])} | {_score(found, 'accuracy')} |")
     lines += [
-        *_contrasts(kept["contrasts"]),
+        *_contrasts(kept["generators"]["contrasts"]),
         f"{len(first['generators'])} generators, each training in turn with {first['styles']} of its styles, at most "
         f"{first['draws']} draws; {first['images']} test photographs of {kept['images']}, "
         f"{len(first['by_style'])} styles.",
@@ -316,8 +315,8 @@ def _contrasts(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Format differences in points, with a verdict on each."""
     lines = ["", "| contrast | points | p, Holm | verdict |", "|---" * 4 + "|"]
     for row in rows:
-        points = _number({**row, "difference_ci95": row["ci95"]}, "difference", 100, "+.1f")
-        better = row["a"] if row["difference"] > 0 else row["b"]
+        points = _number(row["difference"], 100, "+.1f", late=_late(row))
+        better = row["a"] if row["difference"]["value"] > 0 else row["b"]
         verdict = f"`{better}` is better" if row["p_holm"] < LEVEL else "undecided"
         lines.append(f"| `{row['a']}` − `{row['b']}` | {points} | {row['p_holm']:.3g} | {verdict} |")
     return [*lines, ""]
@@ -339,10 +338,10 @@ def coarse_table(kept: dict[str, Any]) -> str:
     lines = ["| backbone | mean over coarse classes | mean over transformations |", "|---" * 3 + "|"]
     for name, row in kept["backbones"].items():
         found = row["coarse_rotation"]["linear"]
-        cells = [_cell(found, score, f"{kind}two_way_ci95") for score, kind in _HELD_OUT]
+        cells = [_score(found, score) for score in ("balanced", "accuracy")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     lines.append(f"| chance | {' | '.join([_per_cent(kept['chance']['coarse'])] * 2)} |")
-    pairs = [{**row, "ci95": row["two_way_ci95"]} for row in of_networks(kept, "rotation", "balanced")]
+    pairs = of_networks(kept, "rotation", "balanced")
     count, images = kept["variants"] // kept["images"] - 1, kept["images"]
     text = f"{count} transformations, each held out in turn; {kept['splits']['test']} test photographs of {images}."
     return "\n".join([*lines, *_contrasts(pairs), text])
@@ -362,12 +361,10 @@ def labels_table(kept: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, row in kept["backbones"].items():
         for label, own in row["labels"]["by_label"].items():
-            score, ends = ("accuracy", "ci95") if own["kind"] == "class" else ("r2", "r2_ci95")
-            cells = [_per_cent(own.get("chance")), _cell(own, score, ends), _cell(own.get("fixed") or {}, score, ends)]
-            cells += [
-                _cell(own.get("few_shot") or {}, score, ends),
-                _number(own.get("shortcut") or {}, "price", 100, "+.1f"),
-            ]
+            score = "accuracy" if own["kind"] == "class" else "r2"
+            scored = (own, own.get("fixed") or {}, own.get("few_shot") or {})
+            cells = [_per_cent(own.get("chance")), *(_score(each, score) for each in scored)]
+            cells.append(_number((own.get("shortcut") or {}).get("price"), 100, "+.1f"))
             lines.append(f"| `{name}` | {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -377,8 +374,9 @@ def movement_table(kept: dict[str, Any]) -> str:
     lines = ["| embedding | points lost | sensitivity | radius | CSLS |", "|---" * 5 + "|"]
     for name, row in kept["backbones"].items():
         found = row["movement"]
-        cells = [_number(found["measures"][key], "spearman", 1, "+.2f") for key in ("sensitivity", "radius", "csls")]
-        lines.append(f"| `{name}` | {_number(found, 'loss', 100, '.1f')} | {' | '.join(cells)} |")
+        measures = (found["measures"][key] for key in ("sensitivity", "radius", "csls"))
+        cells = [_number(measure["spearman"], 1, "+.2f") for measure in measures]
+        lines.append(f"| `{name}` | {_number(found['loss'], 100, '.1f')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -400,12 +398,10 @@ def known_table(kept: dict[str, Any], shown: Iterable[tuple[str, str]]) -> str:
     lines = [f"| embedding | {' | '.join(headings)} | all; price |", "|---" * (len(headings) + 2) + "|"]
     for name, row in kept["backbones"].items():
         known, shortcut = row["parameters"]["by_transformation"], row["shortcut"]
-        every = [max(one["r2"], 0.0) for own in known.values() for one in own.values()]
-        cells = [
-            f"{_cell(known[t][parameter], 'r2', 'r2_ci95')}; {100 * shortcut['by_transformation'][t]['price']:+.1f}"
-            for t, parameter in shown
-        ]
-        price = _number({**shortcut, "price_ci95": shortcut["price_two_way_ci95"]}, "price", 100, "+.1f")
+        every = [max(one["r2"]["value"], 0.0) for own in known.values() for one in own.values()]
+        prices = {t: own["price"]["value"] for t, own in shortcut["by_transformation"].items()}
+        cells = [f"{_cell(known[t][parameter]['r2'])}; {100 * prices[t]:+.1f}" for t, parameter in shown]
+        price = _number(shortcut["price"], 100, "+.1f")
         lines.append(f"| `{name}` | {' | '.join(cells)} | {_per_cent(sum(every) / len(every))}; {price} |")
     return "\n".join(lines)
 
@@ -417,10 +413,10 @@ def shifted_table(kept: dict[str, Any]) -> str:
     headings = ["backbone", "class", *(f"class, {key[6:]}" for key in shifts), "mean sensitivity", *generators]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in kept["shift"]:
-        cells = [_cell({"v": v, "ends": ends}, "v", "ends") for v, *ends in map(row.get, ("clean", *shifts))]
+        cells = [_cell(_of(cell)) for cell in map(row.get, ("clean", *shifts))]
         cells.append(f"{row['sensitivity']:.3f}")
         held_out = _generators(kept, row["backbone"]).values()
-        cells += [_cell(one, "accuracy", "two_way_ci95") for one in held_out]
+        cells += [_cell(one["accuracy"]) for one in held_out]
         lines.append(f"| `{row['backbone']}` | {' | '.join(cells)} |")
     last = kept["robustness"][-1]
     return (
@@ -443,21 +439,32 @@ def domain_table(kept: dict[str, Any], score: str) -> str:
     lines += ["|---" * (len(names) + 2) + "|"]
     for row in rows:
         found = [row[f"on_{name}"] for name in names]
-        cells = ["–" if one is None else _cell({"v": one[0], "ends": one[1:]}, "v", "ends") for one in found]
+        cells = [_cell(_of(one)) for one in found]
         lines.append(f"| `{row['backbone']}` | {shown[row['trained']]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _number(scores: dict[str, Any], key: str, scale: float, form: str) -> str:
+def _number(estimate: dict[str, Any] | None, scale: float, form: str, *, late: bool = False) -> str:
     """A number with its interval; marked if the probes have not converged, – if there is none."""
-    value, ends = scores.get(key), scores.get(f"{key}_ci95")
+    if estimate is None:
+        return "–"
 
     def shown(number: float) -> str:
         digits = int(form[-2])
         return f"{round(scale * number, digits) + 0.0:{form}}"  # no negative zero
 
-    between = f" ({' to '.join(map(shown, ends))})" if ends else ""
-    return "–" if value is None else f"{shown(value)}{between}" + f" {_MARK}" * (scores.get("converged") is False)
+    between = f" ({' to '.join(map(shown, _ends(estimate)))})" if _ends(estimate) else ""
+    return f"{shown(estimate['value'])}{between}" + f" {_MARK}" * late
+
+
+def _ends(estimate: dict[str, Any]) -> list[float]:
+    """The interval; empty without."""
+    return [estimate["low"], estimate["high"]] if estimate.get("low") is not None else []
+
+
+def _of(cell: Sequence[float | None] | None) -> dict[str, Any] | None:
+    """The estimate of a cell of a table."""
+    return None if cell is None else dict(zip(("value", "low", "high"), cell, strict=True))
 
 
 def _verdicts(claims: list[dict[str, Any]]) -> str:
@@ -465,17 +472,30 @@ def _verdicts(claims: list[dict[str, Any]]) -> str:
     said = []
     for claim in claims:
         if claim["status"] != "not testable":
-            points = "" if claim["estimate"] is None else f": {100 * claim['estimate']:+.1f}"
-            between = f" ({100 * claim['ci'][0]:+.1f} to {100 * claim['ci'][1]:+.1f})" if claim["ci"] else ""
+            estimate = claim["estimate"] or {}
+            points = f": {100 * estimate['value']:+.1f}" if estimate else ""
+            between = " to ".join(f"{100 * end:+.1f}" for end in _ends(estimate))
+            between = f" ({between})" if between else ""
             said.append(f"{claim['id']} {claim['status']}{points}{between}")
     return f"Verdicts (points, 95 %): {'; '.join(said)}." if said else ""
 
 
-def _cell(scores: dict[str, Any], score: str, interval: str) -> str:
-    value, ends = scores.get(score), scores.get(interval)
-    between = f" ({_per_cent(ends[0])}–{_per_cent(ends[1])})" if ends else ""
-    mark = f" {_MARK}" if value is not None and scores.get("converged") is False else ""
-    return _per_cent(value) + between + mark
+def _cell(estimate: dict[str, Any] | None, *, late: bool = False) -> str:
+    """A fraction in per cent with its interval; marked if the probe has not converged."""
+    if estimate is None:
+        return "–"
+    between = f" ({'–'.join(map(_per_cent, _ends(estimate)))})" if _ends(estimate) else ""
+    return _per_cent(estimate["value"]) + between + f" {_MARK}" * late
+
+
+def _score(scores: dict[str, Any], name: str) -> str:
+    """`_cell` of a score of a probe."""
+    return _cell(scores.get(name), late=_late(scores))
+
+
+def _late(scores: dict[str, Any]) -> bool:
+    """Whether probes have not converged."""
+    return scores.get("converged") is False
 
 
 def _per_cent(share: float | None) -> str:
@@ -484,31 +504,41 @@ def _per_cent(share: float | None) -> str:
 
 def tables() -> str:
     """Format the tables of docs/results.md."""
-    first = generators_table(_kept("generators")), coarse_table(_kept("coarse"))
-    return "\n\n".join([*first, *(table(_kept(name)) for name in STUDIES)])
+    first = generators_table(kept_study("generators")), coarse_table(kept_study("coarse"))
+    return "\n\n".join([*first, *(table(kept_study(name)) for name in STUDIES)])
 
 
 def pages() -> dict[Path, str]:
     """Format the tables of all pages."""
     return {
         ROOT / "docs" / "results.md": tables(),
-        ROOT / "docs" / "labels.md": labels_table(_kept("labels")),
-        ROOT / "docs" / "augmentation.md": augmentation_table(_kept("augmentation")),
-        ROOT / "docs" / "backbones.md": _linear(_kept("depth"), _kept("depth")["backbones"]),
-        ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND})
+        ROOT / "docs" / "labels.md": labels_table(kept_study("labels")),
+        ROOT / "docs" / "augmentation.md": augmentation_table(kept_study("augmentation")),
+        ROOT / "docs" / "backbones.md": _linear(kept_study("depth"), kept_study("depth")["backbones"]),
+        ROOT / "docs" / "blind.md": blind_table({name: kept_study(f"blind-{name}") for name in BLIND})
         + "\n\n"
-        + known_table(_kept("leaks"), KNOWN),
-        ROOT / "docs" / "finetuning.md": finetuned_table(_kept("objective")),
-        ROOT / "docs" / "analysis.md": f"{shifted_table(_kept('shift'))}\n\n" + domain_table(_kept("domains"), "Style"),
-        ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
-        ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}\n\n"
-        + f"{attentive_table(_kept('tokens'))}\n\n{movement_table(_kept('leaks'))}\n\n{moved_table(_kept('shift'))}",
+        + known_table(kept_study("leaks"), KNOWN),
+        ROOT / "docs" / "finetuning.md": finetuned_table(kept_study("objective")),
+        ROOT / "docs" / "analysis.md": "\n\n".join(
+            [shifted_table(kept_study("shift")), domain_table(kept_study("domains"), "Style")]
+        ),
+        ROOT / "docs" / "attacks.md": attack_table(kept_study("attack")),
+        ROOT / "docs" / "probes.md": "\n\n".join(
+            [
+                *(probing_table(kept_study("probing")), adapter_table(kept_study("adapt"))),
+                *(attentive_table(kept_study("tokens")), movement_table(kept_study("leaks"))),
+                moved_table(kept_study("shift")),
+            ]
+        ),
     }
 
 
-def _kept(name: str) -> dict[str, Any]:
+def kept_study(name: str) -> dict[str, Any]:
+    """The summary of a study, in today's schema."""
     found: dict[str, Any] = json.loads((RESULTS / f"study-{name}.json").read_text())
-    return found
+    if "contrasts" in found:  # as they were kept in schema 1
+        found["generators"] = {"contrasts": found.pop("contrasts")}
+    return converted(found)
 
 
 def written(readme: str, text: str) -> str:
@@ -527,7 +557,7 @@ def main() -> int:
     if options.keep:
         name, source = options.keep
         RESULTS.mkdir(exist_ok=True)
-        kept = summary(json.loads(Path(source).read_text()))
+        kept = summary(converted(json.loads(Path(source).read_text())))
         if options.parts:
             kept = parts(kept, options.parts.split(","))
         (RESULTS / f"study-{name}.json").write_text(json.dumps(kept, indent=1) + "\n")

@@ -6,12 +6,14 @@ Samples depend only on (seed, image keys), so all backbones are analyzed on the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.resampling import ACCURACY, Estimate, multiplicities
+from substyle.engine.probes.resampling import ACCURACY, BootstrapResult, multiplicities
+from substyle.engine.results.model import entry_of
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
@@ -34,6 +36,7 @@ class SampledRows:
         transformation_R: index of each row's transformation; severities of one are not distinguished.
         label_R: class of each row's image, -1 if unlabelled.
         group_R: bootstrap group of each row's image.
+        unit: what these groups are; empty if unknown.
     """
 
     x_RD: F32
@@ -41,6 +44,7 @@ class SampledRows:
     transformation_R: I64
     label_R: I64
     group_R: I64
+    unit: str = ""
 
     def __len__(self) -> int:
         return len(self.image_R)
@@ -49,7 +53,14 @@ class SampledRows:
         """Select rows by a mask."""
         if keep_R.all():
             return self
-        return SampledRows(*(each[keep_R] for each in vars(self).values()))
+        return replace(
+            self,
+            x_RD=self.x_RD[keep_R],
+            image_R=self.image_R[keep_R],
+            transformation_R=self.transformation_R[keep_R],
+            label_R=self.label_R[keep_R],
+            group_R=self.group_R[keep_R],
+        )
 
 
 def unit(x_ND: NDArray[np.floating]) -> F32:
@@ -116,14 +127,15 @@ def _gather(
     image_R = images_N[i_R]
     order = list(dict.fromkeys(table.families))  # severities count as one transformation
     family_T = np.array([order.index(family) for family in table.families], np.int64)
-    return SampledRows(x_RD, image_R, family_T[t_R], table.label_N[image_R], table.groups(resample_by)[image_R])
+    group_R = table.groups(resample_by)[image_R]
+    return SampledRows(x_RD, image_R, family_T[t_R], table.label_N[image_R], group_R, resample_by)
 
 
 def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed: int) -> list[float] | None:
     """95 % interval of a mean from a bootstrap over groups.
 
-    Booleans are accuracies, see :class:`.probes.resampling.Estimate`. Other numbers may be skewed and have no bounds
-    nearby: deviations are divided by the standard error of each resample (the bootstrap-t).
+    Booleans are accuracies, see :class:`.probes.resampling.BootstrapResult`. Other numbers may be skewed and have no
+    bounds nearby: deviations are divided by the standard error of each resample (the bootstrap-t).
 
     Args:
         value_R: scores; NaN is ignored.
@@ -152,7 +164,7 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
     total_S, apart_S, *squares = np.concatenate([times_BG.astype(np.float64) @ column_GX for times_BG in blocks]).T
     shift_S = apart_S / total_S
     if hits:
-        return Estimate(mean, mean + shift_S, n, bounds=ACCURACY).ci95
+        return BootstrapResult(mean, mean + shift_S, n, bounds=ACCURACY).ci95
     squared_S = squares[0] - 2 * shift_S * squares[1] + shift_S**2 * squares[2]
     squared = float((apart_G**2).sum())
     # resamples of a single group have no error of their own; t is then larger than any other
@@ -160,6 +172,15 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
     low, high = np.percentile(shift_S / error_S, [2.5, 97.5]).tolist() if squared > 0 else (0.0, 0.0)
     error = math.sqrt(squared) / len(value_R)
     return [mean - error * min(max(high, 0.0), _T_AT_MOST), mean - error * max(min(low, 0.0), -_T_AT_MOST)]
+
+
+def mean_entry(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed: int, unit: str) -> dict[str, Any] | None:
+    """Entry of results.json of a mean with its `bootstrap_mean` over groups, which are ``unit``s; None without any."""
+    known_R = ~np.isnan(value_R)
+    if not known_R.any():
+        return None
+    mean, groups = float(value_R[known_R].mean(dtype=np.float64)), len(np.unique(group_R[known_R]))
+    return entry_of(mean, bootstrap_mean(value_R, group_R, seed), groups, unit)
 
 
 # Ridge strengths, as multiples of the mean eigenvalue of the training Gram matrix.

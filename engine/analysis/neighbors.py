@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.analysis.geometry import F32, I64, SampledRows, bootstrap_mean
+from substyle.engine.analysis.geometry import F32, I64, SampledRows, mean_entry
 from substyle.engine.devices import AUTO
-from substyle.engine.probes.resampling import ACCURACY, Estimate
+from substyle.engine.probes.resampling import ACCURACY, BootstrapResult
+from substyle.engine.results.model import entry_of
 from substyle.errors import ConfigError
 from substyle.kernels.dispatch import CPU, as_device
 
@@ -194,13 +195,11 @@ def knn(
 
     Unlabelled rows are excluded from the class vote. A k larger than the bank gives None.
     """
-    answer: dict[str, Any] = {"queries": len(queries), "bank": len(bank), "class": None, "class_ci95": None}
+    answer: dict[str, Any] = {"queries": len(queries), "bank": len(bank), "class": None}
     asked, there = place(queries.x_RD, device), place(bank.x_RD, device)
     neighbour_Qk = search(asked, there, max(ks), device)
     votes_Qk = bank.transformation_R[neighbour_Qk]
-    answer["transformation"], answer["transformation_ci95"] = _score(
-        queries, queries.transformation_R, votes_Qk, ks, seed
-    )
+    answer["transformation"] = _score(queries, queries.transformation_R, votes_Qk, ks, seed)
     if classes:
         asking, voting = queries.take(queries.label_R >= 0), bank.take(bank.label_R >= 0)
         if len(voting) < len(bank):
@@ -208,7 +207,7 @@ def knn(
         elif len(asking) < len(queries):
             neighbour_Qk = neighbour_Qk[queries.label_R >= 0]
         votes_Qk = voting.label_R[neighbour_Qk]
-        answer["class"], answer["class_ci95"] = _score(asking, asking.label_R, votes_Qk, ks, seed)
+        answer["class"] = _score(asking, asking.label_R, votes_Qk, ks, seed)
     return answer
 
 
@@ -219,19 +218,17 @@ def _where(x_RD: F32 | torch.Tensor, rows: SampledRows) -> F32 | torch.Tensor:
 
 def _score(
     queries: SampledRows, truth_Q: I64, votes_Qk: I64, ks: Sequence[int], seed: int
-) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
-    accuracy: dict[str, float | None] = {}
-    interval: dict[str, list[float] | None] = {}
+) -> dict[str, dict[str, Any] | None]:
+    accuracy: dict[str, dict[str, Any] | None] = {}
     for k in ks:
-        accuracy[str(k)] = interval[str(k)] = None
-        if k <= votes_Qk.shape[1] and len(queries) > 0:
+        accuracy[str(k)] = None
+        if k <= votes_Qk.shape[1]:
             hit_Q = vote(votes_Qk[:, :k]) == truth_Q
-            accuracy[str(k)] = float(hit_Q.mean())
-            interval[str(k)] = bootstrap_mean(hit_Q, queries.group_R, seed)
-    return accuracy, interval
+            accuracy[str(k)] = mean_entry(hit_Q, queries.group_R, seed, queries.unit)
+    return accuracy
 
 
-def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any]]:
+def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, Any]:
     """Fractions of rows whose nearest other row shows the same image, else shares the transformation, or neither.
 
     Another severity of the transformation on the same image counts as ``same_image``, so that ``both`` is 0 and the
@@ -239,22 +236,20 @@ def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[s
     are None with fewer than two rows.
 
     Returns:
-        ``balance`` (with the number of ``queries``) and ``balance_ci95``, by name of the fraction.
+        each fraction by name, and the number of ``queries``.
     """
     names = ("same_image", "same_transformation", "both", "neither")
     if neighbour_Rk.shape[1] == 0:
-        return {"balance": dict.fromkeys(names) | {"queries": 0}, "balance_ci95": dict.fromkeys(names)}
+        return {**dict.fromkeys(names), "queries": 0}
     nearest_R = neighbour_Rk[:, 0]
     image_R = rows.image_R[nearest_R] == rows.image_R
     style_R = (rows.transformation_R[nearest_R] == rows.transformation_R) & ~image_R
     shares = dict(zip(names, (image_R, style_R, np.zeros_like(image_R), ~image_R & ~style_R), strict=True))
-    return {
-        "balance": {name: float(share_R.mean()) for name, share_R in shares.items()} | {"queries": len(rows)},
-        "balance_ci95": {
-            name: bootstrap_mean(share_R if name != "both" else share_R.astype(np.float64), rows.group_R, seed)
-            for name, share_R in shares.items()
-        },
+    found = {
+        name: mean_entry(share_R if name != "both" else share_R.astype(np.float64), rows.group_R, seed, rows.unit)
+        for name, share_R in shares.items()
     }
+    return {**found, "queries": len(rows)}
 
 
 def retrieval(rows: SampledRows, neighbour_Rk: I64) -> dict[str, dict[str, float | None]]:
@@ -319,8 +314,8 @@ def interval(
 
     Repeated groups raise mutual information, so the resamples' deviations from their mean are added to the value. Few
     rows raise it too, about as much as resampling does; the lower end is reduced by that. The clusters of the group
-    that :class:`.probes.resampling.Estimate` adds are independent of the transformations, or equal to them. E[I] is
-    that of all rows, since class sizes hardly change. Clusters are fixed: the interval does not cover the choice of
+    that :class:`.probes.resampling.BootstrapResult` adds are independent of the transformations, or equal to them. E[I]
+    is that of all rows, since class sizes hardly change. Clusters are fixed: the interval does not cover the choice of
     clusters, transformations or training images.
 
     Returns:
@@ -346,7 +341,7 @@ def interval(
     value = adjusted_mutual_information(a_R, b_R)
     raised = max(float(value_S.mean()) - value, 0.0)
     centred_S = value + value_S - value_S.mean()
-    ends = [Estimate(value, each_S, groups, bounds=ACCURACY).ci95 for each_S in (centred_S - raised, centred_S)]
+    ends = [BootstrapResult(value, each_S, groups, bounds=ACCURACY).ci95 for each_S in (centred_S - raised, centred_S)]
     return None if ends[0] is None or ends[1] is None else [ends[0][0], ends[1][1]]
 
 
@@ -365,9 +360,10 @@ def clusters(rows: SampledRows, variants: int, classes: int, seed: int, device: 
     labelled = rows.take(rows.label_R >= 0)
     wanted = (("transformation", rows, variants, rows.transformation_R), ("class", labelled, classes, labelled.label_R))
     for name, those, k, truth_R in wanted:
-        answer[f"ami_{name}"] = answer[f"ami_{name}_ci95"] = None
+        answer[f"ami_{name}"] = None
         if len(those) >= k >= 2:
             cluster_R = kmeans(those.x_RD, k, seed, device)
-            answer[f"ami_{name}"] = adjusted_mutual_information(cluster_R, truth_R)
-            answer[f"ami_{name}_ci95"] = interval(cluster_R, truth_R, those.group_R, seed)
+            ami = adjusted_mutual_information(cluster_R, truth_R)
+            ends = interval(cluster_R, truth_R, those.group_R, seed)
+            answer[f"ami_{name}"] = entry_of(ami, ends, len(np.unique(those.group_R)), those.unit)
     return answer

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.resampling import Estimate
+from substyle.engine.probes.resampling import BootstrapResult
 from substyle.engine.results.statistics import FEWEST_CORRELATED
 
 F64 = NDArray[np.float64]
@@ -19,8 +19,8 @@ F64 = NDArray[np.float64]
 class Replicates:
     """Of one backbone: mean sensitivity to the transformations, and loss of class accuracy by shift."""
 
-    sensitivity: Estimate
-    loss: Mapping[str, Estimate]
+    sensitivity: BootstrapResult
+    loss: Mapping[str, BootstrapResult]
 
 
 def spearman(x_RK: F64, y_RK: F64) -> F64:
@@ -49,9 +49,8 @@ def robustness(points: Mapping[str, Replicates]) -> list[dict[str, Any]]:
     towards 0.
 
     Returns:
-        for each shift, and for their mean (``shift`` null) if there are several: ``spearman``, ``kendall`` and their
-        95 % intervals, null with fewer than `FEWEST_CORRELATED` backbones, and by backbone ``sensitivity`` and ``loss``
-        with theirs.
+        for each shift, and for their mean (``shift`` null) if there are several: ``spearman`` and ``kendall``, null
+        with fewer than `FEWEST_CORRELATED` backbones, and by backbone ``sensitivity`` and ``loss``.
     """
     first = next(iter(points.values())).loss if points else ()
     shifts = [name for name in first if all(name in p.loss for p in points.values())]
@@ -62,17 +61,17 @@ def robustness(points: Mapping[str, Replicates]) -> list[dict[str, Any]]:
         sides = [np.stack([np.r_[each[i].value, each[i].replicates_R] for each in own.values()], 1) for i in (0, 1)]
         for name, value_R in zip(("spearman", "kendall"), rank_correlations(*sides), strict=True):
             known_R = value_R if len(own) >= FEWEST_CORRELATED else np.array([np.nan])
-            row |= Estimate(float(known_R[0]), known_R[1:]).entries(name)
+            row[name] = BootstrapResult(float(known_R[0]), known_R[1:]).entry()
         row["backbones"] = {
-            name: moved.entries("sensitivity") | lost.entries("loss") for name, (moved, lost) in own.items()
+            name: {"sensitivity": moved.entry(), "loss": lost.entry()} for name, (moved, lost) in own.items()
         }
         rows.append(row)
     return rows
 
 
-def _loss(points: Replicates, shifts: list[str]) -> Estimate:
+def _loss(points: Replicates, shifts: list[str]) -> BootstrapResult:
     values = [points.loss[shift] for shift in shifts]
-    return Estimate(
+    return BootstrapResult(
         float(np.mean([v.value for v in values])),
         np.mean([v.replicates_R for v in values], axis=0, dtype=np.float64),
         *(min(v.units for v in values), max(v.unseen for v in values)),

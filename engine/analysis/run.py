@@ -12,6 +12,7 @@ from substyle.engine.analysis import geometry, neighbors
 from substyle.engine.analysis.projection import embedding_map
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import ProgressBar, stage
+from substyle.engine.results.model import entry_of
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 
@@ -23,10 +24,10 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         table: embeddings.
 
     Returns:
-        JSON-ready keys ``knn``, ``balance``, ``balance_ci95``, ``retrieval``, ``clusters`` (over variants of
-        test photographs), ``sensitivity``, ``sensitivity_ci95``, ``equivariance``, ``equivariance_ci95``,
-        ``steerability``, ``steerability_unchanged`` (one number per transformation except identity), ``map`` (see
-        `embedding_map`) and ``sampled`` (numbers of sampled images and rows). Undefined numbers are None.
+        JSON-ready keys ``knn``, ``balance``, ``retrieval``, ``clusters`` (over variants of test photographs),
+        ``sensitivity``, ``equivariance``, ``steerability``, ``steerability_unchanged`` (one number per transformation
+        except identity), ``map`` (see `embedding_map`) and ``sampled`` (numbers of sampled images and rows). Undefined
+        numbers are None.
     """
     device = neighbors.search_device(config.device)
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
@@ -41,7 +42,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         neighbour_Rk = neighbors.others(queries.x_RD, max(neighbors.RECALL_AT), device)
         answer: dict[str, Any] = {
             "knn": knn,
-            **neighbors.balance(queries, neighbour_Rk, config.seed),
+            "balance": neighbors.balance(queries, neighbour_Rk, config.seed),
             "retrieval": neighbors.retrieval(queries, neighbour_Rk),
         }
         bar.advance()
@@ -67,8 +68,8 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
     )
     if len(val) == 0:  # select the ridge strength on every fifth training image instead
         val, train = train[::5], np.delete(train, np.s_[::5])
-    names = ("sensitivity", "sensitivity_ci95", "equivariance", "equivariance_ci95")
-    answer: dict[str, Any] = {name: {} for name in (*names, "steerability", "steerability_unchanged")}
+    names = ("sensitivity", "equivariance", "steerability", "steerability_unchanged")
+    answer: dict[str, Any] = {name: {} for name in names}
     ridges: dict[bytes, geometry.Ridge] = {}
     group_N = table.groups(config.resample_by)
     mean_D = (table.take_finite(0, test).sum(axis=0, dtype=np.float64) / max(len(test), 1)).astype(np.float32)
@@ -77,11 +78,10 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
         fit, choose, score = train[keep_N[train]], val[keep_N[val]], test[keep_N[test]]
         identity_MD, variant_MD = table.take_finite(0, score), table.take_finite(t, score)
         value_M = geometry.sensitivity(identity_MD, variant_MD, mean_D)
-        known_M = value_M[~np.isnan(value_M)]
-        answer["sensitivity"][name] = float(known_M.mean(dtype=np.float64)) if len(known_M) else None
-        answer["sensitivity_ci95"][name] = geometry.bootstrap_mean(value_M, group_N[score], config.seed)
-        found = geometry.equivariance(identity_MD, variant_MD, group_N[score], config.seed)
-        answer["equivariance"][name], answer["equivariance_ci95"][name] = found
+        group_M, by = group_N[score], config.resample_by
+        answer["sensitivity"][name] = geometry.mean_entry(value_M, group_M, config.seed, by)
+        found = geometry.equivariance(identity_MD, variant_MD, group_M, config.seed)
+        answer["equivariance"][name] = entry_of(*found, len(np.unique(group_M)), by)
         train_y_ND = table.take_finite(t, fit)
         answer["steerability_unchanged"][name] = geometry.unchanged_r2(train_y_ND, identity_MD, variant_MD)
         answer["steerability"][name] = None

@@ -8,7 +8,6 @@ variance estimation", Annals of Statistics 17(3), 1989).
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -20,6 +19,7 @@ from substyle.engine.analysis.geometry import F32, I64, RESAMPLES, draw_images, 
 from substyle.engine.analysis.run import limited
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import stage
+from substyle.engine.results.model import entry_of
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 
@@ -43,7 +43,7 @@ def similarity(tables: Sequence[EmbeddingTable], config: AnalysisConfig, *, quie
         config: ``max_queries`` bounds the number of variants.
 
     Returns:
-        JSON-ready keys ``pairs``: by backbone and a later backbone, each measure and its ``_ci95``, None if undefined;
+        JSON-ready keys ``pairs``: by backbone and a later backbone, each measure, None if undefined;
         and ``sampled``: numbers of photographs, variants and variants compared by RSA, and ``resample_by``.
     """
     first = tables[0]
@@ -85,18 +85,18 @@ def similarity(tables: Sequence[EmbeddingTable], config: AnalysisConfig, *, quie
             bar.advance()
     pairs: dict[str, dict[str, Any]] = {}
     for i, j in combinations(range(len(tables)), 2):
-        estimates = [_estimate(name, found.get(name), i, j) for name in MEASURES]
-        pairs.setdefault(tables[i].backbone, {})[tables[j].backbone] = dict(ChainMap(*estimates))
+        measures = {name: _estimate(found.get(name), i, j, units, config.resample_by) for name in MEASURES}
+        pairs.setdefault(tables[i].backbone, {})[tables[j].backbone] = measures
     sampled: dict[str, Any] = {"images": len(images), "variants": len(rows), "rsa_variants": min(len(rows), _ROWS)}
     sampled["resample_by"] = config.resample_by
     return {"pairs": pairs, "sampled": sampled}
 
 
-def _estimate(name: str, value_SBB: F64 | None, i: int, j: int) -> dict[str, Any]:
+def _estimate(value_SBB: F64 | None, i: int, j: int, units: int, unit: str) -> dict[str, Any] | None:
     value_S = np.full(1, np.nan) if value_SBB is None else value_SBB[:, i, j]
     half_S = value_S[1:][np.isfinite(value_S[1:])]
     ci95 = np.percentile(half_S, (2.5, 97.5)).tolist() if len(half_S) > RESAMPLES // 2 else None
-    return {name: float(value_S[0]) if np.isfinite(value_S[0]) else None, f"{name}_ci95": ci95}
+    return entry_of(float(value_S[0]), ci95, units, unit) if np.isfinite(value_S[0]) else None
 
 
 def _centred(x_RD: F32) -> F32:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.resampling import Estimate, StudentsT
+from substyle.engine.probes.resampling import BootstrapResult, StudentsT
+from substyle.engine.results.model import entry_of
 from substyle.engine.store.files import read_arrays, write_arrays
 from substyle.errors import SubstyleError
 from substyle.pipelines import limits
@@ -60,7 +61,7 @@ class Crossed:
     """
 
     score_GG: F64
-    photographs: Estimate
+    photographs: BootstrapResult
     training_S: F64
 
     def __sub__(self, other: Crossed) -> Crossed:
@@ -79,7 +80,7 @@ class Crossed:
         """Load the scores of a backbone. Raises SubstyleError if they are damaged."""
         try:
             found = read_arrays(path)
-            return cls(found["score_GG"], Estimate.of(found["photographs"]), found["training_S"])
+            return cls(found["score_GG"], BootstrapResult.of(found["photographs"]), found["training_S"])
         except (OSError, ValueError, KeyError, *limits.BAD_ARCHIVE) as error:
             raise SubstyleError(f"{path}: cannot read scores: {error}") from error
 
@@ -122,9 +123,8 @@ class Crossed:
             return None
         return self._t.p(self.value)
 
-    def entries(self, name: str, low: float) -> dict[str, Any]:
-        """Entries of results.json, with the interval within [``low``, 1]."""
-        errors = {f"se_{key}": value for key, value in self.errors.items()}
-        found = {name: self.value, "se": self.se, **errors}
-        numbers = {key: value if math.isfinite(value) else None for key, value in found.items()}
-        return {**numbers, "ci95": self.ci95(low, 1.0)}
+    def entry(self, low: float) -> dict[str, Any] | None:
+        """Entry of results.json, with the interval within [``low``, 1] and all standard errors."""
+        found = {"se": self.se, **{f"se_{key}": value for key, value in self.errors.items()}}
+        errors = {key: value for key, value in found.items() if math.isfinite(value)}
+        return entry_of(self.value, self.ci95(low, 1.0), len(self.score_GG), "generator", **errors)

@@ -179,19 +179,25 @@ def report_rotation(
     """Entry of results.json: means over all transformations held out in turn, over coarse classes of their
     transformations, over the styles, and over the styles of each generator with all of them held out."""
     count = len(table.transformations)
-    given = (config.bootstrap, config.seed, group_N)
-    judged = Judged(resample(rotation.score_TN, *given, families=table.families), None)
+
+    def judged_on(score_TN: NDArray[np.float32]) -> Judged:
+        given = (config.bootstrap, config.seed, group_N)
+        return Judged(resample(score_TN, *given, families=table.families, unit=table.unit_of(config.resample_by)), None)
+
+    judged = judged_on(rotation.score_TN)
     styles = [t for t in rotation.turned if table.coarse[t] == STYLE]
     each = {table.transformations[t]: judged.resampled.one(t) for t in rotation.turned}
-    crossed = Judged(resample(rotation.by_generator_TN, *given, families=table.families), None)
+    crossed = judged_on(rotation.by_generator_TN)
     generators = {
-        name: crossed.numbers("accuracy", uniform_over(own, count)) for name, own in rotation.generators.items()
+        name: {"accuracy": crossed.estimate(uniform_over(own, count), general=True)}
+        for name, own in rotation.generators.items()
     }
+    balanced = by_class(rotation.turned.tolist(), table.coarse)
     return {
-        **judged.numbers("accuracy", uniform_over(rotation.turned, count)),
-        **judged.numbers("balanced", by_class(rotation.turned.tolist(), table.coarse), class_T=table.coarse),
-        **judged.numbers("styles", uniform_over(styles, count)),
-        "by_transformation": {name: one.entries("accuracy") for name, one in each.items()},
+        "accuracy": judged.estimate(uniform_over(rotation.turned, count), general=True),
+        "balanced": judged.estimate(balanced, general=True, class_T=table.coarse),
+        "styles": judged.estimate(uniform_over(styles, count), general=True),
+        "by_transformation": {name: {"accuracy": one.entry()} for name, one in each.items()},
         **({"generators": generators} if generators else {}),
         **rotation.describe(config.expert.tolerance),
     }

@@ -258,24 +258,25 @@ def report_multitask(
 ) -> dict[str, Any]:
     """Entry of results.json; ``semantic`` is the clean accuracy, on identity rows."""
     count = len(table.transformations)
-    resampled = {name: resample(s, config.bootstrap, config.seed, group_N) for name, s in joint.scores_TN.items()}
+    given, unit = (config.bootstrap, config.seed, group_N), table.unit_of(config.resample_by)
+    resampled = {name: resample(s, *given, unit=unit) for name, s in joint.scores_TN.items()}
     fine_T, clean_T = uniform_over(joint.fine.score_T, count), uniform_over([identity(table)], count)
     fine, twin_fine = resampled["fine"].mean(fine_T), resampled[TWIN_FINE].mean(fine_T)
     semantic, twin_semantic = resampled["semantic"].mean(clean_T), resampled[TWIN_SEMANTIC].mean(clean_T)
     obfuscated = resampled["semantic"].mean(1.0 - clean_T)
     twins = {group: joint.made[group].describe() for group in (TWIN_FINE, TWIN_SEMANTIC)}
 
-    def of_twin(task: str, twin: str, weight_T: F64) -> dict[str, Any]:
+    def of_twin(task: str, twin: str, weight_T: F64) -> dict[str, Any] | None:
         apart_TN = joint.scores_TN[task] - joint.scores_TN[twin]
-        estimate = resample(apart_TN, config.bootstrap, config.seed, group_N, bounds=DIFFERENCE).mean(weight_T)
-        return {"value": estimate.number, "ci95": estimate.ci95, "ci90": estimate.ci90}
+        mean = resample(apart_TN, *given, bounds=DIFFERENCE, unit=unit).mean(weight_T)
+        return mean.entry(ci90=mean.ci90)
 
     return {
-        **fine.entries("fine"),
-        **semantic.entries("semantic"),
-        **obfuscated.entries("obfuscated"),
+        "fine": fine.entry(),
+        "semantic": semantic.entry(),
+        "obfuscated": obfuscated.entry(),
         "task_weight": config.task_weight,
-        "single_task": {**twin_fine.entries("fine"), **twin_semantic.entries("semantic"), "training": twins},
+        "single_task": {"fine": twin_fine.entry(), "semantic": twin_semantic.entry(), "training": twins},
         "difference": {
             "fine": of_twin("fine", TWIN_FINE, fine_T),
             "semantic": of_twin("semantic", TWIN_SEMANTIC, clean_T),

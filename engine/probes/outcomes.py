@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.probes.leave_one_out import STYLE
-from substyle.engine.probes.resampling import DIFFERENCE, Estimate, StudentsT, by_class, resample, uniform_over
+from substyle.engine.probes.resampling import DIFFERENCE, BootstrapResult, StudentsT, by_class, resample, uniform_over
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import F64
 from substyle.engine.store.files import read_arrays, write_arrays, write_durably
@@ -98,7 +98,7 @@ class ProbeOutcome:
 
 
 Row = dict[str, Any]
-# metrics that generalise to unseen transformations: their standard error is over images and transformations
+# metrics that generalise to unseen transformations: their interval is over images and transformations
 GENERAL = frozenset(
     {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "balanced", "styles")}
 )
@@ -115,11 +115,10 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
         both rotations; held_out or seen of coarse; clean or obfuscated of semantic; fine or semantic of multitask),
         ``head``, ``a``, ``b`` and
 
-        - ``difference``; ``ci95``, over images; ``two_way_ci95``, over images and transformations, null for metrics
-          over fewer than two transformations;
-        - ``se``: over images (and transformations for metrics in `GENERAL`), plus over probes trained on resampled
-          training images if both have them; ``se_training``: the latter alone, or null;
-        - ``ci90``: difference ± the quantile of Student's t × se × `Estimate.at_margin`, for equivalence tests;
+        - ``difference``, an `Estimate`: its interval is over images, of metrics in `GENERAL` also over transformations,
+          and missing for these over fewer than two. ``se`` is over the same, plus over probes trained on resampled
+          training images if both have them; ``ci90``: difference ± the quantile of Student's t × se ×
+          `BootstrapResult.at_margin`;
         - ``p``: two-sided, by Student's t, see `StudentsT`;
           ``p_holm``: after Holm's correction over all rows of the task, metric and head. Null without se.
     """
@@ -213,7 +212,12 @@ def _differences(
     stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
     groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
     families = [family(a.transformations[t]) for t in shared] * len(names)
-    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups, bounds=DIFFERENCE, families=families)
+    resampled = resample(
+        *(np.concatenate(stacked), a.bootstrap, a.seed, groups),
+        bounds=DIFFERENCE,
+        families=families,
+        unit=a.resample_by,
+    )
     rows = []
     for i, (x, y) in enumerate(names):
         task, head = x.split("/")
@@ -229,11 +233,15 @@ def _differences(
             if over_images.number is None:
                 continue
             row: Row = {"task": task, "metric": metric, "head": "mlp" if task == "multitask" else head}
-            row |= {"a": name_a, "b": name_b, "difference": over_images.number}
-            row |= {"ci95": over_images.ci95, "two_way_ci95": two_way.ci95}
-            error = two_way if (task, metric) in GENERAL else over_images
             known = np.isfinite(own.value_T)
-            rows.append(row | _test(error, None if training_ST is None else training_ST[:, known], weight[known]))
+            training = None if training_ST is None else training_ST[:, known]
+            if (task, metric) in GENERAL:
+                test, p = _test(two_way, training, weight[known])
+                difference = two_way.entry(one_way=over_images.ci95, **test)
+            else:
+                test, p = _test(over_images, training, weight[known])
+                difference = over_images.entry(two_way=two_way.ci95, **test)
+            rows.append(row | {"a": name_a, "b": name_b, "difference": difference, "p": p})
     return rows
 
 
@@ -247,16 +255,17 @@ def _training(
     return a_ST[:count, t_a].astype(np.float64) - b_ST[:count, t_b]
 
 
-def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
+def _test(error: BootstrapResult, training_ST: F64 | None, weight_T: F64) -> tuple[dict[str, Any], float | None]:
+    """Standard errors and 90 % interval of a difference, fields of an `Estimate`, and its p value."""
     se, training = error.se, None
     if training_ST is not None:
         used = np.isfinite(training_ST).all(axis=0) & (weight_T > 0)
         if used.any():
             training = float(np.average(training_ST[:, used], axis=1, weights=weight_T[used]).std(ddof=1))
     if se is None:
-        return {"se": None, "se_training": training, "ci90": None, "p": None}
+        return {"se_training": training}, None
     of_training = () if training_ST is None or not training else ((training, len(training_ST)),)
     t = StudentsT.of((se, error.units), *of_training)
     half = error.at_margin * t.half_width(90.0)
     ci90 = [max(error.value - half, -1.0), min(error.value + half, 1.0)]
-    return {"se": t.se, "se_training": training, "ci90": ci90, "p": t.p(error.value)}
+    return {"se": t.se, "se_training": training, "ci90": ci90}, t.p(error.value)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from substyle.engine.probes.tasks import F64, I64
+from substyle.engine.results.model import entry_of
 from substyle.engine.results.statistics import MARGIN
 
 Bounds = tuple[float, float]
@@ -40,10 +41,11 @@ class Resampled:
         value_T: (T,) accuracies.
         replicates_RT: (R, T) accuracies over R resamples of the images.
         units_T: (T,) number of resampled units with a score: images, or groups of them; None if unknown.
-        bounds: least and greatest possible value, see `Estimate`; None for numbers without bounds.
+        bounds: least and greatest possible value, see `BootstrapResult`; None for numbers without bounds.
         apart_T: (T,) mean absolute score: of differences, how often two probes disagree; None if unknown.
         family_T: (T,) number of each one's transformation, of which severities are drawn together; None if they are
             different.
+        unit: what the resampled units are, such as ``photograph``; empty if unknown.
     """
 
     value_T: F64
@@ -53,8 +55,9 @@ class Resampled:
     bounds: Bounds | None = None
     apart_T: F64 | None = None
     family_T: I64 | None = None
+    unit: str = ""
 
-    def mean(self, weight_T: F64) -> Estimate:
+    def mean(self, weight_T: F64) -> BootstrapResult:
         """Weighted mean of the accuracies that are not NaN."""
         used_T = (weight_T > 0) & np.isfinite(self.value_T)
         units, unseen = math.inf, 0.0
@@ -62,14 +65,15 @@ class Resampled:
             units = float(self.units_T[used_T].max())
             share = (weight_T[used_T] / (self.units_T[used_T] + 2)).max() / weight_T[used_T].sum()
             unseen = _UNSEEN * float(share) if self.bounds is not None else 0.0
-        return Estimate(
+        return BootstrapResult(
             float(_weighted(self.value_T[None], weight_T)[0]),
             _weighted(self.replicates_RT, weight_T),
             *(units, unseen, self.bounds),
             apart=math.nan if self.apart_T is None else float(_weighted(self.apart_T[None], weight_T)[0]),
+            unit=self.unit,
         )
 
-    def two_way(self, weight_T: F64) -> Estimate:
+    def two_way(self, weight_T: F64) -> BootstrapResult:
         """Weighted mean with a two-way bootstrap over images and transformations.
 
         Replicate r is ``sum_t m_rt w_t a_rt / sum_t m_rt w_t``: ``a_rt`` are accuracies over resampled images, ``m_rt``
@@ -91,9 +95,9 @@ class Resampled:
             return replace(mean, replicates_R=np.empty(0))
         times_RF = self._rng(used).multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT))
         replicates_R = self._times(used, weight_T, times_RF[:, place_U].astype(np.float64))
-        return replace(mean, replicates_R=replicates_R, units=min(mean.units, count), two_way=True)
+        return replace(mean, replicates_R=replicates_R, units=min(mean.units, count), two_way=True, unit=self._both)
 
-    def nested(self, weight_T: F64, class_T: Sequence[str]) -> Estimate:
+    def nested(self, weight_T: F64, class_T: Sequence[str]) -> BootstrapResult:
         """`two_way` with transformations drawn within their coarse classes, which stay.
 
         Of n transformations of a class n - 1 are drawn, and count n / (n - 1) times: the variance of a mean is then
@@ -115,9 +119,14 @@ class Resampled:
         if free == 0:
             return replace(mean, replicates_R=np.empty(0))
         replicates_R = self._times(used, weight_T, times_RU)
-        made = replace(mean, replicates_R=replicates_R, units=min(mean.units, free + 1), two_way=True)
-        # an `Estimate` scales deviations for few units, which the draws have done
+        units = min(mean.units, free + 1)
+        made = replace(mean, replicates_R=replicates_R, units=units, two_way=True, unit=self._both)
+        # an `BootstrapResult` scales deviations for few units, which the draws have done
         return replace(made, replicates_R=made.value + (made.replicates_R - made.value) / made.few)
+
+    @property
+    def _both(self) -> str:
+        return f"{self.unit} and transformation" if self.unit else ""
 
     def _used(self, weight_T: F64) -> I64:
         return np.flatnonzero((weight_T > 0) & np.isfinite(self.value_T))
@@ -144,15 +153,16 @@ class Resampled:
             bounds=self.bounds,
             apart_T=None if self.apart_T is None else self.apart_T[rows],
             family_T=None if self.family_T is None else self.family_T[rows],
+            unit=self.unit,
         )
 
-    def one(self, t: int) -> Estimate:
+    def one(self, t: int) -> BootstrapResult:
         """The accuracy on one transformation."""
         return self.mean(uniform_over([t], len(self.value_T)))
 
 
 @dataclass(frozen=True)
-class Estimate:
+class BootstrapResult:
     """A number and its bootstrap replicates (R,), of G resampled units.
 
     Few units do not show how rare ones would change a mean: all of 50 photographs may be right where one in 20 is
@@ -171,6 +181,7 @@ class Estimate:
         bounds: least and greatest possible value, `ACCURACY` or `DIFFERENCE`; None without bounds.
         two_way: whether transformations were drawn too.
         apart: of a difference, how often the two disagree; NaN if unknown.
+        unit: what the resampled units are; empty if unknown.
 
     Sources: Gaffke, "Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative
     variable", Mathematical Methods of Statistics 14, 2005; Learned-Miller and Thomas, "A new confidence interval for
@@ -185,27 +196,29 @@ class Estimate:
     bounds: Bounds | None = None
     two_way: bool = False
     apart: float = math.nan
+    unit: str = ""
 
     @staticmethod
-    def of(array: F64) -> Estimate:
+    def of(array: F64) -> BootstrapResult:
         """The inverse of `array`."""
         value, units, unseen, two_way, low, high = array[:6].tolist()
         bounds = (low, high) if math.isfinite(low) else None
-        return Estimate(value, array[6:], units, unseen, bounds, bool(two_way))
+        return BootstrapResult(value, array[6:], units, unseen, bounds, bool(two_way))
 
     def array(self) -> F64:
-        """All but `apart`, for a file."""
+        """All but `apart` and `unit`, for a file."""
         bounds = self.bounds or (-math.inf, math.inf)
         return np.concatenate([[self.value, self.units, self.unseen, self.two_way, *bounds], self.replicates_R])
 
-    def __sub__(self, other: Estimate) -> Estimate:
+    def __sub__(self, other: BootstrapResult) -> BootstrapResult:
         bounds = None
         if self.bounds is not None and other.bounds is not None:
             bounds = self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]
-        return Estimate(
+        return BootstrapResult(
             *(self.value - other.value, self.replicates_R - other.replicates_R),
             *(min(self.units, other.units), max(self.unseen, other.unseen)),
             *(bounds, self.two_way or other.two_way),
+            unit=self.unit,
         )
 
     @property
@@ -235,9 +248,9 @@ class Estimate:
         """
         return math.sqrt(MARGIN / self.apart) if 0 < self.apart < MARGIN else 1.0
 
-    def entries(self, name: str) -> dict[str, Any]:
-        """Entries of results.json: the number and its interval, ``<name>_ci95``, or ``ci95`` of an accuracy."""
-        return {name: self.number, "ci95" if name == "accuracy" else f"{name}_ci95": self.ci95}
+    def entry(self, low: float = -math.inf, high: float = math.inf, **more: Any) -> dict[str, Any] | None:  # noqa: ANN401
+        """Entry of results.json with this interval, within bounds, and ``more`` fields; None without a value."""
+        return entry_of(self.value, self.within(low, high), self.units, self.unit, **more)
 
     @property
     def se(self) -> float | None:
@@ -356,6 +369,7 @@ def resample(
     *,
     bounds: Bounds | None = ACCURACY,
     families: Sequence[str] | None = None,
+    unit: str = "",
 ) -> Resampled:
     """Accuracies of T transformations over N images and over R resamples of the images.
 
@@ -368,6 +382,7 @@ def resample(
             group, or one image, has no intervals: its replicates are NaN.
         bounds: least and greatest possible score, None without: `ACCURACY`, or `DIFFERENCE` of two.
         families: T transformations without their severity; by default all are different.
+        unit: what is resampled, such as ``photograph``.
     """
     counted = np.isfinite(score_TN)
     right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
@@ -393,7 +408,7 @@ def resample(
         apart_T = np.asarray(np.abs(right_NT).sum(axis=0) / np.maximum(counted.sum(axis=1), 1))
     numbers = {name: number for number, name in enumerate(dict.fromkeys(families or ()))}
     family_T = None if families is None else np.array([numbers[name] for name in families], np.int64)
-    return Resampled(accuracies[0], accuracies[1:], seed, units_T, bounds, apart_T, family_T)
+    return Resampled(accuracies[0], accuracies[1:], seed, units_T, bounds, apart_T, family_T, unit)
 
 
 def multiplicities(resamples: int, seed: int, images: int) -> Iterable[NDArray[np.uint8]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.resampling import Estimate
+from substyle.engine.probes.resampling import BootstrapResult
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 
@@ -99,7 +98,8 @@ def regressed(
         )
         expected = target.points(true_val)
         best = int(np.argmin([((each[:, at] - expected) ** 2).sum() for each in of_val]))
-        scores = scored_on(target, true_test, of_test[best][:, at], group_N, bootstrap, seed)
+        tested = true_test, of_test[best][:, at], group_N
+        scores = scored_on(target, *tested, bootstrap, seed, table.unit_of(resample_by))
         edge = best in (0, len(PENALTIES) - 1)
         yield target, scores | {"penalty": float(PENALTIES[best]), "edge": edge, "images": len(test_N)}
 
@@ -168,7 +168,13 @@ class RidgePath:
 
 
 def scored_on(
-    target: Response, value_N: F64, point_NP: F64, group_N: NDArray[np.int64], bootstrap: int, seed: int
+    target: Response,
+    value_N: F64,
+    point_NP: F64,
+    group_N: NDArray[np.int64],
+    bootstrap: int,
+    seed: int,
+    unit: str = "",
 ) -> dict[str, Any]:
     """R² and mean absolute error on test variants, with bootstrap intervals over groups of photographs."""
     true_NP, predicted_N = target.points(value_N), target.numbers(point_NP)
@@ -186,10 +192,8 @@ def scored_on(
     near_N = target.near(value_N, predicted_N)
     shown = np.linspace(0, len(value_N) - 1, min(_SHOWN, len(value_N))).astype(np.int64)
     return {
-        "r2": Estimate(float(r2), r2_R, groups).number,
-        "r2_ci95": Estimate(float(r2), r2_R, groups).within(-math.inf, 1.0),
-        "error": float(error),
-        "error_ci95": Estimate(float(error), error_R, groups).within(0.0, math.inf),
+        "r2": BootstrapResult(float(r2), r2_R, groups, unit=unit).entry(high=1.0),
+        "error": BootstrapResult(float(error), error_R, groups, unit=unit).entry(low=0.0),
         "unit": target.unit,
         "period": target.period or None,
         "low": float(value_N.min()),

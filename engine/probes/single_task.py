@@ -15,7 +15,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Scores, score
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images
 from substyle.engine.probes.mlp import Mlp, train_mlp
-from substyle.engine.probes.resampling import Estimate, Resampled, balanced_over, resample, uniform_over
+from substyle.engine.probes.resampling import BootstrapResult, Resampled, balanced_over, resample, uniform_over
 from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, I64, Advance, Task, identity
 from substyle.engine.store.table import EmbeddingTable
@@ -77,40 +77,41 @@ class Judged:
     resampled: Resampled
     training_ST: NDArray[np.float32] | None
 
-    def numbers(
-        self, name: str, weight_T: F64, minus_T: F64 | None = None, *, class_T: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        """Entries of results.json for a weighted mean of accuracies, or a difference of two.
+    def estimate(
+        self,
+        weight_T: F64,
+        minus_T: F64 | None = None,
+        *,
+        general: bool = False,
+        class_T: Sequence[str] = (),
+    ) -> dict[str, Any] | None:
+        """Entry of results.json for a weighted mean of accuracies, or a difference of two.
 
         Args:
+            general: whether it generalises to unseen transformations, so that its interval is over these too.
             class_T: coarse classes within which transformations are random; by default there are none.
 
         Returns:
-            ``name`` and, prefixed by ``<name>_`` (not for ``accuracy``): ``ci95`` over images, ``two_way_ci95`` over
-            images and transformations, ``se_training``, the standard deviation over probes trained on resampled
-            photographs, and ``se``, the root of the sum of its square and that of the standard error over images.
+            an `Estimate` with the interval over images as ``one_way`` if it is general, else with that over images and
+            transformations as ``two_way``. ``se_training`` is the standard deviation over probes trained on resampled
+            photographs, and ``se`` the root of the sum of its square and that of the standard error over images.
         """
-        estimate = self.resampled.mean(weight_T)
+        mean = self.resampled.mean(weight_T)
         two_way = self.resampled.nested(weight_T, class_T) if class_T else self.resampled.two_way(weight_T)
         training = None if self.training_ST is None else _means(self.training_ST, weight_T)
         if minus_T is not None:
-            estimate -= self.resampled.mean(minus_T)
+            mean -= self.resampled.mean(minus_T)
             two_way = _difference(two_way, self.resampled.two_way(minus_T))
             training = None if training is None else training - _means(self.training_ST, minus_T)
         of_training = None if training is None or len(training) < 2 else float(training.std(ddof=1))
         of_training = of_training if of_training is not None and math.isfinite(of_training) else None
-        of_images = estimate.se
-        total = None if of_images is None else math.hypot(of_images, of_training or 0.0)
-        before = "" if name == "accuracy" else f"{name}_"
-        return {
-            **estimate.entries(name),
-            f"{before}two_way_ci95": two_way.ci95,
-            f"{before}se_training": of_training,
-            f"{before}se": total,
-        }
+        se = None if mean.se is None else math.hypot(mean.se, of_training or 0.0)
+        if general:
+            return two_way.entry(one_way=mean.ci95, se=se, se_training=of_training)
+        return mean.entry(two_way=two_way.ci95, se=se, se_training=of_training)
 
 
-def _difference(a: Estimate, b: Estimate) -> Estimate:
+def _difference(a: BootstrapResult, b: BootstrapResult) -> BootstrapResult:
     """a - b; without replicates if one of them has none."""
     if len(a.replicates_R) != len(b.replicates_R):
         a, b = (replace(each, replicates_R=np.empty(0)) for each in (a, b))
@@ -127,7 +128,11 @@ def _means(accuracy_ST: NDArray[np.float32] | None, weight_T: F64) -> F64:
 
 def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: I64 | None) -> dict[str, Any]:
     """Entry of results.json for a task and head. ``group_N``: bootstrap groups of the scored images, or None."""
-    drawn = resample(single.scores.mean_TN, config.bootstrap, config.seed, group_N, families=table.families)
+    drawn = resample(
+        *(single.scores.mean_TN, config.bootstrap, config.seed, group_N),
+        families=table.families,
+        unit=table.unit_of(config.resample_by),
+    )
     judged = Judged(drawn, single.training_ST)
     make = {"fine": _fine, "coarse": _coarse, "semantic": _semantic}[single.task.name]
     return {
@@ -140,7 +145,7 @@ def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: 
 
 def _fine(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
     weight = uniform_over(single.task.score_T, len(table.transformations))
-    return judged.numbers("accuracy", weight) | _each(table, single.task, judged.resampled)
+    return {"accuracy": judged.estimate(weight)} | _each(table, single.task, judged.resampled)
 
 
 @dataclass(frozen=True)
@@ -167,16 +172,13 @@ def coarse_weights(transformations: tuple[str, ...], coarse: tuple[str, ...], ro
 
 def _coarse(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
     weights = coarse_weights(table.transformations, table.coarse, table.roles)
-    numbers = judged.numbers("seen", weights.seen_T)
-    if weights.held_out_T is None:
-        nothing = np.zeros_like(weights.seen_T)
-        numbers |= judged.numbers("held_out", nothing) | judged.numbers("gap", nothing)
-    else:
-        numbers |= judged.numbers("held_out", weights.held_out_T)
-        numbers |= judged.numbers("gap", weights.seen_T, weights.held_out_T)
+    numbers = {"seen": judged.estimate(weights.seen_T), "held_out": None, "gap": None}
+    if weights.held_out_T is not None:
+        numbers["held_out"] = judged.estimate(weights.held_out_T, general=True)
+        numbers["gap"] = judged.estimate(weights.seen_T, weights.held_out_T, general=True)
     each = map(judged.resampled.one, range(len(table.transformations)))
     by_transformation = {
-        name: one.entries("accuracy") | {"role": role, "coarse": coarse}
+        name: {"accuracy": one.entry(), "role": role, "coarse": coarse}
         for name, one, role, coarse in zip(table.transformations, each, table.roles, table.coarse, strict=True)
     }
     return numbers | {"by_transformation": by_transformation}
@@ -185,7 +187,7 @@ def _coarse(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, 
 def _semantic(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
     base, count = identity(table), len(table.transformations)
     clean_T = uniform_over([base], count)
-    numbers = judged.numbers("clean", clean_T) | judged.numbers("obfuscated", 1.0 - clean_T)
+    numbers = {"clean": judged.estimate(clean_T), "obfuscated": judged.estimate(1.0 - clean_T)}
     return numbers | _each(table, single.task, judged.resampled)
 
 
@@ -208,8 +210,8 @@ def by_severity(
         rises: whether accuracy rises from there, as that of the transformation does; that of the class falls.
 
     Returns:
-        by transformation: ``severities``, ``accuracy``, ``ci95`` (lists), and ``halfway`` with ``halfway_ci95``, see
-        :func:`halfway`; both None unless accuracy rises and its interval at the strongest severity lies above chance.
+        by transformation: ``severities`` and ``accuracy`` (lists), and ``halfway``, see :func:`halfway`; None unless
+        accuracy rises and its interval at the strongest severity lies above chance.
     """
     members: dict[str, list[tuple[int, int]]] = {}
     for t, name in enumerate(names):
@@ -226,14 +228,11 @@ def by_severity(
         above = rises and strongest is not None and strongest[0] > chance
         level_L = np.array(severities, np.float64)
         values = halfway(level_L, np.concatenate([resampled.value_T[None], resampled.replicates_RT])[:, places], chance)
-        half = Estimate(float(values[0]), values[1:], min(one.units for one in each))
-        interval = half.within(0.0, level_L[-1])
+        half = BootstrapResult(float(values[0]), values[1:], min(one.units for one in each), unit=resampled.unit)
         found[name] = {
             "severities": severities,
-            "accuracy": [one.number for one in each],
-            "ci95": [one.ci95 for one in each],
-            "halfway": half.number if above else None,
-            "halfway_ci95": interval if above else None,
+            "accuracy": [one.entry() for one in each],
+            "halfway": half.entry(0.0, float(level_L[-1])) if above else None,
         }
     return found
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.data import Column, Table, dagger, layer_of, scored, scored_under, show_scored, words
+from substyle.engine.report.data import Column, Table, cell_of, dagger, layer_of, scored, show_scored, words
 from substyle.engine.report.figures import FULL, OPEN, PAPER, THIRD, tip
 from substyle.engine.report.section import Panel
-from substyle.engine.results.model import Accuracy, PlainScores, ResultsDocument, SeverityCurve
+from substyle.engine.results.model import PlainScores, ResultsDocument, SeverityCurve
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,11 @@ def severities(results: ResultsDocument) -> Table:
         for name in names(results):
             curves = [_curve(probe, name) for probe in probes]
             for at, severity in enumerate(next((curve.severities for curve in curves if curve), [])):
-                points = [curve and Accuracy(accuracy=curve.accuracy[at], ci95=curve.ci95[at]) for curve in curves]
-                values = [scored(point, "accuracy", probe=p) for point, p in zip(points, probes, strict=True)]
-                moved = scored_under(own.sensitivity, own.sensitivity_ci95, f"{name}@{severity}")
+                values = [
+                    cell_of(None if curve is None else curve.accuracy[at], converged=not (probe and probe.unconverged))
+                    for curve, probe in zip(curves, probes, strict=True)
+                ]
+                moved = cell_of((own.sensitivity or {}).get(f"{name}@{severity}"))
                 rows.append((backbone, name, severity, *values, moved))
     columns = (
         *(*words("backbone", "transformation"), Column("severity", "Severity", "count")),

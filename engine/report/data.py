@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from substyle.engine.results.model import BLOCK, Intervals, Model, Numbers, ResultsDocument
+from substyle.engine.results.model import BLOCK, Estimate, Model, ResultsDocument
 from substyle.errors import ConfigError
 
 _LAYER = re.compile(r"([@,])layer=-?\d+,?")
@@ -63,7 +63,9 @@ class Table:
 
 
 def show(value: object, kind: Kind = "share") -> str:
-    """Format a value: fractions in per cent, missing values as an en dash."""
+    """Format a value, or that of an estimate: fractions in per cent, missing values as an en dash."""
+    if isinstance(value, Estimate):
+        value = value.value
     if value is None:
         return "–"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -79,8 +81,10 @@ def show(value: object, kind: Kind = "share") -> str:
     return str(value)
 
 
-def show_interval(low_high: Sequence[float] | None, kind: Kind = "share") -> str:
-    """Format an interval; empty if there is none."""
+def show_interval(low_high: Estimate | Sequence[float] | None, kind: Kind = "share") -> str:
+    """Format an interval, or that of an estimate; empty if there is none."""
+    if isinstance(low_high, Estimate):
+        low_high = low_high.interval
     if low_high is None:
         return ""
     low, high = (show(end, kind) for end in low_high)
@@ -117,22 +121,21 @@ def show_scored(score: Scored, kind: Kind = "share") -> str:
     return show(value, kind) + ("" if low is None or high is None else f" ({show_interval((low, high), kind)})")
 
 
-def with_interval(value: float | None, low_high: Sequence[float] | None) -> Scored | None:
-    """(value, low, high); None without a value."""
-    return None if value is None else (value, *((low_high[0], low_high[1]) if low_high else (None, None)))
-
-
-def scored(scores: Model | None, name: str, interval: str = "", probe: Model | None = None) -> Scored | None:
-    """(value, low, high) of a number and its interval, by default `Model.interval`; None without a value.
-
-    The value is `Unconverged` if the scores, or those of the ``probe`` that they depend on, state so.
-    """
-    if scores is None:
+def cell_of(estimate: Estimate | None, *, converged: bool = True) -> Scored | None:
+    """(value, low, high); None without an estimate, and `Unconverged` if its probe is."""
+    if estimate is None:
         return None
-    low_high = getattr(scores, interval, None) if interval else scores.interval(name)
-    found = with_interval(getattr(scores, name, None), low_high)
+    found = (estimate.value, estimate.low, estimate.high)
+    return found if converged else Unconverged(found)
+
+
+def scored(scores: Model | None, name: str, probe: Model | None = None) -> Scored | None:
+    """`cell_of` an estimate by name; None without scores.
+
+    It is `Unconverged` if the scores, or those of the ``probe`` that they depend on, state so.
+    """
     late = any(getattr(each, "converged", None) is False for each in (scores, probe))
-    return Unconverged(found) if late and found else found
+    return cell_of(getattr(scores, name, None), converged=not late)
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,6 @@ class ComparedScore:
     Attributes:
         key: its name in files, of which a backbone has one.
         heading: its name on the page.
-        interval: its 95 % interval; None if unknown.
         converged: whether the probe that it depends on has converged.
         images: number of photographs that it is over; None if the stage does not record it.
         outcome: task, metric and head of its outcomes by photograph; empty if the run keeps none.
@@ -150,16 +152,10 @@ class ComparedScore:
 
     key: str
     heading: str
-    value: float
-    interval: Sequence[float] | None = None
+    estimate: Estimate
     converged: bool = True
     images: int | None = None
     outcome: tuple[str, ...] = ()
-
-
-def scored_under(values: Numbers | None, intervals: Intervals | None, key: str) -> Scored | None:
-    """(value, low, high) of ``key``."""
-    return with_interval((values or {}).get(key), (intervals or {}).get(key))
 
 
 def labels_of(results: ResultsDocument) -> dict[str, str]:

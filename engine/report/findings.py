@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from substyle.engine.report.data import head_name, plural, show, show_interval
-from substyle.engine.results.model import Accuracy, PairComparison, ProbeScores, ResultsDocument
+from substyle.engine.results.model import Accuracy, Estimate, PairComparison, ProbeScores, ResultsDocument
 from substyle.engine.results.statistics import MARGIN
 from substyle.pipelines.transforms.names import count_families
 
@@ -26,21 +25,14 @@ SCORES = (
 )
 
 
-Difference = tuple[float, Sequence[float] | None]  # value and interval
 Compared = dict[tuple[str, str], PairComparison]  # by (a, b)
 
 
-Kind = Literal["ci95", "ci90", "two_way_ci95"]
-
-
-def difference(rows: Compared, a: str, b: str, kind: Kind = "ci95") -> Difference | None:
-    """a minus b and one of its intervals; None if they were not compared."""
+def difference(rows: Compared, a: str, b: str) -> Estimate | None:
+    """a minus b; None if they were not compared."""
     if (row := rows.get((a, b))) is not None:
-        return row.difference, getattr(row, kind)
-    if (row := rows.get((b, a))) is not None:
-        ends = getattr(row, kind)
-        return -row.difference, None if ends is None else (-ends[1], -ends[0])
-    return None
+        return row.difference
+    return -row.difference if (row := rows.get((b, a))) is not None else None
 
 
 def conclusive(low_high: Sequence[float] | None) -> bool:
@@ -93,13 +85,11 @@ class Standing:
         scores: scores of backbones and controls, best first.
         unconverged: backbones whose probe has not converged, excluded from the scores.
         rows: comparisons by (a, b), which are paired.
-        kind: their interval, for scores that generalise to unseen transformations also over these.
     """
 
     scores: tuple[Score, ...]
     unconverged: tuple[str, ...]
     rows: Compared
-    kind: Kind = "ci95"
 
     @property
     def trained(self) -> list[Score]:
@@ -114,7 +104,7 @@ class Standing:
     def clearly_above(self, a: str, b: str) -> bool:
         """Whether a is significantly above b after correction; False if they were not compared."""
         found, p = difference(self.rows, a, b), self.p(a, b)
-        return found is not None and found[0] > 0 and p is not None and p < LEVEL
+        return found is not None and found.value > 0 and p is not None and p < LEVEL
 
     def p(self, a: str, b: str) -> float | None:
         """p value of their difference after Holm's correction; None if they were not tested."""
@@ -127,10 +117,10 @@ class Standing:
         for name in names:
             if self.clearly_above(best.name, name) or self.clearly_above(name, best.name):
                 continue
-            if (found := difference(self.rows, best.name, name, self.kind)) is None:
+            if (found := difference(self.rows, best.name, name)) is None:
                 missing.append(name)
                 continue
-            value, ends = found
+            value, ends = found.value, found.interval
             p, text = self.p(best.name, name), name
             if ends:
                 remark = f"; p = {p:.2f}" if p is not None else ""
@@ -148,8 +138,8 @@ class Standing:
         Source: Schuirmann, "A comparison of the two one-sided tests procedure and the power approach", Journal of
         Pharmacokinetics and Biopharmaceutics 15, 1987.
         """
-        found = difference(self.rows, a, b, "ci90")
-        return found is not None and found[1] is not None and within_margin(found[1])
+        found = difference(self.rows, a, b)
+        return found is not None and found.ci90 is not None and within_margin(found.ci90)
 
     def rank(self, name: str) -> tuple[int, int]:
         """Best and worst possible rank: 1 + number clearly above, n − number clearly below."""
@@ -166,7 +156,6 @@ def within_margin(low_high: Sequence[float]) -> bool:
 def standing(results: ResultsDocument, task: str, head: str, key: str, names: Iterable[str] | None = None) -> Standing:
     """Standing by a score of the probes of a task, of all or the given backbones."""
     found, unconverged = [], []
-    kind: Kind = "ci95"
     for name in results.ordered() if names is None else names:
         probe = results.probe(name, task, head)
         if probe is None or (value := getattr(probe, key)) is None:
@@ -175,14 +164,12 @@ def standing(results: ResultsDocument, task: str, head: str, key: str, names: It
             unconverged.append(name)
         else:
             control = bool(results.backbones[name].control)
-            found.append(Score(name, control, value, probe.interval(key), _tested(results, probe, key)))
-        if key in probe.general:
-            kind = "two_way_ci95"
+            found.append(Score(name, control, value.value, value.interval, _tested(results, task, probe, key)))
     rows = results.compared(_COMPARED.get(task, task), key, head)
-    return Standing(tuple(sorted(found, key=lambda score: -score.value)), tuple(unconverged), rows, kind)
+    return Standing(tuple(sorted(found, key=lambda score: -score.value)), tuple(unconverged), rows)
 
 
-def _tested(results: ResultsDocument, probe: ProbeScores, key: str) -> str:
+def _tested(results: ResultsDocument, task: str, probe: ProbeScores, key: str) -> str:
     """Number of photographs and of transformations that a score of a probe is over; severities of one count as one."""
     scores = {t: row.accuracy if isinstance(row, Accuracy) else row for t, row in _by_transformation(probe).items()}
     names = [
@@ -193,7 +180,10 @@ def _tested(results: ResultsDocument, probe: ProbeScores, key: str) -> str:
         and (key != "styles" or row.coarse == "style")
         and (key != "obfuscated" or row.coarse != "identity")
     ]
-    photographs, held_out = (results.splits or {}).get("test"), "held-out " * (key in probe.general)
+    photographs, held_out = (
+        (results.splits or {}).get("test"),
+        "held-out " * (task == "coarse_rotation" or key == "held_out"),
+    )
     if key in ("clean", "obfuscated") and results.labelled_test is not None:
         photographs = results.labelled_test
     parts = [] if photographs is None else [plural(photographs, "photograph")]
@@ -265,9 +255,9 @@ def _standing_of_best(found: Standing) -> str:
         text += found.unclear(unclear)
         text += f" Equivalent within 1 point: {listed(equal)}." if equal else ""
     elif rest:
-        value, interval = difference(found.rows, best.name, rest[0].name, found.kind) or (0, None)
-        text += f" Next is {rest[0].name}, {show(value)} points behind"
-        text += f" ({show_interval(interval, 'points')})." if interval else "."
+        behind = difference(found.rows, best.name, rest[0].name) or Estimate(value=0)
+        text += f" Next is {rest[0].name}, {show(behind)} points behind"
+        text += f" ({show_interval(behind.interval, 'points')})." if behind.interval else "."
     text += strongest_control(found)
     if len(found.scores) > 2:
         ranks = {score.name: "–".join(map(str, sorted(set(found.rank(score.name))))) for score in found.scores}
@@ -311,7 +301,7 @@ def _new_styles(results: ResultsDocument, head: str, found: Standing) -> str:
     text += f"{best.text(chance)}."
     coarse = (backbone.coarse or {})[head]
     if best.conclusive and coarse and coarse.seen is not None and coarse.gap is not None:
-        seen, gap, gap_ci = coarse.seen, coarse.gap, coarse.interval("gap")
+        seen, gap, gap_ci = coarse.seen, coarse.gap, coarse.gap.interval
         text += f" On seen ones it is {show(seen)}%: a gap of {show(gap)} points"
         text += f" ({show_interval(gap_ci, 'points')})" if gap_ci else ""
         text += ", not clearly different from 0." if gap_ci and gap_ci[0] <= 0 <= gap_ci[1] else "."
@@ -339,7 +329,7 @@ def floors(results: ResultsDocument, head: str) -> list[str]:
         held_out = {t: row for t, row in seen.items() if row and row.role == "held_out"}
         for t, row in (*in_turn.items(), *held_out.items()):
             if row and row.accuracy is not None:
-                reached.setdefault(t, []).append(row.accuracy)
+                reached.setdefault(t, []).append(row.accuracy.value)
     return [t for t, values in reached.items() if chance is not None and max(values) <= chance]
 
 
@@ -356,23 +346,24 @@ def _in_turn(results: ResultsDocument, head: str, found: Standing) -> str:
             text += f" Painting styles only: inconclusive from {first.tested}."
     turned = ((name, (results.backbones[name].coarse_rotation or {})[head]) for name in (s.name for s in styles.scores))
     return text + across_generators(
-        (generator, name, scores.accuracy, scores.two_way_ci95)
+        (generator, name, scores.accuracy)
         for name, probe in turned
         for generator, scores in ((probe and probe.generators) or {}).items()
         if scores
     )
 
 
-def across_generators(scores: Iterable[tuple[str, str, float | None, Sequence[float] | None]]) -> str:
+def across_generators(scores: Iterable[tuple[str, str, Estimate | None]]) -> str:
     """Accuracy on the styles of each generator by probes trained on those of the others; empty with one generator.
 
     Args:
-        scores: generator, backbone, accuracy and its interval.
+        scores: generator, backbone and accuracy.
     """
     each: dict[str, list[str]] = {}
-    for generator, name, accuracy, low_high in scores:
+    for generator, name, accuracy in scores:
         if accuracy is not None:
-            each.setdefault(generator, []).append(f"{name} {Score(name, False, accuracy, low_high).short()}")
+            score = Score(name, False, accuracy.value, accuracy.interval)
+            each.setdefault(generator, []).append(f"{name} {score.short()}")
     return "".join(
         f" Styles of the generator {generator}, by probes that have seen only those of another:"
         f" {listed(rows, _MOST_RANKS)}."
@@ -394,7 +385,8 @@ def _nearest(results: ResultsDocument) -> Finding | None:
     parts, photographs = [], None
     for name, backbone in results.real().items():
         if (balance := backbone.balance) and balance.same_image is not None:
-            parts.append((balance.same_image, balance.same_transformation, name))
+            style = balance.same_transformation
+            parts.append((balance.same_image.value, None if style is None else style.value, name))
             photographs = (backbone.sampled or {}).get("query_images")
     if not parts:
         return None
@@ -418,9 +410,9 @@ def _together(results: ResultsDocument) -> Finding | None:
         for name, backbone in results.real().items():
             both = backbone.multitask
             change = ((both and both.difference) or {}).get(task)
-            if not both or not change or change.value is None or change.ci95 is None or both.unconverged:
+            if not both or not change or change.interval is None or both.unconverged:
                 continue
-            value, interval, narrow = change.value, change.ci95, change.ci90
+            value, interval, narrow = change.value, change.interval, change.ci90
             if narrow is not None and within_margin(narrow):
                 groups["equivalent"].append(name)
             elif interval[0] <= 0 <= interval[1]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from substyle.engine.report.data import Scored, Table, scored, show, show_interval
+from substyle.engine.report.data import Scored, Table, cell_of, scored, show, show_interval
 from substyle.engine.report.findings import SCORES, difference
 from substyle.engine.report.section import Data, Section, Text
 from substyle.engine.results.model import ResultsDocument
@@ -19,11 +19,8 @@ def gain(
         (value, low, high), and the p value after Holm's correction; None if the two were not compared.
     """
     rows = results.compared(task, key, head)
-    found = difference(rows, a, b, "two_way_ci95" if key == "held_out" else "ci95")
-    if found is None:
-        return None
-    low, high = found[1] or (None, None)
-    return (found[0], low, high), (rows.get((a, b)) or rows[b, a]).p_holm
+    found = cell_of(difference(rows, a, b))
+    return None if found is None else (found, (rows.get((a, b)) or rows[b, a]).p_holm)
 
 
 def changed_clearly(found: Sequence[tuple[str, Scored, int]]) -> str:

@@ -106,7 +106,7 @@ def accuracies(results: ResultsDocument, task: str, *, role: str = "") -> list[t
         for key, heading, kind in _OVERALL[task][: 1 if role == "train" else None]:
             values = [getattr(probe, key) for probe in probes]
             if any(value is not None for value in values):
-                intervals = [show_interval(probe.interval(key), kind) for probe in probes]
+                intervals = [show_interval(value and value.interval, kind) for value in values]
                 cells = (Cell(show(v, kind), interval, None) for v, interval in zip(values, intervals, strict=True))
                 footer.append((heading, tuple(cells)))
         if chance is not None:

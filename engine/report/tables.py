@@ -8,13 +8,12 @@ from typing import Any
 from substyle.engine.report.data import (
     Column,
     Table,
+    cell_of,
     scored,
-    scored_under,
     show,
-    with_interval,
     words,
 )
-from substyle.engine.results.model import BackboneResults, Balance, ResultsDocument
+from substyle.engine.results.model import BackboneResults, ResultsDocument
 
 _BACKBONE, _HEAD = words("backbone", "head")
 _RECALLS = ("1", "5", "10")
@@ -103,8 +102,7 @@ def geometry(results: ResultsDocument) -> Table:
             Column("unchanged", "R2 of the original", "number"),
         ],
         lambda backbone, t: (
-            scored_under(backbone.sensitivity, backbone.sensitivity_ci95, t),
-            scored_under(backbone.equivariance, backbone.equivariance_ci95, t),
+            *(cell_of((each or {}).get(t)) for each in (backbone.sensitivity, backbone.equivariance)),
             *((each or {}).get(t) for each in (backbone.steerability, backbone.steerability_unchanged)),
         ),
     )
@@ -115,13 +113,10 @@ def knn(results: ResultsDocument) -> Table:
     scores = (Column("style", "Style", interval=True), Column("class", "Class", interval=True))
     columns = (_BACKBONE, Column("k", "k", "count"), *scores)
     rows = [
-        (
-            *(name, int(k), scored_under(near.transformation, near.transformation_ci95, k)),
-            scored_under(near.label, near.label_ci95, k),
-        )
+        (name, int(k), cell_of(own), cell_of((near.label or {}).get(k)))
         for name, backbone in results.ordered().items()
         if (near := backbone.knn)
-        for k in near.transformation or {}
+        for k, own in (near.transformation or {}).items()
     ]
     return Table("knn", "Accuracy of a vote of the k nearest training variants (cosine).", columns, tuple(rows))
 
@@ -146,9 +141,8 @@ def neighbours(results: ResultsDocument) -> Table:
     )
     rows = []
     for name, backbone in results.ordered().items():
-        shares, intervals = backbone.balance or Balance(), backbone.balance_ci95 or {}
         values = [
-            *(with_interval(getattr(shares, key), intervals.get(key)) for key, _ in balance),
+            *(scored(backbone.balance, key) for key, _ in balance),
             *(((backbone.retrieval or {}).get(of) or {}).get(k) for of, *_ in recalled for k in _RECALLS),
             *(scored(backbone.clusters, key) for key, _ in clusters),
         ]
@@ -172,8 +166,8 @@ def multitask(results: ResultsDocument) -> Table:
         if both := backbone.multitask:
             row: list[Any] = [name, both.task_weight]
             for task in ("fine", "semantic"):
-                difference = scored((both.difference or {}).get(task), "value")
-                row += [scored(both, task), scored(both.single_task, task), difference]
+                difference = (both.difference or {}).get(task)
+                row += [scored(both, task), scored(both.single_task, task), cell_of(difference)]
             rows.append(tuple(row))
     return Table("multitask", "Multi-task probes and their single-task twins.", tuple(columns), tuple(rows))
 
@@ -189,9 +183,10 @@ def comparisons(results: ResultsDocument) -> Table:
     )
     rows = [
         (
-            *(row.task, row.metric, row.head, row.a, row.b, scored(row, "difference")),
-            scored(row, "difference", "two_way_ci95") if row.two_way_ci95 else None,
-            *(row.se, row.p_holm),
+            *(row.task, row.metric, row.head, row.a, row.b),
+            (row.difference.value, *(row.difference.over_photographs or (None, None))),
+            (row.difference.value, *ends) if (ends := row.difference.over_transformations) else None,
+            *(row.difference.se, row.p_holm),
         )
         for row in results.comparisons or []
     ]

@@ -6,15 +6,16 @@ write them.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from substyle.pipelines.transforms.names import count_families
 
-SCHEMA = 1
+SCHEMA = 3
 HEADS = ("linear", "mlp")
 BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")  # in the pooling of a layer
 
@@ -22,9 +23,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)]  # with room for rounding
 Interval = Annotated[list[Finite], Field(min_length=2, max_length=2)]  # low, high
 Numbers = dict[str, Finite | None]
-Intervals = dict[str, Interval | None]
 Counts = dict[str, int | None]
-_UNNAMED = ("accuracy", "difference", "value")  # whose interval is ci95
 K = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # a number of neighbours
 Texts = list[str]
 
@@ -41,10 +40,79 @@ class Model(BaseModel):
         """The entry of a stage; None if missing."""
         return getattr(self, name) if name in type(self).model_fields else (self.model_extra or {}).get(name)
 
-    def interval(self, name: str) -> Interval | None:
-        """95 % interval of a number; None if missing."""
-        found: Interval | None = getattr(self, "ci95" if name in _UNNAMED else f"{name}_ci95", None)
-        return found
+
+class Estimate(Model):
+    """A number and its 95 % interval, which is the one to show; without ``low`` and ``high`` there is none.
+
+    The interval of a score that generalises to unseen transformations is over photographs and transformations
+    (two-way), never over photographs alone, which is ``one_way``. ``two_way`` is that of a score for which ``low`` and
+    ``high`` are over photographs alone. No estimate has both.
+
+    ``n`` is the number of independent ``unit``s that the interval is over, its degrees of freedom and one. ``se`` is a
+    standard error: of a score of a probe, over photographs and over probes trained on resampled photographs; of a
+    difference, that of its test. ``se_training``, a part of it, is over the latter alone. ``ci90`` is for equivalence
+    tests.
+    """
+
+    value: Finite
+    low: Finite | None = None
+    high: Finite | None = None
+    n: int | None = None
+    unit: str | None = None
+    one_way: Interval | None = None
+    two_way: Interval | None = None
+    ci90: Interval | None = None
+    se: Finite | None = None
+    se_training: Finite | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Estimate:
+        if (self.low is None) != (self.high is None) or (self.one_way and self.two_way):
+            raise ValueError("low and high, and at most one of one_way and two_way")
+        return self
+
+    @property
+    def interval(self) -> Interval | None:
+        """[low, high]; None without an interval."""
+        return None if self.low is None or self.high is None else [self.low, self.high]
+
+    @property
+    def over_photographs(self) -> Interval | None:
+        """The interval over photographs alone, also where it is not the one to show."""
+        return self.one_way or self.interval
+
+    @property
+    def over_transformations(self) -> Interval | None:
+        """The interval over photographs and transformations, also where it is not the one to show."""
+        return self.interval if self.one_way else self.two_way
+
+    def __neg__(self) -> Estimate:
+        intervals = {name: getattr(self, name) for name in ("one_way", "two_way", "ci90")}
+        turned = {name: each and [-each[1], -each[0]] for name, each in intervals.items()}
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return self.model_copy(update={"value": -self.value, "low": low, "high": high, **turned})
+
+
+class ShareEstimate(Estimate):
+    """An `Estimate` of a fraction."""
+
+    value: Share
+
+
+def entry_of(
+    value: float | None,
+    interval: Sequence[float] | None = None,
+    n: float = math.inf,
+    unit: str = "",
+    **more: Any,  # noqa: ANN401 - JSON
+) -> dict[str, Any] | None:
+    """Entry of results.json of an `Estimate` with these and ``more`` fields; None without a value."""
+    if value is None or math.isnan(value):
+        return None
+    low, high = interval or (None, None)
+    of = {"n": int(n), "unit": unit} if unit and math.isfinite(n) else {}
+    fields = {"value": value, "low": low, "high": high, **of, **more}
+    return {name: field for name, field in fields.items() if field is not None}
 
 
 class Confusion(Model):
@@ -62,57 +130,21 @@ class Confusion(Model):
 
 
 class ProbeScores(Model):
-    """Scores of a probe, their intervals and standard errors, and how it was trained.
+    """Scores of a probe, and how it was trained.
 
-    ``ci95`` are intervals over images, ``two_way_ci95`` over images and transformations. ``se_training`` is over probes
-    trained on resampled photographs, and part of ``se``. Those without a name are of the accuracy. ``seen`` and
-    ``held_out``: of the coarse class, on transformations in, or not in, the training set of the probe; ``clean`` and
-    ``obfuscated``: of the class on original and on transformed photographs.
+    ``seen`` and ``held_out``: of the coarse class, on transformations in, or not in, the training set of the probe;
+    ``clean`` and ``obfuscated``: of the class on original and on transformed photographs. ``held_out``, ``gap``,
+    ``balanced``, ``styles`` and, of `GroupedScores`, ``accuracy`` generalise to unseen transformations.
     """
 
-    # scores that generalise to unseen transformations
-    general: ClassVar[frozenset[str]] = frozenset({"balanced", "styles", "held_out", "gap"})
-
-    accuracy: Share | None = None
-    ci95: Interval | None = None
-    two_way_ci95: Interval | None = None
-    se: Finite | None = None
-    se_training: Finite | None = None
-    balanced: Share | None = None
-    balanced_ci95: Interval | None = None
-    balanced_two_way_ci95: Interval | None = None
-    balanced_se: Finite | None = None
-    balanced_se_training: Finite | None = None
-    styles: Share | None = None
-    styles_ci95: Interval | None = None
-    styles_two_way_ci95: Interval | None = None
-    styles_se: Finite | None = None
-    styles_se_training: Finite | None = None
-    seen: Share | None = None
-    seen_ci95: Interval | None = None
-    seen_two_way_ci95: Interval | None = None
-    seen_se: Finite | None = None
-    seen_se_training: Finite | None = None
-    held_out: Share | None = None
-    held_out_ci95: Interval | None = None
-    held_out_two_way_ci95: Interval | None = None
-    held_out_se: Finite | None = None
-    held_out_se_training: Finite | None = None
-    gap: Finite | None = None
-    gap_ci95: Interval | None = None
-    gap_two_way_ci95: Interval | None = None
-    gap_se: Finite | None = None
-    gap_se_training: Finite | None = None
-    clean: Share | None = None
-    clean_ci95: Interval | None = None
-    clean_two_way_ci95: Interval | None = None
-    clean_se: Finite | None = None
-    clean_se_training: Finite | None = None
-    obfuscated: Share | None = None
-    obfuscated_ci95: Interval | None = None
-    obfuscated_two_way_ci95: Interval | None = None
-    obfuscated_se: Finite | None = None
-    obfuscated_se_training: Finite | None = None
+    accuracy: ShareEstimate | None = None
+    balanced: ShareEstimate | None = None
+    styles: ShareEstimate | None = None
+    seen: ShareEstimate | None = None
+    held_out: ShareEstimate | None = None
+    gap: Estimate | None = None
+    clean: ShareEstimate | None = None
+    obfuscated: ShareEstimate | None = None
     chance: Finite | None = None
     validation: Finite | None = None
     steps: Finite | None = None
@@ -127,13 +159,6 @@ class ProbeScores(Model):
         """Whether the probe states that it has not converged."""
         return self.converged is False
 
-    def interval(self, name: str) -> Interval | None:
-        """95 % interval of a score: for `general` ones over images and transformations, None if of one."""
-        if name not in self.general:
-            return super().interval(name)
-        two_way: Interval | None = getattr(self, f"{name}_two_way_ci95".removeprefix("accuracy_"))
-        return two_way
-
 
 class SeverityCurve(Model):
     """Accuracies by severity of a transformation.
@@ -142,15 +167,13 @@ class SeverityCurve(Model):
     """
 
     severities: list[int]
-    accuracy: list[Share | None]
-    ci95: list[Interval | None]
-    halfway: Finite | None = None
-    halfway_ci95: Interval | None = None
+    accuracy: list[ShareEstimate | None]
+    halfway: Estimate | None = None
 
     @model_validator(mode="after")
     def _of_one_length(self) -> SeverityCurve:
-        if not len(self.severities) == len(self.accuracy) == len(self.ci95):
-            raise ValueError("severities, accuracy and ci95 of one length")
+        if len(self.severities) != len(self.accuracy):
+            raise ValueError("severities and accuracy of one length")
         return self
 
 
@@ -165,8 +188,7 @@ class PlainScores(ProbeScores):
 class Accuracy(Model):
     """An accuracy, and the number of images that it is over."""
 
-    accuracy: Share | None = None
-    ci95: Interval | None = None
+    accuracy: ShareEstimate | None = None
     images: int | None = None
     role: str | None = None
     coarse: str | None = None
@@ -178,8 +200,6 @@ DomainScores = dict[str, dict[str, dict[str, PlainScores | None] | None] | None]
 
 class GroupedScores(ProbeScores):
     """Scores of a probe with held-out transformations, or of one for each transformation held out in turn."""
-
-    general: ClassVar[frozenset[str]] = ProbeScores.general | {"accuracy"}
 
     by_transformation: dict[str, Accuracy | None] | None = None
     generators: dict[str, ProbeScores | None] | None = None
@@ -207,18 +227,8 @@ class EqualWidth(Model):
 class BothTasks(Model):
     """Accuracies of style and class."""
 
-    fine: Finite | None = None
-    fine_ci95: Interval | None = None
-    semantic: Finite | None = None
-    semantic_ci95: Interval | None = None
-
-
-class PairedDifference(Model):
-    """A paired difference of accuracies."""
-
-    value: Finite | None = None
-    ci95: Interval | None = None
-    ci90: Interval | None = None
+    fine: ShareEstimate | None = None
+    semantic: ShareEstimate | None = None
 
 
 class MultiTask(BothTasks, ProbeScores):
@@ -226,16 +236,14 @@ class MultiTask(BothTasks, ProbeScores):
 
     task_weight: Finite | None = None
     single_task: BothTasks | None = None
-    difference: dict[str, PairedDifference | None] | None = None
+    difference: dict[str, Estimate | None] | None = None
 
 
 class Neighbours(Model):
     """Accuracies of k nearest neighbours, by k."""
 
-    transformation: dict[K, Finite | None] | None = None
-    transformation_ci95: Intervals | None = None
-    label: dict[K, Finite | None] | None = Field(default=None, alias="class")
-    label_ci95: Intervals | None = Field(default=None, alias="class_ci95")
+    transformation: dict[K, ShareEstimate | None] | None = None
+    label: dict[K, ShareEstimate | None] | None = Field(default=None, alias="class")
 
 
 class Balance(Model):
@@ -243,20 +251,18 @@ class Balance(Model):
 
     __pydantic_extra__: Numbers = Field(init=False)
 
-    same_image: Share | None = None
-    same_transformation: Share | None = None
-    both: Share | None = None
-    neither: Share | None = None
+    same_image: ShareEstimate | None = None
+    same_transformation: ShareEstimate | None = None
+    both: ShareEstimate | None = None
+    neither: ShareEstimate | None = None
 
 
 class Clusters(Model):
     """Numbers of clusters, and their adjusted mutual information with transformation and class."""
 
     k: Numbers | None = None
-    ami_transformation: Finite | None = None
-    ami_transformation_ci95: Interval | None = None
-    ami_class: Finite | None = None
-    ami_class_ci95: Interval | None = None
+    ami_transformation: Estimate | None = None
+    ami_class: Estimate | None = None
 
 
 class VariantMap(Model):
@@ -339,14 +345,11 @@ class BackboneResults(Model):
     equal_width: EqualWidth | None = None
     knn: Neighbours | None = None
     balance: Balance | None = None
-    balance_ci95: Intervals | None = None
     sampled: dict[str, Any] | None = None
     retrieval: dict[str, dict[K, Finite | None] | None] | None = None
     clusters: Clusters | None = None
-    sensitivity: Numbers | None = None
-    sensitivity_ci95: Intervals | None = None
-    equivariance: Numbers | None = None
-    equivariance_ci95: Intervals | None = None
+    sensitivity: dict[str, Estimate | None] | None = None
+    equivariance: dict[str, Estimate | None] | None = None
     steerability: Numbers | None = None
     steerability_unchanged: Numbers | None = None
     map: VariantMap | None = None
@@ -425,14 +428,9 @@ class PairComparison(Model):
     task: str
     a: str
     b: str
-    difference: Finite
+    difference: Estimate
     metric: str | None = None
     head: str | None = None
-    ci95: Interval | None = None
-    ci90: Interval | None = None
-    two_way_ci95: Interval | None = None
-    se: Finite | None = None
-    se_training: Finite | None = None
     p: Finite | None = None
     p_holm: Finite | None = None
 
@@ -440,20 +438,16 @@ class PairComparison(Model):
 class Moved(Model):
     """Sensitivity of a backbone, and its loss under shift."""
 
-    sensitivity: Finite | None = None
-    sensitivity_ci95: Interval | None = None
-    loss: Finite | None = None
-    loss_ci95: Interval | None = None
+    sensitivity: Estimate | None = None
+    loss: Estimate | None = None
 
 
 class Robustness(Model):
     """Rank correlation of sensitivity and loss over backbones, under one shift or the mean of all (null)."""
 
     shift: str | None = None
-    spearman: Finite | None = None
-    spearman_ci95: Interval | None = None
-    kendall: Finite | None = None
-    kendall_ci95: Interval | None = None
+    spearman: Estimate | None = None
+    kendall: Estimate | None = None
     backbones: dict[str, Moved | None] | None = None
 
 
@@ -467,7 +461,7 @@ class StudyFacts(Model):
 class ResultsDocument(Model):
     """results.json."""
 
-    schema_number: Literal[1] = Field(alias="schema")
+    schema_number: Literal[3] = Field(alias="schema")
     name: str
     images: int
     transformations: list[TransformationEntry]

@@ -11,8 +11,10 @@ from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from substyle.engine.report.parts import ReportPart, parts
+from substyle.engine.results.convert import converted
 from substyle.engine.results.model import BackboneResults, ResultsDocument
 from substyle.engine.stages import registry
+from substyle.engine.stages.stamp import checksum
 from substyle.engine.store.files import read_json
 from substyle.errors import SubstyleError
 from substyle.files import inside
@@ -55,9 +57,17 @@ def validate_results(results: object) -> ResultsDocument:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Read and validate a results.json. Raises SubstyleError with the path, also for a link."""
+    """Read a results.json, also of an earlier schema, and validate it.
+
+    Raises:
+        SubstyleError: it is a link, invalid or cannot be converted; with the path.
+    """
     results = read_json(inside(path.parent, path.name))
     try:
+        if isinstance(results, dict):
+            _require_bounded(results)
+            whole, results = results.get("checksum") == checksum(results), converted(results)
+            results |= {"checksum": checksum(results)} if whole else {}
         validate_results(results)
     except SubstyleError as error:
         raise SubstyleError(f"{path}: {error}") from error
@@ -105,7 +115,7 @@ def _require_bounded(results: dict[str, Any]) -> None:
 
 
 def _path(location: Location) -> str:
-    """Format as ``results.backbones['x'].fine.linear.ci95[1]``."""
+    """Format as ``results.backbones['x'].fine.linear.accuracy.low``."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
     if len(location) > 1 and location[0] == "backbones":
         parts[1] = f"[{location[1]!r}]"

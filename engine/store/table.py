@@ -80,6 +80,7 @@ class EmbeddingTable:
         generators: generator that the store records of each transformation, empty if none; () if unknown.
         absent_TN: (T, N) bool; True for a real variant without a file that could be decoded. The store has NaN for it,
             and so has a table without identity; in others its row is that of identity. None if there are no such rows.
+        unit: what images with one ``first_N`` are together: a photograph, or what a label says that they share.
     """
 
     backbone: str
@@ -98,6 +99,7 @@ class EmbeddingTable:
     seen_N: NDArray[np.bool_] | None = None
     generators: tuple[str, ...] = ()
     absent_TN: NDArray[np.bool_] | None = None
+    unit: str = "photograph"
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -155,6 +157,10 @@ class EmbeddingTable:
         if by == "photograph":
             return np.arange(len(self.keys)) if self.first_N is None else self.first_N
         return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
+
+    def unit_of(self, by: ResampleBy) -> str:
+        """What one of the `groups` is."""
+        return self.unit if by == "photograph" else by
 
     def groups_of(self, rows: NDArray[np.int64], by: ResampleBy) -> NDArray[np.int64]:
         """Return the `groups` of some images, numbered as they come: equal in tables that list images differently."""

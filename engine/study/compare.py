@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from substyle import files
-from substyle.engine.probes.outcomes import GENERAL, ProbeOutcome, differences
-from substyle.engine.report.data import Column, ComparedScore, Scored, Table, Unconverged, dagger, show, with_interval
+from substyle.engine.probes.outcomes import ProbeOutcome, differences
+from substyle.engine.report.data import Column, ComparedScore, Scored, Table, cell_of, dagger, show
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
-from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.results.model import BackboneResults, Estimate, ResultsDocument
 from substyle.engine.stages import registry
 from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import PIXELS, network_identity, slug
@@ -134,9 +134,8 @@ def _paired(runs: Runs, outcomes: Sequence[Mapping[str, ProbeOutcome]]) -> list[
             continue
         for name in own.keys() & outcomes[0].keys():
             for row in differences((name, own[name]), (name, outcomes[0][name])):
-                general = (row["task"], row["metric"]) in GENERAL
-                low, high = row["two_way_ci95" if general else "ci95"] or (None, None)
-                pairs[name, row["task"], row["metric"], row["head"]] = (row["difference"], low, high)
+                estimate = Estimate(**row["difference"])
+                pairs[name, row["task"], row["metric"], row["head"]] = (estimate.value, estimate.low, estimate.high)
     return found
 
 
@@ -227,7 +226,7 @@ class _Row:
         first, score = self.scores[0], self.scores[run]
         if first is None or score is None:
             return None
-        return self.paired[run] or (score.value - first.value, None, None)
+        return self.paired[run] or (score.estimate.value - first.estimate.value, None, None)
 
     def clear(self, run: int) -> bool:
         """Whether the paired interval excludes 0, both probes have converged, and both runs ask the same."""
@@ -268,11 +267,6 @@ def _columns(names: Sequence[str]) -> tuple[Column, ...]:
 
 
 def _flat(row: _Row) -> tuple[Any, ...]:
-    values = [score and _scored(score) for score in row.scores]
+    values = [score and cell_of(score.estimate, converged=score.converged) for score in row.scores]
     key = next(score.key for score in row.scores if score)
     return (row.backbone, key, *values, *(row.change(run) for run in range(1, len(values))))
-
-
-def _scored(score: ComparedScore) -> Scored | None:
-    found = with_interval(score.value, score.interval)
-    return found if score.converged or found is None else Unconverged(found)

@@ -78,7 +78,7 @@ def card(results: ResultsDocument) -> str:
                             metric_type="accuracy",
                             metric_name=f"Accuracy ({heading}, {head_name(head)})",
                             metric_value=score[0],
-                            metric_args={"ci95": probe.interval(key), "converged": probe.converged},
+                            metric_args={"ci95": getattr(probe, key).interval, "converged": probe.converged},
                         )
                     )
         if found:

@@ -19,8 +19,8 @@ def test_an_interval_that_covers_passes() -> None:
 
 
 def test_an_interval_that_is_too_narrow_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = resampling.Estimate._interval
-    monkeypatch.setattr(resampling.Estimate, "_interval", lambda self, per_cent: narrow(self, 68.0))
+    narrow = resampling.BootstrapResult._interval
+    monkeypatch.setattr(resampling.BootstrapResult, "_interval", lambda self, per_cent: narrow(self, 68.0))
     row = coverage.simulate("paired", {"first": 0.15, "second": 0.05}, 100, 200, 60)
     assert (row["verdict"], row["coverage"] < 0.85) == ("fails", True)
     assert coverage.shown(row).startswith("fails")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import kept_rows
+from benchmarks.study_table import kept_study
 
 from substyle.engine.extensions.site.directory import add_rows, read_directory
 from substyle.engine.extensions.site.row import rows_of
@@ -31,7 +32,7 @@ def test_rows_are_the_numbers_of_the_summaries(tmp_path: Path) -> None:
 
 
 def test_scores_of_other_photographs_say_how_many() -> None:
-    kept = json.loads((kept_rows.RESULTS / "study-labels.json").read_text())
+    kept = kept_study("labels")
     for row in rows_of(kept_rows.document(kept)):
         of_label = kept["backbones"][row.backbone.name]["labels"]["by_label"]
         found = {score.key.removeprefix("label_"): score.n for score in row.scores if score.stage == "labels"}

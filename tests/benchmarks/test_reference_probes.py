@@ -16,6 +16,7 @@ from tests.conftest import jpeg, photograph
 from substyle.engine.cli import main
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.run import run_probes
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages import probes
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.store import EmbeddingStore
@@ -148,7 +149,7 @@ def test_a_number_that_does_not_hold_is_named(
     out = tmp_path / "table.json"
     (run / "results.json").write_text(json.dumps(results))
     assert reference_probes.main([str(run), "--out", str(out)]) == 0
-    results["backbones"][NAME]["knn"]["transformation"]["5"] += 0.02
+    results["backbones"][NAME]["knn"]["transformation"]["5"]["value"] += 0.02
     (run / "results.json").write_text(json.dumps(results))
     assert reference_probes.main([str(run), "--out", str(out)]) == 1
     assert [row["quantity"] for row in json.loads(out.read_text())["rows"] if not row["holds"]] == ["5-NN, style"]
@@ -193,9 +194,9 @@ def test_the_result_table_shows_a_run_and_marks_what_has_not_converged(finished:
     head, _, line, _ = (text.split(" | ") for text in shown.splitlines()[:4])
     cells = dict(zip(head, line, strict=True))
     fine, turned = own["fine"]["linear"], own["coarse_rotation"]["linear"]
-    low, high = (f"{100 * end:.1f}" for end in turned["two_way_ci95"])
-    assert cells["coarse, each held out in turn"] == f"{100 * turned['accuracy']:.1f} ({low}–{high})"
-    assert cells["style, linear"].startswith(f"{100 * fine['accuracy']:.1f} (")
+    value, low, high = (f"{100 * turned['accuracy'][end]:.1f}" for end in ("value", "low", "high"))
+    assert cells["coarse, each held out in turn"] == f"{value} ({low}–{high})"
+    assert cells["style, linear"].startswith(f"{100 * fine['accuracy']['value']:.1f} (")
     assert cells["style, linear"].endswith(" †")
     assert cells["style, MLP"] == "–"
     assert "has not converged" in shown
@@ -206,12 +207,13 @@ def test_the_probing_table_shows_extractability_and_names_adapters_by_their_back
     results = json.loads((finished / "results.json").read_text())
     own = results["backbones"][NAME]
     parts = {
-        "selectivity": {"selectivity": -0.125, "selectivity_ci95": [-0.25, 0.0], "converged": True},
-        "codelength": {"bits": 2.345, "bits_ci95": [2.0, 3.0], "blocks": {"1": {"C": 1.0}}, "converged": False},
+        "selectivity": {"selectivity": entry_of(-0.125, (-0.25, 0.0)), "converged": True},
+        "codelength": {"bits": entry_of(2.345, (2.0, 3.0)), "blocks": {"1": {"C": 1.0}}, "converged": False},
         "curve": {"needed": None, "points": {}, "converged": True},
     }
     both = {"fine_converged": True, "semantic_converged": False}
-    sizes = {"linear": {"fine": 0.5, "semantic": 0.25} | both, "2x64": {"fine_difference": 0.031} | both}
+    linear = {"fine": {"value": 0.5}, "semantic": {"value": 0.25}}
+    sizes = {"linear": linear | both, "2x64": {"fine_difference": {"value": 0.031}} | both}
     own |= {"extractability": {task: {"linear": parts} for task in ("fine", "semantic")}, "complexity": sizes}
     results["backbones"]["adapt:out/1a2b.safetensors"] = own | {"adapter": {"backbone": NAME, "method": "pisco"}}
     kept = study_table.summary(results)

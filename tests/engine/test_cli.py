@@ -89,7 +89,7 @@ def test_results_have_all_that_was_promised(finished: Path) -> None:
     assert set(results["backbones"]) == {"control:pixels", "control:random:test_efficientnet"}
     for backbone in results["backbones"].values():
         for head in ("linear", "mlp"):
-            assert {"accuracy", "ci95"} <= set(backbone["fine"][head])
+            assert {"value", "low", "high"} <= set(backbone["fine"][head]["accuracy"])
             assert {"seen", "held_out", "gap", "by_transformation"} <= set(backbone["coarse"][head])
             assert {"clean", "obfuscated"} <= set(backbone["semantic"][head])
         assert "multitask" not in backbone  # of controls

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from tests.engine.report.real import real_results, shortened
+from tests.engine.results.test_convert import document
 from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt_json, written
 
@@ -27,9 +28,8 @@ def results(*names: str) -> dict[str, Any]:
     return shortened(real_results(*names, "net", "control:pixels"), 4)
 
 
-def contents() -> st.SearchStrategy[bytes]:
+def contents(whole: dict[str, Any]) -> st.SearchStrategy[bytes]:
     """Spoilt results; one part of a backbone, or the rest of the file, so that every part is met often."""
-    whole = results()
     backbone = whole["backbones"]["net"]
     rest = {**whole, "backbones": {}}
 
@@ -62,7 +62,7 @@ def test_any_results_can_be_compared(tmp_path: Path, cases: int) -> None:
         shown = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
         assert "<h2>Scores</h2>" in shown
 
-    examine(check, st.one_of(contents(), st.none()), st.booleans(), cases=cases)
+    examine(check, st.one_of(contents(results()), st.none()), st.booleans(), cases=cases)
 
 
 def test_any_results_that_pass_can_be_shown(tmp_path: Path, cases: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,29 +76,46 @@ def test_any_results_that_pass_can_be_shown(tmp_path: Path, cases: int, monkeypa
             write_report(validate_results(read), tmp_path / "out")
             assert headline_table(validate_results(read))
 
-    examine(check, contents(), cases=max(cases // 10, 8))
+    examine(check, contents(results()), cases=max(cases // 10, 8))
+
+
+def test_any_results_of_an_earlier_schema_are_converted_or_named(tmp_path: Path, cases: int) -> None:
+    path = tmp_path / "results.json"
+
+    def check(content: bytes) -> None:
+        put(path, content)
+        attempt(read_results, path, names=(path.name,))
+
+    examine(check, contents(document()), cases=cases)
 
 
 FOUND: list[tuple[object, tuple[str, ...]]] = [
-    ([0.4], ("fine", "linear", "ci95")),
-    ("high", ("fine", "linear", "ci95")),
-    ({"low": 0.1}, ("fine", "linear", "ci95")),
+    ([0.4], ("fine", "linear", "accuracy", "two_way")),
+    ("high", ("fine", "linear", "accuracy", "two_way")),
+    ({"low": 0.1}, ("fine", "linear", "accuracy", "two_way")),
+    ([0.4], ("fine", "linear", "accuracy", "low")),
+    ("high", ("fine", "linear", "accuracy", "high")),
+    (None, ("fine", "linear", "accuracy", "high")),
     ([0.4], ("fine", "linear", "accuracy")),
-    ("0.4", ("fine", "linear", "accuracy")),
+    (0.4, ("fine", "linear", "accuracy")),
+    ({"low": 0.1, "high": 0.2}, ("fine", "linear", "accuracy")),
+    ([0.4], ("fine", "linear", "accuracy", "value")),
+    ("0.4", ("fine", "linear", "accuracy", "value")),
+    (None, ("fine", "linear", "accuracy", "value")),
     ([0.4], ("fine", "linear", "by_transformation", "motion_blur")),
     (3, ("fine", "linear", "certificate")),
     ([3], ("fine", "linear", "certificate")),
     ([[1, 2], [3, 4]], ("fine", "linear", "confusion", "counts")),
     (["a"], ("fine", "linear", "confusion", "labels")),
     (0.5, ("coarse", "linear", "by_transformation", "motion_blur")),
-    ([0.5], ("coarse", "linear", "by_transformation", "motion_blur", "ci95")),
-    ("x", ("semantic", "linear", "clean")),
-    ([0.1], ("semantic", "linear", "obfuscated_ci95")),
+    ([0.5], ("coarse", "linear", "by_transformation", "motion_blur", "accuracy", "low")),
+    ("x", ("semantic", "linear", "clean", "value")),
+    ([0.1], ("semantic", "linear", "obfuscated", "low")),
     ({"x": 0.5}, ("knn", "transformation")),
-    ([0.1], ("knn", "transformation_ci95", "10")),
+    ([0.1], ("knn", "transformation", "10", "low")),
     ({}, ("balance", "same_image")),
     ([0.5], ("sensitivity", "motion_blur")),
-    ([0.5], ("shift", "fog@1,fog@3", "ci95")),
+    ([0.5], ("shift", "fog@1,fog@3", "accuracy", "low")),
     (0.5, ("shift", "fog@1,fog@3", "images")),
     ("x", ("multitask", "difference", "fine", "value")),
     (7.5, ("dim",)),
@@ -138,7 +155,7 @@ def test_parameters_that_could_not_be_shown_are_named() -> None:
     [
         "[" * 20_000,
         "9" * 5_000,
-        '{"schema": 1, "name": "x", "images": 1, "transformations": [], "backbones": '
+        '{"schema": 3, "name": "x", "images": 1, "transformations": [], "backbones": '
         + '{"a":' * 100
         + "1"
         + "}" * 101,

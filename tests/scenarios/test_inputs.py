@@ -335,7 +335,7 @@ def test_results_without_their_checksum_are_not_compared(scene: Scene) -> None:
         scene.run(out)
     path = scene.root / "a" / "results.json"
     results = read(path)
-    results["backbones"][PIXELS]["fine"]["linear"]["accuracy"] = 0.99
+    results["backbones"][PIXELS]["fine"]["linear"]["accuracy"]["value"] = 0.99
     del results["checksum"]
     path.write_text(json.dumps(results))
     for words in (

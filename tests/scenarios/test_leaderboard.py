@@ -22,7 +22,7 @@ def test_a_run_becomes_rows_and_a_site(scene: Scene) -> None:
     assert scene.ok("share", "rows", "check", there)["rows"] == 1
     assert scene.ok("share", "rows", "pull", there, "--to", scene.root / "copy")["added"] == [path]
     row = read(scene.root / "copy" / path)
-    accuracy = results["backbones"][PIXELS]["fine"]["linear"]["accuracy"]
+    accuracy = results["backbones"][PIXELS]["fine"]["linear"]["accuracy"]["value"]
     assert next(score for score in row["scores"] if score["key"] == "style_linear")["value"] == accuracy
     assert row["data"]["digest"] == results["identity"]["photographs"]
     assert set(row["stamps"]) >= {"probes", "analysis"}

@@ -242,7 +242,7 @@ def test_corruptions_may_be_real(pairs: Scene) -> None:
     found = pairs.run(images=pairs.root / "real")
     shift = found["backbones"][PIXELS]["shift"]["pairs.toml"]
     assert shift["images"] == 6
-    assert 0 <= shift["accuracy"] <= 1
+    assert 0 <= shift["accuracy"]["value"] <= 1
 
 
 def test_variants_are_written_without_those_that_are_left_out(pairs: Scene) -> None:

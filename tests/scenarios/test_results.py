@@ -197,7 +197,7 @@ def test_kept_results_are_edited(scene: Scene) -> None:
     written = results.read_text()
     results.write_text(json.dumps(json.loads(written)))  # in another layout
     assert scene.ok("share", "card", scene.root / "out")
-    results.write_text(re.sub(r'("accuracy": 0\.)\d', r"\g<1>9", written))
+    results.write_text(re.sub(r'("accuracy": \{\s*"value": 0\.)\d', r"\g<1>9", written))
     scene.refused("share", "card", scene.root / "out", kind="StaleError")
     scene.refused("compare", scene.root / "out", scene.root / "out", "--out", scene.root / "c", kind="StaleError")
 

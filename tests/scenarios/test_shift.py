@@ -91,7 +91,7 @@ def test_corruptions_are_variants_of_the_test_photographs(scene: Scene) -> None:
     found = scene.run()["backbones"]["control:pixels"]
     by, shifted = found["semantic"]["linear"]["by_transformation"], found["shift"]["grayscale,jpeg"]
     assert shifted["images"] == scene.run()["splits"]["test"]
-    assert shifted["accuracy"] == pytest.approx((by["grayscale"] + by["jpeg"]) / 2)
+    assert shifted["accuracy"]["value"] == pytest.approx((by["grayscale"] + by["jpeg"]) / 2)
     scene.study["corruptions"] = "grayscales"
     scene.run_refused("corruptions", "ConfigError")
     scene.study |= {"corruptions": "pixelate,jpeg", "adapt": {"methods": ["pisco"]}}  # adapters are trained on jpeg

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.extensions.attack.craft import CLEAN, SQUEEZED
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.resampling import ACCURACY, Estimate
+from substyle.engine.probes.resampling import ACCURACY, BootstrapResult
 from substyle.engine.store.layout import TRAIN
 from substyle.errors import SubstyleError, abbreviated
 
@@ -30,8 +30,15 @@ _AT_ONCE = 20_000_000  # numbers in memory
 
 
 def detection(
-    attacked_N: F64, clean_N: F64, counted_N: NDArray[np.bool_], group_N: I64, *, seed: int, resamples: int = BOOTSTRAP
-) -> dict[str, Estimate] | None:
+    attacked_N: F64,
+    clean_N: F64,
+    counted_N: NDArray[np.bool_],
+    group_N: I64,
+    *,
+    seed: int,
+    resamples: int = BOOTSTRAP,
+    unit: str = "",
+) -> dict[str, BootstrapResult] | None:
     """AUROC, and true-positive rate at a false-positive rate of at most 5 %, of a score that is high for attacks.
 
     A resample draws photographs (or groups) with their original and their attacked picture.
@@ -40,6 +47,7 @@ def detection(
         attacked_N, clean_N: scores of both pictures of N photographs.
         counted_N: attacked pictures that count, such as successful attacks; all original ones count.
         group_N: group of each photograph; a single group has no intervals.
+        unit: what these groups are.
 
     Returns:
         ``auroc`` and ``tpr``, the latter with an interval if there are at least `FEWEST_UNCHANGED` photographs (or
@@ -80,7 +88,7 @@ def detection(
     found = {}
     for name, each in both.items():
         replicates_R = each[1:] if units > 1 and len(groups) >= fewest[name] else each[:0]
-        found[name] = Estimate(float(each[0]), replicates_R, units, bounds=ACCURACY)
+        found[name] = BootstrapResult(float(each[0]), replicates_R, units, bounds=ACCURACY, unit=unit)
     return found
 
 

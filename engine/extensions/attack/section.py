@@ -7,7 +7,7 @@ from typing import Any
 
 from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
 from substyle.engine.report.section import Block, Data, Section, Text
-from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, Numbers, ResultsDocument, Share
+from substyle.engine.results.model import BackboneResults, Finite, Model, Numbers, ResultsDocument, Share, ShareEstimate
 
 DETECTORS = {
     "fine": "Style probe",
@@ -27,10 +27,8 @@ HALF = 0.5
 class Detected(Model):
     """How well a detector tells attacked photographs from others."""
 
-    auroc: Share
-    auroc_ci95: Interval | None = None
-    tpr: Share | None = None
-    tpr_ci95: Interval | None = None
+    auroc: ShareEstimate
+    tpr: ShareEstimate | None = None
 
 
 class AttackScores(Model):
@@ -38,8 +36,7 @@ class AttackScores(Model):
 
     l2: Finite
     accuracy: Share | None = None
-    success: Share | None = None
-    success_ci95: Interval | None = None
+    success: ShareEstimate | None = None
     linf: Finite | None = None
     named: Numbers | None = None
     detection: dict[str, Detected | None] | None = None
@@ -82,13 +79,9 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     converged = not backbone.unconverged("semantic", "linear")
     for attack, entry in (found.attacks or {}).items():
         if entry and entry.success is not None:
-            yield ComparedScore(
-                f"attack_{attack}", f"Success of {attack}", entry.success, entry.success_ci95, converged
-            )
+            yield ComparedScore(f"attack_{attack}", f"Success of {attack}", entry.success, converged)
         if entry and (known := (entry.detection or {}).get("detector")):
-            yield ComparedScore(
-                f"detected_{attack}", f"AUROC of {attack}, detector", known.auroc, known.auroc_ci95, converged
-            )
+            yield ComparedScore(f"detected_{attack}", f"AUROC of {attack}, detector", known.auroc, converged)
 
 
 def _found(results: ResultsDocument) -> Mapping[str, Attacks]:
@@ -106,7 +99,12 @@ def _rows(results: ResultsDocument) -> Iterator[tuple[str, str, AttackScores]]:
 def _remark(attack: str, entry: AttackScores) -> str:
     if attack.startswith("noise"):
         return "no attack: random signs"
-    return "succeeds on less than half" if entry.success is not None and entry.success < HALF else ""
+    return "" if entry.success is None or _half(entry) else "succeeds on less than half"
+
+
+def _half(entry: AttackScores) -> bool:
+    """Whether an attack is known to succeed on at least half."""
+    return entry.success is not None and entry.success.value >= HALF
 
 
 def attacks(results: ResultsDocument) -> Table:
@@ -163,7 +161,7 @@ def attack_summary(results: ResultsDocument) -> str:
     for name in dict.fromkeys(name for name, _, _ in _rows(results)):
         every = {attack: entry for own, attack, entry in _rows(results) if own == name}
         real = {attack: entry for attack, entry in every.items() if not attack.startswith(("noise", "adaptive"))}
-        good = {attack: entry for attack, entry in real.items() if (entry.success or 0.0) >= HALF}
+        good = {attack: entry for attack, entry in real.items() if _half(entry)}
         text = f"{len(good)} of {len(real)} attacks on {name} succeed on at least half of the photographs"
         if good:
             attack = min(good, key=lambda each: good[each].l2)
@@ -174,7 +172,7 @@ def attack_summary(results: ResultsDocument) -> str:
                 parts.append(f"{_WITH[unseen]} {_auroc(scores[unseen])}")
             able = [how for how in BASELINES if how in scores]
             if able:
-                best = max(able, key=lambda how: scores[how].auroc)
+                best = max(able, key=lambda how: scores[how].auroc.value)
                 which = f"the best of {len(able)} baselines by this AUROC" if len(able) > 1 else "the only baseline"
                 parts.append(f"{which} ({DETECTORS[best]}) {_auroc(scores[best])}")
             text += f"; the least visible of them is {attack}, which is detected with an AUROC of "
@@ -197,4 +195,4 @@ _WITH = {
 
 def _auroc(entry: Detected) -> str:
     text = show(entry.auroc)
-    return f"{text} ({low_high})" if (low_high := show_interval(entry.auroc_ci95)) else text
+    return f"{text} ({low_high})" if (low_high := show_interval(entry.auroc.interval)) else text

@@ -84,6 +84,7 @@ class AttackStage(JsonStage[AttackConfig]):
     """
 
     name = "attack"
+    version = 2
     photographs = True
     config = AttackConfig
     switch = "attacks"
@@ -142,8 +143,8 @@ class AttackStage(JsonStage[AttackConfig]):
         """Success and detection of each attack."""
         for name, numbers in result["attacks"].items():
             detector = (numbers["detection"].get("detector") or {}).get("auroc")
-            suffix = "" if detector is None else f"  detector AUROC {detector:.3f}"
-            yield f"{name}  success {numbers['success']:.3f}{suffix}"
+            suffix = "" if detector is None else f"  detector AUROC {detector['value']:.3f}"
+            yield f"{name}  success {numbers['success']['value']:.3f}{suffix}"
 
 
 STAGE = register_stage(AttackStage())
@@ -438,19 +439,21 @@ class _Subject:
         layers = {name: own for name, (_, own) in self.layers.items()}
         scorers = detection.scorers_of(read, train.label_N, probes, self.detectors, layers)
         semantic, group_N = probes["semantic"], self.table.groups(config.resample_by)[test.row_N]
-        attacks = {}
+        attacks, by = {}, config.resample_by
         for name in names:
             wrong_N = semantic.predict(read(name)).argmax(1) != test.label_N
-            success = resample(wrong_N[None].astype(np.float64), detection.BOOTSTRAP, config.seed, group_N).one(0)
+            success = resample(
+                wrong_N[None].astype(np.float64), detection.BOOTSTRAP, config.seed, group_N, unit=by
+            ).one(0)
             counted_N = np.ones(len(wrong_N), bool) if detection.family(name) == NOISE else wrong_N
             scores = {}
             for how, scorer in scorers.items():
                 attacked_N, clean_N = scorer(name, name), scorer(name, CLEAN)
                 if attacked_N is not None and clean_N is not None:
-                    found = detection.detection(attacked_N, clean_N, counted_N, group_N, seed=config.seed)
-                    scores[how] = found and found["auroc"].entries("auroc") | found["tpr"].entries("tpr")
+                    found = detection.detection(attacked_N, clean_N, counted_N, group_N, seed=config.seed, unit=by)
+                    scores[how] = None if found is None else {key: own.entry() for key, own in found.items()}
             attacks[name] = {
-                **success.entries("success"),
+                "success": success.entry(),
                 "succeeded": int(wrong_N.sum()),
                 "accuracy": accuracy * (1 - float(wrong_N.mean())),
                 **{norm: float(each.mean()) for norm, each in zip(("linf", "l2"), self.norms[name], strict=True)},

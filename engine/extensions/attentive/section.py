@@ -85,8 +85,8 @@ def _gain(results: ResultsDocument, name: str, task: str, key: str, head: str) -
     whole: Differences = results.entry("attentive") or Differences()
     for row in whole.differences or []:
         if (row.a, row.task, row.metric, row.head) == (name, task, key, f"{head}-linear"):
-            low, high = (row.two_way_ci95 if key == "held_out" else row.ci95) or (None, None)
-            return (row.difference, low, high), row.p_holm
+            own = row.difference
+            return (own.value, own.low, own.high), row.p_holm
     return None
 
 

@@ -56,6 +56,7 @@ class AttentiveStage(EmbeddingStage[AttentiveConfig, ProbeOutcome]):
     """
 
     name = "attentive"
+    version = 2
     config = AttentiveConfig
     switch = "backbones"
     ignored = ("backbones",)

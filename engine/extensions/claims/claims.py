@@ -24,21 +24,14 @@ from substyle.engine.report.deciding import (
     more_generators,
     to_decide,
 )
-from substyle.engine.report.findings import (
-    LEVEL,
-    Difference,
-    across_generators,
-    difference,
-    listed,
-    within_margin,
-)
+from substyle.engine.report.findings import LEVEL, across_generators, difference, listed, within_margin
 from substyle.engine.results.model import (
     BackboneResults,
+    Estimate,
     Finite,
     GroupedScores,
     Interval,
     Model,
-    PairedDifference,
     Resampling,
     ResultsDocument,
     Robustness,
@@ -58,7 +51,7 @@ UNDECIDED: Final = "undecided"
 NOT_TESTABLE: Final = "not testable"
 _KIND = {"image_text": "image-text"}
 _RESAMPLES = 2000
-
+Difference = tuple[float, Sequence[float] | None]  # value, interval
 
 Status = Literal["supported", "contradicted", "undecided", "not testable"]
 
@@ -70,8 +63,7 @@ class Claim(Model):
         groups: backbones by kind.
         unit: unit of the estimate: points of accuracy, or a number.
         estimate: mean of the pairs' differences in accuracy, in [-1, 1]; for C5 in sensitivity; for C6 a rank
-            correlation.
-        ci: from the lowest lower to the highest upper end of the pairs' 95 % intervals.
+            correlation. Its interval is from the lowest lower to the highest upper end of the pairs' 95 % intervals.
         margin: margin of equivalence.
         n_transformations: number of transformations that were resampled (severities of one count as one), or of styles
             of unseen generators.
@@ -82,8 +74,7 @@ class Claim(Model):
     status: Status
     groups: dict[str, Texts | None] | None = None
     unit: str | None = None
-    estimate: Finite | None = None
-    ci: Interval | None = None
+    estimate: Estimate | None = None
     margin: Finite | None = None
     n_transformations: int | None = None
     reasons: Texts | None = None
@@ -134,15 +125,13 @@ def _new_styles(results: ResultsDocument, identity: str, other: str) -> Claim:
     return claim
 
 
-def _by_generator(
-    results: ResultsDocument, names: Sequence[str]
-) -> Iterator[tuple[str, str, float | None, Sequence[float] | None]]:
-    """Generator, backbone, and accuracy with its interval on the styles of each generator."""
+def _by_generator(results: ResultsDocument, names: Sequence[str]) -> Iterator[tuple[str, str, Estimate | None]]:
+    """Generator, backbone, and accuracy on the styles of each generator."""
     for name in names:
         turned = _turned(results, name)
         for generator, scores in ((turned and turned.generators) or {}).items():
             if scores is not None:
-                yield generator, name, scores.accuracy, scores.two_way_ci95
+                yield generator, name, scores.accuracy
 
 
 def _turned(results: ResultsDocument, name: str) -> GroupedScores | None:
@@ -159,8 +148,8 @@ def _mlp_is_free(results: ResultsDocument) -> Claim:
     claim.groups, claim.margin = {"trained": names}, MARGIN
     claim.n_transformations = results.suite_size
     rows = results.compared("fine", "accuracy", "mlp-linear")
-    found = [each for name in names if (each := difference(rows, name, name, "two_way_ci95")) is not None]
-    costs = [(name, task, _cost(results.backbones[name], task).ci90) for name in names for task in _TASKS]
+    found = [(own.value, own.over_transformations) for name in names if (own := difference(rows, name, name))]
+    costs = [(name, task, _free(results.backbones[name], task)) for name in names for task in _TASKS]
     absent = [] if names else [f"no trained network{_layers_only(results)}"]
     absent += ["MLP or linear style probes are missing for some backbones"] * (len(found) < len(names))
     absent += ["multi-task probes are missing for some backbones"] * any(ends is None for _, _, ends in costs)
@@ -193,17 +182,14 @@ def _free_needs(results: ResultsDocument, claim: Claim, names: Sequence[str]) ->
     """What would decide C4: whether MLPs gain, else whether sharing is free where that is least clear."""
     rows = results.compared("fine", "accuracy", "mlp-linear")
     gains = {name: rows[name, name] for name in names}
-    judged = {
-        f"the gain on {name}": (row.difference, row.two_way_ci95, half_width(row.difference, row.ci95))
-        for name, row in gains.items()
-    }
+    judged = {f"the gain on {name}": _judged(row.difference) for name, row in gains.items()}
     if least_clear(judged) is not None:
         yield from _to_decide(results, claim, judged)
         return
     (count, photographs), worst = _drawn(results), (0.0, "")
     costs = {(name, task): _cost(results.backbones[name], task) for name in names for task in _TASKS}
     for (name, task), cost in costs.items() if count else ():
-        if cost.value is not None and cost.ci90 is not None and not within_margin(cost.ci90):
+        if cost is not None and cost.ci90 is not None and not within_margin(cost.ci90):
             half = (cost.ci90[1] - cost.ci90[0]) / 2
             needed = equivalence_needs(cost.value, half, MARGIN, count, photographs)
             ratio = half / max(MARGIN - abs(cost.value), 1e-12)
@@ -212,10 +198,20 @@ def _free_needs(results: ResultsDocument, claim: Claim, names: Sequence[str]) ->
         yield worst[1]
 
 
-def _cost(backbone: BackboneResults, task: str) -> PairedDifference:
-    """Accuracy of the shared probe minus that of its twin; empty if unknown."""
-    differences = (backbone.multitask and backbone.multitask.difference) or {}
-    return differences.get(task) or PairedDifference()
+def _judged(gain: Estimate) -> Judged:
+    """A difference with its interval over transformations."""
+    return gain.value, gain.over_transformations, half_width(gain.value, gain.over_photographs)
+
+
+def _free(backbone: BackboneResults, task: str) -> Interval | None:
+    """The 90 % interval of `_cost`."""
+    cost = _cost(backbone, task)
+    return None if cost is None else cost.ci90
+
+
+def _cost(backbone: BackboneResults, task: str) -> Estimate | None:
+    """Accuracy of the shared probe minus that of its twin; None if unknown."""
+    return ((backbone.multitask and backbone.multitask.difference) or {}).get(task)
 
 
 _TASKS = {"fine": "style", "semantic": "class"}
@@ -229,19 +225,21 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
     groups: dict[str, list[str] | None] = {"contrastive": left, "masked": right}
     claim.groups = groups
     absent = [f"no {kind} model" for kind, names in groups.items() if not names]
-    moved = {name: results.backbones[name].sensitivity or {} for name in (*left, *right)}
+    moved = {name: _sensitivity(results.backbones[name]) for name in (*left, *right)}
     absent += [f"no analysis of {name}" for name in moved if not moved[name]]
     if absent:
         return _first(claim, NOT_TESTABLE, absent)
-    shared = [t for t in moved[left[0]] if all(each.get(t) is not None for each in moved.values())]
+    shared = [t for t in moved[left[0]] if all(t in each for each in moved.values())]
     if (count := count_families(shared)) < 2:
         return _first(claim, NOT_TESTABLE, ["fewer than two transformations were analysed for all backbones"])
     families = dict.fromkeys(map(family, shared))  # means over severities, which are not independent
     values = {
-        name: np.array([np.mean([each[t] for t in shared if family(t) == whole]) for whole in families], np.float64)
+        name: np.array(
+            [np.mean([each[t].value for t in shared if family(t) == whole]) for whole in families], np.float64
+        )
         for name, each in moved.items()
     }
-    photographs = {name: _over_photographs(results.backbones[name], shared) for name in values}
+    photographs = {name: _over_photographs([each[t] for t in shared]) for name, each in moved.items()}
     if missing := [name for name, half in photographs.items() if half is None]:
         return _first(claim, NOT_TESTABLE, [f"sensitivities of {listed(missing)} have no intervals over photographs"])
     # the same draws of transformations for every pair
@@ -271,15 +269,19 @@ def _contrastive_move(results: ResultsDocument) -> Claim:
     return _held_back(results, claim, [], [])
 
 
-def _over_photographs(backbone: BackboneResults, transformations: Sequence[str]) -> float | None:
+def _sensitivity(backbone: BackboneResults) -> dict[str, Estimate]:
+    """Sensitivities that are known, by transformation."""
+    return {t: moved for t, moved in (backbone.sensitivity or {}).items() if moved is not None}
+
+
+def _over_photographs(sensitivities: Sequence[Estimate]) -> float | None:
     """Half the 95 % interval of a backbone's mean sensitivity over photographs; None if unknown.
 
     An upper bound, by the mean of the transformations' half intervals: all are measured on the same photographs, so
     their errors do not average out.
     """
-    intervals = backbone.sensitivity_ci95 or {}
-    halves = [(each[1] - each[0]) / 2 for t in transformations if (each := intervals.get(t)) is not None]
-    return float(np.mean(halves)) if len(halves) == len(transformations) else None
+    halves = [(ends[1] - ends[0]) / 2 for each in sensitivities if (ends := each.interval) is not None]
+    return float(np.mean(halves)) if len(halves) == len(sensitivities) else None
 
 
 def _moving_is_no_weakness(results: ResultsDocument) -> Claim:
@@ -291,17 +293,18 @@ def _moving_is_no_weakness(results: ResultsDocument) -> Claim:
     if len(points) < FEWEST_CORRELATED:
         needed = f"requires {FEWEST_CORRELATED} trained backbones with [shift] photographs or corruptions"
         return _first(claim, NOT_TESTABLE, [f"{needed}; got {len(points)}"])
-    correlation, by_images = row.spearman, row.spearman_ci95
-    if correlation is None or by_images is None:
+    if row.spearman is None or (by_images := row.spearman.interval) is None:
         _add(claim, "all backbones have the same sensitivity or the same loss")
         return _held_back(results, claim, points, [("semantic", "linear")])
-    claim.estimate = correlation
+    correlation = row.spearman.value
+    claim.estimate = Estimate(value=correlation)
     _add(claim, f"over {len(points)} backbones, of sensitivity and loss: {shown_correlations(row)}")
     if len(points) < FEWEST_DECIDED:
         _add(claim, f"a verdict requires {FEWEST_DECIDED} backbones")
     else:
         by_backbones = correlation_interval(correlation, len(points))
-        claim.ci = low, high = [min(by_images[0], by_backbones[0]), max(by_images[1], by_backbones[1])]
+        low, high = min(by_images[0], by_backbones[0]), max(by_images[1], by_backbones[1])
+        claim.estimate = Estimate(value=correlation, low=low, high=high)
         claim.status = CONTRADICTED if low > 0 else SUPPORTED if high < STRONG else UNDECIDED
         _add(claim, "the interval covers those over photographs and over backbones")
         if claim.status == UNDECIDED:
@@ -342,7 +345,7 @@ def _differences(
     results: ResultsDocument, task: str, metric: str, left: Sequence[str], right: Sequence[str]
 ) -> list[Difference]:
     """Left minus right for all compared pairs, with intervals over photographs and transformations."""
-    return list(_pairs(results, task, metric, left, right).values())
+    return [(value, ends) for value, ends, _ in _pairs(results, task, metric, left, right).values()]
 
 
 def _pairs(
@@ -351,14 +354,16 @@ def _pairs(
     metric: str,
     left: Sequence[str],
     right: Sequence[str],
-    kind: Literal["ci95", "two_way_ci95"] = "two_way_ci95",
-) -> dict[tuple[str, str], Difference]:
-    """`_differences` by pair."""
-    rows = results.compared(task, metric)
-    if task == _UNSEEN_STYLES[0]:
-        rows, kind = {(row.a, row.b): row for row in _contrasts(results)}, "ci95"  # which is over generators
+) -> dict[tuple[str, str], Judged]:
+    """Left minus right for all compared pairs."""
+    rows, unseen = results.compared(task, metric), task == _UNSEEN_STYLES[0]
+    if unseen:
+        rows = {(row.a, row.b): row for row in _contrasts(results)}
     pairs = [pair for a, b in rows for pair in ((a, b), (b, a)) if pair[0] in left and pair[1] in right]
-    return {pair: each for pair in pairs if (each := difference(rows, *pair, kind)) is not None}
+    known = {pair: each for pair in pairs if (each := difference(rows, *pair)) is not None}
+    if unseen:  # over generators
+        return {pair: (own.value, own.interval, half_width(own.value, own.interval)) for pair, own in known.items()}
+    return {pair: _judged(own) for pair, own in known.items()}
 
 
 def _contrasts(results: ResultsDocument) -> list[Any]:
@@ -418,8 +423,8 @@ def _pairs_decide(
     part = "coarse_rotation" if task == "rotation" else task
     reached = {name: getattr(_probe(results, name, part), metric, None) for name in (STATISTICS, *left, *right)}
     statistics = reached.pop(STATISTICS)
-    trained = [value for value in reached.values() if value is not None]
-    above = sum(statistics > value for value in trained) if statistics is not None else 0
+    trained = [score.value for score in reached.values() if score is not None]
+    above = sum(statistics.value > value for value in trained) if statistics is not None else 0
     _add(
         claim,
         f"{STATISTICS} was not probed"
@@ -447,11 +452,7 @@ def _would_decide(
     results: ResultsDocument, claim: Claim, score: tuple[str, str], left: Sequence[str], right: Sequence[str]
 ) -> Iterator[str]:
     """What would decide the pair that is least clear; or that pairs are clear, and disagree."""
-    alone = _pairs(results, *score, left, right, "ci95")
-    pairs = {
-        pair: (value, ends, half_width(value, alone[pair][1]))
-        for pair, (value, ends) in _pairs(results, *score, left, right).items()
-    }
+    pairs = _pairs(results, *score, left, right)
     disagree = list(disagreeing({f"{a} minus {b}": each for (a, b), each in pairs.items()}))
     if disagree:
         yield from disagree
@@ -493,10 +494,10 @@ def _drawn(results: ResultsDocument) -> tuple[int, str]:
 
 def _generators(results: ResultsDocument, a: str, b: str) -> str:
     """What would decide a contrast over generators."""
-    row = next(row for row in _contrasts(results) if {row.a, row.b} == {a, b})
-    others = math.hypot(row.se_photographs or 0.0, row.se_training or 0.0)
+    (own,) = (row.difference for row in _contrasts(results) if {row.a, row.b} == {a, b})
+    others = math.hypot(own.se_photographs or 0.0, own.se_training or 0.0)
     count = len(results.entries("generators")[a].generators or [])
-    return more_generators(row.difference, row.se_generators or 0.0, others, count, LEVEL)
+    return more_generators(own.value, own.se_generators or 0.0, others, count, LEVEL)
 
 
 def _transformations(results: ResultsDocument, task: str, metric: str, name: str) -> int:
@@ -544,11 +545,12 @@ def _span(values: Sequence[float], form: str) -> str:
 
 def _estimate(claim: Claim, found: Sequence[Difference]) -> Sequence[Difference]:
     """Set the mean of the differences and, if all have intervals, their span."""
-    claim.estimate = float(np.mean([value for value, _ in found]))
+    mean = float(np.mean([value for value, _ in found]))
     ends = [interval for _, interval in found if interval is not None]
     if len(ends) == len(found):
-        claim.ci = [min(low for low, _ in ends), max(high for _, high in ends)]
+        claim.estimate = Estimate(value=mean, low=min(low for low, _ in ends), high=max(high for _, high in ends))
     else:
+        claim.estimate = Estimate(value=mean)
         _add(claim, "a difference has no interval over transformations")
     return found
 
@@ -568,8 +570,8 @@ def _shown(found: Sequence[Difference]) -> str:
     """Format as ``+3.1 points (+1.0 to +5.2)``."""
     claim = _claim("", "")
     _estimate(claim, found)
-    interval = f" ({show_interval(claim.ci, 'points')})" if claim.ci else ""
-    return f"{show(claim.estimate, 'points')} points{interval}"
+    ends = show_interval(claim.estimate, "points")
+    return f"{show(claim.estimate, 'points')} points" + (f" ({ends})" if ends else "")
 
 
 def _held_back(results: ResultsDocument, claim: Claim, names: Sequence[str], used: Sequence[tuple[str, str]]) -> Claim:

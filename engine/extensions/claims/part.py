@@ -55,7 +55,7 @@ def claims_table(results: ResultsDocument) -> Table:
             f"{name.replace('_', '-')}: {', '.join(members or []) or 'none'}"
             for name, members in (row.groups or {}).items()
         ]
-        shown = show(row.estimate, kind), show_interval(row.ci, kind)
+        shown = show(row.estimate, kind), show_interval(row.estimate, kind)
         reasons = "; ".join(row.reasons or [])
         rows.append((row.id, row.statement, row.status, *shown, "; ".join(groups) or "–", reasons))
     return Table("claims", "Claims of the paper.", columns, tuple(rows))

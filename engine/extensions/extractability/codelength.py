@@ -28,7 +28,7 @@ from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.linear import Linear, variant_weights
 from substyle.engine.probes.preconditioner import CovarianceBasis
-from substyle.engine.probes.resampling import ACCURACY, Estimate, resample, uniform_over
+from substyle.engine.probes.resampling import ACCURACY, BootstrapResult, resample, uniform_over
 from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import F64, I64, Advance, Task
 from substyle.engine.probes.trainer import Validation
@@ -315,13 +315,14 @@ class _Code:
         both = resample(
             *(np.stack([self.bits_ON[:, own_N].mean(axis=0), rows_N]), config.bootstrap, config.seed, groups),
             bounds=None,
+            unit=config.resample_by,
         )
         total, labels = both.one(0), both.one(1)
-        bits = Estimate(total.value / labels.value, total.replicates_R / labels.replicates_R, total.units)
-        compression = Estimate(uniform / bits.value, uniform / bits.replicates_R, total.units)
+        bits = replace(total, value=total.value / labels.value, replicates_R=total.replicates_R / labels.replicates_R)
+        compression = replace(total, value=uniform / bits.value, replicates_R=uniform / bits.replicates_R)
         return {
-            **{"bits": bits.number, "bits_ci95": bits.within(0.0, math.inf)},
-            **{"compression": compression.number, "compression_ci95": compression.within(0.0, math.inf)},
+            "bits": bits.entry(low=0.0),
+            "compression": compression.entry(low=0.0),
             "uniform": uniform,
             "labels": int(rows_N.sum()),
             "blocks": {str(end): {"C": self.Cs.get(end)} for end in self.ends},
@@ -336,14 +337,17 @@ class _Curve:
         self.task = replace(growing.task, score_T=growing.task.train_T) if growing.task.by_image else growing.task
         self.sizes: list[int] = []
         self.Cs: list[float] = []
-        self.found: list[list[Estimate]] = []  # by size and order
+        self.found: list[list[BootstrapResult]] = []  # by size and order
 
     def add(self, size: int, heads: Heads, C: float) -> None:
         """Score the heads of each order, or one head for all orders."""
         growing, config = self.growing, self.growing.config
         right_STN = score(growing.features, self.task, heads, self.images).right_STN
         weight_T = uniform_over(self.task.score_T, len(growing.task.distinct_TN))
-        every = [resample(s, config.bootstrap, config.seed, self.group_N).mean(weight_T) for s in right_STN]
+        every = [
+            resample(s, config.bootstrap, config.seed, self.group_N, unit=config.resample_by).mean(weight_T)
+            for s in right_STN
+        ]
         self.sizes.append(size)
         self.Cs.append(C)
         self.found.append(every if len(every) > 1 else every * len(growing.order_ON))
@@ -363,18 +367,22 @@ class _Curve:
         replicate_AR = mean_AR + wider * (np.einsum("aor,ro->ar", replicate_AOR, times_RO) - mean_AR)
         replicate_AR = replicate_AR.clip(*ACCURACY)
         value_A, chance = value_AO.mean(axis=1), self.task.chance
-        units = self.found[0][0].units
-        points = [Estimate(float(v), r, units, bounds=ACCURACY) for v, r in zip(value_A, replicate_AR, strict=True)]
+        first = BootstrapResult(0.0, np.empty(0), self.found[0][0].units, unit=self.found[0][0].unit)
+        points = [
+            replace(first, value=float(v), replicates_R=r, bounds=ACCURACY)
+            for v, r in zip(value_A, replicate_AR, strict=True)
+        ]
         top = points[-1].ci95
-        number = Estimate(math.nan, np.empty(0))
+        number = None
         if top is not None and top[0] > chance:
             each_R = [photographs_needed(self.sizes, own_A, chance) for own_A in replicate_AR.T]
-            number = Estimate(photographs_needed(self.sizes, value_A, chance), np.array(each_R), units)
+            needed = photographs_needed(self.sizes, value_A, chance)
+            number = replace(first, value=needed, replicates_R=np.array(each_R))
         return {
-            **{"needed": number.number, "needed_ci95": number.within(self.sizes[0], self.sizes[-1])},
+            "needed": number and number.entry(self.sizes[0], self.sizes[-1]),
             "chance": chance,
             "points": {
-                str(size): one.entries("accuracy") | {"C": C}
+                str(size): {"accuracy": one.entry(), "C": C}
                 for size, one, C in zip(self.sizes, points, self.Cs, strict=True)
             },
         }

@@ -78,7 +78,12 @@ def train_sizes(
     def sized(heads: Heads, validation: float, converged: bool) -> Sized:
         right_TN = score(features, task, heads, images).mean_TN
         count = sum(p[0].numel() for p in heads.parameters)
-        return Sized(count, validation, converged, resample(right_TN, config.bootstrap, config.seed, group_N))
+        return Sized(
+            count,
+            validation,
+            converged,
+            resample(right_TN, config.bootstrap, config.seed, group_N, unit=config.resample_by),
+        )
 
     found = {}
     if linear is not None:
@@ -98,7 +103,7 @@ def report(
     """Entry of results.json: numbers of every architecture by name.
 
     ``fine`` is the accuracy on transformations, ``semantic`` and ``obfuscated`` on classes of original and of
-    transformed photographs, with ``_ci95``; ``<score>_difference`` is to the linear probe, paired. ``selected`` lists
+    transformed photographs; ``<score>_difference`` is to the linear probe, paired. ``selected`` lists
     the tasks for which validation selects the architecture (``both``: the mean of both accuracies); ``front`` is
     whether no other one is better in one of ``fine`` and ``semantic`` and at least as good in the other. Architectures
     that have not converged are neither selected nor on the front.
@@ -113,10 +118,10 @@ def report(
         row: dict[str, Any] = {"depth": depth, "width": width or None}
         for score_name, (sized, weight_T) in shown.items():
             estimate = sized[name].resampled.mean(weight_T)
-            row |= estimate.entries(score_name)
+            row[score_name] = estimate.entry()
             if LINEAR in sized and name != LINEAR:
                 difference = estimate - sized[LINEAR].resampled.mean(weight_T)
-                row |= difference.entries(f"{score_name}_difference")
+                row[f"{score_name}_difference"] = difference.entry()
         for task, sized in (("fine", fine), ("semantic", semantic)):
             one = sized[name]
             row |= {f"{task}_parameters": one.parameters, f"{task}_validation": one.validation}
@@ -127,7 +132,8 @@ def report(
         able = [n for n, row in rows.items() if all(row[f"{key}_converged"] for key in keys)]
         if able:
             rows[selected(rows, able, keys)]["selected"].append(task)
-    for name in pareto_front({n: (row["fine"], row["semantic"]) for n, row in trained.items()}):
+    both = {n: tuple(row[task] and row[task]["value"] for task in ("fine", "semantic")) for n, row in trained.items()}
+    for name in pareto_front(both):
         rows[name]["front"] = True
     return rows
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from substyle.engine.report.data import Column, Table, scored, show, show_interval, words
 from substyle.engine.report.scatter import ScatterPlot, ScatterPoint, scatter_panels
 from substyle.engine.report.section import Block, Data, Details, Plots, Section, Text
-from substyle.engine.results.model import Finite, Interval, Model, ResultsDocument, Share, Texts
+from substyle.engine.results.model import Estimate, Finite, Model, ResultsDocument, ShareEstimate, Texts
 
 LINEAR = "linear"
 _TASKS = {"fine": "style", "semantic": "class"}
@@ -20,18 +20,12 @@ class Size(Model):
     width: int | None = None
     fine_parameters: int | None = None
     semantic_parameters: int | None = None
-    fine: Finite | None = None
-    fine_ci95: Interval | None = None
-    fine_difference: Finite | None = None
-    fine_difference_ci95: Interval | None = None
-    semantic: Finite | None = None
-    semantic_ci95: Interval | None = None
-    semantic_difference: Finite | None = None
-    semantic_difference_ci95: Interval | None = None
-    obfuscated: Share | None = None
-    obfuscated_ci95: Interval | None = None
-    obfuscated_difference: Finite | None = None
-    obfuscated_difference_ci95: Interval | None = None
+    fine: Estimate | None = None
+    fine_difference: Estimate | None = None
+    semantic: Estimate | None = None
+    semantic_difference: Estimate | None = None
+    obfuscated: ShareEstimate | None = None
+    obfuscated_difference: Estimate | None = None
     fine_validation: Finite | None = None
     semantic_validation: Finite | None = None
     front: bool | None = None
@@ -139,10 +133,10 @@ def complexity_summary(rows: Mapping[str, Size]) -> str:
         row = rows[name]
         size = f"{architecture(name)}, {show(getattr(row, f'{task}_parameters'), 'count')} parameters"
         text = f"{what.capitalize()}: validation selects {size}, {show(getattr(row, task))}% on test photographs"
-        difference = scored(row, f"{task}_difference")
+        difference: Estimate | None = getattr(row, f"{task}_difference")
         if name != LINEAR and difference is not None:
-            low_high = show_interval(row.interval(f"{task}_difference"), "points") or "no interval"
-            text += f", {show(difference[0], 'points')} points against the linear probe ({low_high})"
+            low_high = show_interval(difference.interval, "points") or "no interval"
+            text += f", {show(difference, 'points')} points against the linear probe ({low_high})"
         sentences.append(text + ".")
     front = [architecture(probe) for probe, row in rows.items() if row.front]
     if front:

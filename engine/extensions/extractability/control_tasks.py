@@ -20,7 +20,7 @@ from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.linear import Linear, fit_heads, training_rows_of, variant_weights
 from substyle.engine.probes.mlp import Mlp, part_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
-from substyle.engine.probes.resampling import Estimate, resample, uniform_over
+from substyle.engine.probes.resampling import BootstrapResult, resample, uniform_over
 from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task
 from substyle.engine.probes.trainer import Validation, train
 from substyle.engine.probes.training_rows import TrainingRows
@@ -99,7 +99,7 @@ def control(
     Returns:
         ``task``: accuracy on the task; ``control``: accuracy on labels per photograph, on held-out variants of training
         photographs; ``selectivity``: their difference; ``memorised``: accuracy on labels per row, on the training rows
-        (not for tasks on photographs). Each with ``_ci95``, over the scored photographs. Tasks on photographs are
+        (not for tasks on photographs). Intervals are over the scored photographs. Tasks on photographs are
         scored on the same rows as their control; tasks on transformations on test photographs, since the labels of a
         training photograph's other variants are just those that it was not trained on.
     """
@@ -118,15 +118,15 @@ def control(
         part, setting, steps = part_of(features, own, config), made.trained.setting, made.trained.steps
         return train(features, [part], [setting], config, steps, advance=advance)[setting].heads
 
-    def accuracy(own: Task, heads: Heads, rows_TN: NDArray[np.bool_], images: I64) -> Estimate:
+    def accuracy(own: Task, heads: Heads, rows_TN: NDArray[np.bool_], images: I64) -> BootstrapResult:
         every_T = np.arange(len(rows_TN))
         scored = replace(own, distinct_TN=rows_TN, score_T=every_T, test_N=images)
         right_TN = score(features, scored, heads, images).mean_TN
         groups = None if group_N is None else group_N[images]
-        resampled = resample(right_TN, config.bootstrap, config.seed, groups)
+        resampled = resample(right_TN, config.bootstrap, config.seed, groups, unit=config.resample_by)
         return resampled.mean(uniform_over(every_T, len(every_T)))
 
-    named: dict[str, Estimate] = {}
+    named: dict[str, BootstrapResult] = {}
     if found.rows is None:
         named["task"] = accuracy(found.task, made.heads, found.held_TN, found.scored_N)
     else:
@@ -134,9 +134,7 @@ def control(
         named["memorised"] = accuracy(found.rows, fit(found.rows), found.rows.distinct_TN, found.scored_N)
     named["control"] = accuracy(found.photographs, fit(found.photographs), found.held_TN, found.scored_N)
     named["selectivity"] = named["task"] - named["control"]
-    answer: dict[str, Any] = {}
-    for name, estimate in named.items():
-        answer |= estimate.entries(name)
+    answer: dict[str, Any] = {name: result.entry() for name, result in named.items()}
     return answer | {"photographs": len(found.scored_N), "converged": converged}
 
 

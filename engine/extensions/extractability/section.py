@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from substyle.engine.report.data import Column, Table, scored, show, show_interval, words
+from substyle.engine.report.data import Column, Scored, Table, Unconverged, scored, show, show_interval, words
 from substyle.engine.report.section import Block, Data, Details, Section, Text
-from substyle.engine.results.model import Accuracy, Finite, Interval, Model, ResultsDocument, Share
+from substyle.engine.results.model import Accuracy, Estimate, Finite, Interval, Model, ResultsDocument, Share
 
 LINEAR = "linear"
 _TASKS = {"fine": "style", "semantic": "class"}
@@ -17,24 +17,15 @@ class Measured(Model):
     """How easily a task is learnt: selectivity, codelength and photographs needed."""
 
     accuracy: Share | None = None
-    task: Finite | None = None
-    task_ci95: Interval | None = None
-    control: Finite | None = None
-    control_ci95: Interval | None = None
-    selectivity: Finite | None = None
-    selectivity_ci95: Interval | None = None
-    memorised: Finite | None = None
-    memorised_ci95: Interval | None = None
-    bits: Finite | None = None
-    bits_ci95: Interval | None = None
-    compression: Finite | None = None
-    compression_ci95: Interval | None = None
+    task: Estimate | None = None
+    control: Estimate | None = None
+    selectivity: Estimate | None = None
+    memorised: Estimate | None = None
+    bits: Estimate | None = None
+    compression: Estimate | None = None
     uniform: Finite | None = None
-    uniform_ci95: Interval | None = None
-    needed: Finite | None = None
-    needed_ci95: Interval | None = None
+    needed: Estimate | None = None
     expected: Finite | None = None
-    expected_ci95: Interval | None = None
     converged: bool | None = None
 
 
@@ -126,7 +117,7 @@ def extractability(results: ResultsDocument) -> Table:
                 *(scored(entry.codelength, part) for part in ("bits", "compression")),
                 None if needed is None else tuple(None if n is None else round(n) for n in needed),
                 entry.shuffled.accuracy if entry.shuffled else None,
-                scored(entry.shuffled, "expected", "range95"),
+                _by_chance(entry.shuffled),
                 "no" if any(part.converged is False for part in parts) else "yes",
             )
         )
@@ -141,6 +132,15 @@ def extractability(results: ResultsDocument) -> Table:
             scores = (alone, alone, alone, (0.0, None, None), memorised, *code, None, chance, None)
             rows.append(("chance", _TASKS[task], "–", *scores, "–"))
     return Table("extractability", "How easily labels are read from each embedding.", columns, tuple(rows))
+
+
+def _by_chance(shuffled: Shuffled | None) -> Scored | None:
+    """The accuracy that is expected with shuffled labels, and its range."""
+    if shuffled is None or shuffled.expected is None:
+        return None
+    low, high = shuffled.range95 or (None, None)
+    expected = (shuffled.expected, low, high)
+    return Unconverged(expected) if shuffled.converged is False else expected
 
 
 def extractability_summary(results: ResultsDocument) -> str:
@@ -160,11 +160,11 @@ def extractability_summary(results: ResultsDocument) -> str:
         for kind, control in (("backbones", False), ("controls", True)):
             able = [one for one in found if bool(results.backbones[one[1]].control) is control]
             if able:
-                bits, name, code = min(able, key=lambda one: one[0])
+                bits, name, code = min(able, key=lambda one: one[0].value)
                 uniform = "" if control else f"; uniform code {show(code.uniform, 'number')}"
                 sentences.append(
                     f"{what.capitalize()} takes the fewest bits per label of all {kind} in {name}: "
-                    f"{show(bits, 'number')} ({show_interval(code.bits_ci95, 'number')}{uniform})."
+                    f"{show(bits, 'number')} ({show_interval(bits.interval, 'number')}{uniform})."
                 )
     flags = [(name, task, entry.shuffled.at_chance if entry.shuffled else None) for name, task, _, entry in entries]
     known = [flag for flag in flags if flag[2] is not None]

@@ -46,7 +46,7 @@ class ExtractabilityStage(_MoreProbes[ExtractabilityConfig]):
     """Measure how easily the labels of transformations and classes are extracted, by the heads of the probes."""
 
     name = "extractability"
-    version = 2
+    version = 3
     config = ExtractabilityConfig
     backbone_results = section.Results
     report = section
@@ -64,14 +64,14 @@ class ExtractabilityStage(_MoreProbes[ExtractabilityConfig]):
         """Bits per label of each task."""
         for task, heads in result.items():
             if "linear" in heads:
-                yield f"{task}  {heads['linear']['codelength']['bits']:.3f} bits per label"
+                yield f"{task}  {heads['linear']['codelength']['bits']['value']:.3f} bits per label"
 
 
 class ComplexityStage(_MoreProbes[ComplexityConfig]):
     """Train probes of every depth and width on transformations and classes."""
 
     name = "complexity"
-    version = 2
+    version = 3
     config = ComplexityConfig
     backbone_results = complexity_section.Results
     report = complexity_section
@@ -89,7 +89,7 @@ class ComplexityStage(_MoreProbes[ComplexityConfig]):
     def lines(self, result: JSON) -> Iterator[str]:
         """Accuracies of each architecture."""
         for name, row in result.items():
-            yield f"{name}  style {row['fine']:.3f}  class {row['semantic']:.3f}"
+            yield f"{name}  style {row['fine']['value']:.3f}  class {row['semantic']['value']:.3f}"
 
 
 def extractability(

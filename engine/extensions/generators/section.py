@@ -9,24 +9,26 @@ from substyle.engine.report.data import Column, ComparedScore, Table, scored, sh
 from substyle.engine.report.deciding import more_generators
 from substyle.engine.report.findings import LEVEL
 from substyle.engine.report.section import Block, Data, Details, Section, Text
-from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, Numbers, ResultsDocument, Share
+from substyle.engine.results.model import BackboneResults, Estimate, Finite, Model, Numbers, ResultsDocument, Share
 
 _FEW = 15  # contrasts that are shown at once
 
 
+class CrossedEstimate(Estimate):
+    """An `Estimate` over generators, with a standard error over each of what is random."""
+
+    se_generators: Finite | None = None
+    se_photographs: Finite | None = None
+
+
 class UnseenStyles(Model):
-    """Accuracy of coarse probes on the styles of generators that they have not seen, and its standard errors.
+    """Accuracy of coarse probes on the styles of generators that they have not seen.
 
     ``matrix`` is the accuracy by generator trained on (row) and tested (column), ``seen`` that on the transformations
     of other coarse classes, on which all probes were trained.
     """
 
-    accuracy: Share | None = None
-    ci95: Interval | None = None
-    se: Finite | None = None
-    se_generators: Finite | None = None
-    se_photographs: Finite | None = None
-    se_training: Finite | None = None
+    accuracy: CrossedEstimate | None = None
     seen: Share | None = None
     generators: list[str] | None = None
     matrix: list[list[Share | None]] | None = None
@@ -41,12 +43,7 @@ class Contrast(Model):
 
     a: str
     b: str
-    difference: Finite | None = None
-    ci95: Interval | None = None
-    se: Finite | None = None
-    se_generators: Finite | None = None
-    se_photographs: Finite | None = None
-    se_training: Finite | None = None
+    difference: CrossedEstimate | None = None
     p: Share | None = None
     p_holm: Share | None = None
     converged: bool | None = None
@@ -63,7 +60,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     found: UnseenStyles = backbone.entry("generators") or UnseenStyles()
     if found.accuracy is not None:
         converged = found.converged is not False
-        yield ComparedScore("unseen_styles", "Unseen styles", found.accuracy, found.ci95, converged, found.images)
+        yield ComparedScore("unseen_styles", "Unseen styles", found.accuracy, converged, found.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -103,10 +100,7 @@ def unseen_styles(found: Mapping[str, UnseenStyles]) -> Table:
         Column("se_generators", "Error: generators"),
         *(Column("se_photographs", "Photographs"), Column("se_training", "Training")),
     )
-    rows = [
-        (name, scored(own, "accuracy"), own.seen, own.se_generators, own.se_photographs, own.se_training)
-        for name, own in found.items()
-    ]
+    rows = [(name, scored(own, "accuracy"), own.seen, *_errors(own.accuracy)) for name, own in found.items()]
     return Table("generators", "Coarse probes on the styles of unseen generators.", columns, tuple(rows))
 
 
@@ -139,6 +133,13 @@ def contrasts(results: ResultsDocument) -> Table:
     return Table("generator_contrasts", "Differences on the styles of unseen generators.", columns, tuple(rows))
 
 
+def _errors(estimate: CrossedEstimate | None) -> tuple[float | None, float | None, float | None]:
+    """Standard errors over generators, photographs and training."""
+    if estimate is None:
+        return None, None, None
+    return estimate.se_generators, estimate.se_photographs, estimate.se_training
+
+
 def _contrasts(results: ResultsDocument) -> list[Contrast]:
     found: Contrasts = results.entry("generators") or Contrasts()
     return found.contrasts or []
@@ -151,25 +152,28 @@ def _verdict(results: ResultsDocument, row: Contrast) -> str:
     if row.converged is False:
         return "undecided: not converged"
     if row.p_holm < LEVEL:
-        return f"{row.a if row.difference > 0 else row.b} is better"
+        return f"{row.a if row.difference.value > 0 else row.b} is better"
     if (first := results.entries("generators").get(row.a)) is None:
         return "undecided"
-    own, count = row.se_generators or 0.0, len(first.generators or [])
-    others = hypot(row.se_photographs or 0.0, row.se_training or 0.0)
-    level = LEVEL / len(_contrasts(results))
-    return f"undecided; to decide: {more_generators(row.difference, own, others, count, level)}"
+    own, *others = (error or 0.0 for error in _errors(row.difference))
+    count, level = len(first.generators or []), LEVEL / len(_contrasts(results))
+    return f"undecided; to decide: {more_generators(row.difference.value, own, hypot(*others), count, level)}"
 
 
 def _verdicts(results: ResultsDocument) -> str:
     """Which pairs differ clearly."""
     rows = _contrasts(results)
-    clear = [row for row in rows if _verdict(results, row).endswith("better")]
+    clear = [
+        (row.difference.value, row.a, row.b)
+        for row in rows
+        if row.difference is not None and _verdict(results, row).endswith("better")
+    ]
     if not rows:
         return ""
     texts = []
-    for row in sorted(clear, key=lambda row: -abs(row.difference or 0)):
-        better, worse = (row.a, row.b) if (row.difference or 0) > 0 else (row.b, row.a)
-        texts.append(f"{better} is better than {worse} by {show(abs(row.difference or 0))} points")
+    for value, a, b in sorted(clear, key=lambda each: -abs(each[0])):
+        better, worse = (a, b) if value > 0 else (b, a)
+        texts.append(f"{better} is better than {worse} by {show(abs(value))} points")
     pairs = f"{len(rows)} pair{'s' * (len(rows) > 1)} of networks"
     return f"Of {pairs}, {len(texts) or 'none'} clearly differ{'s' * (len(texts) < 2)}" + (
         f": {'; '.join(texts[:_FEW])}{', …' * (len(texts) > _FEW)}." if texts else "."

@@ -71,7 +71,7 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
     """
 
     name = "generators"
-    version = 2
+    version = 3
     config = GeneratorsConfig
     switch = "styles"
     alike = True
@@ -139,7 +139,7 @@ def _of_table(table: EmbeddingTable, config: GeneratorsConfig) -> dict[str, list
 def contrast(a: str, b: str, crossed_a: Crossed, crossed_b: Crossed) -> JSON:
     """The difference a - b on the same generators, photographs and resamples."""
     difference = crossed_a - crossed_b
-    return {"a": a, "b": b, **difference.entries("difference", -1.0), "p": difference.p}
+    return {"a": a, "b": b, "difference": difference.entry(-1.0), "p": difference.p}
 
 
 def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: ProbeConfig) -> tuple[JSON, Crossed]:
@@ -172,7 +172,7 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
     weight_T = balanced_over(seen, table.coarse, sorted({table.coarse[t] for t in seen}))
     own = certified(fit, probes.expert.tolerance)
     return {
-        **crossed.entries("accuracy", 0.0),
+        "accuracy": crossed.entry(0.0),
         "generators": list(generators),
         "matrix": _numbers(crossed.score_GG),
         "by_style": {table.transformations[t]: _numbers(accuracy_T)[t] for t in styles.tolist()},

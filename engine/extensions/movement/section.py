@@ -11,7 +11,7 @@ import numpy as np
 from substyle.engine.report.data import Column, ComparedScore, Table, minus, scored, show, words
 from substyle.engine.report.figures import FULL, tip
 from substyle.engine.report.section import Block, Data, Panel, Plots, Section, Text
-from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, Numbers, ResultsDocument
+from substyle.engine.results.model import BackboneResults, Estimate, Model, Numbers, ResultsDocument
 from substyle.engine.results.statistics import FEWEST_CORRELATED, correlation_interval
 
 DEFAULT = "sensitivity"
@@ -25,12 +25,9 @@ class Measure(Model):
     ``difference`` is the correlation minus that of sensitivity.
     """
 
-    mean: Finite | None = None
-    mean_ci95: Interval | None = None
-    spearman: Finite | None = None
-    spearman_ci95: Interval | None = None
-    difference: Finite | None = None
-    difference_ci95: Interval | None = None
+    mean: Estimate | None = None
+    spearman: Estimate | None = None
+    difference: Estimate | None = None
     by_transformation: Numbers | None = None
 
 
@@ -41,8 +38,7 @@ class Movement(Model):
     """
 
     measures: dict[str, Measure | None] | None = None
-    loss: Finite | None = None
-    loss_ci95: Interval | None = None
+    loss: Estimate | None = None
     by_transformation: Numbers | None = None
     images: int | None = None
     transformations: int | None = None
@@ -62,8 +58,8 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     found: Movement = backbone.entry("movement") or Movement()
     for name, measure in _each(found):
         heading = f"{_TITLES[name]} and loss, rho"
-        rho = measure.spearman or 0.0
-        yield ComparedScore(f"movement_{name}", heading, rho, measure.spearman_ci95, images=found.images)
+        assert measure.spearman is not None
+        yield ComparedScore(f"movement_{name}", heading, measure.spearman, images=found.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -93,9 +89,10 @@ def _verdict(found: Mapping[str, Movement]) -> str:
     """How the other measures compare with sensitivity."""
     parts = []
     for name in MEASURES[1:]:
-        differences = [own.difference_ci95 for each in found.values() for key, own in _each(each) if key == name]
-        better = sum(each is not None and each[0] > 0 for each in differences)
-        worse = sum(each is not None and each[1] < 0 for each in differences)
+        own = [dict(_each(each)) for each in found.values()]
+        differences = [measures[name].difference for measures in own if name in measures]
+        ends = [each.interval for each in differences if each is not None and each.interval is not None]
+        better, worse = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
         parts.append(f"{_TITLES[name]} predicts better than sensitivity for {better} of {len(differences)} backbones")
         parts[-1] += f" and worse for {worse}"
     return "; ".join(parts) + "."
@@ -136,7 +133,7 @@ def over_backbones(results: ResultsDocument, found: Mapping[str, Movement]) -> T
         for key in MEASURES:
             known = {name: dict(_each(found[name])).get(key) for name in of_backbone}
             pairs = [
-                (own.mean, lost)
+                (own.mean.value, lost.value)
                 for name, lost in of_backbone.items()
                 if lost is not None and (own := known[name]) is not None and own.mean is not None
             ]

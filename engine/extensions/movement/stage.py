@@ -19,8 +19,9 @@ from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.extensions.movement import section
 from substyle.engine.extensions.movement.section import DEFAULT, MEASURES, Movement
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.probes.resampling import Estimate
+from substyle.engine.probes.resampling import BootstrapResult
 from substyle.engine.probes.tasks import identity
+from substyle.engine.results.model import entry_of
 from substyle.engine.results.statistics import correlation_interval
 from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.probes import STAGE as PROBES
@@ -64,6 +65,7 @@ class MovementStage(JsonStage[MovementConfig]):
     """
 
     name = "movement"
+    version = 2
     config = MovementConfig
     alike = True
     backbone_results = Movement
@@ -105,7 +107,7 @@ class MovementStage(JsonStage[MovementConfig]):
         """The correlation of each measure with the loss."""
         for name, own in result["measures"].items():
             if own["spearman"] is not None:
-                yield f"{name}  Spearman's rho {own['spearman']:+.2f}"
+                yield f"{name}  Spearman's rho {own['spearman']['value']:+.2f}"
 
 
 STAGE = register_stage(MovementStage())
@@ -164,22 +166,23 @@ def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfi
     }
     of_all = {name: np.nanmean(own_RT[:, known], axis=1) for name, own_RT in zip(MEASURES, measure_MRT, strict=True)}
     of_all["radius"] = ball_R
+    unit, both = config.resample_by, f"{config.resample_by} and transformation"
     for (name, (rho, apart_R, ci95)), own_RT in zip(correlated.items(), measure_MRT, strict=True):
         default, default_R, _ = correlated[DEFAULT]
-        mean = Estimate(float(of_all[name][0]), of_all[name][1:], groups)
-        difference = Estimate(rho - default, apart_R - default_R, len(every))
+        mean = BootstrapResult(float(of_all[name][0]), of_all[name][1:], groups, unit=unit)
+        difference = BootstrapResult(rho - default, apart_R - default_R, len(every), unit=both)
         answer["measures"][name] = {
-            **mean.entries("mean"),
-            "spearman": rho if np.isfinite(rho) else None,
-            "spearman_ci95": ci95,
-            **(difference.entries("difference") if name != DEFAULT else {}),
+            "mean": mean.entry(),
+            "spearman": entry_of(rho, ci95, min(groups, len(every)), both),
+            **({"difference": difference.entry()} if name != DEFAULT else {}),
             "by_transformation": {
                 table.transformations[t]: float(own_RT[0, i]) for i, t in enumerate(moving) if i in known
             },
         }
-    lost = Estimate(float(np.mean(loss_RT[0, known])), np.nanmean(loss_RT[1:, known], axis=1), groups)
+    loss, loss_R = float(np.mean(loss_RT[0, known])), np.nanmean(loss_RT[1:, known], axis=1)
     by_transformation = {table.transformations[t]: float(loss_RT[0, i]) for i, t in enumerate(moving) if i in known}
-    return {**answer, **lost.entries("loss"), "by_transformation": by_transformation}
+    lost = BootstrapResult(loss, loss_R, groups, unit=unit).entry()
+    return {**answer, "loss": lost, "by_transformation": by_transformation}
 
 
 def _units(table: EmbeddingTable, chosen: list[int]) -> F64:
@@ -201,7 +204,7 @@ def _correlated(own_RK: F64, loss_RK: F64, pick_RK: I64, groups: int) -> tuple[f
         return float("nan"), np.empty(0), None
     resample = np.arange(len(pick_RK))[:, None]
     both_R = spearman(own_RK[1:][resample, pick_RK], loss_RK[1:][resample, pick_RK])
-    by_images = Estimate(rho, rho_R[1:], groups).within(-1.0, 1.0)
+    by_images = BootstrapResult(rho, rho_R[1:], groups).within(-1.0, 1.0)
     low, high = correlation_interval(rho, count)
     if by_images is None:
         return rho, both_R, None

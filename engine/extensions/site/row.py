@@ -357,8 +357,8 @@ def _scores(own: BackboneResults, document: ResultsDocument) -> list[RowScore]:
             key=score.key,
             heading=score.heading,
             stage=stage.name,
-            value=score.value,
-            ci95=None if score.interval is None else list(score.interval),
+            value=score.estimate.value,
+            ci95=score.estimate.interval,
             n=tested if score.images is None and stage.name == probes else score.images,
             converged=score.converged,
         )

@@ -22,7 +22,7 @@ from substyle.engine.extensions.site.directory import read_directory
 from substyle.engine.extensions.site.row import FOLDER, Row, RowScore, RowTable, RowTransformation, each_name, rows_of
 from substyle.engine.extensions.site.study_file import study_file
 from substyle.engine.report import page
-from substyle.engine.report.data import Column, Table, Unconverged, labelled, with_interval, words
+from substyle.engine.report.data import Column, Table, Unconverged, labelled, words
 from substyle.engine.report.section import Heading, Pictures, blocks_of
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages import registry
@@ -448,8 +448,9 @@ def _scores(scores: Sequence[RowScore]) -> Table:
     columns = (*words("score"), Column("value", "Value", interval=True), Column("n", "Photographs", "count"))
     rows = []
     for score in scores[:_SCORES]:
-        value = with_interval(score.value, score.ci95)
-        rows.append((_short(score.heading), value if score.converged or value is None else Unconverged(value), score.n))
+        low, high = score.ci95 or (None, None)
+        value = score.value, low, high
+        rows.append((_short(score.heading), value if score.converged else Unconverged(value), score.n))
     return Table("scores", "Scores in per cent.", columns, tuple(rows))
 
 

@@ -17,6 +17,7 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
     """Analyze neighbours, geometry and clusters of backbones."""
 
     name = "analysis"
+    version = 2
     config = AnalysisConfig
     alike = True
     at_once = staticmethod(lambda config: search_device(config.device))
@@ -32,7 +33,7 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
 
     def lines(self, result: JSON) -> Iterator[str]:
         """Accuracy of k-NN classifiers of transformations."""
-        shares = (f"{k}-NN {v:.3f}" for k, v in result["knn"]["transformation"].items() if v is not None)
+        shares = (f"{k}-NN {v['value']:.3f}" for k, v in result["knn"]["transformation"].items() if v is not None)
         yield f"transformation: {'  '.join(shares)}"
 
 

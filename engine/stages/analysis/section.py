@@ -17,7 +17,6 @@ from substyle.engine.report.data import (
     scored,
     show,
     show_scored,
-    with_interval,
     words,
 )
 from substyle.engine.report.heat_tables import geometry_tables
@@ -36,16 +35,15 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Votes of the 10 nearest neighbours, and what the nearest shares."""
-    near, shares = backbone.knn or Neighbours(), (backbone.balance or Balance()).model_dump()
-    for key, heading, values, intervals, name in (
-        ("knn_style_10", "Style, 10-NN", near.transformation, near.transformation_ci95, "10"),
-        ("knn_class_10", "Class, 10-NN", near.label, near.label_ci95, "10"),
-        ("same_image", "Nearest: same photograph", shares, backbone.balance_ci95, "same_image"),
-        ("same_style", "Nearest: same style", shares, backbone.balance_ci95, "same_transformation"),
+    near, shares = backbone.knn or Neighbours(), backbone.balance or Balance()
+    for key, heading, estimate in (
+        ("knn_style_10", "Style, 10-NN", (near.transformation or {}).get("10")),
+        ("knn_class_10", "Class, 10-NN", (near.label or {}).get("10")),
+        ("same_image", "Nearest: same photograph", shares.same_image),
+        ("same_style", "Nearest: same style", shares.same_transformation),
     ):
-        if (value := (values or {}).get(name)) is not None:
-            images = (backbone.sampled or {}).get("query_images")
-            yield ComparedScore(key, heading, value, (intervals or {}).get(name), images=images)
+        if estimate is not None:
+            yield ComparedScore(key, heading, estimate, images=(backbone.sampled or {}).get("query_images"))
 
 
 def _neighbours(results: ResultsDocument) -> Iterator[Section]:
@@ -145,9 +143,8 @@ def balance_bars(results: ResultsDocument) -> list[Bar]:
     """Fractions of variants by what the nearest other variant shares."""
     bars = []
     for name, backbone in results.ordered().items():
-        shares, ends = backbone.balance or Balance(), backbone.balance_ci95 or {}
-        scores = ((getattr(shares, key), ends.get(key)) for key in ("same_image", "same_transformation", "neither"))
-        parts = tuple(score for each in scores if (score := with_interval(*each)))
+        keys = ("same_image", "same_transformation", "neither")
+        parts = tuple(score for key in keys if (score := scored(backbone.balance, key)))
         if len(parts) == len(_SHARED):
             bars.append(Bar(name, parts))
     return bars
@@ -169,7 +166,8 @@ def knn_beside_probes(results: ResultsDocument) -> list[Table]:
         columns += [Column("probe", heading, interval=True) for heading, *_ in probes[task]]
         rows = []
         for name, each in near.items():
-            votes = [(getattr(each, attribute) or {}).get(str(k)) for k in ks]
+            found = [(getattr(each, attribute) or {}).get(str(k)) for k in ks]
+            votes = [None if vote is None else vote.value for vote in found]
             if any(value is not None for value in votes):
                 values = [scored(results.probe(name, part, head), key) for _, part, head, key in probes[task]]
                 rows.append((name, *votes, *values))
@@ -185,7 +183,7 @@ def _moved(results: ResultsDocument) -> list[tuple[str, list[tuple[float, float,
         probe = next(iter((backbone.semantic or {}).values()), None)
         accuracies = (probe and probe.by_transformation) or {}
         moved = ((m, accuracies.get(t), t) for t, m in (backbone.sensitivity or {}).items())
-        pairs = [(m, accuracy, t) for m, accuracy, t in moved if m is not None and accuracy is not None]
+        pairs = [(m.value, accuracy, t) for m, accuracy, t in moved if m is not None and accuracy is not None]
         if pairs:
             shown.append((name, pairs))
     return shown

@@ -17,6 +17,7 @@ from scipy.special import stdtrit
 from substyle.engine.base_config import BootstrapConfig
 from substyle.engine.probes.resampling import resample
 from substyle.engine.probes.tasks import identity
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages.few_shot import section
 from substyle.engine.stages.few_shot.section import FewShot
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
@@ -49,6 +50,7 @@ class FewShotStage(JsonStage[FewShotConfig]):
     """
 
     name = "few_shot"
+    version = 2
     config = FewShotConfig
     switch = "shots"
     alike = True
@@ -108,10 +110,10 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
             right_SN[draw] = model.predict(test_ND) == test_label_N
         converged &= not failures
     group_N = table.groups_of(test_N, config.resample_by)
-    estimate = resample(right_SN, config.bootstrap, config.seed, group_N).mean(np.ones(config.draws))
+    mean = resample(right_SN, config.bootstrap, config.seed, group_N).mean(np.ones(config.draws))
+    interval = widened(mean.value, mean.ci95, right_SN.mean(axis=1))
     return {
-        "accuracy": estimate.number,
-        "ci95": widened(estimate.value, estimate.ci95, right_SN.mean(axis=1)),
+        "accuracy": entry_of(mean.value, interval, mean.units, table.unit_of(config.resample_by)),
         "accuracies": right_SN.mean(axis=1).tolist(),
         **asdict(config),
         "fewest": int(min(config.shots, np.unique(train_label_N, return_counts=True)[1].min())),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, words
 from substyle.engine.report.section import Data, Section, Text
-from substyle.engine.results.model import BackboneResults, Interval, Model, ResultsDocument, Share
+from substyle.engine.results.model import BackboneResults, Model, ResultsDocument, Share, ShareEstimate
 
 
 class FewShot(Model):
@@ -15,8 +15,7 @@ class FewShot(Model):
     ``fewest`` is the number of training photographs of the smallest class.
     """
 
-    accuracy: Share | None = None
-    ci95: Interval | None = None
+    accuracy: ShareEstimate | None = None
     accuracies: list[Share] | None = None
     shots: int | None = None
     draws: int | None = None
@@ -34,7 +33,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     if found.accuracy is not None:
         heading = f"Class, {found.shots} photographs each"
         converged = found.converged is not False
-        yield ComparedScore("few_shot", heading, found.accuracy, found.ci95, converged, found.images)
+        yield ComparedScore("few_shot", heading, found.accuracy, converged, found.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

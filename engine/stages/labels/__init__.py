@@ -32,7 +32,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
     """
 
     name = "labels"
-    version = 3
+    version = 4
     config = LabelsConfig
     alike = True
     photographs = True
@@ -101,7 +101,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
             if number is None:
                 yield f"{label}  not predicted: {own['values']} values, {own['missing']} photographs without one"
             else:
-                yield f"{label}  {'R² ' if own['kind'] == 'number' else ''}{100 * number:.1f}"
+                yield f"{label}  {'R² ' if own['kind'] == 'number' else ''}{100 * number['value']:.1f}"
 
 
 STAGE = LabelsStage()

@@ -86,15 +86,15 @@ def across_values(
             score_KN[:, place] = np.nan
     if not by_value:
         return None
-    group_N = plain.groups_of(test_N, probes.resample_by)
-    both = resample(score_KN, config.bootstrap, config.seed, group_N)
-    drop = resample((score_KN[0] - score_KN[1])[None], config.bootstrap, config.seed, group_N, bounds=DIFFERENCE).one(0)
+    given = config.bootstrap, config.seed, plain.groups_of(test_N, probes.resample_by)
+    unit = plain.unit_of(probes.resample_by)
+    both = resample(score_KN, *given, unit=unit)
+    drop = resample((score_KN[0] - score_KN[1])[None], *given, bounds=DIFFERENCE, unit=unit).one(0)
     mean, worst = both.one(0), min(by_value, key=lambda name: float(by_value[name]["within"]))
     return {
-        **mean.entries("within"),
-        **both.one(1).entries("across"),
-        "drop": drop.number,
-        "drop_ci95": drop.ci95,
+        "within": mean.entry(),
+        "across": both.one(1).entry(),
+        "drop": drop.entry(),
         "worst": worst,
         "gap": mean.value - float(by_value[worst]["within"]),
         "by_value": by_value,
@@ -145,15 +145,14 @@ def price_of_shortcut(
                 right_AN[a, part] = np.mean([(vote_Q == label_Q).numpy() for vote_Q in votes], axis=0)
     if not np.isfinite(right_AN).any():
         return None
-    group_N = plain.groups_of(test_N, by)
-    accuracy = resample(right_AN, config.bootstrap, config.seed, group_N)
+    given = config.bootstrap, config.seed, plain.groups_of(test_N, by)
+    accuracy = resample(right_AN, *given)
     of_arrangement = dict(zip(ARRANGEMENTS, right_AN, strict=True))
     price_N = of_arrangement["pos_same"] - of_arrangement["neg_same"]
-    price = resample(price_N[None], config.bootstrap, config.seed, group_N, bounds=DIFFERENCE).one(0)
+    price = resample(price_N[None], *given, bounds=DIFFERENCE, unit=plain.unit_of(by)).one(0)
     return {
         **{name: accuracy.one(a).number for a, name in enumerate(ARRANGEMENTS)},
-        "price": price.number,
-        "price_ci95": price.ci95,
+        "price": price.entry(),
         "images": int(np.isfinite(right_AN[0]).sum()),
     }
 

@@ -113,7 +113,7 @@ def labels(table: EmbeddingTable, known: Known, config: LabelsConfig, probes: Pr
     Returns:
         results of `Labels`.
     """
-    plain = _grouped(_unchanged(table), known.get(config.group, {}) if config.group else {})
+    plain = _grouped(_unchanged(table), known.get(config.group, {}) if config.group else {}, config.group)
     usable_N = _apart(plain) if config.group else np.ones(len(plain.keys), np.bool_)
     fixed = _class_removed(plain)
     settings = replace(
@@ -151,14 +151,14 @@ def _unchanged(table: EmbeddingTable) -> EmbeddingTable:
     )
 
 
-def _grouped(plain: EmbeddingTable, group: Mapping[str, str]) -> EmbeddingTable:
+def _grouped(plain: EmbeddingTable, group: Mapping[str, str], label: str) -> EmbeddingTable:
     """A table whose photographs of one value stay together, as near-duplicates do."""
     if not group:
         return plain
     alike = plain.groups("photograph").tolist()
     names = [group.get(key, f"\0{alike[n]}") for n, key in enumerate(plain.keys)]
     _, first, place_N = np.unique(names, return_index=True, return_inverse=True)
-    return replace(plain, first_N=first[place_N])
+    return replace(plain, first_N=first[place_N], unit=label)
 
 
 def _apart(plain: EmbeddingTable) -> NDArray[np.bool_]:
@@ -191,7 +191,6 @@ def _accuracy(scores: Mapping[str, Any]) -> JSON:
     """Accuracy of a probe on original photographs."""
     return {
         "accuracy": scores["clean"],
-        "ci95": scores["clean_ci95"],
         "chance": scores["chance"],
         "converged": scores["converged"],
     }
@@ -220,7 +219,7 @@ def _classes(
     if config.shots:
         own = replace(plain, label_N=code_N, class_names=values.names)
         few = few_shot(own, FewShotConfig(shots=config.shots, resample_by=probes.resample_by, seed=config.seed))
-        found["few_shot"] = {name: few[name] for name in ("accuracy", "ci95", "converged")}
+        found["few_shot"] = {name: few[name] for name in ("accuracy", "converged")}
     if fixed is not None:
         left_N = np.where(fixed.label_N >= 0, code_N, UNLABELLED)
         within = probed(fixed, left_N, values.names, probes)
@@ -266,7 +265,7 @@ def _numeric(
             number_N[rows] -= number_N[rows & train].mean() if known else np.nan
             own_N[rows] &= known
         scored = _ridge(fixed, own_N, number_N, label, config)
-        found["fixed"] = {name: scored.get(name) for name in ("r2", "r2_ci95", "error", "error_ci95")}
+        found["fixed"] = {name: scored.get(name) for name in ("r2", "error")}
     return found
 
 

@@ -9,21 +9,26 @@ from substyle.engine.report.data import Column, ComparedScore, Table, plural, sc
 from substyle.engine.report.findings import Score
 from substyle.engine.report.heat_tables import Cell, HeatTable
 from substyle.engine.report.section import Block, Data, Heat, Section, Text
-from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share
+from substyle.engine.results.model import (
+    BackboneResults,
+    Estimate,
+    Finite,
+    Model,
+    ResultsDocument,
+    Share,
+    ShareEstimate,
+)
 from substyle.engine.stages.shortcut.section import ARRANGEMENTS, HEADINGS, Arranged
 
 
 class LabelScores(Model):
     """Scores of a label: accuracy with that of the most frequent value, or R² and error of numbers."""
 
-    accuracy: Share | None = None
-    ci95: Interval | None = None
+    accuracy: ShareEstimate | None = None
     chance: Share | None = None
     converged: bool | None = None
-    r2: Finite | None = None
-    r2_ci95: Interval | None = None
-    error: Finite | None = None
-    error_ci95: Interval | None = None
+    r2: Estimate | None = None
+    error: Estimate | None = None
 
 
 class ByValue(Model):
@@ -38,12 +43,9 @@ class Substance(Model):
     """Class accuracy by value of a label: ``drop`` is ``within`` - ``across``, ``gap`` is from the mean to the worst
     value."""
 
-    within: Share | None = None
-    within_ci95: Interval | None = None
-    across: Share | None = None
-    across_ci95: Interval | None = None
-    drop: Finite | None = None
-    drop_ci95: Interval | None = None
+    within: ShareEstimate | None = None
+    across: ShareEstimate | None = None
+    drop: Estimate | None = None
     worst: str | None = None
     gap: Finite | None = None
     by_value: dict[str, ByValue | None] | None = None
@@ -89,29 +91,23 @@ class Labels(Model):
     min_images: int | None = None
 
 
-def _number(own: LabelScores | None) -> float | None:
+def _number(own: LabelScores | None) -> Estimate | None:
     """Accuracy or R²."""
-    return None if own is None else own.accuracy if own.accuracy is not None else own.r2
+    return None if own is None else own.accuracy or own.r2
 
 
-def _interval(own: LabelScores) -> str:
-    return show_interval(own.ci95 if own.accuracy is not None else own.r2_ci95)
-
-
-def _each(found: Labels) -> Iterator[tuple[str, Label]]:
+def _each(found: Labels) -> Iterator[tuple[str, Label, Estimate]]:
     for name, label in (found.by_label or {}).items():
-        if label is not None and _number(label) is not None:
-            yield name, label
+        if label is not None and (number := _number(label)) is not None:
+            yield name, label, number
 
 
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Accuracy or R² of each label."""
     found: Labels = backbone.entry("labels") or Labels()
-    for name, label in _each(found):
+    for name, label, number in _each(found):
         heading = f"{name}, R²" if label.accuracy is None else name
-        low_high = label.r2_ci95 if label.accuracy is None else label.ci95
-        value, converged = _number(label) or 0.0, label.converged is not False
-        yield ComparedScore(f"label_{name}", heading, value, low_high, converged, label.images)
+        yield ComparedScore(f"label_{name}", heading, number, label.converged is not False, label.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -154,17 +150,15 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 def _sentence(name: str, found: Labels) -> str:
     """The label that a backbone predicts best above chance, of those whose interval is above it."""
     clear = []
-    for label, own in _each(found):
-        low_high = own.ci95 if own.accuracy is not None else own.r2_ci95
-        if low_high is not None and low_high[0] > (own.chance or 0.0):
-            clear.append((label, own))
+    for label, own, number in _each(found):
+        if number.low is not None and number.low > (own.chance or 0.0):
+            clear.append((label, own, number))
     if not clear:
         return f"{name} predicts no label clearly above chance."
-    label, own = max(clear, key=lambda each: (_number(each[1]) or 0.0) - (each[1].chance or 0.0))
+    label, own, number = max(clear, key=lambda each: each[2].value - (each[1].chance or 0.0))
     what = "accuracy" if own.accuracy is not None else "R²"
-    low_high = own.ci95 if own.accuracy is not None else own.r2_ci95
     tested = "" if own.images is None else plural(own.images, "photograph")
-    score = Score(name, False, _number(own) or 0.0, low_high, tested)
+    score = Score(name, False, number.value, number.interval, tested)
     after = _number(own.fixed) if score.conclusive else None
     fixed = "" if after is None else f"; {show(after)}% with the class held fixed"
     return f"{name} predicts {label} best: {what} {score.text(own.chance)}{fixed}."
@@ -183,7 +177,7 @@ def _left_out(name: str, label: Label) -> str:
 
 def heat(results: ResultsDocument, found: Mapping[str, Labels], *, fixed: bool) -> HeatTable:
     """Accuracy or R² by label (rows) and backbone (columns)."""
-    known = {name: dict(_each(own)) for name, own in found.items()}
+    known = {name: {label: scores for label, scores, _ in _each(own)} for name, own in found.items()}
     rows = []
     for label in dict.fromkeys(label for own in known.values() for label in own):
         each = [own.get(label) for own in known.values()]
@@ -197,8 +191,8 @@ def _cell(own: LabelScores | None) -> Cell:
     number = _number(own)
     if own is None or number is None:
         return Cell(show(None), "", None)
-    small = _interval(own) + (f", chance {show(own.chance)}" if own.chance is not None else "")
-    return Cell(show(number) + " †" * (own.converged is False), small, min(max(number, 0.0), 1.0))
+    small = show_interval(number) + (f", chance {show(own.chance)}" if own.chance is not None else "")
+    return Cell(show(number) + " †" * (own.converged is False), small, min(max(number.value, 0.0), 1.0))
 
 
 def leaks(found: Mapping[str, Labels]) -> Table:
@@ -244,7 +238,7 @@ def substance(found: Mapping[str, Labels]) -> Table:
             scored(each.shortcut, "price"),
         )
         for name, labels in found.items()
-        for label, each in _each(labels)
+        for label, each, _ in _each(labels)
         if (own := each.substance or Substance()).within is not None or each.shortcut is not None
     ]
     return Table(
@@ -263,7 +257,7 @@ def shortcuts(found: Mapping[str, Labels]) -> Table:
     rows = [
         (name, label, *(getattr(own, key) for key in ARRANGEMENTS), scored(own, "price"), own.images)
         for name, labels in found.items()
-        for label, each in _each(labels)
+        for label, each, _ in _each(labels)
         if (own := each.shortcut) is not None
     ]
     return Table("labels_shortcut", "Class accuracy of nearest neighbours by arrangement.", columns, tuple(rows))
@@ -278,7 +272,7 @@ def by_value(found: Mapping[str, Labels]) -> Table:
     rows = [
         (name, label, value, own.within, own.across, own.images)
         for name, labels in found.items()
-        for label, each in _each(labels)
+        for label, each, _ in _each(labels)
         for value, own in ((each.substance or Substance()).by_value or {}).items()
         if own is not None
     ]

@@ -43,6 +43,7 @@ class ParametersStage(JsonStage[ParametersConfig]):
     """
 
     name = "parameters"
+    version = 2
     config = ParametersConfig
     alike = True
     backbone_results = ByTransformation
@@ -74,8 +75,9 @@ class ParametersStage(JsonStage[ParametersConfig]):
         """R² and error of each parameter."""
         for transformation, own in result["by_transformation"].items():
             for parameter, score in own.items():
-                known = "–" if score["r2"] is None else f"{score['r2']:.2f}"
-                yield f"{transformation}: {parameter}  R² {known}  error {score['error']:.3g} {score['unit']}".rstrip()
+                known = "–" if score["r2"] is None else f"{score['r2']['value']:.2f}"
+                error = f"{score['error']['value']:.3g} {score['unit']}".rstrip()
+                yield f"{transformation}: {parameter}  R² {known}  error {error}"
 
 
 STAGE = ParametersStage()

@@ -11,7 +11,7 @@ from substyle.engine.report.data import Column, ComparedScore, Table, minus, sco
 from substyle.engine.report.figures import FULL, GRID, tip
 from substyle.engine.report.heat_tables import Cell, HeatTable
 from substyle.engine.report.section import Data, Heat, Panel, Plots, Section, Text
-from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument
+from substyle.engine.results.model import BackboneResults, Estimate, Finite, Model, ResultsDocument
 
 _PANELS = 6
 
@@ -23,10 +23,8 @@ class HowMuch(Model):
     unit circle, whose R² this is.
     """
 
-    r2: Finite | None = None
-    r2_ci95: Interval | None = None
-    error: Finite | None = None
-    error_ci95: Interval | None = None
+    r2: Estimate | None = None
+    error: Estimate | None = None
     unit: str | None = None
     period: Finite | None = None
     low: Finite | None = None
@@ -35,6 +33,11 @@ class HowMuch(Model):
     edge: bool | None = None
     images: int | None = None
     points: list[list[Finite]] | None = None
+
+    @property
+    def explained(self) -> float:
+        """R²; 0 without."""
+        return 0.0 if self.r2 is None else self.r2.value
 
 
 class ByTransformation(Model):
@@ -53,7 +56,7 @@ def _each(found: ByTransformation) -> Iterator[tuple[str, str, HowMuch]]:
 
 def _mean(found: ByTransformation) -> float | None:
     """Mean R² over all parameters, of which one that is worse than a constant counts as 0."""
-    values = [max(score.r2 or 0.0, 0.0) for _, _, score in _each(found)]
+    values = [max(score.explained, 0.0) for _, _, score in _each(found)]
     return sum(values) / len(values) if values else None
 
 
@@ -61,7 +64,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Mean R² of all parameters."""
     found: ByTransformation = backbone.entry("parameters") or ByTransformation()
     if (mean := _mean(found)) is not None:
-        yield ComparedScore("parameters", "Parameters, mean R²", mean)
+        yield ComparedScore("parameters", "Parameters, mean R²", Estimate(value=mean))
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -128,14 +131,14 @@ def heat(results: ResultsDocument, found: Mapping[str, ByTransformation]) -> Hea
 
 
 def _cell(score: HowMuch | None) -> Cell:
-    if score is None:
+    if score is None or score.r2 is None:
         return Cell(show(None), "", None)
-    return Cell(show(score.r2), show_interval(score.r2_ci95), min(max(score.r2 or 0.0, 0.0), 1.0))
+    return Cell(show(score.r2), show_interval(score.r2.interval), min(max(score.r2.value, 0.0), 1.0))
 
 
 def plots(name: str, found: ByTransformation) -> Plots:
     """Predicted against true values of the parameters that a backbone predicts best."""
-    best = sorted(_each(found), key=lambda each: -(each[2].r2 or 0.0))[:_PANELS]
+    best = sorted(_each(found), key=lambda each: -each[2].explained)[:_PANELS]
     panels = []
     for transformation, parameter, score in best:
         title = f"{transformation}: {parameter}"

@@ -29,7 +29,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     """
 
     name = "probes"
-    version = 3
+    version = 4
     config = ProbeConfig
     alike = True
     at_once = staticmethod(lambda config: devices.resolve(config.device).torch_device)
@@ -84,7 +84,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
             for head, score in heads.items() if isinstance(heads, dict) else ():
                 found = map(score.get, ("accuracy", "held_out", "clean")) if isinstance(score, dict) else ()
                 if (value := next((each for each in found if each is not None), None)) is not None:
-                    yield f"{task}  {head}  {value:.3f}"
+                    yield f"{task}  {head}  {value['value']:.3f}"
 
     def of_document(self, run: Run, document: ResultsDocument) -> Mapping[str, Any]:
         """Comparisons of backbones, and what was resampled."""

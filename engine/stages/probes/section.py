@@ -57,7 +57,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
                 title = f"{heading}, {head_name(head)}"
                 outcome = (task.removeprefix("coarse_"), name, head)
                 converged = not probe.unconverged
-                yield ComparedScore(f"{key}_{head}", title, value, probe.interval(name), converged, outcome=outcome)
+                yield ComparedScore(f"{key}_{head}", title, value, converged, outcome=outcome)
 
 
 def _chance(results: ResultsDocument, task: str, text: str = "; chance is {}") -> str:

@@ -11,7 +11,7 @@ from substyle.engine.analysis.robustness import Replicates, robustness
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.resampling import Estimate
+from substyle.engine.probes.resampling import BootstrapResult
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.elsewhere import embedded, store_stamps
 from substyle.engine.stages.execution import folder_of
@@ -35,7 +35,7 @@ class ShiftStage(JsonStage[ShiftConfig], EmbeddingStage[ShiftConfig, JSON]):
     """Score probes on photographs that are not the study's, or not as the study has them.
 
     ``shift``: the linear class probe on other photographs of the same classes, and on the study's test photographs in
-    the suite of ``corruptions``: ``{"accuracy", "ci95", "images"}`` by name, of several transformations their mean
+    the suite of ``corruptions``: ``{"accuracy", "images"}`` by name, of several transformations their mean
     accuracy. Bootstrap replicates of sensitivity and loss are kept beside them.
 
     ``domains``: linear probes of each domain on the test photographs of all domains, by task, training domain and test
@@ -48,7 +48,7 @@ class ShiftStage(JsonStage[ShiftConfig], EmbeddingStage[ShiftConfig, JSON]):
     """
 
     name = "shift"
-    version = 2
+    version = 3
     config = ShiftConfig
     report = section
 
@@ -150,7 +150,7 @@ def _replicates(run: Run, stage: ShiftStage) -> dict[str, Replicates]:
     scores: Mapping[str, JSON] = run.results.get(stage.name, {})
     for name in (name for name, own in scores.items() if own.get("shift")):
         kept = read_arrays(folder_of(stage, run, Unit(name, slug(name))) / _REPLICATES)
-        each = {key: Estimate.of(array) for key, array in kept.items()}
+        each = {key: BootstrapResult.of(array) for key, array in kept.items()}
         moved = each.pop("sensitivity")
         if each and moved.number is not None:
             found[name] = Replicates(moved, {key.partition("/")[2]: lost for key, lost in each.items()})

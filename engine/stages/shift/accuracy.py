@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.analysis import geometry
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.resampling import ACCURACY, Bounds, Estimate, resample
+from substyle.engine.probes.resampling import ACCURACY, BootstrapResult, Bounds, resample
 from substyle.engine.stages.shift.config import ShiftConfig
 from substyle.engine.stages.tables import NewPhotographs
 from substyle.engine.store.layout import TEST
@@ -26,7 +26,7 @@ def shift_scores(
     stores: Mapping[str, EmbeddingStore],
     photographs: NewPhotographs,
     config: ShiftConfig,
-) -> tuple[dict[str, Any], dict[str, Estimate]]:
+) -> tuple[dict[str, Any], dict[str, BootstrapResult]]:
     """Scores of a backbone's probe on shifted photographs by name, and replicates of sensitivity and loss."""
     scores: dict[str, Any] = {}
     kept = {"sensitivity": _sensitivity(table, config)}
@@ -45,7 +45,7 @@ def shift_scores(
             if any(map(numbered, shifted.class_names)):
                 allowed += " (numbers are not names: class 0 of one data set is not class 0 of another)"
             raise ConfigError(f"shift.{name}", found, allowed)
-        scores[name] = reached[0].entries("accuracy") | {"images": reached[1]}
+        scores[name] = {"accuracy": reached[0].entry(), "images": reached[1]}
         rows = compared_rows(table, (shifted, made) if own_photographs else None)
         clean = accuracy(table, probe, rows, [0], config)
         if clean is not None:
@@ -78,7 +78,7 @@ def accuracy(
     draw: int = 0,
     *,
     own: bool = True,
-) -> tuple[Estimate, int] | None:
+) -> tuple[BootstrapResult, int] | None:
     """Mean accuracy on some transformations, and the number of images; None without images of known classes.
 
     Images are in the order of their keys, so that scores of the same images are paired.
@@ -98,7 +98,7 @@ def accuracy(
     return _mean(right_TN, table, rows, config, draw), len(rows)
 
 
-def _sensitivity(table: EmbeddingTable, config: ShiftConfig) -> Estimate:
+def _sensitivity(table: EmbeddingTable, config: ShiftConfig) -> BootstrapResult:
     """Mean over transformations of the sensitivity, as in the analysis; images in the order of their keys."""
     rows = table.by_key(geometry.draw_images(table, table.rows(TEST), config.max_images, config.seed))
     identity_ND = table.take_finite(0, rows)
@@ -122,7 +122,8 @@ def _mean(
     draw: int = 0,
     *,
     bounds: Bounds | None = ACCURACY,
-) -> Estimate:
+) -> BootstrapResult:
     group_N = table.groups_of(rows, config.resample_by)
-    found = resample(score_TN.astype(np.float64), config.bootstrap, config.seed + draw, group_N, bounds=bounds)
+    drawn = config.bootstrap, config.seed + draw, group_N
+    found = resample(score_TN.astype(np.float64), *drawn, bounds=bounds, unit=config.resample_by)
     return found.mean(np.ones(len(score_TN)))

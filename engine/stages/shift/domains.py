@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.outcomes import ProbeOutcome, metrics
+from substyle.engine.probes.outcomes import GENERAL, ProbeOutcome, metrics
 from substyle.engine.probes.resampling import Resampled, resample
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages.execution import computed
 from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.probes import probe_file
@@ -122,7 +123,7 @@ def _scored(
         if not known_N.any():
             cells[key] = None
             continue
-        found = resample(score_TN[:, known_N], config.bootstrap, config.seed, group_N[known_N])
+        found = resample(score_TN[:, known_N], config.bootstrap, config.seed, group_N[known_N], unit=config.resample_by)
         cells[key] = {"images": int(known_N.sum()), **_numbers(found, table, key[0])}
     return cells
 
@@ -130,7 +131,9 @@ def _scored(
 def _numbers(found: Resampled, table: EmbeddingTable, task: str) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for name, weight_T in metrics(table, task, HEAD).items():
-        numbers |= found.mean(weight_T).entries(name)
+        mean = found.mean(weight_T)
+        # one that generalises to unseen transformations has no interval over them here
+        numbers[name] = entry_of(mean.value, one_way=mean.ci95) if (task, name) in GENERAL else mean.entry()
     if task == "fine":
         numbers["by_transformation"] = {name: found.one(t).number for t, name in enumerate(table.transformations)}
     return numbers

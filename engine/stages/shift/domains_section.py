@@ -32,7 +32,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
                 if probe and tested != trained and (value := getattr(probe, name)) is not None:
                     key = f"{task}_{name}_{trained}_{tested}"
                     title = f"{heading}, {trained} to {tested}"
-                    yield ComparedScore(key, title, value, probe.interval(name), not probe.unconverged, probe.images)
+                    yield ComparedScore(key, title, value, not probe.unconverged, probe.images)
 
 
 def _found(results: ResultsDocument) -> Mapping[str, DomainScores]:
@@ -78,7 +78,7 @@ def domains_summary(results: ResultsDocument) -> str:
                 both = cells.get(tested, {}).get(tested), cell
                 own, other = (None if each is None or each.unconverged else each.accuracy for each in both)
                 if tested != trained and own is not None and other is not None:
-                    lost.append((other - own, trained, tested))
+                    lost.append((other.value - own.value, trained, tested))
         if not lost:
             continue
         change, trained, tested = min(lost)

@@ -41,7 +41,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     late = backbone.unconverged("semantic", "linear")
     for name, each in (backbone.shift or {}).items():
         if each and each.accuracy is not None:
-            yield ComparedScore(f"shift_{name}", f"Class, {name}", each.accuracy, each.ci95, not late, each.images)
+            yield ComparedScore(f"shift_{name}", f"Class, {name}", each.accuracy, not late, each.images)
 
 
 def shifts(results: ResultsDocument) -> Table:
@@ -77,7 +77,7 @@ def shift_table(results: ResultsDocument) -> Table | None:
     rows = []
     for name, backbone in results.ordered().items():
         if backbone.shift:
-            moved = [value for value in (backbone.sensitivity or {}).values() if value is not None]
+            moved = [each.value for each in (backbone.sensitivity or {}).values() if each is not None]
             clean = scored(backbone.probe("semantic", results.first_head()), "clean")
             probe = backbone.probe("semantic", "linear")
             shifted = [scored(backbone.shift.get(key), "accuracy", probe=probe) for key in names]
@@ -116,11 +116,8 @@ def shift_summary(results: ResultsDocument) -> str:
 def shown_correlations(row: Robustness) -> str:
     """Format as ``Spearman's rho +0.60 (+0.20 to +0.80), Kendall's tau +0.40 (…), 95 % over photographs``."""
     texts = []
-    for name, value, low_high in (
-        ("Spearman's rho", row.spearman, row.spearman_ci95),
-        ("Kendall's tau", row.kendall, row.kendall_ci95),
-    ):
-        if value is not None:
-            number, *interval = (minus(f"{each:+.2f}") for each in (value, *(low_high or [])))
+    for name, estimate in (("Spearman's rho", row.spearman), ("Kendall's tau", row.kendall)):
+        if estimate is not None:
+            number, *interval = (minus(f"{each:+.2f}") for each in (estimate.value, *(estimate.interval or [])))
             texts.append(f"{name} {number}" + (f" ({' to '.join(interval)})" if interval else ""))
     return f"{', '.join(texts)}, 95 % over photographs"

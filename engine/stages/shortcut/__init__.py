@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from substyle.engine.base_config import BootstrapConfig
 from substyle.engine.config import Study
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.probes.resampling import ACCURACY, DIFFERENCE, Bounds, Estimate, Resampled, resample, uniform_over
+from substyle.engine.probes.resampling import ACCURACY, DIFFERENCE, Bounds, Resampled, resample, uniform_over
 from substyle.engine.probes.tasks import identity
 from substyle.engine.stages.shortcut import section
 from substyle.engine.stages.shortcut.section import ARRANGEMENTS, Shortcut
@@ -66,6 +66,7 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
     """
 
     name = "shortcut"
+    version = 2
     config = ShortcutConfig
     alike = True
     at_once = staticmethod(lambda config: torch.device("cpu"))
@@ -97,7 +98,7 @@ class ShortcutStage(JsonStage[ShortcutConfig]):
         """The price of each transformation and of all, in points."""
         for name, row in {**result["by_transformation"], "mean": result}.items():
             if row["price"] is not None:
-                yield f"{name}  {100 * row['price']:+.1f} points"
+                yield f"{name}  {100 * row['price']['value']:+.1f} points"
 
 
 STAGE = ShortcutStage()
@@ -140,7 +141,8 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
 
     def of(score_TN: F32, *, bounds: Bounds = ACCURACY) -> Resampled:
         families = [table.families[t] for t in names]
-        return resample(score_TN, config.bootstrap, config.seed, group_N, bounds=bounds, families=families)
+        given, unit = (config.bootstrap, config.seed, group_N), config.resample_by
+        return resample(score_TN, *given, bounds=bounds, families=families, unit=unit)
 
     of_arrangement = dict(zip(ARRANGEMENTS, right_ATN, strict=True))
     price_TN = of_arrangement["pos_same"] - of_arrangement["neg_same"]
@@ -149,17 +151,14 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
     by_correlation = [of(score_TN) for score_TN in right_CTN]
     loss = of(right_CTN[0] - right_CTN[-1], bounds=DIFFERENCE) if config.correlations else None
     return {
-        "price": price.mean(every).number,
-        "price_ci95": price.mean(every).ci95,
-        "price_two_way_ci95": price.two_way(every).ci95,
-        **(_loss(loss.mean(every)) | {"loss_two_way_ci95": loss.two_way(every).ci95} if loss else {}),
+        "price": price.two_way(every).entry(one_way=price.mean(every).ci95),
+        **({"loss": loss.two_way(every).entry(one_way=loss.mean(every).ci95)} if loss else {}),
         "trained": [each.mean(every).number for each in by_correlation],
         "by_transformation": {
             table.transformations[t]: {
                 **{name: each.one(i).number for name, each in resampled.items()},
-                "price": price.one(i).number,
-                "price_ci95": price.one(i).ci95,
-                **(_loss(loss.one(i)) if loss else {}),
+                "price": price.one(i).entry(),
+                **({"loss": loss.one(i).entry()} if loss else {}),
                 "trained": [each.one(i).number for each in by_correlation],
             }
             for i, t in enumerate(names)
@@ -169,10 +168,6 @@ def shortcut(table: EmbeddingTable, config: ShortcutConfig) -> JSON:
         "neighbours": NEIGHBOURS,
         **asdict(config),
     }
-
-
-def _loss(estimate: Estimate) -> JSON:
-    return {"loss": estimate.number, "loss_ci95": estimate.ci95}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from substyle.engine.report.data import Column, ComparedScore, Table, scored, show, show_interval, words
 from substyle.engine.report.heat_tables import heat_table
 from substyle.engine.report.section import Block, Data, Heat, Section, Text
-from substyle.engine.results.model import BackboneResults, Finite, Interval, Model, ResultsDocument, Share
+from substyle.engine.results.model import BackboneResults, Estimate, Model, ResultsDocument, Share
 
 # accuracy if training photographs are processed as the query is: all, none, those of its class, those of other
 # classes, or a random half
@@ -19,8 +19,7 @@ class TrainedOnShortcuts(Model):
     """Accuracy of class probes by correlation of transformation and class in training, and what the last one loses."""
 
     trained: list[Share | None] | None = None
-    loss: Finite | None = None
-    loss_ci95: Interval | None = None
+    loss: Estimate | None = None
 
 
 class Arranged(Model):
@@ -31,8 +30,7 @@ class Arranged(Model):
     pos_same: Share | None = None
     neg_same: Share | None = None
     uniform: Share | None = None
-    price: Finite | None = None
-    price_ci95: Interval | None = None
+    price: Estimate | None = None
 
 
 class OfTransformation(Arranged, TrainedOnShortcuts):
@@ -42,12 +40,8 @@ class OfTransformation(Arranged, TrainedOnShortcuts):
 class Shortcut(TrainedOnShortcuts):
     """`OfTransformation` by transformation, and the mean price and loss over all of them."""
 
-    loss_two_way_ci95: Interval | None = None
     correlations: list[Share] | None = None
-
-    price: Finite | None = None
-    price_ci95: Interval | None = None
-    price_two_way_ci95: Interval | None = None
+    price: Estimate | None = None
     by_transformation: dict[str, OfTransformation | None] | None = None
     resample_by: str | None = None
     neighbours: int | None = None
@@ -59,11 +53,9 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """The price of all transformations."""
     found: Shortcut = backbone.entry("shortcut") or Shortcut()
     if found.price is not None:
-        interval = found.price_two_way_ci95
-        yield ComparedScore("shortcut", "Price of processing", found.price, interval, images=found.images)
+        yield ComparedScore("shortcut", "Price of processing", found.price, images=found.images)
     if found.loss is not None:
-        interval = found.loss_two_way_ci95
-        yield ComparedScore("shortcut_loss", "Loss in training", found.loss, interval, images=found.images)
+        yield ComparedScore("shortcut_loss", "Loss in training", found.loss, images=found.images)
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:
@@ -99,21 +91,21 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 
 def _sentence(name: str, found: Shortcut) -> str:
     """What one backbone loses, over all transformations and with the dearest one."""
-    known = {t: row for t, row in (found.by_transformation or {}).items() if row is not None and row.price is not None}
-    if not known:
+    rows = {t: row for t, row in (found.by_transformation or {}).items() if row is not None}
+    prices = {t: row.price.value for t, row in rows.items() if row.price is not None}
+    if not prices:
         return ""
-    dearest = max(known, key=lambda t: known[t].price or 0.0)
-    ends = f" ({show_interval(found.price_two_way_ci95, 'points')})" if found.price_two_way_ci95 else ""
-    worst = known[dearest]
+    dearest = max(prices, key=lambda t: prices[t])
+    ends = f" ({show_interval(found.price, 'points')})" if found.price and found.price.interval else ""
     text = f"{name}: if a transformation goes with the class, accuracy differs by {show(found.price, 'points')} points"
-    text += f"{ends} on average, and by {show(worst.price, 'points')} for {dearest}"
-    lost = {t: row for t, row in known.items() if row.loss is not None}
+    text += f"{ends} on average, and by {show(prices[dearest], 'points')} for {dearest}"
+    lost = {t: row.loss.value for t, row in rows.items() if t in prices and row.loss is not None}
     if not lost:
         return f"{text}."
-    most = max(lost, key=lambda t: lost[t].loss or 0.0)
-    ends = f" ({show_interval(found.loss_two_way_ci95, 'points')})" if found.loss_two_way_ci95 else ""
+    most = max(lost, key=lambda t: lost[t])
+    ends = f" ({show_interval(found.loss, 'points')})" if found.loss and found.loss.interval else ""
     text += f"; a probe trained so loses {show(found.loss, 'points')} points{ends} on average"
-    return f"{text}, and {show(lost[most].loss, 'points')} with {most}."
+    return f"{text}, and {show(lost[most], 'points')} with {most}."
 
 
 def mean_over(found: Mapping[str, Shortcut]) -> Table:
@@ -135,7 +127,7 @@ def mean_over(found: Mapping[str, Shortcut]) -> Table:
             means.append(sum(values) / len(values) if values else None)
         trained = own.trained or []
         trained = trained if len(trained) == len(correlations) else [None] * len(correlations)
-        price, loss = (scored(own, key, f"{key}_two_way_ci95") for key in ("price", "loss"))
+        price, loss = (scored(own, key) for key in ("price", "loss"))
         rows.append((name, *means, price, *trained, loss))
     return Table("shortcuts", "Class accuracy, mean over transformations.", columns, tuple(rows))
 

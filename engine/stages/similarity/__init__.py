@@ -18,6 +18,7 @@ class SimilarityStage(JsonStage[AnalysisConfig]):
     """Compare the embeddings of backbones in pairs; of fewer than two, nothing."""
 
     name = "similarity"
+    version = 2
     config = AnalysisConfig
     together = True
     document_results = Similarity

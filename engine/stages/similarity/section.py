@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from substyle.engine.report.data import Column, Scored, Table, minus, scored, show
 from substyle.engine.report.figures import draw_matrix
 from substyle.engine.report.section import Data, Details, Panel, Plots, Section, Text
-from substyle.engine.results.model import Finite, Intervals, Model, ResultsDocument
+from substyle.engine.results.model import Estimate, Model, ResultsDocument
 
 
 class SimilarPair(Model):
     """Similarity of the embeddings of two backbones."""
 
-    __pydantic_extra__: Intervals = Field(init=False)
-
-    cka: Finite | None = None
-    rsa: Finite | None = None
-    rsa_offsets: Finite | None = None
+    cka: Estimate | None = None
+    rsa: Estimate | None = None
+    rsa_offsets: Estimate | None = None
 
 
 class Similarity(Model):
@@ -94,8 +92,10 @@ def similarity_maps(results: ResultsDocument) -> tuple[tuple[Panel, ...], list[s
     names = [name for name in results.ordered() if any(name in pair for pair in pairs)]
     panels = []
     for key, title, text in _MEASURES:
-        rows = [[1.0 if a == b else getattr(pairs.get(frozenset((a, b))), key, None) for b in names] for a in names]
-        value_BB = np.array(rows, np.float64).reshape(len(names), len(names))  # None becomes NaN
+        value_BB = np.eye(len(names))
+        for (i, a), (j, b) in permutations(enumerate(names), 2):
+            estimate = getattr(pairs.get(frozenset((a, b))), key, None)
+            value_BB[i, j] = np.nan if estimate is None else estimate.value
         if np.isfinite(value_BB[~np.eye(len(names), dtype=bool)]).any():
             numbered = value_BB.tolist() if len(names) <= _NUMBERED else []
             cells = [["–" if np.isnan(v) else minus(f"{v:.2f}") for v in row] for row in numbered]

@@ -76,15 +76,16 @@ def test_knn_equals_plain_loops() -> None:
             plain_vote(bank.transformation_R[row[:k]]) == t
             for row, t in zip(order, queries.transformation_R, strict=True)
         ]
-        assert answer["transformation"][str(k)] == pytest.approx(np.mean(style))
+        found = answer["transformation"][str(k)]
+        assert found["value"] == pytest.approx(np.mean(style))
         named = [
             plain_vote(bank.label_R[row[labelled[row]][:k]]) == label
             for row, label in zip(order, queries.label_R, strict=True)
             if label >= 0
         ]
-        assert answer["class"][str(k)] == pytest.approx(np.mean(named))
-        low, high = answer["transformation_ci95"][str(k)]
-        assert low <= answer["transformation"][str(k)] <= high
+        assert answer["class"][str(k)]["value"] == pytest.approx(np.mean(named))
+        assert found["low"] <= found["value"] <= found["high"]
+        assert found["n"] == len(np.unique(queries.group_R))
     assert (answer["queries"], answer["bank"]) == (60, 150)
 
 
@@ -93,7 +94,6 @@ def test_a_k_beyond_the_bank_has_no_accuracy() -> None:
     answer = neighbors.knn(rows(rng, 6), rows(rng, 8), (1, 8, 9), classes=False, seed=0)
     assert answer["transformation"]["8"] is not None
     assert answer["transformation"]["9"] is None
-    assert answer["transformation_ci95"]["9"] is None
     assert answer["class"] is None
 
 
@@ -104,7 +104,7 @@ def test_only_labelled_rows_take_part_in_class_votes() -> None:
     answer = neighbors.knn(queries, all_labelled, (3,), classes=True, seed=0)
     order = brute_force(queries.x_RD, bank.x_RD, 3)
     hits = [plain_vote(all_labelled.label_R[row]) == t for row, t in zip(order, queries.label_R, strict=True) if t >= 0]
-    assert answer["class"]["3"] == pytest.approx(np.mean(hits))
+    assert answer["class"]["3"]["value"] == pytest.approx(np.mean(hits))
 
 
 def test_balance_and_retrieval_equal_plain_loops() -> None:
@@ -115,12 +115,12 @@ def test_balance_and_retrieval_equal_plain_loops() -> None:
         image = sample.image_R[found[i, 0]] == sample.image_R[i]
         style = sample.transformation_R[found[i, 0]] == sample.transformation_R[i]
         shares["same_image" if image else "same_transformation" if style else "neither"] += 1
-    answer = neighbors.balance(sample, found, seed=0)
-    balance = answer["balance"]
+    balance = neighbors.balance(sample, found, seed=0)
     assert balance.pop("queries") == 90
-    for key, (low, high) in answer["balance_ci95"].items():
-        assert low <= balance[key] <= high
-    assert balance == pytest.approx({key: count / 90 for key, count in shares.items()})
+    for share in balance.values():
+        assert share["low"] <= share["value"] <= share["high"]
+    values = {key: share["value"] for key, share in balance.items()}
+    assert values == pytest.approx({key: count / 90 for key, count in shares.items()})
     recall = neighbors.retrieval(sample, found)
     image, style = sample.image_R, sample.transformation_R
     for k in (1, 5, 10):
@@ -136,8 +136,8 @@ def test_another_severity_of_a_photograph_counts_as_the_photograph() -> None:
     x = unit(np.eye(6, dtype=np.float32)[image] + 0.01 * np.random.default_rng(0).random((12, 6), dtype=np.float32))
     sample = SampledRows(x, image, np.zeros(12, np.int64), np.zeros(12, np.int64), image)
     found = neighbors.others(x, 10)
-    balance = neighbors.balance(sample, found, seed=0)["balance"]
-    shown = [balance[key] for key in ("same_image", "same_transformation", "neither", "both")]
+    balance = neighbors.balance(sample, found, seed=0)
+    shown = [balance[key]["value"] for key in ("same_image", "same_transformation", "neither", "both")]
     assert shown == [1.0, 0.0, 0.0, 0.0]
     recall = neighbors.retrieval(sample, found)
     assert (recall["image"]["1"], recall["transformation"]["1"], recall["transformation"]["5"]) == (1.0, 0.0, 1.0)
@@ -147,6 +147,6 @@ def test_balance_and_retrieval_of_a_single_row_are_unknown() -> None:
     sample = rows(np.random.default_rng(8), 1)
     found = neighbors.others(sample.x_RD, 10)
     answer = neighbors.balance(sample, found, seed=0)
-    assert answer["balance"]["same_image"] is None
-    assert answer["balance_ci95"]["same_image"] is None
+    names = ("same_image", "same_transformation", "both", "neither")
+    assert answer == {**dict.fromkeys(names), "queries": 0}
     assert neighbors.retrieval(sample, found)["image"] == {"1": None, "5": None, "10": None}

@@ -8,7 +8,7 @@ from scipy import stats
 
 from substyle.engine.analysis.robustness import Replicates, rank_correlations, robustness
 from substyle.engine.extensions.claims.claims import FEWEST_CORRELATED
-from substyle.engine.probes.resampling import Estimate
+from substyle.engine.probes.resampling import BootstrapResult
 
 
 def test_rank_correlations_are_those_of_scipy() -> None:
@@ -24,8 +24,8 @@ def test_rank_correlations_are_those_of_scipy() -> None:
 def points(count: int, noise: float = 0.01) -> dict[str, Replicates]:
     rng = np.random.default_rng(1)
 
-    def estimate(value: float) -> Estimate:
-        return Estimate(value, value + noise * rng.normal(size=300))
+    def estimate(value: float) -> BootstrapResult:
+        return BootstrapResult(value, value + noise * rng.normal(size=300))
 
     order = rng.permutation(count)
     return {
@@ -40,11 +40,11 @@ def test_every_shift_and_their_mean_with_intervals_over_the_same_resamples() -> 
     own = points(6)
     rows = robustness(own)
     assert [row["shift"] for row in rows] == ["night", "sketches", None]
-    assert rows[0]["spearman"] == rows[0]["kendall"] == pytest.approx(1.0)
+    assert rows[0]["spearman"]["value"] == rows[0]["kendall"]["value"] == pytest.approx(1.0)
     moved = [p.sensitivity.value for p in own.values()]
     for row, shifts in zip(rows, (["night"], ["sketches"], ["night", "sketches"]), strict=True):
         lost = [np.mean([p.loss[s].value for s in shifts]) for p in own.values()]
-        assert row["spearman"] == pytest.approx(stats.spearmanr(moved, lost).statistic)
+        assert row["spearman"]["value"] == pytest.approx(stats.spearmanr(moved, lost).statistic)
         rho = [
             stats.spearmanr(
                 [p.sensitivity.replicates_R[r] for p in own.values()],
@@ -52,12 +52,14 @@ def test_every_shift_and_their_mean_with_intervals_over_the_same_resamples() -> 
             ).statistic
             for r in range(300)
         ]
-        assert row["spearman_ci95"] == pytest.approx(np.percentile(rho, [2.5, 97.5]).tolist())
-        assert row["backbones"]["net3"]["loss"] == pytest.approx(lost[3])
+        ends = [row["spearman"]["low"], row["spearman"]["high"]]
+        assert ends == pytest.approx(np.percentile(rho, [2.5, 97.5]).tolist())
+        assert row["backbones"]["net3"]["loss"]["value"] == pytest.approx(lost[3])
+        assert row["backbones"]["net3"]["sensitivity"]["value"] == moved[3]
 
 
 def test_few_backbones_have_no_correlation_but_their_numbers() -> None:
     (*_, row) = robustness(points(FEWEST_CORRELATED - 1))
-    assert row["spearman"] is row["spearman_ci95"] is row["kendall"] is None
+    assert row["spearman"] is row["kendall"] is None
     assert len(row["backbones"]) == FEWEST_CORRELATED - 1
     assert robustness({}) == []

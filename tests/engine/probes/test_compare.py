@@ -102,7 +102,10 @@ def key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def test_numbers_of_a_row_are_those_of_the_two_scores() -> None:
-    """Difference, both intervals, error and p, compared with the resamples of each side."""
+    """Difference, both intervals, error and p, compared with the resamples of each side.
+
+    The interval of a difference that generalises to unseen transformations is over these too.
+    """
     a, b = scores(0.7, 1), scores(0.5, 2)
     a[3, :5] = np.nan
     left, right = np.where(np.isnan(a + b), np.nan, a), np.where(np.isnan(a + b), np.nan, b)
@@ -117,16 +120,18 @@ def test_numbers_of_a_row_are_those_of_the_two_scores() -> None:
         weight = weights[row["metric"]]
         sides = [resample(side, 400, 3) for side in (left, right)]
         one, two = (sides[0].mean(weight) - sides[1].mean(weight)), sides[0].two_way(weight) - sides[1].two_way(weight)
-        assert row["difference"] == pytest.approx(one.value, abs=1e-6)
-        assert row["ci95"] == pytest.approx(one.ci95, abs=1e-6)
-        assert row["two_way_ci95"] == pytest.approx(two.ci95, abs=1e-6)
-        error = two if row["metric"] == "held_out" else one
-        assert row["se"] == pytest.approx(error.se, abs=1e-6)
-        assert row["se_training"] is None
+        difference = row["difference"]
+        assert difference["value"] == pytest.approx(one.value, abs=1e-6)
+        error, beside = (two, "one_way") if row["metric"] == "held_out" else (one, "two_way")
+        other = one if beside == "one_way" else two
+        assert [difference["low"], difference["high"]] == pytest.approx(error.ci95, abs=1e-6)
+        assert difference[beside] == pytest.approx(other.ci95, abs=1e-6)
+        assert difference["se"] == pytest.approx(error.se, abs=1e-6)
+        assert difference.keys() == {"value", "low", "high", "n", "unit", beside, "se", "ci90"}
         student = stats.t(2 if row["metric"] == "held_out" else N - 1)  # three transformations, or all photographs
         assert row["p"] == pytest.approx(2 * student.sf(abs(one.value) / error.se), rel=1e-4)
         half = student.isf(0.05) * error.se
-        assert row["ci90"] == pytest.approx([one.value - half, one.value + half], abs=1e-6)
+        assert difference["ci90"] == pytest.approx([one.value - half, one.value + half], abs=1e-6)
 
 
 def test_the_error_of_training_is_that_of_paired_resamples() -> None:
@@ -135,12 +140,13 @@ def test_the_error_of_training_is_that_of_paired_resamples() -> None:
     own = [np.asarray(common + rng.normal(0, 0.001, size=(6, T)), np.float32) for _ in range(2)]
     sides = [outcome({"fine/linear": scores(0.6, i)}, by_resample={"fine/linear": own[i]}) for i in range(2)]
     plain = [outcome({"fine/linear": scores(0.6, i)}) for i in range(2)]
-    (row,), (alone,) = (compare_outcomes({"a": x, "b": y}) for x, y in (sides, plain))
+    (row,), (without,) = (compare_outcomes({"a": x, "b": y}) for x, y in (sides, plain))
+    found, alone = row["difference"], without["difference"]
     expected = (own[0] - own[1]).mean(axis=1).std(ddof=1)
-    assert row["se_training"] == pytest.approx(expected, rel=1e-4)
-    assert row["se_training"] < 0.2 * own[0].mean(axis=1).std(ddof=1)
-    assert row["se"] == pytest.approx(np.hypot(alone["se"], expected), rel=1e-6)
-    assert row["ci95"] == alone["ci95"]
+    assert found["se_training"] == pytest.approx(expected, rel=1e-4)
+    assert found["se_training"] < 0.2 * own[0].mean(axis=1).std(ddof=1)
+    assert found["se"] == pytest.approx(np.hypot(alone["se"], expected), rel=1e-6)
+    assert (found["low"], found["high"]) == (alone["low"], alone["high"])
 
 
 @pytest.mark.slow
@@ -158,7 +164,8 @@ def test_five_probes_on_resamples_count_as_five() -> None:
     rows = compare_outcomes(sides)
     assert len(rows) == len(heads)
     assert np.mean([row["p"] < 0.05 for row in rows]) < 0.08
-    assert np.mean([not row["ci90"][0] < 0 < row["ci90"][1] for row in rows]) < 0.13
+    ends = [row["difference"]["ci90"] for row in rows]
+    assert np.mean([not low < 0 < high for low, high in ends]) < 0.13
 
 
 def test_groups_widen_the_interval() -> None:
@@ -170,14 +177,14 @@ def test_groups_widen_the_interval() -> None:
         for name, score in made.items()
     }
     (apart,), (together,) = compare_outcomes(copies), compare_outcomes(grouped)
-    assert together["se"] == pytest.approx(apart["se"] * np.sqrt(10), rel=0.15)
+    assert together["difference"]["se"] == pytest.approx(apart["difference"]["se"] * np.sqrt(10), rel=0.15)
 
 
 def test_equal_scores_differ_by_nothing() -> None:
     same = {name: outcome({"fine/linear": scores(0.5, 4)}) for name in "ab"}
     (row,) = compare_outcomes(same)
-    assert (row["difference"], row["p"], row["p_holm"]) == (0.0, 1.0, 1.0)
-    assert 0 < row["se"] < 0.01
+    assert (row["difference"]["value"], row["p"], row["p_holm"]) == (0.0, 1.0, 1.0)
+    assert 0 < row["difference"]["se"] < 0.01
 
 
 @pytest.mark.slow
@@ -208,6 +215,6 @@ def test_transformations_of_another_role_are_not_compared() -> None:
     of_swapped_T1 = np.array([role == "train" for role in swapped])[:, None]
     made = (rng.random((T, N)) < np.where(of_swapped_T1, 0.95, 0.5)).astype(np.float32)
     second = replace(outcome({"coarse/linear": made}), roles=swapped)
-    found = {row["metric"]: row["difference"] for row in differences(("a", first), ("b", second))}
+    found = {row["metric"]: row["difference"]["value"] for row in differences(("a", first), ("b", second))}
     assert found.keys() == {"held_out", "seen"}
     assert all(abs(value) < 0.25 for value in found.values())

@@ -14,7 +14,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.resampling import (
     ACCURACY,
     DIFFERENCE,
-    Estimate,
+    BootstrapResult,
     Resampled,
     StudentsT,
     balanced_over,
@@ -188,7 +188,7 @@ def test_tests_with_two_errors_are_seldom_wrong(training: float) -> None:
 def test_an_estimate_is_kept_with_its_units() -> None:
     a, b = (resample((np.random.default_rng(i).random((2, 9)) < 0.5).astype(np.float32), 50, 3) for i in (1, 2))
     for gap in (a.mean(np.ones(2)) - b.mean(np.ones(2)), a.mean(np.ones(2)), replace(a.mean(np.ones(2)), bounds=None)):
-        again = Estimate.of(gap.array())
+        again = BootstrapResult.of(gap.array())
         assert (again.value, again.ci95, again.ci90, again.se) == (gap.value, gap.ci95, gap.ci90, gap.se)
 
 
@@ -305,10 +305,11 @@ def test_two_way_draws_of_other_transformations_are_independent() -> None:
 def test_a_gap_to_one_transformation_has_no_two_way_interval() -> None:
     score = (np.random.default_rng(0).random((3, 50)) < 0.6).astype(np.float32)
     judged = Judged(resample(score, 200, 0), None)
-    numbers = judged.numbers("gap", uniform_over([0, 1], 3), uniform_over([2], 3))
-    assert numbers["gap"] == pytest.approx(score[:2].mean() - score[2].mean())
-    assert numbers["gap_ci95"] is not None
-    assert numbers["gap_two_way_ci95"] is None
+    gap = judged.estimate(uniform_over([0, 1], 3), uniform_over([2], 3), general=True)
+    assert gap is not None
+    assert gap["value"] == pytest.approx(score[:2].mean() - score[2].mean())
+    assert gap["one_way"] is not None
+    assert gap.keys().isdisjoint(("low", "high", "two_way"))
 
 
 @pytest.mark.slow
@@ -439,5 +440,5 @@ def test_differences_of_accuracies_stay_between_minus_one_and_one() -> None:
     assert turned is not None
     assert found[1] == -turned[0] == 1.0
     assert found[0] == -turned[1] < 0.5
-    wide = Estimate(0.0, np.linspace(-9, 9, 500), 5)  # no difference of accuracies
+    wide = BootstrapResult(0.0, np.linspace(-9, 9, 500), 5)  # no difference of accuracies
     assert (wide.ci95 or [0])[0] < -9

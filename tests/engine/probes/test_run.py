@@ -27,17 +27,11 @@ def plain(outcome: ProbeOutcome) -> dict[str, Any]:
     return results
 
 
-def holds(interval: list[float], value: float) -> bool:
-    return len(interval) == 2 and interval[0] - 1e-6 <= value <= interval[1] + 1e-6
+def holds(estimate: dict[str, Any]) -> bool:
+    return bool(estimate["low"] - 1e-6 <= estimate["value"] <= estimate["high"] + 1e-6)
 
 
-NUMBERS = ("ci95", "two_way_ci95", "se_training", "se")
-
-
-def numbers(name: str) -> set[str]:
-    """Keys of a number of a single-task probe."""
-    before = "" if name == "accuracy" else f"{name}_"
-    return {name, *(before + each for each in NUMBERS)}
+NUMBERS = {"value", "low", "high", "n", "unit", "se"}  # of each number of a single-task probe
 
 
 def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path) -> None:
@@ -56,31 +50,39 @@ def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path
     common = {"by_transformation", "confusion", "chance"}
     for head in ("linear", "mlp"):
         fine, coarse, semantic = (results[task][head] for task in ("fine", "coarse", "semantic"))
-        assert set(fine) == numbers("accuracy") | common | training[head]
-        assert set(coarse) == numbers("seen") | numbers("held_out") | numbers("gap") | common | training[head]
-        assert set(semantic) == numbers("clean") | numbers("obfuscated") | common | training[head]
-        assert fine["accuracy"] > 0.9
-        assert holds(fine["ci95"], fine["accuracy"])
-        assert np.mean(list(fine["by_transformation"].values())) == pytest.approx(fine["accuracy"], abs=1e-6)
+        assert set(fine) == {"accuracy"} | common | training[head]
+        assert set(coarse) == {"seen", "held_out", "gap"} | common | training[head]
+        assert set(semantic) == {"clean", "obfuscated"} | common | training[head]
+        assert set(fine["accuracy"]) == set(coarse["seen"]) == NUMBERS | {"two_way", "se_training"}
+        assert set(coarse["held_out"]) == set(coarse["gap"]) == NUMBERS | {"one_way", "se_training"}
+        assert set(semantic["clean"]) == NUMBERS | {"se_training"}  # over one transformation
+        assert set(semantic["obfuscated"]) == NUMBERS | {"two_way", "se_training"}
+        accuracy = fine["accuracy"]["value"]
+        assert accuracy > 0.9
+        assert holds(fine["accuracy"])
+        assert np.mean(list(fine["by_transformation"].values())) == pytest.approx(accuracy, abs=1e-6)
         training_S = outcome.by_resample[f"fine/{head}"].mean(axis=1)
-        assert fine["se_training"] == pytest.approx(training_S.std(ddof=1), abs=1e-6)
-        own = np.diff(fine["ci95"])[0] / 3.92  # of a normal distribution, which these replicates nearly are
-        assert fine["se"] == pytest.approx(np.hypot(own, fine["se_training"]), rel=0.3)
+        assert fine["accuracy"]["se_training"] == pytest.approx(training_S.std(ddof=1), abs=1e-6)
+        # of a normal distribution, which these replicates nearly are
+        own = (fine["accuracy"]["high"] - fine["accuracy"]["low"]) / 3.92
+        assert fine["accuracy"]["se"] == pytest.approx(np.hypot(own, fine["accuracy"]["se_training"]), rel=0.3)
         counts = np.array(fine["confusion"]["counts"])
         assert counts.sum(1).tolist() == [test] * 8
-        assert np.trace(counts) / counts.sum() == pytest.approx(fine["accuracy"], abs=1e-6)
-        assert coarse["seen"] > 0.9
-        assert coarse["gap"] == pytest.approx(coarse["seen"] - coarse["held_out"])
-        assert holds(coarse["gap_ci95"], coarse["gap"])
-        by = coarse["by_transformation"]
-        assert by["noise_b"]["role"] == "held_out"
-        seen = (by["blur_a"]["accuracy"] + by["blur_b"]["accuracy"]) / 2
-        assert coarse["seen"] == pytest.approx((seen + by["noise_a"]["accuracy"]) / 2)
-        assert coarse["held_out"] == pytest.approx((by["blur_c"]["accuracy"] + by["noise_b"]["accuracy"]) / 2)
-        assert semantic["clean"] > 0.9
-        assert semantic["by_transformation"]["identity"] == pytest.approx(semantic["clean"])
+        assert np.trace(counts) / counts.sum() == pytest.approx(accuracy, abs=1e-6)
+        assert coarse["seen"]["value"] > 0.9
+        assert coarse["gap"]["value"] == pytest.approx(coarse["seen"]["value"] - coarse["held_out"]["value"])
+        assert holds(coarse["gap"])
+        low, high = coarse["gap"]["one_way"]
+        assert low - 1e-6 <= coarse["gap"]["value"] <= high + 1e-6
+        by = {name: one["accuracy"]["value"] for name, one in coarse["by_transformation"].items()}
+        assert coarse["by_transformation"]["noise_b"]["role"] == "held_out"
+        seen = (by["blur_a"] + by["blur_b"]) / 2
+        assert coarse["seen"]["value"] == pytest.approx((seen + by["noise_a"]) / 2)
+        assert coarse["held_out"]["value"] == pytest.approx((by["blur_c"] + by["noise_b"]) / 2)
+        assert semantic["clean"]["value"] > 0.9
+        assert semantic["by_transformation"]["identity"] == pytest.approx(semantic["clean"]["value"])
         others = [v for t, v in semantic["by_transformation"].items() if t != "identity"]
-        assert np.mean(others) == pytest.approx(semantic["obfuscated"])
+        assert np.mean(others) == pytest.approx(semantic["obfuscated"]["value"])
         for entry in (fine, coarse, semantic):
             setting = {"linear": {"C", "tried"}, "mlp": {"lr", "weight_decay", "width"}}[head]
             assert set(entry["setting"]) == setting
@@ -97,12 +99,13 @@ def test_the_multi_task_probe_stands_beside_its_twins(make_table: Make, quick: Q
     joint = results["multitask"]
     assert joint["task_weight"] == 0.5
     for part in ("fine", "semantic"):
-        assert joint[part] > 0.8
+        assert joint[part]["value"] > 0.8
         difference = joint["difference"][part]
-        assert difference["value"] == pytest.approx(joint[part] - joint["single_task"][part])
-        assert holds(difference["ci95"], difference["value"])
-        assert difference["ci95"][0] <= difference["ci90"][0] + 1e-3
-        assert difference["ci90"][1] <= difference["ci95"][1] + 1e-3
+        apart = joint[part]["value"] - joint["single_task"][part]["value"]
+        assert difference["value"] == pytest.approx(apart)
+        assert holds(difference)
+        assert difference["low"] <= difference["ci90"][0] + 1e-3
+        assert difference["ci90"][1] <= difference["high"] + 1e-3
     assert set(joint["single_task"]["training"]) == {"twin-fine", "twin-semantic"}
     for training in (joint, *joint["single_task"]["training"].values()):
         assert training["steps"] <= training["certificate"]["steps"]
@@ -141,7 +144,7 @@ def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, t
     x = table.x_TND[:, table.rows(2)]
     for head in ("linear", "mlp"):
         picked = [saved[f"fine-{head}.safetensors"].predict(x[t]).argmax(1) == t for t in range(8)]
-        accuracy = plain(outcome)["fine"][head]["accuracy"]
+        accuracy = plain(outcome)["fine"][head]["accuracy"]["value"]
         assert np.mean(picked) == pytest.approx(accuracy, abs=0.005)
 
 
@@ -165,7 +168,7 @@ def test_scores_and_resamples_by_name(make_table: Make, quick: Quick) -> None:
     assert outcome.group_N is None
     none = run_probes(table, quick(resamples=0, tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
     assert none.by_resample == {}
-    assert plain(none)["fine"]["linear"]["se_training"] is None
+    assert "se_training" not in plain(none)["fine"]["linear"]["accuracy"]
 
 
 @pytest.mark.parametrize(("width", "present"), slow_after(1, [(8, False), (9, True), (20, True)]))
@@ -179,7 +182,7 @@ def test_equal_width_is_for_wider_embeddings(make_table: Make, quick: Quick, wid
         assert set(entry) == {"dim", "fine", "rotation"}
         assert entry["dim"] == 8
         accuracy = np.nanmean(outcome.scores["equal_fine/linear"])
-        assert entry["fine"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+        assert entry["fine"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
         assert set(entry["rotation"]["by_transformation"]) == set(outcome.transformations[1:])
 
 
@@ -225,10 +228,14 @@ def test_photographs_of_one_folder_are_resampled_together(
     known = replace(copies, first_N=np.arange(400) // 10 * 10)
     config = quick(tasks=("fine",), heads=("linear",), resamples=8, equal_width=0)
     near = run_probes(known, config, out_dir=None, quiet=True)
-    apart, together = (plain(outcome)["fine"]["linear"] for outcome in found.values())
-    assert plain(near)["fine"]["linear"]["ci95"] == together["ci95"]
-    assert together["accuracy"] == apart["accuracy"]
-    assert np.diff(together["ci95"]) > 2 * np.diff(apart["ci95"])
+    apart, together = (plain(outcome)["fine"]["linear"]["accuracy"] for outcome in found.values())
+    alike = plain(near)["fine"]["linear"]["accuracy"]
+    assert (alike["low"], alike["high"]) == (together["low"], together["high"])
+    assert together["value"] == apart["value"]
+    assert together["high"] - together["low"] > 2 * (apart["high"] - apart["low"])
+    # of 8 folders, or 80 photographs
+    assert (apart["unit"], together["unit"], together["n"]) == ("photograph", "folder", 8)
+    assert apart["n"] == 80
     spread = [times_SN.reshape(8, 40, 10).std(axis=2).max() for times_SN in drawn]
     assert len(spread) == 3
     assert spread[0] > 0.5
@@ -247,10 +254,10 @@ def test_what_says_nothing_is_at_chance(make_table: Make, quick: Quick) -> None:
     config = quick(tasks=("fine", "coarse", "semantic"), heads=("linear",))
     results = plain(run_probes(replace(table, x_TND=noise), config, out_dir=None, quiet=True))
     fine, coarse, semantic = (results[task]["linear"] for task in ("fine", "coarse", "semantic"))
-    assert fine["accuracy"] == pytest.approx(1 / 8, abs=0.06)
-    assert coarse["seen"] == pytest.approx(1 / 4, abs=0.08)
-    assert abs(coarse["gap"]) < 0.1
-    assert semantic["clean"] == pytest.approx(1 / 3, abs=0.2)
+    assert fine["accuracy"]["value"] == pytest.approx(1 / 8, abs=0.06)
+    assert coarse["seen"]["value"] == pytest.approx(1 / 4, abs=0.08)
+    assert abs(coarse["gap"]["value"]) < 0.1
+    assert semantic["clean"]["value"] == pytest.approx(1 / 3, abs=0.2)
 
 
 def test_the_same_seed_gives_the_same_results(make_table: Make, quick: Quick) -> None:
@@ -295,7 +302,7 @@ def test_without_classes(make_table: Make, quick: Quick) -> None:
     results = plain(run_probes(make_table(classes=0), quick(heads=("linear",)), out_dir=None, quiet=True))
     assert results["semantic"] is None
     assert results["multitask"] is None
-    assert results["fine"]["linear"]["accuracy"] > 0.8
+    assert results["fine"]["linear"]["accuracy"]["value"] > 0.8
 
 
 def test_a_suite_without_held_out_transformations(make_table: Make, quick: Quick) -> None:
@@ -303,8 +310,8 @@ def test_a_suite_without_held_out_transformations(make_table: Make, quick: Quick
     config = quick(heads=("linear",), tasks=("coarse",))
     results = plain(run_probes(make_table(suite=suite), config, out_dir=None, quiet=True))
     coarse = results["coarse"]["linear"]
-    assert coarse["held_out"] is coarse["held_out_ci95"] is coarse["gap"] is coarse["gap_ci95"] is None
-    assert coarse["seen"] > 0.8
+    assert coarse["held_out"] is coarse["gap"] is None
+    assert coarse["seen"]["value"] > 0.8
     assert set(results) == {"coarse"}, "every class has but one: none can be held out"
 
 
@@ -312,7 +319,7 @@ def test_a_suite_of_identity_alone(make_table: Make, quick: Quick) -> None:
     table = make_table(suite=(("identity", "identity", "train"),))
     results = plain(run_probes(table, quick(heads=("linear",)), out_dir=None, quiet=True))
     assert results["fine"] is results["coarse"] is results["multitask"] is None
-    assert results["semantic"]["linear"]["clean"] > 0.9
+    assert results["semantic"]["linear"]["clean"]["value"] > 0.9
     assert results["semantic"]["linear"]["obfuscated"] is None
 
 
@@ -328,7 +335,7 @@ def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
     fine = results["fine"]["linear"]
     assert fine["by_transformation"]["tone_a"] is None
     assert results["coarse"]["linear"]["by_transformation"]["tone_a"] == {
-        "accuracy": None, "ci95": None, "role": "train", "coarse": "tone",
+        "accuracy": None, "role": "train", "coarse": "tone",
     }  # fmt: skip
     counts = np.array(fine["confusion"]["counts"]).sum(1)
     test = table.rows(2)
@@ -343,7 +350,7 @@ def test_any_width_and_few_images(make_table: Make, quick: Quick, width: int) ->
     results = plain(
         run_probes(table, quick(precision="bf16", mlp_steps=5, multitask_steps=5), out_dir=None, quiet=True)
     )
-    assert 0.0 <= results["fine"]["mlp"]["accuracy"] <= 1.0
+    assert 0.0 <= results["fine"]["mlp"]["accuracy"]["value"] <= 1.0
 
 
 def test_embeddings_that_are_not_finite_are_refused(make_table: Make, quick: Quick) -> None:
@@ -360,7 +367,7 @@ def test_precisions_are_equally_accurate(make_table: Make, quick: Quick) -> None
         config = quick(tasks=("fine",), precision=precision, equal_width=0)
         accuracy[precision] = plain(run_probes(table, config, out_dir=None, quiet=True))["fine"]
     for head in ("linear", "mlp"):
-        full, half = accuracy["fp32"][head]["accuracy"], accuracy["bf16"][head]["accuracy"]
+        full, half = (accuracy[precision][head]["accuracy"]["value"] for precision in ("fp32", "bf16"))
         assert full > 0.3
         assert half == pytest.approx(full, abs=0.04)
 
@@ -380,7 +387,7 @@ def test_the_rotation_ignores_roles_and_its_own_transformation(make_table: Make,
     outcome = run_probes(replace(table, x_TND=x), config, out_dir=None, quiet=True)
     turned = plain(outcome)["coarse_rotation"]["linear"]["by_transformation"]
     assert set(turned) == {"blur_a", "blur_b", "odd_a", "odd_b"}
-    assert turned["odd_b"]["accuracy"] < 0.3
+    assert turned["odd_b"]["accuracy"]["value"] < 0.3
     assert outcome.scores["rotation/linear"].shape == (5, 40)
     assert np.isnan(outcome.scores["rotation/linear"][0]).all()
 
@@ -398,23 +405,23 @@ def test_comparisons(make_table: Make, quick: Quick) -> None:
     of_tasks = 2 * (1 + 2 + 2)  # fine, coarse seen and held out, semantic clean and obfuscated, of both heads
     # multi-task; rotation, plain and by class; equal fine and rotation; MLP - linear
     assert len(named) == len(rows) == of_tasks + 2 + 2 + 3 + 2
-    assert named["rotation", "accuracy", "linear", "clear", "faint"]["difference"] == pytest.approx(
-        np.subtract(*(o.results["coarse_rotation"]["linear"]["accuracy"] for o in outcomes.values()))
+    assert named["rotation", "accuracy", "linear", "clear", "faint"]["difference"]["value"] == pytest.approx(
+        np.subtract(*(o.results["coarse_rotation"]["linear"]["accuracy"]["value"] for o in outcomes.values()))
     )
     for row in rows:
         resampled = row["task"] not in ("multitask", "rotation", "equal_rotation") and row["head"] == "linear"
-        assert (row["se_training"] is not None) is resampled
-    fine = named["fine", "accuracy", "linear", "clear", "faint"]
-    accuracy = [outcomes[name].results["fine"]["linear"]["accuracy"] for name in ("clear", "faint")]
-    assert fine["difference"] == pytest.approx(accuracy[0] - accuracy[1])
-    assert fine["ci95"][0] > 0.1
-    assert holds(fine["ci95"], fine["difference"])
+        assert ("se_training" in row["difference"]) is resampled
+    fine = named["fine", "accuracy", "linear", "clear", "faint"]["difference"]
+    accuracy = [outcomes[name].results["fine"]["linear"]["accuracy"]["value"] for name in ("clear", "faint")]
+    assert fine["value"] == pytest.approx(accuracy[0] - accuracy[1])
+    assert fine["low"] > 0.1
+    assert holds(fine)
     own = named["fine", "accuracy", "mlp-linear", "faint", "faint"]
-    by_head = outcomes["faint"].results["fine"]
-    assert own["difference"] == pytest.approx(by_head["mlp"]["accuracy"] - by_head["linear"]["accuracy"])
+    mlp, linear = (outcomes["faint"].results["fine"][head]["accuracy"]["value"] for head in ("mlp", "linear"))
+    assert own["difference"]["value"] == pytest.approx(mlp - linear)
     held_out = named["coarse", "held_out", "linear", "clear", "faint"]
-    expected = [o.results["coarse"]["linear"]["held_out"] for o in outcomes.values()]
-    assert held_out["difference"] == pytest.approx(expected[0] - expected[1])
+    expected = [o.results["coarse"]["linear"]["held_out"]["value"] for o in outcomes.values()]
+    assert held_out["difference"]["value"] == pytest.approx(expected[0] - expected[1])
 
 
 def test_comparisons_match_images_and_transformations_by_name() -> None:
@@ -436,8 +443,8 @@ def test_comparisons_match_images_and_transformations_by_name() -> None:
     whole = outcome([0, 1, 2], list(range(40)))
     part = outcome([2, 0], list(range(39, 10, -1)))
     (row,) = compare_outcomes({"whole": whole, "part": part})
-    assert row["difference"] == 0.0
-    assert row["ci95"] == pytest.approx([-row["ci95"][1], row["ci95"][1]])
+    assert row["difference"]["value"] == 0.0
+    assert row["difference"]["low"] == pytest.approx(-row["difference"]["high"])
     assert compare_outcomes({"whole": outcome([0, 1], [1, 2]), "other": outcome([0, 1], [3, 4])}) == []
 
 

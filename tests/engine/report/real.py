@@ -70,6 +70,11 @@ def shortened(results: dict[str, Any], count: int) -> dict[str, Any]:
     return found
 
 
+def estimate(value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """An `Estimate` of results.json, with its interval if it has one."""
+    return {"value": value} | ({} if low is None else {"low": low, "high": high})
+
+
 def drop(results: dict[str, Any], *parts: str) -> dict[str, Any]:
     """Leave out parts of the results and of their backbones."""
     for place in (results, *results["backbones"].values()):
@@ -96,8 +101,8 @@ def without_classes(results: dict[str, Any]) -> dict[str, Any]:
     drop(results, "semantic", "multitask", "shift", "robustness", "few_shot", "shortcut", "attack", "complexity")
     results["classes"], results["chance"]["semantic"] = [], None
     for backbone in results["backbones"].values():
-        backbone["knn"] |= {"class": None, "class_ci95": None}
-        backbone["clusters"] |= {"ami_class": None, "ami_class_ci95": None}
+        backbone["knn"]["class"] = None
+        backbone["clusters"]["ami_class"] = None
     return results
 
 

@@ -39,7 +39,7 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (put(2, "schema"), "results.schema: expected 1, got 2"),
+        (put(2, "schema"), "results.schema: expected 3, got 2"),
         (drop("schema"), "results.schema: missing"),
         (drop("name"), "results.name: missing"),
         (drop("transformations"), "results.transformations: missing"),
@@ -59,8 +59,13 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         ),
         (put("yes", "backbones", "control:pixels", "fine", "linear", "converged"), "converged: expected true or false"),
         (
-            put([1], "backbones", "control:pixels", "coarse", "linear", "held_out_two_way_ci95"),
-            r"expected \[low, high\]",
+            put([1], "backbones", "control:pixels", "coarse", "linear", "held_out", "one_way"),
+            r"held_out\.one_way: expected \[low, high\]",
+        ),
+        (put(None, "backbones", "control:pixels", "coarse", "linear", "held_out", "low"), "held_out: .*low and high"),
+        (
+            put([0.1, 0.2], "backbones", "control:pixels", "coarse", "linear", "held_out", "two_way"),
+            "held_out: .*at most one of one_way and two_way",
         ),
         (put(["key"], "quarantined"), r"quarantined\[0\]: expected dict"),
         (put(3, "throughput"), "results.throughput: expected dict"),
@@ -70,10 +75,19 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put([], "backbones", "control:pixels"), r"backbones\['control:pixels'\]: expected dict"),
         (put(0.5, "backbones", "control:pixels", "fine"), r"\['control:pixels'\].fine: expected dict, got 0.5"),
         (put(0.5, "backbones", "control:pixels", "fine", "linear"), "fine.linear: expected dict"),
-        (put(93.1, "backbones", "control:pixels", "fine", "linear", "accuracy"), "accuracy: .* got 93.1"),
-        (put(-0.1, "backbones", "control:pixels", "balance", "neither"), "neither: .* got -0.1"),
-        (put(float("nan"), "backbones", "control:pixels", "equivariance", "jpeg"), "jpeg: .* got nan"),
-        (put([0.1, float("inf")], "backbones", "control:pixels", "fine", "linear", "ci95"), r"ci95\[1\]: .* got inf"),
+        (
+            put(93.1, "backbones", "control:pixels", "fine", "linear", "accuracy", "value"),
+            "accuracy.value: .* got 93.1",
+        ),
+        (put(0.5, "backbones", "control:pixels", "fine", "linear", "accuracy"), "linear.accuracy: expected dict"),
+        (put(None, "backbones", "control:pixels", "fine", "linear", "accuracy", "value"), "accuracy.value: expected a"),
+        (put(-0.1, "backbones", "control:pixels", "balance", "neither", "value"), "neither.value: .* got -0.1"),
+        (put(float("nan"), "backbones", "control:pixels", "equivariance", "jpeg", "value"), "jpeg.value: .* got nan"),
+        (put(float("inf"), "backbones", "control:pixels", "fine", "linear", "accuracy", "high"), "high: .* got inf"),
+        (
+            put([0.1, float("inf")], "backbones", "control:pixels", "fine", "linear", "accuracy", "two_way"),
+            r"accuracy\.two_way\[1\]: .* got inf",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], None], complaint: str) -> None:
@@ -88,7 +102,7 @@ def test_results_must_be_an_object() -> None:
         validate_results([])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'], ids=["empty", "half", "a list", "nearly nothing"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 3}'])
 def test_a_bad_file_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text(text)
@@ -112,7 +126,7 @@ def test_heads_are_those_found_linear_first() -> None:
     assert validate_results(with_heads(real_results(), "mlp")).heads() == ["mlp"]
     assert (
         validate_results(
-            {"schema": 1, "name": "x", "images": 0, "transformations": []} | {"backbones": {"a": {"semantic": None}}}
+            {"schema": 3, "name": "x", "images": 0, "transformations": []} | {"backbones": {"a": {"semantic": None}}}
         ).heads()
         == []
     )

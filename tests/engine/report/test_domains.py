@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.engine.report.real import BACKBONE, real_results
+from tests.engine.report.real import BACKBONE, estimate, real_results
 
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift.domains_section import domains, domains_summary
@@ -19,8 +19,7 @@ def test_the_worst_pair_and_transformation_are_named(tmp_path: Path) -> None:
 
     def cell(accuracy: float, fog: float | None) -> dict[str, object]:
         return {
-            "accuracy": accuracy,
-            "ci95": [accuracy - 0.1, accuracy + 0.1],
+            "accuracy": estimate(accuracy, accuracy - 0.1, accuracy + 0.1),
             "by_transformation": {"fog": fog, "jpeg": 0.5},
         }
 
@@ -28,7 +27,9 @@ def test_the_worst_pair_and_transformation_are_named(tmp_path: Path) -> None:
         "photos": {"photos": cell(0.9, 0.8), "x-rays": cell(0.5, None)},
         "x-rays": {"photos": cell(0.3, 0.2), "x-rays": cell(0.7, 0.6)},
     }
-    semantic = {"photos": {"photos": {"clean": 0.9, "obfuscated": 0.4, "images": 9}, "x-rays": None}}
+    semantic = {
+        "photos": {"photos": {"clean": estimate(0.9), "obfuscated": estimate(0.4), "images": 9}, "x-rays": None}
+    }
     results["backbones"][BACKBONE]["domains"] = {"fine": fine, "semantic": semantic}
     table = domains(validate_results(results))
     assert [column.heading for column in table.columns[3:]] == ["photos", "x-rays"]
@@ -49,6 +50,6 @@ def test_the_worst_pair_and_transformation_are_named(tmp_path: Path) -> None:
     fine["x-rays"]["x-rays"]["converged"] = False
     assert domains_summary(validate_results(results)) == ""
     assert 'id="domains"' in write_report(validate_results(results), tmp_path).html.read_text()
-    fine["photos"]["x-rays"]["accuracy"] = "0.5"
+    fine["photos"]["x-rays"]["accuracy"] = {"value": "0.5"}
     with pytest.raises(SubstyleError):
         validate_results(results)

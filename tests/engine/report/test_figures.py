@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.engine.report.real import BACKBONE, NAMES, real_results, with_heads
+from tests.engine.report.real import BACKBONE, NAMES, estimate, real_results, with_heads
 
 from substyle.engine.extensions.claims import claims
 from substyle.engine.report import curves, heat_tables, tables
@@ -93,8 +93,10 @@ def test_comparisons_between_backbones_only() -> None:
 
 def test_rotation_tables_have_all_and_chance() -> None:
     results = real_results("alpha")
-    scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": None}}}
-    scores |= {"accuracy": 0.41, "two_way_ci95": [0.3, 0.5]}
+    scores = {
+        "by_transformation": {"jpeg": {"accuracy": estimate(0.4)}},
+        "accuracy": estimate(0.41, 0.3, 0.5) | {"one_way": [0.4, 0.42]},
+    }
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
     ((head, table),) = heat_tables.accuracies(validate_results(results), "coarse_rotation")
     assert head == "linear"
@@ -112,7 +114,7 @@ def layered() -> dict[str, Any]:
     for name, layer in names.items():
         backbone = results["backbones"][name]
         backbone["spec"]["pooling"] = f"avg, block {layer} of 0 to 5"
-        backbone["fine"]["linear"] |= {"accuracy": 0.5 + 0.1 * layer, "ci95": [0.4 + 0.1 * layer, 0.6 + 0.1 * layer]}
+        backbone["fine"]["linear"]["accuracy"] = estimate(*(each + 0.1 * layer for each in (0.5, 0.4, 0.6)))
     return results
 
 
@@ -127,7 +129,7 @@ def test_depth_plots_have_the_layers_in_order() -> None:
         strict=True,
     ):
         assert [layer for layer, *_ in curve.points] == [0, 1, 2, 3]
-        expected = [results["backbones"][f"m@layer={i},pool=avg"][task]["linear"][key] for i in range(4)]
+        expected = [results["backbones"][f"m@layer={i},pool=avg"][task]["linear"][key]["value"] for i in range(4)]
         assert [value for _, value, _, _ in curve.points] == expected
         assert all(low is not None and low <= value <= high for _, value, low, high in curve.points)
     assert f"style at layer 3 ({100 * plot.curves[0].points[3][1]:.1f} %" in plot.summary

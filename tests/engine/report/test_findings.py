@@ -1,9 +1,19 @@
 from typing import Any
 
 import pytest
-from tests.engine.report.real import all_converged, of_probes, real_results, shortened, with_heads, without_classes
+from tests.engine.report.real import (
+    all_converged,
+    estimate,
+    of_probes,
+    real_results,
+    shortened,
+    with_heads,
+    without_classes,
+)
 
+from substyle.engine.probes.outcomes import GENERAL
 from substyle.engine.report.answers import answer
+from substyle.engine.report.data import show
 from substyle.engine.report.findings import findings, floors, portrait, standing, unconverged, unseen
 from substyle.engine.stages.results import validate_results
 
@@ -13,15 +23,18 @@ THREE = (*TWO, "control:statistics")
 
 def fine(results: dict[str, Any], name: str, accuracy: float, half: float = 0.01) -> None:
     for scores in results["backbones"][name]["fine"].values():
-        scores |= {"accuracy": accuracy, "ci95": [accuracy - half, accuracy + half]}
+        scores["accuracy"] = estimate(accuracy, accuracy - half, accuracy + half)
 
 
 def compared(results: dict[str, Any], task: str, metric: str, a: str, b: str, difference: float, p: float) -> None:
-    """Replace one comparison of linear heads."""
+    """Replace one comparison of linear heads: ±2 points over photographs, ±5 over transformations too."""
     rows = [r for r in results["comparisons"] if (r["task"], r["metric"], {r["a"], r["b"]}) != (task, metric, {a, b})]
-    row = {"task": task, "metric": metric, "head": "linear", "a": a, "b": b, "difference": difference, "p_holm": p}
-    ends = {key: [difference - half, difference + half] for key, half in (("ci95", 0.02), ("two_way_ci95", 0.05))}
-    results["comparisons"] = [*rows, row | ends | {"ci90": [difference - 0.008, difference + 0.008]}]
+    one_way, two_way, ci90 = ([difference - half, difference + half] for half in (0.02, 0.05, 0.008))
+    general = (task, metric) in GENERAL
+    made = estimate(difference, *(two_way if general else one_way)) | {"ci90": ci90}
+    made |= {"one_way": one_way} if general else {"two_way": two_way}
+    row = {"task": task, "metric": metric, "head": "linear", "a": a, "b": b, "difference": made, "p_holm": p}
+    results["comparisons"] = [*rows, row]
 
 
 def text(results: dict[str, Any], title: str) -> str:
@@ -118,7 +131,7 @@ def test_a_control_that_leads_or_is_level_is_said_first() -> None:
 )
 def test_every_ranking_has_its_controls(title: str, task: str, metric: str, key: str) -> None:
     results = real_results("alpha", "control:statistics")
-    results["backbones"]["control:statistics"][key]["linear"][metric] = 1.0
+    results["backbones"]["control:statistics"][key]["linear"][metric]["value"] = 1.0
     compared(results, task, metric, "alpha", "control:statistics", -0.1, 0.001)
     assert text(results, title).startswith("A control leads: control:statistics has 100.0%")
 
@@ -145,8 +158,8 @@ def test_a_gap_that_may_be_none_and_a_score_at_chance_are_said() -> None:
     scores = results["backbones"]["alpha"]["coarse"]["linear"]
     assert "clearly" not in text(results, "New styles")
     assert "above chance" not in text(results, "New styles")
-    scores |= {"held_out": 0.11, "held_out_two_way_ci95": [0.05, 0.2], "gap": 0.01, "gap_ci95": [0.001, 0.02]}
-    scores["gap_two_way_ci95"] = [-0.01, 0.03]
+    scores["held_out"] = estimate(0.11, 0.05, 0.2) | {"one_way": scores["held_out"]["one_way"]}
+    scores["gap"] = estimate(0.01, -0.01, 0.03) | {"one_way": [0.001, 0.02]}
     said = text(results, "New styles")
     assert "11.0% (95% interval 5.0–20.0; 32 photographs and 13 held-out transformations; chance 10.0%)" in said
     assert "a gap of 1.0 points (−1.0 to +3.0), not clearly different from 0" in said
@@ -168,11 +181,11 @@ def test_a_floor_is_one_for_every_backbone() -> None:
         for task in ("coarse", "coarse_rotation"):
             rows = results["backbones"][name][task]["linear"]["by_transformation"]
             for t, row in rows.items():
-                row["accuracy"] = 0.06 if t == "inverted_lines" else 0.5
+                row["accuracy"] = estimate(0.06 if t == "inverted_lines" else 0.5)
     assert floors(validate_results(results), "linear") == ["inverted_lines"]
     assert text(results, "New styles").endswith(": inverted_lines.")
     rows = results["backbones"]["beta"]["coarse_rotation"]["linear"]["by_transformation"]
-    rows["inverted_lines"]["accuracy"] = 0.2
+    rows["inverted_lines"]["accuracy"] = estimate(0.2)
     assert floors(validate_results(results), "linear") == []
 
 
@@ -180,8 +193,8 @@ def test_multitask_says_only_what_its_intervals_say() -> None:
     results = all_converged(real_results(*TWO))
     for name, interval in (("alpha", [-0.03, -0.01]), ("beta", [-0.02, 0.01])):
         difference = results["backbones"][name]["multitask"]["difference"]
-        difference["fine"] = {"value": sum(interval) / 2, "ci95": interval, "ci90": interval}
-        difference["semantic"] = {"value": 0.0, "ci95": [-0.012, 0.012], "ci90": [-0.009, 0.009]}
+        difference["fine"] = estimate(sum(interval) / 2, *interval) | {"ci90": interval}
+        difference["semantic"] = estimate(0.0, -0.012, 0.012) | {"ci90": [-0.009, 0.009]}
     said = text(results, "Multi-task")
     assert "style is clearly worse on alpha (−3.0 to −1.0 points)" in said
     assert "style shows no clear difference on 1 other backbone;" in said
@@ -224,18 +237,20 @@ def only_held_out(results: dict[str, Any], names: list[str]) -> None:
         row["role"] = "held_out" if row["name"] in names else "train"
     for backbone in results["backbones"].values():
         scores = backbone["coarse"]["linear"]
-        scores |= {"held_out_two_way_ci95": None, "gap_two_way_ci95": None}
+        for key in ("held_out", "gap"):
+            scores[key] |= {"low": None, "high": None}
         backbone["coarse_rotation"] = None
     for row in results["comparisons"]:
         if row["metric"] == "held_out":
-            row |= {"two_way_ci95": None, "ci90": None, "p": None, "p_holm": None}
+            row |= {"p": None, "p_holm": None}
+            row["difference"] |= {"low": None, "high": None, "ci90": None}
 
 
 def test_one_held_out_transformation_is_no_headline() -> None:
     results = real_results("alpha", "control:pixels")
     only_held_out(results, ["style_wave"])
-    results["backbones"]["alpha"]["coarse"]["linear"]["held_out"] = 0.363
-    results["backbones"]["control:pixels"]["coarse"]["linear"]["held_out"] = 0.0
+    results["backbones"]["alpha"]["coarse"]["linear"]["held_out"]["value"] = 0.363
+    results["backbones"]["control:pixels"]["coarse"]["linear"]["held_out"]["value"] = 0.0
     few = "32 photographs and 1 held-out transformation"
     short, said = answer(validate_results(results), "coarse"), text(results, "New styles")
     assert short is not None
@@ -252,7 +267,7 @@ def test_an_interval_wider_than_half_of_the_scale_is_no_headline() -> None:
     results = real_results("alpha")
     scores = results["backbones"]["alpha"]["coarse_rotation"]["linear"]
     for high, number in ((0.8, "inconclusive"), (0.7, "50.0%")):
-        scores |= {"accuracy": 0.5, "two_way_ci95": [0.2, high]}
+        scores["accuracy"] |= estimate(0.5, 0.2, high)
         short = answer(validate_results(results), "coarse")
         assert short is not None
         assert short.number == number
@@ -271,7 +286,8 @@ def test_a_control_that_is_lower_is_called_so_by_the_paired_difference() -> None
     assert short is not None
     assert expected in short.text
     assert expected in text(results, "Style")
-    results["comparisons"][-1] |= {"ci95": [-0.1, 1.0], "p_holm": 0.2}
+    results["comparisons"][-1]["p_holm"] = 0.2
+    results["comparisons"][-1]["difference"] |= {"low": -0.1, "high": 1.0}
     for sentences in (text(results, "Style"), getattr(answer(validate_results(results), "fine"), "text", "")):
         assert "alpha and control:pixels (+60.0 points, −10.0 to +100.0; p = 0.20) is inconclusive from 32" in sentences
         assert "clear" not in sentences.lower()
@@ -286,7 +302,7 @@ def test_unseen_transformations_are_compared_on_the_same_split_or_rotation() -> 
     short, split = answer(given, "coarse"), given.probe("alpha", "coarse", "linear")
     assert short is not None
     assert split is not None
-    assert short.number == f"{100 * (split.held_out or 0):.1f}%"
+    assert short.number == f"{show(split.held_out)}%"
     assert "13 held-out transformations" in short.interval
     assert "control:pixels" in short.text
     assert not has(results, "In turn")

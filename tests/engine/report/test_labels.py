@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.engine.report.real import of_probes, real_results
+from tests.engine.report.real import estimate, of_probes, real_results
 
 from substyle.engine.extensions.adapt.section import adapters, adapters_summary
 from substyle.engine.report.data import labelled, labels_of
@@ -82,7 +82,7 @@ def test_adapters_are_set_beside_their_backbone(tmp_path: Path) -> None:
     for _, _, heading, before, after, gain, _ in table.rows:
         assert gain is None or gain[0] == pytest.approx(after[0] - before[0], abs=1e-5), heading
         assert gain is None or gain[1] <= gain[0] <= gain[2]
-    assert by_score["Style"][3][0] == results["backbones"][base]["fine"]["linear"]["accuracy"]
+    assert by_score["Style"][3][0] == results["backbones"][base]["fine"]["linear"]["accuracy"]["value"]
     for row in results["comparisons"]:
         row["p_holm"] = 0.001 if {row["a"], row["b"]} == {name, base} and row["task"] == "fine" else 0.9
     text = adapters_summary(validate_results(results))
@@ -92,6 +92,6 @@ def test_adapters_are_set_beside_their_backbone(tmp_path: Path) -> None:
     assert 'id="adapters"' in page
     assert f"{base} + pisco" in page
     for each in (name, base):
-        results["backbones"][each]["shift"] = {"night": {"accuracy": 0.5, "ci95": [0.4, 0.6], "images": 9}}
+        results["backbones"][each]["shift"] = {"night": {"accuracy": estimate(0.5, 0.4, 0.6), "images": 9}}
     results["backbones"][name]["semantic"]["linear"]["converged"] = False  # the probe of shifts
     assert [row[-1] for row in adapters(validate_results(results)).rows if row[2] == "Class, night"] == ["no"]

@@ -19,6 +19,7 @@ from tests.engine.report.real import (
     BACKBONE,
     all_converged,
     drop,
+    estimate,
     of_probes,
     real_results,
     renamed,
@@ -109,9 +110,9 @@ def test_the_page_holds_the_numbers(full: ReportFiles) -> None:
     text = page_of(full).text
     results = real_results()
     for backbone in results["backbones"].values():
-        assert f"{100 * backbone['fine']['linear']['accuracy']:.1f}" in text
-        assert f"{backbone['sensitivity']['swirl']:.3f}" in text
-        assert f"{100 * backbone['shift']['fog@1,fog@3']['accuracy']:.1f}" in text
+        assert f"{100 * backbone['fine']['linear']['accuracy']['value']:.1f}" in text
+        assert f"{backbone['sensitivity']['swirl']['value']:.3f}" in text
+        assert f"{100 * backbone['shift']['fog@1,fog@3']['accuracy']['value']:.1f}" in text
     assert "1.00000" in text  # the cosine of the gate
     assert "grayscale 31" in text
     assert "one generator" in text
@@ -130,10 +131,11 @@ def test_plots_say_the_numbers_at_the_pointer(full: ReportFiles) -> None:
     titles = set(re.findall("<title>(.*?)</title>", full.html.read_text(encoding="utf-8")))
     count = real_results()["splits"]["test"]
     for name, backbone in real_results()["backbones"].items():
-        style, low_high = (backbone["fine"]["linear"][key] for key in ("accuracy", "ci95"))
-        assert f"{name}, linear probe: {show(style)} ({show_interval(low_high)}), n = {count:,} photographs" in titles
-        both = backbone["balance"]["same_image"], backbone["balance_ci95"]["same_image"]
-        assert f"{name}, same photograph: {show(both[0])} ({show_interval(both[1])})" in titles
+        style, nearest = backbone["fine"]["linear"]["accuracy"], backbone["balance"]["same_image"]
+        shown, low_high = show(style["value"]), show_interval((style["low"], style["high"]))
+        assert f"{name}, linear probe: {shown} ({low_high}), n = {count:,} photographs" in titles
+        shown, low_high = show(nearest["value"]), show_interval((nearest["low"], nearest["high"]))
+        assert f"{name}, same photograph: {shown} ({low_high})" in titles
 
 
 def test_the_page_has_the_verdicts_and_their_reasons(tmp_path: Path) -> None:
@@ -186,9 +188,11 @@ def test_the_first_three_answers_have_a_number_an_interval_and_a_plot(full: Repo
         ("semantic", "obfuscated", "substance", "32 transformations"),
     ):
         probes = [results.probe(name, task, "linear") for name in results.real()]
-        best = max((probe for probe in probes if probe), key=lambda probe: getattr(probe, key))
-        assert f">{show(getattr(best, key))}%</strong>" in top
-        assert f"95% interval {show_interval(best.interval(key))}; 32 photographs and {tested}; chance" in top
+        best = max((probe for probe in probes if probe), key=lambda probe: getattr(probe, key).value)
+        found = getattr(best, key)
+        assert (found.one_way is not None) == (task == "coarse_rotation")
+        assert f">{show(found.value)}%</strong>" in top
+        assert f"95% interval {show_interval((found.low, found.high))}; 32 photographs and {tested}; chance" in top
         assert f'href="#{section}"' in top
     assert top.count('<div class="answer">') == top.count("<svg") == 3
     assert len(page.tags("section")) == rest.count('<details class="fold">') + 1  # all other sections are folded
@@ -210,7 +214,7 @@ def test_answers_are_those_of_the_sections(tmp_path: Path) -> None:
 
 def test_an_answer_names_controls_and_what_has_not_converged() -> None:
     given = real_results("alpha", "beta", "control:pixels")
-    given["backbones"]["control:pixels"]["fine"]["linear"] |= {"accuracy": 0.9, "ci95": [0.88, 0.92]}
+    given["backbones"]["control:pixels"]["fine"]["linear"]["accuracy"] = estimate(0.9, 0.88, 0.92)
     given["backbones"]["beta"]["fine"]["linear"]["converged"] = False
     style = answer(validate_results(given), "fine")
     assert style is not None
@@ -295,7 +299,7 @@ def test_every_shape_of_results_has_a_page(shape: str, tmp_path: Path, monkeypat
 
 def test_only_what_must_be_there(tmp_path: Path) -> None:
     transformations = [{"name": "identity", "coarse": "identity", "role": "train"}]
-    results = {"schema": 1, "name": "bare", "images": 0, "transformations": transformations, "backbones": {"a": {}}}
+    results = {"schema": 3, "name": "bare", "images": 0, "transformations": transformations, "backbones": {"a": {}}}
     files = write_report(validate_results(results), tmp_path)
     assert "There are no scores yet" in page_of(files).text
     assert files.tables == files.figures == ()
@@ -329,7 +333,7 @@ def test_null_sections_are_like_missing_ones(tmp_path: Path) -> None:
     backbone = results["backbones"]["alpha"]
     for key in list(backbone):
         backbone[key] = None
-    backbone["fine"] = {"linear": {"accuracy": 0.5}}
+    backbone["fine"] = {"linear": {"accuracy": estimate(0.5)}}
     page = page_of(write_report(validate_results(results), tmp_path))
     assert "Accuracy: inconclusive." in page.text
     assert "None" not in page.text

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.report.real import real_results
+from tests.engine.report.real import estimate, real_results
 
 from substyle.engine.report.curves import halfway, severities, severity_plots
 from substyle.engine.report.data import dagger
@@ -24,14 +24,12 @@ def swept() -> dict[str, Any]:
     for name, half in zip(names, (1.5, 4.0), strict=True):
         curve = {
             "severities": [1, 2, 5],
-            "accuracy": [0.2, 0.6, None],
-            "ci95": [[0.1, 0.3], [0.5, 0.7], None],
-            "halfway": half,
-            "halfway_ci95": [half - 0.2, half + 0.2],
+            "accuracy": [estimate(0.2, 0.1, 0.3), estimate(0.6, 0.5, 0.7), None],
+            "halfway": estimate(half, half - 0.2, half + 0.2),
         }
         swept["backbones"][name]["control"] = False
         swept["backbones"][name]["fine"]["linear"]["by_severity"] = {"fog": curve}
-        swept["backbones"][name]["sensitivity"] = {"fog@2": 0.3}
+        swept["backbones"][name]["sensitivity"] = {"fog@2": estimate(0.3)}
     return swept
 
 
@@ -51,7 +49,8 @@ def test_tables_hold_every_severity(swept: dict[str, Any]) -> None:
 def test_accuracies_without_intervals_are_shown(swept: dict[str, Any], tmp_path: Path) -> None:
     for each in swept["backbones"].values():
         for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
-            curve.update({"ci95": [None] * 3, "halfway_ci95": None})
+            curve["accuracy"] = [estimate(0.2), estimate(0.6), None]
+            curve["halfway"] = estimate(curve["halfway"]["value"])
     assert severities(validate_results(swept)).rows[1][3] == (0.6, None, None)
     (plot,) = severity_plots(validate_results(swept))
     assert plot.curves[0].points == ((1, 0.2, None, None), (2, 0.6, None, None))
@@ -66,7 +65,7 @@ def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
     assert "(4.0)" in plot.summary
     for each in swept["backbones"].values():
         for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
-            curve["halfway_ci95"] = [0.5, 5.0]
+            curve["halfway"] |= {"low": 0.5, "high": 5.0}
     assert "no other backbone is clearly later" in severity_plots(validate_results(swept))[0].summary
 
 
@@ -107,10 +106,11 @@ def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"accuracy": [0.1]},
+        {"accuracy": [estimate(0.1)]},
+        {"accuracy": [0.2, 0.6, None]},
         {"severities": ["1", 2, 5]},
-        {"ci95": [[1], None, None]},
-        {"halfway": "x"},
+        {"accuracy": [{"value": 0.2, "low": 0.1}, None, None]},
+        {"halfway": {"value": "x"}},
         {"severities": None},
     ],
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.engine.report.real import drop, real_results
+from tests.engine.report.real import drop, estimate, real_results
 
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shift.section import shift_plots, shift_summary
@@ -21,9 +22,9 @@ def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(tmp_pat
     results = drop(real_results("alpha", "beta", "control:pixels"), "similarity")
     assert similarity_maps(validate_results(results)) == ((), [])
     control, (a, b) = "control:pixels", list(validate_results(results).real())[:2]
-    pair = {"cka": 0.256, "cka_ci95": [0.2, 0.3], "rsa": None, "rsa_ci95": None}
+    pair: dict[str, Any] = {"cka": estimate(0.256, 0.2, 0.3), "rsa": None}
     results["similarity"] = {
-        "pairs": {control: {a: {"cka": 0.9}, b: {"cka": 0.8}}, b: {a: pair}},
+        "pairs": {control: {a: {"cka": estimate(0.9)}, b: {"cka": estimate(0.8)}}, b: {a: pair}},
         "sampled": {"images": 7, "variants": 31, "rsa_variants": 30},
     }
     assert similarity(validate_results(results)).rows[2] == (b, a, (0.256, 0.2, 0.3), None, None)
@@ -39,8 +40,8 @@ def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(tmp_pat
     shown = page.html.read_text().partition('id="similarity"')[2].partition("</section>")[0]
     assert shown.count(">0.26</text>") == 2
     assert {path.name for path in page.figures} >= {"similarity.pdf", "similarity.png"}
-    pair["cka"] = "0.2"
-    with pytest.raises(SubstyleError, match=r"similarity\.pairs"):
+    pair["cka"]["value"] = "0.2"
+    with pytest.raises(SubstyleError, match=r"similarity\.pairs.*cka\.value"):
         validate_results(results)
 
 
@@ -48,8 +49,17 @@ def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(tmp_pat
     ("key", "part"),
     [
         ("robustness", [{}]),
-        ("robustness", [{"shift": None, "spearman": 0.5, "backbones": None}]),
-        ("robustness", [{"shift": "night", "spearman": 0.5, "backbones": {"a": {"sensitivity": 0.1, "loss": 0.2}}}]),
+        ("robustness", [{"shift": None, "spearman": estimate(0.5), "backbones": None}]),
+        (
+            "robustness",
+            [
+                {
+                    "shift": "night",
+                    "spearman": estimate(0.5),
+                    "backbones": {"a": {"sensitivity": estimate(0.1), "loss": estimate(0.2)}},
+                }
+            ],
+        ),
         ("similarity", {"pairs": {"a": None}}),
         ("similarity", {"pairs": {"a": {"b": None}}, "sampled": None}),
     ],

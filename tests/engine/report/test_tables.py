@@ -7,6 +7,7 @@ from tests.engine.report.real import (
     BACKBONE,
     NAMES,
     all_converged,
+    estimate,
     of_probes,
     real_results,
     shortened,
@@ -109,27 +110,31 @@ def test_numbers_come_from_their_places() -> None:
     results = real_results()
     backbone = results["backbones"][BACKBONE]
 
+    def cell(own: dict[str, float]) -> tuple[float, float, float]:
+        return own["value"], own["low"], own["high"]
+
     def row_of(table: Table, *start: object) -> dict[str, object]:
         found = [row for row in table.rows if row[: len(start)] == start]
         assert len(found) == 1
         return dict(zip((column.name for column in table.columns), found[0], strict=True))
 
     overview = row_of(tables.overview(validate_results(results)), BACKBONE, "mlp")
-    assert overview["style"] == (backbone["fine"]["mlp"]["accuracy"], *backbone["fine"]["mlp"]["ci95"])
-    assert overview["gap"] == (backbone["coarse"]["mlp"]["gap"], *backbone["coarse"]["mlp"]["gap_two_way_ci95"])
-    assert overview["obfuscated"][0] == backbone["semantic"]["mlp"]["obfuscated"]
+    assert overview["style"] == cell(backbone["fine"]["mlp"]["accuracy"])
+    assert overview["gap"] == cell(backbone["coarse"]["mlp"]["gap"])
+    assert backbone["coarse"]["mlp"]["gap"]["one_way"] != list(overview["gap"][1:])
+    assert overview["obfuscated"][0] == backbone["semantic"]["mlp"]["obfuscated"]["value"]
     style = row_of(tables.by_transformation(validate_results(results), "fine"), BACKBONE, "swirl")
     assert style["style_linear"] == backbone["fine"]["linear"]["by_transformation"]["swirl"]
     new = row_of(tables.by_transformation(validate_results(results), "coarse"), BACKBONE, "swirl")
     swirl = backbone["coarse"]["linear"]["by_transformation"]["swirl"]
-    assert new["coarse_linear"] == (swirl["accuracy"], *swirl["ci95"])
+    assert new["coarse_linear"] == cell(swirl["accuracy"])
     assert new["role"] == "held_out"
     moved = row_of(tables.geometry(validate_results(results)), BACKBONE, "swirl")
-    assert moved["sensitivity"] == (backbone["sensitivity"]["swirl"], *backbone["sensitivity_ci95"]["swirl"])
+    assert moved["sensitivity"] == cell(backbone["sensitivity"]["swirl"])
     assert moved["steerability"] == backbone["steerability"]["swirl"]
     near = row_of(tables.knn(validate_results(results)), BACKBONE, 10)
-    assert near["style"][0] == backbone["knn"]["transformation"]["10"]
-    assert near["class"][0] == backbone["knn"]["class"]["10"]
+    assert near["style"][0] == backbone["knn"]["transformation"]["10"]["value"]
+    assert near["class"][0] == backbone["knn"]["class"]["10"]["value"]
 
 
 def test_confusion_counts_add_up() -> None:
@@ -150,7 +155,7 @@ def test_tables_without_numbers_have_no_rows() -> None:
 
 def test_rotation_has_its_table() -> None:
     results = real_results("alpha")
-    scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": [0.3, 0.5]}}}
+    scores = {"by_transformation": {"jpeg": {"accuracy": estimate(0.4, 0.3, 0.5)}}}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
     assert tables.by_transformation(validate_results(results), "coarse_rotation").rows == (
         ("alpha", "jpeg", "quality", "train", (0.4, 0.3, 0.5), None),
@@ -164,7 +169,7 @@ def test_headline_has_a_line_for_each_backbone_and_chance() -> None:
     assert lines[0].split()[:2] == ["backbone", "dim"]
     assert {"seen", "held out", "class, original", "class, transformed"} <= set(re.split("  +", lines[0]))
     assert lines[2].startswith(NAMES[0])
-    assert show(results["backbones"][NAMES[0]]["fine"]["mlp"]["accuracy"]) in lines[2]
+    assert show(results["backbones"][NAMES[0]]["fine"]["mlp"]["accuracy"]["value"]) in lines[2]
     assert lines[-1].split() == ["chance", "3.0", "3.0", "10.0", "10.0", "6.2", "6.2", "3.0"]
     assert len({len(line) for line in lines}) == 1
 
@@ -198,7 +203,7 @@ def test_probes_that_have_not_converged_are_marked(tmp_path: Path) -> None:
     after = write_report(validate_results(results), tmp_path / "after")
     page = after.html.read_text()
     accuracy, clean = (
-        show(results["backbones"]["alpha"][task]["linear"][key])
+        show(results["backbones"]["alpha"][task]["linear"][key]["value"])
         for task, key in (("fine", "accuracy"), ("semantic", "clean"))
     )
     assert page.count(f"<td>{accuracy} †<small>") == 3  # overview, beside nearest neighbours, extractability

@@ -15,6 +15,7 @@ from tests.engine.report.real import real_results
 
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.ridge import PENALTIES
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages import registry
 from substyle.engine.stages.labels import STAGE, LabelsConfig, classes, labels
 from substyle.engine.stages.labels.scores import Values
@@ -95,11 +96,11 @@ def test_a_label_agrees_with_scikit_learn() -> None:
     found = found_for(table, site_N)
     right = reference(table, identity_of(table), site_N) == site_N
     test = table.rows(TEST)
-    assert found["accuracy"] == pytest.approx(right[test].mean(), abs=0.005)
+    assert found["accuracy"]["value"] == pytest.approx(right[test].mean(), abs=0.005)
     predicted = reference(table, identity_of(table), site_N)
     assert found["balanced"] == pytest.approx(balanced_accuracy_score(site_N[test], predicted[test]), abs=0.005)
     assert found["chance"] == pytest.approx(np.bincount(site_N[test]).max() / len(test))
-    assert found["ci95"][0] < found["accuracy"] < found["ci95"][1]
+    assert found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"]
     assert (found["kind"], found["values"], found["images"], found["missing"]) == ("class", 3, len(test), 0)
 
 
@@ -111,7 +112,7 @@ def test_holding_the_class_fixed_agrees_with_scikit_learn() -> None:
         x_ND[table.label_N == each] -= x_ND[train[table.label_N[train] == each]].mean(axis=0)
     test = table.rows(TEST)
     right = reference(table, x_ND, site_N)[test] == site_N[test]
-    assert found["fixed"]["accuracy"] == pytest.approx(right.mean(), abs=0.015)
+    assert found["fixed"]["accuracy"]["value"] == pytest.approx(right.mean(), abs=0.015)
     most = np.array([np.bincount(site_N[train[table.label_N[train] == each]]).argmax() for each in range(CLASSES)])
     assert found["class_alone"] == pytest.approx((most[table.label_N[test]] == site_N[test]).mean())
 
@@ -119,15 +120,15 @@ def test_holding_the_class_fixed_agrees_with_scikit_learn() -> None:
 def test_a_label_that_is_the_class_is_not_told_with_the_class_held_fixed() -> None:
     table, site_N = some(site=0.0, alike=1.0, noise=0.2)
     found = found_for(table, site_N)
-    assert found["accuracy"] > 0.95
+    assert found["accuracy"]["value"] > 0.95
     assert found["class_alone"] == 1.0
-    assert abs(found["fixed"]["accuracy"] - found["fixed"]["chance"]) < 0.15
+    assert abs(found["fixed"]["accuracy"]["value"] - found["fixed"]["chance"]) < 0.15
 
 
 def test_a_label_that_the_embedding_lacks_is_at_chance_and_one_that_it_has_is_not() -> None:
     lacks, has = (found_for(*some(site=site, alike=0.3)) for site in (0.0, 3.0))
-    assert lacks["fixed"]["ci95"][0] < lacks["fixed"]["chance"] < lacks["fixed"]["ci95"][1]
-    assert has["fixed"]["accuracy"] > 0.97
+    assert lacks["fixed"]["accuracy"]["low"] < lacks["fixed"]["chance"] < lacks["fixed"]["accuracy"]["high"]
+    assert has["fixed"]["accuracy"]["value"] > 0.97
 
 
 def test_values_that_are_missing_or_rare_are_left_out_and_counted() -> None:
@@ -161,8 +162,9 @@ def test_groups_do_not_straddle_training_and_test() -> None:
     assert found["site"]["in_training"] == 3
     assert found["site"]["images"] == 117
     alone = labels(table, {"site": known["site"]}, config_of("site"), QUICK)["by_label"]["site"]
-    width, before = (each["ci95"][1] - each["ci95"][0] for each in (found["site"], alone))
-    assert width != before
+    grouped, before = found["site"]["accuracy"], alone["accuracy"]
+    assert grouped["high"] - grouped["low"] != before["high"] - before["low"]
+    assert (grouped["unit"], before["unit"]) == ("patient", "photograph")
 
 
 def test_repeated_photographs_of_a_group_do_not_narrow_the_interval() -> None:
@@ -182,8 +184,8 @@ def test_repeated_photographs_of_a_group_do_not_narrow_the_interval() -> None:
         "scan": {key: str(row) for key, row in zip(many.keys, rows, strict=True)},
     }
     grouped = labels(many, known, config_of("site", "scan", group="scan"), QUICK)["by_label"]["site"]
-    low, high = few["ci95"]
-    assert grouped["ci95"][1] - grouped["ci95"][0] == pytest.approx(high - low, rel=0.35)
+    width, expected = (each["accuracy"]["high"] - each["accuracy"]["low"] for each in (grouped, few))
+    assert width == pytest.approx(expected, rel=0.35)
 
 
 def test_numbers_agree_with_scikit_learn() -> None:
@@ -197,15 +199,15 @@ def test_numbers_agree_with_scikit_learn() -> None:
     unit = ((x_ND[train] - x_ND[train].mean(axis=0)) ** 2).sum() / WIDTH
     model = Ridge(alpha=found["penalty"] * unit).fit(x_ND[train], year_N[train])
     assert found["penalty"] in PENALTIES
-    assert found["r2"] == pytest.approx(r2_score(year_N[test], model.predict(x_ND[test])), abs=1e-4)
-    assert found["error"] == pytest.approx(np.abs(year_N[test] - model.predict(x_ND[test])).mean(), abs=1e-3)
+    assert found["r2"]["value"] == pytest.approx(r2_score(year_N[test], model.predict(x_ND[test])), abs=1e-4)
+    assert found["error"]["value"] == pytest.approx(np.abs(year_N[test] - model.predict(x_ND[test])).mean(), abs=1e-3)
     assert found["kind"] == "number"
     for each in range(CLASSES):
         own = table.label_N == each
         x_ND[own] -= x_ND[train[own[train]]].mean(axis=0)
         year_N[own] -= year_N[train[own[train]]].mean()
     fixed = Ridge(alpha=1e-3).fit(x_ND[train], year_N[train])
-    assert found["fixed"]["r2"] == pytest.approx(r2_score(year_N[test], fixed.predict(x_ND[test])), abs=0.01)
+    assert found["fixed"]["r2"]["value"] == pytest.approx(r2_score(year_N[test], fixed.predict(x_ND[test])), abs=0.01)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -273,10 +275,11 @@ def test_classes_within_and_across_values_agree_with_scikit_learn() -> None:
         right[own] = reference(table, identity_of(table), table.label_N, rows)[own] == table.label_N[own]
         assert found["by_value"][SITES[v]]["across"] == pytest.approx(right[own].mean(), abs=0.03)
         assert found["by_value"][SITES[v]]["images"] == len(own)
-    assert found["across"] == pytest.approx(right[test].mean(), abs=0.015)
-    assert found["drop"] == pytest.approx(found["within"] - found["across"])
-    assert found["drop_ci95"][0] <= found["drop"] <= found["drop_ci95"][1]
-    assert found["gap"] == pytest.approx(found["within"] - min(v["within"] for v in found["by_value"].values()))
+    assert found["across"]["value"] == pytest.approx(right[test].mean(), abs=0.015)
+    within, drop = found["within"]["value"], found["drop"]
+    assert drop["value"] == pytest.approx(within - found["across"]["value"])
+    assert drop["low"] <= drop["value"] <= drop["high"]
+    assert found["gap"] == pytest.approx(within - min(v["within"] for v in found["by_value"].values()))
 
 
 def test_a_class_that_looks_different_elsewhere_is_lost_across_values() -> None:
@@ -288,8 +291,8 @@ def test_a_class_that_looks_different_elsewhere_is_lost_across_values() -> None:
     found = found_for(replace(table, x_TND=x_TND), site_N, max_values=3)["substance"]
     alike = found_for(*some(site=1.0, noise=0.4), max_values=3)["substance"]
     assert found["by_value"]["east"]["across"] < 0.5
-    assert found["drop_ci95"][0] > 0
-    assert alike["drop_ci95"][0] <= 0 <= alike["drop_ci95"][1]
+    assert found["drop"]["low"] > 0
+    assert alike["drop"]["low"] <= 0 <= alike["drop"]["high"]
 
 
 def test_classes_that_no_other_value_has_are_not_scored_across() -> None:
@@ -322,15 +325,16 @@ def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
             right[name].append(bool(model.predict(unit_ND[n][None])[0] == label_N[n]))
     for name, own in right.items():
         assert found[name] == pytest.approx(np.mean(own), abs=1e-6)
-    assert found["price"] == pytest.approx(found["pos_same"] - found["neg_same"], abs=1e-6)
+    price = found["price"]
+    assert price["value"] == pytest.approx(found["pos_same"] - found["neg_same"], abs=1e-6)
     assert found["neg_same"] < found["uniform"] < found["pos_same"]
-    assert found["price"] > 0.3
-    assert found["price_ci95"][0] < found["price"] < found["price_ci95"][1]
+    assert price["value"] > 0.3
+    assert price["low"] < price["value"] < price["high"]
 
 
 def test_an_embedding_without_the_label_pays_nothing() -> None:
     found = found_for(*some(site=0.0, noise=0.2))["shortcut"]
-    assert found["price_ci95"][0] <= 0 <= found["price_ci95"][1]
+    assert found["price"]["low"] <= 0 <= found["price"]["high"]
     table, _ = some()
     assert found_for(table, table.label_N)["shortcut"] is None  # each class is of one value
 
@@ -372,22 +376,23 @@ def test_neighbours_are_searched_among_a_sample(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(classes, "MOST", 30)
     part = found_for(table, site_N)["shortcut"]
     assert whole["images"] == part["images"] == 120
-    assert whole["price"] != part["price"]
+    assert whole["price"]["value"] != part["price"]["value"]
 
 
 def test_other_heads_and_few_labels() -> None:
     table, site_N = some(site=1.0, noise=0.3)
     found = found_for(table, site_N, heads=("linear", "mlp"), shots=16)
     for name in ("mlp", "few_shot"):
-        assert 0.8 < found[name]["accuracy"] <= 1.0
-        assert found[name]["ci95"][0] <= found[name]["accuracy"] <= found[name]["ci95"][1]
+        accuracy = found[name]["accuracy"]
+        assert 0.8 < accuracy["value"] <= 1.0
+        assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
 
 
 def test_photographs_without_classes_are_probed_all_the_same() -> None:
     table, site_N = some()
     table = replace(table, label_N=np.full(len(table.keys), -1), class_names=())
     found = found_for(table, site_N, max_values=3)
-    assert found["accuracy"] > found["chance"]
+    assert found["accuracy"]["value"] > found["chance"]
     assert "fixed" not in found
 
 
@@ -410,11 +415,11 @@ def test_the_section_and_what_is_compared() -> None:
     (section,) = [each for each in sections_of(document) if each.key == "labels"]
     text, heat, leaks, _, substance, by_value, shortcuts, note = section.blocks
     own = made["by_label"]["site"]
-    assert f"{name} predicts site best: accuracy {100 * own['accuracy']:.1f}" in text.text  # type: ignore[union-attr]
-    assert f"{100 * own['fixed']['accuracy']:.1f}% with the class held fixed" in text.text  # type: ignore[union-attr]
+    assert f"{name} predicts site best: accuracy {100 * own['accuracy']['value']:.1f}" in text.text  # type: ignore[union-attr]
+    assert f"{100 * own['fixed']['accuracy']['value']:.1f}% with the class held fixed" in text.text  # type: ignore[union-attr]
     (classes, numbers) = heat.parts[0][2].groups  # type: ignore[union-attr]
     assert (classes[0], numbers[0]) == ("3 classes", "numbers (R²)")
-    assert classes[1][0][1][0].text == f"{100 * own['accuracy']:.1f}"
+    assert classes[1][0][1][0].text == f"{100 * own['accuracy']['value']:.1f}"
     assert leaks.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert substance.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert [row[2] for row in by_value.table.rows] == list(own["substance"]["by_value"])  # type: ignore[union-attr]
@@ -428,11 +433,11 @@ def test_the_section_and_what_is_compared() -> None:
     results["backbones"][name]["labels"] = chance
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
     assert f"{name} predicts no label clearly above chance." in section.blocks[0].text  # type: ignore[union-attr]
-    few = made["by_label"]["site"] | {"accuracy": 0.75, "ci95": [0.3, 0.95], "chance": 0.34}
-    sure = made["by_label"]["site"] | {"accuracy": 0.62, "ci95": [0.57, 0.67], "chance": 0.34}
+    few = made["by_label"]["site"] | {"accuracy": entry_of(0.75, (0.3, 0.95)), "chance": 0.34}
+    sure = made["by_label"]["site"] | {"accuracy": entry_of(0.62, (0.57, 0.67)), "chance": 0.34}
     results["backbones"][name]["labels"] = made | {"by_label": {"few": few, "sure": sure}}
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
     assert f"{name} predicts sure best" in section.blocks[0].text  # type: ignore[union-attr]
     compared = list(registry.scores_of(STAGE, document.backbones[name]))
     assert [score.key for score in compared] == ["label_site", "label_year"]
-    assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']:.1f}"
+    assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']['value']:.1f}"

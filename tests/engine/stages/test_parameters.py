@@ -130,11 +130,11 @@ def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
     }
     for own in found.values():
         for score in own.values():
-            assert score["r2"] > 0.95
-            assert score["r2_ci95"][0] < score["r2"] < score["r2_ci95"][1]
-            assert score["error_ci95"][0] < score["error"] < score["error_ci95"][1]
-    assert found["gaussian_blur"]["sigma"]["error"] < 0.3
-    assert found["hue_shift"]["hue"]["error"] < 5
+            assert score["r2"]["value"] > 0.95
+            for each in (score["r2"], score["error"]):
+                assert each["low"] < each["value"] < each["high"]
+    assert found["gaussian_blur"]["sigma"]["error"]["value"] < 0.3
+    assert found["hue_shift"]["hue"]["error"]["value"] < 5
     for (t, parameter), period in {("line_halftone", "angle"): 180, ("hue_shift", "hue"): 360}.items():
         points = np.array(found[t][parameter]["points"])
         assert np.abs(points[:, 1] - points[:, 0]).max() <= period / 2
@@ -142,7 +142,7 @@ def test_what_embeddings_have_is_read_and_what_they_lack_is_not() -> None:
     table = some()
     shuffled = np.random.default_rng(1).permuted(table.x_TND, axis=1)
     lost = found_in(EmbeddingTable(**{**vars(table), "x_TND": shuffled}))
-    assert all(score["r2"] < 0.1 for own in lost.values() for score in own.values())
+    assert all(score["r2"]["value"] < 0.1 for own in lost.values() for score in own.values())
 
 
 @pytest.mark.parametrize("width", [6, 200])  # more rows than numbers, and fewer
@@ -167,14 +167,16 @@ def test_scores_agree_with_scikit_learn() -> None:
     value_N = drawn("line_halftone", table.keys)["pitch"].astype(np.float64)
     ridge = RidgePath.of(table, [(0, 3, train)], [(Response("pitch", "px", 0.0), value_N[None])])
     predicted = ridge.predictions(table, [(0, 3, test)])[list(PENALTIES).index(score["penalty"])][:, 0]
-    assert score["r2"] == pytest.approx(r2_score(value_N[test], predicted))
-    assert score["error"] == pytest.approx(np.abs(value_N[test] - predicted).mean())
+    assert score["r2"]["value"] == pytest.approx(r2_score(value_N[test], predicted))
+    assert score["error"]["value"] == pytest.approx(np.abs(value_N[test] - predicted).mean())
 
 
 def test_lines_for_a_terminal() -> None:
     found = parameters(some(), 0, QUICK)
     score = found["by_transformation"]["gaussian_blur"]["sigma"]
-    assert f"gaussian_blur: sigma  R² {score['r2']:.2f}  error {score['error']:.3g} px" in list(STAGE.lines(found))
+    assert f"gaussian_blur: sigma  R² {score['r2']['value']:.2f}  error {score['error']['value']:.3g} px" in list(
+        STAGE.lines(found)
+    )
 
 
 def test_severities_are_rows_of_one_regression() -> None:
@@ -183,7 +185,7 @@ def test_severities_are_rows_of_one_regression() -> None:
     assert list(found) == ["imagenet_c_defocus_blur"]
     radius = found["imagenet_c_defocus_blur"]["radius"]
     assert (radius["low"], radius["high"], radius["images"]) == (3.0, 10.0, 60)
-    assert radius["r2"] > 0.95
+    assert radius["r2"]["value"] > 0.95
     assert found_in(some(names[:2])) == {}  # two values are no regression
 
 
@@ -192,30 +194,31 @@ def test_variants_that_equal_the_original_are_left_out(monkeypatch: pytest.Monke
     distinct = np.random.default_rng(4).random(table.distinct_TN.shape) < 0.6
     x_TND = np.where(distinct[..., None], table.x_TND, np.asarray(table.x_TND)[:1])  # those of identity
     found = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
-    assert all(score["r2"] > 0.9 for own in found.values() for score in own.values())
+    assert all(score["r2"]["value"] > 0.9 for own in found.values() for score in own.values())
     assert found["hue_shift"]["hue"]["images"] == distinct[2, table.rows(TEST)].sum()
     monkeypatch.setattr("substyle.engine.probes.ridge._AT_ONCE", 7)
     again = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
-    assert again["hue_shift"]["hue"]["r2"] == pytest.approx(found["hue_shift"]["hue"]["r2"], rel=1e-9)
+    expected = found["hue_shift"]["hue"]["r2"]["value"]
+    assert again["hue_shift"]["hue"]["r2"]["value"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_without_validation_photographs_some_of_the_training_ones_select() -> None:
-    assert found_in(some(counts=(100, 0, 60)))["gaussian_blur"]["sigma"]["r2"] > 0.95
+    assert found_in(some(counts=(100, 0, 60)))["gaussian_blur"]["sigma"]["r2"]["value"] > 0.95
 
 
 def test_intervals_stay_in_range_with_few_folders() -> None:
     config = ParametersConfig(bootstrap=200, resample_by="folder")
     for own in found_in(some(noise=0.3), config).values():
         for score in own.values():
-            assert score["r2_ci95"][1] <= 1.0
-            assert score["error_ci95"][0] >= 0.0
+            assert score["r2"]["high"] <= 1.0
+            assert score["error"]["low"] >= 0.0
 
 
 def test_intervals_cover_the_score_on_all_photographs() -> None:
     """R² of the same predictions on a large population; photographs are resampled with all of their severities."""
     names = tuple(f"imagenet_c_defocus_blur@{k}" for k in (1, 3, 5))
     table = some(names, counts=(60, 20, 4000), noise=0.5)
-    whole = found_in(table)["imagenet_c_defocus_blur"]["radius"]["r2"]
+    whole = found_in(table)["imagenet_c_defocus_blur"]["radius"]["r2"]["value"]
     rng, covered = np.random.default_rng(2), 0
     test = table.rows(TEST)
     for _ in range(60):
@@ -223,24 +226,22 @@ def test_intervals_cover_the_score_on_all_photographs() -> None:
         x_TND = np.asarray(table.x_TND)[:, rows]
         part = {"x_TND": x_TND, "keys": tuple(table.keys[i] for i in rows), "split_N": table.split_N[rows]}
         part |= {"label_N": table.label_N[rows], "distinct_TN": table.distinct_TN[:, rows]}
-        low, high = found_in(EmbeddingTable(**{**vars(table), **part}))["imagenet_c_defocus_blur"]["radius"]["r2_ci95"]
-        covered += low <= whole <= high
+        r2 = found_in(EmbeddingTable(**{**vars(table), **part}))["imagenet_c_defocus_blur"]["radius"]["r2"]
+        covered += r2["low"] <= whole <= r2["high"]
     assert 0.87 <= covered / 60 <= 1.0
 
 
 def test_the_section_and_what_is_compared() -> None:
     results = drop(real_results(), "parameters")
     score = {
-        "r2": 0.8,
-        "r2_ci95": [0.7, 0.9],
-        "error": 0.5,
-        "error_ci95": [0.4, 0.6],
+        "r2": {"value": 0.8, "low": 0.7, "high": 0.9},
+        "error": {"value": 0.5, "low": 0.4, "high": 0.6},
         "unit": "px",
         "low": 2,
         "high": 6,
     }
     score["points"] = [[2, 2.1], [6, 5.5]]
-    bad = {**score, "r2": -0.5, "r2_ci95": [-0.6, -0.4]}
+    bad = {**score, "r2": {"value": -0.5, "low": -0.6, "high": -0.4}}
     names = list(results["backbones"])[:2]
     for name, own in zip(names, (score, bad), strict=True):
         results["backbones"][name]["parameters"] = {"by_transformation": {"gaussian_blur": {"sigma": own}}}

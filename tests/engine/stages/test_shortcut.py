@@ -11,6 +11,7 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from tests.engine.report.real import drop, real_results
 
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.shortcut import STAGE, ShortcutConfig, shortcut
 from substyle.engine.store.layout import TEST, TRAIN, VAL
@@ -67,30 +68,34 @@ def test_each_arrangement_agrees_with_scikit_learn() -> None:
                 right[name].append(float(model.predict(unit(state, np.array([n])))[0] == table.label_N[n]))
     for name, scores in right.items():
         assert found[name] == pytest.approx(np.mean(scores)), name
-    assert found["price"] == pytest.approx(np.mean(right["pos_same"]) - np.mean(right["neg_same"]))
+    assert found["price"]["value"] == pytest.approx(np.mean(right["pos_same"]) - np.mean(right["neg_same"]))
 
 
 def test_processing_that_is_known_is_paid_for() -> None:
     found = shortcut(some(3.0), QUICK)
     jpeg, blur = (found["by_transformation"][name] for name in ("jpeg", "blur"))
     assert (jpeg["pos_same"], jpeg["neg_same"]) == (1.0, 0.0)  # neighbours are those of the processing
-    assert jpeg["price"] == 1.0
+    assert jpeg["price"]["value"] == 1.0
     assert jpeg["baseline"] > 0.6
     assert jpeg["all_diff"] > 0.5
     assert jpeg["neg_same"] < jpeg["uniform"] < jpeg["pos_same"]
     assert next(iter(STAGE.lines(found))) == "jpeg  +100.0 points"
-    assert abs(blur["price"]) < 0.1  # the embedding cannot tell it
-    assert found["price"] == pytest.approx((jpeg["price"] + blur["price"]) / 2)
-    low, high = found["price_two_way_ci95"]
-    assert low < found["price_ci95"][0] < found["price"] < found["price_ci95"][1] < high
+    assert abs(blur["price"]["value"]) < 0.1  # the embedding cannot tell it
+    price = found["price"]
+    assert price["value"] == pytest.approx((jpeg["price"]["value"] + blur["price"]["value"]) / 2)
+    low, high = price["one_way"]
+    assert price["low"] < low < price["value"] < high < price["high"]
+    # of each transformation over photographs alone
+    assert jpeg["price"].keys() == blur["price"].keys() == {"value", "low", "high", "n", "unit"}
+    assert (price["unit"], jpeg["price"]["unit"]) == ("photograph and transformation", "photograph")
 
 
 def test_an_embedding_of_classes_alone_pays_nothing() -> None:
     found = shortcut(some(0.0, substance=6.0), QUICK)
     for row in found["by_transformation"].values():
         assert [row[name] for name in ("baseline", "all_diff", "pos_same", "neg_same", "uniform")] == [1.0] * 5
-        assert row["price"] == 0.0
-    assert found["price_ci95"][0] <= 0 <= found["price_ci95"][1]
+        assert row["price"]["value"] == 0.0
+    assert found["price"]["one_way"][0] <= 0 <= found["price"]["one_way"][1]
 
 
 def test_a_probe_trained_where_processing_is_the_class_loses() -> None:
@@ -98,16 +103,14 @@ def test_a_probe_trained_where_processing_is_the_class_loses() -> None:
     jpeg, blur = (found["by_transformation"][name] for name in ("jpeg", "blur"))
     first, half, last = jpeg["trained"]
     assert first > half > last
-    assert jpeg["loss"] == pytest.approx(first - last)
-    assert jpeg["loss_ci95"][0] > 0.1
-    assert abs(blur["loss"]) < 0.05  # the embedding cannot tell it
+    assert jpeg["loss"]["value"] == pytest.approx(first - last)
+    assert jpeg["loss"]["low"] > 0.1
+    assert abs(blur["loss"]["value"]) < 0.05  # the embedding cannot tell it
     assert found["trained"] == pytest.approx(np.mean([jpeg["trained"], blur["trained"]], axis=0))
     off = shortcut(some(3.0), replace(QUICK, correlations=()))
     assert off["trained"] == []
     assert "loss" not in off
-    assert {k: v for k, v in off.items() if k in ("price", "price_ci95")} == {
-        k: found[k] for k in ("price", "price_ci95")
-    }
+    assert off["price"] == found["price"]
 
 
 def test_class_probes_agree_with_least_squares() -> None:
@@ -163,9 +166,9 @@ def test_the_section_says_what_each_backbone_loses() -> None:
     results = drop(real_results(), "shortcut")
     name = next(iter(results["backbones"]))
     row: dict[str, Any] = {"baseline": 0.9, "all_diff": 0.8, "pos_same": 0.95, "neg_same": 0.5, "uniform": 0.85}
-    row |= {"price": 0.45, "price_ci95": [0.4, 0.5], "loss": 0.2, "loss_ci95": [0.15, 0.25], "trained": [0.9, 0.7]}
-    own = {"price": 0.45, "price_two_way_ci95": [0.3, 0.6], "by_transformation": {"jpeg": row}, "neighbours": 10}
-    own |= {"loss": 0.2, "loss_two_way_ci95": [0.1, 0.3], "trained": [0.9, 0.7], "correlations": [0, 1]}
+    row |= {"price": entry_of(0.45, (0.4, 0.5)), "loss": entry_of(0.2, (0.15, 0.25)), "trained": [0.9, 0.7]}
+    own = {"price": entry_of(0.45, (0.3, 0.6)), "by_transformation": {"jpeg": row}, "neighbours": 10}
+    own |= {"loss": entry_of(0.2, (0.1, 0.3)), "trained": [0.9, 0.7], "correlations": [0, 1]}
     results["backbones"][name]["shortcut"] = {**own, "images": 100, "bank": 300}
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "shortcut"]
     text, table, heat, *_ = section.blocks
@@ -188,7 +191,9 @@ def test_variants_that_equal_the_original_neither_ask_nor_answer() -> None:
     distinct[1] = False
     none = shortcut(replace(table, distinct_TN=distinct), QUICK)
     assert none["by_transformation"]["jpeg"]["price"] is None
-    assert none["price"] == none["by_transformation"]["blur"]["price"]
+    price, blur = none["price"], none["by_transformation"]["blur"]["price"]
+    assert (price["value"], price["one_way"]) == (blur["value"], [blur["low"], blur["high"]])
+    assert price.keys().isdisjoint(("low", "high"))  # over one transformation
 
 
 def test_blocks_of_queries_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

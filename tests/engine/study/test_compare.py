@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engine.report.real import BACKBONE, NAMES, all_converged, real_results, shortened, with_backbones
+from tests.engine.report.real import BACKBONE, NAMES, all_converged, estimate, real_results, shortened, with_backbones
 
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.report.data import show
@@ -34,7 +34,7 @@ def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path
     runs = [(name, real_results()) for name in ("a", "b", "c")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85, 0.801), strict=True):
         scores = results["backbones"][BACKBONE]["fine"]["linear"]
-        scores |= {"accuracy": accuracy, "ci95": [accuracy - 0.01, accuracy + 0.01]}
+        scores["accuracy"] = estimate(accuracy, accuracy - 0.01, accuracy + 0.01)
     _, second = runs[1]
     if change == "suite":
         second["transformations"] = second["transformations"][:6]
@@ -100,7 +100,7 @@ def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
     scores["converged"] = False
     comparison = compare_results(runs, tmp_path)
     (marked,) = [line for line in comparison.text().splitlines() if "†" in line and "style_linear" in line]
-    assert marked.split()[2:] == [show(scores["accuracy"]), show(scores["accuracy"]), "†", "+0.0"]
+    assert marked.split()[2:] == [*[show(scores["accuracy"]["value"])] * 2, "†", "+0.0"]
     assert "† the probe has not converged" in comparison.text()
     assert (tmp_path / "tables" / "compare.tex").read_text().count(r"$\dagger$") == 1
     assert "†" not in compare_results([runs[0], ("c", runs[0][1])], tmp_path).text()
@@ -154,11 +154,11 @@ def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
     runs = [real_results() for _ in range(2)]
     name = NAMES[0]
     for results, value, radius in zip(runs, (0.25, 0.75), (4, 8), strict=True):
-        scored, ends = {"accuracy": value}, [value - 0.125, value + 0.125]
+        scored, ended = {"accuracy": estimate(value)}, estimate(value, value - 0.125, value + 0.125)
         own = results["backbones"][name]
-        own["shift"] = {"sketches": {**scored, "ci95": ends}}
+        own["shift"] = {"sketches": {"accuracy": ended}}
         own["domains"] = {"fine": {"photos": {"photos": scored, "x-rays": {**scored, "converged": False}}}}
-        attack = {"l2": 1.0, "success": value, "success_ci95": ends, "detection": {"detector": {"auroc": value}}}
+        attack = {"l2": 1.0, "success": ended, "detection": {"detector": {"auroc": estimate(value)}}}
         own["attack"] = {"attacks": {"pgd@8": attack}}
         results["settings"] = {"attack": {"weight": 1.0, "steps": radius}}
     compared = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path)
@@ -205,7 +205,7 @@ def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
 def test_the_table_for_a_terminal(tmp_path: Path) -> None:
     runs = [(name, all_converged(real_results())) for name in ("a", "b")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85), strict=True):
-        results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = accuracy
+        results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = estimate(accuracy)
     comparison = compare_results(runs, tmp_path, [outcome(0.80, "identity"), outcome(0.85, "identity")])
     lines = comparison.text().splitlines()
     assert lines[0].split() == ["Backbone", "Score", "a", "b", "b", "−", "a"]
@@ -219,7 +219,8 @@ def test_held_out_scores_have_the_two_way_interval(tmp_path: Path) -> None:
     runs = [(name, real_results()) for name in ("a", "b")]
     for (_, results), value in zip(runs, (0.50, 0.53), strict=True):
         own = results["backbones"][BACKBONE]
-        own["coarse"]["linear"] |= {"held_out": value, "held_out_ci95": [value - 0.01, value + 0.01]}
-        own["coarse"]["linear"]["held_out_two_way_ci95"] = [0.2, 0.8]
+        one_way = {"one_way": [value - 0.01, value + 0.01]}
+        own["coarse"]["linear"]["held_out"] = estimate(value, 0.2, 0.8) | one_way
     values = {row[:2]: row[2:4] for row in compare_results(runs, tmp_path).table.rows}
     assert values[BACKBONE, "held_out_linear"] == ((0.50, 0.2, 0.8), (0.53, 0.2, 0.8))
+    assert "<td>53.0<small>20.0–80.0</small></td>" in (tmp_path / "compare.html").read_text().replace(" †", "")

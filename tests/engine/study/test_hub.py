@@ -49,7 +49,7 @@ def test_the_card_has_all_accuracies_in_the_format_of_the_hub(run: Path) -> None
     assert [model["name"] for model in index] == list(validate_results(results).ordered())
     found = {(each.metric_name, each.metric_value) for each in loaded.data.eval_results}
     for backbone in results["backbones"].values():
-        assert ("Accuracy (Style, linear)", backbone["fine"]["linear"]["accuracy"]) in found
+        assert ("Accuracy (Style, linear)", backbone["fine"]["linear"]["accuracy"]["value"]) in found
     assert f"| {BACKBONE} | linear |" in loaded.text
     one = next(each for each in loaded.data.eval_results if each.metric_name == "Accuracy (Style, linear)")
     assert (one.task_type, one.metric_type, one.dataset_split) == ("image-classification", "accuracy", "test")

@@ -63,7 +63,7 @@ def test_progress_scores_tables_and_report_are_tracked(tmp_path: Path, monkeypat
     study("trackio", tmp_path, results)
     assert (library.logged["embed/done"], library.logged["embed/total"]) == (40, 40)
     assert library.logged["embed/per_second"] > 0
-    accuracy = results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"]
+    accuracy = results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"]["value"]
     assert library.logged[f"{BACKBONE}/linear/style"] == accuracy
     assert library.logged["tables/overview"].data[0].keys() >= {"backbone", "style", "style_low"}
     assert (library.files, library.ended) == ([tmp_path / "report.html"], True)

@@ -55,7 +55,7 @@ def test_a_resample_draws_whole_groups_with_both_pictures() -> None:
     one = detection(attacked_N, clean_N, counted_N, np.zeros(12, np.int64), seed=3)
     assert one is not None
     for name, estimate in found.items():
-        assert one[name].entries(name) == {**estimate.entries(name), f"{name}_ci95": None}
+        assert one[name].entry() == {"value": estimate.value}
 
 
 def test_few_attacks_that_count_are_few_however_many_photographs() -> None:

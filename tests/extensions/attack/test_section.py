@@ -8,18 +8,19 @@ import pytest
 from tests.engine.report.real import drop, real_results
 
 from substyle.engine.extensions.attack.section import attack_detection, attack_summary, attacks
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import all_tables
 from substyle.errors import SubstyleError
 
 
 def detected(auroc: float) -> dict[str, Any]:
-    return {"auroc": auroc, "auroc_ci95": [auroc - 0.05, min(auroc + 0.05, 1.0)], "tpr": 0.5, "tpr_ci95": [0.4, 0.6]}
+    return {"auroc": entry_of(auroc, (auroc - 0.05, min(auroc + 0.05, 1.0))), "tpr": entry_of(0.5, (0.4, 0.6))}
 
 
 def entry(success: float, l2: float, **detection: float) -> dict[str, Any]:
     return {
-        **{"success": success, "success_ci95": [max(success - 0.1, 0), min(success + 0.1, 1)], "accuracy": 0.3},
+        **{"success": entry_of(success, (max(success - 0.1, 0), min(success + 0.1, 1))), "accuracy": 0.3},
         **{"linf": 8.0, "l2": l2, "named": {"jpeg": 0.75, "identity": 0.25}},
         "detection": {how: detected(auroc) for how, auroc in detection.items()},
     }
@@ -77,6 +78,6 @@ def test_without_attacks_there_is_nothing() -> None:
 
 def test_an_invalid_number_is_refused(results: dict[str, Any]) -> None:
     name = next(iter(results["backbones"]))
-    results["backbones"][name]["attack"]["attacks"]["pgd@1"]["detection"]["fine"]["auroc"] = 1.5
+    results["backbones"][name]["attack"]["attacks"]["pgd@1"]["detection"]["fine"]["auroc"]["value"] = 1.5
     with pytest.raises(SubstyleError, match=r"pgd@1.*auroc"):
         validate_results(results)

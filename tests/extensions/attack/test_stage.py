@@ -97,11 +97,12 @@ def test_attacks_lower_accuracy_within_their_radius(attacked: dict[str, Any]) ->
     for name, found in attacks.items():
         level = name.partition("@")[2]
         assert found["linf"] <= int(level or 255), name
-        assert found["accuracy"] == pytest.approx(attacked["accuracy"] * (1 - found["success"]))
-        assert found["succeeded"] == round(found["success"] * attacked["photographs"]["attacked"])
+        assert found["accuracy"] == pytest.approx(attacked["accuracy"] * (1 - found["success"]["value"]))
+        assert found["succeeded"] == round(found["success"]["value"] * attacked["photographs"]["attacked"])
     assert attacks["pgd_l2"]["l2"] <= 3.0 * 255
-    assert attacks["pgd@48"]["success"] > attacks["noise@48"]["success"]
-    assert attacks["pgd@48"]["success"] >= attacks["pgd@1"]["success"]
+    success = {name: found["success"]["value"] for name, found in attacks.items()}
+    assert success["pgd@48"] > success["noise@48"]
+    assert success["pgd@48"] >= success["pgd@1"]
     assert attacked["surrogate"] == RESNET
     assert sum(attacked["named"].values()) == pytest.approx(1.0)
 
@@ -114,8 +115,8 @@ def test_detectors_are_scored_on_attacks_that_succeed(attacked: dict[str, Any]) 
         few = found["succeeded"] < 5 and not name.startswith("noise")
         assert all((score is None) == few for score in scores.values()), name
         for score in filter(None, scores.values()):
-            low, high = score["auroc_ci95"]
-            assert 0 <= low <= score["auroc"] <= high <= 1
+            auroc = score["auroc"]
+            assert 0 <= auroc["low"] <= auroc["value"] <= auroc["high"] <= 1
     assert {"fine", "detector", "mahalanobis", "knn", "squeezing"} <= set(attacked["attacks"]["pgd@48"]["detection"])
 
 

@@ -51,14 +51,14 @@ QUICK = AttentiveConfig(learning_rates=(1e-2, 3e-3))
 
 def test_only_attention_finds_one_token(make_table: Make, quick: Quick) -> None:
     outcome = attentive(hidden(make_table), P, quick(tasks=("semantic",), mlp_steps=150), QUICK)
-    clean = {head: scores["clean"] for head, scores in outcome.results["semantic"].items()}
+    clean = {head: scores["clean"]["value"] for head, scores in outcome.results["semantic"].items()}
     assert list(clean) == ["linear", "attentive", "efficient"]
     assert clean["linear"] < 0.75
     assert min(clean["attentive"], clean["efficient"]) > 0.9
     assert (outcome.results["tokens"], outcome.results["dim"]) == (P, D)
     for head in ("attentive", "efficient"):
-        low, high = outcome.results["semantic"][head]["clean_ci95"]
-        assert low <= clean[head] <= high
+        own = outcome.results["semantic"][head]["clean"]
+        assert own["low"] <= clean[head] <= own["high"]
         assert {"converged", "certificate", "setting", "confusion"} <= outcome.results["semantic"][head].keys()
 
 
@@ -73,7 +73,7 @@ def test_streamed_probes_are_bit_identical(make_table: Make, quick: Quick, monke
     assert {"fine/attentive", "coarse/efficient"} <= outcomes["float16"].scores.keys()
     for name, expected in outcomes["float16"].scores.items():
         np.testing.assert_array_equal(outcomes["streamed"].scores[name], expected, err_msg=name)
-    fine = [outcomes[how].results["fine"]["attentive"]["accuracy"] for how in ("float16", "int8")]
+    fine = [outcomes[how].results["fine"]["attentive"]["accuracy"]["value"] for how in ("float16", "int8")]
     assert fine[0] == pytest.approx(fine[1], abs=0.03)
 
 

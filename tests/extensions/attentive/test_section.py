@@ -9,6 +9,7 @@ import pytest
 from tests.engine.report.real import real_results
 
 from substyle.engine.extensions.attentive.section import HEADS, attentive, attentive_summary
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 
@@ -17,8 +18,12 @@ ALPHA = "alpha"
 
 def difference(head: str, task: str, metric: str, value: float, half: float) -> dict[str, Any]:
     row: dict[str, Any] = {"task": task, "metric": metric, "head": f"{head}-linear", "a": ALPHA, "b": ALPHA}
-    row |= {"difference": value, "ci95": [value - half, value + half], "p": 0.01, "p_holm": 0.01, "se": half / 2}
-    return row | {"two_way_ci95": [value - 3 * half, value + 3 * half], "ci90": None, "se_training": None}
+    ends, two_way = [[value - share * half, value + share * half] for share in (1, 3)]
+    if metric == "held_out":  # over transformations too
+        own = entry_of(value, two_way, one_way=ends, se=half / 2)
+    else:
+        own = entry_of(value, ends, two_way=two_way, se=half / 2)
+    return row | {"difference": own, "p": 0.01, "p_holm": 0.01}
 
 
 @pytest.fixture
@@ -54,7 +59,8 @@ def test_all_heads_stand_beside_each_other(results: dict[str, Any]) -> None:
     style, held_out = (dict(zip(names, table.rows[place], strict=True)) for place in (0, 2))
     backbone = results["backbones"][ALPHA]["attentive"]
     for head in ("linear", "attentive"):
-        assert style[head] == (backbone["fine"][head]["accuracy"], *backbone["fine"][head]["ci95"])
+        accuracy = backbone["fine"][head]["accuracy"]
+        assert style[head] == (accuracy["value"], accuracy["low"], accuracy["high"])
     assert style["tokens"] == "49 × 384"
     assert style["attentive_gain"] == (0.04, 0.03, 0.05)
     assert held_out["attentive_gain"] == pytest.approx((0.02, -0.01, 0.05))  # over transformations too

@@ -33,7 +33,7 @@ from substyle.engine.extensions.extractability.stage import extractability
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.linear import fit_linear, training_rows_of
 from substyle.engine.probes.preconditioner import CovarianceBasis
-from substyle.engine.probes.resampling import ACCURACY, Estimate
+from substyle.engine.probes.resampling import ACCURACY, BootstrapResult
 from substyle.engine.probes.tasks import Task
 from substyle.engine.stages.results import validate_results
 
@@ -82,8 +82,9 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
             own = (seen * q[np.arange(len(t)), task.answers(t, n)] + 1 / classes) / (seen + 1)
             total -= np.log2(own).sum()
     assert found["codelength"]["labels"] == rows
-    assert found["codelength"]["bits"] == pytest.approx(total / 2 / rows, rel=2e-3)
-    assert found["codelength"]["compression"] == pytest.approx(math.log2(classes) / found["codelength"]["bits"])
+    bits = found["codelength"]["bits"]["value"]
+    assert bits == pytest.approx(total / 2 / rows, rel=2e-3)
+    assert found["codelength"]["compression"]["value"] == pytest.approx(math.log2(classes) / bits)
     assert found["codelength"]["converged"]
     score_T = task.train_T if name == "semantic" else task.score_T
     for size in (16, 32):
@@ -93,7 +94,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
             for each in score_T:
                 t, n = task.rows(np.array([each]), test_N)
                 accuracies.append((head.predict(features(t, n).numpy()) == task.answers(t, n)).mean())
-        assert points[str(size)]["accuracy"] == pytest.approx(np.mean(accuracies), abs=0.011)
+        assert points[str(size)]["accuracy"]["value"] == pytest.approx(np.mean(accuracies), abs=0.011)
 
 
 def test_few_orders_are_uncertain(quick: Quick) -> None:
@@ -102,16 +103,15 @@ def test_few_orders_are_uncertain(quick: Quick) -> None:
     curve.growing = SimpleNamespace(config=quick())  # type: ignore[assignment]
     curve.task = SimpleNamespace(chance=0.1)  # type: ignore[assignment]
     curve.sizes, curve.Cs = [1, 100], [1.0, 1.0]
-    alike = partial(Estimate, units=10_000, bounds=ACCURACY)
+    alike = partial(BootstrapResult, units=10_000, bounds=ACCURACY)
     curve.found = [[alike(v, np.full(4000, v)) for v in (0.45, 0.5, 0.55)], [alike(0.9, np.full(4000, 0.9))] * 3]
     found = curve.describe()
-    low, high = found["points"]["1"]["ci95"]
+    one, hundred = (found["points"][size]["accuracy"] for size in ("1", "100"))
     exact = 4.303 * 0.05 / np.sqrt(3)
-    assert 0.8 * exact < 0.5 - low < 1.1 * exact
-    assert 0.8 * exact < high - 0.5 < 1.1 * exact
-    assert np.diff(found["points"]["100"]["ci95"]) < 0.002
-    low, high = found["needed_ci95"]
-    assert high / low > 1.5
+    assert 0.8 * exact < 0.5 - one["low"] < 1.1 * exact
+    assert 0.8 * exact < one["high"] - 0.5 < 1.1 * exact
+    assert hundred["high"] - hundred["low"] < 0.002
+    assert found["needed"]["high"] / found["needed"]["low"] > 1.5
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: 
         made = fit_linear(features, task, config)
         found = grow(features, task, made, config, each.rows(2), each.groups("photograph"), basis_of(features, task), 2)
         assert list(found["codelength"]["blocks"]) == [str(size) for size in code_sizes(len(table.rows(0)))]
-        bits.append(found["codelength"]["bits"])
+        bits.append(found["codelength"]["bits"]["value"])
     assert bits[0] > 0.5
     assert bits[1] == pytest.approx(bits[0], rel=0.1)
 
@@ -145,16 +145,17 @@ def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make
     made = fit_linear(features, task, config)
     found = grow(features, task, made, config, test_N, None, basis_of(features, task), 3)
     code, curve = found["codelength"], found["curve"]
-    assert code["bits_ci95"][0] < code["bits"] < code["bits_ci95"][1]
-    assert code["compression_ci95"][0] < code["compression"] < code["compression_ci95"][1]
-    assert code["compression"] > 5
+    for each in (code["bits"], code["compression"]):
+        assert each["low"] < each["value"] < each["high"]
+    assert code["compression"]["value"] > 5
     assert [int(size) for size in curve["points"]] == [1, 2, 4, 8, 16, 32, 64, 120]
-    assert curve["needed_ci95"][0] <= curve["needed"] <= curve["needed_ci95"][1]
-    assert 1 <= curve["needed"] < 64
+    needed = curve["needed"]
+    assert needed["low"] <= needed["value"] <= needed["high"]
+    assert 1 <= needed["value"] < 64
     assert curve["points"]["120"]["C"] == made.C
     random = grow(features, shuffled_task(task, 0), made, config, test_N, None, basis_of(features, task), 3)
-    assert 0.9 < random["codelength"]["compression"] < 1.05
-    assert random["curve"]["points"]["120"]["accuracy"] < 0.3
+    assert 0.9 < random["codelength"]["compression"]["value"] < 1.05
+    assert random["curve"]["points"]["120"]["accuracy"]["value"] < 0.3
 
 
 @pytest.mark.slow

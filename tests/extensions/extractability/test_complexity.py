@@ -33,18 +33,20 @@ def test_depth_0_is_the_linear_probe_and_depth_1_the_mlp(make_table: Make, quick
     rows = json.loads(json.dumps(complexity(table, probes, config), allow_nan=False))
     assert list(rows) == [LINEAR, "1x8", "1x32", "3x8", "3x32"]
     for name, head in ((LINEAR, "linear"), ("1x32", "mlp")):
-        assert rows[name]["fine"] == results["fine"][head]["accuracy"]
-        assert rows[name]["fine_ci95"] == results["fine"][head]["ci95"]
-        assert rows[name]["semantic"] == results["semantic"][head]["clean"]
-        assert rows[name]["obfuscated"] == pytest.approx(results["semantic"][head]["obfuscated"])
+        for end in ("value", "low", "high"):
+            assert rows[name]["fine"][end] == results["fine"][head]["accuracy"][end]
+        assert rows[name]["semantic"]["value"] == results["semantic"][head]["clean"]["value"]
+        obfuscated = results["semantic"][head]["obfuscated"]["value"]
+        assert rows[name]["obfuscated"]["value"] == pytest.approx(obfuscated)
         assert rows[name]["fine_converged"] == results["fine"][head]["converged"]
     for name, row in rows.items():
         assert row["fine_parameters"] == mlp(20, row["depth"], row["width"] or 0, 8)
         assert row["semantic_parameters"] == mlp(20, row["depth"], row["width"] or 0, 3)
         assert ("fine_difference" in row) == (name != LINEAR)
         if name != LINEAR:
-            assert row["fine_difference"] == pytest.approx(row["fine"] - rows[LINEAR]["fine"], abs=1e-6)
-            assert row["fine"] > 0.25  # twice chance
+            apart = row["fine"]["value"] - rows[LINEAR]["fine"]["value"]
+            assert row["fine_difference"]["value"] == pytest.approx(apart, abs=1e-6)
+            assert row["fine"]["value"] > 0.25  # twice chance
     for task in ("fine", "semantic", "both"):
         assert sum(task in row["selected"] for row in rows.values()) <= 1
 

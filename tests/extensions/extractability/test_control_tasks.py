@@ -45,9 +45,9 @@ def test_memorised_photographs_are_not_selective(make_table: Make, quick: Quick,
     config = quick(mlp_steps=150)
     made = weakly_regularised(features, task, config) if head == "linear" else train_mlp(features, task, config)
     found = control(features, task, made, config, None)
-    assert found["control"] == pytest.approx(1.0, abs=0.02)
-    assert found["task"] == pytest.approx(1.0, abs=0.02)
-    assert abs(found["selectivity"]) <= 0.02
+    assert found["control"]["value"] == pytest.approx(1.0, abs=0.02)
+    assert found["task"]["value"] == pytest.approx(1.0, abs=0.02)
+    assert abs(found["selectivity"]["value"]) <= 0.02
     assert "memorised" not in found
 
 
@@ -55,10 +55,10 @@ def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make,
     features, task = features_of(photographs_only(make_table(images=60)), "fine")
     config = quick()
     found = control(features, task, weakly_regularised(features, task, config), config, None)
-    assert found["control"] == pytest.approx(1.0, abs=0.02)
-    assert found["task"] < 0.2
-    assert found["memorised"] < 0.5  # four variants of a photograph are one vector with four labels
-    assert found["selectivity"] == pytest.approx(found["task"] - found["control"])
+    assert found["control"]["value"] == pytest.approx(1.0, abs=0.02)
+    assert found["task"]["value"] < 0.2
+    assert found["memorised"]["value"] < 0.5  # four variants of a photograph are one vector with four labels
+    assert found["selectivity"]["value"] == pytest.approx(found["task"]["value"] - found["control"]["value"])
 
 
 @pytest.mark.parametrize("name", ["fine", "semantic"])
@@ -78,12 +78,12 @@ def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Qu
     features, task = features_of(make_table(style=4.0), "fine")
     config = quick()
     found = control(features, task, fit_linear(features, task, config), config, None)
-    assert found["task"] > 0.97
-    assert found["selectivity"] > 0.6
-    low, high = found["selectivity_ci95"]
-    assert low < found["selectivity"] < high
+    assert found["task"]["value"] > 0.97
+    assert found["selectivity"]["value"] > 0.6
+    selectivity = found["selectivity"]
+    assert selectivity["low"] < selectivity["value"] < selectivity["high"]
     assert found["converged"]
-    assert found["memorised"] < 0.4
+    assert found["memorised"]["value"] < 0.4
 
 
 @pytest.mark.slow
@@ -95,8 +95,8 @@ def test_a_wide_probe_memorises_more(make_table: Make, quick: Quick) -> None:
         control(features, task, made, config, None)
         for made in (fit_linear(features, task, config), train_mlp(features, task, config))
     )
-    assert mlp["memorised"] > linear["memorised"] + 0.1
-    assert mlp["control"] > linear["control"]
+    assert mlp["memorised"]["value"] > linear["memorised"]["value"] + 0.1
+    assert mlp["control"]["value"] > linear["control"]["value"]
 
 
 def test_rows_are_halved_per_photograph(make_table: Make) -> None:

@@ -12,6 +12,7 @@ from tests.engine.report.real import real_results
 
 from substyle.engine.extensions.extractability import complexity_section, section
 from substyle.engine.extensions.extractability.complexity_section import Size, complexity_summary, size_plots
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
@@ -20,21 +21,22 @@ from substyle.errors import SubstyleError
 def sized(style: float, substance: float, parameters: int, **changes: object) -> dict[str, Any]:
     row: dict[str, Any] = {"depth": 1, "width": 64, "selected": [], "front": False}
     for task, value in (("fine", style), ("semantic", substance), ("obfuscated", substance / 2)):
-        row |= {task: value, f"{task}_ci95": [value - 0.02, value + 0.02]}
-        row |= {f"{task}_difference": value - 0.8, f"{task}_difference_ci95": [value - 0.81, value - 0.79]}
+        row |= {task: entry_of(value, (value - 0.02, value + 0.02))}
+        row |= {f"{task}_difference": entry_of(value - 0.8, (value - 0.81, value - 0.79))}
     for task in ("fine", "semantic"):
         row |= {f"{task}_parameters": parameters, f"{task}_validation": 0.8, f"{task}_converged": True}
     return row | changes
 
 
 def read(bits: float, **changes: object) -> dict[str, Any]:
-    own = {"task": 0.9, "control": 0.3, "selectivity": 0.6, "memorised": 0.25, "converged": True, "photographs": 300}
-    own |= {f"{key}_ci95": [own[key] - 0.05, own[key] + 0.05] for key in ("task", "control", "selectivity")}
-    code = {"bits": bits, "bits_ci95": [bits - 0.1, bits + 0.1], "compression": 5 / bits, "uniform": 4.954}
-    curve = {"needed": 93.4, "needed_ci95": [71.8, 119.2], "converged": True}
-    points = {size: {"accuracy": 0.4, "ci95": [0.3, 0.5], "C": 0.1} for size in ("1", "2", "390")}
+    own: dict[str, Any] = {"memorised": {"value": 0.25}, "converged": True, "photographs": 300}
+    numbers = {"task": 0.9, "control": 0.3, "selectivity": 0.6}
+    own |= {key: entry_of(value, (value - 0.05, value + 0.05)) for key, value in numbers.items()}
+    code = {"bits": entry_of(bits, (bits - 0.1, bits + 0.1)), "uniform": 4.954}
+    curve: dict[str, Any] = {"needed": entry_of(93.4, (71.8, 119.2)), "converged": True}
+    points = {size: {"accuracy": entry_of(0.4, (0.3, 0.5)), "C": 0.1} for size in ("1", "2", "390")}
     shuffled = {"accuracy": 0.04, "expected": 0.03, "range95": [0.02, 0.05], "at_chance": True, "converged": True}
-    code |= {"compression_ci95": [5 / bits - 1, 5 / bits + 1], "converged": True}
+    code |= {"compression": entry_of(5 / bits, (5 / bits - 1, 5 / bits + 1)), "converged": True}
     entry: dict[str, Any] = {"selectivity": own, "codelength": code, "curve": curve | {"points": points}}
     return entry | {"shuffled": shuffled} | changes
 
@@ -64,8 +66,8 @@ def test_tables_hold_the_numbers_and_chance(results: dict[str, Any]) -> None:
     assert [(r["backbone"], r["task"], r["head"]) for r in rows[:4]] == [
         ("alpha", "style", "linear"), ("alpha", "style", "mlp"), ("beta", "style", "linear"), ("beta", "style", "mlp"),
     ]  # fmt: skip
-    fine = results["backbones"]["alpha"]["fine"]["linear"]
-    assert rows[0]["test"] == (fine["accuracy"], *fine["ci95"])
+    accuracy = results["backbones"]["alpha"]["fine"]["linear"]["accuracy"]
+    assert rows[0]["test"] == (accuracy["value"], accuracy["low"], accuracy["high"])
     assert rows[0]["needed"] == (93, 72, 119)
     assert rows[0]["by_chance"] == (0.03, 0.02, 0.05)
     assert (rows[0]["bits"][0], rows[1]["bits"], rows[0]["converged"]) == (0.8, None, "yes")
@@ -138,7 +140,8 @@ def test_everything_is_on_the_page_in_files_and_figures(results: dict[str, Any],
         (("complexity", "linear", "front"), "yes"),
         (("complexity", "linear", "selected"), "fine"),
         (("extractability", "fine", "linear", "shuffled", "at_chance"), 1),
-        (("extractability", "fine", "linear", "codelength", "bits_ci95"), 0.5),
+        (("extractability", "fine", "linear", "codelength", "bits"), 0.5),
+        (("extractability", "fine", "linear", "codelength", "bits", "low"), "0.5"),
     ],
 )
 def test_bad_values_are_refused_by_their_path(results: dict[str, Any], path: tuple[str, ...], value: object) -> None:

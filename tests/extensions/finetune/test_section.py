@@ -12,6 +12,7 @@ from tests.engine.report.real import of_probes, real_results
 
 from substyle.engine.extensions.finetune.section import finetuned, finetuned_summary
 from substyle.engine.report.data import labels_of
+from substyle.engine.results.model import entry_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
@@ -23,16 +24,17 @@ STYLE = {"semantic": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transform
 def results() -> Any:  # noqa: ANN401
     names = {f"finetuned:{o}-{s}": (o, s, STYLE[o][s]) for o in STYLE for s in range(3)}
     made = of_probes(real_results("alpha", *names))
-    made["backbones"]["alpha"]["fine"]["linear"] |= {"accuracy": 0.75, "ci95": [0.74, 0.76]}
+    made["backbones"]["alpha"]["fine"]["linear"]["accuracy"] = entry_of(0.75, (0.74, 0.76))
     for name, (objective, seed, accuracy) in names.items():
         facts = {"backbone": "alpha", "objective": objective, "seed": seed, "transformations": []}
         made["backbones"][name]["spec"]["finetuned"] = facts
-        made["backbones"][name]["fine"]["linear"]["accuracy"] = accuracy
-    scores = {name: backbone["fine"]["linear"]["accuracy"] for name, backbone in made["backbones"].items()}
+        made["backbones"][name]["fine"]["linear"]["accuracy"]["value"] = accuracy
+    scores = {name: backbone["fine"]["linear"]["accuracy"]["value"] for name, backbone in made["backbones"].items()}
     made["comparisons"] = [
         {"task": "fine", "metric": "accuracy", "head": "linear", "a": a, "b": b}
-        | {"difference": scores[a] - scores[b], "ci95": [scores[a] - scores[b] - 0.013, scores[a] - scores[b] + 0.013]}
+        | {"difference": entry_of(apart, (apart - 0.013, apart + 0.013))}
         for a, b in combinations(scores, 2)
+        for apart in (scores[a] - scores[b],)
     ]
     return made
 
@@ -40,10 +42,12 @@ def results() -> Any:  # noqa: ANN401
 def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
     rows = {(row[1], row[2]): row for row in finetuned(validate_results(results)).rows}
     style = {
-        o: np.array([results["backbones"][f"finetuned:{o}-{s}"]["fine"]["linear"]["accuracy"] for s in range(3)])
+        o: np.array(
+            [results["backbones"][f"finetuned:{o}-{s}"]["fine"]["linear"]["accuracy"]["value"] for s in range(3)]
+        )
         for o in STYLE
     }
-    before = results["backbones"]["alpha"]["fine"]["linear"]["accuracy"]
+    before = results["backbones"]["alpha"]["fine"]["linear"]["accuracy"]["value"]
     for objective, accuracy in style.items():
         _, _, _, seeds, was, after, change, difference, converged = rows[objective, "Style"]
         assert converged == "yes"
@@ -63,7 +67,7 @@ def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
                 for row in results["comparisons"]
                 if {row["a"], row["b"]} == pair and (row["task"], row["head"]) == ("fine", "linear")
             ]
-            halves.append((row["ci95"][1] - row["ci95"][0]) / 2)
+            halves.append((row["difference"]["high"] - row["difference"]["low"]) / 2)
         of_seeds = ttest_1samp(differences, 0.0).confidence_interval(0.95)
         half = np.hypot((of_seeds.high - of_seeds.low) / 2, np.mean(halves))
         assert difference[1:] == pytest.approx((differences.mean() - half, differences.mean() + half))

@@ -19,7 +19,7 @@ from substyle.engine.extensions.generators import stage
 from substyle.engine.extensions.generators.stage import GeneratorsConfig, contrast, unseen_styles
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.crossed import Crossed, jackknife, mean_over_pairs
-from substyle.engine.probes.resampling import ACCURACY, Estimate, resample
+from substyle.engine.probes.resampling import ACCURACY, BootstrapResult, resample
 from substyle.engine.report.deciding import generators_needed
 from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.results import validate_results
@@ -82,7 +82,7 @@ def test_each_generator_trains_in_turn_as_scikit_learn_does() -> None:
                 right = [model.predict((table.x_TND[t, test] - mean) / scale) == 2 for t in other]
                 expected[g, h] = np.mean(right)
     np.testing.assert_allclose(crossed.score_GG, expected, atol=0.02)
-    assert found["accuracy"] == pytest.approx(np.nanmean(expected), abs=0.01)
+    assert found["accuracy"]["value"] == pytest.approx(np.nanmean(expected), abs=0.01)
     assert found["matrix"][1][1] is None
     assert list(found["by_style"]) == list(NAMES[3:])
     assert (found["converged"], found["images"], found["generators"]) == (True, 20, list(GENERATORS))
@@ -94,12 +94,13 @@ def test_draws_and_resamples() -> None:
     found, crossed = unseen_styles(table, GeneratorsConfig(styles=2, draws=9), ProbeConfig(device="cpu"))
     assert crossed.training_S.shape == (5,)
     assert crossed.photographs.replicates_R.shape == (2000,)
-    assert crossed.photographs.replicates_R.mean() == pytest.approx(found["accuracy"], abs=0.01)
-    assert crossed.photographs.value == pytest.approx(found["accuracy"])
+    accuracy = found["accuracy"]
+    assert crossed.photographs.replicates_R.mean() == pytest.approx(accuracy["value"], abs=0.01)
+    assert crossed.photographs.value == pytest.approx(accuracy["value"])
     for error in ("se", "se_generators", "se_photographs", "se_training"):
-        assert found[error] > 0
-    low, high = found["ci95"]
-    assert low < found["accuracy"] < high
+        assert accuracy[error] > 0
+    assert accuracy["low"] < accuracy["value"] < accuracy["high"]
+    assert (accuracy["n"], accuracy["unit"]) == (len(GENERATORS), "generator")
     order = np.random.default_rng(3).permutation(len(table.keys))
     assert isinstance(table.x_TND, np.ndarray)
     moved = replace(
@@ -115,9 +116,9 @@ def test_draws_and_resamples() -> None:
 def test_a_backbone_does_not_differ_from_itself() -> None:
     _, crossed = unseen_styles(some(alike=0.3), GeneratorsConfig(), ProbeConfig(device="cpu"))
     row = contrast("a", "b", crossed, crossed)
-    assert (row["difference"], row["se_generators"], row["se_training"], row["p"]) == (0.0, 0.0, 0.0, 1.0)
-    low, high = row["ci95"]
-    assert -0.1 < low < 0 < high < 0.1  # one more photograph might differ
+    own = row["difference"]
+    assert (own["value"], own["se_generators"], own["se_training"], row["p"]) == (0.0, 0.0, 0.0, 1.0)
+    assert -0.1 < own["low"] < 0 < own["high"] < 0.1  # one more photograph might differ
 
 
 def test_the_jackknife_of_generators_that_differ_is_that_of_their_mean() -> None:
@@ -148,7 +149,7 @@ def test_intervals_cover_with_generators_as_a_sample(
         score_GG += 0.02 * rng.normal() + 0.01 * training * rng.normal()
         replicates_R = mean_over_pairs(score_GG) + 0.02 * rng.normal(size=200)
         training_S = mean_over_pairs(score_GG) + 0.01 * training * rng.normal(size=5)
-        photographs = Estimate(mean_over_pairs(score_GG), replicates_R, 100, bounds=ACCURACY)
+        photographs = BootstrapResult(mean_over_pairs(score_GG), replicates_R, 100, bounds=ACCURACY)
         low, high = Crossed(score_GG, photographs, training_S).ci95(0, 1) or (1, 0)
         covered += low <= 0.5 <= high
     assert 0.93 * count <= covered <= most * count
@@ -161,7 +162,10 @@ def test_a_perfect_score_on_few_photographs_has_an_interval() -> None:
     assert (low < 0.9, high) == (True, 1.0)
     nothing = Crossed(np.ones((5, 5)), photographs, np.ones(0))  # one group of training photographs
     assert nothing.ci95(0, 1) is None
-    assert nothing.entries("accuracy", 0.0)["se_training"] is None
+    entry = nothing.entry(0.0)
+    assert entry is not None
+    assert entry["value"] == 1.0
+    assert entry.keys().isdisjoint(("low", "high", "se_training"))
 
 
 def test_the_report_shows_scores_and_contrasts() -> None:
@@ -178,11 +182,12 @@ def test_the_report_shows_scores_and_contrasts() -> None:
     text = section.blocks[0].text
     assert "4 generators make the styles (net, ink, oil, dots)." in text
     assert row["p"] < 0.05
-    better = f"{names[1]} is better than {names[0]} by {-100 * row['difference']:.1f} points"
+    better = f"{names[1]} is better than {names[0]} by {-100 * row['difference']['value']:.1f} points"
     assert f"Of 1 pair of networks, 1 clearly differs: {better}" in text
     tables = {each.table.name: each.table for each in section.blocks if hasattr(each, "table")}
     (shown,) = tables["generator_contrasts"].rows
-    assert shown == (*names, (row["difference"], *row["ci95"]), row["p"], f"{names[1]} is better")
+    ends = tuple(row["difference"][end] for end in ("value", "low", "high"))
+    assert shown == (*names, ends, row["p"], f"{names[1]} is better")
     assert [row[0] for row in tables["generators"].rows] == names
 
 
@@ -199,9 +204,13 @@ def test_what_is_undecided_says_what_would_decide(difference: float, own: float,
     results = drop(real_results(), "generators")
     a, b = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
     for name in (a, b):
-        results["backbones"][name]["generators"] = {"accuracy": 0.5, "generators": [str(i) for i in range(12)]}
+        results["backbones"][name]["generators"] = {
+            "accuracy": {"value": 0.5},
+            "generators": [str(i) for i in range(12)],
+        }
     errors = {"se_generators": own, "se_photographs": others, "se_training": 0.0}
-    results["generators"] = {"contrasts": [{"a": a, "b": b, "difference": difference, **errors, "p_holm": 0.4}]}
+    row = {"a": a, "b": b, "difference": {"value": difference, **errors}, "p_holm": 0.4}
+    results["generators"] = {"contrasts": [row]}
     (section,) = [each for each in sections_of(validate_results(results)) if each.key == "generators"]
     assert "Of 1 pair of networks, none clearly differs." in section.blocks[0].text
     tables = {each.table.name: each.table for each in section.blocks if hasattr(each, "table")}

@@ -92,11 +92,11 @@ def test_correlations_agree_with_scipy_and_intervals_are_the_wider() -> None:
     for own in found["measures"].values():
         sides = [list(each["by_transformation"].values()) for each in (own, found)]
         rho = float(spearmanr(*sides).statistic)
-        assert own["spearman"] == pytest.approx(rho)
+        assert own["spearman"]["value"] == pytest.approx(rho)
         low, high = correlation_interval(rho, 12)
-        assert own["spearman_ci95"][0] <= low
-        assert own["spearman_ci95"][1] >= high
-    assert found["measures"]["sensitivity"]["spearman"] > 0.8
+        assert own["spearman"]["low"] <= low
+        assert own["spearman"]["high"] >= high
+    assert found["measures"]["sensitivity"]["spearman"]["value"] > 0.8
     assert (found["images"], found["transformations"], found["units"]) == (120, 12, 12)
 
 
@@ -110,9 +110,9 @@ def test_severities_and_styles_of_a_generator_count_as_one() -> None:
     assert (found["transformations"], found["units"]) == (12, 8)
     own, units = found["measures"]["sensitivity"], [[1, 2, 3], [4], [5], [6], [7], [8], [9, 10], [11, 12]]
     sides = [[np.mean([each["by_transformation"][names[t]] for t in unit]) for unit in units] for each in (own, found)]
-    assert own["spearman"] == pytest.approx(float(spearmanr(*sides).statistic))
-    low, _ = correlation_interval(own["spearman"], 8)
-    assert own["spearman_ci95"][0] <= low
+    assert own["spearman"]["value"] == pytest.approx(float(spearmanr(*sides).statistic))
+    low, _ = correlation_interval(own["spearman"]["value"], 8)
+    assert own["spearman"]["low"] <= low
 
 
 def test_generators_are_known_without_a_record() -> None:
@@ -123,17 +123,18 @@ def test_generators_are_known_without_a_record() -> None:
 
 
 def test_what_does_not_predict_has_no_correlation() -> None:
-    low, high = movement(*some(by=0.0, seed=3), QUICK)["measures"]["sensitivity"]["spearman_ci95"]
-    assert low < 0 < high
+    spearman = movement(*some(by=0.0, seed=3), QUICK)["measures"]["sensitivity"]["spearman"]
+    assert spearman["low"] < 0 < spearman["high"]
 
 
 def test_differences_are_from_the_default() -> None:
     measures = movement(*some(), QUICK)["measures"]
     assert "difference" not in measures["sensitivity"]
     for name in MEASURES[1:]:
-        expected = measures[name]["spearman"] - measures["sensitivity"]["spearman"]
-        assert measures[name]["difference"] == pytest.approx(expected)
-        assert measures[name]["difference_ci95"][0] <= 0 <= measures[name]["difference_ci95"][1]
+        own, expected = (measures[each]["spearman"]["value"] for each in (name, "sensitivity"))
+        difference = measures[name]["difference"]
+        assert difference["value"] == pytest.approx(own - expected)
+        assert difference["low"] <= 0 <= difference["high"]
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])
@@ -172,11 +173,11 @@ def test_intervals_cover_the_correlation_over_all_transformations() -> None:
         table, outcome = some(test=500, seed=seed, by=0.5, names=names)
         return dict(movement(table, outcome, QUICK)["measures"]["sensitivity"])
 
-    truth, covered = found(150, 99)["spearman"], 0
+    truth, covered = found(150, 99)["spearman"]["value"], 0
     assert 0.4 < truth < 0.9
     for seed in range(30):
-        low, high = found(12, seed)["spearman_ci95"]
-        covered += low <= truth <= high
+        spearman = found(12, seed)["spearman"]
+        covered += spearman["low"] <= truth <= spearman["high"]
     assert covered >= 27
 
 
@@ -192,8 +193,8 @@ def test_the_section_and_what_is_compared() -> None:
     assert f"for 0 of {len(names)} backbones and worse for 0" in text.text  # type: ignore[union-attr]
     rows: Any = table.table.rows  # type: ignore[union-attr]
     assert rows[0][:2] == (names[0], "Sensitivity")
-    own = results["backbones"][names[0]]["movement"]["measures"]["sensitivity"]
-    assert rows[0][3] == (own["spearman"], *own["spearman_ci95"])
+    own = results["backbones"][names[0]]["movement"]["measures"]["sensitivity"]["spearman"]
+    assert rows[0][3] == (own["value"], own["low"], own["high"])
     assert [panel.name for panel in plots.panels] == names  # type: ignore[union-attr]
     compared = list(registry.scores_of(STAGE, document.backbones[names[0]]))
     assert [score.key for score in compared] == [f"movement_{name}" for name in MEASURES]

@@ -181,7 +181,7 @@ def test_what_transformations_show_to_whom(built: Path) -> None:
 
 def test_severities_are_on_the_page_of_their_transformation(tmp_path: Path) -> None:
     made = results()
-    curve = {"severities": [1, 3], "accuracy": [0.4321, 0.8], "ci95": [None, [0.7, 0.9]]}
+    curve = {"severities": [1, 3], "accuracy": [{"value": 0.4321}, {"value": 0.8, "low": 0.7, "high": 0.9}]}
     made["backbones"][BACKBONE]["fine"]["linear"]["by_severity"] = {"jpeg": curve}
     write_site([write_run(tmp_path / "run", made)], tmp_path / "out")
     (page,) = (page for name, page in pages(tmp_path / "out").items() if name.startswith("transformations/jpeg-"))
