@@ -53,6 +53,12 @@ def test_the_card_has_all_accuracies_in_the_format_of_the_hub(run: Path) -> None
     assert f"| {BACKBONE} | linear |" in loaded.text
     one = next(each for each in loaded.data.eval_results if each.metric_name == "Accuracy (Style, linear)")
     assert (one.task_type, one.metric_type, one.dataset_split) == ("image-classification", "accuracy", "test")
+    first = results["backbones"][index[0]["name"]]
+    for name, task, key in (("Style, linear", "fine", "accuracy"), ("Coarse, held out, linear", "coarse", "held_out")):
+        shown = {json.dumps(each.metric_args) for each in loaded.data.eval_results if name in each.metric_name}
+        own = first[task]["linear"]
+        ends = [own[key]["low"], own[key]["high"]]
+        assert json.dumps({"ci95": ends, "converged": own["converged"]}) in shown, name
 
 
 def test_a_card_needs_results(tmp_path: Path) -> None:
