@@ -208,9 +208,9 @@ def probing_table(kept: dict[str, Any]) -> str:
     for name, row in kept["backbones"].items():
         for task, score in (("style", "fine"), ("class", "semantic")):
             probes, late = row["complexity"], f"{score}_converged"
-            differences = ((probes[size][f"{score}_difference"], probes[size][late] is False) for size in sizes)
+            differences = ((probes[size].get(f"{score}_difference"), probes[size][late] is False) for size in sizes)
             cells = [_number(difference, 100, "+.1f", late=unsettled) for difference, unsettled in differences]
-            linear = _cell(probes["linear"][score], late=probes["linear"][late] is False)
+            linear = _cell(probes["linear"].get(score), late=probes["linear"][late] is False)
             lines.append(f"| `{name}` | {task} | {linear} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -92,7 +92,7 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
 
     assert compare(tables[:1]) == {}
     found = compare(tables)
-    assert 0 < found[""]["pairs"]["control:pixels"]["control:statistics"]["cka"] < 1
+    assert 0 < found[""]["pairs"]["control:pixels"]["control:statistics"]["cka"]["value"] < 1
     file = tmp_path / "similarity" / "similarity.json"
     before = file.stat().st_mtime_ns
     assert compare(tables) == found
