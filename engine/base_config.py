@@ -52,19 +52,24 @@ class ResourceConfig:
 SHARED = tuple(each.name for kind in (BootstrapConfig, ResourceConfig) for each in dataclasses.fields(kind))
 
 
+_OF_STUDY = "_of_study"  # marks settings whose shared values are a study's, and not given
+
+
 def with_shared(config: C, study: object, table: str) -> C:
     """Settings of a stage, with the study's values of the fields that both have.
 
     Raises:
-        ConfigError: the settings have a value of their own, which the study does not set.
+        ConfigError: the settings were given another value of their own.
     """
     shared = {}
     for field in (each for each in dataclasses.fields(config) if each.name in SHARED):  # type: ignore[arg-type]
         value, given = getattr(study, field.name), getattr(config, field.name)
-        if given not in (field.default, value) and value == getattr(type(study), field.name):
+        if given not in (field.default, value) and not hasattr(config, _OF_STUDY):
             raise ConfigError(f"{table}.{field.name}", given, f"none; {field.name} is set for the whole study")
         shared[field.name] = value
-    return changed(config, **shared)
+    made = changed(config, **shared)
+    object.__setattr__(made, _OF_STUDY, True)
+    return made
 
 
 def changed(config: C, **values: object) -> C:

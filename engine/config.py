@@ -307,7 +307,7 @@ class Study(BootstrapConfig, ResourceConfig):
     source: SourceConfig = field(default_factory=SourceConfig)
     """Kind and columns of the source of photographs, if not detected."""
     suite: str = "substance31"
-    """Suites, suite files (``.toml``) and transformations, joined by ``+`` or commas. ``@3`` after a name fixes the
+    """Suites, suite files (``.toml``) and transformations, joined by commas. ``@3`` after a name fixes the
     severity, ``@1..5`` takes each of these."""
     canvas: Annotated[StrictInt, Field(ge=32, le=1024, multiple_of=4)] = 224
     """Side of the canvas in pixels."""

@@ -210,7 +210,9 @@ def sensitivity(identity_ND: F32, variant_ND: F32, mean_D: F32) -> F32:
     return np.where(off_N, 1 - cosines(identity, variant), np.float32(np.nan))
 
 
-def equivariance(identity_ND: F32, variant_ND: F32, group_N: I64, seed: int) -> tuple[float | None, list[float] | None]:
+def equivariance(
+    identity_ND: F32, variant_ND: F32, group_N: I64, seed: int
+) -> tuple[float | None, list[float] | None, int]:
     """Root of the mean cosine between the displacements (variant - identity) of two different images.
 
     It is the length of the mean unit displacement of infinitely many images: 1 if all displacements are parallel, 0 if
@@ -222,12 +224,13 @@ def equivariance(identity_ND: F32, variant_ND: F32, group_N: I64, seed: int) -> 
         seed: seed of the resampling.
 
     Returns:
-        the value and its 95 % interval; None if fewer than two images, or groups, have moved.
+        the value and its 95 % interval, None if fewer than two images, or groups, have moved; and the number of groups
+        with images that have.
     """
     moved_ND = np.asarray(variant_ND, dtype=np.float32) - np.asarray(identity_ND, dtype=np.float32)
     moved_N = np.abs(moved_ND).max(axis=1, initial=0.0) > 0
     if (count := int(moved_N.sum())) < 2:
-        return None, None
+        return None, None, count
     u_MD = unit(moved_ND[moved_N])
     # mean cosine to the others
     value_M = (u_MD @ u_MD.sum(axis=0, dtype=np.float64) - 1) / (count - 1)
@@ -235,7 +238,7 @@ def equivariance(identity_ND: F32, variant_ND: F32, group_N: I64, seed: int) -> 
     ends = bootstrap_mean(value_M, group_N[moved_N], seed)
     if ends is not None:  # an image is in its own mean and in those of all others: their deviations are alike
         ends = [_root(mean + 2 * (end - mean)) for end in ends]
-    return _root(mean), ends
+    return _root(mean), ends, len(np.unique(group_N[moved_N]))
 
 
 def _root(mean: float) -> float:

@@ -80,8 +80,8 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
         value_M = geometry.sensitivity(identity_MD, variant_MD, mean_D)
         group_M, by = group_N[score], config.resample_by
         answer["sensitivity"][name] = geometry.mean_entry(value_M, group_M, config.seed, by)
-        found = geometry.equivariance(identity_MD, variant_MD, group_M, config.seed)
-        answer["equivariance"][name] = entry_of(*found, len(np.unique(group_M)), by)
+        value, ends, moved = geometry.equivariance(identity_MD, variant_MD, group_M, config.seed)
+        answer["equivariance"][name] = entry_of(value, ends, moved, by)
         train_y_ND = table.take_finite(t, fit)
         answer["steerability_unchanged"][name] = geometry.unchanged_r2(train_y_ND, identity_MD, variant_MD)
         answer["steerability"][name] = None

@@ -237,7 +237,7 @@ def _checkpoint(command: Any) -> None:  # noqa: ANN401
 
 
 def _suite(command: Any, default: str | None = "substance31") -> None:  # noqa: ANN401
-    text = "suites, suite files or names, joined by + or , (substance31)"
+    text = "suites, suite files or names, joined by commas (substance31)"
     command.add_argument("--suite", default=default, help=text)
 
 

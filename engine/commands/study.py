@@ -74,15 +74,21 @@ def study_asked(options: argparse.Namespace) -> Study:
 
 
 def _quick(study: Study, asked: Collection[str]) -> Study:
-    """A study with those settings of the demo that cost less than its own, unless the command line sets them."""
+    """A study with those settings of the demo that cost less than its own, unless the command line sets them.
+
+    It has another name and a store of its own: its results are of fewer photographs.
+    """
     demo = load_study("demo")
+    if "probes" in asked:
+        raise ConfigError("--set probes", "a table", "single fields beside --quick, such as probes.redraws=20")
     cheaper = {
         name: min(getattr(study.probes, name), getattr(demo.probes, name), key=cost)
         for name, cost in _COSTS.items()
         if f"probes.{name}" not in asked
     }
     limit = study.limit if "limit" in asked else min(study.limit or demo.limit, demo.limit)
-    return dataclasses.replace(study, limit=limit, probes=dataclasses.replace(study.probes, **cheaper))
+    probes, name = dataclasses.replace(study.probes, **cheaper), f"{study.name}-quick"
+    return dataclasses.replace(study, name=name, store=None, limit=limit, probes=probes)
 
 
 def is_study(options: argparse.Namespace) -> bool:
@@ -178,8 +184,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.packaged:
         _take_packaged(options)
     study = study_asked(options)
-    name = f"{study.name}-quick" if options.quick else study.name
-    out: Path = options.out or (Path("runs") / name if is_study(options) else default_out(name))
+    out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
     store = options.store or store_of(study, out)
     with naming_file(options.study) if is_study(options) else nullcontext():
         results = run_study(

@@ -110,7 +110,7 @@ def entry_of(
     if value is None or math.isnan(value):
         return None
     low, high = interval or (None, None)
-    of = {"n": int(n), "unit": unit} if unit and math.isfinite(n) else {}
+    of = {"n": int(n), "unit": unit} if interval and unit and math.isfinite(n) else {}
     fields = {"value": value, "low": low, "high": high, **of, **more}
     return {name: field for name, field in fields.items() if field is not None}
 

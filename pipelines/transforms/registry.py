@@ -82,24 +82,20 @@ def suite(name: str) -> tuple[str, ...]:
     """Transformation names of a suite, identity first.
 
     Args:
-        name: suites, paths of suite files (`load_suite`) and transformations, joined by ``+`` or ``,``. ``+`` is a
-            union: what both sides have is taken once. ``@3`` after a suite or a transformation fixes its severity,
-            ``@1..5`` takes each of these severities.
+        name: suites, paths of suite files (`load_suite`) and transformations, joined by commas. A transformation of
+            several of them is taken once. ``@3`` after a suite or a transformation fixes its severity, ``@1..5`` takes
+            each of these severities.
 
     Raises:
-        ConfigError: unknown name or severity, or a transformation named twice without ``+``.
+        ConfigError: unknown name or severity, or a name given twice.
     """
     load_all()
-    sides = [[part.strip() for part in side.split(",") if part.strip()] for side in name.split("+")]
-    if not any(sides):
+    parts = [part.strip() for part in name.replace("+", ",").split(",") if part.strip()]  # + in names of before
+    if not parts:
         raise ConfigError("suite", name, f"{', '.join(sorted(base.SUITES))}, or names of transformations")
-    names = {"identity": None}
-    for side in sides:
-        own = [member for part in side for member in _members(part) if member != "identity"]
-        if twice := next((member for member in own if own.count(member) > 1), None):
-            raise ConfigError("suite", twice, "each transformation once")
-        names |= dict.fromkeys(own)
-    return tuple(names)
+    if twice := next((part for part in parts if parts.count(part) > 1), None):
+        raise ConfigError("suite", twice, "each name once")
+    return tuple(dict.fromkeys(["identity", *(member for part in parts for member in _members(part))]))
 
 
 def _members(part: str) -> list[str]:

@@ -248,9 +248,9 @@ def test_a_study_shares_seed_bootstrap_and_device_with_its_stages(tmp_path: Path
     assert (parameters.seed, parameters.resample_by, parameters.bootstrap) == (5, "folder", 300)
     assert (loaded.embed.device, probes.device, loaded.analysis.device) == ("cpu", "cpu", "cpu")
     assert (loaded.embed.threads, probes.threads, loaded.analysis.threads) == (2, 2, 2)
-    assert dataclasses.replace(loaded, seed=6).analysis.seed == 6
+    assert [dataclasses.replace(loaded, seed=seed).analysis.seed for seed in (6, 0)] == [6, 0]
     with pytest.raises(ConfigError, match="set for the whole study") as caught:
-        Study("x", (BackboneChoice("control:pixels"),), probes=ProbeConfig(seed=3))
+        Study("x", (BackboneChoice("control:pixels"),), seed=5, probes=ProbeConfig(seed=3))
     assert caught.value.field == "probes.seed"
 
 

@@ -97,7 +97,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def test_names_that_are_known_import_nothing(install: Callable[[int], None]) -> None:
     install(0)
-    suite("substance31+imagenet_c")
+    suite("substance31,imagenet_c")
     registry.check_name("control:pixels")
     SourceConfig(kind="tar")
     assert "pkg_of_a_test" not in sys.modules

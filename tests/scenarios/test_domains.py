@@ -34,7 +34,7 @@ def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
     found = results["backbones"][PIXELS]["domains"]
     assert set(found) == {"fine", "coarse", "semantic"}
     out = scene.root / "out"
-    (path,) = (out / "shift").glob("*.zarr")
+    (path,) = (out / "shift" / "domains").glob("*.zarr")
     digest = photographs_digest(load_table(EmbeddingStore.open(path), PIXELS))
     assert results["settings"]["shift"]["domains"] == {"other": digest}
     assert str(scene.root) not in json.dumps(results["settings"])

@@ -59,7 +59,7 @@ def study_file(row: Row) -> str:
         try:
             if stage in tables:
                 registry.settings_of(stage, kept)
-                missing += [f"{stage}.{name}" for name in settings if known.get(name) is False]
+                missing += [f"{stage}.{name}" for name in settings if not known.get(name) and name not in SHARED]
                 lines += ["", f"[{stage}]", *toml_lines(_recorded(kept))]
             elif stage in named or stage not in registry.STAGES:
                 missing.append(f"[{toml_key(stage[:80])}]")

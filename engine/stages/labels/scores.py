@@ -218,7 +218,10 @@ def _classes(
     found["balanced"] = float((counts_CC.diagonal()[tested] / counts_CC.sum(axis=1)[tested]).mean())
     if config.shots:
         own = replace(plain, label_N=code_N, class_names=values.names)
-        few = few_shot(own, FewShotConfig(shots=config.shots, resample_by=probes.resample_by, seed=config.seed))
+        given = FewShotConfig(
+            shots=config.shots, resample_by=probes.resample_by, bootstrap=config.bootstrap, seed=config.seed
+        )
+        few = few_shot(own, given)
         found["few_shot"] = {name: few[name] for name in ("accuracy", "converged")}
     if fixed is not None:
         left_N = np.where(fixed.label_N >= 0, code_N, UNLABELLED)

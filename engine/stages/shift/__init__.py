@@ -43,8 +43,8 @@ class ShiftStage(JsonStage[ShiftConfig], EmbeddingStage[ShiftConfig, JSON]):
     ``obfuscated`` (semantic, on photographs of classes that the probe knows by name), each with its interval over
     photographs, ``images``, whether the probe has ``converged``, and for fine ``by_transformation``.
 
-    Embeddings are written to ``shift/<name>.zarr``, replacing a store of other photographs, and probes of other domains
-    to ``shift/<name>.results``.
+    Embeddings are written to ``shift/<name>.zarr`` and ``shift/domains/<name>.zarr``, replacing a store of other
+    photographs, and probes of other domains to ``shift/domains/<name>.results``.
     """
 
     name = "shift"

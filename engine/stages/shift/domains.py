@@ -30,7 +30,7 @@ HEAD: Final = "linear"
 
 def path_of(out: Path, name: str) -> Path:
     """Path of the store of a domain, below an output folder."""
-    return out / "shift" / f"{slug(f'domain {name}')}.zarr"
+    return out / "shift" / "domains" / f"{slug(name)}.zarr"
 
 
 def stores(run: Run, config: ShiftConfig) -> dict[str, EmbeddingStore]:

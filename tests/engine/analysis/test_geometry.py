@@ -64,7 +64,8 @@ def test_equivariance_is_the_root_of_the_mean_cosine_of_pairs() -> None:
     moved = (variant - identity).astype(np.float64)
     direction = moved / np.linalg.norm(moved, axis=1, keepdims=True)
     pairs = [direction[i] @ direction[j] for i in range(15) for j in range(15) if i != j]
-    value, ends = geometry.equivariance(identity, variant, np.arange(15), 0)
+    value, ends, count = geometry.equivariance(identity, variant, np.arange(15), 0)
+    assert count == 15
     assert value == pytest.approx(np.sqrt(np.mean(pairs)), abs=1e-5)
     assert ends is not None
     assert 0 <= ends[0] < value < ends[1] <= 1
@@ -102,8 +103,9 @@ def test_equivariance_leaves_out_images_that_do_not_move() -> None:
     identity = normal(7, 8, 5)
     variant = identity + np.r_[np.zeros((3, 5)), normal(8, 5, 5) + 1].astype(np.float32)
     assert equivariance(identity, variant) == pytest.approx(equivariance(identity[3:], variant[3:]), abs=1e-6)
-    assert geometry.equivariance(identity, identity, np.arange(8), 0) == (None, None)
-    assert geometry.equivariance(identity[2:4], variant[2:4], np.arange(2), 0) == (None, None)
+    assert geometry.equivariance(identity, variant, np.arange(8), 0)[2] == 5  # the units of its interval
+    assert geometry.equivariance(identity, identity, np.arange(8), 0) == (None, None, 0)
+    assert geometry.equivariance(identity[2:4], variant[2:4], np.arange(2), 0) == (None, None, 1)
 
 
 @pytest.mark.parametrize(("images", "width"), [(12, 40), (40, 12), (20, 20)], ids=["dual", "primal", "square"])

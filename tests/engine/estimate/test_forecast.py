@@ -35,7 +35,7 @@ def test_each_claim_says_its_width_or_what_it_needs() -> None:
     assert (found["C2"].half, found["C2"].remark) == (None, "requires three generators")
     assert found["C1, C3"].half == STYLE.half(31, 100)
     assert found["C6"].half is None
-    many = {each.claim: each for each in forecasts(suite("substance31+styles48"), 100, 3)}
+    many = {each.claim: each for each in forecasts(suite("substance31,styles48"), 100, 3)}
     assert many["C2"].half == GENERATORS.half(12, 100)
     (last,) = [each for each in forecasts(suite("substance31"), 100, 8) if each.claim == "C6"]
     assert last.half is not None

@@ -41,11 +41,11 @@ def test_substance31() -> None:
 
 
 def test_a_union_has_each_transformation_once() -> None:
-    names = suite("substance31+styles48+jpeg")
+    names = suite("substance31,styles48,jpeg")
     assert names[:31] == suite("substance31")
     assert set(names) == {*suite("substance31"), *suite("styles48")}
     assert len(set(names)) == len(names) == 31 + 48 - 4  # four of the multi-style network are in both
-    assert len(suite("+".join(suites()))) > 150
+    assert len(suite(",".join(suites()))) > 150
 
 
 @pytest.mark.parametrize("name", sorted(suites()))
@@ -157,7 +157,7 @@ def _file(folder: Path, text: str = FILE) -> Path:
 
 
 def test_a_suite_file(own: None, tmp_path: Path) -> None:
-    names = suite(f"saturate+{_file(tmp_path)}")
+    names = suite(f"saturate,{_file(tmp_path)}")
     assert names == ("identity", "saturate", "grayscale", "brightness", "jpeg_web", "jpeg_sweep", "blurred")
     assert base.get("brightness").role == "held_out"
     assert base.get("jpeg_web").coarse == "sensor"
