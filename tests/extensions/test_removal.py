@@ -19,12 +19,12 @@ name = "small"
 suite = "identity,grayscale,jpeg,brightness"
 backbones = ["control:pixels"]
 gallery = 1
+bootstrap = 100
 
 [probes]
 heads = ["linear"]
 resamples = 1
 redraws = 1
-bootstrap = 100
 """
 
 
@@ -43,8 +43,8 @@ def test_a_study_runs_without(removed: str, tmp_path: Path, two_classes: Path) -
     for folder in ("engine", "kernels", "pipelines", "studies"):
         left_out = shutil.ignore_patterns("__pycache__", *([removed] if folder == "engine" else []))
         shutil.copytree(ROOT / folder, tmp_path / "src" / "substyle" / folder, ignore=left_out)
-    for name in ("__init__.py", "__main__.py"):
-        shutil.copy(ROOT / "src" / "substyle" / name, tmp_path / "src" / "substyle")
+    for file in (ROOT / "src" / "substyle").glob("*.py"):
+        shutil.copy(file, tmp_path / "src" / "substyle")
     assert not (tmp_path / "src" / "substyle" / "engine" / "extensions" / removed).exists()
     (tmp_path / "small.toml").write_text(STUDY)
     command = [sys.executable, "-m", "substyle", "run", "small.toml", "--images", str(two_classes), "--out", "out"]
