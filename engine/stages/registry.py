@@ -26,7 +26,7 @@ from substyle.pipelines.entry_points import Registry
 AnyStage = Stage[Any, Any]
 S = TypeVar("S", bound=AnyStage)
 REPORTED = ("probes", "analysis")  # backbones with results of one of these are reported
-_CORE = (*("probes", "few_shot", "parameters", "labels", "shortcut", "analysis", "similarity", "shift", "mistakes"),)
+_CORE = ("probes", "few_shot", "parameters", "labels", "shortcut", "analysis", "similarity", "shift", "mistakes")
 _WITHOUT_TABLE = ("similarity", "mistakes")  # other fields of a study are their settings
 _SECOND, _LAST = 1, 2  # positions: of stages of the core, and of others; those that add backbones are before both
 STAGES: Registry[AnyStage] = Registry("stage", ENTRY_POINTS)
