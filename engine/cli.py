@@ -127,6 +127,8 @@ def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]
             return 1, ""
         return 1, _tell(error).to_json()
     except (SubstyleError, KeyboardInterrupt, OSError) as error:
+        if isinstance(error, KeyboardInterrupt):
+            sys.unraisablehook = lambda _: None  # objects whose construction was interrupted, when they are deleted
         failure = _tell(error)
         return failure.code, failure.to_json()
     except Exception as error:

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -40,6 +40,7 @@ from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.plan import require_stated, require_study, store_of
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
+from substyle.engine.study.quick import quick
 from substyle.engine.study.runner import report_study, run_study
 from substyle.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
@@ -53,14 +54,6 @@ _FIELDS = {
     "suite": "suite",
 }
 
-# what settings of probes cost, by which `--quick` takes the demo's
-_COSTS: dict[str, Callable[[Any], int]] = {
-    **dict.fromkeys(("redraws", "resamples", "mlp_resamples", "mlp_steps", "multitask_steps"), int),
-    **dict.fromkeys(("mlp_learning_rates", "multitask_learning_rates"), len),
-    "widths": sum,
-    "rotate": ("none", "networks", "all").index,
-}
-
 
 def study_asked(options: argparse.Namespace) -> Study:
     """Create the study of `run` from a study file or from photographs and options.
@@ -70,25 +63,7 @@ def study_asked(options: argparse.Namespace) -> Study:
             an invalid study file.
     """
     study = _of_file(options) if is_study(options) else _of_photographs(options)
-    return _quick(study, changes(options)) if options.quick else study
-
-
-def _quick(study: Study, asked: Collection[str]) -> Study:
-    """A study with those settings of the demo that cost less than its own, unless the command line sets them.
-
-    It has another name and a store of its own: its results are of fewer photographs.
-    """
-    demo = load_study("demo")
-    if "probes" in asked:
-        raise ConfigError("--set probes", "a table", "single fields beside --quick, such as probes.redraws=20")
-    cheaper = {
-        name: min(getattr(study.probes, name), getattr(demo.probes, name), key=cost)
-        for name, cost in _COSTS.items()
-        if f"probes.{name}" not in asked
-    }
-    limit = study.limit if "limit" in asked else min(study.limit or demo.limit, demo.limit)
-    probes, name = dataclasses.replace(study.probes, **cheaper), f"{study.name}-quick"
-    return dataclasses.replace(study, name=name, store=None, limit=limit, probes=probes)
+    return quick(study, changes(options)) if options.quick else study
 
 
 def is_study(options: argparse.Namespace) -> bool:

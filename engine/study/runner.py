@@ -32,6 +32,7 @@ from substyle.engine.study import outputs
 from substyle.engine.study.document import assemble
 from substyle.engine.study.outputs import RESULTS, STORE
 from substyle.engine.study.plan import plan_of, require_elsewhere, stated_limit, store_of
+from substyle.engine.study.quick import costly
 from substyle.engine.study.report import all_tables, write_report
 from substyle.engine.study.schedule import EMBED, REPORT, Schedule
 from substyle.engine.study.tracking import tracked
@@ -222,7 +223,7 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
         *(study, plan.source, out, plan.store_path, plan.records()),
         manifest=manifest,
         writes_store=writes,
-        checks=checks(),
+        checks=[*checks(), costly] if writes else checks(),
     )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
