@@ -59,25 +59,25 @@ class Question:
 
 QUESTIONS = (
     Question(
-        "Which of the {variants} transformations was applied?", "transformation", ("fine", "linear"),
-        "accuracy", "fine", ("fine", "accuracy"),
+        "Which of the {variants} transformations was applied?", "transformation", ("transformation", "linear"),
+        "accuracy", "transformation", ("transformation", "accuracy"),
     ),
     Question(
         "Which kind of transformation is it, if the probe has never seen it?", "kind of a new\ntransformation",
-        ("coarse_rotation", "linear"), "balanced", "coarse", ("rotation", "balanced"),
-        study="coarse",
+        ("kind_rotation", "linear"), "balanced", "kind", ("rotation", "balanced"),
+        study="kinds",
     ),
     Question(
         "Is it a painting style, if the probe knows the styles of one other generator?", "style of a new\ngenerator",
-        ("generators",), "accuracy", "coarse",
+        ("generators",), "accuracy", "kind",
     ),
     Question(
-        "Which class does the photograph belong to?", "class", ("semantic", "linear"),
-        "clean", "semantic", ("semantic", "clean"),
+        "Which class does the photograph belong to?", "class", ("class", "linear"),
+        "original", "class", ("class", "original"),
     ),
     Question(
-        "Which class does it belong to, once it is transformed?", "class,\ntransformed", ("semantic", "linear"),
-        "obfuscated", "semantic", ("semantic", "obfuscated"),
+        "Which class does it belong to, once it is transformed?", "class,\ntransformed", ("class", "linear"),
+        "transformed", "class", ("class", "transformed"),
     ),
 )  # fmt: skip
 
@@ -103,8 +103,8 @@ def _tested(kept: dict[str, Any], scores: dict[str, Any], question: Question) ->
         parts.append(f"{kept['variants'] - 1} transformations held out in turn")
     elif "generators" in question.entry:
         parts += [f"{len(scores['by_style'])} styles", f"{len(scores['generators'])} generators"]
-    elif question.score != "clean":
-        parts.append(f"{kept['variants'] - (question.score == 'obfuscated')} transformations")
+    elif question.score != "original":
+        parts.append(f"{kept['variants'] - (question.score == 'transformed')} transformations")
     return _named(parts)
 
 

@@ -100,17 +100,17 @@ def _alone(folder: Path, backbone: CompiledBackbone, images: int, repeats: int) 
 
 
 def _parts() -> dict[str, float]:
-    """Time decoding and each coarse class of variants separately, in ms per photograph."""
+    """Time decoding and each kind of variants separately, in ms per photograph."""
     pipeline = networks.pipeline()
     records = photographs.records(BATCH)
     blobs, keys = [record.read() for record in records], [record.key for record in records]
     canvas_BSSC = pipeline.decoder(blobs).canvas_BSSC
     spent = {"decode": _milliseconds(lambda: pipeline.decoder(blobs))}
-    for coarse in base.COARSE[1:]:
-        names = [name for name in pipeline.settings.transformations if base.get(name).coarse == coarse]
+    for kind in base.KINDS[1:]:
+        names = [name for name in pipeline.settings.transformations if base.get(name).kind == kind]
         if names:
             make = pipeline.maker(names)
-            spent[coarse] = _milliseconds(lambda make=make: list(make(canvas_BSSC, keys)))  # type: ignore[misc]
+            spent[kind] = _milliseconds(lambda make=make: list(make(canvas_BSSC, keys)))  # type: ignore[misc]
     return spent
 
 

@@ -60,13 +60,13 @@ def kept() -> dict[str, dict[str, Any]]:
 
 
 def widths(studies: Mapping[str, Mapping[str, Any]], head: str) -> Iterator[Width]:
-    """Half widths of the differences of networks in style accuracy."""
+    """Half widths of the differences of networks in transformation accuracy."""
     for name, study in sorted(studies.items()):
         transformations, test = study["variants"] // study["images"], study["splits"]["test"]
         for row in study["comparisons"] if transformations >= FEWEST else ():
             controls = any(study["backbones"][each]["control"] for each in (row["a"], row["b"]))
             ends = [row["difference"].get(end) for end in ("low", "high", "two_way")]
-            if (row["task"], row["head"]) == ("fine", head) and not controls and None not in ends:
+            if (row["task"], row["head"]) == ("transformation", head) and not controls and None not in ends:
                 low, high, two_way = ends
                 both, photographs = (two_way[1] - two_way[0]) / 2, (high - low) / 2
                 yield Width(name, transformations, test, both, photographs)

@@ -27,7 +27,7 @@ from substyle.engine.probes.dataset import Resident, Standardizer
 from substyle.engine.probes.linear import variant_weights
 from substyle.engine.probes.objective import Objective, StoredObjective
 from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
-from substyle.engine.probes.tasks import Task, fine_task, stream_of
+from substyle.engine.probes.tasks import Task, stream_of, transformation_task
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.style_transfer import networks
 from substyle.kernels.difference import distinct
@@ -149,7 +149,7 @@ def _probes() -> Iterator[Case]:
 
 def _task(width: int, dtype: torch.dtype) -> tuple[Task, Features]:
     table = probe_tables.made(IMAGES, width)
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     x_RD = torch.zeros(table.x_TND.shape[0] * IMAGES, width, dtype=torch.float16, device=CUDA)
     standard = Standardizer(np.zeros(width, np.float32), np.ones(width, np.float32))

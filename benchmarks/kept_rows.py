@@ -32,8 +32,8 @@ def document(kept: dict[str, Any]) -> dict[str, Any]:
     """A results.json with what a summary has: no definitions of transformations, and no identity."""
     seen: dict[str, dict[str, Any]] = {}
     for name, entry in _by_transformation(kept):
-        known = seen.setdefault(name, {"name": name, "coarse": _UNKNOWN, "role": _UNKNOWN})
-        known |= {key: entry[key] for key in ("coarse", "role") if isinstance(entry, dict) and key in entry}
+        known = seen.setdefault(name, {"name": name, "kind": _UNKNOWN, "role": _UNKNOWN})
+        known |= {key: entry[key] for key in ("kind", "role") if isinstance(entry, dict) and key in entry}
     listed = [name for name in kept["suite"].split(",") if name in seen]  # suites with a name state no order
     note = f"summary, {kept['intervals']}" if "intervals" in kept else "summary"
     return {
@@ -47,7 +47,7 @@ def document(kept: dict[str, Any]) -> dict[str, Any]:
 def _by_transformation(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every result by transformation."""
     for backbone in kept["backbones"].values():
-        for task in ("coarse", "fine", "semantic"):
+        for task in ("kind", "transformation", "class"):
             for probe in (backbone.get(task) or {}).values():
                 yield from (probe.get("by_transformation") or {}).items()
         yield from (backbone.get("sensitivity") or {}).items()

@@ -1,7 +1,7 @@
 """The method of arXiv 2307.05610 in plain Python: what does an image embedding know?
 
 Photographs are varied by transformations, a frozen network embeds every variant, and linear probes learn from the
-embeddings to name the transformation (fine), its coarse class (with some transformations held out) and the class of the
+embeddings to name the transformation, its kind (with some transformations held out) and the class of the
 photograph. This file needs Pillow, NumPy, timm, torch and scikit-learn, and nothing of substyle:
 
     python benchmarks/paper.py PHOTOGRAPHS --model tf_efficientnet_lite0 --checkpoint weights.pth
@@ -140,7 +140,7 @@ def identity(x: Pixels, draw: Draw) -> Pixels:
     return x
 
 
-# function: coarse class, and whether probes of the coarse class are trained on it
+# function: kind, and whether probes of the kind are trained on it
 SUITE: dict[Callable[[Pixels, Draw], Pixels], tuple[str, bool]] = {
     identity: ("identity", True),
     gaussian_blur: ("blur", True),
@@ -260,7 +260,7 @@ def study(
     image, transformation = (np.array([row[k] for row in rows]) for k in (0, 1))
     x = np.stack([row[2] for row in rows])
     split = split_of(names, seed)[image]
-    coarse = np.array([group for group, _ in SUITE.values()])[transformation]
+    kind = np.array([group for group, _ in SUITE.values()])[transformation]
     seen = np.array([is_seen for _, is_seen in SUITE.values()])[transformation]
     label = np.array([name.parent.name for name in names])[image]
     test, plain = split == 2, transformation == 0
@@ -268,15 +268,15 @@ def study(
     def scored(predict: Callable[[np.ndarray], np.ndarray], truth: np.ndarray, chosen: np.ndarray) -> dict[str, object]:
         return accuracy(predict(x[chosen]) == truth[chosen], image[chosen], seed)
 
-    fine = probe(x, transformation, split)
-    found = {"fine": scored(fine, transformation, test)}
-    group = probe(x[seen], coarse[seen], split[seen])
-    found["coarse, seen"] = scored(group, coarse, test & seen)
-    found["coarse, held out"] = scored(group, coarse, test & ~seen)
+    named = probe(x, transformation, split)
+    found = {"transformation": scored(named, transformation, test)}
+    group = probe(x[seen], kind[seen], split[seen])
+    found["kind, seen"] = scored(group, kind, test & seen)
+    found["kind, held out"] = scored(group, kind, test & ~seen)
     if len(set(label)) > 1:
-        semantic = probe(x[plain], label[plain], split[plain])
-        found["class"] = scored(semantic, label, test & plain)
-        found["class, transformed"] = scored(semantic, label, test & ~plain)
+        class_ = probe(x[plain], label[plain], split[plain])
+        found["class"] = scored(class_, label, test & plain)
+        found["class, transformed"] = scored(class_, label, test & ~plain)
     return {"photographs": len(names), "embeddings": len(rows), "embed_seconds": spent, "accuracy": found}
 
 

@@ -101,7 +101,10 @@ def _watched(found: Totals) -> Iterator[None]:
 
 def rows_of(store: EmbeddingStore) -> list[dict[str, Any]]:
     """Counts of all backbones of a store."""
-    config, rows = ProbeConfig(tasks=("fine", "coarse", "semantic"), heads=("linear",), device="cpu", threads=1), []
+    config, rows = (
+        ProbeConfig(tasks=("transformation", "kind", "class"), heads=("linear",), device="cpu", threads=1),
+        [],
+    )
     for entry in store.backbones():
         table = load_table(store, entry.name)
         for (task, kind), counts in both(table, config).items():

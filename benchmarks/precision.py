@@ -51,9 +51,9 @@ BACKBONES = (LITE0, VIT_S14)
 IMAGES = 480
 _QUICK = ("identity", "gaussian_blur", "grayscale", "jpeg")
 _SHOWN = {
-    ("fine", "accuracy"): "style",
-    ("semantic", "clean"): "class",
-    ("semantic", "obfuscated"): "class, transformed",
+    ("transformation", "accuracy"): "transformation",
+    ("class", "original"): "class",
+    ("class", "transformed"): "class, transformed",
 }
 
 
@@ -76,7 +76,7 @@ def _row(name: str, pipeline: PixelPipeline, images: int) -> Row:
             compiled[precision] = _compiled(name, precision, plan.samples())
             embed_compiled(plan, [compiled[precision]], quiet=True)
             table = load_table(EmbeddingStore.open(plan.store_path), name)
-            config = ProbeConfig(tasks=("fine", "semantic"), heads=("linear",))
+            config = ProbeConfig(tasks=("transformation", "class"), heads=("linear",))
             outcomes[precision] = run_probes(table, config, out_dir=None, quiet=True)
     timings = _timed(name, compiled[INT8], {"auto (bf16 through the gate)": compiled[AUTO].embed})
     facts = {"photographs": images, **_gated(compiled), **_differences(outcomes)}
@@ -149,11 +149,11 @@ def _differences(outcomes: Mapping[str, ProbeOutcome]) -> dict[str, Any]:
         points = f"{100 * own.value:.2f} ({100 * low:.2f} to {100 * high:.2f})"
         facts[f"{shown}, {row['head']}: points above auto"] = points
     for precision, outcome in outcomes.items():
-        for task in ("fine", "semantic"):
+        for task in ("transformation", "class"):
             found = outcome.results[task]
             if found is not None:
-                key = "accuracy" if task == "fine" else "clean"
-                facts[f"{precision}: {'style' if task == 'fine' else 'class'}, linear"] = found["linear"][key]
+                key = "accuracy" if task == "transformation" else "original"
+                facts[f"{precision}: {task}, linear"] = found["linear"][key]
     return facts
 
 

@@ -122,12 +122,12 @@ def weighted(right_TN: NDArray[np.float64], weight_T: NDArray[np.float64]) -> fl
 
 
 def balanced(table: Table, role: str) -> NDArray[np.float64]:
-    """Return weights (T,) of a mean over the coarse classes with both seen and held-out transformations."""
+    """Return weights (T,) of a mean over the kinds with both seen and held-out transformations."""
     in_role = (table.roles == role) & (np.array(table.names) != "identity")
     other = (table.roles == ("train" if role == "held_out" else "held_out")) & (np.array(table.names) != "identity")
     weight_T = np.zeros(len(table.names))
-    for name in set(table.coarse[in_role]) & set(table.coarse[other]):
-        weight_T[in_role & (table.coarse == name)] = 1 / (in_role & (table.coarse == name)).sum()
+    for name in set(table.kind[in_role]) & set(table.kind[other]):
+        weight_T[in_role & (table.kind == name)] = 1 / (in_role & (table.kind == name)).sum()
     return weight_T
 
 
@@ -157,11 +157,11 @@ def interval(
 
 
 def even(table: Table, transformations: I64, images: I64) -> NDArray[np.float64]:
-    """Return row weights of mean 1, equal over coarse classes and over the transformations of each class."""
+    """Return row weights of mean 1, equal over kinds and over the transformations of each class."""
     t, _ = table.rows(transformations, images)
     rows_T = np.bincount(t, minlength=len(table.names))
-    members = {name: (table.coarse[transformations] == name).sum() for name in set(table.coarse)}
-    weight_R = np.array([1.0 / (members[table.coarse[k]] * rows_T[k]) for k in t])
+    members = {name: (table.kind[transformations] == name).sum() for name in set(table.kind)}
+    weight_R = np.array([1.0 / (members[table.kind[k]] * rows_T[k]) for k in t])
     return weight_R * len(t) / weight_R.sum()
 
 
@@ -182,57 +182,57 @@ def probes(table: Table, ours: dict[str, Any], *, by_folder: bool) -> Iterator[Q
     intervals are at our C. Tasks missing from the run are skipped.
     """
     for task, part in (
-        ("fine", partial(fine, by_folder=by_folder)),
-        ("coarse", partial(coarse, by_folder=by_folder)),
-        ("coarse", rotation),
-        ("semantic", semantic),
+        ("transformation", partial(transformation, by_folder=by_folder)),
+        ("kind", partial(kind, by_folder=by_folder)),
+        ("kind", rotation),
+        ("class", class_),
     ):
         if at := dig(ours, task, "linear", "setting", "C"):
             yield from part(table, ours, at)
 
 
-def fine(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
-    """Compare the fine task: name the transformation."""
+def transformation(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
+    """Compare the transformation task: name the transformation."""
     every = np.arange(len(table.names))
     answer_TN, one_T = np.broadcast_to(every[:, None], (len(every), len(table.label_N))), np.ones(len(every))
     train, val = (rows(table, every, table.images(split), answer_TN) for split in (TRAIN, VAL))
     made = linear(train, val, at)
     free_TN, right_TN = (scored(table, predict, answer_TN) for predict in made)
-    value = dig(ours, "fine", "linear", "accuracy", "value")
-    yield "fine", value, weighted(free_TN, one_T), TOLERANCES["picked"]
-    yield "fine, at our C", value, weighted(right_TN, one_T), TOLERANCES["linear"]
+    value = dig(ours, "transformation", "linear", "accuracy", "value")
+    yield "transformation", value, weighted(free_TN, one_T), TOLERANCES["picked"]
+    yield "transformation, at our C", value, weighted(right_TN, one_T), TOLERANCES["linear"]
     ends = interval(right_TN, one_T, groups(table, by_folder=by_folder), two_way=False)
     for i, end in enumerate(("low", "high")):
-        kept = dig(ours, "fine", "linear", "accuracy", end)
-        yield f"fine, interval, {end}", kept, ends[i], TOLERANCES["interval"]
+        kept = dig(ours, "transformation", "linear", "accuracy", end)
+        yield f"transformation, interval, {end}", kept, ends[i], TOLERANCES["interval"]
 
 
-def coarse(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
-    """Compare the coarse task: name the coarse class of seen and of held-out transformations."""
+def kind(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
+    """Compare the kind task: name the kind of seen and of held-out transformations."""
     train, val = (table.images(split) for split in (TRAIN, VAL))
-    answer_TN = np.broadcast_to(table.coarse[:, None], (len(table.names), len(table.label_N)))
+    answer_TN = np.broadcast_to(table.kind[:, None], (len(table.names), len(table.label_N)))
     seen = np.flatnonzero(table.roles == "train")
     learned = replace(rows(table, seen, train, answer_TN), weight_R=even(table, seen, train))
     made = linear(learned, rows(table, seen, val, answer_TN, by_class=True), at)
     free_TN, right_TN = (scored(table, predict, answer_TN) for predict in made)
     for role, key, near in (("train", "seen", "linear"), ("held_out", "held_out", "linear, held out")):
-        weight_T, value = balanced(table, role), dig(ours, "coarse", "linear", key, "value")
+        weight_T, value = balanced(table, role), dig(ours, "kind", "linear", key, "value")
         if weight_T.any():
-            yield f"coarse, {key}", value, weighted(free_TN, weight_T), 2 * TOLERANCES[near]
-            yield f"coarse, {key}, at our C", value, weighted(right_TN, weight_T), TOLERANCES[near]
+            yield f"kind, {key}", value, weighted(free_TN, weight_T), 2 * TOLERANCES[near]
+            yield f"kind, {key}, at our C", value, weighted(right_TN, weight_T), TOLERANCES[near]
     if weight_T.any():
         ends = interval(right_TN, weight_T, groups(table, by_folder=by_folder), two_way=True)
         for i, end in enumerate(("low", "high")):
-            kept = dig(ours, "coarse", "linear", "held_out", end)
+            kept = dig(ours, "kind", "linear", "held_out", end)
             # with few transformations, each resample moves by several points
-            yield f"coarse, held out, two-way interval, {end}", kept, ends[i], 2 * TOLERANCES["interval"]
+            yield f"kind, held out, two-way interval, {end}", kept, ends[i], 2 * TOLERANCES["interval"]
 
 
 def rotation(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
     """Compare some of the transformations held out in turn."""
     every, names, train = np.arange(len(table.names)), np.array(table.names), table.images(TRAIN)
-    answer_TN = np.broadcast_to(table.coarse[:, None], (len(every), len(table.label_N)))
-    turned = list((dig(ours, "coarse_rotation", "linear", "by_transformation") or {}).items())
+    answer_TN = np.broadcast_to(table.kind[:, None], (len(every), len(table.label_N)))
+    turned = list((dig(ours, "kind_rotation", "linear", "by_transformation") or {}).items())
     whole = rows(table, every, train, answer_TN).x_RD
     for name, one in turned[:: max(1, len(turned) // TURNED)][:TURNED]:
         others = every[names != name]
@@ -243,18 +243,18 @@ def rotation(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity
         yield f"held out alone: {name}", one["accuracy"]["value"], expected, near
 
 
-def semantic(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
-    """Compare the semantic task: name the class of original and of transformed photographs."""
+def class_(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
+    """Compare the class task: name the class of original and of transformed photographs."""
     one, labelled = np.array([0]), [images[table.label_N[images] >= 0] for images in map(table.images, (TRAIN, VAL))]
-    test, clean_T = table.images(TEST), (np.arange(len(table.names)) == 0).astype(float)
+    test, original_T = table.images(TEST), (np.arange(len(table.names)) == 0).astype(float)
     answer_TN = np.broadcast_to(table.label_N[None], (len(table.names), len(table.label_N)))
     train, val = (rows(table, one, images, answer_TN) for images in labelled)
     made = linear(train, val, at)
     for what, predict, near in (("", made[0], TOLERANCES["picked"]), (", at our C", made[1], TOLERANCES["linear"])):
         right_TN = scored(table, predict, answer_TN)
         right_TN[:, table.label_N[test] < 0] = np.nan
-        for key, weight_T in (("clean", clean_T), ("obfuscated", 1 - clean_T)):
+        for key, weight_T in (("original", original_T), ("transformed", 1 - original_T)):
             # with few original photographs, one of them exceeds the tolerance
             wide = max(2 * near, 1.001 / len(test))
-            value = dig(ours, "semantic", "linear", key, "value")
+            value = dig(ours, "class", "linear", key, "value")
             yield f"class, {key}{what}", value, weighted(right_TN, weight_T), wide

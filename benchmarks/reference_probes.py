@@ -76,12 +76,12 @@ def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, fl
     every = np.arange(len(table.names))
     train, test = table.images(TRAIN), table.images(TEST)
     labelled = train[table.label_N[train] >= 0]
-    fine_t, fine_n = table.rows(every, train)
+    transformation_t, transformation_n = table.rows(every, train)
     classes, class_N = np.unique(table.label_N[labelled]), table.label_N
-    scaler = StandardScaler().fit(table.x_TND[fine_t, fine_n])
+    scaler = StandardScaler().fit(table.x_TND[transformation_t, transformation_n])
     x_TND = torch.from_numpy(np.stack([scaler.transform(x_ND) for x_ND in table.x_TND]).astype(np.float32))
     setting, steps, share = joint["setting"], joint["steps"], joint["task_weight"]
-    half = max(1, min(BATCH, max(len(fine_t) // BATCHES_AN_EPOCH, min(len(fine_t), SMALLEST))) // 2)
+    half = max(1, min(BATCH, max(len(transformation_t) // BATCHES_AN_EPOCH, min(len(transformation_t), SMALLEST))) // 2)
     counts, value = (len(table.names), len(classes)), np.zeros((_SEEDS, 2))
     for seed in range(len(value)):
         torch.manual_seed(seed)
@@ -95,9 +95,9 @@ def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, fl
         optimiser = torch.optim.AdamW(network.parameters(), lr=setting["lr"], weight_decay=setting["weight_decay"])
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
         for _ in range(steps):
-            a, b = rng.integers(len(fine_t), size=half), labelled[rng.integers(len(labelled), size=half)]
-            out = network(torch.cat([x_TND[fine_t[a], fine_n[a]], x_TND[0, b]]))
-            named = torch.nn.functional.cross_entropy(out[:half, : counts[0]], torch.from_numpy(fine_t[a]))
+            a, b = rng.integers(len(transformation_t), size=half), labelled[rng.integers(len(labelled), size=half)]
+            out = network(torch.cat([x_TND[transformation_t[a], transformation_n[a]], x_TND[0, b]]))
+            named = torch.nn.functional.cross_entropy(out[:half, : counts[0]], torch.from_numpy(transformation_t[a]))
             place = torch.from_numpy(np.searchsorted(classes, class_N[b]))
             classed = torch.nn.functional.cross_entropy(out[half:, counts[0] :], place)
             loss = share / math.log(counts[0]) * named + (1 - share) / math.log(counts[1]) * classed
@@ -113,10 +113,10 @@ def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, fl
         known = class_N[test] >= 0
         value[seed] = weighted(right_TN, np.ones(len(every))), (class_M == class_N[test])[known].mean()
     wide = 2 * value.std(axis=0, ddof=1) + TOLERANCES["mlp"]
-    yield "multi-task, style", dig(joint, "fine", "value"), float(value[:, 0].mean()), float(wide[0])
+    yield "multi-task, transformation", dig(joint, "transformation", "value"), float(value[:, 0].mean()), float(wide[0])
     yield (
         "multi-task, class",
-        dig(joint, "semantic", "value"),
+        dig(joint, "class", "value"),
         float(value[:, 1].mean()),
         float(wide[1] + 1 / len(test)),
     )
@@ -147,7 +147,7 @@ def neighbours(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, f
     near_Rk = bank.kneighbors(x_RD, max(ks), return_distance=False)
     class_N = table.label_N
     for word, key, answer_R, vote_Rk in (
-        ("style", "transformation", t, bank_t[near_Rk]),
+        ("transformation", "transformation", t, bank_t[near_Rk]),
         ("class", "class", class_N[n], class_N[bank_n][near_Rk]),
     ):
         if dig(ours, "knn", key) and (vote_Rk >= 0).all():

@@ -27,7 +27,7 @@ class Table:
     """Embeddings of one backbone.
 
     Attributes:
-        names, coarse, roles: per transformation; the first is identity.
+        names, kind, roles: per transformation; the first is identity.
         x_TND: float32 embeddings.
         label_N: classes, -1 for none.
         first_N: first near-duplicate of each image, itself if there is none.
@@ -37,7 +37,7 @@ class Table:
     """
 
     names: tuple[str, ...]
-    coarse: NDArray[np.str_]
+    kind: NDArray[np.str_]
     roles: NDArray[np.str_]
     x_TND: NDArray[np.float32]
     label_N: NDArray[np.int64]
@@ -95,7 +95,7 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
     first_N = _first([thumbnail.get(int(row)) for row in row_N])
     return Table(
         names=names,
-        coarse=np.array([entry["coarse"] for entry in suite]),
+        kind=np.array([entry["kind"] for entry in suite]),
         roles=np.array([entry["role"] for entry in suite]),
         x_TND=np.ascontiguousarray(x_TND[:, keep_N]),
         label_N=label_N,

@@ -103,13 +103,13 @@ def two_way(rng: Rng, count: int, seed: int, units: int, law: str, photographs: 
 
 
 def nested(rng: Rng, count: int, seed: int, units: int) -> Simulated:
-    """A mean over coarse classes, whose transformations and the photographs are samples."""
-    coarse = [str(c) for c in range(5) for _ in range(units)]
+    """A mean over kinds, whose transformations and the photographs are samples."""
+    kind = [str(c) for c in range(5) for _ in range(units)]
     mean_T = np.repeat(np.linspace(0.35, 0.65, 5), units)[:, None]
     p_KTN = mean_T + _within(rng, 0.2, (count, 5 * units, 1)) + _within(rng, 0.1, (count, 1, 100))
     right_KTN = rng.random((count, 5 * units, 100)) < p_KTN
-    weight_T = by_class(range(5 * units), coarse)
-    return Simulated([each.nested(weight_T, coarse).ci95 for each in _resampled(right_KTN, seed)], 0.5)
+    weight_T = by_class(range(5 * units), kind)
+    return Simulated([each.nested(weight_T, kind).ci95 for each in _resampled(right_KTN, seed)], 0.5)
 
 
 def predicted(rng: Rng, count: int, seed: int, units: int, r2: float) -> Simulated:
@@ -150,10 +150,10 @@ def compared(rng: Rng, count: int, seed: int, units: int) -> Simulated:
     right = [rng.random((count, 5, p_N.shape[2])) < p_N - lower for lower in (0.0, 0.05)]
     parts = {"a": slice(0, units), "b": slice(units // 2, None)}
     outcomes = {
-        name: _outcome(right_KTN[:, :, part], seed, "fine", part.start)
+        name: _outcome(right_KTN[:, :, part], seed, "transformation", part.start)
         for right_KTN, (name, part) in zip(right, parts.items(), strict=True)
     }
-    return Simulated([_ends(rows[0]["difference"]) for rows in _compared(outcomes, "fine", count)], 0.05)
+    return Simulated([_ends(rows[0]["difference"]) for rows in _compared(outcomes, "transformation", count)], 0.05)
 
 
 def grouped(rng: Rng, count: int, seed: int, units: int, mean: float, half: float) -> Simulated:
@@ -179,13 +179,15 @@ def equivalence(
 ) -> Simulated:
     """Whether two backbones that differ by the margin are called equivalent."""
     sides = _pair(rng, (count, transformations, units), first, second)
-    rows = _compared({str(i): _outcome(each, seed, "fine") for i, each in enumerate(sides)}, "fine", count)
+    rows = _compared(
+        {str(i): _outcome(each, seed, "transformation") for i, each in enumerate(sides)}, "transformation", count
+    )
     return Simulated([], false=[within_margin(each[0]["difference"]["ci90"]) for each in rows])
 
 
 def holm(rng: Rng, count: int, seed: int, units: int, task: str, training: float = 0.0) -> Simulated:
     """Whether one of four equal backbones is called better than another."""
-    transformations, photographs = (5, units) if task == "fine" else (units, 100)
+    transformations, photographs = (5, units) if task == "transformation" else (units, 100)
     outcomes = _equal(rng, count, seed, task, transformations, photographs, 4, training)
     return Simulated([], false=[any(_below(r["p_holm"]) for r in rows) for rows in _compared(outcomes, task, count)])
 
@@ -193,11 +195,11 @@ def holm(rng: Rng, count: int, seed: int, units: int, task: str, training: float
 def claim_pairs(rng: Rng, count: int, seed: int, units: int, right: int) -> Simulated:
     """Whether claim C1 is decided on equal networks."""
     outcomes = _equal(rng, count, seed, "rotation", units, 100, 1 + right, 0.0)
-    probe = {"fine": {"linear": {"accuracy": {"value": 0.6}, "converged": True}}}
+    probe = {"transformation": {"linear": {"accuracy": {"value": 0.6}, "converged": True}}}
     kinds = dict.fromkeys(outcomes, "supervised") | {"0": "masked"}
     found = []
     for rows in _compared(outcomes, "rotation", count):
-        comparisons = [row | {"task": "fine", "head": "linear"} for row in rows]
+        comparisons = [row | {"task": "transformation", "head": "linear"} for row in rows]
         found.append(_claim("C1", units, {name: (kind, probe) for name, kind in kinds.items()}, comparisons))
     return Simulated([], false=found)
 
@@ -285,11 +287,11 @@ def contrasts(rng: Rng, count: int, seed: int, units: int) -> Simulated:
 
 def detected(rng: Rng, count: int, seed: int, units: int, shift: float, measure: str) -> Simulated:
     """Detection of attacked photographs by a score."""
-    clean_KN, own_KN = rng.normal(size=(2, count, units))
-    attacked_KN = 0.6 * clean_KN + 0.8 * own_KN + shift
+    original_KN, own_KN = rng.normal(size=(2, count, units))
+    attacked_KN = 0.6 * original_KN + 0.8 * own_KN + shift
     truth = norm.cdf(shift / math.sqrt(2)) if measure == "auroc" else norm.sf(norm.isf(FALSE_POSITIVES) - shift)
     every = np.ones(units, bool), np.arange(units)
-    found = [detection(*each, *every, seed=seed) for each in zip(attacked_KN, clean_KN, strict=True)]
+    found = [detection(*each, *every, seed=seed) for each in zip(attacked_KN, original_KN, strict=True)]
     return Simulated([each and each[measure].ci95 for each in found], float(truth))
 
 
@@ -392,7 +394,7 @@ def _equal(
     rng: Rng, count: int, seed: int, task: str, transformations: int, photographs: int, backbones: int, training: float
 ) -> dict[str, ProbeOutcome]:
     """Equal backbones; in `rotation` each has its own transformations that suit it."""
-    of_t = 0.0 if task == "fine" else 0.2
+    of_t = 0.0 if task == "transformation" else 0.2
     p_N = 0.6 + _within(rng, 0.1, (count, 1, photographs))
     outcomes = {}
     for b in range(backbones):
@@ -417,7 +419,7 @@ def _claim(identity: str, transformations: int, networks: dict[str, Any], compar
     """Whether a claim is decided."""
     document = {
         **{"schema": SCHEMA, "name": "simulated", "images": 100, "splits": {"train": 0, "val": 0, "test": 100}},
-        "transformations": [{"name": f"t{t}", "coarse": "other", "role": "train"} for t in range(transformations)],
+        "transformations": [{"name": f"t{t}", "kind": "other", "role": "train"} for t in range(transformations)],
         "backbones": {
             name: {"dim": 8, "control": False, "spec": {"objective": kind}, **found}
             for name, (kind, found) in networks.items()

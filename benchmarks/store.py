@@ -57,7 +57,7 @@ def _empty(path: Path, images: int, codec: Codec = "none", dim: int = DIM) -> tu
     keys = [f"{i}.jpg" for i in range(images)]
     store.add_images(keys, np.zeros(images, np.int64), ["x"], np.zeros(images, np.int8))
     found = [
-        Definition({"name": name, "coarse": "identity" if name == "identity" else "blur", "role": "train"})
+        Definition({"name": name, "kind": "identity" if name == "identity" else "blur", "role": "train"})
         for name in _names()
     ]
     return store, store.ensure_backbone({**_FACTS, "dim": dim, "gate": {"cosine_min": 1.0}}, found)

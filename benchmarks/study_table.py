@@ -31,21 +31,21 @@ _KEPT = ("schema", "version", "created", "name", "seed", "canvas", "suite", "ima
          "throughput", "environment")  # fmt: skip
 _CLAIM = ("id", "statement", "status", "estimate", "margin", "n_transformations", "reasons")
 _WANTED = {
-    "fine": ("accuracy", "by_transformation"),
-    "coarse": ("seen", "held_out", "gap", "by_transformation"),
-    "coarse_rotation": ("accuracy", "balanced", "styles", "generators"),
-    "semantic": ("clean", "obfuscated"),
+    "transformation": ("accuracy", "by_transformation"),
+    "kind": ("seen", "held_out", "gap", "by_transformation"),
+    "kind_rotation": ("accuracy", "balanced", "styles", "generators"),
+    "class": ("original", "transformed"),
 }
-_TASKS = ("rotation", "semantic", "coarse")  # besides fine, whose differences are kept
+_TASKS = ("rotation", "class", "kind")  # besides transformation, whose differences are kept
 _COLUMNS = (  # heading, task, head, score
-    ("style, linear", "fine", "linear", "accuracy"),
-    ("style, MLP", "fine", "mlp", "accuracy"),
-    ("coarse, seen", "coarse", "linear", "seen"),
-    ("coarse, held out", "coarse", "linear", "held_out"),
-    ("coarse, each held out in turn", "coarse_rotation", "linear", "accuracy"),
-    ("styles, each held out in turn", "coarse_rotation", "linear", "styles"),
-    ("class", "semantic", "linear", "clean"),
-    ("class, transformed", "semantic", "linear", "obfuscated"),
+    ("transformation, linear", "transformation", "linear", "accuracy"),
+    ("transformation, MLP", "transformation", "mlp", "accuracy"),
+    ("kind, seen", "kind", "linear", "seen"),
+    ("kind, held out", "kind", "linear", "held_out"),
+    ("kind, each held out in turn", "kind_rotation", "linear", "accuracy"),
+    ("painting styles, each held out in turn", "kind_rotation", "linear", "styles"),
+    ("class", "class", "linear", "original"),
+    ("class, transformed", "class", "linear", "transformed"),
 )
 _MARK = "†"
 LEVEL = 0.05  # of a contrast, after Holm's correction
@@ -66,7 +66,9 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
             row[task] = {h: {k: one[k] for k in keys if k in one} for h, one in heads.items()}
         multitask = backbone.get("multitask") or {}
         row["multitask"] = {
-            k: multitask[k] for k in ("fine", "semantic", "task_weight", "difference", "converged") if k in multitask
+            k: multitask[k]
+            for k in ("transformation", "class", "task_weight", "difference", "converged")
+            if k in multitask
         }
         row |= {key: backbone[key] for key in ("attack", "few_shot", "generators") if key in backbone}
         for key in ("labels", "movement", "parameters", "shortcut"):
@@ -79,7 +81,9 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         kept["backbones"][name] = row
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
     rows = results["comparisons"]
-    kept["comparisons"] = [c for c in rows if c["task"] == "fine" or (c["task"] in _TASKS and c["head"] == "linear")]
+    kept["comparisons"] = [
+        c for c in rows if c["task"] == "transformation" or (c["task"] in _TASKS and c["head"] == "linear")
+    ]
     kept |= {part: results[part] for part in ("generators", "robustness") if results.get(part)}
     document = validate_results(results)
     moved = over_backbones(document, document.entries("movement"))
@@ -134,14 +138,16 @@ def table(kept: dict[str, Any]) -> str:
 
     Values missing from the summary are dashes.
     """
-    headings = ["backbone", *(column[0] for column in _COLUMNS), "10-NN style"]
+    headings = ["backbone", *(column[0] for column in _COLUMNS), "10-NN transformation"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, row in kept["backbones"].items():
         cells = [_score(row.get(task, {}).get(head, {}), score) for _, task, head, score in _COLUMNS]
         near = row["knn"]["transformation"].get("10")
         lines.append(f"| `{name}` | {' | '.join([*cells, _per_cent(near and near['value'])])} |")
     tasks = [task.removesuffix("_rotation") for _, task, *_ in _COLUMNS]
-    lines.append(f"| chance | {' | '.join(_per_cent(kept['chance'].get(task)) for task in [*tasks, 'fine'])} |")
+    lines.append(
+        f"| chance | {' | '.join(_per_cent(kept['chance'].get(task)) for task in [*tasks, 'transformation'])} |"
+    )
     if any(_MARK in line for line in lines):
         lines += ["", f"{_MARK} The probe has not converged: more training would change this number."]
     if verdicts := _verdicts(kept.get("claims", [])):
@@ -158,7 +164,8 @@ def table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_DETECTORS = {"fine": "style probe", "coarse": "coarse probe", "detector": "detector", "other_radii": "other radii",
+_DETECTORS = {"transformation": "transformation probe", "kind": "kind probe", "detector": "detector",
+              "other_radii": "other radii",
               "other_attacks": "other attacks", "mahalanobis": "Mahalanobis", "knn": "k-NN", "squeezing": "squeezing",
               "layers": "layers"}  # fmt: skip
 
@@ -191,10 +198,10 @@ def probing_table(kept: dict[str, Any]) -> str:
     Selectivity and differences are in points, accuracies in per cent, codelengths in bits per label.
     """
     measures = ("selectivity", "bits per label", "photographs for 90 %")
-    headings = ["backbone", *(f"{measure}, {task}" for measure in measures for task in ("style", "class"))]
+    headings = ["backbone", *(f"{measure}, {task}" for measure in measures for task in ("transformation", "class"))]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, row in kept["backbones"].items():
-        heads = [row["extractability"][task]["linear"] for task in ("fine", "semantic")]
+        heads = [row["extractability"][task]["linear"] for task in ("transformation", "class")]
         measured = (("selectivity", "selectivity", 100, "+.1f"), ("codelength", "bits", 1, ".2f"))
         cells = [
             _number((head.get(part) or {}).get(key), scale, form, late=_late(head.get(part) or {}))
@@ -206,7 +213,7 @@ def probing_table(kept: dict[str, Any]) -> str:
     lines += ["", f"| backbone | task | linear | {' | '.join(size.replace('x', '×') for size in sizes)} |"]
     lines += ["|---" * (len(sizes) + 3) + "|"]
     for name, row in kept["backbones"].items():
-        for task, score in (("style", "fine"), ("class", "semantic")):
+        for task, score in (("transformation", "transformation"), ("class", "class")):
             probes, late = row["complexity"], f"{score}_converged"
             differences = ((probes[size].get(f"{score}_difference"), probes[size][late] is False) for size in sizes)
             cells = [_number(difference, 100, "+.1f", late=unsettled) for difference, unsettled in differences]
@@ -224,7 +231,7 @@ def adapter_table(kept: dict[str, Any]) -> str:
 
 def _linear(kept: dict[str, Any], names: Iterable[str]) -> str:
     """Format scores of linear probes on some embeddings, in per cent."""
-    columns = [column for column in _COLUMNS if column[2] == "linear" and column[1] != "coarse_rotation"]
+    columns = [column for column in _COLUMNS if column[2] == "linear" and column[1] != "kind_rotation"]
     lines = [f"| embedding | width | {' | '.join(column[0].removesuffix(', linear') for column in columns)} |"]
     lines += ["|---" * (len(columns) + 2) + "|"]
     for name in names:
@@ -238,11 +245,11 @@ def finetuned_table(kept: dict[str, Any]) -> str:
     """Format scores before and after fine-tuning in per cent, mean over seeds, and differences in points."""
     rows = {(row["score"], row["objective"]): row for row in kept["finetuned"]}
     others = ("transformation", "joint")
-    columns = ["before", "semantic", *others, *(f"{objective} − semantic" for objective in others)]
+    columns = ["before", "class", *others, *(f"{objective} − class" for objective in others)]
     lines = [f"| score | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for score in dict.fromkeys(row["score"] for row in kept["finetuned"]):
-        cells = [_per_cent(rows[score, "semantic"]["before"])]
-        cells += [_per_cent(rows[score, objective]["after"]) for objective in ("semantic", *others)]
+        cells = [_per_cent(rows[score, "class"]["before"])]
+        cells += [_per_cent(rows[score, objective]["after"]) for objective in ("class", *others)]
         for objective in others:
             row = rows[score, objective]
             cells.append(_number(_of(row["difference"]), 100, "+.1f", late=row["converged"] != "yes"))
@@ -256,7 +263,7 @@ def blind_table(kept: dict[str, dict[str, Any]]) -> str:
     for backbone in next(iter(kept.values()))["backbones"]:
         rows = {name: study["backbones"][backbone] for name, study in kept.items()}
         cells = [
-            f"{_score(row['fine']['linear'], 'accuracy')}; {row['sensitivity'][name]['value']:.3f}"
+            f"{_score(row['transformation']['linear'], 'accuracy')}; {row['sensitivity'][name]['value']:.3f}"
             for name, row in rows.items()
         ]
         lines.append(f"| `{backbone}` | {' | '.join(cells)} |")
@@ -270,7 +277,7 @@ def augmentation_table(kept: dict[str, Any]) -> str:
     backbones = kept["backbones"]
     lines = [f"| transformation | {' | '.join(f'`{name}`' for name in backbones)} |"]
     lines.append("|---" * (len(backbones) + 1) + "|")
-    found = [row["fine"]["linear"]["by_transformation"] for row in backbones.values()]
+    found = [row["transformation"]["linear"]["by_transformation"] for row in backbones.values()]
     for name in found[0]:
         cells = []
         for row, own in zip(backbones.values(), found, strict=True):
@@ -278,7 +285,7 @@ def augmentation_table(kept: dict[str, Any]) -> str:
             text = "" if moved is None else "; {value:.2f} ({low:.2f}–{high:.2f})".format(**moved)
             cells.append(_per_cent(own[name]) + text)
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    every = (_score(row["fine"]["linear"], "accuracy") for row in backbones.values())
+    every = (_score(row["transformation"]["linear"], "accuracy") for row in backbones.values())
     return "\n".join([*lines, f"| all | {' | '.join(every)} |"])
 
 
@@ -333,14 +340,14 @@ def of_networks(kept: dict[str, Any], task: str, metric: str) -> list[dict[str, 
     return [{**row, "p_holm": p} for row, p in zip(pairs, holm([row["p"] for row in pairs]), strict=True)]
 
 
-def coarse_table(kept: dict[str, Any]) -> str:
+def kind_table(kept: dict[str, Any]) -> str:
     """Format accuracy on transformations held out in turn in per cent, and contrasts of networks in points."""
-    lines = ["| backbone | mean over coarse classes | mean over transformations |", "|---" * 3 + "|"]
+    lines = ["| backbone | mean over kinds | mean over transformations |", "|---" * 3 + "|"]
     for name, row in kept["backbones"].items():
-        found = row["coarse_rotation"]["linear"]
+        found = row["kind_rotation"]["linear"]
         cells = [_score(found, score) for score in ("balanced", "accuracy")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    lines.append(f"| chance | {' | '.join([_per_cent(kept['chance']['coarse'])] * 2)} |")
+    lines.append(f"| chance | {' | '.join([_per_cent(kept['chance']['kind'])] * 2)} |")
     pairs = of_networks(kept, "rotation", "balanced")
     count, images = kept["variants"] // kept["images"] - 1, kept["images"]
     text = f"{count} transformations, each held out in turn; {kept['splits']['test']} test photographs of {images}."
@@ -413,7 +420,7 @@ def shifted_table(kept: dict[str, Any]) -> str:
     headings = ["backbone", "class", *(f"class, {key[6:]}" for key in shifts), "mean sensitivity", *generators]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in kept["shift"]:
-        cells = [_cell(_of(cell)) for cell in map(row.get, ("clean", *shifts))]
+        cells = [_cell(_of(cell)) for cell in map(row.get, ("original", *shifts))]
         cells.append(f"{row['sensitivity']:.3f}")
         held_out = _generators(kept, row["backbone"]).values()
         cells += [_cell(one["accuracy"]) for one in held_out]
@@ -426,7 +433,7 @@ def shifted_table(kept: dict[str, Any]) -> str:
 
 
 def _generators(kept: dict[str, Any], backbone: str) -> dict[str, Any]:
-    found: dict[str, Any] = kept["backbones"][backbone]["coarse_rotation"]["linear"]["generators"]
+    found: dict[str, Any] = kept["backbones"][backbone]["kind_rotation"]["linear"]["generators"]
     return found
 
 
@@ -504,7 +511,7 @@ def _per_cent(share: float | None) -> str:
 
 def tables() -> str:
     """Format the tables of docs/results.md."""
-    first = generators_table(kept_study("generators")), coarse_table(kept_study("coarse"))
+    first = generators_table(kept_study("generators")), kind_table(kept_study("kinds"))
     return "\n\n".join([*first, *(table(kept_study(name)) for name in STUDIES)])
 
 
@@ -520,7 +527,7 @@ def pages() -> dict[Path, str]:
         + known_table(kept_study("leaks"), KNOWN),
         ROOT / "docs" / "finetuning.md": finetuned_table(kept_study("objective")),
         ROOT / "docs" / "analysis.md": "\n\n".join(
-            [shifted_table(kept_study("shift")), domain_table(kept_study("domains"), "Style")]
+            [shifted_table(kept_study("shift")), domain_table(kept_study("domains"), "Transformation")]
         ),
         ROOT / "docs" / "attacks.md": attack_table(kept_study("attack")),
         ROOT / "docs" / "probes.md": "\n\n".join(
@@ -533,11 +540,24 @@ def pages() -> dict[Path, str]:
     }
 
 
+# scores of kept tables, by their headings in earlier versions
+_LABELS = {
+    **{"Style": "Transformation", "style": "transformation"},
+    **{
+        f"{old}, {part}": f"{new}, {part}"
+        for old, new in (("Coarse", "Kind"), ("coarse", "kind"))
+        for part in ("seen", "held out")
+    },
+}
+
+
 def kept_study(name: str) -> dict[str, Any]:
     """The summary of a study, in today's schema."""
     found: dict[str, Any] = json.loads((RESULTS / f"study-{name}.json").read_text())
     if "contrasts" in found:  # as they were kept in schema 1
         found["generators"] = {"contrasts": found.pop("contrasts")}
+    for row in (row for part in ("finetuned", "attentive", "domains") for row in found.get(part, ())):
+        row["score"] = _LABELS.get(row.get("score"), row.get("score"))
     return converted(found)
 
 

@@ -239,7 +239,7 @@ def draw(
     *,
     columns: int = 5,
 ) -> None:
-    """Write a PNG of variants: rows by coarse class in the order of ``transforms.base.COARSE``, captions below.
+    """Write a PNG of variants: rows by kind in the order of ``transforms.base.KINDS``, captions below.
 
     Args:
         variants: (S, S, 3) uint8 images by transformation name.
@@ -249,15 +249,15 @@ def draw(
     """
     side = max((len(image) for image in variants.values()), default=base.CANVAS)
     rows: list[tuple[str, list[str]]] = []
-    for coarse in base.COARSE:
-        names = [name for name in variants if base.get(name).coarse == coarse]
-        rows += [("" if i else coarse, names[i : i + columns]) for i in range(0, len(names), columns)]
+    for kind in base.KINDS:
+        names = [name for name in variants if base.get(name).kind == kind]
+        rows += [("" if i else kind, names[i : i + columns]) for i in range(0, len(names), columns)]
     width, height = side + GAP, side + GAP + CAPTION
     sheet = Image.new("RGB", (LABEL + columns * width + GAP, max(1, len(rows)) * height + GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for row, (coarse, names) in enumerate(rows):
+    for row, (kind, names) in enumerate(rows):
         top = GAP + row * height
-        pen.text((GAP, top + side / 2), coarse, fill="black", font=font, anchor="lm")
+        pen.text((GAP, top + side / 2), kind, fill="black", font=font, anchor="lm")
         for column, name in enumerate(names):
             left = LABEL + column * width
             sheet.paste(Image.fromarray(np.ascontiguousarray(variants[name])), (left, top))

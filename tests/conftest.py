@@ -242,9 +242,9 @@ def one_thread() -> Iterator[None]:
 def photograph(seed: int, width: int = 96, height: int = 80) -> Image.Image:
     """A smooth colour picture with some structure: two classes by hue, so that class probes have something to learn."""
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    coarse[..., seed % 2] //= 3
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    kind = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    kind[..., seed % 2] //= 3
+    return Image.fromarray(kind).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def jpeg(picture: Image.Image, quality: int = 92) -> bytes:

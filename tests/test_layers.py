@@ -13,7 +13,7 @@ LAYERS = (
     ("errors",),
     ("files",),
     ("kernels",),
-    ("engine.cache", "engine.hardware", "engine.observability"),
+    ("engine.cache", "engine.hardware", "engine.observability", "engine.words"),
     ("pipelines", "engine.devices", "engine.cuda"),
     ("engine.backbones",),
     ("engine.store", "engine.style_transfer"),

@@ -171,7 +171,7 @@ def test_the_suite_is_as_the_command_prints_it(capsys: pytest.CaptureFixture[str
     printed = [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()]
     page = TEXT[ROOT / "docs" / "transformations.md"]
     rows = re.findall(r"^\| (\w+) \| `(\w+)` \| (train|held_out) \| (.*?) ?\|$", page, re.M)
-    assert rows == [(coarse, name, role, "".join(drawn).strip()) for name, coarse, role, _, *drawn in printed]
+    assert rows == [(kind, name, role, "".join(drawn).strip()) for name, kind, role, _, *drawn in printed]
 
 
 @pytest.mark.parametrize("name", ["traces16", "naturalistic30", "obfuscation22"])
@@ -181,7 +181,7 @@ def test_other_suites_are_as_the_command_prints_them(name: str, capsys: pytest.C
     section = re.search(rf"^## {name}\n(.*?)^## ", TEXT[ROOT / "docs" / "transformations.md"] + "\n## ", re.M | re.S)
     assert section is not None
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (train|held_out) \| (.*?) ?\|$", section[1], re.M)
-    assert rows == [(name, coarse, role, "".join(drawn).strip()) for name, coarse, role, _, *drawn in printed]
+    assert rows == [(name, kind, role, "".join(drawn).strip()) for name, kind, role, _, *drawn in printed]
 
 
 def test_the_generators_of_styles48() -> None:

@@ -20,7 +20,7 @@ from substyle.engine import cuda
 from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, Features, StepBlock, StepSchedule
 from substyle.engine.probes.dataset import Resident, Standardizer
 from substyle.engine.probes.heads import HeadBank, Kept, Setting, Steps, StepSpec
-from substyle.engine.probes.tasks import coarse_task, fine_task, stream_of
+from substyle.engine.probes.tasks import kind_task, stream_of, transformation_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_data import quantise
 from substyle.kernels.probe_heads import Heads
@@ -111,11 +111,11 @@ def rate(bench: Bench, name: str, p: Problem, ceiling_per_s: float, peers: dict[
 def drawn(bench: Bench) -> Row:
     """The rows of steps, drawn on the device, by the CPU's."""
     table, cpu = made(2 * bench.sizes.rows, 1), torch.device("cpu")
-    fine, coarse = fine_task(table, 0), coarse_task(table, 0)
-    assert fine is not None
-    assert coarse is not None
+    transformation, kind = transformation_task(table, 0), kind_task(table, 0)
+    assert transformation is not None
+    assert kind is not None
     others = 0
-    for task, first in product((fine, coarse), (0, 1 << 40)):
+    for task, first in product((transformation, kind), (0, 1 << 40)):
         found, expected = (
             torch.stack(stream_of(task, SEED, where).rows(first, 1 << 14)).cpu() for where in (bench.device, cpu)
         )
@@ -161,7 +161,7 @@ def trained(bench: Bench, kind: torch.dtype, batch: int) -> Callable[[], None]:
         tuple(f"{n}" for n in range(images)), np.zeros(images, np.int64), ("a",),
         np.maximum(np.arange(images) + 3 - images, 0).astype(np.int8), np.ones(shape[:2], bool),
     )  # fmt: skip
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     features = Features(Resident(table, x_RD, scale_R), standard, device, torch.bfloat16)
     part = BatchPart(task, stream_of(task, 0, device), batch)

@@ -17,7 +17,7 @@ from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.objective import StoredObjective
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.tasks import fine_task
+from substyle.engine.probes.tasks import transformation_task
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
@@ -67,7 +67,7 @@ def correct(bench: Bench) -> Iterator[Row]:
 
 def rows_of(table: EmbeddingTable, device: torch.device, dtype: torch.dtype) -> TrainingRows:
     """The training rows of heads of every C and of resampled photographs."""
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     features = Features(table, standard_of(table, task, 0), device, dtype)
     weight_KT = np.tile(variant_weights(task, task.train_T), (len(CS) + RESAMPLES, 1))

@@ -15,7 +15,7 @@ from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import FLOAT16, HOW, INT8, STREAMED, hold, standard_of
 from substyle.engine.probes.run import run_probes
-from substyle.engine.probes.tasks import fine_task
+from substyle.engine.probes.tasks import transformation_task
 from substyle.engine.store.table import EmbeddingTable
 
 PART = "probes"
@@ -36,7 +36,7 @@ def jobs(bench: Bench) -> Iterator[Job]:
 def made(images: int, width: int) -> EmbeddingTable:
     """Embeddings that are a class, a transformation's displacement and noise."""
     rng = np.random.default_rng(0)
-    names, coarse = zip(*SUITE, strict=True)
+    names, kind = zip(*SUITE, strict=True)
     label = np.arange(images) % 4
     base = rng.normal(size=(4, width))[label] + rng.normal(size=(images, width))
     moved = rng.normal(size=(len(names), 1, width)) * 0.7
@@ -46,12 +46,12 @@ def made(images: int, width: int) -> EmbeddingTable:
     keys = tuple(f"{n}" for n in range(images))
     split = (np.arange(images) % 5).clip(0, 2).astype(np.int8)
     distinct = np.ones((len(names), images), bool)
-    return EmbeddingTable("made up", x, names, coarse, roles, keys, label, ("a", "b", "c", "d"), split, distinct)
+    return EmbeddingTable("made up", x, names, kind, roles, keys, label, ("a", "b", "c", "d"), split, distinct)
 
 
 def _rows(bench: Bench) -> Iterator[Row]:
     table = made(16 * bench.sizes.rows, bench.sizes.width)
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     standard = standard_of(table, task, 0)
     rng = np.random.default_rng(1)
@@ -68,7 +68,7 @@ def _rows(bench: Bench) -> Iterator[Row]:
 
 
 def _trainings(bench: Bench) -> Iterator[Row]:
-    """Fine, coarse, class and multi-task probes, and the rotation: accuracies as on the CPU."""
+    """Transformation, kind, class and multi-task probes, and the rotation: accuracies as on the CPU."""
     table = made(2 * bench.sizes.rows, bench.sizes.dim)
     config = ProbeConfig(
         widths=(bench.sizes.hidden,), mlp_steps=60, multitask_steps=40, resamples=2, redraws=2, bootstrap=100,

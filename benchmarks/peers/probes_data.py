@@ -11,7 +11,7 @@ import torch
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import Standardizer, standard_of
-from substyle.engine.probes.tasks import Task, fine_task, stream_of
+from substyle.engine.probes.tasks import Task, stream_of, transformation_task
 from substyle.engine.probes.trainer import learning_rate
 from substyle.engine.store.table import EmbeddingTable
 
@@ -77,9 +77,9 @@ def table() -> EmbeddingTable:
 
 
 def problem(steps: int, seed: int = 0) -> Problem:
-    """Return the fine task on the table, with the batches our trainer draws for ``seed``."""
+    """Return the transformation task on the table, with the batches our trainer draws for ``seed``."""
     made = table()
-    task = fine_task(made, seed)
+    task = transformation_task(made, seed)
     assert task is not None
     standard = standard_of(made, task, seed)
     features = Features(made, standard, torch.device("cpu"), torch.float32)

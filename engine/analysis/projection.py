@@ -65,8 +65,8 @@ def embedding_map(table: EmbeddingTable, queries: SampledRows, config: AnalysisC
             `POINTS`.
 
     Returns:
-        ``{"map": {"x", "y", "transformation", "class", "transformations", "coarse"}}``: coordinates from 0 to `SIDE`,
-        index of the transformation and of the class (-1: none) of each point; names and coarse classes of the
+        ``{"map": {"x", "y", "transformation", "class", "transformations", "kind"}}``: coordinates from 0 to `SIDE`,
+        index of the transformation and of the class (-1: none) of each point; names and kinds of the
         transformations. Empty if there are fewer than 30 variants with different embeddings.
     """
     count = max(POINTS // len(table.transformations), 1)
@@ -77,12 +77,12 @@ def embedding_map(table: EmbeddingTable, queries: SampledRows, config: AnalysisC
     place_R2 = project(rows.x_RD, "tsne", config.seed)
     low_2, high_2 = place_R2.min(axis=0), place_R2.max(axis=0)
     place_R2 = SIDE * (0.5 + (place_R2 - (low_2 + high_2) / 2) / max(float((high_2 - low_2).max()), 1e-12))
-    coarse = dict(zip(table.families, table.coarse, strict=True))
+    kind = dict(zip(table.families, table.kind, strict=True))
     columns = {
         "x": np.rint(place_R2[:, 0]).astype(int),
         "y": np.rint(place_R2[:, 1]).astype(int),
         "transformation": rows.transformation_R,
         "class": rows.label_R,
     }
-    named = {"transformations": list(coarse), "coarse": list(coarse.values())}
+    named = {"transformations": list(kind), "kind": list(kind.values())}
     return {"map": {**{name: column.tolist() for name, column in columns.items()}, **named}}

@@ -147,7 +147,7 @@ def _line(row: dict[str, Any]) -> str:
     if "library" in row:
         fixed = ", ".join(f"{name} = {as_toml(value)}" for name, value in row["library"]["arguments"].items())
         drawn.append(f"{row['library']['of']} {fixed}"[:120])
-    return f"{row['name']:20} {row['coarse']:9} {row['role']:9} {row['made_by']:8} {'; '.join(drawn)}"
+    return f"{row['name']:20} {row['kind']:9} {row['role']:9} {row['made_by']:8} {'; '.join(drawn)}"
 
 
 def _search_transforms(text: str) -> dict[str, Any]:

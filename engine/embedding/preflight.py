@@ -237,12 +237,12 @@ def check_suite(transformations: Sequence[str]) -> list[str]:
     known = _transformations(transformations)
     if "identity" not in transformations:
         raise ConfigError("suite", ", ".join(transformations), "identity among the transformations")
-    seen = {t.coarse for t in known if t.role == "train" and t.name != "identity"}
-    held_out = {t.coarse for t in known if t.role == "held_out"}
+    seen = {t.kind for t in known if t.role == "train" and t.name != "identity"}
+    held_out = {t.kind for t in known if t.role == "held_out"}
     if not seen & held_out:
         return [
             "accuracy on held-out transformations is not measured: the suite has no held-out transformation of a "
-            "coarse class with training transformations"
+            "kind with training transformations"
         ]
     return []
 
@@ -256,18 +256,18 @@ def check_tasks(config: ProbeConfig, transformations: Sequence[str], counts: Spl
     Raises:
         ConfigError: none of the requested probes is possible.
     """
-    trained = {t.coarse for t in _transformations(transformations) if t.role == "train"}
+    trained = {t.kind for t in _transformations(transformations) if t.role == "train"}
     no_class = None
     if len(counts.classes(TRAIN)) < 2:
         no_class = f"training photographs of at least 2 classes, found {len(counts.classes(TRAIN))}"
     elif not counts.classes(TEST):
         no_class = "labelled test photographs, found none"
-    no_fine = None if len(transformations) > 1 else "a transformation besides identity"
+    no_transformation = None if len(transformations) > 1 else "a transformation besides identity"
     needs = {
-        "fine": no_fine,
-        "coarse": None if len(trained) > 1 else "training transformations of at least 2 coarse classes",
-        "semantic": no_class,
-        "multitask": no_class or no_fine,
+        "transformation": no_transformation,
+        "kind": None if len(trained) > 1 else "training transformations of at least 2 kinds",
+        "class": no_class,
+        "multitask": no_class or no_transformation,
     }
     missing = {task: needs[task] for task in config.tasks if needs[task]}
     if len(missing) == len(config.tasks):
@@ -292,8 +292,8 @@ def require_class_probe(field: str, given: str, counts: SplitCounts, probes: Pro
     if len(known) < 2:
         allowed = f"none, because it scores the class probe and the study has {len(known)} training classes"
         raise ConfigError(field, given, allowed)
-    if "semantic" not in probes.tasks or "linear" not in probes.heads:
-        raise ConfigError(field, given, "semantic in probes.tasks and linear in probes.heads")
+    if "class" not in probes.tasks or "linear" not in probes.heads:
+        raise ConfigError(field, given, "class in probes.tasks and linear in probes.heads")
 
 
 def require_trained_on(field: str, given: Sequence[str], study: Study, *, computed: bool = False) -> None:

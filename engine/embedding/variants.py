@@ -196,7 +196,7 @@ def write_variants(
 
     A folder has ``<transformation>/<key>.png``, and `INDEX` with `COLUMNS` in the order of writing. Tar shards
     ``variants-<number>.tar`` have the layout of WebDataset: a ``.png`` and a ``.json`` with the same facts and the
-    coarse class for each variant. Splits, and therefore motifs of overlays, are those of a store of these photographs
+    kind for each variant. Splits, and therefore motifs of overlays, are those of a store of these photographs
     with default shares of splits.
 
     Args:
@@ -306,7 +306,7 @@ class _Tars:
             path = self.out / f"variants-{self.count // TAR_SAMPLES:05d}.tar"
             self.tar = self.opened.enter_context(_tar(path))
         assert self.tar is not None
-        described = {**facts, "coarse": base.get(facts["transformation"]).coarse}
+        described = {**facts, "kind": base.get(facts["transformation"]).kind}
         for end, content in ((suffix, data), ("json", json.dumps(described).encode())):
             member = tarfile.TarInfo(f"{self.count:09d}.{end}")
             member.size = len(content)

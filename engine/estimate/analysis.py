@@ -24,7 +24,7 @@ def parts(table: ProbedTable, config: AnalysisConfig, device: Device) -> Parts:
     images = min(trained, config.max_bank)
     bank = images * min(max(config.max_bank // max(images, 1), 1), variants)
     searched = queries * (bank + queries)  # products: k-NN, retrieval, then k-means and its last assignment
-    for k in (table.tasks()["fine"][0], min(table.classes, tested)):
+    for k in (table.tasks()["transformation"][0], min(table.classes, tested)):
         searched += k * (RESTARTS * ITERATIONS * min(queries, POINTS * k) + queries)
     # exact search in float32, whose results the selection reads
     gpu = device.seconds(2.0 * width * searched, 8.0 * searched, product=False)

@@ -95,7 +95,7 @@ def forecasts(transformations: Sequence[str], photographs: int, networks: int) -
     rank = ((high - low) / 2,) * 3 if networks >= FEWEST_DECIDED else None
     few = f"undecided with fewer than {FEWEST_DECIDED} networks"
     return [
-        Forecast("C1, C3", "style accuracy of two networks", "points", STYLE.half(count, photographs)),
+        Forecast("C1, C3", "transformation accuracy of two networks", "points", STYLE.half(count, photographs)),
         Forecast("C2", "styles of unseen generators", "points", unseen, "" if unseen else "requires three generators"),
         Forecast("C4", "MLP minus linear", "points", HEADS.half(count, photographs)),
         Forecast("C6", "rank correlation", "number", rank, "" if rank else few),

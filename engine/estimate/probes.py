@@ -22,20 +22,20 @@ GRID, SINGLE, RESAMPLES, ROTATION = "grid", "single", "resamples", "rotation"
 # heads extend it or have smaller tolerances. In kept studies, last fits to 1,600 photographs take 1.7 to 3.5 times as
 # many passes as to 440.
 PASSES = {
-    ("fine", GRID): (74.33, 0.5755),
-    ("fine", SINGLE): (25, 1),
-    ("fine", RESAMPLES): (38.67, 0.9172),
-    ("equal_fine", GRID): (38.67, 0.5891),
-    ("equal_fine", SINGLE): (56, 1),
-    ("equal_fine", RESAMPLES): (33.33, 0.892),
-    ("coarse", GRID): (56.67, 0.5944),
-    ("coarse", SINGLE): (13.67, 1),
-    ("coarse", RESAMPLES): (37.33, 0.9691),
-    ("coarse", ROTATION): (67, 0.8076),
-    ("equal_coarse", ROTATION): (31, 0.8078),
-    ("semantic", GRID): (36.33, 0.5994),
-    ("semantic", SINGLE): (29, 1),
-    ("semantic", RESAMPLES): (24.67, 0.9649),
+    ("transformation", GRID): (74.33, 0.5755),
+    ("transformation", SINGLE): (25, 1),
+    ("transformation", RESAMPLES): (38.67, 0.9172),
+    ("equal_transformation", GRID): (38.67, 0.5891),
+    ("equal_transformation", SINGLE): (56, 1),
+    ("equal_transformation", RESAMPLES): (33.33, 0.892),
+    ("kind", GRID): (56.67, 0.5944),
+    ("kind", SINGLE): (13.67, 1),
+    ("kind", RESAMPLES): (37.33, 0.9691),
+    ("kind", ROTATION): (67, 0.8076),
+    ("equal_kind", ROTATION): (31, 0.8078),
+    ("class", GRID): (36.33, 0.5994),
+    ("class", SINGLE): (29, 1),
+    ("class", RESAMPLES): (24.67, 0.9649),
 }
 _LAST = 1.4  # passes in float32 that end the fits of a kind, where others read rows as stored
 _LAUNCHES = 2e-3  # host seconds in which a pass is launched, at least: 280 kernels
@@ -76,9 +76,9 @@ class ProbedTable:
         """Numbers of classes and of training transformations of each task."""
         seen = [get(name) for name in self.transformations if get(name).role == "train"]
         return {
-            "fine": (count_families(self.transformations), len(self.transformations)),
-            "coarse": (len({transformation.coarse for transformation in seen}), len(seen)),
-            "semantic": (self.classes, 1),
+            "transformation": (count_families(self.transformations), len(self.transformations)),
+            "kind": (len({transformation.kind for transformation in seen}), len(seen)),
+            "class": (self.classes, 1),
         }
 
     def stored(self, seen: int, config: ProbeConfig) -> int:
@@ -140,7 +140,7 @@ def _linear(table: ProbedTable, config: ProbeConfig, device: Device, others: int
     for (task, kind), (passes, left) in PASSES.items():
         name, narrow = task.removeprefix("equal_"), task.startswith("equal_")
         redraws = 0 if narrow else config.redraws
-        rotations = tasks["fine"][0] - 1 + redraws if rotated else 0
+        rotations = tasks["transformation"][0] - 1 + redraws if rotated else 0
         heads = {GRID: len(config.Cs), SINGLE: 1, RESAMPLES: config.resamples, ROTATION: rotations}[kind]
         fitted = heads and name in config.tasks and tasks[name][0] > 1 and "linear" in config.heads
         if not fitted or (narrow and not 0 < config.expert.equal_width < table.width):
@@ -161,11 +161,11 @@ def _mlps(table: ProbedTable, config: ProbeConfig, device: Device, others: int, 
     tasks, variants = {name: sizes for name, sizes in table.tasks().items() if sizes[0] > 1}, len(table.transformations)
     of_tasks = [sizes for name, sizes in tasks.items() if name in config.tasks and "mlp" in config.heads]
     trainings = [(grid(config), config.mlp_steps, *sizes, config.mlp_resamples) for sizes in of_tasks]
-    if multitask and "multitask" in config.tasks and {"fine", "semantic"} <= tasks.keys():
-        groups = (mlp.JOINT, mlp.TWIN_FINE, mlp.TWIN_SEMANTIC)
+    if multitask and "multitask" in config.tasks and {"transformation", "class"} <= tasks.keys():
+        groups = (mlp.JOINT, mlp.TWIN_TRANSFORMATION, mlp.TWIN_CLASS)
         grids = product(config.multitask_learning_rates, config.expert.mlp_weight_decays, config.widths, groups)
         joint = [Setting(rate, decay, width, group=group) for rate, decay, width, group in grids]
-        trainings.append((joint, config.multitask_steps, tasks["fine"][0] + tasks["semantic"][0], variants, 0))
+        trainings.append((joint, config.multitask_steps, tasks["transformation"][0] + tasks["class"][0], variants, 0))
     for settings, steps, classes, seen, resamples in trainings:
         batch = mlp.batch_size(round(table.train * table.photographs * seen), config.expert.batch)
         best = list({setting.group: setting for setting in settings}.values())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.words import of_today
 from substyle.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
@@ -46,7 +47,7 @@ class Probe:
 
     @property
     def labels(self) -> dict[str, list[str]]:
-        """Labels of each output, by name: transformation, coarse or class."""
+        """Labels of each output, by name: transformation, kind or class."""
         return {output["name"]: list(output["labels"]) for output in self.metadata["outputs"]}
 
     def predict_all(self, x_BD: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
@@ -82,10 +83,10 @@ class Probe:
         """
         (labels,) = self.labels.values()
         place, shape = {label: index for index, label in enumerate(labels)}, (len(table.transformations), len(n_N))
-        if self.metadata["task"] == "semantic":
+        if self.metadata["task"] == "class":
             known = [place.get(name, -1) if own or not numbered(name) else -1 for name in table.class_names]
             return np.broadcast_to(np.array([*known, -1], np.int64)[table.label_N[n_N]], shape)  # -1: no class
-        names = table.families if self.metadata["task"] == "fine" else table.coarse
+        names = table.families if self.metadata["task"] == "transformation" else table.kind
         return np.broadcast_to(np.array([[place.get(name, -1)] for name in names], np.int64), shape)
 
     def judge(
@@ -97,10 +98,10 @@ class Probe:
             the truth, None for rows that are not scored; the most probable label; and its probability. Shapes: (R,).
         """
         (labels,) = self.labels.values()
-        if self.metadata["task"] == "semantic":
+        if self.metadata["task"] == "class":
             truth_R = np.array([*table.class_names, None], object)[table.label_N[n_R]]
         else:
-            names_T = table.families if self.metadata["task"] == "fine" else table.coarse
+            names_T = table.families if self.metadata["task"] == "transformation" else table.kind
             truth_R = np.array([name if name in labels else None for name in names_T], object)[t_R]
         truth_R[~table.distinct_TN[t_R, n_R]] = None
         p_RC = self.predict(table.take(t_R, n_R))
@@ -146,7 +147,7 @@ def save_probe(
         path: the file, ``.safetensors``.
         heads: S heads trained on standardised features.
         standard: standardisation, folded into the first layer.
-        task: fine, coarse, semantic or multitask.
+        task: transformation, kind, class or multitask.
         head: linear or mlp.
         outputs: labels of each softmax by name, in the order of the head's outputs.
         backbone: name of the backbone.
@@ -211,6 +212,8 @@ def _metadata(path: Path | str, header: str) -> dict[str, Any]:
         raise SubstyleError(f"{path}: not a substyle probe, the header has no valid 'substyle' entry") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise SubstyleError(f"{path}: not a {FORMAT} file")
+    if isinstance(metadata.get("task"), str):
+        metadata["task"] = of_today(metadata["task"])
     for name, kind in _REQUIRED.items():
         if not isinstance(metadata.get(name), kind):
             raise SubstyleError(f"{path}: missing or invalid {name!r} in the header")
@@ -227,6 +230,7 @@ def _metadata(path: Path | str, header: str) -> dict[str, Any]:
         texts = [output["name"], *labels] if isinstance(labels, list) and "name" in output else []
         if len(texts) < 2 or not all(isinstance(text, str) for text in texts) or texts[0] in names:
             raise SubstyleError(f"{path}: missing or invalid 'outputs' in the header")
+        output["name"] = of_today(texts[0])
         names.add(texts[0])
     if not names:
         raise SubstyleError(f"{path}: header does not match the weights")

@@ -11,7 +11,7 @@ from substyle.engine.base_config import BootstrapConfig, ResourceConfig
 from substyle.pipelines.validation import Distinct, validated
 
 C_RANGE = (1e-8, 1e6)
-Task = Literal["fine", "coarse", "semantic", "multitask"]
+Task = Literal["transformation", "kind", "class", "multitask"]
 Head = Literal["linear", "mlp"]
 LearningRate = Annotated[StrictFloat, Field(gt=0, le=10)]
 WeightDecay = Annotated[StrictFloat, Field(ge=0, le=100)]
@@ -64,8 +64,8 @@ class ProbeConfig(BootstrapConfig, ResourceConfig):
     """Bytes of the double buffer in host memory (pinned for a GPU, which uses as many again) for loading or streaming
     embeddings. Linear heads stream blocks, two of which take 64 MiB of float16, and 256 MiB for a GPU."""
 
-    tasks: Distinct[Task] = ("fine", "coarse", "semantic", "multitask")
-    """Tasks: the transformation, its coarse class, the class of the photograph, or transformation and class jointly."""
+    tasks: Distinct[Task] = ("transformation", "kind", "class", "multitask")
+    """Tasks: the transformation, its kind, the class of the photograph, or transformation and class jointly."""
     heads: Distinct[Head] = ("linear", "mlp")
     """Kinds of heads; multitask is always an MLP."""
     Cs: Distinct[InversePenalty] = (1e-3, 1e-2, 1e-1)

@@ -1,8 +1,8 @@
-"""Leave-one-out evaluation: linear coarse probes with each transformation, all styles of a generator, or random sets
+"""Leave-one-out evaluation: linear kind probes with each transformation, all styles of a generator, or random sets
 held out.
 
 All probes are fitted at once, with the C selected for the suite's own held-out transformations. The only transformation
-of a coarse class cannot be held out. All severities of a transformation are held out together.
+of a kind cannot be held out. All severities of a transformation are held out together.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import balanced_over, by_class, resample, uniform_over
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.tasks import F64, I64, Advance, Task, coarse_task
+from substyle.engine.probes.tasks import F64, I64, Advance, Task, kind_task
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
 from substyle.pipelines.transforms.names import count_families
 from substyle.pipelines.transforms.style import by_generator
 
-STYLE = "style"  # coarse class of painting styles
+STYLE = "style"  # kind of painting styles
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LeaveOneOut:
         by_generator_TN: scores of the styles of each generator by the probe trained without any of them; NaN for
             others.
         generators: styles by generator; empty with fewer than two.
-        redrawn_R: accuracy on the held-out transformations of each random set, all coarse classes weighted equally.
+        redrawn_R: accuracy on the held-out transformations of each random set, all kinds weighted equally.
         redrawn: number of transformations per random set.
         fit: certificates of all probes.
         difference: mean validation accuracy on held-out transformations, minus that of the fits before; the
@@ -69,19 +69,19 @@ class LeaveOneOut:
 
 
 def whole_task(table: EmbeddingTable, seed: int) -> Task | None:
-    """The coarse task with all transformations seen; None if none can be held out."""
-    task = coarse_task(table, seed, seen=range(len(table.transformations)))
+    """The kind task with all transformations seen; None if none can be held out."""
+    task = kind_task(table, seed, seen=range(len(table.transformations)))
     return task if task is not None and held_out_in_turn(table, task) else None
 
 
 def held_out_in_turn(table: EmbeddingTable, task: Task) -> list[I64]:
-    """The columns of each transformation whose coarse class has another transformation to train on."""
+    """The columns of each transformation whose kind has another transformation to train on."""
     several = [own for members in _by_class(table, task) if len(members) > 1 for own in members]
     return sorted(several, key=lambda own: int(own[0]))
 
 
 def _by_class(table: EmbeddingTable, task: Task) -> list[list[I64]]:
-    """The columns of each transformation, by coarse class."""
+    """The columns of each transformation, by kind."""
     found: list[dict[str, list[int]]] = [{} for _ in task.labels]
     for t in task.train_T.tolist():
         found[task.answer[t]].setdefault(table.families[t], []).append(t)
@@ -91,7 +91,7 @@ def _by_class(table: EmbeddingTable, task: Task) -> list[list[I64]]:
 def redrawn_sets(table: EmbeddingTable, task: Task, count: int, seed: int) -> list[I64]:
     """Draw random sets of held-out transformations, with all of their severities.
 
-    Per coarse class as many as the suite holds out (one if the suite holds out none), leaving at least one to train on.
+    Per kind as many as the suite holds out (one if the suite holds out none), leaving at least one to train on.
     """
     rng = np.random.default_rng([seed, 0x72656472])
     held_out_T = np.array(table.roles) == "held_out"
@@ -164,19 +164,19 @@ def rotate(
 
 
 def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images: I64) -> list[float]:
-    """Accuracy of head k on its held-out transformations, a mean over coarse classes; empty if no row is scored."""
+    """Accuracy of head k on its held-out transformations, a mean over kinds; empty if no row is scored."""
     own, table = replace(task, score_T=held, test_N=images), features.held.table
     scored = score(features, own, fit.heads.select([k]), images)
     accuracy_T = scored.accuracy_ST[0]
     known = [int(t) for t in held if np.isfinite(accuracy_T[t])]
-    weight_T = balanced_over(known, table.coarse, sorted({table.coarse[t] for t in known}))
+    weight_T = balanced_over(known, table.kind, sorted({table.kind[t] for t in known}))
     return [float(np.nan_to_num(accuracy_T) @ weight_T / weight_T.sum())] if known else []
 
 
 def report_rotation(
     table: EmbeddingTable, rotation: LeaveOneOut, config: ProbeConfig, group_N: I64 | None
 ) -> dict[str, Any]:
-    """Entry of results.json: means over all transformations held out in turn, over coarse classes of their
+    """Entry of results.json: means over all transformations held out in turn, over kinds of their
     transformations, over the styles, and over the styles of each generator with all of them held out."""
     count = len(table.transformations)
 
@@ -185,17 +185,17 @@ def report_rotation(
         return Judged(resample(score_TN, *given, families=table.families, unit=table.unit_of(config.resample_by)), None)
 
     judged = judged_on(rotation.score_TN)
-    styles = [t for t in rotation.turned if table.coarse[t] == STYLE]
+    styles = [t for t in rotation.turned if table.kind[t] == STYLE]
     each = {table.transformations[t]: judged.resampled.one(t) for t in rotation.turned}
     crossed = judged_on(rotation.by_generator_TN)
     generators = {
         name: {"accuracy": crossed.estimate(uniform_over(own, count), general=True)}
         for name, own in rotation.generators.items()
     }
-    balanced = by_class(rotation.turned.tolist(), table.coarse)
+    balanced = by_class(rotation.turned.tolist(), table.kind)
     return {
         "accuracy": judged.estimate(uniform_over(rotation.turned, count), general=True),
-        "balanced": judged.estimate(balanced, general=True, class_T=table.coarse),
+        "balanced": judged.estimate(balanced, general=True, kind_T=table.kind),
         "styles": judged.estimate(uniform_over(styles, count), general=True),
         "by_transformation": {name: {"accuracy": one.entry()} for name, one in each.items()},
         **({"generators": generators} if generators else {}),

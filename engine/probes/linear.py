@@ -99,7 +99,7 @@ def fit_linear(
     """Fit the linear probe of a task.
 
     Args:
-        task: task; classes of a coarse task are weighted equally.
+        task: task; classes of a kind task are weighted equally.
         times_SN: multiplicity of each image in each resample of the training images; None for no resamples.
     """
     rows = training_rows_of(features, task)
@@ -222,11 +222,11 @@ def fit_heads(
 def variant_weights(task: Task, seen_T: I64) -> F64:
     """Row weights by transformation for a probe trained on ``seen_T``. Shape: (T,).
 
-    Rows are weighted equally; in a coarse task all classes, and within a class all transformations.
+    Rows are weighted equally; in a kind task all classes, and within a class all transformations.
     """
     weight_T = np.zeros(len(task.distinct_TN))
     weight_T[seen_T] = 1.0
-    if task.name == "coarse":
+    if task.name == "kind":
         answer_T = task.answer[seen_T]
         members_T = np.bincount(answer_T, minlength=len(task.labels))[answer_T]
         weight_T[seen_T] = 1.0 / (members_T * task.distinct_TN[np.ix_(seen_T, task.train_N)].sum(axis=1))

@@ -168,27 +168,27 @@ def _stacked(heads: Sequence[Heads]) -> Heads:
 
 # The multi-task probe has one hidden layer, a transformation head and a class head.
 #
-# Loss: ``weight / log T * transformation loss + (1 - weight) / log C * semantic loss``, the first over random variants,
+# Loss: ``weight / log T * transformation loss + (1 - weight) / log C * class loss``, the first over random variants,
 # the second over identity rows, half of each batch each. Its single-task twins have weights 1 and 0; all three are
 # trained together on the same rows, grid and first steps. Each selects its setting by its own validation loss.
 
-JOINT, TWIN_FINE, TWIN_SEMANTIC = "joint", "twin-fine", "twin-semantic"
+JOINT, TWIN_TRANSFORMATION, TWIN_CLASS = "joint", "twin-transformation", "twin-class"
 
 
 @dataclass(frozen=True)
 class Multitask:
-    """The trained joint probe and its twins, with scores by ``fine``, ``semantic``, ``twin-fine``, ..."""
+    """The trained joint probe and its twins, with scores by ``transformation``, ``class``, ``twin-class``, ..."""
 
-    fine: Task
-    semantic: Task
+    transformation: Task
+    class_: Task
     made: dict[str, Mlp]
     scores_TN: dict[str, NDArray[np.float32]]
 
 
-def settings_of(fine: Task, semantic: Task, config: ProbeConfig) -> list[Setting]:
+def settings_of(transformation: Task, class_: Task, config: ProbeConfig) -> list[Setting]:
     """Grid of the joint probe and its twins."""
-    scale = math.log(len(fine.labels)), math.log(len(semantic.labels))
-    weights = {JOINT: config.task_weight, TWIN_FINE: 1.0, TWIN_SEMANTIC: 0.0}
+    scale = math.log(len(transformation.labels)), math.log(len(class_.labels))
+    weights = {JOINT: config.task_weight, TWIN_TRANSFORMATION: 1.0, TWIN_CLASS: 0.0}
     return [
         Setting(
             lr,
@@ -205,22 +205,22 @@ def settings_of(fine: Task, semantic: Task, config: ProbeConfig) -> list[Setting
 
 def train_joint(
     features: Features,
-    fine: Task,
-    semantic: Task,
+    transformation: Task,
+    class_: Task,
     config: ProbeConfig,
     settings: Sequence[Setting],
     advance: Advance = lambda count: None,
 ) -> dict[str, Mlp]:
     """Train MLPs on both tasks, half of each batch each; returns the selected one of each group of settings."""
-    semantic = replace(semantic, first=len(fine.labels))
-    half = part_of(features, fine, config, share=2)
+    class_ = replace(class_, first=len(transformation.labels))
+    half = part_of(features, transformation, config, share=2)
     judges = [
-        Validation(features, fine, config),
-        Validation(features, replace(semantic, train_T=semantic.score_T), config),
+        Validation(features, transformation, config),
+        Validation(features, replace(class_, train_T=class_.score_T), config),
     ]
     return until_settled(
         features,
-        [half, replace(part_of(features, semantic, config), count=half.count)],
+        [half, replace(part_of(features, class_, config), count=half.count)],
         settings,
         config,
         config.multitask_steps,
@@ -232,39 +232,45 @@ def train_joint(
 
 def train_multitask(
     features: Features,
-    fine: Task,
-    semantic: Task,
+    transformation: Task,
+    class_: Task,
     config: ProbeConfig,
     images: I64,
     advance: Advance = lambda count: None,
 ) -> Multitask:
     """Train the joint probe and its twins and score them on test ``images``."""
-    made = train_joint(features, fine, semantic, config, settings_of(fine, semantic, config), advance)
-    semantic = replace(semantic, first=len(fine.labels))
+    made = train_joint(features, transformation, class_, config, settings_of(transformation, class_, config), advance)
+    class_ = replace(class_, first=len(transformation.labels))
     scored = {
-        "fine": (JOINT, fine),
-        "semantic": (JOINT, semantic),
-        TWIN_FINE: (TWIN_FINE, fine),
-        TWIN_SEMANTIC: (TWIN_SEMANTIC, semantic),
+        "transformation": (JOINT, transformation),
+        "class": (JOINT, class_),
+        TWIN_TRANSFORMATION: (TWIN_TRANSFORMATION, transformation),
+        TWIN_CLASS: (TWIN_CLASS, class_),
     }
     scores_TN = {
         name: score(features, task, made[group].heads, images).mean_TN for name, (group, task) in scored.items()
     }
-    return Multitask(fine, semantic, made, scores_TN)
+    return Multitask(transformation, class_, made, scores_TN)
 
 
 def report_multitask(
     table: EmbeddingTable, joint: Multitask, config: ProbeConfig, group_N: I64 | None
 ) -> dict[str, Any]:
-    """Entry of results.json; ``semantic`` is the clean accuracy, on identity rows."""
+    """Entry of results.json; ``class`` is the accuracy on original photographs."""
     count = len(table.transformations)
     given, unit = (config.bootstrap, config.seed, group_N), table.unit_of(config.resample_by)
     resampled = {name: resample(s, *given, unit=unit) for name, s in joint.scores_TN.items()}
-    fine_T, clean_T = uniform_over(joint.fine.score_T, count), uniform_over([identity(table)], count)
-    fine, twin_fine = resampled["fine"].mean(fine_T), resampled[TWIN_FINE].mean(fine_T)
-    semantic, twin_semantic = resampled["semantic"].mean(clean_T), resampled[TWIN_SEMANTIC].mean(clean_T)
-    obfuscated = resampled["semantic"].mean(1.0 - clean_T)
-    twins = {group: joint.made[group].describe() for group in (TWIN_FINE, TWIN_SEMANTIC)}
+    transformation_T, original_T = (
+        uniform_over(joint.transformation.score_T, count),
+        uniform_over([identity(table)], count),
+    )
+    transformation, twin_transformation = (
+        resampled["transformation"].mean(transformation_T),
+        resampled[TWIN_TRANSFORMATION].mean(transformation_T),
+    )
+    class_, twin_class = resampled["class"].mean(original_T), resampled[TWIN_CLASS].mean(original_T)
+    transformed = resampled["class"].mean(1.0 - original_T)
+    twins = {group: joint.made[group].describe() for group in (TWIN_TRANSFORMATION, TWIN_CLASS)}
 
     def of_twin(task: str, twin: str, weight_T: F64) -> dict[str, Any] | None:
         apart_TN = joint.scores_TN[task] - joint.scores_TN[twin]
@@ -272,14 +278,14 @@ def report_multitask(
         return mean.entry(ci90=mean.ci90)
 
     return {
-        "fine": fine.entry(),
-        "semantic": semantic.entry(),
-        "obfuscated": obfuscated.entry(),
+        "transformation": transformation.entry(),
+        "class": class_.entry(),
+        "transformed": transformed.entry(),
         "task_weight": config.task_weight,
-        "single_task": {"fine": twin_fine.entry(), "semantic": twin_semantic.entry(), "training": twins},
+        "single_task": {"transformation": twin_transformation.entry(), "class": twin_class.entry(), "training": twins},
         "difference": {
-            "fine": of_twin("fine", TWIN_FINE, fine_T),
-            "semantic": of_twin("semantic", TWIN_SEMANTIC, clean_T),
+            "transformation": of_twin("transformation", TWIN_TRANSFORMATION, transformation_T),
+            "class": of_twin("class", TWIN_CLASS, original_T),
         },
         **joint.made[JOINT].describe(),
         "converged": all(mlp.converged for mlp in joint.made.values()),

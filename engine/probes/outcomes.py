@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.resampling import DIFFERENCE, BootstrapResult, StudentsT, by_class, resample, uniform_over
-from substyle.engine.probes.single_task import coarse_weights
+from substyle.engine.probes.single_task import kind_weights
 from substyle.engine.probes.tasks import F64
 from substyle.engine.store.files import read_arrays, write_arrays, write_durably
 from substyle.engine.store.layout import ResampleBy
 from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.words import of_today
 from substyle.errors import SubstyleError
 from substyle.pipelines import limits
 from substyle.pipelines.transforms.names import family
@@ -32,11 +33,11 @@ class ProbeOutcome:
     """Probe results of one backbone.
 
     Attributes:
-        results: JSON entries ``fine``, ``coarse``, ... of the backbone in results.json.
-        scores: (T, N) float32 over test images, by ``task/head`` (also ``multitask/semantic``, ``multitask/twin-fine``,
-            ...): fraction of seeds that are right, NaN if not scored.
+        results: JSON entries ``transformation``, ``kind``, ... of the backbone in results.json.
+        scores: (T, N) float32 over test images, by ``task/head`` (also ``multitask/class``, ...):
+            fraction of seeds that are right, NaN if not scored.
         keys: keys of the N test images.
-        transformations, coarse, roles: properties of the T transformations.
+        transformations, kind, roles: properties of the T transformations.
         bootstrap, seed: number of resamples in comparisons, and their seed.
         by_resample: (S, T) float32 by name of a score: accuracies of the S probes trained on resampled training images;
             may be missing.
@@ -48,7 +49,7 @@ class ProbeOutcome:
     scores: dict[str, NDArray[np.float32]]
     keys: tuple[str, ...]
     transformations: tuple[str, ...]
-    coarse: tuple[str, ...]
+    kind: tuple[str, ...]
     roles: tuple[str, ...]
     bootstrap: int = 2000
     seed: int = 0
@@ -72,15 +73,19 @@ class ProbeOutcome:
             arrays = {name: np.asarray(a, np.float32) for name, a in read_arrays(folder / _SCORES).items()}
             group_N = document.get("group_N")
             outcome = cls(
-                document["results"],
-                {name: array for name, array in arrays.items() if not name.startswith(_BY_RESAMPLE)},
+                {of_today(task): result for task, result in document["results"].items()},
+                {of_today(name): array for name, array in arrays.items() if not name.startswith(_BY_RESAMPLE)},
                 tuple(map(str, document["keys"])),
                 tuple(map(str, document["transformations"])),
-                tuple(map(str, document["coarse"])),
+                tuple(map(str, document["kind"] if "kind" in document else document["coarse"])),
                 tuple(map(str, document["roles"])),
                 int(document["bootstrap"]),
                 int(document["seed"]),
-                {n.removeprefix(_BY_RESAMPLE): array for n, array in arrays.items() if n.startswith(_BY_RESAMPLE)},
+                {
+                    of_today(name.removeprefix(_BY_RESAMPLE)): array
+                    for name, array in arrays.items()
+                    if name.startswith(_BY_RESAMPLE)
+                },
                 None if group_N is None else tuple(int(group) for group in group_N),
                 document["resample_by"],
             )
@@ -89,7 +94,7 @@ class ProbeOutcome:
         shape = (len(outcome.transformations), len(outcome.keys))
         # somebody else may have made them
         good = 0 < outcome.bootstrap <= 10**6 and outcome.seed >= 0 and "identity" in outcome.transformations
-        good = good and len(outcome.coarse) == len(outcome.roles) == shape[0]
+        good = good and len(outcome.kind) == len(outcome.roles) == shape[0]
         good = good and all(score.shape == shape and name.count("/") == 1 for name, score in outcome.scores.items())
         good = good and all(s.ndim == 2 and s.shape[1] == shape[0] for s in outcome.by_resample.values())
         if not good or (outcome.group_N is not None and len(outcome.group_N) != shape[1]):
@@ -100,20 +105,20 @@ class ProbeOutcome:
 Row = dict[str, Any]
 # metrics that generalise to unseen transformations: their interval is over images and transformations
 GENERAL = frozenset(
-    {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "balanced", "styles")}
+    {("kind", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "balanced", "styles")}
 )
 
 
 def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
     """Create ``comparisons`` of results.json: differences a - b for every pair of backbones, task, metric and head.
 
-    Also compares the MLP of each backbone with its linear head on the fine task, as head ``mlp-linear`` with a = b.
-    Only common images and transformations are compared; pairs without any are left out.
+    Also compares the MLP of each backbone with its linear head of transformations, as head ``mlp-linear`` with
+    a = b. Only common images and transformations are compared; pairs without any are left out.
 
     Returns:
-        rows of ``task``, ``metric`` (accuracy of fine, equal_fine, rotation and equal_rotation; styles and balanced of
-        both rotations; held_out or seen of coarse; clean or obfuscated of semantic; fine or semantic of multitask),
-        ``head``, ``a``, ``b`` and
+        rows of ``task``, ``metric`` (accuracy of transformation, equal_transformation, rotation and
+        equal_rotation; styles and balanced of both rotations; held_out or seen of kind; original or transformed of
+        class; transformation or class of multitask), ``head``, ``a``, ``b`` and
 
         - ``difference``, an `Estimate`: its interval is over images, of metrics in `GENERAL` also over transformations,
           and missing for these over fewer than two. ``se`` is over the same, plus over probes trained on resampled
@@ -126,7 +131,7 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
     for a, b in combinations(outcomes.items(), 2):
         rows += differences(a, b)
     for name, outcome in outcomes.items():
-        rows += compare_heads(name, outcome, [("fine/mlp", "fine/linear")])
+        rows += compare_heads(name, outcome, [("transformation/mlp", "transformation/linear")])
     return corrected(rows)
 
 
@@ -160,18 +165,18 @@ def metrics(of: ProbeOutcome | EmbeddingTable, task: str, head: str) -> dict[str
     count = len(of.transformations)
     every = uniform_over(range(count), count)
     base = uniform_over([of.transformations.index("identity")], count)
-    if task == "coarse":
-        weights = coarse_weights(of.transformations, of.coarse, of.roles)
+    if task == "kind":
+        weights = kind_weights(of.transformations, of.kind, of.roles)
         held_out = {} if weights.held_out_T is None else {"held_out": weights.held_out_T}
         return held_out | {"seen": weights.seen_T}
     if task in ("rotation", "equal_rotation"):
-        styles = uniform_over([t for t, coarse in enumerate(of.coarse) if coarse == STYLE], count)
-        found = {"accuracy": every, "balanced": by_class(range(count), of.coarse)}
+        styles = uniform_over([t for t, kind in enumerate(of.kind) if kind == STYLE], count)
+        found = {"accuracy": every, "balanced": by_class(range(count), of.kind)}
         return found | ({"styles": styles} if styles.any() else {})
-    if task == "semantic":
-        return {"clean": base, "obfuscated": every - base}
+    if task == "class":
+        return {"original": base, "transformed": every - base}
     if task == "multitask":
-        return {head: base if head == "semantic" else every}
+        return {head: base if head == "class" else every}
     return {"accuracy": every}
 
 
@@ -196,12 +201,12 @@ def _differences(
     (name_a, a), (name_b, b) = side_a, side_b
     place_b = {key: n for n, key in enumerate(b.keys)}
     common = [(n, place_b[key]) for n, key in enumerate(a.keys) if key in place_b]
-    uses_a, uses_b = ([*zip(o.transformations, o.coarse, o.roles, strict=True)] for o in (a, b))
+    uses_a, uses_b = ([*zip(o.transformations, o.kind, o.roles, strict=True)] for o in (a, b))
     shared = [t for t, use in enumerate(uses_a) if use in uses_b]
     together = replace(
         a,
         transformations=tuple(uses_a[t][0] for t in shared),
-        coarse=tuple(uses_a[t][1] for t in shared),
+        kind=tuple(uses_a[t][1] for t in shared),
         roles=tuple(uses_a[t][2] for t in shared),
     )
     if not common or "identity" not in together.transformations or not names:
@@ -226,9 +231,9 @@ def _differences(
         for metric, weight_T in metrics(together, task, head).items():
             weight = weight_T
             if metric == "balanced":  # over the transformations that both held out
-                weight = by_class(np.flatnonzero(np.isfinite(own.value_T)).tolist(), [a.coarse[t] for t in shared])
+                weight = by_class(np.flatnonzero(np.isfinite(own.value_T)).tolist(), [a.kind[t] for t in shared])
             over_images = own.mean(weight)
-            of_shared = [a.coarse[t] for t in shared]
+            of_shared = [a.kind[t] for t in shared]
             two_way = own.nested(weight, of_shared) if metric == "balanced" else own.two_way(weight)
             if over_images.number is None:
                 continue

@@ -97,8 +97,8 @@ class Resampled:
         replicates_R = self._times(used, weight_T, times_RF[:, place_U].astype(np.float64))
         return replace(mean, replicates_R=replicates_R, units=min(mean.units, count), two_way=True, unit=self._both)
 
-    def nested(self, weight_T: F64, class_T: Sequence[str]) -> BootstrapResult:
-        """`two_way` with transformations drawn within their coarse classes, which stay.
+    def nested(self, weight_T: F64, kind_T: Sequence[str]) -> BootstrapResult:
+        """`two_way` with transformations drawn within their kinds, which stay.
 
         Of n transformations of a class n - 1 are drawn, and count n / (n - 1) times: the variance of a mean is then
         unbiased, also in small classes. A single transformation stays.
@@ -108,7 +108,7 @@ class Resampled:
         used = self._used(weight_T)
         mean, rng = self.mean(weight_T), self._rng(used)
         times_RU = np.ones((len(self.replicates_RT), len(used)))
-        label_U = np.array([class_T[t] for t in used])
+        label_U = np.array([kind_T[t] for t in used])
         free = 0
         for own in (np.flatnonzero(label_U == label) for label in np.unique(label_U)):
             count, place = self._families(used[own])
@@ -438,20 +438,20 @@ def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int)
     return weight
 
 
-def balanced_over(transformations: Sequence[int], coarse: Sequence[str], classes: Sequence[str]) -> F64:
-    """Weights of a mean over coarse classes of the mean over their given transformations. Shape: (T,)."""
-    weight = np.zeros(len(coarse))
+def balanced_over(transformations: Sequence[int], kind: Sequence[str], classes: Sequence[str]) -> F64:
+    """Weights of a mean over kinds of the mean over their given transformations. Shape: (T,)."""
+    weight = np.zeros(len(kind))
     for name in classes:
-        members = [t for t in transformations if coarse[t] == name]
+        members = [t for t in transformations if kind[t] == name]
         for t in members:
             weight[t] = 1.0 / len(members)
     return weight
 
 
-def by_class(transformations: Sequence[int], coarse: Sequence[str]) -> F64:
-    """`balanced_over` coarse classes with at least two of the transformations. Shape: (T,)."""
-    own = [coarse[t] for t in transformations]
-    return balanced_over(transformations, coarse, sorted({name for name in own if own.count(name) > 1}))
+def by_class(transformations: Sequence[int], kind: Sequence[str]) -> F64:
+    """`balanced_over` kinds with at least two of the transformations. Shape: (T,)."""
+    own = [kind[t] for t in transformations]
+    return balanced_over(transformations, kind, sorted({name for name in own if own.count(name) > 1}))
 
 
 def _weighted(accuracy_RT: F64, weight: F64) -> F64:

@@ -21,14 +21,14 @@ from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.single_task import Single, report, train_single
-from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity, semantic_task
+from substyle.engine.probes.tasks import Task, class_task, identity, kind_task, transformation_task
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.dispatch import threads
 from substyle.kernels.probe_heads import Heads
 
 _PASSES = 600  # estimated passes of a linear probe, resamples included, for the progress bar
-OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}  # output name of each task
+OUTPUT = {"transformation": "transformation", "kind": "kind", "class": "class"}  # output name of each task
 
 
 def run_probes(
@@ -71,7 +71,7 @@ def run_probes(
         run.scores,
         tuple(table.keys[n] for n in run.images),
         table.transformations,
-        table.coarse,
+        table.kind,
         table.roles,
         config.bootstrap,
         config.seed,
@@ -97,9 +97,9 @@ class _Run:
         self.images = self.table.rows(TEST)
         seed = self.config.seed
         self.tasks: dict[str, Task | None] = {
-            "fine": fine_task(self.table, seed),
-            "coarse": coarse_task(self.table, seed) if "coarse" in self.names else None,
-            "semantic": semantic_task(self.table, seed),
+            "transformation": transformation_task(self.table, seed),
+            "kind": kind_task(self.table, seed) if "kind" in self.names else None,
+            "class": class_task(self.table, seed),
         }
         device = devices.resolve(self.config.device).torch_device
         self.held = hold(self.table, self.config, device, quiet=self.quiet)
@@ -116,7 +116,7 @@ class _Run:
         total = 0
         for name in self.names:
             if name == "multitask":
-                total += 3 * self.config.multitask_steps if self.tasks["fine"] and self.tasks["semantic"] else 0
+                total += 3 * self.config.multitask_steps if self.tasks["transformation"] and self.tasks["class"] else 0
             elif self.tasks[name]:
                 total += sum(each[head] for head in self.config.heads)
         return total
@@ -136,27 +136,27 @@ class _Run:
         self.results[name] = {}
         for head in self.config.heads:
             single = self._head(name, head, task, features, standard, bar)
-            if isinstance(single.probe, Linear) and name == "coarse":
+            if isinstance(single.probe, Linear) and name == "kind":
                 self._rotate(single.probe, bar)
-            if isinstance(single.probe, Linear) and name == "fine" and self._has_equal_width:
+            if isinstance(single.probe, Linear) and name == "transformation" and self._has_equal_width:
                 narrow = features.projected(self.config.expert.equal_width, self.config.seed)
-                single = self._train("equal_fine/linear", narrow, task, "linear", bar)
-                self._equal_width["fine"] = report(self.table, single, self.config, self.scored_group_N)
+                single = self._train("equal_transformation/linear", narrow, task, "linear", bar)
+                self._equal_width["transformation"] = report(self.table, single, self.config, self.scored_group_N)
 
     def multitask(self, bar: ProgressBar) -> None:
         """Train the multi-task probe and its twins."""
-        fine, semantic = self.tasks["fine"], self.tasks["semantic"]
-        if fine is None or semantic is None:
+        transformation, class_ = self.tasks["transformation"], self.tasks["class"]
+        if transformation is None or class_ is None:
             self.results["multitask"] = None
             return
         bar.note("multitask")
-        features, standard = self.features(fine)
-        joint = train_multitask(features, fine, semantic, self.config, self.images, bar.advance)
+        features, standard = self.features(transformation)
+        joint = train_multitask(features, transformation, class_, self.config, self.images, bar.advance)
         self.results["multitask"] = report_multitask(self.table, joint, self.config, self.scored_group_N)
         self.scores |= {f"multitask/{name}": score_TN for name, score_TN in joint.scores_TN.items()}
         trained = joint.made[JOINT].trained
         setting = trained.setting.describe() | {"task_weight": self.config.task_weight}
-        self._save("multitask", "mlp", trained.heads, standard, [fine, semantic], setting)
+        self._save("multitask", "mlp", trained.heads, standard, [transformation, class_], setting)
 
     def _head(
         self, name: str, head: str, task: Task, features: Features, standard: Standardizer, bar: ProgressBar
@@ -190,10 +190,10 @@ class _Run:
 
         rotation = rotation_of(features, self.config.redraws)
         self.scores["rotation/linear"] = rotation.score_TN
-        self.results["coarse_rotation"] = {
+        self.results["kind_rotation"] = {
             "linear": report_rotation(self.table, rotation, self.config, self.scored_group_N)
         }
-        self.results["coarse_redrawn"] = {"linear": report_redrawn(rotation)}
+        self.results["kind_redrawn"] = {"linear": report_redrawn(rotation)}
         if self._has_equal_width:
             rotation = rotation_of(features.projected(self.config.expert.equal_width, self.config.seed), 0)
             self.scores["equal_rotation/linear"] = rotation.score_TN

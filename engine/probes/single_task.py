@@ -1,4 +1,4 @@
-"""Single-task probes: fine, coarse and semantic."""
+"""Single-task probes: transformation, kind and class."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ class Judged:
         minus_T: F64 | None = None,
         *,
         general: bool = False,
-        class_T: Sequence[str] = (),
+        kind_T: Sequence[str] = (),
     ) -> dict[str, Any] | None:
         """Entry of results.json for a weighted mean of accuracies, or a difference of two.
 
         Args:
             general: whether it generalises to unseen transformations, so that its interval is over these too.
-            class_T: coarse classes within which transformations are random; by default there are none.
+            kind_T: kinds within which transformations are random; by default there are none.
 
         Returns:
             an `Estimate` with the interval over images as ``one_way`` if it is general, else with that over images and
@@ -97,7 +97,7 @@ class Judged:
             photographs, and ``se`` the root of the sum of its square and that of the standard error over images.
         """
         mean = self.resampled.mean(weight_T)
-        two_way = self.resampled.nested(weight_T, class_T) if class_T else self.resampled.two_way(weight_T)
+        two_way = self.resampled.nested(weight_T, kind_T) if kind_T else self.resampled.two_way(weight_T)
         training = None if self.training_ST is None else _means(self.training_ST, weight_T)
         if minus_T is not None:
             mean -= self.resampled.mean(minus_T)
@@ -134,7 +134,7 @@ def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: 
         unit=table.unit_of(config.resample_by),
     )
     judged = Judged(drawn, single.training_ST)
-    make = {"fine": _fine, "coarse": _coarse, "semantic": _semantic}[single.task.name]
+    make = {"transformation": _transformation, "kind": _kind, "class": _class}[single.task.name]
     return {
         **make(table, single, judged),
         "confusion": single.scores.confusion(),
@@ -143,16 +143,16 @@ def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: 
     }
 
 
-def _fine(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
+def _transformation(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
     weight = uniform_over(single.task.score_T, len(table.transformations))
     return {"accuracy": judged.estimate(weight)} | _each(table, single.task, judged.resampled)
 
 
 @dataclass(frozen=True)
-class CoarseWeights:
+class KindWeights:
     """Weights of transformations in seen and held-out accuracy.
 
-    Both are means over coarse classes of the mean over a class's transformations. The classes are those with seen and
+    Both are means over kinds of the mean over a class's transformations. The classes are those with seen and
     held-out transformations, or all except identity's if nothing is held out (then ``held_out_T`` is None).
     """
 
@@ -160,34 +160,34 @@ class CoarseWeights:
     held_out_T: NDArray[np.float64] | None
 
 
-def coarse_weights(transformations: tuple[str, ...], coarse: tuple[str, ...], roles: tuple[str, ...]) -> CoarseWeights:
+def kind_weights(transformations: tuple[str, ...], kind: tuple[str, ...], roles: tuple[str, ...]) -> KindWeights:
     """Weights for a suite."""
     seen = [t for t, role in enumerate(roles) if role == "train" and transformations[t] != "identity"]
     held_out = [t for t, role in enumerate(roles) if role == "held_out"]
-    both = sorted({coarse[t] for t in seen} & {coarse[t] for t in held_out})
+    both = sorted({kind[t] for t in seen} & {kind[t] for t in held_out})
     if both:
-        return CoarseWeights(balanced_over(seen, coarse, both), balanced_over(held_out, coarse, both))
-    return CoarseWeights(balanced_over(seen, coarse, sorted({coarse[t] for t in seen})), None)
+        return KindWeights(balanced_over(seen, kind, both), balanced_over(held_out, kind, both))
+    return KindWeights(balanced_over(seen, kind, sorted({kind[t] for t in seen})), None)
 
 
-def _coarse(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
-    weights = coarse_weights(table.transformations, table.coarse, table.roles)
+def _kind(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
+    weights = kind_weights(table.transformations, table.kind, table.roles)
     numbers = {"seen": judged.estimate(weights.seen_T), "held_out": None, "gap": None}
     if weights.held_out_T is not None:
         numbers["held_out"] = judged.estimate(weights.held_out_T, general=True)
         numbers["gap"] = judged.estimate(weights.seen_T, weights.held_out_T, general=True)
     each = map(judged.resampled.one, range(len(table.transformations)))
     by_transformation = {
-        name: {"accuracy": one.entry(), "role": role, "coarse": coarse}
-        for name, one, role, coarse in zip(table.transformations, each, table.roles, table.coarse, strict=True)
+        name: {"accuracy": one.entry(), "role": role, "kind": kind}
+        for name, one, role, kind in zip(table.transformations, each, table.roles, table.kind, strict=True)
     }
     return numbers | {"by_transformation": by_transformation}
 
 
-def _semantic(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
+def _class(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
     base, count = identity(table), len(table.transformations)
-    clean_T = uniform_over([base], count)
-    numbers = {"clean": judged.estimate(clean_T), "obfuscated": judged.estimate(1.0 - clean_T)}
+    original_T = uniform_over([base], count)
+    numbers = {"original": judged.estimate(original_T), "transformed": judged.estimate(1.0 - original_T)}
     return numbers | _each(table, single.task, judged.resampled)
 
 

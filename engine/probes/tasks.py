@@ -22,6 +22,8 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Advance = Callable[[int], None]  # progress callback, receives the number of steps of optimisers or passes over rows
 _Array = TypeVar("_Array", I64, torch.Tensor)
+# names of the random streams of tasks, by which their rows are drawn
+_STREAMS = {"transformation": "fine", "kind": "coarse", "class": "semantic"}
 UNKNOWN = -1  # the target is none of the labels; always scored as wrong
 
 
@@ -30,7 +32,7 @@ class Task:
     """A classification task on rows (t, n): transformation t of image n.
 
     Attributes:
-        name: fine, coarse or semantic.
+        name: transformation, kind or class.
         labels: names of the C classes.
         by_image: whether the target is a property of the image, else of the transformation.
         answer: target of each image, (N,), transformation, (T,), or row, (T, N), as an index into labels; -1 for none.
@@ -92,9 +94,9 @@ class Task:
     def chance(self) -> float:
         """Accuracy of guessing: of the most frequent label where labels are not balanced.
 
-        Coarse classes are balanced in training and in scores.
+        Kinds are balanced in training and in scores.
         """
-        if self.name == "coarse":
+        if self.name == "kind":
             return 1.0 / len(self.labels)
         scored = self.answers(np.repeat(self.score_T, len(self.test_N)), np.tile(self.test_N, len(self.score_T)))
         return float(np.bincount(scored[scored != UNKNOWN], minlength=1).max() / len(scored))
@@ -131,7 +133,7 @@ def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -
     return train, val, test
 
 
-def fine_task(table: EmbeddingTable, seed: int) -> Task | None:
+def transformation_task(table: EmbeddingTable, seed: int) -> Task | None:
     """Task to predict the transformation; None for fewer than two.
 
     Severities of a transformation are one class, so that accuracies at each severity are comparable.
@@ -143,25 +145,25 @@ def fine_task(table: EmbeddingTable, seed: int) -> Task | None:
     answer = np.array([labels.index(family) for family in table.families], np.int64)
     split = images_of(table, np.ones(len(table.keys), bool), seed)
     trainable = _with_rows(table, every, split[0])
-    return Task("fine", labels, False, answer, trainable, every, *split, *_rows_of(table))
+    return Task("transformation", labels, False, answer, trainable, every, *split, *_rows_of(table))
 
 
-def coarse_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = None) -> Task | None:
-    """Task to predict the coarse class, trained on the transformations ``seen`` (default: role train).
+def kind_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = None) -> Task | None:
+    """Task to predict the kind, trained on the transformations ``seen`` (default: role train).
 
-    None for fewer than two coarse classes. Transformations of other coarse classes are not scored.
+    None for fewer than two kinds. Transformations of other kinds are not scored.
     """
     split = images_of(table, np.ones(len(table.keys), bool), seed)
     chosen = [t for t, role in enumerate(table.roles) if role == "train"] if seen is None else list(seen)
     train_T = _with_rows(table, np.array(sorted(chosen), np.int64), split[0])
-    labels = tuple(dict.fromkeys(table.coarse[t] for t in train_T))
+    labels = tuple(dict.fromkeys(table.kind[t] for t in train_T))
     if len(labels) < 2:
         return None
-    answer = np.array([labels.index(c) if c in labels else UNKNOWN for c in table.coarse], np.int64)
-    return Task("coarse", labels, False, answer, train_T, np.flatnonzero(answer >= 0), *split, *_rows_of(table))
+    answer = np.array([labels.index(c) if c in labels else UNKNOWN for c in table.kind], np.int64)
+    return Task("kind", labels, False, answer, train_T, np.flatnonzero(answer >= 0), *split, *_rows_of(table))
 
 
-def semantic_task(table: EmbeddingTable, seed: int) -> Task | None:
+def class_task(table: EmbeddingTable, seed: int) -> Task | None:
     """Task to predict the image's class, trained on identity rows; None for fewer than two classes.
 
     Labels are the classes with training images. Test images of other classes count as wrong. Unlabelled images and
@@ -181,7 +183,7 @@ def semantic_task(table: EmbeddingTable, seed: int) -> Task | None:
         answer[table.label_N == label] = index
     labels = tuple(table.class_names[label] for label in present)
     every = np.arange(len(table.transformations))
-    return Task("semantic", labels, True, answer, np.array([identity(table)]), every, *split, *_rows_of(table))
+    return Task("class", labels, True, answer, np.array([identity(table)]), every, *split, *_rows_of(table))
 
 
 def identity(table: EmbeddingTable) -> int:
@@ -218,8 +220,8 @@ class ImageStream:
         some = may_NT.any(axis=1)
         self.images = _on(task.train_N[some], device)
         self.variants = _Lists(may_NT[some], task.train_T.astype(np.int16), device)
-        self.order = Shuffle(len(self.images), seed, f"order:{task.name}")
-        self.words = partial(_words, seed, f"rows:{task.name}", device)
+        self.order = Shuffle(len(self.images), seed, f"order:{_STREAMS[task.name]}")
+        self.words = partial(_words, seed, f"rows:{_STREAMS[task.name]}", device)
         self.answer = _on(task.answer, device)
 
     def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -242,7 +244,7 @@ class BalancedStream:
         classes = np.unique(task.answer[own])
         self.members = _Lists(task.answer[own] == classes[:, None], np.arange(len(own), dtype=np.int16), device)
         self.images = _Lists(may_TN[some], task.train_N.astype(np.int32), device)
-        self.words = partial(_words, seed, f"rows:{task.name}", device)
+        self.words = partial(_words, seed, f"rows:{_STREAMS[task.name]}", device)
         self.answer, self.classes = _on(task.answer, device), len(classes)
 
     def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -291,5 +293,5 @@ Stream = ImageStream | BalancedStream
 
 
 def stream_of(task: Task, seed: int, device: torch.device = CPU) -> Stream:
-    """Create the stream of a task: balanced for coarse tasks, else by image."""
-    return BalancedStream(task, seed, device) if task.name == "coarse" else ImageStream(task, seed, device)
+    """Create the stream of a task: balanced for kind tasks, else by image."""
+    return BalancedStream(task, seed, device) if task.name == "kind" else ImageStream(task, seed, device)

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
+from substyle.engine.probes.tasks import Task, class_task, kind_task, transformation_task
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.storage import place
 
-TASKS = {"fine": fine_task, "coarse": coarse_task, "semantic": semantic_task}
+TASKS = {"transformation": transformation_task, "kind": kind_task, "class": class_task}
 Sample = tuple[torch.Tensor, int]
 
 
@@ -63,7 +63,7 @@ def torch_dataset(
     backbone: str,
     *,
     split: str = "train",
-    task: str = "semantic",
+    task: str = "class",
     transformations: Sequence[str] = (),
     seed: int | None = None,
 ) -> EmbeddingDataset:
@@ -73,9 +73,9 @@ def torch_dataset(
         store: a store, or its path.
         backbone: name of a backbone in it.
         split: ``train``, ``val`` or ``test``.
-        task: ``fine`` (the transformation), ``coarse`` (its coarse class) or ``semantic`` (the image's class).
+        task: ``transformation`` (the transformation), ``kind`` (its kind) or ``class`` (the image's class).
         transformations: names; default: those that probes of the task train on: all, those of role train, or identity.
-            Others are for testing: held-out ones, or all for ``semantic``.
+            Others are for testing: held-out ones, or all for ``class``.
         seed: seed of the validation images if the store has none; default: that of the store.
 
     Raises:

@@ -30,7 +30,7 @@ AGREEMENT = 0.005  # maximum difference in accuracy of two trainings that agree
 
 
 class Validation:
-    """A fixed sample of validation rows; in coarse tasks all classes are weighted equally."""
+    """A fixed sample of validation rows; in kind tasks all classes are weighted equally."""
 
     def __init__(self, features: Features, task: Task, config: ProbeConfig) -> None:
         t, n = task.sample(task.val_N, config.validation_rows, np.random.default_rng([config.seed, 0x726F7773]))
@@ -43,7 +43,7 @@ class Validation:
                 "of the validation photographs has training photographs"
             )
         weight = np.ones(len(t))
-        if task.name == "coarse":
+        if task.name == "kind":
             weight = 1.0 / np.bincount(answers)[answers]
         self.features, self.t_B, self.n_B = features, t, n
         few = len(t) * features.width <= _HELD  # others are gathered again for each validation

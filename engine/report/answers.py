@@ -12,28 +12,28 @@ from substyle.engine.results.model import ResultsDocument
 _UNSEEN = "Which kind of transformation is it, if the probe was not trained on it?"
 # of each task and score: question, what the probe predicts, the score beside it and what that is on
 _ASKED = {
-    ("fine", "accuracy"): (
+    ("transformation", "accuracy"): (
         "Which transformation was applied?",
         "which of {} transformations was applied to a photograph",
         "",
         "",
     ),
-    ("coarse_rotation", "accuracy"): (
+    ("kind_rotation", "accuracy"): (
         _UNSEEN,
-        "the coarse class of each transformation by training on all others",
+        "the kind of each transformation by training on all others",
         *("seen", "of those seen in training"),
     ),
-    ("coarse", "held_out"): (
+    ("kind", "held_out"): (
         _UNSEEN,
-        "the coarse class of the transformations that the suite holds out of its training",
+        "the kind of the transformations that the suite holds out of its training",
         *("seen", "of those seen in training"),
     ),
-    ("semantic", "obfuscated"): (
+    ("class", "transformed"): (
         "Which class does the photograph belong to, once it is transformed?",
         "the class of transformed photographs after training on original ones",
-        *("clean", "of original ones"),
+        *("original", "of original ones"),
     ),
-    ("semantic", "clean"): ("Which class does the photograph belong to?", "the class of a photograph", "", ""),
+    ("class", "original"): ("Which class does the photograph belong to?", "the class of a photograph", "", ""),
 }
 _ROWS = 8  # maximum backbones in a plot, besides the strongest control
 
@@ -41,7 +41,7 @@ _ROWS = 8  # maximum backbones in a plot, besides the strongest control
 def answer(results: ResultsDocument, task: str) -> Answer | None:
     """The answer of a task by probes of the first head that have converged; None without scores."""
     head = results.first_head()
-    wanted = [each for each in _ASKED if each[0] == task] if task != "coarse" else [unseen(results, head)]
+    wanted = [each for each in _ASKED if each[0] == task] if task != "kind" else [unseen(results, head)]
     ranked = {each: found for each in wanted if (found := standing(results, each[0], head, each[1])).scores}
     if not ranked:
         return None

@@ -47,7 +47,7 @@ class CurvePlot:
 
 # line colours of backbones, in order; readable on light and dark pages
 COLOURS = (FULL, OPEN, "#3a8f5c", "#8a5fb8", "#b8923a", "#4aa5a5", "#b5476d", THIRD)
-_TASKS = (("style", "fine"), ("class", "semantic"))
+_TASKS = ("transformation", "class")
 
 
 def _probes(results: ResultsDocument, task: str) -> dict[str, PlainScores]:
@@ -63,13 +63,13 @@ def _curve(probe: PlainScores | None, name: str) -> SeverityCurve | None:
 
 def names(results: ResultsDocument) -> list[str]:
     """Transformations with a curve, in suite order."""
-    probes = _probes(results, "fine") | _probes(results, "semantic")
+    probes = _probes(results, "transformation") | _probes(results, "class")
     return list(dict.fromkeys(name for probe in probes.values() for name in probe.by_severity or {}))
 
 
 def severities(results: ResultsDocument) -> Table:
     """Accuracies and sensitivity at each severity."""
-    every = [_probes(results, task) for _, task in _TASKS]
+    every = [_probes(results, task) for task in _TASKS]
     rows = []
     for backbone, own in results.ordered().items():
         probes = [of_task.get(backbone) for of_task in every]
@@ -84,21 +84,21 @@ def severities(results: ResultsDocument) -> Table:
                 rows.append((backbone, name, severity, *values, moved))
     columns = (
         *(*words("backbone", "transformation"), Column("severity", "Severity", "count")),
-        *(Column(label, f"{label.capitalize()} accuracy", interval=True) for label, _ in _TASKS),
+        *(Column(f"{label}_accuracy", f"{label.capitalize()} accuracy", interval=True) for label in _TASKS),
         Column("sensitivity", "Sensitivity", "number", interval=True),
     )
     return Table("severities", "Accuracy and sensitivity at each severity.", columns, tuple(rows))
 
 
 def halfway(results: ResultsDocument) -> Table:
-    """Severity at which style accuracy is halfway between chance and its maximum: a column per backbone."""
-    probes = _probes(results, "fine")
+    """Severity at which transformation accuracy is halfway between chance and its maximum: a column per backbone."""
+    probes = _probes(results, "transformation")
     columns = (*words("transformation"), *(Column(name, name, "number", interval=True) for name in probes))
     rows = [
         (name, *(scored(_curve(probe, name), "halfway", probe=probe) for probe in probes.values()))
         for name in names(results)
     ]
-    caption = "Severity at which style accuracy is halfway between chance and its maximum."
+    caption = "Severity at which transformation accuracy is halfway between chance and its maximum."
     return Table("halfway", caption, columns, tuple(row for row in rows if any(row[1:])))
 
 
@@ -130,7 +130,7 @@ def _summary(results: ResultsDocument, name: str) -> str:
 
     Probes that have not converged are left out.
     """
-    probes = {b: probe for b, probe in _probes(results, "fine").items() if b in results.real()}
+    probes = {b: probe for b, probe in _probes(results, "transformation").items() if b in results.real()}
     found = [(b, scored(_curve(probe, name), "halfway")) for b, probe in probes.items() if not probe.unconverged]
     known = sorted(((backbone, half) for backbone, half in found if half is not None), key=lambda pair: pair[1][0])
     if not known:
@@ -167,10 +167,10 @@ def depth_plots(results: ResultsDocument) -> list[CurvePlot]:
             network, layer, last = placed
             read.setdefault((network, last), {})[layer] = name
     wanted = (
-        ("style", FULL, False, "fine", "accuracy"),
-        ("new styles", FULL, True, "coarse", "held_out"),
-        ("class", OPEN, False, "semantic", "clean"),
-        ("class, transformed", OPEN, True, "semantic", "obfuscated"),
+        ("transformation", FULL, False, "transformation", "accuracy"),
+        ("held out", FULL, True, "kind", "held_out"),
+        ("class", OPEN, False, "class", "original"),
+        ("class, transformed", OPEN, True, "class", "transformed"),
     )
     plots = []
     for (network, last), names in read.items():

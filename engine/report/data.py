@@ -135,7 +135,7 @@ def scored(scores: Model | None, name: str, probe: Model | None = None) -> Score
     It is `Unconverged` if the scores, or those of the ``probe`` that they depend on, state so.
     """
     late = any(getattr(each, "converged", None) is False for each in (scores, probe))
-    return cell_of(getattr(scores, name, None), converged=not late)
+    return cell_of(scores.entry(name) if scores else None, converged=not late)
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ class DotRow:
 
 
 def dot_plots(results: ResultsDocument) -> Plots | None:
-    """Dot plots of style, new styles and substance; None without scores."""
-    titles = {"fine": "Style: which transformation?", "coarse": "New styles: which coarse class?"}
+    """Dot plots of transformations, held-out ones and classes; None without scores."""
+    titles = {"transformation": "Which transformation?", "kind": "Held-out transformations: which kind?"}
     names = list(results.ordered())
-    tasks = (titles | {"semantic": "Substance: which class?"}).items()
+    tasks = (titles | {"class": "Which class?"}).items()
     panels = tuple(panel for task, title in tasks if (panel := dot_panel(results, task, names, title)))
     return Plots("overview", panels, (2.4, rows_height(names)), shared=True) if panels else None
 
@@ -41,13 +41,15 @@ def dot_panel(results: ResultsDocument, task: str, names: Iterable[str], title: 
     """Dot plot of a task, a row for each of the given backbones; None without scores."""
     first = results.first_head()
     held_out, key = unseen(results, first)
-    unseen_label = "held out" if held_out == "coarse" else "each held out in turn"
+    unseen_label = "held out" if held_out == "kind" else "each held out in turn"
     wanted = {
-        "fine": [(f"{head_name(head)} probe", "fine", head, "accuracy") for head in results.heads()[:2]],
-        "coarse": [("seen in training", "coarse", first, "seen"), (unseen_label, held_out, first, key)],
-        "semantic": [
-            ("original photographs", "semantic", first, "clean"),
-            ("transformed", "semantic", first, "obfuscated"),
+        "transformation": [
+            (f"{head_name(head)} probe", "transformation", head, "accuracy") for head in results.heads()[:2]
+        ],
+        "kind": [("seen in training", "kind", first, "seen"), (unseen_label, held_out, first, key)],
+        "class": [
+            ("original photographs", "class", first, "original"),
+            ("transformed", "class", first, "transformed"),
         ],
     }[task]
     rows = []

@@ -12,16 +12,16 @@ from substyle.pipelines.transforms.names import count_families
 
 LEVEL = 0.05  # significance level after Holm's correction
 _WIDEST = 0.5
-_COMPARED = {"coarse_rotation": "rotation"}  # tasks with another name in comparisons
+_COMPARED = {"kind_rotation": "rotation"}  # tasks with another name in comparisons
 
 
 # heading, task and key of the scores that tables set side by side
 SCORES = (
-    ("Style", "fine", "accuracy"),
-    ("Coarse, seen", "coarse", "seen"),
-    ("Coarse, held out", "coarse", "held_out"),
-    ("Class", "semantic", "clean"),
-    ("Class, transformed", "semantic", "obfuscated"),
+    ("Transformation", "transformation", "accuracy"),
+    ("Kind, seen", "kind", "seen"),
+    ("Kind, held out", "kind", "held_out"),
+    ("Class", "class", "original"),
+    ("Class, transformed", "class", "transformed"),
 )
 
 
@@ -177,17 +177,17 @@ def _tested(results: ResultsDocument, task: str, probe: ProbeScores, key: str) -
         for row in results.transformations
         if scores.get(row.name) is not None
         and (row.role == {"held_out": "held_out", "seen": "train"}.get(key, row.role))
-        and (key != "styles" or row.coarse == "style")
-        and (key != "obfuscated" or row.coarse != "identity")
+        and (key != "styles" or row.kind == "style")
+        and (key != "transformed" or row.kind != "identity")
     ]
     photographs, held_out = (
         (results.splits or {}).get("test"),
-        "held-out " * (task == "coarse_rotation" or key == "held_out"),
+        "held-out " * (task == "kind_rotation" or key == "held_out"),
     )
-    if key in ("clean", "obfuscated") and results.labelled_test is not None:
+    if key in ("original", "transformed") and results.labelled_test is not None:
         photographs = results.labelled_test
     parts = [] if photographs is None else [plural(photographs, "photograph")]
-    if key != "clean" and names:
+    if key != "original" and names:
         parts.append(plural(count_families(names), f"{held_out}transformation"))
     if key == "styles" and names:
         parts[-1] += f" of {plural(len(getattr(probe, 'generators', None) or ' '), 'generator')}"
@@ -205,10 +205,10 @@ def unseen(results: ResultsDocument, head: str) -> tuple[str, str]:
     Backbones that were trained on all transformations, which cannot be held out in turn, do not count.
     """
     for name, backbone in results.backbones.items():
-        fixed, turned = (results.probe(name, task, head) for task in ("coarse", "coarse_rotation"))
+        fixed, turned = (results.probe(name, task, head) for task in ("kind", "kind_rotation"))
         if fixed and fixed.held_out is not None and not backbone.base and not (turned and turned.accuracy is not None):
-            return "coarse", "held_out"
-    return "coarse_rotation", "accuracy"
+            return "kind", "held_out"
+    return "kind_rotation", "accuracy"
 
 
 _MOST_RANKS = 8  # maximum backbones listed with ranks in one sentence
@@ -268,10 +268,10 @@ def _standing_of_best(found: Standing) -> str:
 def findings(results: ResultsDocument) -> list[Finding]:
     """Headline findings over all backbones and controls, at most seven."""
     rankings: tuple[tuple[str, str, str, Callable[[ResultsDocument, str, Standing], str]], ...] = (
-        ("Style", "fine", "accuracy", _style),
-        ("In turn", "coarse_rotation", "accuracy", _in_turn),
-        ("New styles", "coarse", "held_out", _new_styles),
-        ("Substance", "semantic", "clean", _substance),
+        ("Transformation", "transformation", "accuracy", _transformation),
+        ("In turn", "kind_rotation", "accuracy", _in_turn),
+        ("Held out", "kind", "held_out", _held_out),
+        ("Class", "class", "original", _class),
     )
     made: list[Finding | None] = []
     for title, task, key, make in rankings if (head := results.first_head()) else ():
@@ -287,28 +287,28 @@ def findings(results: ResultsDocument) -> list[Finding]:
     return [finding for finding in made if finding is not None]
 
 
-def _style(results: ResultsDocument, head: str, found: Standing) -> str:
-    best, chance = found.trained[0], results.chance_of("fine")
+def _transformation(results: ResultsDocument, head: str, found: Standing) -> str:
+    best, chance = found.trained[0], results.chance_of("transformation")
     text = f"{'An' if head == 'mlp' else 'A'} {head_name(head)} probe on {best.name} predicts which of "
     text += f"{results.suite_size} transformations was applied to a test photograph. Accuracy: {best.text(chance)}."
     return text + _standing_of_best(found)
 
 
-def _new_styles(results: ResultsDocument, head: str, found: Standing) -> str:
-    best, chance = found.trained[0], results.chance_of("coarse")
+def _held_out(results: ResultsDocument, head: str, found: Standing) -> str:
+    best, chance = found.trained[0], results.chance_of("kind")
     backbone = results.backbones[best.name]
-    text = f"On the held-out transformations of the suite, {best.name} predicts the coarse class. Accuracy: "
+    text = f"On the held-out transformations of the suite, {best.name} predicts the kind. Accuracy: "
     text += f"{best.text(chance)}."
-    coarse = (backbone.coarse or {})[head]
-    if best.conclusive and coarse and coarse.seen is not None and coarse.gap is not None:
-        seen, gap, gap_ci = coarse.seen, coarse.gap, coarse.gap.interval
+    kind = (backbone.kind or {})[head]
+    if best.conclusive and kind and kind.seen is not None and kind.gap is not None:
+        seen, gap, gap_ci = kind.seen, kind.gap, kind.gap.interval
         text += f" On seen ones it is {show(seen)}%: a gap of {show(gap)} points"
         text += f" ({show_interval(gap_ci, 'points')})" if gap_ci else ""
         text += ", not clearly different from 0." if gap_ci and gap_ci[0] <= 0 <= gap_ci[1] else "."
     text += _standing_of_best(found)
     if chance is not None and best.low_high and best.low_high[0] <= chance:
         text += " This is not clearly above chance."
-    redrawn = (backbone.coarse_redrawn or {}).get(head)
+    redrawn = (backbone.kind_redrawn or {}).get(head)
     if redrawn and redrawn.mean is not None:
         text += f" Over {redrawn.sets} random held-out sets, {best.name} reaches {show(redrawn.mean)} ± "
         text += f"{show(redrawn.sd)}% ({show(redrawn.low)}–{show(redrawn.high)})."
@@ -322,9 +322,9 @@ def floors(results: ResultsDocument, head: str) -> list[str]:
 
     Their score reflects the grouping of the suite rather than the embeddings.
     """
-    chance, reached = results.chance_of("coarse"), dict[str, list[float]]()
+    chance, reached = results.chance_of("kind"), dict[str, list[float]]()
     for backbone in results.ordered().values():
-        turned, probe = ((task or {}).get(head) for task in (backbone.coarse_rotation, backbone.coarse))
+        turned, probe = ((task or {}).get(head) for task in (backbone.kind_rotation, backbone.kind))
         in_turn, seen = ((each and each.by_transformation) or {} for each in (turned, probe))
         held_out = {t: row for t, row in seen.items() if row and row.role == "held_out"}
         for t, row in (*in_turn.items(), *held_out.items()):
@@ -334,17 +334,17 @@ def floors(results: ResultsDocument, head: str) -> list[str]:
 
 
 def _in_turn(results: ResultsDocument, head: str, found: Standing) -> str:
-    best, chance = found.trained[0], results.chance_of("coarse")
-    text = f"With each transformation held out in turn, {best.name} predicts its coarse class. Accuracy: "
+    best, chance = found.trained[0], results.chance_of("kind")
+    text = f"With each transformation held out in turn, {best.name} predicts its kind. Accuracy: "
     text += f"{best.text(chance)}." + _standing_of_best(found)
-    styles = standing(results, "coarse_rotation", head, "styles")
+    styles = standing(results, "kind_rotation", head, "styles")
     if styles.trained:
         first, each = styles.trained[0], [f"{score.name} {score.short()}" for score in styles.scores]
         if any(score.conclusive for score in styles.scores):
             text += f" Painting styles only ({first.tested}): {listed(each, _MOST_RANKS)}."
         else:
             text += f" Painting styles only: inconclusive from {first.tested}."
-    turned = ((name, (results.backbones[name].coarse_rotation or {})[head]) for name in (s.name for s in styles.scores))
+    turned = ((name, (results.backbones[name].kind_rotation or {})[head]) for name in (s.name for s in styles.scores))
     return text + across_generators(
         (generator, name, scores.accuracy)
         for name, probe in turned
@@ -365,17 +365,17 @@ def across_generators(scores: Iterable[tuple[str, str, Estimate | None]]) -> str
             score = Score(name, False, accuracy.value, accuracy.interval)
             each.setdefault(generator, []).append(f"{name} {score.short()}")
     return "".join(
-        f" Styles of the generator {generator}, by probes that have seen only those of another:"
+        f" Painting styles of the generator {generator}, by probes that have seen only those of another:"
         f" {listed(rows, _MOST_RANKS)}."
         for generator, rows in each.items()
     )
 
 
-def _substance(results: ResultsDocument, head: str, found: Standing) -> str:
-    best, chance = found.trained[0], results.chance_of("semantic")
+def _class(results: ResultsDocument, head: str, found: Standing) -> str:
+    best, chance = found.trained[0], results.chance_of("class")
     text = f"{best.name} predicts the class of original photographs. Accuracy: {best.text(chance)}."
     text += _standing_of_best(found)
-    robust = standing(results, "semantic", head, "obfuscated").trained
+    robust = standing(results, "class", head, "transformed").trained
     if robust:
         text += f" On transformed photographs, {robust[0].name}: {robust[0].text()}."
     return text
@@ -395,9 +395,12 @@ def _nearest(results: ResultsDocument) -> Finding | None:
         text = "The nearest other variant shows the same photograph in "
         text += f"{show(low[0])}% ({low[2]}) to {show(high[0])}% ({high[2]}) of cases"
         styles = [part[1] for part in parts if part[1] is not None]
-        text += f", and the same style in {show(min(styles))} to {show(max(styles))}%." if styles else "."
+        text += f", and the same transformation in {show(min(styles))} to {show(max(styles))}%." if styles else "."
     else:
-        each = [f"{show(image)}% of cases in {name} (the same style in {show(style)}%)" for image, style, name in parts]
+        each = [
+            f"{show(image)}% of cases in {name} (the same transformation in {show(style)}%)"
+            for image, style, name in parts
+        ]
         text = f"The nearest other variant shows the same photograph in {listed(each)}."
     text += f" Over {plural(photographs, 'photograph')}." if photographs else ""
     return Finding("Neighbours", text)
@@ -405,11 +408,11 @@ def _nearest(results: ResultsDocument) -> Finding | None:
 
 def _together(results: ResultsDocument) -> Finding | None:
     clauses = []
-    for task, word in (("fine", "style"), ("semantic", "class")):
+    for word in ("transformation", "class"):
         groups: dict[str, list[str]] = {"clearly worse": [], "clearly better": [], "equivalent": [], "unclear": []}
         for name, backbone in results.real().items():
             both = backbone.multitask
-            change = ((both and both.difference) or {}).get(task)
+            change = ((both and both.difference) or {}).get(word)
             if not both or not change or change.interval is None or both.unconverged:
                 continue
             value, interval, narrow = change.value, change.interval, change.ci90
@@ -429,7 +432,9 @@ def _together(results: ResultsDocument) -> Finding | None:
     left = [name for name, backbone in results.real().items() if backbone.unconverged("multitask", "mlp")]
     if not clauses and not left:
         return None
-    text = "A probe trained on style and class together, compared with single-task twins trained on the same rows"
+    text = (
+        "A probe trained on transformation and class together, compared with single-task twins trained on the same rows"
+    )
     tested = (results.splits or {}).get("test")
     text += f", on {plural(tested, 'photograph')}" if tested else ""
     text += f": {'; '.join(clauses)}." if clauses else "."
@@ -441,7 +446,7 @@ def unconverged(results: ResultsDocument) -> list[tuple[str, str, str]]:
     found = [
         (name, task, head)
         for name, backbone in results.ordered().items()
-        for task in ("fine", "coarse", "coarse_rotation", "semantic")
+        for task in ("transformation", "kind", "kind_rotation", "class")
         for head in results.heads()
         if backbone.unconverged(task, head)
     ]
@@ -466,18 +471,18 @@ def portrait(results: ResultsDocument, name: str) -> list[str]:
         return standing(results, task, head, key, [name]).scores
 
     lines = []
-    if style := of("fine", "accuracy"):
+    if style := of("transformation", "accuracy"):
         lines.append(f"Transformation: {style[0].text()}.")
-    coarse, held_out = backbone.probe("coarse", head), of("coarse", "held_out")
-    if held_out and coarse and coarse.seen is not None:
-        lines.append(f"Coarse class: {held_out[0].text()}; {show(coarse.seen)}% on seen transformations.")
-    clean, hidden = (of("semantic", key) for key in ("clean", "obfuscated"))
-    if clean:
+    kind, held_out = backbone.probe("kind", head), of("kind", "held_out")
+    if held_out and kind and kind.seen is not None:
+        lines.append(f"Kind: {held_out[0].text()}; {show(kind.seen)}% on seen transformations.")
+    original, hidden = (of("class", key) for key in ("original", "transformed"))
+    if original:
         tail = f"; transformed: {hidden[0].text()}" if hidden else ""
-        lines.append(f"Class: {clean[0].text()}{tail}.")
+        lines.append(f"Class: {original[0].text()}{tail}.")
     if (balance := backbone.balance) and balance.same_image is not None:
         lines.append(
-            f"Nearest other variant: same photograph {show(balance.same_image)}%, same style "
+            f"Nearest other variant: same photograph {show(balance.same_image)}%, same transformation "
             f"{show(balance.same_transformation)}%."
         )
     return lines

@@ -61,7 +61,7 @@ def score_of(results: ResultsDocument, name: str, task: str, key: str) -> Scored
 
 def any_late(results: ResultsDocument, task: str, *names: str) -> bool:
     """Whether a probe of a task has not converged; shifts are scored by the linear class probe."""
-    task, head = ("semantic", "linear") if task == "shift" else (task, results.first_head())
+    task, head = ("class", "linear") if task == "shift" else (task, results.first_head())
     return any(results.backbones[name].unconverged(task, head) for name in names)
 
 

@@ -21,11 +21,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatTable:
-    """A table of transformations (rows, grouped by coarse class) and backbones (columns), coloured by value.
+    """A table of transformations (rows, grouped by kind) and backbones (columns), coloured by value.
 
     Attributes:
         columns: (backbone, whether it is a control).
-        groups: (coarse class, rows of (transformation, cells)).
+        groups: (kind, rows of (transformation, cells)).
         footer: (heading, cells) below all groups.
         headings: of groups and rows.
     """
@@ -71,20 +71,20 @@ def heat_table(
     for made in results.transformations:
         each = [cells.get((backbone, made.name), Cell(show(None), "", None)) for backbone in names]
         if role in ("", made.role) and any(cell.heat is not None for cell in each):
-            rows.append((made.coarse, made.name, each))
+            rows.append((made.kind, made.name, each))
     return HeatTable.of(results, names, rows) if rows else None
 
 
 # overall scores of each task: score, heading, kind
 _OVERALL: dict[str, tuple[tuple[str, str, Kind], ...]] = {
-    "fine": (("accuracy", "All", "share"),),
-    "coarse": (("seen", "All seen", "share"), ("held_out", "All held out", "share"), ("gap", "Gap", "points")),
-    "coarse_rotation": (
+    "transformation": (("accuracy", "All", "share"),),
+    "kind": (("seen", "All seen", "share"), ("held_out", "All held out", "share"), ("gap", "Gap", "points")),
+    "kind_rotation": (
         ("accuracy", "All", "share"),
-        ("balanced", "By class", "share"),
-        ("styles", "All styles", "share"),
+        ("balanced", "By kind", "share"),
+        ("styles", "All painting styles", "share"),
     ),
-    "semantic": (("clean", "Original", "share"), ("obfuscated", "All transformed", "share")),
+    "class": (("original", "Original", "share"), ("transformed", "All transformed", "share")),
 }
 
 

@@ -1,4 +1,4 @@
-"""Maps of embeddings, coloured by coarse class and by class."""
+"""Maps of embeddings, coloured by kind and by class."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Group:
 
 
 def embedding_maps(results: ResultsDocument) -> dict[str, dict[str, tuple[Group, ...]]]:
-    """Groups by coarse class and by class of each backbone that has a map; all have the same names and colours."""
-    maps: dict[str, dict[str, tuple[Group, ...]]] = {"coarse class": {}, "class": {}}
+    """Groups by kind and by class of each backbone that has a map; all have the same names and colours."""
+    maps: dict[str, dict[str, tuple[Group, ...]]] = {"kind": {}, "class": {}}
     classes = dict(enumerate(results.classes or []))
     for name, backbone in results.ordered().items():
         if (found := backbone.map) is None:
             continue
         points = list(zip(found.x, found.y, strict=True))
-        coarse = [found.coarse[t] for t in found.transformation]
-        maps["coarse class"][name] = _grouped(points, coarse, found.coarse)
+        kind = [found.kind[t] for t in found.transformation]
+        maps["kind"][name] = _grouped(points, kind, found.kind)
         names = [*classes.values(), "unlabelled"]
         by_class = _grouped(points, [classes.get(c, "unlabelled") for c in found.label], names)
         if len(by_class) > 1:

@@ -39,13 +39,13 @@ class ScatterPoint:
 
 @dataclass(frozen=True)
 class ScatterPlot:
-    """Points with intervals on two axes, class and style accuracy if not labelled."""
+    """Points with intervals on two axes, class and transformation accuracy if not labelled."""
 
     name: str
     points: tuple[ScatterPoint, ...]
     summary: str
     x_label: str = "class accuracy, %"
-    y_label: str = "style accuracy, %"
+    y_label: str = "transformation accuracy, %"
 
     @property
     def front(self) -> list[ScatterPoint]:

@@ -22,15 +22,15 @@ _RECALLS = ("1", "5", "10")
 def overview(results: ResultsDocument) -> Table:
     """Probe accuracy, one row per backbone and head."""
     columns = (
-        *(_BACKBONE, _HEAD, Column("dim", "Width", "count"), Column("style", "Style", interval=True)),
+        *(_BACKBONE, _HEAD, Column("dim", "Width", "count"), Column("transformation", "Transformation", interval=True)),
         *(Column("seen", "Seen", interval=True), Column("held_out", "Held out", interval=True)),
         Column("gap", "Gap", "points", interval=True),
-        Column("clean", "Class, original", interval=True),
-        Column("obfuscated", "Class, transformed", interval=True),
+        Column("original", "Class, original", interval=True),
+        Column("transformed", "Class, transformed", interval=True),
     )
     wanted = (
-        *(("fine", "accuracy"), ("coarse", "seen"), ("coarse", "held_out"), ("coarse", "gap")),
-        *(("semantic", "clean"), ("semantic", "obfuscated")),
+        *(("transformation", "accuracy"), ("kind", "seen"), ("kind", "held_out"), ("kind", "gap")),
+        *(("class", "original"), ("class", "transformed")),
     )
     rows = []
     for name, backbone in results.ordered().items():
@@ -48,27 +48,32 @@ def _each_transformation(
     columns: Sequence[Column],
     values: Callable[[BackboneResults, str], Iterable[Any]],
 ) -> Table:
-    """Table of (backbone, transformation, coarse class, role, *values), without rows that have no values."""
+    """Table of (backbone, transformation, kind, role, *values), without rows that have no values."""
     rows = []
     for own, backbone in results.ordered().items():
         for row in results.transformations:
             found = tuple(values(backbone, row.name))
             if any(value is not None for value in found):
-                rows.append((own, row.name, row.coarse, row.role, *found))
-    fixed = (*words("backbone", "transformation"), Column("coarse", "Coarse class", "text"), *words("role"))
+                rows.append((own, row.name, row.kind, row.role, *found))
+    fixed = (*words("backbone", "transformation"), Column("kind", "Kind", "text"), *words("role"))
     return Table(name, caption, (*fixed, *columns), tuple(rows))
 
 
 # of each task: table, caption, columns and their heading
 _BY_TRANSFORMATION = {
-    "fine": ("per_transformation", "Style accuracy on test photographs, by transformation.", "style", "Style"),
-    "coarse": ("generalisation", "Coarse accuracy on test photographs, by transformation.", "coarse", "Coarse class"),
-    "coarse_rotation": (
-        *("rotation", "Coarse accuracy on test photographs, by transformation, each held out in turn."),
-        *("coarse", "Coarse class"),
+    "transformation": (
+        "per_transformation",
+        "Transformation accuracy on test photographs, by transformation.",
+        "transformation",
+        "Transformation",
     ),
-    "semantic": (
-        *("semantic", "Accuracy of the class probe, trained on original photographs, by transformation."),
+    "kind": ("generalisation", "Kind accuracy on test photographs, by transformation.", "kind", "Kind"),
+    "kind_rotation": (
+        *("rotation", "Kind accuracy on test photographs, by transformation, each held out in turn."),
+        *("kind", "Kind"),
+    ),
+    "class": (
+        *("class", "Accuracy of the class probe, trained on original photographs, by transformation."),
         *("class", "Class"),
     ),
 }
@@ -77,7 +82,7 @@ _BY_TRANSFORMATION = {
 def by_transformation(results: ResultsDocument, task: str) -> Table:
     """Accuracy of a task by transformation, a column per kind of head."""
     name, caption, key, heading = _BY_TRANSFORMATION[task]
-    tried, interval = results.heads(), task.startswith("coarse")
+    tried, interval = results.heads(), task.startswith("kind")
 
     def values(backbone: BackboneResults, transformation: str) -> Iterable[Any]:
         probes = [backbone.probe(task, head) for head in tried]
@@ -110,7 +115,7 @@ def geometry(results: ResultsDocument) -> Table:
 
 def knn(results: ResultsDocument) -> Table:
     """k-NN accuracy by k."""
-    scores = (Column("style", "Style", interval=True), Column("class", "Class", interval=True))
+    scores = (Column("transformation", "Transformation", interval=True), Column("class", "Class", interval=True))
     columns = (_BACKBONE, Column("k", "k", "count"), *scores)
     rows = [
         (name, int(k), cell_of(own), cell_of((near.label or {}).get(k)))
@@ -123,9 +128,9 @@ def knn(results: ResultsDocument) -> Table:
 
 def neighbours(results: ResultsDocument) -> Table:
     """Balance, retrieval and clusters."""
-    balance = (("same_image", "same photograph"), ("same_transformation", "same style"), ("neither", "neither"))
-    recalled = (("image", "image", "Photograph"), ("transformation", "style", "Style"))
-    clusters = (("ami_transformation", "AMI, style"), ("ami_class", "AMI, class"))
+    balance = (("same_image", "photograph"), ("same_transformation", "transformation"), ("neither", "neither"))
+    recalled = (("image", "image", "Photograph"), ("transformation", "transformation", "Transformation"))
+    clusters = (("ami_transformation", "AMI, transformation"), ("ami_class", "AMI, class"))
     columns = (
         _BACKBONE,
         *(Column(key, f"Nearest: {heading}", interval=True) for key, heading in balance),
@@ -134,10 +139,7 @@ def neighbours(results: ResultsDocument) -> Table:
             for _, what, heading in recalled
             for k in _RECALLS
         ),
-        *(
-            Column(key.replace("transformation", "style"), heading, "number", interval=True)
-            for key, heading in clusters
-        ),
+        *(Column(key, heading, "number", interval=True) for key, heading in clusters),
     )
     rows = []
     for name, backbone in results.ordered().items():
@@ -155,7 +157,7 @@ def neighbours(results: ResultsDocument) -> Table:
 def multitask(results: ResultsDocument) -> Table:
     """Multi-task probes and their single-task twins."""
     columns = [_BACKBONE, Column("task_weight", "Weight", "number")]
-    for task, heading in (("fine", "Style"), ("semantic", "Class")):
+    for task, heading in (("transformation", "Transformation"), ("class", "Class")):
         columns += [
             Column(f"{task}_both", f"{heading}, both", interval=True),
             Column(f"{task}_alone", f"{heading}, alone", interval=True),
@@ -165,7 +167,7 @@ def multitask(results: ResultsDocument) -> Table:
     for name, backbone in results.ordered().items():
         if both := backbone.multitask:
             row: list[Any] = [name, both.task_weight]
-            for task in ("fine", "semantic"):
+            for task in ("transformation", "class"):
                 difference = (both.difference or {}).get(task)
                 row += [scored(both, task), scored(both.single_task, task), cell_of(difference)]
             rows.append(tuple(row))
@@ -199,16 +201,16 @@ def redrawn(results: ResultsDocument) -> Table:
         *(_BACKBONE, Column("sets", "Sets", "count"), Column("mean", "Mean"), Column("sd", "Standard deviation")),
         *(Column("low", "Lowest"), Column("high", "Highest")),
     )
-    found = {name: (each.coarse_redrawn or {}).get("linear") for name, each in results.ordered().items()}
+    found = {name: (each.kind_redrawn or {}).get("linear") for name, each in results.ordered().items()}
     rows = [(name, *(getattr(each, column.name) for column in columns[1:])) for name, each in found.items() if each]
-    caption = "Coarse accuracy on held-out transformations, over random held-out sets."
+    caption = "Kind accuracy on held-out transformations, over random held-out sets."
     return Table("redrawn", caption, columns, tuple(rows))
 
 
 def equal_width(results: ResultsDocument) -> Table:
     """Linear probes on a random projection to a common width."""
     columns = (
-        *(_BACKBONE, Column("dim", "Width", "count"), Column("style", "Style", interval=True)),
+        *(_BACKBONE, Column("dim", "Width", "count"), Column("transformation", "Transformation", interval=True)),
         Column("rotation", "Held out in turn", interval=True),
         Column("styles", "Painting styles", interval=True),
     )
@@ -216,7 +218,7 @@ def equal_width(results: ResultsDocument) -> Table:
     for name, backbone in results.ordered().items():
         if found := backbone.equal_width:
             turned = (scored(found.rotation, key) for key in ("accuracy", "styles"))
-            rows.append((name, found.dim, scored(found.fine, "accuracy"), *turned))
+            rows.append((name, found.dim, scored(found.transformation, "accuracy"), *turned))
     return Table("equal_width", "Linear probes on a random projection to a common width.", columns, tuple(rows))
 
 
@@ -225,7 +227,7 @@ def training(results: ResultsDocument) -> Table:
     columns = words("backbone", "task", "head", "converged", "edge", "certificate")
     rows = []
     for name, backbone in results.ordered().items():
-        for task in ("fine", "coarse", "coarse_rotation", "semantic", "multitask"):
+        for task in ("transformation", "kind", "kind_rotation", "class", "multitask"):
             for head, probe in backbone.probes(task).items():
                 if probe.converged is not None:
                     certificate = probe.certificate or {}
@@ -254,23 +256,23 @@ def confusions(results: ResultsDocument, task: str) -> Table:
 def headline_table(results: ResultsDocument) -> str:
     """Overview as text for the terminal: accuracies of each backbone in per cent, and chance.
 
-    Coarse and class scores are those of the first head, linear if available. † marks probes that have not converged.
+    Scores of kind and class are those of the first head, linear if available. † marks probes that have not converged.
     """
     tried, first = results.heads(), results.first_head() or "linear"
     columns = [  # heading, task, head, score
-        *((f"style {head}", "fine", head, "accuracy") for head in tried),
+        *((f"transformation {head}", "transformation", head, "accuracy") for head in tried),
         *(
-            ("seen", "coarse", first, "seen"),
-            ("held out", "coarse", first, "held_out"),
-            ("gap", "coarse", first, "gap"),
+            ("seen", "kind", first, "seen"),
+            ("held out", "kind", first, "held_out"),
+            ("gap", "kind", first, "gap"),
         ),
-        ("class, original", "semantic", first, "clean"),
-        ("class, transformed", "semantic", first, "obfuscated"),
+        ("class, original", "class", first, "original"),
+        ("class, transformed", "class", first, "transformed"),
     ]
     backbones = results.ordered()
     late = any(backbone.unconverged(task, head) for backbone in backbones.values() for _, task, head, _ in columns)
     blank = " " * late  # keeps digits below each other
-    lines = [["backbone", "dim", *(f"{heading}{blank}" for heading, *_ in columns), f"10-NN style{blank}"]]
+    lines = [["backbone", "dim", *(f"{heading}{blank}" for heading, *_ in columns), f"10-NN transformation{blank}"]]
     for name, backbone in backbones.items():
         cells = [
             show(getattr(backbone.probe(task, head), key, None)) + ("†" if backbone.unconverged(task, head) else blank)
@@ -279,7 +281,7 @@ def headline_table(results: ResultsDocument) -> str:
         near = ((backbone.knn and backbone.knn.transformation) or {}).get("10")
         lines.append([name, show(backbone.dim, "count"), *cells, show(near) + blank])
     chances = [None if key == "gap" else results.chance_of(task) for _, task, _, key in columns]
-    chances.append(results.chance_of("fine"))
+    chances.append(results.chance_of("transformation"))
     lines.append(["chance", "", *("" if chance is None else show(chance) + blank for chance in chances)])
     return text_table(lines) + "\n† The probe has not converged." * late
 

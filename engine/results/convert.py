@@ -1,6 +1,7 @@
 """Documents of results of earlier schemas, as the models have them today.
 
-Rules are data: which numbers are estimates, where they are, and of which the interval to show is two-way.
+Rules are data: which numbers are estimates, where they are, and of which the interval to show is two-way; which words
+are others today, and where they stand.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from substyle.engine.results.model import SCHEMA, entry_of
+from substyle.engine.words import PHOTOGRAPHS, TASKS, of_today
 from substyle.errors import SubstyleError
 
 JSON = dict[str, Any]
 _FLAT: Final = 1  # numbers beside their intervals: ``x``, ``x_ci95``, ``x_two_way_ci95``, ``x_se``, …
+_FORMER_WORDS: Final = 3  # estimates, in the words of schema 1
 
 # The numbers that are estimates, by the path of their object; * is any key or index. Numbers in objects and lists are
 # beside intervals in ones of the same keys.
@@ -92,6 +95,47 @@ _GENERAL_DIFFERENCES = (
     *((f"{equal}rotation", metric) for equal in ("", "equal_") for metric in ("accuracy", "balanced", "styles")),
 )
 
+# Keys that have other names today, by the path of their object
+_SIZES = ("", "_difference", "_converged", "_parameters", "_validation")
+_WORDS: Mapping[str, Mapping[str, str]] = {
+    "transformations *": TASKS,
+    "chance": TASKS,
+    "shift *": PHOTOGRAPHS,
+    "backbones *": TASKS | {"coarse_rotation": "kind_rotation", "coarse_redrawn": "kind_redrawn"},
+    "backbones * semantic *": PHOTOGRAPHS,
+    "backbones * coarse * by_transformation *": TASKS,
+    "backbones * coarse_rotation * by_transformation *": TASKS,
+    "backbones * equal_width": TASKS,
+    "backbones * multitask": TASKS | PHOTOGRAPHS,
+    "backbones * multitask difference": TASKS,
+    "backbones * multitask single_task": TASKS,
+    "backbones * multitask single_task training": {f"twin-{old}": f"twin-{new}" for old, new in TASKS.items()},
+    "backbones * attentive": TASKS,
+    "backbones * attentive semantic *": PHOTOGRAPHS,
+    "backbones * attentive coarse * by_transformation *": TASKS,
+    "backbones * domains": TASKS,
+    "backbones * domains semantic * *": PHOTOGRAPHS,
+    "backbones * mistakes": TASKS,
+    "backbones * map": TASKS,
+    "backbones * extractability": TASKS,
+    "backbones * complexity *": {o + end: n + end for o, n in (TASKS | PHOTOGRAPHS).items() for end in _SIZES},
+    "backbones * labels by_label *": {"substance": "class"},
+    "backbones * attack attacks * detection": TASKS,
+}
+_VALUES = (  # texts that are such words
+    "comparisons * task",
+    "attentive differences * task",
+    "attentive differences * metric",
+    "comparisons * metric",
+    "settings probes tasks *",
+    "settings probes * tasks *",  # of one backbone
+    "settings shift tasks *",
+    "settings finetune objectives *",
+    "backbones * complexity * selected *",
+    "backbones * spec finetuned objective",
+    "finetuned * objective",
+)
+
 
 def converted(document: JSON) -> JSON:
     """A document of an earlier schema in that of today; any other as it is.
@@ -100,10 +144,22 @@ def converted(document: JSON) -> JSON:
         SubstyleError: a part that has no place in today's schema.
     """
     schema = document.get("schema")
-    if type(schema) is not int or schema != _FLAT:  # true and 1.0 are no schema
+    if type(schema) is not int or schema not in (_FLAT, _FORMER_WORDS):  # true and 1.0 are no schema
         return document
-    found: JSON = _with_estimates(document, ())
-    return {**found, "schema": SCHEMA}
+    found: JSON = _with_estimates(document, ()) if schema == _FLAT else document
+    return {**_in_words_of_today(found, ()), "schema": SCHEMA}
+
+
+def _in_words_of_today(value: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON
+    """Keys and texts of former words in those of today; paths are in the former ones."""
+    if isinstance(value, list):
+        return [_in_words_of_today(inner, (*path, str(at))) for at, inner in enumerate(value)]
+    if isinstance(value, str) and any(_matches(row, path) for row in _VALUES):
+        return of_today(value)
+    if not isinstance(value, dict):
+        return value
+    names = {old: new for row, own in _WORDS.items() if _matches(row, path) for old, new in own.items()}
+    return {names.get(key, key): _in_words_of_today(inner, (*path, key)) for key, inner in value.items()}
 
 
 def _with_estimates(value: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from substyle.pipelines.transforms.names import count_families
 
-SCHEMA = 3
+SCHEMA = 4
 HEADS = ("linear", "mlp")
 BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")  # in the pooling of a layer
 
@@ -37,8 +37,9 @@ class Model(BaseModel):
         return bool(self.model_fields_set)
 
     def entry(self, name: str) -> Any:  # noqa: ANN401 (of the type that the stage states, or JSON)
-        """The entry of a stage; None if missing."""
-        return getattr(self, name) if name in type(self).model_fields else (self.model_extra or {}).get(name)
+        """The entry of a key, such as a stage; None if missing."""
+        field = "class_" if name == "class" else name  # a word of Python
+        return getattr(self, field) if field in type(self).model_fields else (self.model_extra or {}).get(name)
 
 
 class Estimate(Model):
@@ -132,8 +133,8 @@ class Confusion(Model):
 class ProbeScores(Model):
     """Scores of a probe, and how it was trained.
 
-    ``seen`` and ``held_out``: of the coarse class, on transformations in, or not in, the training set of the probe;
-    ``clean`` and ``obfuscated``: of the class on original and on transformed photographs. ``held_out``, ``gap``,
+    ``seen`` and ``held_out``: of the kind, on transformations in, or not in, the training set of the probe;
+    ``original`` and ``transformed``: of the class on original and on transformed photographs. ``held_out``, ``gap``,
     ``balanced``, ``styles`` and, of `GroupedScores`, ``accuracy`` generalise to unseen transformations.
     """
 
@@ -143,8 +144,8 @@ class ProbeScores(Model):
     seen: ShareEstimate | None = None
     held_out: ShareEstimate | None = None
     gap: Estimate | None = None
-    clean: ShareEstimate | None = None
-    obfuscated: ShareEstimate | None = None
+    original: ShareEstimate | None = None
+    transformed: ShareEstimate | None = None
     chance: Finite | None = None
     validation: Finite | None = None
     steps: Finite | None = None
@@ -163,7 +164,7 @@ class ProbeScores(Model):
 class SeverityCurve(Model):
     """Accuracies by severity of a transformation.
 
-    Of the style task also the severity at which accuracy is halfway between chance and its maximum.
+    Of the transformation task also the severity at which accuracy is halfway between chance and its maximum.
     """
 
     severities: list[int]
@@ -191,7 +192,7 @@ class Accuracy(Model):
     accuracy: ShareEstimate | None = None
     images: int | None = None
     role: str | None = None
-    coarse: str | None = None
+    kind: str | None = None
 
 
 # by task, training domain and test domain
@@ -220,19 +221,19 @@ class EqualWidth(Model):
     """Scores of linear probes on embeddings that were projected to one width."""
 
     dim: int | None = None
-    fine: PlainScores | None = None
+    transformation: PlainScores | None = None
     rotation: GroupedScores | None = None
 
 
 class BothTasks(Model):
-    """Accuracies of style and class."""
+    """Accuracies of transformation and class."""
 
-    fine: ShareEstimate | None = None
-    semantic: ShareEstimate | None = None
+    transformation: ShareEstimate | None = None
+    class_: ShareEstimate | None = Field(default=None, alias="class")
 
 
 class MultiTask(BothTasks, ProbeScores):
-    """Scores of a probe of style and class, and of its single-task twins."""
+    """Scores of a probe of transformation and class, and of its single-task twins."""
 
     task_weight: Finite | None = None
     single_task: BothTasks | None = None
@@ -273,12 +274,12 @@ class VariantMap(Model):
     transformation: list[Annotated[int, Field(ge=0)]]
     label: list[Annotated[int, Field(ge=-1)]] = Field(alias="class")
     transformations: Texts
-    coarse: Texts
+    kind: Texts
 
     @model_validator(mode="after")
     def _of_one_length(self) -> VariantMap:
         same = len(self.x) == len(self.y) == len(self.transformation) == len(self.label)
-        named = len(self.transformations) == len(self.coarse)
+        named = len(self.transformations) == len(self.kind)
         if not (same and named and self.x and max(self.transformation) < len(self.transformations)):
             raise ValueError("columns of one length: x, y, transformation, class; names of transformations")
         return self
@@ -336,11 +337,11 @@ class BackboneResults(Model):
     gate: Gate | None = None
     adapter: AdapterFacts | None = None
     cost: Numbers | None = None
-    fine: dict[str, PlainScores | None] | None = None
-    coarse: dict[str, GroupedScores | None] | None = None
-    coarse_rotation: dict[str, GroupedScores | None] | None = None
-    coarse_redrawn: dict[str, Redrawn | None] | None = None
-    semantic: dict[str, PlainScores | None] | None = None
+    transformation: dict[str, PlainScores | None] | None = None
+    kind: dict[str, GroupedScores | None] | None = None
+    kind_rotation: dict[str, GroupedScores | None] | None = None
+    kind_redrawn: dict[str, Redrawn | None] | None = None
+    class_: dict[str, PlainScores | None] | None = Field(default=None, alias="class")
     multitask: MultiTask | None = None
     equal_width: EqualWidth | None = None
     knn: Neighbours | None = None
@@ -372,10 +373,10 @@ class BackboneResults(Model):
         return not (self.adapter or self.facts.finetuned or BLOCK.search(self.facts.pooling or ""))
 
     def probes(self, task: str) -> Mapping[str, ProbeScores]:
-        """Probes of a task (fine, coarse, coarse_rotation, semantic, multitask) by head; multi-task ones are MLPs."""
+        """Probes of a task (transformation, kind, kind_rotation, class, multitask) by head; of multitask MLPs."""
         if task == "multitask":
             return {"mlp": self.multitask} if self.multitask is not None else {}
-        return {head: probe for head, probe in (getattr(self, task) or {}).items() if probe is not None}
+        return {head: probe for head, probe in (self.entry(task) or {}).items() if probe is not None}
 
     def probe(self, task: str, head: str) -> ProbeScores | None:
         """The probe of a task with a head; None if missing."""
@@ -401,7 +402,7 @@ class TransformationEntry(Model):
     """A transformation of the suite."""
 
     name: str
-    coarse: str
+    kind: str
     role: str
     made_by: str | None = None
     parameters: list[Parameter] | None = None
@@ -461,7 +462,7 @@ class StudyFacts(Model):
 class ResultsDocument(Model):
     """results.json."""
 
-    schema_number: Literal[3] = Field(alias="schema")
+    schema_number: Literal[4] = Field(alias="schema")
     name: str
     images: int
     transformations: list[TransformationEntry]
@@ -518,7 +519,7 @@ class ResultsDocument(Model):
 
     def heads(self) -> list[str]:
         """Heads of all probes, linear and MLP first."""
-        tasks = ("fine", "coarse", "semantic")
+        tasks = ("transformation", "kind", "class")
         probes = [backbone.probes(task) for backbone in self.backbones.values() for task in tasks]
         found = {head for each in probes for head, probe in each.items() if probe}
         return [head for head in HEADS if head in found] + sorted(found.difference(HEADS))

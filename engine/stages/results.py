@@ -115,7 +115,7 @@ def _require_bounded(results: dict[str, Any]) -> None:
 
 
 def _path(location: Location) -> str:
-    """Format as ``results.backbones['x'].fine.linear.accuracy.low``."""
+    """Format as ``results.backbones['x'].transformation.linear.accuracy.low``."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
     if len(location) > 1 and location[0] == "backbones":
         parts[1] = f"[{location[1]!r}]"

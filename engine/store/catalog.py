@@ -68,8 +68,8 @@ class Definition:
 
     @property
     def declared(self) -> str:
-        """Digest of the definition without coarse class and role, which do not affect pixels; 16 hex digits."""
-        left_out = ("coarse", "role", "assets", "code")  # the latter of earlier versions
+        """Digest of the definition without kind and role, which do not affect pixels; 16 hex digits."""
+        left_out = ("kind", "role", "assets", "code")  # the latter of earlier versions
         return _digest({key: value for key, value in self.definition.items() if key not in left_out})
 
     @property
@@ -84,13 +84,13 @@ class Definition:
 
     @property
     def identity(self) -> str:
-        """Definition, assets, coarse class and role. A store holds no embeddings of other pixels under one of these."""
+        """Definition, assets, kind and role. A store holds no embeddings of other pixels under one of these."""
         return " ".join((*self.use, *filter(None, [self.assets])))
 
     @property
     def use(self) -> tuple[str, str, str]:
-        """Digest of the definition, coarse class and role."""
-        return self.declared, str(self.definition["coarse"]), str(self.definition["role"])
+        """Digest of the definition, kind and role."""
+        return self.declared, str(self.definition["kind"]), str(self.definition["role"])
 
     def difference(self, now: Definition, store: Place) -> str:
         """Describe how a transformation of this name differs now from that of a store; "" if it does not.
@@ -247,8 +247,10 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition], ArrayE
         good = good and (rate is None or (isinstance(rate, int | float) and rate > 0))
         found = {}
         for row in content["transformations"]:
-            made = Definition(row["definition"], tuple(row.get("pixels", ())))
-            good = good and is_array_name(made.definition["name"]) and isinstance(made.definition["coarse"], str)
+            # kinds were called coarse in earlier versions
+            described = {"kind" if key == "coarse" else key: each for key, each in row["definition"].items()}
+            made = Definition(described, tuple(row.get("pixels", ())))
+            good = good and is_array_name(made.definition["name"]) and isinstance(made.definition["kind"], str)
             good = good and made.definition["role"] in _ROLES
             good = good and all(re.fullmatch(PIXELS_DIGEST, each) for each in made.pixels)
             found[made.name] = made

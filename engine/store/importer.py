@@ -40,7 +40,7 @@ SHARD_ROWS = 1024
 _ROUNDED = 0.01
 _BLOCK = 64  # features that are looked at together
 _WORDS = {int: "whole number", float: "number", str: "value"}
-_ROLES = ("coarse", "role")
+_ROLES = ("kind", "role")
 _CHECKED = ("content_hash", "definition", *PIXELS)  # whether the embedded pixels are those of the store
 _OPTIONAL = ("label", "split", "distinct", *_ROLES, *_CHECKED)
 _COLUMNS = ("key", "transformation", *_OPTIONAL)
@@ -319,14 +319,17 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
 def _table(path: Path) -> pa.Table:
     """The columns of a Parquet file, or of all in a folder, with strings as codes of dictionaries."""
     found, names = (whole := pq.ParquetDataset(path)).files, (*_COLUMNS, "embedding")
+    former = () if "kind" in whole.schema.names else ("coarse",)  # its name in files of earlier versions
     folders = sorted({os.path.dirname(os.path.relpath(file, path)) for file in found})
     if len(folders) > 1 and (path / EXPORT_NOTE).is_file():
         raise ConfigError("embeddings", str(path), f"the folder of one backbone in it: {abbreviated(folders)}")
     for file in found:
         with pa.memory_map(file) as mapped:
-            limits.require_parquet(mapped.read_buffer(), file, 1, names)
-    chosen = [name for name in whole.schema.names if name in names]
-    return pq.read_table(path, columns=chosen, read_dictionary=_COLUMNS)
+            limits.require_parquet(mapped.read_buffer(), file, 1, (*names, *former))
+    chosen = [name for name in whole.schema.names if name in (*names, *former)]
+    read = pq.read_table(path, columns=chosen, read_dictionary=[*_COLUMNS, *former])
+    names_today = ["kind" if name in former else name for name in read.column_names]
+    return read.rename_columns(names_today).replace_schema_metadata(read.schema.metadata)
 
 
 def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
@@ -391,7 +394,7 @@ def _one_each(columns: Mapping[str, list[Any]], column: str) -> dict[str, str | 
 
 
 def _require_roles(columns: Mapping[str, list[Any]]) -> None:
-    """Raise ConfigError if a transformation has another role or coarse class here, such as without its suite file."""
+    """Raise ConfigError if a transformation has another role or kind here, such as without its suite file."""
     for column in _ROLES:
         for name, text in dict.fromkeys(zip(columns["transformation"], columns[column], strict=True)):
             known = getattr(base.get(name), column)

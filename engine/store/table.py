@@ -64,7 +64,7 @@ class EmbeddingTable:
         x_TND: (T, N, D) float16 or float32; an array has one contiguous block ``x_TND[t]`` per transformation. Use
             `take`, which works for arrays and lazy arrays.
         transformations: T names in suite order; the first is ``identity``.
-        coarse: coarse class of each transformation.
+        kind: kind of each transformation.
         roles: ``train`` or ``held_out`` for each transformation (identity is ``train``).
         keys: N image keys, unique.
         label_N: (N,) int64 class of each image, -1 for none.
@@ -86,7 +86,7 @@ class EmbeddingTable:
     backbone: str
     x_TND: NDArray[np.floating] | LazyArray
     transformations: tuple[str, ...]
-    coarse: tuple[str, ...]
+    kind: tuple[str, ...]
     roles: tuple[str, ...]
     keys: tuple[str, ...]
     label_N: NDArray[np.int64]
@@ -199,13 +199,13 @@ class EmbeddingTable:
     def to_xarray(self) -> xarray.DataArray:
         """Return all embeddings as a labelled array with the dimensions transformation, image, feature.
 
-        Coordinates: transformation, coarse and role by transformation; image (the keys), split, and class if there are
+        Coordinates: transformation, kind and role by transformation; image (the keys), split, and class if there are
         any ("" for none) by image; distinct by both. Raises MissingError if xarray is not installed.
         """
         xarray = optional("xarray", "xarray")
         coordinates: dict[str, Any] = {
             "transformation": list(self.transformations),
-            "coarse": ("transformation", list(self.coarse)),
+            "kind": ("transformation", list(self.kind)),
             "role": ("transformation", list(self.roles)),
             "image": list(self.keys),
             "split": ("image", np.array(SPLITS)[self.split_N]),
@@ -220,13 +220,13 @@ class EmbeddingTable:
     def to_pandas(self) -> pandas.DataFrame:
         """Return all embeddings as a frame of T · N rows and D columns.
 
-        The index has the levels transformation, coarse, role, image (the key), split, class ("" for none), distinct.
+        The index has the levels transformation, kind, role, image (the key), split, class ("" for none), distinct.
         Raises MissingError if pandas is not installed.
         """
         pandas = optional("pandas", "pandas")
         names = np.array([*self.class_names, ""])[self.label_N] if self.class_names else [""] * len(self.keys)
         of_image = {"image": self.keys, "split": np.array(SPLITS)[self.split_N], "class": names}
-        of_t = {"transformation": self.transformations, "coarse": self.coarse, "role": self.roles}
+        of_t = {"transformation": self.transformations, "kind": self.kind, "role": self.roles}
         levels = {name: np.repeat(np.asarray(values), len(self.keys)) for name, values in of_t.items()}
         levels |= {name: np.tile(np.asarray(values), len(self.transformations)) for name, values in of_image.items()}
         levels["distinct"] = self.distinct_TN.ravel()
@@ -236,7 +236,7 @@ class EmbeddingTable:
 
     @property
     def has_classes(self) -> bool:
-        """Whether labelled images have at least two classes, so that a semantic task exists."""
+        """Whether labelled images have at least two classes, so that a class task exists."""
         return len(np.unique(self.label_N[self.label_N >= 0])) >= 2
 
 
@@ -441,7 +441,7 @@ def open_tables(
     table = partial(
         EmbeddingTable,
         transformations=names,
-        coarse=tuple(str(d["coarse"]) for d in definitions_T),
+        kind=tuple(str(d["kind"]) for d in definitions_T),
         roles=tuple(str(d["role"]) for d in definitions_T),
         keys=tuple(manifest.keys[i] for i in index_N.tolist()),
         label_N=manifest.label_N[index_N],

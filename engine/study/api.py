@@ -75,7 +75,7 @@ def open_store(store: str | Path) -> EmbeddingStore:
 
 
 def transformations(names: str = "substance31") -> list[dict[str, Any]]:
-    """Definitions of transformations: name, coarse class, role, parameters.
+    """Definitions of transformations: name, kind, role, parameters.
 
     Args:
         names: a suite, or comma-separated names.

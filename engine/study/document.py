@@ -16,7 +16,7 @@ from substyle import __version__
 from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import versions
 from substyle.engine.config import Study
-from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
+from substyle.engine.probes.tasks import class_task, kind_task, transformation_task
 from substyle.engine.report.parts import parts
 from substyle.engine.results.model import SCHEMA, ResultsDocument
 from substyle.engine.stages import registry
@@ -197,7 +197,7 @@ def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) 
 def _chance(table: EmbeddingTable) -> dict[str, float]:
     """Chance of each task; none without training or test images."""
     found = {}
-    for make in (fine_task, coarse_task, semantic_task):
+    for make in (transformation_task, kind_task, class_task):
         with suppress(SubstyleError):
             if task := make(table, 0):
                 found[task.name] = task.chance

@@ -165,7 +165,7 @@ def _rows(
     columns: dict[str, list[Any] | NDArray[np.float32]] = {
         "key": [table.keys[n] for n in n_R],
         "transformation": [table.transformations[t] for t in t_R],
-        "coarse": [table.coarse[t] for t in t_R],
+        "kind": [table.kind[t] for t in t_R],
         "role": [table.roles[t] for t in t_R],
         "class": [table.class_names[label] if label >= 0 else None for label in label_R],
         "split": [SPLITS[code] for code in table.split_N[n_R]],

@@ -38,6 +38,9 @@ _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as `dat
 Table = dict[str, Any]  # columns of a `pyarrow.Table` by name
 
 
+_LAYOUT = 2  # of the files; rises where their columns change, so that no folder has both
+
+
 @dataclass(frozen=True)
 class _Part:
     """Files that are written together.
@@ -195,8 +198,8 @@ def _shards(store: EmbeddingStore, table: EmbeddingTable) -> Iterator[tuple[int,
 
 def _digest(table: EmbeddingTable, n_B: NDArray[np.int64], embeddings: str = "") -> str:
     """Digest of images, their classes and splits, the transformations, and a digest of embeddings."""
-    described = [table.transformations, table.coarse, table.roles, table.class_names, [table.keys[n] for n in n_B]]
-    digest = hashlib.sha256(json.dumps([*described, embeddings]).encode())
+    described = [table.transformations, table.kind, table.roles, table.class_names, [table.keys[n] for n in n_B]]
+    digest = hashlib.sha256(json.dumps([_LAYOUT, *described, embeddings]).encode())
     digest.update(table.label_N[n_B].tobytes() + table.split_N[n_B].tobytes() + table.distinct_TN[:, n_B].tobytes())
     if table.content_N2 is not None:
         digest.update(table.content_N2[n_B].tobytes())
@@ -237,7 +240,7 @@ def _columns(
     label_B = table.label_N[n_B].tolist()
     x_BD = table.take(t, n_B).astype(dtype)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(x_BD.ravel()), x_BD.shape[1])
-    same = {"transformation": table.transformations[t], "coarse": table.coarse[t], "role": table.roles[t]}
+    same = {"transformation": table.transformations[t], "kind": table.kind[t], "role": table.roles[t]}
     same |= _pixels(store, table, t)
     return {
         "key": [table.keys[n] for n in n_B],
@@ -311,7 +314,7 @@ def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is opt
             "key": text,
             "label": datasets.ClassLabel(names=list(table.class_names)) if table.class_names else text,
             "transformation": text,
-            "coarse": text,
+            "kind": text,
             "role": text,
             "distinct": datasets.Value("bool"),
             "content_hash": text,
@@ -397,10 +400,10 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -
         _csv(folder / "images.csv", [("key", "label", "split", "content_hash"), *images])
         pixels = [_pixels(store, table, t) for t in range(len(table.transformations))]
         made = [
-            (name, coarse, role, *map(str, each.values()))
-            for name, coarse, role, each in zip(table.transformations, table.coarse, table.roles, pixels, strict=True)
+            (name, kind, role, *map(str, each.values()))
+            for name, kind, role, each in zip(table.transformations, table.kind, table.roles, pixels, strict=True)
         ]
-        _csv(folder / "transformations.csv", [("transformation", "coarse", "role", *pixels[0]), *made])
+        _csv(folder / "transformations.csv", [("transformation", "kind", "role", *pixels[0]), *made])
         with files.replacing(folder / "distinct.npy") as file:
             np.save(file, table.distinct_TN)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from substyle.engine.base_config import SHARED, BootstrapConfig, ResourceConfig,
 from substyle.engine.config import Study
 from substyle.engine.probes.config import ExpertConfig
 from substyle.engine.stages import registry
+from substyle.engine.words import TASKS
 from substyle.errors import ConfigError
 from substyle.pipelines import limits
 from substyle.pipelines.plugins import ALLOW, code_allowed
@@ -149,7 +151,7 @@ def study_of(
     Raises:
         ConfigError: an invalid field, or plug-ins that are not allowed.
     """
-    data = _changed(data, changes)
+    data = _in_words_of_today(_changed(data, changes))
     require_bounded(data)
     _require_none_moved(data)
     _run_plugins(data.get("plugins"), folder, allow_plugins or code_allowed())
@@ -158,6 +160,23 @@ def study_of(
     tables = {name: data.pop(name) for name in registry.registered() if name in data}
     study = Study(**data)
     return replace(study, stages={name: registry.settings_of(name, table) for name, table in tables.items()})
+
+
+# lists of tasks
+_LISTS = (("probes", "tasks"), ("finetune", "objectives"))
+
+
+def _in_words_of_today(data: dict[str, Any]) -> dict[str, Any]:
+    """A study with tasks in the words of today, of which lines on stderr tell."""
+    for table, name in _LISTS:
+        values = data[table].get(name) if isinstance(data.get(table), dict) else None
+        values = values if isinstance(values, list | tuple) else []
+        former = [each for each in values if isinstance(each, str) and each in TASKS]
+        for each in former:
+            print(f"{table}.{name}: {each} is called {TASKS[each]} now", file=sys.stderr)
+        if former:
+            data = {**data, table: {**data[table], name: [TASKS.get(each, each) for each in values]}}
+    return data
 
 
 _BY_NAME = ("shift", "domains")  # tables whose fields are names of the user

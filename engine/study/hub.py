@@ -109,8 +109,8 @@ probes that have not converged:
 
 {rows}
 
-*Style* is the transformation of a photograph; *seen* and *held out* are its group, for transformations in and not in
-the probe's training set; *class* is predicted from original and from transformed photographs. Chance: {chance}.
+*Seen* and *held out*: the kind of transformations in and not in the probe's training set; *class* is
+predicted from original and from transformed photographs. Chance: {chance}.
 
 `report.html` has all results. Apply a probe with `substyle predict probes/<backbone>/<task>-<head>.safetensors IMAGES`.
 """

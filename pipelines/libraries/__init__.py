@@ -69,7 +69,7 @@ def transformation(place: str, row: Mapping[str, Any], folder: Path) -> base.Tra
 
     Args:
         place: of the row, for errors.
-        row: ``name``, ``of`` and, optionally, ``coarse``, ``role``, ``generator``, ``file``, ``parameters``,
+        row: ``name``, ``of`` and, optionally, ``kind``, ``role``, ``generator``, ``file``, ``parameters``,
             ``severities``; see :func:`substyle.pipelines.transforms.registry.load_suite`.
         folder: where a ``file`` is.
 
@@ -96,10 +96,10 @@ def transformation(place: str, row: Mapping[str, Any], folder: Path) -> base.Tra
     fixed = source.arguments(place, own, fixed, folder, row.get("file"))
     call = base.LibraryCall(of, json.dumps(fixed, sort_keys=True), source.versions(own))
     _try(place, source, own, fixed, drawn)
-    coarse, role = row.get("coarse", base.OTHER), row.get("role", "train")
-    generator = str(row.get("generator", of)) if coarse == "style" else ""
+    kind, role = row.get("kind", base.OTHER), row.get("role", "train")
+    generator = str(row.get("generator", of)) if kind == "style" else ""
     return base.Transformation(
-        *(name, coarse, role, "library", tuple(drawn.values())),
+        *(name, kind, role, "library", tuple(drawn.values())),
         generator=generator,
         subtle=True,  # what it does is the user's choice, and often less than a grey level
         library=call,

@@ -1,4 +1,4 @@
-"""Transformations, one module per family of coarse classes.
+"""Transformations, one module per family of kinds.
 
 Other packages import `base`, `names`, `registry`, `style`.
 """

@@ -1,8 +1,8 @@
-"""Transformations: a name, parameters with units, a coarse class, a role and a function; and their registry.
+"""Transformations: a name, parameters with units, a kind, a role and a function; and their registry.
 
 Add one by decorating its function in a module of this folder or in a plug-in::
 
-    @kernel("solarize", coarse="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
+    @kernel("solarize", kind="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
     def solarize(canvas_BSSC, args, keys_B):
         threshold = upload(args["threshold"], canvas_BSSC.device).view(-1, 1, 1, 1)
         return torch.where(canvas_BSSC < threshold, canvas_BSSC, 255 - canvas_BSSC)
@@ -28,12 +28,12 @@ from substyle.pipelines.entry_points import TRANSFORMATIONS, Registry
 from substyle.pipelines.plugins import in_package
 
 CANVAS = 224  # the side S that strengths in px refer to
-COARSE = (
+KINDS = (
     *("identity", "blur", "noise", "recolor", "tone", "quality", "warp", "overlay", "halftone", "style"),
     *("weather", "lighting", "viewpoint", "sensor", "sharpening", "resampling"),
     "other",
 )
-OTHER = "other"  # the coarse class of a transformation of which none is given
+OTHER = "other"  # the kind of a transformation of which none is given
 PHOTOGRAPHS = "photographs"  # `Transformation.made_by` of real variants, which files of the source show
 Role = Literal["train", "held_out"]
 Node = Any  # a DALI DataNode; DALI ships no types
@@ -180,7 +180,7 @@ class Transformation:
     """A transformation; see :func:`dali` and :func:`kernel` for the arguments of its function."""
 
     name: str
-    coarse: str
+    kind: str
     role: Role
     made_by: Literal["identity", "dali", "kernel", "network", "library", "photographs"]
     parameters: tuple[Parameter, ...] = ()
@@ -224,7 +224,7 @@ class Transformation:
         """The definition as JSON data, printed by `substyle transforms --json` and covered by the store's hash."""
         definition = {
             "name": self.name,
-            "coarse": self.coarse,
+            "kind": self.kind,
             "role": self.role,
             "made_by": self.made_by,
             "version": self.version,
@@ -306,7 +306,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("dot_halftone", "line_halftone", "inverted_lines"),
         *("style_starry", "style_glass", "style_expressionist", "style_wave", "style_fauvist"),
     ),
-    # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
+    # for the smallest runs: two kinds with a train and a held-out member each, all made by DALI
     "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
 }
 # with the styles of a second generator: does a probe trained on those of one know those of the other?
@@ -323,8 +323,8 @@ def register(transformation: Transformation) -> None:
     if (taken := REGISTRY.get(transformation.name)) is not None:
         by = getattr(taken.function, "__module__", None) or "a suite file"
         raise ConfigError("transformation", transformation.name, f"another name: this one is taken by {by}")
-    if transformation.coarse not in COARSE:
-        raise ConfigError(f"{transformation.name}.coarse", transformation.coarse, ", ".join(COARSE))
+    if transformation.kind not in KINDS:
+        raise ConfigError(f"{transformation.name}.kind", transformation.kind, ", ".join(KINDS))
     if transformation.on_gpu is not None and transformation.made_by not in ("dali", "kernel"):
         raise ConfigError(f"{transformation.name}.on_gpu", transformation.made_by, "made_by dali or kernel, or None")
     if transformation.role not in get_args(Role):
@@ -378,7 +378,7 @@ def by_network(names: Iterable[str]) -> dict[str, list[str]]:
 def dali(
     name: str,
     *,
-    coarse: str,
+    kind: str,
     role: Role,
     parameters: Sequence[Parameter] = (),
     prepare: Callable[[Arrays, int], Arrays] | None = None,
@@ -400,7 +400,7 @@ def dali(
     """
 
     def decorate(function: Function) -> Function:
-        made = Transformation(name, coarse, role, "dali", tuple(parameters), version, function, prepare)
+        made = Transformation(name, kind, role, "dali", tuple(parameters), version, function, prepare)
         register(replace(made, split_assets=split_assets, on_gpu=on_gpu))
         return function
 
@@ -420,7 +420,7 @@ def is_on_gpu(canvas: Node) -> bool:
 def kernel(
     name: str,
     *,
-    coarse: str,
+    kind: str,
     role: Role,
     parameters: Sequence[Parameter] = (),
     prepare: Callable[[Arrays, int], Arrays] | None = None,
@@ -439,7 +439,7 @@ def kernel(
     """
 
     def decorate(function: Function) -> Function:
-        made = Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare)
+        made = Transformation(name, kind, role, "kernel", tuple(parameters), version, function, prepare)
         found = replace(made, split_assets=split_assets, subtle=subtle, generator=generator, operation=operation)
         register(replace(found, on_gpu=on_gpu))
         return function

@@ -1,4 +1,4 @@
-"""Coarse class *blur*: detail lost to defocus, motion or zoom. Borders reflect, as DALI's filters do (reflect 101)."""
+"""Kind *blur*: detail lost to defocus, motion or zoom. Borders reflect, as DALI's filters do (reflect 101)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def gaussian_lines(args: Arrays, side: int) -> Arrays:
 
 @dali(
     "gaussian_blur",
-    coarse="blur",
+    kind="blur",
     role="train",
     parameters=[Choice("sigma", SIGMAS, unit="px", within=(0.1, max(SIGMAS)))],
     prepare=gaussian_lines,
@@ -132,7 +132,7 @@ def _one_block(radius: int, side: int) -> int:
 
 @dali(
     "motion_blur",
-    coarse="blur",
+    kind="blur",
     role="train",
     parameters=[
         Choice("line", MOTION, unit="px", within=(0.5, max(map(max, MOTION)))),
@@ -168,7 +168,7 @@ def disk_kernels(args: Arrays, side: int) -> Arrays:
 
 @dali(
     "defocus_blur",
-    coarse="blur",
+    kind="blur",
     role="held_out",
     parameters=[Choice("radius", DISK_RADII, unit="px", within=(0.5, max(DISK_RADII)))],
     prepare=disk_kernels,
@@ -203,7 +203,7 @@ def _zoomed(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @kernel(
     "zoom_blur",
-    coarse="blur",
+    kind="blur",
     role="held_out",
     parameters=[Choice("zoom", (1.15, 1.20, 1.25, 1.30))],
     prepare=_enlargements,

@@ -1,4 +1,4 @@
-"""Coarse classes *recolor* and *tone*: changes of colour."""
+"""Kinds *recolor* and *tone*: changes of colour."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _scales(args: Arrays, side: int) -> Arrays:
 
 @dali(
     "hue_shift",
-    coarse="recolor",
+    kind="recolor",
     role="train",
     parameters=[Uniform("hue", 36, 180, unit="degree", signed=True)],
     prepare=_rotations,
@@ -72,7 +72,7 @@ def hue_shift(canvas: Node, args: dict[str, Node], side: int) -> Node:
     return fn.hsv(canvas, hue=args["hue"]) if is_on_gpu(canvas) else mix(canvas, args, side)
 
 
-@dali("grayscale", coarse="recolor", role="train")
+@dali("grayscale", kind="recolor", role="train")
 def grayscale(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Luma (ITU-R BT.601) in all three channels."""
     from nvidia.dali import fn, types
@@ -84,7 +84,7 @@ def grayscale(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "channel_permute",
-    coarse="recolor",
+    kind="recolor",
     role="held_out",
     parameters=[Choice("order", PERMUTATIONS)],
     prepare=lambda args, side: weights(np.eye(3)[args["order"].astype(np.int64)]),
@@ -96,7 +96,7 @@ def channel_permute(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "brightness",
-    coarse="tone",
+    kind="tone",
     role="train",
     parameters=[Choice("shift", (0.2, 0.3, 0.4, 0.5), unit="full range")],
 )
@@ -110,7 +110,7 @@ def brightness(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "low_contrast",
-    coarse="tone",
+    kind="tone",
     role="train",
     parameters=[Choice("factor", (0.3, 0.2, 0.1, 0.05))],
 )
@@ -128,7 +128,7 @@ def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "saturate",
-    coarse="tone",
+    kind="tone",
     role="held_out",
     parameters=[Choice("factor", (3, 5))],
     prepare=_scales,

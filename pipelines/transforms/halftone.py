@@ -1,4 +1,4 @@
-"""Coarse class *halftone*: images printed in dots or lines of ink on white paper, or with inverted bands."""
+"""Kind *halftone*: images printed in dots or lines of ink on white paper, or with inverted bands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _radians(args: Arrays, side: int) -> Arrays:
 
 @kernel(
     "dot_halftone",
-    coarse="halftone",
+    kind="halftone",
     role="train",
     parameters=[Uniform("cell", 4, 8, unit="px", count=3), Uniform("angle", 0, 90, unit="degrees", count=3)],
     prepare=_radians,
@@ -30,7 +30,7 @@ def dot_halftone(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch
 
 @kernel(
     "line_halftone",
-    coarse="halftone",
+    kind="halftone",
     role="train",
     parameters=[Uniform("pitch", 4, 8, unit="px"), Uniform("angle", 0, 180, unit="degrees")],
     prepare=_radians,
@@ -52,7 +52,7 @@ def band_masks(args: Arrays, side: int) -> Arrays:
 
 @dali(
     "inverted_lines",
-    coarse="halftone",
+    kind="halftone",
     role="held_out",
     parameters=[Uniform("band", 8, 20, unit="px"), Uniform("phase", 0, 1), Choice("vertical", (0, 1))],
     prepare=band_masks,

@@ -1,4 +1,4 @@
-"""Coarse class *noise*: Gaussian, impulse and shot noise per pixel and channel, with the strengths of ImageNet-C."""
+"""Kind *noise*: Gaussian, impulse and shot noise per pixel and channel, with the strengths of ImageNet-C."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Keys = NDArray[np.uint64]
 
 @kernel(
     "gaussian_noise",
-    coarse="noise",
+    kind="noise",
     role="train",
     parameters=[Choice("std", (0.12, 0.18, 0.26, 0.38), unit="of full range")],
 )
@@ -25,7 +25,7 @@ def gaussian_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> tor
 
 @kernel(
     "impulse_noise",
-    coarse="noise",
+    kind="noise",
     role="train",
     parameters=[Choice("amount", (0.06, 0.09, 0.17, 0.27), unit="share of values")],
 )
@@ -36,7 +36,7 @@ def impulse_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
 
 @kernel(
     "shot_noise",
-    coarse="noise",
+    kind="noise",
     role="held_out",
     parameters=[Choice("rate", (25, 12, 5, 3), unit="photons at full range", within=(0.5, 500.0))],
 )

@@ -1,4 +1,4 @@
-"""Coarse class *overlay*: icons, words or a lattice tiled over the image.
+"""Kind *overlay*: icons, words or a lattice tiled over the image.
 
 A pattern is a page of an atlas, warped by one matrix per image and blended. Pages are graph inputs: DALI would copy a
 constant for every image of a batch.
@@ -116,7 +116,7 @@ def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "icon_overlay",
-    coarse="overlay",
+    kind="overlay",
     role="train",
     parameters=[
         *PLACE,
@@ -135,7 +135,7 @@ def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "text_overlay",
-    coarse="overlay",
+    kind="overlay",
     role="train",
     parameters=[
         *PLACE,
@@ -154,7 +154,7 @@ def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "color_pattern",
-    coarse="overlay",
+    kind="overlay",
     role="held_out",
     parameters=[
         *PLACE,

@@ -1,4 +1,4 @@
-"""Coarse class *quality*: compression and loss of resolution."""
+"""Kind *quality*: compression and loss of resolution."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _compressed(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint
 
 @dali(
     "jpeg",
-    coarse="quality",
+    kind="quality",
     role="train",
     parameters=[Choice("quality", (18, 15, 10, 7), within=(1, 100))],
     prepare=lambda args, side: {"quality": args["quality"].astype(np.int32)},
@@ -38,7 +38,7 @@ def jpeg(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "pixelate",
-    coarse="quality",
+    kind="quality",
     role="train",
     parameters=[Choice("scale", (0.5, 0.4, 0.3, 0.25))],
     prepare=_small_size,
@@ -53,7 +53,7 @@ def pixelate(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 @dali(
     "low_resolution",
-    coarse="quality",
+    kind="quality",
     role="held_out",
     parameters=[Uniform("scale", 0.15, 0.35)],
     prepare=_small_size,

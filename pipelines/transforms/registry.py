@@ -7,6 +7,7 @@ import json
 import math
 import pkgutil
 import re
+import sys
 import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,9 +130,9 @@ def load_suite(path: str | Path) -> tuple[str, ...]:
 
     ``transformations`` lists names, or tables with ``name`` and
 
-    - ``role``, ``coarse``: override those of the transformation;
+    - ``role``, ``kind``: override those of the transformation;
     - ``of = "photographs"``: a real transformation, which is not computed: files of the source show it. Its role is
-      ``train`` and its coarse class ``other`` unless given;
+      ``train`` and its kind ``other`` unless given;
     - ``of``: name of an existing transformation of which this is a version, with ``parameters``: a list of equally
       likely values or ``{ uniform = [low, high] }`` by name; or ``severities``: a list of values, one per severity;
       or, of a style of the network ``arbitrary``, ``picture``: the file to take the style from;
@@ -163,6 +164,9 @@ def _read_suite(file: Path) -> tuple[str, ...]:
     for number, row in enumerate(rows):
         given = {"name": row} if isinstance(row, str) else row
         place = f"{where}: transformations[{number}]"
+        if isinstance(given, dict) and "coarse" in given and "kind" not in given:
+            print(f"{place}: coarse is called kind now", file=sys.stderr)
+            given = {"kind" if key == "coarse" else key: value for key, value in given.items()}
         unknown = set(given) - _FIELDS if isinstance(given, dict) else {"?"}
         if unknown or not isinstance(given.get("pictures" if "pictures" in given else "name"), str):
             raise ConfigError(place, row, f"a name, or a table with {', '.join(sorted(_FIELDS))}")
@@ -171,7 +175,7 @@ def _read_suite(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-_FIELDS = {"name", "of", "role", "coarse", "parameters", "severities", "picture", "pictures", "file", "generator"}
+_FIELDS = {"name", "of", "role", "kind", "parameters", "severities", "picture", "pictures", "file", "generator"}
 MOST_PICTURES = 1000  # in a folder; the network holds 1.5 MB for each, and compiles for half a second
 
 
@@ -224,8 +228,8 @@ def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
     name, of = str(given["name"]), str(given.get("of", given["name"]))
     if given.get("role", "train") not in get_args(base.Role):
         raise ConfigError(f"{place}.role", given["role"], ", ".join(get_args(base.Role)))
-    if "coarse" in given and given["coarse"] not in base.COARSE:
-        raise ConfigError(f"{place}.coarse", given["coarse"], ", ".join(base.COARSE))
+    if "kind" in given and given["kind"] not in base.KINDS:
+        raise ConfigError(f"{place}.kind", given["kind"], ", ".join(base.KINDS))
     if libraries.is_reference(of):
         return _added(libraries.transformation(place, {**given, "of": of, "name": name.replace(":", ".")}, folder))
     if only := sorted({"file", "generator"} & set(given)):
@@ -233,7 +237,7 @@ def _defined(place: str, given: dict[str, Any], folder: Path) -> str:
     own = {"picture": _picture(place, given, folder), "operation": name} if "picture" in given else {}
     real = given.get("of") == base.PHOTOGRAPHS
     made = base.Transformation(name, base.OTHER, "train", "photographs", subtle=True) if real else base.get(of)
-    changes: dict[str, Any] = {field: given[field] for field in ("role", "coarse") if field in given} | own
+    changes: dict[str, Any] = {field: given[field] for field in ("role", "kind") if field in given} | own
     drawn = {field: given.get(field, {}) for field in ("parameters", "severities")}
     known = {parameter.name: parameter for parameter in made.parameters}
     for field, values in drawn.items():
@@ -321,7 +325,7 @@ def _number(value: object) -> bool:
 
 
 def _meaning(definition: Mapping[str, Any]) -> str:
-    return json.dumps([definition.get(key) for key in ("coarse", "role", "parameters")], sort_keys=True)
+    return json.dumps([definition.get(key) for key in ("kind", "role", "parameters")], sort_keys=True)
 
 
 def suite_name(definitions: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Coarse class *style*: neural style transfer at full strength, by networks that the engine compiles."""
+"""Kind *style*: neural style transfer at full strength, by networks that the engine compiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coarse class *warp*: elastic, grid distortion and swirl; bilinear, with mirrored borders."""
+"""Kind *warp*: elastic, grid distortion and swirl; bilinear, with mirrored borders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CELLS = 5  # of the distorted grid, along each axis
 
 @kernel(
     "elastic",
-    coarse="warp",
+    kind="warp",
     role="train",
     parameters=[
         Choice("amplitude", (16, 21, 25, 30), unit="px"),
@@ -38,7 +38,7 @@ def _nodes(args: Arrays, side: int) -> Arrays:
 
 @kernel(
     "grid_distortion",
-    coarse="warp",
+    kind="warp",
     role="train",
     parameters=[Uniform("stretch", -0.3, 0.3, unit="of a cell", count=2 * (CELLS + 1) ** 2)],
     prepare=_nodes,
@@ -51,7 +51,7 @@ def grid_distortion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> to
 
 @kernel(
     "swirl",
-    coarse="warp",
+    kind="warp",
     role="held_out",
     parameters=[
         Uniform("centre_x", 0.3, 0.7, unit="S"),

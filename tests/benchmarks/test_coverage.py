@@ -28,9 +28,9 @@ def test_an_interval_that_is_too_narrow_fails(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_a_test_that_finds_too_much_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert coverage.simulate("holm", {"task": "fine"}, 5, 100, 60)["verdict"] == "passes"
+    assert coverage.simulate("holm", {"task": "transformation"}, 5, 100, 60)["verdict"] == "passes"
     monkeypatch.setattr(outcomes, "holm", lambda p: [each and each / 3 for each in p])
-    row = coverage.simulate("holm", {"task": "fine"}, 100, 100, 60)
+    row = coverage.simulate("holm", {"task": "transformation"}, 100, 100, 60)
     assert (row["verdict"], row["false_verdicts"] > 0.2) == ("fails", True)
 
 

@@ -86,7 +86,9 @@ def test_other_embeddings_and_other_accuracies_would_be_seen(monkeypatch: pytest
         return right(moved, config, device)
 
     monkeypatch.setattr(probe_tables, "hold", hold)
-    monkeypatch.setattr(probe_tables, "accuracies", lambda table, config: {"fine/linear": float(next(numbers))})
+    monkeypatch.setattr(
+        probe_tables, "accuracies", lambda table, config: {"transformation/linear": float(next(numbers))}
+    )
     jobs = probe_tables.jobs(Bench(CPU, TINY))
     assert [row.status for name, work in jobs if name != "loading" for row in work()] == [FAILED] * 7
 

@@ -23,7 +23,7 @@ def test_rows_are_the_numbers_of_the_summaries(tmp_path: Path) -> None:
     assert own.keys() == kept["backbones"].keys()
     for name, row in own.items():
         scores = {score.key: score for score in row.scores}
-        for key, task, score in (("style", "fine", "accuracy"), ("clean", "semantic", "clean")):
+        for key, task, score in (("transformation", "fine", "accuracy"), ("original", "semantic", "clean")):
             found = kept["backbones"][name][task]["linear"]
             assert scores[f"{key}_linear"].value == found[score]
             assert scores[f"{key}_linear"].n == kept["splits"]["test"]

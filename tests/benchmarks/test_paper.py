@@ -24,19 +24,19 @@ from substyle.pipelines.transforms.registry import load_all
 ROOT, SIDE = Path(__file__).parents[2], 96
 # task of the script: task and score of the engine
 SCORES = {
-    "fine": ("fine", "accuracy"),
-    "coarse, seen": ("coarse", "seen"),
-    "coarse, held out": ("coarse", "held_out"),
-    "class": ("semantic", "clean"),
-    "class, transformed": ("semantic", "obfuscated"),
+    "transformation": ("transformation", "accuracy"),
+    "kind, seen": ("kind", "seen"),
+    "kind, held out": ("kind", "held_out"),
+    "class": ("class", "original"),
+    "class, transformed": ("class", "transformed"),
 }
 
 
-def test_transformations_have_the_coarse_classes_and_roles_of_the_suite() -> None:
+def test_transformations_have_the_kind_classes_and_roles_of_the_suite() -> None:
     load_all()
-    for function, (coarse, seen) in paper.SUITE.items():
+    for function, (kind, seen) in paper.SUITE.items():
         known = base.get(function.__name__)
-        assert (known.coarse, known.role == "train") == (coarse, seen)
+        assert (known.kind, known.role == "train") == (kind, seen)
 
 
 def test_it_is_short_and_needs_nothing_of_substyle() -> None:

@@ -26,7 +26,7 @@ def test_plans_have_the_kept_passes() -> None:
 def test_all_passes_are_counted() -> None:
     table = made(200, 12)
     config = ProbeConfig(
-        tasks=("fine", "coarse"),
+        tasks=("transformation", "kind"),
         heads=("linear",),
         resamples=2,
         redraws=2,
@@ -45,13 +45,18 @@ def test_all_passes_are_counted() -> None:
             advanced += count
 
     run = _Run(
-        table, replace(config, expert=replace(config.expert, precision="bf16")), ["fine", "coarse"], None, {}, True
+        table,
+        replace(config, expert=replace(config.expert, precision="bf16")),
+        ["transformation", "kind"],
+        None,
+        {},
+        True,
     )
-    for name in ("fine", "coarse"):
+    for name in ("transformation", "kind"):
         run.single(name, Watched())  # type: ignore[arg-type]
     found = passes.both(table, config)
     assert sum(each[kind] for each in found.values() for kind in ("fp32", "fp64") if kind in each) == advanced
-    assert {task for task, _ in found} == {"fine", "coarse", "equal_fine", "equal_coarse"}
+    assert {task for task, _ in found} == {"transformation", "kind", "equal_transformation", "equal_kind"}
     assert {kind for _, kind in found} == {"grid", "single", "resamples", "rotation"}
     assert all(0 < each["heads"] <= 1 and each["fits"] >= 1 for each in found.values())
     # a pass over rows as stored is as good as one in float32, and each fit ends with one of these

@@ -93,12 +93,13 @@ def test_the_store_is_read_as_our_own_reader_reads_it(finished: Path) -> None:
 @pytest.mark.slow
 def test_every_quantity_is_there(finished: Path, rows: dict[str, reference_probes.Row]) -> None:
     assert {
-        *("fine", "fine, interval, low", "fine, interval, high", "coarse, seen", "coarse, held_out"),
-        *(f"{what}, at our C" for what in ("fine", "coarse, seen", "coarse, held_out")),
-        *("class, clean, at our C", "class, obfuscated, at our C"),
+        *("transformation", "transformation, interval, low", "transformation, interval, high"),
+        *("kind, seen", "kind, held_out"),
+        *(f"{what}, at our C" for what in ("transformation", "kind, seen", "kind, held_out")),
+        *("class, original, at our C", "class, transformed, at our C"),
         *(f"held out alone: {name}" for name in TURNED),
-        *(f"coarse, held out, two-way interval, {end}" for end in ("low", "high")),
-        *("class, clean", "class, obfuscated", "multi-task, style", "multi-task, class"),
+        *(f"kind, held out, two-way interval, {end}" for end in ("low", "high")),
+        *("class, original", "class, transformed", "multi-task, transformation", "multi-task, class"),
         *(f"{k}-NN, {task}" for k in (1, 5) for task in ("style", "class")),
         *("nearest: same image", "nearest: same transformation", "nearest: neither"),
         *("AMI, transformation", "AMI, class"),
@@ -129,7 +130,7 @@ def test_linear_probes_at_our_penalty_are_scikit_learn_s(finished: Path, rows: d
     turned = [rows[f"held out alone: {name}"] for name in TURNED]
     results = json.loads((finished / "results.json").read_text())
     # few photographs ask for penalties so weak that float32 does not converge; the run must say so then
-    assert all(r.holds for r in turned) or not results["backbones"][NAME]["coarse_rotation"]["linear"]["converged"]
+    assert all(r.holds for r in turned) or not results["backbones"][NAME]["kind_rotation"]["linear"]["converged"]
     assert sum(row.holds for row in turned) >= 2
 
 
@@ -187,18 +188,18 @@ def test_intervals_have_the_width_of_their_formulas() -> None:
 def test_the_result_table_shows_a_run_and_marks_what_has_not_converged(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     own = results["backbones"][NAME]
-    own["fine"]["linear"]["converged"], own["coarse_rotation"]["linear"]["converged"] = False, True
+    own["transformation"]["linear"]["converged"], own["kind_rotation"]["linear"]["converged"] = False, True
     kept = study_table.summary(results)
     assert all(key not in json.dumps(kept) for key in ("photographs/", ".jpg"))
     shown = study_table.table(kept)
     head, _, line, _ = (text.split(" | ") for text in shown.splitlines()[:4])
     cells = dict(zip(head, line, strict=True))
-    fine, turned = own["fine"]["linear"], own["coarse_rotation"]["linear"]
+    transformation, turned = own["transformation"]["linear"], own["kind_rotation"]["linear"]
     value, low, high = (f"{100 * turned['accuracy'][end]:.1f}" for end in ("value", "low", "high"))
-    assert cells["coarse, each held out in turn"] == f"{value} ({low}–{high})"
-    assert cells["style, linear"].startswith(f"{100 * fine['accuracy']['value']:.1f} (")
-    assert cells["style, linear"].endswith(" †")
-    assert cells["style, MLP"] == "–"
+    assert cells["kind, each held out in turn"] == f"{value} ({low}–{high})"
+    assert cells["transformation, linear"].startswith(f"{100 * transformation['accuracy']['value']:.1f} (")
+    assert cells["transformation, linear"].endswith(" †")
+    assert cells["transformation, MLP"] == "–"
     assert "has not converged" in shown
 
 
@@ -211,10 +212,10 @@ def test_the_probing_table_shows_extractability_and_names_adapters_by_their_back
         "codelength": {"bits": entry_of(2.345, (2.0, 3.0)), "blocks": {"1": {"C": 1.0}}, "converged": False},
         "curve": {"needed": None, "points": {}, "converged": True},
     }
-    both = {"fine_converged": True, "semantic_converged": False}
-    linear = {"fine": {"value": 0.5}, "semantic": {"value": 0.25}}
-    sizes = {"linear": linear | both, "2x64": {"fine_difference": {"value": 0.031}} | both}
-    own |= {"extractability": {task: {"linear": parts} for task in ("fine", "semantic")}, "complexity": sizes}
+    both = {"transformation_converged": True, "class_converged": False}
+    linear = {"transformation": {"value": 0.5}, "class": {"value": 0.25}}
+    sizes = {"linear": linear | both, "2x64": {"transformation_difference": {"value": 0.031}} | both}
+    own |= {"extractability": {task: {"linear": parts} for task in ("transformation", "class")}, "complexity": sizes}
     results["backbones"]["adapt:out/1a2b.safetensors"] = own | {"adapter": {"backbone": NAME, "method": "pisco"}}
     kept = study_table.summary(results)
     assert list(kept["backbones"])[-1] == f"{NAME} + pisco"
@@ -224,7 +225,7 @@ def test_the_probing_table_shows_extractability_and_names_adapters_by_their_back
     cells = first.splitlines()[-1].split(" | ")
     assert cells[1::2] == ["-12.5 (-25.0 to +0.0)", "2.35 (2.00 to 3.00) †", "–"]
     assert second.splitlines()[-2:] == [
-        f"| `{NAME} + pisco` | style | 50.0 | +3.1 |",
+        f"| `{NAME} + pisco` | transformation | 50.0 | +3.1 |",
         f"| `{NAME} + pisco` | class | 25.0 † | – |",
     ]
     adapters = study_table.adapter_table(kept)

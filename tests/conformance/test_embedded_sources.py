@@ -138,7 +138,7 @@ def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: p
     assert results["splits"]["test"] == 12  # the validation shards
     # classes of the other photographs are matched by the numbers of their features and by the same file of names
     assert results["backbones"]["control:pixels"]["shift"]["others"]["images"] == 10
-    (probe,) = (out / "probes").glob("control_pixels-*/semantic-linear.safetensors")
+    (probe,) = (out / "probes").glob("control_pixels-*/class-linear.safetensors")
     printed = capsys.readouterr().err
     assert "/{train,val}-*.tar: 48 images, 3 classes, splits train 36, val 12 (from the names of" in printed
     assert "shift others: parquet " in printed

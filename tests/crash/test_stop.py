@@ -114,7 +114,7 @@ NATIVE = """
 import ctypes, pathlib
 from substyle.pipelines.transforms.base import kernel
 
-@kernel("mine_endless", coarse="tone", role="train")
+@kernel("mine_endless", kind="tone", role="train")
 def endless(canvas_BSSC, args, keys_B):
     pathlib.Path({flag!r}).touch()
     ctypes.CDLL(None).sleep(3600)

@@ -89,9 +89,9 @@ def test_results_have_all_that_was_promised(finished: Path) -> None:
     assert set(results["backbones"]) == {"control:pixels", "control:random:test_efficientnet"}
     for backbone in results["backbones"].values():
         for head in ("linear", "mlp"):
-            assert {"value", "low", "high"} <= set(backbone["fine"][head]["accuracy"])
-            assert {"seen", "held_out", "gap", "by_transformation"} <= set(backbone["coarse"][head])
-            assert {"clean", "obfuscated"} <= set(backbone["semantic"][head])
+            assert {"value", "low", "high"} <= set(backbone["transformation"][head]["accuracy"])
+            assert {"seen", "held_out", "gap", "by_transformation"} <= set(backbone["kind"][head])
+            assert {"original", "transformed"} <= set(backbone["class"][head])
         assert "multitask" not in backbone  # of controls
         assert set(backbone["knn"]["transformation"]) == {"1", "5"}
         assert backbone["knn"]["class"] is not None
@@ -226,7 +226,7 @@ def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     staged = json.loads((tmp_path / "results.json").read_text())["backbones"]["control:pixels"]
     whole = json.loads((finished / "results.json").read_text())["backbones"]["control:pixels"]
-    assert staged["fine"] == whole["fine"]
+    assert staged["transformation"] == whole["transformation"]
     assert staged["knn"] == whole["knn"]
     for options, field in (
         (["stage", "shift"], "stage"),  # which embeds other photographs by the backbones of a study
@@ -325,7 +325,7 @@ def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     for i in (60, 61):
         (images / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
     (images / "bad.jpg").write_text("no")
-    (probe,) = (finished / "probes").glob("control_pixels-*/semantic-linear.safetensors")
+    (probe,) = (finished / "probes").glob("control_pixels-*/class-linear.safetensors")
     assert main(["predict", str(probe), str(images), "--json", "--quiet", "--top", "1"]) == 0
     answer = the_json(capsys)
     assert {row["key"]: row["outputs"]["class"][0]["label"] for row in answer["predictions"]} == {
@@ -349,7 +349,7 @@ def test_an_embedding_that_is_not_finite_is_quarantined(
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
     call, infinite = TorchModule.__call__, np.array([[np.inf], [1]], np.float32)
     monkeypatch.setattr(TorchModule, "__call__", lambda self, pixels: call(self, pixels) * infinite)
-    (probe,) = (finished / "probes").glob("control_pixels-*/semantic-linear.safetensors")
+    (probe,) = (finished / "probes").glob("control_pixels-*/class-linear.safetensors")
     assert main(["predict", str(probe), str(tmp_path), "--json", "--quiet"]) == 0
     answer = the_json(capsys)
     assert [row["key"] for row in answer["predictions"]] == ["61.jpg"]
@@ -362,7 +362,9 @@ def test_the_remedy_for_outdated_results_names_the_study(
     """Without it, probes would be trained with default settings, over those of the study."""
     study, out = tmp_path / "study.toml", tmp_path / "out"
     text = 'name = "s"\nsuite = "identity,jpeg"\ncanvas = 32\nbackbones = ["control:pixels"]\ngallery = 0\n'
-    probes = '[probes]\ntasks = ["fine"]\nheads = ["linear"]\nresamples = 0\nexpert.equal_width = 0\nCs = [1e-2]\n'
+    probes = (
+        '[probes]\ntasks = ["transformation"]\nheads = ["linear"]\nresamples = 0\nexpert.equal_width = 0\nCs = [1e-2]\n'
+    )
     study.write_text(text + probes)
     assert main(["run", str(study), "--images", str(two_classes), "--out", str(out), "--quiet"]) == 0
     study.write_text(text + probes.replace("1e-2", "1e-1"))

@@ -240,6 +240,20 @@ def test_a_field_that_has_moved_is_refused_with_its_place(tmp_path: Path, field:
     assert (caught.value.field, caught.value.given) == (field, 3)
 
 
+def test_former_words_for_tasks_are_read_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        SMALL + '[probes]\ntasks = ["fine", "coarse", "semantic", "multitask"]\n[finetune]\nobjectives = ["semantic"]\n'
+    )
+    loaded = load_study(study(tmp_path, text))
+    assert loaded.probes.tasks == ("transformation", "kind", "class", "multitask")
+    assert loaded.stages["finetune"].objectives == ("class",)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "probes.tasks: fine is called transformation now"
+    assert lines[-1] == "finetune.objectives: semantic is called class now"
+    with pytest.raises(ConfigError, match="rough"):
+        load_study(study(tmp_path, SMALL + '[probes]\ntasks = ["fine", "rough"]\n'))
+
+
 def test_a_study_shares_seed_bootstrap_and_device_with_its_stages(tmp_path: Path) -> None:
     shared = 'seed = 5\nresample_by = "folder"\nbootstrap = 300\ndevice = "cuda:1"\nthreads = 2\n'
     loaded = load_study(study(tmp_path, SMALL + shared + "[parameters]\n"), changes={"device": "cpu"})

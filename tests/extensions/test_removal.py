@@ -56,6 +56,6 @@ def test_a_study_runs_without(removed: str, tmp_path: Path, two_classes: Path) -
         capture_output=True, check=True,
     ).stdout  # fmt: skip
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["backbones"]["control:pixels"]["fine"]
+    assert results["backbones"]["control:pixels"]["transformation"]
     assert "Traceback" not in done.stderr
     assert "None" not in (tmp_path / "out" / "report.html").read_text()

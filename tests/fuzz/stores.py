@@ -135,4 +135,4 @@ def assert_part_of(table: EmbeddingTable, whole: EmbeddingTable) -> None:
     np.testing.assert_array_equal(table.split_N, whole.split_N[at])
     np.testing.assert_array_equal(table.label_N, whole.label_N[at])
     assert table.class_names == whole.class_names
-    assert list(zip(table.coarse, table.roles, strict=True)) == [(whole.coarse[t], whole.roles[t]) for t in chosen]
+    assert list(zip(table.kind, table.roles, strict=True)) == [(whole.kind[t], whole.roles[t]) for t in chosen]

@@ -32,12 +32,12 @@ from substyle.engine.study.document import assemble
 from substyle.errors import SubstyleError
 
 NET = results()["backbones"]["net"]
-PROBED = ("fine", "coarse", "semantic")
+PROBED = ("transformation", "kind", "class")
 FILES = (
     "probes/*/complete.json",
     "probes/*/probes.json",
     "probes/*/scores.npz",
-    "probes/*/fine-linear.safetensors",
+    "probes/*/transformation-linear.safetensors",
     "analysis/*/complete.json",
     "analysis/*/analysis.json",
 )
@@ -81,10 +81,10 @@ def kept(sound: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
     def run_probes(table: Any, *_: object, out_dir: Path, **__: object) -> ProbeOutcome:  # noqa: ANN401
         runs["probes"] += 1
         out_dir.mkdir(parents=True, exist_ok=True)
-        (out_dir / "fine-linear.safetensors").write_bytes(b"weights")
-        scores = {"fine/linear": np.ones((2, 6), np.float32)}
+        (out_dir / "transformation-linear.safetensors").write_bytes(b"weights")
+        scores = {"transformation/linear": np.ones((2, 6), np.float32)}
         told = {key: NET[key] for key in PROBED}
-        return ProbeOutcome(told, scores, table.keys, table.transformations, table.coarse, table.roles, 100)
+        return ProbeOutcome(told, scores, table.keys, table.transformations, table.kind, table.roles, 100)
 
     def analyze(*_: object, **__: object) -> dict[str, Any]:
         runs["analysis"] += 1

@@ -131,7 +131,7 @@ def test_a_weight_or_a_label_that_has_changed_is_found(tmp_path: Path) -> None:
     standard = Standardizer(np.zeros(3, np.float32), np.ones(3, np.float32))
     labels = {"transformation": ("first", "second")}
     heads = initial(0, 3, 2, 1, [0], torch.device("cpu"))
-    save_probe(path, heads, standard, task="fine", head="linear", outputs=labels, backbone="b", setting={})
+    save_probe(path, heads, standard, task="transformation", head="linear", outputs=labels, backbone="b", setting={})
     data = path.read_bytes()
     assert Probe.load(path).labels == {"transformation": ["first", "second"]}
     for spoilt_data in (data[:-1] + bytes([data[-1] ^ 1]), data.replace(b"second", b"secund")):

@@ -113,8 +113,8 @@ print(configured, faults())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone returns memory by these rules")
 def test_freed_memory_is_used_again() -> None:
     """Repeated allocations of 80 MB touch no new pages, unless the environment configures malloc."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    made = subprocess.run([sys.executable, "-c", _REUSED], capture_output=True, check=True, env=clean)
+    original = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    made = subprocess.run([sys.executable, "-c", _REUSED], capture_output=True, check=True, env=original)
     configured, kept = map(int, made.stdout.split())
     assert kept < 100
     assert configured > 1000

@@ -50,7 +50,7 @@ def test_a_graph_for_a_gpu_has_gpu_operators_and_arguments_of_samples(transforma
             assert "gpu" in [str(kind).lower().rpartition(".")[2] for kind in schema.GetSupportedBackends()]
             assert {spec.InputDevice(i) for i in range(spec.NumRegularInput())} == {"gpu"}, schema.Name()
     sources = {node.source.name: node.source.outputs[0].device for node in made if not node.source.inputs}
-    pages = [f"{transformation.name}.page"] if transformation.coarse == "overlay" else []
+    pages = [f"{transformation.name}.page"] if transformation.kind == "overlay" else []
     assert {name for name, device in sources.items() if device == "gpu"} == {"canvas", *pages}
 
 

@@ -23,7 +23,7 @@ TRANSFORMATION = """
 from substyle.pipelines.transforms.base import kernel
 from pkg_of_a_test import helper
 
-@kernel("mine_same", coarse="tone", role="train")
+@kernel("mine_same", kind="tone", role="train")
 def same(canvas_BSSC, args, keys_B):
     return canvas_BSSC + helper.VALUE
 """

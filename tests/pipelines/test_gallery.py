@@ -33,7 +33,7 @@ def test_gallery_holds_every_variant(tmp_path: Path) -> None:
         assert any(np.array_equal(window, image) for window in windows), name
 
 
-def test_rows_follow_the_coarse_classes(tmp_path: Path) -> None:
+def test_rows_follow_the_kind_classes(tmp_path: Path) -> None:
     made = variants.variants_of(photograph(), ("jpeg", "identity", "pixelate", "low_resolution"), side=32)
     heights = []
     for columns in (5, 2):

@@ -235,26 +235,26 @@ PLUGIN = """
 import torch
 from substyle.pipelines.transforms.base import Choice, Uniform, dali, kernel
 
-@kernel("{0}_solarize", coarse="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
+@kernel("{0}_solarize", kind="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
 def solarize(canvas_BSSC, args, keys_B):
     threshold = torch.from_numpy(args["threshold"]).view(-1, 1, 1, 1)
     return torch.where(canvas_BSSC < threshold, canvas_BSSC, 255 - canvas_BSSC)
 
-@dali("{0}_negative", coarse="tone", role="train", parameters=[Uniform("unused", 0, 1)])
+@dali("{0}_negative", kind="tone", role="train", parameters=[Uniform("unused", 0, 1)])
 def negative(canvas, args, side):
     from nvidia.dali import types
 
     return canvas ^ types.Constant(255).uint8()
 
-@dali("{0}_wide", coarse="tone", role="train")
+@dali("{0}_wide", kind="tone", role="train")
 def wide(canvas, args, side):
     return canvas ^ 255
 
-@dali("{0}_lost", coarse="tone", role="train", parameters=[Uniform("amount", 0, 1)])
+@dali("{0}_lost", kind="tone", role="train", parameters=[Uniform("amount", 0, 1)])
 def lost(canvas, args, side):
     return canvas * args["ammount"]
 
-@kernel("{0}_wrong", coarse="tone", role="train")
+@kernel("{0}_wrong", kind="tone", role="train")
 def wrong(canvas_BSSC, args, keys_B):
     return canvas_BSSC.float()
 """

@@ -33,7 +33,7 @@ STUDY: dict[str, Any] = {
     "threads": 1,
     "embed": {"batch": 8, "shard_rows": 8},
     "probes": {
-        "tasks": ["fine", "semantic"],
+        "tasks": ["transformation", "class"],
         "heads": ["linear"],
         "Cs": [1e-2],
         "rotate": "none",

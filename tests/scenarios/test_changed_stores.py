@@ -25,7 +25,7 @@ from substyle.pipelines.transforms.base import kernel
 CALLS = []
 
 
-@kernel('mine_slow', coarse='tone', role='train', parameters=[])
+@kernel('mine_slow', kind='tone', role='train', parameters=[])
 def slow(canvas_BSSC, args, keys_B):
     if len(canvas_BSSC) != 4:  # photographs: eight, eight, two; the pictures of its identity are four
         CALLS.append(1)

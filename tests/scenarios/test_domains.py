@@ -24,7 +24,7 @@ PIXELS = "control:pixels"
 def scene(scene: Scene) -> Scene:
     scene.add_all()
     scene.add_all(scene.root / "other", seed=60)
-    scene.study["probes"]["tasks"] = ["fine", "coarse", "semantic"]
+    scene.study["probes"]["tasks"] = ["transformation", "kind", "class"]
     scene.study["domains"] = {"other": str(scene.root / "other")}
     return scene
 
@@ -32,7 +32,7 @@ def scene(scene: Scene) -> Scene:
 def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
     results = scene.run()
     found = results["backbones"][PIXELS]["domains"]
-    assert set(found) == {"fine", "coarse", "semantic"}
+    assert set(found) == {"transformation", "kind", "class"}
     out = scene.root / "out"
     (path,) = (out / "shift" / "domains").glob("*.zarr")
     digest = photographs_digest(load_table(EmbeddingStore.open(path), PIXELS))
@@ -44,23 +44,23 @@ def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
     }
     tables = {name: load_table(EmbeddingStore.open(store), PIXELS) for name, (_, store) in folders.items()}
     for trained, (folder, _) in folders.items():
-        probe = Probe.load(folder / "probes" / slug(PIXELS) / "fine-linear.safetensors")
+        probe = Probe.load(folder / "probes" / slug(PIXELS) / "transformation-linear.safetensors")
         for tested, table in tables.items():
             images = table.rows(TEST)
             right = [
                 (probe.predict(table.take(t, images)).argmax(1) == t)[table.distinct_TN[t, images]].mean()
                 for t in range(3)
             ]
-            cell = found["fine"][trained][tested]
+            cell = found["transformation"][trained][tested]
             accuracy = cell["accuracy"]
             assert accuracy["value"] == pytest.approx(sum(right) / 3, abs=1e-6)
             assert cell["images"] == len(images)
             assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
-            entry = ProbeOutcome.load(folder / "probes" / slug(PIXELS)).results["fine"]["linear"]
+            entry = ProbeOutcome.load(folder / "probes" / slug(PIXELS)).results["transformation"]["linear"]
             assert cell["converged"] is entry["converged"]
     # the study's own cell is its own score
-    own = results["backbones"][PIXELS]["fine"]["linear"]["accuracy"]
-    assert found["fine"]["small"]["small"]["accuracy"]["value"] == pytest.approx(own["value"], abs=0.06)
+    own = results["backbones"][PIXELS]["transformation"]["linear"]["accuracy"]
+    assert found["transformation"]["small"]["small"]["accuracy"]["value"] == pytest.approx(own["value"], abs=0.06)
     assert scene.run()["backbones"][PIXELS]["domains"] == found
     assert scene.stages(out / "store.zarr", "--out", out)["backbones"][PIXELS]["domains"] == found
 
@@ -106,7 +106,7 @@ def test_intervals_of_domains_are_those_of_the_study(scene: Scene) -> None:
 def test_classes_of_another_domain_are_not_scored(scene: Scene) -> None:
     for folder in (scene.root / "other").glob("*/odd"):
         folder.rename(folder.with_name("unknown"))
-    found = scene.run()["backbones"][PIXELS]["domains"]["semantic"]["small"]
+    found = scene.run()["backbones"][PIXELS]["domains"]["class"]["small"]
     assert found["other"]["images"] < found["small"]["images"]
 
 
@@ -124,14 +124,14 @@ def test_numbered_classes_are_compared_between_domains_only_if_named(scene: Scen
     for number, name in enumerate(CLASSES):
         for folder in [*scene.photos.glob(f"*/{name}"), *(scene.root / "other").glob(f"*/{name}")]:
             folder.rename(folder.with_name(str(number)))
-    found = scene.run()["backbones"][PIXELS]["domains"]["semantic"]
+    found = scene.run()["backbones"][PIXELS]["domains"]["class"]
     assert found["small"]["other"] is None
     assert found["other"]["small"] is None
     assert found["small"]["small"]["images"] == found["other"]["other"]["images"] == COUNTS["test"]
     names = scene.root / "names.txt"
     names.write_text("\n".join(CLASSES))
     scene.study["source"] = {"names": str(names)}
-    found = scene.fresh()["backbones"][PIXELS]["domains"]["semantic"]
+    found = scene.fresh()["backbones"][PIXELS]["domains"]["class"]
     assert found["small"]["other"]["images"] == found["other"]["small"]["images"] == COUNTS["test"]
 
 

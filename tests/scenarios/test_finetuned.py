@@ -33,7 +33,7 @@ BASE = "control:random:test_efficientnet"
 def tuned(scene: Scene) -> Scene:
     scene.study["backbones"] = [{"name": BASE, "precision": "fp32"}]
     scene.study["suite"] = "identity,grayscale,jpeg,saturate"  # saturate is held out
-    scene.study["finetune"] = {"backbones": [BASE], "objectives": ["semantic", "joint"], "seeds": 1, "steps": 2}
+    scene.study["finetune"] = {"backbones": [BASE], "objectives": ["class", "joint"], "seeds": 1, "steps": 2}
     scene.study["finetune"] |= {"batch": 8, "learning_rate": 1e-2}
     return scene
 
@@ -42,7 +42,7 @@ def tuned(scene: Scene) -> Scene:
 def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) -> None:
     results = tuned.run()
     names = [name for name in results["backbones"] if name.startswith(PREFIX)]
-    assert [results["backbones"][name]["spec"]["finetuned"]["objective"] for name in names] == ["semantic", "joint"]
+    assert [results["backbones"][name]["spec"]["finetuned"]["objective"] for name in names] == ["class", "joint"]
     facts = [Finetuned.load(tuned.root / name.removeprefix(PREFIX)).metadata for name in names]
     assert all(each["transformations"] == ["identity", "grayscale", "jpeg"] for each in facts)
     assert {tuple(each["losses"]) for each in facts} == {("class",), ("class", "transformation")}
@@ -79,7 +79,7 @@ def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) ->
 @pytest.mark.slow  # compiles two networks
 def test_reports_show_no_earlier_training(tuned: Scene) -> None:
     """Weights of another budget, or of fewer photographs, are not compared with those of now."""
-    tuned.study["finetune"]["objectives"] = ["semantic"]
+    tuned.study["finetune"]["objectives"] = ["class"]
     tuned.run()
     tuned.study["finetune"]["steps"] = 3
     tuned.add(50)
@@ -98,7 +98,7 @@ def test_results_of_earlier_trainings_are_deleted(tmp_path: Path) -> None:
     store = SimpleNamespace(backbones=lambda: [SimpleNamespace(name=n, slug=n, facts=facts[n]) for n in bases])
     study = study_of({"name": "s", "backbones": [BASE], "finetune": {"backbones": [BASE]}})
     run = Run(store, tmp_path, {}, study)  # type: ignore[arg-type]
-    for entry in STAGE.replaced(run, {f"{BASE} semantic 0": "now"}):
+    for entry in STAGE.replaced(run, {f"{BASE} class 0": "now"}):
         discard(run.out, entry.slug)
     assert {path.name for path in (tmp_path / "probes").iterdir()} == {"now", "other", BASE}
 

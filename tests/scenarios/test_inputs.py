@@ -34,7 +34,7 @@ BRIGHTER = """
 import torch
 from substyle.pipelines.transforms.base import kernel
 
-@kernel("mine_brighter", coarse="tone", role="train")
+@kernel("mine_brighter", kind="tone", role="train")
 def brighter(canvas_BSSC, args, keys_B):
     return (canvas_BSSC.to(torch.int16) + 40).clamp(0, 255).to(torch.uint8)
 """
@@ -335,7 +335,7 @@ def test_results_without_their_checksum_are_not_compared(scene: Scene) -> None:
         scene.run(out)
     path = scene.root / "a" / "results.json"
     results = read(path)
-    results["backbones"][PIXELS]["fine"]["linear"]["accuracy"]["value"] = 0.99
+    results["backbones"][PIXELS]["transformation"]["linear"]["accuracy"]["value"] = 0.99
     del results["checksum"]
     path.write_text(json.dumps(results))
     for words in (
@@ -349,7 +349,7 @@ def test_a_probe_of_another_run_is_not_applied_as_this_one_s(scene: Scene) -> No
     scene.run("a")
     scene.study["seed"] = 3
     scene.run("b")
-    name = Path("probes") / slug(PIXELS) / "semantic-linear.safetensors"
+    name = Path("probes") / slug(PIXELS) / "class-linear.safetensors"
     probe = scene.root / "a" / name
     shutil.copy(probe, scene.root / "alone.safetensors")
     scene.ok("predict", scene.root / "alone.safetensors", scene.one())
@@ -384,7 +384,7 @@ def test_a_domain_may_be_named_like_a_backbone(scene: Scene) -> None:
     scene.add_all(scene.root / "others", seed=50)
     scene.study["domains"] = {PIXELS: str(scene.root / "others")}
     before = scene.run()
-    assert set(before["backbones"][PIXELS]["domains"]["fine"]) == {"small", PIXELS}
+    assert set(before["backbones"][PIXELS]["domains"]["transformation"]) == {"small", PIXELS}
     assert numbers(scene.run()) == numbers(before)
     again = scene.ok("report", scene.root / "out" / "store.zarr", "--study", scene.study_file())
     assert numbers(read(again["results"])) == numbers(before)
@@ -393,10 +393,10 @@ def test_a_domain_may_be_named_like_a_backbone(scene: Scene) -> None:
 def test_what_lies_among_results_is_no_result(scene: Scene) -> None:
     scene.run()
     folder = scene.root / "out" / "probes" / slug(PIXELS)
-    probe = folder / "fine-linear.safetensors"
-    shutil.copy(probe, folder / "coarse-linear.safetensors")
+    probe = folder / "transformation-linear.safetensors"
+    shutil.copy(probe, folder / "kind-linear.safetensors")
     assert is_result(probe)
-    assert not is_result(folder / "coarse-linear.safetensors")
+    assert not is_result(folder / "kind-linear.safetensors")
     assert not is_result(scene.root / "nowhere" / "x")
 
 

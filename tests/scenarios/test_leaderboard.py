@@ -22,15 +22,15 @@ def test_a_run_becomes_rows_and_a_site(scene: Scene) -> None:
     assert scene.ok("share", "rows", "check", there)["rows"] == 1
     assert scene.ok("share", "rows", "pull", there, "--to", scene.root / "copy")["added"] == [path]
     row = read(scene.root / "copy" / path)
-    accuracy = results["backbones"][PIXELS]["fine"]["linear"]["accuracy"]["value"]
-    assert next(score for score in row["scores"] if score["key"] == "style_linear")["value"] == accuracy
+    accuracy = results["backbones"][PIXELS]["transformation"]["linear"]["accuracy"]["value"]
+    assert next(score for score in row["scores"] if score["key"] == "transformation_linear")["value"] == accuracy
     assert row["data"]["digest"] == results["identity"]["photographs"]
     assert set(row["stamps"]) >= {"probes", "analysis"}
 
     answer = scene.ok("share", "site", run, there, "--out", out)
     assert (answer["rows"], answer["tables"]) == (1, 1)
     assert list((out / "pictures").glob("*.jpg"))
-    assert list((out / "probes").rglob("fine-linear.safetensors"))
+    assert list((out / "probes").rglob("transformation-linear.safetensors"))
     (study,) = (out / "studies").glob("*.toml")
     made, own = load_study(study), load_study(scene.study_file())
     assert (made.probes, made.limit, made.splits) == (dataclasses.replace(own.probes, threads=0), own.limit, own.splits)

@@ -31,11 +31,11 @@ from substyle.pipelines.variants import variants_of
 PIXELS = "control:pixels"
 ROWS = """transformations = [
     "identity", "grayscale", "jpeg",
-    { name = "minephone", of = "photographs", coarse = "sensor" },
+    { name = "minephone", of = "photographs", kind = "sensor" },
     { name = "minescan", of = "photographs", role = "held_out" },
 ]
 """
-KIND = ("--set", "source.kind=variants")
+KINDS = ("--set", "source.kind=variants")
 
 
 def webp(picture: Image.Image) -> bytes:
@@ -71,7 +71,7 @@ def scan(scene: Scene, path: Path) -> Path:
 
 def embedding(scene: Scene, *more: object, store: str = "s.zarr") -> list[object]:
     images = scene.root / "real"
-    return scene.embedding(images, "--suite", scene.root / "pairs.toml", *KIND, *more, store=store) + (
+    return scene.embedding(images, "--suite", scene.root / "pairs.toml", *KINDS, *more, store=store) + (
         [] if (scene.root / store).exists() else [*setting("canvas=64", "embed.shard_rows=8")]
     )
 
@@ -108,7 +108,7 @@ def test_files_show_what_a_store_says_of_them(pairs: Scene) -> None:
         # what is read as it is needed is the same
         assert np.array_equal(open_table(store, PIXELS).x_TND.whole(), table.x_TND)  # type: ignore[union-attr]
     assert table.distinct_TN[t["minephone"]].sum() == len(n) - 2
-    assert {name: table.coarse[i] for name, i in t.items() if "mine" in name} == {
+    assert {name: table.kind[i] for name, i in t.items() if "mine" in name} == {
         "minephone": "sensor",
         "minescan": "other",
     }
@@ -145,7 +145,7 @@ def test_a_study_scores_them_beside_made_ones(pairs: Scene) -> None:
     assert {row["name"]: row["made_by"] for row in first["transformations"]}["minephone"] == "photographs"
     assert first["left_out"] == {"minephone": 2}
     assert "minephone" not in first["indistinct"]
-    scores = first["backbones"][PIXELS]["fine"]["linear"]["by_transformation"]
+    scores = first["backbones"][PIXELS]["transformation"]["linear"]["by_transformation"]
     assert {"minephone", "minescan", "jpeg"} <= set(scores)
     page = (pairs.root / "out" / "report.html").read_text()
     assert "no file of a real transformation" in page
@@ -207,7 +207,7 @@ def test_a_file_that_changes_between_two_backbones_is_refused(pairs: Scene, monk
 def test_a_made_transformation_does_not_extend_a_real_one(pairs: Scene) -> None:
     pairs.ok(*embedding(pairs))
     pairs.new_process()
-    write(pairs.root / "pairs.toml", ROWS.replace('of = "photographs", coarse', 'of = "jpeg", coarse').encode())
+    write(pairs.root / "pairs.toml", ROWS.replace('of = "photographs", kind', 'of = "jpeg", kind').encode())
     message = pairs.refused(*embedding(pairs), "--backbone", "control:statistics", kind="DifferentError")
     assert "minephone (another definition)" in message
 
@@ -256,7 +256,7 @@ def test_variants_are_written_without_those_that_are_left_out(pairs: Scene) -> N
         pairs.root / "pairs.toml",
         "--set",
         "canvas=64",
-        *KIND,
+        *KINDS,
     ]
     answer = pairs.ok(*words)
     assert answer["variants"] == 5 * 18 - 2
@@ -332,13 +332,13 @@ def test_finetuning_takes_computed_ones_alone(pairs: Scene) -> None:
     assert TRAIN in table.split_N
     assert base.get("minephone").role == "train"
     assert (
-        Definition(dataclasses.replace(base.get("minephone"), coarse="other").describe()).declared
+        Definition(dataclasses.replace(base.get("minephone"), kind="other").describe()).declared
         == Definition(base.get("minephone").describe()).declared
     )
 
 
 def test_real_variants_that_a_suite_does_not_name_are_told(pairs: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    words = pairs.embedding(pairs.root / "real", "--suite", "identity,jpeg", "--set", "canvas=64", *KIND)
+    words = pairs.embedding(pairs.root / "real", "--suite", "identity,jpeg", "--set", "canvas=64", *KINDS)
     assert main([*map(str, words), "--quiet"]) == 0
     assert "the suite has no minephone, minescan, which" in capsys.readouterr().err
     assert main([*map(str, embedding(pairs, store="all.zarr")), "--quiet"]) == 0

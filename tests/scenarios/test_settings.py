@@ -29,7 +29,7 @@ except ImportError:
     LEVEL = 255
 
 
-@kernel('mine_negative', coarse='tone', role='train', parameters=[Choice('threshold', (64, 128))])
+@kernel('mine_negative', kind='tone', role='train', parameters=[Choice('threshold', (64, 128))])
 def negative(canvas_BSSC, args, keys_B):
     # a comment
     threshold = torch.from_numpy(args['threshold']).view(-1, 1, 1, 1)
@@ -171,7 +171,7 @@ def test_weights_change(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     before = numbers(scene.run())
     assert numbers(scene.run()) == before
-    (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
+    (probe,) = (scene.root / "out" / "probes").glob("*/class-linear.safetensors")
     assert scene.ok("predict", probe, scene.one(), "--checkpoint", path)["predictions"]
     _weights(path, 1)
     scene.refused("predict", probe, scene.one(), "--checkpoint", path, kind="SubstyleError")
@@ -205,7 +205,7 @@ def test_preprocessing_of_a_graph_changes(scene: Scene, part: str, monkeypatch: 
     scene.study["embed"]["precision"] = "fp32"
     before = scene.run()
     assert numbers(scene.run()) == numbers(before)
-    (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
+    (probe,) = (scene.root / "out" / "probes").glob("*/class-linear.safetensors")
     if part == "external data":
         data.write_bytes(np.array([3, 2, 1], np.float32).tobytes())
     else:
@@ -248,7 +248,7 @@ def test_a_plug_in_probe_is_refused_by_predict(scene: Scene) -> None:
     plugin.write_text(FAMILY)
     scene.study |= {"backbones": ["mine:one"], "plugins": [str(plugin)]}
     scene.run()
-    (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
+    (probe,) = (scene.root / "out" / "probes").glob("*/class-linear.safetensors")
     words = ("predict", probe, scene.one(), "--plugin", plugin)
     assert scene.ok(*words)["predictions"]
     plugin.write_text(FAMILY.replace("GAIN = 2.0", "GAIN = 3.0"))
@@ -297,7 +297,7 @@ def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None
         1,
         [
             ("probes", {"expert": {"passes": 195, "tolerance": 1e-2, "equal_width": 0}}),
-            ("probes", {"tasks": ["fine"]}),
+            ("probes", {"tasks": ["transformation"]}),
             ("analysis", {"ks": [2]}),
             ("study", {"bootstrap": 200}),
         ],
@@ -399,7 +399,7 @@ def _too_few_to_attack(scene: Scene) -> str:
 
 def _unadaptable(scene: Scene) -> str:
     scene.study |= {"suite": "identity,saturate", "adapt": {"methods": ["pisco"]}}
-    scene.study["probes"]["tasks"] = ["semantic"]
+    scene.study["probes"]["tasks"] = ["class"]
     return "adapt.methods"
 
 

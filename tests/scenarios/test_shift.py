@@ -89,7 +89,7 @@ def test_corruptions_are_variants_of_the_test_photographs(scene: Scene) -> None:
     """Accuracy on corruptions that are also transformations of the study is that on these transformations."""
     scene.study |= {"suite": "identity,grayscale,jpeg,pixelate", "corruptions": "grayscale,jpeg"}
     found = scene.run()["backbones"]["control:pixels"]
-    by, shifted = found["semantic"]["linear"]["by_transformation"], found["shift"]["grayscale,jpeg"]
+    by, shifted = found["class"]["linear"]["by_transformation"], found["shift"]["grayscale,jpeg"]
     assert shifted["images"] == scene.run()["splits"]["test"]
     assert shifted["accuracy"]["value"] == pytest.approx((by["grayscale"] + by["jpeg"]) / 2)
     scene.study["corruptions"] = "grayscales"

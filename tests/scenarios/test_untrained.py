@@ -24,7 +24,7 @@ def test_predict_needs_no_store(scene: Scene) -> None:
     """The network of a probe does not depend on photographs, which may have changed or gone."""
     scene.study["backbones"] = [{"name": RANDOM, "precision": "fp32"}]
     scene.run()
-    (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
+    (probe,) = (scene.root / "out" / "probes").glob("*/class-linear.safetensors")
     before = scene.ok("predict", probe, scene.one("test/*/*.jpg"))["predictions"]
     assert before
     for path in sorted(scene.photos.glob("train/*/*.jpg")):

@@ -271,7 +271,7 @@ def test_a_probe_does_not_choose_what_is_contacted(
     standard = Standardizer(np.zeros(3, np.float32), np.ones(3, np.float32))
     probe = tmp_path / "p.safetensors"
     outputs = {"transformation": ("identity", "jpeg")}
-    save_probe(probe, heads, standard, task="fine", head="linear", outputs=outputs, backbone=name, setting={},
+    save_probe(probe, heads, standard, task="transformation", head="linear", outputs=outputs, backbone=name, setting={},
                extra={"network": {"weights": "w"}})  # fmt: skip
     contacted: list[object] = []
 

@@ -185,7 +185,9 @@ def test_mistakes_show_pictures_of_their_folder(tmp_path: Path, outside: Outside
     results = real_results("alpha")
     row = {"key": "k", "transformation": "jpeg", "truth": "jpeg", "predicted": "swirl", "confidence": 0.9}
     row["picture"] = name.format(outside=outside.path)
-    results["backbones"]["alpha"]["mistakes"] = {"fine": {"head": "linear", "scored": 2, "wrong": 1, "rows": [row]}}
+    results["backbones"]["alpha"]["mistakes"] = {
+        "transformation": {"head": "linear", "scored": 2, "wrong": 1, "rows": [row]}
+    }
     with pytest.raises(UnsafeFileError):
         write_report(validate_results(results), tmp_path)
 

@@ -1,1 +1,1 @@
-"""Adapters: one layer on top of a frozen embedding that keeps both style and class."""
+"""Adapters: one layer on top of a frozen embedding that keeps both transformation and class."""

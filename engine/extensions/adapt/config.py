@@ -9,7 +9,7 @@ from substyle.pipelines.validation import Distinct, validated
 
 @validated("adapt")
 class AdaptConfig:
-    """Adapters: one layer on top of each embedding that keeps both style and class."""
+    """Adapters: one layer on top of each embedding that keeps both transformation and class."""
 
     methods: Distinct[Literal["multitask", "pisco"]] = ()
     """``multitask``: hidden layer of an MLP trained on transformation and class together; ``pisco``: linear split into

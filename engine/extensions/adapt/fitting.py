@@ -1,4 +1,4 @@
-"""Adapters: one layer on top of a frozen embedding that keeps both style and class.
+"""Adapters: one layer on top of a frozen embedding that keeps both transformation and class.
 
 Adapters are trained on training photographs and on transformations with role ``train``, so that held-out
 transformations remain new to the adapted embedding.
@@ -18,7 +18,7 @@ from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import hold
 from substyle.engine.probes.mlp import JOINT, settings_of, train_joint
-from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task, fine_task, identity, semantic_task
+from substyle.engine.probes.tasks import I64, UNKNOWN, Advance, Task, class_task, identity, transformation_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError, SubstyleError
 
@@ -53,20 +53,24 @@ def fit_multitask(table: EmbeddingTable, config: ProbeConfig, advance: Advance =
         SubstyleError: the photographs have fewer than two classes, or an empty split.
     """
     seen = seen_of(table)
-    fine, semantic = fine_task(table, config.seed), semantic_task(table, config.seed)
-    if fine is None or semantic is None:
+    transformation, class_ = transformation_task(table, config.seed), class_task(table, config.seed)
+    if transformation is None or class_ is None:
         raise SubstyleError(f"multitask adapter of {table.backbone}: needs photographs of at least two classes")
-    fine = _among(fine, np.intersect1d(fine.train_T, seen))
-    semantic = replace(semantic, score_T=np.intersect1d(semantic.score_T, seen))
+    transformation = _among(transformation, np.intersect1d(transformation.train_T, seen))
+    class_ = replace(class_, score_T=np.intersect1d(class_.score_T, seen))
     device = devices.resolve(config.device).torch_device
-    features = Features.of_task(hold(table, config, device), fine, config)
+    features = Features.of_task(hold(table, config, device), transformation, config)
     standard = features.standard
-    settings = [setting for setting in settings_of(fine, semantic, config) if setting.group == JOINT]
-    found = train_joint(features, fine, semantic, config, settings, advance)[JOINT]
+    settings = [setting for setting in settings_of(transformation, class_, config) if setting.group == JOINT]
+    found = train_joint(features, transformation, class_, config, settings, advance)[JOINT]
     ((w_HD, b_H),) = (tuple(each[0].cpu().double() for each in pair) for pair in found.heads.layers[:1])
     weight_HD = w_HD * torch.from_numpy(standard.scale_D).double()
     bias_H = b_H - weight_HD @ torch.from_numpy(standard.mean_D).double()
-    facts = {"transformations": list(fine.labels), **found.trained.setting.describe(), "converged": found.converged}
+    facts = {
+        "transformations": list(transformation.labels),
+        **found.trained.setting.describe(),
+        "converged": found.converged,
+    }
     return AdapterLayer(weight_HD.float().numpy(), bias_H.float().numpy(), True, facts)
 
 
@@ -102,7 +106,7 @@ def fit_pisco(
         SubstyleError: an empty split.
     """
     seen, base = seen_of(table), identity(table)
-    task = fine_task(table, config.seed)
+    task = transformation_task(table, config.seed)
     assert task is not None
     styles = [int(t) for t in np.intersect1d(task.train_T, seen) if t != base]
     count = round(content * table.width) - len(styles)

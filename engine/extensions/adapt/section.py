@@ -20,7 +20,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         f"paired, with 95% intervals over {results.drawn()}; those of held-out transformations over {results.drawn()} "
     )
     note += "and transformations. The sentence counts differences that are significant at 5% after Holm's correction."
-    title = "Adapters: style and class in one embedding?"
+    title = "Adapters: transformation and class in one embedding?"
     table = adapters(results)
     if table.rows:
         yield gains.section("adapters", "Adapters", title, table, adapters_summary(results), note)

@@ -20,7 +20,7 @@ from substyle.engine.probes.checkpoint import Probe
 from substyle.errors import ConfigError, optional
 from substyle.kernels.philox import image_keys
 
-CLEAN, ADAPTIVE, NOISE = "identity", "adaptive", "noise"
+ORIGINAL, ADAPTIVE, NOISE = "identity", "adaptive", "noise"
 OVERSHOOT = 2.5  # steps · step size / radius of PGD, so that it reaches the boundary from any start (Madry et al. 2018)
 FEWEST = 10  # photographs that a detector is trained on, and tested on
 BATCH = 16  # pictures attacked at once; their random starts depend on it
@@ -102,11 +102,11 @@ class Watched(nn.Module):
         return torch.cat([self.victim.classify(x_BD), (x_BD @ self.weight_D + self.bias)[:, None]], 1)
 
 
-def both(outputs: torch.Tensor, label_B: torch.Tensor, weight: float, clean_B: torch.Tensor) -> torch.Tensor:
+def both(outputs: torch.Tensor, label_B: torch.Tensor, weight: float, original_B: torch.Tensor) -> torch.Tensor:
     """Gain of an attack on classifier and detector.
 
-    It is the lead of the best wrong class, up to `MARGIN`, less the loss of a detector that should say "clean", down
-    to the loss of the original picture: a logit below ``clean_B`` would give the attack away as well.
+    It is the lead of the best wrong class, up to `MARGIN`, less the loss of a detector that should say "original", down
+    to the loss of the original picture: a logit below ``original_B`` would give the attack away as well.
 
     Source: Carlini and Wagner, "Adversarial Examples Are Not Easily Detected", AISec 2017 (loss on both; ours is
     bounded in both, so that the detector counts once the class is wrong).
@@ -115,7 +115,7 @@ def both(outputs: torch.Tensor, label_B: torch.Tensor, weight: float, clean_B: t
     true_B1 = label_B[:, None]
     wrong_B = log_BC.scatter(1, true_B1, -torch.inf).amax(1)
     lead_B = (wrong_B - log_BC.gather(1, true_B1)[:, 0]).clamp(max=MARGIN)
-    return (lead_B - weight * softplus(torch.maximum(detector_B, clean_B))).mean()
+    return (lead_B - weight * softplus(torch.maximum(detector_B, original_B))).mean()
 
 
 def craft(
@@ -193,9 +193,9 @@ def _crafted(
         assert detector is not None
         watched = Watched(victim, *detector)
         with torch.no_grad():
-            clean_B = watched(x)[:, -1]
+            original_B = watched(x)[:, -1]
         attack = pgd(watched, radius, 2 * steps)
-        attack.lossfn = lambda outputs, label_B: both(outputs, label_B, config.weight, clean_B)
+        attack.lossfn = lambda outputs, label_B: both(outputs, label_B, config.weight, original_B)
         made = attack(x, y)
     return made
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.extensions.attack.craft import CLEAN, SQUEEZED
+from substyle.engine.extensions.attack.craft import ORIGINAL, SQUEEZED
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.resampling import ACCURACY, BootstrapResult
 from substyle.engine.store.layout import TRAIN
@@ -31,7 +31,7 @@ _AT_ONCE = 20_000_000  # numbers in memory
 
 def detection(
     attacked_N: F64,
-    clean_N: F64,
+    original_N: F64,
     counted_N: NDArray[np.bool_],
     group_N: I64,
     *,
@@ -44,7 +44,7 @@ def detection(
     A resample draws photographs (or groups) with their original and their attacked picture.
 
     Args:
-        attacked_N, clean_N: scores of both pictures of N photographs.
+        attacked_N, original_N: scores of both pictures of N photographs.
         counted_N: attacked pictures that count, such as successful attacks; all original ones count.
         group_N: group of each photograph; a single group has no intervals.
         unit: what these groups are.
@@ -58,16 +58,16 @@ def detection(
     """
     if counted_N.sum() < FEWEST:
         return None
-    unknown = np.flatnonzero(np.isnan(clean_N) | (counted_N & np.isnan(attacked_N)))
+    unknown = np.flatnonzero(np.isnan(original_N) | (counted_N & np.isnan(attacked_N)))
     if len(unknown):
         rows = abbreviated([str(row) for row in unknown])
-        raise SubstyleError(f"detection scores of {len(unknown)} of {len(clean_N)} photographs are NaN: rows {rows}")
+        raise SubstyleError(f"detection scores of {len(unknown)} of {len(original_N)} photographs are NaN: rows {rows}")
     groups, place_N = np.unique(group_N, return_inverse=True)
     rng = np.random.Generator(np.random.PCG64([seed, len(groups), 0x61747461]))
     drawn_RG = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=resamples)
     times_RN = np.concatenate([np.ones((1, len(place_N))), drawn_RG[:, place_N]])
-    order = np.argsort(-clean_N, kind="stable")
-    negative_N, positive_P = clean_N[order], attacked_N[counted_N]
+    order = np.argsort(-original_N, kind="stable")
+    negative_N, positive_P = original_N[order], attacked_N[counted_N]
     above_PN = (positive_P[:, None] > negative_N).astype(np.float64)
     wins_PN = above_PN + 0.5 * (positive_P[:, None] == negative_N)
     auroc, tpr = [], []
@@ -111,7 +111,9 @@ class Detector:
         return logit_N
 
 
-def fit_detector(clean_ND: NDArray[np.floating], attacked_AND: Sequence[NDArray[np.floating]], seed: int) -> Detector:
+def fit_detector(
+    original_ND: NDArray[np.floating], attacked_AND: Sequence[NDArray[np.floating]], seed: int
+) -> Detector:
     """Train a linear detector on N photographs and their A attacked pictures, with equal weight of both classes.
 
     C is chosen among `CS` by loss in cross-validation over photographs (scikit-learn's LogisticRegression), since the
@@ -122,9 +124,9 @@ def fit_detector(clean_ND: NDArray[np.floating], attacked_AND: Sequence[NDArray[
     from sklearn.model_selection import GroupKFold
     from sklearn.utils.class_weight import compute_sample_weight
 
-    x_RD = np.concatenate([clean_ND, *attacked_AND]).astype(np.float64)
-    photograph_R = np.tile(np.arange(len(clean_ND)), 1 + len(attacked_AND))
-    attacked_R = np.arange(len(x_RD)) >= len(clean_ND)
+    x_RD = np.concatenate([original_ND, *attacked_AND]).astype(np.float64)
+    photograph_R = np.tile(np.arange(len(original_ND)), 1 + len(attacked_AND))
+    attacked_R = np.arange(len(x_RD)) >= len(original_ND)
     mean_D, scale_D = x_RD.mean(0), x_RD.std(0)
     scale_D[scale_D == 0] = 1.0
     x_RD = (x_RD - mean_D) / scale_D
@@ -196,7 +198,7 @@ def family(name: str) -> str:
     return name.partition("@")[0]
 
 
-def fit_all(clean_ND: F32, attacked: Mapping[str, F32], seed: int) -> dict[str, Detector]:
+def fit_all(original_ND: F32, attacked: Mapping[str, F32], seed: int) -> dict[str, Detector]:
     """Train detectors on all attacks (""), without each radius of an attack, and without each attack in all radii.
 
     Args:
@@ -211,7 +213,7 @@ def fit_all(clean_ND: F32, attacked: Mapping[str, F32], seed: int) -> dict[str, 
     for left_out in ["", *radii, *dict.fromkeys(families)]:
         used = [x_ND for name, x_ND in attacked.items() if left_out not in (name, family(name))]
         if used:
-            found[left_out] = fit_detector(clean_ND, used, seed)
+            found[left_out] = fit_detector(original_ND, used, seed)
     return found
 
 
@@ -240,15 +242,15 @@ def scorers_of(
         return detectors[left_out](read(variant)) if left_out in detectors else None
 
     def not_identity(own: Probe) -> Scorer:
-        place = next(iter(own.labels.values())).index(CLEAN)
+        place = next(iter(own.labels.values())).index(ORIGINAL)
         return lambda _, variant: 1.0 - own.predict(read(variant))[:, place].astype(np.float64)
 
-    clean_ND, semantic = read(CLEAN, "", TRAIN), probes["semantic"]
-    away, near = mahalanobis(clean_ND, label_N), nearest(clean_ND)
+    original_ND, class_ = read(ORIGINAL, "", TRAIN), probes["class"]
+    away, near = mahalanobis(original_ND, label_N), nearest(original_ND)
     found: dict[str, Scorer] = {
         task: not_identity(probes[task])
-        for task in ("fine", "coarse")
-        if task in probes and CLEAN in next(iter(probes[task].labels.values()))
+        for task in ("transformation", "kind")
+        if task in probes and ORIGINAL in next(iter(probes[task].labels.values()))
     }
     found |= {
         "detector": lambda _, variant: without("", variant),
@@ -257,20 +259,20 @@ def scorers_of(
         "mahalanobis": lambda _, variant: away(read(variant)),
         "knn": lambda _, variant: near(read(variant)),
         "squeezing": lambda _, variant: disagreement(
-            [semantic.predict(read(f"{variant}+{how}")) for how in SQUEEZED], semantic.predict(read(variant))
+            [class_.predict(read(f"{variant}+{how}")) for how in SQUEEZED], class_.predict(read(variant))
         ),
     }
     if layers:
         found["layers"] = lambda _, variant: disagreement(
-            [own.predict(read(variant, layer)) for layer, own in layers.items()], semantic.predict(read(variant))
+            [own.predict(read(variant, layer)) for layer, own in layers.items()], class_.predict(read(variant))
         )
     return found
 
 
-def named(fine: Probe | None, x_ND: F32) -> dict[str, float]:
-    """Shares of the transformations that the fine probe names, most frequent first."""
-    if fine is None or not len(x_ND):
+def named(transformation: Probe | None, x_ND: F32) -> dict[str, float]:
+    """Shares of the transformations that the transformation probe names, most frequent first."""
+    if transformation is None or not len(x_ND):
         return {}
-    (labels,) = fine.labels.values()
-    count_T = np.bincount(fine.predict(x_ND).argmax(1), minlength=len(labels))
+    (labels,) = transformation.labels.values()
+    count_T = np.bincount(transformation.predict(x_ND).argmax(1), minlength=len(labels))
     return {labels[t]: float(count_T[t] / len(x_ND)) for t in np.argsort(-count_T, kind="stable") if count_T[t]}

@@ -10,8 +10,8 @@ from substyle.engine.report.section import Block, Data, Section, Text
 from substyle.engine.results.model import BackboneResults, Finite, Model, Numbers, ResultsDocument, Share, ShareEstimate
 
 DETECTORS = {
-    "fine": "Style probe",
-    "coarse": "Coarse probe",
+    "transformation": "Transformation probe",
+    "kind": "Kind probe",
     "detector": "Detector",
     "other_radii": "Detector, other radii",
     "other_attacks": "Detector, other attacks",
@@ -43,7 +43,10 @@ class AttackScores(Model):
 
 
 class Attacks(Model):
-    """Adversarial attacks on the class probe of a backbone, by attack; ``named`` by the style probe without them."""
+    """Adversarial attacks on the class probe of a backbone, by attack.
+
+    ``named``: by the transformation probe without them.
+    """
 
     accuracy: Share | None = None
     named: Numbers | None = None
@@ -61,10 +64,10 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         "Attacks start from test photographs that the linear class probe classifies correctly, and are rounded to grey "
         "levels; success is the share of these that it then gets wrong, class accuracy counts all test photographs. "
         "Only successful attacks are to be detected (of noise, which is no attack, all pictures); attacks that succeed "
-        "on less than half are marked * and prove little. Style and coarse probe: 1 − probability of identity, without "
-        "training on attacks. Detector: linear probe of attacked against original training photographs; for other "
-        "radii or attacks, that radius or the whole attack is left out of its training. Adaptive: PGD on the class and "
-        "on the detector trained on all attacks. An AUROC below 50 ranks attacked pictures as less suspicious than "
+        "on less than half are marked * and prove little. Transformation and kind probe: 1 − probability of identity, "
+        "without training on attacks. Detector: linear probe of attacked against original training photographs; for "
+        "other radii or attacks, that radius or the whole attack is left out of its training. Adaptive: PGD on class "
+        "and on the detector trained on all attacks. An AUROC below 50 ranks attacked pictures as less suspicious than "
         f"original ones. In small type: 95% intervals over {results.drawn(by)}."
     )
     detection = [each for each in attack_detection(results) if each.rows]
@@ -76,7 +79,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Success of attacks, and AUROC of the detector that was trained on them."""
     found: Attacks = backbone.entry("attack") or Attacks()
-    converged = not backbone.unconverged("semantic", "linear")
+    converged = not backbone.unconverged("class", "linear")
     for attack, entry in (found.attacks or {}).items():
         if entry and entry.success is not None:
             yield ComparedScore(f"attack_{attack}", f"Success of {attack}", entry.success, converged)
@@ -108,12 +111,12 @@ def _half(entry: AttackScores) -> bool:
 
 
 def attacks(results: ResultsDocument) -> Table:
-    """Success and size of each attack, and the transformations that the style probe takes it for."""
+    """Success and size of each attack, and the transformations that the transformation probe takes it for."""
     columns = (
         *words("backbone", "attack"),
         *(Column("success", "Success", interval=True), Column("accuracy", "Class accuracy")),
         *(Column("linf", "L∞", "count"), Column("l2", "L2", "count")),
-        *(Column("named", "Style probe names", "text"), *words("remark")),
+        *(Column("named", "Transformation probe names", "text"), *words("remark")),
     )
     rows: list[tuple[Any, ...]] = []
     before = ""
@@ -166,7 +169,9 @@ def attack_summary(results: ResultsDocument) -> str:
         if good:
             attack = min(good, key=lambda each: good[each].l2)
             scores = {how: found for how, found in (good[attack].detection or {}).items() if found}
-            parts = [f"the style probe {_auroc(scores['fine'])}"] if "fine" in scores else []
+            parts = (
+                [f"the transformation probe {_auroc(scores['transformation'])}"] if "transformation" in scores else []
+            )
             unseen = next((how for how in ("other_attacks", "other_radii", "detector") if how in scores), None)
             if unseen:
                 parts.append(f"{_WITH[unseen]} {_auroc(scores[unseen])}")

@@ -29,9 +29,9 @@ from substyle.engine.extensions.attack.config import ATTACKS, AttackConfig
 from substyle.engine.extensions.attack.craft import (
     ADAPTIVE,
     BATCH,
-    CLEAN,
     FEWEST,
     NOISE,
+    ORIGINAL,
     Canvas,
     Victim,
     craft,
@@ -84,7 +84,7 @@ class AttackStage(JsonStage[AttackConfig]):
     """
 
     name = "attack"
-    version = 2
+    version = 3
     photographs = True
     config = AttackConfig
     switch = "attacks"
@@ -117,7 +117,7 @@ class AttackStage(JsonStage[AttackConfig]):
             entry = run.store.backbone(name)
             if name not in _probed(run):
                 again = f"run substyle stage probes {run.store.path}"
-                raise MissingError(str(probe_file(run.out, name, "semantic")), again)
+                raise MissingError(str(probe_file(run.out, name, "class")), again)
             inputs = _inputs(run.store, run.out, entry, config, _probed(run))
             if not config.names(transfer=inputs["transfer"] is not None):
                 allowed = f"also another attack; no other network with a class probe to craft an attack on {name}"
@@ -212,15 +212,15 @@ def _inputs(
 
     network = entry.name.partition("@")[0]
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name]
-    others = [e for e in others if is_result(probe_file(out, e.name, "semantic"))]
+    others = [e for e in others if is_result(probe_file(out, e.name, "class"))]
     names = [e.name for e in others]
     crafted = surrogates_of(entry.name, attackable(store, names))
     surrogates = [e for e in others if e.name in crafted]
     layers = [e for e in others if e.name.partition("@")[0] == network]
     return {
-        "backbone": facts(entry, "semantic", "fine", "coarse"),
-        "transfer": facts(surrogates[0], "semantic") if surrogates and "transfer" in config.attacks else None,
-        "layers": [facts(each, "semantic") for each in layers],
+        "backbone": facts(entry, "class", "transformation", "kind"),
+        "transfer": facts(surrogates[0], "class") if surrogates and "transfer" in config.attacks else None,
+        "layers": [facts(each, "class") for each in layers],
         "libraries": versions("torchattack", "torchvision", "timm", "scipy", "nvidia-dali-cuda130"),
     }
 
@@ -291,7 +291,7 @@ class _Subject:
         total = len(names) * (len(train.keys) + len(test.keys)) + 2 * len(test.keys)
         with stage(f"attack {self.table.backbone}", total, "pictures", quiet=quiet) as bar:
             for split, own in self.photographs.items():
-                add(split, CLEAN, own.canvas_NSSC)
+                add(split, ORIGINAL, own.canvas_NSSC)
                 for name in [*names, *([noise] if split == TEST else [])]:
                     seen = surrogate if name.startswith("transfer") and surrogate else victim
                     bar.note(name)
@@ -300,7 +300,7 @@ class _Subject:
                     add(split, name, picture_NSSC)
             bar.note("detectors")
             train_ND = {name: self.made[TRAIN, "", name] for name in names}
-            self.detectors = detection.fit_all(self.made[TRAIN, "", CLEAN], train_ND, self.config.seed)
+            self.detectors = detection.fit_all(self.made[TRAIN, "", ORIGINAL], train_ND, self.config.seed)
             bar.note(adaptive)
             detector = self.detectors[""]
             picture_NSSC = self._crafted(adaptive, victim, test, bar, (detector.weight_D, detector.bias))
@@ -312,10 +312,10 @@ class _Subject:
     def _victim(self, name: str) -> tuple[Victim, Probe]:
         """Load a backbone and its class probe, and check that they are those of the store."""
         entry = self.store.backbone(name)
-        path = probe_file(self.out, name, "semantic")
+        path = probe_file(self.out, name, "class")
         if not is_result(path):
             raise MissingError(
-                str(path), f"run substyle stage probes {self.store.path} with the semantic task and linear heads"
+                str(path), f"run substyle stage probes {self.store.path} with the class task and linear heads"
             )
         settings = self.store.settings
         loaded = registry.load(
@@ -330,7 +330,7 @@ class _Subject:
     def _sample(self, source: Source, victim: Victim, probe: Probe) -> None:
         """Sample training and test photographs, and keep those that the probe classifies correctly."""
         table, settings = self.table, self.store.settings
-        pipeline = PixelPipeline(Settings(transformations=(CLEAN,), **settings.pixels), EmbedConfig(device="cpu"))
+        pipeline = PixelPipeline(Settings(transformations=(ORIGINAL,), **settings.pixels), EmbedConfig(device="cpu"))
         records = {record.key: record for record in source.records}
         truth_N = probe.truth(table, np.arange(len(table.keys)))[0]
         contents = table.contents
@@ -397,7 +397,7 @@ class _Subject:
                 names = list(dict.fromkeys(variant for _, own_layer, variant in made if own_layer == layer))
                 facts = {
                     "name": name,
-                    "dim": made[TEST, layer, CLEAN].shape[1],
+                    "dim": made[TEST, layer, ORIGINAL].shape[1],
                     "spec": self.store.backbone(name).facts["spec"],
                     "runtime": {"name": "torch", "precision": "fp32"},
                     "gate": None,
@@ -418,17 +418,17 @@ class _Subject:
                             store.write_shard(entry, shard, parts, notes, seconds=0.0, run=run)
 
     def _definition(self, name: str) -> Definition:
-        kind = CLEAN if name == CLEAN else "attack"
-        role = "train" if name == CLEAN else "held_out"
+        kind = ORIGINAL if name == ORIGINAL else "attack"
+        role = "train" if name == ORIGINAL else "held_out"
         inputs = cache.key({"name": name, "inputs": dict(self.inputs)})
-        return Definition({"name": name, "coarse": kind, "role": role, "parameters": [], "inputs": inputs})
+        return Definition({"name": name, "kind": kind, "role": role, "parameters": [], "inputs": inputs})
 
     def _scores(self, path: Path, names: Sequence[str]) -> dict[str, Any]:
         """Success, distances and detection of each attack, from the stored embeddings of test photographs."""
         stored, config, (accuracy, sampled) = EmbeddingStore.open(path), self.config, self.before
         train, test = self.photographs[TRAIN], self.photographs[TEST]
         entry = self.store.backbone(self.table.backbone)
-        paths = {task: probe_file(self.out, entry.name, task) for task in ("semantic", "fine", "coarse")}
+        paths = {task: probe_file(self.out, entry.name, task) for task in ("class", "transformation", "kind")}
         probes = {task: Probe.load(own) for task, own in paths.items() if is_result(own)}
 
         @cache_calls
@@ -438,26 +438,26 @@ class _Subject:
 
         layers = {name: own for name, (_, own) in self.layers.items()}
         scorers = detection.scorers_of(read, train.label_N, probes, self.detectors, layers)
-        semantic, group_N = probes["semantic"], self.table.groups(config.resample_by)[test.row_N]
+        class_, group_N = probes["class"], self.table.groups(config.resample_by)[test.row_N]
         attacks, by = {}, config.resample_by
         for name in names:
-            wrong_N = semantic.predict(read(name)).argmax(1) != test.label_N
+            wrong_N = class_.predict(read(name)).argmax(1) != test.label_N
             success = resample(
                 wrong_N[None].astype(np.float64), detection.BOOTSTRAP, config.seed, group_N, unit=by
             ).one(0)
             counted_N = np.ones(len(wrong_N), bool) if detection.family(name) == NOISE else wrong_N
             scores = {}
             for how, scorer in scorers.items():
-                attacked_N, clean_N = scorer(name, name), scorer(name, CLEAN)
-                if attacked_N is not None and clean_N is not None:
-                    found = detection.detection(attacked_N, clean_N, counted_N, group_N, seed=config.seed, unit=by)
+                attacked_N, original_N = scorer(name, name), scorer(name, ORIGINAL)
+                if attacked_N is not None and original_N is not None:
+                    found = detection.detection(attacked_N, original_N, counted_N, group_N, seed=config.seed, unit=by)
                     scores[how] = None if found is None else {key: own.entry() for key, own in found.items()}
             attacks[name] = {
                 "success": success.entry(),
                 "succeeded": int(wrong_N.sum()),
                 "accuracy": accuracy * (1 - float(wrong_N.mean())),
                 **{norm: float(each.mean()) for norm, each in zip(("linf", "l2"), self.norms[name], strict=True)},
-                "named": detection.named(probes.get("fine"), read(name)[counted_N]),
+                "named": detection.named(probes.get("transformation"), read(name)[counted_N]),
                 "detection": scores,
             }
         return {
@@ -465,7 +465,7 @@ class _Subject:
             "photographs": {"train": len(train.keys), "test": sampled, "attacked": len(test.keys)},
             "surrogate": (self.inputs["transfer"] or {}).get("name"),
             "library": f"torchattack {versions('torchattack')['torchattack']}",
-            "named": detection.named(probes.get("fine"), read(CLEAN)),
+            "named": detection.named(probes.get("transformation"), read(ORIGINAL)),
             "resample_by": config.resample_by,
             "converged": all(detector.converged for detector in self.detectors.values()),
             "attacks": attacks,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pydantic import Field
+
 from substyle.engine.report import gains
 from substyle.engine.report.data import Column, Scored, Table, head_name, scored, words
 from substyle.engine.report.findings import LEVEL, SCORES
@@ -26,13 +28,13 @@ class Attentive(Model):
 
     tokens: int
     dim: int
-    fine: dict[str, PlainScores] | None = None
-    coarse: dict[str, GroupedScores] | None = None
-    semantic: dict[str, PlainScores] | None = None
+    transformation: dict[str, PlainScores] | None = None
+    kind: dict[str, GroupedScores] | None = None
+    class_: dict[str, PlainScores] | None = Field(default=None, alias="class")
 
     def probe(self, task: str, head: str) -> ProbeScores | None:
         """The probe of a task with a head; None if missing."""
-        found: Mapping[str, ProbeScores] = getattr(self, task) or {}
+        found: Mapping[str, ProbeScores] = self.entry(task) or {}
         return found.get(head)
 
     def late(self, task: str, *heads: str) -> list[str]:

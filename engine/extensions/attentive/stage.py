@@ -30,7 +30,7 @@ from substyle.engine.probes.mlp import train_mlp
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_heads, corrected
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import Single, report
-from substyle.engine.probes.tasks import Advance, coarse_task, fine_task, semantic_task
+from substyle.engine.probes.tasks import Advance, class_task, kind_task, transformation_task
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.elsewhere import embed_anew, store_stamps
 from substyle.engine.stages.probes import probe_config, probe_settings
@@ -44,7 +44,7 @@ from substyle.errors import ConfigError
 from substyle.kernels.dispatch import threads
 from substyle.pipelines.storage import place
 
-TASKS = {"fine": fine_task, "coarse": coarse_task, "semantic": semantic_task}
+TASKS = {"transformation": transformation_task, "kind": kind_task, "class": class_task}
 _FEWEST = 4_096  # rows to standardise by
 _NONE = -1  # split of photographs that the study leaves out
 
@@ -56,7 +56,7 @@ class AttentiveStage(EmbeddingStage[AttentiveConfig, ProbeOutcome]):
     """
 
     name = "attentive"
-    version = 2
+    version = 3
     config = AttentiveConfig
     switch = "backbones"
     ignored = ("backbones",)

@@ -92,7 +92,11 @@ def claims(results: ResultsDocument) -> list[Claim]:
 
 _C2 = "Image-text models generalise better to new styles than {} ones."
 _C3 = "Foundation models retain more of the transformation than supervised ones."
-_STYLE, _HELD_OUT_STYLES, _UNSEEN_STYLES = ("fine", "accuracy"), ("rotation", "styles"), ("generators", "accuracy")
+_STYLE, _HELD_OUT_STYLES, _UNSEEN_STYLES = (
+    ("transformation", "accuracy"),
+    ("rotation", "styles"),
+    ("generators", "accuracy"),
+)
 
 
 def _image_text_leads(results: ResultsDocument) -> Iterator[Claim]:
@@ -115,11 +119,11 @@ def _new_styles(results: ResultsDocument, identity: str, other: str) -> Claim:
     left, right = (names or [] for names in (claim.groups or {}).values())
     if score is _HELD_OUT_STYLES and not results.entries("generators"):
         crossed = across_generators(_by_generator(results, [*left, *right])).strip()
-        styles = any(row.coarse == "style" for row in results.transformations)
+        styles = any(row.kind == "style" for row in results.transformations)
         one = "all styles come from one generator, whose fingerprint a probe may learn"
         _add(claim, crossed.rstrip(".") or (one if styles else "no painting styles among the transformations"))
     if every := _differences(results, "rotation", "balanced", left, right):
-        _add(claim, f"over coarse classes of transformations held out in turn: {_shown(every)}")
+        _add(claim, f"over kinds of transformations held out in turn: {_shown(every)}")
     elif every := _differences(results, "rotation", "accuracy", left, right):
         _add(claim, f"over all transformations held out in turn: {_shown(every)}")
     return claim
@@ -136,7 +140,7 @@ def _by_generator(results: ResultsDocument, names: Sequence[str]) -> Iterator[tu
 
 def _turned(results: ResultsDocument, name: str) -> GroupedScores | None:
     """Scores of the linear probes for which each transformation was held out in turn."""
-    return (results.backbones[name].coarse_rotation or {}).get("linear")
+    return (results.backbones[name].kind_rotation or {}).get("linear")
 
 
 def _mlp_is_free(results: ResultsDocument) -> Claim:
@@ -147,11 +151,11 @@ def _mlp_is_free(results: ResultsDocument) -> Claim:
     names = results.networks()
     claim.groups, claim.margin = {"trained": names}, MARGIN
     claim.n_transformations = results.suite_size
-    rows = results.compared("fine", "accuracy", "mlp-linear")
+    rows = results.compared("transformation", "accuracy", "mlp-linear")
     found = [(own.value, own.over_transformations) for name in names if (own := difference(rows, name, name))]
     costs = [(name, task, _free(results.backbones[name], task)) for name in names for task in _TASKS]
     absent = [] if names else [f"no trained network{_layers_only(results)}"]
-    absent += ["MLP or linear style probes are missing for some backbones"] * (len(found) < len(names))
+    absent += ["MLP or linear transformation probes are missing for some backbones"] * (len(found) < len(names))
     absent += ["multi-task probes are missing for some backbones"] * any(ends is None for _, _, ends in costs)
     if found:
         _estimate(claim, found)
@@ -159,7 +163,7 @@ def _mlp_is_free(results: ResultsDocument) -> Claim:
     if absent:
         return _first(claim, NOT_TESTABLE, absent)
     known = [(name, task, ends) for name, task, ends in costs if ends is not None]
-    apart = [f"{name} ({_TASKS[task]})" for name, task, ends in known if not within_margin(ends)]
+    apart = [f"{name} ({task})" for name, task, ends in known if not within_margin(ends)]
     _add(
         claim,
         f"the shared probe is not shown to be equivalent within 1 point on {listed(apart)}"
@@ -174,13 +178,13 @@ def _mlp_is_free(results: ResultsDocument) -> Claim:
         claim.status = CONTRADICTED
     else:
         _add(claim, *_free_needs(results, claim, names))
-    used = [("fine", "linear"), ("fine", "mlp"), ("multitask", "")]
+    used = [("transformation", "linear"), ("transformation", "mlp"), ("multitask", "")]
     return _held_back(results, claim, names, used)
 
 
 def _free_needs(results: ResultsDocument, claim: Claim, names: Sequence[str]) -> Iterator[str]:
     """What would decide C4: whether MLPs gain, else whether sharing is free where that is least clear."""
-    rows = results.compared("fine", "accuracy", "mlp-linear")
+    rows = results.compared("transformation", "accuracy", "mlp-linear")
     gains = {name: rows[name, name] for name in names}
     judged = {f"the gain on {name}": _judged(row.difference) for name, row in gains.items()}
     if least_clear(judged) is not None:
@@ -193,7 +197,7 @@ def _free_needs(results: ResultsDocument, claim: Claim, names: Sequence[str]) ->
             half = (cost.ci90[1] - cost.ci90[0]) / 2
             needed = equivalence_needs(cost.value, half, MARGIN, count, photographs)
             ratio = half / max(MARGIN - abs(cost.value), 1e-12)
-            worst = max(worst, (ratio, f"to decide equivalence on {name} ({_TASKS[task]}): {needed}"))
+            worst = max(worst, (ratio, f"to decide equivalence on {name} ({task}): {needed}"))
     if worst[1]:
         yield worst[1]
 
@@ -214,7 +218,7 @@ def _cost(backbone: BackboneResults, task: str) -> Estimate | None:
     return ((backbone.multitask and backbone.multitask.difference) or {}).get(task)
 
 
-_TASKS = {"fine": "style", "semantic": "class"}
+_TASKS = ("transformation", "class")
 
 
 def _contrastive_move(results: ResultsDocument) -> Claim:
@@ -295,7 +299,7 @@ def _moving_is_no_weakness(results: ResultsDocument) -> Claim:
         return _first(claim, NOT_TESTABLE, [f"{needed}; got {len(points)}"])
     if row.spearman is None or (by_images := row.spearman.interval) is None:
         _add(claim, "all backbones have the same sensitivity or the same loss")
-        return _held_back(results, claim, points, [("semantic", "linear")])
+        return _held_back(results, claim, points, [("class", "linear")])
     correlation = row.spearman.value
     claim.estimate = Estimate(value=correlation)
     _add(claim, f"over {len(points)} backbones, of sensitivity and loss: {shown_correlations(row)}")
@@ -311,7 +315,7 @@ def _moving_is_no_weakness(results: ResultsDocument) -> Claim:
             count = backbones_needed(correlation, STRONG, len(points))
             more = f"about {(count or 0) - len(points)} more backbones" if count else "nothing within reach"
             _add(claim, f"to decide: {'more photographs of the shift' if count == len(points) else more}")
-    return _held_back(results, claim, points, [("semantic", "linear")])
+    return _held_back(results, claim, points, [("class", "linear")])
 
 
 def _claim(identity: str, statement: str, unit: str = "points") -> Claim:
@@ -420,7 +424,7 @@ def _pairs_decide(
         _add(claim, f"at equal width: {_shown(equal)}")
     else:
         _add(claim, "widths are equal" if len(widths) == 1 else "not probed at equal width")
-    part = "coarse_rotation" if task == "rotation" else task
+    part = "kind_rotation" if task == "rotation" else task
     reached = {name: getattr(_probe(results, name, part), metric, None) for name in (STATISTICS, *left, *right)}
     statistics = reached.pop(STATISTICS)
     trained = [score.value for score in reached.values() if score is not None]
@@ -442,9 +446,9 @@ def _probe(results: ResultsDocument, name: str, task: str, head: str = "linear")
 
 
 _SCORES = {
-    _STYLE: "style accuracy",
-    _HELD_OUT_STYLES: "accuracy on styles held out in turn",
-    _UNSEEN_STYLES: "accuracy on the styles of unseen generators",
+    _STYLE: "transformation accuracy",
+    _HELD_OUT_STYLES: "accuracy on painting styles held out in turn",
+    _UNSEEN_STYLES: "accuracy on painting styles of unseen generators",
 }
 
 
@@ -501,14 +505,14 @@ def _generators(results: ResultsDocument, a: str, b: str) -> str:
 
 
 def _transformations(results: ResultsDocument, task: str, metric: str, name: str) -> int:
-    if task == "fine":
+    if task == "transformation":
         return results.suite_size
     if task == _UNSEEN_STYLES[0]:
         found = next(iter(results.entries(task).values()), None)
         return len((found and found.by_style) or {})
     turned = _turned(results, name)
     by_transformation = (turned and turned.by_transformation) or {}
-    styles = [row.name for row in results.transformations if metric != "styles" or row.coarse == "style"]
+    styles = [row.name for row in results.transformations if metric != "styles" or row.kind == "style"]
     return count_families(t for t in styles if t in by_transformation)
 
 

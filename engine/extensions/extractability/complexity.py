@@ -1,4 +1,4 @@
-"""Probe complexity: accuracy of style and substance by depth and width of the probe, and its Pareto front."""
+"""Probe complexity: accuracy of transformation and class by depth and width of the probe, and its Pareto front."""
 
 from __future__ import annotations
 
@@ -98,22 +98,26 @@ def train_sizes(
 
 
 def report(
-    table: EmbeddingTable, fine: Mapping[str, Sized], semantic: Mapping[str, Sized], sizes: ComplexityConfig
+    table: EmbeddingTable, transformation: Mapping[str, Sized], class_: Mapping[str, Sized], sizes: ComplexityConfig
 ) -> dict[str, Any]:
     """Entry of results.json: numbers of every architecture by name.
 
-    ``fine`` is the accuracy on transformations, ``semantic`` and ``obfuscated`` on classes of original and of
+    ``transformation`` is the accuracy on transformations, ``class`` and ``transformed`` on classes of original and of
     transformed photographs; ``<score>_difference`` is to the linear probe, paired. ``selected`` lists
     the tasks for which validation selects the architecture (``both``: the mean of both accuracies); ``front`` is
-    whether no other one is better in one of ``fine`` and ``semantic`` and at least as good in the other. Architectures
-    that have not converged are neither selected nor on the front.
+    whether no other one is better in one of ``transformation`` and ``class`` and at least as good in the other.
+    Architectures that have not converged are neither selected nor on the front.
     """
     count, base = len(table.transformations), identity(table)
-    clean_T = uniform_over([base], count)
-    shown = {"fine": (fine, np.ones(count)), "semantic": (semantic, clean_T), "obfuscated": (semantic, 1.0 - clean_T)}
+    original_T = uniform_over([base], count)
+    shown = {
+        "transformation": (transformation, np.ones(count)),
+        "class": (class_, original_T),
+        "transformed": (class_, 1.0 - original_T),
+    }
     known = {LINEAR: (0, 0)} | architectures(sizes)
     rows: dict[str, dict[str, Any]] = {}
-    for name in fine:
+    for name in transformation:
         depth, width = known[name]
         row: dict[str, Any] = {"depth": depth, "width": width or None}
         for score_name, (sized, weight_T) in shown.items():
@@ -122,17 +126,23 @@ def report(
             if LINEAR in sized and name != LINEAR:
                 difference = estimate - sized[LINEAR].resampled.mean(weight_T)
                 row[f"{score_name}_difference"] = difference.entry()
-        for task, sized in (("fine", fine), ("semantic", semantic)):
+        for task, sized in (("transformation", transformation), ("class", class_)):
             one = sized[name]
             row |= {f"{task}_parameters": one.parameters, f"{task}_validation": one.validation}
             row[f"{task}_converged"] = one.converged
         rows[name] = row | {"selected": [], "front": False}
-    trained = {n: row for n, row in rows.items() if row["fine_converged"] and row["semantic_converged"]}
-    for task, keys in (("fine", ("fine",)), ("semantic", ("semantic",)), ("both", ("fine", "semantic"))):
+    trained = {n: row for n, row in rows.items() if row["transformation_converged"] and row["class_converged"]}
+    for task, keys in (
+        ("transformation", ("transformation",)),
+        ("class", ("class",)),
+        ("both", ("transformation", "class")),
+    ):
         able = [n for n, row in rows.items() if all(row[f"{key}_converged"] for key in keys)]
         if able:
             rows[selected(rows, able, keys)]["selected"].append(task)
-    both = {n: tuple(row[task] and row[task]["value"] for task in ("fine", "semantic")) for n, row in trained.items()}
+    both = {
+        n: tuple(row[task] and row[task]["value"] for task in ("transformation", "class")) for n, row in trained.items()
+    }
     for name in pareto_front(both):
         rows[name]["front"] = True
     return rows

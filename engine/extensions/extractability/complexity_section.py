@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pydantic import Field
+
 from substyle.engine.report.data import Column, Table, scored, show, show_interval, words
 from substyle.engine.report.scatter import ScatterPlot, ScatterPoint, scatter_panels
 from substyle.engine.report.section import Block, Data, Details, Plots, Section, Text
 from substyle.engine.results.model import Estimate, Finite, Model, ResultsDocument, ShareEstimate, Texts
 
 LINEAR = "linear"
-_TASKS = {"fine": "style", "semantic": "class"}
+_TASKS = ("transformation", "class")
 
 
 class Size(Model):
@@ -18,25 +20,25 @@ class Size(Model):
 
     depth: int | None = None
     width: int | None = None
-    fine_parameters: int | None = None
-    semantic_parameters: int | None = None
-    fine: Estimate | None = None
-    fine_difference: Estimate | None = None
-    semantic: Estimate | None = None
-    semantic_difference: Estimate | None = None
-    obfuscated: ShareEstimate | None = None
-    obfuscated_difference: Estimate | None = None
-    fine_validation: Finite | None = None
-    semantic_validation: Finite | None = None
+    transformation_parameters: int | None = None
+    class_parameters: int | None = None
+    transformation: Estimate | None = None
+    transformation_difference: Estimate | None = None
+    class_: Estimate | None = Field(default=None, alias="class")
+    class_difference: Estimate | None = None
+    transformed: ShareEstimate | None = None
+    transformed_difference: Estimate | None = None
+    transformation_validation: Finite | None = None
+    class_validation: Finite | None = None
     front: bool | None = None
-    fine_converged: bool | None = None
-    semantic_converged: bool | None = None
+    transformation_converged: bool | None = None
+    class_converged: bool | None = None
     selected: Texts | None = None
 
     @property
     def both_converged(self) -> bool:
         """Whether both probes have converged."""
-        return bool(self.fine_converged and self.semantic_converged)
+        return bool(self.transformation_converged and self.class_converged)
 
 
 Results = dict[str, Size | None]  # by architecture
@@ -48,7 +50,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     if not table.rows:
         return
     text = (
-        "Accuracy of style and of class (original photographs) by probes of every depth × width, on test photographs, "
+        "Accuracy of transformation and of class (original photographs), on test photographs, by every depth × width, "
     )
     note = (
         "Filled: the probe with the highest mean validation accuracy of both tasks; grey: not converged. The grey line "
@@ -73,12 +75,12 @@ def architecture(name: str) -> str:
 
 
 def complexity(results: ResultsDocument) -> Table:
-    """Accuracy of style and class by architecture of the probe."""
+    """Accuracy of transformation and class by architecture of the probe."""
     columns = (
         *words("backbone", "probe"),
-        *(Column("parameters", "Parameters, style", "count"), Column("class_parameters", "Class", "count")),
-        Column("style", "Style", interval=True),
-        Column("style_difference", "− linear", "points", interval=True),
+        *(Column("parameters", "Parameters, transformation", "count"), Column("class_parameters", "Class", "count")),
+        Column("transformation", "Transformation", interval=True),
+        Column("transformation_difference", "− linear", "points", interval=True),
         Column("class", "Class", interval=True),
         Column("class_difference", "− linear", "points", interval=True),
         Column("transformed", "Class, transformed", interval=True),
@@ -86,16 +88,18 @@ def complexity(results: ResultsDocument) -> Table:
     )
     rows = []
     for name, probe, row in _sizes(results):
-        chosen = [_TASKS.get(task, task) for task in row.selected or []]
+        chosen = list(row.selected or [])
         rows.append(
             (
-                *(name, architecture(probe), row.fine_parameters, row.semantic_parameters),
+                *(name, architecture(probe), row.transformation_parameters, row.class_parameters),
                 *(scored(row, key) for task in _TASKS for key in (task, f"{task}_difference")),
-                scored(row, "obfuscated"),
+                scored(row, "transformed"),
                 *("yes" if row.front else "no", ", ".join(chosen), "yes" if row.both_converged else "no"),
             )
         )
-    return Table("complexity", "Accuracy of style and class by depth × width of the probe.", columns, tuple(rows))
+    return Table(
+        "complexity", "Accuracy of transformation and class by depth × width of the probe.", columns, tuple(rows)
+    )
 
 
 def _sizes(results: ResultsDocument) -> Iterator[tuple[str, str, Size]]:
@@ -112,27 +116,27 @@ def size_plots(results: ResultsDocument) -> list[ScatterPlot]:
         rows = {probe: row or Size() for probe, row in sizes.items()}
         points = []
         for probe, row in rows.items():
-            style, substance = scored(row, "fine"), scored(row, "semantic")
-            if style is None or substance is None:
+            transformation, class_ = scored(row, "transformation"), scored(row, "class")
+            if transformation is None or class_ is None:
                 continue
             kind = "late" if not row.both_converged else "full" if "both" in (row.selected or []) else "open"
-            points.append(ScatterPoint.of(architecture(probe), substance, style, kind, front=bool(row.front)))
+            points.append(ScatterPoint.of(architecture(probe), class_, transformation, kind, front=bool(row.front)))
         if len(points) > 1:
             plots.append(ScatterPlot(name, tuple(points), complexity_summary(rows)))
     return plots
 
 
 def complexity_summary(rows: Mapping[str, Size]) -> str:
-    """What validation selects for style and for class, its difference to the linear probe, and the Pareto front."""
+    """What validation selects for each task, its difference to the linear probe, and the Pareto front."""
     sentences = []
-    for task, what in _TASKS.items():
+    for task in _TASKS:
         name = next((probe for probe, row in rows.items() if task in (row.selected or [])), None)
         if name is None:
-            sentences.append(f"{what.capitalize()}: no probe has converged.")
+            sentences.append(f"{task.capitalize()}: no probe has converged.")
             continue
         row = rows[name]
         size = f"{architecture(name)}, {show(getattr(row, f'{task}_parameters'), 'count')} parameters"
-        text = f"{what.capitalize()}: validation selects {size}, {show(getattr(row, task))}% on test photographs"
+        text = f"{task.capitalize()}: validation selects {size}, {show(row.entry(task))}% on test photographs"
         difference: Estimate | None = getattr(row, f"{task}_difference")
         if name != LINEAR and difference is not None:
             low_high = show_interval(difference.interval, "points") or "no interval"

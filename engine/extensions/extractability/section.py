@@ -10,7 +10,7 @@ from substyle.engine.report.section import Block, Data, Details, Section, Text
 from substyle.engine.results.model import Accuracy, Estimate, Finite, Interval, Model, ResultsDocument, Share
 
 LINEAR = "linear"
-_TASKS = {"fine": "style", "semantic": "class"}
+_TASKS = ("transformation", "class")
 
 
 class Measured(Model):
@@ -62,8 +62,8 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     note = (
         "Test: accuracy on test photographs, for classes on original ones. Control: accuracy on held-out variants of "
         "training photographs of probes trained on a random label per photograph, which they can only memorise "
-        "(Hewitt & Liang 2019). Task accuracy: with true labels of the same training rows, for style on test "
-        "photographs, for class on the rows of the control; selectivity is the difference. Memorised: accuracy on "
+        "(Hewitt & Liang 2019). Task accuracy: with true labels of the same training rows, for the transformation on "
+        "test photographs, for class on the rows of the control; selectivity is the difference. Memorised: accuracy on "
         "training rows with a random label per row. Bits per label: online codelength (Voita & Titov 2020); "
         "compression is against the uniform code. For 90%: training photographs of a linear probe for 90% of the "
         "way from chance to its accuracy with all, interpolated in their logarithm. Shuffled: accuracy of a linear "
@@ -71,7 +71,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         f"{results.drawn()}, for given probes; of the number of photographs also over the orders in which they are "
         "drawn."
     )
-    caption = "Extractability of style and class from each embedding"
+    caption = "Extractability of transformation and class from each embedding"
     blocks: list[Block] = [Text(extractability_summary(results)), Data(table, caption), Text(note, note=True)]
     curves = learning_curves(results)
     if curves.rows:
@@ -106,12 +106,12 @@ def extractability(results: ResultsDocument) -> Table:
     rows: list[tuple[Any, ...]] = []
     entries = _entries(results)
     for name, task, head, entry in entries:
-        key = "accuracy" if task == "fine" else "clean"
+        key = "accuracy" if task == "transformation" else "original"
         needed = scored(entry.curve, "needed")
         parts = [part for part in (entry.selectivity, entry.codelength, entry.curve, entry.shuffled) if part]
         rows.append(
             (
-                *(name, _TASKS[task], head),
+                *(name, task, head),
                 scored(results.probe(name, task, head), key),
                 *(scored(entry.selectivity, part) for part in ("task", "control", "selectivity", "memorised")),
                 *(scored(entry.codelength, part) for part in ("bits", "compression")),
@@ -128,9 +128,9 @@ def extractability(results: ResultsDocument) -> Table:
         if chance is not None:
             alone = (chance, None, None)
             code = [None if uniform is None else (each, None, None) for each in (uniform, 1.0)]
-            memorised = alone if task == "fine" else None
+            memorised = alone if task == "transformation" else None
             scores = (alone, alone, alone, (0.0, None, None), memorised, *code, None, chance, None)
-            rows.append(("chance", _TASKS[task], "–", *scores, "–"))
+            rows.append(("chance", task, "–", *scores, "–"))
     return Table("extractability", "How easily labels are read from each embedding.", columns, tuple(rows))
 
 
@@ -150,7 +150,7 @@ def extractability_summary(results: ResultsDocument) -> str:
     """
     sentences = []
     entries = _entries(results)
-    for task, what in _TASKS.items():
+    for task in _TASKS:
         found = [
             (entry.codelength.bits, name, entry.codelength)
             for name, own, head, entry in entries
@@ -163,12 +163,12 @@ def extractability_summary(results: ResultsDocument) -> str:
                 bits, name, code = min(able, key=lambda one: one[0].value)
                 uniform = "" if control else f"; uniform code {show(code.uniform, 'number')}"
                 sentences.append(
-                    f"{what.capitalize()} takes the fewest bits per label of all {kind} in {name}: "
+                    f"{task.capitalize()} takes the fewest bits per label of all {kind} in {name}: "
                     f"{show(bits, 'number')} ({show_interval(bits.interval, 'number')}{uniform})."
                 )
     flags = [(name, task, entry.shuffled.at_chance if entry.shuffled else None) for name, task, _, entry in entries]
     known = [flag for flag in flags if flag[2] is not None]
-    late = ", ".join(f"{name} ({_TASKS[task]})" for name, task, flag in known if not flag)
+    late = ", ".join(f"{name} ({task})" for name, task, flag in known if not flag)
     if known:
         sentences.append(
             f"Probes of shuffled labels are at chance in {sum(bool(flag) for *_, flag in known)} of {len(known)} cases"
@@ -184,7 +184,7 @@ def learning_curves(results: ResultsDocument) -> Table:
         Column("accuracy", "Accuracy", interval=True),
     )
     rows = [
-        (name, _TASKS[task], int(size), scored(point, "accuracy"))
+        (name, task, int(size), scored(point, "accuracy"))
         for name, task, _, entry in _entries(results)
         for size, point in ((entry.curve and entry.curve.points) or {}).items()
     ]

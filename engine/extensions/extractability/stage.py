@@ -19,7 +19,7 @@ from substyle.engine.probes.dataset import hold
 from substyle.engine.probes.linear import Linear, fit_linear, training_rows_of
 from substyle.engine.probes.mlp import train_mlp
 from substyle.engine.probes.preconditioner import CovarianceBasis
-from substyle.engine.probes.tasks import Advance, fine_task, semantic_task
+from substyle.engine.probes.tasks import Advance, class_task, transformation_task
 from substyle.engine.stages.probes import probe_config, probe_settings
 from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
@@ -28,7 +28,7 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.dispatch import threads
 
 C = TypeVar("C")
-TASKS = {"fine": fine_task, "semantic": semantic_task}
+TASKS = {"transformation": transformation_task, "class": class_task}
 _PASSES = 1200  # estimated passes of control tasks and growing training sets, for the progress bar
 
 
@@ -46,7 +46,7 @@ class ExtractabilityStage(_MoreProbes[ExtractabilityConfig]):
     """Measure how easily the labels of transformations and classes are extracted, by the heads of the probes."""
 
     name = "extractability"
-    version = 3
+    version = 4
     config = ExtractabilityConfig
     backbone_results = section.Results
     report = section
@@ -71,7 +71,7 @@ class ComplexityStage(_MoreProbes[ComplexityConfig]):
     """Train probes of every depth and width on transformations and classes."""
 
     name = "complexity"
-    version = 3
+    version = 4
     config = ComplexityConfig
     backbone_results = complexity_section.Results
     report = complexity_section
@@ -89,7 +89,7 @@ class ComplexityStage(_MoreProbes[ComplexityConfig]):
     def lines(self, result: JSON) -> Iterator[str]:
         """Accuracies of each architecture."""
         for name, row in result.items():
-            yield f"{name}  style {row['fine']['value']:.3f}  class {row['semantic']['value']:.3f}"
+            yield f"{name}  transformation {row['transformation']['value']:.3f}  class {row['class']['value']:.3f}"
 
 
 def extractability(
@@ -141,7 +141,7 @@ def complexity(
         linear: Linear | None = fit_linear(features, task, probes, advance=advance) if 0 in config.depths else None
         groups = table.groups(probes.resample_by)[images]
         sizes[name] = train_sizes(features, task, linear, config, probes, images, groups, advance)
-    return report(table, sizes["fine"], sizes["semantic"], config)
+    return report(table, sizes["transformation"], sizes["class"], config)
 
 
 EXTRACTABILITY = register_stage(ExtractabilityStage())

@@ -8,8 +8,8 @@ from pydantic import Field, StrictFloat, StrictInt
 
 from substyle.pipelines.validation import Distinct, validated
 
-Objective = Literal["semantic", "transformation", "joint"]
-OBJECTIVES: tuple[Objective, ...] = ("semantic", "transformation", "joint")
+Objective = Literal["class", "transformation", "joint"]
+OBJECTIVES: tuple[Objective, ...] = ("class", "transformation", "joint")
 
 
 @validated("finetune")
@@ -19,7 +19,7 @@ class FinetuneConfig:
     backbones: Distinct[str] = ()
     """Backbones of the study to fine-tune."""
     objectives: Distinct[Objective] = OBJECTIVES
-    """``semantic``: predict the class of variants; ``transformation``: predict the transformation; ``joint``: both. All
+    """``class``: predict the class of variants; ``transformation``: predict the transformation; ``joint``: both. All
     see the same variants in the same order."""
     seeds: Annotated[StrictInt, Field(ge=1, le=20)] = 3
     """Trainings per backbone and objective, which differ in the order of the photographs and the new layers."""

@@ -14,6 +14,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.family import Family, LoadContext, register_family
 from substyle.engine.backbones.spec import Backbone, tensors_hash
 from substyle.engine.backbones.weights import WeightsError, read_described, require_canvas, write_described
+from substyle.engine.words import of_today
 from substyle.errors import ConfigError
 from substyle.files import file_hash
 
@@ -49,7 +50,7 @@ class Finetuned:
         """
         title = "weights fine-tuned by [finetune] of a study"
         state, metadata = read_described(path, FORMAT, _REQUIRED, title=title, tensors=tensors)
-        return cls(state, metadata)
+        return cls(state, metadata | {"objective": of_today(metadata["objective"])})
 
 
 def wrap(name: str, tuned: Finetuned, base: Backbone, canvas: int) -> Backbone:

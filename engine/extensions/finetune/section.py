@@ -17,7 +17,7 @@ from substyle.engine.report.gains import any_late, changed_clearly, gain, score_
 from substyle.engine.report.section import Section
 from substyle.engine.results.model import ResultsDocument
 
-_CLASS = "semantic"  # the objective that others are compared with
+_CLASS = "class"  # the objective that others are compared with
 
 
 def sections(results: ResultsDocument) -> Iterator[Section]:

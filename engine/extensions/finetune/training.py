@@ -64,8 +64,8 @@ def fit(
         mean loss of each task in each tenth of the steps; of tasks that are not part of the objective none.
     """
     weights = {
-        "class": 1.0 - config.transformation_weight if objective == "joint" else float(objective == "semantic"),
-        "transformation": config.transformation_weight if objective == "joint" else float(objective != "semantic"),
+        "class": 1.0 - config.transformation_weight if objective == "joint" else float(objective == "class"),
+        "transformation": config.transformation_weight if objective == "joint" else float(objective != "class"),
     }
     tasks = {name: weight for name, weight in weights.items() if weight}
     with torch.random.fork_rng(devices=[]):

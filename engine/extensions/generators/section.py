@@ -22,10 +22,10 @@ class CrossedEstimate(Estimate):
 
 
 class UnseenStyles(Model):
-    """Accuracy of coarse probes on the styles of generators that they have not seen.
+    """Accuracy of kind probes on the styles of generators that they have not seen.
 
     ``matrix`` is the accuracy by generator trained on (row) and tested (column), ``seen`` that on the transformations
-    of other coarse classes, on which all probes were trained.
+    of other kinds, on which all probes were trained.
     """
 
     accuracy: CrossedEstimate | None = None
@@ -70,10 +70,8 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         return
     first = next(iter(found.values()))
     names, by = first.generators or [], results.drawn(first.resample_by)
-    text = (
-        f"{len(names)} generators make the styles ({', '.join(names)}). Each trains coarse probes in turn, with a few "
-    )
-    text += "of its styles and the transformations of all other classes; scored are the styles of all other generators"
+    text = f"{len(names)} generators make the styles ({', '.join(names)}). Each trains kind probes in turn, with a few "
+    text += "of its styles and the transformations of all other kinds; scored are the styles of all other generators"
     count = len(first.by_style or {})
     text += f", {count} styles" * bool(count) + f" of {show(first.images, 'count')} photographs. "
     text += f"{_verdicts(results)}"
@@ -101,7 +99,7 @@ def unseen_styles(found: Mapping[str, UnseenStyles]) -> Table:
         *(Column("se_photographs", "Photographs"), Column("se_training", "Training")),
     )
     rows = [(name, scored(own, "accuracy"), own.seen, *_errors(own.accuracy)) for name, own in found.items()]
-    return Table("generators", "Coarse probes on the styles of unseen generators.", columns, tuple(rows))
+    return Table("generators", "Kind probes on the styles of unseen generators.", columns, tuple(rows))
 
 
 def by_generator(found: Mapping[str, UnseenStyles]) -> Table:

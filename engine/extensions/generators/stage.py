@@ -32,7 +32,7 @@ from substyle.engine.probes.outcomes import holm
 from substyle.engine.probes.preconditioner import CovarianceBasis
 from substyle.engine.probes.resampling import balanced_over, resample
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.tasks import F64, Task, coarse_task
+from substyle.engine.probes.tasks import F64, Task, kind_task
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.execution import folder_of
@@ -64,9 +64,9 @@ class GeneratorsConfig(BootstrapConfig):
 
 
 class GeneratorsStage(JsonStage[GeneratorsConfig]):
-    """Train coarse probes on the styles of one generator, and score them on the styles of all others.
+    """Train kind probes on the styles of one generator, and score them on the styles of all others.
 
-    Probes see the training transformations of all other coarse classes. The 95 % interval is over generators, which are
+    Probes see the training transformations of all other kinds. The 95 % interval is over generators, which are
     random as trained on and as tested, over test photographs, and over training photographs.
     """
 
@@ -154,8 +154,8 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
     """
     generators = _of_table(table, config)
     styles = np.array([t for own in generators.values() for t in own])
-    base = [t for t, role in enumerate(table.roles) if role == "train" and table.coarse[t] != STYLE]
-    task = coarse_task(table, config.seed, seen=[*base, *styles])
+    base = [t for t, role in enumerate(table.roles) if role == "train" and table.kind[t] != STYLE]
+    task = kind_task(table, config.seed, seen=[*base, *styles])
     assert task is not None  # identity and styles are two classes
     # standardised without any style, of which all but a few are new
     plain = replace(task, train_T=np.setdiff1d(task.train_T, styles))
@@ -169,7 +169,7 @@ def unseen_styles(table: EmbeddingTable, config: GeneratorsConfig, probes: Probe
     crossed = _crossed_of(table, generators, planned, right_KTN, right_GTN, config)
     accuracy_T = known_mean(known_mean(right_GTN).T)
     seen = [t for t in plain.train_T.tolist() if np.isfinite(accuracy_T[t])]
-    weight_T = balanced_over(seen, table.coarse, sorted({table.coarse[t] for t in seen}))
+    weight_T = balanced_over(seen, table.kind, sorted({table.kind[t] for t in seen}))
     own = certified(fit, probes.expert.tolerance)
     return {
         "accuracy": crossed.entry(0.0),

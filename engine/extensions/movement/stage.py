@@ -39,7 +39,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 FEWEST = 5  # transformations of a correlation
-_SCORES = "semantic/linear"
+_SCORES = "class/linear"
 _STEPS = 200  # of the search for the smallest ball
 _AT_ONCE = 256  # photographs in memory with all of their variants
 
@@ -78,8 +78,8 @@ class MovementStage(JsonStage[MovementConfig]):
             return []
         if len(counts.classes(TRAIN)) < 2:
             return ["[movement] does nothing: the photographs have fewer than two training classes"]
-        if "semantic" not in study.probes.tasks or "linear" not in study.probes.heads:
-            return ["[movement] does nothing: probes.tasks has no semantic, or probes.heads no linear"]
+        if "class" not in study.probes.tasks or "linear" not in study.probes.heads:
+            return ["[movement] does nothing: probes.tasks has no class, or probes.heads no linear"]
         return []
 
     def units(self, run: Run, config: MovementConfig) -> Iterable[Unit]:
@@ -127,12 +127,12 @@ def movement(table: EmbeddingTable, outcome: ProbeOutcome, config: MovementConfi
     place = {key: n for n, key in enumerate(table.keys)}
     column = {name: t for t, name in enumerate(outcome.transformations)}
     score_TN = outcome.scores[_SCORES].astype(np.float64)
-    clean_N = score_TN[column["identity"]]
-    asked = np.array([i for i, key in enumerate(outcome.keys) if key in place and np.isfinite(clean_N[i])], np.int64)
+    original_N = score_TN[column["identity"]]
+    asked = np.array([i for i, key in enumerate(outcome.keys) if key in place and np.isfinite(original_N[i])], np.int64)
     drawn = np.argsort(image_keys(config.seed, [outcome.keys[i] for i in asked.tolist()]))[: config.max_images]
     asked = asked[np.sort(drawn)]
     rows = np.array([place[outcome.keys[i]] for i in asked.tolist()], np.int64)
-    loss_TN = np.stack([clean_N[asked] - score_TN[column[table.transformations[t]], asked] for t in moving])
+    loss_TN = np.stack([original_N[asked] - score_TN[column[table.transformations[t]], asked] for t in moving])
     measure_MTN, ball_N = _measures(table, base, moving, rows, config)
     known_TN = np.isfinite(loss_TN) & np.isfinite(measure_MTN).all(axis=0)
     group_N = table.groups_of(rows, config.resample_by)

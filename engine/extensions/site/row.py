@@ -122,7 +122,7 @@ class RowTransformation(_Part):
     """A transformation; ``digest`` is that of its definition."""
 
     name: Name
-    coarse: Text
+    kind: Text
     role: Text
     digest: Digest | None
 
@@ -171,7 +171,7 @@ class Row(_Part):
     as JSON with sorted names and Python's default separators.
     """
 
-    schema_number: Literal[1] = Field(alias="schema")
+    schema_number: Literal[2] = Field(alias="schema")
     substyle: Text
     created: Text
     libraries: Facts | None
@@ -275,7 +275,7 @@ def _row(
     end = f"/{slug(name)}"
     stamps = {stage: digest for stage, digest in (document.stamps or {}).items() if stage.endswith(end)}
     content: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "substyle": document.version or "",
         "created": document.created or "",
         "libraries": document.environment,
@@ -343,7 +343,7 @@ def _suite(results: Mapping[str, Any]) -> RowSuite:
         name=results.get("suite"),
         digest=checksum({"transformations": entries}) if known else None,
         transformations=[
-            RowTransformation(name=each["name"], coarse=each["coarse"], role=each["role"], digest=digest)
+            RowTransformation(name=each["name"], kind=each["kind"], role=each["role"], digest=digest)
             for each, digest in rows
         ],
     )

@@ -481,7 +481,7 @@ def _by_transformation(row: Row) -> Iterator[tuple[RowTable, int]]:
     """Tables that have a column of transformations, and its index."""
     for table in row.tables:
         for at, column in enumerate(table.columns):
-            if column.name == "transformation":
+            if column.name == "transformation" and column.kind == "text":
                 yield table, at
                 break
 
@@ -499,7 +499,9 @@ def _of_transformations(group: _Group) -> dict[str, list[Table]]:
             for row in table.rows:
                 by.setdefault(family(str(row[at])), []).append(row)
             for name, rows in by.items():
-                drop = {i for i, each in enumerate(table.columns) if each.name in ("coarse", "role")}
+                drop = {
+                    i for i, each in enumerate(table.columns) if each.name in ("kind", "role") and each.kind == "text"
+                }
                 named = any(row[at] != name for row in rows)  # severities have names of their own
                 drop |= set() if named else {at}
                 columns = tuple(each for i, each in enumerate(table.columns) if i not in drop)

@@ -17,7 +17,7 @@ class AnalysisStage(JsonStage[AnalysisConfig]):
     """Analyze neighbours, geometry and clusters of backbones."""
 
     name = "analysis"
-    version = 2
+    version = 3
     config = AnalysisConfig
     alike = True
     at_once = staticmethod(lambda config: search_device(config.device))

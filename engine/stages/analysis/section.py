@@ -37,10 +37,10 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Votes of the 10 nearest neighbours, and what the nearest shares."""
     near, shares = backbone.knn or Neighbours(), backbone.balance or Balance()
     for key, heading, estimate in (
-        ("knn_style_10", "Style, 10-NN", (near.transformation or {}).get("10")),
+        ("knn_transformation_10", "Transformation, 10-NN", (near.transformation or {}).get("10")),
         ("knn_class_10", "Class, 10-NN", (near.label or {}).get("10")),
         ("same_image", "Nearest: same photograph", shares.same_image),
-        ("same_style", "Nearest: same style", shares.same_transformation),
+        ("same_transformation", "Nearest: same transformation", shares.same_transformation),
     ):
         if estimate is not None:
             yield ComparedScore(key, heading, estimate, images=(backbone.sampled or {}).get("query_images"))
@@ -63,9 +63,9 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
         shown = Panel("What the nearest other variant shares", partial(_draw_bars, bars=bars), caption, spoken)
         blocks.append(Plots("", (shown,), (3.2, figures.rows_height([bar.name for bar in bars]))))
     note = (
-        "R@k: recall of the same photograph, or of the same style in another photograph, among the k nearest other "
-        "variants. AMI: adjusted mutual information of k-means clusters with transformations or classes, with as many "
-        "clusters; its interval does not cover the choice of clusters."
+        "R@k: recall of the same photograph, or of the same transformation in another photograph, among the k nearest "
+        "other variants. AMI: adjusted mutual information of k-means clusters with transformations or classes, with as "
+        "many clusters; its interval does not cover the choice of clusters."
     )
     if near.rows:
         blocks.append(Details("Retrieval and clusters", (Data(near, "Retrieval and clusters"), Text(note, note=True))))
@@ -120,7 +120,7 @@ class Bar:
         return " / ".join(show(share) for share, _, _ in self.parts)
 
 
-_SHARED = {"same photograph": figures.FULL, "same style": figures.OPEN, "neither": figures.THIRD}
+_SHARED = {"same photograph": figures.FULL, "same transformation": figures.OPEN, "neither": figures.THIRD}
 
 
 def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:  # noqa: ANN401 (matplotlib ships no types)
@@ -151,17 +151,20 @@ def balance_bars(results: ResultsDocument) -> list[Bar]:
 
 
 def knn_beside_probes(results: ResultsDocument) -> list[Table]:
-    """Tables of k-NN accuracy for style and class, next to the accuracy of probes."""
+    """Tables of k-NN accuracy for transformation and class, next to the accuracy of probes."""
     near = {name: backbone.knn or Neighbours() for name, backbone in results.ordered().items()}
     ks = sorted({int(k) for each in near.values() for k in each.transformation or {}})
     pooled = [head for head in results.heads() if head in HEADS]
-    parts = (("clean", "original"), ("obfuscated", "transformed"))
+    parts = (("original", "original"), ("transformed", "transformed"))
     probes = {
-        "transformation": [(f"{head_name(head)} probe", "fine", head, "accuracy") for head in pooled],
-        "class": [(f"{head_name(head)}, {word}", "semantic", head, key) for head in pooled for key, word in parts],
+        "transformation": [(f"{head_name(head)} probe", "transformation", head, "accuracy") for head in pooled],
+        "class": [(f"{head_name(head)}, {word}", "class", head, key) for head in pooled for key, word in parts],
     }
     made = []
-    for task, attribute, caption in (("transformation", "transformation", "Style"), ("class", "label", "Class")):
+    for task, attribute, caption in (
+        ("transformation", "transformation", "Transformation"),
+        ("class", "label", "Class"),
+    ):
         columns = [*words("backbone"), *(Column(f"k{k}", f"{k}\u2011NN") for k in ks)]
         columns += [Column("probe", heading, interval=True) for heading, *_ in probes[task]]
         rows = []
@@ -180,7 +183,7 @@ def _moved(results: ResultsDocument) -> list[tuple[str, list[tuple[float, float,
     """(backbone, [(sensitivity, class accuracy, transformation)]) of backbones that have both."""
     shown = []
     for name, backbone in (results.real() or results.ordered()).items():
-        probe = next(iter((backbone.semantic or {}).values()), None)
+        probe = next(iter((backbone.class_ or {}).values()), None)
         accuracies = (probe and probe.by_transformation) or {}
         moved = ((m, accuracies.get(t), t) for t, m in (backbone.sensitivity or {}).items())
         pairs = [(m.value, accuracy, t) for m, accuracy, t in moved if m is not None and accuracy is not None]

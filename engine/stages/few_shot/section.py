@@ -62,9 +62,9 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     rows = []
     for name, own in found.items():
         ends = (min(own.accuracies), max(own.accuracies)) if own.accuracies else (None, None)
-        rows.append((name, scored(own, "accuracy"), *ends, scored(results.probe(name, "semantic", "linear"), "clean")))
+        rows.append((name, scored(own, "accuracy"), *ends, scored(results.probe(name, "class", "linear"), "original")))
     table = Table("few_shot", "Class accuracy with few labels.", columns, tuple(rows))
-    yield Section("few-shot", "Few labels", "Few labels: how soon is substance learnt?", (Text(text), Data(table)))
+    yield Section("few-shot", "Few labels", "Few labels: how soon is the class learnt?", (Text(text), Data(table)))
 
 
 def _chance(found: FewShot) -> str:

@@ -32,7 +32,7 @@ class LabelsStage(JsonStage[LabelsConfig]):
     """
 
     name = "labels"
-    version = 4
+    version = 5
     config = LabelsConfig
     alike = True
     photographs = True

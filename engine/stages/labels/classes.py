@@ -75,9 +75,9 @@ def across_values(
             label_N = np.where((labelled & train & ~left_out) | asked, plain.label_N, UNLABELLED)
             outcome = probed(plain, label_N, plain.class_names, probes)
             if outcome is not None:
-                row_N = outcome.scores["semantic/linear"][0]
+                row_N = outcome.scores["class/linear"][0]
                 score_KN[k] = np.where(np.isfinite(row_N), row_N, score_KN[k])
-                converged &= outcome.results["semantic"]["linear"]["converged"]
+                converged &= outcome.results["class"]["linear"]["converged"]
         place = asked[test_N]
         if np.isfinite(score_KN[:, place]).all():
             among, across = (float(row[place].mean()) for row in score_KN)

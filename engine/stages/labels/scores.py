@@ -118,7 +118,7 @@ def labels(table: EmbeddingTable, known: Known, config: LabelsConfig, probes: Pr
     fixed = _class_removed(plain)
     settings = replace(
         probes,
-        tasks=("semantic",),
+        tasks=("class",),
         heads=config.heads,
         expert=replace(probes.expert, equal_width=0),
         bootstrap=config.bootstrap,
@@ -144,7 +144,7 @@ def _unchanged(table: EmbeddingTable) -> EmbeddingTable:
         table,
         x_TND=table.take(t, every)[None],
         transformations=("identity",),
-        coarse=(table.coarse[t],),
+        kind=(table.kind[t],),
         roles=(table.roles[t],),
         distinct_TN=table.distinct_TN[t : t + 1],
         generators=(),
@@ -190,7 +190,7 @@ def _class_removed(plain: EmbeddingTable) -> EmbeddingTable | None:
 def _accuracy(scores: Mapping[str, Any]) -> JSON:
     """Accuracy of a probe on original photographs."""
     return {
-        "accuracy": scores["clean"],
+        "accuracy": scores["original"],
         "chance": scores["chance"],
         "converged": scores["converged"],
     }
@@ -211,9 +211,9 @@ def _classes(
     if outcome is None:
         return found
     for head in config.heads:
-        scores = _accuracy(outcome.results["semantic"][head])
+        scores = _accuracy(outcome.results["class"][head])
         found |= scores if head == config.heads[0] else {head: scores}
-    counts_CC = np.array(outcome.results["semantic"][config.heads[0]]["confusion"]["counts"])
+    counts_CC = np.array(outcome.results["class"][config.heads[0]]["confusion"]["counts"])
     tested = counts_CC.sum(axis=1) > 0
     found["balanced"] = float((counts_CC.diagonal()[tested] / counts_CC.sum(axis=1)[tested]).mean())
     if config.shots:
@@ -227,9 +227,9 @@ def _classes(
         left_N = np.where(fixed.label_N >= 0, code_N, UNLABELLED)
         within = probed(fixed, left_N, values.names, probes)
         if within is not None:
-            found["fixed"] = _accuracy(within.results["semantic"][config.heads[0]])
+            found["fixed"] = _accuracy(within.results["class"][config.heads[0]])
         found["class_alone"] = _from_class(fixed, left_N)
-        found["substance"] = across_values(plain, code_N, values.names, config, probes)
+        found["class"] = across_values(plain, code_N, values.names, config, probes)
         found["shortcut"] = price_of_shortcut(plain, code_N, values.names, config, probes.resample_by)
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from pydantic import Field
+
 from substyle.engine.report.data import Column, ComparedScore, Table, plural, scored, show, show_interval, words
 from substyle.engine.report.findings import Score
 from substyle.engine.report.heat_tables import Cell, HeatTable
@@ -39,7 +41,7 @@ class ByValue(Model):
     images: int | None = None
 
 
-class Substance(Model):
+class AcrossValues(Model):
     """Class accuracy by value of a label: ``drop`` is ``within`` - ``across``, ``gap`` is from the mean to the worst
     value."""
 
@@ -77,7 +79,7 @@ class Label(LabelScores):
     fixed: LabelScores | None = None
     few_shot: LabelScores | None = None
     mlp: LabelScores | None = None
-    substance: Substance | None = None
+    class_: AcrossValues | None = Field(default=None, alias="class")
     shortcut: LabelShortcut | None = None
 
 
@@ -135,7 +137,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         ),
         Data(leaks(known), hidden=True),
     ]
-    if (table := substance(known)).rows:
+    if (table := across_values(known)).rows:
         text = "Is it the label or the class? Class accuracy on photographs of each value, of linear probes that were "
         text += "trained on all values, and on all others; both leave out as many photographs. The price of a shortcut "
         text += "is that of nearest neighbours: accuracy where only the query's class shares its value, minus that "
@@ -222,7 +224,7 @@ def leaks(found: Mapping[str, Labels]) -> Table:
     return Table("labels", "Accuracy and R² of labels.", columns, tuple(rows))
 
 
-def substance(found: Mapping[str, Labels]) -> Table:
+def across_values(found: Mapping[str, Labels]) -> Table:
     """Class accuracy within and across values of each label."""
     columns = (
         *words("backbone", "label"),
@@ -239,10 +241,10 @@ def substance(found: Mapping[str, Labels]) -> Table:
         )
         for name, labels in found.items()
         for label, each, _ in _each(labels)
-        if (own := each.substance or Substance()).within is not None or each.shortcut is not None
+        if (own := each.class_ or AcrossValues()).within is not None or each.shortcut is not None
     ]
     return Table(
-        "labels_substance", "Class accuracy, trained on all values of a label and on others.", columns, tuple(rows)
+        "labels_class", "Class accuracy, trained on all values of a label and on others.", columns, tuple(rows)
     )
 
 
@@ -273,7 +275,7 @@ def by_value(found: Mapping[str, Labels]) -> Table:
         (name, label, value, own.within, own.across, own.images)
         for name, labels in found.items()
         for label, each, _ in _each(labels)
-        for value, own in ((each.substance or Substance()).by_value or {}).items()
+        for value, own in ((each.class_ or AcrossValues()).by_value or {}).items()
         if own is not None
     ]
     return Table("labels_by_value", "Class accuracy by value.", columns, tuple(rows))

@@ -43,13 +43,14 @@ class MistakesConfig:
 
 
 class MistakesStage(JsonStage[MistakesConfig]):
-    """Most confident mistakes of the first saved style probe, and of the class probe on original photographs.
+    """Most confident mistakes of the first saved transformation probe, and of the class probe on original photographs.
 
     Pictures of them are drawn again from the photographs; a row without ``picture`` is of a photograph that is gone or
     has changed. Controls are left out.
     """
 
     name = "mistakes"
+    version = 2
     config = MistakesConfig
     backbone_results = ByTask
     in_reports = True
@@ -100,8 +101,8 @@ def _mistakes(run: Run, unit: Unit, shown: int) -> JSON:
     """Mistakes of a backbone's probes by task."""
     table, note, found = run.tables[unit.name], _probes(run, unit), {}
     for task, chosen in (
-        ("fine", range(len(table.transformations))),
-        ("semantic", [table.transformations.index("identity")]),
+        ("transformation", range(len(table.transformations))),
+        ("class", [table.transformations.index("identity")]),
     ):
         paths = [probe_file(run.out, unit.name, task, head) for head in HEADS]
         if path := next((path for path in paths if note is not None and path.name in note.files), None):

@@ -40,8 +40,8 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     found = [(name, task, part) for name, own in by_backbone.items() for task, part in own.items() if part]
     if not found:
         return
-    text = "Test variants to which a probe of style, or a probe of class on original photographs, gives the highest "
-    text += "probability of a wrong label: truth → prediction, probability. Pictures are drawn again from the "
+    text = "Test variants to which a probe of transformation, or a probe of class on original photographs, gives the "
+    text += "highest probability of a wrong label: truth → prediction, probability. Pictures are drawn again from the "
     text += "photographs; without a picture, the photograph is gone or has changed."
     blocks: list[Block] = [Text(text)]
     for each in found[:_OPEN]:
@@ -52,7 +52,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
 
 
 def _blocks(name: str, task: str, part: Mistakes) -> list[Block]:
-    style = task == "fine"
+    style = task == "transformation"
     text = f"{show(part.wrong, 'count')} of {show(part.scored, 'count')} "
     text += f"{'variants' if style else 'photographs'} are wrong"
     text += f"; the {len(part.rows)} most confident:" if part.rows else "."

@@ -29,7 +29,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     """
 
     name = "probes"
-    version = 4
+    version = 5
     config = ProbeConfig
     alike = True
     at_once = staticmethod(lambda config: devices.resolve(config.device).torch_device)
@@ -82,7 +82,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         """Accuracy of each head: of all transformations, of held-out ones, or on original photographs."""
         for task, heads in result.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
-                found = map(score.get, ("accuracy", "held_out", "clean")) if isinstance(score, dict) else ()
+                found = map(score.get, ("accuracy", "held_out", "original")) if isinstance(score, dict) else ()
                 if (value := next((each for each in found if each is not None), None)) is not None:
                     yield f"{task}  {head}  {value['value']:.3f}"
 

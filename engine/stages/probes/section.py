@@ -1,4 +1,4 @@
-"""Sections on probes: style, new styles, substance, and how they depend on probe, layer, severity and training."""
+"""Sections on probes of transformation, kind and class; how they depend on probe, layer, severity and training."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from substyle.engine.report.tables import (
 from substyle.engine.results.model import BackboneResults, Confusion, ResultsDocument
 
 _SCORES = (
-    ("style", "Style", "fine", "accuracy"),
-    ("seen", "Coarse class, seen", "coarse", "seen"),
-    ("held_out", "Coarse class, held out", "coarse", "held_out"),
-    ("rotation", "Coarse class, each held out in turn", "coarse_rotation", "accuracy"),
-    ("clean", "Class, original", "semantic", "clean"),
-    ("obfuscated", "Class, transformed", "semantic", "obfuscated"),
+    ("transformation", "Transformation", "transformation", "accuracy"),
+    ("seen", "Kind, seen", "kind", "seen"),
+    ("held_out", "Kind, held out", "kind", "held_out"),
+    ("rotation", "Kind, each held out in turn", "kind_rotation", "accuracy"),
+    ("original", "Class, original", "class", "original"),
+    ("transformed", "Class, transformed", "class", "transformed"),
 )
 _FEW = 20  # rows of a table that is shown at once
 _FEW_CLASSES = 12  # in a matrix with wide cells
@@ -55,7 +55,7 @@ def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
         for head, probe in backbone.probes(task).items():
             if (value := getattr(probe, name)) is not None:
                 title = f"{heading}, {head_name(head)}"
-                outcome = (task.removeprefix("coarse_"), name, head)
+                outcome = (task.removeprefix("kind_"), name, head)
                 converged = not probe.unconverged
                 yield ComparedScore(f"{key}_{head}", title, value, converged, outcome=outcome)
 
@@ -92,29 +92,31 @@ def _overview(results: ResultsDocument) -> Section:
             text += f" The second and third plot show {tried[0]} probes."
         blocks += [plots, Text(text, note=True)]
     if table := _table(overview(results), "Overview of every backbone and head"):
-        text = f"Style: which of {results.suite_size} transformations"
-        text += _chance(results, "fine", " (chance {})")
-        text += ". Seen, held out: the coarse class of transformations in, or not in, the training set"
-        text += _chance(results, "coarse", " (chance {})")
-        text += "; the gap is over the same classes. Intervals of held-out scores and gaps are over "
+        text = f"Transformation: one of {results.suite_size}"
+        text += _chance(results, "transformation", " (chance {})")
+        text += ". Seen, held out: the kind of transformations in, or not in, the training set"
+        text += _chance(results, "kind", " (chance {})")
+        text += "; the gap is over the same kinds. Intervals of held-out scores and gaps are over "
         text += f"{results.drawn()} and transformations."
-        text += _chance(results, "semantic", " Class: of original and of transformed photographs (chance {}).")
+        text += _chance(results, "class", " Class: of original and of transformed photographs (chance {}).")
         text += " † The probe has not converged." if unconverged(results) else ""
         blocks += [*table, Text(text, note=True)]
     return Section("overview", "Overview", "Overview: how does each backbone score?", tuple(blocks) if table else ())
 
 
 def _style(results: ResultsDocument) -> Section:
-    blocks: list[Block] = [Data(by_transformation(results, "fine"), hidden=True)]
-    if tables := accuracies(results, "fine"):
+    blocks: list[Block] = [Data(by_transformation(results, "transformation"), hidden=True)]
+    if tables := accuracies(results, "transformation"):
         blocks.append(Text("Accuracy on test photographs, in per cent."))
         blocks.append(_heat(tables, "Accuracy for each transformation"))
-    return Section("style", "Style", "Style: which transformation?", tuple(blocks), answer(results, "fine"))
+    return Section(
+        "transformation", "Transformation", "Which transformation?", tuple(blocks), answer(results, "transformation")
+    )
 
 
 def _confusions(results: ResultsDocument) -> Section:
-    blocks: list[Block] = [Data(confusions(results, task), hidden=True) for task in ("fine", "coarse")]
-    titles = {"fine": "Transformations", "coarse": "Coarse classes"}
+    blocks: list[Block] = [Data(confusions(results, task), hidden=True) for task in ("transformation", "kind")]
+    titles = {"transformation": "Transformations", "kind": "Kinds"}
     found = {title: each for task, title in titles.items() if (each := matrices(results, task))}
     if found:
         text = "Rows are the truth, columns the prediction; opacity is the square root of the fraction, so that rare "
@@ -127,52 +129,50 @@ def _confusions(results: ResultsDocument) -> Section:
     return Section("confusions", "Confusions", "Confusions: what is taken for what?", tuple(blocks))
 
 
-def _new_styles(results: ResultsDocument) -> Section:
-    blocks: list[Block] = [
-        Data(by_transformation(results, task), hidden=True) for task in ("coarse", "coarse_rotation")
-    ]
-    new, seen = (accuracies(results, "coarse", role=role) for role in ("held_out", "train"))
-    turned = accuracies(results, "coarse_rotation")
+def _held_out(results: ResultsDocument) -> Section:
+    blocks: list[Block] = [Data(by_transformation(results, task), hidden=True) for task in ("kind", "kind_rotation")]
+    new, seen = (accuracies(results, "kind", role=role) for role in ("held_out", "train"))
+    turned = accuracies(results, "kind_rotation")
     if new or turned:
-        text = "Probes are trained to predict the coarse class from some transformations of each class and tested on "
+        text = "Probes are trained to predict the kind from some transformations of each kind and tested on "
         text += "others. Numbers are accuracies on test photographs in per cent, with 95% intervals"
-        blocks.append(Text(f"{text}{_chance(results, 'coarse')}."))
-        blocks.append(_heat(new, "Coarse class of held-out transformations"))
+        blocks.append(Text(f"{text}{_chance(results, 'kind')}."))
+        blocks.append(_heat(new, "Kind of held-out transformations"))
         if seen:
-            tables = _heat(seen[:1], "Coarse class of seen transformations")
+            tables = _heat(seen[:1], "Kind of seen transformations")
             blocks.append(Details("Transformations seen in training", (tables,)))
         if turned:
             blocks.append(Heading("Each transformation held out in turn"))
-            blocks.append(_heat(turned, "Coarse class with one transformation held out"))
+            blocks.append(_heat(turned, "Kind with one transformation held out"))
         if table := _table(redrawn(results)):
             blocks.append(Details("Random held-out sets", tuple(table)))
         if table := _table(equal_width(results)):
             text = "Linear probes on a random projection of each embedding to a common width, so that differences are "
             blocks.append(Details("At equal width", (*table, Text(f"{text}not due to width.", note=True))))
-    title = "New styles: are held-out transformations recognised?"
-    return Section("new", "New styles", title, tuple(blocks), answer(results, "coarse"))
+    title = "Held-out transformations: are they recognised?"
+    return Section("held-out", "Held out", title, tuple(blocks), answer(results, "kind"))
 
 
 def _substance(results: ResultsDocument) -> Section:
-    blocks: list[Block] = [Data(by_transformation(results, "semantic"), hidden=True)]
-    if tables := accuracies(results, "semantic"):
+    blocks: list[Block] = [Data(by_transformation(results, "class"), hidden=True)]
+    if tables := accuracies(results, "class"):
         text = "Probes are trained on original photographs only. Numbers are accuracies on test photographs after each "
-        blocks.append(Text(f"{text}transformation, in per cent{_chance(results, 'semantic')}."))
+        blocks.append(Text(f"{text}transformation, in per cent{_chance(results, 'class')}."))
         blocks.append(_heat(tables, "Class accuracy for each transformation"))
-    return Section("substance", "Substance", "Substance: which class?", tuple(blocks), answer(results, "semantic"))
+    return Section("class", "Class", "Which class?", tuple(blocks), answer(results, "class"))
 
 
 def _severity(results: ResultsDocument) -> Section:
     blocks: list[Block] = []
     if plots := curves.severity_plots(results):
         every = curves.severities(results)
-        text = f"Accuracy of {head_name(results.first_head())} probes of style (solid) and of class (dashed) at each "
-        text += "severity, in per cent, on test photographs."
-        note = (
-            "Severities of a transformation are one class of the style probe. Halfway: where the curve, linear between "
+        text = f"Accuracy of {head_name(results.first_head())} probes of transformation (solid) and of class (dashed) "
+        text += "at each severity, in per cent, on test photographs."
+        note = "Severities of a transformation are one class of the transformation probe. Halfway: where the curve, "
+        note += (
+            "linear between severities and at chance at severity 0, first crosses the mean of chance and its maximum, "
         )
-        note += "severities and at chance at severity 0, first crosses the mean of chance and its maximum, if the "
-        note += "interval at the strongest severity lies above chance. Vertical lines and intervals: 95%, over "
+        note += "if the interval at the strongest severity lies above chance. Vertical lines and intervals: 95%, over "
         note += f"{results.drawn()}. Hollow points: the probe has not converged."
         panels = curves.curve_panels(plots, "severity")
         blocks = [
@@ -189,8 +189,8 @@ def _depth(results: ResultsDocument) -> Section:
     blocks: list[Block] = []
     if plots := curves.depth_plots(results):
         text = f"Accuracy of {head_name(results.first_head())} probes on the layers of a network, in per cent, on test "
-        note = f"Vertical lines are 95% intervals; those of new styles are over {results.drawn()} and transformations. "
-        note += "Style: which transformation; new styles: the coarse class of held-out transformations. Hollow points: "
+        note = f"Vertical lines are 95% intervals; those of held-out transformations are over {results.drawn()} and "
+        note += "transformations. Held out: the kind of held-out transformations. Hollow points: "
         blocks = [
             Text(f"{text}photographs."),
             Plots("depth", curves.curve_panels(plots, "layer"), shared=True),
@@ -201,9 +201,9 @@ def _depth(results: ResultsDocument) -> Section:
 
 def _together(results: ResultsDocument) -> Section:
     text = (
-        "One hidden layer with two heads, trained on style and class together, compared with single-task twins trained "
-        "on the same rows in the same order, each for as many steps as help it. Differences whose interval contains 0 "
-        "are not significant."
+        "One hidden layer with two heads, trained on transformation and class together, compared with single-task "
+        "twins trained on the same rows in the same order, each for as many steps as help it. Differences whose "
+        "interval contains 0 are not significant."
     )
     table = _table(multitask(results), "Multi-task probes and their single-task twins")
     title = "Multi-task: can one probe predict both?"
@@ -219,10 +219,10 @@ def _comparisons(results: ResultsDocument) -> Section:
         f"intervals from a paired bootstrap over {results.drawn()} and, two-way, over {results.drawn()} and "
         "transformations. Error: standard error of the difference, including training variance if probes were "
         "trained on resampled photographs. p: two-sided, after Holm's correction over all pairs of the same task, "
-        "metric and head; differences with p below 0.05 are called clear. Tasks: fine: transformation; coarse: "
-        "coarse class; rotation: coarse class with each transformation held out in turn; semantic: class; "
-        "multitask: style and class together; equal: probes on random projections to a common width. Metrics of "
-        "semantic: clean: on original photographs; obfuscated: on transformed ones."
+        "metric and head; differences with p below 0.05 are called clear. Tasks: "
+        "rotation: kind, with each transformation held out in turn; "
+        "multitask: transformation and class together; equal: probes on random projections to a common width. Metrics "
+        "of class: original and transformed photographs."
     )
     trained = comparisons_between(every, results.real(), results.first_head())
     blocks: list[Block] = [Text(text)]
@@ -251,7 +251,7 @@ def _training(results: ResultsDocument) -> Section:
 
 
 _MAKERS = (
-    *(_overview, _style, _confusions, _new_styles, _substance, _severity, _depth),
+    *(_overview, _style, _confusions, _held_out, _substance, _severity, _depth),
     *(_together, _comparisons, _training),
 )
 

@@ -39,16 +39,16 @@ class ShiftStage(JsonStage[ShiftConfig], EmbeddingStage[ShiftConfig, JSON]):
     accuracy. Bootstrap replicates of sensitivity and loss are kept beside them.
 
     ``domains``: linear probes of each domain on the test photographs of all domains, by task, training domain and test
-    domain: ``accuracy`` (fine: of all transformations), ``seen`` and ``held_out`` (coarse), ``clean`` and
-    ``obfuscated`` (semantic, on photographs of classes that the probe knows by name), each with its interval over
-    photographs, ``images``, whether the probe has ``converged``, and for fine ``by_transformation``.
+    domain: ``accuracy`` (transformation: of all transformations), ``seen`` and ``held_out`` (kind), ``original`` and
+    ``transformed`` (class, on photographs of classes that the probe knows by name), each with its interval over
+    photographs, ``images``, whether the probe has ``converged``, and for transformation ``by_transformation``.
 
     Embeddings are written to ``shift/<name>.zarr`` and ``shift/domains/<name>.zarr``, replacing a store of other
     photographs, and probes of other domains to ``shift/domains/<name>.results``.
     """
 
     name = "shift"
-    version = 3
+    version = 4
     config = ShiftConfig
     report = section
 
@@ -141,7 +141,7 @@ def _stores(run: Run, config: ShiftConfig) -> dict[str, EmbeddingStore]:
 
 def _probe(run: Run, unit: Unit) -> Path:
     """The class probe."""
-    return probe_file(run.out, unit.name, "semantic")
+    return probe_file(run.out, unit.name, "class")
 
 
 def _replicates(run: Run, stage: ShiftStage) -> dict[str, Replicates]:

@@ -47,9 +47,9 @@ def shift_scores(
             raise ConfigError(f"shift.{name}", found, allowed)
         scores[name] = {"accuracy": reached[0].entry(), "images": reached[1]}
         rows = compared_rows(table, (shifted, made) if own_photographs else None)
-        clean = accuracy(table, probe, rows, [0], config)
-        if clean is not None:
-            kept[f"loss/{name}"] = clean[0] - reached[0]
+        original = accuracy(table, probe, rows, [0], config)
+        if original is not None:
+            kept[f"loss/{name}"] = original[0] - reached[0]
     return scores, kept
 
 

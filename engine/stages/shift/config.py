@@ -10,7 +10,7 @@ from substyle.engine.store.layout import ResampleBy
 from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.validation import validated
 
-TASKS = ("fine", "coarse", "semantic")  # whose probes are scored on domains
+TASKS = ("transformation", "kind", "class")  # whose probes are scored on domains
 
 
 @validated("shift")

@@ -134,6 +134,6 @@ def _numbers(found: Resampled, table: EmbeddingTable, task: str) -> dict[str, An
         mean = found.mean(weight_T)
         # one that generalises to unseen transformations has no interval over them here
         numbers[name] = entry_of(mean.value, one_way=mean.ci95) if (task, name) in GENERAL else mean.entry()
-    if task == "fine":
+    if task == "transformation":
         numbers["by_transformation"] = {name: found.one(t).number for t, name in enumerate(table.transformations)}
     return numbers

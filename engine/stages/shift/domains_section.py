@@ -65,13 +65,13 @@ def domains(results: ResultsDocument) -> Table:
 
 
 def domains_summary(results: ResultsDocument) -> str:
-    """Which style transfers worst, for each trained backbone, and which transformation loses most.
+    """Which probe of transformations transfers worst, for each trained backbone, and which transformation loses most.
 
     Probes that have not converged are left out.
     """
     sentences = []
     for name in results.real():
-        cells = _cells(_found(results).get(name, {}), "fine")
+        cells = _cells(_found(results).get(name, {}), "transformation")
         lost: list[tuple[float, str, str]] = []
         for trained, row in cells.items():
             for tested, cell in row.items():
@@ -82,8 +82,10 @@ def domains_summary(results: ResultsDocument) -> str:
         if not lost:
             continue
         change, trained, tested = min(lost)
-        text = f"Style of {name} transfers worst from {trained} to {tested}: {show(change, 'points')} points"
-        text += f" against a probe of {tested}"
+        text = (
+            f"The transformation probe of {name} transfers worst from {trained} to {tested}: {show(change, 'points')} "
+        )
+        text += f"points against a probe of {tested}"
         text += f", the lowest of {len(lost)} differences" if len(lost) > 1 else ""
         probes = (cells[each].get(tested) for each in (tested, trained))
         before, after = ((probe and probe.by_transformation) or {} for probe in probes)

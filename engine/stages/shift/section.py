@@ -38,7 +38,7 @@ def _shift(results: ResultsDocument) -> Iterator[Section]:
 def scores(backbone: BackboneResults) -> Iterator[ComparedScore]:
     """Class accuracy on other photographs, and accuracies of probes of other domains."""
     yield from domains.scores(backbone)
-    late = backbone.unconverged("semantic", "linear")
+    late = backbone.unconverged("class", "linear")
     for name, each in (backbone.shift or {}).items():
         if each and each.accuracy is not None:
             yield ComparedScore(f"shift_{name}", f"Class, {name}", each.accuracy, not late, each.images)
@@ -54,7 +54,7 @@ def shifts(results: ResultsDocument) -> Table:
         (
             name,
             key,
-            scored(scores, "accuracy", probe=backbone.probe("semantic", "linear")),
+            scored(scores, "accuracy", probe=backbone.probe("class", "linear")),
             scores.images if scores else None,
         )
         for name, backbone in results.ordered().items()
@@ -70,7 +70,7 @@ def shift_table(results: ResultsDocument) -> Table | None:
         return None
     columns = [
         *words("backbone"),
-        Column("clean", "Own photographs", interval=True),
+        Column("original", "Own photographs", interval=True),
         *(Column(f"shift_{key}", key, interval=True) for key in names),
         Column("sensitivity", "Mean sensitivity", "number"),
     ]
@@ -78,10 +78,10 @@ def shift_table(results: ResultsDocument) -> Table | None:
     for name, backbone in results.ordered().items():
         if backbone.shift:
             moved = [each.value for each in (backbone.sensitivity or {}).values() if each is not None]
-            clean = scored(backbone.probe("semantic", results.first_head()), "clean")
-            probe = backbone.probe("semantic", "linear")
+            original = scored(backbone.probe("class", results.first_head()), "original")
+            probe = backbone.probe("class", "linear")
             shifted = [scored(backbone.shift.get(key), "accuracy", probe=probe) for key in names]
-            rows.append((name, clean, *shifted, sum(moved) / len(moved) if moved else None))
+            rows.append((name, original, *shifted, sum(moved) / len(moved) if moved else None))
     return Table("shift", "Accuracy of the class probe on shifted photographs", tuple(columns), tuple(rows))
 
 

@@ -92,7 +92,7 @@ def _hsv(x_BSSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, value - x_BSSC.amin(-1, keepdim=True)
 
 
-@kernel(PREFIX + "speckle_noise", operation="speckle_noise", coarse="noise", role="held_out", parameters=[SEVERITY])
+@kernel(PREFIX + "speckle_noise", operation="speckle_noise", kind="noise", role="held_out", parameters=[SEVERITY])
 def speckle_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Gaussian noise in proportion to the value."""
     device, x = canvas_BSSC.device, unit(canvas_BSSC)
@@ -103,7 +103,7 @@ def speckle_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
 _GLASS = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))  # sigma, largest move in px, iterations
 
 
-@kernel(PREFIX + "glass_blur", operation="glass_blur", coarse="blur", role="train", parameters=[SEVERITY])
+@kernel(PREFIX + "glass_blur", operation="glass_blur", kind="blur", role="train", parameters=[SEVERITY])
 def glass_blur(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Blur, move every pixel by a few random pixels, several times, and blur again."""
     side, device, out = canvas_BSSC.shape[1], canvas_BSSC.device, torch.empty_like(canvas_BSSC)
@@ -129,7 +129,7 @@ _SNOW = (
 @kernel(
     PREFIX + "snow",
     operation="snow",
-    coarse="weather",
+    kind="weather",
     role="train",
     parameters=[SEVERITY, Uniform("angle", -135, -45, unit="degree")],
 )
@@ -155,7 +155,7 @@ def snow(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
 _FOG = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))  # density, decay
 
 
-@kernel(PREFIX + "fog", operation="fog", coarse="weather", role="train", parameters=[SEVERITY])
+@kernel(PREFIX + "fog", operation="fog", kind="weather", role="train", parameters=[SEVERITY])
 def fog(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Fractal clouds added to the photograph, which is then darkened to its former maximum."""
     device, x, rows = canvas_BSSC.device, unit(canvas_BSSC), row(_FOG, args)
@@ -169,7 +169,7 @@ def fog(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
 _FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))  # shares of the photograph and the frost
 
 
-@kernel(PREFIX + "frost", operation="frost", coarse="weather", role="train", parameters=[SEVERITY])
+@kernel(PREFIX + "frost", operation="frost", kind="weather", role="train", parameters=[SEVERITY])
 def frost(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Pale blue crystals over the photograph: ridges of fractal clouds."""
     device, x, rows = canvas_BSSC.device, unit(canvas_BSSC), row(_FROST, args)
@@ -190,7 +190,7 @@ _EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 _WATER, _MUD = (238 / 255, 238 / 255, 175 / 255), (63 / 255, 42 / 255, 20 / 255)  # blue, green, red; red, green, blue
 
 
-@kernel(PREFIX + "spatter", operation="spatter", coarse="weather", role="held_out", parameters=[SEVERITY])
+@kernel(PREFIX + "spatter", operation="spatter", kind="weather", role="held_out", parameters=[SEVERITY])
 def spatter(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Drops of water (severities 1 to 3) or mud (4, 5)."""
     side, device, x = canvas_BSSC.shape[1], canvas_BSSC.device, unit(canvas_BSSC)
@@ -222,7 +222,7 @@ def _box(side: int, small: int) -> Banded:
     return Banded(inside / inside.sum(1, keepdims=True))
 
 
-@kernel(PREFIX + "pixelate", operation="pixelate", coarse="quality", role="train", parameters=[SEVERITY])
+@kernel(PREFIX + "pixelate", operation="pixelate", kind="quality", role="train", parameters=[SEVERITY])
 def pixelate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Reduce with a box filter, then enlarge by repeating pixels."""
     side, device, out = canvas_BSSC.shape[1], canvas_BSSC.device, torch.empty_like(canvas_BSSC)
@@ -237,7 +237,7 @@ def pixelate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Ten
     return out
 
 
-@kernel(PREFIX + "brightness", operation="brightness", coarse="tone", role="train", parameters=[SEVERITY])
+@kernel(PREFIX + "brightness", operation="brightness", kind="tone", role="train", parameters=[SEVERITY])
 def brightness(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Add to the value of HSV."""
     x = unit(canvas_BSSC)
@@ -246,7 +246,7 @@ def brightness(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.T
     return pixels(torch.where(value > 0, x / value.clamp_min(1e-6) * brighter, brighter))
 
 
-@kernel(PREFIX + "contrast", operation="low_contrast", coarse="tone", role="train", parameters=[SEVERITY])
+@kernel(PREFIX + "contrast", operation="low_contrast", kind="tone", role="train", parameters=[SEVERITY])
 def contrast(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Scale the difference from each channel's mean."""
     factor = per_image(row((0.4, 0.3, 0.2, 0.1, 0.05), args), canvas_BSSC.device)
@@ -255,7 +255,7 @@ def contrast(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Ten
     return pixels((unit(canvas_BSSC) - mean) * factor + mean)
 
 
-@kernel(PREFIX + "saturate", operation="saturate", coarse="tone", role="held_out", parameters=[SEVERITY])
+@kernel(PREFIX + "saturate", operation="saturate", kind="tone", role="held_out", parameters=[SEVERITY])
 def saturate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Scale the saturation of HSV and add to it."""
     x, rows = unit(canvas_BSSC), row(((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)), args)

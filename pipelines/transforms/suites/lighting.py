@@ -1,4 +1,4 @@
-"""Coarse classes *lighting* and *weather*: where light comes from, how much of it, and what is in the air.
+"""Kinds *lighting* and *weather*: where light comes from, how much of it, and what is in the air.
 
 A factor on light is a factor's square root on levels: a gamma of 2.
 """
@@ -47,7 +47,7 @@ def _luma(x_BSSC: torch.Tensor) -> torch.Tensor:
 
 
 @kernel(
-    "directional_light", coarse="lighting", role="train",
+    "directional_light", kind="lighting", role="train",
     parameters=[severities("stops", 2.5, 3.5, 4.5, 5.5, 6.5, unit="stop"), _ANGLE],
 )  # fmt: skip
 def directional_light(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -59,7 +59,7 @@ def directional_light(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> 
 
 
 @kernel(
-    "cast_shadow", coarse="lighting", role="train",
+    "cast_shadow", kind="lighting", role="train",
     parameters=[
         severities("darkness", 0.35, 0.45, 0.55, 0.65, 0.75), _ANGLE, Uniform("shift", -0.2, 0.2, unit="of the side"),
         Uniform("width", 0.25, 0.45, unit="of the side"), Uniform("taper", -0.4, 0.4),
@@ -76,7 +76,7 @@ def cast_shadow(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.
 
 
 @kernel(
-    "vignette", coarse="lighting", role="held_out",
+    "vignette", kind="lighting", role="held_out",
     parameters=[
         severities("falloff", 1.0, 2.0, 3.5, 5.5, 8.0), *(Uniform(f"place_{axis}", -0.05, 0.05) for axis in "xy"),
     ],
@@ -89,7 +89,7 @@ def vignette(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Ten
 
 
 @kernel(
-    "overexposure", coarse="lighting", role="train",
+    "overexposure", kind="lighting", role="train",
     parameters=[severities("stops", 1.0, 1.5, 2.0, 2.6, 3.2, unit="stop")],
 )  # fmt: skip
 def overexposure(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -98,7 +98,7 @@ def overexposure(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch
 
 
 @kernel(
-    "underexposure", coarse="lighting", role="train",
+    "underexposure", kind="lighting", role="train",
     parameters=[severities("stops", 1.5, 2.2, 3.0, 4.0, 5.0, unit="stop")],
 )  # fmt: skip
 def underexposure(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -107,7 +107,7 @@ def underexposure(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
 
 
 @kernel(
-    "color_temperature", coarse="lighting", role="train",
+    "color_temperature", kind="lighting", role="train",
     parameters=[severities("stops", 0.5, 0.8, 1.1, 1.5, 2.0, unit="stop"), Choice("sign", (-1, 1))],
 )  # fmt: skip
 def color_temperature(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -118,7 +118,7 @@ def color_temperature(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> 
 
 
 @kernel(
-    "night", coarse="lighting", role="held_out",
+    "night", kind="lighting", role="held_out",
     parameters=[severities("stops", 2.5, 3.2, 4.0, 4.8, 5.6, unit="stop"), *_PLACE, Uniform("reach", 0.15, 0.25)],
 )  # fmt: skip
 def night(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -132,7 +132,7 @@ def night(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor
 
 
 @kernel(
-    "backlight", coarse="lighting", role="train",
+    "backlight", kind="lighting", role="train",
     parameters=[severities("stops", 2.0, 2.8, 3.6, 4.4, 5.2, unit="stop"), *_PLACE],
 )  # fmt: skip
 def backlight(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -145,7 +145,7 @@ def backlight(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Te
 
 
 @kernel(
-    "dappled_light", coarse="lighting", role="train",
+    "dappled_light", kind="lighting", role="train",
     parameters=[severities("stops", 1.0, 1.5, 2.0, 2.6, 3.2, unit="stop")],
 )  # fmt: skip
 def dappled_light(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -164,7 +164,7 @@ _GHOSTS = (
 
 
 @kernel(
-    "lens_flare", coarse="lighting", role="held_out",
+    "lens_flare", kind="lighting", role="held_out",
     parameters=[severities("strength", 0.35, 0.5, 0.65, 0.8, 1.0), *_PLACE, _ANGLE],
 )  # fmt: skip
 def lens_flare(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -191,7 +191,7 @@ for _name, _role in (("fog", "train"), ("snow", "held_out")):
 
 
 @kernel(
-    "rain", coarse="weather", role="train",
+    "rain", kind="weather", role="train",
     parameters=[
         severities("drops", 0.004, 0.007, 0.011, 0.016, 0.022, unit="of the pixels"),
         Uniform("angle", 70, 110, unit="degree"),

@@ -145,7 +145,7 @@ _COMPOSED = (Uniform("factor", 0.5, 0.65), Uniform("place_x", -0.4, 0.4), Unifor
 @kernel(
     PREFIX + "background_blur_composition",
     operation="background_blur_composition",
-    coarse="viewpoint",
+    kind="viewpoint",
     role="train",
     parameters=_COMPOSED,
 )
@@ -165,7 +165,7 @@ def background_blur_composition(canvas_BSSC: torch.Tensor, args: Arrays, keys_B:
 
 
 @kernel(
-    PREFIX + "photo_composition", operation="photo_composition", coarse="viewpoint", role="train",
+    PREFIX + "photo_composition", operation="photo_composition", kind="viewpoint", role="train",
     parameters=[*_COMPOSED, Uniform("angle", -25, 25, unit="degree"), *_PHOTO], prepare=_chosen, split_assets=True,
 )  # fmt: skip
 def photo_composition(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -178,7 +178,7 @@ def photo_composition(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> 
 
 
 @kernel(
-    PREFIX + "perspective_composition", operation="perspective_composition", coarse="viewpoint", role="held_out",
+    PREFIX + "perspective_composition", operation="perspective_composition", kind="viewpoint", role="held_out",
     parameters=[Uniform("tilt", 0.8, 1.2), _ANGLE, *_PHOTO], prepare=_chosen, split_assets=True,
 )  # fmt: skip
 def perspective_composition(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -192,7 +192,7 @@ def perspective_composition(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Key
 
 
 @kernel(
-    PREFIX + "image_overlay", operation="image_overlay", coarse="overlay", role="train",
+    PREFIX + "image_overlay", operation="image_overlay", kind="overlay", role="train",
     parameters=[Uniform("alpha", 0.4, 0.55), *_PHOTO], prepare=_chosen, split_assets=True,
 )  # fmt: skip
 def image_overlay(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -209,7 +209,7 @@ def _stripes(band_B: NDArray[np.floating], vertical_B: NDArray[np.floating], sid
 
 
 @kernel(
-    PREFIX + "interleave", operation="interleave", coarse="overlay", role="train",
+    PREFIX + "interleave", operation="interleave", kind="overlay", role="train",
     parameters=[Uniform("band", 6, 14, unit="px"), Choice("vertical", (0, 1)), *_PHOTO],
     prepare=_chosen, split_assets=True,
 )  # fmt: skip
@@ -224,7 +224,7 @@ _LINES = 96
 
 
 @kernel(
-    PREFIX + "line_shift", operation="line_shift", coarse="warp", role="train",
+    PREFIX + "line_shift", operation="line_shift", kind="warp", role="train",
     parameters=[
         Uniform("band", 3, 8, unit="px"), Choice("vertical", (0, 1)), Uniform("reach", 20, 45, unit="px"),
         Uniform("shift", 0.3, 1, unit="of the reach", count=_LINES),
@@ -250,7 +250,7 @@ _BLOCKS = 6
 
 
 @kernel(
-    PREFIX + "rotate_blocks", operation="rotate_blocks", coarse="warp", role="train",
+    PREFIX + "rotate_blocks", operation="rotate_blocks", kind="warp", role="train",
     parameters=[Choice("blocks", (3, 4, 5, _BLOCKS)), Uniform("turn", 0, 1, count=_BLOCKS**2)],
 )  # fmt: skip
 def rotate_blocks(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -272,7 +272,7 @@ def rotate_blocks(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
 
 
 @kernel(
-    PREFIX + "wavy_color_warp", operation="wavy_color_warp", coarse="warp", role="train",
+    PREFIX + "wavy_color_warp", operation="wavy_color_warp", kind="warp", role="train",
     parameters=[
         Uniform("depth", 0.025, 0.05, unit="of the side"), Uniform("waves", 2.5, 5.0, count=2),
         Uniform("phase", 0, 360, unit="degree", count=2), Uniform("apart", 60, 140, unit="degree"),
@@ -307,7 +307,7 @@ _PATCHES = 4
 
 
 @kernel(
-    PREFIX + "adversarial_patches", operation="adversarial_patches", coarse="overlay", role="train",
+    PREFIX + "adversarial_patches", operation="adversarial_patches", kind="overlay", role="train",
     parameters=[
         Uniform("place_x", -0.4, 0.4, count=_PATCHES), Uniform("place_y", -0.4, 0.4, count=_PATCHES),
         Uniform("radius", 0.09, 0.16, unit="of the side", count=_PATCHES),
@@ -346,7 +346,7 @@ def _table(values_BN: NDArray[np.floating], count_B: NDArray[np.floating], most:
 
 
 @kernel(
-    PREFIX + "color_noise_blocks", operation="color_noise_blocks", coarse="overlay", role="train",
+    PREFIX + "color_noise_blocks", operation="color_noise_blocks", kind="overlay", role="train",
     parameters=[
         Choice("cells", (8, 10, 12, _CELLS)), Uniform("channel", 0, 3, count=_CELLS**2),
         Uniform("shift", 0.25, 0.6, unit="of full range", signed=True, count=_CELLS**2),
@@ -360,7 +360,7 @@ def color_noise_blocks(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) ->
 
 
 @kernel(
-    PREFIX + "high_contrast_border", operation="high_contrast_border", coarse="overlay", role="train",
+    PREFIX + "high_contrast_border", operation="high_contrast_border", kind="overlay", role="train",
     parameters=[
         Uniform("width", 0.1, 0.17, unit="of the side"), Uniform("cell", 6, 12, unit="px"),
         Choice("pattern", (0, 1)), Uniform("slope", -1, 1), Uniform("factor", 0.35, 0.6),
@@ -380,7 +380,7 @@ def high_contrast_border(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) 
 
 
 @kernel(
-    PREFIX + "texturize", operation="texturize", coarse="style", role="train",
+    PREFIX + "texturize", operation="texturize", kind="style", role="train",
     parameters=[Uniform("thread", 4, 7, unit="px"), Uniform("depth", 0.55, 0.8), _ANGLE],
 )  # fmt: skip
 def texturize(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -398,7 +398,7 @@ _TRIANGLES = 6
 
 
 @kernel(
-    PREFIX + "low_contrast_triangles", operation="low_contrast_triangles", coarse="overlay", role="held_out",
+    PREFIX + "low_contrast_triangles", operation="low_contrast_triangles", kind="overlay", role="held_out",
     parameters=[Choice("cells", (3, 4, 5, _TRIANGLES)), Uniform("factor", 0.05, 0.6, count=2 * _TRIANGLES**2)],
 )  # fmt: skip
 def low_contrast_triangles(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Coarse class *sensor*: flaws of lenses and sensors."""
+"""Kind *sensor*: flaws of lenses and sensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from substyle.pipelines.transforms.suites.viewpoint import sampled
 
 
 @kernel(
-    "chromatic_aberration", coarse="sensor", role="train",
+    "chromatic_aberration", kind="sensor", role="train",
     parameters=[severities("shift", 2, 3, 4.5, 6, 8, unit="px"), Choice("sign", (-1, 1))],
 )  # fmt: skip
 def chromatic_aberration(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -38,7 +38,7 @@ def chromatic_aberration(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) 
 
 
 @kernel(
-    "bayer", coarse="sensor", role="train",
+    "bayer", kind="sensor", role="train",
     parameters=[severities("strength", 0.4, 0.55, 0.7, 0.85, 1.0), Choice("cell", (2,), unit="px", within=(1, 64))],
 )  # fmt: skip
 def bayer(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -53,7 +53,7 @@ def bayer(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor
     return pixels(unit(canvas_BSSC) * (1.0 - strength * (1.0 - filters)) * (1.0 + 0.6 * strength))
 
 
-@kernel("banding", coarse="sensor", role="train", parameters=[severities("levels", 8, 6, 5, 4, 3)])
+@kernel("banding", kind="sensor", role="train", parameters=[severities("levels", 8, 6, 5, 4, 3)])
 def banding(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Few levels per channel: smooth gradients become bands."""
     steps = per_image(args["levels"] - 1, canvas_BSSC.device)
@@ -61,7 +61,7 @@ def banding(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tens
 
 
 @kernel(
-    "hot_pixels", coarse="sensor", role="train",
+    "hot_pixels", kind="sensor", role="train",
     parameters=[severities("share", 0.014, 0.022, 0.034, 0.05, 0.07, unit="of the pixels")],
 )  # fmt: skip
 def hot_pixels(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -77,7 +77,7 @@ _SPOTS = 28
 
 
 @kernel(
-    "dust", coarse="sensor", role="held_out",
+    "dust", kind="sensor", role="held_out",
     parameters=[
         severities("darkness", 0.4, 0.5, 0.6, 0.72, 0.85), Uniform("place_x", -0.5, 0.5, count=_SPOTS),
         Uniform("place_y", -0.5, 0.5, count=_SPOTS), Uniform("radius", 3, 11, unit="px", count=_SPOTS),
@@ -99,7 +99,7 @@ def dust(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
 
 
 @kernel(
-    "rolling_bands", coarse="sensor", role="held_out",
+    "rolling_bands", kind="sensor", role="held_out",
     parameters=[
         severities("depth", 0.25, 0.38, 0.5, 0.65, 0.8), Uniform("bands", 3, 8),
         Uniform("phase", 0, 360, unit="degree"),
@@ -114,7 +114,7 @@ def rolling_bands(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
     return pixels(unit(canvas_BSSC) * (1.0 + per_image(args["depth"], device) * (light - 0.2) * tint))
 
 
-@kernel("sensor_noise", coarse="sensor", role="held_out", parameters=[severities("gain", 0.05, 0.08, 0.11, 0.15, 0.2)])
+@kernel("sensor_noise", kind="sensor", role="held_out", parameters=[severities("gain", 0.05, 0.08, 0.11, 0.15, 0.2)])
 def sensor_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Noise of a high sensitivity: of photons and of reading, coarser in colour than in luminance, uneven by row."""
     x, side, device = unit(canvas_BSSC), canvas_BSSC.shape[1], canvas_BSSC.device
@@ -127,7 +127,7 @@ def sensor_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch
     return pixels(x + gain * (0.3 + x).sqrt() * (0.8 * fine + 0.6 * coarse) + 0.25 * gain * rows)
 
 
-@kernel("blooming", coarse="sensor", role="train", parameters=[severities("strength", 0.3, 0.45, 0.6, 0.75, 0.95)])
+@kernel("blooming", kind="sensor", role="train", parameters=[severities("strength", 0.3, 0.45, 0.6, 0.75, 0.95)])
 def blooming(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Charge that overflows from highlights into their columns: vertical white streaks."""
     levels = canvas_BSSC.int()

@@ -1,4 +1,4 @@
-"""Coarse class *style*: ten published stylisations without a network, four styles each.
+"""Kind *style*: ten published stylisations without a network, four styles each.
 
 Each generator is one function of one picture, made of calls of NumPy, SciPy, scikit-image and Pillow, and no two share
 the algorithm that gives the look. Its four styles are four sets of parameters. Random numbers inside, such as the
@@ -101,7 +101,7 @@ def generator(columns: str, **styles: tuple[Any, ...]) -> Callable[[Style], Styl
         of, drawn = style.__name__, partial(each_picture, style)
         for name, values in styles.items():
             made = [parameter(*each, value) for each, value in zip(named, values, strict=True)]
-            kernel(f"style_{of}_{name}", coarse="style", role="held_out", parameters=made, generator=of)(drawn)
+            kernel(f"style_{of}_{name}", kind="style", role="held_out", parameters=made, generator=of)(drawn)
         return style
 
     return decorate

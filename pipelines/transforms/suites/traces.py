@@ -122,11 +122,9 @@ def _last(canvas_BSSC: torch.Tensor) -> torch.Tensor:
     return jpeg_codec.compressed(canvas_BSSC, np.full(len(canvas_BSSC), LAST, np.int32), whole_chroma=True)
 
 
-def _register(
-    name: str, coarse: str, role: Role, function: Callable[..., torch.Tensor], *parameters: Parameter
-) -> None:
-    operation = {"quality": "jpeg", "sharpening": "sharpen", "resampling": "resize"}[coarse]
-    made = kernel(PREFIX + name, operation=operation, coarse=coarse, role=role, parameters=parameters, subtle=True)
+def _register(name: str, kind: str, role: Role, function: Callable[..., torch.Tensor], *parameters: Parameter) -> None:
+    operation = {"quality": "jpeg", "sharpening": "sharpen", "resampling": "resize"}[kind]
+    made = kernel(PREFIX + name, operation=operation, kind=kind, role=role, parameters=parameters, subtle=True)
     made(function)
 
 

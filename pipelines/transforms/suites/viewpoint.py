@@ -1,4 +1,4 @@
-"""Coarse class *viewpoint*: where the camera stands, and how its optics and shutter move the picture.
+"""Kind *viewpoint*: where the camera stands, and how its optics and shutter move the picture.
 
 Bilinear; borders are mirrored, except those of a picture that is scaled down, which are black.
 """
@@ -38,7 +38,7 @@ def sampled(canvas_BSSC: torch.Tensor, x_BSS1: torch.Tensor, y_BSS1: torch.Tenso
 
 
 @kernel(
-    "rotation", coarse="viewpoint", role="train",
+    "rotation", kind="viewpoint", role="train",
     parameters=[severities("angle", 10, 18, 26, 35, 45, unit="degree"), _SIGN],
 )  # fmt: skip
 def rotation(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
@@ -52,7 +52,7 @@ def rotation(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Ten
 
 @kernel(
     "perspective",
-    coarse="viewpoint",
+    kind="viewpoint",
     role="held_out",
     parameters=[severities("tilt", 0.4, 0.6, 0.8, 0.95, 1.1), _ANGLE],
 )
@@ -67,7 +67,7 @@ def perspective(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.
 
 
 @kernel(
-    "scale", coarse="viewpoint", role="train",
+    "scale", kind="viewpoint", role="train",
     parameters=[
         severities("factor", 0.85, 0.75, 0.65, 0.55, 0.45),
         *_PLACE,
@@ -85,7 +85,7 @@ def scale(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor
 
 
 @kernel(
-    "crop", coarse="viewpoint", role="train",
+    "crop", kind="viewpoint", role="train",
     parameters=[
         severities("share", 0.8, 0.65, 0.52, 0.42, 0.33, unit="of the side"),
         *_PLACE,
@@ -101,7 +101,7 @@ def crop(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     return sampled(canvas_BSSC, x, y)
 
 
-@kernel("flip", coarse="viewpoint", role="train", parameters=[severities("kind", 1, 2, 3, 4, 5)])
+@kernel("flip", kind="viewpoint", role="train", parameters=[severities("kind", 1, 2, 3, 4, 5)])
 def flip(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Reflections, the usual ones first: left-right (1), top-bottom (2), both (3), about a diagonal (4, 5)."""
     out_BSSC = torch.empty_like(canvas_BSSC)
@@ -118,7 +118,7 @@ def _square(canvas_BSSC: torch.Tensor) -> torch.Tensor:
     return 4.0 * (x * x + y * y)
 
 
-@kernel("barrel", coarse="viewpoint", role="train", parameters=[severities("strength", 0.25, 0.45, 0.7, 1.1, 1.7)])
+@kernel("barrel", kind="viewpoint", role="train", parameters=[severities("strength", 0.25, 0.45, 0.7, 1.1, 1.7)])
 def barrel(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Barrel distortion, as of a wide-angle lens: r is taken from r (1 + strength r²) / (1 + strength)."""
     strength = per_image(args["strength"], canvas_BSSC.device)
@@ -127,9 +127,7 @@ def barrel(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tenso
     return sampled(canvas_BSSC, x * ratio, y * ratio)
 
 
-@kernel(
-    "pincushion", coarse="viewpoint", role="held_out", parameters=[severities("strength", 0.12, 0.2, 0.3, 0.4, 0.5)]
-)
+@kernel("pincushion", kind="viewpoint", role="held_out", parameters=[severities("strength", 0.12, 0.2, 0.3, 0.4, 0.5)])
 def pincushion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Pincushion distortion, as of a telephoto lens: r is taken from r (1 + 2 strength) / (1 + strength r²)."""
     strength = per_image(args["strength"], canvas_BSSC.device)
@@ -139,7 +137,7 @@ def pincushion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.T
 
 
 @kernel(
-    "rolling_shutter", coarse="viewpoint", role="train",
+    "rolling_shutter", kind="viewpoint", role="train",
     parameters=[
         severities("skew", 0.15, 0.25, 0.35, 0.5, 0.65, unit="of the side"), _SIGN,
         Uniform("phase", 0, 360, unit="degree"),
@@ -154,7 +152,7 @@ def rolling_shutter(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> to
     return sampled(canvas_BSSC, x + skew * (y + 0.1 * torch.sin(rows).float()), y)
 
 
-@kernel("mirror_tiling", coarse="viewpoint", role="held_out", parameters=[severities("tiles", 2, 2.5, 3, 4, 5)])
+@kernel("mirror_tiling", kind="viewpoint", role="held_out", parameters=[severities("tiles", 2, 2.5, 3, 4, 5)])
 def mirror_tiling(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """The picture several times along each axis, every other one mirrored, as between mirrors."""
     tiles = per_image(args["tiles"], canvas_BSSC.device)

@@ -45,7 +45,7 @@ def test_points_are_variants_of_whole_test_photographs(mapped: dict[str, list[in
     assert mapped["class"] == rows.label_R.tolist()
     assert len(mapped["x"]) == 100
     assert mapped["transformations"] == ["identity", "t1", "t2", "t3", "t4"]
-    assert mapped["coarse"] == ["identity"] + ["blur"] * 4
+    assert mapped["kind"] == ["identity"] + ["blur"] * 4
 
 
 @pytest.mark.parametrize(("images", "points"), [(90, 0), (90, 29), (10, 600)])

@@ -54,7 +54,7 @@ def table(
         backbone="toy",
         x_TND=x.astype(np.float16),
         transformations=("identity", *(f"t{i}" for i in range(1, variants))),
-        coarse=("identity",) + ("blur",) * (variants - 1),
+        kind=("identity",) + ("blur",) * (variants - 1),
         roles=("train",) * variants,
         keys=tuple(f"image {i}" for i in range(images)),
         label_N=label,

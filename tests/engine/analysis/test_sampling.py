@@ -18,7 +18,7 @@ def table(images: int = 60, variants: int = 5, width: int = 4) -> EmbeddingTable
         backbone="toy",
         x_TND=rng.normal(size=(variants, images, width)).astype(np.float16),
         transformations=("identity", *(f"t{i}" for i in range(1, variants))),
-        coarse=("identity",) + ("blur",) * (variants - 1),
+        kind=("identity",) + ("blur",) * (variants - 1),
         roles=("train",) * variants,
         keys=tuple(f"image {i}" for i in range(images)),
         label_N=np.arange(images) % 3,

@@ -19,7 +19,7 @@ def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) ->
     rows = the_json(capsys)["transformations"]
     assert len(rows) == 31
     assert rows[0]["name"] == "identity"
-    assert {"name", "coarse", "role", "parameters"} <= set(rows[5])
+    assert {"name", "kind", "role", "parameters"} <= set(rows[5])
     assert sum(row["role"] == "held_out" for row in rows) == 11
     assert main(["backbones", "--json"]) == 0
     assert len(the_json(capsys)["families"]) >= 5
@@ -32,14 +32,14 @@ def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest
     plugin.write_text(
         "import torch\n"
         "from substyle.pipelines.transforms.base import Choice, kernel\n\n\n"
-        "@kernel('solarize_test', coarse='tone', role='train', parameters=[Choice('threshold', (64, 128))])\n"
+        "@kernel('solarize_test', kind='tone', role='train', parameters=[Choice('threshold', (64, 128))])\n"
         "def solarize(canvas_BSSC, args, keys_B):\n"
         "    threshold = torch.from_numpy(args['threshold']).view(-1, 1, 1, 1)\n"
         "    return torch.where(canvas_BSSC < threshold, canvas_BSSC, 255 - canvas_BSSC)\n"
     )
     arguments = ["--plugin", str(plugin), "--suite", "identity,solarize_test", "--json"]
     assert main(["transforms", *arguments]) == 0
-    assert the_json(capsys)["transformations"][1]["coarse"] == "tone"
+    assert the_json(capsys)["transformations"][1]["kind"] == "tone"
     out = tmp_path / "s.zarr"
     made = [
         "embed",
@@ -57,7 +57,7 @@ def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest
 
 
 FAILS = """from substyle.pipelines.transforms.base import kernel
-@kernel('fails_test', coarse='tone', role='train', parameters=[])
+@kernel('fails_test', kind='tone', role='train', parameters=[])
 def fails(canvas_BSSC, args, keys_B):
     return canvas_BSSC.nothing
 """

@@ -109,7 +109,7 @@ def test_what_is_not_counted_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_sample_is_scaled(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All stages but preparation and the report grow with the photographs; nothing is left behind."""
     study = tmp_path / "study.toml"
-    quick = 'bootstrap = 100\n[probes]\nheads = ["linear"]\ntasks = ["fine"]\nresamples = 0\n'
+    quick = 'bootstrap = 100\n[probes]\nheads = ["linear"]\ntasks = ["transformation"]\nresamples = 0\n'
     study.write_text(f'name = "n"\nbackbones = ["control:pixels"]\nsuite = "identity,grayscale"\ncanvas = 64\n{quick}')
     command = ["plan", str(study), "--images", str(two_classes), "--sample", "20", "--json", "--quiet"]
     assert cli.main(command) == 0

@@ -135,19 +135,19 @@ def test_probes_that_cannot_be_posed_are_named() -> None:
     config = ProbeConfig()
     assert preflight.check_tasks(config, ["identity", "jpeg"], count(GOOD)) == []
     named = preflight.check_tasks(config, ["identity", "jpeg"], count({"a": {None: 20}}))
-    assert [line.split()[1] for line in named] == ["semantic", "multitask"]
+    assert [line.split()[1] for line in named] == ["class", "multitask"]
     assert named[0].endswith("at least 2 classes, found 1")
     named = preflight.check_tasks(config, ["identity"], count(GOOD))
-    assert [line.split()[1] for line in named] == ["fine", "coarse", "multitask"]
+    assert [line.split()[1] for line in named] == ["transformation", "kind", "multitask"]
     untested = {"a": {"train": 5}, "b": {"train": 5}, "": {"test": 5}}
     named = preflight.check_tasks(config, ["identity", "jpeg"], count(untested))
-    assert [line.split()[1] for line in named] == ["semantic", "multitask"]
+    assert [line.split()[1] for line in named] == ["class", "multitask"]
     assert "labelled" in named[0]
 
 
 def test_nothing_to_pose_is_an_error() -> None:
-    config = ProbeConfig(tasks=("semantic", "multitask"))
-    with pytest.raises(ConfigError, match=r"semantic needs .* at least 2 classes") as caught:
+    config = ProbeConfig(tasks=("class", "multitask"))
+    with pytest.raises(ConfigError, match=r"class needs .* at least 2 classes") as caught:
         preflight.check_tasks(config, ["identity", "jpeg"], count({"": {None: 20}}))
     assert caught.value.field == "probes.tasks"
 
@@ -182,7 +182,7 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
         (other, count(strangers), config, "shift.s", "'a, x, y'.*: b, c$"),
         (plain, good, config, "shift.s", str(plain)),
         (other, count({"": {None: 20}}), config, "shift", " 0 "),
-        (other, good, dataclasses.replace(config, tasks=("fine",)), "shift", "semantic in probes.tasks"),
+        (other, good, dataclasses.replace(config, tasks=("transformation",)), "shift", "class in probes.tasks"),
         (other, good, dataclasses.replace(config, heads=("mlp",)), "shift", "linear in probes.heads"),
     ]
     for folder, counts, probes, name, named in cases:
@@ -299,7 +299,7 @@ def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: P
         (study, {"a": {None: 4}}, r"^splits\.test: "),
         (dataclasses.replace(study, shift={"s": tmp_path / "missing"}), GOOD, str(tmp_path / "missing")),
         (
-            dataclasses.replace(study, probes=ProbeConfig(tasks=("semantic",)), shift={}),
+            dataclasses.replace(study, probes=ProbeConfig(tasks=("class",)), shift={}),
             {"a": {None: 20}},
             r"^probes\.tasks: ",
         ),

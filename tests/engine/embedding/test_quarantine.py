@@ -101,9 +101,9 @@ def test_strict_says_so_and_changes_nothing(images: Path, tmp_path: Path, capsys
 def test_good_photographs_are_embedded_as_without_the_bad_files(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clean = written(tmp_path / "clean", GOOD)
+    original = written(tmp_path / "original", GOOD)
     embed(images, tmp_path / "s.zarr", capsys)
-    code, answer = embed(clean, tmp_path / "c.zarr", capsys, "--strict")
+    code, answer = embed(original, tmp_path / "c.zarr", capsys, "--strict")
     assert (code, answer["quarantined"]) == (0, {})
     with_bad, without = (
         load_table(EmbeddingStore.open(tmp_path / name), "control:pixels") for name in ("s.zarr", "c.zarr")

@@ -162,7 +162,7 @@ def test_tar_shards(two_classes: Path, written: Path, tmp_path: Path, monkeypatc
     assert len(samples) == 160
     for sample in samples.values():
         facts = json.loads(sample["json"])
-        assert set(facts) == {*COLUMNS, "coarse"} - {"file"}
+        assert set(facts) == {*COLUMNS, "kind"} - {"file"}
         assert sample["png"] == (written / facts["transformation"] / f"{facts['key']}.png").read_bytes()
 
 

@@ -101,7 +101,7 @@ def test_what_is_off_is_not_counted() -> None:
     assert control[probes.MLPS][GPU] < whole[probes.MLPS][GPU]  # no multi-task probe
     assert fixed[probes.LINEAR][GPU] < control[probes.LINEAR][GPU] == whole[probes.LINEAR][GPU]
     assert narrow[probes.LINEAR][HOST] < whole[probes.LINEAR][HOST]  # none of equal width
-    assert set(parts(table, ProbeConfig(tasks=("fine",), heads=("mlp",)))) == {
+    assert set(parts(table, ProbeConfig(tasks=("transformation",), heads=("mlp",)))) == {
         probes.LOADING, probes.MLPS, probes.SCORES
     }  # fmt: skip
 
@@ -109,8 +109,8 @@ def test_what_is_off_is_not_counted() -> None:
 def test_a_streamed_table_waits_for_the_disk() -> None:
     found = parts(
         table_of(4_000_000, how="streamed"),
-        ProbeConfig(tasks=("semantic",), heads=("linear",), expert=ExpertConfig(equal_width=0)),
+        ProbeConfig(tasks=("class",), heads=("linear",), expert=ExpertConfig(equal_width=0)),
     )
     assert probes.LOADING not in found
-    passes = sum(passes for (task, _), (passes, _) in probes.PASSES.items() if task == "semantic")
+    passes = sum(passes for (task, _), (passes, _) in probes.PASSES.items() if task == "class")
     assert slowest(found[probes.LINEAR]) == (DISK, pytest.approx(passes * 0.85 * 4_000_000 * 768 * 2 / 1e9))

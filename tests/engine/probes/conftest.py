@@ -54,13 +54,13 @@ def make_table() -> Callable[..., EmbeddingTable]:
         **changes: object,
     ) -> EmbeddingTable:
         rng = np.random.default_rng(seed)
-        names, coarse, roles = zip(*suite, strict=True)
+        names, kind, roles = zip(*suite, strict=True)
         label = np.arange(images) % max(classes, 1)
         base = rng.normal(size=(max(classes, 1), width))[label] * 1.5 + rng.normal(size=(images, width)) * 0.5
-        of_coarse = {name: rng.normal(size=width) for name in dict.fromkeys(coarse)}
+        of_kind = {name: rng.normal(size=width) for name in dict.fromkeys(kind)}
         x = np.empty((len(suite), images, width), np.float16)
-        for t, name in enumerate(coarse):
-            shift = style * (0.7 * of_coarse[name] + 0.5 * rng.normal(size=width)) if names[t] != "identity" else 0.0
+        for t, name in enumerate(kind):
+            shift = style * (0.7 * of_kind[name] + 0.5 * rng.normal(size=width)) if names[t] != "identity" else 0.0
             x[t] = base + shift + 0.3 * rng.normal(size=(images, width))
         order = rng.permutation(images)
         split = np.full(images, 2, np.int8)
@@ -70,7 +70,7 @@ def make_table() -> Callable[..., EmbeddingTable]:
             "synthetic",
             x,
             names,
-            coarse,
+            kind,
             roles,
             tuple(f"image-{n}" for n in range(images)),
             label.astype(np.int64) if classes else np.full(images, -1, np.int64),

@@ -37,7 +37,7 @@ def test_predicts_as_the_heads_do_on_standardised_features(
         path,
         heads,
         how,
-        task="fine",
+        task="transformation",
         head="mlp" if hidden else "linear",
         outputs={"transformation": ("a", "b", "ü", "d")},
         backbone="net:x",
@@ -74,7 +74,7 @@ def test_a_multi_task_probe_has_two_outputs(tmp_path: Path) -> None:
 
 def test_another_width_is_refused(tmp_path: Path) -> None:
     save_probe(
-        tmp_path / "p", initial(0, 5, 2, 1, [0], CPU), standard(5), task="fine", head="linear",
+        tmp_path / "p", initial(0, 5, 2, 1, [0], CPU), standard(5), task="transformation", head="linear",
         outputs={"transformation": ("a", "b")}, backbone="b", setting={},
     )  # fmt: skip
     for bad in (np.ones((2, 6)), np.ones(5)):
@@ -92,16 +92,16 @@ def test_the_truth_is_known_by_name(make_table: Make) -> None:
         found: list[list[int]] = probe.truth(table, np.arange(4), own=own).tolist()
         return found
 
-    assert truth("semantic", "0", "cat") == [[1, 0, -1, -1]] * 8
-    assert truth("semantic", "0", "cat", own=False) == [[1, -1, -1, -1]] * 8
-    assert truth("fine", "blur_b", "identity") == [[t] * 4 for t in (1, -1, 0, -1, -1, -1, -1, -1)]
-    assert truth("coarse", "tone", "blur") == [[t] * 4 for t in (-1, 1, 1, 1, -1, -1, 0, 0)]
+    assert truth("class", "0", "cat") == [[1, 0, -1, -1]] * 8
+    assert truth("class", "0", "cat", own=False) == [[1, -1, -1, -1]] * 8
+    assert truth("transformation", "blur_b", "identity") == [[t] * 4 for t in (1, -1, 0, -1, -1, -1, -1, -1)]
+    assert truth("kind", "tone", "blur") == [[t] * 4 for t in (-1, 1, 1, 1, -1, -1, 0, 0)]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
     save_probe(
-        tmp_path / "p", initial(0, 5, 2, 1, [0], CPU), standard(5), task="fine", head="linear",
+        tmp_path / "p", initial(0, 5, 2, 1, [0], CPU), standard(5), task="transformation", head="linear",
         outputs={"transformation": ("a", "b")}, backbone="b", setting={},
     )  # fmt: skip
     x = np.ones((3, 5))
@@ -113,10 +113,18 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path, bad: float) 
 def good() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors = {"w1": torch.zeros(1, 2, 3), "b1": torch.zeros(1, 2)}
     metadata = {
-        "format": FORMAT, "task": "fine", "head": "linear", "outputs": [{"name": "t", "labels": ["a", "b"]}],
+        "format": FORMAT, "task": "transformation", "head": "linear", "outputs": [{"name": "t", "labels": ["a", "b"]}],
         "backbone": "b", "dim": 3, "setting": {},
     }  # fmt: skip
     return tensors, metadata
+
+
+def test_former_words_are_read(tmp_path: Path) -> None:
+    tensors, metadata = good()
+    metadata |= {"task": "coarse", "outputs": [{"name": "coarse", "labels": ["a", "b"]}]}
+    save_file(tensors, tmp_path / "probe.safetensors", {"substyle": json.dumps(metadata)})
+    probe = Probe.load(tmp_path / "probe.safetensors")
+    assert (probe.metadata["task"], list(probe.labels)) == ("kind", ["kind"])
 
 
 Spoil = Callable[[dict[str, torch.Tensor], dict[str, Any]], object]

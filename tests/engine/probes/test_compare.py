@@ -28,9 +28,9 @@ Scores = NDArray[np.float32]
 
 
 def outcome(scores: dict[str, Scores], **more: Any) -> ProbeOutcome:  # noqa: ANN401
-    names, coarse, roles = zip(*SUITE, strict=True)
+    names, kind, roles = zip(*SUITE, strict=True)
     count = next(iter(scores.values())).shape[1]
-    return ProbeOutcome({}, scores, tuple(f"k{n}" for n in range(count)), names, coarse, roles, 400, 3, **more)
+    return ProbeOutcome({}, scores, tuple(f"k{n}" for n in range(count)), names, kind, roles, 400, 3, **more)
 
 
 def scores(share: float, seed: int) -> Scores:
@@ -71,22 +71,26 @@ def test_holm_is_the_step_down_procedure() -> None:
 
 def test_every_pair_and_metric_once_controls_included() -> None:
     names = (
-        "fine/linear",
-        "coarse/linear",
+        "transformation/linear",
+        "kind/linear",
         "rotation/linear",
-        "equal_fine/linear",
-        "semantic/linear",
-        "multitask/fine",
+        "equal_transformation/linear",
+        "class/linear",
+        "multitask/transformation",
     )
     made = {each: outcome({n: scores(0.5, i) for n in names}) for i, each in enumerate(("a", "b", "control:pixels"))}
     rows = compare_outcomes(made)
     json.dumps(rows, allow_nan=False)
     kinds = {(r["task"], r["metric"], r["head"]) for r in rows}
     assert kinds == {
-        *(("fine", "accuracy", "linear"), ("equal_fine", "accuracy", "linear"), ("multitask", "fine", "mlp")),
-        *(("coarse", "held_out", "linear"), ("coarse", "seen", "linear")),
+        *(
+            ("transformation", "accuracy", "linear"),
+            ("equal_transformation", "accuracy", "linear"),
+            ("multitask", "transformation", "mlp"),
+        ),
+        *(("kind", "held_out", "linear"), ("kind", "seen", "linear")),
         *(("rotation", metric, "linear") for metric in ("accuracy", "balanced", "styles")),
-        *(("semantic", "clean", "linear"), ("semantic", "obfuscated", "linear")),
+        *(("class", "original", "linear"), ("class", "transformed", "linear")),
     }
     pairs = [("a", "b"), ("a", "control:pixels"), ("b", "control:pixels")]
     assert sorted((*kind, *pair) for kind in kinds for pair in pairs) == sorted(
@@ -109,11 +113,11 @@ def test_numbers_of_a_row_are_those_of_the_two_scores() -> None:
     a, b = scores(0.7, 1), scores(0.5, 2)
     a[3, :5] = np.nan
     left, right = np.where(np.isnan(a + b), np.nan, a), np.where(np.isnan(a + b), np.nan, b)
-    rows = compare_outcomes({"a": outcome({"coarse/linear": a}), "b": outcome({"coarse/linear": b})})
-    names, coarse, _ = zip(*SUITE, strict=True)
+    rows = compare_outcomes({"a": outcome({"kind/linear": a}), "b": outcome({"kind/linear": b})})
+    names, kind, _ = zip(*SUITE, strict=True)
     weights = {
-        "held_out": balanced_over([2, 4, 7], coarse, ["blur", "noise", "style"]),
-        "seen": balanced_over([1, 3, 5, 6], coarse, ["blur", "noise", "style"]),
+        "held_out": balanced_over([2, 4, 7], kind, ["blur", "noise", "style"]),
+        "seen": balanced_over([1, 3, 5, 6], kind, ["blur", "noise", "style"]),
     }
     assert len(names) == T
     for row in rows:
@@ -138,8 +142,11 @@ def test_the_error_of_training_is_that_of_paired_resamples() -> None:
     rng = np.random.default_rng(5)
     common = rng.normal(0.6, 0.05, size=(6, 1))  # what the draw of training photographs does to both
     own = [np.asarray(common + rng.normal(0, 0.001, size=(6, T)), np.float32) for _ in range(2)]
-    sides = [outcome({"fine/linear": scores(0.6, i)}, by_resample={"fine/linear": own[i]}) for i in range(2)]
-    plain = [outcome({"fine/linear": scores(0.6, i)}) for i in range(2)]
+    sides = [
+        outcome({"transformation/linear": scores(0.6, i)}, by_resample={"transformation/linear": own[i]})
+        for i in range(2)
+    ]
+    plain = [outcome({"transformation/linear": scores(0.6, i)}) for i in range(2)]
     (row,), (without,) = (compare_outcomes({"a": x, "b": y}) for x, y in (sides, plain))
     found, alone = row["difference"], without["difference"]
     expected = (own[0] - own[1]).mean(axis=1).std(ddof=1)
@@ -152,7 +159,7 @@ def test_the_error_of_training_is_that_of_paired_resamples() -> None:
 @pytest.mark.slow
 def test_five_probes_on_resamples_count_as_five() -> None:
     """Equal backbones, of which the draw of training photographs makes one or the other better: each head a study."""
-    rng, heads = np.random.default_rng(8), [f"fine/{k}" for k in range(1000)]
+    rng, heads = np.random.default_rng(8), [f"transformation/{k}" for k in range(1000)]
     sides = {}
     for name in "ab":
         error_KS = rng.normal(0, 0.08, (len(heads), 6))
@@ -171,9 +178,9 @@ def test_five_probes_on_resamples_count_as_five() -> None:
 def test_groups_widen_the_interval() -> None:
     """Ten grouped copies of each photograph give the same interval as one."""
     made = {name: scores(share, seed)[:, :12] for name, share, seed in (("a", 0.7, 1), ("b", 0.5, 2))}
-    copies = {name: outcome({"fine/linear": np.tile(score, 10)}) for name, score in made.items()}
+    copies = {name: outcome({"transformation/linear": np.tile(score, 10)}) for name, score in made.items()}
     grouped = {
-        name: outcome({"fine/linear": np.tile(score, 10)}, group_N=tuple(range(12)) * 10)
+        name: outcome({"transformation/linear": np.tile(score, 10)}, group_N=tuple(range(12)) * 10)
         for name, score in made.items()
     }
     (apart,), (together,) = compare_outcomes(copies), compare_outcomes(grouped)
@@ -181,7 +188,7 @@ def test_groups_widen_the_interval() -> None:
 
 
 def test_equal_scores_differ_by_nothing() -> None:
-    same = {name: outcome({"fine/linear": scores(0.5, 4)}) for name in "ab"}
+    same = {name: outcome({"transformation/linear": scores(0.5, 4)}) for name in "ab"}
     (row,) = compare_outcomes(same)
     assert (row["difference"]["value"], row["p"], row["p_holm"]) == (0.0, 1.0, 1.0)
     assert 0 < row["difference"]["se"] < 0.01
@@ -210,11 +217,11 @@ def test_transformations_of_another_role_are_not_compared() -> None:
     """Seen in one run and held out in the other: a difference would be of the roles."""
     seen_T1 = np.array([role == "train" for _, _, role in SUITE])[:, None]
     rng = np.random.default_rng(0)
-    first = outcome({"coarse/linear": (rng.random((T, N)) < np.where(seen_T1, 0.95, 0.5)).astype(np.float32)})
+    first = outcome({"kind/linear": (rng.random((T, N)) < np.where(seen_T1, 0.95, 0.5)).astype(np.float32)})
     swapped = tuple({"blur_a": "held_out", "blur_b": "train"}.get(name, role) for name, _, role in SUITE)
     of_swapped_T1 = np.array([role == "train" for role in swapped])[:, None]
     made = (rng.random((T, N)) < np.where(of_swapped_T1, 0.95, 0.5)).astype(np.float32)
-    second = replace(outcome({"coarse/linear": made}), roles=swapped)
+    second = replace(outcome({"kind/linear": made}), roles=swapped)
     found = {row["metric"]: row["difference"]["value"] for row in differences(("a", first), ("b", second))}
     assert found.keys() == {"held_out", "seen"}
     assert all(abs(value) < 0.25 for value in found.values())

@@ -11,7 +11,8 @@ from substyle.errors import ConfigError
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tasks", ("fine", "rough")), ("tasks", ()), ("tasks", "fine"), ("tasks", ("fine", "fine")), ("tasks", ([],)),
+        ("tasks", ("transformation", "rough")), ("tasks", ()), ("tasks", "transformation"),
+        ("tasks", ("kind", "kind")), ("tasks", ([],)),
         ("heads", ("tree",)), ("Cs", (0.0,)), ("Cs", (1e-9,)), ("Cs", (1e7,)), ("Cs", ()), ("Cs", ("1e-3",)),
         ("Cs", (1e-3, 1e-3)), ("Cs", (float("nan"),)), ("Cs", 1e-3), ("tolerance", 0.0), ("tolerance", "1e-4"),
         ("tolerance", True), ("mlp_learning_rates", (11.0,)), ("multitask_learning_rates", (0.0,)),
@@ -43,9 +44,9 @@ def test_an_unknown_field_is_named() -> None:
 
 
 def test_defaults_are_valid_and_lists_become_tuples() -> None:
-    lists: dict[str, Any] = {"tasks": ["fine"], "widths": [8, 16], "Cs": [1, 0.5]}
+    lists: dict[str, Any] = {"tasks": ["transformation"], "widths": [8, 16], "Cs": [1, 0.5]}
     config = ProbeConfig(**lists)
-    assert config.tasks == ("fine",)
+    assert config.tasks == ("transformation",)
     assert config.widths == (8, 16)
     assert config.Cs == (1, 0.5)
-    assert hash(config) == hash(ProbeConfig(tasks=("fine",), widths=(8, 16), Cs=(1, 0.5)))
+    assert hash(config) == hash(ProbeConfig(tasks=("transformation",), widths=(8, 16), Cs=(1, 0.5)))

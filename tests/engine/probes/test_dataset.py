@@ -18,7 +18,7 @@ from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import Dataset, MemoryBudget, Resident, Standardizer, Streamed, hold, standard_of
 from substyle.engine.probes.loader import Draw, Drawn, Placed
 from substyle.engine.probes.run import run_probes
-from substyle.engine.probes.tasks import fine_task
+from substyle.engine.probes.tasks import transformation_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError, SubstyleError
 
@@ -42,7 +42,7 @@ def of(how: str, table: EmbeddingTable) -> Dataset:
 
 
 def standardised(held: Dataset, t: Any, n: Any) -> torch.Tensor:  # noqa: ANN401
-    task = fine_task(held.table, 0)
+    task = transformation_task(held.table, 0)
     assert task is not None
     return Features(held, standard_of(held.table, task, 0), CPU, torch.float32)(t, n)
 
@@ -120,10 +120,10 @@ def test_streamed_probes_learn_what_probes_in_memory_learn(
 
 def test_probes_on_int8_learn_nearly_the_same(make_table: Make, quick: Quick) -> None:
     table = make_table(images=300, style=1.0)
-    config = quick(tasks=("fine", "semantic"), heads=("linear",))
+    config = quick(tasks=("transformation", "class"), heads=("linear",))
     rounded = replace(config, expert=replace(config.expert, table="int8"))
     expected, (results, _) = plain(table, config)[0], plain(table, rounded)
-    for task, number in (("fine", "accuracy"), ("semantic", "clean")):
+    for task, number in (("transformation", "accuracy"), ("class", "original")):
         ours, theirs = (r[task]["linear"][number]["value"] for r in (results, expected))
         assert abs(ours - theirs) < 0.02
         assert theirs > 0.5

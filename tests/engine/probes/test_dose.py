@@ -12,7 +12,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.resampling import Resampled, resample
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import by_severity, halfway
-from substyle.engine.probes.tasks import fine_task
+from substyle.engine.probes.tasks import transformation_task
 from substyle.engine.store.table import EmbeddingTable
 
 SUITE = (
@@ -88,16 +88,18 @@ def test_resamples_at_chance_widen_the_interval_of_halfway() -> None:
 
 def test_severities_are_one_class(make_table: Callable[..., EmbeddingTable], quick: Callable[..., ProbeConfig]) -> None:
     table = make_table(suite=SUITE)
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     assert task.labels == ("identity", "blur_a", "noise_a")
     assert task.answer.tolist() == [0, 1, 1, 1, 2]
     assert len(np.unique(query_rows(table, 1000, 0).transformation_R)) == 3
-    results = run_probes(table, quick(tasks=("fine", "semantic"), heads=("linear",)), out_dir=None, quiet=True).results
-    fine = results["fine"]["linear"]
-    assert fine["chance"] == pytest.approx(3 / 5)  # three of five rows are blur_a
-    assert set(fine["by_transformation"]) == set(table.transformations)
-    by_severity = [one["value"] for one in fine["by_severity"]["blur_a"]["accuracy"]]
-    assert by_severity == [fine["by_transformation"][f"blur_a@{s}"] for s in (1, 2, 3)]
-    assert set(results["semantic"]["linear"]["by_severity"]) == {"blur_a"}
-    assert len(fine["confusion"]["labels"]) == 3
+    results = run_probes(
+        table, quick(tasks=("transformation", "class"), heads=("linear",)), out_dir=None, quiet=True
+    ).results
+    transformation = results["transformation"]["linear"]
+    assert transformation["chance"] == pytest.approx(3 / 5)  # three of five rows are blur_a
+    assert set(transformation["by_transformation"]) == set(table.transformations)
+    by_severity = [one["value"] for one in transformation["by_severity"]["blur_a"]["accuracy"]]
+    assert by_severity == [transformation["by_transformation"][f"blur_a@{s}"] for s in (1, 2, 3)]
+    assert set(results["class"]["linear"]["by_severity"]) == {"blur_a"}
+    assert len(transformation["confusion"]["labels"]) == 3

@@ -404,9 +404,9 @@ def test_nothing_to_score() -> None:
 
 def test_weights() -> None:
     assert uniform_over([0, 2], 4).tolist() == [1.0, 0.0, 1.0, 0.0]
-    coarse = ("identity", "blur", "blur", "noise", "noise")
-    assert balanced_over([1, 2, 3], coarse, ("blur", "noise")).tolist() == [0.0, 0.5, 0.5, 1.0, 0.0]
-    assert balanced_over([1, 2, 3], coarse, ("blur",)).tolist() == [0.0, 0.5, 0.5, 0.0, 0.0]
+    kind = ("identity", "blur", "blur", "noise", "noise")
+    assert balanced_over([1, 2, 3], kind, ("blur", "noise")).tolist() == [0.0, 0.5, 0.5, 1.0, 0.0]
+    assert balanced_over([1, 2, 3], kind, ("blur",)).tolist() == [0.0, 0.5, 0.5, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -417,7 +417,7 @@ def test_test_embeddings_that_are_not_finite_are_refused(
     table = make_table()
     table.x_TND[1, table.rows(TEST)[3], 0] = value
     with pytest.raises(SubstyleError, match="embeddings of synthetic contain NaN or infinite values"):
-        run_probes(table, quick(tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
+        run_probes(table, quick(tasks=("transformation",), heads=("linear",)), out_dir=None, quiet=True)
 
 
 def test_a_probe_that_has_diverged_is_not_scored(
@@ -427,8 +427,8 @@ def test_a_probe_that_has_diverged_is_not_scored(
         "substyle.engine.probes.evaluate.forward",
         lambda heads, x_BD: torch.full((len(heads), 8, len(x_BD)), torch.nan),
     )
-    with pytest.raises(SubstyleError, match=r"synthetic \(fine\) has diverged"):
-        run_probes(make_table(), quick(tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
+    with pytest.raises(SubstyleError, match=r"synthetic \(transformation\) has diverged"):
+        run_probes(make_table(), quick(tasks=("transformation",), heads=("linear",)), out_dir=None, quiet=True)
 
 
 def test_differences_of_accuracies_stay_between_minus_one_and_one() -> None:

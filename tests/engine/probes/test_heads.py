@@ -14,7 +14,7 @@ from substyle.engine.probes.batches import Batches, BatchPart, Features
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import hold, standard_of
 from substyle.engine.probes.heads import HeadBank, Setting
-from substyle.engine.probes.tasks import fine_task, semantic_task, stream_of
+from substyle.engine.probes.tasks import class_task, stream_of, transformation_task
 from substyle.engine.probes.trainer import Validation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -23,15 +23,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> None:
     """A block equals the same batches one by one; the two parts of a batch are concatenated."""
     table = make_table()
-    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
-    assert fine is not None
-    assert semantic is not None
-    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
+    transformation, class_ = transformation_task(table, 0), class_task(table, 0)
+    assert transformation is not None
+    assert class_ is not None
+    features = Features(table, standard_of(table, transformation, 0), CPU, torch.float32)
 
     def parts() -> list[BatchPart]:
         return [
-            BatchPart(fine, stream_of(fine, 0), 24),
-            BatchPart(replace(semantic, first=8), stream_of(semantic, 0), 9),
+            BatchPart(transformation, stream_of(transformation, 0), 24),
+            BatchPart(replace(class_, first=8), stream_of(class_, 0), 9),
         ]
 
     made, reference = Batches(features, parts(), 4, 9), parts()
@@ -59,7 +59,7 @@ def test_rows_that_are_standardised_in_advance_are_the_same(
 ) -> None:
     monkeypatch.setattr(batches, "_AT_ONCE", 2000)
     table = make_table()
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     held = hold(table, ProbeConfig(expert=ExpertConfig(table=how)), CPU)
     features = Features(held, standard_of(table, task, 0), CPU, dtype)
@@ -105,7 +105,7 @@ def test_weights_of_a_setting_are_copies(width: int) -> None:
 @pytest.mark.parametrize("width", [0, 16])
 def test_a_bank_is_judged_head_by_head_in_its_order(make_table: Make, quick: Quick, width: int) -> None:
     table = make_table()
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
     validation = Validation(features, task, quick())
@@ -129,7 +129,7 @@ def test_features_on_every_path(make_table: Make, kind: type, contiguous: bool) 
     if not contiguous:
         x_TND = np.asfortranarray(x_TND)
     table = replace(table, x_TND=x_TND)
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     t, n = task.rows(task.train_T, task.train_N)
     features = Features(table, standard_of(table, task, 0), CPU, torch.bfloat16)
@@ -146,7 +146,7 @@ def test_features_on_every_path(make_table: Make, kind: type, contiguous: bool) 
 @pytest.mark.parametrize("width", [0, 4], ids=["whole", "projected"])
 def test_float64_features_are_those_of_float32(make_table: Make, width: int) -> None:
     table = make_table()
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     t, n = task.rows(task.train_T, task.train_N)
     features = Features(table, standard_of(table, task, 0), CPU, torch.bfloat16)

@@ -75,7 +75,7 @@ def test_scores_depend_on_no_training_row_of_what_is_held_out(make_table: Make, 
     standard = standard_of(table, whole(table), 0)
     before, after = turned(table, config, standard), turned(spoilt(table, t), config, standard)
     np.testing.assert_array_equal(before.score_TN[t], after.score_TN[t])
-    other = {2: 1, 4: 5}[t]  # of the same coarse class
+    other = {2: 1, 4: 5}[t]  # of the same kind
     assert (before.score_TN[other] != after.score_TN[other]).any()
 
 
@@ -142,12 +142,12 @@ def test_severities_are_held_out_together(make_table: Make, quick: Quick) -> Non
 
 
 def test_redrawn_sets(make_table: Make) -> None:
-    """As many per coarse class as the suite holds out, determined by the seed."""
+    """As many per kind as the suite holds out, determined by the seed."""
     table = make_table()
     sets = redrawn_sets(table, whole(table), 60, 0)
     assert len(sets) == 60
     for held in sets:
-        assert sorted(table.coarse[t] for t in held) == ["blur", "noise"]
+        assert sorted(table.kind[t] for t in held) == ["blur", "noise"]
         assert (np.diff(held) > 0).all()
     assert {tuple(held) for held in sets} == {(a, b) for a in (1, 2, 3) for b in (4, 5)}
     again, other = (redrawn_sets(table, whole(table), 60, seed) for seed in (0, 1))
@@ -165,7 +165,7 @@ def test_one_of_each_class_at_least_stays(make_table: Make) -> None:
         assert set(held) < {1, 2, 3}
     table = make_table(roles=("train",) * 8)
     for held in redrawn_sets(table, whole(table), 30, 0):
-        assert sorted(table.coarse[t] for t in held) == ["blur", "noise", "tone"]
+        assert sorted(table.kind[t] for t in held) == ["blur", "noise", "tone"]
 
 
 STYLED = (
@@ -197,7 +197,7 @@ def test_the_report_of_a_rotation(make_table: Make, quick: Quick, suite: tuple[t
     assert accuracy["high"] - accuracy["low"] > np.diff(accuracy["one_way"])
     classes: dict[str, list[float]] = {}
     for name, one in by.items():
-        classes.setdefault(table.coarse[table.transformations.index(name)], []).append(one)
+        classes.setdefault(table.kind[table.transformations.index(name)], []).append(one)
     assert balanced["value"] == pytest.approx(np.mean([np.mean(each) for each in classes.values()]))
     assert balanced["high"] - balanced["low"] > np.diff(balanced["one_way"])
     if suite:

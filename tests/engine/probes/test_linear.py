@@ -18,7 +18,7 @@ from substyle.engine.probes import linear
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images, variant_weights
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
+from substyle.engine.probes.tasks import class_task, kind_task, transformation_task
 from substyle.engine.probes.trainer import Validation
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels.probe_heads import Heads
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def picked(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Linear]:
     """(Cs, judged: C -> accuracy and loss) -> selected probe, with fake fits and validation."""
-    features, task = features_of(table := make_table(), fine_task(table, 0))
+    features, task = features_of(table := make_table(), transformation_task(table, 0))
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
 
     def pick(Cs: tuple[float, ...], judged: Callable[[float], tuple[float, float]]) -> Linear:
@@ -93,7 +93,7 @@ def test_of_equals_the_strongest_penalty_is_picked(
 
 def test_it_is_scikit_learn_s_at_the_same_penalty(make_table: Make, quick: Quick) -> None:
     """Heads on all photographs and on resamples, compared by probabilities."""
-    features, task = features_of(table := make_table(style=1.0), fine_task(table, 0))
+    features, task = features_of(table := make_table(style=1.0), transformation_task(table, 0))
     times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
     found = fit_linear(features, task, quick(tolerance=1e-5), times_SN)
     assert found.resampled is not None
@@ -110,7 +110,7 @@ def test_it_is_scikit_learn_s_at_the_same_penalty(make_table: Make, quick: Quick
 
 
 def test_what_is_said_of_a_fit(make_table: Make, quick: Quick) -> None:
-    features, task = features_of(table := make_table(), semantic_task(table, 0))
+    features, task = features_of(table := make_table(), class_task(table, 0))
     times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
     config = quick(doublings=3)
     passes: list[int] = []
@@ -131,7 +131,7 @@ def test_what_is_said_of_a_fit(make_table: Make, quick: Quick) -> None:
 
 
 def test_a_fit_that_runs_out_of_passes_says_so(make_table: Make, quick: Quick) -> None:
-    features, task = features_of(table := make_table(style=0.5), fine_task(table, 0))
+    features, task = features_of(table := make_table(style=0.5), transformation_task(table, 0))
     found = fit_linear(features, task, quick(passes=3, Cs=(1e-2, 1e-1, 1.0)))
     said = found.describe()
     assert said["converged"] is False
@@ -151,7 +151,7 @@ def test_each_part_must_have_converged(spoilt: str) -> None:
 
 def test_a_penalty_beyond_the_grid_is_fitted_as_one_of_it(make_table: Make, quick: Quick) -> None:
     """Started at the previous solution, a fit may be within the tolerance at once, far from its optimum."""
-    features, task = features_of(table := make_table(style=0.5), fine_task(table, 0))
+    features, task = features_of(table := make_table(style=0.5), transformation_task(table, 0))
     extended = fit_linear(features, task, quick(Cs=(1e-3,), tolerance=1e-3))
     assert len(extended.tried) > 2
     given = fit_linear(features, task, quick(Cs=extended.tried, tolerance=1e-3))
@@ -180,7 +180,7 @@ def test_resamples_have_the_loosest_tolerance_that_agrees(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each fit starts at the last one and leaves it: a third of the gradient that it has reached is the next goal."""
-    features, task = features_of(table := make_table(), fine_task(table, 0))
+    features, task = features_of(table := make_table(), transformation_task(table, 0))
     seen: list[Heads] = []
     fits: list[Fit] = []
     fit_heads = linear.fit_heads
@@ -219,7 +219,7 @@ def test_resamples_have_the_loosest_tolerance_that_agrees(
 def test_resamples_draw_whole_groups(make_table: Make) -> None:
     """As many groups as exist, including those with several images; other images are never drawn."""
     table = make_table()
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     group_N = np.arange(len(table.keys)) // 7
     times_SN = resampled_images(task, group_N, 50, 0)
@@ -243,9 +243,11 @@ def test_resamples_draw_whole_groups(make_table: Make) -> None:
 def test_two_backbones_have_the_same_resamples(make_table: Make) -> None:
     narrow = make_table()
     wide = make_table(width=33, style=0.1, seed=9, split_N=narrow.split_N)
-    draws = [resampled_images(t, np.arange(120), 3, 5) for table in (narrow, wide) if (t := fine_task(table, 0))]
+    draws = [
+        resampled_images(t, np.arange(120), 3, 5) for table in (narrow, wide) if (t := transformation_task(table, 0))
+    ]
     assert np.array_equal(*draws)
-    task = fine_task(narrow, 0)
+    task = transformation_task(narrow, 0)
     assert task is not None
     assert not np.array_equal(draws[0], resampled_images(task, np.arange(120), 3, 6))
     assert np.array_equal(draws[0][:2], resampled_images(task, np.arange(120), 2, 5))
@@ -253,11 +255,11 @@ def test_two_backbones_have_the_same_resamples(make_table: Make) -> None:
     assert resampled_images(task, np.zeros(120, np.int64), 3, 5).shape == (0, 120)  # all in one folder
 
 
-def test_coarse_classes_weigh_the_same(make_table: Make) -> None:
+def test_kind_classes_weigh_the_same(make_table: Make) -> None:
     """Sums with missing rows: equal weight per class, and per transformation within a class."""
     distinct = np.random.default_rng(3).random((8, 120)) < np.linspace(1.0, 0.3, 8)[:, None]
     table = make_table(distinct_TN=distinct)
-    task = coarse_task(table, 0)
+    task = kind_task(table, 0)
     assert task is not None
     for seen in (task.train_T, np.setdiff1d(task.train_T, [2])):
         weight_T = variant_weights(task, seen)
@@ -267,11 +269,11 @@ def test_coarse_classes_weigh_the_same(make_table: Make) -> None:
                 if distinct[t, n]:
                     of_variant[t] += weight_T[t]
                     if weight_T[t]:
-                        of_class[table.coarse[t]] += weight_T[t]
+                        of_class[table.kind[t]] += weight_T[t]
         assert list(of_class.values()) == pytest.approx([1.0] * 4)
         for t in range(8):
-            members = [u for u in seen if table.coarse[u] == table.coarse[t]]
+            members = [u for u in seen if table.kind[u] == table.kind[t]]
             assert of_variant[t] == pytest.approx(1 / len(members) if t in seen else 0.0)
-    fine = fine_task(table, 0)
-    assert fine is not None
-    assert variant_weights(fine, np.array([0, 3])).tolist() == [1, 0, 0, 1, 0, 0, 0, 0]
+    transformation = transformation_task(table, 0)
+    assert transformation is not None
+    assert variant_weights(transformation, np.array([0, 3])).tolist() == [1, 0, 0, 1, 0, 0, 0, 0]

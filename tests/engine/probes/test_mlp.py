@@ -20,8 +20,8 @@ from substyle.engine.probes.heads import Setting, grid, initial
 from substyle.engine.probes.linear import resampled_images
 from substyle.engine.probes.mlp import (
     JOINT,
-    TWIN_FINE,
-    TWIN_SEMANTIC,
+    TWIN_CLASS,
+    TWIN_TRANSFORMATION,
     Mlp,
     by_accuracy,
     by_loss,
@@ -31,7 +31,7 @@ from substyle.engine.probes.mlp import (
     train_multitask,
     until_settled,
 )
-from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
+from substyle.engine.probes.tasks import Task, class_task, kind_task, transformation_task
 from substyle.engine.probes.trainer import Trained, Validation, train
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
@@ -208,7 +208,7 @@ def test_each_group_is_trained_on_until_it_gains_nothing(settled: Settled) -> No
 
 def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quick) -> None:
     """The result equals training this setting alone for as many steps."""
-    features, task = features_of(make_table(), fine_task(make_table(), 0))
+    features, task = features_of(make_table(), transformation_task(make_table(), 0))
     config = quick(mlp_steps=10)
     steps: list[int] = []
     found = train_mlp(features, task, config, advance=steps.append)
@@ -229,7 +229,7 @@ def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quic
 
 def test_mlps_of_resampled_photographs(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     """The selected setting and steps, individual seeds, and only drawn photographs."""
-    features, task = features_of(table := make_table(), fine_task(make_table(), 0))
+    features, task = features_of(table := make_table(), transformation_task(make_table(), 0))
     times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
     calls: list[tuple[Sequence[BatchPart], list[Setting], int, object]] = []
 
@@ -268,21 +268,21 @@ def test_batches_of_small_tables_are_smaller(rows: int, most: int, size: int) ->
 
 
 def both(table: EmbeddingTable) -> tuple[Task, Task]:
-    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
-    assert fine is not None
-    assert semantic is not None
-    return fine, semantic
+    transformation, class_ = transformation_task(table, 0), class_task(table, 0)
+    assert transformation is not None
+    assert class_ is not None
+    return transformation, class_
 
 
 def test_the_grid_of_the_joint_probe_is_that_of_its_twins(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine, semantic = both(make_table())
+    transformation, class_ = both(make_table())
     monkeypatch.setattr(ProbeConfig, "task_weight", 0.25)
-    settings = settings_of(fine, semantic, quick(widths=(8, 16)))
+    settings = settings_of(transformation, class_, quick(widths=(8, 16)))
     assert len(settings) == 3 * 4
     log_8, log_3 = math.log(8), math.log(3)
-    losses = {JOINT: (0.25 / log_8, 0.75 / log_3), TWIN_FINE: (1 / log_8, 0.0), TWIN_SEMANTIC: (0.0, 1 / log_3)}
+    losses = {JOINT: (0.25 / log_8, 0.75 / log_3), TWIN_TRANSFORMATION: (1 / log_8, 0.0), TWIN_CLASS: (0.0, 1 / log_3)}
     grids = []
     for group, loss in losses.items():
         own = [s for s in settings if s.group == group]
@@ -305,15 +305,15 @@ def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
 
     monkeypatch.setattr(multitask, "until_settled", spy)
     table = make_table(style=1.0)
-    fine, semantic = both(table)
-    features, _ = features_of(table, fine)
+    transformation, class_ = both(table)
+    features, _ = features_of(table, transformation)
     config = quick(multitask_learning_rates=(1e-1, 1e-2, 1e-4), multitask_steps=10)
-    found = train_multitask(features, fine, semantic, config, table.rows(2))
+    found = train_multitask(features, transformation, class_, config, table.rows(2))
     assert ranks == [by_loss]
-    half = part_of(features, fine, config, share=2)
-    parts = [half, replace(part_of(features, replace(semantic, first=8), config), count=half.count)]
-    first = train(features, parts, settings_of(fine, semantic, config), config, 10)
-    rows = [Validation(features, fine, config), Validation(features, replace(semantic, first=8), config)]
+    half = part_of(features, transformation, config, share=2)
+    parts = [half, replace(part_of(features, replace(class_, first=8), config), count=half.count)]
+    first = train(features, parts, settings_of(transformation, class_, config), config, 10)
+    rows = [Validation(features, transformation, config), Validation(features, replace(class_, first=8), config)]
     for group, mlp in found.made.items():
         loss = {
             s: sum(w * float(v.judge(t.heads)[1][0]) for w, v in zip(s.loss, rows, strict=True))
@@ -321,7 +321,7 @@ def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
         }  # fmt: skip
         assert mlp.trained.setting == min(loss, key=loss.__getitem__)
         assert len(loss) == 3
-    assert found.scores_TN.keys() == {"fine", "semantic", TWIN_FINE, TWIN_SEMANTIC}
+    assert found.scores_TN.keys() == {"transformation", "class", TWIN_TRANSFORMATION, TWIN_CLASS}
     assert all(score.shape == (8, len(table.rows(2))) for score in found.scores_TN.values())
     json.dumps({group: mlp.describe() for group, mlp in found.made.items()}, allow_nan=False)
 
@@ -329,13 +329,13 @@ def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
 def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> None:
     """The twin's class outputs are not trained, so its hidden layer depends only on transformations."""
     table = make_table()
-    fine, semantic = both(table)
-    features, _ = features_of(table, fine)
+    transformation, class_ = both(table)
+    features, _ = features_of(table, transformation)
     config = quick(mlp_weight_decays=(0.0,), multitask_steps=8)
-    made = train_multitask(features, fine, semantic, config, table.rows(2)).made
+    made = train_multitask(features, transformation, class_, config, table.rows(2)).made
     start = initial(32, 20, 11, 1, [0], CPU)
     for group, still, moved in (
-        (TWIN_FINE, slice(8, 11), slice(0, 8)), (TWIN_SEMANTIC, slice(0, 8), slice(8, 11)),
+        (TWIN_TRANSFORMATION, slice(8, 11), slice(0, 8)), (TWIN_CLASS, slice(0, 8), slice(8, 11)),
     ):  # fmt: skip
         w2 = made[group].trained.heads.parameters[2]
         torch.testing.assert_close(w2[:, still], start.parameters[2][:, still])
@@ -345,7 +345,7 @@ def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> Non
 def test_a_longer_training_of_a_class_probe_must_not_gain_on_transformed_photographs(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Class probes are trained on identity and scored on all; coarse probes are scored on training transformations."""
+    """Class probes are trained on identity and scored on all; kind probes are scored on training transformations."""
     table, asked = make_table(), list[int]()
     real = module.until_settled
 
@@ -355,7 +355,7 @@ def test_a_longer_training_of_a_class_probe_must_not_gain_on_transformed_photogr
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "until_settled", spy)
-    for kind in (semantic_task, coarse_task):
+    for kind in (class_task, kind_task):
         features, task = features_of(table, kind(table, 0))
         train_mlp(features, task, quick(mlp_steps=2))
     val = len(table.rows(1))
@@ -367,13 +367,13 @@ def test_a_training_that_has_not_moved_has_not_converged(
     make_table: Make, quick: Quick, rate: float, converged: bool
 ) -> None:
     """With a learning rate that is too small, no number of steps gains anything."""
-    features, task = features_of(make_table(), "semantic")
+    features, task = features_of(make_table(), "class")
     found = train_mlp(features, task, quick(mlp_learning_rates=(rate,), doublings=2))
     assert abs(found.gain) <= 0.01
     assert found.converged is converged
 
 
 def test_a_training_that_has_diverged_has_not_converged(make_table: Make, quick: Quick) -> None:
-    features, task = features_of(make_table(), "semantic")
+    features, task = features_of(make_table(), "class")
     found = train_mlp(features, task, quick(mlp_learning_rates=(10.0,), mlp_weight_decays=(100.0,), doublings=2))
     assert (found.trained.loss, found.converged) == (math.inf, False)

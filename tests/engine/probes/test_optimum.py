@@ -69,13 +69,13 @@ def of_rotation(table: EmbeddingTable, config: ProbeConfig, _: str) -> None:
 
 
 def of_generators(table: EmbeddingTable, config: ProbeConfig, _: str) -> None:
-    style = tuple("style" if any(t in own for own in STYLES.values()) else name for t, name in enumerate(table.coarse))
-    unseen_styles(replace(table, coarse=style), GeneratorsConfig(styles=2, draws=2), config)
+    style = tuple("style" if any(t in own for own in STYLES.values()) else name for t, name in enumerate(table.kind))
+    unseen_styles(replace(table, kind=style), GeneratorsConfig(styles=2, draws=2), config)
 
 
 def of_labels(table: EmbeddingTable, config: ProbeConfig, which: str) -> None:
     """Control tasks and shuffled labels."""
-    features, task = features_of(table, "semantic")
+    features, task = features_of(table, "class")
     made = fit_linear(features, task, config)
     basis = CovarianceBasis.of(training_rows_of(features, task))
     if which == "control":
@@ -87,9 +87,9 @@ def of_labels(table: EmbeddingTable, config: ProbeConfig, which: str) -> None:
 @pytest.mark.parametrize(
     ("run", "name"),
     [
-        (of_task, "semantic"),
-        (of_task, "coarse"),
-        (of_task, "fine"),
+        (of_task, "class"),
+        (of_task, "kind"),
+        (of_task, "transformation"),
         (of_rotation, ""),
         (of_generators, ""),
         (of_labels, "control"),

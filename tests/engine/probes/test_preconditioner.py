@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tests.engine.probes.test_solver import features_of, fine, make
+from tests.engine.probes.test_solver import features_of, make, transformation
 
 from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
 from substyle.engine.probes.training_rows import TrainingRows
@@ -17,7 +17,7 @@ STRENGTH = torch.tensor([1e-3, 1e-2, 0.1])
 def problem(images: int = 60) -> TrainingRows:
     """Rows whose weights differ by transformation, photograph and head."""
     table = make(images)
-    task = fine(table)
+    task = transformation(table)
     weight_KT = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 2.0, 1.0], [0.5, 1.0, 1.0, 3.0]])
     times_KN = np.random.default_rng(0).integers(0, 3, (HEADS, images)).astype(float)
     return TrainingRows(features_of(table, task), task, weight_KT, times_KN)

@@ -21,7 +21,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import hold, standard_of
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.mlp import settings_of
-from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_of
+from substyle.engine.probes.tasks import Task, class_task, stream_of, transformation_task
 from substyle.engine.probes.trainer import Trained, train
 from substyle.engine.store.table import EmbeddingTable
 
@@ -50,7 +50,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def the_task(table: EmbeddingTable) -> Task:
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     return task
 
@@ -164,17 +164,17 @@ def test_twins_and_their_parts(
 ) -> None:
     """Two losses over halves of each batch, with individual factors per head; two validations."""
     table = make_table()
-    fine, semantic = the_task(table), semantic_task(table, 0)
-    assert semantic is not None
+    transformation, class_ = the_task(table), class_task(table, 0)
+    assert class_ is not None
     config = quick(dropout=0.0)
-    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
+    features = Features(table, standard_of(table, transformation, 0), CPU, torch.float32)
 
     def run() -> dict[Setting, Trained]:
         parts = [
-            BatchPart(fine, stream_of(fine, 0), 18),
-            BatchPart(replace(semantic, first=8), stream_of(semantic, 0), 18),
+            BatchPart(transformation, stream_of(transformation, 0), 18),
+            BatchPart(replace(class_, first=8), stream_of(class_, 0), 18),
         ]
-        return train(features, parts, settings_of(fine, semantic, config), config, 20)
+        return train(features, parts, settings_of(transformation, class_, config), config, 20)
 
     ours = run()
     assert graphs.replays == [2, 2, 20 - cuda.WARM]

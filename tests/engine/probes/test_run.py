@@ -40,8 +40,8 @@ def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path
     config = quick(mlp_resamples=2, mlp_steps=80, multitask_steps=2)
     outcome = run_probes(table, config, out_dir=tmp_path, quiet=True, metadata={"canvas": 224})
     results = plain(outcome)
-    tasks = {"fine", "coarse", "semantic", "multitask"}
-    assert set(results) == tasks | {"coarse_rotation", "coarse_redrawn", "equal_width"}
+    tasks = {"transformation", "kind", "class", "multitask"}
+    assert set(results) == tasks | {"kind_rotation", "kind_redrawn", "equal_width"}
     test = len(table.rows(2))
     training = {
         "linear": {"setting", "edge", "validation", "steps", "converged", "certificate"},
@@ -49,45 +49,47 @@ def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path
     }
     common = {"by_transformation", "confusion", "chance"}
     for head in ("linear", "mlp"):
-        fine, coarse, semantic = (results[task][head] for task in ("fine", "coarse", "semantic"))
-        assert set(fine) == {"accuracy"} | common | training[head]
-        assert set(coarse) == {"seen", "held_out", "gap"} | common | training[head]
-        assert set(semantic) == {"clean", "obfuscated"} | common | training[head]
-        assert set(fine["accuracy"]) == set(coarse["seen"]) == NUMBERS | {"two_way", "se_training"}
-        assert set(coarse["held_out"]) == set(coarse["gap"]) == NUMBERS | {"one_way", "se_training"}
-        assert set(semantic["clean"]) == NUMBERS | {"se_training"}  # over one transformation
-        assert set(semantic["obfuscated"]) == NUMBERS | {"two_way", "se_training"}
-        accuracy = fine["accuracy"]["value"]
+        transformation, kind, class_ = (results[task][head] for task in ("transformation", "kind", "class"))
+        assert set(transformation) == {"accuracy"} | common | training[head]
+        assert set(kind) == {"seen", "held_out", "gap"} | common | training[head]
+        assert set(class_) == {"original", "transformed"} | common | training[head]
+        assert set(transformation["accuracy"]) == set(kind["seen"]) == NUMBERS | {"two_way", "se_training"}
+        assert set(kind["held_out"]) == set(kind["gap"]) == NUMBERS | {"one_way", "se_training"}
+        assert set(class_["original"]) == NUMBERS | {"se_training"}  # over one transformation
+        assert set(class_["transformed"]) == NUMBERS | {"two_way", "se_training"}
+        accuracy = transformation["accuracy"]["value"]
         assert accuracy > 0.9
-        assert holds(fine["accuracy"])
-        assert np.mean(list(fine["by_transformation"].values())) == pytest.approx(accuracy, abs=1e-6)
-        training_S = outcome.by_resample[f"fine/{head}"].mean(axis=1)
-        assert fine["accuracy"]["se_training"] == pytest.approx(training_S.std(ddof=1), abs=1e-6)
+        assert holds(transformation["accuracy"])
+        assert np.mean(list(transformation["by_transformation"].values())) == pytest.approx(accuracy, abs=1e-6)
+        training_S = outcome.by_resample[f"transformation/{head}"].mean(axis=1)
+        assert transformation["accuracy"]["se_training"] == pytest.approx(training_S.std(ddof=1), abs=1e-6)
         # of a normal distribution, which these replicates nearly are
-        own = (fine["accuracy"]["high"] - fine["accuracy"]["low"]) / 3.92
-        assert fine["accuracy"]["se"] == pytest.approx(np.hypot(own, fine["accuracy"]["se_training"]), rel=0.3)
-        counts = np.array(fine["confusion"]["counts"])
+        own = (transformation["accuracy"]["high"] - transformation["accuracy"]["low"]) / 3.92
+        assert transformation["accuracy"]["se"] == pytest.approx(
+            np.hypot(own, transformation["accuracy"]["se_training"]), rel=0.3
+        )
+        counts = np.array(transformation["confusion"]["counts"])
         assert counts.sum(1).tolist() == [test] * 8
         assert np.trace(counts) / counts.sum() == pytest.approx(accuracy, abs=1e-6)
-        assert coarse["seen"]["value"] > 0.9
-        assert coarse["gap"]["value"] == pytest.approx(coarse["seen"]["value"] - coarse["held_out"]["value"])
-        assert holds(coarse["gap"])
-        low, high = coarse["gap"]["one_way"]
-        assert low - 1e-6 <= coarse["gap"]["value"] <= high + 1e-6
-        by = {name: one["accuracy"]["value"] for name, one in coarse["by_transformation"].items()}
-        assert coarse["by_transformation"]["noise_b"]["role"] == "held_out"
+        assert kind["seen"]["value"] > 0.9
+        assert kind["gap"]["value"] == pytest.approx(kind["seen"]["value"] - kind["held_out"]["value"])
+        assert holds(kind["gap"])
+        low, high = kind["gap"]["one_way"]
+        assert low - 1e-6 <= kind["gap"]["value"] <= high + 1e-6
+        by = {name: one["accuracy"]["value"] for name, one in kind["by_transformation"].items()}
+        assert kind["by_transformation"]["noise_b"]["role"] == "held_out"
         seen = (by["blur_a"] + by["blur_b"]) / 2
-        assert coarse["seen"]["value"] == pytest.approx((seen + by["noise_a"]) / 2)
-        assert coarse["held_out"]["value"] == pytest.approx((by["blur_c"] + by["noise_b"]) / 2)
-        assert semantic["clean"]["value"] > 0.9
-        assert semantic["by_transformation"]["identity"] == pytest.approx(semantic["clean"]["value"])
-        others = [v for t, v in semantic["by_transformation"].items() if t != "identity"]
-        assert np.mean(others) == pytest.approx(semantic["obfuscated"]["value"])
-        for entry in (fine, coarse, semantic):
+        assert kind["seen"]["value"] == pytest.approx((seen + by["noise_a"]) / 2)
+        assert kind["held_out"]["value"] == pytest.approx((by["blur_c"] + by["noise_b"]) / 2)
+        assert class_["original"]["value"] > 0.9
+        assert class_["by_transformation"]["identity"] == pytest.approx(class_["original"]["value"])
+        others = [v for t, v in class_["by_transformation"].items() if t != "identity"]
+        assert np.mean(others) == pytest.approx(class_["transformed"]["value"])
+        for entry in (transformation, kind, class_):
             setting = {"linear": {"C", "tried"}, "mlp": {"lr", "weight_decay", "width"}}[head]
             assert set(entry["setting"]) == setting
             assert entry["steps"] >= 1
-    rotation, redrawn = results["coarse_rotation"]["linear"], results["coarse_redrawn"]["linear"]
+    rotation, redrawn = results["kind_rotation"]["linear"], results["kind_redrawn"]["linear"]
     assert set(rotation["by_transformation"]) == set(table.transformations[1:])
     assert (redrawn["sets"], redrawn["transformations"]) == (2, 2)
 
@@ -98,7 +100,7 @@ def test_the_multi_task_probe_stands_beside_its_twins(make_table: Make, quick: Q
     results = plain(run_probes(make_table(images=200, style=4.0), config, out_dir=None, quiet=True))
     joint = results["multitask"]
     assert joint["task_weight"] == 0.5
-    for part in ("fine", "semantic"):
+    for part in ("transformation", "class"):
         assert joint[part]["value"] > 0.8
         difference = joint["difference"][part]
         apart = joint[part]["value"] - joint["single_task"][part]["value"]
@@ -106,7 +108,7 @@ def test_the_multi_task_probe_stands_beside_its_twins(make_table: Make, quick: Q
         assert holds(difference)
         assert difference["low"] <= difference["ci90"][0] + 1e-3
         assert difference["ci90"][1] <= difference["high"] + 1e-3
-    assert set(joint["single_task"]["training"]) == {"twin-fine", "twin-semantic"}
+    assert set(joint["single_task"]["training"]) == {"twin-transformation", "twin-class"}
     for training in (joint, *joint["single_task"]["training"].values()):
         assert training["steps"] <= training["certificate"]["steps"]
 
@@ -121,7 +123,7 @@ def test_results_are_such_that_the_report_reads(make_table: Make, quick: Quick, 
     results["backbones"]["alpha"] = kept | plain(outcome)
     document = validate_results(results)
     (redrawn,) = (row for row in tables.redrawn(document).rows if row[0] == "alpha")
-    accuracies = outcome.results["coarse_redrawn"]["linear"]["accuracies"]
+    accuracies = outcome.results["kind_redrawn"]["linear"]["accuracies"]
     assert redrawn[1:3] == (2, pytest.approx(np.mean(accuracies)))
     training = [row for row in tables.training(document).rows if row[0] == "alpha"]
     assert len(training) == (8 if classes else 5)
@@ -135,7 +137,7 @@ def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, t
     config = quick(mlp_steps=10, multitask_steps=5)
     outcome = run_probes(table, config, out_dir=tmp_path, quiet=True, metadata={"canvas": 224})
     saved = {path.name: Probe.load(path) for path in tmp_path.iterdir()}
-    heads = [f"{task}-{head}" for task in ("fine", "coarse", "semantic") for head in ("linear", "mlp")]
+    heads = [f"{task}-{head}" for task in ("transformation", "kind", "class") for head in ("linear", "mlp")]
     assert set(saved) == {f"{name}.safetensors" for name in (*heads, "multitask-mlp")}
     for name, probe in saved.items():
         assert probe.metadata["canvas"] == 224
@@ -143,8 +145,8 @@ def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, t
         assert name.startswith(probe.metadata["task"])
     x = table.x_TND[:, table.rows(2)]
     for head in ("linear", "mlp"):
-        picked = [saved[f"fine-{head}.safetensors"].predict(x[t]).argmax(1) == t for t in range(8)]
-        accuracy = plain(outcome)["fine"][head]["accuracy"]["value"]
+        picked = [saved[f"transformation-{head}.safetensors"].predict(x[t]).argmax(1) == t for t in range(8)]
+        accuracy = plain(outcome)["transformation"][head]["accuracy"]["value"]
         assert np.mean(picked) == pytest.approx(accuracy, abs=0.005)
 
 
@@ -154,35 +156,35 @@ def test_scores_and_resamples_by_name(make_table: Make, quick: Quick) -> None:
     table = make_table()
     config = quick(resamples=3, mlp_resamples=2, mlp_steps=5, multitask_steps=5)
     outcome = run_probes(table, config, out_dir=None, quiet=True)
-    twice = {f"{task}/{head}" for task in ("fine", "coarse", "semantic") for head in ("linear", "mlp")}
+    twice = {f"{task}/{head}" for task in ("transformation", "kind", "class") for head in ("linear", "mlp")}
     assert outcome.scores.keys() == twice | {
-        "rotation/linear", "equal_fine/linear", "equal_rotation/linear",
-        "multitask/fine", "multitask/semantic", "multitask/twin-fine", "multitask/twin-semantic",
+        "rotation/linear", "equal_transformation/linear", "equal_rotation/linear",
+        "multitask/transformation", "multitask/class", "multitask/twin-transformation", "multitask/twin-class",
     }  # fmt: skip
     assert {score.shape for score in outcome.scores.values()} == {(8, len(table.rows(2)))}
     assert {name: own.shape for name, own in outcome.by_resample.items()} == {
-        name: (2 if name.endswith("/mlp") else 3, 8) for name in (*twice, "equal_fine/linear")
+        name: (2 if name.endswith("/mlp") else 3, 8) for name in (*twice, "equal_transformation/linear")
     }
     for own in outcome.by_resample.values():
         assert ((own >= 0) & (own <= 1)).all()
     assert outcome.group_N is None
-    none = run_probes(table, quick(resamples=0, tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
+    none = run_probes(table, quick(resamples=0, tasks=("transformation",), heads=("linear",)), out_dir=None, quiet=True)
     assert none.by_resample == {}
-    assert "se_training" not in plain(none)["fine"]["linear"]["accuracy"]
+    assert "se_training" not in plain(none)["transformation"]["linear"]["accuracy"]
 
 
 @pytest.mark.parametrize(("width", "present"), slow_after(1, [(8, False), (9, True), (20, True)]))
 def test_equal_width_is_for_wider_embeddings(make_table: Make, quick: Quick, width: int, present: bool) -> None:
-    config = quick(tasks=("fine", "coarse"), heads=("linear",))
+    config = quick(tasks=("transformation", "kind"), heads=("linear",))
     outcome = run_probes(make_table(width=width), config, out_dir=None, quiet=True)
     assert ("equal_width" in plain(outcome)) is present
-    assert ("equal_fine/linear" in outcome.scores) is ("equal_rotation/linear" in outcome.scores) is present
+    assert ("equal_transformation/linear" in outcome.scores) is ("equal_rotation/linear" in outcome.scores) is present
     if present:
         entry = plain(outcome)["equal_width"]
-        assert set(entry) == {"dim", "fine", "rotation"}
+        assert set(entry) == {"dim", "transformation", "rotation"}
         assert entry["dim"] == 8
-        accuracy = np.nanmean(outcome.scores["equal_fine/linear"])
-        assert entry["fine"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
+        accuracy = np.nanmean(outcome.scores["equal_transformation/linear"])
+        assert entry["transformation"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
         assert set(entry["rotation"]["by_transformation"]) == set(outcome.transformations[1:])
 
 
@@ -193,12 +195,12 @@ def test_what_is_not_asked_for_is_not_there(make_table: Make, quick: Quick) -> N
         return set(run_probes(table, quick(mlp_steps=2, **changes), out_dir=None, quiet=True).results)
 
     linear = {"heads": ("linear",), "equal_width": 0}
-    assert keys(tasks=("coarse",), rotate="none", **linear) == {"coarse"}
-    assert keys(tasks=("coarse",), **linear) == {"coarse", "coarse_rotation", "coarse_redrawn"}
-    assert keys(tasks=("fine", "semantic"), **linear) == {"fine", "semantic"}
-    assert keys(tasks=("coarse", "fine"), heads=("mlp",)) == {"coarse", "fine"}
-    without = run_probes(table, quick(tasks=("coarse",), redraws=0, **linear), out_dir=None, quiet=True).results
-    assert without["coarse_redrawn"]["linear"] is None
+    assert keys(tasks=("kind",), rotate="none", **linear) == {"kind"}
+    assert keys(tasks=("kind",), **linear) == {"kind", "kind_rotation", "kind_redrawn"}
+    assert keys(tasks=("transformation", "class"), **linear) == {"transformation", "class"}
+    assert keys(tasks=("kind", "transformation"), heads=("mlp",)) == {"kind", "transformation"}
+    without = run_probes(table, quick(tasks=("kind",), redraws=0, **linear), out_dir=None, quiet=True).results
+    assert without["kind_redrawn"]["linear"] is None
 
 
 def test_photographs_of_one_folder_are_resampled_together(
@@ -223,13 +225,13 @@ def test_photographs_of_one_folder_are_resampled_together(
     )
     found = {}
     for by in ("photograph", "folder"):
-        config = quick(resample_by=by, tasks=("fine",), heads=("linear",), resamples=8, equal_width=0)
+        config = quick(resample_by=by, tasks=("transformation",), heads=("linear",), resamples=8, equal_width=0)
         found[by] = run_probes(copies, config, out_dir=None, quiet=True)
     known = replace(copies, first_N=np.arange(400) // 10 * 10)
-    config = quick(tasks=("fine",), heads=("linear",), resamples=8, equal_width=0)
+    config = quick(tasks=("transformation",), heads=("linear",), resamples=8, equal_width=0)
     near = run_probes(known, config, out_dir=None, quiet=True)
-    apart, together = (plain(outcome)["fine"]["linear"]["accuracy"] for outcome in found.values())
-    alike = plain(near)["fine"]["linear"]["accuracy"]
+    apart, together = (plain(outcome)["transformation"]["linear"]["accuracy"] for outcome in found.values())
+    alike = plain(near)["transformation"]["linear"]["accuracy"]
     assert (alike["low"], alike["high"]) == (together["low"], together["high"])
     assert together["value"] == apart["value"]
     assert together["high"] - together["low"] > 2 * (apart["high"] - apart["low"])
@@ -251,13 +253,13 @@ def test_what_says_nothing_is_at_chance(make_table: Make, quick: Quick) -> None:
     """On pure noise all intervals contain chance, including the rotation's."""
     table = make_table(images=300)
     noise = np.random.default_rng(9).normal(size=table.x_TND.shape).astype(np.float32)
-    config = quick(tasks=("fine", "coarse", "semantic"), heads=("linear",))
+    config = quick(tasks=("transformation", "kind", "class"), heads=("linear",))
     results = plain(run_probes(replace(table, x_TND=noise), config, out_dir=None, quiet=True))
-    fine, coarse, semantic = (results[task]["linear"] for task in ("fine", "coarse", "semantic"))
-    assert fine["accuracy"]["value"] == pytest.approx(1 / 8, abs=0.06)
-    assert coarse["seen"]["value"] == pytest.approx(1 / 4, abs=0.08)
-    assert abs(coarse["gap"]["value"]) < 0.1
-    assert semantic["clean"]["value"] == pytest.approx(1 / 3, abs=0.2)
+    transformation, kind, class_ = (results[task]["linear"] for task in ("transformation", "kind", "class"))
+    assert transformation["accuracy"]["value"] == pytest.approx(1 / 8, abs=0.06)
+    assert kind["seen"]["value"] == pytest.approx(1 / 4, abs=0.08)
+    assert abs(kind["gap"]["value"]) < 0.1
+    assert class_["original"]["value"] == pytest.approx(1 / 3, abs=0.2)
 
 
 def test_the_same_seed_gives_the_same_results(make_table: Make, quick: Quick) -> None:
@@ -275,14 +277,14 @@ def test_the_same_seed_gives_the_same_results(make_table: Make, quick: Quick) ->
 
 
 def test_outcomes_survive_the_disk(make_table: Make, quick: Quick, tmp_path: Path) -> None:
-    outcome = run_probes(make_table(), quick(tasks=("fine",), equal_width=0), out_dir=None, quiet=True)
+    outcome = run_probes(make_table(), quick(tasks=("transformation",), equal_width=0), out_dir=None, quiet=True)
     outcome.save(tmp_path / "outcome")
     loaded = ProbeOutcome.load(tmp_path / "outcome")
     assert loaded.results == plain(outcome)
     assert (loaded.keys, loaded.transformations, loaded.roles) == (
         outcome.keys, outcome.transformations, outcome.roles,
     )  # fmt: skip
-    assert loaded.scores.keys() == {"fine/linear", "fine/mlp"}
+    assert loaded.scores.keys() == {"transformation/linear", "transformation/mlp"}
     for name, score in outcome.scores.items():
         np.testing.assert_array_equal(loaded.scores[name], score)
     path = tmp_path / "outcome" / "probes.json"
@@ -300,27 +302,27 @@ def test_outcomes_survive_the_disk(make_table: Make, quick: Quick, tmp_path: Pat
 
 def test_without_classes(make_table: Make, quick: Quick) -> None:
     results = plain(run_probes(make_table(classes=0), quick(heads=("linear",)), out_dir=None, quiet=True))
-    assert results["semantic"] is None
+    assert results["class"] is None
     assert results["multitask"] is None
-    assert results["fine"]["linear"]["accuracy"]["value"] > 0.8
+    assert results["transformation"]["linear"]["accuracy"]["value"] > 0.8
 
 
 def test_a_suite_without_held_out_transformations(make_table: Make, quick: Quick) -> None:
     suite = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("noise_a", "noise", "train"))
-    config = quick(heads=("linear",), tasks=("coarse",))
+    config = quick(heads=("linear",), tasks=("kind",))
     results = plain(run_probes(make_table(suite=suite), config, out_dir=None, quiet=True))
-    coarse = results["coarse"]["linear"]
-    assert coarse["held_out"] is coarse["gap"] is None
-    assert coarse["seen"]["value"] > 0.8
-    assert set(results) == {"coarse"}, "every class has but one: none can be held out"
+    kind = results["kind"]["linear"]
+    assert kind["held_out"] is kind["gap"] is None
+    assert kind["seen"]["value"] > 0.8
+    assert set(results) == {"kind"}, "every class has but one: none can be held out"
 
 
 def test_a_suite_of_identity_alone(make_table: Make, quick: Quick) -> None:
     table = make_table(suite=(("identity", "identity", "train"),))
     results = plain(run_probes(table, quick(heads=("linear",)), out_dir=None, quiet=True))
-    assert results["fine"] is results["coarse"] is results["multitask"] is None
-    assert results["semantic"]["linear"]["clean"]["value"] > 0.9
-    assert results["semantic"]["linear"]["obfuscated"] is None
+    assert results["transformation"] is results["kind"] is results["multitask"] is None
+    assert results["class"]["linear"]["original"]["value"] > 0.9
+    assert results["class"]["linear"]["transformed"] is None
 
 
 def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
@@ -329,19 +331,19 @@ def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
     distinct[6] = False
     distinct[2, ::2] = False
     table = make_table(distinct_TN=distinct)
-    config = quick(tasks=("fine", "coarse"), heads=("linear",))
+    config = quick(tasks=("transformation", "kind"), heads=("linear",))
     outcome = run_probes(table, config, out_dir=None, quiet=True)
     results = plain(outcome)
-    fine = results["fine"]["linear"]
-    assert fine["by_transformation"]["tone_a"] is None
-    assert results["coarse"]["linear"]["by_transformation"]["tone_a"] == {
-        "accuracy": None, "role": "train", "coarse": "tone",
+    transformation = results["transformation"]["linear"]
+    assert transformation["by_transformation"]["tone_a"] is None
+    assert results["kind"]["linear"]["by_transformation"]["tone_a"] == {
+        "accuracy": None, "role": "train", "kind": "tone",
     }  # fmt: skip
-    counts = np.array(fine["confusion"]["counts"]).sum(1)
+    counts = np.array(transformation["confusion"]["counts"]).sum(1)
     test = table.rows(2)
     assert counts[6] == 0
     assert counts[2] == distinct[2, test].sum()
-    assert np.isnan(outcome.scores["fine/linear"][~distinct[:, test]]).all()
+    assert np.isnan(outcome.scores["transformation/linear"][~distinct[:, test]]).all()
 
 
 @pytest.mark.parametrize("width", slow_after(1, [1, 7, 13]))
@@ -350,7 +352,7 @@ def test_any_width_and_few_images(make_table: Make, quick: Quick, width: int) ->
     results = plain(
         run_probes(table, quick(precision="bf16", mlp_steps=5, multitask_steps=5), out_dir=None, quiet=True)
     )
-    assert 0.0 <= results["fine"]["mlp"]["accuracy"]["value"] <= 1.0
+    assert 0.0 <= results["transformation"]["mlp"]["accuracy"]["value"] <= 1.0
 
 
 def test_embeddings_that_are_not_finite_are_refused(make_table: Make, quick: Quick) -> None:
@@ -364,8 +366,8 @@ def test_precisions_are_equally_accurate(make_table: Make, quick: Quick) -> None
     table = make_table(images=200, style=0.4)
     accuracy = {}
     for precision in ("fp32", "bf16"):
-        config = quick(tasks=("fine",), precision=precision, equal_width=0)
-        accuracy[precision] = plain(run_probes(table, config, out_dir=None, quiet=True))["fine"]
+        config = quick(tasks=("transformation",), precision=precision, equal_width=0)
+        accuracy[precision] = plain(run_probes(table, config, out_dir=None, quiet=True))["transformation"]
     for head in ("linear", "mlp"):
         full, half = (accuracy[precision][head]["accuracy"]["value"] for precision in ("fp32", "bf16"))
         assert full > 0.3
@@ -383,9 +385,9 @@ def test_the_rotation_ignores_roles_and_its_own_transformation(make_table: Make,
     x = table.x_TND.astype(np.float32)
     x[2] = x[1] + 0.1 * rng.normal(size=x[1].shape)
     x[4] = x[1] + 0.1 * rng.normal(size=x[1].shape)  # looks like blur, so that odd_b fails when it is held out
-    config = quick(tasks=("coarse",), heads=("linear",))
+    config = quick(tasks=("kind",), heads=("linear",))
     outcome = run_probes(replace(table, x_TND=x), config, out_dir=None, quiet=True)
-    turned = plain(outcome)["coarse_rotation"]["linear"]["by_transformation"]
+    turned = plain(outcome)["kind_rotation"]["linear"]["by_transformation"]
     assert set(turned) == {"blur_a", "blur_b", "odd_a", "odd_b"}
     assert turned["odd_b"]["accuracy"]["value"] < 0.3
     assert outcome.scores["rotation/linear"].shape == (5, 40)
@@ -402,25 +404,25 @@ def test_comparisons(make_table: Make, quick: Quick) -> None:
     rows = compare_outcomes(outcomes)
     json.dumps(rows, allow_nan=False)
     named = {(r["task"], r["metric"], r["head"], r["a"], r["b"]): r for r in rows}
-    of_tasks = 2 * (1 + 2 + 2)  # fine, coarse seen and held out, semantic clean and obfuscated, of both heads
+    of_tasks = 2 * (1 + 2 + 2)  # fine, coarse seen and held out, class clean and transformed, of both heads
     # multi-task; rotation, plain and by class; equal fine and rotation; MLP - linear
     assert len(named) == len(rows) == of_tasks + 2 + 2 + 3 + 2
     assert named["rotation", "accuracy", "linear", "clear", "faint"]["difference"]["value"] == pytest.approx(
-        np.subtract(*(o.results["coarse_rotation"]["linear"]["accuracy"]["value"] for o in outcomes.values()))
+        np.subtract(*(o.results["kind_rotation"]["linear"]["accuracy"]["value"] for o in outcomes.values()))
     )
     for row in rows:
         resampled = row["task"] not in ("multitask", "rotation", "equal_rotation") and row["head"] == "linear"
         assert ("se_training" in row["difference"]) is resampled
-    fine = named["fine", "accuracy", "linear", "clear", "faint"]["difference"]
-    accuracy = [outcomes[name].results["fine"]["linear"]["accuracy"]["value"] for name in ("clear", "faint")]
-    assert fine["value"] == pytest.approx(accuracy[0] - accuracy[1])
-    assert fine["low"] > 0.1
-    assert holds(fine)
-    own = named["fine", "accuracy", "mlp-linear", "faint", "faint"]
-    mlp, linear = (outcomes["faint"].results["fine"][head]["accuracy"]["value"] for head in ("mlp", "linear"))
+    transformation = named["transformation", "accuracy", "linear", "clear", "faint"]["difference"]
+    accuracy = [outcomes[name].results["transformation"]["linear"]["accuracy"]["value"] for name in ("clear", "faint")]
+    assert transformation["value"] == pytest.approx(accuracy[0] - accuracy[1])
+    assert transformation["low"] > 0.1
+    assert holds(transformation)
+    own = named["transformation", "accuracy", "mlp-linear", "faint", "faint"]
+    mlp, linear = (outcomes["faint"].results["transformation"][head]["accuracy"]["value"] for head in ("mlp", "linear"))
     assert own["difference"]["value"] == pytest.approx(mlp - linear)
-    held_out = named["coarse", "held_out", "linear", "clear", "faint"]
-    expected = [o.results["coarse"]["linear"]["held_out"]["value"] for o in outcomes.values()]
+    held_out = named["kind", "held_out", "linear", "clear", "faint"]
+    expected = [o.results["kind"]["linear"]["held_out"]["value"] for o in outcomes.values()]
     assert held_out["difference"]["value"] == pytest.approx(expected[0] - expected[1])
 
 
@@ -432,7 +434,7 @@ def test_comparisons_match_images_and_transformations_by_name() -> None:
     def outcome(rows: list[int], images: list[int]) -> ProbeOutcome:
         return ProbeOutcome(
             {},
-            {"fine/linear": score[np.ix_(rows, images)]},
+            {"transformation/linear": score[np.ix_(rows, images)]},
             tuple(f"k{n}" for n in images),
             tuple(names[t] for t in rows),
             tuple(names[t].split("_")[0] for t in rows),
@@ -449,5 +451,5 @@ def test_comparisons_match_images_and_transformations_by_name() -> None:
 
 
 def test_comparing_with_oneself_alone(make_table: Make, quick: Quick) -> None:
-    outcome = run_probes(make_table(), quick(tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
+    outcome = run_probes(make_table(), quick(tasks=("transformation",), heads=("linear",)), out_dir=None, quiet=True)
     assert compare_outcomes({"one": outcome}) == []

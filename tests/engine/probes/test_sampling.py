@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.engine.probes.conftest import Make
 
-from substyle.engine.probes.tasks import Stream, Task, coarse_task, fine_task, semantic_task, stream_of
+from substyle.engine.probes.tasks import Stream, Task, class_task, kind_task, stream_of, transformation_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
 from substyle.kernels.shuffle import Shuffle
@@ -26,9 +26,9 @@ def need(task: Task | None) -> Task:
 
 
 def test_held_out_never_comes(make_table: Make) -> None:
-    """Held-out transformations are in neither training nor validation rows of the coarse task."""
+    """Held-out transformations are in neither training nor validation rows of the kind task."""
     table = make_table()
-    task = need(coarse_task(table, 0))
+    task = need(kind_task(table, 0))
     t, n = many(stream_of(task, 0))
     held_out = [i for i, role in enumerate(table.roles) if role == "held_out"]
     assert not np.isin(t, held_out).any()
@@ -39,7 +39,7 @@ def test_held_out_never_comes(make_table: Make) -> None:
     assert set(val_n) == set(table.rows(1))
 
 
-@pytest.mark.parametrize("make_task", [fine_task, coarse_task, semantic_task])
+@pytest.mark.parametrize("make_task", [transformation_task, kind_task, class_task])
 def test_only_rows_that_count_come(make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None]) -> None:
     table = make_table()
     distinct = np.random.default_rng(1).random(table.distinct_TN.shape) < 0.3
@@ -53,10 +53,10 @@ def test_only_rows_that_count_come(make_table: Make, make_task: Callable[[Embedd
     assert 4 not in t
 
 
-def test_coarse_classes_are_balanced(make_table: Make) -> None:
+def test_kind_classes_are_balanced(make_table: Make) -> None:
     """Each class has probability 1/4, uniform over its transformations."""
     table = make_table()
-    task = need(coarse_task(table, 0))
+    task = need(kind_task(table, 0))
     t, _ = many(stream_of(task, 0), batches=100)
     share = np.bincount(task.answers(t, t), minlength=4) / len(t)
     assert np.abs(share - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / len(t))
@@ -69,7 +69,7 @@ def test_variants_of_an_image_are_equally_likely(make_table: Make) -> None:
     distinct = np.ones((8, 120), bool)
     distinct[3:7, ::2] = False
     table = make_table(distinct_TN=distinct)
-    task = need(fine_task(table, 0))
+    task = need(transformation_task(table, 0))
     t, n = many(stream_of(task, 0), batches=150, count=len(task.train_N))
     assert set(np.bincount(n)[task.train_N]) == {150}
     of_even = np.bincount(t[n % 2 == 0], minlength=8)
@@ -78,7 +78,7 @@ def test_variants_of_an_image_are_equally_likely(make_table: Make) -> None:
     assert np.abs(share - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / of_even.sum())
 
 
-@pytest.mark.parametrize("make_task", [fine_task, coarse_task])
+@pytest.mark.parametrize("make_task", [transformation_task, kind_task])
 def test_any_rows_can_be_drawn_alone(make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None]) -> None:
     """Also across epochs, and far beyond 2**32 rows."""
     stream = stream_of(need(make_task(make_table(), 0)), 0)
@@ -89,7 +89,7 @@ def test_any_rows_can_be_drawn_alone(make_table: Make, make_task: Callable[[Embe
             assert np.array_equal(np.stack(own), np.stack([t[first : first + count], n[first : first + count]]))
 
 
-@pytest.mark.parametrize("make_task", [fine_task, coarse_task])
+@pytest.mark.parametrize("make_task", [transformation_task, kind_task])
 def test_drawing_never_waits_for_the_device(
     make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None]
 ) -> None:
@@ -104,14 +104,14 @@ def test_rows_by_words_in_numpy(make_table: Make) -> None:
     distinct[0] = True
     table = make_table(distinct_TN=distinct)
     key = philox.keys_of_seeds([7])
-    task = need(fine_task(table, 0))
+    task = need(transformation_task(table, 0))
     images = Shuffle(len(task.train_N), 7, "order:fine")(torch.arange(500)).numpy()
     words = philox.words(key, "rows:fine", 500)[0].astype(np.int64)
     n = task.train_N[images]
     valid = [task.train_T[distinct[task.train_T, i]] for i in n]
     t = np.array([own[word * len(own) >> 32] for own, word in zip(valid, words, strict=True)])
     assert np.array_equal(np.stack(stream_of(task, 7).rows(0, 500)), np.stack([t, n]))
-    task = need(coarse_task(table, 0))
+    task = need(kind_task(table, 0))
     for i, word in enumerate(philox.words(key, "rows:coarse", 1500)[0].astype(np.int64).reshape(500, 3)):
         members = task.train_T[task.answer[task.train_T] == word[0] * len(task.labels) >> 32]
         of = members[word[1] * len(members) >> 32]
@@ -124,7 +124,7 @@ def test_a_class_without_rows_is_never_drawn(make_table: Make) -> None:
     """As in resampled photographs, none of which may show a rarely distinct transformation."""
     distinct = np.ones((8, 120), bool)
     distinct[4] = False
-    task = replace(need(coarse_task(make_table(), 0)), distinct_TN=distinct)
+    task = replace(need(kind_task(make_table(), 0)), distinct_TN=distinct)
     t, _ = many(stream_of(task, 0))
     assert set(t) == {0, 1, 2, 6, 7}
     shares = np.bincount(task.answer[t]) / len(t)
@@ -132,14 +132,14 @@ def test_a_class_without_rows_is_never_drawn(make_table: Make) -> None:
 
 
 def test_a_stream_depends_on_its_seed_alone(make_table: Make) -> None:
-    task = need(fine_task(make_table(), 0))
+    task = need(transformation_task(make_table(), 0))
     same = [many(stream_of(task, 3)) for _ in range(2)]
     assert np.array_equal(same[0], same[1])
     assert not np.array_equal(same[0], many(stream_of(task, 4)))
 
 
 def test_a_batch_may_be_larger_than_the_table(make_table: Make) -> None:
-    task = need(semantic_task(make_table(images=10, classes=2), 0))
+    task = need(class_task(make_table(images=10, classes=2), 0))
     t, n = stream_of(task, 0).rows(0, 100)
     assert (t == 0).all()
     assert set(n.tolist()) == set(task.train_N)

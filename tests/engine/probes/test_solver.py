@@ -18,7 +18,7 @@ from substyle.engine.probes.dataset import Resident, standard_of
 from substyle.engine.probes.objective import Block, Objective, StoredObjective
 from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
 from substyle.engine.probes.solver import Fit, fit
-from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.probes.tasks import Task, class_task, transformation_task
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -43,7 +43,7 @@ def make(images: int = 60, width: int = 12, spread: float = 1.0, seed: int = 0) 
         backbone="x",
         x_TND=(x_TND @ rng.normal(size=(width, width))).astype(np.float16),
         transformations=NAMES,
-        coarse=("identity", "blur", "blur", "noise"),
+        kind=("identity", "blur", "blur", "noise"),
         roles=("train",) * 4,
         keys=tuple(f"{i}.jpg" for i in range(images)),
         label_N=label_N.astype(np.int64),
@@ -58,8 +58,8 @@ def features_of(table: EmbeddingTable, task: Task, dtype: torch.dtype = torch.fl
     return Features(table, standard_of(table, task, 0), CPU, dtype)
 
 
-def fine(table: EmbeddingTable) -> Task:
-    task = fine_task(table, 0)
+def transformation(table: EmbeddingTable) -> Task:
+    task = transformation_task(table, 0)
     assert task is not None
     return task
 
@@ -86,7 +86,7 @@ def centred(fitted: Fit, k: int = 0) -> tuple[NDArray[np.float32], NDArray[np.fl
 def test_as_scikit_learn(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "KEPT", kept)
     table = make()
-    task = fine(table)
+    task = transformation(table)
     features = features_of(table, task)
     rows = len(task.train_T) * len(task.train_N)
     Cs = [1e-3, 0.1, 10.0]
@@ -106,7 +106,7 @@ def test_kept_rows_are_those_that_are_gathered(dtype: torch.dtype, monkeypatch: 
     monkeypatch.setattr(training_rows, "_ON_CPU", (1 << 13, 8 * 50))
     monkeypatch.setattr(training_rows, "_LEAST_ROWS", 50)
     table = make()
-    task = fine(table)
+    task = transformation(table)
     times_KN = np.random.default_rng(1).integers(0, 3, (2, 60)).astype(float)
     for features in (features_of(table, task, dtype), features_of(table, task, dtype).projected(5, 0)):
         found = []
@@ -126,7 +126,7 @@ def test_kept_rows_are_those_that_are_gathered(dtype: torch.dtype, monkeypatch: 
 
 def test_rows_are_gathered_once_for_all_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     table = make()
-    task = fine(table)
+    task = transformation(table)
     gathered, gather = list[int](), Features.of
     monkeypatch.setattr(Features, "of", lambda own, *given: gathered.append(1) or gather(own, *given))
     rows = TrainingRows(features_of(table, task, torch.bfloat16), task, np.ones((1, 4)))
@@ -142,23 +142,23 @@ def test_rows_are_gathered_once_for_all_fits(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_float64_goes_on_where_float32_stalls() -> None:
     table = make()
-    task = fine(table)
+    task = transformation(table)
     features = features_of(table, task)
     rows = TrainingRows(features, task, np.ones((1, 4)))
     strength = [1 / (10.0 * len(task.train_T) * len(task.train_N))]
     exact = fit(rows, strength, tolerance=1e-9, most=5000)
     assert exact.converged_K.all()
     assert exact.heads.w1.dtype == torch.float32
-    coarse = fit(rows, strength, tolerance=1e-4, most=5000)
-    assert 1e-9 < coarse.gradient_K[0] <= 1e-4
+    kind = fit(rows, strength, tolerance=1e-4, most=5000)
+    assert 1e-9 < kind.gradient_K[0] <= 1e-4
     weight, _ = reference(features, task, 10.0)
-    far, near = (np.abs(centred(made)[0] - weight).max() for made in (coarse, exact))
+    far, near = (np.abs(centred(made)[0] - weight).max() for made in (kind, exact))
     assert near < 0.1 * far
 
 
 def test_a_head_with_weights_is_a_fit_to_repeated_rows() -> None:
     table = make()
-    task = fine(table)
+    task = transformation(table)
     features = features_of(table, task)
     rng = np.random.default_rng(1)
     variant_T, image_N = np.array([1.0, 0.5, 0.0, 2.0]), rng.integers(0, 4, len(table.keys)).astype(float)
@@ -175,7 +175,7 @@ def test_a_head_with_weights_is_a_fit_to_repeated_rows() -> None:
 
 def test_rows_of_a_transformation_that_a_head_does_not_see_do_not_matter() -> None:
     table = make()
-    task = fine(table)
+    task = transformation(table)
     features = features_of(table, task)
     changed = np.array(table.x_TND)
     changed[2] *= -3
@@ -192,7 +192,7 @@ def test_rows_of_a_transformation_that_a_head_does_not_see_do_not_matter() -> No
 
 def test_heads_do_not_depend_on_their_company_or_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     table = make()
-    task = fine(table)
+    task = transformation(table)
     features = features_of(table, task)
     strengths = [PENALTY, 0.1, 1.0]
     together = fit(TrainingRows(features, task, np.ones((3, 4))), strengths, tolerance=1e-6, most=2000)
@@ -205,7 +205,7 @@ def test_heads_do_not_depend_on_their_company_or_on_blocks(monkeypatch: pytest.M
 
 def test_a_start_is_taken_up_and_left_as_it_is() -> None:
     table = make()
-    task = fine(table)
+    task = transformation(table)
     rows = TrainingRows(features_of(table, task), task, np.ones((1, 4)))
     loose = fit(rows, [PENALTY], tolerance=1e-3, most=2000)
     before = loose.heads.w1.clone()
@@ -219,7 +219,7 @@ def test_a_start_is_taken_up_and_left_as_it_is() -> None:
 
 def test_too_few_passes_are_said() -> None:
     table = make()
-    task = fine(table)
+    task = transformation(table)
     passes: list[int] = []
     made = fit(TrainingRows(features_of(table, task), task, np.ones((2, 4))), [1e-4, 10.0], tolerance=1e-6, most=4,
                advance=passes.append)  # fmt: skip
@@ -233,7 +233,7 @@ def test_too_few_passes_are_said() -> None:
 def test_weights_stay_small_where_training_rows_do_not_differ() -> None:
     """With fewer rows than features and weak regularisation, null directions must not collect rounding errors."""
     table = make(images=30, width=200, spread=0.0)
-    task = semantic_task(table, 0)
+    task = class_task(table, 0)
     assert task is not None
     features = features_of(table, task)
     made = fit(TrainingRows(features, task, np.eye(4)[:1]), [1 / (1e6 * len(task.train_N))], tolerance=1e-5, most=2000)
@@ -247,7 +247,7 @@ def test_weights_stay_small_where_training_rows_do_not_differ() -> None:
 def test_the_basis_is_that_of_the_covariance(images: int, width: int) -> None:
     """Of 144 training rows: of fewer than features only their span is found, by way of the products of rows."""
     table = make(images, width, spread=0.3)
-    task = fine(table)
+    task = transformation(table)
     features = features_of(table, task)
     rows = TrainingRows(features, task, np.ones((1, len(NAMES))))
     basis = CovarianceBasis.of(rows)
@@ -267,7 +267,7 @@ def test_repeated_rows_have_one_direction() -> None:
     x_TND = np.asarray(table.x_TND).copy()
     x_TND[:, 1] = x_TND[:, 0]
     table = replace(table, x_TND=x_TND)
-    task = fine(table)
+    task = transformation(table)
     rows = TrainingRows(features_of(table, task), task, np.ones((1, len(NAMES))))
     basis = CovarianceBasis.of(rows)
     assert basis.vector_DP.shape[1] == len(rows.t_R) - 1 - len(NAMES)
@@ -302,7 +302,7 @@ def test_stored_rows_give_the_same_heads(
     x_TND[:, :, 3] = 1.0
     distinct_TN = np.random.default_rng(0).random((4, 200)) < 0.9
     table = replace(table, x_TND=x_TND, distinct_TN=distinct_TN)
-    task = fine(table)
+    task = transformation(table)
     times_KN = np.random.default_rng(1).integers(0, 3, (3, 200)).astype(float)
     found = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -321,7 +321,7 @@ def test_stored_rows_give_the_same_heads(
 
 def test_stored_rows_compute_the_objective(tensor_cores: list[int]) -> None:
     table = make()
-    task = fine(table)
+    task = transformation(table)
     features = features_of(table, task, torch.float64)
     rows = TrainingRows(features, task, np.array([[1.0, 0.5, 2.0, 1.0], [1.0, 1.0, 0.0, 1.0]]))
     metric = CovarianceMetric.of(CovarianceBasis.of(rows), 4, np.array([0.1, 1e-3]))
@@ -336,7 +336,7 @@ def test_stored_rows_compute_the_objective(tensor_cores: list[int]) -> None:
 
 def test_rows_are_gathered_where_few_count_or_they_are_not_float16(tensor_cores: list[int]) -> None:
     table = make(images=200)
-    task = fine(table)
+    task = transformation(table)
     few = replace(task, train_N=task.train_N[::4])
     for own, of in ((table, few), (replace(table, x_TND=table.x_TND.astype(np.float32)), task)):
         made = fit(
@@ -345,7 +345,7 @@ def test_rows_are_gathered_where_few_count_or_they_are_not_float16(tensor_cores:
         assert made.passes_K[0] > 1
     assert not tensor_cores
     # consecutive rows of one transformation are dense too
-    identity = semantic_task(table, 0)
+    identity = class_task(table, 0)
     assert identity is not None
     features = features_of(table, identity, torch.bfloat16)
     fit(TrainingRows(features, identity, np.eye(4)[:1]), [1.0], tolerance=1e-3, most=9)
@@ -354,7 +354,7 @@ def test_rows_are_gathered_where_few_count_or_they_are_not_float16(tensor_cores:
 
 def test_rows_that_do_not_count_may_have_no_answer_and_any_values(tensor_cores: list[int]) -> None:
     table = make()
-    task = semantic_task(table, 0)
+    task = class_task(table, 0)
     assert task is not None
     answer, distinct_TN = task.answer.copy(), table.distinct_TN.copy()
     distinct_TN[0, 5], answer[5] = False, -1

@@ -22,7 +22,7 @@ def store(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> substy
 
 def test_batches_hold_rows_of_the_table(store: substyle.EmbeddingStore) -> None:
     table = substyle.load_table(store, "control:pixels")
-    data = substyle.torch_dataset(store.path, "control:pixels", split="train", task="fine")
+    data = substyle.torch_dataset(store.path, "control:pixels", split="train", task="transformation")
     assert data.classes == tuple(NAMES)
     assert len(data) == table.distinct_TN[:, table.split_N == 0].sum()
     x, y = next(iter(DataLoader(data, batch_size=len(data))))
@@ -47,10 +47,10 @@ def test_classes_of_photographs(store: substyle.EmbeddingStore) -> None:
 
 
 def test_held_out_transformations_are_left_out_unless_named(store: substyle.EmbeddingStore) -> None:
-    data = substyle.torch_dataset(store, "control:pixels", task="coarse", split="test")
+    data = substyle.torch_dataset(store, "control:pixels", task="kind", split="test")
     assert "defocus_blur" not in data.transformations
     held_out = substyle.torch_dataset(
-        store, "control:pixels", task="coarse", split="test", transformations=["defocus_blur"]
+        store, "control:pixels", task="kind", split="test", transformations=["defocus_blur"]
     )
     assert {held_out.classes[target] for target in held_out.targets} == {"blur"}
 

@@ -16,7 +16,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import Setting, grid, initial
 from substyle.engine.probes.mlp import settings_of
-from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_of
+from substyle.engine.probes.tasks import Task, class_task, stream_of, transformation_task
 from substyle.engine.probes.trainer import Validation, learning_rate, train
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_data import draw_masks
@@ -26,10 +26,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Setup:
-    """Inputs for training the fine task."""
+    """Inputs for training the transformation task."""
 
     def __init__(self, table: EmbeddingTable) -> None:
-        task = fine_task(table, 0)
+        task = transformation_task(table, 0)
         assert task is not None
         self.task = task
         self.features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
@@ -134,19 +134,19 @@ def test_twins_see_the_same_rows_in_the_same_order(
     """
     monkeypatch.setattr(bank, "takes_turns", lambda width, device: in_turn)
     table = make_table()
-    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
-    assert fine is not None
-    assert semantic is not None
+    transformation, class_ = transformation_task(table, 0), class_task(table, 0)
+    assert transformation is not None
+    assert class_ is not None
     config, seeds = quick(multitask_learning_rates=(1e-2,)), [0, 1]
-    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
+    features = Features(table, standard_of(table, transformation, 0), CPU, torch.float32)
 
     def parts() -> list[BatchPart]:
         return [
-            BatchPart(fine, stream_of(fine, 0), 18),
-            BatchPart(replace(semantic, first=8), stream_of(semantic, 0), 18),
+            BatchPart(transformation, stream_of(transformation, 0), 18),
+            BatchPart(replace(class_, first=8), stream_of(class_, 0), 18),
         ]
 
-    train(features, parts(), settings_of(fine, semantic, config), config, 5, seeds=seeds)
+    train(features, parts(), settings_of(transformation, class_, config), config, 5, seeds=seeds)
     reference = parts()
     pieces = list({id(call.heads): [c for c in calls if c.heads is call.heads] for call in calls}.values())
     assert [len(of_piece) for of_piece in pieces] == [5] * (3 * len(seeds) if in_turn else 1)
@@ -156,7 +156,7 @@ def test_twins_see_the_same_rows_in_the_same_order(
         (t_a, n_a), (t_b, n_b) = ((t.numpy(), n.numpy()) for t, n in drawn)
         assert (t_b == 0).all()
         x_BD = features(np.r_[t_a, t_b], np.r_[n_a, n_b])
-        targets = torch.from_numpy(t_a), torch.from_numpy(semantic.answers(t_b, n_b))
+        targets = torch.from_numpy(t_a), torch.from_numpy(class_.answers(t_b, n_b))
         kept = torch.empty(len(seeds), 32, len(x_BD), dtype=torch.bool)
         draw_masks(kept[None], seeds, i, round(config.expert.dropout * 256))
         half = (slice(0, len(t_a)), slice(len(t_a), None))
@@ -235,7 +235,7 @@ def test_standardisation(make_table: Make) -> None:
     """Compared with numpy on the training rows; constant features become 0."""
     table = make_table()
     table.x_TND[:, :, 3] = 7.0
-    task: Task | None = fine_task(table, 0)
+    task: Task | None = transformation_task(table, 0)
     assert task is not None
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
     t, n = task.rows(task.train_T, task.train_N)

@@ -15,7 +15,7 @@ from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import initial
-from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
+from substyle.engine.probes.tasks import Task, class_task, kind_task, transformation_task
 from substyle.engine.probes.trainer import AGREEMENT, Validation, agreement_rows, compare
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import SubstyleError
@@ -42,7 +42,7 @@ def test_judging_is_a_weighted_share_of_right_rows(
     """Compared with counting, on a subset of rows."""
     table = make_table()
     monkeypatch.setattr(ProbeConfig, "validation_rows", 100)
-    validation = made(table, fine_task(table, 0), quick())
+    validation = made(table, transformation_task(table, 0), quick())
     assert validation.x_BD.shape[0] == 100
     heads = initial(0, 20, 8, 1, [0, 1], CPU)
     expected = (logits(heads, validation).argmax(2) == validation.answers.numpy()).mean(1)
@@ -55,9 +55,9 @@ def test_judging_is_a_weighted_share_of_right_rows(
     np.testing.assert_allclose(loss, per_head, rtol=1e-5)
 
 
-def test_coarse_labels_count_alike(make_table: Make, quick: Quick) -> None:
+def test_kind_labels_count_alike(make_table: Make, quick: Quick) -> None:
     table = make_table()
-    task = coarse_task(table, 0)
+    task = kind_task(table, 0)
     assert task is not None
     validation = made(table, task, quick())
     sums = torch.zeros(len(task.labels), dtype=torch.float64).index_add_(0, validation.answers, validation.weight)
@@ -67,7 +67,7 @@ def test_coarse_labels_count_alike(make_table: Make, quick: Quick) -> None:
 
 def test_without_a_row_there_is_an_error(make_table: Make, quick: Quick) -> None:
     table = make_table()
-    task = fine_task(table, 0)
+    task = transformation_task(table, 0)
     assert task is not None
     with pytest.raises(SubstyleError):
         made(table, replace(task, val_N=np.empty(0, np.int64)), quick())
@@ -78,7 +78,7 @@ def test_classes_without_training_photographs_are_left_out(make_table: Make, qui
     label_N = table.label_N.copy()
     label_N[(table.split_N == 0) & (label_N == 1)] = -1  # no training photograph is of class 1
     table = replace(table, label_N=label_N)
-    task = semantic_task(table, 0)
+    task = class_task(table, 0)
     assert task is not None
     assert task.labels == ("class-0", "class-2")
     validation = made(table, task, quick())
@@ -91,7 +91,7 @@ def test_classes_without_training_photographs_are_left_out(make_table: Make, qui
         made(table, replace(task, val_N=np.array(only_unknown)), quick())
 
 
-@pytest.mark.parametrize("kind", [fine_task, coarse_task])
+@pytest.mark.parametrize("kind", [transformation_task, kind_task])
 @pytest.mark.parametrize("heads", [1, 3])
 def test_difference_is_paired_by_row(
     make_table: Make, quick: Quick, kind: Callable[..., Task | None], heads: int, monkeypatch: pytest.MonkeyPatch
@@ -130,7 +130,7 @@ def test_half_a_point_or_one_standard_error(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, rows: int, gains: int, losses: int, agree: bool
 ) -> None:
     table = make_table()
-    validation = made(table, fine_task(table, 0), quick())
+    validation = made(table, transformation_task(table, 0), quick())
     validation.weight = torch.full((rows,), 1 / rows, dtype=torch.float64)
     right = torch.zeros(1, rows, dtype=torch.bool)
     a, b = right.clone(), right.clone()
@@ -145,18 +145,18 @@ def test_half_a_point_or_one_standard_error(
 def test_what_is_asked_of_two_fits(make_table: Make, quick: Quick) -> None:
     """Validation sets of training and of other scored transformations; all must agree."""
     table = make_table()
-    coarse, fine = coarse_task(table, 0), fine_task(table, 0)
-    assert coarse is not None
-    assert fine is not None
-    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
-    both = agreement_rows(features, coarse, quick())
+    kind, transformation = kind_task(table, 0), transformation_task(table, 0)
+    assert kind is not None
+    assert transformation is not None
+    features = Features(table, standard_of(table, transformation, 0), CPU, torch.float32)
+    both = agreement_rows(features, kind, quick())
     val = len(table.rows(1))
     assert [len(v.answers) for v in both] == [6 * val, 2 * val]
-    assert sorted(set(both[1].answers.tolist())) == sorted({int(coarse.answer[3]), int(coarse.answer[5])})
-    assert len(agreement_rows(features, fine, quick())) == 1
+    assert sorted(set(both[1].answers.tolist())) == sorted({int(kind.answer[3]), int(kind.answer[5])})
+    assert len(agreement_rows(features, transformation, quick())) == 1
     hidden = table.distinct_TN.copy()
     hidden[np.ix_([3, 5], table.rows(1))] = False  # no validation row of what is held out
-    assert len(agreement_rows(features, replace(coarse, distinct_TN=hidden), quick())) == 1
+    assert len(agreement_rows(features, replace(kind, distinct_TN=hidden), quick())) == 1
     a, b = (initial(0, 20, 4, 1, [seed], CPU) for seed in (0, 1))
     each = [v.difference(a, b) for v in both]
     assert compare(both, a, b) == (max((d for d, _ in each), key=abs), all(agree for _, agree in each))

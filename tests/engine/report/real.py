@@ -57,15 +57,15 @@ def renamed(value: Any, names: Mapping[str, str | None]) -> Any:  # noqa: ANN401
 
 def shortened(results: dict[str, Any], count: int) -> dict[str, Any]:
     """Leave the first transformations alone."""
-    gone = {row[key] for row in results["transformations"][count:] for key in ("name", "coarse")}
-    gone -= {row["coarse"] for row in results["transformations"][:count]}
+    gone = {row[key] for row in results["transformations"][count:] for key in ("name", "kind")}
+    gone -= {row["kind"] for row in results["transformations"][:count]}
     found: dict[str, Any] = drop(renamed(results, dict.fromkeys(gone)), "map", "mistakes")
-    absent = ["obfuscated"] if count < 2 else []
+    absent = ["transformed"] if count < 2 else []
     if "held_out" not in {row["role"] for row in found["transformations"]}:
-        drop(found, "coarse_rotation", "coarse_redrawn", "equal_width")
+        drop(found, "kind_rotation", "kind_redrawn", "equal_width")
         absent += ["held_out", "gap"]
     for backbone in found["backbones"].values():
-        for scores in (each for task in ("coarse", "semantic") for each in (backbone.get(task) or {}).values()):
+        for scores in (each for task in ("kind", "class") for each in (backbone.get(task) or {}).values()):
             scores |= {key: None for key in scores if key.startswith(tuple(absent))}
     return found
 
@@ -91,15 +91,26 @@ def all_converged(results: dict[str, Any]) -> dict[str, Any]:
 
 def of_probes(results: dict[str, Any]) -> dict[str, Any]:
     """Leave the results of probes alone, without those of other stages."""
-    own = {"dim", "control", "spec", "runtime", "gate", "cost", "fine", "coarse", "coarse_rotation", "coarse_redrawn"}
-    own |= {"equal_width", "semantic", "multitask"}
+    own = {
+        "dim",
+        "control",
+        "spec",
+        "runtime",
+        "gate",
+        "cost",
+        "transformation",
+        "kind",
+        "kind_rotation",
+        "kind_redrawn",
+    }
+    own |= {"equal_width", "class", "multitask"}
     return drop(results, "similarity", "robustness", "generators", *set().union(*results["backbones"].values()) - own)
 
 
 def without_classes(results: dict[str, Any]) -> dict[str, Any]:
     """As of photographs without labels."""
-    drop(results, "semantic", "multitask", "shift", "robustness", "few_shot", "shortcut", "attack", "complexity")
-    results["classes"], results["chance"]["semantic"] = [], None
+    drop(results, "class", "multitask", "shift", "robustness", "few_shot", "shortcut", "attack", "complexity")
+    results["classes"], results["chance"]["class"] = [], None
     for backbone in results["backbones"].values():
         backbone["knn"]["class"] = None
         backbone["clusters"]["ami_class"] = None
@@ -109,7 +120,7 @@ def without_classes(results: dict[str, Any]) -> dict[str, Any]:
 def with_heads(results: dict[str, Any], *heads: str) -> dict[str, Any]:
     """Leave out probes of other heads, and what depends on them."""
     for backbone in results["backbones"].values():
-        for task in {"fine", "coarse", "semantic", "coarse_rotation", "coarse_redrawn"} & backbone.keys():
+        for task in {"transformation", "kind", "class", "kind_rotation", "kind_redrawn"} & backbone.keys():
             backbone[task] = {head: backbone[task][head] for head in heads if head in (backbone[task] or {})}
     results["comparisons"] = [row for row in results["comparisons"] if row["head"] in heads]
     return results if "linear" in heads else drop(results, "equal_width", "extractability", "complexity", "multitask")

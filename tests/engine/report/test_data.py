@@ -39,7 +39,7 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (put(2, "schema"), "results.schema: expected 3, got 2"),
+        (put(2, "schema"), "results.schema: expected 4, got 2"),
         (drop("schema"), "results.schema: missing"),
         (drop("name"), "results.name: missing"),
         (drop("transformations"), "results.transformations: missing"),
@@ -47,9 +47,9 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put([], "backbones"), "results.backbones: expected dict, got list"),
         (put("many", "images"), "results.images: expected int, got 'many'"),
         (put(True, "images"), "results.images: expected int, got True"),
-        (put([{"name": "x"}], "transformations"), r"transformations\[0\].coarse: missing"),
+        (put([{"name": "x"}], "transformations"), r"transformations\[0\].kind: missing"),
         (put(["x"], "transformations"), r"transformations\[0\]: expected dict, got 'x'"),
-        (put([{"task": "fine", "a": "x"}], "comparisons"), r"comparisons\[0\].b: missing"),
+        (put([{"task": "transformation", "a": "x"}], "comparisons"), r"comparisons\[0\].b: missing"),
         (put([{"id": "C1"}], "claims"), r"claims\[0\].statement: missing"),
         (put([CLAIM | {"status": "true"}], "claims"), r"claims\[0\].status: expected supported, contradicted"),
         (put([CLAIM | {"reasons": [1]}], "claims"), r"claims\[0\].reasons\[0\]: expected str, got 1"),
@@ -57,14 +57,17 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
             put([CLAIM | {"groups": {"masked": "mae"}}], "claims"),
             "groups.masked: expected list, got 'mae'",
         ),
-        (put("yes", "backbones", "control:pixels", "fine", "linear", "converged"), "converged: expected true or false"),
         (
-            put([1], "backbones", "control:pixels", "coarse", "linear", "held_out", "one_way"),
+            put("yes", "backbones", "control:pixels", "transformation", "linear", "converged"),
+            "converged: expected true or false",
+        ),
+        (
+            put([1], "backbones", "control:pixels", "kind", "linear", "held_out", "one_way"),
             r"held_out\.one_way: expected \[low, high\]",
         ),
-        (put(None, "backbones", "control:pixels", "coarse", "linear", "held_out", "low"), "held_out: .*low and high"),
+        (put(None, "backbones", "control:pixels", "kind", "linear", "held_out", "low"), "held_out: .*low and high"),
         (
-            put([0.1, 0.2], "backbones", "control:pixels", "coarse", "linear", "held_out", "two_way"),
+            put([0.1, 0.2], "backbones", "control:pixels", "kind", "linear", "held_out", "two_way"),
             "held_out: .*at most one of one_way and two_way",
         ),
         (put(["key"], "quarantined"), r"quarantined\[0\]: expected dict"),
@@ -73,19 +76,31 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put("160", "throughput", "backbone_only_per_s", "net"), "backbone_only_per_s.net: expected a number"),
         (put({"device_hours": "2"}, "backbones", "control:pixels", "cost"), "cost.device_hours: expected a number"),
         (put([], "backbones", "control:pixels"), r"backbones\['control:pixels'\]: expected dict"),
-        (put(0.5, "backbones", "control:pixels", "fine"), r"\['control:pixels'\].fine: expected dict, got 0.5"),
-        (put(0.5, "backbones", "control:pixels", "fine", "linear"), "fine.linear: expected dict"),
         (
-            put(93.1, "backbones", "control:pixels", "fine", "linear", "accuracy", "value"),
+            put(0.5, "backbones", "control:pixels", "transformation"),
+            r"\['control:pixels'\].transformation: expected dict, got 0.5",
+        ),
+        (put(0.5, "backbones", "control:pixels", "transformation", "linear"), "transformation.linear: expected dict"),
+        (
+            put(93.1, "backbones", "control:pixels", "transformation", "linear", "accuracy", "value"),
             "accuracy.value: .* got 93.1",
         ),
-        (put(0.5, "backbones", "control:pixels", "fine", "linear", "accuracy"), "linear.accuracy: expected dict"),
-        (put(None, "backbones", "control:pixels", "fine", "linear", "accuracy", "value"), "accuracy.value: expected a"),
+        (
+            put(0.5, "backbones", "control:pixels", "transformation", "linear", "accuracy"),
+            "linear.accuracy: expected dict",
+        ),
+        (
+            put(None, "backbones", "control:pixels", "transformation", "linear", "accuracy", "value"),
+            "accuracy.value: expected a",
+        ),
         (put(-0.1, "backbones", "control:pixels", "balance", "neither", "value"), "neither.value: .* got -0.1"),
         (put(float("nan"), "backbones", "control:pixels", "equivariance", "jpeg", "value"), "jpeg.value: .* got nan"),
-        (put(float("inf"), "backbones", "control:pixels", "fine", "linear", "accuracy", "high"), "high: .* got inf"),
         (
-            put([0.1, float("inf")], "backbones", "control:pixels", "fine", "linear", "accuracy", "two_way"),
+            put(float("inf"), "backbones", "control:pixels", "transformation", "linear", "accuracy", "high"),
+            "high: .* got inf",
+        ),
+        (
+            put([0.1, float("inf")], "backbones", "control:pixels", "transformation", "linear", "accuracy", "two_way"),
             r"accuracy\.two_way\[1\]: .* got inf",
         ),
     ],
@@ -102,7 +117,7 @@ def test_results_must_be_an_object() -> None:
         validate_results([])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 3}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 4}'])
 def test_a_bad_file_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text(text)
@@ -126,7 +141,7 @@ def test_heads_are_those_found_linear_first() -> None:
     assert validate_results(with_heads(real_results(), "mlp")).heads() == ["mlp"]
     assert (
         validate_results(
-            {"schema": 3, "name": "x", "images": 0, "transformations": []} | {"backbones": {"a": {"semantic": None}}}
+            {"schema": 4, "name": "x", "images": 0, "transformations": []} | {"backbones": {"a": {"class": None}}}
         ).heads()
         == []
     )

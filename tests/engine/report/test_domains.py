@@ -23,19 +23,19 @@ def test_the_worst_pair_and_transformation_are_named(tmp_path: Path) -> None:
             "by_transformation": {"fog": fog, "jpeg": 0.5},
         }
 
-    fine = {
+    transformation = {
         "photos": {"photos": cell(0.9, 0.8), "x-rays": cell(0.5, None)},
         "x-rays": {"photos": cell(0.3, 0.2), "x-rays": cell(0.7, 0.6)},
     }
-    semantic = {
-        "photos": {"photos": {"clean": estimate(0.9), "obfuscated": estimate(0.4), "images": 9}, "x-rays": None}
+    class_ = {
+        "photos": {"photos": {"original": estimate(0.9), "transformed": estimate(0.4), "images": 9}, "x-rays": None}
     }
-    results["backbones"][BACKBONE]["domains"] = {"fine": fine, "semantic": semantic}
+    results["backbones"][BACKBONE]["domains"] = {"transformation": transformation, "class": class_}
     table = domains(validate_results(results))
     assert [column.heading for column in table.columns[3:]] == ["photos", "x-rays"]
     assert table.rows[1] == (
         BACKBONE,
-        "Style",
+        "Transformation",
         "x-rays",
         (0.3, pytest.approx(0.2), 0.4),
         (0.7, 0.6, pytest.approx(0.8)),
@@ -45,11 +45,11 @@ def test_the_worst_pair_and_transformation_are_named(tmp_path: Path) -> None:
     assert "from x-rays to photos" in text
     assert "−60.0 points" in text
     assert "a probe of photos, the lowest of 2 differences, most for fog (−60.0, the lowest of 2)." in text
-    fine["x-rays"]["photos"]["converged"] = False
+    transformation["x-rays"]["photos"]["converged"] = False
     assert "from photos to x-rays" in domains_summary(validate_results(results))
-    fine["x-rays"]["x-rays"]["converged"] = False
+    transformation["x-rays"]["x-rays"]["converged"] = False
     assert domains_summary(validate_results(results)) == ""
     assert 'id="domains"' in write_report(validate_results(results), tmp_path).html.read_text()
-    fine["photos"]["x-rays"]["accuracy"] = {"value": "0.5"}
+    transformation["photos"]["x-rays"]["accuracy"] = {"value": "0.5"}
     with pytest.raises(SubstyleError):
         validate_results(results)

@@ -25,7 +25,7 @@ def with_map(changes: dict[str, Any]) -> tuple[dict[str, Any], str]:
         "transformation": [i % 2 for i in range(40)],
         "class": [-1, 11] + [i % 12 for i in range(36)] + [0, 1],
         "transformations": ["identity", "gaussian_blur"],
-        "coarse": ["identity", "blur"],
+        "kind": ["identity", "blur"],
     }
     results["backbones"][name]["map"] = found | changes
     return results, name
@@ -33,11 +33,11 @@ def with_map(changes: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(tmp_path: Path) -> None:
+def test_points_are_grouped_by_kind_class_and_by_frequent_classes(tmp_path: Path) -> None:
     results, name = with_map({})
     validate_results(results)
     maps = embedding_maps(validate_results(results))
-    assert [(group.name, group.colour, len(group.points)) for group in maps["coarse class"][name]] == [
+    assert [(group.name, group.colour, len(group.points)) for group in maps["kind"][name]] == [
         ("identity", 0, 20),
         ("blur", 1, 20),
     ]
@@ -57,7 +57,7 @@ def test_one_class_is_not_shown_by_class(tmp_path: Path) -> None:
     results, _ = with_map({"class": [-1] * 40})
     assert embedding_maps(validate_results(results))["class"] == {}
     text = write_report(validate_results(results), tmp_path).html.read_text()
-    assert "<h3>By coarse class</h3>" in text
+    assert "<h3>By kind</h3>" in text
     assert "<h3>By class</h3>" not in text
 
 
@@ -69,7 +69,7 @@ def test_one_class_is_not_shown_by_class(tmp_path: Path) -> None:
         {"y": ["1"] * 40},
         {"transformation": [2] * 40},
         {"class": [-2] * 40},
-        {"coarse": ["blur"]},
+        {"kind": ["blur"]},
     ],
 )
 def test_incomplete_maps_are_refused(changes: dict[str, Any]) -> None:

@@ -33,11 +33,11 @@ def test_confusion_shares_rows_and_worst() -> None:
 @pytest.mark.parametrize("confusion", [None, Confusion(labels=[], counts=[])])
 def test_no_confusion_no_plot(confusion: Confusion | None) -> None:
     results = validate_results(with_heads(real_results("alpha"), "linear"))
-    assert [block.panels[0].name for block in matrices(results, "fine")] == ["alpha, linear"]
-    probe = results.probe("alpha", "fine", "linear")
+    assert [block.panels[0].name for block in matrices(results, "transformation")] == ["alpha, linear"]
+    probe = results.probe("alpha", "transformation", "linear")
     assert probe is not None
     probe.confusion = confusion
-    assert matrices(results, "fine") == []
+    assert matrices(results, "transformation") == []
 
 
 def test_a_matrix_is_drawn_as_opacity(tmp_path: Path) -> None:
@@ -54,11 +54,11 @@ def test_a_matrix_is_drawn_as_opacity(tmp_path: Path) -> None:
 
 def test_heat_tables_group_and_colour() -> None:
     results = real_results()
-    (head, table), _ = heat_tables.accuracies(validate_results(results), "fine")
+    (head, table), _ = heat_tables.accuracies(validate_results(results), "transformation")
     assert head == "linear"
-    assert [coarse for coarse, _ in table.groups][:3] == ["identity", "blur", "noise"]
+    assert [kind for kind, _ in table.groups][:3] == ["identity", "blur", "noise"]
     assert [name for name, _ in table.groups[1][1]] == ["gaussian_blur", "motion_blur", "defocus_blur", "zoom_blur"]
-    accuracy = results["backbones"][BACKBONE]["fine"]["linear"]["by_transformation"]["zoom_blur"]
+    accuracy = results["backbones"][BACKBONE]["transformation"]["linear"]["by_transformation"]["zoom_blur"]
     cell = table.groups[1][1][3][1][0]
     assert (cell.text, cell.heat) == (f"{100 * accuracy:.1f}", accuracy)
     assert [heading for heading, _ in table.footer] == ["All", "Chance"]
@@ -78,7 +78,7 @@ def test_held_out_tables_hold_held_out_transformations_only() -> None:
     results = real_results()
     roles = {row["name"]: row["role"] for row in results["transformations"]}
     for role in ("held_out", "train"):
-        table = heat_tables.accuracies(validate_results(results), "coarse", role=role)[0][1]
+        table = heat_tables.accuracies(validate_results(results), "kind", role=role)[0][1]
         shown = [name for _, rows in table.groups for name, _ in rows]
         assert shown == [name for name in roles if roles[name] == role]
 
@@ -86,7 +86,7 @@ def test_held_out_tables_hold_held_out_transformations_only() -> None:
 def test_comparisons_between_backbones_only() -> None:
     results = real_results()
     shown = comparisons_between(tables.comparisons(validate_results(results)), list(NAMES[:2]), "mlp")
-    assert {row[0] for row in shown.rows} == {"fine", "coarse", "semantic", "multitask"}
+    assert {row[0] for row in shown.rows} == {"transformation", "kind", "class", "multitask"}
     assert len(shown.rows) == 7  # metrics
     assert {row[2] for row in shown.rows} == {"mlp"}
 
@@ -97,8 +97,8 @@ def test_rotation_tables_have_all_and_chance() -> None:
         "by_transformation": {"jpeg": {"accuracy": estimate(0.4)}},
         "accuracy": estimate(0.41, 0.3, 0.5) | {"one_way": [0.4, 0.42]},
     }
-    results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
-    ((head, table),) = heat_tables.accuracies(validate_results(results), "coarse_rotation")
+    results["backbones"]["alpha"]["kind_rotation"] = {"linear": scores}
+    ((head, table),) = heat_tables.accuracies(validate_results(results), "kind_rotation")
     assert head == "linear"
     assert table.groups == (("quality", (("jpeg", (heat_tables.Cell("40.0", "", 0.4),)),)),)
     assert [(heading, cells[0].text, cells[0].small) for heading, cells in table.footer] == [
@@ -114,7 +114,7 @@ def layered() -> dict[str, Any]:
     for name, layer in names.items():
         backbone = results["backbones"][name]
         backbone["spec"]["pooling"] = f"avg, block {layer} of 0 to 5"
-        backbone["fine"]["linear"]["accuracy"] = estimate(*(each + 0.1 * layer for each in (0.5, 0.4, 0.6)))
+        backbone["transformation"]["linear"]["accuracy"] = estimate(*(each + 0.1 * layer for each in (0.5, 0.4, 0.6)))
     return results
 
 
@@ -122,36 +122,36 @@ def test_depth_plots_have_the_layers_in_order() -> None:
     results = layered()
     (plot,) = curves.depth_plots(validate_results(results))  # two layers are no curve
     assert (plot.name, plot.last) == ("m@pool=avg", 5)
-    assert [curve.label for curve in plot.curves] == ["style", "new styles", "class", "class, transformed"]
+    assert [curve.label for curve in plot.curves] == ["transformation", "held out", "class", "class, transformed"]
     for curve, (task, key) in zip(
         plot.curves,
-        [("fine", "accuracy"), ("coarse", "held_out"), ("semantic", "clean"), ("semantic", "obfuscated")],
+        [("transformation", "accuracy"), ("kind", "held_out"), ("class", "original"), ("class", "transformed")],
         strict=True,
     ):
         assert [layer for layer, *_ in curve.points] == [0, 1, 2, 3]
         expected = [results["backbones"][f"m@layer={i},pool=avg"][task]["linear"][key]["value"] for i in range(4)]
         assert [value for _, value, _, _ in curve.points] == expected
         assert all(low is not None and low <= value <= high for _, value, low, high in curve.points)
-    assert f"style at layer 3 ({100 * plot.curves[0].points[3][1]:.1f} %" in plot.summary
+    assert f"transformation at layer 3 ({100 * plot.curves[0].points[3][1]:.1f} %" in plot.summary
 
 
 def test_a_best_layer_names_those_within_its_interval() -> None:
     points = ((0, 0.5, 0.4, 0.6), (1, 0.78, 0.7, 0.85), (2, 0.8, 0.75, 0.9), (3, 0.74, 0.7, 0.8))
-    whole, one = (curves.Curve("style", "full", False, each) for each in (points, points[:1]))
-    assert curves.highest(whole) == "style at layer 2 (80.0 %; within its interval: 1)"
-    assert curves.highest(one) == "style at layer 0 (50.0 %)"
+    whole, one = (curves.Curve("transformation", "full", False, each) for each in (points, points[:1]))
+    assert curves.highest(whole) == "transformation at layer 2 (80.0 %; within its interval: 1)"
+    assert curves.highest(one) == "transformation at layer 0 (50.0 %)"
 
 
 def test_a_layer_whose_probe_has_not_converged_is_not_the_best() -> None:
     results = layered()
-    results["backbones"]["m@layer=3,pool=avg"]["fine"]["linear"]["converged"] = False
+    results["backbones"]["m@layer=3,pool=avg"]["transformation"]["linear"]["converged"] = False
     (plot,) = curves.depth_plots(validate_results(results))
     assert len(plot.curves[0].points) == 4  # drawn all the same
-    assert "style at layer 2 (" in plot.summary
+    assert "transformation at layer 2 (" in plot.summary
     assert "not converged: 3)" in plot.summary
     for name in results["backbones"]:
-        results["backbones"][name]["fine"]["linear"]["converged"] = False
-    assert "style unknown (no probe has converged)" in curves.depth_plots(validate_results(results))[0].summary
+        results["backbones"][name]["transformation"]["linear"]["converged"] = False
+    assert "transformation unknown (no probe has converged)" in curves.depth_plots(validate_results(results))[0].summary
 
 
 def test_layers_of_networks_are_not_compared_in_claims() -> None:

@@ -82,16 +82,18 @@ def test_adapters_are_set_beside_their_backbone(tmp_path: Path) -> None:
     for _, _, heading, before, after, gain, _ in table.rows:
         assert gain is None or gain[0] == pytest.approx(after[0] - before[0], abs=1e-5), heading
         assert gain is None or gain[1] <= gain[0] <= gain[2]
-    assert by_score["Style"][3][0] == results["backbones"][base]["fine"]["linear"]["accuracy"]["value"]
+    assert (
+        by_score["Transformation"][3][0] == results["backbones"][base]["transformation"]["linear"]["accuracy"]["value"]
+    )
     for row in results["comparisons"]:
-        row["p_holm"] = 0.001 if {row["a"], row["b"]} == {name, base} and row["task"] == "fine" else 0.9
+        row["p_holm"] = 0.001 if {row["a"], row["b"]} == {name, base} and row["task"] == "transformation" else 0.9
     text = adapters_summary(validate_results(results))
     assert text.count("points") == 1
-    assert "style" in text
+    assert "transformation" in text
     page = write_report(validate_results(results), tmp_path).html.read_text()
     assert 'id="adapters"' in page
     assert f"{base} + pisco" in page
     for each in (name, base):
         results["backbones"][each]["shift"] = {"night": {"accuracy": estimate(0.5, 0.4, 0.6), "images": 9}}
-    results["backbones"][name]["semantic"]["linear"]["converged"] = False  # the probe of shifts
+    results["backbones"][name]["class"]["linear"]["converged"] = False  # the probe of shifts
     assert [row[-1] for row in adapters(validate_results(results)).rows if row[2] == "Class, night"] == ["no"]

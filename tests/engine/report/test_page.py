@@ -42,7 +42,8 @@ from substyle.errors import SubstyleError
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
 WORDS = ("original photographs", "transformed", "held out", "seen")
 SECTIONS = """
-    answers found claims overview style confusions new substance together comparisons training few-shot parameters
+    answers found claims overview transformation confusions held-out class together comparisons
+    training few-shot parameters
     shortcut neighbours map geometry similarity shift mistakes attacks extractability complexity generators movement
     images run method
 """
@@ -110,7 +111,7 @@ def test_the_page_holds_the_numbers(full: ReportFiles) -> None:
     text = page_of(full).text
     results = real_results()
     for backbone in results["backbones"].values():
-        assert f"{100 * backbone['fine']['linear']['accuracy']['value']:.1f}" in text
+        assert f"{100 * backbone['transformation']['linear']['accuracy']['value']:.1f}" in text
         assert f"{backbone['sensitivity']['swirl']['value']:.3f}" in text
         assert f"{100 * backbone['shift']['fog@1,fog@3']['accuracy']['value']:.1f}" in text
     assert "1.00000" in text  # the cosine of the gate
@@ -131,7 +132,7 @@ def test_plots_say_the_numbers_at_the_pointer(full: ReportFiles) -> None:
     titles = set(re.findall("<title>(.*?)</title>", full.html.read_text(encoding="utf-8")))
     count = real_results()["splits"]["test"]
     for name, backbone in real_results()["backbones"].items():
-        style, nearest = backbone["fine"]["linear"]["accuracy"], backbone["balance"]["same_image"]
+        style, nearest = backbone["transformation"]["linear"]["accuracy"], backbone["balance"]["same_image"]
         shown, low_high = show(style["value"]), show_interval((style["low"], style["high"]))
         assert f"{name}, linear probe: {shown} ({low_high}), n = {count:,} photographs" in titles
         shown, low_high = show(nearest["value"]), show_interval((nearest["low"], nearest["high"]))
@@ -152,8 +153,8 @@ def test_the_page_has_the_verdicts_and_their_reasons(tmp_path: Path) -> None:
 def test_the_page_says_what_has_not_converged(tmp_path: Path) -> None:
     results = all_converged(real_results())
     assert "All probes have converged." in page_of(write_report(validate_results(results), tmp_path)).text
-    results["backbones"][BACKBONE]["coarse"]["mlp"]["converged"] = False
-    assert f"{BACKBONE} (coarse, MLP)" in page_of(write_report(validate_results(results), tmp_path)).text
+    results["backbones"][BACKBONE]["kind"]["mlp"]["converged"] = False
+    assert f"{BACKBONE} (kind, MLP)" in page_of(write_report(validate_results(results), tmp_path)).text
 
 
 def test_the_page_needs_no_network_and_runs_no_script(full: ReportFiles) -> None:
@@ -183,14 +184,14 @@ def test_the_first_three_answers_have_a_number_an_interval_and_a_plot(full: Repo
     top, _, rest = full.html.read_text(encoding="utf-8").partition('<section id="answers">')[2].partition("</section>")
     results = validate_results(real_results())
     for task, key, section, tested in (
-        ("fine", "accuracy", "style", "33 transformations"),
-        ("coarse_rotation", "accuracy", "new", "32 held-out transformations"),
-        ("semantic", "obfuscated", "substance", "32 transformations"),
+        ("transformation", "accuracy", "transformation", "33 transformations"),
+        ("kind_rotation", "accuracy", "held-out", "32 held-out transformations"),
+        ("class", "transformed", "class", "32 transformations"),
     ):
         probes = [results.probe(name, task, "linear") for name in results.real()]
         best = max((probe for probe in probes if probe), key=lambda probe: getattr(probe, key).value)
         found = getattr(best, key)
-        assert (found.one_way is not None) == (task == "coarse_rotation")
+        assert (found.one_way is not None) == (task == "kind_rotation")
         assert f">{show(found.value)}%</strong>" in top
         assert f"95% interval {show_interval((found.low, found.high))}; 32 photographs and {tested}; chance" in top
         assert f'href="#{section}"' in top
@@ -214,16 +215,16 @@ def test_answers_are_those_of_the_sections(tmp_path: Path) -> None:
 
 def test_an_answer_names_controls_and_what_has_not_converged() -> None:
     given = real_results("alpha", "beta", "control:pixels")
-    given["backbones"]["control:pixels"]["fine"]["linear"]["accuracy"] = estimate(0.9, 0.88, 0.92)
-    given["backbones"]["beta"]["fine"]["linear"]["converged"] = False
-    style = answer(validate_results(given), "fine")
+    given["backbones"]["control:pixels"]["transformation"]["linear"]["accuracy"] = estimate(0.9, 0.88, 0.92)
+    given["backbones"]["beta"]["transformation"]["linear"]["converged"] = False
+    style = answer(validate_results(given), "transformation")
     assert style is not None
     assert "A control leads: control:pixels" in style.text
     assert style.text.endswith("Excluded, not converged: beta.")
-    only = answer(validate_results(real_results("control:pixels")), "fine")
+    only = answer(validate_results(real_results("control:pixels")), "transformation")
     assert only is not None
     assert "Only controls have a score." in only.text
-    assert answer(validate_results(with_heads(real_results())), "fine") is None
+    assert answer(validate_results(with_heads(real_results())), "transformation") is None
 
 
 @pytest.mark.slow
@@ -292,14 +293,14 @@ def test_every_shape_of_results_has_a_page(shape: str, tmp_path: Path, monkeypat
     assert "None" not in page.text
     assert "nan" not in page.text.split()
     if shape in ("no classes", "no probes"):
-        assert not {"substance", "together"} & sections(page)
+        assert not {"class", "together"} & sections(page)
     if shape == "no analysis":
         assert not {"neighbours", "geometry"} & sections(page)
 
 
 def test_only_what_must_be_there(tmp_path: Path) -> None:
-    transformations = [{"name": "identity", "coarse": "identity", "role": "train"}]
-    results = {"schema": 3, "name": "bare", "images": 0, "transformations": transformations, "backbones": {"a": {}}}
+    transformations = [{"name": "identity", "kind": "identity", "role": "train"}]
+    results = {"schema": 4, "name": "bare", "images": 0, "transformations": transformations, "backbones": {"a": {}}}
     files = write_report(validate_results(results), tmp_path)
     assert "There are no scores yet" in page_of(files).text
     assert files.tables == files.figures == ()
@@ -333,7 +334,7 @@ def test_null_sections_are_like_missing_ones(tmp_path: Path) -> None:
     backbone = results["backbones"]["alpha"]
     for key in list(backbone):
         backbone[key] = None
-    backbone["fine"] = {"linear": {"accuracy": estimate(0.5)}}
+    backbone["transformation"] = {"linear": {"accuracy": estimate(0.5)}}
     page = page_of(write_report(validate_results(results), tmp_path))
     assert "Accuracy: inconclusive." in page.text
     assert "None" not in page.text
@@ -497,7 +498,9 @@ def test_mistakes_with_and_without_a_picture(tmp_path: Path) -> None:
     ]
     pictures(tmp_path / "mistakes" / "alpha", ["0"])
     rows[0]["picture"] = "alpha/0.png"
-    results["backbones"]["alpha"]["mistakes"] = {"fine": {"head": "linear", "scored": 1550, "wrong": 31, "rows": rows}}
+    results["backbones"]["alpha"]["mistakes"] = {
+        "transformation": {"head": "linear", "scored": 1550, "wrong": 31, "rows": rows}
+    }
     page = page_of(write_report(validate_results(results), tmp_path))
     assert "mistakes" in sections(page)
     assert "31 of 1,550 variants are wrong; the 2 most confident: jpeg → swirl, 99.1" in page.text
@@ -610,7 +613,7 @@ def test_in_a_browser_a_link_opens_its_section_and_print_shows_all(full: ReportF
     assert measured(html, 1280, shown) == ["answers"]
     assert measured(html, 1280, shown, "#geometry") == ["answers", "geometry"]
     click = "d.querySelector('.answer a').click()"
-    assert measured(html, 1280, f"{click}; {shown}") == ["answers", "style"]
+    assert measured(html, 1280, f"{click}; {shown}") == ["answers", "transformation"]
     focus = "d.querySelector('.fold summary').focus(); const found = [d.activeElement.tagName]"
     assert measured(html, 1280, focus) == ["SUMMARY"]  # which browsers open by Enter and Space
     html.write_text(text.replace("@media print", "@media all"))

@@ -19,7 +19,7 @@ from substyle.errors import SubstyleError
 def swept() -> dict[str, Any]:
     """Results in which two backbones have curves of one transformation."""
     swept: dict[str, Any] = real_results("alpha", "beta")
-    names = [name for name, each in swept["backbones"].items() if (each.get("fine") or {}).get("linear")][:2]
+    names = [name for name, each in swept["backbones"].items() if (each.get("transformation") or {}).get("linear")][:2]
     assert len(names) == 2
     for name, half in zip(names, (1.5, 4.0), strict=True):
         curve = {
@@ -28,7 +28,7 @@ def swept() -> dict[str, Any]:
             "halfway": estimate(half, half - 0.2, half + 0.2),
         }
         swept["backbones"][name]["control"] = False
-        swept["backbones"][name]["fine"]["linear"]["by_severity"] = {"fog": curve}
+        swept["backbones"][name]["transformation"]["linear"]["by_severity"] = {"fog": curve}
         swept["backbones"][name]["sensitivity"] = {"fog@2": estimate(0.3)}
     return swept
 
@@ -48,7 +48,7 @@ def test_tables_hold_every_severity(swept: dict[str, Any]) -> None:
 
 def test_accuracies_without_intervals_are_shown(swept: dict[str, Any], tmp_path: Path) -> None:
     for each in swept["backbones"].values():
-        for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
+        for curve in ((each.get("transformation") or {}).get("linear") or {}).get("by_severity", {}).values():
             curve["accuracy"] = [estimate(0.2), estimate(0.6), None]
             curve["halfway"] = estimate(curve["halfway"]["value"])
     assert severities(validate_results(swept)).rows[1][3] == (0.6, None, None)
@@ -64,14 +64,14 @@ def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
     assert "clearly later" in plot.summary
     assert "(4.0)" in plot.summary
     for each in swept["backbones"].values():
-        for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
+        for curve in ((each.get("transformation") or {}).get("linear") or {}).get("by_severity", {}).values():
             curve["halfway"] |= {"low": 0.5, "high": 5.0}
     assert "no other backbone is clearly later" in severity_plots(validate_results(swept))[0].summary
 
 
 def test_probes_that_have_not_converged_are_not_ranked(swept: dict[str, Any]) -> None:
     assert "(alpha)" in severity_plots(validate_results(swept))[0].summary
-    swept["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
+    swept["backbones"]["alpha"]["transformation"]["linear"]["converged"] = False
     assert [dagger(value) for value in halfway(validate_results(swept)).rows[0][1:]] == [" †", ""]
     assert [dagger(row[3]) for row in severities(validate_results(swept)).rows[:2]] == [" †", " †"]
     assert severity_plots(validate_results(swept))[0].summary == "Halfway at severity 4.0 (beta)."
@@ -79,7 +79,7 @@ def test_probes_that_have_not_converged_are_not_ranked(swept: dict[str, Any]) ->
         "alpha": (1, 2),
         "beta": (),
     }
-    swept["backbones"]["beta"]["fine"]["linear"]["converged"] = False
+    swept["backbones"]["beta"]["transformation"]["linear"]["converged"] = False
     assert severity_plots(validate_results(swept))[0].summary.startswith("No converged probe")
 
 
@@ -95,7 +95,7 @@ def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
     assert "<title>alpha: severity 1 20.0 (10.0–30.0), severity 2 60.0 (50.0–70.0)</title>" in files.html.read_text()
     hollow = "fill: var(--paper)"
     assert hollow not in files.html.read_text().partition('id="severity"')[2].partition("</section>")[0]
-    swept["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
+    swept["backbones"]["alpha"]["transformation"]["linear"]["converged"] = False
     assert (
         write_report(validate_results(swept), tmp_path).html.read_text().partition('id="severity"')[2].count(hollow)
         >= 2
@@ -116,7 +116,7 @@ def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
 )
 def test_damaged_curves_are_refused(swept: dict[str, Any], change: dict[str, Any]) -> None:
     for each in swept["backbones"].values():
-        for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
+        for curve in ((each.get("transformation") or {}).get("linear") or {}).get("by_severity", {}).values():
             curve.update(change)
     with pytest.raises(SubstyleError):
         validate_results(swept)

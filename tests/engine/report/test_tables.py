@@ -40,8 +40,9 @@ TABLE = Table(
 
 
 TABLES = """
-    claims overview per_transformation confusion_fine confusion_coarse generalisation rotation redrawn equal_width
-    semantic multitask comparisons training few_shot parameters shortcuts shortcuts_by_transformation knn neighbours
+    claims overview per_transformation confusion_transformation confusion_kind generalisation rotation redrawn
+    equal_width
+    class multitask comparisons training few_shot parameters shortcuts shortcuts_by_transformation knn neighbours
     geometry similarity shift attacks attack_detection attack_tpr extractability learning_curves complexity generators
     by_generator generator_contrasts movement movement_by_transformation
 """
@@ -119,28 +120,28 @@ def test_numbers_come_from_their_places() -> None:
         return dict(zip((column.name for column in table.columns), found[0], strict=True))
 
     overview = row_of(tables.overview(validate_results(results)), BACKBONE, "mlp")
-    assert overview["style"] == cell(backbone["fine"]["mlp"]["accuracy"])
-    assert overview["gap"] == cell(backbone["coarse"]["mlp"]["gap"])
-    assert backbone["coarse"]["mlp"]["gap"]["one_way"] != list(overview["gap"][1:])
-    assert overview["obfuscated"][0] == backbone["semantic"]["mlp"]["obfuscated"]["value"]
-    style = row_of(tables.by_transformation(validate_results(results), "fine"), BACKBONE, "swirl")
-    assert style["style_linear"] == backbone["fine"]["linear"]["by_transformation"]["swirl"]
-    new = row_of(tables.by_transformation(validate_results(results), "coarse"), BACKBONE, "swirl")
-    swirl = backbone["coarse"]["linear"]["by_transformation"]["swirl"]
-    assert new["coarse_linear"] == cell(swirl["accuracy"])
+    assert overview["transformation"] == cell(backbone["transformation"]["mlp"]["accuracy"])
+    assert overview["gap"] == cell(backbone["kind"]["mlp"]["gap"])
+    assert backbone["kind"]["mlp"]["gap"]["one_way"] != list(overview["gap"][1:])
+    assert overview["transformed"][0] == backbone["class"]["mlp"]["transformed"]["value"]
+    style = row_of(tables.by_transformation(validate_results(results), "transformation"), BACKBONE, "swirl")
+    assert style["transformation_linear"] == backbone["transformation"]["linear"]["by_transformation"]["swirl"]
+    new = row_of(tables.by_transformation(validate_results(results), "kind"), BACKBONE, "swirl")
+    swirl = backbone["kind"]["linear"]["by_transformation"]["swirl"]
+    assert new["kind_linear"] == cell(swirl["accuracy"])
     assert new["role"] == "held_out"
     moved = row_of(tables.geometry(validate_results(results)), BACKBONE, "swirl")
     assert moved["sensitivity"] == cell(backbone["sensitivity"]["swirl"])
     assert moved["steerability"] == backbone["steerability"]["swirl"]
     near = row_of(tables.knn(validate_results(results)), BACKBONE, 10)
-    assert near["style"][0] == backbone["knn"]["transformation"]["10"]["value"]
+    assert near["transformation"][0] == backbone["knn"]["transformation"]["10"]["value"]
     assert near["class"][0] == backbone["knn"]["class"]["10"]["value"]
 
 
 def test_confusion_counts_add_up() -> None:
     results = with_heads(real_results("alpha"), "linear")
-    rows = tables.confusions(validate_results(results), "fine").rows
-    counts = results["backbones"]["alpha"]["fine"]["linear"]["confusion"]["counts"]
+    rows = tables.confusions(validate_results(results), "transformation").rows
+    counts = results["backbones"]["alpha"]["transformation"]["linear"]["confusion"]["counts"]
     assert sum(row[-1] for row in rows) == sum(map(sum, counts))
     assert ("alpha", "linear", "jpeg", "jpeg", counts[14][14]) in rows
 
@@ -150,14 +151,14 @@ def test_tables_without_numbers_have_no_rows() -> None:
     results["comparisons"] = results["claims"] = None
     names = {table.name for table in all_tables(validate_results(results))}
     expected = {"overview", "per_transformation", "generalisation", "rotation", "redrawn", "equal_width", "training"}
-    assert names == expected | {"confusion_fine", "confusion_coarse"}
+    assert names == expected | {"confusion_transformation", "confusion_kind"}
 
 
 def test_rotation_has_its_table() -> None:
     results = real_results("alpha")
     scores = {"by_transformation": {"jpeg": {"accuracy": estimate(0.4, 0.3, 0.5)}}}
-    results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
-    assert tables.by_transformation(validate_results(results), "coarse_rotation").rows == (
+    results["backbones"]["alpha"]["kind_rotation"] = {"linear": scores}
+    assert tables.by_transformation(validate_results(results), "kind_rotation").rows == (
         ("alpha", "jpeg", "quality", "train", (0.4, 0.3, 0.5), None),
     )
 
@@ -169,7 +170,7 @@ def test_headline_has_a_line_for_each_backbone_and_chance() -> None:
     assert lines[0].split()[:2] == ["backbone", "dim"]
     assert {"seen", "held out", "class, original", "class, transformed"} <= set(re.split("  +", lines[0]))
     assert lines[2].startswith(NAMES[0])
-    assert show(results["backbones"][NAMES[0]]["fine"]["mlp"]["accuracy"]["value"]) in lines[2]
+    assert show(results["backbones"][NAMES[0]]["transformation"]["mlp"]["accuracy"]["value"]) in lines[2]
     assert lines[-1].split() == ["chance", "3.0", "3.0", "10.0", "10.0", "6.2", "6.2", "3.0"]
     assert len({len(line) for line in lines}) == 1
 
@@ -177,7 +178,7 @@ def test_headline_has_a_line_for_each_backbone_and_chance() -> None:
 def test_headline_marks_probes_that_have_not_converged() -> None:
     results = all_converged(real_results("alpha", "beta"))
     assert "†" not in headline_table(validate_results(results))
-    results["backbones"]["beta"]["coarse"]["linear"]["converged"] = False
+    results["backbones"]["beta"]["kind"]["linear"]["converged"] = False
     *lines, note = headline_table(validate_results(results)).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert [line.count("†") for line in lines if line.startswith(("alpha", "beta"))] == [0, 3]  # seen, held-out, gap
@@ -187,7 +188,7 @@ def test_headline_marks_probes_that_have_not_converged() -> None:
 def test_headline_of_nearly_nothing() -> None:
     results = with_heads(of_probes(shortened(without_classes(real_results("alpha")), 2)), "mlp")
     text = headline_table(validate_results(results))
-    assert "style mlp" in text
+    assert "transformation mlp" in text
     assert "–" in text
     del results["chance"]
     results["backbones"]["alpha"] = {"dim": 8, "control": False}
@@ -198,19 +199,21 @@ def test_probes_that_have_not_converged_are_marked(tmp_path: Path) -> None:
     results = all_converged(real_results("alpha", "beta"))
     before = write_report(validate_results(results), tmp_path / "before")
     assert "†" not in before.html.read_text()
-    for task in ("fine", "semantic"):
+    for task in ("transformation", "class"):
         results["backbones"]["alpha"][task]["linear"]["converged"] = False
     after = write_report(validate_results(results), tmp_path / "after")
     page = after.html.read_text()
-    accuracy, clean = (
+    accuracy, original = (
         show(results["backbones"]["alpha"][task]["linear"][key]["value"])
-        for task, key in (("fine", "accuracy"), ("semantic", "clean"))
+        for task, key in (("transformation", "accuracy"), ("class", "original"))
     )
     assert page.count(f"<td>{accuracy} †<small>") == 3  # overview, beside nearest neighbours, extractability
-    assert page.count(f"<td>{clean} †<small>") == 5  # also few photographs of a class, and beside shifted photographs
-    assert page.count("alpha <wbr>†</th>") == 2  # columns of style and of class by transformation
+    assert (
+        page.count(f"<td>{original} †<small>") == 5
+    )  # also few photographs of a class, and beside shifted photographs
+    assert page.count("alpha <wbr>†</th>") == 2  # columns of transformation and of class by transformation
     assert "beta †" not in page
     latex = (tmp_path / "after" / "tables" / "overview.tex").read_text()
-    assert latex.count(r"$\dagger$") == 3  # style, class of unchanged and of transformed photographs
+    assert latex.count(r"$\dagger$") == 3  # transformation, class of unchanged and of transformed photographs
     before, marked = (tmp_path / name / "tables" / "overview.csv" for name in ("before", "after"))
     assert before.read_text() == marked.read_text()

@@ -118,22 +118,22 @@ def read(tmp_path: Path, old: dict[str, Any]) -> dict[str, Any]:
 PROBE = {"se": 0.05, "se_training": 0.01}
 NET: Where = ("backbones", "net")
 GENERAL: list[Where] = [
-    *((*NET, "coarse", "linear", name) for name in ("held_out", "gap")),
-    *((*NET, "coarse_rotation", "linear", name) for name in ("accuracy", "balanced", "styles")),
-    (*NET, "coarse_rotation", "linear", "generators", "gan", "accuracy"),
+    *((*NET, "kind", "linear", name) for name in ("held_out", "gap")),
+    *((*NET, "kind_rotation", "linear", name) for name in ("accuracy", "balanced", "styles")),
+    (*NET, "kind_rotation", "linear", "generators", "gan", "accuracy"),
     *((*NET, "equal_width", "rotation", name) for name in ("accuracy", "balanced", "styles")),
     (*NET, "equal_width", "rotation", "generators", "gan", "accuracy"),
 ]
 PLAIN: list[Where] = [
-    (*NET, "fine", "linear", "accuracy"),
-    (*NET, "coarse", "linear", "seen"),
-    *((*NET, "semantic", "linear", name) for name in ("clean", "obfuscated")),
-    (*NET, "equal_width", "fine", "accuracy"),
+    (*NET, "transformation", "linear", "accuracy"),
+    (*NET, "kind", "linear", "seen"),
+    *((*NET, "class", "linear", name) for name in ("original", "transformed")),
+    (*NET, "equal_width", "transformation", "accuracy"),
 ]
 ALONE: list[Where] = [
-    (*NET, "fine", "linear", "by_severity", "fog", "accuracy", 0),
-    *((*NET, *way, "by_transformation", "swirl", "accuracy") for way in (("coarse", "linear"),)),
-    (*NET, "coarse_rotation", "linear", "by_transformation", "swirl", "accuracy"),
+    (*NET, "transformation", "linear", "by_severity", "fog", "accuracy", 0),
+    *((*NET, *way, "by_transformation", "swirl", "accuracy") for way in (("kind", "linear"),)),
+    (*NET, "kind_rotation", "linear", "by_transformation", "swirl", "accuracy"),
     (*NET, "equal_width", "rotation", "by_transformation", "swirl", "accuracy"),
     (*NET, "knn", "transformation", "1"),
     (*NET, "knn", "class", "1"),
@@ -142,7 +142,7 @@ ALONE: list[Where] = [
     (*NET, "sensitivity", "swirl"),
     (*NET, "equivariance", "swirl"),
     (*NET, "shift", "night", "accuracy"),
-    (*NET, "domains", "fine", "photos", "photos", "accuracy"),
+    (*NET, "domains", "transformation", "photos", "photos", "accuracy"),
     (*NET, "few_shot", "accuracy"),
     (*NET, "parameters", "by_transformation", "swirl", "angle", "r2"),
     *((*NET, "shortcut", "by_transformation", "swirl", name) for name in ("price", "loss")),
@@ -167,9 +167,9 @@ def test_every_interval_is_where_it_was_shown(tmp_path: Path) -> None:
         assert at(new, (*NET, "shortcut", name)) == {"value": 0.5, "low": 0.3, "high": 0.7, "one_way": ONE_WAY}
     both = at(new, (*NET, "multitask"))
     assert (
-        both["fine"]
-        == both["semantic"]
-        == both["single_task"]["fine"]
+        both["transformation"]
+        == both["class"]
+        == both["single_task"]["transformation"]
         == {"value": 0.5}
         | {
             **{"low": 0.4, "high": 0.6},
@@ -177,12 +177,16 @@ def test_every_interval_is_where_it_was_shown(tmp_path: Path) -> None:
         }
     )
     assert both["difference"] == {
-        "fine": {"value": 0.5, "low": 0.4, "high": 0.6, "ci90": [0.45, 0.55]},
-        "semantic": None,
+        "transformation": {"value": 0.5, "low": 0.4, "high": 0.6, "ci90": [0.45, 0.55]},
+        "class": None,
     }
     errors = {"se": 0.05, "se_generators": 0.04, "se_photographs": 0.02}
     assert at(new, (*NET, "generators", "accuracy")) == {"value": 0.5, "low": 0.4, "high": 0.6} | errors
-    assert at(new, (*NET, "fine", "linear", "by_severity", "fog", "halfway")) == {"value": 1.5, "low": 1.2, "high": 1.8}
+    assert at(new, (*NET, "transformation", "linear", "by_severity", "fog", "halfway")) == {
+        "value": 1.5,
+        "low": 1.2,
+        "high": 1.8,
+    }
     assert "ci95" not in json.dumps(new)
 
 
@@ -190,26 +194,26 @@ def test_numbers_without_an_interval_and_missing_ones_stay_so(tmp_path: Path) ->
     net = read(tmp_path, document())["backbones"]["net"]
     assert net["sensitivity"]["jpeg"] == {"value": 0.2}
     assert net["sensitivity"]["fog"] is None
-    assert net["fine"]["linear"]["by_severity"]["fog"]["accuracy"][1] is None
+    assert net["transformation"]["linear"]["by_severity"]["fog"]["accuracy"][1] is None
     assert (net["knn"]["transformation"]["10"], net["knn"]["class"]["10"]) == ({"value": 0.6}, None)
     assert net["balance"] | {"same_image": None} == {"same_image": None, "neither": {"value": 0.1}, "queries": 40}
     assert net["clusters"]["ami_class"] is None
     assert net["parameters"]["by_transformation"]["swirl"]["angle"]["error"] == {"value": 0.1}
-    assert net["fine"]["linear"]["by_transformation"] == {"swirl": 0.5}
-    assert (net["fine"]["mlp"], net["few_shot"]["shots"]) == (None, 5)
+    assert net["transformation"]["linear"]["by_transformation"] == {"swirl": 0.5}
+    assert (net["transformation"]["mlp"], net["few_shot"]["shots"]) == (None, 5)
 
 
 def test_differences_in_general_scores_have_the_two_way_interval(tmp_path: Path) -> None:
     results = validate_results(read(tmp_path, document()))
     one_way, two_way = [0.05, 0.15], [-0.05, 0.25]
     for row in results.comparisons or []:
-        general = (row.task, row.metric) not in (("fine", "accuracy"), ("coarse", "seen"))
+        general = (row.task, row.metric) not in (("transformation", "accuracy"), ("kind", "seen"))
         assert row.difference.interval == (two_way if general else one_way), row
         assert row.difference.one_way == (one_way if general else None)
         assert row.difference.two_way == (None if general else two_way)
         assert (row.difference.ci90, row.difference.se, row.p) == ([0.06, 0.14], 0.02, 0.01)
     assert [row[5:7] for row in comparisons(results).rows] == [((0.1, *one_way), (0.1, *two_way))] * 9
-    turned = difference(results.compared("coarse", "held_out"), "control:pixels", "net")
+    turned = difference(results.compared("kind", "held_out"), "control:pixels", "net")
     assert turned is not None
     assert (turned.value, turned.interval, turned.one_way) == (-0.1, [-0.25, 0.05], [-0.15, -0.05])
     assert turned.ci90 == [-0.14, -0.06]
@@ -219,12 +223,12 @@ def test_a_converted_document_is_shown_as_before(tmp_path: Path) -> None:
     results = validate_results(read(tmp_path, document()))
     (first, *_) = overview(results).rows
     row = dict(zip((column.name for column in overview(results).columns), first, strict=True))
-    assert row["style"] == (0.5, 0.4, 0.6)
+    assert row["transformation"] == (0.5, 0.4, 0.6)
     assert row["held_out"] == Unconverged((0.5, 0.3, 0.7))
     assert row["gap"] == Unconverged((0.1, 0.3, 0.7))
     assert row["seen"] == Unconverged((0.5, 0.4, 0.6))
     assert isinstance(row["gap"], Unconverged)
-    best = standing(results, "coarse_rotation", "linear", "accuracy").scores[0]
+    best = standing(results, "kind_rotation", "linear", "accuracy").scores[0]
     assert (best.value, best.low_high) == (0.5, TWO_WAY)
     assert geometry(results).rows[0][4:6] == ((0.5, 0.4, 0.6), (0.5, 0.4, 0.6))
     assert knn(results).rows[0] == ("net", 1, (0.5, 0.4, 0.6), (0.5, 0.4, 0.6))
@@ -252,7 +256,7 @@ def dumped(results: ResultsDocument) -> dict[str, Any]:
 
 @pytest.mark.parametrize("schema", [True, 1.0, "1", None, 0, 2])
 def test_other_schemas_are_refused(tmp_path: Path, schema: object) -> None:
-    with pytest.raises(SubstyleError, match=r"results\.json: results\.schema: expected 3"):
+    with pytest.raises(SubstyleError, match=r"results\.json: results\.schema: expected 4"):
         read(tmp_path, document() | {"schema": schema})
 
 
@@ -284,19 +288,19 @@ def test_an_interval_of_no_known_number_is_refused_by_name(tmp_path: Path, where
 @pytest.mark.parametrize(
     ("where", "value", "named"),
     [
-        ((*NET, "fine", "linear", "accuracy"), "0.5", "fine.linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), [0.5], "fine.linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), {"value": 0.5}, "fine.linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), True, "fine.linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), 93.1, "fine.linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), float("nan"), "fine.linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), 10**400, "fine.linear.accuracy"),
-        *(((*NET, "fine", "linear", "ci95"), bad, "fine.linear.accuracy") for bad in ([0.4], [], 0, "", {}, "ab", 0.5)),
-        ((*NET, "fine", "linear", "ci95"), [0.4, None], "fine.linear.accuracy"),
-        ((*NET, "fine", "linear", "ci95"), ["0.4", 0.6], "fine.linear.accuracy.low"),
-        ((*NET, "fine", "linear", "two_way_ci95"), [0.4], "fine.linear.accuracy"),
-        ((*NET, "coarse", "linear", "held_out_two_way_ci95"), [0.4], "coarse.linear.held_out"),
-        ((*NET, "fine", "linear", "se"), "x", "fine.linear.accuracy.se"),
+        ((*NET, "fine", "linear", "accuracy"), "0.5", "linear.accuracy"),
+        ((*NET, "fine", "linear", "accuracy"), [0.5], "linear.accuracy"),
+        ((*NET, "fine", "linear", "accuracy"), {"value": 0.5}, "linear.accuracy"),
+        ((*NET, "fine", "linear", "accuracy"), True, "linear.accuracy"),
+        ((*NET, "fine", "linear", "accuracy"), 93.1, "linear.accuracy"),
+        ((*NET, "fine", "linear", "accuracy"), float("nan"), "linear.accuracy"),
+        ((*NET, "fine", "linear", "accuracy"), 10**400, "linear.accuracy"),
+        *(((*NET, "fine", "linear", "ci95"), bad, "linear.accuracy") for bad in ([0.4], [], 0, "", {}, "ab", 0.5)),
+        ((*NET, "fine", "linear", "ci95"), [0.4, None], "linear.accuracy"),
+        ((*NET, "fine", "linear", "ci95"), ["0.4", 0.6], "linear.accuracy.low"),
+        ((*NET, "fine", "linear", "two_way_ci95"), [0.4], "linear.accuracy"),
+        ((*NET, "coarse", "linear", "held_out_two_way_ci95"), [0.4], "linear.held_out"),
+        ((*NET, "fine", "linear", "se"), "x", "linear.accuracy.se"),
         ((*NET, "fine", "linear", "by_severity", "fog", "ci95"), [ONE_WAY], "by_severity.fog.accuracy"),
         ((*NET, "fine", "linear", "by_severity", "fog", "ci95"), 3, "by_severity.fog.accuracy"),
         ((*NET, "sensitivity_ci95"), [ONE_WAY], "net.sensitivity"),

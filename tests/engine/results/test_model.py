@@ -13,7 +13,7 @@ from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.results import results_schema, validate_results
 from substyle.errors import SubstyleError
 
-BARE: dict[str, Any] = {"schema": 3, "name": "bare", "images": 0, "transformations": [], "backbones": {"a": {}}}
+BARE: dict[str, Any] = {"schema": 4, "name": "bare", "images": 0, "transformations": [], "backbones": {"a": {}}}
 
 
 def dumped(document: ResultsDocument) -> dict[str, Any]:
@@ -45,17 +45,17 @@ def test_nesting_is_bounded_before_anything_recurses() -> None:
 @pytest.mark.parametrize("value", ["0.5", True, [0.5], {}])
 def test_nothing_else_stands_for_a_number(value: object) -> None:
     with pytest.raises(
-        SubstyleError, match=r"results\.backbones\['a'\]\.fine\.linear\.accuracy\.value: expected a num"
+        SubstyleError, match=r"results\.backbones\['a'\]\.transformation\.linear\.accuracy\.value: expected a num"
     ):
-        validate_results(BARE | {"backbones": {"a": {"fine": {"linear": {"accuracy": {"value": value}}}}}})
+        validate_results(BARE | {"backbones": {"a": {"transformation": {"linear": {"accuracy": {"value": value}}}}}})
 
 
 @pytest.mark.parametrize("value", [0.5, "0.5", True, [0.5], {}])
 def test_nothing_else_stands_for_an_estimate(value: object) -> None:
     with pytest.raises(
-        SubstyleError, match=r"results\.backbones\['a'\]\.fine\.linear\.accuracy(\.value: missing|: exp)"
+        SubstyleError, match=r"results\.backbones\['a'\]\.transformation\.linear\.accuracy(\.value: missing|: exp)"
     ):
-        validate_results(BARE | {"backbones": {"a": {"fine": {"linear": {"accuracy": value}}}}})
+        validate_results(BARE | {"backbones": {"a": {"transformation": {"linear": {"accuracy": value}}}}})
 
 
 @pytest.mark.parametrize("field", ["mean", "std"])

@@ -37,7 +37,7 @@ FEW: dict[str, Any] = {
     "bootstrap": 100,
     "expert": ExpertConfig(passes=20, equal_width=0),
 }
-CONFIG = ProbeConfig(tasks=("fine", "semantic"), heads=("linear",), rotate="none", threads=1, **FEW)
+CONFIG = ProbeConfig(tasks=("transformation", "class"), heads=("linear",), rotate="none", threads=1, **FEW)
 
 
 def two_of(stage: ProbesStage, run: Run, config: ProbeConfig, outdated: Sequence[Unit]) -> Places:

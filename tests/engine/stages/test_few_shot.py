@@ -39,7 +39,7 @@ def some(train: int = 60, test: int = 40, seed: int = 0, **changes: Any) -> Embe
         backbone="b",
         x_TND=np.stack([x_ND + 50, x_ND]),
         transformations=("jpeg", "identity"),
-        coarse=("compression", "identity"),
+        kind=("compression", "identity"),
         roles=("train", "train"),
         keys=tuple(f"{i % 7}/{i}.jpg" for i in range(count)),
         label_N=label_N.astype(np.int64),

@@ -51,7 +51,7 @@ def some(
         backbone="b",
         x_TND=x_TND.astype(np.float32),
         transformations=("blur", "identity"),
-        coarse=("blur", "identity"),
+        kind=("blur", "identity"),
         roles=("train", "train"),
         keys=tuple(f"{i % 5}/{i}.jpg" for i in range(count)),
         label_N=label_N.astype(np.int64),
@@ -266,7 +266,7 @@ def test_which_labels_are_numbers() -> None:
 
 def test_classes_within_and_across_values_agree_with_scikit_learn() -> None:
     table, site_N = some(noise=0.6)
-    found = found_for(table, site_N, max_values=3)["substance"]
+    found = found_for(table, site_N, max_values=3)["class"]
     test, train = table.rows(TEST), table.rows(TRAIN)
     right = np.zeros(len(table.keys), np.bool_)
     for v in range(CLASSES):
@@ -288,8 +288,8 @@ def test_a_class_that_looks_different_elsewhere_is_lost_across_values() -> None:
     x_TND = np.asarray(table.x_TND).copy()
     swapped = site_N == 0
     x_TND[1][np.ix_(swapped, [0, 1])] = x_TND[1][np.ix_(swapped, [1, 0])]
-    found = found_for(replace(table, x_TND=x_TND), site_N, max_values=3)["substance"]
-    alike = found_for(*some(site=1.0, noise=0.4), max_values=3)["substance"]
+    found = found_for(replace(table, x_TND=x_TND), site_N, max_values=3)["class"]
+    alike = found_for(*some(site=1.0, noise=0.4), max_values=3)["class"]
     assert found["by_value"]["east"]["across"] < 0.5
     assert found["drop"]["low"] > 0
     assert alike["drop"]["low"] <= 0 <= alike["drop"]["high"]
@@ -298,10 +298,10 @@ def test_a_class_that_looks_different_elsewhere_is_lost_across_values() -> None:
 def test_classes_that_no_other_value_has_are_not_scored_across() -> None:
     table, site_N = some(noise=0.2)
     site_N = np.where(table.label_N == 2, 0, np.maximum(site_N, 1))  # one class is all of one site, and its only one
-    found = found_for(table, site_N, max_values=3)["substance"]
+    found = found_for(table, site_N, max_values=3)["class"]
     assert list(found["by_value"]) == ["west", "north"]
     alone = found_for(table, table.label_N, max_values=3)
-    assert alone["substance"] is None
+    assert alone["class"] is None
 
 
 def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
@@ -422,7 +422,7 @@ def test_the_section_and_what_is_compared() -> None:
     assert classes[1][0][1][0].text == f"{100 * own['accuracy']['value']:.1f}"
     assert leaks.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
     assert substance.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
-    assert [row[2] for row in by_value.table.rows] == list(own["substance"]["by_value"])  # type: ignore[union-attr]
+    assert [row[2] for row in by_value.table.rows] == list(own["class"]["by_value"])  # type: ignore[union-attr]
     (row,) = shortcuts.table.rows  # type: ignore[union-attr]
     assert row[:3] == (name, "site", own["shortcut"]["baseline"])
     left_out = "camera: not predicted, with 0 usable values. camera: left out 360 without a value."

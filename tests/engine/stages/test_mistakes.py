@@ -22,7 +22,7 @@ NAMES = ("identity", "gaussian_blur", "icon_overlay", "grayscale", "jpeg")
 SHOWN = MistakesConfig().shown
 PIXELS = "control:pixels"
 PROBES = ProbeConfig(
-    tasks=("fine", "coarse", "semantic"), heads=("linear",), Cs=(1e-2,), resamples=0,
+    tasks=("transformation", "kind", "class"), heads=("linear",), Cs=(1e-2,), resamples=0,
     redraws=0, rotate="none", bootstrap=100, expert=ExpertConfig(passes=50, doublings=1, equal_width=0))  # fmt: skip
 
 
@@ -75,8 +75,8 @@ def test_lists_what_numpy_lists_with_the_pixels_that_were_embedded(
         for key, pixels in zip(keys, batch, strict=True)
     }
     for task, labels, of in (
-        ("fine", list(table.transformations), range(len(NAMES))),
-        ("semantic", ["even", "odd"], range(1)),
+        ("transformation", list(table.transformations), range(len(NAMES))),
+        ("class", ["even", "odd"], range(1)),
     ):
         expected = plain(table, folder / f"{task}-linear.safetensors", labels, of)
         part = found[task]
@@ -90,7 +90,7 @@ def test_lists_what_numpy_lists_with_the_pixels_that_were_embedded(
         for row in part["rows"]:
             pixels = np.asarray(Image.open(tmp_path / "mistakes" / row["picture"]))
             np.testing.assert_array_equal(pixels, drawn[row["transformation"], row["key"]])
-    assert len(found["fine"]["rows"]) == SHOWN
+    assert len(found["transformation"]["rows"]) == SHOWN
 
 
 def test_kept_until_probes_change_and_without_pictures_of_other_photographs(
@@ -102,11 +102,11 @@ def test_kept_until_probes_change_and_without_pictures_of_other_photographs(
         patched.setattr(module, "most_confident", lambda *_: pytest.fail("computed again"))
         assert mistakes(store, tmp_path) == first
     shutil.rmtree(tmp_path / "mistakes")
-    row, *others = first[PIXELS]["fine"]["rows"]
+    row, *others = first[PIXELS]["transformation"]["rows"]
     edited = photographs / row["key"]
     before = edited.read_bytes()
     edited.write_bytes(next(p for p in photographs.rglob("*.jpg") if p != edited).read_bytes())
-    after = mistakes(store, tmp_path)[PIXELS]["fine"]["rows"]
+    after = mistakes(store, tmp_path)[PIXELS]["transformation"]["rows"]
     assert {key: after[0].get(key) for key in row} == row | {"picture": None}
     assert [r for r in after if r["key"] != row["key"]] == [r for r in others if r["key"] != row["key"]]
     edited.write_bytes(before)

@@ -49,7 +49,7 @@ def some(
         backbone="b",
         x_TND=x_TND.astype(np.float32),
         transformations=names,
-        coarse=tuple(base.get(name).coarse for name in names),
+        kind=tuple(base.get(name).kind for name in names),
         roles=tuple(base.get(name).role for name in names),
         keys=keys,
         label_N=np.zeros(count, np.int64),

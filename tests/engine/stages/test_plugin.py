@@ -41,7 +41,7 @@ plugins = ["dimension.py"]
 bootstrap = 100
 
 [probes]
-tasks = ["fine"]
+tasks = ["transformation"]
 heads = ["linear"]
 Cs = [0.01]
 resamples = 0
@@ -165,7 +165,7 @@ def test_a_stage_reads_what_was_computed_before_it_in_one_command(
     shutil.rmtree(folder / "out" / "dimension")
     given = [str(folder / "out" / "store.zarr"), "--study", str(folder / "study.toml"), "--allow-plugins", "--json"]
     assert main(["stage", "probes,dimension", *given, "--images", str(two_classes)]) == 0
-    assert {"fine", "dimension"} <= the_json(capsys)["backbones"][PIXELS].keys()
+    assert {"transformation", "dimension"} <= the_json(capsys)["backbones"][PIXELS].keys()
 
 
 def test_settings_have_the_seed_of_the_study() -> None:
@@ -344,7 +344,7 @@ def test_added_backbones_are_embedded_before_later_stages_and_trained_once(
     (folder / "study.toml").write_text(f'{text}[adding]\nbackbone = "control:statistics"\n')
     results = json.loads(Path(run(folder, two_classes, capsys)["results"]).read_text())
     assert list(results["backbones"]) == [PIXELS, "control:statistics"]
-    assert all({"fine", "knn"} <= set(found) for found in results["backbones"].values())
+    assert all({"transformation", "knn"} <= set(found) for found in results["backbones"].values())
     assert {row["a"] for row in results["comparisons"]} | {row["b"] for row in results["comparisons"]} >= {
         PIXELS,
         "control:statistics",

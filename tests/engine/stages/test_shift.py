@@ -23,7 +23,7 @@ class Reader(Probe):
     def __init__(self) -> None:
         nothing = torch.empty(0)
         super().__init__(
-            Heads(nothing, nothing), {"task": "semantic", "outputs": [{"name": "class", "labels": ["a", "b"]}]}
+            Heads(nothing, nothing), {"task": "class", "outputs": [{"name": "class", "labels": ["a", "b"]}]}
         )
 
     def predict(self, x_BD: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def some() -> EmbeddingTable:
         backbone="b",
         x_TND=np.where(rng.random(40) < 0.3, 1 - label_N, label_N).astype(np.float32)[None, :, None],
         transformations=("identity",),
-        coarse=("identity",),
+        kind=("identity",),
         roles=("train",),
         keys=tuple(f"{i % 7}/{i}.jpg" for i in range(40)),
         label_N=label_N,

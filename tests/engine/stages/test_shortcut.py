@@ -37,7 +37,7 @@ def some(processing: float, substance: float = 1.0, train: int = 90, test: int =
         backbone="b",
         x_TND=x_TND.astype(np.float32),
         transformations=NAMES,
-        coarse=("identity", "compression", "blur"),
+        kind=("identity", "compression", "blur"),
         roles=("train",) * 3,
         keys=tuple(f"{i % 5}/{i}.jpg" for i in range(count)),
         label_N=label_N.astype(np.int64),

@@ -49,11 +49,11 @@ def test_which_backbones_are_rotated(two_classes: Path, tmp_path: Path, rotate: 
         two_classes, tmp_path / "s.zarr", backbones, config=EmbedConfig(batch=4, threads=1, precision="fp32"), **images
     )
     few: dict[str, Any] = {"Cs": (1e-2,), "resamples": 0, "expert": ExpertConfig(passes=20, equal_width=0)}
-    config = ProbeConfig(tasks=("coarse",), heads=("linear",), rotate=rotate, redraws=2, bootstrap=100, **few)
+    config = ProbeConfig(tasks=("kind",), heads=("linear",), rotate=rotate, redraws=2, bootstrap=100, **few)
     tables = open_tables(store, backbones)
     store.backbone(backbones[1]).facts["spec"]["control"] = False
     outcomes = probe(store, tmp_path, config, tables)
-    found = [name for name in reversed(backbones) if "coarse_rotation" in outcomes[name].results]
+    found = [name for name in reversed(backbones) if "kind_rotation" in outcomes[name].results]
     assert found == list(reversed(backbones))[:turned]
 
 
@@ -61,20 +61,20 @@ def test_which_backbones_are_rotated(two_classes: Path, tmp_path: Path, rotate: 
 def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> None:
     expert = ExpertConfig(passes=20, equal_width=0, doublings=1)
     small: dict[str, Any] = {"multitask_steps": 2, "widths": (8,), "bootstrap": 100, "expert": expert}
-    config = ProbeConfig(tasks=("semantic", "multitask"), heads=("linear",), Cs=(1e-2,), resamples=0, **small)
+    config = ProbeConfig(tasks=("class", "multitask"), heads=("linear",), Cs=(1e-2,), resamples=0, **small)
     backbones = ["control:pixels", "control:random:test_vit"]
     settings = EmbedConfig(batch=4, threads=1, precision="fp32")
     images: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}
     store = embed(two_classes, tmp_path / "s.zarr", backbones, config=settings, **images)
     outcomes = probe(store, tmp_path, config)
-    assert [set(outcomes[name].results) for name in backbones] == [{"semantic"}, {"semantic"}]
+    assert [set(outcomes[name].results) for name in backbones] == [{"class"}, {"class"}]
     alone = ProbeConfig(tasks=("multitask",), **small)
     outcomes = probe(store, tmp_path / "a", alone)
     assert [outcomes[name].results for name in backbones] == [{}, {}]
     entry = store.backbone(backbones[1])
     entry.facts["spec"]["control"] = False
     outcomes = probe(store, tmp_path / "trained", config, open_tables(store, backbones)[1:])
-    assert set(outcomes[backbones[1]].results) == {"semantic", "multitask"}
+    assert set(outcomes[backbones[1]].results) == {"class", "multitask"}
     assert outcomes[backbones[1]].results["multitask"] is not None
 
 

@@ -39,6 +39,14 @@ def test_columns_that_are_not_asked_for_are_not_decoded(tmp_path: Path) -> None:
     np.testing.assert_allclose(held(tmp_path / "s.zarr")["k0"], drawn()[0], 1e-3)
 
 
+def test_kinds_of_earlier_exports_are_compared(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", drawn(), coarse=pa.array(["blur"] * 20))
+    with pytest.raises(ConfigError, match="kind of identity"):
+        import_store(path, tmp_path / "s.zarr", "mine")
+    path = write(tmp_path / "x.parquet", drawn(), coarse=pa.array(["identity"] * 20))
+    import_store(path, tmp_path / "s.zarr", "mine")
+
+
 @pytest.mark.parametrize(("scale", "dtype"), [(1.0, "float16"), (1e-6, "float32"), (1e-8, "float32"), (1e5, "float32")])
 def test_a_store_holds_numbers_of_any_size(tmp_path: Path, scale: float, dtype: str) -> None:
     path = write(tmp_path / "x.parquet", drawn(scale))

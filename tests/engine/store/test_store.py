@@ -11,7 +11,9 @@ import zarr
 from tests.conftest import put
 from zarr.storage import ObjectStore
 
+from substyle.engine.store import catalog
 from substyle.engine.store.catalog import Definition
+from substyle.engine.store.files import digest
 from substyle.engine.store.layout import (
     SCHEMA,
     BackboneEntry,
@@ -30,8 +32,8 @@ from substyle.pipelines.storage import LocalPlace, Place
 
 SETTINGS = StoreSettings(seed=0, canvas=224, shard_rows=4, dtype="float16")
 DEFINITIONS = [
-    {"name": "identity", "coarse": "identity", "role": "train", "parameters": []},
-    {"name": "jpeg", "coarse": "quality", "role": "train", "parameters": []},
+    {"name": "identity", "kind": "identity", "role": "train", "parameters": []},
+    {"name": "jpeg", "kind": "quality", "role": "train", "parameters": []},
 ]
 FOUND = [Definition(definition, ("0" * 16,)) for definition in DEFINITIONS]
 
@@ -94,6 +96,19 @@ def test_any_zarr_reader_reads_it_and_missing_is_nan(home: Place) -> None:
     assert np.isnan(np.asarray(array[:, :4])).all()
     np.testing.assert_array_equal(array[1, 4:], rows(1, 2)["jpeg"].astype(np.float16))
     np.testing.assert_array_equal(array[1], store.read(entry, "jpeg"))
+
+
+def test_kinds_of_earlier_stores_are_read(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr")
+    (path,) = (tmp_path / "s.zarr" / catalog.FOLDER).glob("*.json")
+    content = json.loads(path.read_text())
+    for row in content["transformations"]:
+        row["definition"]["coarse"] = row["definition"].pop("kind")
+    data = json.dumps(content, sort_keys=True).encode()
+    path.unlink()
+    path.with_name(f"{entry.slug}-{digest(data)}.json").write_bytes(data)
+    before, after = (each.catalog.transformations for each in (store, EmbeddingStore.open(store.path)))
+    assert before == after
 
 
 def test_a_shard_is_completed_and_keeps_what_it_has(home: Place) -> None:
@@ -165,7 +180,7 @@ def test_transformations_added_later_are_an_array_of_their_own(disk: Place) -> N
     store, entry = make(disk / "s.zarr")
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
     before = store.shard_path(entry.slug, "jpeg", 0).read_bytes()
-    swirl = Definition({"name": "swirl", "coarse": "warp", "role": "held_out"}, ("0" * 16,))
+    swirl = Definition({"name": "swirl", "kind": "warp", "role": "held_out"}, ("0" * 16,))
     store.ensure_backbone(facts(), [*FOUND, swirl])
     assert [array.transformations for array in store.catalog.arrays[entry.slug]] == [("identity", "jpeg"), ("swirl",)]
     with pytest.raises(StoreError, match="no finished shard"):

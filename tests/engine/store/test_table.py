@@ -127,7 +127,7 @@ def test_a_labelled_array(both: tuple[EmbeddingTable, EmbeddingTable]) -> None:
         assert array.name == "timm:x"
         jpeg = array.sel(transformation="jpeg", image="4.jpg")
         np.testing.assert_array_equal(jpeg, loaded.take(1, np.array([loaded.keys.index("4.jpg")]))[0])
-        assert (str(jpeg["class"].item()), str(jpeg.split.item()), str(jpeg.coarse.item())) == (
+        assert (str(jpeg["class"].item()), str(jpeg.split.item()), str(jpeg.kind.item())) == (
             "cat",
             "train",
             "quality",

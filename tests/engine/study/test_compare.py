@@ -13,9 +13,9 @@ from substyle.errors import ConfigError, SubstyleError
 
 
 def outcome(score: float, *names: str) -> dict[str, ProbeOutcome]:
-    """Outcomes of a style probe that is right on a share of 200 photographs."""
+    """Outcomes of a transformation probe that is right on a share of 200 photographs."""
     right_N = np.arange(200) < 200 * score
-    scores = {"fine/linear": np.tile(right_N, (len(names), 1)).astype(np.float32)}
+    scores = {"transformation/linear": np.tile(right_N, (len(names), 1)).astype(np.float32)}
     keys = tuple(map(str, range(200)))
     none = tuple("" for _ in names)
     return {BACKBONE: ProbeOutcome({}, scores, keys, names, none, none)}
@@ -33,7 +33,7 @@ def test_equal_runs_agree_in_setup_and_do_not_differ(tmp_path: Path) -> None:
 def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path, change: str) -> None:
     runs = [(name, real_results()) for name in ("a", "b", "c")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85, 0.801), strict=True):
-        scores = results["backbones"][BACKBONE]["fine"]["linear"]
+        scores = results["backbones"][BACKBONE]["transformation"]["linear"]
         scores["accuracy"] = estimate(accuracy, accuracy - 0.01, accuracy + 0.01)
     _, second = runs[1]
     if change == "suite":
@@ -44,11 +44,11 @@ def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path
         for _, results in runs[:2]:
             results["identity"] = {"data": None if change == "unknown" else str(id(results))}
     elif change == "convergence":
-        second["backbones"][BACKBONE]["fine"]["linear"]["converged"] = False
+        second["backbones"][BACKBONE]["transformation"]["linear"]["converged"] = False
     names = ("identity", "jpeg", "pixelate")
     kept = [outcome(0.8, *names), outcome(0.85, *names[:2]), outcome(0.8, *names)]
     comparison = compare_results(runs, tmp_path, kept if change != "outcomes" else ())
-    row = next(row for row in comparison.table.rows if row[:2] == (BACKBONE, "style_linear"))
+    row = next(row for row in comparison.table.rows if row[:2] == (BACKBONE, "transformation_linear"))
     assert [value[0] for value in row[2:5]] == [0.80, 0.85, 0.801]
     difference, low, high = row[5]
     assert difference == pytest.approx(0.05)
@@ -77,9 +77,9 @@ def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path
 def test_paired_differences_are_over_common_transformations(tmp_path: Path) -> None:
     runs = [(name, real_results()) for name in ("a", "b")]
     first, second = outcome(0.8, "identity", "jpeg"), outcome(0.8, "identity")
-    first[BACKBONE].scores["fine/linear"][1] = 0.0  # jpeg, which the other run does not have
+    first[BACKBONE].scores["transformation/linear"][1] = 0.0  # jpeg, which the other run does not have
     table = compare_results(runs, tmp_path, [first, second]).table
-    assert next(row[-1] for row in table.rows if row[:2] == (BACKBONE, "style_linear"))[0] == 0.0
+    assert next(row[-1] for row in table.rows if row[:2] == (BACKBONE, "transformation_linear"))[0] == 0.0
 
 
 def test_precision_versions_and_what_is_left_out_are_part_of_the_setup(tmp_path: Path) -> None:
@@ -96,10 +96,10 @@ def test_precision_versions_and_what_is_left_out_are_part_of_the_setup(tmp_path:
 
 def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
     runs = [(name, all_converged(real_results())) for name in ("a", "b")]
-    scores = runs[1][1]["backbones"][BACKBONE]["fine"]["linear"]
+    scores = runs[1][1]["backbones"][BACKBONE]["transformation"]["linear"]
     scores["converged"] = False
     comparison = compare_results(runs, tmp_path)
-    (marked,) = [line for line in comparison.text().splitlines() if "†" in line and "style_linear" in line]
+    (marked,) = [line for line in comparison.text().splitlines() if "†" in line and "transformation_linear" in line]
     assert marked.split()[2:] == [*[show(scores["accuracy"]["value"])] * 2, "†", "+0.0"]
     assert "† the probe has not converged" in comparison.text()
     assert (tmp_path / "tables" / "compare.tex").read_text().count(r"$\dagger$") == 1
@@ -157,7 +157,7 @@ def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
         scored, ended = {"accuracy": estimate(value)}, estimate(value, value - 0.125, value + 0.125)
         own = results["backbones"][name]
         own["shift"] = {"sketches": {"accuracy": ended}}
-        own["domains"] = {"fine": {"photos": {"photos": scored, "x-rays": {**scored, "converged": False}}}}
+        own["domains"] = {"transformation": {"photos": {"photos": scored, "x-rays": {**scored, "converged": False}}}}
         attack = {"l2": 1.0, "success": ended, "detection": {"detector": {"auroc": estimate(value)}}}
         own["attack"] = {"attacks": {"pgd@8": attack}}
         results["settings"] = {"attack": {"weight": 1.0, "steps": radius}}
@@ -167,8 +167,8 @@ def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
     assert rows["shift_sketches"] == ((0.25, 0.125, 0.375), (0.75, 0.625, 0.875), (0.5, None, None))
     assert rows["attack_pgd@8"] == rows["shift_sketches"]
     assert rows["detected_pgd@8"] == ((0.25, None, None), (0.75, None, None), (0.5, None, None))
-    assert rows["fine_accuracy_photos_x-rays"] == rows["detected_pgd@8"]
-    assert "fine_accuracy_photos_photos" not in rows  # that is the style score
+    assert rows["transformation_accuracy_photos_x-rays"] == rows["detected_pgd@8"]
+    assert "transformation_accuracy_photos_photos" not in rows  # that is the style score
     assert marks[name, "shift_sketches"] == (False,)  # nothing is kept by photograph
     assert [(each.what, each.values) for each in compared.setup] == [("settings of attack", ("steps 4", "steps 8"))]
 
@@ -205,13 +205,13 @@ def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
 def test_the_table_for_a_terminal(tmp_path: Path) -> None:
     runs = [(name, all_converged(real_results())) for name in ("a", "b")]
     for (_, results), accuracy in zip(runs, (0.80, 0.85), strict=True):
-        results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = estimate(accuracy)
+        results["backbones"][BACKBONE]["transformation"]["linear"]["accuracy"] = estimate(accuracy)
     comparison = compare_results(runs, tmp_path, [outcome(0.80, "identity"), outcome(0.85, "identity")])
     lines = comparison.text().splitlines()
     assert lines[0].split() == ["Backbone", "Score", "a", "b", "b", "−", "a"]
     assert len(lines) == len(comparison.table.rows) + 4
-    changed = [line.split() for line in lines if line.startswith(BACKBONE) and " style_linear " in line]
-    assert changed == [[BACKBONE, "style_linear", "80.0", "85.0", "+5.0", "*"]]
+    changed = [line.split() for line in lines if line.startswith(BACKBONE) and " transformation_linear " in line]
+    assert changed == [[BACKBONE, "transformation_linear", "80.0", "85.0", "+5.0", "*"]]
     assert sum("*" in line for line in lines[:-2]) == 1
 
 
@@ -220,7 +220,7 @@ def test_held_out_scores_have_the_two_way_interval(tmp_path: Path) -> None:
     for (_, results), value in zip(runs, (0.50, 0.53), strict=True):
         own = results["backbones"][BACKBONE]
         one_way = {"one_way": [value - 0.01, value + 0.01]}
-        own["coarse"]["linear"]["held_out"] = estimate(value, 0.2, 0.8) | one_way
+        own["kind"]["linear"]["held_out"] = estimate(value, 0.2, 0.8) | one_way
     values = {row[:2]: row[2:4] for row in compare_results(runs, tmp_path).table.rows}
     assert values[BACKBONE, "held_out_linear"] == ((0.50, 0.2, 0.8), (0.53, 0.2, 0.8))
     assert "<td>53.0<small>20.0–80.0</small></td>" in (tmp_path / "compare.html").read_text().replace(" †", "")

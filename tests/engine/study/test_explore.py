@@ -89,7 +89,7 @@ def test_predictions_of_saved_probes(
 ) -> None:
     store = substyle.embed(two_classes, tmp_path / "s.zarr", ["control:pixels"], transformations=NAMES, canvas=64)
     config = ProbeConfig(
-        tasks=("fine", "semantic"), heads=("linear",), Cs=(1e-2,), resamples=0, redraws=0,
+        tasks=("transformation", "class"), heads=("linear",), Cs=(1e-2,), resamples=0, redraws=0,
         rotate="none", bootstrap=100, expert=ExpertConfig(passes=50, doublings=1, equal_width=0))  # fmt: skip
     outcome = probe(store, tmp_path, config)["control:pixels"]
     explore(store, "control:pixels", results=tmp_path)
@@ -102,7 +102,7 @@ def test_predictions_of_saved_probes(
     seen = 0
     for row in rows.to_pylist():  # type: ignore[attr-defined]
         t = outcome.transformations.index(row["transformation"])
-        for task, labels in (("fine", 3), ("semantic", 2)):
+        for task, labels in (("transformation", 3), ("class", 2)):
             assert 1 / labels <= row[f"{task}_linear_confidence"] <= 1
             if row["split"] == "test":  # what `probe` scored
                 score = outcome.scores[f"{task}/linear"][t, outcome.keys.index(row["key"])]

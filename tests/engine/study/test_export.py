@@ -53,7 +53,7 @@ def test_parquet_is_imported_again(store: EmbeddingStore, tmp_path: Path) -> Non
     (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
     frame = pq.read_table(folder).to_pylist()
     assert len(frame) == 2 * 6
-    assert {row["coarse"] for row in frame} == {"identity", "quality"}
+    assert {row["kind"] for row in frame} == {"identity", "quality"}
     assert {row["label"] for row in frame} == {"cat", "dog"}
     with pytest.raises(
         ConfigError, match=r"definition of identity: got '[0-9a-f]{16}-0{16}'"
@@ -68,7 +68,7 @@ def test_parquet_is_imported_again(store: EmbeddingStore, tmp_path: Path) -> Non
     np.testing.assert_array_equal(before.label_N, after.label_N)
     assert np.count_nonzero(~before.distinct_TN) == 1
     np.testing.assert_array_equal(before.distinct_TN, after.distinct_TN)
-    assert (before.roles, before.coarse) == (after.roles, after.coarse)
+    assert (before.roles, before.kind) == (after.roles, after.kind)
     (file,) = list(folder.glob("*.parquet"))[:1]
     table = pq.read_table(file)
     other = pa.array(["held_out"] * len(table))
@@ -99,7 +99,7 @@ def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Pa
     assert lines[0] == "key,label,split,content_hash"
     assert lines[1].startswith("0.jpg,cat,train,")
     first = (folder / "transformations.csv").read_text().splitlines()[:2]
-    assert first[0] == "transformation,coarse,role,definition,seed,canvas,orientation,style_precision,crop_pct"
+    assert first[0] == "transformation,kind,role,definition,seed,canvas,orientation,style_precision,crop_pct"
     settings = store.settings
     assert first[1] == f"identity,identity,train,{FOUND[0].hash},{settings.seed},{settings.canvas},ignore,bf16,0.875"
     assert [line.split(",")[0] for line in lines[1:]] == list(table.keys)
@@ -160,7 +160,7 @@ def test_lance_has_all_rows_and_no_files_of_earlier_exports(store: EmbeddingStor
         for row in rows:
             n, t = table.keys.index(row["key"]), table.transformations.index(row["transformation"])
             assert row["embedding"] == table.x_TND[t, n].tolist()  # in float16, as in the store
-            assert (row["label"], row["coarse"]) == (table.class_names[table.label_N[n]], table.coarse[t])
+            assert (row["label"], row["kind"]) == (table.class_names[table.label_N[n]], table.kind[t])
     assert len(list((folder / "data").iterdir())) == 3 + 1
     export(store, out, to="lance", quiet=True)
     assert lance.dataset(str(folder)).version == data.version  # with indices that users have added

@@ -23,7 +23,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.study import hub
 from substyle.errors import ConfigError, MissingError, SubstyleError
 
-REPO, PROBE = "somebody/photographs", "probes/a/fine-linear.safetensors"
+REPO, PROBE = "somebody/photographs", "probes/a/transformation-linear.safetensors"
 
 
 @pytest.fixture
@@ -49,12 +49,15 @@ def test_the_card_has_all_accuracies_in_the_format_of_the_hub(run: Path) -> None
     assert [model["name"] for model in index] == list(validate_results(results).ordered())
     found = {(each.metric_name, each.metric_value) for each in loaded.data.eval_results}
     for backbone in results["backbones"].values():
-        assert ("Accuracy (Style, linear)", backbone["fine"]["linear"]["accuracy"]["value"]) in found
+        assert ("Accuracy (Transformation, linear)", backbone["transformation"]["linear"]["accuracy"]["value"]) in found
     assert f"| {BACKBONE} | linear |" in loaded.text
-    one = next(each for each in loaded.data.eval_results if each.metric_name == "Accuracy (Style, linear)")
+    one = next(each for each in loaded.data.eval_results if each.metric_name == "Accuracy (Transformation, linear)")
     assert (one.task_type, one.metric_type, one.dataset_split) == ("image-classification", "accuracy", "test")
     first = results["backbones"][index[0]["name"]]
-    for name, task, key in (("Style, linear", "fine", "accuracy"), ("Coarse, held out, linear", "coarse", "held_out")):
+    for name, task, key in (
+        ("Transformation, linear", "transformation", "accuracy"),
+        ("Kind, held out, linear", "kind", "held_out"),
+    ):
         shown = {json.dumps(each.metric_args) for each in loaded.data.eval_results if name in each.metric_name}
         own = first[task]["linear"]
         ends = [own[key]["low"], own[key]["high"]]

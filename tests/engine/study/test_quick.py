@@ -24,7 +24,7 @@ def test_settings_that_take_most_of_the_time_are_named() -> None:
     assert named() == []
     assert named(widths=(4096,)) == ["probes.widths"]
     assert named(mlp_steps=20_000) == ["probes.mlp_steps"]
-    assert named(heads=("linear",), tasks=("coarse",), redraws=1000) == ["probes.redraws", "probes.rotate"]
+    assert named(heads=("linear",), tasks=("kind",), redraws=1000) == ["probes.redraws", "probes.rotate"]
 
 
 def test_a_line_has_share_and_the_value_of_quick() -> None:

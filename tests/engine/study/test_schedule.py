@@ -131,7 +131,13 @@ def test_a_run_keeps_the_pace_of_what_it_computes(
 ) -> None:
     """Not of results that are there already, and of stages without results for the same backbones alone."""
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
-    probes = {"tasks": ["fine"], "heads": ["linear"], "rotate": "none", "resamples": 0, "expert": {"equal_width": 0}}
+    probes = {
+        "tasks": ["transformation"],
+        "heads": ["linear"],
+        "rotate": "none",
+        "resamples": 0,
+        "expert": {"equal_width": 0},
+    }
     study = study_of(
         {
             "name": "small",

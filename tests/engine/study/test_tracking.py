@@ -63,9 +63,9 @@ def test_progress_scores_tables_and_report_are_tracked(tmp_path: Path, monkeypat
     study("trackio", tmp_path, results)
     assert (library.logged["embed/done"], library.logged["embed/total"]) == (40, 40)
     assert library.logged["embed/per_second"] > 0
-    accuracy = results["backbones"][BACKBONE]["fine"]["linear"]["accuracy"]["value"]
-    assert library.logged[f"{BACKBONE}/linear/style"] == accuracy
-    assert library.logged["tables/overview"].data[0].keys() >= {"backbone", "style", "style_low"}
+    accuracy = results["backbones"][BACKBONE]["transformation"]["linear"]["accuracy"]["value"]
+    assert library.logged[f"{BACKBONE}/linear/transformation"] == accuracy
+    assert library.logged["tables/overview"].data[0].keys() >= {"backbone", "transformation", "transformation_low"}
     assert (library.files, library.ended) == ([tmp_path / "report.html"], True)
 
 
@@ -112,8 +112,8 @@ def test_metrics_have_names_that_mlflow_allows(tmp_path: Path, monkeypatch: pyte
     library = SimpleNamespace(**nothing, log_metrics=lambda values, step: logged.update(values))
     monkeypatch.setitem(sys.modules, "mlflow", library)
     tracker = tracking._mlflow(TrackConfig(to="mlflow"), "run 1", {}, tmp_path)
-    tracker.log({"mae:base@layer=3+11,pool=avg/linear/style": 0.5}, 1)
-    assert logged == {"mae:base layer 3 11 pool avg/linear/style": 0.5}
+    tracker.log({"mae:base@layer=3+11,pool=avg/linear/transformation": 0.5}, 1)
+    assert logged == {"mae:base layer 3 11 pool avg/linear/transformation": 0.5}
 
 
 @pytest.mark.parametrize("library", ["trackio", "wandb", "mlflow", "tensorboard"])

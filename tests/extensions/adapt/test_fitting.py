@@ -93,9 +93,9 @@ def test_the_multitask_adapter_shows_style_and_class(make_table: Make, quick: Qu
     z = {n: np.stack([adapted(layer, table.take(t, images)) for t in chosen]) for n, images in ((0, train), (1, test))}
     style = _nearest(z[0].mean(1), z[1].reshape(-1, 32)) == np.repeat(np.arange(len(chosen)), len(test))
     of_class = np.stack([z[0][0][table.label_N[train] == c].mean(0) for c in range(3)])
-    semantic = _nearest(of_class, z[1][0]) == table.label_N[test]
+    class_ = _nearest(of_class, z[1][0]) == table.label_N[test]
     assert style.mean() > 0.9
-    assert semantic.mean() > 0.9
+    assert class_.mean() > 0.9
 
 
 def _nearest(centroid_CE: NDArray[Any], z_BE: NDArray[Any]) -> NDArray[np.int64]:
@@ -108,7 +108,7 @@ def test_refusals(make_table: Make, quick: Quick) -> None:
     assert error.value.field == "adapt.methods"
     with pytest.raises(SubstyleError):
         fit_multitask(make_table(classes=0), quick())
-    only = tuple((name, coarse, "held_out" if t else "train") for t, (name, coarse, _) in enumerate(_SUITE))
+    only = tuple((name, kind, "held_out" if t else "train") for t, (name, kind, _) in enumerate(_SUITE))
     for fit in (fit_multitask, fit_pisco):
         with pytest.raises(SubstyleError):
             fit(make_table(suite=only), quick())

@@ -49,7 +49,7 @@ def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     scene.add_all()
     scene.study["backbones"] = [{"name": NAME, "checkpoint": str(path), "precision": "fp32"}, "control:pixels"]
     scene.study["probes"] |= {"multitask_steps": 4, "widths": [8]}
-    scene.study["probes"]["tasks"] = ["fine", "coarse", "semantic"]
+    scene.study["probes"]["tasks"] = ["transformation", "kind", "class"]
     scene.study["adapt"] = {"methods": ["multitask", "pisco"]}
     return scene
 
@@ -77,8 +77,8 @@ def test_a_study_compares_each_network_with_its_adapted_embeddings(scene: Scene)
         np.testing.assert_allclose(_floats(own), expected, rtol=1e-3, atol=1e-5)
         assert (own.keys, own.split_N.tolist()) == (base.keys, base.split_N.tolist())
         found = results["backbones"][name]
-        assert {"fine", "coarse", "semantic", "knn", "shift"} <= set(found)
-        assert not {"multitask", "coarse_rotation"} & set(found)  # the adapter was trained on what it would hold out
+        assert {"transformation", "kind", "class", "knn", "shift"} <= set(found)
+        assert not {"multitask", "kind_rotation"} & set(found)  # the adapter was trained on what it would hold out
         assert found["shift"]["other"]["images"] == 18
         pairs = [{row["a"], row["b"]} for row in results["comparisons"]]
         assert {name, NAME} in pairs
@@ -93,7 +93,7 @@ def test_other_photographs_have_other_adapters(scene: Scene, monkeypatch: pytest
     monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
     (scene.root / "mine.py").write_text(FAMILY)
     scene.study |= {"backbones": ["mine:one", "control:pixels"], "plugins": ["mine.py"]}
-    scene.study["probes"]["tasks"] = ["semantic"]
+    scene.study["probes"]["tasks"] = ["class"]
     first = adapted(scene.run())
     for number in (30, 31):
         scene.add(number)

@@ -24,35 +24,35 @@ from substyle.errors import SubstyleError
 @pytest.mark.parametrize("levels", [None, 4])
 def test_auroc_and_tpr_are_those_of_scikit_learn(levels: int | None) -> None:
     rng = np.random.default_rng(0)
-    clean_N, attacked_N = rng.normal(size=90), rng.normal(1.0, 1.5, 90)
+    original_N, attacked_N = rng.normal(size=90), rng.normal(1.0, 1.5, 90)
     if levels:  # ties
-        clean_N, attacked_N = np.round(clean_N * levels) / levels, np.round(attacked_N * levels) / levels
+        original_N, attacked_N = np.round(original_N * levels) / levels, np.round(attacked_N * levels) / levels
     counted_N = rng.random(90) < 0.6
-    found = detection(attacked_N, clean_N, counted_N, np.arange(90), seed=0)
+    found = detection(attacked_N, original_N, counted_N, np.arange(90), seed=0)
     assert found is not None
     truth = np.r_[np.ones(counted_N.sum()), np.zeros(90)]
-    score = np.r_[attacked_N[counted_N], clean_N]
+    score = np.r_[attacked_N[counted_N], original_N]
     assert found["auroc"].value == pytest.approx(roc_auc_score(truth, score))
     false, true, _ = roc_curve(truth, score, drop_intermediate=False)
     assert found["tpr"].value == pytest.approx(true[false <= FALSE_POSITIVES].max())
     low, high = found["auroc"].ci95 or [0, 0]
     assert low < found["auroc"].value < high
-    assert detection(attacked_N, clean_N, np.arange(90) < 4, np.arange(90), seed=0) is None
+    assert detection(attacked_N, original_N, np.arange(90) < 4, np.arange(90), seed=0) is None
 
 
 def test_a_resample_draws_whole_groups_with_both_pictures() -> None:
     rng = np.random.default_rng(1)
-    clean_N, attacked_N, group_N = rng.normal(size=12), rng.normal(1, 1, 12), np.repeat(np.arange(4), 3)
+    original_N, attacked_N, group_N = rng.normal(size=12), rng.normal(1, 1, 12), np.repeat(np.arange(4), 3)
     counted_N = np.ones(12, bool)
-    found = detection(attacked_N, clean_N, counted_N, group_N, seed=3, resamples=50)
+    found = detection(attacked_N, original_N, counted_N, group_N, seed=3, resamples=50)
     assert found is not None
     draws = np.random.Generator(np.random.PCG64([3, 4, 0x61747461])).multinomial(4, np.full(4, 0.25), size=50)
     for r in (0, 17, 49):
         times_N = draws[r][group_N]
         truth = np.repeat([1, 0], 12)
-        expected = roc_auc_score(truth, np.r_[attacked_N, clean_N], sample_weight=np.r_[times_N, times_N])
+        expected = roc_auc_score(truth, np.r_[attacked_N, original_N], sample_weight=np.r_[times_N, times_N])
         assert found["auroc"].replicates_R[r] == pytest.approx(expected)
-    one = detection(attacked_N, clean_N, counted_N, np.zeros(12, np.int64), seed=3)
+    one = detection(attacked_N, original_N, counted_N, np.zeros(12, np.int64), seed=3)
     assert one is not None
     for name, estimate in found.items():
         assert one[name].entry() == {"value": estimate.value}
@@ -68,37 +68,37 @@ def test_few_attacks_that_count_are_few_however_many_photographs() -> None:
 
 def test_scores_that_are_nan_are_refused() -> None:
     """They would rank below every photograph, as not attacked."""
-    clean_N, attacked_N, counted_N = np.zeros(9), np.ones(9), np.arange(9) > 0
+    original_N, attacked_N, counted_N = np.zeros(9), np.ones(9), np.arange(9) > 0
     attacked_N[0] = np.nan  # does not count
-    found = detection(attacked_N, clean_N, counted_N, np.arange(9), seed=0)
+    found = detection(attacked_N, original_N, counted_N, np.arange(9), seed=0)
     assert found is not None
     assert found["auroc"].value == 1.0
-    attacked_N[7] = clean_N[2] = np.nan
+    attacked_N[7] = original_N[2] = np.nan
     with pytest.raises(SubstyleError, match="2 of 9 photographs are NaN: rows 2, 7"):
-        detection(attacked_N, clean_N, counted_N, np.arange(9), seed=0)
+        detection(attacked_N, original_N, counted_N, np.arange(9), seed=0)
 
 
 def test_a_separable_attack_is_detected() -> None:
     rng = np.random.default_rng(2)
-    clean_ND = rng.normal(size=(40, 6)) * [1, 10, 1, 1, 1, 1]
+    original_ND = rng.normal(size=(40, 6)) * [1, 10, 1, 1, 1, 1]
     moved = np.array([0.0, 0, 8, 0, 0, 0])
-    detector = fit_detector(clean_ND[:20], [clean_ND[:20] + moved, clean_ND[:20] + 2 * moved], 0)
+    detector = fit_detector(original_ND[:20], [original_ND[:20] + moved, original_ND[:20] + 2 * moved], 0)
     assert detector.converged
     found = detection(
-        detector(clean_ND[20:] + moved), detector(clean_ND[20:]), np.ones(20, bool), np.arange(20), seed=0
+        detector(original_ND[20:] + moved), detector(original_ND[20:]), np.ones(20, bool), np.arange(20), seed=0
     )
     assert found is not None
     assert (found["auroc"].value, found["tpr"].value) == (1.0, 1.0)
-    assert detector(clean_ND[20:] + 2 * moved).min() > 0 > detector(clean_ND[20:]).max()
+    assert detector(original_ND[20:] + 2 * moved).min() > 0 > detector(original_ND[20:]).max()
 
 
 def test_the_detector_of_separable_pictures_is_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection_module, "CS", (1.0,))
     rng = np.random.default_rng(0)
-    clean_ND = rng.normal(size=(40, 300))
-    attacked_ND = clean_ND + 0.3 * rng.normal(size=300)
-    found = fit_detector(clean_ND, [attacked_ND], 0)
-    x_RD = np.concatenate([clean_ND, attacked_ND])
+    original_ND = rng.normal(size=(40, 300))
+    attacked_ND = original_ND + 0.3 * rng.normal(size=300)
+    found = fit_detector(original_ND, [attacked_ND], 0)
+    x_RD = np.concatenate([original_ND, attacked_ND])
     scaled_RD = (x_RD - x_RD.mean(0)) / x_RD.std(0)
     exact = LogisticRegression(tol=1e-10, max_iter=100_000).fit(scaled_RD, np.arange(80) >= 40)
     assert found.converged
@@ -106,13 +106,13 @@ def test_the_detector_of_separable_pictures_is_the_optimum(monkeypatch: pytest.M
 
 
 def test_detectors_leave_out_radii_and_attacks() -> None:
-    clean_ND = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
-    moved = {"fgsm@1": clean_ND + 1, "fgsm@8": clean_ND + 2, "patch": clean_ND + 3}
-    found = fit_all(clean_ND, moved, 0)
+    original_ND = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    moved = {"fgsm@1": original_ND + 1, "fgsm@8": original_ND + 2, "patch": original_ND + 3}
+    found = fit_all(original_ND, moved, 0)
     assert set(found) == {"", "fgsm@1", "fgsm@8", "fgsm", "patch"}
     assert all(detector.converged for detector in found.values())
-    np.testing.assert_allclose(found["fgsm"].weight_D, fit_detector(clean_ND, [moved["patch"]], 0).weight_D)
-    assert set(fit_all(clean_ND, {"patch": clean_ND + 1}, 0)) == {""}
+    np.testing.assert_allclose(found["fgsm"].weight_D, fit_detector(original_ND, [moved["patch"]], 0).weight_D)
+    assert set(fit_all(original_ND, {"patch": original_ND + 1}, 0)) == {""}
 
 
 def test_mahalanobis_is_the_smallest_distance_to_a_class() -> None:

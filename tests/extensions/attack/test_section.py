@@ -34,8 +34,8 @@ def results() -> dict[str, Any]:
         "named": {"identity": 1.0},
         "attacks": {
             "fgsm@1": entry(0.2, 300, detector=0.99),
-            "pgd@1": entry(0.8, 200, fine=0.61, detector=0.9, other_attacks=0.83, knn=0.7, squeezing=0.88),
-            "pgd@8": entry(1.0, 2000, fine=0.7, detector=1.0, other_attacks=0.95, knn=0.9),
+            "pgd@1": entry(0.8, 200, transformation=0.61, detector=0.9, other_attacks=0.83, knn=0.7, squeezing=0.88),
+            "pgd@8": entry(1.0, 2000, transformation=0.7, detector=1.0, other_attacks=0.95, knn=0.9),
             "adaptive@8": entry(0.97, 2100, detector=0.55),
             "noise@8": entry(0.0, 2500, detector=0.6),
         },
@@ -47,7 +47,7 @@ def test_the_sentence_names_the_least_visible_attack_that_succeeds(results: dict
     text = attack_summary(validate_results(results))
     assert "2 of 3 attacks on" in text  # noise is no attack, and the adaptive one has its own clause
     assert "pgd@1, which is detected" in text
-    assert "the style probe 61.0 (56.0–66.0), a detector trained on other attacks 83.0" in text
+    assert "the transformation probe 61.0 (56.0–66.0), a detector trained on other attacks 83.0" in text
     assert "the best of 2 baselines by this AUROC (Squeezing) 88.0" in text
     assert "succeeds on 97.0 %, and lowers it to 55.0 (50.0–60.0)" in text
 
@@ -60,7 +60,13 @@ def test_tables(results: dict[str, Any]) -> None:
     ]
     assert success.rows[1][6] == "jpeg 75.0 %, identity 25.0 %"
     assert [row[1] for row in auroc.rows] == ["fgsm@1 *", "pgd@1", "pgd@8", "adaptive@8", "noise@8 *"]
-    assert [column.name for column in auroc.columns[2:]] == ["fine", "detector", "other_attacks", "knn", "squeezing"]
+    assert [column.name for column in auroc.columns[2:]] == [
+        "transformation",
+        "detector",
+        "other_attacks",
+        "knn",
+        "squeezing",
+    ]
     assert auroc.rows[1][2] == (0.61, pytest.approx(0.56), pytest.approx(0.66))
     assert tpr.rows[0][3] == (0.5, 0.4, 0.6)
     validate_results(results)
@@ -78,6 +84,6 @@ def test_without_attacks_there_is_nothing() -> None:
 
 def test_an_invalid_number_is_refused(results: dict[str, Any]) -> None:
     name = next(iter(results["backbones"]))
-    results["backbones"][name]["attack"]["attacks"]["pgd@1"]["detection"]["fine"]["auroc"]["value"] = 1.5
+    results["backbones"][name]["attack"]["attacks"]["pgd@1"]["detection"]["transformation"]["auroc"]["value"] = 1.5
     with pytest.raises(SubstyleError, match=r"pgd@1.*auroc"):
         validate_results(results)

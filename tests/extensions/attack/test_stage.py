@@ -72,7 +72,7 @@ def probed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     store = embed(photographs, out / "store.zarr", [VIT, RESNET], config=EmbedConfig(precision="fp32"), **given)
     outputs.claim(out, store.path, store.uuid)
     config = ProbeConfig(
-        tasks=("fine", "semantic"),
+        tasks=("transformation", "class"),
         heads=("linear",),
         bootstrap=100,
         resamples=0,
@@ -117,22 +117,24 @@ def test_detectors_are_scored_on_attacks_that_succeed(attacked: dict[str, Any]) 
         for score in filter(None, scores.values()):
             auroc = score["auroc"]
             assert 0 <= auroc["low"] <= auroc["value"] <= auroc["high"] <= 1
-    assert {"fine", "detector", "mahalanobis", "knn", "squeezing"} <= set(attacked["attacks"]["pgd@48"]["detection"])
+    assert {"transformation", "detector", "mahalanobis", "knn", "squeezing"} <= set(
+        attacked["attacks"]["pgd@48"]["detection"]
+    )
 
 
 def test_variants_are_a_store(probed: tuple[EmbeddingStore, Path], attacked: dict[str, Any]) -> None:
     store, out = probed
     folder = out / "attack" / store.backbone(VIT).slug
     variants = EmbeddingStore.open(folder / "variants.zarr")
-    clean, adversarial = (open_table(variants, VIT, [name]) for name in ("identity", "pgd@48"))
+    original, adversarial = (open_table(variants, VIT, [name]) for name in ("identity", "pgd@48"))
     whole = open_table(store, VIT, ["identity"])
-    assert set(clean.keys) <= set(whole.keys)
-    assert len(clean.rows(2)) == attacked["photographs"]["attacked"]
-    where = [whole.keys.index(key) for key in clean.keys]
-    np.testing.assert_array_equal(clean.split_N, whole.split_N[where])
-    assert [clean.class_names[n] for n in clean.label_N] == [whole.class_names[n] for n in whole.label_N[where]]
-    everything = np.arange(len(clean.keys))
-    own, stored = clean.take(0, everything), whole.take(0, np.array(where))
+    assert set(original.keys) <= set(whole.keys)
+    assert len(original.rows(2)) == attacked["photographs"]["attacked"]
+    where = [whole.keys.index(key) for key in original.keys]
+    np.testing.assert_array_equal(original.split_N, whole.split_N[where])
+    assert [original.class_names[n] for n in original.label_N] == [whole.class_names[n] for n in whole.label_N[where]]
+    everything = np.arange(len(original.keys))
+    own, stored = original.take(0, everything), whole.take(0, np.array(where))
     np.testing.assert_allclose(own.astype(np.float32), stored.astype(np.float32), atol=0.02)
     assert not np.array_equal(adversarial.take(0, everything), own)
     (only,) = open_tables(variants, [VIT], ["identity", "adaptive@48"])
@@ -151,9 +153,9 @@ def test_results_are_kept_until_their_inputs_change(
     assert kept_attacks(store, out, tables) == {VIT: attacked}
     with pytest.raises(StaleError, match="other settings: steps"):
         kept_attacks(store, out, tables, dataclasses.replace(CONFIG, steps=4))
-    probe = out / "probes" / store.backbone(VIT).slug / "semantic-linear.safetensors"
+    probe = out / "probes" / store.backbone(VIT).slug / "class-linear.safetensors"
     content = probe.read_bytes()
-    other = out / "probes" / store.backbone(RESNET).slug / "semantic-linear.safetensors"
+    other = out / "probes" / store.backbone(RESNET).slug / "class-linear.safetensors"
     try:
         probe.write_bytes(other.read_bytes())
         with pytest.raises(StaleError, match="other settings: backbone"):
@@ -181,7 +183,7 @@ def test_what_cannot_be_attacked_is_refused_by_name(probed: tuple[EmbeddingStore
     store, out = probed
     with pytest.raises(ConfigError, match=r"attack\.attacks.*'transfer'"):  # the other's probe may be outdated
         attack(store, out, AttackConfig(attacks=("transfer",)), [VIT])
-    with pytest.raises(MissingError, match="semantic-linear"):
+    with pytest.raises(MissingError, match="class-linear"):
         attack(store, tmp_path, CONFIG)
 
 
@@ -204,12 +206,12 @@ def test_the_command_and_the_report(
     store, out = probed
     study = tmp_path / "study.toml"
     assert main(["stage", "attack", str(store.path), "--out", str(tmp_path / "none"), "--backbone", VIT, "--json"]) == 2
-    assert the_json(capsys)["error"]["field"].endswith("semantic-linear.safetensors")
+    assert the_json(capsys)["error"]["field"].endswith("class-linear.safetensors")
     study.write_text(
         f'name = "attacks"\nbackbones = ["{VIT}", "{RESNET}"]\nsuite = "identity,grayscale,jpeg"\ncanvas = 64\n'
         f'gallery = 0\nbootstrap = 100\n[attack]\nattacks = ["fgsm", "transfer"]\nepsilons = [48]\nsteps = 1\n'
         "[probes]\n"
-        'tasks = ["fine", "semantic"]\nheads = ["linear"]\nresamples = 0\nexpert.equal_width = 0\n'
+        'tasks = ["transformation", "class"]\nheads = ["linear"]\nresamples = 0\nexpert.equal_width = 0\n'
         "redraws = 0\n"
     )
     given = [str(store.path), "--study", str(study), "--out", str(out), "--json"]

@@ -50,16 +50,16 @@ QUICK = AttentiveConfig(learning_rates=(1e-2, 3e-3))
 
 
 def test_only_attention_finds_one_token(make_table: Make, quick: Quick) -> None:
-    outcome = attentive(hidden(make_table), P, quick(tasks=("semantic",), mlp_steps=150), QUICK)
-    clean = {head: scores["clean"]["value"] for head, scores in outcome.results["semantic"].items()}
-    assert list(clean) == ["linear", "attentive", "efficient"]
-    assert clean["linear"] < 0.75
-    assert min(clean["attentive"], clean["efficient"]) > 0.9
+    outcome = attentive(hidden(make_table), P, quick(tasks=("class",), mlp_steps=150), QUICK)
+    original = {head: scores["original"]["value"] for head, scores in outcome.results["class"].items()}
+    assert list(original) == ["linear", "attentive", "efficient"]
+    assert original["linear"] < 0.75
+    assert min(original["attentive"], original["efficient"]) > 0.9
     assert (outcome.results["tokens"], outcome.results["dim"]) == (P, D)
     for head in ("attentive", "efficient"):
-        own = outcome.results["semantic"][head]["clean"]
-        assert own["low"] <= clean[head] <= own["high"]
-        assert {"converged", "certificate", "setting", "confusion"} <= outcome.results["semantic"][head].keys()
+        own = outcome.results["class"][head]["original"]
+        assert own["low"] <= original[head] <= own["high"]
+        assert {"converged", "certificate", "setting", "confusion"} <= outcome.results["class"][head].keys()
 
 
 @pytest.mark.slow
@@ -67,14 +67,16 @@ def test_streamed_probes_are_bit_identical(make_table: Make, quick: Quick, monke
     monkeypatch.setattr(ProbeConfig, "stream_buffer", 1 << 18)
     table = tokens(make_table)
     outcomes = {
-        how: attentive(table, P, quick(table=how, tasks=("fine", "coarse")), QUICK)
+        how: attentive(table, P, quick(table=how, tasks=("transformation", "kind")), QUICK)
         for how in ("float16", "streamed", "int8")
     }
-    assert {"fine/attentive", "coarse/efficient"} <= outcomes["float16"].scores.keys()
+    assert {"transformation/attentive", "kind/efficient"} <= outcomes["float16"].scores.keys()
     for name, expected in outcomes["float16"].scores.items():
         np.testing.assert_array_equal(outcomes["streamed"].scores[name], expected, err_msg=name)
-    fine = [outcomes[how].results["fine"]["attentive"]["accuracy"]["value"] for how in ("float16", "int8")]
-    assert fine[0] == pytest.approx(fine[1], abs=0.03)
+    transformation = [
+        outcomes[how].results["transformation"]["attentive"]["accuracy"]["value"] for how in ("float16", "int8")
+    ]
+    assert transformation[0] == pytest.approx(transformation[1], abs=0.03)
 
 
 def test_all_tokens_share_a_standardisation(make_table: Make) -> None:

@@ -31,13 +31,13 @@ def results() -> dict[str, Any]:
     made: dict[str, Any] = real_results(ALPHA, "control:pixels")
     backbone = made["backbones"][ALPHA]
     backbone["attentive"] = {"tokens": 49, "dim": 384} | {
-        task: {head: dict(backbone[task]["linear"]) for head in HEADS} for task in ("fine", "coarse", "semantic")
+        task: {head: dict(backbone[task]["linear"]) for head in HEADS} for task in ("transformation", "kind", "class")
     }
     rows = [
-        difference("attentive", "fine", "accuracy", 0.04, 0.01),
-        difference("attentive", "semantic", "clean", -0.03, 0.02),
-        difference("attentive", "coarse", "held_out", 0.02, 0.01),  # clear over photographs alone
-        difference("efficient", "fine", "accuracy", 0.05, 0.01),
+        difference("attentive", "transformation", "accuracy", 0.04, 0.01),
+        difference("attentive", "class", "original", -0.03, 0.02),
+        difference("attentive", "kind", "held_out", 0.02, 0.01),  # clear over photographs alone
+        difference("efficient", "transformation", "accuracy", 0.05, 0.01),
     ]
     made["attentive"] = {"differences": rows}
     validate_results(made)
@@ -48,9 +48,9 @@ def test_all_heads_stand_beside_each_other(results: dict[str, Any]) -> None:
     table = attentive(validate_results(results))
     assert {row[0] for row in table.rows} == {ALPHA}
     assert [row[2] for row in table.rows] == [
-        "Style",
-        "Coarse, seen",
-        "Coarse, held out",
+        "Transformation",
+        "Kind, seen",
+        "Kind, held out",
         "Class",
         "Class, transformed",
     ]
@@ -59,7 +59,7 @@ def test_all_heads_stand_beside_each_other(results: dict[str, Any]) -> None:
     style, held_out = (dict(zip(names, table.rows[place], strict=True)) for place in (0, 2))
     backbone = results["backbones"][ALPHA]["attentive"]
     for head in ("linear", "attentive"):
-        accuracy = backbone["fine"][head]["accuracy"]
+        accuracy = backbone["transformation"][head]["accuracy"]
         assert style[head] == (accuracy["value"], accuracy["low"], accuracy["high"])
     assert style["tokens"] == "49 × 384"
     assert style["attentive_gain"] == (0.04, 0.03, 0.05)
@@ -69,7 +69,7 @@ def test_all_heads_stand_beside_each_other(results: dict[str, Any]) -> None:
 
 def test_the_sentence_counts_clear_differences(results: dict[str, Any]) -> None:
     text = attentive_summary(validate_results(results))
-    assert "attentive probes are clearly better in 1 of 3 scores, most for style of alpha (+4.0 points" in text
+    assert "attentive probes are clearly better in 1 of 3 scores, most for transformation of alpha (+4.0 points" in text
     assert "and clearly worse in 1, most for class of alpha (−3.0 points, −5.0 to −1.0)" in text
     assert "efficient probes are clearly better in 1 of 1 scores" in text
     results["attentive"]["differences"][-1]["p_holm"] = 0.06  # of as many backbones, one such interval is by chance
@@ -77,7 +77,7 @@ def test_the_sentence_counts_clear_differences(results: dict[str, Any]) -> None:
 
 
 def test_probes_that_have_not_converged_are_not_compared(results: dict[str, Any]) -> None:
-    for task in ("fine", "coarse", "semantic"):
+    for task in ("transformation", "kind", "class"):
         for head in ("attentive", "efficient"):
             results["backbones"][ALPHA]["attentive"][task][head]["converged"] = False
     assert "are not compared" in attentive_summary(validate_results(results))

@@ -25,7 +25,7 @@ def test_from_photographs_to_the_report(scene: Scene) -> None:
     assert {name: own and (own["tokens"], own["dim"]) for name, own in found.items()} == {
         RESNET: (4, 96), LAYER: (4, 64), "control:pixels": None,
     }  # fmt: skip
-    for task in ("fine", "semantic"):
+    for task in ("transformation", "class"):
         assert list(found[RESNET][task]) == ["linear", "attentive", "efficient"]
         assert list(results["backbones"][RESNET][task]) == ["linear"]
     rows = results["attentive"]["differences"]

@@ -33,14 +33,14 @@ def backbone(objective: str, index: int) -> dict[str, Any]:
     single = {"accuracy": {"value": 0.8}, "converged": True}
     turned = {"accuracy": {"value": 0.5}, "styles": {"value": 0.6}, "converged": True}
     turned["by_transformation"] = {t: {"accuracy": {"value": 0.5}} for t in NAMES[1:]}
-    difference = {task: entry_of(0.0, (-0.006, 0.006), ci90=[-0.005, 0.005]) for task in ("fine", "semantic")}
+    difference = {task: entry_of(0.0, (-0.006, 0.006), ci90=[-0.005, 0.005]) for task in ("transformation", "class")}
     return {
         "dim": 512 + 256 * (index % 2),
         "control": objective == "none",
         "spec": {"objective": objective, "architecture": f"net{index}", "parameters": 10**7 * (index + 1), "data": "x"},
-        "fine": {"linear": dict(single), "mlp": dict(single)},
-        "coarse_rotation": {"linear": turned},
-        "semantic": {"linear": {"clean": {"value": 0.9}, "converged": True}},
+        "transformation": {"linear": dict(single), "mlp": dict(single)},
+        "kind_rotation": {"linear": turned},
+        "class": {"linear": {"original": {"value": 0.9}, "converged": True}},
         "multitask": {"difference": difference, "converged": True},
         "sensitivity": moved({t: 0.1 * i for i, t in enumerate(NAMES[1:], 1)}, 0.01),
     }
@@ -73,10 +73,10 @@ def study(
     both = {**gaps, **{(b, a): -gap for (a, b), gap in gaps.items()}}
     rows = []
     for task, metric in (
-        ("fine", "accuracy"),
+        ("transformation", "accuracy"),
         ("rotation", "styles"),
         ("rotation", "accuracy"),
-        ("equal_fine", "accuracy"),
+        ("equal_transformation", "accuracy"),
     ):
         for a, b in combinations(kinds, 2):
             gap = both.get((kinds[a], kinds[b]), 0.0)
@@ -85,9 +85,9 @@ def study(
             difference = general if task == "rotation" else entry_of(gap, alone, two_way=both_ways)
             rows.append({"task": task, "metric": metric, "head": "linear", "a": a, "b": b, "difference": difference})
     for name in kinds:
-        row = {"task": "fine", "metric": "accuracy", "head": "mlp-linear", "a": name, "b": name}
+        row = {"task": "transformation", "metric": "accuracy", "head": "mlp-linear", "a": name, "b": name}
         rows.append(row | {"difference": entry_of(0.03, (0.02, 0.04), two_way=[0.01, 0.05])})
-    suite = [{"name": t, "coarse": "style" if t in STYLES else t, "role": "train"} for t in NAMES]
+    suite = [{"name": t, "kind": "style" if t in STYLES else t, "role": "train"} for t in NAMES]
     return {
         "schema": SCHEMA,
         "name": "s",
@@ -171,7 +171,13 @@ def test_one_kind_alone_and_no_backbone_at_all_are_not_testable() -> None:
 @pytest.mark.parametrize("converged", [False, None])
 @pytest.mark.parametrize(
     ("identity", "part"),
-    [("C1", "fine"), ("C2", "coarse_rotation"), ("C3", "fine"), ("C4", "fine"), ("C4", "multitask")],
+    [
+        ("C1", "transformation"),
+        ("C2", "kind_rotation"),
+        ("C3", "transformation"),
+        ("C4", "transformation"),
+        ("C4", "multitask"),
+    ],
 )
 def test_a_probe_that_has_not_converged_decides_nothing(identity: str, part: str, converged: bool | None) -> None:
     gaps = {("masked", k): 0.1 for k in ("image_text", "contrastive", "supervised")}
@@ -201,7 +207,7 @@ def test_few_test_photographs_decide_nothing() -> None:
 def test_reasons_say_what_else_differs_and_what_statistics_reach() -> None:
     results = study(gaps={("masked", kind): 0.05 for kind in set(KINDS.values())})
     results["backbones"]["mae"]["spec"]["data"] = "ImageNet-1k"
-    results["backbones"]["control:statistics"]["fine"]["linear"]["accuracy"] = {"value": 0.913}
+    results["backbones"]["control:statistics"]["transformation"]["linear"]["accuracy"] = {"value": 0.913}
     said = why(verdict(results, "C1"))
     assert "1 masked and 4 other backbones" in said
     assert "architecture and data differ" in said
@@ -246,7 +252,7 @@ def test_unseen_generators_decide_for_each_kind_by_itself() -> None:
     assert (claim["status"], claim["groups"]) == ("supported", {"image_text": ["clip", "siglip"], "masked": ["mae"]})
     assert (claim["estimate"]["value"], interval(claim)) == (pytest.approx(0.1), pytest.approx([0.08, 0.12]))
     assert claim["n_transformations"] == len(STYLES)
-    assert "accuracy on the styles of unseen generators" in why(claim)
+    assert "accuracy on painting styles of unseen generators" in why(claim)
     assert "a verdict on clip and siglip against mae, not on their kinds" in why(claim)
     assert "one generator" not in why(claim)
     assert verdict(results, "C2 supervised")["status"] == "contradicted"
@@ -264,7 +270,7 @@ def test_networks_without_results_on_unseen_generators() -> None:
     results["generators"]["contrasts"] = [row for row in rows if "mae" not in (row["a"], row["b"])]
     del results["backbones"]["mae"]["generators"]
     claim = verdict(results, "C2")
-    assert "accuracy on styles held out in turn" in why(claim)
+    assert "accuracy on painting styles held out in turn" in why(claim)
     results = unseen(study(), {"masked": 0.1})
     results["generators"]["contrasts"] = [row for row in rows if "clip" not in (row["a"], row["b"])]
     del results["backbones"]["clip"]["generators"]
@@ -353,8 +359,11 @@ def test_undecided_claims_say_what_would_decide() -> None:
             set_two_way(each, -0.01, 0.07)
     assert "to decide the gain on mae: about" in why(verdict(results, "C4"))
     results = study()
-    results["backbones"]["clip"]["multitask"]["difference"]["fine"] |= {"value": -0.002, "ci90": [-0.014, 0.01]}
-    assert "to decide equivalence on clip (style): about" in why(verdict(results, "C4"))
+    results["backbones"]["clip"]["multitask"]["difference"]["transformation"] |= {
+        "value": -0.002,
+        "ci90": [-0.014, 0.01],
+    }
+    assert "to decide equivalence on clip (transformation): about" in why(verdict(results, "C4"))
     assert "to decide simclr against mae: nothing within reach" in why(verdict(study(), "C5"))
     assert "to decide: about" in why(verdict(shifted(8, -0.2, (-0.3, -0.1)), "C6"))
 
@@ -375,7 +384,7 @@ def test_an_mlp_must_gain_everywhere_and_sharing_cost_nothing_in_either_task() -
     assert (claim["status"], claim["margin"]) == ("supported", 0.01)
     assert "control:statistics" not in claim["groups"]["trained"]
     assert claim["estimate"]["value"] == pytest.approx(0.03)
-    for task in ("fine", "semantic"):
+    for task in ("transformation", "class"):
         results = study()
         results["backbones"]["mae"]["multitask"]["difference"][task]["ci90"] = [-0.012, 0.002]
         assert c4(results) == "undecided"
@@ -450,11 +459,11 @@ def test_styles_across_generators_replace_the_reservation() -> None:
     assert "one generator" in why(verdict(results, "C2"))
     name = next(name for name, kind in KINDS.items() if kind == "image_text")
     row = {"accuracy": {"value": 0.25, "low": 0.1, "high": 0.4}}
-    results["backbones"][name]["coarse_rotation"]["linear"]["generators"] = {"arbitrary": row}
+    results["backbones"][name]["kind_rotation"]["linear"]["generators"] = {"arbitrary": row}
     reason = why(verdict(results, "C2"))
     assert (
-        f"Styles of the generator arbitrary, by probes that have seen only those of another: {name} 25.0% (10.0"
-        in reason
+        f"Painting styles of the generator arbitrary, by probes that have seen only those of another: "
+        f"{name} 25.0% (10.0" in reason
     )
     assert "one generator" not in reason
 
@@ -485,7 +494,7 @@ def test_photographs_and_backbones_must_both_decide() -> None:
     assert (claim["status"], claim["estimate"]["high"]) == ("undecided", 0.6)
     assert verdict(shifted(8, 0.0, (-0.1, 0.1)), "C6")["status"] == "undecided"  # eight backbones are few
     results = shifted(8, -0.95, (-1.0, 0.0))
-    results["backbones"]["net3"]["semantic"]["linear"]["converged"] = False
+    results["backbones"]["net3"]["class"]["linear"]["converged"] = False
     assert verdict(results, "C6")["status"] == "undecided"
 
 

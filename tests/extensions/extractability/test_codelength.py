@@ -44,7 +44,7 @@ def basis_of(features: Features, task: Task) -> CovarianceBasis:
     return CovarianceBasis.of(training_rows_of(features, task))
 
 
-@pytest.mark.parametrize("name", slow_after(1, ["fine", "semantic"]))
+@pytest.mark.parametrize("name", slow_after(1, ["transformation", "class"]))
 def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quick, name: str) -> None:
     """The same blocks, orders and values of C, fitted block by block; some variants are indistinct."""
     table = make_table(images=100, style=1.0)
@@ -86,7 +86,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
     assert bits == pytest.approx(total / 2 / rows, rel=2e-3)
     assert found["codelength"]["compression"]["value"] == pytest.approx(math.log2(classes) / bits)
     assert found["codelength"]["converged"]
-    score_T = task.train_T if name == "semantic" else task.score_T
+    score_T = task.train_T if name == "class" else task.score_T
     for size in (16, 32):
         accuracies = []
         for order_N in Growing(features, task, made, config, basis_of(features, task), 2).order_ON:
@@ -127,7 +127,7 @@ def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: 
     )
     bits = []
     for each in (table, copies):
-        features, task = features_of(each, "fine")
+        features, task = features_of(each, "transformation")
         config = quick()
         made = fit_linear(features, task, config)
         found = grow(features, task, made, config, each.rows(2), each.groups("photograph"), basis_of(features, task), 2)
@@ -140,7 +140,7 @@ def test_copies_of_photographs_do_not_shorten_the_code(make_table: Make, quick: 
 @pytest.mark.slow
 def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make, quick: Quick) -> None:
     """The last point of the curve is the probe itself; shuffled labels cannot be compressed."""
-    features, task = features_of(make_table(images=200, style=4.0), "fine")
+    features, task = features_of(make_table(images=200, style=4.0), "transformation")
     config, test_N = quick(), np.flatnonzero(make_table(images=200).split_N == 2)
     made = fit_linear(features, task, config)
     found = grow(features, task, made, config, test_N, None, basis_of(features, task), 3)
@@ -161,19 +161,19 @@ def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make
 @pytest.mark.slow
 def test_a_run_reports_extractability_in_the_schema_and_by_groups(make_table: Make, quick: Quick) -> None:
     """Of both tasks and heads; without classes of one task."""
-    probes, config = quick(tasks=("fine", "semantic"), resample_by="folder"), ExtractabilityConfig(orders=1)
+    probes, config = quick(tasks=("transformation", "class"), resample_by="folder"), ExtractabilityConfig(orders=1)
     found = json.loads(json.dumps(extractability(make_table(), probes, config)))
     assert [(task, head) for task in found for head in found[task]] == [
-        ("fine", "linear"), ("fine", "mlp"), ("semantic", "linear"), ("semantic", "mlp"),
+        ("transformation", "linear"), ("transformation", "mlp"), ("class", "linear"), ("class", "mlp"),
     ]  # fmt: skip
-    assert set(found["fine"]["linear"]) == {"selectivity", "codelength", "curve", "shuffled"}
-    assert set(found["fine"]["mlp"]) == {"selectivity"}
+    assert set(found["transformation"]["linear"]) == {"selectivity", "codelength", "curve", "shuffled"}
+    assert set(found["transformation"]["mlp"]) == {"selectivity"}
     whole = real_results("alpha")
     whole["backbones"]["alpha"]["extractability"] = found
     assert [row[:3] for row in extractability_table(validate_results(whole)).rows[:2]] == [
-        ("alpha", "style", h) for h in ("linear", "mlp")
+        ("alpha", "transformation", h) for h in ("linear", "mlp")
     ]
-    assert list(extractability(make_table(classes=0), probes, config)) == ["fine"]
+    assert list(extractability(make_table(classes=0), probes, config)) == ["transformation"]
 
 
 def test_an_unseen_class_has_a_finite_code() -> None:

@@ -15,7 +15,7 @@ from substyle.engine.extensions.extractability.stage import complexity
 from substyle.engine.probes.run import run_probes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TWO = ("fine", "semantic")
+TWO = ("transformation", "class")
 
 
 def mlp(inputs: int, depth: int, width: int, outputs: int) -> int:
@@ -34,20 +34,20 @@ def test_depth_0_is_the_linear_probe_and_depth_1_the_mlp(make_table: Make, quick
     assert list(rows) == [LINEAR, "1x8", "1x32", "3x8", "3x32"]
     for name, head in ((LINEAR, "linear"), ("1x32", "mlp")):
         for end in ("value", "low", "high"):
-            assert rows[name]["fine"][end] == results["fine"][head]["accuracy"][end]
-        assert rows[name]["semantic"]["value"] == results["semantic"][head]["clean"]["value"]
-        obfuscated = results["semantic"][head]["obfuscated"]["value"]
-        assert rows[name]["obfuscated"]["value"] == pytest.approx(obfuscated)
-        assert rows[name]["fine_converged"] == results["fine"][head]["converged"]
+            assert rows[name]["transformation"][end] == results["transformation"][head]["accuracy"][end]
+        assert rows[name]["class"]["value"] == results["class"][head]["original"]["value"]
+        transformed = results["class"][head]["transformed"]["value"]
+        assert rows[name]["transformed"]["value"] == pytest.approx(transformed)
+        assert rows[name]["transformation_converged"] == results["transformation"][head]["converged"]
     for name, row in rows.items():
-        assert row["fine_parameters"] == mlp(20, row["depth"], row["width"] or 0, 8)
-        assert row["semantic_parameters"] == mlp(20, row["depth"], row["width"] or 0, 3)
-        assert ("fine_difference" in row) == (name != LINEAR)
+        assert row["transformation_parameters"] == mlp(20, row["depth"], row["width"] or 0, 8)
+        assert row["class_parameters"] == mlp(20, row["depth"], row["width"] or 0, 3)
+        assert ("transformation_difference" in row) == (name != LINEAR)
         if name != LINEAR:
-            apart = row["fine"]["value"] - rows[LINEAR]["fine"]["value"]
-            assert row["fine_difference"]["value"] == pytest.approx(apart, abs=1e-6)
-            assert row["fine"]["value"] > 0.25  # twice chance
-    for task in ("fine", "semantic", "both"):
+            apart = row["transformation"]["value"] - rows[LINEAR]["transformation"]["value"]
+            assert row["transformation_difference"]["value"] == pytest.approx(apart, abs=1e-6)
+            assert row["transformation"]["value"] > 0.25  # twice chance
+    for task in ("transformation", "class", "both"):
         assert sum(task in row["selected"] for row in rows.values()) <= 1
 
 
@@ -55,7 +55,7 @@ def test_without_depth_0_or_a_task(make_table: Make, quick: Quick) -> None:
     probes, config = quick(tasks=TWO, heads=("linear",)), ComplexityConfig(depths=(2,), widths=(8,))
     rows = complexity(make_table(), probes, config)
     assert list(rows) == ["2x8"]
-    assert "fine_difference" not in rows["2x8"]
+    assert "transformation_difference" not in rows["2x8"]
     assert complexity(make_table(classes=0), probes, config) == {}
 
 
@@ -77,22 +77,22 @@ def test_pareto_front_at_its_edges() -> None:
 
 def test_validation_selects_the_smallest_of_the_best() -> None:
     rows = {
-        name: {"fine_validation": fine, "semantic_validation": semantic,
-               "fine_parameters": size, "semantic_parameters": size}
-        for name, fine, semantic, size in (("a", 0.9, 0.2, 9), ("b", 0.9, 0.1, 5), ("c", 0.1, 0.9, 7))
+        name: {"transformation_validation": transformation, "class_validation": class_,
+               "transformation_parameters": size, "class_parameters": size}
+        for name, transformation, class_, size in (("a", 0.9, 0.2, 9), ("b", 0.9, 0.1, 5), ("c", 0.1, 0.9, 7))
     }  # fmt: skip
-    assert selected(rows, list(rows), ["fine"]) == "b"
-    assert selected(rows, list(rows), ["semantic"]) == "c"
-    assert selected(rows, list(rows), ["fine", "semantic"]) == "a"
-    assert selected(rows, ["b"], ["semantic"]) == "b"
+    assert selected(rows, list(rows), ["transformation"]) == "b"
+    assert selected(rows, list(rows), ["class"]) == "c"
+    assert selected(rows, list(rows), ["transformation", "class"]) == "a"
+    assert selected(rows, ["b"], ["class"]) == "b"
 
 
 def test_what_has_not_converged_is_neither_selected_nor_on_the_front(make_table: Make, quick: Quick) -> None:
     """A single step is too few for MLPs, so only the linear probe remains."""
     probes = quick(tasks=TWO, mlp_steps=1, mlp_learning_rates=(1e-2,))
     rows = complexity(make_table(style=0.7), probes, ComplexityConfig(depths=(0, 1), widths=(8,)))
-    assert not rows["1x8"]["fine_converged"]
-    assert not {"fine", "both"} & set(rows["1x8"]["selected"])
+    assert not rows["1x8"]["transformation_converged"]
+    assert not {"transformation", "both"} & set(rows["1x8"]["selected"])
     assert not rows["1x8"]["front"]
-    assert "fine" in rows[LINEAR]["selected"]
+    assert "transformation" in rows[LINEAR]["selected"]
     assert rows[LINEAR]["front"]

@@ -41,7 +41,7 @@ def weakly_regularised(features: Features, task: Task, config: ProbeConfig) -> L
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_memorised_photographs_are_not_selective(make_table: Make, quick: Quick, head: str) -> None:
     """Any label of a photograph can be read from its one-hot vector, at random or not."""
-    features, task = features_of(photographs_only(make_table(images=60)), "semantic")
+    features, task = features_of(photographs_only(make_table(images=60)), "class")
     config = quick(mlp_steps=150)
     made = weakly_regularised(features, task, config) if head == "linear" else train_mlp(features, task, config)
     found = control(features, task, made, config, None)
@@ -52,7 +52,7 @@ def test_memorised_photographs_are_not_selective(make_table: Make, quick: Quick,
 
 
 def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make, quick: Quick) -> None:
-    features, task = features_of(photographs_only(make_table(images=60)), "fine")
+    features, task = features_of(photographs_only(make_table(images=60)), "transformation")
     config = quick()
     found = control(features, task, weakly_regularised(features, task, config), config, None)
     assert found["control"]["value"] == pytest.approx(1.0, abs=0.02)
@@ -61,7 +61,7 @@ def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make,
     assert found["selectivity"]["value"] == pytest.approx(found["task"]["value"] - found["control"]["value"])
 
 
-@pytest.mark.parametrize("name", ["fine", "semantic"])
+@pytest.mark.parametrize("name", ["transformation", "class"])
 def test_near_duplicates_have_the_same_random_label(make_table: Make, name: str) -> None:
     table = make_table(images=120)
     pairs = np.arange(120) // 2 * 2
@@ -70,12 +70,12 @@ def test_near_duplicates_have_the_same_random_label(make_table: Make, name: str)
     answer_N = controls_of(task, 0).photographs.answer
     assert np.array_equal(answer_N[task.train_N], answer_N[pairs[task.train_N]])
     assert len(np.unique(answer_N[task.train_N])) > 1
-    if name == "semantic":  # a permutation
+    if name == "class":  # a permutation
         assert np.array_equal(np.sort(answer_N[task.train_N]), np.sort(task.answer[task.train_N]))
 
 
 def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Quick) -> None:
-    features, task = features_of(make_table(style=4.0), "fine")
+    features, task = features_of(make_table(style=4.0), "transformation")
     config = quick()
     found = control(features, task, fit_linear(features, task, config), config, None)
     assert found["task"]["value"] > 0.97
@@ -89,7 +89,7 @@ def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Qu
 @pytest.mark.slow
 def test_a_wide_probe_memorises_more(make_table: Make, quick: Quick) -> None:
     """Trained for long enough, the MLP recovers more random labels than the linear probe."""
-    features, task = features_of(make_table(width=8), "fine")
+    features, task = features_of(make_table(width=8), "transformation")
     config = quick(mlp_steps=300, widths=(128,))
     linear, mlp = (
         control(features, task, made, config, None)
@@ -103,7 +103,7 @@ def test_rows_are_halved_per_photograph(make_table: Make) -> None:
     table = make_table()
     distinct = table.distinct_TN.copy()
     distinct[3, :20] = False
-    _, task = features_of(replace(table, distinct_TN=distinct), "fine")
+    _, task = features_of(replace(table, distinct_TN=distinct), "transformation")
     found = controls_of(task, 0)
     train, others = task.train_N, np.setdiff1d(np.arange(120), task.train_N)
     both = found.task.distinct_TN[:, train].astype(int) + found.held_TN[:, train]
@@ -119,7 +119,7 @@ def test_rows_are_halved_per_photograph(make_table: Make) -> None:
 
 
 def test_labels_of_other_photographs_have_the_same_counts(make_table: Make) -> None:
-    _, task = features_of(make_table(), "semantic")
+    _, task = features_of(make_table(), "class")
     found = controls_of(task, 0)
     assert found.rows is None
     assert found.task is task
@@ -129,7 +129,7 @@ def test_labels_of_other_photographs_have_the_same_counts(make_table: Make) -> N
     assert not found.held_TN[task.train_T].any()
 
 
-@pytest.mark.parametrize("name", ["fine", "semantic"])
+@pytest.mark.parametrize("name", ["transformation", "class"])
 def test_shuffled_labels_are_at_chance_and_true_ones_are_not(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -145,7 +145,7 @@ def test_shuffled_labels_are_at_chance_and_true_ones_are_not(
     assert not shuffled(features, task, made, config)["at_chance"]
 
 
-@pytest.mark.parametrize("name", ["fine", "semantic"])
+@pytest.mark.parametrize("name", ["transformation", "class"])
 def test_labels_are_shuffled_within_splits(make_table: Make, name: str) -> None:
     _, task = features_of(make_table(), name)
     own = shuffled_task(task, 0)

@@ -20,10 +20,10 @@ from substyle.errors import SubstyleError
 
 def sized(style: float, substance: float, parameters: int, **changes: object) -> dict[str, Any]:
     row: dict[str, Any] = {"depth": 1, "width": 64, "selected": [], "front": False}
-    for task, value in (("fine", style), ("semantic", substance), ("obfuscated", substance / 2)):
+    for task, value in (("transformation", style), ("class", substance), ("transformed", substance / 2)):
         row |= {task: entry_of(value, (value - 0.02, value + 0.02))}
         row |= {f"{task}_difference": entry_of(value - 0.8, (value - 0.81, value - 0.79))}
-    for task in ("fine", "semantic"):
+    for task in ("transformation", "class"):
         row |= {f"{task}_parameters": parameters, f"{task}_validation": 0.8, f"{task}_converged": True}
     return row | changes
 
@@ -46,14 +46,14 @@ def results() -> dict[str, Any]:
     made: dict[str, Any] = real_results("alpha", "beta", "control:pixels")
     for bits, backbone in zip((0.8, 0.5, 2.5), made["backbones"].values(), strict=True):
         backbone["extractability"] = {
-            "fine": {"linear": read(bits), "mlp": {"selectivity": read(1.0)["selectivity"]}},
-            "semantic": {"linear": read(1.3 - bits / 10)},
+            "transformation": {"linear": read(bits), "mlp": {"selectivity": read(1.0)["selectivity"]}},
+            "class": {"linear": read(1.3 - bits / 10)},
         }
         backbone["complexity"] = {
-            "linear": sized(0.8, 0.8, 1000, depth=0, width=None, front=True, selected=["semantic"]),
-            "1x64": sized(0.85, 0.7, 64_000, front=True, selected=["fine", "both"]),
+            "linear": sized(0.8, 0.8, 1000, depth=0, width=None, front=True, selected=["class"]),
+            "1x64": sized(0.85, 0.7, 64_000, front=True, selected=["transformation", "both"]),
             "2x64": sized(0.84, 0.6, 70_000),
-            "4x64": sized(0.2, 0.3, 80_000, fine_converged=False),
+            "4x64": sized(0.2, 0.3, 80_000, transformation_converged=False),
         }
     validate_results(made)
     return made
@@ -64,16 +64,17 @@ def test_tables_hold_the_numbers_and_chance(results: dict[str, Any]) -> None:
     columns = [column.name for column in table.columns]
     rows = [dict(zip(columns, row, strict=True)) for row in table.rows]
     assert [(r["backbone"], r["task"], r["head"]) for r in rows[:4]] == [
-        ("alpha", "style", "linear"), ("alpha", "style", "mlp"), ("beta", "style", "linear"), ("beta", "style", "mlp"),
+        *((name, "transformation", head) for name in ("alpha", "beta") for head in ("linear", "mlp")),
     ]  # fmt: skip
-    accuracy = results["backbones"]["alpha"]["fine"]["linear"]["accuracy"]
+    accuracy = results["backbones"]["alpha"]["transformation"]["linear"]["accuracy"]
     assert rows[0]["test"] == (accuracy["value"], accuracy["low"], accuracy["high"])
     assert rows[0]["needed"] == (93, 72, 119)
     assert rows[0]["by_chance"] == (0.03, 0.02, 0.05)
     assert (rows[0]["bits"][0], rows[1]["bits"], rows[0]["converged"]) == (0.8, None, "yes")
     chance = [r for r in rows if r["backbone"] == "chance"]
     assert [(r["task"], r["test"][0], r["bits"][0], r["compression"][0]) for r in chance] == [
-        ("style", pytest.approx(1 / 33, abs=1e-5), 4.954, 1.0), ("class", results["chance"]["semantic"], 4.954, 1.0),
+        ("transformation", pytest.approx(1 / 33, abs=1e-5), 4.954, 1.0),
+        ("class", results["chance"]["class"], 4.954, 1.0),
     ]  # fmt: skip
     assert len(section.learning_curves(validate_results(results)).rows) == 3 * 2 * 3
     assert [row[1] for row in complexity_section.complexity(validate_results(results)).rows[:4]] == [
@@ -83,34 +84,34 @@ def test_tables_hold_the_numbers_and_chance(results: dict[str, Any]) -> None:
         "4×64",
     ]
     assert [row[-3:] for row in complexity_section.complexity(validate_results(results)).rows[:4]] == [
-        ("yes", "class", "yes"), ("yes", "style, both", "yes"), ("no", "", "yes"), ("no", "", "no"),
+        ("yes", "class", "yes"), ("yes", "transformation, both", "yes"), ("no", "", "yes"), ("no", "", "no"),
     ]  # fmt: skip
 
 
 def test_the_sentence_on_extractability_follows_the_numbers(results: dict[str, Any]) -> None:
     text = section.extractability_summary(validate_results(results))
-    assert "Style takes the fewest bits per label of all backbones in beta: 0.500 (0.400–0.600" in text
+    assert "Transformation takes the fewest bits per label of all backbones in beta: 0.500 (0.400–0.600" in text
     assert "of all controls in control:pixels: 2.500" in text
     assert "at chance in 6 of 6 cases." in text
     changed = deepcopy(results)
-    changed["backbones"]["beta"]["extractability"]["fine"]["linear"]["codelength"]["converged"] = False
-    changed["backbones"]["alpha"]["extractability"]["fine"]["linear"]["shuffled"]["at_chance"] = False
+    changed["backbones"]["beta"]["extractability"]["transformation"]["linear"]["codelength"]["converged"] = False
+    changed["backbones"]["alpha"]["extractability"]["transformation"]["linear"]["shuffled"]["at_chance"] = False
     text = section.extractability_summary(validate_results(changed))
-    assert "Style takes the fewest bits per label of all backbones in alpha: 0.800" in text
-    assert "at chance in 5 of 6 cases, not in alpha (style); one in 20" in text
+    assert "Transformation takes the fewest bits per label of all backbones in alpha: 0.800" in text
+    assert "at chance in 5 of 6 cases, not in alpha (transformation); one in 20" in text
 
 
 def test_the_sentence_on_complexity_follows_the_numbers(results: dict[str, Any]) -> None:
     rows = validate_results(results).backbones["alpha"].entry("complexity")
     text = complexity_summary({name: row for name, row in rows.items() if row})
-    assert "Style: validation selects 1×64, 64,000 parameters, 85.0% on test photographs, +5.0 points" in text
+    assert "Transformation: validation selects 1×64, 64,000 parameters, 85.0% on test photographs, +5.0 points" in text
     assert "(+4.0 to +6.0)" in text
     assert "Class: validation selects linear, 1,000 parameters, 80.0% on test photographs." in text
     assert "On the Pareto front of test accuracies: linear, 1×64." in text
     assert "1 of 4 probes have not converged" in text
-    unconverged = Size.model_validate(sized(0.1, 0.1, 10, fine_converged=False, semantic_converged=False))
+    unconverged = Size.model_validate(sized(0.1, 0.1, 10, transformation_converged=False, class_converged=False))
     late = dict.fromkeys(("1x8", "1x16"), unconverged)
-    assert "Style: no probe has converged." in complexity_summary(late)
+    assert "Transformation: no probe has converged." in complexity_summary(late)
     assert "front" not in complexity_summary(late).split("2 of 2")[0]
 
 
@@ -138,10 +139,10 @@ def test_everything_is_on_the_page_in_files_and_figures(results: dict[str, Any],
     ("path", "value"),
     [
         (("complexity", "linear", "front"), "yes"),
-        (("complexity", "linear", "selected"), "fine"),
-        (("extractability", "fine", "linear", "shuffled", "at_chance"), 1),
-        (("extractability", "fine", "linear", "codelength", "bits"), 0.5),
-        (("extractability", "fine", "linear", "codelength", "bits", "low"), "0.5"),
+        (("complexity", "linear", "selected"), "transformation"),
+        (("extractability", "transformation", "linear", "shuffled", "at_chance"), 1),
+        (("extractability", "transformation", "linear", "codelength", "bits"), 0.5),
+        (("extractability", "transformation", "linear", "codelength", "bits", "low"), "0.5"),
     ],
 )
 def test_bad_values_are_refused_by_their_path(results: dict[str, Any], path: tuple[str, ...], value: object) -> None:

@@ -10,7 +10,10 @@ from tests.scenarios.scene import Scene
 def test_results_beside_other_probes_are_outdated(scene: Scene) -> None:
     scene.study["complexity"] = {"depths": [0], "widths": [8]}
     found = scene.run()["backbones"]["control:pixels"]
-    assert found["complexity"]["linear"]["fine"]["value"] == found["fine"]["linear"]["accuracy"]["value"]
+    assert (
+        found["complexity"]["linear"]["transformation"]["value"]
+        == found["transformation"]["linear"]["accuracy"]["value"]
+    )
     store, out = scene.root / "out" / "store.zarr", scene.root / "out"
     scene.ok("report", store, "--out", out)
     del scene.study["complexity"]

@@ -17,21 +17,23 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
 
-STYLE = {"semantic": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}
+STYLE = {"class": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}
 
 
 @pytest.fixture
 def results() -> Any:  # noqa: ANN401
     names = {f"finetuned:{o}-{s}": (o, s, STYLE[o][s]) for o in STYLE for s in range(3)}
     made = of_probes(real_results("alpha", *names))
-    made["backbones"]["alpha"]["fine"]["linear"]["accuracy"] = entry_of(0.75, (0.74, 0.76))
+    made["backbones"]["alpha"]["transformation"]["linear"]["accuracy"] = entry_of(0.75, (0.74, 0.76))
     for name, (objective, seed, accuracy) in names.items():
         facts = {"backbone": "alpha", "objective": objective, "seed": seed, "transformations": []}
         made["backbones"][name]["spec"]["finetuned"] = facts
-        made["backbones"][name]["fine"]["linear"]["accuracy"]["value"] = accuracy
-    scores = {name: backbone["fine"]["linear"]["accuracy"]["value"] for name, backbone in made["backbones"].items()}
+        made["backbones"][name]["transformation"]["linear"]["accuracy"]["value"] = accuracy
+    scores = {
+        name: backbone["transformation"]["linear"]["accuracy"]["value"] for name, backbone in made["backbones"].items()
+    }
     made["comparisons"] = [
-        {"task": "fine", "metric": "accuracy", "head": "linear", "a": a, "b": b}
+        {"task": "transformation", "metric": "accuracy", "head": "linear", "a": a, "b": b}
         | {"difference": entry_of(apart, (apart - 0.013, apart + 0.013))}
         for a, b in combinations(scores, 2)
         for apart in (scores[a] - scores[b],)
@@ -43,29 +45,32 @@ def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
     rows = {(row[1], row[2]): row for row in finetuned(validate_results(results)).rows}
     style = {
         o: np.array(
-            [results["backbones"][f"finetuned:{o}-{s}"]["fine"]["linear"]["accuracy"]["value"] for s in range(3)]
+            [
+                results["backbones"][f"finetuned:{o}-{s}"]["transformation"]["linear"]["accuracy"]["value"]
+                for s in range(3)
+            ]
         )
         for o in STYLE
     }
-    before = results["backbones"]["alpha"]["fine"]["linear"]["accuracy"]["value"]
+    before = results["backbones"]["alpha"]["transformation"]["linear"]["accuracy"]["value"]
     for objective, accuracy in style.items():
-        _, _, _, seeds, was, after, change, difference, converged = rows[objective, "Style"]
+        _, _, _, seeds, was, after, change, difference, converged = rows[objective, "Transformation"]
         assert converged == "yes"
         assert (seeds, was) == (3, before)
         assert after == pytest.approx(accuracy.mean())
         assert change[0] == pytest.approx(accuracy.mean() - before)
-        if objective == "semantic":
+        if objective == "class":
             assert difference is None
             continue
-        differences = accuracy - style["semantic"]
+        differences = accuracy - style["class"]
         assert difference[0] == pytest.approx(differences.mean())
         halves = []
         for seed in range(3):
-            pair = {f"finetuned:{o}-{seed}" for o in (objective, "semantic")}
+            pair = {f"finetuned:{o}-{seed}" for o in (objective, "class")}
             (row,) = [
                 row
                 for row in results["comparisons"]
-                if {row["a"], row["b"]} == pair and (row["task"], row["head"]) == ("fine", "linear")
+                if {row["a"], row["b"]} == pair and (row["task"], row["head"]) == ("transformation", "linear")
             ]
             halves.append((row["difference"]["high"] - row["difference"]["low"]) / 2)
         of_seeds = ttest_1samp(differences, 0.0).confidence_interval(0.95)
@@ -77,24 +82,24 @@ def test_the_sentence_names_what_is_clear(results: Any) -> None:  # noqa: ANN401
     sentences = finetuned_summary(validate_results(results)).split("Compared with the class alone, ")
     (joint,) = [each for each in sentences if "on class and transformation" in each]
     (alone,) = [each for each in sentences if "on the transformation alone" in each]
-    assert "raises style (" in joint
-    assert "style" not in alone  # better with one seed of three
+    assert "raises transformation (" in joint
+    assert "raises transformation" not in alone  # better with one seed of three
 
 
 def test_nothing_is_said_of_probes_that_have_not_converged(results: Any) -> None:  # noqa: ANN401
-    results["backbones"]["finetuned:semantic-1"]["fine"]["linear"]["converged"] = False
-    (row,) = [row for row in finetuned(validate_results(results)).rows if row[1:3] == ("joint", "Style")]
+    results["backbones"]["finetuned:class-1"]["transformation"]["linear"]["converged"] = False
+    (row,) = [row for row in finetuned(validate_results(results)).rows if row[1:3] == ("joint", "Transformation")]
     assert row[-1] == "no"
-    assert "raises style (" not in finetuned_summary(validate_results(results))
+    assert "raises transformation (" not in finetuned_summary(validate_results(results))
 
 
 def test_trainings_with_other_settings_are_not_compared(results: Any) -> None:  # noqa: ANN401
     for name, backbone in results["backbones"].items():
         if facts := backbone["spec"].get("finetuned"):
-            facts["settings"] = {"steps": 9 if "semantic" in name else 2}
+            facts["settings"] = {"steps": 9 if "class" in name else 2}
     rows = finetuned(validate_results(results)).rows
     assert {row[:2] for row in rows} == {
-        ("alpha (steps 9)", "semantic"),
+        ("alpha (steps 9)", "class"),
         ("alpha (steps 2)", "joint"),
         ("alpha (steps 2)", "transformation"),
     }
@@ -113,7 +118,7 @@ def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: A
     page = write_report(validate_results(results), tmp_path).html.read_text()
     assert 'id="finetuned"' in page
     assert "alpha + joint, seed 1" in page
-    assert labels_of(validate_results(results))["finetuned:semantic-0"] == "alpha + semantic, seed 0"
+    assert labels_of(validate_results(results))["finetuned:class-0"] == "alpha + class, seed 0"
 
 
 def test_without_fine_tuned_backbones_there_is_nothing() -> None:

@@ -59,7 +59,7 @@ def trained(objective: Objective, steps: int = 60) -> tuple[Network, dict[str, l
 @pytest.mark.parametrize(
     ("objective", "tasks"),
     [
-        ("semantic", {"class"}),
+        ("class", {"class"}),
         ("transformation", {"transformation"}),
         ("joint", {"class", "transformation"}),
     ],
@@ -79,8 +79,8 @@ def test_the_losses_of_an_objective_fall(objective: Objective, tasks: set[str]) 
 
 
 def test_losses_are_means_of_all_steps() -> None:
-    _, losses, _ = trained("semantic", steps=19)
-    _, first, _ = trained("semantic", steps=1)
+    _, losses, _ = trained("class", steps=19)
+    _, first, _ = trained("class", steps=1)
     assert len(losses["class"]) == 10
     assert losses["class"][0] != first["class"][0]  # of two steps
 

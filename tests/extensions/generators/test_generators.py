@@ -52,7 +52,7 @@ def some(count: int = 60, seed: int = 0, alike: float = 1.0) -> EmbeddingTable:
         backbone="b",
         x_TND=x_TND.astype(np.float32),
         transformations=NAMES,
-        coarse=("identity", "compression", "blur", *["style"] * 12),
+        kind=("identity", "compression", "blur", *["style"] * 12),
         roles=("train", "train", "held_out", *["held_out"] * 12),
         keys=tuple(f"{i}.jpg" for i in range(count)),
         label_N=np.full(count, -1, np.int64),
@@ -244,7 +244,7 @@ def test_which_backbones_are_scored() -> None:
 
 def test_probes_see_few_styles_of_one_generator() -> None:
     table = some()
-    task = stage.coarse_task(table, 0, seen=[0, 1, *range(3, 15)])
+    task = stage.kind_task(table, 0, seen=[0, 1, *range(3, 15)])
     assert task is not None
     config = GeneratorsConfig(styles=2, draws=2)
     planned = stage._planned(table, task, list(GENERATORS.values()), np.array([0, 1]), config)

@@ -39,7 +39,7 @@ def some(
         backbone="b",
         x_TND=x_TND.astype(np.float32),
         transformations=names,
-        coarse=names,
+        kind=names,
         roles=("train",) * len(names),
         keys=tuple(f"{i % 7}/{i}.jpg" for i in range(count)),
         label_N=np.arange(count) % 2,
@@ -49,8 +49,8 @@ def some(
     )
     wrong = 0.05 + 0.4 * (by * far_T / 2 + (1 - by) * rng.permutation(far_T) / 2)
     score_TN = (rng.random((len(names), test)) > wrong[:, None]).astype(np.float32)
-    own = {name: getattr(table, name) for name in ("transformations", "coarse", "roles")}
-    return table, ProbeOutcome({}, {"semantic/linear": score_TN}, table.keys[20:], **own)
+    own = {name: getattr(table, name) for name in ("transformations", "kind", "roles")}
+    return table, ProbeOutcome({}, {"class/linear": score_TN}, table.keys[20:], **own)
 
 
 def units(table: EmbeddingTable, t: int) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_measures_agree_with_references() -> None:
         for name, value in expected.items():
             assert found["measures"][name]["by_transformation"][NAMES[t]] == pytest.approx(value, abs=1e-4), name
     assert found["by_transformation"]["t11"] == pytest.approx(
-        float((outcome.scores["semantic/linear"][0] - outcome.scores["semantic/linear"][12]).mean())
+        float((outcome.scores["class/linear"][0] - outcome.scores["class/linear"][12]).mean())
     )
 
 
@@ -147,9 +147,9 @@ def test_the_radius_is_that_of_the_smallest_ball(count: int) -> None:
 
 def test_only_test_photographs_that_are_scored_count(monkeypatch: pytest.MonkeyPatch) -> None:
     table, outcome = some()
-    score_TN = outcome.scores["semantic/linear"].copy()
+    score_TN = outcome.scores["class/linear"].copy()
     score_TN[:, :30] = np.nan  # without a class
-    some_of = replace(outcome, scores={"semantic/linear": score_TN})
+    some_of = replace(outcome, scores={"class/linear": score_TN})
     assert movement(table, some_of, QUICK)["images"] == 90
     monkeypatch.setattr(MovementConfig, "max_images", 50)
     assert movement(table, outcome, QUICK)["images"] == 50

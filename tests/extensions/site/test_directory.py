@@ -54,17 +54,17 @@ def test_a_row_has_what_a_number_needs_to_be_cited() -> None:
     row = next(row for row in rows_of(made) if row.backbone.name == BACKBONE)
     own = made["backbones"][BACKBONE]
     scores = {score.key: score for score in row.scores}
-    accuracy, turned = (own[task]["linear"]["accuracy"] for task in ("fine", "coarse_rotation"))
-    assert scores["style_linear"].value == accuracy["value"]
-    assert scores["style_linear"].ci95 == [accuracy["low"], accuracy["high"]]
-    assert scores["style_linear"].n == made["splits"]["test"]
+    accuracy, turned = (own[task]["linear"]["accuracy"] for task in ("transformation", "kind_rotation"))
+    assert scores["transformation_linear"].value == accuracy["value"]
+    assert scores["transformation_linear"].ci95 == [accuracy["low"], accuracy["high"]]
+    assert scores["transformation_linear"].n == made["splits"]["test"]
     assert scores["rotation_linear"].ci95 == [turned["low"], turned["high"]]
     assert scores["rotation_linear"].ci95 != turned["one_way"]
     assert (row.data.photographs, row.data.classes, row.data.digest) == (85, 17, "0123456789abcdef")
     assert (row.study.seed, row.study.canvas, row.substyle) == (made["seed"], made["canvas"], made["version"])
     assert [each.name for each in row.suite.transformations] == [each["name"] for each in made["transformations"]]
     table = next(table for table in row.tables if table.name == "per_transformation")
-    assert {cells[0]: cells[3] for cells in table.rows} == own["fine"]["linear"]["by_transformation"]
+    assert {cells[0]: cells[3] for cells in table.rows} == own["transformation"]["linear"]["by_transformation"]
 
 
 def test_definitions_photographs_and_weights_are_told_apart() -> None:
@@ -92,7 +92,7 @@ def test_what_is_not_recorded_is_null() -> None:
 
 def test_unconverged_probes_stay_marked() -> None:
     made = results()
-    made["backbones"][BACKBONE]["coarse"]["linear"]["converged"] = False
+    made["backbones"][BACKBONE]["kind"]["linear"]["converged"] = False
     row = next(row for row in rows_of(made) if row.backbone.name == BACKBONE)
     assert not next(score for score in row.scores if score.key == "held_out_linear").converged
 
@@ -114,7 +114,7 @@ def test_equal_rows_change_nothing_and_other_numbers_are_refused(there: Path) ->
     stamps = {"stamps": {f"probes/{stamp_of}": "0" * 16 for stamp_of in slugs()}}
     add_rows(rows_of(results(**stamps)), there)
     changed = results(**stamps)
-    changed["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = {"value": 0.123}
+    changed["backbones"][BACKBONE]["transformation"]["linear"]["accuracy"] = {"value": 0.123}
     done = add_rows(rows_of(changed), there)
     assert list(done.refused.values()) == ["other numbers for the same stamp are there"]
     assert {path: path.read_bytes() for path in before} == before
@@ -130,7 +130,7 @@ def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> 
     changed = recorded(note="a note", name="another name", version="9", environment={"torch": "9"})
     done = add_rows(rows_of(changed), tmp_path / "to")
     assert (done.added, done.refused, len(done.unchanged)) == ([], {}, len(NAMES))
-    changed["backbones"][BACKBONE]["fine"]["linear"]["by_transformation"]["jpeg"] = 0.123
+    changed["backbones"][BACKBONE]["transformation"]["linear"]["by_transformation"]["jpeg"] = 0.123
     assert len(add_rows(rows_of(changed), tmp_path / "to").refused) == 1
 
 
@@ -155,7 +155,7 @@ def test_of_two_writers_of_one_row_one_is_refused(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(directory.files, "write_new", together)
     changed = recorded()
-    changed["backbones"][BACKBONE]["fine"]["linear"]["accuracy"] = {"value": 0.123}
+    changed["backbones"][BACKBONE]["transformation"]["linear"]["accuracy"] = {"value": 0.123}
     rows = [[row for row in rows_of(made) if "lite1" in row.backbone.name] for made in (recorded(), changed)]
     threads = [threading.Thread(target=add, args=(own,)) for own in rows]
     for thread in threads:

@@ -39,7 +39,7 @@ def shown(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
     made["identity"] |= {"store": "uuid"}
     mistake = {"key": "cat.jpg", "transformation": "jpeg", "truth": "jpeg", "predicted": "pixelate", "confidence": 0.9}
     part = {"head": "linear", "scored": 9, "wrong": 1, "rows": [mistake | {"picture": "a/0.png"}]}
-    made["backbones"][BACKBONE]["mistakes"] = {"fine": part}
+    made["backbones"][BACKBONE]["mistakes"] = {"transformation": part}
     probes = f"probes/{slug(BACKBONE)}"
     made["stamps"] = {probes: "0" * 16}
     made["settings"] = {"probes": {"Cs": [0.1], "passes": 9, "unknown": 1}, "similarity": {"seed": 3}}
@@ -48,7 +48,7 @@ def shown(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 64), (90 * number, 20, 20)).save(run / name)
     (run / probes).mkdir(parents=True)
-    (run / probes / "fine-linear.safetensors").write_bytes(b"a probe")
+    (run / probes / "transformation-linear.safetensors").write_bytes(b"a probe")
     for name, store in (("gallery", "uuid"), (probes, "uuid")):
         stamp.finish(run / name, Stamp(store, "", {}, "", {}, ""), 0.0)
     return run
@@ -147,7 +147,7 @@ def test_the_leaderboard_has_scores_with_intervals_and_links_to_rows(built: Path
     asked = {own["name"] for tag in ("select", "input") for own in page.of(tag)}
     assert asked == {"question", "suite", "data", "objective", "family", "name", "from", "to"}
     keys = [own["data-key"] for own in page.of("th") if "data-key" in own]
-    assert {"style_linear", "held_out_linear", "clean_linear", "obfuscated_linear"} < set(keys)
+    assert {"transformation_linear", "held_out_linear", "original_linear", "transformed_linear"} < set(keys)
 
 
 def test_the_page_of_a_row_has_command_study_probe_and_stamp(built: Path) -> None:
@@ -175,14 +175,14 @@ def test_what_transformations_show_to_whom(built: Path) -> None:
     (name,) = (name for name in pages(built) if re.fullmatch(r"transformations/jpeg-\w+\.html", name))
     page = pages(built)[name]
     assert len(page.of("img")) == 1
-    own = results()["backbones"][BACKBONE]["fine"]["linear"]["by_transformation"]["jpeg"]
+    own = results()["backbones"][BACKBONE]["transformation"]["linear"]["by_transformation"]["jpeg"]
     assert f"{100 * own:.1f}" in "".join(page.text)
 
 
 def test_severities_are_on_the_page_of_their_transformation(tmp_path: Path) -> None:
     made = results()
     curve = {"severities": [1, 3], "accuracy": [{"value": 0.4321}, {"value": 0.8, "low": 0.7, "high": 0.9}]}
-    made["backbones"][BACKBONE]["fine"]["linear"]["by_severity"] = {"jpeg": curve}
+    made["backbones"][BACKBONE]["transformation"]["linear"]["by_severity"] = {"jpeg": curve}
     write_site([write_run(tmp_path / "run", made)], tmp_path / "out")
     (page,) = (page for name, page in pages(tmp_path / "out").items() if name.startswith("transformations/jpeg-"))
     assert {"Severity", "43.2"} <= set(page.text)
@@ -294,8 +294,8 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     made["identity"]["sources"] = HOSTILE
     made["backbones"] = {HOSTILE: made["backbones"][BACKBONE] | {"label": f"{HOSTILE}!"}}
     made["backbones"][HOSTILE]["spec"] |= {"objective": HOSTILE, "licence": HOSTILE}
-    made["transformations"][1] |= {"name": HOSTILE, "coarse": HOSTILE}
-    made["backbones"][HOSTILE]["fine"]["linear"]["by_transformation"][HOSTILE] = 0.5
+    made["transformations"][1] |= {"name": HOSTILE, "kind": HOSTILE}
+    made["backbones"][HOSTILE]["transformation"]["linear"]["by_transformation"][HOSTILE] = 0.5
     write_site([write_run(tmp_path / "run", made)], tmp_path / "out")
     for name, page in pages(tmp_path / "out").items():
         assert not page.of("img"), name
@@ -435,7 +435,7 @@ TOO_MUCH: dict[str, dict[str, Any]] = {
     "scores": {"scores": [bogus(f"bogus{n}") for n in range(200)]},
     "tables": {"tables": [{"section": "s", "name": f"{n}{QUOTES}", "caption": QUOTES, "columns": [COLUMN],
                            "rows": [[QUOTES]]} for n in range(70)]},
-    "text": {"suite": {"transformations": [{"name": f"{n}{QUOTES}", "coarse": "", "role": "", "digest": None}
+    "text": {"suite": {"transformations": [{"name": f"{n}{QUOTES}", "kind": "", "role": "", "digest": None}
                                            for n in range(200)]}},
 }  # fmt: skip
 

@@ -57,10 +57,10 @@ def fails(image):
 
 ROWS = """
 transformations = [
-  { name = "a_rain", of = "albumentations:RandomRain", parameters = { slant_range = [-10, 10] }, coarse = "weather" },
-  { name = "a_noise", of = "albumentations:GaussNoise", coarse = "noise" },
-  { name = "a_dropout", of = "albumentations:CoarseDropout", coarse = "overlay", role = "held_out" },
-  { name = "a_affine", of = "albumentations:Affine", parameters = { rotate = [-30, 30] }, coarse = "warp" },
+  { name = "a_rain", of = "albumentations:RandomRain", parameters = { slant_range = [-10, 10] }, kind = "weather" },
+  { name = "a_noise", of = "albumentations:GaussNoise", kind = "noise" },
+  { name = "a_dropout", of = "albumentations:CoarseDropout", kind = "overlay", role = "held_out" },
+  { name = "a_affine", of = "albumentations:Affine", parameters = { rotate = [-30, 30] }, kind = "warp" },
   { name = "a_pipeline", of = "albumentations:pipeline", file = "augment.json" },
   { name = "t_perspective", of = "torchvision:RandomPerspective", parameters = { distortion_scale = 0.4 } },
   { name = "t_jitter", of = "torchvision:ColorJitter", parameters = { hue = 0.4, brightness = [0.5, 1.5] } },
@@ -72,7 +72,7 @@ transformations = [
   { name = "k_plasma", of = "kornia:RandomPlasmaShadow" },
   { name = "k_elastic", of = "kornia:RandomElasticTransform" },
   { name = "k_solarize", of = "kornia:RandomSolarize" },
-  { name = "g_cubism", of = "gmic:fx_cubism", coarse = "style", parameters = { angle = { uniform = [0, 90] } } },
+  { name = "g_cubism", of = "gmic:fx_cubism", kind = "style", parameters = { angle = { uniform = [0, 90] } } },
   { name = "g_noise", of = "gmic:fx_noise" },
   { name = "g_spread", of = "gmic:fx_spread" },
   { name = "g_ellipses", of = "gmic:fx_color_ellipses" },

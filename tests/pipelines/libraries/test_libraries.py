@@ -256,7 +256,7 @@ def test_an_edited_function_makes_other_pixels(fresh: Path, monkeypatch: pytest.
         ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = 1979-05-27 }', "a finite number"),
         ('name = "x", of = "torchvision:ColorJitter", file = "augment.json"', "takes a file"),
         ('name = "x", of = "torchvision:ColorJitter", picture = "x.png"', "for pictures"),
-        ('name = "x", of = "torchvision:ColorJitter", coarse = "colour"', "coarse.*recolor"),
+        ('name = "x", of = "torchvision:ColorJitter", kind = "colour"', "kind.*recolor"),
         ('name = "x", of = "torchvision:ColorJitter", role = "both"', "role.*held_out"),
         ('name = "x", of = "jpeg", file = "augment.json"', "no transformation of a library"),
         ('name = "x", of = "gmic:fx_engrave", parameters = { radius = 7 }', "not a number from 0 to 2"),

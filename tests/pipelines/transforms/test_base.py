@@ -8,7 +8,7 @@ import pytest
 from substyle.engine.store.catalog import Definition
 from substyle.errors import ConfigError
 from substyle.kernels import philox
-from substyle.pipelines.transforms.base import COARSE, Choice, Transformation, Uniform, get, register
+from substyle.pipelines.transforms.base import KINDS, Choice, Transformation, Uniform, get, register
 from substyle.pipelines.variants import load_all
 
 KEYS = philox.image_keys(0, [str(i) for i in range(4000)])
@@ -73,7 +73,7 @@ def test_registry_refuses() -> None:
     assert (caught.value.field, caught.value.given) == ("transformation", "jpeg")
     with pytest.raises(ConfigError) as caught:
         register(Transformation("new", "colour", "train", "kernel"))
-    assert (caught.value.field, caught.value.allowed) == ("new.coarse", ", ".join(COARSE))
+    assert (caught.value.field, caught.value.allowed) == ("new.kind", ", ".join(KINDS))
     with pytest.raises(ConfigError, match="gaussian_blur") as caught:
         get("gaussian_blurr")
     assert (caught.value.field, caught.value.given) == ("transformation", "gaussian_blurr")

@@ -41,8 +41,8 @@ def test_the_suite() -> None:
     known = [base.get(name) for name in NAMES[1:]]
     assert len(known) == 30
     assert {t.severities for t in known} == {5}
-    for coarse in ("lighting", "weather", "viewpoint", "sensor"):
-        assert {t.role for t in known if t.coarse == coarse} == {"train", "held_out"}
+    for kind in ("lighting", "weather", "viewpoint", "sensor"):
+        assert {t.role for t in known if t.kind == kind} == {"train", "held_out"}
     assert len(suite("naturalistic30@1..5")) == 151
 
 

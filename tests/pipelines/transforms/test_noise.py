@@ -1,4 +1,4 @@
-"""Transformations of the coarse class noise: parameters, strength and reproducibility."""
+"""Transformations of the kind noise: parameters, strength and reproducibility."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def test_the_suite() -> None:
     assert len(known) == 22
     held_out = {t.name.removeprefix(PREFIX) for t in known if t.role == "held_out"}
     assert held_out == {"color_pattern_overlay", "low_contrast_triangles", "perspective_composition"}
-    coarse = Counter(t.coarse for t in known)
-    assert coarse == {"overlay": 9, "viewpoint": 5, "warp": 4, "halftone": 2, "style": 2}
+    kind = Counter(t.kind for t in known)
+    assert kind == {"overlay": 9, "viewpoint": 5, "warp": 4, "halftone": 2, "style": 2}
 
 
 @pytest.mark.parametrize("side", [64, 97])

@@ -82,10 +82,10 @@ def test_a_picture_is_read_once(tmp_path: Path) -> None:
     assert picture.pixels_SSC.shape == (SIDE, SIDE, 3)
 
 
-def test_role_and_coarse_class_are_those_of_the_style_or_given(tmp_path: Path) -> None:
+def test_role_and_kind_class_are_those_of_the_style_or_given(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(photograph(0)))
     load(tmp_path, row("a.jpg"), row("a.jpg", "seen").replace("}", ', role = "train" }'))
-    assert (base.get("monet").role, base.get("monet").coarse) == ("held_out", "style")
+    assert (base.get("monet").role, base.get("monet").kind) == ("held_out", "style")
     assert base.get("seen").role == "train"
 
 
@@ -261,7 +261,7 @@ def test_a_mended_folder_can_be_read_again_and_by_another_suite(tmp_path: Path) 
 
 def test_a_name_is_not_shared_by_what_makes_other_pixels(tmp_path: Path) -> None:
     for of in ("imagenet_c_fog", "imagenet_c_frost"):  # alike but for their functions
-        row_of = f'{{ name = "mine", of = "{of}", coarse = "tone", role = "train" }}'
+        row_of = f'{{ name = "mine", of = "{of}", kind = "tone", role = "train" }}'
         (tmp_path / f"{of}.toml").write_text(f"transformations = [{row_of}]")
     assert load_suite(tmp_path / "imagenet_c_fog.toml") == ("mine",)
     with pytest.raises(ConfigError, match="taken by"):

@@ -58,7 +58,7 @@ def test_the_suite() -> None:
     assert len(DRAWN) == 10
     assert {len(own) for own in GENERATORS.values()} == {4}
     known = [base.get(name) for name in NAMES[1:]]
-    assert {each.coarse for each in known} == {"style"}
+    assert {each.kind for each in known} == {"style"}
     assert [each.name for each in known if each.role == "train"] == ["style_starry", "style_expressionist"]
 
 
@@ -106,12 +106,12 @@ def test_the_picture_is_still_there() -> None:
     """Blurred brightness of a style goes with that of its own photograph more than with that of another one."""
     photographs = [Picture("photograph", seed) for seed in (0, 1)]
 
-    def coarse(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def kind(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         return ndimage.gaussian_filter(pixels.mean(-1), 6).ravel()
 
-    own, other = (coarse(each.canvas(224)) for each in photographs)
+    own, other = (kind(each.canvas(224)) for each in photographs)
     for name, pixels in made(STYLES, photographs[:1], 224).items():
-        found = coarse(pixels[0].numpy())
+        found = kind(pixels[0].numpy())
         right, wrong = (abs(np.corrcoef(found, each)[0, 1]) for each in (own, other))
         assert right > max(0.5, wrong), (name, right, wrong)
 
@@ -293,11 +293,11 @@ def test_strokes_cover_the_canvas() -> None:
     flat = np.full((96, 96, 3), (0.2, 0.5, 0.7), np.float32)
     np.testing.assert_allclose(painted("style_strokes_bold", flat, jitter=0.0, vivid=1.0), flat, atol=1e-5)
     x = picture(96)
-    rough, fine = (
+    rough, transformation = (
         np.abs(painted("style_strokes_impressionist", x, jitter=0.0, vivid=1.0, brush=np.array(sizes)) - x).mean()
         for sizes in ((8.0,), (8.0, 4.0, 2.0))
     )
-    assert fine < 0.8 * rough
+    assert transformation < 0.8 * rough
 
 
 def test_pigment_darkens_by_its_density() -> None:

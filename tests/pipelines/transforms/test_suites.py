@@ -31,13 +31,13 @@ def test_substance31() -> None:
     assert len(names) == len(set(names)) == 31
     assert names[0] == "identity"
     transformations = [base.get(name) for name in names]
-    order = [base.COARSE.index(t.coarse) for t in transformations]
+    order = [base.KINDS.index(t.kind) for t in transformations]
     assert order == sorted(order)
     assert len(set(order)) == 10
     assert Counter(t.role for t in transformations[1:]) == {"train": 19, "held_out": 11}
     assert sum(t.made_by == "dali" for t in transformations) >= 16
-    for coarse in {t.coarse for t in transformations[1:]}:  # a test of generalisation needs both roles in each class
-        assert {t.role for t in transformations if t.coarse == coarse} == {"train", "held_out"}
+    for kind in {t.kind for t in transformations[1:]}:  # a test of generalisation needs both roles in each class
+        assert {t.role for t in transformations if t.kind == kind} == {"train", "held_out"}
 
 
 def test_a_union_has_each_transformation_once() -> None:
@@ -143,7 +143,7 @@ FILE = """
 transformations = [
     "grayscale",
     { name = "brightness", role = "held_out" },
-    { name = "jpeg_web", of = "jpeg", coarse = "sensor", parameters = { quality = [60, 80] } },
+    { name = "jpeg_web", of = "jpeg", kind = "sensor", parameters = { quality = [60, 80] } },
     { name = "jpeg_sweep", of = "jpeg", severities = { quality = [90, 60, 30] } },
     { name = "blurred", of = "gaussian_blur", parameters = { sigma = { uniform = [1.0, 2.0] } } },
 ]
@@ -160,12 +160,18 @@ def test_a_suite_file(own: None, tmp_path: Path) -> None:
     names = suite(f"saturate,{_file(tmp_path)}")
     assert names == ("identity", "saturate", "grayscale", "brightness", "jpeg_web", "jpeg_sweep", "blurred")
     assert base.get("brightness").role == "held_out"
-    assert base.get("jpeg_web").coarse == "sensor"
+    assert base.get("jpeg_web").kind == "sensor"
     keys = philox.image_keys(0, [str(i) for i in range(50)])
     assert set(base.get("jpeg_web").draw(keys, 224)["quality"].tolist()) == {60, 80}
     sigma = Uniform("sigma", 1.0, 2.0, "px")
     assert [parameter.describe() for parameter in base.get("blurred").parameters] == [sigma.describe()]
     assert len({Definition(base.get(name).describe()).declared for name in names}) == 7
+
+
+def test_coarse_is_read_as_kind_with_a_line(own: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite(str(_file(tmp_path, FILE.replace("kind =", "coarse ="))))
+    assert base.get("jpeg_web").kind == "sensor"
+    assert "coarse is called kind now" in capsys.readouterr().err
 
 
 def test_severities_are_paired_and_the_whole_draws_among_them(own: None, tmp_path: Path) -> None:
@@ -238,7 +244,7 @@ def test_a_severity_has_the_pixels_of_its_parameters(own: None, tmp_path: Path) 
         ('transformations = [{ name = "jpeg", colour = 1 }]', "suite own.toml: transformations[0]"),
         ('transformations = ["none"]', "transformation"),
         ('transformations = [{ name = "jpeg", role = "test" }]', "suite own.toml: transformations[0].role"),
-        ('transformations = [{ name = "jpeg", coarse = "x" }]', "suite own.toml: transformations[0].coarse"),
+        ('transformations = [{ name = "jpeg", kind = "x" }]', "suite own.toml: transformations[0].kind"),
         ('transformations = [{ name = "jpeg", parameters = { quality = [5] } }]', "suite own.toml: transformations[0]"),
         (
             'transformations = [{ name = "a", of = "jpeg", parameters = { q = [5] } }]',

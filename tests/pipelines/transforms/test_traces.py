@@ -73,7 +73,7 @@ EXPECTED: dict[str, Callable[[Image.Image, int], torch.Tensor]] = {
 def test_the_suite() -> None:
     assert set(NAMES[1:]) == set(EXPECTED)
     assert len(NAMES) == 17
-    roles = Counter((base.get(name).coarse, base.get(name).role) for name in NAMES[1:])
+    roles = Counter((base.get(name).kind, base.get(name).role) for name in NAMES[1:])
     assert roles == {
         **{("quality", "train"): 4, ("quality", "held_out"): 2, ("sharpening", "train"): 2},
         **{("sharpening", "held_out"): 1, ("resampling", "train"): 5, ("resampling", "held_out"): 2},

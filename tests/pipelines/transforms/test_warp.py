@@ -1,4 +1,4 @@
-"""Transformations of the coarse class warp, and parameters of several numbers."""
+"""Transformations of the kind warp, and parameters of several numbers."""
 
 from __future__ import annotations
 

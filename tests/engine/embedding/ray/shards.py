@@ -20,7 +20,7 @@ from substyle.pipelines.transforms.base import kernel
 
 HOW = Path(__file__).with_name("how")
 
-@kernel("trouble", coarse="tone", role="train")
+@kernel("trouble", kind="tone", role="train")
 def trouble(canvas_BSSC, args, keys_B):
     how = HOW.read_text() if HOW.exists() else ""
     if how and bool((canvas_BSSC == 255).flatten(1).all(1).any()):

@@ -31,7 +31,7 @@ PLUGIN = """
 import time
 from substyle.pipelines.transforms.base import kernel
 
-@kernel("slow", coarse="tone", role="train")
+@kernel("slow", kind="tone", role="train")
 def slow(canvas_BSSC, args, keys_B):
     time.sleep(0.2)
     return 255 - canvas_BSSC
