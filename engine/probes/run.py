@@ -28,7 +28,6 @@ from substyle.kernels.dispatch import threads
 from substyle.kernels.probe_heads import Heads
 
 _PASSES = 600  # estimated passes of a linear probe, resamples included, for the progress bar
-OUTPUT = {"transformation": "transformation", "kind": "kind", "class": "class"}  # output name of each task
 
 
 def run_probes(
@@ -225,7 +224,7 @@ class _Run:
                 standard,
                 task=name,
                 head=head,
-                outputs={OUTPUT[task.name]: task.labels for task in tasks},
+                outputs={task.name: task.labels for task in tasks},
                 backbone=self.table.backbone,
                 setting=setting,
                 extra=self.metadata,
