@@ -80,7 +80,7 @@ def _tests(coverage: Path, path: Path, line: int) -> Iterator[str]:
     with sqlite3.connect(f"file:{coverage}?mode=ro", uri=True) as data:
         for context, bits in data.execute(query, (f"%/{path.parent.name}/{path.name}",)):
             if line // 8 < len(bits) and bits[line // 8] >> (line % 8) & 1 and context:
-                yield context.partition("|")[0]
+                yield context.rpartition("|")[0]
 
 
 if __name__ == "__main__":
