@@ -27,6 +27,13 @@ def test_what_the_demo_runs_is_locked_at_the_versions_of_all() -> None:
     assert locked("py3.11-cpu.txt") < locked("py3.11-cpu-dev.txt")
 
 
+def test_every_locked_package_has_hashes() -> None:
+    for file in (*REQUIREMENTS.glob("py*.txt"), REQUIREMENTS / "uv.txt", REQUIREMENTS / "weights.txt"):
+        lines = [line for line in locked(file.name) if "==" in line]
+        assert lines, file
+        assert [line for line in lines if "--hash=sha256:" not in line] == [], file
+
+
 def test_uv_is_given_what_pip_is_configured_with() -> None:
     listing = r"""
 :env:.find-links='/wheels https://host/wheels'

@@ -177,3 +177,11 @@ def test_where_the_maker_dies_the_next_one_makes_it(own: Path) -> None:
         cache.fetch_once("engines/a.engine", die)
     assert cache.fetch_once("engines/a.engine", lambda: b"engine") == b"engine"
     assert cache.fetch_once("engines/a.engine", die) == b"engine"
+
+
+def test_the_folder_is_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "mine"))
+    assert cache.root() == tmp_path / "mine"
+    monkeypatch.delenv("SUBSTYLE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.root() == tmp_path / "xdg" / "substyle"

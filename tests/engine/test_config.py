@@ -240,6 +240,16 @@ def test_a_field_that_has_moved_is_refused_with_its_place(tmp_path: Path, field:
     assert (caught.value.field, caught.value.given) == (field, 3)
 
 
+def test_paths_of_a_study_are_relative_to_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    named = 'images = "photos"\nstore = "s.zarr"\nsuite = "identity,more.toml"\n[shift]\nnight = "dark"\n'
+    (tmp_path / "own" / "more.toml").write_text('transformations = ["identity", "jpeg"]\n')
+    loaded = load_study(study(tmp_path / "own", SMALL + named))
+    assert (loaded.images, loaded.store) == (tmp_path / "own/photos", tmp_path / "own/s.zarr")
+    assert loaded.shift == {"night": tmp_path / "own/dark"}
+    assert loaded.suite == f"identity,{tmp_path / 'own/more.toml'}"
+
+
 def test_former_words_for_tasks_are_read_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (
         SMALL + '[probes]\ntasks = ["fine", "coarse", "semantic", "multitask"]\n[finetune]\nobjectives = ["semantic"]\n'

@@ -36,7 +36,9 @@ def test_what_verify_finds_embed_redoes_and_nothing_else(
     data = bytearray(flipped.read_bytes())
     data[len(data) // 2] ^= 128
     flipped.write_bytes(data)
+    every = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
     code, found, text = answer(capsys, store, "--no-note")
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == every
     assert (code, found["ok"], found["noted"], len(found["findings"])) == (1, False, False, 1)  # type: ignore[arg-type]
     assert f"shard: {flipped.relative_to(store)}: " in text
     untouched = {path: path.stat().st_mtime_ns for path in store.rglob("c.*") if path != flipped}
