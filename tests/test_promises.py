@@ -1,4 +1,4 @@
-"""Every test that PROMISES.md names exists, and no promise is without one."""
+"""Every test that PROMISES.md names exists."""
 
 from __future__ import annotations
 
