@@ -37,6 +37,7 @@ from substyle.engine.store.layout import (
     network_identity,
     slug,
 )
+from substyle.engine.words import of_today
 from substyle.errors import ConfigError
 from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import require_bounded
@@ -241,6 +242,8 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition], ArrayE
         facts = content["backbone"]
         name, dim, spec, runtime = (facts[key] for key in ("name", "dim", "spec", "runtime"))
         rate = facts.get("rate")
+        if tuned := spec.get("finetuned"):
+            tuned["objective"] = of_today(str(tuned["objective"]))
         good = isinstance(name, str) and type(dim) is int and dim > 0
         good = good and np.asarray(spec.get(SKETCH) or (), np.float64).ndim <= 2
         good = good and isinstance(spec["weights_hash"], str) and {"name", "precision"} <= runtime.keys()

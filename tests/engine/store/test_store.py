@@ -98,17 +98,19 @@ def test_any_zarr_reader_reads_it_and_missing_is_nan(home: Place) -> None:
     np.testing.assert_array_equal(array[1], store.read(entry, "jpeg"))
 
 
-def test_kinds_of_earlier_stores_are_read(tmp_path: Path) -> None:
+def test_former_words_of_stores_are_read(tmp_path: Path) -> None:
     store, entry = make(tmp_path / "s.zarr")
     (path,) = (tmp_path / "s.zarr" / catalog.FOLDER).glob("*.json")
     content = json.loads(path.read_text())
     for row in content["transformations"]:
         row["definition"]["coarse"] = row["definition"].pop("kind")
+    content["backbone"]["spec"]["finetuned"] = {"objective": "semantic"}
     data = json.dumps(content, sort_keys=True).encode()
     path.unlink()
     path.with_name(f"{entry.slug}-{digest(data)}.json").write_bytes(data)
     before, after = (each.catalog.transformations for each in (store, EmbeddingStore.open(store.path)))
     assert before == after
+    assert EmbeddingStore.open(store.path).backbone(entry.name).facts["spec"]["finetuned"] == {"objective": "class"}
 
 
 def test_a_shard_is_completed_and_keeps_what_it_has(home: Place) -> None:
