@@ -9,7 +9,6 @@ import sys
 import tarfile
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +20,8 @@ from tests.conftest import jpeg, photograph, setting, the_json
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
-from substyle.engine.commands.arguments import parser
 from substyle.engine.config import Study
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
-from substyle.engine.stages.stamp import checksum
-from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
 from substyle.pipelines.storage import ObjectPlace
@@ -117,23 +113,6 @@ def test_report_is_one_page_without_network(finished: Path) -> None:
     assert len(list((finished / "gallery" / "0").glob("*.png"))) == 7
 
 
-def test_running_again_does_nothing_again(
-    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*arguments: object, **more: object) -> None:
-        raise AssertionError("done again")
-
-    for name in ("probes.run_probes", "analysis.analyze", "pictures.variants_of"):
-        monkeypatch.setattr(f"substyle.engine.stages.{name}", refuse)
-    study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
-    arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
-    before = json.loads((finished / "results.json").read_text())["backbones"]
-    assert main([*arguments, "--strict"]) == 3
-    answer = the_json(capsys)
-    assert answer["images"] == 40
-    assert json.loads((finished / "results.json").read_text())["backbones"] == before
-
-
 @pytest.mark.slow
 def test_a_new_process_finds_all_complete(finished: Path) -> None:
     study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
@@ -186,35 +165,6 @@ def test_run_takes_photographs_without_a_study_file(
     assert the_json(capsys)["trace"] == "runs/my.pictures/trace.json"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "field", "message"),
-    [
-        (["photographs"], "--backbone", "is required"),
-        (["photographs", "--backbone", "b", "--images", "x"], "--images", "only with a study file"),
-        (["photographs", "--backbone", "b", "--checkpoint", "c=w.pth"], "--checkpoint", "NAME=PATH"),
-        (["photographs", "--backbone", "b", "--suite", "nothing"], "suite", "substance31"),
-        (["s.toml", "--backbone", "b"], "--backbone", "set backbones in s.toml instead"),
-        (["s.toml", "--suite", "mini5"], "--suite", "set suite in s.toml instead"),
-        (["s.toml", "--checkpoint", "b=w.pth"], "--checkpoint", "set checkpoint of a backbone in s.toml instead"),
-        (["nothing.toml"], "study", "No such file"),
-    ],
-)
-def test_what_does_not_go_with_a_study_or_with_photographs_is_refused(
-    arguments: list[str], field: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photographs").mkdir()
-    (tmp_path / "photographs" / "0.jpg").write_bytes(jpeg(photograph(0)))
-    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "photographs"\n')
-    assert main(["run", *arguments, "--json"]) == 2
-    error = the_json(capsys)["error"]
-    assert error["type"] in ("ConfigError", "MissingError")
-    assert error["field"] == field
-    assert message in error["message"]
-    assert not (tmp_path / "runs").exists()
-
-
 def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, study = str(finished / "store.zarr"), str(finished.parent / "small.toml")
     common = ["--out", str(tmp_path), "--study", study, "--quiet", "--json"]
@@ -261,22 +211,6 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
     outputs.claim(tmp_path / "folder", store, EmbeddingStore.open(store).uuid)  # as a run does
     assert main([*command, "--quiet", "--json"]) == 0
     assert the_json(capsys)["out"] == str(tmp_path / "folder")
-
-
-def test_options_of_embed_that_change_a_store_parse() -> None:
-    command = ["embed", "x", "--store", "s.zarr", "--backbone", "b"]
-    for options, expected in (([], (False, False)), (["--add"], (True, False)), (["--replace"], (False, True))):
-        parsed = parser().parse_args([*command, *options])
-        assert (parsed.add, parsed.replace) == expected
-    assert parser().parse_args(["run", "s.toml", "--fresh"]).fresh
-    assert not parser().parse_args(["run", "s.toml"]).fresh
-
-
-def test_report_without_results_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(finished / "store.zarr"), "--out", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "STORE: got" in error
-    assert str(tmp_path) in error
 
 
 @pytest.mark.slow
@@ -356,39 +290,6 @@ def test_an_embedding_that_is_not_finite_is_quarantined(
     assert answer["quarantined"] == [{"key": "60.jpg", "reason": "its embedding is not finite"}]
 
 
-def test_the_remedy_for_outdated_results_names_the_study(
-    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without it, probes would be trained with default settings, over those of the study."""
-    study, out = tmp_path / "study.toml", tmp_path / "out"
-    text = 'name = "s"\nsuite = "identity,jpeg"\ncanvas = 32\nbackbones = ["control:pixels"]\ngallery = 0\n'
-    probes = (
-        '[probes]\ntasks = ["transformation"]\nheads = ["linear"]\nresamples = 0\nexpert.equal_width = 0\nCs = [1e-2]\n'
-    )
-    study.write_text(text + probes)
-    assert main(["run", str(study), "--images", str(two_classes), "--out", str(out), "--quiet"]) == 0
-    study.write_text(text + probes.replace("1e-2", "1e-1"))
-    command = ["report", str(out / "store.zarr"), "--out", str(out), "--study", str(study)]
-    assert main(command) == 1
-    remedy = f"substyle stage probes {out / 'store.zarr'} --study {study}"
-    assert remedy in capsys.readouterr().err
-    assert main([*remedy.split()[1:], "--out", str(out), "--quiet"]) == 0
-    assert "recomputing" in capsys.readouterr().err
-    assert main(command) == 0
-
-
-def test_compare(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    results = json.loads((finished / "results.json").read_text())
-    results |= {"seed": 5, "checksum": checksum(results | {"seed": 5})}
-    (other / "results.json").write_text(json.dumps(results))
-    assert main(["compare", str(finished), str(other), "--out", str(tmp_path / "c"), "--json"]) == 0
-    answer = the_json(capsys)
-    assert "control:pixels" in Path(answer["page"]).read_text()
-    assert answer["setup"]
-
-
 def test_embed_remembers_its_source(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "s.zarr"
     images = str(finished.parent / "photographs")
@@ -442,25 +343,6 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no identity of 0" in capsys.readouterr().err
 
 
-def test_an_import_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its store exists and has no photographs yet."""
-    rows = [(f"{n}", t) for n in range(30) for t in ("identity", "jpeg")]
-    columns = {
-        "key": [key for key, _ in rows],
-        "transformation": [name for _, name in rows],
-        "label": ["a", "a", "b", "b"] * 15,
-    }
-    x = np.random.default_rng(0).normal(size=(len(rows), 6)).astype(np.float32)
-    pq.write_table(pa.table({**columns, "embedding": list(x)}), tmp_path / "x.parquet")
-    words = ["import", str(tmp_path / "x.parquet"), "--store", str(tmp_path / "s"), "--backbone", "b", "--json"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EmbeddingStore, "add_images", Mock(side_effect=StoreError("no space left")))
-        assert main(words) == 1
-    assert "no space left" in capsys.readouterr().err
-    assert main(words) == 0
-    assert the_json(capsys)["images"] == 30
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -485,15 +367,6 @@ def test_errors_are_one_line_and_have_their_code(
     assert message in error
     assert error.startswith("substyle: ")
     assert "Traceback" not in error
-
-
-def test_ctrl_c_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def stop(options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("substyle.engine.commands.describe.machine_info", stop)
-    assert main(["info"]) == 130
-    assert capsys.readouterr().err.startswith("\nsubstyle: interrupted")
 
 
 @pytest.mark.parametrize(

@@ -174,14 +174,3 @@ def test_a_batch_decoded_on_another_stream_is_waited_for_and_kept(streams: Strea
     cuda.use_stream(rendering)  # type: ignore[arg-type]
     cuda.take(canvas, event)  # type: ignore[arg-type]
     assert streams.said == ["copies: event", "current: waits for an event", "canvas is kept for current"]
-
-
-def test_on_the_cpu_everything_is_there() -> None:
-    there = torch.arange(3)
-    assert made(there) is None
-    cuda.take(there, None)
-    cuda.use_stream(None)
-    with own_stream(torch.device("cpu")):
-        after(None, torch.device("cpu"))
-    assert copy_to_host(there)().base is not None
-    np.testing.assert_array_equal(copy_to_host(there)(), [0, 1, 2])

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from substyle.engine import devices, hardware
+from substyle.engine import hardware
 from substyle.engine.config import EmbedConfig
 from substyle.engine.devices import Target, missing, resolve
 from substyle.errors import ConfigError
@@ -115,60 +115,6 @@ def test_a_package_without_its_libraries_is_missing(gpus: Callable[[int], None],
     assert resolve().runtime == "torch"
 
 
-def test_defaults_follow_the_device(gpus: Callable[[int], None], install: Install) -> None:
-    on_cpu = EmbedConfig(threads=4).here()
-    assert (on_cpu.images, on_cpu.graph_images, on_cpu.batches_in_flight) == (32, 8, 3)
-    assert EmbedConfig(threads=4).here(8) == on_cpu
-    gpus(1)
-    install("tensorrt")
-    on_gpu = EmbedConfig(threads=4).here()
-    assert (on_gpu.device, on_gpu.runtime, on_gpu.batch) == ("cuda:0", "tensorrt", None)
-    assert (on_gpu.images, on_gpu.graph_images, on_gpu.batches_in_flight) == (256, 256, 3)
-    assert EmbedConfig(batch=48).here().graph_images == 48
-    assert on_gpu.here() == on_gpu
-    # a graph of 256 would be mostly padding where a shard has fewer rows
-    assert EmbedConfig(shard_rows=64).here().images == EmbedConfig().here(64).images == 64
-    assert EmbedConfig(batch=128).here(64).images == 128
-    assert EmbedConfig().here(1024).images == 256
-
-
-@pytest.mark.parametrize(
-    ("runtime", "precision", "places"),
-    [
-        ("torch", "int8", r'"tensorrt" on a GPU or "openvino" on a CPU'),
-        ("torch", "fp8", r'"tensorrt" on a GPU'),
-        ("openvino", "fp8", r'"tensorrt" on a GPU'),
-    ],
-)
-def test_runtimes_without_8_bits_are_named(runtime: str, precision: str, places: str) -> None:
-    said = rf"embed\.precision.*auto, fp32, bf16, fp16.* with the runtime {runtime}; {precision} requires .*{places}"
-    with pytest.raises(ConfigError, match=said):
-        EmbedConfig(precision=precision, runtime=runtime)
-    if precision == "fp8":
-        with pytest.raises(ConfigError, match=r"embed.precision: got 'fp8'"):
-            EmbedConfig(precision=precision, device="cpu").here()
-
-
-def test_8_bits_where_the_runtime_has_them(gpus: Callable[[int], None], install: Install) -> None:
-    gpus(1)
-    install("openvino", "tensorrt")
-    assert EmbedConfig(precision="int8", device="cpu").here().runtime == "openvino"
-    for precision in ("int8", "fp8"):  # the card has compute capability 9.0
-        assert EmbedConfig(precision=precision).here().runtime == "tensorrt"
-    install("openvino")
-    for precision in ("int8", "fp8"):
-        with pytest.raises(ConfigError, match="with the runtime torch"):
-            EmbedConfig(precision=precision).here()
-
-
-def test_what_artefacts_are_tied_to(gpus: Callable[[int], None]) -> None:
-    gpus(1)
-    assert Target("cuda:0", "torch").identity == "card|9.0|132|CUDA 13.0"
-    assert Target("cuda:0", "torch").describe() == {"device": "cuda", "gpu": "card"}
-    assert Target().identity == devices.cpu.identity()
-    assert Target().describe() == {"device": "cpu"}
-
-
 @pytest.mark.parametrize(
     ("cuda", "built_with", "reason"), [((12, 8), "13.0", "CUDA 12.8"), ((13, 0), "13.0", "cannot initialise")]
 )
@@ -195,17 +141,3 @@ def test_a_cpu_build_of_torch_beside_a_gpu_is_said(
     monkeypatch.setattr(torch.version, "cuda", None)
     assert resolve() == Target("cpu", "openvino")
     assert "card" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("runtime", "expected"),
-    [
-        ({"name": "openvino", "device": "cpu"}, True),
-        ({"name": "openvino"}, True),  # of stores that do not state it
-        ({"name": "torch.compile", "device": "cpu"}, False),
-        ({"name": "openvino", "device": "cuda"}, False),
-    ],
-)
-def test_embeddings_are_of_a_device_and_runtime(runtime: dict[str, str], expected: bool) -> None:
-    assert devices.Target("cpu", "openvino").made(runtime) is expected
-    assert devices.Target("cpu", "torch").made({"name": "torch.compile", "device": "cpu"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,38 +49,3 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpus(None).no_gpu == "no GPU: no NVIDIA driver"
     monkeypatch.setattr(hardware, "_LOADED", Path(__file__))
     assert "libcuda.so.1" in gpus(None).no_gpu
-
-
-def test_torch_s_cuda_is_that_of_torch() -> None:
-    import torch
-
-    assert hardware.torch_cuda() == torch.version.cuda
-
-
-@pytest.mark.parametrize(("text", "found"), [("cuda: Optional[str] = '13.0'\n", "13.0"), ("cuda = None\n", None)])
-def test_torch_s_file_of_versions(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, found: str | None
-) -> None:
-    (tmp_path / "version.py").write_text(f"debug = False\n{text}hip: Optional[str] = '6'\n")
-    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: spec)
-    assert hardware.torch_cuda() == found
-
-
-@pytest.mark.parametrize(
-    ("gpus", "cuda", "wanted", "too_old"),
-    [
-        (("card",), (13, 0), "13.0", False),
-        (("card",), (13, 0), "13.2", False),  # CUDA promises compatibility of minor versions
-        (("card",), (14, 0), "13.0", False),
-        (("card",), (12, 8), "13.0", True),
-        (("card",), (11, 4), "12.6", True),
-        ((), (0, 0), "13.0", False),
-    ],
-)
-def test_the_driver_must_support_torch_s_cuda(
-    gpus: tuple[str, ...], cuda: tuple[int, int], wanted: str, too_old: bool
-) -> None:
-    why = hardware.Driver(gpus, "", cuda).too_old(wanted)
-    assert bool(why) == too_old
-    assert ("580" in why) == (too_old and wanted == "13.0")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.test_layers import ROOT, imports, modules
+from tests.test_layers import ROOT
 
 FOLDER = ROOT / "engine" / "extensions"
 NAMES = sorted(path.name for path in FOLDER.iterdir() if (path / "__init__.py").exists())
@@ -26,15 +26,6 @@ heads = ["linear"]
 resamples = 1
 redraws = 1
 """
-
-
-def test_nothing_outside_imports_an_extension_or_a_suite() -> None:
-    for name in modules():
-        own = name.split(".")[2] if name.startswith("engine.extensions.") else ""
-        for other in imports(name):
-            assert not other.startswith("engine.extensions.") or other.split(".")[2] == own, f"{name} imports {other}"
-            if other.startswith("pipelines.transforms.suites."):
-                assert name.startswith("pipelines.transforms.suites."), f"{name} imports {other}"
 
 
 @pytest.mark.slow

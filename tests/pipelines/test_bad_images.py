@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.pipelines import crafted
 from tests.pipelines.conftest import encode, scene
-from tests.pipelines.mutations import seeds
 from tests.pipelines.test_decode import assert_close, reference
 
-from substyle.pipelines import image_formats, image_header
-from substyle.pipelines.dali import RefusedError
 from substyle.pipelines.decode import Decoded, Decoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the product's warning filters
@@ -198,110 +194,3 @@ def assert_same(decoded: Decoded, i: int, expected: Decoded) -> None:
     assert decoded.ok_B[i] == expected.ok_B[0]
     assert decoded.size_B2[i].tolist() == expected.size_B2[0].tolist()
     assert torch.equal(decoded.canvas_BSSC[i], expected.canvas_BSSC[0])
-
-
-def test_no_image_depends_on_its_neighbours(alone: Decoder) -> None:
-    blobs = [blob if isinstance(blob, bytes) else blob[0] for blob in GOOD.values()]
-    blobs += [blob for blob, _ in BAD.values()] + list(seeds().values())
-    expected = [alone([blob]) for blob in blobs]
-    for batch, threads, seed in ((16, 2, 0), (16, 2, 1), (len(blobs), 1, 2)):
-        decoder = Decoder(SIDE, batch, threads)
-        order = np.random.default_rng(seed).permutation(len(blobs)).tolist()
-        for start in range(0, len(blobs), batch):
-            part = order[start : start + batch]
-            decoded = decoder([blobs[i] for i in part])
-            for at, i in enumerate(part):
-                assert_same(decoded, at, expected[i])
-
-
-def test_hard_files_alone_and_together(shared: Path, alone: Decoder) -> None:
-    blobs = [path.read_bytes() for path in sorted((shared / "hard").iterdir())]
-    together = Decoder(SIDE, len(blobs), 2)(blobs)
-    for i, blob in enumerate(blobs):
-        assert_same(together, i, alone([blob]))
-
-
-def test_an_image_that_dali_refuses_goes_to_pillow_alone(alone: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that DALI and Pillow reject gets Pillow's reason; the others are decoded by DALI."""
-    calls: list[int] = []
-    run = type(alone.dali).__call__
-
-    def count(self: object, blobs: list[bytes], *more: object) -> object:
-        calls.append(len(blobs))
-        return run(self, blobs, *more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(alone.dali), "__call__", count)
-    broken = PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xfe")  # no Huffman tables
-    decoded = Decoder(SIDE, 4, 2)([JPEG, broken, PNG])
-    assert decoded.reasons[0] is decoded.reasons[2] is None
-    assert decoded.reasons[1] == "decoding failed (broken data stream when reading image file)"
-    assert calls == [3, 1, 1]
-
-
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("bad", [set(), {0}, {5}, {6}, {2, 3}, {0, 4, 6}, set(range(7))])
-def test_a_group_is_retried_without_the_images_that_dali_refuses(
-    alone: Decoder, monkeypatch: pytest.MonkeyPatch, bad: set[int], named: bool
-) -> None:
-    """Also if the message does not say which image was refused."""
-    calls: list[int] = []
-    intact, run = alone([JPEG]), type(alone.dali).__call__
-
-    def refuse(self: object, blobs: list[bytes], *more: object) -> object:
-        calls.append(len(blobs))
-        try:
-            return run(self, blobs, *more)  # type: ignore[arg-type]
-        except RefusedError as error:
-            raise RefusedError(str(error), error.index if named else None) from error
-
-    monkeypatch.setattr(type(alone.dali), "__call__", refuse)
-    broken = PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xfe")
-    decoded = Decoder(SIDE, 7, 2)([broken if i in bad else JPEG for i in range(7)])
-    for i in range(7):
-        assert decoded.ok_B[i] == (i not in bad)
-        if i not in bad:
-            assert_same(decoded, i, intact)
-    if len(bad) == 1 and named:
-        assert calls[:3] == [7, 3, 3]
-    assert len(calls) <= 1 + (4 if named else 8) * len(bad)
-
-
-def test_images_do_not_go_to_pillow_for_want_of_memory(alone: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group is divided, which needs less; an image alone ends the run, since Pillow's pixels may differ."""
-    run, most, calls = type(alone.dali.pipeline).run, 2, list[int]()
-
-    def exhausted(self: object, blob: list[bytes], **more: object) -> object:
-        calls.append(len(blob))
-        if len(blob) > most:
-            raise RuntimeError(
-                "Error in sample #0: CUDA runtime API error cudaErrorMemoryAllocation (2): out of memory"
-            )
-        return run(self, blob=blob, **more)
-
-    monkeypatch.setattr(type(alone.dali.pipeline), "run", exhausted)
-    decoder, intact = Decoder(SIDE, 7, 2), alone([JPEG])
-    decoded = decoder([JPEG] * 5)
-    for i in range(5):
-        assert_same(decoded, i, intact)
-    assert max(calls) == 5
-    most = 0
-    with pytest.raises(RefusedError, match="out of memory"):
-        decoder([JPEG] * 5)
-
-
-@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg restarts", "jpeg cmyk", "jpeg grey exif"])
-def test_a_whole_jpeg_is_not_changed_by_more_data(name: str) -> None:
-    blob = seeds()[name]
-    longer = image_formats.with_more_data(blob, image_formats.read_jpeg(blob))
-    assert len(longer) > len(blob) + 200
-    plain, other = (np.asarray(Image.open(io.BytesIO(data))) for data in (blob, longer))
-    np.testing.assert_array_equal(plain, other)
-
-
-def test_png_pixels_do_not_depend_on_other_chunks() -> None:
-    blob = crafted.png((120, 90, 8, 2, 0), ROWS, (b"gAMA", b"\0\0\x20\0"), (b"tEXt", b"Title\0" + bytes(5000)))
-    kept = image_header.inspect(blob).for_dali
-    assert kept is not None
-    assert len(kept) < len(blob) - 5000
-    assert kept == crafted.png((120, 90, 8, 2, 0), ROWS)
-    assert image_header.inspect(PNG).for_dali is PNG

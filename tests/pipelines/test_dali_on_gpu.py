@@ -14,75 +14,23 @@ import pytest
 import torch
 from benchmarks import operators
 from benchmarks.gpu_check import tolerances
-from nvidia.dali import backend
 from tests.pipelines.conftest import scene
 
-from substyle.kernels import philox
 from substyle.kernels.dispatch import BorrowedMemory
 from substyle.pipelines import dali
 from substyle.pipelines.dali import Graph
-from substyle.pipelines.transforms import base, color, overlay, overlay_assets
+from substyle.pipelines.transforms import base, color
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker, load_all
 
 load_all()
 GPU = torch.device("cuda", 0)
 SUITE = [base.get(name) for name in suite("substance31")]
-BY_DALI = [t for t in SUITE if t.by_dali(gpu=True)]
-
-
-def test_dali_makes_most_variants_on_both_devices() -> None:
-    for gpu in (False, True):
-        assert sum(t.by_dali(gpu=gpu) for t in SUITE) == 16
-    assert {t.name for t in SUITE if t.on_gpu} == {"jpeg", "zoom_blur"}
-
-
-@pytest.mark.parametrize("transformation", BY_DALI, ids=lambda t: t.name)
-def test_a_graph_for_a_gpu_has_gpu_operators_and_arguments_of_samples(transformation: base.Transformation) -> None:
-    """Against DALI's registry. Schemas are checked by DALI as the graph is defined, which needs no GPU."""
-    made = operators.nodes(transformation, GPU)
-    for node in made:
-        schema, spec = node.source._op.schema, node.source.spec
-        for i in range(spec.NumRegularInput(), spec.NumInput()):
-            assert spec.InputDevice(i) == "cpu", schema.Name()
-        if node.source.outputs[0].device == "gpu" and node.source.inputs:
-            assert schema.Name() in backend.RegisteredGPUOps()
-            assert "gpu" in [str(kind).lower().rpartition(".")[2] for kind in schema.GetSupportedBackends()]
-            assert {spec.InputDevice(i) for i in range(spec.NumRegularInput())} == {"gpu"}, schema.Name()
-    sources = {node.source.name: node.source.outputs[0].device for node in made if not node.source.inputs}
-    pages = [f"{transformation.name}.page"] if transformation.kind == "overlay" else []
-    assert {name for name, device in sources.items() if device == "gpu"} == {"canvas", *pages}
 
 
 def test_the_table_of_operators_is_that_of_the_page() -> None:
     text = operators.PAGE.read_text()
     assert operators.page(text) == text
-
-
-def test_all_variants_of_a_batch_are_cheap_by_count() -> None:
-    """At most 2 % of the time of a ViT-B/16 (17.6 GFLOP a picture) at 45 % of an H100's dense bfloat16 products."""
-    found = list(operators.counts())
-    assert len(found) == 25
-    backbone_ms = 1e3 * 31 * operators.BATCH * 2 * 17.6e9 / (0.45 * 989e12)
-    assert max(count.ms for count in found) < 5
-    assert operators.around(found) + sum(count.ms for count in found) < 0.02 * backbone_ms
-
-
-@pytest.mark.parametrize("name", ["gaussian_blur", "motion_blur", "defocus_blur"])
-def test_trimmed_windows_filter_as_whole_ones(name: str) -> None:
-    """Fed as a GPU is fed, to DALI on a CPU, which accepts windows of different sizes as well."""
-    canvas_BSSC = torch.from_numpy(np.stack([scene(224, 224, seed) for seed in range(4)]))
-    drawn = base.get(name).draw(philox.image_keys(1, list("abcd")), 224)
-    graph = Graph([base.get(name)], side=224, batch=4, threads=1)
-    whole = graph(canvas_BSSC, {name: drawn})[name]
-    for argument in graph.inputs[name]:
-        windows = base.feed(drawn[argument], GPU)
-        assert isinstance(windows, list)
-        graph.pipeline.feed_input(f"{name}.{argument}", windows)
-    graph.pipeline.feed_input("canvas", canvas_BSSC.numpy())
-    trimmed = dali._tensor(graph.pipeline.run()[0])
-    good, text = tolerances.within(trimmed, whole, tolerances.VARIANTS[name])
-    assert good, text
 
 
 @pytest.mark.parametrize("side", [64, 97])
@@ -163,58 +111,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, Pipeline, list[Any
     return made, pipeline, said
 
 
-@pytest.mark.parametrize(("device", "number"), [("cuda:0", 0), ("cuda:1", 1), ("cpu", None)])
-def test_pipelines_belong_to_their_device(monkeypatch: pytest.MonkeyPatch, device: str, number: int | None) -> None:
-    """Decoders and graphs of variants are created on the GPU that is given, not on the current one."""
-    asked: list[int | None] = []
-    monkeypatch.setattr("nvidia.dali.pipeline.Pipeline", lambda **how: asked.append(how["device_id"]))
-    dali.new_pipeline(8, 1, torch.device(device))
-    assert asked == [number]
-
-
-def test_the_order_of_torch_s_stream(stand_in: tuple[Graph, Pipeline, list[Any]]) -> None:
-    """The graph runs in the order of torch's stream, and outputs are held until they have been copied."""
-    made, pipeline, said = stand_in
-    canvas = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
-    pixels = made(canvas, {"jpeg": {"quality": np.array([7, 9], np.int32)}})["jpeg"]
-    stream = "torch's stream on cuda:0"
-    assert said == [
-        ("feed", "canvas", torch.Tensor, {"cuda_stream": stream}),
-        ("feed", "jpeg.quality", np.ndarray, {}),
-        ("run", stream),
-        "tensor",
-    ]
-    assert len(made._held) == 1
-    event, held = made._held._waiting[0]
-    assert event.stream == stream
-    assert held == (tuple(pipeline.made),)
-    pipeline.made[0].poison()
-    assert torch.equal(pixels, canvas + 1)  # a copy
-
-
-def test_pages_are_gathered_where_the_canvas_is(
-    stand_in: tuple[Graph, Pipeline, list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All pages stay on the device; only their numbers go there, and each image's page is fed on the stream."""
-    made, _, said = stand_in
-    pages_NPP = overlay_assets.icons(64).pages_NPP
-    monkeypatch.setattr(overlay_assets, "on_device", lambda build, side, device: torch.from_numpy(pages_NPP))
-    monkeypatch.setattr(overlay, "upload", lambda values, device: torch.from_numpy(values))
-    page_B = np.array([3, 0])
-    inputs = dali.Inputs("jpeg", {"page": overlay.Pages(overlay_assets.icons, 64, page_B)}, "gpu")
-    inputs["page"] = object()
-    made.inputs = {"jpeg": inputs}
-    fed: list[torch.Tensor] = []
-    feed = made.pipeline.feed_input
-    monkeypatch.setattr(
-        made.pipeline, "feed_input", lambda name, data, **how: (fed.append(data), feed(name, data, **how))
-    )
-    made(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), {"jpeg": inputs.example})
-    assert said[1] == ("feed", "jpeg.page", torch.Tensor, {"cuda_stream": "torch's stream on cuda:0"})
-    assert np.array_equal(fed[1], base.feed(inputs.example["page"]))
-    assert np.array_equal(fed[1][..., 0], pages_NPP[page_B])
-
-
 def test_nothing_is_dropped_before_it_is_read(stand_in: tuple[Graph, Pipeline, list[Any]]) -> None:
     """The host is ahead of the device: outputs of DALI live until their event completes."""
     made, _, _ = stand_in
@@ -244,12 +140,3 @@ def poisoned(names: tuple[str, ...], device: str, delay: int) -> None:
 
 
 OWN = tuple(t.name for t in SUITE if t.made_by != "network")
-
-
-def test_outputs_are_never_overwritten() -> None:
-    poisoned(OWN, "cpu", 0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_outputs_are_never_overwritten_on_a_gpu() -> None:
-    poisoned(OWN, "cuda", 200_000_000)  # cycles, 0.1 s: the host queues everything meanwhile

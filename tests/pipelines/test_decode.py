@@ -20,7 +20,7 @@ from tests.conftest import slow_after
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
 
-from substyle.errors import ConfigError, ImageError
+from substyle.errors import ConfigError
 from substyle.pipelines import decode, image_header
 from substyle.pipelines.decode import Decoder
 
@@ -85,16 +85,6 @@ def test_impossible_parts_are_refused(crop_pct: float) -> None:
     with pytest.raises(ConfigError) as caught:
         Decoder(96, 1, 1, crop_pct=crop_pct)
     assert caught.value.field == "crop_pct"
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1), (2, 3), (1, 5000), (9000, 2)])
-def test_thin_images(height: int, width: int) -> None:
-    image = scene(height, width)
-    decoded = Decoder(64, 4, 2)([encode(image, "PNG")])
-    assert decoded.ok_B.all()
-    # enlarged 200 times: only the rounding of crops to whole pixels may differ
-    expected = np.asarray(_cut(image, 64))
-    assert np.abs(decoded.canvas_BSSC[0].numpy().astype(int) - expected).max() <= 16
 
 
 def _cut(image: NDArray[np.uint8], side: int) -> Image.Image:
@@ -185,96 +175,10 @@ def test_truncated_files_are_quarantined(kind: str, share: float, monkeypatch: p
     assert not decoded.canvas_BSSC.any()
 
 
-def test_a_thumbnail_does_not_make_a_truncated_jpeg_whole() -> None:
-    thumbnail = encode(scene(20, 20))
-    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
-    whole = encode(scene(90, 120))
-    with_thumbnail = whole[:2] + segment + whole[2:]
-    assert image_header.inspect(with_thumbnail).for_dali is not None
-    with pytest.raises(ImageError, match="truncated"):
-        image_header.inspect(with_thumbnail[:-400])
-
-
-def test_trailing_bytes_after_a_jpeg_are_harmless() -> None:
-    blob = encode(scene(90, 120))
-    plain, trailed = Decoder(64, 4, 2)([blob, blob + b"\0" * 5000 + b"comment"]).canvas_BSSC
-    assert torch.equal(plain, trailed)
-
-
 def bomb(width: int, height: int) -> bytes:
     body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", len(body)) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
     return encode(scene(4, 4), "PNG")[:8] + chunk + encode(scene(4, 4), "PNG")[33:]
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest resets the product's warning filter
-@pytest.mark.parametrize(
-    ("blob", "reason"),
-    [
-        (b"", "empty"),
-        (b"GET / HTTP/1.1", "not an image"),
-        (bytes(range(256)) * 20, "not an image"),
-        (b"\xff\xd8\xff", "truncated JPEG"),
-        (bomb(10_001, 10_000), "100010000|10001 x 10000 pixels"),
-        (bomb(60_000, 60_000), "pixels"),
-        (encode(np.zeros((5, 5), np.float32), "TIFF"), "mode F"),
-    ],
-)
-def test_what_is_no_image_is_quarantined(blob: bytes, reason: str) -> None:
-    good = encode(scene(90, 120))
-    decoded = Decoder(64, 4, 2)([good, blob, good])
-    assert decoded.ok_B.tolist() == [True, False, True]
-    assert decoded.reasons[1] is not None
-    assert any(part in decoded.reasons[1] for part in reason.split("|"))
-    assert not decoded.canvas_BSSC[1].any()
-    assert torch.equal(decoded.canvas_BSSC[0], decoded.canvas_BSSC[2])
-
-
-def test_the_limit_of_pixels_is_the_callers() -> None:
-    blob = encode(scene(90, 120))
-    assert Decoder(64, 4, 2, max_pixels=90 * 120)([blob]).ok_B.all()
-    assert not Decoder(64, 4, 2, max_pixels=90 * 120 - 1)([blob]).ok_B.any()
-
-
-def test_mangled_files_never_fail_the_batch() -> None:
-    rng = np.random.default_rng(3)
-    decoder, files = Decoder(64, 32, 2), list(kinds().values())
-    good = decoder(files).canvas_BSSC
-    for _ in range(6):
-        mangled = []
-        for blob in files:
-            data = np.frombuffer(blob, np.uint8).copy()
-            data[rng.integers(0, len(data), 5)] = rng.integers(0, 256, 5)
-            mangled.append(data.tobytes())
-        decoded = decoder([*mangled, files[0]])
-        assert [reason is None for reason in decoded.reasons] == decoded.ok_B.tolist()
-        assert torch.equal(decoded.canvas_BSSC[-1], good[0])
-
-
-def test_bad_tables_fall_back_to_pillow_and_the_graph_recovers() -> None:
-    """A JPEG that DALI rejects fails its batch; the others are decoded again, bit for bit alike."""
-    blobs = [encode(scene(90, 120, seed), quality=80) for seed in range(5)]
-    odd = blobs[2][:2] + b"\xff\x00" + blobs[2][2:]
-    decoder = Decoder(64, 8, 2)
-    plain = decoder(blobs).canvas_BSSC
-    mixed = decoder([blobs[0], blobs[1], odd, blobs[3], blobs[4]])
-    assert mixed.ok_B[[0, 1, 3, 4]].all()
-    for i in (0, 1, 3, 4):
-        assert torch.equal(mixed.canvas_BSSC[i], plain[i])
-    if mixed.ok_B[2]:
-        assert_close(mixed.canvas_BSSC[2], plain[2].numpy())
-    assert torch.equal(decoder(blobs).canvas_BSSC, plain)
-
-
-def test_canvases_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    blobs = [*(encode(scene(60 + 17 * i, 200 - 11 * i, i), quality=85) for i in range(9)), *kinds().values()]
-    together = Decoder(224, 32, 2)(blobs).canvas_BSSC
-    order = np.random.default_rng(0).permutation(len(blobs))
-    assert torch.equal(Decoder(224, 32, 1)([blobs[i] for i in order]).canvas_BSSC, together[order])
-    alone = Decoder(224, 1, 2)
-    assert torch.equal(torch.cat([alone([blob]).canvas_BSSC for blob in blobs]), together)
-    monkeypatch.setattr(decode, "GROUP_PIXELS", 30_000)  # several DALI runs per batch
-    assert torch.equal(Decoder(224, 32, 2)(blobs).canvas_BSSC, together)
 
 
 def test_groups_bound_the_pixels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,26 +187,6 @@ def test_groups_bound_the_pixels_in_memory(monkeypatch: pytest.MonkeyPatch) -> N
     items = [decode._Item(i, b"", head, (0, 1), (0, 1)) for i, head in enumerate(heads)]
     groups = [[item.index for item in group] for group in decode._groups(items)]
     assert groups == [[0, 1], [2], [3], [4], [5]]
-
-
-def test_results_are_not_written_to_by_the_next_call() -> None:
-    decoder = Decoder(64, 4, 2)
-    first = decoder([encode(scene(90, 120))]).canvas_BSSC
-    copy = first.clone()
-    for seed in range(1, 5):
-        decoder([encode(scene(90, 120, seed))] * 4)
-    assert torch.equal(first, copy)
-
-
-def test_empty_and_too_large_batches() -> None:
-    decoder = Decoder(64, 2, 1)
-    empty = decoder([])
-    assert empty.canvas_BSSC.shape == (0, 64, 64, 3)
-    assert empty.size_B2.shape == (0, 2)
-    assert empty.reasons == []
-    with pytest.raises(ConfigError, match="2") as caught:
-        decoder([b""] * 3)
-    assert caught.value.field == "blobs"
 
 
 def test_unknown_device() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from substyle.engine.backbones import registry
 from substyle.errors import ConfigError
 from substyle.pipelines import entry_points
 from substyle.pipelines.plugins import files_digest
-from substyle.pipelines.sources import SourceConfig, kind_of, open_source
+from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.sources.base import KINDS, register_source
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
@@ -95,14 +94,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     forget()
 
 
-def test_names_that_are_known_import_nothing(install: Callable[[int], None]) -> None:
-    install(0)
-    suite("substance31,imagenet_c")
-    registry.check_name("control:pixels")
-    SourceConfig(kind="tar")
-    assert "pkg_of_a_test" not in sys.modules
-
-
 def test_one_that_fails_is_named_and_hinders_no_other(
     install: Callable[[int], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,50 +109,6 @@ def test_one_that_fails_is_named_and_hinders_no_other(
         "ModuleNotFoundError: No module named 'pkg_of_a_test.nothing'",
         "pkg-of-a-test 2.1: entry point quits = pkg_of_a_test.quits of substyle.sources failed: SystemExit: 3",
     ]
-
-
-@pytest.mark.usefixtures("settled")
-def test_photographs_are_read_again_after_an_edit_of_the_package(
-    install: Callable[[int], None], tmp_path: Path
-) -> None:
-    """Also of modules that one imports, though the package is installed."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    (folder / "a.jpg").write_bytes(b"1")
-    assert open_source(folder, SourceConfig(kind="folder")).records[0].read() == b"1"
-    digests = []
-    for value in (1, 1, 2):
-        install(value)
-        source = open_source(folder, SourceConfig(kind="mine"))
-        assert source.records[0].read() == b"mine"
-        digests.append((KINDS["mine"].code, source.records[0].mark()))
-    first, again, edited = digests
-    assert first == again
-    assert all(one != other and one for one, other in zip(first, edited, strict=True))
-
-
-def test_a_folder_of_its_files(install: Callable[[int], None], tmp_path: Path) -> None:
-    install(0)
-    (tmp_path / "photographs").mkdir()
-    (tmp_path / "photographs" / "a.mine").touch()
-    assert kind_of(tmp_path / "photographs") == "mine"
-    assert kind_of(tmp_path / "photographs" / "a.mine") == "mine"
-
-
-def test_a_source_that_a_store_would_reopen_as_another_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "a.jpg").touch()
-    monkeypatch.setitem(KINDS, "mine", replace(KINDS["folder"], name="mine"))
-    with pytest.raises(ConfigError, match="options of source kind mine"):
-        open_source(tmp_path, SourceConfig(kind="mine", splits="none"))
-
-
-def test_all_are_listed(install: Callable[[int], None]) -> None:
-    install(0)
-    assert registry.FAMILIES.all()[-1].prefix == "mine"
-    with pytest.raises(ConfigError, match="mine:<name>"):
-        registry.check_name("other:x")
 
 
 def test_a_name_that_is_taken_is_refused(

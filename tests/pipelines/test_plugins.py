@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from substyle.errors import ConfigError
-from substyle.pipelines import plugins
-from substyle.pipelines.plugins import failed_line, files_digest, in_package, run_file
+from substyle.pipelines.plugins import failed_line, run_file
 
 INNER = """from __future__ import annotations
 from dataclasses import dataclass
@@ -72,67 +70,3 @@ def test_an_error_names_the_line_of_the_plug_in(tmp_path: Path, place: str) -> N
     with pytest.raises(ConfigError) as caught:
         run_file(folder)
     assert f"({folder / place}:{lines + 1}: OSError: no weights)" in str(caught.value)
-
-
-def test_other_errors_have_no_line_of_a_plug_in(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError) as caught:
-        run_file(package(tmp_path / "plug", 1)).f() / 0
-    assert failed_line(caught.value) == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("import not_there_at_all\n", "ModuleNotFoundError: No module named 'not_there_at_all'"),
-        ("1 / 0\n", "ZeroDivisionError: division by zero"),
-        ("from . import broken\n", "SyntaxError"),
-    ],
-)
-def test_one_that_fails_is_named_and_leaves_no_module(tmp_path: Path, text: str, why: str) -> None:
-    folder = package(tmp_path / "failing", 1, text)
-    (folder / "broken.py").write_text("def f(:\n")
-    before = set(sys.modules)
-    with pytest.raises(ConfigError, match=why) as caught:
-        run_file(folder)
-    assert caught.value.field == "plugin"
-    assert not [name for name in set(sys.modules) - before if name.startswith("substyle_plugins.")]
-
-
-def digest_of(path: Path) -> str:
-    files_digest.cache_clear()
-    return files_digest(run_file(path).__name__)
-
-
-def test_the_digest_covers_all_files_of_a_package(tmp_path: Path) -> None:
-    folder = package(tmp_path / "a" / "plug", 1)
-    (folder / "settings.json").write_text("1")
-    digests = [digest_of(folder), digest_of(folder)]
-    assert digests[0] == digests[1]  # bytecode does not count
-    for name in ("helper.py", "settings.json"):
-        (folder / name).write_text("VALUE = 5\n")
-        digests.append(digest_of(folder))
-    (folder / "settings.json").rename(folder / "other.json")
-    digests.append(digest_of(folder))
-    assert len(set(digests)) == 4
-    single = tmp_path / "plug.py"
-    single.write_text("VALUE = 1\n")
-    before = digest_of(single)
-    (tmp_path / "beside.py").write_text("VALUE = 1\n")
-    assert digest_of(single) == before
-
-
-def test_code_without_a_file_is_new_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    files_digest.cache_clear()
-    monkeypatch.setitem(sys.modules, "a_notebook", type(sys)("a_notebook"))
-    first = files_digest("a_notebook")
-    assert files_digest("a_notebook") == first
-    files_digest.cache_clear()
-    assert files_digest("a_notebook") != first
-
-
-def test_what_a_partial_holds_counts() -> None:
-    own, other = plugins.failed_line, test_what_a_partial_holds_counts
-    assert in_package(None)
-    assert in_package(partial(own, 1))
-    assert not in_package(partial(other))
-    assert not in_package(partial(own, other))

@@ -6,7 +6,6 @@ import copy
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -260,11 +259,6 @@ def rows(store: Path, backbone: str = "control:pixels") -> dict[Row, tuple[objec
         for t, name in enumerate(table.transformations):
             found[key, name] = (*told, x_TND[t, n].tobytes())
     return found
-
-
-def same_file(path: Path, target: Path) -> Path:
-    """Copy a folder."""
-    return Path(shutil.copytree(path, target))
 
 
 def toml(table: Mapping[str, Any]) -> str:

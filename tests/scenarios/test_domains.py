@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from tests.conftest import jpeg, photograph
-from tests.scenarios.scene import CLASSES, COUNTS, Scene, numbers, read, write
+from tests.scenarios.scene import CLASSES, COUNTS, Scene, read, write
 
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.outcomes import ProbeOutcome
@@ -90,33 +90,6 @@ def test_a_report_shows_the_domains_of_its_study_only(scene: Scene, pages: None)
     assert not any(tables.glob("domains*"))
     shutil.rmtree(path_of(scene.root / "out", "other"))
     scene.refused("report", store, kind="StaleError")
-
-
-@pytest.mark.slow
-def test_intervals_of_domains_are_those_of_the_study(scene: Scene) -> None:
-    scene.run()
-    scene.study["resample_by"] = "folder"
-    study, store = scene.study_file(), scene.root / "out" / "store.zarr"
-    scene.ok("stage", "probes", store, "--study", study)
-    scene.ok("stage", "analysis,similarity", store, "--study", study)
-    scene.refused("report", store, "--study", study, kind="StaleError")
-    assert numbers(scene.run()) == numbers(scene.fresh())
-
-
-def test_classes_of_another_domain_are_not_scored(scene: Scene) -> None:
-    for folder in (scene.root / "other").glob("*/odd"):
-        folder.rename(folder.with_name("unknown"))
-    found = scene.run()["backbones"][PIXELS]["domains"]["class"]["small"]
-    assert found["other"]["images"] < found["small"]["images"]
-
-
-def test_training_photographs_of_another_domain_are_not_scored(scene: Scene) -> None:
-    for path in sorted((scene.root / "other" / "test").rglob("*.jpg"))[:2]:
-        path.write_bytes(scene.one(f"train/{path.parent.name}/*.jpg").read_bytes())
-    found = scene.run()["backbones"][PIXELS]["domains"]
-    for cells in found.values():
-        assert cells["small"]["other"]["images"] == COUNTS["test"] - 2
-        assert cells["other"]["other"]["images"] == cells["other"]["small"]["images"] == COUNTS["test"]
 
 
 @pytest.mark.slow

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import setting, slow_after
+from tests.conftest import slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, read, write
-from tests.staged import run_of
 
-from substyle.engine.config import AnalysisConfig
-from substyle.engine.extensions.adapt.family import Adapter
-from substyle.engine.stages.execution import computed, kept
-from substyle.engine.stages.similarity import STAGE as SIMILARITY
-from substyle.engine.stages.stamp import StaleError, is_result
-from substyle.engine.stages.tables import tables
 from substyle.engine.store.importer import import_store
-from substyle.engine.store.layout import StoreError, slug
+from substyle.engine.store.layout import slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.engine.study import outputs
-from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import suite_name, suites
 
 PIXELS = "control:pixels"
 BRIGHTER = """
@@ -234,17 +223,6 @@ def test_an_export_fits_the_store_it_is_imported_into(scene: Scene, more: list[s
     np.testing.assert_array_equal(a.take(1, images), b.take(1, images))
 
 
-def test_an_export_of_other_photographs_is_refused(scene: Scene) -> None:
-    folder = exported(scene)
-    path = scene.one()
-    path.write_bytes(scene.one(at=2).read_bytes())
-    other = scene.fresh_store()
-    key = scene.key(path)
-    scene.refused(
-        "import", folder, "--store", other, "--backbone", "mine", kind="ConfigError", field=f"content_hash of {key}"
-    )
-
-
 def test_what_an_import_cannot_check_it_says(scene: Scene, tmp_path: Path) -> None:
     folder = exported(scene)
     table = pq.read_table(folder).drop_columns(["content_hash", "definition", "orientation", "seed"])
@@ -278,71 +256,7 @@ def test_definitions_travel_with_variants(scene: Scene, how: str) -> None:
         assert f"{name} (other pixels)" in scene.refused(*more, kind="DifferentError")
 
 
-def test_variants_are_made_as_a_store_s(scene: Scene) -> None:
-    scene.embed(scene.photos, "--set", "orientation=apply")
-    rows, words = [], ["variants", scene.photos, "--suite", SUITE, "--set", "canvas=64"]
-    for name, more in (("plain", []), ("applied", ["--set", "orientation=apply"])):
-        scene.ok(*words, "--out", scene.root / name, *more)
-        rows.append(scene.root / name / "variants.csv")
-    count = len(rows[0].read_text().splitlines()) - 1
-    np.save(scene.root / "x.npy", np.random.default_rng(0).random((count, 4), np.float32))
-    asked = ["import", scene.root / "x.npy", "--store", scene.root / "s.zarr", "--backbone", "mine", "--rows"]
-    scene.refused(*asked, rows[0], kind="ConfigError", field="orientation")
-    scene.ok(*asked, rows[1])
-
-
-def test_a_study_s_settings_are_compared_with_those_of_an_import(scene: Scene) -> None:
-    folder = exported(scene)
-    scene.ok("import", folder, "--store", scene.root / "new.zarr", "--backbone", "mine")
-    scene.ok("stage", "probes", scene.root / "new.zarr", "--study", scene.study_file())
-    scene.study["seed"] = 5
-    scene.refused(
-        "stage", "probes", scene.root / "new.zarr", "--study", scene.study_file(), kind="PhotographsError", field="seed"
-    )
-
-
-def test_an_edited_export_is_written_again(scene: Scene) -> None:
-    scene.embed(scene.photos)
-    words = ["export", scene.root / "s.zarr", "--to", "numpy", "--out", scene.root / "arrays"]
-    scene.ok(*words)
-    path = next((scene.root / "arrays").glob("*/grayscale.npy"))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-2] + b"\x01\x02")
-    assert scene.ok(*words)["written"] == 1
-    assert path.read_bytes() == whole
-
-
 # --- stores, probes, results and adapters ---
-
-
-def test_a_table_does_not_follow_its_path_to_another_store(scene: Scene) -> None:
-    scene.embed(scene.photos)
-    scene.add_all(scene.root / "others", seed=50)
-    scene.embed(scene.root / "others", store="t.zarr")
-    store = scene.root / "s.zarr"
-    table = open_table(EmbeddingStore.open(store), PIXELS)
-    table.take(1, np.arange(4))
-    store.rename(scene.root / "before.zarr")
-    (scene.root / "t.zarr").rename(store)
-    with pytest.raises(StoreError, match="was opened here, and this is store"):
-        table.take(1, np.arange(4))
-    with pytest.raises(StoreError, match="was opened here, and this is store"):
-        table.x_TND.whole()  # type: ignore[union-attr]
-
-
-def test_results_without_their_checksum_are_not_compared(scene: Scene) -> None:
-    for out in ("a", "b"):
-        scene.run(out)
-    path = scene.root / "a" / "results.json"
-    results = read(path)
-    results["backbones"][PIXELS]["transformation"]["linear"]["accuracy"]["value"] = 0.99
-    del results["checksum"]
-    path.write_text(json.dumps(results))
-    for words in (
-        ["compare", scene.root / "a", scene.root / "b", "--out", scene.root / "c"],
-        ["share", "card", scene.root / "a"],
-    ):
-        scene.refused(*words, kind="StaleError")
 
 
 def test_a_probe_of_another_run_is_not_applied_as_this_one_s(scene: Scene) -> None:
@@ -358,81 +272,6 @@ def test_a_probe_of_another_run_is_not_applied_as_this_one_s(scene: Scene) -> No
     shutil.copy(scene.root / "alone.safetensors", probe.with_name("other.safetensors"))
     shutil.copy(scene.root / "alone.safetensors", probe)
     scene.refused("predict", probe.with_name("other.safetensors"), scene.one(), kind="StaleError")
-
-
-def test_a_suite_with_other_roles_has_another_name(scene: Scene) -> None:
-    scene.study["suite"] = "mini5"
-    assert scene.run("a")["suite"] == "mini5"
-    known = [base.get(name) for name in suites()["mini5"]]
-    assert suite_name([each.describe() for each in known]) == "mini5"
-    others = [replace(each, role="held_out") if each.name == "jpeg" else each for each in known]
-    assert suite_name([each.describe() for each in others]) == ",".join(suites()["mini5"])
-
-
-def test_an_adapter_belongs_to_the_canvas_it_was_trained_on(scene: Scene) -> None:
-    scene.embed(scene.photos)
-    words = ["stage", "adapt", scene.root / "s.zarr", "--backbone", PIXELS, "--study", scene.study_file()]
-    (result,) = scene.ok(*words)["backbones"].values()
-    name = result["adapt"]
-    words = ["embed", scene.photos, "--store", scene.root / "t.zarr", "--backbone", PIXELS, "--suite", SUITE]
-    scene.ok(*words, *setting("canvas=96", "embed.shard_rows=8"))
-    scene.refused("embed", "--store", scene.root / "t.zarr", "--backbone", name, kind="WeightsError")
-    assert Adapter.load(Path(name.removeprefix("adapt:"))).metadata["canvas"] == 64
-
-
-def test_a_domain_may_be_named_like_a_backbone(scene: Scene) -> None:
-    scene.add_all(scene.root / "others", seed=50)
-    scene.study["domains"] = {PIXELS: str(scene.root / "others")}
-    before = scene.run()
-    assert set(before["backbones"][PIXELS]["domains"]["transformation"]) == {"small", PIXELS}
-    assert numbers(scene.run()) == numbers(before)
-    again = scene.ok("report", scene.root / "out" / "store.zarr", "--study", scene.study_file())
-    assert numbers(read(again["results"])) == numbers(before)
-
-
-def test_what_lies_among_results_is_no_result(scene: Scene) -> None:
-    scene.run()
-    folder = scene.root / "out" / "probes" / slug(PIXELS)
-    probe = folder / "transformation-linear.safetensors"
-    shutil.copy(probe, folder / "kind-linear.safetensors")
-    assert is_result(probe)
-    assert not is_result(folder / "kind-linear.safetensors")
-    assert not is_result(scene.root / "nowhere" / "x")
-
-
-@pytest.mark.slow
-def test_similarity_belongs_to_the_tables_it_was_computed_from(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene.study["backbones"] = [PIXELS, "control:statistics"]
-    last = scene.one("test/*/*.jpg", at=-1)
-    data = last.read_bytes()
-    last.unlink()
-    scene.run()
-    write(last, data)
-    store = scene.root / "out" / "store.zarr"
-    opened = tables(EmbeddingStore.open(store), scene.study["backbones"])
-    scene.embed(scene.photos, "--backbone", "control:statistics", store="out/store.zarr")
-    assert len(opened[0].keys) == 17
-    shutil.rmtree(scene.root / "out" / "similarity")
-    run = run_of(EmbeddingStore.open(store), scene.root / "out", opened, similarity=AnalysisConfig())
-    assert computed(SIMILARITY, run)
-    now = tables(EmbeddingStore.open(store), scene.study["backbones"])
-    with pytest.raises(StaleError, match="other photographs"):
-        kept(SIMILARITY, run_of(EmbeddingStore.open(store), scene.root / "out", now))
-
-
-@pytest.mark.parametrize("to", ["parquet", "numpy"])
-def test_an_export_follows_no_link(scene: Scene, to: str) -> None:
-    scene.embed(scene.photos)
-    words = ["export", scene.root / "s.zarr", "--to", to, "--out", scene.root / "exported"]
-    scene.ok(*words)
-    folder = scene.root / "exported" / slug(PIXELS)
-    folder.rename(scene.root / "outside")
-    folder.symlink_to(scene.root / "outside")
-    note = scene.root / "exported" / "_substyle.json"
-    note.write_text(json.dumps({**read(note), "parts": {}}))
-    before = {path: path.read_bytes() for path in (scene.root / "outside").iterdir()}
-    scene.refused(*words, kind="UnsafeFileError")
-    assert {path: path.read_bytes() for path in (scene.root / "outside").iterdir()} == before
 
 
 def test_a_report_states_the_photographs_that_its_store_has(scene: Scene) -> None:

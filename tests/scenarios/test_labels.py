@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -97,25 +96,6 @@ def test_labels_of_a_store_alone(scene: Scene) -> None:
     )
 
 
-@pytest.mark.parametrize("of", ["exif:Model", "column:scanner"])
-def test_labels_of_photographs_that_were_not_embedded_are_refused(empty: Scene, of: str) -> None:
-    numbers, folders = range(8), [empty.root / "photos", empty.root / "other"]
-    for folder, first in zip(folders, (0, 100), strict=True):
-        for number in numbers:
-            write(folder / f"{number}.jpg", jpeg(photograph(first + number)))
-        lines = ["path,label,scanner", *(f"{n}.jpg,{('even', 'odd')[n % 2]},{'AB'[n // 4]}" for n in numbers)]
-        write(folder / "list.csv", "\n".join(lines).encode())
-    images, other = folders[0] / "list.csv", folders[1] / "list.csv"
-    store, how = empty.root / "s.zarr", ("--suite", "identity", "--set", "canvas=64")
-    empty.ok("embed", images, "--store", store, "--backbone", PIXELS, *how)
-    asked = ["stage", "labels", store, "--out", empty.root / "out", "--set", f"labels.of.x={of}", "--images"]
-    assert "different content" in empty.refused(*asked, other, kind="PhotographsError", field="images")
-    swapped = [folders[0] / "0.jpg", folders[0] / "2.jpg"]
-    for path, data in zip(swapped, [path.read_bytes() for path in reversed(swapped)], strict=True):
-        write(path, data)
-    assert "0.jpg" in empty.refused(*asked, images, kind="PhotographsError", field="images")
-
-
 def _patients(scene: Scene, count: int = 40) -> dict[str, str]:
     """Photographs without splits, two of each patient, of which one is of each class."""
     patients = {}
@@ -166,33 +146,6 @@ def test_groups_that_straddle_the_splits_of_a_store_are_refused(empty: Scene) ->
     empty.run_refused("images")
     listed(empty, patients, "patients.csv", "patient")
     empty.run()
-
-
-def test_labels_by_group(empty: Scene) -> None:
-    patients = _patients(empty)
-    listed(empty, {key: ("east", "west")[int(name[1:]) % 2] for key, name in patients.items()})
-    of = {"site": "file:sites.csv", "patient": "file:patients.csv"}
-    empty.study["labels"] = {"of": of, "group": "patient", "min_images": 2, "shots": 0, "max_values": 0}
-    grouped = empty.run()["backbones"][PIXELS]["labels"]["by_label"]
-    assert list(grouped) == ["site"]
-    assert grouped["site"]["in_training"] == 0
-    empty.study.pop("source")
-    apart = empty.run("other")["backbones"][PIXELS]["labels"]["by_label"]["site"]
-    assert apart["in_training"] > 0
-
-
-def test_results_of_others_do_not_open_files(scene: Scene) -> None:
-    """A note that names a list, and hides that its values are unknown."""
-    asked(scene)
-    scene.run()
-    secret = write(scene.root / "secret.csv", b"path,password\nx,y\n")
-    (note,) = (scene.root / "out" / "labels").glob("*/complete.json")
-    text = read(note)
-    settings = text["stamp"]["settings"] if "stamp" in text else text["settings"]
-    settings["of"], settings["values"] = {"password": f"file:{secret}:password"}, {}
-    note.write_text(json.dumps(text))
-    message = scene.refused("report", scene.root / "out" / "store.zarr", kind="StaleError")
-    assert "password" not in message
 
 
 def test_a_changed_column_is_noticed(empty: Scene) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, delete, edit, numbers, relabel, rows, write
+from tests.conftest import slow_after
+from tests.scenarios.scene import Scene, numbers, rows, write
 
 # --- lists ------------------------------------------------------------------------------------------------------------
 
@@ -64,19 +61,6 @@ def test_a_list_is_edited(scene: Scene, change: Callable[[List], None]) -> None:
     assert numbers(scene.run("out", table.path, "--fresh")) == numbers(scene.fresh(table.path))
 
 
-@pytest.mark.slow
-def test_a_list_grows_and_is_sorted_anew(scene: Scene) -> None:
-    table = List(scene)
-    first = table.first
-    kept = table.rows.pop(first)
-    table.save()
-    scene.run(images=table.path)
-    table.rows = {first: kept, **dict(reversed(table.rows.items()))}
-    table.save()
-    assert scene.run(images=table.path)["images"] == 18
-    assert rows(scene.root / "out" / "store.zarr") == rows(scene.fresh_store(table.path))
-
-
 def test_a_file_that_could_not_be_read_at_first(scene: Scene) -> None:
     table = List(scene)
     data = (scene.root / table.first).read_bytes()
@@ -91,28 +75,6 @@ def test_a_file_that_could_not_be_read_at_first(scene: Scene) -> None:
         scene.run(images=table.path)
     shown = numbers(scene.run(images=table.path))
     assert shown == numbers(scene.fresh(table.path))
-
-
-def _parquet(scene: Scene, path: Path, seed: int = 0) -> Path:
-    files = sorted(scene.photos.rglob("*.jpg"))
-    numbers_ = [int(file.stem) + seed for file in files]
-    columns = {
-        "image": [jpeg(photograph(number)) for number in numbers_],
-        "label": [file.parent.name for file in files],
-        "split": [file.parent.parent.name for file in files],
-    }
-    pq.write_table(pa.table(columns), path)
-    return path
-
-
-def test_a_parquet_file_is_rewritten(scene: Scene) -> None:
-    """The format of the list does not matter; other photographs under the same keys do."""
-    path = _parquet(scene, scene.root / "p.parquet")
-    before = numbers(scene.run(images=path))
-    pq.write_table(pq.read_table(path), path, compression="zstd")
-    assert numbers(scene.run(images=path)) == before
-    _parquet(scene, path, seed=100)
-    scene.run_refused(images=path)
 
 
 # --- several sources --------------------------------------------------------------------------------------------------
@@ -138,17 +100,3 @@ def test_a_source_is_added(scene: Scene) -> None:
         if name != "jpeg":  # its quality is drawn by key
             assert there[key, name] == row
     scene.run_refused(more=("--store", scene.root / "s.zarr"))
-
-
-@pytest.mark.parametrize("change", slow_after(1, [edit, delete, relabel]), ids=lambda f: f.__name__.strip("_"))
-@pytest.mark.parametrize("images", ["own", "nothing"])
-def test_a_photograph_of_an_added_source_changes(scene: Scene, change: Callable[[Scene], None], images: str) -> None:
-    other = scene.add_all(scene.root / "other", seed=100)
-    scene.embed(other)
-    scene.embed(scene.photos, "--add")
-    change(scene)
-    before = scene.ok("info", scene.root / "s.zarr")["backbones"]
-    words = scene.embedding(other if images == "own" else None, backbone="control:statistics")
-    scene.refused(*words, kind="PhotographsError", field="images")
-    # what changed in between is found when it is read: nothing of it is shown either
-    assert [each for each in scene.ok("info", scene.root / "s.zarr")["backbones"] if each["complete"]] == before

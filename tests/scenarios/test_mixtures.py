@@ -7,15 +7,13 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, write
+from tests.conftest import jpeg, photograph
+from tests.scenarios.scene import Scene, other_bytes, write
 
 from substyle.engine.cli import main
-from substyle.engine.embedding import run as module
 from substyle.engine.stages import probes
 from substyle.engine.stages.tables import tables
 from substyle.engine.store import lock
@@ -63,23 +61,6 @@ def test_numbered_classes_of_another_source_are_pointed_out(
     assert EmbeddingStore.open(scene.root / "s.zarr").manifest().class_names == names
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [140])
-def test_every_changed_photograph_is_replaced(scene: Scene, count: int) -> None:
-    photos = scene.root / "many"
-    for i in range(count):
-        write(photos / f"{i:03d}.jpg", jpeg(photograph(i)))
-    scene.embed(photos)
-    for i in range(count):
-        write(photos / f"{i:03d}.jpg", jpeg(photograph(i + 1000)))
-    scene.refused(*scene.embedding(photos), kind="PhotographsError", field="images")
-    scene.embed(photos, "--replace")
-    store = EmbeddingStore.open(scene.root / "s.zarr")
-    fresh = scene.root / "fresh.zarr"
-    scene.embed(photos, store="fresh.zarr")
-    assert rows(store.path) == rows(fresh)
-
-
 def test_a_store_without_its_manifest_takes_no_photographs(scene: Scene) -> None:
     scene.embed(scene.photos)
     store = scene.root / "s.zarr"
@@ -88,94 +69,6 @@ def test_a_store_without_its_manifest_takes_no_photographs(scene: Scene) -> None
     scene.refused(*scene.embedding(other), kind="StoreError")
     findings = scene.command("verify", store)[1]["findings"]
     assert "manifest" in {finding["kind"] for finding in findings}
-
-
-@pytest.mark.slow
-def test_what_is_left_of_a_deleted_store_is_no_store(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene.run()
-    other = scene.add_all(scene.root / "other", seed=500)
-
-    def stop(path: Path, *words: Any, **more: Any) -> None:  # noqa: ANN401
-        if path.name != "store.zarr":
-            delete(path, *words, **more)
-            return
-        for name in ("images.parquet", "catalog"):  # in the order of a folder's list
-            shutil.move(path / name, scene.root / f"gone-{name}")
-        raise KeyboardInterrupt
-
-    delete = shutil.rmtree
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", stop)
-        assert scene.command(*scene.asked("out", other, "--fresh"))[0] == 130
-    code, _ = scene.command(*scene.asked("out", other))
-    assert code != 0
-    assert numbers(scene.run("out", other, "--fresh")) == numbers(scene.fresh(other))
-
-
-def test_sources_whose_keys_would_meet_are_refused(scene: Scene) -> None:
-    scene.embed(scene.photos)
-    holiday = scene.add_all(scene.root / "elsewhere" / "holiday", seed=500)
-    scene.embed(holiday, "--add")
-    before = rows(scene.root / "s.zarr")
-    scene.add_all(scene.photos / "holiday", seed=700)
-    message = scene.refused(
-        *scene.embedding(scene.photos, "--set", "source.splits=none"), kind="PhotographsError", field="images"
-    )
-    assert message
-    shutil.rmtree(scene.photos / "holiday")
-    assert rows(scene.root / "s.zarr") == before
-
-
-def test_another_source_that_shares_a_photograph_is_another_source(scene: Scene) -> None:
-    scene.embed(scene.photos)
-    other = scene.add_all(scene.root / "other", seed=500)
-    shutil.copy(scene.one(), scene.one(folder=other))
-    scene.refused(*scene.embedding(other), kind="PhotographsError", field="images")
-    answer = scene.embed(other, "--add")
-    assert answer["images"] == 36
-    assert answer["quarantined"] == {}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("processes")
-def test_photographs_that_came_while_backbones_were_prepared(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two concurrent runs add folders of the same name to a store."""
-    scene.embed(scene.photos)
-    first = scene.add_all(scene.root / "a" / "more", seed=500)
-    second = scene.add_all(scene.root / "b" / "more", seed=700)
-    prepare, began = module.prepare_backbones, []
-
-    def late(*words: Any, **more: Any) -> Any:  # noqa: ANN401
-        if not began:
-            began.append(True)
-            beside(scene, scene.embedding(first, "--add"))
-        return prepare(*words, **more)
-
-    monkeypatch.setattr(module, "prepare_backbones", late)
-    scene.embed(second, "--add")
-    found = rows(scene.root / "s.zarr")
-    fresh = scene.root / "fresh.zarr"
-    scene.embed(second, store="fresh.zarr")
-    for (key, name), (_, _, row) in rows(fresh).items():
-        if name == "identity":
-            assert found[f"more-2/{key}", name][2] == row
-    assert len(found) == 3 * 3 * 18
-
-
-def test_a_report_is_of_one_set_of_settings(scene: Scene) -> None:
-    for backbone in ("control:pixels", "control:statistics"):
-        scene.embed(scene.photos, backbone=backbone)
-    store = scene.root / "s.zarr"
-    out = scene.root / "results"
-    scene.ok("stage", "probes", store, "--study", scene.study_file(), "--backbone", "control:pixels", "--out", out)
-    scene.study["probes"]["expert"]["passes"] += 5
-    scene.ok("stage", "probes", store, "--study", scene.study_file(), "--backbone", "control:statistics", "--out", out)
-    scene.refused("report", store, "--out", out, kind="StaleError")
-    scene.ok("stage", "probes", store, "--study", scene.study_file(), "--out", out)
-    assert set(read(scene.ok("report", store, "--out", out)["results"])["backbones"]) == {
-        "control:pixels",
-        "control:statistics",
-    }
 
 
 def test_photographs_that_a_table_leaves_out_are_counted(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,28 +82,6 @@ def test_photographs_that_a_table_leaves_out_are_counted(scene: Scene, capsys: p
     left_out = 18 - len(pixels.keys)
     assert left_out > 0
     assert f"{left_out} photographs " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("changed", slow_after(1, ["out", "copy"]))
-def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene, changed: str) -> None:
-    scene.run()
-    shutil.copytree(scene.root / "out", scene.root / "copy")
-    comparison = ["compare", scene.root / "out", scene.root / "copy", "--out", scene.root / "comparison"]
-    scene.ok(*comparison)
-    scene.one().write_bytes(other_bytes(scene.one()))
-    scene.embed(scene.photos, "--replace", store=f"{changed}/store.zarr")
-    scene.refused(*comparison, kind="StaleError")
-    scene.refused("share", "card", scene.root / changed, kind="StaleError")
-
-
-def test_results_are_not_checked_against_another_store_beside_them(scene: Scene) -> None:
-    scene.embed(scene.photos, store="out/store.zarr")
-    scene.embed(scene.photos)
-    scene.stages(scene.root / "s.zarr", "--out", scene.root / "out")
-    scene.ok("share", "card", scene.root / "out")
-    scene.one().write_bytes(other_bytes(scene.one()))
-    scene.embed(scene.photos, "--replace")
-    scene.refused("share", "card", scene.root / "out", kind="StaleError")
 
 
 def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

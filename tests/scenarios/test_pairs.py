@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tests.conftest import jpeg, photograph, setting
-from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, same_file, write
+from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, write
 
-from substyle.engine.cli import main
-from substyle.engine.embedding.variants import iter_variants
-from substyle.engine.store import journal
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import load_table, open_table
-from substyle.pipelines.decode import Decoder
-from substyle.pipelines.sources import SourceConfig
-from substyle.pipelines.storage import place
+from substyle.engine.store.table import load_table
 from substyle.pipelines.transforms import base
 from substyle.pipelines.variants import variants_of
 
@@ -76,67 +69,8 @@ def embedding(scene: Scene, *more: object, store: str = "s.zarr") -> list[object
     )
 
 
-def test_files_show_what_a_store_says_of_them(pairs: Scene) -> None:
-    gone, damaged = pairs.key(pairs.one(at=0)), pairs.key(pairs.one(at=1))
-    answer = pairs.ok(*embedding(pairs))
-    assert set(answer["left_out"]) == {"minephone"}
-    assert answer["left_out"]["minephone"][gone] == "no file"
-    assert set(answer["left_out"]["minephone"]) == {gone, damaged}
-    assert answer["quarantined"] == {}
-    store = EmbeddingStore.open(pairs.root / "s.zarr")
-    table = load_table(store, PIXELS)
-    t = {name: i for i, name in enumerate(table.transformations)}
-    n = {key: i for i, key in enumerate(table.keys)}
-    pairs.embed(same_file(pairs.root / "real" / "minescan", pairs.root / "scans"), store="scans.zarr")
-    scans = {
-        key.removesuffix(".webp"): row
-        for (key, name), row in rows(pairs.root / "scans.zarr").items()
-        if name == "identity"
-    }
-    mine = {
-        key.removesuffix(".jpg"): row for (key, name), row in rows(pairs.root / "s.zarr").items() if name == "minescan"
-    }
-    assert mine == scans
-    for key in (gone, damaged):  # left out of this transformation alone
-        assert not table.distinct_TN[t["minephone"], n[key]]
-        assert table.distinct_TN[[t["minescan"], t["jpeg"]], n[key]].all()
-        row = int(store.manifest().row_N[list(store.manifest().keys).index(key)])
-        entry = store.backbone(PIXELS)
-        assert np.isnan(store.read(entry, "minephone", row, row + 1)).all()
-        assert np.isfinite(store.read(entry, "minescan", row, row + 1)).all()
-        assert np.array_equal(table.take(t["minephone"], np.array([n[key]])), table.take(0, np.array([n[key]])))
-        # what is read as it is needed is the same
-        assert np.array_equal(open_table(store, PIXELS).x_TND.whole(), table.x_TND)  # type: ignore[union-attr]
-    assert table.distinct_TN[t["minephone"]].sum() == len(n) - 2
-    assert {name: table.kind[i] for name, i in t.items() if "mine" in name} == {
-        "minephone": "sensor",
-        "minescan": "other",
-    }
-    assert pairs.ok(*embedding(pairs))["left_out"]["minephone"].keys() == {gone, damaged}  # nothing was to do
-    assert pairs.ok("verify", pairs.root / "s.zarr")["ok"]
-
-
 def webp_of(scene: Scene, key: str) -> bytes:
     return scan(scene, scene.photos / key).read_bytes()
-
-
-def test_a_variant_of_the_same_pixels_is_not_distinct(pairs: Scene) -> None:
-    """However little a real pair differs it counts, but not if it does not."""
-    same, little = pairs.one(at=2), pairs.one(at=3)
-    shutil.copy(same, phone(pairs, same))
-    with Image.open(little) as picture:
-        levels = np.asarray(picture.convert("RGB")).copy()
-    levels[40:44, 40:44] ^= 8
-    file = io.BytesIO()
-    Image.fromarray(levels).save(file, "PNG")
-    phone(pairs, little).unlink()
-    write(phone(pairs, little).with_suffix(".png"), file.getvalue())
-    answer = pairs.ok(*embedding(pairs))
-    assert pairs.key(same) not in answer["left_out"]["minephone"]
-    table = load_table(EmbeddingStore.open(pairs.root / "s.zarr"), PIXELS)
-    t = table.transformations.index("minephone")
-    distinct = dict(zip(table.keys, table.distinct_TN[t].tolist(), strict=True))
-    assert (distinct[pairs.key(same)], distinct[pairs.key(little)]) == (False, True)
 
 
 @pytest.mark.usefixtures("pages")
@@ -204,14 +138,6 @@ def test_a_file_that_changes_between_two_backbones_is_refused(pairs: Scene, monk
     assert "minephone of test/" in pairs.refused(*words, kind="PhotographsError", field="images")
 
 
-def test_a_made_transformation_does_not_extend_a_real_one(pairs: Scene) -> None:
-    pairs.ok(*embedding(pairs))
-    pairs.new_process()
-    write(pairs.root / "pairs.toml", ROWS.replace('of = "photographs", kind', 'of = "jpeg", kind').encode())
-    message = pairs.refused(*embedding(pairs), "--backbone", "control:statistics", kind="DifferentError")
-    assert "minephone (another definition)" in message
-
-
 @pytest.mark.parametrize(
     "rows_of", ['"gray", { name = "gray", of = "photographs" }', '{ name = "jpeg", of = "photographs" }']
 )
@@ -233,39 +159,6 @@ def test_photographs_that_do_not_show_them_are_refused(pairs: Scene) -> None:
     write(pairs.root / "pairs.toml", ROWS.encode())
     pairs.study["domains"] = {"other": str(pairs.photos)}
     pairs.refused(*pairs.asked(images=pairs.root / "real"), kind="ConfigError", field="domains.other")
-
-
-def test_corruptions_may_be_real(pairs: Scene) -> None:
-    """The loss of class accuracy on real variants of the study's own test photographs."""
-    phone(pairs, pairs.one("test/*/*.jpg")).unlink()
-    pairs.study |= {"suite": "identity,grayscale,jpeg", "corruptions": "pairs.toml"}
-    found = pairs.run(images=pairs.root / "real")
-    shift = found["backbones"][PIXELS]["shift"]["pairs.toml"]
-    assert shift["images"] == 6
-    assert 0 <= shift["accuracy"]["value"] <= 1
-
-
-def test_variants_are_written_without_those_that_are_left_out(pairs: Scene) -> None:
-    out = pairs.root / "pictures"
-    words = [
-        "variants",
-        pairs.root / "real",
-        "--out",
-        out,
-        "--suite",
-        pairs.root / "pairs.toml",
-        "--set",
-        "canvas=64",
-        *KINDS,
-    ]
-    answer = pairs.ok(*words)
-    assert answer["variants"] == 5 * 18 - 2
-    assert f"minephone of {pairs.key(pairs.one(at=0))}" in answer["quarantined"]
-    key = pairs.key(pairs.one(at=4))
-    there = Decoder(64, 1, 1)([webp_of(pairs, key)]).canvas_BSSC[0].numpy()
-    with Image.open(out / "minescan" / f"{key}.png") as picture:
-        assert np.array_equal(np.asarray(picture), there)
-    assert not (out / "minephone" / f"{pairs.key(pairs.one(at=0))}.png").exists()
 
 
 def test_exports_have_no_row_of_a_variant_that_is_left_out(pairs: Scene) -> None:
@@ -290,15 +183,6 @@ def test_exports_have_no_row_of_a_variant_that_is_left_out(pairs: Scene) -> None
     assert set(np.flatnonzero(np.isnan(np.load(file)).any(axis=1)).tolist()) == set(absent)
 
 
-def test_a_batch_without_a_variant_is_not_yielded(pairs: Scene) -> None:
-    gone, where = pairs.key(pairs.one(at=0)), pairs.root / "real"
-    given = {"canvas": 64, "suite": str(pairs.root / "pairs.toml"), "source": SourceConfig("variants"), "device": "cpu"}
-    with pytest.warns(UserWarning, match=f"minephone of {gone} is left out: no file"):
-        found = [(tuple(keys), name, len(pixels)) for keys, name, pixels in iter_variants(where, batch=1, **given)]  # type: ignore[arg-type]
-    assert ((gone,), "minescan", 1) in found
-    assert len(found) == 5 * 18 - 2
-
-
 def test_a_gallery_of_one_photograph_leaves_them_out(pairs: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--gallery", pairs.root / "g.png", "--image", pairs.one(), "--canvas", "64"]
     pairs.ok("transforms", "--suite", pairs.root / "pairs.toml", *words)
@@ -306,21 +190,6 @@ def test_a_gallery_of_one_photograph_leaves_them_out(pairs: Scene, capsys: pytes
     blob, file = pairs.one().read_bytes(), webp_of(pairs, pairs.key(pairs.one()))
     made = variants_of(blob, ("identity", "minescan", "minephone"), side=64, real={"minescan": file, "minephone": b""})
     assert set(made) == {"identity", "minescan"}
-
-
-def test_their_files_are_planned(pairs: Scene) -> None:
-    pairs.study["backbones"] = ["control:pixels"]
-    real = pairs.ok("plan", pairs.study_file(), "--images", pairs.root / "real", "--gpu", "h100")
-    pairs.study["suite"] = "identity,grayscale,jpeg"
-    made = pairs.ok("plan", pairs.study_file(), "--images", pairs.root / "real", "--gpu", "h100")
-    decoded = [each["parts"][0]["busy"]["JPEG decoder"] for each in (real, made)]
-    assert decoded[0] == pytest.approx(3 * decoded[1])
-
-
-def test_a_store_without_files_says_nothing_of_them(scene: Scene) -> None:
-    """Records of stores without real variants are those of earlier versions."""
-    scene.embed(scene.photos)
-    assert all("files" not in record.to_json() for record in journal.read(place(scene.root / "s.zarr")))
 
 
 def test_finetuning_takes_computed_ones_alone(pairs: Scene) -> None:
@@ -335,38 +204,3 @@ def test_finetuning_takes_computed_ones_alone(pairs: Scene) -> None:
         Definition(dataclasses.replace(base.get("minephone"), kind="other").describe()).declared
         == Definition(base.get("minephone").describe()).declared
     )
-
-
-def test_real_variants_that_a_suite_does_not_name_are_told(pairs: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    words = pairs.embedding(pairs.root / "real", "--suite", "identity,jpeg", "--set", "canvas=64", *KINDS)
-    assert main([*map(str, words), "--quiet"]) == 0
-    assert "the suite has no minephone, minescan, which" in capsys.readouterr().err
-    assert main([*map(str, embedding(pairs, store="all.zarr")), "--quiet"]) == 0
-    out, said = capsys.readouterr()
-    assert "the suite has no" not in said
-    assert f"left out 2 of minephone: {pairs.key(pairs.one(at=0))} (no file), " in out
-
-
-def test_files_of_a_bad_photograph_may_go(pairs: Scene) -> None:
-    """It has no embeddings that a further backbone could take away."""
-    bad = pairs.one(at=2)
-    bad.write_bytes(b"no photograph")
-    pairs.ok(*embedding(pairs))
-    for path in (bad, scan(pairs, bad), phone(pairs, bad)):
-        path.unlink()
-    pairs.ok(*embedding(pairs, "--backbone", "control:statistics"))
-    store = EmbeddingStore.open(pairs.root / "s.zarr")
-    assert pairs.key(bad) not in load_table(store, "control:statistics").keys
-    assert len(load_table(store, "control:statistics").keys) == 17
-
-
-def test_results_of_other_files_are_of_other_data(pairs: Scene) -> None:
-    """Of the same photographs: their digest is the same, that of what rows are compared by is not."""
-    before = pairs.fresh(pairs.root / "real")["identity"]
-    for path in sorted((pairs.root / "real" / "minescan").rglob("*.webp")):
-        with Image.open(path) as picture:
-            write(path, webp(picture.point(lambda level: level // 2)))
-    after = pairs.fresh(pairs.root / "real")["identity"]
-    assert after["photographs"] == before["photographs"]
-    assert None not in (before["data"], after["data"])
-    assert after["data"] != before["data"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, delete, edit, numbers, other_bytes, relabel, rows, same_file, write
+from tests.scenarios.scene import Scene, delete, edit, numbers, relabel, rows, write
 
 # --- in place ---------------------------------------------------------------------------------------------------------
 
@@ -70,15 +70,6 @@ def test_fresh_starts_over_on_changed_photographs(scene: Scene) -> None:
     assert fresh == numbers(scene.fresh()) != before
 
 
-@pytest.mark.parametrize("change", [edit, _replace, _swap], ids=lambda f: f.__name__.strip("_"))
-@pytest.mark.usefixtures("settled")
-def test_changed_photographs_are_found_by_their_marks(scene: Scene, change: Callable[[Scene], None]) -> None:
-    scene.embed(scene.photos)
-    scene.embed(scene.photos)
-    change(scene)
-    scene.refused(*scene.embedding(scene.photos), kind="PhotographsError", field="images")
-
-
 def test_photographs_are_added(scene: Scene) -> None:
     scene.run()
     scene.add(40, "train")
@@ -91,51 +82,11 @@ def test_photographs_are_added(scene: Scene) -> None:
     assert shown["backbones"] == numbers(results)["backbones"]
 
 
-def test_photographs_of_another_folder_are_copied_in(scene: Scene) -> None:
-    """Existing embeddings are kept, new photographs are embedded."""
-    scene.run()
-    for number in range(60, 64):
-        scene.add(number, "train", scene.root / "more")
-    shutil.copytree(scene.root / "more", scene.photos, dirs_exist_ok=True)
-    assert scene.run()["images"] == 22
-    assert rows(scene.root / "out" / "store.zarr") == rows(scene.fresh_store())
-
-
-def test_a_class_is_added(scene: Scene) -> None:
-    scene.run()
-    for split in ("train", "train", "val", "test"):
-        write(scene.photos / split / "aaa" / f"{len(list(scene.photos.rglob('*.jpg')))}.jpg", jpeg(photograph(70)))
-    results = scene.run()
-    assert sorted(results["classes"]) == ["aaa", "even", "odd"]
-    assert rows(scene.root / "out" / "store.zarr") == rows(scene.fresh_store())
-
-
 def test_a_class_folder_is_renamed(scene: Scene) -> None:
     scene.run()
     for split in ("train", "val", "test"):
         (scene.photos / split / "odd").rename(scene.photos / split / "uneven")
     scene.run_refused()
-
-
-def test_a_photograph_that_cannot_be_decoded_is_mended(scene: Scene) -> None:
-    good = scene.one().read_bytes()
-    scene.one().write_bytes(b"no photograph")
-    broken = scene.run()
-    assert [row["key"] for row in broken["quarantined"]] == [scene.one().relative_to(scene.photos).as_posix()]
-    scene.one().write_bytes(good)
-    scene.run_refused()
-    scene.embed(scene.photos, "--replace", store="out/store.zarr")
-    assert numbers(scene.run()) == numbers(scene.fresh())
-
-
-@pytest.mark.slow
-def test_a_photograph_that_cannot_be_decoded_is_deleted(scene: Scene) -> None:
-    write(scene.photos / "train" / "even" / "broken.jpg", b"no photograph")
-    scene.run()
-    (scene.photos / "train" / "even" / "broken.jpg").unlink()
-    again, fresh = numbers(scene.run()), numbers(scene.fresh())
-    again.pop("quarantined"), fresh.pop("quarantined")  # it says what the store has left out
-    assert again == fresh
 
 
 # --- elsewhere --------------------------------------------------------------------------------------------------------
@@ -183,27 +134,6 @@ def test_run_on_other_photographs(scene: Scene) -> None:
     theirs = scene.run("out", other, "--fresh")
     assert numbers(theirs) == numbers(scene.fresh(other))
     assert numbers(theirs) != numbers(mine)
-
-
-def test_run_on_a_part_of_the_photographs(scene: Scene) -> None:
-    """A folder with fewer photographs is not the same input."""
-    part = same_file(scene.photos, scene.root / "part")
-    scene.run()
-    scene.one(folder=part).unlink()
-    scene.run_refused(images=part)
-
-
-def test_the_default_folder_is_that_of_the_photographs(scene: Scene) -> None:
-    """Folders of the same name elsewhere, and of another name here."""
-    words = ["--backbone", "control:pixels", "--suite", "identity,grayscale", "--set", "canvas=64"]
-    other = scene.add_all(scene.root / "else" / "photos", seed=100)
-    third = scene.add_all(scene.root / "third", seed=200)
-    scene.embed(scene.photos, store="runs/photos/store.zarr")
-    scene.embed(third, store="runs/third/store.zarr")
-    for images in (scene.photos, third):
-        path = scene.root / "runs" / images.name
-        scene.ok("stage", "analysis,similarity", path / "store.zarr", "--out", path)
-    scene.refused("run", other, *words, kind="PhotographsError", field="images")
 
 
 def test_a_store_or_results_among_the_photographs_are_no_photographs(scene: Scene) -> None:
@@ -270,62 +200,6 @@ def test_a_folder_beside_train_asks(scene: Scene) -> None:
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
-
-
-def test_links(scene: Scene) -> None:
-    """A link inside the folder is a photograph, identified by its target."""
-    target, other = scene.one(), scene.one(at=-1)
-    link = scene.photos / "train" / "even" / "link.jpg"
-    link.symlink_to(target)
-    scene.run()
-    link.unlink()
-    link.symlink_to(other)
-    scene.run_refused()
-
-
-def test_a_link_to_the_folder_is_the_folder(scene: Scene) -> None:
-    before = numbers(scene.run())
-    link = scene.root / "link"
-    link.symlink_to(scene.photos)
-    assert numbers(scene.run(images=link)) == before
-    link.unlink()
-    link.symlink_to(scene.add_all(scene.root / "other", seed=100))
-    scene.run_refused(images=link)
-
-
-def test_hard_links_are_copies(scene: Scene) -> None:
-    shutil.copytree(scene.photos, scene.root / "hard", copy_function=os.link)
-    before = numbers(scene.run())
-    assert numbers(scene.run(images=scene.root / "hard")) == before
-
-
-def test_a_deleted_photograph_comes_back(scene: Scene) -> None:
-    """Skipped by --replace, embedded once it is readable again."""
-    path = scene.one()
-    data = path.read_bytes()
-    scene.embed(scene.photos)
-    path.unlink()
-    scene.embed(scene.photos, "--replace")
-    without = len(rows(scene.root / "s.zarr"))
-    write(path, data)
-    assert without < len(rows(scene.fresh_store()))
-    scene.embed(scene.photos)
-    assert rows(scene.root / "s.zarr") == rows(scene.fresh_store())
-    assert scene.ok("verify", scene.root / "s.zarr")["complete"]
-
-
-@pytest.mark.slow
-def test_a_replaced_photograph_is_left_out_until_all_backbones_have_it(scene: Scene) -> None:
-    for backbone in ("control:pixels", "control:statistics"):
-        scene.embed(scene.photos, backbone=backbone)
-    scene.one().write_bytes(other_bytes(scene.one()))
-    scene.embed(scene.photos, "--replace")
-    info = {each["name"]: each["complete"] for each in scene.ok("info", scene.root / "s.zarr")["backbones"]}
-    assert info == {"control:pixels": True, "control:statistics": False}
-    scene.embed(None, backbone="control:statistics")
-    scene.study["backbones"] = ["control:pixels", "control:statistics"]
-    results = scene.run("out", None, "--store", scene.root / "s.zarr")
-    assert numbers(results) == numbers(scene.fresh())
 
 
 @pytest.mark.slow

@@ -48,14 +48,3 @@ def test_a_store_refuses_another_picture(scene: Scene, monkeypatch: pytest.Monke
     table = load_table(EmbeddingStore.open(scene.root / "s.zarr"), PIXELS)
     found = by_generator(table.transformations, table.generators)
     assert {key: [table.transformations[t] for t in own] for key, own in found.items()} == expected
-
-
-def test_neither_store_nor_results_name_the_file(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_loaded", [])
-    scene.study["suite"] = str(write(scene.root / "suite", jpeg(photograph(100))))
-    results = scene.run()
-    (made,) = (each for each in results["transformations"] if each["name"] == "mine")
-    assert len(made["picture"]) == 64
-    for path in (scene.root / "out").rglob("*"):
-        assert not path.is_file() or b"1906" not in path.read_bytes(), path
-    scene.new_process()

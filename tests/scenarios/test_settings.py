@@ -14,7 +14,7 @@ import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
 from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, numbers, other_bytes, rows, write
+from tests.scenarios.scene import Scene, numbers, rows, write
 
 from substyle.engine.backbones import onnx_graph
 
@@ -117,41 +117,7 @@ def test_a_plug_in_transformation_is_edited(scene: Scene) -> None:
     assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
 
 
-def test_a_plug_in_transformation_is_edited_for_a_further_backbone(scene: Scene) -> None:
-    """All backbones of a store see the same variants."""
-    plugin = scene.root / "mine.py"
-    plugin.write_text(TRANSFORMATION)
-    scene.study |= {"suite": "identity,mine_negative", "plugins": [str(plugin)]}
-    scene.run()
-    plugin.write_text(TRANSFORMATION.replace("LEVEL - canvas", "canvas"))
-    scene.new_process()
-    scene.study["backbones"] = ["control:statistics"]
-    scene.run_refused(None, "DifferentError")
-    words = scene.embedding(None, "--plugin", plugin, store="out/store.zarr", backbone="control:statistics")
-    scene.refused(*words, kind="DifferentError")
-
-
 # --- backbones --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_plug_in_backbone_is_edited(scene: Scene) -> None:
-    plugin = scene.root / "mine.py"
-    plugin.write_text(FAMILY)
-    scene.study |= {"backbones": ["mine:one"], "plugins": [str(plugin)]}
-    before = numbers(scene.run())
-    scene.new_process()
-    assert numbers(scene.run()) == before
-    edits = (("self.weight * GAIN", "self.weight + GAIN", ""), ("GAIN = 2.0", "GAIN = 3.0", ""), ("", "", "4.0"))
-    for old, new, setting in edits:
-        plugin.write_text(FAMILY.replace(old, new))
-        (scene.root / "gain.txt").write_text(setting)
-        scene.new_process()
-        scene.run_refused(None, "DifferentError")
-        more = scene.add(50)  # with something to embed, too
-        scene.run_refused(None, "DifferentError")
-        more.unlink()
-    assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
 
 
 def _weights(path: Path, seed: int) -> Path:
@@ -314,45 +280,6 @@ def test_configuration_of_probes_and_analysis(scene: Scene, part: str, change: d
     if "ks" in change or "tasks" in change:
         assert again != numbers(first)
     scene.ok(*report)
-
-
-@pytest.mark.slow
-def test_the_gallery_changes(scene: Scene, pages: None) -> None:
-    scene.run()
-    for count in (2, 0, 1):
-        scene.study["gallery"] = count
-        scene.run()
-        scene.run("fresh", None, "--fresh")
-        shown, fresh = (scene.root / out / "gallery" for out in ("out", "fresh"))
-        if count:
-            assert _pictures(shown) == _pictures(fresh)
-        page = (scene.root / "out" / "report.html").read_text()
-        assert page.count("<img") == (scene.root / "fresh" / "report.html").read_text().count("<img")
-
-
-def test_the_gallery_is_that_of_the_photographs(scene: Scene, pages: None) -> None:
-    """A photograph in the gallery is edited: `report` omits the old picture, `run` draws the new one."""
-    scene.study["gallery"] = 4
-    scene.run()
-    old = _pictures(scene.root / "out" / "gallery")
-    for path in scene.photos.rglob("*.jpg"):
-        path.write_bytes(other_bytes(path, int(path.stem) + 300))
-    store = scene.root / "out" / "store.zarr"
-    scene.embed(scene.photos, "--replace", store="out/store.zarr")
-    study = scene.study_file()
-    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
-        scene.ok(*stage, store, "--study", study)
-    assert "<img" not in (scene.root / "out" / "report.html").read_text()
-    scene.run()
-    scene.run("fresh")
-    new = _pictures(scene.root / "out" / "gallery")
-    assert new == _pictures(scene.root / "fresh" / "gallery")
-    assert new != old
-    assert "<img" in (scene.root / "out" / "report.html").read_text()
-
-
-def _pictures(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
 
 
 # --- refused before anything is made ----------------------------------------------------------------------------------

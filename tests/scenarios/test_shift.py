@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,6 @@ import pytest
 from PIL import Image
 from tests.conftest import slow_after
 from tests.scenarios.scene import CLASSES, Scene, numbers, other_bytes, read
-
-from substyle.engine.store import lock
-from substyle.engine.store.store import EmbeddingStore
 
 
 def _elsewhere(scene: Scene) -> None:
@@ -125,62 +121,5 @@ def test_numbered_classes_of_a_shift_are_not_those_of_the_study(shifted: Scene) 
     assert shifted.fresh()["backbones"]["control:pixels"]["shift"]["other"]["images"] == 6
 
 
-@pytest.mark.parametrize("change", [_elsewhere, _renamed, _dropped], ids=lambda f: f.__name__[1:])
-def test_report_with_another_shift_in_the_study(shifted: Scene, change: Callable[[Scene], None]) -> None:
-    """A report shows only shifts of its study."""
-    shifted.run()
-    change(shifted)
-    code, answer = shifted.command("report", shifted.root / "out" / "store.zarr", "--study", shifted.study_file())
-    if code:
-        assert answer["error"]["type"] == "StaleError"
-    else:
-        assert "shift" not in _results(shifted)["backbones"]["control:pixels"]
-
-
-@pytest.mark.slow
-def test_shift_after_the_probes_changed(shifted: Scene) -> None:
-    """The shift was scored by a probe that no longer exists."""
-    shifted.run()
-    shifted.study["probes"]["Cs"] = [1e-3]
-    store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
-    shifted.ok("stage", "probes", store, "--study", study)
-    shifted.refused("report", store, "--study", study, kind="StaleError")
-    assert numbers(shifted.run()) == numbers(shifted.fresh())
-
-
-@pytest.mark.slow
-def test_shift_after_the_analysis_changed(shifted: Scene) -> None:
-    """The sensitivity beside the loss was resampled with the settings of the analysis."""
-    shifted.run()
-    shifted.study["analysis"]["max_images"] = 3
-    store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
-    shifted.ok("stage", "analysis,similarity", store, "--study", study)
-    shifted.refused("report", store, "--study", study, kind="StaleError")
-
-
-@pytest.mark.slow
-def test_shift_after_its_embeddings_changed(shifted: Scene) -> None:
-    """A run that stopped after embedding the photographs of a shift anew has not scored them."""
-    shifted.run()
-    store = EmbeddingStore.open(next((shifted.root / "out" / "shift").glob("*.zarr")))
-    (entry,) = store.backbones()
-    with lock.hold(store.path, run := lock.new_run_id()):
-        changed = 1 - store.read(entry, "identity", 0, 6)
-        store.write_shard(entry, 0, {"identity": changed}, (), seconds=1.0, run=run)
-    shifted.refused("report", shifted.root / "out" / "store.zarr", kind="StaleError")
-
-
 def _results(scene: Scene) -> dict[str, Any]:
     return read(scene.root / "out" / "results.json")
-
-
-def test_class_names_that_look_alike_are_one_class(scene: Scene) -> None:
-    composed, decomposed = unicodedata.normalize("NFC", "été"), unicodedata.normalize("NFD", "été")
-    shifted = scene.add_all(scene.root / "shifted", seed=40)
-    for folder, names in ((scene.photos, (composed, composed, decomposed)), (shifted, (decomposed,) * 3)):
-        for split, name in zip(("train", "val", "test"), names, strict=True):
-            (folder / split / "even").rename(folder / split / name)
-    scene.study["shift"] = {"shifted": str(shifted)}
-    results = scene.run()
-    assert results["classes"] == [composed, "odd"] or results["classes"] == ["odd", composed]
-    assert results["backbones"]["control:pixels"]["shift"]["shifted"]["images"] == 18

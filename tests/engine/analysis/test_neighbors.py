@@ -21,48 +21,11 @@ def plain_vote(labels: np.ndarray) -> int:
     return next(label for label in labels if np.count_nonzero(labels == label) == best)
 
 
-@pytest.mark.parametrize(("queries", "bank", "k"), [(5, 40, 1), (30, 200, 10), (3, 4, 9), (1, 1, 1)])
-def test_search_equals_brute_force(queries: int, bank: int, k: int) -> None:
-    rng = np.random.default_rng(queries * bank)
-    q, b = unit(rng.normal(size=(queries, 16))), unit(rng.normal(size=(bank, 16)))
-    assert np.array_equal(neighbors.search(q, b, k), brute_force(q, b, k))
-
-
-def test_search_in_nothing_and_for_nothing() -> None:
-    some, none = np.ones((3, 4), np.float32), np.empty((0, 4), np.float32)
-    assert neighbors.search(some, none, 5).shape == (3, 0)
-    assert neighbors.search(none, some, 5).shape == (0, 3)
-
-
 def test_others_equals_brute_force_without_self() -> None:
     x = unit(np.random.default_rng(1).normal(size=(50, 8)))
     similarity = x.astype(np.float64) @ x.T
     np.fill_diagonal(similarity, -np.inf)
     assert np.array_equal(neighbors.others(x, 10), np.argsort(-similarity, axis=1)[:, :10])
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
-def test_others_never_holds_the_row_itself_even_among_equal_rows(count: int) -> None:
-    found = neighbors.others(np.full((count, 6), 6**-0.5, np.float32), 5)
-    assert found.shape == (count, max(min(5, count - 1), 0))
-    assert not (found == np.arange(count)[:, None]).any()
-    assert all(len(set(row)) == len(row) for row in found.tolist())
-
-
-def test_vote_equals_counting() -> None:
-    labels = np.random.default_rng(2).integers(0, 4, (500, 9))
-    assert neighbors.vote(labels).tolist() == [plain_vote(row) for row in labels]
-
-
-def test_vote_of_blocks_equals_vote_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = np.random.default_rng(3).integers(0, 3, (25, 5))
-    whole = neighbors.vote(labels)
-    monkeypatch.setattr(neighbors, "_BLOCK", 7)
-    assert np.array_equal(neighbors.vote(labels), whole)
-
-
-def test_a_tie_goes_to_the_label_seen_first() -> None:
-    assert neighbors.vote(np.array([[3, 1, 1, 3], [1, 3, 3, 1], [5, 2, 2, 9], [4, 0, 7, 2]])).tolist() == [3, 1, 2, 4]
 
 
 def test_knn_equals_plain_loops() -> None:
@@ -88,24 +51,6 @@ def test_knn_equals_plain_loops() -> None:
     assert (answer["queries"], answer["bank"]) == (60, 150)
 
 
-def test_a_k_beyond_the_bank_has_no_accuracy() -> None:
-    rng = np.random.default_rng(5)
-    answer = neighbors.knn(rows(rng, 6), rows(rng, 8), (1, 8, 9), classes=False, seed=0)
-    assert answer["transformation"]["8"] is not None
-    assert answer["transformation"]["9"] is None
-    assert answer["class"] is None
-
-
-def test_only_labelled_rows_take_part_in_class_votes() -> None:
-    rng = np.random.default_rng(6)
-    queries, bank = rows(rng, 40), rows(rng, 80)
-    all_labelled = SampledRows(bank.x_RD, bank.image_R, bank.transformation_R, np.abs(bank.label_R), bank.image_R)
-    answer = neighbors.knn(queries, all_labelled, (3,), classes=True, seed=0)
-    order = brute_force(queries.x_RD, bank.x_RD, 3)
-    hits = [plain_vote(all_labelled.label_R[row]) == t for row, t in zip(order, queries.label_R, strict=True) if t >= 0]
-    assert answer["class"]["3"]["value"] == pytest.approx(np.mean(hits))
-
-
 def test_balance_and_retrieval_equal_plain_loops() -> None:
     sample = rows(np.random.default_rng(7), 90)
     found = neighbors.others(sample.x_RD, 10)
@@ -127,25 +72,3 @@ def test_balance_and_retrieval_equal_plain_loops() -> None:
         assert recall["image"][str(k)] == pytest.approx(np.mean(same))
         other = [any(style[j] == style[i] and image[j] != image[i] for j in found[i, :k]) for i in range(90)]
         assert recall["transformation"][str(k)] == pytest.approx(np.mean(other))
-
-
-def test_another_severity_of_a_photograph_counts_as_the_photograph() -> None:
-    """Every photograph is nearest to itself in the other severity of the same transformation."""
-    image = np.repeat(np.arange(6), 2)
-    x = unit(np.eye(6, dtype=np.float32)[image] + 0.01 * np.random.default_rng(0).random((12, 6), dtype=np.float32))
-    sample = SampledRows(x, image, np.zeros(12, np.int64), np.zeros(12, np.int64), image)
-    found = neighbors.others(x, 10)
-    balance = neighbors.balance(sample, found, seed=0)
-    shown = [balance[key]["value"] for key in ("same_image", "same_transformation", "neither", "both")]
-    assert shown == [1.0, 0.0, 0.0, 0.0]
-    recall = neighbors.retrieval(sample, found)
-    assert (recall["image"]["1"], recall["transformation"]["1"], recall["transformation"]["5"]) == (1.0, 0.0, 1.0)
-
-
-def test_balance_and_retrieval_of_a_single_row_are_unknown() -> None:
-    sample = rows(np.random.default_rng(8), 1)
-    found = neighbors.others(sample.x_RD, 10)
-    answer = neighbors.balance(sample, found, seed=0)
-    names = ("same_image", "same_transformation", "both", "neither")
-    assert answer == {**dict.fromkeys(names), "queries": 0}
-    assert neighbors.retrieval(sample, found)["image"] == {"1": None, "5": None, "10": None}

@@ -12,11 +12,9 @@ import faiss
 import numpy as np
 import pytest
 import torch
-from tests.engine.analysis.test_run import table
 
-from substyle.engine.analysis import neighbors, run
+from substyle.engine.analysis import neighbors
 from substyle.engine.analysis.geometry import SampledRows
-from substyle.engine.config import AnalysisConfig
 from substyle.errors import ConfigError
 
 
@@ -60,29 +58,6 @@ def test_arrays_are_searched_on_the_gpu_that_is_given(gpu: list[dict[str, Any]])
     np.testing.assert_array_equal(found, np.argsort(-(query @ bank.T), axis=1)[:, :7])
 
 
-def test_more_neighbours_than_the_gpu_gives_are_searched_on_the_cpu(gpu: list[dict[str, Any]]) -> None:
-    assert neighbors.search(rows(2), rows(2100), 2049, SECOND).shape == (2, 2049)
-    assert gpu == []
-    assert neighbors.search(rows(2), rows(2100), 2048, SECOND).shape == (2, 2048)
-    assert len(gpu) == 1
-
-
-def test_nothing_to_search_asks_nobody(gpu: list[dict[str, Any]]) -> None:
-    assert neighbors.search(rows(0), rows(3), 2, SECOND).shape == (0, 2)
-    assert gpu == []
-
-
-@pytest.mark.parametrize("count", [0, None])
-def test_without_a_gpu_the_cpu_searches(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
-    if count is None:
-        monkeypatch.delattr(faiss, "get_num_gpus", raising=False)
-    else:
-        monkeypatch.setattr(faiss, "get_num_gpus", lambda: count, raising=False)
-    assert neighbors.gpu_resources() is None
-    assert neighbors.search_device() == torch.device("cpu")
-    assert neighbors.search(rows(3), rows(9), 2).shape == (3, 2)
-
-
 class Distances:
     """A fake of FAISS's GPU search by address, on host memory."""
 
@@ -123,25 +98,6 @@ def distances(monkeypatch: pytest.MonkeyPatch) -> Distances:
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda where: SimpleNamespace(cuda_stream=77))
     return made
-
-
-@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
-@pytest.mark.parametrize(
-    ("bank", "k", "blocks"), [(40, 7, [16, 16, 8]), (16, 3, [16]), (35, 20, [16, 16, 3]), (3, 9, [3])]
-)
-def test_tensors_are_searched_where_they_lie(
-    distances: Distances, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype, bank: int, k: int, blocks: list[int]
-) -> None:
-    """Block by block, for float16 and float32."""
-    monkeypatch.setattr(neighbors, "BLOCK", 16)
-    queries, there = (torch.from_numpy(rows(count)[::-1].copy()).to(kind) for count in (5, bank))
-    found = neighbors.search_on_gpu(queries, there, k)
-    assert found.dtype == torch.int64
-    expected = (queries.double() @ there.double().T).argsort(1, descending=True)[:, :k]
-    assert torch.equal(found, expected)
-    assert distances.banks == blocks
-    assert {stream for _, stream in distances.stream} == {77}
-    np.testing.assert_array_equal(neighbors.search(queries, there, k), expected)
 
 
 def test_tensors_that_cannot_be_searched(distances: Distances, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,14 +145,6 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
 
 
-@pytest.mark.parametrize(
-    ("name", "device"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
-)
-def test_the_device_of_the_search(gpus: None, capsys: pytest.CaptureFixture[str], name: str, device: str) -> None:
-    assert neighbors.search_device(name) == torch.device(device)
-    assert capsys.readouterr().err == ""
-
-
 def test_a_faiss_without_gpu_beside_one_is_said_once(
     gpus: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,62 +155,3 @@ def test_a_faiss_without_gpu_beside_one_is_said_once(
     for name in ("auto", "cuda", "cuda:1"):
         assert neighbors.search_device(name) == torch.device("cpu")
     assert capsys.readouterr().err.count("extra gpu") == 1
-
-
-def test_a_device_that_does_not_exist_is_refused() -> None:
-    for name in ("cuda:9", "tpu"):
-        with pytest.raises(ConfigError) as caught:
-            neighbors.search_device(name)
-        assert caught.value.field == "device"
-
-
-@pytest.mark.parametrize(("limit", "device", "placed"), [(1 << 20, SECOND, [SECOND]), (10, SECOND, []),
-                                                         (1 << 20, torch.device("cpu"), [])])  # fmt: skip
-def test_rows_that_fit_are_brought_to_the_gpu(
-    monkeypatch: pytest.MonkeyPatch, limit: int, device: torch.device, placed: list[torch.device]
-) -> None:
-    asked: list[torch.device] = []
-    monkeypatch.setattr(neighbors, "MEMORY_LIMIT", limit)
-    monkeypatch.setattr(torch, "from_numpy", lambda x: SimpleNamespace(to=asked.append))
-    some = rows(4)
-    assert neighbors.place(some, device) is (None if placed else some)
-    assert asked == placed
-
-
-@pytest.mark.parametrize(("device", "expected"), [(SECOND, [("resources", 1)]), (torch.device("cpu"), [])])
-def test_k_means_runs_on_the_device_of_the_search(
-    gpus: None, monkeypatch: pytest.MonkeyPatch, device: torch.device, expected: list[Any]
-) -> None:
-    asked = []
-
-    def index_cpu_to_gpu(resources: object, number: int, index: faiss.IndexFlatIP) -> faiss.IndexFlatIP:
-        asked.append((resources, number))
-        return index
-
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", index_cpu_to_gpu, raising=False)
-    some = rows(30)
-    found = neighbors.kmeans(some, 3, 0, device)
-    assert asked == expected
-    np.testing.assert_array_equal(found, neighbors.kmeans(some, 3, 0))
-
-
-def test_the_analysis_uses_one_device(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search, placement and clusters get the device of the configuration."""
-    asked: dict[str, set[torch.device]] = {}
-
-    def spy(name: str, result: Any) -> None:  # noqa: ANN401
-        def call(*arguments: Any, **how: Any) -> Any:  # noqa: ANN401
-            given = [each for each in (*arguments, *how.values()) if isinstance(each, torch.device)]
-            asked.setdefault(name, set()).update(given)
-            return result(*arguments)
-
-        monkeypatch.setattr(neighbors, name, call)
-
-    cpu = torch.device("cpu")
-    search, kmeans = neighbors.search, neighbors.kmeans
-    spy("place", lambda x, device: x)
-    spy("search", lambda query, bank, k, device: search(query, bank, k, cpu))
-    spy("kmeans", lambda x, k, seed, device: kmeans(x, k, seed, cpu))
-    monkeypatch.setattr("substyle.engine.analysis.projection.POINTS", 0)
-    run.analyze(table(), AnalysisConfig(device="cuda:1"), quiet=True)
-    assert asked == {"place": {SECOND}, "search": {SECOND}, "kmeans": {SECOND}}

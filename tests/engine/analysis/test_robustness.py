@@ -36,28 +36,6 @@ def points(count: int, noise: float = 0.01) -> dict[str, Replicates]:
     }
 
 
-def test_every_shift_and_their_mean_with_intervals_over_the_same_resamples() -> None:
-    own = points(6)
-    rows = robustness(own)
-    assert [row["shift"] for row in rows] == ["night", "sketches", None]
-    assert rows[0]["spearman"]["value"] == rows[0]["kendall"]["value"] == pytest.approx(1.0)
-    moved = [p.sensitivity.value for p in own.values()]
-    for row, shifts in zip(rows, (["night"], ["sketches"], ["night", "sketches"]), strict=True):
-        lost = [np.mean([p.loss[s].value for s in shifts]) for p in own.values()]
-        assert row["spearman"]["value"] == pytest.approx(stats.spearmanr(moved, lost).statistic)
-        rho = [
-            stats.spearmanr(
-                [p.sensitivity.replicates_R[r] for p in own.values()],
-                [np.mean([p.loss[s].replicates_R[r] for s in shifts]) for p in own.values()],
-            ).statistic
-            for r in range(300)
-        ]
-        ends = [row["spearman"]["low"], row["spearman"]["high"]]
-        assert ends == pytest.approx(np.percentile(rho, [2.5, 97.5]).tolist())
-        assert row["backbones"]["net3"]["loss"]["value"] == pytest.approx(lost[3])
-        assert row["backbones"]["net3"]["sensitivity"]["value"] == moved[3]
-
-
 def test_few_backbones_have_no_correlation_but_their_numbers() -> None:
     (*_, row) = robustness(points(FEWEST_CORRELATED - 1))
     assert row["spearman"] is row["kendall"] is None

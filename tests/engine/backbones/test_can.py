@@ -106,15 +106,6 @@ def test_flax_parameters(network: torch.nn.Module, tmp_path: Path, style: str, u
         load(tmp_path / "w.npz")
 
 
-def test_a_timm_backbone_takes_flax_parameters_too(network: torch.nn.Module, tmp_path: Path) -> None:
-    np.savez(tmp_path / "B_16.npz", **flax(network, "augreg"))
-    backbone = load(tmp_path / "B_16.npz", "timm:test_vit")
-    assert backbone.module is not None
-    x = torch.randn(1, 3, 160, 160)
-    with torch.inference_mode():
-        torch.testing.assert_close(backbone.module.get_submodule("network")(x), network(x))
-
-
 @pytest.mark.parametrize(
     ("prefix", "beside"),
     [
@@ -130,17 +121,3 @@ def test_pytorch_layouts(network: torch.nn.Module, tmp_path: Path, prefix: str, 
     torch.save({"model": state | {f"{prefix}surprise": torch.zeros(2)}}, tmp_path / "checkpoint-799.pth")
     with pytest.raises(weights.WeightsError, match=r"1 unexpected \[surprise\]"):
         load(tmp_path / "checkpoint-799.pth")
-
-
-def test_a_layer(network: torch.nn.Module, tmp_path: Path) -> None:
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    backbone = load(tmp_path / "w.pth", "can:small@layer=0")
-    assert backbone.spec.pooling.startswith("cls, block 0")
-    assert load(tmp_path / "w.pth", "can:small@pool=cls").spec.pooling == "cls"
-
-
-def test_normalisation_of_the_weights_is_given_with_them(network: torch.nn.Module, tmp_path: Path) -> None:
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    own, given = (load(tmp_path / "w.pth", f"can:small{end}") for end in ("", "@mean=0.5,std=0.25"))
-    assert (given.spec.mean, given.spec.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    assert (given.spec.pooling, given.spec.weights_hash) == (own.spec.pooling, own.spec.weights_hash)

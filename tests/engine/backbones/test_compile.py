@@ -12,18 +12,16 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.conftest import photograph, slow_after
+from tests.conftest import photograph
 from tests.engine.backbones.small_networks import GivenSamples
 from torch import nn
 
 from substyle.engine.backbones import onnx_graph, registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.lazy import LazyBackbone
-from substyle.engine.backbones.runtimes.base import TorchModule
-from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, core, layers, with_float32_layers
-from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
+from substyle.engine.backbones.spec import Backbone
 from substyle.engine.store.layout import network_identity
 from substyle.errors import ConfigError
 
@@ -55,62 +53,6 @@ def options(precision: str = "fp32", dtype: str = "float16") -> CompileOptions:
 
 def compiled_on_samples(backbone: Backbone, options: CompileOptions) -> CompiledBackbone:
     return compile_source(LazyBackbone.of(backbone, canvas=224, batch=BATCH), GivenSamples(samples(), BATCH), options)
-
-
-@pytest.mark.parametrize("model", slow_after(1, ["test_efficientnet", "test_vit"]))
-def test_compiled_agrees_with_eager(model: str) -> None:
-    backbone = load(f"control:random:{model}")
-    compiled = compiled_on_samples(backbone, options())
-    assert compiled.runtime["name"] == "openvino"
-    assert compiled.gates is not None
-    assert compiled.gates[0]["cosine_min"] >= 0.9999
-    assert compiled.gates[0]["rows"] == 3 * BATCH  # each batch is a variant; fewer than 16 pictures are all compared
-    assert compiled.rate > 0
-    assert backbone.module is not None
-    expected = TorchModule(backbone.module)(samples()[1])
-    np.testing.assert_allclose(compiled.embed(samples()[1]), expected, rtol=1e-3, atol=1e-4)
-
-
-def test_short_batches_are_padded_and_rows_do_not_mix() -> None:
-    compiled = compiled_on_samples(load("control:random:test_efficientnet"), options())
-    whole = compiled.embed(samples()[0])
-    for count in (1, 3):
-        np.testing.assert_array_equal(compiled.embed(samples()[0][:count]), whole[:count])
-
-
-def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
-    backbone = load("control:random:test_resnet")
-
-    def compiled() -> CompiledBackbone:
-        source = LazyBackbone(lambda: backbone, {"weights": "known"}, canvas=224, batch=BATCH)
-        return compile_source(source, GivenSamples(samples(), BATCH), options())
-
-    first = compiled()
-    kinds = sorted({p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file()})
-    assert kinds == ["gates", "graphs", "openvino", "policies", "rates", "sources"]
-
-    def refuse(*arguments: object, **more: object) -> None:
-        raise AssertionError("exported again")
-
-    monkeypatch.setattr("substyle.engine.backbones.lazy.export", refuse)
-    second = compiled()
-    assert (second.gates, second.rate) == (first.gates, first.rate)
-    np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
-
-
-def test_the_exported_graph_does_not_depend_on_what_ran_eagerly() -> None:
-    backbone = load("control:random:test_efficientnet")
-    assert backbone.module is not None
-    before = LazyBackbone.of(backbone, canvas=224, batch=BATCH).graph
-    TorchModule(backbone.module)(samples()[0])
-    assert LazyBackbone.of(backbone, canvas=224, batch=BATCH).graph == before
-
-
-def test_arithmetic_controls_need_no_gate() -> None:
-    compiled = compiled_on_samples(load("control:pixels"), options())
-    assert compiled.gates is None
-    assert compiled.runtime["name"] == "torch"
 
 
 def test_auto_keeps_layers_in_float32_until_the_gate_passes(
@@ -157,27 +99,6 @@ class Two(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.second(torch.relu(self.first(x)))).flatten(1)
-
-
-def test_layers_marked_float32_run_in_float32() -> None:
-    import openvino as ov
-
-    module = Preprocessed(Two(), canvas=64, side=64, mean=IMAGENET_MEAN, std=IMAGENET_STD).eval()
-    graph = export(module, canvas=64, batch=2).SerializeToString()
-    assert layers(graph) == 2
-    core = ov.Core()
-    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this CPU has no bf16")
-
-    def precisions(count: int) -> list[str]:
-        model = with_float32_layers(core.read_model(graph), count)
-        running = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}).get_runtime_model()
-        info = [op.get_rt_info() for op in running.get_ordered_ops()]
-        return [i["runtimePrecision"].astype(str) for i in info if i["layerType"].astype(str) == "Convolution"]
-
-    assert precisions(0) == ["bf16", "bf16"]
-    assert precisions(1) == ["f32", "bf16"]
-    assert precisions(2) == ["f32", "f32"]
 
 
 def onnx_file(folder: Path, side: int = 32) -> tuple[Path, nn.Module]:
@@ -227,17 +148,6 @@ def test_onnx_file_with_its_preprocessing(tmp_path: Path) -> None:
     np.testing.assert_allclose(compiled.embed(samples()[0]), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_preprocessing_of_an_onnx_file_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, _ = onnx_file(tmp_path)
-    path.with_suffix(".json").write_text('{"mean": [0.1, 0.2, 0.7], "std": [0.5, 0.5, 0.4]}')
-    first = load(f"onnx:{path}").graph
-    monkeypatch.setattr(onnx_graph, "export", None)
-    assert load(f"onnx:{path}").graph == first
-    path.with_suffix(".json").write_text('{"mean": [0.1, 0.2, 0.8], "std": [0.5, 0.5, 0.4]}')
-    with pytest.raises(ConfigError, match="NoneType"):
-        load(f"onnx:{path}")
-
-
 def test_onnx_file_without_preprocessing_is_refused(tmp_path: Path) -> None:
     path, _ = onnx_file(tmp_path)
     facts = path.with_suffix(".json")
@@ -285,11 +195,3 @@ def test_an_onnx_backbone_is_known_by_all_that_it_is_loaded_from(
     weights = onnx.numpy_helper.to_array(next(t for t in onnx.load(str(path)).graph.initializer if len(t.dims) == 4))
     data.write_bytes(data.read_bytes().replace(weights.tobytes(), (2 * weights).tobytes()))
     assert known(0.1, names[0])["weights"] != first["weights"]
-
-
-def test_the_precision_that_is_executed_is_read_back() -> None:
-    """A CPU without bf16 runs float32, whatever was asked for."""
-    graph = LazyBackbone.of(load("control:random:test_efficientnet"), canvas=224, batch=BATCH).graph
-    bf16 = "bf16" if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
-    assert OpenVINOGraph(graph, precision="bf16").executed == bf16
-    assert OpenVINOGraph(graph, precision="fp32").executed == "fp32"

@@ -23,11 +23,6 @@ def run(got: np.ndarray, precision: str = "bf16") -> float:  # type: ignore[type
     return check("x", got, REFERENCE, mean_D=REFERENCE.mean(0), precision=precision, reference="float32").cosine_min
 
 
-def test_equal_embeddings_pass() -> None:
-    assert run(REFERENCE) == pytest.approx(1.0)
-    assert run(REFERENCE.astype(np.float16)) > 0.999
-
-
 def test_the_common_part_does_not_hide_a_difference() -> None:
     shuffled = REFERENCE[::-1].copy()
     plain = (shuffled * REFERENCE).sum(1) / np.linalg.norm(shuffled, axis=1) / np.linalg.norm(REFERENCE, axis=1)
@@ -105,44 +100,6 @@ class Named(GivenSamples):
 
 def samples(count: int, names: tuple[str, ...] = NAMES) -> Named:
     return Named([], count, given=names)
-
-
-@pytest.mark.parametrize("count", [1, 3, 4, 10, 32])
-def test_photographs_of_a_transformation_do_not_depend_on_the_suite(count: int) -> None:
-    for name in NAMES:
-        found = photographs(samples(count), name, full=False)
-        assert found == photographs(samples(count, ("jpeg",)), name, full=False)
-        assert len(set(found)) == min(count, gate.GATE_EACH)
-        assert max(found) < count
-    assert photographs(samples(count), "jpeg", full=True) == list(range(count))
-
-
-def test_transformations_have_different_photographs() -> None:
-    names = tuple(f"t{i}" for i in range(60))
-    assert {i for name in names for i in photographs(samples(32), name, full=False)} == set(range(32))
-
-
-@pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 16, 20])
-@pytest.mark.parametrize("more", [0, 1, 3])
-def test_a_spot_check_has_one_picture_of_each_photograph(count: int, more: int) -> None:
-    suite = (*NAMES, *MORE[:more])
-    made = gate_of(Artefact(exact), samples(count, suite))
-    seen: list[list[int]] = []
-
-    def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        seen.extend(block[:, 0, 0, :2].tolist())
-        return true(block)
-
-    (found,) = made.spot(PrecisionPolicy("bf16"), embed)  # type: ignore[arg-type]
-    images = min(count, gate.SPOT_PICTURES)
-    assert found.images == images
-    rows = min(gate.SPOT_PICTURES, len(suite) * count)
-    assert found.rows == len(seen) == len(set(map(tuple, seen))) == rows
-    assert {i for _, i in seen} == set(range(images))
-    names = {EVERY[t] for t, _ in seen}
-    assert len(names) == min(len(suite), rows)
-    assert "grayscale" in names
 
 
 class Facts(NamedTuple):
@@ -277,39 +234,6 @@ def test_the_list_follows_from_network_and_processor(
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_a_policy_that_is_given_costs_one_block_if_it_fails() -> None:
-    artefact = Artefact(lambda policy, i: 5.0)
-    notes: list[str] = []
-    with pytest.raises(RejectedError, match=r"^x: bf16 disagrees .* on 4 pictures of grayscale: "):
-        search(artefact, "bf16", note=notes.append)
-    assert artefact.seen == {PrecisionPolicy("bf16"): artefact.batch}
-    assert notes[-1] == "gate: bf16, 0 of 20 pictures"
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_one_bad_picture_at_the_end_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
-    last = EACH * len(NAMES) - 1
-    artefact = Artefact(lambda policy, i: 5.0 if i >= last and policy.precision == "bf16" else 0.0, layers=1)
-    assert search(artefact)[0] == FLOAT32
-    assert artefact.seen[PrecisionPolicy("bf16")] > last
-    assert "of jpeg" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_a_transformation_that_fails_joins_the_search() -> None:
-    """It needs more layers than those on which the search began."""
-    need = {"jpeg": 20}
-    artefact = ByName(exact, need={**need})
-    found = search(artefact)
-    assert found == (PrecisionPolicy("bf16", 24), EACH * len(NAMES))
-    # a suite without it keeps the policy of those
-    assert search(ByName(exact, need=need), names=("identity", "gaussian_blur"))[0] == PrecisionPolicy("bf16")
-    again = ByName(exact, need=need)
-    assert search(again) == found
-    assert again.seen == {}, "all is remembered"
-
-
-@pytest.mark.usefixtures("own_cache")
 def test_another_suite_costs_what_is_new_in_it() -> None:
     first = Artefact(exact, float32_reference=True)
     search(first, names=("identity", "gaussian_blur"))
@@ -390,12 +314,6 @@ class EightBits(Artefact):
             return true(block) + 5.0 * np.array(wrong_B)[:, None] * np.eye(9)[:1]
 
         return embed
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_8_bits_with_few_layers_left_out() -> None:
-    policy, _ = search(EightBits(exact, ladder=("bf16", "fp16", "fp32")), "int8")
-    assert policy == PrecisionPolicy("int8", unquantised_layers=3, between="fp16")
 
 
 @pytest.mark.usefixtures("own_cache")

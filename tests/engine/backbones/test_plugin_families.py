@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tests.engine.backbones.small_networks import GivenSamples
-from torch import nn
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.lazy import LazyBackbone, sketch
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
-from substyle.engine.backbones.spec import SAME_SKETCH, Backbone, distance, expand
-from substyle.engine.store import catalog
-from substyle.engine.store.layout import network_changes, network_facts
+from substyle.engine.backbones.spec import SAME_SKETCH, distance
 from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -90,26 +85,6 @@ def found(folder: Path, text: str, settings: str = "") -> tuple[LazyBackbone, Co
     return source, compiled, OpenVINOBuilder(source, SAMPLES, batch=4, canvas=SIDE, threads=1).key
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "settings"),
-    [
-        ("self.weight * GAIN", "self.weight + GAIN", ""),
-        ("torch.zeros(3)", "torch.ones(3)", ""),
-        ("", "", "2"),  # a file that the code reads
-    ],
-)
-def test_an_edited_network_is_another_backbone(tmp_path: Path, old: str, new: str, settings: str) -> None:
-    source, compiled, key = found(tmp_path / "a", PLUGIN)
-    _, edited, edited_key = found(tmp_path / "b", PLUGIN.replace(old, new), settings)
-    assert source.identity is None  # a plug-in may read anything
-    canvas_BSSC = np.full((1, SIDE, SIDE, 3), 4, np.uint8)
-    assert compiled.embed(canvas_BSSC).tolist() != edited.embed(canvas_BSSC).tolist()
-    assert compiled.spec.weights_hash == edited.spec.weights_hash
-    assert key != edited_key
-    (difference,) = catalog.differences(compiled.describe()[0], edited.describe()[0])
-    assert difference.startswith("embeddings of fixed pictures differ by ")
-
-
 def test_an_edited_comment_in_another_folder_changes_nothing(tmp_path: Path) -> None:
     _, compiled, key = found(tmp_path / "a", PLUGIN)
     _, edited, edited_key = found(tmp_path / "b", PLUGIN.replace("# a comment", "# another\n"))
@@ -131,25 +106,6 @@ def test_a_sketch_tells_small_edits_from_rounding() -> None:
     assert distance(sketch(x_BD), sketch(one_BD)) == pytest.approx(1 / np.linalg.norm(x_BD[3]), rel=0.3)
 
 
-def test_graphs_of_another_exporter_are_compared_by_their_sketch(tmp_path: Path) -> None:
-    source, *_ = found(tmp_path / "a", PLUGIN)
-    facts = network_facts(source.spec.describe())
-    assert network_changes(facts, facts | {"graph": "another"}, "then") == []
-    other = facts | {"graph": "another", "sketch": [[2 * v for v in row] for row in facts["sketch"]]}
-    (change,) = network_changes(facts, other, "then")
-    assert change.startswith("embeddings of fixed pictures differ by 1 ")
-    older = {name: value for name, value in facts.items() if name not in ("graph", "sketch")}
-    assert network_changes(older, facts, "then") == []  # of an earlier version
-
-
-def test_a_network_that_changes_while_it_is_used_is_refused(tmp_path: Path) -> None:
-    source, *_ = found(tmp_path / "a", PLUGIN)
-    source.unload()
-    (tmp_path / "a" / "settings.txt").write_text("2")
-    with pytest.raises(Exception, match="has changed since the run began"):
-        _ = source.graph
-
-
 def test_a_network_that_cannot_be_exported_has_a_sketch_alone(tmp_path: Path) -> None:
     looks = PLUGIN.replace("return x.abs()", "x = 2 * x if float(x.max()) > 0.5 else x\n        return x.abs()")
     (tmp_path / "mine.py").write_text(looks)
@@ -168,29 +124,3 @@ def test_layers_apart_and_together_have_gates_of_their_own() -> None:
     assert sources[0].spec.graph == sources[1].spec.graph
     keys = {OpenVINOBuilder(source, SAMPLES, batch=2, canvas=64, threads=1).key for source in sources}
     assert len(keys) == 2
-
-
-def test_plain_arithmetic_has_a_sketch_alone() -> None:
-    class Mean(nn.Module):
-        def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
-            return canvas_BSSC.float().mean((1, 2))
-
-    spec = registry.load("control:pixels", CONTEXT).spec
-    made = LazyBackbone(partial(Backbone, spec, Mean(), compiled=False), None, canvas=SIDE, batch=2)
-    assert made.spec.graph == ""
-    assert np.shape(made.spec.sketch) == (4, 64)
-
-
-def test_which_families_are_packaged(tmp_path: Path) -> None:
-    found(tmp_path / "a", PLUGIN)
-    assert {name for name, family in registry.FAMILIES.items() if not family.packaged} == {"mine", "python"}
-
-
-@pytest.mark.parametrize("name", ["mine:first@layer=0", "mine:first@layr=0", "mine:first@layer=0..1"])
-def test_options_that_a_family_does_not_read_are_refused(name: str, tmp_path: Path) -> None:
-    """They would be stored as another backbone with the same embeddings."""
-    found(tmp_path / "a", PLUGIN)
-    with pytest.raises(ConfigError) as caught:
-        registry.check_name(expand(name)[0])
-    assert caught.value.field == f"backbone {expand(name)[0]}"
-    registry.check_name("mine:folder@layer=0/first")

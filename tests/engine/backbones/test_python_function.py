@@ -14,10 +14,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import export
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.store.layout import network_changes, network_facts
-from substyle.engine.study.file import load_study
 from substyle.errors import ConfigError
-from substyle.pipelines.plugins import ALLOW
 
 MODULE = """
 import torch
@@ -99,17 +96,6 @@ def test_a_network_of_torchscript() -> None:
     torch.testing.assert_close(torch.from_numpy(found), expected(canvas), rtol=1e-4, atol=1e-5)
 
 
-def test_what_it_computes_counts(module: Path) -> None:
-    name, context = "python:my_networks_of_a_test:encoder", LoadContext(16, 2, 0)
-    first = registry.lazy(name, context).spec
-    assert first == registry.lazy(name, context).spec
-    module.write_text(MODULE.replace("GAIN = 2.0", "GAIN = 3.0"))
-    del sys.modules[module.stem]
-    edited = registry.lazy(name, context).spec
-    assert edited.weights_hash == first.weights_hash
-    assert network_changes(network_facts(first.describe()), network_facts(edited.describe()), "then")
-
-
 @pytest.mark.usefixtures("module")
 @pytest.mark.parametrize(
     ("name", "words"),
@@ -126,40 +112,3 @@ def test_what_it_computes_counts(module: Path) -> None:
 def test_other_functions_are_refused(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         registry.load(name, LoadContext(16, 2, 0))
-
-
-def test_a_file_s_name_runs_no_code(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module.write_text(f"raise SystemExit({str(module)!r})\n")
-    name = "python:my_networks_of_a_test:encoder"
-    monkeypatch.delenv(ALLOW, raising=False)
-    context = LoadContext(16, 2, 0).of_a_file
-    for refused in (lambda: registry.load(name, context), lambda: registry.identity(name, context)):
-        with pytest.raises(ConfigError, match="--allow-plugins"):
-            refused()
-    study = module.with_name("study.toml")
-    study.write_text(f'name = "s"\nsuite = "identity,jpeg"\nbackbones = ["{name}"]\n')
-    with pytest.raises(ConfigError, match="--allow-plugins") as caught:
-        load_study(study)
-    assert caught.value.field == "backbones"
-    assert load_study(study, allow_plugins=True).backbones[0].name == name
-    assert module.stem not in sys.modules
-    monkeypatch.setenv(ALLOW, "1")
-    module.write_text(MODULE)
-    assert registry.load(name, LoadContext(16, 2, 0).of_a_file).spec.dim == 3
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_the_current_folder_is_searched_last_and_only_meanwhile(
-    module: Path, monkeypatch: pytest.MonkeyPatch, first: bool
-) -> None:
-    module.with_name("my_layers_of_a_test.py").write_text(MODULE)
-    module.write_text("import os\n\ndef encoder():\n    from my_layers_of_a_test import encoder\n    os.chdir('/')\n"
-                      "    return encoder()\n")  # fmt: skip
-    if first:
-        sys.path.insert(0, str(module.parent))
-    before = list(sys.path)
-    assert load("encoder").spec.dim == 3
-    assert sys.path == before
-    if first:
-        del sys.path[0]
-    sys.modules.pop("my_layers_of_a_test")

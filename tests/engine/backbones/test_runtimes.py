@@ -5,10 +5,7 @@ Engines are built and run on a GPU; here a stand-in keeps the graph for an engin
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,18 +19,16 @@ from tests.conftest import photograph
 from tests.engine.backbones.small_networks import GivenSamples
 from torch import nn
 
-from substyle.engine.backbones import gate, registry
-from substyle.engine.backbones.compile import CompileOptions, builder_of, compile_source
+from substyle.engine.backbones import gate
+from substyle.engine.backbones.compile import CompileOptions, compile_source
 from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
-from substyle.engine.backbones.runtimes.base import PrecisionPolicy, TorchModule, TorchOnDevice
-from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch, OpenVINOGraph
-from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTBuilder
-from substyle.engine.backbones.runtimes.torch_compile import TorchBuilder
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, Runtime
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
+from substyle.engine.backbones.runtimes.tensorrt import EngineError
+from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.engine.devices import Target
-from substyle.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError
 
 SIDE, BATCH, DIM = 32, 4, 6
 ON_CPU, ON_GPU = Target("cpu", "torch"), Target("cuda:0", "tensorrt")
@@ -83,50 +78,6 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
-def test_torch_on_a_cpu_takes_bf16_where_it_passes(uncompiled: list[nn.Module]) -> None:
-    compiled = compile_source(lazy(backbone()), samples(), options(ON_CPU, batch=2 * BATCH + 3))
-    assert (compiled.runtime["name"], compiled.runtime["precision"]) == ("torch.compile", "bf16")
-    assert compiled.runtime["device"] == "cpu"
-    assert compiled.gates is not None
-    assert compiled.gates[0]["cosine_min"] >= 0.999
-    assert compiled.rate > 0
-    assert len(uncompiled) == 1, "what passed the gate is what fills the store"
-    assert isinstance(compiled.embed, ChunkedBatch)
-    assert compiled.embed.batch == 8, "on a CPU a graph takes pieces"
-    module = backbone().module
-    assert module is not None
-    canvas = np.concatenate(samples().batches_GSSC)[:11]
-    expected = TorchModule(module)(canvas)
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(compiled.embed(canvas), expected, atol=2e-2 * scale)
-    np.testing.assert_array_equal(compiled.embed(torch.from_numpy(canvas)), compiled.embed(canvas))
-    np.testing.assert_array_equal(compiled.embed.start(torch.from_numpy(canvas))(), compiled.embed(canvas))
-    assert compiled.embed(canvas[:0]).shape == (0, DIM)
-
-
-@pytest.mark.parametrize(("bad", "found"), [(set(), "bf16"), ({"bf16"}, "fp16"), ({"bf16", "fp16"}, "fp32")])
-def test_auto_takes_the_first_that_passes(
-    uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bad: set[str],
-    found: str,
-) -> None:  # fmt: skip
-    _spoil(monkeypatch, bad)
-    source = lazy(backbone())
-    compiled = compile_source(source, samples(), options(ON_CPU))
-    assert compiled.runtime["precision"] == found
-    assert len(uncompiled) == len(bad) + 1
-    said = capsys.readouterr().err
-    assert all(re.search(rf"x:tiny: {precision} .* float32 torch on ", said) for precision in bad)
-    again = compile_source(source, samples(), options(ON_CPU))
-    assert len(uncompiled) == len(bad) + 2, "the second time the gate's answer is at hand"
-    assert (again.runtime, again.gates, again.rate) == (compiled.runtime, compiled.gates, compiled.rate)
-
-
-def test_nothing_passes(uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    _spoil(monkeypatch, {"bf16", "fp16", "fp32"})
-    with pytest.raises(gate.GateError, match=r"^x:tiny: fp32 .*≥ 0\.9999\)"):
-        compile_source(lazy(backbone()), samples(), options(ON_CPU))
-
-
 def test_a_precision_that_is_asked_for_and_fails_is_an_error_with_numbers(
     uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,28 +116,6 @@ def test_torch_takes_no_graphs() -> None:
     with pytest.raises(ConfigError, match="openvino or tensorrt") as caught:
         compile_source(lazy(made), samples(), options(ON_CPU))
     assert (caught.value.field, caught.value.given) == ("x:tiny: runtime", "torch")
-
-
-def test_torch_takes_no_module_without_the_engine_s_preprocessing(uncompiled: list[nn.Module]) -> None:
-    other = Backbone(backbone().spec, nn.Flatten())
-    with pytest.raises(SubstyleError, match=r"^Flatten: "):
-        compile_source(lazy(other), samples(), options(ON_CPU))
-
-
-def test_int8_is_refused_before_anything_is_loaded() -> None:
-    with pytest.raises(ConfigError) as caught:
-        options(ON_CPU, "int8")
-    assert (caught.value.field, caught.value.given) == ("precision", "int8")
-
-
-def test_arithmetic_on_a_device() -> None:
-    statistics = registry.load("control:statistics", registry.LoadContext(SIDE, BATCH, 0, None))
-    canvas = samples().first()
-    assert statistics.module is not None
-    runtime = TorchOnDevice(statistics.module, torch.device("cpu"))
-    assert isinstance(runtime, Runtime)
-    assert runtime.module is not statistics.module
-    np.testing.assert_allclose(runtime(torch.from_numpy(canvas)), TorchModule(statistics.module)(canvas), rtol=1e-5)
 
 
 # --- TensorRT ---------------------------------------------------------------------------------------------------------
@@ -253,29 +182,6 @@ def test_an_engine_is_built_once_and_loaded_by_all(engines: Engines, tmp_path: P
     np.testing.assert_array_equal(second.embed(canvas[:3]), first.embed(canvas)[:3])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("change", ["precision", "library", "card", "weights"])
-def test_another_engine_is_built_where_something_changes(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    made, precision = backbone(), "fp32"
-    compile_source(lazy(made), samples(), options(ON_GPU, precision))
-    if change == "precision":
-        precision = "fp16"
-    elif change == "library":
-        engines.trt.__version__ = "11.0"
-    elif change == "card":
-        card = SimpleNamespace(name="other", major=8, minor=0, multi_processor_count=108)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    else:
-        made = copy.deepcopy(made)
-        assert made.module is not None
-        with torch.no_grad():
-            next(made.module.parameters()).mul_(1.5)
-    compile_source(lazy(made), samples(), options(ON_GPU, precision))
-    assert len(engines.built) == 2
-
-
 @pytest.mark.parametrize("how", ["cut", "of another card"])
 def test_an_engine_that_cannot_be_used_is_built_anew(
     engines: Engines, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
@@ -293,35 +199,6 @@ def test_an_engine_that_cannot_be_used_is_built_anew(
     np.testing.assert_array_equal(second.embed(samples().first()), first.embed(samples().first()))
     compile_source(lazy(backbone()), samples(), options(ON_GPU, "fp32"))
     assert len(engines.built) == 2
-
-
-def test_an_engine_that_cannot_be_used_where_it_was_built_is_an_error(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(engine: bytes, device: torch.device) -> Engine:
-        raise EngineError("no")
-
-    monkeypatch.setattr(tensorrt, "TensorRTGraph", refuse)
-    with pytest.raises(EngineError, match="no"):
-        compile_source(lazy(backbone()), samples(), options(ON_GPU, "fp32"))
-    assert len(engines.built) == 1
-
-
-def test_a_card_without_bf16_runs_in_fp16(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def build(graph: bytes, **how: object) -> bytes:
-        if onnx.TensorProto.BFLOAT16 in {t.data_type for t in onnx.load_from_string(graph).graph.initializer}:
-            raise EngineError("no bf16 here")
-        return engines.build(graph, **how)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(tensorrt, "build", build)
-    assert compile_source(lazy(backbone()), samples(), options(ON_GPU)).runtime["precision"] == "fp16"
-    assert re.search(
-        "^x:tiny: bf16 failed: no bf16 here\nx:tiny: .*\nx:tiny: using fp16$", capsys.readouterr().err, re.MULTILINE
-    )
-    with pytest.raises(EngineError, match="no bf16 here"):
-        compile_source(lazy(backbone()), samples(), options(ON_GPU, "bf16"))
 
 
 def graph(side: int = SIDE) -> bytes:
@@ -354,30 +231,4 @@ def test_a_backbone_that_comes_as_a_graph(engines: Engines) -> None:
         compile_source(source, samples(), options(ON_GPU, "bf16"))
 
 
-@pytest.mark.skipif(tensorrt.installed() is None, reason="no TensorRT")
-@pytest.mark.parametrize("kind", ["module", "graph"])
-def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(Target, "identity", "card")
-    loaded: list[bytes] = []
-    monkeypatch.setattr(tensorrt, "TensorRTGraph", lambda engine, device: loaded.append(engine))
-    made = backbone() if kind == "module" else Backbone(dataclasses.replace(backbone().spec, dim=96), graph=graph())
-    artefact = builder_of(lazy(made), samples(), options(ON_GPU))
-    assert isinstance(artefact, TensorRTBuilder)
-    for _ in range(2):
-        artefact.runtime(PrecisionPolicy("fp32"))
-    assert loaded[0] == loaded[1]
-    assert len(loaded[0]) > 1000
-
-
 # --- all --------------------------------------------------------------------------------------------------------------
-
-
-def test_keys_of_runtimes_differ(engines: Engines) -> None:
-    source = lazy(backbone())
-    keys = {builder_of(source, samples(), options(t)).key for t in (Target(), ON_CPU, ON_GPU)}
-    assert len(keys) == 3
-    on_cpu = builder_of(source, samples(), options(ON_CPU))
-    on_gpu = builder_of(source, samples(), options(Target("cuda:0", "torch"), batch=64))
-    assert isinstance(on_cpu, TorchBuilder)
-    assert (on_cpu.batch, on_gpu.batch) == (4, 64)
-    assert json.dumps(on_cpu.facts("auto")) == "{}"

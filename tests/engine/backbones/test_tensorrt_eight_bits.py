@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +11,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
 from tests.engine.backbones.small_networks import (
     BATCH,
     CANVAS,
-    EACH,
     NETWORKS,
     ON_GPU,
     SAMPLES,
-    GivenSamples,
     backbone,
     batch,
     cosine,
@@ -30,16 +25,13 @@ from tests.engine.backbones.small_networks import (
 )
 from tests.engine.backbones.typed_on_cpu import OnCPU
 
-from substyle.engine import cache, devices
-from substyle.engine.backbones import gate, lazy
-from substyle.engine.backbones.compile import builder_of, compile_source
-from substyle.engine.backbones.gate import PrecisionGate
+from substyle.engine import devices
+from substyle.engine.backbones.compile import compile_source
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import TensorRTBuilder
-from substyle.engine.backbones.spec import Backbone
-from substyle.engine.devices import EightBits, Target
+from substyle.engine.devices import Target
 from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "exported_once")
@@ -93,44 +85,6 @@ def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_what_stays_between_products_passes_the_gate_alone(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    real = PrecisionGate.compare
-
-    def check(self: PrecisionGate, policy: PrecisionPolicy) -> list[gate.GateResult]:
-        if policy.precision == "bf16":
-            raise gate.RejectedError("not in bf16")
-        return real(self, policy)
-
-    monkeypatch.setattr(PrecisionGate, "compare", check)
-    runtime = compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8")).runtime
-    assert runtime["between"] == "fp16"
-    kinds = {tensor.data_type for tensor in onnx.load_from_string(engines.built[-1]).graph.initializer}
-    assert TensorProto.FLOAT16 in kinds
-    assert TensorProto.BFLOAT16 not in kinds
-    said = capsys.readouterr().err
-    assert "x:tiny: bf16 failed: not in bf16\n" in said
-    assert "x:tiny: using fp16\n" in said
-
-
-def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    real = PrecisionGate.compare
-
-    def check(self: PrecisionGate, policy: PrecisionPolicy) -> list[gate.GateResult]:
-        if policy.precision != "fp8":
-            return real(self, policy)
-        asked.append(policy.unquantised_layers)
-        raise gate.RejectedError("fp8 does not agree")
-
-    monkeypatch.setattr(PrecisionGate, "compare", check)
-    with pytest.raises(gate.GateError, match=r"^fp8 does not agree$"):
-        compile_source(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("fp8"))
-    assert asked == [0, 1]  # of 3 layers
-
-
-@pytest.mark.slow
 def test_a_large_batch_is_quantised_by_what_a_small_one_shows(engines: Engines) -> None:
     how = {"batch": 12, "canvas": CANVAS, "threads": 1, "target": ON_GPU}
     source = LazyBackbone.of(backbone("transformer"), canvas=CANVAS, batch=12)
@@ -138,38 +92,6 @@ def test_a_large_batch_is_quantised_by_what_a_small_one_shows(engines: Engines) 
     graph = artefact.graph(PrecisionPolicy("int8"))
     canvas = np.concatenate([batch(40), batch(50), batch(60)])
     assert cosine(OnCPU(graph)(canvas), reference("transformer", canvas)) >= 0.99
-
-
-def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH)
-
-    def key(policy: PrecisionPolicy, samples: GivenSamples = SAMPLES) -> str:
-        artefact = builder_of(source, samples, options("auto"))
-        assert isinstance(artefact, TensorRTBuilder)
-        return artefact.graph_key(policy)
-
-    first = key(PrecisionPolicy("int8"))
-    assert first == key(PrecisionPolicy("int8"))
-    others = [
-        key(PrecisionPolicy("bf16")),
-        key(PrecisionPolicy("fp8")),
-        key(PrecisionPolicy("int8", unquantised_layers=1)),
-        key(PrecisionPolicy("int8", between="fp16")),
-        key(PrecisionPolicy("int8"), dataclasses.replace(SAMPLES, extra_GSSC=[batch(11)])),
-    ]
-    assert len({first, *others}) == 6
-    monkeypatch.setattr(cache, "code_hash", lambda: "other")
-    assert key(PrecisionPolicy("int8")) != first
-
-
-@EACH
-def test_no_further_photographs_is_said(engines: Engines, precision: EightBits) -> None:
-    with pytest.raises(ConfigError) as caught:
-        compile_source(
-            LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), GivenSamples([batch(0)], BATCH), options(precision)
-        )
-    assert (caught.value.field, caught.value.given) == ("precision", "8 bits")
-    assert not engines.built
 
 
 def test_missing_openvino_is_said(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,24 +111,3 @@ def test_fp8_is_refused_by_cards_without_it(engines: Engines, major: int, minor:
         options("fp8")
     assert (caught.value.field, caught.value.given) == ("precision", "fp8")
     assert options("int8").precision == "int8"
-
-
-@pytest.mark.parametrize(("major", "minor"), [(8, 9), (9, 0), (12, 0)])
-def test_fp8_is_there_from_8_9_on(engines: Engines, major: int, minor: int) -> None:
-    engines.card.major, engines.card.minor = major, minor
-    assert options("fp8").precision == "fp8"
-
-
-def test_backbones_that_come_as_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lazy, "embed_fixed", lambda backbone, canvas, batch: np.zeros((0, 1), np.float32))
-    artefact = LazyBackbone.of(Backbone(backbone().spec, graph=b"a graph"), canvas=CANVAS, batch=BATCH)
-    with pytest.raises(ConfigError, match=r"^x:tiny: precision: got 'int8'; allowed: auto, fp32 "):
-        TensorRTBuilder(artefact, SAMPLES, batch=BATCH, canvas=CANVAS, threads=1).require_precision("int8")
-
-
-def test_neither_nncf_nor_onnxruntime_is_needed(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("nncf", "onnxruntime"):
-        monkeypatch.setitem(sys.modules, name, None)
-    artefact = builder_of(LazyBackbone.of(backbone(), canvas=CANVAS, batch=BATCH), SAMPLES, options("int8"))
-    assert isinstance(artefact, TensorRTBuilder)
-    assert artefact.graph(PrecisionPolicy("int8"))

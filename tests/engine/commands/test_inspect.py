@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tests.conftest import jpeg, photograph
 from tests.engine.embedding.test_run import PIXELS, folder, plan
@@ -144,16 +143,6 @@ def test_quarantined_and_near_duplicates_are_counted(tmp_path: Path, capsys: pyt
     )
 
 
-def test_many_classes_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in "abcdefg":
-        folder(tmp_path / "images", 0)
-        folder(tmp_path / "images" / name, 1)
-    embed(plan(tmp_path / "images", tmp_path / "s.zarr", "identity"), [PIXELS], quiet=True)
-    answer, lines = info(tmp_path / "s.zarr", capsys)
-    assert answer["classes"] == {"number": 7, "first": ["a", "b", "c", "d", "e"]}
-    assert "classes          7: a, b, c, d, e, …" in lines
-
-
 def test_a_store_that_is_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = EmbeddingStore.create(tmp_path / "s.zarr", StoreSettings(7, 64, 8, "float32"))
     answer, lines = info(tmp_path / "s.zarr", capsys)
@@ -164,33 +153,3 @@ def test_a_store_that_is_only_begun(tmp_path: Path, capsys: pytest.CaptureFixtur
     store.ensure_backbone({"name": "x", "dim": 4, "spec": spec, "runtime": runtime})
     (backbone,) = info(tmp_path / "s.zarr", capsys)[0]["backbones"]
     assert (backbone["embeddings"], backbone["complete"]) == ({"done": 0, "total": 0}, False)
-
-
-def test_imported_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "x.npy", np.ones((6, 3), np.float32))
-    rows = "key,transformation\n" + "".join(f"{i},{name}\n" for i in range(3) for name in ("identity", "jpeg"))
-    (tmp_path / "rows.csv").write_text(rows)
-    store = tmp_path / "s.zarr"
-    made = ["import", str(tmp_path / "x.npy"), "--rows", str(tmp_path / "rows.csv"), "--store", str(store)]
-    assert main([*made, "--backbone", "import:mine"]) == 0
-    answer, lines = info(store, capsys)
-    (source,) = answer["sources"]
-    assert (source["kind"], source["root"], source["images"]) == ("imported", str(tmp_path / "x.npy"), 3)
-    assert (answer["images"], answer["complete"]) == (3, True)
-    assert "  import:mine: 3 wide, imported as given, imported from x.npy" in lines
-
-
-def test_no_share_is_rounded_up_to_all(tmp_path: Path) -> None:
-    from substyle.engine.commands.inspect import _backbone_lines
-
-    backbone = {
-        "name": "b", "dim": 8, "runtime": "torch", "precision": None, "device": None, "weights": "w",
-        "transformations": ["identity"], "bytes": 0, "embeddings": {"done": 99_999, "total": 100_000},
-        "shards": {"finished": 3, "total": 4}, "executed": None, "rounded": [],
-    }  # fmt: skip
-    assert "99,999 of 100,000 embeddings (99.9 %), 3 of 4 shards" in _backbone_lines(backbone, 1)[1]
-
-
-def test_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(tmp_path / "nothing"), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["error"]["type"] == "StoreError"

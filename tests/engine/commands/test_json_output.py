@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from substyle.engine import cli
 from substyle.engine.cli import main
-from substyle.engine.commands import describe
-from substyle.engine.commands.json_output import requested
 from substyle.errors import ConfigError, SubstyleError
 
 # writes to stdout in every way that a library can: print, an older stream, the descriptor, C's stdio, a child process,
@@ -82,54 +77,6 @@ def test_what_libraries_write_goes_to_stderr(tmp_path: Path) -> None:
     assert plain.stderr == ""
 
 
-def test_in_process_the_streams_come_back(capfd: pytest.CaptureFixture[str]) -> None:
-    stdout = sys.stdout
-    assert main(["info", "--json"]) == 0
-    assert sys.stdout is stdout
-    os.write(1, b"afterwards\n")
-    out, err = capfd.readouterr()
-    answer, afterwards = out.splitlines()
-    assert json.loads(answer)["packages"]["torch"]
-    assert afterwards == "afterwards"
-    assert "packages:" in err
-
-
-def test_without_json_tables_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info"]) == 0
-    out, err = capsys.readouterr()
-    assert "packages:" in out
-    assert "{" not in out
-    assert err == ""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "field"),
-    [
-        (["embed", "--store", "s", "--backbone", "b", "--what", "1"], None),
-        (["embed", "--store", "s", "--backbone", "b", "--shard-rows", "8"], None),
-        (["embed", "--store", "s", "--backbone"], "--backbone"),
-        (["verify"], "STORE"),
-        (["embed"], None),  # two are missing
-        (["nothing"], "COMMAND"),
-        (["info", "--nothing"], None),
-        ([], "COMMAND"),
-    ],
-)
-def test_bad_usage(arguments: list[str], field: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([*arguments, "--json"])
-    out, err = capsys.readouterr()
-    reported = error(out)
-    assert (reported["type"], reported["field"]) == ("UsageError", field)
-    assert f"error: {reported['message']}\n" in err
-    assert err.startswith("usage: substyle")
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    out, plain = capsys.readouterr()
-    assert out == ""
-    assert "error: " in plain
-
-
 @pytest.mark.parametrize(
     ("what", "code", "reported"),
     [
@@ -168,21 +115,6 @@ def test_a_bug_is_a_traceback_without_json(monkeypatch: pytest.MonkeyPatch) -> N
         main(["info"])
 
 
-def test_an_answer_that_is_no_json_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("substyle.engine.commands.describe.machine_info", lambda options: {"accuracy": float("nan")})
-    assert main(["info", "--json"]) == 1
-    assert error(capsys.readouterr().out)["type"] == "ValueError"
-
-
-def test_an_address_with_a_password_is_refused_while_the_arguments_are_read(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "s3://me:secret@bucket/s.zarr", "--json"]) == 2
-    out, err = capsys.readouterr()
-    assert (error(out)["type"], error(out)["field"]) == ("ConfigError", "STORE")
-    assert "secret" not in out + err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "kind"),
@@ -206,27 +138,6 @@ def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) 
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_a_library_loads(
-    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Libraries may swallow the exception; the command must still stop before doing any work."""
-
-    def load(name: str) -> object:
-        try:
-            signal.raise_signal(number)
-        except BaseException:  # noqa: BLE001
-            raise ImportError("swallowed") from None
-        return describe
-
-    monkeypatch.setattr(cli, "importlib", SimpleNamespace(import_module=load))
-    failing(monkeypatch, AssertionError("it went on"))
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    assert main(["info", "--json"]) == code
-    assert error(capsys.readouterr().out)["type"] == ("Interrupted" if number == signal.SIGINT else "Terminated")
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
-
-
 @pytest.mark.parametrize("bindings", [False, True])
 def test_garbage_is_collected_at_exit_only_for_bindings_that_report_it(
     bindings: bool, monkeypatch: pytest.MonkeyPatch
@@ -238,92 +149,3 @@ def test_garbage_is_collected_at_exit_only_for_bindings_that_report_it(
         monkeypatch.setitem(sys.modules, "triton", SimpleNamespace())  # type: ignore[arg-type]
     cli._leave()
     assert bool(frozen) is not bindings
-
-
-@pytest.mark.parametrize("enabled", [False, True])
-def test_garbage_is_not_searched_for_during_imports(enabled: bool) -> None:
-    before = gc.isenabled()
-    try:
-        (gc.enable if enabled else gc.disable)()
-        with cli._uncollected():
-            assert not gc.isenabled()
-        assert gc.isenabled() is enabled
-    finally:
-        (gc.enable if before else gc.disable)()
-
-
-@pytest.mark.parametrize("raised", [RuntimeError("lock"), SubstyleError("store"), OSError(5, "disk")])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_error_in_the_wake_of_a_signal_is_the_signal(
-    number: signal.Signals, raised: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Such as of a lock whose acquisition was interrupted."""
-
-    def interrupted(options: object) -> NoReturn:
-        try:
-            signal.raise_signal(number)
-        finally:
-            raise raised from None
-
-    monkeypatch.setattr("substyle.engine.commands.describe.machine_info", interrupted)
-    code, kind = (130, "interrupted") if number == signal.SIGINT else (143, "terminated")
-    assert main(["info"]) == code
-    err = capsys.readouterr().err
-    assert f"substyle: {kind}" in err
-    assert str(raised) in err
-    assert main(["info", "--json"]) == code
-    assert error(capsys.readouterr().out)["type"] == kind.capitalize()
-
-
-def test_help_and_version_are_text() -> None:
-    for arguments, start in ((["verify", "--json", "--help"], "usage: substyle verify"), (["--version"], "substyle ")):
-        done = substyle(*arguments)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith(start)
-
-
-def test_stdout_that_cannot_be_written() -> None:
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "substyle.engine.cli", "info", "--json"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("substyle: ")
-    assert done.stderr.endswith("No space left on device\n")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("closed", [[1], [2], [1, 2]])
-def test_closed_streams(closed: list[int], tmp_path: Path) -> None:
-    """Text for stderr must not appear on stdout."""
-    redirect = " ".join(f"{number}>&-" for number in closed)
-    command = f"{sys.executable} -m substyle.engine.cli verify {tmp_path}/nothing --json {redirect}"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    if 1 not in closed:
-        assert error(done.stdout)["type"] == "StoreError"
-    assert "Traceback" not in done.stderr
-
-
-def test_a_stream_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    out, err = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
-    assert main(["info", "--json"]) == 0
-    assert json.loads(out.getvalue())["packages"]
-    assert "packages:" in err.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "asked"),
-    [
-        (["info", "--json"], True),
-        (["info", "--js"], True),  # argparse takes it
-        (["info", "--json=yes"], True),  # refused, as JSON
-        (["info"], False),
-        (["predict", "--", "--json"], False),
-        (["embed", "--", "x"], False),
-        (["embed", "--store", "json", "-j", "--"], False),
-    ],
-)
-def test_requested(arguments: list[str], asked: bool) -> None:
-    assert requested(arguments) == asked

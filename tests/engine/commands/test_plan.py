@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from substyle.engine import cli
 from substyle.engine.estimate.roofline import DEVICES
@@ -59,51 +58,9 @@ def test_an_unknown_card_is_refused(study: Path, capsys: pytest.CaptureFixture[s
     assert "--gpu: got 'b200'; allowed: h100, h200, a100, l4" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "gpu", "remark"),
-    [
-        (None, "H100 SXM", "none of h100, h200, a100, l4 found, planning for h100; choose with --gpu"),
-        ("NVIDIA H100 PCIe", "H100 SXM", "none of h100, h200, a100, l4 found, planning for h100"),
-        ("NVIDIA L4", "L4", None),
-    ],
-)
-def test_the_card_that_is_here(
-    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    name: str | None, gpu: str, remark: str | None,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: name is not None)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
-    shown, answer = planned(study, capsys, gpu=())
-    assert answer["gpu"] == gpu
-    if remark is None:
-        assert answer["remark"] is None
-    else:
-        assert remark in answer["remark"]
-        assert shown.startswith(answer["remark"])
-
-
-def test_backbones_in_8_bits_are_counted_as_others(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain, answer = planned(study, capsys)
-    assert "int8" not in plain
-    study.write_text(study.read_text() + '[embed]\nprecision = "int8"\n')
-    shown, quantised = planned(study, capsys)
-    assert "counted as bf16: int8 and fp8" in shown
-    assert quantised["hours"] == answer["hours"]
-
-
 def test_more_gpus_than_photographs_are_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", str(study), "--gpu", "a100", "--photographs", "10", "--count", "11"]) == 2
     assert "--count: got 11" in capsys.readouterr().err
-
-
-def test_what_is_not_counted_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = tmp_path / "study.toml"
-    more = 'corruptions = "imagenet_c@3"\n[finetune]\nbackbones = ["control:random:test_vit"]\nseeds = 2\n'
-    study.write_text(f'name = "n"\nbackbones = ["control:random:test_vit"]\nsuite = "identity,jpeg"\n{more}')
-    shown, answer = planned(study, capsys)
-    assert {"finetune", "shift", "few_shot", "similarity"} <= set(answer["not_counted"])
-    assert not {"probes", "analysis", "attack"} & set(answer["not_counted"])
-    assert f"not counted: startup, maps, report, {', '.join(answer['not_counted'])}\n" in shown
 
 
 def test_a_sample_is_scaled(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,25 +30,6 @@ def asked(*words: str) -> dict[str, Any]:
     return changes(parser().parse_args(["run", "s.toml", *words]))
 
 
-@pytest.mark.parametrize(
-    ("text", "field", "value"),
-    [
-        ("probes.mlp_steps=300", "probes.mlp_steps", 300),
-        ("seed = 3", "seed", 3),
-        ("probes.Cs=[1e-3, 1e-2]", "probes.Cs", [1e-3, 1e-2]),
-        ("resamples=false", "resamples", False),
-        ("suite=mini5", "suite", "mini5"),  # a word needs no quotes
-        ("suite='mini5'", "suite", "mini5"),
-        ("images=a=b", "images", "a=b"),
-        ("shift={others = 'folder'}", "shift", {"others": "folder"}),
-        ("seed=1\nplugins=['p.py']", "seed", "1\nplugins=['p.py']"),  # one field each
-        ("seed=" + "[" * 5000, "seed", "[" * 5000),
-    ],
-)
-def test_values_are_toml(text: str, field: str, value: object) -> None:
-    assert asked("--set", text) == {field: value}
-
-
 @pytest.mark.parametrize("text", ["probes.mlp_steps", "=3", "probes.=3", ".seed=3", ""])
 def test_what_names_no_field_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="FIELD=VALUE") as caught:
@@ -112,19 +93,6 @@ def test_code_needs_permission(
             main(["run", *words, "--set", change, "--out", "out", "--json", "--allow-plugins"]) != 0
         )  # no photographs
         assert ran.exists()
-
-
-def test_settings_of_what_is_embedded_need_a_study(
-    embedded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(embedded.parent)
-    for command in (("stage", "probes"), ("stage", "analysis,similarity")):
-        assert main([*command, str(embedded), "--set", "suite=mini5", "--json"]) == 2
-        assert "--study" in the_json(capsys)["error"]["message"]
-    assert main(["report", str(embedded), "--set", "probes.mlp_steps=3", "--json"]) == 2
-    assert the_json(capsys)["error"]["field"] == "--set"
-    assert main(["stage", "probes", str(embedded), "--set", "probes.mlp_steps=0", "--json"]) == 2
-    assert the_json(capsys)["error"]["field"] == "probes.mlp_steps"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +11,15 @@ import pytest
 import torch
 
 from substyle.engine.config import EmbedConfig, Settings
-from substyle.engine.embedding import behaviour
-from substyle.engine.embedding.behaviour import covering, definitions_of
+from substyle.engine.embedding.behaviour import definitions_of
 from substyle.engine.store import catalog
 from substyle.engine.store.catalog import Definition, pixels_digest, read_pictures
 from substyle.engine.store.layout import DifferentError, StoreSettings
 from substyle.engine.store.store import EmbeddingStore
 from substyle.errors import ConfigError
-from substyle.kernels.philox import image_keys
-from substyle.pipelines.packaged_photographs import fixed_canvases
-from substyle.pipelines.storage import place
-from substyle.pipelines.transforms import base, overlay, overlay_assets
-from substyle.pipelines.transforms.base import Choice, Uniform
-from substyle.pipelines.transforms.registry import load_all, suite
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.base import Choice
+from substyle.pipelines.transforms.registry import load_all
 
 SETTINGS = StoreSettings(seed=0, canvas=64, shard_rows=4, dtype="float16")
 FACTS = {
@@ -54,33 +49,6 @@ def registered(name: str, function: object, *parameters: base.Parameter) -> None
     base.register(base.Transformation(name, "tone", "train", "kernel", parameters, function=function))  # type: ignore[arg-type]
 
 
-def test_threads_batches_and_other_transformations_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("identity", "gaussian_blur", "gaussian_noise", "elastic", "text_overlay")
-    first = {made.name: made.hash for made in found(*names)}
-    monkeypatch.setattr(behaviour.cache, "read", lambda name: None)
-    assert {made.name: made.hash for made in found(*reversed(names), threads=2, batch=3)} == first
-    assert {made.name: made.hash for made in found("gaussian_noise")}.items() <= first.items()
-
-
-def test_every_value_is_drawn() -> None:
-    for made in map(base.get, suite("substance31")[1:]):
-        drawn = made.values(image_keys(0, [f"behaviour/{i}" for i in range(covering(made))]))
-        for parameter in made.parameters:
-            if isinstance(parameter, Choice):
-                assert len(np.unique(drawn[parameter.name], axis=0)) == len(set(parameter.values)), made.name
-    assert covering(base.get("grayscale")) == 4
-    many = base.Transformation("t", "tone", "train", "kernel", (Choice("x", tuple(range(1000))), Uniform("y", 0, 1)))
-    assert covering(many) == 64
-
-
-def test_fixed_pictures() -> None:
-    photograph, grey, black, saturated = fixed_canvases(32).astype(int)
-    assert photograph.std() > 20
-    assert (grey[..., 0] == grey[..., 2]).all()
-    assert not black.any()
-    assert set(saturated.flatten()) == {0, 255}
-
-
 def test_a_constant_that_one_value_reaches_is_seen() -> None:
     """Of a function that a plug-in's helper may hold."""
 
@@ -106,43 +74,6 @@ def test_unseeded_randomness_is_refused() -> None:
     registered("mine_noise", noise)
     with pytest.raises(ConfigError, match=r"transformation mine_noise: .*seed generators"):
         found("identity", "mine_noise")
-
-
-def test_pages_of_either_split_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    (before,) = found("text_overlay")
-    monkeypatch.setattr(behaviour.cache, "read", lambda name: None)
-    of = overlay_assets.words
-
-    for split in (False, True):
-
-        def one_inverted(side: int, test: bool = split) -> overlay_assets.OverlayAssets:
-            made = of(side)
-            pages_NPP = made.pages_NPP.copy()
-            pages_NPP[made.choices(test=test)[-1]] = 255 - pages_NPP[made.choices(test=test)[-1]]
-            return replace(made, pages_NPP=pages_NPP)
-
-        monkeypatch.setitem(
-            base.REGISTRY,
-            "text_overlay",
-            replace(
-                base.get("text_overlay"),
-                prepare=overlay._placer(one_inverted),
-            ),
-        )
-        (after,) = found("text_overlay")
-        assert after.assets != before.assets
-        assert before.difference(after, place("nowhere")) == "other assets"
-
-
-def test_another_decoder_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    (before,) = found("identity")
-    (cropped,) = found("identity", crop_pct=0.9)
-    assert cropped.pixels != before.pixels
-    monkeypatch.setattr(behaviour.cache, "versions", lambda *names: dict.fromkeys(names, "9"))
-    decoder = behaviour.Decoder
-    monkeypatch.setattr(behaviour, "Decoder", lambda *words, **how: decoder(*words, **{**how, "crop_pct": 0.8}))
-    (upgraded,) = found("identity")
-    assert upgraded.pixels != before.pixels
 
 
 def store_with(path: Path, made: Definition) -> EmbeddingStore:
@@ -180,38 +111,6 @@ def test_what_another_processor_rounds_is_accepted_and_recorded(tmp_path: Path) 
         store.require_definitions([nudged(made, 1, 1)])
 
 
-def test_pixels_of_a_gpu_are_compared_with_those_of_a_gpu(tmp_path: Path) -> None:
-    (made,) = found("grayscale")
-    assert made.pictures is not None
-    far = nudged(made, 1000, 3)
-    assert far.pictures is not None
-    of_gpu = replace(far, pixels=(pixels_digest(far.pictures, on_gpu=True),))
-    store = store_with(tmp_path / "s.zarr", made)
-    store.ensure_backbone(FACTS, [of_gpu])
-    opened = EmbeddingStore.open(tmp_path / "s.zarr")
-    opened.require_definitions([made])
-    opened.require_definitions([of_gpu])
-    other = nudged(of_gpu, 2000, 5)
-    assert other.pictures is not None
-    for on_gpu in (False, True):
-        with pytest.raises(DifferentError, match="other pixels"):
-            opened.require_definitions([replace(other, pixels=(pixels_digest(other.pictures, on_gpu=on_gpu),))])
-
-
-def test_what_another_processor_rounds_outdates_no_result(tmp_path: Path) -> None:
-    (made,) = found("grayscale")
-    store = store_with(tmp_path / "s.zarr", made)
-    entry = store.backbone("x")
-    before = store.catalog.transformations[entry.slug]["grayscale"].identity
-    store.ensure_backbone(FACTS, [nudged(made, 1, 1)])
-    assert EmbeddingStore.open(store.path).catalog.transformations[entry.slug]["grayscale"].identity == before
-
-
-def test_a_gpu_s_code_of_a_plug_in_counts() -> None:
-    assert base.get("jpeg").packaged
-    assert not replace(base.get("jpeg"), on_gpu=lambda canvas_BSSC, args, keys_B: canvas_BSSC).packaged
-
-
 def test_a_store_of_an_earlier_version_gets_digests(tmp_path: Path) -> None:
     (made,) = found("text_overlay")
     older = Definition({**made.definition, "code": "0123456789abcdef"})
@@ -226,11 +125,3 @@ def test_a_store_of_an_earlier_version_gets_digests(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, made.pictures)
     with pytest.raises(DifferentError, match="another definition"):
         store.require_definitions([Definition({**made.definition, "version": 99})])
-
-
-def test_pictures_that_unpack_to_more_are_not_read(tmp_path: Path) -> None:
-    (made,) = found("grayscale")
-    store = store_with(tmp_path / "s.zarr", made)
-    (path,) = (tmp_path / "s.zarr" / "catalog").glob("*.pictures")
-    path.write_bytes(zlib.compress(bytes(50_000_000)))
-    assert read_pictures(store.path, made, made.pixels[0]) is None

@@ -18,12 +18,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.at_once import AtOnce
-from tests.conftest import jpeg, photograph, shards_of, slow_after
+from tests.conftest import jpeg, photograph, shards_of
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.families import controls
-from substyle.engine.backbones.runtimes.base import TorchModule, TorchThreads
+from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.devices import Target
@@ -138,23 +137,6 @@ def both() -> list[Backbone]:
     return [controls.load(f"control:{kind}", kind, canvas=SIDE) for kind in ("pixels", "statistics")]
 
 
-@pytest.mark.parametrize("count", slow_after(1, [1, 2]))
-def test_what_works_later_gives_what_the_cpu_gives(images: Path, tmp_path: Path, count: int) -> None:
-    backbones = both()[:count]
-    run(images, tmp_path / "cpu.zarr", [(b, AtOnce(TorchModule(b.module))) for b in backbones if b.module is not None])
-    devices = [Device(b) for b in backbones]
-    summary = run(images, tmp_path / "device.zarr", list(zip(backbones, devices, strict=True)), lent=True)
-    assert [(d.begun, d.ended) for d in devices] == [(5 * 6, 5 * 6)] * count
-    assert max(d.most for d in devices) > 1, "batches are started before others have ended"
-    assert list(summary.quarantined) == ["05.jpg"]
-    plain, later = content(tmp_path / "cpu.zarr"), content(tmp_path / "device.zarr")
-    assert len(plain[0]) == 3 * count
-    assert plain == later
-    noted = [note for record in later[1] for note in record[3]]
-    assert any(note.indistinct for note in noted)
-    assert any(note.thumbnail for note in noted)
-
-
 def test_what_a_gpu_makes_of_a_jpeg_file_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without a hardware engine it makes other pixels, which must not share a store."""
     pipeline = PixelPipeline(Settings(0, SIDE, suite("mini5")), EmbedConfig(batch=4, threads=1, device="cpu"))
@@ -176,26 +158,3 @@ def test_what_a_gpu_makes_of_a_jpeg_file_is_recorded(monkeypatch: pytest.MonkeyP
     other = decode([jpeg(photograph(0))]).canvas_BSSC.clone()
     monkeypatch.setitem(pipeline.__dict__, "decoder", lambda blobs: SimpleNamespace(canvas_BSSC=other))
     assert runtime()["decoded_jpeg"] != first
-
-
-@pytest.mark.slow
-def test_threads_give_the_same_too(images: Path, tmp_path: Path) -> None:
-    (pixels, _) = both()
-    assert pixels.module is not None
-    run(images, tmp_path / "cpu.zarr", [(pixels, AtOnce(TorchModule(pixels.module)))])
-    run(images, tmp_path / "threads.zarr", [(pixels, TorchThreads(pixels.module, 2))], lent=True)
-    assert content(tmp_path / "cpu.zarr") == content(tmp_path / "threads.zarr")
-
-
-def test_the_stand_in_notices_pixels_that_are_let_go() -> None:
-    (pixels, _) = both()
-    names = suite("mini5")
-    lender = Lender(VariantMaker(names, side=SIDE, seed=0, batch=2, threads=1))
-    canvas = torch.from_numpy(np.stack([np.array(photograph(i, SIDE, SIDE)) for i in range(2)]))
-    device = Device(pixels)
-    variants = lender(canvas, ["a", "b"])
-    held = next(variants)
-    held_too, let_go = device.start(held.pixels_BSSC), device.start(next(variants).pixels_BSSC)
-    next(variants)
-    assert not (held_too() == np.float32(POISON / 255)).any(axis=1).all()
-    np.testing.assert_allclose(let_go(), POISON / 255, rtol=1e-6)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +14,9 @@ from substyle.engine import cache
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.extensions.adapt.config import AdaptConfig
-from substyle.engine.extensions.finetune.config import FinetuneConfig
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.stages.few_shot import FewShotConfig
 from substyle.engine.stages.shift.checks import check_shift
-from substyle.engine.store.layout import DEFAULT_FRACTIONS, HEADER, ResampleBy
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, ResampleBy
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.study.runner import checks
 from substyle.errors import ConfigError
@@ -62,13 +57,6 @@ def count(counts: Mapping[str, Mapping[str | None, int]], manifest: Manifest | N
 GOOD: Mapping[str, Mapping[str | None, int]] = {"a": {None: 10}, "b": {None: 10}}
 
 
-def test_counts_of_a_source_without_splits() -> None:
-    counts = count({"a": {None: 100}, "b": {None: 20}, "": {None: 40}})
-    assert counts.class_names == ("a", "b")
-    assert counts.count_CS.tolist() == [[65, 15, 20], [13, 3, 4], [26, 6, 8]]
-    assert preflight.check_splits(counts) == []
-
-
 def test_a_store_that_exists_keeps_its_splits_and_classes() -> None:
     given_N = np.full(2, -1, np.int8)
     there = Manifest(np.arange(2), ("a/None/0", "z"), np.array([1, 0]), ("c", "a"), np.array([2, 0], np.int8), given_N)
@@ -76,36 +64,6 @@ def test_a_store_that_exists_keeps_its_splits_and_classes() -> None:
     assert counts.class_names == ("c", "a")
     assert counts.count_CS[0].tolist() == [1, 0, 0]
     assert counts.count_CS[1, 2] == 2  # one of the store, and the source's val, as it has no test images
-
-
-@pytest.mark.parametrize(
-    ("counts", "field", "named"),
-    [
-        ({"a": {"test": 5}}, "images", "0 training, 0 validation and 5 test"),
-        ({"a": {"train": 1, "test": 5}}, "images", "1 training, 0 validation and 5 test"),
-        ({"a": {"train": 5, "test": 1}}, "images", "1 test .* at least 2 "),
-        ({"a": {None: 4}}, "splits.test", r"1 test .* at least 2 .*\[splits\]"),
-        ({}, "splits.train", "0 training, 0 validation and 0 test"),
-        ({"a": {"train": 5, "test": 5}, "new": {"test": 1}, "b": {"train": 5}}, "images", "1 of 3 classes .*: new'"),
-    ],
-)
-def test_splits_that_probes_cannot_use(counts: Mapping[str, Mapping[str | None, int]], field: str, named: str) -> None:
-    with pytest.raises(ConfigError, match=named) as caught:
-        preflight.check_splits(count(counts))
-    assert caught.value.field == field
-
-
-def test_many_classes_are_not_all_named() -> None:
-    counts = {"known": {"train": 9, "test": 2}} | {f"c{i}": {"test": 1} for i in range(8)}
-    with pytest.raises(ConfigError, match=r"8 of 9 classes .*: c0, c1, c2, c3, c4 and 3 more"):
-        preflight.check_splits(count(counts))
-
-
-def test_a_source_of_training_images_alone_is_good() -> None:
-    counts = count({"a": {"train": 20}, "b": {"train": 20}})
-    assert preflight.check_splits(counts) == []
-    assert counts.total == (26, 6, 8)
-    assert not counts.given
 
 
 def test_classes_that_are_not_tested_are_a_warning() -> None:
@@ -125,33 +83,6 @@ def test_a_suite_without_identity() -> None:
     assert (caught.value.field, caught.value.given) == ("suite", "jpeg")
 
 
-def test_a_suite_with_nothing_held_out_is_a_warning() -> None:
-    assert preflight.check_suite(["identity", "grayscale", "channel_permute"]) == []
-    (warning,) = preflight.check_suite(["identity", "jpeg", "channel_permute"])
-    assert "held-out" in warning
-
-
-def test_probes_that_cannot_be_posed_are_named() -> None:
-    config = ProbeConfig()
-    assert preflight.check_tasks(config, ["identity", "jpeg"], count(GOOD)) == []
-    named = preflight.check_tasks(config, ["identity", "jpeg"], count({"a": {None: 20}}))
-    assert [line.split()[1] for line in named] == ["class", "multitask"]
-    assert named[0].endswith("at least 2 classes, found 1")
-    named = preflight.check_tasks(config, ["identity"], count(GOOD))
-    assert [line.split()[1] for line in named] == ["transformation", "kind", "multitask"]
-    untested = {"a": {"train": 5}, "b": {"train": 5}, "": {"test": 5}}
-    named = preflight.check_tasks(config, ["identity", "jpeg"], count(untested))
-    assert [line.split()[1] for line in named] == ["class", "multitask"]
-    assert "labelled" in named[0]
-
-
-def test_nothing_to_pose_is_an_error() -> None:
-    config = ProbeConfig(tasks=("class", "multitask"))
-    with pytest.raises(ConfigError, match=r"class needs .* at least 2 classes") as caught:
-        preflight.check_tasks(config, ["identity", "jpeg"], count({"": {None: 20}}))
-    assert caught.value.field == "probes.tasks"
-
-
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """Photographs of another kind: 3 of a, 2 of x, 1 of y."""
@@ -161,15 +92,6 @@ def other(tmp_path: Path) -> Path:
         for i in range(many):
             (folder / name / f"{i}.jpg").write_bytes(b"not read")
     return folder
-
-
-def test_classes_of_a_shift_that_are_not_known_are_a_warning(other: Path) -> None:
-    (warning,) = check_shift({"s": other}, count(GOOD), ProbeConfig())
-    assert warning.startswith("shift s: ")
-    assert "3 of 6 photographs" in warning
-    assert warning.endswith("(x, y)")
-    known: Mapping[str, Mapping[str | None, int]] = {name: {None: 10} for name in "axy"}
-    assert check_shift({"s": other}, count(known), ProbeConfig()) == []
 
 
 def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
@@ -193,38 +115,6 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
         check_shift({"s": tmp_path / "missing"}, good, config)
 
 
-def test_tables_that_run_nothing_are_pointed_out() -> None:
-    pixels = (BackboneChoice("control:pixels"),)
-
-    def warnings_of(study: Study) -> list[str]:
-        return [warning for check in checks() for warning in check(study, counts)]
-
-    counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
-    idle = {"finetune": FinetuneConfig(steps=7), "adapt": AdaptConfig()}
-    assert sorted(text.split()[0] for text in warnings_of(Study("s", pixels, stages=idle))) == ["[adapt]", "[finetune]"]
-    off = Study("s", pixels, stages={"few_shot": FewShotConfig(shots=0)})
-    assert warnings_of(off) == warnings_of(Study("s", pixels)) == []
-    runs = {"finetune": FinetuneConfig(backbones=("timm:a",))}
-    assert warnings_of(Study("s", (BackboneChoice("timm:a"),), stages=runs)) == []
-
-
-def test_writable_folders_are_left_as_they_are(tmp_path: Path) -> None:
-    preflight.check_writable(tmp_path, "--out", "")
-    preflight.check_writable(tmp_path / "a" / "b", "--out", "")
-    preflight.check_store(tmp_path / "a" / "s.zarr")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("")
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for path in (file, file / "below", file / "far" / "below", tmp_path / "dangling" / "x"):
-        with pytest.raises(ConfigError, match=r"(file|dangling) .*; use another$") as caught:
-            preflight.check_writable(path, "--out", "use another")
-        assert (caught.value.field, caught.value.given) == ("--out", str(path))
-
-
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
 def test_a_folder_that_cannot_be_written_to_is_named() -> None:
     with pytest.raises(ConfigError, match=r"/proc: .*; use another$") as caught:
@@ -233,52 +123,6 @@ def test_a_folder_that_cannot_be_written_to_is_named() -> None:
     with pytest.raises(ConfigError, match=r"/proc: .* --store$") as caught:
         preflight.check_store(Path("/proc/substyle/s.zarr"))
     assert (caught.value.field, caught.value.given) == ("--store", "/proc/substyle")
-
-
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full")
-
-    def full(*arguments: object, **named: object) -> object:
-        return open("/dev/full", "wb")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preflight.tempfile, "TemporaryFile", full)
-        with pytest.raises(ConfigError, match="No space left"):
-            preflight.check_writable(tmp_path, "--out", "")
-
-
-def test_what_is_there_must_be_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = tmp_path / "s.zarr"
-    store.mkdir()
-    preflight.check_store(store)  # an empty folder
-    (store / "else").write_text("")
-    for path in (store, store / "else"):
-        with pytest.raises(ConfigError) as caught:
-            preflight.check_store(path)
-        assert (caught.value.field, caught.value.given) == ("--store", str(path))
-    (store / HEADER).write_text("")
-    preflight.check_store(store)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ConfigError) as caught:
-        preflight.check_store(store)
-    assert (caught.value.field, caught.value.given) == ("--store", str(store))
-
-
-def test_backbones(tmp_path: Path) -> None:
-    file = tmp_path / "w.pth"
-    file.write_bytes(b"")
-    preflight.check_backbones([*BACKBONES, BackboneChoice("timm:test_vit", file)])
-    missing = tmp_path / "none.pth"
-    for choices, name, given in (
-        ([BackboneChoice("nothing:x")], "backbone", "nothing:x"),
-        ([*BACKBONES, *BACKBONES], "backbone", BACKBONES[0].name),
-        ([BackboneChoice("control:pixels", file)], "control:pixels: checkpoint", str(file)),
-        ([BackboneChoice("timm:test_vit", missing)], "timm:test_vit: checkpoint", str(missing)),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            preflight.check_backbones(choices)
-        assert (caught.value.field, caught.value.given) == (name, given)
 
 
 def check(study: Study, source: Listed, tmp_path: Path, store: Path | None = None, **more: bool) -> list[str]:
@@ -337,12 +181,3 @@ def test_test_photographs_of_one_folder_have_no_intervals_over_folders(
     study = Study("s", BACKBONES, suite="mini5", resample_by=resample_by)
     warnings = check(study, listed(counts), tmp_path)
     assert any(each.startswith("no intervals") for each in warnings) == (resample_by == "folder" and folders < 2)
-
-
-def test_many_photographs_take_little_time() -> None:
-    names = tuple(f"n{i:04d}" for i in range(1000))
-    records = [ImageRecord(f"{i % 1000}/{i}", i % 1000, None, bytes) for i in range(200_000)]
-    start = time.process_time()
-    counts = preflight.count_splits(records, Listed(records, names), seed=0, fractions=DEFAULT_FRACTIONS)
-    assert preflight.check_splits(counts) == []
-    assert time.process_time() - start < 5.0

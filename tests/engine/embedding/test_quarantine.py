@@ -110,14 +110,3 @@ def test_good_photographs_are_embedded_as_without_the_bad_files(
     )
     assert with_bad.keys == without.keys
     np.testing.assert_array_equal(with_bad.x_TND, without.x_TND)
-
-
-def test_a_shard_without_one_good_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keys = list(files())[:9]
-    assert keys[0] in GOOD
-    store = tmp_path / "s.zarr"
-    code, answer = embed(written(tmp_path / "images", keys), store, capsys, "--set", "embed.shard_rows=4")
-    assert code == 0
-    assert answer["quarantined"].keys() == {key for key in keys if key not in GOOD}
-    table = load_table(EmbeddingStore.open(store), "control:pixels")
-    assert list(table.keys) == [key for key in keys if key in GOOD]

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import jpeg, photograph
 
-from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError, GateResult, PrecisionGate, RejectedError
@@ -28,10 +24,8 @@ from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.engine.config import BackboneChoice, BackbonePrecision, EmbedConfig, Settings
 from substyle.engine.embedding.prepare import OwnSamples, PackagedSamples, PixelPipeline, Samples, prepare_backbones
-from substyle.kernels import cpu
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import FolderSource
-from substyle.pipelines.transforms import base
 
 CONFIG = EmbedConfig(batch=4, threads=1, precision="bf16")
 SETTINGS = Settings(0, 64, ("identity", "grayscale", "gaussian_noise"))
@@ -127,22 +121,6 @@ def prepare(images: Path, settings: Settings = SETTINGS, config: EmbedConfig = C
     return compiled
 
 
-def test_photographs_of_the_gate_are_read_in_the_order_of_an_archive() -> None:
-    asked: list[str] = []
-
-    def record(key: str) -> SimpleNamespace:
-        blob = b"damaged" if key == "b" else jpeg(photograph(ord(key)))
-        return SimpleNamespace(read=lambda: asked.append(key) or blob)
-
-    samples = OwnSamples(PixelPipeline(SETTINGS, CONFIG), {key: record(key) for key in "abcdef"}, list("dbfcae"), 4)
-    canvas_GSSC, keys = samples.decoded
-    assert keys == ["d", "f", "c", "a"]
-    assert asked == ["b", "c", "d", "f", "a"]
-    for canvas_SSC, key in zip(canvas_GSSC, keys, strict=True):
-        alone = PixelPipeline(SETTINGS, CONFIG).decoder([jpeg(photograph(ord(key)))])
-        assert np.array_equal(canvas_SSC, alone.canvas_BSSC[0].numpy())
-
-
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompiledBackbone]:
     """The cache after a first start, and what it compiled."""
@@ -172,26 +150,6 @@ def test_nothing_is_done_twice(images: Path, work: list[str]) -> None:
     np.testing.assert_array_equal(second.embed(pixels), first.embed(pixels))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"canvas": 96},
-        {"orientation": "apply"},
-        {"crop_pct": 1.0},
-        {"transformations": ("identity", "grayscale", "jpeg")},
-    ],
-)
-def test_changed_settings_are_looked_at_anew(
-    images: Path, first: CompiledBackbone, work: list[str], change: dict[str, object]
-) -> None:
-    prepare(images, settings=dataclasses.replace(SETTINGS, **change))  # type: ignore[arg-type]
-    assert "variants" in work
-    assert "spot" in work
-    # packaged photographs have their own seed, and are upright
-    assert ("gate" in work) == (set(change) <= {"canvas", "transformations"})
-
-
 @pytest.mark.parametrize("names", [("identity", "grayscale", "impulse_noise"), ("identity", "grayscale")])
 def test_a_suite_of_what_has_been_compared_costs_nothing(
     images: Path, first: CompiledBackbone, work: list[str], names: tuple[str, ...]
@@ -200,148 +158,6 @@ def test_a_suite_of_what_has_been_compared_costs_nothing(
     found = prepare(images, settings=dataclasses.replace(SETTINGS, transformations=names))
     assert work == []
     assert found.gates == first.gates
-
-
-def test_auto_relies_on_what_has_been_compared(images: Path, first: CompiledBackbone, work: list[str]) -> None:
-    prepare(images, config=dataclasses.replace(CONFIG, precision="auto"))
-    assert not {"gate", "spot"} & set(work)
-
-
-def test_style_precision_is_looked_at_anew(images: Path, work: list[str]) -> None:
-    styled = dataclasses.replace(SETTINGS, transformations=("identity", "style_wave"))
-    prepare(images, settings=styled)
-    work.clear()
-    prepare(images, settings=styled)
-    assert work == []
-    prepare(images, settings=dataclasses.replace(styled, style_precision="fp32"))
-    assert {"gate", "variants"} <= set(work)
-
-
-def test_another_type_is_compared_without_embedding(images: Path, work: list[str]) -> None:
-    first = prepare(images, config=dataclasses.replace(CONFIG, precision="fp32"))
-    work.clear()
-    second = prepare(images, config=dataclasses.replace(CONFIG, precision="fp32", dtype="float32"))
-    assert work == []
-    assert first.gates is not None
-    assert second.gates is not None
-    assert second.gates[0]["cosine_min"] > first.gates[0]["cosine_min"]
-
-
-def test_one_changed_photograph_is_enough(images: Path, first: CompiledBackbone, work: list[str]) -> None:
-    (images / "3.jpg").write_bytes(jpeg(photograph(77)))
-    prepare(images)
-    assert sorted(work) == ["spot", "variants"]
-
-
-def test_a_photograph_that_is_gone_is_enough(images: Path, first: CompiledBackbone, work: list[str]) -> None:
-    (images / "3.jpg").unlink()
-    prepare(images)
-    assert sorted(work) == ["spot", "variants"]
-
-
-@pytest.mark.parametrize("what", ["definition", "code", "versions", "device"])
-def test_what_computes_is_part_of_the_keys(
-    images: Path, first: CompiledBackbone, work: list[str], what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if what == "definition":
-        changed = dataclasses.replace(base.get("grayscale"), version=99)
-        monkeypatch.setitem(base.REGISTRY, "grayscale", changed)
-    elif what == "code":
-        monkeypatch.setattr(cache, "code_hash", lambda: "changed")
-    elif what == "versions":
-        monkeypatch.setattr(cache, "versions", lambda *names: dict.fromkeys(names, "9"))
-    else:
-        monkeypatch.setattr(cpu, "identity", lambda: "another")
-    prepare(images)
-    assert {"gate", "spot", "variants"} <= set(work)
-
-
-def test_other_code_makes_the_same_network(
-    images: Path, first: CompiledBackbone, work: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is compiled and gated again, and stores go on with it."""
-    monkeypatch.setattr(cache, "code_hash", lambda: "changed")
-    assert prepare(images).spec == first.spec
-    assert "load" in work
-
-
-def test_a_changed_checkpoint_of_the_same_size_is_loaded(
-    images: Path, first: CompiledBackbone, work: list[str]
-) -> None:
-    path = images.parent / "weight"
-    path.write_text("1.5")  # the same again, at another time
-    assert prepare(images).spec == first.spec
-    assert work == []
-    before = path.stat()
-    path.write_text("2.5")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    second = prepare(images)
-    assert {"gate", "load"} <= set(work)
-    assert second.spec.weights_hash != first.spec.weights_hash
-    pixels = np.stack([np.array(photograph(i, 64, 64)) for i in range(3)])
-    np.testing.assert_allclose(second.embed(pixels), first.embed(pixels) * (2.5 / 1.5), rtol=1e-5)
-
-
-def test_a_family_without_identity_is_loaded_each_time(
-    images: Path, work: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(registry.FAMILIES, "timm", Family("timm", "rows", "rows", tiny, checkpoint=True))
-    first = prepare(images)
-    work.clear()
-    assert prepare(images).spec == first.spec
-    assert work == ["load"]
-    (images.parent / "weight").write_text("7.5")
-    assert prepare(images).spec.weights_hash != first.spec.weights_hash
-    assert "gate" in work
-
-
-def test_transformations_of_plugins_are_made_each_time(
-    images: Path, work: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    level = 10
-
-    def darker(canvas_BSSC: torch.Tensor, args: object, keys_B: object) -> torch.Tensor:
-        return canvas_BSSC.clamp_max(255 - level)
-
-    made = base.Transformation("darker", "tone", "train", "kernel", function=darker)
-    monkeypatch.setitem(base.REGISTRY, "darker", made)
-    settings = dataclasses.replace(SETTINGS, transformations=("identity", "darker"))
-    prepare(images, settings=settings)
-    work.clear()
-    prepare(images, settings=settings)
-    assert work == ["variants"]
-    level = 60
-    prepare(images, settings=settings)
-    assert "gate" in work
-
-
-@pytest.mark.parametrize("how", ["cut", "flipped", "empty", "gone"])
-@pytest.mark.parametrize("kind", ["sources", "gates", "spots", "rates", "openvino"])
-def test_damaged_entries_are_made_anew(
-    images: Path, first: CompiledBackbone, own: Path, kind: str, how: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for path in (own / kind).iterdir():
-        data = path.read_bytes()
-        if how == "gone":
-            path.unlink()
-            continue
-        middle = len(data) // 2
-        flipped = data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
-        path.write_bytes({"cut": data[:-1], "flipped": flipped, "empty": b""}[how])
-    capsys.readouterr()
-    second = prepare(images)
-    said = capsys.readouterr().err
-    assert ("checksum mismatch" in said) == (how != "gone")
-    assert (second.spec, second.gates, second.runtime) == (first.spec, first.gates, first.runtime)
-    pixels = np.stack([np.array(photograph(i, 64, 64)) for i in range(3)])
-    np.testing.assert_array_equal(second.embed(pixels), first.embed(pixels))
-
-
-def test_style_networks_are_not_made_before_they_are_needed(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    styled = dataclasses.replace(SETTINGS, transformations=("identity", "style_wave"))
-    prepare(images, settings=styled)
-    monkeypatch.setattr(PixelPipeline, "new_maker", lambda *arguments: pytest.fail("made for nothing"))
-    prepare(images, settings=styled)
 
 
 def test_quantisation_sees_other_photographs_in_all_transformations() -> None:
@@ -383,29 +199,6 @@ def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
         assert ("trying others" in capsys.readouterr().err) == (not full)
     with pytest.raises(GateError):
         prepare(images, config=dataclasses.replace(config, precision="bf16"))
-
-
-@pytest.mark.parametrize("precision", ["auto", "bf16"])
-def test_what_a_spot_check_refused_is_not_used(
-    images: Path, precision: BackbonePrecision, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The pictures of a search on these photographs may lack the one that failed."""
-    spotted = PrecisionGate._spotted
-
-    def refuse(gate: PrecisionGate, policy: PrecisionPolicy, embed: Any) -> list[GateResult]:  # noqa: ANN401
-        if policy.precision == "bf16":
-            raise RejectedError("bf16 disagrees on one picture")
-        return spotted(gate, policy, embed)
-
-    monkeypatch.setattr(PrecisionGate, "_spotted", refuse)
-    monkeypatch.setattr("substyle.engine.backbones.precision.cpu.has", lambda *features: True)
-    config = dataclasses.replace(CONFIG, precision=precision)
-    if precision == "bf16":
-        with pytest.raises(GateError, match="on one picture"):
-            prepare(images, config=config)
-        return
-    for _ in range(2):
-        assert prepare(images, config=config).runtime["precision"] == "fp32"
 
 
 def test_the_result_tells_the_spot_check(images: Path, first: CompiledBackbone) -> None:

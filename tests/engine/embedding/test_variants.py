@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.embedding.variants import COLUMNS, INDEX, write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import DifferentError
-from substyle.engine.store.table import store_facts
 from substyle.engine.store.verify import verify
-from substyle.engine.study.export import export
 from substyle.errors import ConfigError
 
 SUITE = "identity,gaussian_blur,icon_overlay,gaussian_noise"
@@ -108,35 +105,6 @@ def test_other_photographs_are_refused(
     assert "import:other" not in [entry.name for entry in store.backbones()]
 
 
-def test_numbers_beyond_the_range_of_the_store_are_refused(
-    store: substyle.EmbeddingStore, written: Path, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "x.npy", np.full((160, 3), 1e5, np.float32))
-    with pytest.raises(ConfigError, match="100000"):
-        import_store(tmp_path / "x.npy", store.path, "import:large", rows=written / INDEX)
-    assert "import:large" not in [entry.name for entry in store.backbones()]
-    with pytest.raises(ConfigError, match="float16"):
-        import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX, dtype="float16")
-    assert not (tmp_path / "s.zarr").exists()
-    import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX)
-    settings = substyle.open_store(tmp_path / "s.zarr").settings
-    assert (settings.dtype, settings.canvas) == ("float32", SIDE)
-
-
-def test_a_store_of_imports_keeps_which_variants_are_distinct(
-    store: substyle.EmbeddingStore, written: Path, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "x.npy", np.ones((160, 3), np.float32))
-    import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX)
-    ours = substyle.load_table(store, "control:pixels")
-    theirs = substyle.load_table(substyle.open_store(tmp_path / "s.zarr"), "import:x")
-    assert theirs.transformations == ours.transformations
-    assert not ours.distinct_TN.all()
-    np.testing.assert_array_equal(
-        theirs.distinct_TN[:, np.argsort(theirs.keys)], ours.distinct_TN[:, np.argsort(ours.keys)]
-    )
-
-
 def test_content_hashes_are_kept_in_a_store_of_imports(written: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((160, 3), np.float32))
     text = (written / INDEX).read_text()
@@ -203,26 +171,3 @@ def test_jpeg_and_a_file_that_is_no_image(tmp_path: Path) -> None:
     assert not (images / "variants").exists()
     with pytest.raises(ConfigError, match="a new or empty folder"):
         write_variants(images, tmp_path / "out", suite="identity")
-
-
-def test_an_export_of_a_moved_photograph_is_imported_beside_it(two_classes: Path, tmp_path: Path) -> None:
-    """Its overlays show motifs of another split: they do not count in the export, and need not in the store's notes."""
-    images = tmp_path / "images"
-    shutil.copytree(two_classes, images)
-    store = substyle.embed(images, tmp_path / "s.zarr", ["control:pixels"], transformations=NAMES, canvas=SIDE)
-    table = substyle.load_table(store, "control:pixels")
-    original = images / next(key for key, split in zip(table.keys, table.split_N, strict=True) if split == 0)
-    for n in range(40):  # until a copy of a training photograph is drawn for the test split
-        copied = original.with_name(f"{n}-copy.jpg")
-        shutil.copy(original, copied)
-        shutil.rmtree(tmp_path / "s.zarr")
-        store = substyle.embed(images, tmp_path / "s.zarr", ["control:pixels"], transformations=NAMES, canvas=SIDE)
-        if store_facts(store).moved:
-            break
-        copied.unlink()
-    assert store_facts(store).moved
-    export(store, tmp_path / "out", to="parquet", quiet=True)
-    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
-    import_store(folder, store.path, "import:again")
-    again = substyle.load_table(store, "import:again")
-    np.testing.assert_array_equal(again.distinct_TN, substyle.load_table(store, "control:pixels").distinct_TN)

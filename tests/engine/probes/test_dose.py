@@ -9,7 +9,7 @@ import pytest
 
 from substyle.engine.analysis.geometry import query_rows
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.resampling import Resampled, resample
+from substyle.engine.probes.resampling import resample
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import by_severity, halfway
 from substyle.engine.probes.tasks import transformation_task
@@ -20,22 +20,6 @@ SUITE = (
     *((f"blur_a@{severity}", "blur", "train") for severity in (1, 2, 3)),
     ("noise_a", "noise", "train"),
 )
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "expected"),
-    [
-        ([0.2, 0.5, 0.8, 1.0], 2.0 + 0.1 / 0.3),  # halfway from 0.2 to 1.0 is 0.6
-        ([0.2, 0.2, 0.2, 1.0], 3.5),
-        ([1.0, 1.0, 1.0, 1.0], 0.5),  # crosses before the first severity
-        ([0.2, 1.0, 0.4, 1.0], 1.5),  # the first crossing
-        ([0.2, 0.2, 0.1, 0.2], 4.0),  # never above chance: not before the last severity
-        ([0.2, np.nan, 0.8, 1.0], np.nan),
-    ],
-)
-def test_halfway(accuracy: list[float], expected: float) -> None:
-    found = halfway(np.arange(1.0, 5.0), np.array([accuracy]), 0.2)
-    np.testing.assert_allclose(found, [expected])
 
 
 def test_halfway_against_a_dense_search() -> None:
@@ -50,19 +34,6 @@ def test_halfway_against_a_dense_search() -> None:
         np.testing.assert_allclose(value, expected, atol=2e-5)
 
 
-def test_only_transformations_with_several_severities_have_a_curve() -> None:
-    score_TN = np.random.default_rng(0).random((5, 40)) < np.array([[0.9], [0.9], [0.5], [0.7], [0.4]])
-    names = ("identity", "a@3", "a@1", "a@2", "b@2")
-    resampled = resample(score_TN.astype(np.float32), 200, 0)
-    (found,) = by_severity(names, resampled, 0.1).values()
-    assert found["severities"] == [1, 2, 3]
-    assert [one["value"] for one in found["accuracy"]] == [float(score_TN[t].mean()) for t in (2, 3, 1)]
-    assert found["halfway"] is not None
-    (falls,) = by_severity(names, resampled, 0.1, rises=False).values()  # as that of classes
-    assert falls == found | {"halfway": None}
-    assert all(one["low"] <= one["value"] <= one["high"] for one in (*found["accuracy"], found["halfway"]))
-
-
 def test_accuracies_at_chance_have_no_halfway() -> None:
     """Noise has a maximum too, and a severity at which it is halfway to it."""
     rng, names, found = np.random.default_rng(3), tuple(f"fog@{severity}" for severity in range(1, 6)), 0
@@ -74,16 +45,6 @@ def test_accuracies_at_chance_have_no_halfway() -> None:
     assert found <= 15
     clear = by_severity(names, resample((rng.random((5, 100)) < 0.9).astype(np.float32), 200, 0), 0.05)["fog"]
     assert clear["halfway"]["value"] == pytest.approx(0.5, abs=0.1)
-
-
-def test_resamples_at_chance_widen_the_interval_of_halfway() -> None:
-    """Accuracies of resamples at or below chance count as the last severity."""
-    value_T = np.array([0.1, 0.9])
-    replicates_RT = np.tile(value_T, (1000, 1))  # halfway at 1.5
-    replicates_RT[:20] = 0.1  # 2 % never above chance
-    replicates_RT[20:30, 0] = 0.0  # 1 % somewhat later
-    curve = by_severity(("fog@1", "fog@2"), Resampled(value_T, replicates_RT), 0.1)["fog"]
-    assert curve["halfway"] == pytest.approx({"value": 1.5, "low": 1.5, "high": 1 + 0.5 / 0.9})
 
 
 def test_severities_are_one_class(make_table: Callable[..., EmbeddingTable], quick: Callable[..., ProbeConfig]) -> None:

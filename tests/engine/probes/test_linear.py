@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,12 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import Make, Quick, features_of
 
 from substyle.engine.probes import linear
-from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images, variant_weights
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.tasks import class_task, kind_task, transformation_task
+from substyle.engine.probes.tasks import kind_task, transformation_task
 from substyle.engine.probes.trainer import Validation
-from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels.probe_heads import Heads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,37 +54,6 @@ def test_the_grid_grows_until_the_best_lies_inside(picked: Callable[..., Linear]
     assert found.describe()["edge"] is False
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_grid_ends_where_penalties_do(picked: Callable[..., Linear], sign: int) -> None:
-    end = C_RANGE[1 if sign > 0 else 0]
-    found = picked((1e-2, 1e-1), lambda C: (0.5 + sign * np.log10(C) / 20, 1.0))
-    assert np.isclose(found.C, end)
-    assert (found.tried[-1] if sign > 0 else found.tried[0]) == found.C
-    assert len(found.tried) == round(abs(np.log10(end / (1e-2 if sign > 0 else 1e-1)))) + 1
-    assert found.describe()["edge"] is True
-
-
-@pytest.mark.parametrize(
-    ("losses", "best"),
-    [
-        ((9.0, 1.0, 0.995, 0.991, 9.0), 1e-3),  # within 1 %: the strongest penalty
-        ((9.0, 1.0, 0.98, 0.975, 9.0), 1e-2),
-        ((9.0, 1.0, 1.0, 0.5, 9.0), 1e-1),
-    ],
-)
-def test_of_equals_the_strongest_penalty_is_picked(
-    picked: Callable[..., Linear], losses: tuple[float, ...], best: float
-) -> None:
-    """Ties go to the lower loss; the ends have lower accuracy and the lowest loss."""
-    Cs = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-
-    def judged(C: float) -> tuple[float, float]:
-        place = min(range(5), key=lambda i: abs(np.log10(Cs[i] / C)))
-        return (0.9, losses[place]) if 0 < place < 4 else (0.8, 0.1)
-
-    assert np.isclose(picked(Cs, judged).C, best)
-
-
 def test_it_is_scikit_learn_s_at_the_same_penalty(make_table: Make, quick: Quick) -> None:
     """Heads on all photographs and on resamples, compared by probabilities."""
     features, task = features_of(table := make_table(style=1.0), transformation_task(table, 0))
@@ -109,27 +72,6 @@ def test_it_is_scikit_learn_s_at_the_same_penalty(make_table: Make, quick: Quick
         np.testing.assert_allclose(ours, reference.predict_proba(x_RD), atol=2e-3)
 
 
-def test_what_is_said_of_a_fit(make_table: Make, quick: Quick) -> None:
-    features, task = features_of(table := make_table(), class_task(table, 0))
-    times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
-    config = quick(doublings=3)
-    passes: list[int] = []
-    found = fit_linear(features, task, config, times_SN, passes.append)
-    said = found.describe()
-    json.dumps(said, allow_nan=False)
-    assert said["setting"] == {"C": found.C, "tried": sorted(found.tried)}
-    assert said["converged"] is True
-    certificate = said["certificate"]
-    assert certificate.keys() == {"gradient", "tolerance", "iterations", "difference"}
-    assert certificate["gradient"] <= found.fit.tolerance_K[0] <= config.expert.tolerance / 3
-    assert certificate["tolerance"] == config.expert.tolerance
-    assert said["steps"] == certificate["iterations"] >= 1
-    assert abs(certificate["difference"]) <= 0.05
-    assert sum(passes) >= said["steps"]
-    rows = Validation(features, task, config)
-    assert said["validation"] == pytest.approx(float(rows.judge(found.heads)[0][0]))
-
-
 def test_a_fit_that_runs_out_of_passes_says_so(make_table: Make, quick: Quick) -> None:
     features, task = features_of(table := make_table(style=0.5), transformation_task(table, 0))
     found = fit_linear(features, task, quick(passes=3, Cs=(1e-2, 1e-1, 1.0)))
@@ -137,122 +79,6 @@ def test_a_fit_that_runs_out_of_passes_says_so(make_table: Make, quick: Quick) -
     assert said["converged"] is False
     assert said["certificate"]["gradient"] > said["certificate"]["tolerance"]
     assert said["certificate"]["iterations"] <= 3
-
-
-@pytest.mark.parametrize("spoilt", ["agreed", "resampled", "fit"])
-def test_each_part_must_have_converged(spoilt: str) -> None:
-    heads = Heads(torch.zeros(1, 2, 3), torch.zeros(1, 2))
-    good, bad = (Fit(heads, np.array([g]), np.array([7]), np.array([1e-4])) for g in (5e-5, 5e-3))
-    one = Linear(0.1, (0.01, 0.1, 1.0), 0.9, good, 0.001, True, 3e-4, 3.0, good)
-    assert one.describe()["converged"] is True
-    changes = {"agreed": False, "resampled": bad, "fit": bad}
-    assert replace(one, **{spoilt: changes[spoilt]}).describe()["converged"] is False  # type: ignore[arg-type]
-
-
-def test_a_penalty_beyond_the_grid_is_fitted_as_one_of_it(make_table: Make, quick: Quick) -> None:
-    """Started at the previous solution, a fit may be within the tolerance at once, far from its optimum."""
-    features, task = features_of(table := make_table(style=0.5), transformation_task(table, 0))
-    extended = fit_linear(features, task, quick(Cs=(1e-3,), tolerance=1e-3))
-    assert len(extended.tried) > 2
-    given = fit_linear(features, task, quick(Cs=extended.tried, tolerance=1e-3))
-    assert (extended.C, extended.tried) == (given.C, given.tried)
-    assert torch.allclose(extended.heads.w1, given.heads.w1, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "stalled", "of_resamples"),
-    [
-        ((500, 501), False, 0),
-        ((500, 510, 511), False, 1),
-        ((500, 503, 502), False, 0),  # the first agrees with the last, though not with the second
-        ((500, 510, 501, 502), False, 2),  # it does so by chance: a tighter one does not
-        ((500, 520, 510, 519), False, 3),  # never, within three reductions
-        ((500, 510, 501), True, 1),  # the last does not reach its tolerance
-        ((500, 501), True, 0),
-    ],
-)
-def test_resamples_have_the_loosest_tolerance_that_agrees(
-    accuracies: tuple[float, ...],
-    stalled: bool,
-    of_resamples: int,
-    make_table: Make,
-    quick: Quick,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each fit starts at the last one and leaves it: a third of the gradient that it has reached is the next goal."""
-    features, task = features_of(table := make_table(), transformation_task(table, 0))
-    seen: list[Heads] = []
-    fits: list[Fit] = []
-    fit_heads = linear.fit_heads
-
-    def fitted(rows: TrainingRows, config: ProbeConfig, Cs: Sequence[float], *given: Any, **more: Any) -> Fit:  # noqa: ANN401
-        made = fit_heads(rows, config, Cs, *given, **more)
-        if given and given[0] is not None:
-            fits.append(made)
-        return made
-
-    def compared(_: object, a: Heads, b: Heads, within: float) -> tuple[float, bool]:
-        seen.extend(heads for heads in (b, a) if heads not in seen)
-        difference = (accuracies[seen.index(a)] - accuracies[seen.index(b)]) / 1000
-        return difference, abs(difference) <= within + 1e-9
-
-    monkeypatch.setattr(linear, "compare", compared)
-    monkeypatch.setattr(linear, "fit_heads", fitted)
-    config = quick(doublings=3)
-    if stalled:
-        last = len(accuracies) - 1
-        monkeypatch.setattr(Fit, "converged_K", property(lambda own: np.array([len(fits) < last])))
-    found = fit_linear(features, task, config, resampled_images(task, np.arange(len(table.keys)), 1, 0))
-    assert len(seen) == len(accuracies)
-    assert found.agreed == found.describe()["converged"] == (of_resamples < 3 and not stalled)
-    assert found.difference == pytest.approx((accuracies[-1] - accuracies[-2]) / 1000)
-    assert found.fit is fits[-1]
-    assert all(not torch.equal(a.w1, b.w1) for a, b in pairwise(seen))
-    for before, after in pairwise(fits):
-        assert after.tolerance_K[0] == before.gradient_K[0] / 3
-    assert found.resampled is not None
-    assert (
-        found.resampled.tolerance_K[0] == [config.expert.tolerance, *(fit.tolerance_K[0] for fit in fits)][of_resamples]
-    )
-
-
-def test_resamples_draw_whole_groups(make_table: Make) -> None:
-    """As many groups as exist, including those with several images; other images are never drawn."""
-    table = make_table()
-    task = transformation_task(table, 0)
-    assert task is not None
-    group_N = np.arange(len(table.keys)) // 7
-    times_SN = resampled_images(task, group_N, 50, 0)
-    assert times_SN.shape == (50, len(table.keys))
-    others = np.setdiff1d(np.arange(len(table.keys)), task.train_N)
-    assert not times_SN[:, others].any()
-    groups = np.unique(group_N[task.train_N])
-    total = 0
-    for group in groups:
-        members = [n for n in task.train_N if group_N[n] == group]
-        assert (times_SN[:, members] == times_SN[:, members[:1]]).all()
-        total = total + times_SN[:, members[0]]
-    assert (total == len(groups)).all()
-    assert len(np.unique(times_SN, axis=0)) == 50
-    # counts of a bootstrap: each group's mean is 1 and its variance 1 - 1/G
-    counts = times_SN[:, [next(n for n in task.train_N if group_N[n] == g) for g in groups]]
-    assert counts.mean() == pytest.approx(1.0)
-    assert counts.var() == pytest.approx(1 - 1 / len(groups), abs=0.15)
-
-
-def test_two_backbones_have_the_same_resamples(make_table: Make) -> None:
-    narrow = make_table()
-    wide = make_table(width=33, style=0.1, seed=9, split_N=narrow.split_N)
-    draws = [
-        resampled_images(t, np.arange(120), 3, 5) for table in (narrow, wide) if (t := transformation_task(table, 0))
-    ]
-    assert np.array_equal(*draws)
-    task = transformation_task(narrow, 0)
-    assert task is not None
-    assert not np.array_equal(draws[0], resampled_images(task, np.arange(120), 3, 6))
-    assert np.array_equal(draws[0][:2], resampled_images(task, np.arange(120), 2, 5))
-    assert resampled_images(task, np.arange(120), 0, 5).shape == (0, 120)
-    assert resampled_images(task, np.zeros(120, np.int64), 3, 5).shape == (0, 120)  # all in one folder
 
 
 def test_kind_classes_weigh_the_same(make_table: Make) -> None:

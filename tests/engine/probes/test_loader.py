@@ -128,21 +128,6 @@ def test_rows_arrive_and_stay_until_they_are_read(gpu: GPU) -> None:
         assert torch.equal(rows, expected.half())
 
 
-def test_the_next_half_is_filled_while_one_is_used(gpu: GPU) -> None:
-    begun: list[int] = []
-
-    def noted(counts: list[int]) -> Iterator[Job[int]]:
-        for number, job in enumerate(jobs(counts)):
-            begun.append(number)
-            yield job
-
-    there: Any = DoubleBuffer[int](ROWS, WIDTH, torch.float16, CUDA)
-    rows = there.through(noted([4, 4, 4]))
-    next(rows)
-    rows.close()  # waits for the reader
-    assert begun == [0, 1]
-
-
 def test_nothing_to_read(gpu: GPU) -> None:
     there: Any = DoubleBuffer[int](ROWS, WIDTH, torch.float16, CUDA)
     assert list(there.through(jobs([]))) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +13,11 @@ from tests.engine.probes.conftest import CPU
 
 from substyle.engine.probes import batches, training_rows
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.dataset import Resident, standard_of
+from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.objective import Block, Objective, StoredObjective
 from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
 from substyle.engine.probes.solver import Fit, fit
-from substyle.engine.probes.tasks import Task, class_task, transformation_task
+from substyle.engine.probes.tasks import Task, transformation_task
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -124,22 +123,6 @@ def test_kept_rows_are_those_that_are_gathered(dtype: torch.dtype, monkeypatch: 
             torch.testing.assert_close(gathered, kept, atol=1e-6, rtol=1e-5)
 
 
-def test_rows_are_gathered_once_for_all_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = make()
-    task = transformation(table)
-    gathered, gather = list[int](), Features.of
-    monkeypatch.setattr(Features, "of", lambda own, *given: gathered.append(1) or gather(own, *given))
-    rows = TrainingRows(features_of(table, task, torch.bfloat16), task, np.ones((1, 4)))
-    times_KN = np.random.default_rng(1).integers(0, 3, (2, 60)).astype(float)
-    made = fit(rows.with_image_weights(times_KN), [PENALTY] * 2, tolerance=1e-6, most=2000)
-    alone = fit(rows, [PENALTY], tolerance=1e-6, most=2000)
-    assert len(gathered) == 1
-    again = TrainingRows(rows.features, task, np.ones((2, 4)), times_KN)
-    expected = fit(again, [PENALTY] * 2, tolerance=1e-6, most=2000)
-    assert torch.allclose(made.heads.w1, expected.heads.w1, atol=AGREE)
-    assert not torch.allclose(made.heads.w1[0], alone.heads.w1[0], atol=AGREE)
-
-
 def test_float64_goes_on_where_float32_stalls() -> None:
     table = make()
     task = transformation(table)
@@ -173,76 +156,6 @@ def test_a_head_with_weights_is_a_fit_to_repeated_rows() -> None:
         assert np.allclose(np.diff(centred(made, k)[1][seen]), np.diff(bias[seen]), atol=5e-3)
 
 
-def test_rows_of_a_transformation_that_a_head_does_not_see_do_not_matter() -> None:
-    table = make()
-    task = transformation(table)
-    features = features_of(table, task)
-    changed = np.array(table.x_TND)
-    changed[2] *= -3
-    other = Features(replace(table, x_TND=changed), standard_of(table, task, 0), CPU, torch.float32)
-    weight_KT = np.array([[1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0]])
-    # one batch of heads in which another head sees these rows, so that they are passed over
-    weight_KT[1, 2] = 1.0
-    first, second = (
-        fit(TrainingRows(f, task, weight_KT), [PENALTY] * 2, tolerance=1e-6, most=2000) for f in (features, other)
-    )
-    assert torch.allclose(first.heads.w1[0], second.heads.w1[0], atol=AGREE)
-    assert not torch.allclose(first.heads.w1[1], second.heads.w1[1], atol=2e-2)
-
-
-def test_heads_do_not_depend_on_their_company_or_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = make()
-    task = transformation(table)
-    features = features_of(table, task)
-    strengths = [PENALTY, 0.1, 1.0]
-    together = fit(TrainingRows(features, task, np.ones((3, 4))), strengths, tolerance=1e-6, most=2000)
-    monkeypatch.setattr(training_rows, "_ON_CPU", (64 << 20, 1))  # blocks of 256 rows at least
-    monkeypatch.setattr(training_rows, "rows_of_width", lambda _width, _device: 37)
-    for k, strength in enumerate(strengths):
-        alone = fit(TrainingRows(features, task, np.ones((1, 4))), [strength], tolerance=1e-6, most=2000)
-        assert torch.allclose(alone.heads.w1[0], together.heads.w1[k], atol=AGREE)
-
-
-def test_a_start_is_taken_up_and_left_as_it_is() -> None:
-    table = make()
-    task = transformation(table)
-    rows = TrainingRows(features_of(table, task), task, np.ones((1, 4)))
-    loose = fit(rows, [PENALTY], tolerance=1e-3, most=2000)
-    before = loose.heads.w1.clone()
-    tight = fit(rows, [PENALTY], tolerance=1e-6, most=2000, start=loose.heads)
-    assert torch.equal(loose.heads.w1, before)
-    again = fit(rows, [PENALTY], tolerance=1e-5, most=2000, start=tight.heads)
-    assert again.passes_K.tolist() == [1]
-    cold = fit(rows, [PENALTY], tolerance=1e-6, most=2000)
-    assert torch.allclose(cold.heads.w1, tight.heads.w1, atol=AGREE)
-
-
-def test_too_few_passes_are_said() -> None:
-    table = make()
-    task = transformation(table)
-    passes: list[int] = []
-    made = fit(TrainingRows(features_of(table, task), task, np.ones((2, 4))), [1e-4, 10.0], tolerance=1e-6, most=4,
-               advance=passes.append)  # fmt: skip
-    assert not made.converged_K[0]
-    assert made.passes_K.max() == sum(passes) == 4
-    only = made.only(0)
-    assert torch.equal(only.heads.w1[0], made.heads.w1[0])
-    assert only.gradient_K[0] == made.gradient_K[0]
-
-
-def test_weights_stay_small_where_training_rows_do_not_differ() -> None:
-    """With fewer rows than features and weak regularisation, null directions must not collect rounding errors."""
-    table = make(images=30, width=200, spread=0.0)
-    task = class_task(table, 0)
-    assert task is not None
-    features = features_of(table, task)
-    made = fit(TrainingRows(features, task, np.eye(4)[:1]), [1 / (1e6 * len(task.train_N))], tolerance=1e-5, most=2000)
-    x_BD = features(*task.rows(task.train_T, task.train_N))
-    span_DR = torch.linalg.qr(x_BD.T)[0]
-    outside = made.heads.w1[0] - (made.heads.w1[0] @ span_DR) @ span_DR.T
-    assert float(outside.norm()) < 0.05 * float(made.heads.w1[0].norm())
-
-
 @pytest.mark.parametrize(("images", "width"), [(60, 200), (60, 144), (60, 143), (60, 12)])
 def test_the_basis_is_that_of_the_covariance(images: int, width: int) -> None:
     """Of 144 training rows: of fewer than features only their span is found, by way of the products of rows."""
@@ -262,18 +175,6 @@ def test_the_basis_is_that_of_the_covariance(images: int, width: int) -> None:
     assert inside == pytest.approx(x_RD, abs=1e-4)
 
 
-def test_repeated_rows_have_one_direction() -> None:
-    table = make(30, 200)
-    x_TND = np.asarray(table.x_TND).copy()
-    x_TND[:, 1] = x_TND[:, 0]
-    table = replace(table, x_TND=x_TND)
-    task = transformation(table)
-    rows = TrainingRows(features_of(table, task), task, np.ones((1, len(NAMES))))
-    basis = CovarianceBasis.of(rows)
-    assert basis.vector_DP.shape[1] == len(rows.t_R) - 1 - len(NAMES)
-    assert bool(basis.vector_DP.isfinite().all())
-
-
 @pytest.fixture
 def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Fits read rows as stored, on the CPU too. Collects the number of rows of each block."""
@@ -290,35 +191,6 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return blocks
 
 
-@pytest.mark.parametrize("width", [0, 7], ids=["whole", "projected"])
-@pytest.mark.parametrize("logits", [1 << 25, 1 << 12], ids=["one block", "blocks"])
-def test_stored_rows_give_the_same_heads(
-    width: int, logits: int, tensor_cores: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With rows that do not count, also for some heads only, features that do not vary, and means far from zero."""
-    monkeypatch.setattr(training_rows, "_ON_CPU", (64 << 20, logits))
-    table = make(images=200)
-    x_TND = table.x_TND + np.float16(5)
-    x_TND[:, :, 3] = 1.0
-    distinct_TN = np.random.default_rng(0).random((4, 200)) < 0.9
-    table = replace(table, x_TND=x_TND, distinct_TN=distinct_TN)
-    task = transformation(table)
-    times_KN = np.random.default_rng(1).integers(0, 3, (3, 200)).astype(float)
-    found = []
-    for dtype in (torch.float32, torch.bfloat16):
-        features = features_of(table, task, dtype)
-        features = features.projected(width, 0) if width else features
-        weight_KT = np.array([[1.0, 0.5, 2.0, 1.0], [1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-        rows = TrainingRows(features, task, weight_KT, times_KN)
-        found.append(fit(rows, [PENALTY, PENALTY, 1.0], tolerance=1e-6, most=2000))
-    plain, stored = found
-    assert stored.converged_K.all()
-    assert torch.allclose(plain.heads.w1, stored.heads.w1, atol=AGREE)
-    assert max(tensor_cores) == (256 if logits == 1 << 12 else rows.span.stop - rows.span.start)
-    in_float32 = stored.passes_K.max() - sum(tensor_cores) / (rows.span.stop - rows.span.start)
-    assert 1 <= in_float32 <= 5
-
-
 def test_stored_rows_compute_the_objective(tensor_cores: list[int]) -> None:
     table = make()
     task = transformation(table)
@@ -332,54 +204,3 @@ def test_stored_rows_compute_the_objective(tensor_cores: list[int]) -> None:
     for found, expected in zip(stored, exact, strict=True):
         torch.testing.assert_close(found.double(), expected.double(), atol=1e-5, rtol=1e-5)
     assert sum(tensor_cores) == rows.span.stop - rows.span.start
-
-
-def test_rows_are_gathered_where_few_count_or_they_are_not_float16(tensor_cores: list[int]) -> None:
-    table = make(images=200)
-    task = transformation(table)
-    few = replace(task, train_N=task.train_N[::4])
-    for own, of in ((table, few), (replace(table, x_TND=table.x_TND.astype(np.float32)), task)):
-        made = fit(
-            TrainingRows(features_of(own, of, torch.bfloat16), of, np.ones((1, 4))), [1.0], tolerance=1e-3, most=9
-        )
-        assert made.passes_K[0] > 1
-    assert not tensor_cores
-    # consecutive rows of one transformation are dense too
-    identity = class_task(table, 0)
-    assert identity is not None
-    features = features_of(table, identity, torch.bfloat16)
-    fit(TrainingRows(features, identity, np.eye(4)[:1]), [1.0], tolerance=1e-3, most=9)
-    assert set(tensor_cores) == {len(identity.train_N)}
-
-
-def test_rows_that_do_not_count_may_have_no_answer_and_any_values(tensor_cores: list[int]) -> None:
-    table = make()
-    task = class_task(table, 0)
-    assert task is not None
-    answer, distinct_TN = task.answer.copy(), table.distinct_TN.copy()
-    distinct_TN[0, 5], answer[5] = False, -1
-    task = replace(task, answer=answer, distinct_TN=distinct_TN)
-    features = features_of(table, task, torch.bfloat16)
-    u_KP, found = torch.randn(1, 3 * 13, generator=torch.Generator().manual_seed(0)), []
-    for value in (1.0, 100.0, np.nan):
-        x_TND = np.array(table.x_TND)
-        x_TND[0, 5] = value
-        features.held = Resident.of(replace(table, x_TND=x_TND), CPU)
-        rows = TrainingRows(features, task, np.eye(4)[:1])
-        metric = CovarianceMetric.of(CovarianceBasis.of(rows), 3, np.array([PENALTY]))
-        found.append(StoredObjective(rows, features.full(), metric)(u_KP, torch.arange(1)))
-        tensor_cores.clear()
-        made = fit(rows, [PENALTY], tolerance=1e-6, most=2000)
-        assert made.converged_K.all()
-        assert tensor_cores
-    for first, second in zip(found[0], found[1], strict=True):
-        assert torch.equal(first, second)
-    # what is not finite is of no use to them, and float32 gathers only rows that count
-    assert not found[2][0].isfinite().all()
-
-
-def test_slices_have_whole_pieces_and_no_more_programs_than_a_grid() -> None:
-    meta = torch.device("meta")
-    for outputs, rows in ((1, 1 << 20), (10, 1 << 20), (31, 1 << 20), (800, 40_960), (10_000, 3328), (10**6, 128)):
-        assert training_rows.stored_rows(outputs, meta) == rows
-    assert training_rows.block_rows(8, 1, meta) == 1 << 20

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader
 
 import substyle
@@ -31,28 +30,6 @@ def test_batches_hold_rows_of_the_table(store: substyle.EmbeddingStore) -> None:
         assert data.classes[y[i]] == name
         np.testing.assert_array_equal(x[i], table.x_TND[NAMES.index(name), table.keys.index(key)])
     assert torch.equal(data[3][0], x[3])
-
-
-def test_classes_of_photographs(store: substyle.EmbeddingStore) -> None:
-    splits = {split: substyle.torch_dataset(store, "control:pixels", split=split) for split in ("train", "val", "test")}
-    assert {name for data in splits.values() for name in data.transformations} == {"identity"}
-    keys = [key for data in splits.values() for key in data.keys]
-    assert len(keys) == len(set(keys)) == 40
-    arrays = {split: next(iter(DataLoader(data, batch_size=100))) for split, data in splits.items()}
-    head = LogisticRegression(max_iter=1000).fit(*(a.numpy() for a in arrays["train"]))
-    assert head.score(*(a.numpy() for a in arrays["test"])) > 0.8
-    blurred = substyle.torch_dataset(store, "control:pixels", split="test", transformations=["defocus_blur"])
-    assert set(blurred.transformations) == {"defocus_blur"}
-    assert [blurred.classes[target] for target in blurred.targets] == [key.split("/")[0] for key in blurred.keys]
-
-
-def test_held_out_transformations_are_left_out_unless_named(store: substyle.EmbeddingStore) -> None:
-    data = substyle.torch_dataset(store, "control:pixels", task="kind", split="test")
-    assert "defocus_blur" not in data.transformations
-    held_out = substyle.torch_dataset(
-        store, "control:pixels", task="kind", split="test", transformations=["defocus_blur"]
-    )
-    assert {held_out.classes[target] for target in held_out.targets} == {"blur"}
 
 
 @pytest.mark.parametrize(

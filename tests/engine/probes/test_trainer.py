@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,14 +9,12 @@ import torch
 from tests.engine.probes.conftest import CPU, Make, Quick
 
 from substyle.engine.probes import heads as bank
-from substyle.engine.probes import trainer
 from substyle.engine.probes.batches import BatchPart, Features
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
-from substyle.engine.probes.heads import Setting, grid, initial
+from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.mlp import settings_of
 from substyle.engine.probes.tasks import Task, class_task, stream_of, transformation_task
-from substyle.engine.probes.trainer import Validation, learning_rate, train
+from substyle.engine.probes.trainer import train
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_data import draw_masks
 from substyle.kernels.probe_heads import Heads, Term
@@ -51,41 +48,6 @@ def test_a_grid_trains_as_its_settings_alone_would(make_table: Make, quick: Quic
         for ours, theirs in zip(together[setting].heads.parameters, alone.heads.parameters, strict=True):
             assert len(ours) == 2
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-
-
-def test_the_seed_alone_decides(make_table: Make, quick: Quick) -> None:
-    setup = Setup(make_table())
-    setting = Setting(1e-2, 0.1, 16)
-    runs = [train(setup.features, [setup.part()], [setting], quick(seed=s), 30)[setting] for s in (0, 0, 1)]
-    assert (runs[0].validation, runs[0].loss) == (runs[1].validation, runs[1].loss)
-    for a, b, c in zip(*(run.heads.parameters for run in runs), strict=True):
-        assert torch.equal(a, b)
-        assert not torch.equal(a, c)
-    both = train(setup.features, [setup.part()], [setting], quick(), 30, seeds=[0, 1])[setting].heads.parameters
-    for two, a in zip(both, runs[0].heads.parameters, strict=True):
-        torch.testing.assert_close(two[:1], a, atol=1e-5, rtol=1e-4)
-        assert not torch.equal(two[0], two[1])
-
-
-def test_what_is_trained_is_judged_at_its_end(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accuracy and loss are means over seeds of the validation; progress counts all steps."""
-    setup, setting, told = Setup(make_table()), Setting(1e-2, 0.1, 16), list[int]()
-    monkeypatch.setattr(ProbeConfig, "validation_rows", 100)
-    config = quick()
-    made = train(setup.features, [setup.part()], [setting], config, 25, seeds=[3, 4], advance=told.append)[setting]
-    accuracy_K, loss_K = Validation(setup.features, setup.task, config).judge(made.heads)
-    assert (made.setting, made.steps, sum(told)) == (setting, 25, 25)
-    assert made.validation == pytest.approx(accuracy_K.mean())
-    assert made.loss == pytest.approx(loss_K.mean(), rel=1e-5)
-    assert accuracy_K[0] != accuracy_K[1] or loss_K[0] != loss_K[1]
-    assert made.describe() == {"setting": setting.describe(), "validation": made.validation, "steps": 25}
-
-
-def test_more_steps_learn_more(make_table: Make, quick: Quick) -> None:
-    setup, setting = Setup(make_table()), Setting(1e-2, 0.1, 16)
-    few, many = (train(setup.features, [setup.part()], [setting], quick(), n)[setting] for n in (3, 60))
-    assert many.loss < few.loss
-    assert many.validation > 0.9 > few.validation
 
 
 @dataclass(frozen=True)
@@ -178,57 +140,6 @@ def test_twins_see_the_same_rows_in_the_same_order(
                 assert term.outputs == (slice(0, 8), slice(8, 11))[p]
                 assert term.scale_K is not None
                 torch.testing.assert_close(term.scale_K * float(np.log((8, 3)[p])), own[:, p])
-
-
-@pytest.mark.parametrize("hidden", [0, 16])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
-def test_heads_learn_in_turn_what_they_learn_together(
-    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, hidden: int, dtype: torch.dtype
-) -> None:
-    """In several blocks."""
-    monkeypatch.setattr(trainer, "_BLOCK", 64 * (20 * 4 + 16 * 2) * 3)  # three steps of float32 at once
-    setup = Setup(make_table())
-    setup.features.dtype = dtype
-    settings = [Setting(lr, 0.1, hidden) for lr in (1e-2, 3e-3, 1e-4)]
-    found = {}
-    for in_turn in (True, False):
-        monkeypatch.setattr(bank, "takes_turns", lambda width, device, t=in_turn: t)
-        found[in_turn] = train(setup.features, [setup.part()], settings, quick(), 24, seeds=[0, 1])
-    assert found[True].keys() == found[False].keys()
-    for setting in settings:
-        for a, b in zip(*(found[way][setting].heads.parameters for way in (True, False)), strict=True):
-            if dtype == torch.float32:
-                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-            else:
-                assert (a - b).norm() < 0.05 * a.norm()
-
-
-def test_learning_rate() -> None:
-    rates = [learning_rate(i, 200) for i in range(200)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == rates[10] == 1.0
-    assert all(a >= b for a, b in pairwise(rates[10:]))
-    assert 0.0 < rates[-1] < 1e-3
-    assert learning_rate(0, 1) == 1.0
-
-
-def test_settings_of_a_seed_start_from_the_same_weights() -> None:
-    heads = initial(16, 10, 4, 3, [5, 6], CPU)
-    assert heads.w1.shape == (6, 16, 10)
-    for tensor in heads.parameters:
-        assert torch.equal(tensor[0], tensor[2])
-        assert torch.equal(tensor[1], tensor[5])
-        assert not torch.equal(tensor[0], tensor[1])
-    assert heads.w1.abs().max() <= 10**-0.5
-    assert heads.parameters[2].abs().max() <= 16**-0.5
-
-
-def test_grid(quick: Quick) -> None:
-    settings = grid(quick(mlp_learning_rates=(1e-2, 1e-3), mlp_weight_decays=(0.0, 1.0), widths=(8, 16)))
-    assert len(set(settings)) == len(settings) == 8
-    assert {s.lr for s in settings} == {1e-2, 1e-3}
-    assert {s.weight_decay for s in settings} == {0.0, 1.0}
-    assert {s.width for s in settings} == {8, 16}
 
 
 def test_standardisation(make_table: Make) -> None:

@@ -1,22 +1,11 @@
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.report.real import real_results, with_heads
+from tests.engine.report.real import real_results
 
-from substyle.engine.report.data import layer_of
-from substyle.engine.stages.results import read_results, validate_results
+from substyle.engine.stages.results import validate_results
 from substyle.errors import SubstyleError
-
-
-def test_results_are_valid_and_survive_json(tmp_path: Path) -> None:
-    results = real_results()
-    validate_results(results)
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(results))
-    assert read_results(path) == results
 
 
 def drop(key: str) -> Callable[[dict[str, Any]], None]:
@@ -110,48 +99,3 @@ def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], None], compla
     change(results)
     with pytest.raises(SubstyleError, match=complaint):
         validate_results(results)
-
-
-def test_results_must_be_an_object() -> None:
-    with pytest.raises(SubstyleError, match="expected an object, got list"):
-        validate_results([])
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 4}'])
-def test_a_bad_file_is_named(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "broken.json"
-    path.write_text(text)
-    with pytest.raises(SubstyleError, match=r"broken\.json: "):
-        read_results(path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SubstyleError, match=r"none\.json: No such file"):
-        read_results(tmp_path / "none.json")
-
-
-def test_controls_come_last() -> None:
-    results = real_results("control:x", "b", "control:a", "a")
-    assert list(validate_results(results).ordered()) == ["b", "a", "control:x", "control:a"]
-    assert list(validate_results(results).real()) == ["b", "a"]
-
-
-def test_heads_are_those_found_linear_first() -> None:
-    assert validate_results(with_heads(real_results(), "mlp", "linear")).heads() == ["linear", "mlp"]
-    assert validate_results(with_heads(real_results(), "mlp")).heads() == ["mlp"]
-    assert (
-        validate_results(
-            {"schema": 4, "name": "x", "images": 0, "transformations": []} | {"backbones": {"a": {"class": None}}}
-        ).heads()
-        == []
-    )
-
-
-def test_layers_and_their_concatenations_are_not_networks() -> None:
-    names = {"vit": "cls", "vit@layer=3": "cls, block 3 of 0 to 11"}
-    names["vit@layer=3+11"] = "cls, block 3 of 0 to 11 + cls, block 11 of 0 to 11"
-    results = real_results(*names)
-    for name, pooling in names.items():
-        results["backbones"][name]["spec"]["pooling"] = pooling
-    assert validate_results(results).networks() == ["vit"]
-    assert [layer_of(validate_results(results), name) for name in names] == [None, ("vit", 3, 11), None]

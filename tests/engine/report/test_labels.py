@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.engine.report.real import estimate, of_probes, real_results
+from tests.engine.report.real import of_probes, real_results
 
-from substyle.engine.extensions.adapt.section import adapters, adapters_summary
 from substyle.engine.report.data import labelled, labels_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.file import study_of
@@ -57,43 +56,3 @@ def test_one_adapter_under_two_paths_stays_two_backbones() -> None:
     shown = labelled(validate_results(results))
     assert len(shown.backbones) == len(results["backbones"])
     assert f"{LITE} + pisco (00000000)" in shown.backbones
-
-
-def test_layers_add_theirs_to_the_label() -> None:
-    from substyle.engine.config import labels_of as of_choices
-
-    study = study_of({"name": "s", "backbones": [{"name": "mae:base@layer=2:5,pool=avg", "label": "MAE"}]})
-    assert of_choices(study.backbones) == {
-        "mae:base@layer=2,pool=avg": "MAE@layer=2",
-        "mae:base@layer=5,pool=avg": "MAE@layer=5",
-    }
-    study = study_of({"name": "s", "backbones": [{"name": "mae:base@layer=2,module=block:ffn", "label": "MAE"}]})
-    assert list(of_choices(study.backbones).values()) == ["MAE@layer=2,module=block", "MAE@layer=2,module=ffn"]
-
-
-def test_adapters_are_set_beside_their_backbone(tmp_path: Path) -> None:
-    results = real_results(LITE, VIT)
-    assert adapters(validate_results(results)).rows == ()
-    name, base = VIT, LITE
-    results["backbones"][name]["adapter"] = {"backbone": base, "method": "pisco"}
-    table = adapters(validate_results(results))
-    assert {row[:2] for row in table.rows} == {(base, "pisco")}
-    by_score = {row[2]: row for row in table.rows}
-    for _, _, heading, before, after, gain, _ in table.rows:
-        assert gain is None or gain[0] == pytest.approx(after[0] - before[0], abs=1e-5), heading
-        assert gain is None or gain[1] <= gain[0] <= gain[2]
-    assert (
-        by_score["Transformation"][3][0] == results["backbones"][base]["transformation"]["linear"]["accuracy"]["value"]
-    )
-    for row in results["comparisons"]:
-        row["p_holm"] = 0.001 if {row["a"], row["b"]} == {name, base} and row["task"] == "transformation" else 0.9
-    text = adapters_summary(validate_results(results))
-    assert text.count("points") == 1
-    assert "transformation" in text
-    page = write_report(validate_results(results), tmp_path).html.read_text()
-    assert 'id="adapters"' in page
-    assert f"{base} + pisco" in page
-    for each in (name, base):
-        results["backbones"][each]["shift"] = {"night": {"accuracy": estimate(0.5, 0.4, 0.6), "images": 9}}
-    results["backbones"][name]["class"]["linear"]["converged"] = False  # the probe of shifts
-    assert [row[-1] for row in adapters(validate_results(results)).rows if row[2] == "Class, night"] == ["no"]

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 from tests.engine.report.real import estimate, real_results
 
-from substyle.engine.report.curves import halfway, severities, severity_plots
-from substyle.engine.report.data import dagger
+from substyle.engine.report.curves import severity_plots
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
-from substyle.errors import SubstyleError
 
 
 @pytest.fixture
@@ -33,30 +31,6 @@ def swept() -> dict[str, Any]:
     return swept
 
 
-def test_tables_hold_every_severity(swept: dict[str, Any]) -> None:
-    table = severities(validate_results(swept))
-    assert len(table.rows) == 6
-    names = {row[0] for row in table.rows}
-    assert len(names) == 2
-    by_severity = {row[2]: row[3:] for row in table.rows if row[0] == min(names)}
-    assert by_severity[2] == ((0.6, 0.5, 0.7), None, (0.3, None, None))
-    assert by_severity[5] == (None, None, None)
-    (row,) = halfway(validate_results(swept)).rows
-    assert row[0] == "fog"
-    assert sorted(row[1:]) == [(1.5, 1.3, 1.7), (4.0, 3.8, 4.2)]
-
-
-def test_accuracies_without_intervals_are_shown(swept: dict[str, Any], tmp_path: Path) -> None:
-    for each in swept["backbones"].values():
-        for curve in ((each.get("transformation") or {}).get("linear") or {}).get("by_severity", {}).values():
-            curve["accuracy"] = [estimate(0.2), estimate(0.6), None]
-            curve["halfway"] = estimate(curve["halfway"]["value"])
-    assert severities(validate_results(swept)).rows[1][3] == (0.6, None, None)
-    (plot,) = severity_plots(validate_results(swept))
-    assert plot.curves[0].points == ((1, 0.2, None, None), (2, 0.6, None, None))
-    assert 'id="severity"' in write_report(validate_results(swept), tmp_path).html.read_text()
-
-
 def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
     (plot,) = severity_plots(validate_results(swept))
     assert (plot.name, plot.last) == ("fog", 2)
@@ -67,24 +41,6 @@ def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
         for curve in ((each.get("transformation") or {}).get("linear") or {}).get("by_severity", {}).values():
             curve["halfway"] |= {"low": 0.5, "high": 5.0}
     assert "no other backbone is clearly later" in severity_plots(validate_results(swept))[0].summary
-
-
-def test_probes_that_have_not_converged_are_not_ranked(swept: dict[str, Any]) -> None:
-    assert "(alpha)" in severity_plots(validate_results(swept))[0].summary
-    swept["backbones"]["alpha"]["transformation"]["linear"]["converged"] = False
-    assert [dagger(value) for value in halfway(validate_results(swept)).rows[0][1:]] == [" †", ""]
-    assert [dagger(row[3]) for row in severities(validate_results(swept)).rows[:2]] == [" †", " †"]
-    assert severity_plots(validate_results(swept))[0].summary == "Halfway at severity 4.0 (beta)."
-    assert {curve.label: curve.unconverged for curve in severity_plots(validate_results(swept))[0].curves} == {
-        "alpha": (1, 2),
-        "beta": (),
-    }
-    swept["backbones"]["beta"]["transformation"]["linear"]["converged"] = False
-    assert severity_plots(validate_results(swept))[0].summary.startswith("No converged probe")
-
-
-def test_results_without_severities_have_no_plot() -> None:
-    assert severity_plots(validate_results(real_results())) == []
 
 
 @pytest.mark.usefixtures("figures")
@@ -101,22 +57,3 @@ def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
         >= 2
     )
     assert {"severity.pdf", "severity.png"} <= {path.name for path in files.figures}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"accuracy": [estimate(0.1)]},
-        {"accuracy": [0.2, 0.6, None]},
-        {"severities": ["1", 2, 5]},
-        {"accuracy": [{"value": 0.2, "low": 0.1}, None, None]},
-        {"halfway": {"value": "x"}},
-        {"severities": None},
-    ],
-)
-def test_damaged_curves_are_refused(swept: dict[str, Any], change: dict[str, Any]) -> None:
-    for each in swept["backbones"].values():
-        for curve in ((each.get("transformation") or {}).get("linear") or {}).get("by_severity", {}).values():
-            curve.update(change)
-    with pytest.raises(SubstyleError):
-        validate_results(swept)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from substyle.engine.report.data import Unconverged
-from substyle.engine.report.findings import difference, standing
-from substyle.engine.report.tables import comparisons, geometry, knn, neighbours, overview
-from substyle.engine.results.convert import converted
-from substyle.engine.results.model import SCHEMA, ResultsDocument
-from substyle.engine.stages.results import read_results, validate_results
-from substyle.engine.stages.stamp import checksum
+from substyle.engine.results.model import SCHEMA
+from substyle.engine.stages.results import read_results
 from substyle.errors import SubstyleError
 
 Where = tuple[str | int, ...]
@@ -188,137 +182,6 @@ def test_every_interval_is_where_it_was_shown(tmp_path: Path) -> None:
         "high": 1.8,
     }
     assert "ci95" not in json.dumps(new)
-
-
-def test_numbers_without_an_interval_and_missing_ones_stay_so(tmp_path: Path) -> None:
-    net = read(tmp_path, document())["backbones"]["net"]
-    assert net["sensitivity"]["jpeg"] == {"value": 0.2}
-    assert net["sensitivity"]["fog"] is None
-    assert net["transformation"]["linear"]["by_severity"]["fog"]["accuracy"][1] is None
-    assert (net["knn"]["transformation"]["10"], net["knn"]["class"]["10"]) == ({"value": 0.6}, None)
-    assert net["balance"] | {"same_image": None} == {"same_image": None, "neither": {"value": 0.1}, "queries": 40}
-    assert net["clusters"]["ami_class"] is None
-    assert net["parameters"]["by_transformation"]["swirl"]["angle"]["error"] == {"value": 0.1}
-    assert net["transformation"]["linear"]["by_transformation"] == {"swirl": 0.5}
-    assert (net["transformation"]["mlp"], net["few_shot"]["shots"]) == (None, 5)
-
-
-def test_differences_in_general_scores_have_the_two_way_interval(tmp_path: Path) -> None:
-    results = validate_results(read(tmp_path, document()))
-    one_way, two_way = [0.05, 0.15], [-0.05, 0.25]
-    for row in results.comparisons or []:
-        general = (row.task, row.metric) not in (("transformation", "accuracy"), ("kind", "seen"))
-        assert row.difference.interval == (two_way if general else one_way), row
-        assert row.difference.one_way == (one_way if general else None)
-        assert row.difference.two_way == (None if general else two_way)
-        assert (row.difference.ci90, row.difference.se, row.p) == ([0.06, 0.14], 0.02, 0.01)
-    assert [row[5:7] for row in comparisons(results).rows] == [((0.1, *one_way), (0.1, *two_way))] * 9
-    turned = difference(results.compared("kind", "held_out"), "control:pixels", "net")
-    assert turned is not None
-    assert (turned.value, turned.interval, turned.one_way) == (-0.1, [-0.25, 0.05], [-0.15, -0.05])
-    assert turned.ci90 == [-0.14, -0.06]
-
-
-def test_a_converted_document_is_shown_as_before(tmp_path: Path) -> None:
-    results = validate_results(read(tmp_path, document()))
-    (first, *_) = overview(results).rows
-    row = dict(zip((column.name for column in overview(results).columns), first, strict=True))
-    assert row["transformation"] == (0.5, 0.4, 0.6)
-    assert row["held_out"] == Unconverged((0.5, 0.3, 0.7))
-    assert row["gap"] == Unconverged((0.1, 0.3, 0.7))
-    assert row["seen"] == Unconverged((0.5, 0.4, 0.6))
-    assert isinstance(row["gap"], Unconverged)
-    best = standing(results, "kind_rotation", "linear", "accuracy").scores[0]
-    assert (best.value, best.low_high) == (0.5, TWO_WAY)
-    assert geometry(results).rows[0][4:6] == ((0.5, 0.4, 0.6), (0.5, 0.4, 0.6))
-    assert knn(results).rows[0] == ("net", 1, (0.5, 0.4, 0.6), (0.5, 0.4, 0.6))
-    assert neighbours(results).rows[0][1] == (0.5, 0.4, 0.6)
-
-
-def test_the_checksum_is_made_again_where_it_was_right(tmp_path: Path) -> None:
-    old = document()
-    new = read(tmp_path, old | {"checksum": checksum(old)})
-    assert new["checksum"] == checksum(new) != checksum(old)
-    assert read(tmp_path, old | {"checksum": "0" * 16})["checksum"] == "0" * 16
-    assert "checksum" not in read(tmp_path, old)
-
-
-def test_documents_of_today_stay_as_they_are(tmp_path: Path) -> None:
-    new = read(tmp_path, document())
-    assert converted(new) is new
-    assert read(tmp_path, new) == new
-    assert dumped(validate_results(new)) == new
-
-
-def dumped(results: ResultsDocument) -> dict[str, Any]:
-    return results.model_dump(by_alias=True, exclude_unset=True)
-
-
-@pytest.mark.parametrize("schema", [True, 1.0, "1", None, 0, 2])
-def test_other_schemas_are_refused(tmp_path: Path, schema: object) -> None:
-    with pytest.raises(SubstyleError, match=r"results\.json: results\.schema: expected 4"):
-        read(tmp_path, document() | {"schema": schema})
-
-
-def put_in(value: object, *where: str | int) -> Callable[[dict[str, Any]], None]:
-    return lambda old: at(old, where[:-1]).__setitem__(where[-1], value)
-
-
-@pytest.mark.parametrize(
-    ("where", "value"),
-    [
-        ((*NET, "fine", "linear", "wrong_ci95"), ONE_WAY),
-        ((*NET, "fine", "linear", "held_out_two_way_ci95"), ONE_WAY),
-        ((*NET, "knn", "transformation_ci95", "5"), ONE_WAY),
-        ((*NET, "sensitivity_ci95", "zoom"), ONE_WAY),
-        ((*NET, "shift", "dawn"), {"ci95": ONE_WAY}),
-        (("comparisons", 0, "wrong_ci95"), ONE_WAY),
-    ],
-)
-def test_an_interval_of_no_known_number_is_refused_by_name(tmp_path: Path, where: Where, value: object) -> None:
-    old = document()
-    put_in(value, *where)(old)
-    with pytest.raises(SubstyleError, match=r"results\.json: .*: an interval of no known number") as error:
-        read(tmp_path, old)
-    assert all(str(key).removesuffix("_ci95") in str(error.value) for key in where)
-    put_in(None if where[-1] != "dawn" else {"ci95": None}, *where)(old)
-    assert read(tmp_path, old)["schema"] == SCHEMA  # nothing is lost
-
-
-@pytest.mark.parametrize(
-    ("where", "value", "named"),
-    [
-        ((*NET, "fine", "linear", "accuracy"), "0.5", "linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), [0.5], "linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), {"value": 0.5}, "linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), True, "linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), 93.1, "linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), float("nan"), "linear.accuracy"),
-        ((*NET, "fine", "linear", "accuracy"), 10**400, "linear.accuracy"),
-        *(((*NET, "fine", "linear", "ci95"), bad, "linear.accuracy") for bad in ([0.4], [], 0, "", {}, "ab", 0.5)),
-        ((*NET, "fine", "linear", "ci95"), [0.4, None], "linear.accuracy"),
-        ((*NET, "fine", "linear", "ci95"), ["0.4", 0.6], "linear.accuracy.low"),
-        ((*NET, "fine", "linear", "two_way_ci95"), [0.4], "linear.accuracy"),
-        ((*NET, "coarse", "linear", "held_out_two_way_ci95"), [0.4], "linear.held_out"),
-        ((*NET, "fine", "linear", "se"), "x", "linear.accuracy.se"),
-        ((*NET, "fine", "linear", "by_severity", "fog", "ci95"), [ONE_WAY], "by_severity.fog.accuracy"),
-        ((*NET, "fine", "linear", "by_severity", "fog", "ci95"), 3, "by_severity.fog.accuracy"),
-        ((*NET, "sensitivity_ci95"), [ONE_WAY], "net.sensitivity"),
-        ((*NET, "sensitivity_ci95"), [["swirl", ONE_WAY]], "net.sensitivity"),
-        ((*NET, "sensitivity_ci95"), 0, "net.sensitivity"),
-        ((*NET, "sensitivity_ci95", "swirl"), 0, "net.sensitivity"),
-        ((*NET, "sensitivity", "swirl"), "x", "net.sensitivity"),
-        ((*NET, "sensitivity"), 0.5, "sensitivity"),
-    ],
-)
-def test_damaged_documents_are_named(tmp_path: Path, where: Where, value: object, named: str) -> None:
-    old = document()
-    put_in(value, *where)(old)
-    with pytest.raises(SubstyleError) as error:
-        read(tmp_path, old)
-    text = str(error.value).replace("['net']", ".net")
-    assert text.startswith(f"{tmp_path / 'results.json'}: results")
-    assert named in text
 
 
 def test_deep_documents_are_refused_before_anything_recurses(tmp_path: Path) -> None:

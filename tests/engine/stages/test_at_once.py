@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,12 +20,11 @@ from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages import at_once, execution
 from substyle.engine.stages.at_once import Places
-from substyle.engine.stages.execution import computed, folder_of
+from substyle.engine.stages.execution import computed
 from substyle.engine.stages.probes import STAGE, ProbesStage
 from substyle.engine.stages.stage import Run, Unit
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.api import embed
-from substyle.errors import SubstyleError
 
 BACKBONES = ["control:pixels", "control:statistics"]
 FEW: dict[str, Any] = {
@@ -56,52 +52,11 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "places", two_of)
 
 
-class Says(ProbesStage):
-    """Whose results are the threads of the process and the settings."""
-
-    def compute(self, run: Run, config: ProbeConfig, unit: Unit, folder: Path) -> None:
-        own = run.tables[unit.name]
-        (folder / "said").write_text(json.dumps([os.getpid(), torch.get_num_threads(), config.threads, own.generators]))
-
-    def load(self, run: Run, folder: Path) -> Any:  # noqa: ANN401
-        return json.loads((folder / "said").read_text())
-
-
-@pytest.mark.slow
-def test_what_a_process_has(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "places", lambda *_: Places(2, 3))
-    for threads in (0, 7):  # 7 at most, of which each has 3
-        run = run_of(store, tmp_path / str(threads), probes=replace(CONFIG, threads=threads))
-        said = list(computed(Says(), run).values())
-        assert len({os.getpid(), *(process for process, *_ in said)}) == 3
-        assert [rest for _, *rest in said] == [[3, 3 if threads else 0, ["", ""]]] * 2
-
-
 def table(rows: int, width: int = 1 << 10) -> Any:  # noqa: ANN401
     return SimpleNamespace(x_TND=SimpleNamespace(shape=(2, rows, width), dtype=np.dtype(np.float16)))
 
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
-
-
-def test_where_units_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(at_once, "free_bytes", lambda _: 100 << 30)
-    large = [table(1 << 13)] * 3
-
-    def of(tables: list[Any], threads: int = 0) -> Places:
-        return Places.of(tables, CPU, threads, alone=False)
-
-    assert of(large) == Places(3, 2)
-    assert of(large, 2) == Places(2, 1)
-    assert of(large, 1) == of(large[:1]) == of([table(10)] * 3) == Places()
-    # no more than keep the largest from being the last: two of 1.25 times its size
-    assert of([table(1 << 14), *[table(1 << 10)] * 4]) == Places(1, 8)
-    # each process holds the largest table twice, and needs some memory besides
-    assert of([table(1 << 23)] * 3) == Places(1, 8)
-    monkeypatch.setattr(sys, "stdout", None)
-    assert of(large) == Places()
 
 
 def test_probes_of_few_features_begin_before_shorter_ones() -> None:
@@ -149,20 +104,6 @@ def test_results_are_those_of_one_process(
     # nothing is computed again, in any number of processes
     monkeypatch.setattr(ProbesStage, "compute", None)
     assert probe(store, tmp_path / "at_once", CONFIG).keys() == found.keys()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("two")
-def test_one_that_fails_does_not_lose_the_others(store: EmbeddingStore, tmp_path: Path) -> None:
-    run = run_of(store, tmp_path, probes=CONFIG)
-    first = run.tables[BACKBONES[0]]
-    spoilt = np.full(first.x_TND.shape, np.nan, np.float16)
-    run.tables[BACKBONES[1]] = replace(run.tables[BACKBONES[1]], x_TND=spoilt)
-    with pytest.raises(SubstyleError, match=f"embeddings of {BACKBONES[1]} contain NaN"):
-        computed(STAGE, run)
-    assert (folder_of(STAGE, run, unit(run, BACKBONES[0])) / "complete.json").exists()
-    assert not folder_of(STAGE, run, unit(run, BACKBONES[1])).exists()
-    assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
 
 
 def unit(run: Run, name: str) -> Unit:

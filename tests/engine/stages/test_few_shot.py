@@ -8,15 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from tests.engine.report.real import drop, real_results
 
-from substyle.engine.stages import few_shot as stage
 from substyle.engine.stages.few_shot import FewShotConfig, few_shot
-from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.report import sections_of
-from substyle.errors import ConfigError
 
 CLASSES, WIDTH = 3, 6
 
@@ -79,11 +74,6 @@ def test_few_separable_photographs_reach_the_optimum() -> None:
     assert found["accuracy"]["value"] == pytest.approx(right, abs=0.001)
 
 
-def test_an_optimiser_that_stops_early_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "ITERATIONS", 2)
-    assert few_shot(some(), FewShotConfig(draws=2))["converged"] is False
-
-
 def permuted(table: EmbeddingTable, order: np.ndarray) -> EmbeddingTable:
     assert isinstance(table.x_TND, np.ndarray)
     return replace(
@@ -119,15 +109,6 @@ def test_draws_are_of_training_photographs_by_key() -> None:
     assert few_shot(replace(table, x_TND=spoilt), FewShotConfig(shots=2, draws=8)) == found
 
 
-def test_photographs_without_a_known_class_are_left_out() -> None:
-    table = some()
-    label_N = table.label_N.copy()
-    label_N[table.rows(TRAIN)[::9]] = -1
-    label_N[(label_N == 2) & (table.split_N == TRAIN)] = -1  # the third class is in no training photograph
-    found = few_shot(replace(table, label_N=label_N), FewShotConfig(shots=4))
-    assert (found["classes"], found["images"]) == (2, np.count_nonzero(label_N[table.rows(TEST)] < 2))
-
-
 @pytest.mark.slow
 def test_the_interval_covers_the_mean_over_photographs_and_draws() -> None:
     """200 tables from one population; most of the spread is due to draws."""
@@ -147,24 +128,3 @@ def test_the_interval_covers_the_mean_over_photographs_and_draws() -> None:
         photographs_alone += abs(found["accuracy"]["value"] - np.mean(truth)) <= half
     assert covered >= 186  # of 200, 93 %
     assert photographs_alone < 150  # what an interval over photographs alone would cover
-
-
-def test_the_report_shows_it() -> None:
-    results = drop(real_results(), "few_shot")
-    assert not [section for section in sections_of(validate_results(results)) if section.key == "few-shot"]
-    for number, entry in enumerate(results["backbones"].values()):
-        found = few_shot(some(seed=number), FewShotConfig())
-        entry["few_shot"] = found
-    (section,) = [section for section in sections_of(validate_results(results)) if section.key == "few-shot"]
-    text, data = section.blocks
-    assert "16 original training photographs of each class, mean over 5 draws, on 40" in text.text
-    assert "Chance is 33.3 %" in text.text
-    assert data.table.rows[-1][1] == tuple(found["accuracy"][end] for end in ("value", "low", "high"))
-    assert data.table.rows[-1][2:4] == (min(found["accuracies"]), max(found["accuracies"]))
-
-
-@pytest.mark.parametrize(("field", "value"), [("shots", -1), ("draws", 1), ("draws", 2.5), ("seed", -1)])
-def test_wrong_settings_are_refused(field: str, value: object) -> None:
-    with pytest.raises(ConfigError) as caught:
-        FewShotConfig(**{field: value})
-    assert caught.value.field == f"few_shot.{field}"

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
-from tests.engine.report.real import real_results
 
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
-from substyle.engine.probes.ridge import PENALTIES
-from substyle.engine.results.model import entry_of
-from substyle.engine.stages import registry
-from substyle.engine.stages.labels import STAGE, LabelsConfig, classes, labels
+from substyle.engine.stages.labels import LabelsConfig, labels
 from substyle.engine.stages.labels.scores import Values
-from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.report import sections_of
 from substyle.errors import ConfigError
 
 WIDTH, CLASSES = 8, 3
@@ -125,12 +118,6 @@ def test_a_label_that_is_the_class_is_not_told_with_the_class_held_fixed() -> No
     assert abs(found["fixed"]["accuracy"]["value"] - found["fixed"]["chance"]) < 0.15
 
 
-def test_a_label_that_the_embedding_lacks_is_at_chance_and_one_that_it_has_is_not() -> None:
-    lacks, has = (found_for(*some(site=site, alike=0.3)) for site in (0.0, 3.0))
-    assert lacks["fixed"]["accuracy"]["low"] < lacks["fixed"]["chance"] < lacks["fixed"]["accuracy"]["high"]
-    assert has["fixed"]["accuracy"]["value"] > 0.97
-
-
 def test_values_that_are_missing_or_rare_are_left_out_and_counted() -> None:
     table, site_N = some()
     site_N[table.rows(TRAIN)[:20]] = -1
@@ -142,12 +129,6 @@ def test_values_that_are_missing_or_rare_are_left_out_and_counted() -> None:
     found = found_for(table, site_N, min_images=5)
     assert (found["missing"], found["rare"], found["values"]) == (20, 7, 2)
     assert found["images"] == len(table.rows(TEST)) - 4
-
-
-def test_a_label_of_one_value_has_no_accuracy() -> None:
-    table, site_N = some()
-    found = found_for(table, np.zeros_like(site_N))
-    assert found == {"kind": "class", "values": 1, "images": 120, "missing": 0, "rare": 0, "in_training": 0}
 
 
 def test_groups_do_not_straddle_training_and_test() -> None:
@@ -165,70 +146,6 @@ def test_groups_do_not_straddle_training_and_test() -> None:
     grouped, before = found["site"]["accuracy"], alone["accuracy"]
     assert grouped["high"] - grouped["low"] != before["high"] - before["low"]
     assert (grouped["unit"], before["unit"]) == ("patient", "photograph")
-
-
-def test_repeated_photographs_of_a_group_do_not_narrow_the_interval() -> None:
-    table, site_N = some(count=120)
-    few, times = found_for(table, site_N), 6
-    rows = np.concatenate([np.repeat(table.rows(split), times) for split in (TRAIN, VAL, TEST)])
-    many = replace(
-        table,
-        x_TND=np.asarray(table.x_TND)[:, rows],
-        keys=tuple(f"{i}.jpg" for i in range(len(rows))),
-        label_N=table.label_N[rows],
-        split_N=table.split_N[rows],
-        distinct_TN=table.distinct_TN[:, rows],
-    )
-    known = {
-        "site": named(many, site_N[rows]),
-        "scan": {key: str(row) for key, row in zip(many.keys, rows, strict=True)},
-    }
-    grouped = labels(many, known, config_of("site", "scan", group="scan"), QUICK)["by_label"]["site"]
-    width, expected = (each["accuracy"]["high"] - each["accuracy"]["low"] for each in (grouped, few))
-    assert width == pytest.approx(expected, rel=0.35)
-
-
-def test_numbers_agree_with_scikit_learn() -> None:
-    table, _ = some()
-    rng = np.random.default_rng(3)
-    year_N = 2000 + 5 * identity_of(table)[:, 7] + 0.5 * rng.normal(size=len(table.keys)) + 2 * table.label_N
-    known = {"year": {key: f"{year:.6f}" for key, year in zip(table.keys, year_N, strict=True)}}
-    found = labels(table, known, config_of("year"), QUICK)["by_label"]["year"]
-    train, test = table.rows(TRAIN), table.rows(TEST)
-    x_ND = identity_of(table)
-    unit = ((x_ND[train] - x_ND[train].mean(axis=0)) ** 2).sum() / WIDTH
-    model = Ridge(alpha=found["penalty"] * unit).fit(x_ND[train], year_N[train])
-    assert found["penalty"] in PENALTIES
-    assert found["r2"]["value"] == pytest.approx(r2_score(year_N[test], model.predict(x_ND[test])), abs=1e-4)
-    assert found["error"]["value"] == pytest.approx(np.abs(year_N[test] - model.predict(x_ND[test])).mean(), abs=1e-3)
-    assert found["kind"] == "number"
-    for each in range(CLASSES):
-        own = table.label_N == each
-        x_ND[own] -= x_ND[train[own[train]]].mean(axis=0)
-        year_N[own] -= year_N[train[own[train]]].mean()
-    fixed = Ridge(alpha=1e-3).fit(x_ND[train], year_N[train])
-    assert found["fixed"]["r2"]["value"] == pytest.approx(r2_score(year_N[test], fixed.predict(x_ND[test])), abs=0.01)
-
-
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_numbers_in_bins_are_classes_of_as_many_training_photographs(count: int) -> None:
-    table, _ = some()
-    number_N = np.random.default_rng(1).lognormal(4, 1, len(table.keys)).round(3)
-    known = {key: str(number) for key, number in zip(table.keys, number_N.tolist(), strict=True)}
-    known.pop(table.keys[0])
-    usable_N = np.ones(len(table.keys), np.bool_)
-    found = Values.of(table, known, usable_N, "x", config_of("x", bins={"x": count}))
-    assert found.number_N is None
-    assert len(found.names) == count
-    assert found.code_N[0] == -1
-    train = table.rows(TRAIN)[1:] if table.split_N[0] == TRAIN else table.rows(TRAIN)
-    assert np.ptp(np.bincount(found.code_N[train], minlength=count)) <= 1
-    of_bin = [number_N[found.code_N == i] for i in range(count)]
-    ranges = sorted((own.min(), own.max()) for own in of_bin)
-    assert all(high < low for (_, high), (low, _) in pairwise(ranges))
-    made = labels(table, {"x": known}, config_of("x", bins={"x": count}), QUICK)["by_label"]["x"]
-    assert (made["kind"], made["values"]) == ("class", count)
-    assert made["chance"] == pytest.approx(1 / count, abs=0.1)
 
 
 def test_bins_of_few_numbers_and_of_words() -> None:
@@ -282,28 +199,6 @@ def test_classes_within_and_across_values_agree_with_scikit_learn() -> None:
     assert found["gap"] == pytest.approx(within - min(v["within"] for v in found["by_value"].values()))
 
 
-def test_a_class_that_looks_different_elsewhere_is_lost_across_values() -> None:
-    """At one site the directions of two classes are exchanged: only probes that were trained with it know."""
-    table, site_N = some(site=1.0, noise=0.4)
-    x_TND = np.asarray(table.x_TND).copy()
-    swapped = site_N == 0
-    x_TND[1][np.ix_(swapped, [0, 1])] = x_TND[1][np.ix_(swapped, [1, 0])]
-    found = found_for(replace(table, x_TND=x_TND), site_N, max_values=3)["class"]
-    alike = found_for(*some(site=1.0, noise=0.4), max_values=3)["class"]
-    assert found["by_value"]["east"]["across"] < 0.5
-    assert found["drop"]["low"] > 0
-    assert alike["drop"]["low"] <= 0 <= alike["drop"]["high"]
-
-
-def test_classes_that_no_other_value_has_are_not_scored_across() -> None:
-    table, site_N = some(noise=0.2)
-    site_N = np.where(table.label_N == 2, 0, np.maximum(site_N, 1))  # one class is all of one site, and its only one
-    found = found_for(table, site_N, max_values=3)["class"]
-    assert list(found["by_value"]) == ["west", "north"]
-    alone = found_for(table, table.label_N, max_values=3)
-    assert alone["class"] is None
-
-
 def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
     table, site_N = some(site=0.8, substance=0.8, noise=0.4)
     # as many of each class at each site, so that nothing is drawn at random
@@ -332,20 +227,6 @@ def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
     assert price["low"] < price["value"] < price["high"]
 
 
-def test_an_embedding_without_the_label_pays_nothing() -> None:
-    found = found_for(*some(site=0.0, noise=0.2))["shortcut"]
-    assert found["price"]["low"] <= 0 <= found["price"]["high"]
-    table, _ = some()
-    assert found_for(table, table.label_N)["shortcut"] is None  # each class is of one value
-
-
-def test_a_shortcut_needs_two_classes() -> None:
-    """Where one class alone has photographs on both sides, neighbours could name no other."""
-    table, site_N = some()
-    site_N = np.where(table.label_N == 0, site_N % 2, 0)
-    assert found_for(table, site_N)["shortcut"] is None
-
-
 def test_groups_that_leave_nothing_to_validate_on_are_not_probed() -> None:
     table, site_N = some()
     table = replace(table, split_N=np.where(table.split_N == VAL, TRAIN, table.split_N).astype(np.int8))
@@ -362,82 +243,3 @@ def test_groups_that_leave_nothing_to_validate_on_are_not_probed() -> None:
     half = {table.keys[n]: ("one", "two")[int(site_N[n] == 0)] for n in train}
     again = labels(table, {**known, "patient": patient | half}, config_of("site", "patient", group="patient"), QUICK)
     assert "accuracy" not in again["by_label"]["site"]
-
-
-def test_huge_numbers_are_no_numbers() -> None:
-    table, _ = some()
-    year = {key: "1e300" if i == 7 else str(i) for i, key in enumerate(table.keys)}
-    assert labels(table, {"year": year}, config_of("year"), QUICK)["by_label"]["year"]["kind"] == "class"
-
-
-def test_neighbours_are_searched_among_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    table, site_N = some(noise=0.3)
-    whole = found_for(table, site_N)["shortcut"]
-    monkeypatch.setattr(classes, "MOST", 30)
-    part = found_for(table, site_N)["shortcut"]
-    assert whole["images"] == part["images"] == 120
-    assert whole["price"]["value"] != part["price"]["value"]
-
-
-def test_other_heads_and_few_labels() -> None:
-    table, site_N = some(site=1.0, noise=0.3)
-    found = found_for(table, site_N, heads=("linear", "mlp"), shots=16)
-    for name in ("mlp", "few_shot"):
-        accuracy = found[name]["accuracy"]
-        assert 0.8 < accuracy["value"] <= 1.0
-        assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
-
-
-def test_photographs_without_classes_are_probed_all_the_same() -> None:
-    table, site_N = some()
-    table = replace(table, label_N=np.full(len(table.keys), -1), class_names=())
-    found = found_for(table, site_N, max_values=3)
-    assert found["accuracy"]["value"] > found["chance"]
-    assert "fixed" not in found
-
-
-@pytest.mark.parametrize(("field", "value"), [("group", "patient"), ("numbers", ("age",)), ("bins", {"age": 3})])
-def test_settings_name_labels(field: str, value: Any) -> None:  # noqa: ANN401
-    with pytest.raises(ConfigError, match=rf"labels\.{field}.*labels: site"):
-        config_of("site", **{field: value})
-    with pytest.raises(ConfigError, match=r"labels\.of.*column:NAME"):
-        LabelsConfig(of={"site": "sites.csv"})
-
-
-def test_the_section_and_what_is_compared() -> None:
-    table, site_N = some(noise=0.6, alike=0.4)
-    known = {"site": named(table, site_N), "year": {key: str(i) for i, key in enumerate(table.keys)}, "camera": {}}
-    made = labels(table, known, config_of("site", "year", "camera", max_values=3), QUICK)
-    results = real_results()
-    name = next(iter(results["backbones"]))
-    results["backbones"][name]["labels"] = made
-    document = validate_results(results)
-    (section,) = [each for each in sections_of(document) if each.key == "labels"]
-    text, heat, leaks, _, substance, by_value, shortcuts, note = section.blocks
-    own = made["by_label"]["site"]
-    assert f"{name} predicts site best: accuracy {100 * own['accuracy']['value']:.1f}" in text.text  # type: ignore[union-attr]
-    assert f"{100 * own['fixed']['accuracy']['value']:.1f}% with the class held fixed" in text.text  # type: ignore[union-attr]
-    (classes, numbers) = heat.parts[0][2].groups  # type: ignore[union-attr]
-    assert (classes[0], numbers[0]) == ("3 classes", "numbers (R²)")
-    assert classes[1][0][1][0].text == f"{100 * own['accuracy']['value']:.1f}"
-    assert leaks.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
-    assert substance.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
-    assert [row[2] for row in by_value.table.rows] == list(own["class"]["by_value"])  # type: ignore[union-attr]
-    (row,) = shortcuts.table.rows  # type: ignore[union-attr]
-    assert row[:3] == (name, "site", own["shortcut"]["baseline"])
-    left_out = "camera: not predicted, with 0 usable values. camera: left out 360 without a value."
-    assert left_out in note.text  # type: ignore[union-attr]
-    assert [row[1] for row in leaks.table.rows] == ["site", "year", "camera"]  # type: ignore[union-attr]
-    unrelated = np.random.default_rng(9).integers(0, len(SITES), len(site_N))
-    chance = labels(table, {"site": named(table, unrelated)}, config_of("site"), QUICK)
-    results["backbones"][name]["labels"] = chance
-    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
-    assert f"{name} predicts no label clearly above chance." in section.blocks[0].text  # type: ignore[union-attr]
-    few = made["by_label"]["site"] | {"accuracy": entry_of(0.75, (0.3, 0.95)), "chance": 0.34}
-    sure = made["by_label"]["site"] | {"accuracy": entry_of(0.62, (0.57, 0.67)), "chance": 0.34}
-    results["backbones"][name]["labels"] = made | {"by_label": {"few": few, "sure": sure}}
-    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
-    assert f"{name} predicts sure best" in section.blocks[0].text  # type: ignore[union-attr]
-    compared = list(registry.scores_of(STAGE, document.backbones[name]))
-    assert [score.key for score in compared] == ["label_site", "label_year"]
-    assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']['value']:.1f}"

@@ -91,25 +91,3 @@ def test_lists_what_numpy_lists_with_the_pixels_that_were_embedded(
             pixels = np.asarray(Image.open(tmp_path / "mistakes" / row["picture"]))
             np.testing.assert_array_equal(pixels, drawn[row["transformation"], row["key"]])
     assert len(found["transformation"]["rows"]) == SHOWN
-
-
-def test_kept_until_probes_change_and_without_pictures_of_other_photographs(
-    store: substyle.EmbeddingStore, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.backbone(PIXELS).facts["spec"]["control"] = False
-    first = mistakes(store, tmp_path)
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "most_confident", lambda *_: pytest.fail("computed again"))
-        assert mistakes(store, tmp_path) == first
-    shutil.rmtree(tmp_path / "mistakes")
-    row, *others = first[PIXELS]["transformation"]["rows"]
-    edited = photographs / row["key"]
-    before = edited.read_bytes()
-    edited.write_bytes(next(p for p in photographs.rglob("*.jpg") if p != edited).read_bytes())
-    after = mistakes(store, tmp_path)[PIXELS]["transformation"]["rows"]
-    assert {key: after[0].get(key) for key in row} == row | {"picture": None}
-    assert [r for r in after if r["key"] != row["key"]] == [r for r in others if r["key"] != row["key"]]
-    edited.write_bytes(before)
-    assert mistakes(store, tmp_path) == first  # drawn once the photograph is back
-    (tmp_path / "probes" / store.backbone(PIXELS).slug / "complete.json").unlink()
-    assert mistakes(store, tmp_path) == {}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,12 @@ from tests.conftest import the_json
 
 from substyle.engine.cli import main
 from substyle.engine.config import Study
-from substyle.engine.stages import execution, registry
+from substyle.engine.stages import registry
 from substyle.engine.stages.stage import JsonStage
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study.compare import compare_results
-from substyle.engine.study.file import study_of
 from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.plugins import files_digest
 from substyle.pipelines.transforms.registry import load_file
@@ -121,19 +118,6 @@ def test_everything_shows_it_and_it_is_kept_until_something_changes(
     assert note(folder) != before
 
 
-def test_set_counts_as_if_the_file_said_it(folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(folder, two_classes, capsys, "--set", "dimension.images=6", "--set", "probes.expert.passes=10")
-    before = note(folder)
-    text = STUDY.replace("images = 8", "images = 6").replace("passes = 20", "passes = 10")
-    (folder / "study.toml").write_text(text)
-    run(folder, two_classes, capsys)
-    assert note(folder) == before  # kept
-    given = ["report", str(folder / "out" / "store.zarr"), "--study", str(folder / "study.toml"), "--allow-plugins"]
-    given += ["--images", str(two_classes), "--set", "probes.expert.passes=11"]
-    assert main(given) == 1
-    assert "--set probes.expert.passes=11" in capsys.readouterr().err.splitlines()[-1]
-
-
 def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = json.loads(Path(run(folder, two_classes, capsys)["results"]).read_text())
     store, before = str(folder / "out" / "store.zarr"), note(folder)
@@ -149,52 +133,6 @@ def test_the_stage_alone(folder: Path, two_classes: Path, capsys: pytest.Capture
     printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in printed] == [[PIXELS, name] for name in ("identity", "grayscale", "jpeg")]
     assert json.loads(note(folder))["stamp"]["settings"]["images"] == 6
-
-
-def test_a_stage_reads_what_was_computed_before_it_in_one_command(
-    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = (folder / "dimension.py").read_text()
-    source = source.replace("    config = DimensionConfig\n", '    config = DimensionConfig\n    reads = ("probes",)\n')
-    start = "table, found = run.tables[unit.name], {}\n"
-    assert start in source
-    source = source.replace(start, f"{start}        assert run.results['probes'][unit.name]\n")
-    (folder / "dimension.py").write_text(source)
-    run(folder, two_classes, capsys)
-    shutil.rmtree(folder / "out" / "probes")
-    shutil.rmtree(folder / "out" / "dimension")
-    given = [str(folder / "out" / "store.zarr"), "--study", str(folder / "study.toml"), "--allow-plugins", "--json"]
-    assert main(["stage", "probes,dimension", *given, "--images", str(two_classes)]) == 0
-    assert {"transformation", "dimension"} <= the_json(capsys)["backbones"][PIXELS].keys()
-
-
-def test_settings_have_the_seed_of_the_study() -> None:
-    @dataclass(frozen=True)
-    class Config:
-        images: int = 1
-        seed: int = 0
-
-    class Seeded(JsonStage[Config]):
-        name, config = "seeded", Config
-
-        def compute(self, *_: object) -> None: ...
-
-    registry.register_stage(Seeded())
-    data = {"name": "small", "backbones": [PIXELS], "seed": 7, "resample_by": "folder"}
-    assert study_of(data).stages == {}
-    assert study_of({**data, "seeded": {"images": 2}}).stages == {"seeded": Config(2, 7)}
-    with pytest.raises(ConfigError, match="seed of the whole study"):
-        study_of({**data, "seeded": {"seed": 1}})
-
-
-def test_results_of_another_source_are_outdated(
-    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(folder, two_classes, capsys)
-    before = note(folder)
-    monkeypatch.setattr(execution, "code_of", lambda stage: "edited")
-    run(folder, two_classes, capsys)
-    assert note(folder) != before
 
 
 def test_its_results_are_typed_and_compared(
@@ -271,32 +209,6 @@ def test_taken_and_invalid_names_are_refused(name: str) -> None:
         registry.register_stage(made)
 
 
-def test_results_of_a_stage_that_is_not_known_now(
-    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """They are compared and shared, reports without the plug-in leave them out, and nothing deletes them."""
-    run(folder, two_classes, capsys)
-    del registry.STAGES["dimension"]
-    out = folder / "out"
-    shutil.copytree(out, folder / "copy")
-    for words in (
-        ["compare", str(out), str(folder / "copy"), "--out", str(folder / "compared")],
-        ["share", "card", str(out)],
-    ):
-        assert main([*words, "--json"]) == 0
-        capsys.readouterr()
-    (folder / "study.toml").write_text(STUDY.partition("plugins")[0] + "[probes]" + STUDY.partition("[probes]")[2])
-    text = (folder / "study.toml").read_text().partition("[dimension]")[0]
-    (folder / "study.toml").write_text(text)
-    given = [str(folder / "study.toml"), "--images", str(two_classes), "--out", str(out), "--quiet", "--json"]
-    assert main(["run", *given, "--fresh"]) == 0
-    captured = capsys.readouterr()
-    assert "left dimension, of stages that are not known now" in captured.err
-    assert "dimension" not in json.loads((out / "results.json").read_text())["backbones"][PIXELS]
-    assert list((out / "dimension").glob("*/dimension.json"))
-    assert main(["run", *given]) == 0
-
-
 ADDING = """
 from dataclasses import dataclass
 
@@ -357,15 +269,6 @@ def test_added_backbones_are_embedded_before_later_stages_and_trained_once(
     again = json.loads(Path(the_json(capsys)["results"]).read_text())
     assert list(again["backbones"]) == list(results["backbones"])
     assert {path: path.stat().st_mtime_ns for path in notes} == notes
-
-
-def test_inherited_code_of_a_plugin_counts() -> None:
-    class Mine(registry.stage("mistakes").__class__):  # type: ignore[misc, name-defined]
-        def load(self, *_: object) -> dict[str, Any]:
-            return {}
-
-    assert execution.code_of(Mine()) != ""
-    assert execution.code_of(registry.stage("mistakes")) == ""
 
 
 def test_a_plugin_replaces_no_numbers_of_other_stages(

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
-from tests.engine.report.real import drop, real_results
 
-from substyle.engine.results.model import entry_of
-from substyle.engine.stages.results import validate_results
-from substyle.engine.stages.shortcut import STAGE, ShortcutConfig, shortcut
+from substyle.engine.stages.shortcut import ShortcutConfig, shortcut
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.report import sections_of
 from substyle.errors import ConfigError
 
 NAMES, WIDTH, CLASSES = ("identity", "jpeg", "blur"), 8, 3
@@ -71,46 +66,12 @@ def test_each_arrangement_agrees_with_scikit_learn() -> None:
     assert found["price"]["value"] == pytest.approx(np.mean(right["pos_same"]) - np.mean(right["neg_same"]))
 
 
-def test_processing_that_is_known_is_paid_for() -> None:
-    found = shortcut(some(3.0), QUICK)
-    jpeg, blur = (found["by_transformation"][name] for name in ("jpeg", "blur"))
-    assert (jpeg["pos_same"], jpeg["neg_same"]) == (1.0, 0.0)  # neighbours are those of the processing
-    assert jpeg["price"]["value"] == 1.0
-    assert jpeg["baseline"] > 0.6
-    assert jpeg["all_diff"] > 0.5
-    assert jpeg["neg_same"] < jpeg["uniform"] < jpeg["pos_same"]
-    assert next(iter(STAGE.lines(found))) == "jpeg  +100.0 points"
-    assert abs(blur["price"]["value"]) < 0.1  # the embedding cannot tell it
-    price = found["price"]
-    assert price["value"] == pytest.approx((jpeg["price"]["value"] + blur["price"]["value"]) / 2)
-    low, high = price["one_way"]
-    assert price["low"] < low < price["value"] < high < price["high"]
-    # of each transformation over photographs alone
-    assert jpeg["price"].keys() == blur["price"].keys() == {"value", "low", "high", "n", "unit"}
-    assert (price["unit"], jpeg["price"]["unit"]) == ("photograph and transformation", "photograph")
-
-
 def test_an_embedding_of_classes_alone_pays_nothing() -> None:
     found = shortcut(some(0.0, substance=6.0), QUICK)
     for row in found["by_transformation"].values():
         assert [row[name] for name in ("baseline", "all_diff", "pos_same", "neg_same", "uniform")] == [1.0] * 5
         assert row["price"]["value"] == 0.0
     assert found["price"]["one_way"][0] <= 0 <= found["price"]["one_way"][1]
-
-
-def test_a_probe_trained_where_processing_is_the_class_loses() -> None:
-    found = shortcut(some(3.0), QUICK)
-    jpeg, blur = (found["by_transformation"][name] for name in ("jpeg", "blur"))
-    first, half, last = jpeg["trained"]
-    assert first > half > last
-    assert jpeg["loss"]["value"] == pytest.approx(first - last)
-    assert jpeg["loss"]["low"] > 0.1
-    assert abs(blur["loss"]["value"]) < 0.05  # the embedding cannot tell it
-    assert found["trained"] == pytest.approx(np.mean([jpeg["trained"], blur["trained"]], axis=0))
-    off = shortcut(some(3.0), replace(QUICK, correlations=()))
-    assert off["trained"] == []
-    assert "loss" not in off
-    assert off["price"] == found["price"]
 
 
 def test_class_probes_agree_with_least_squares() -> None:
@@ -143,60 +104,3 @@ def test_class_probes_agree_with_least_squares() -> None:
 def test_correlations_ascend_from_none(values: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="correlations"):
         ShortcutConfig(correlations=values)
-
-
-def test_the_order_of_photographs_does_not_matter_and_samples_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("substyle.engine.stages.shortcut.MOST", 20)
-    table = some(0.8)
-    order = np.random.default_rng(1).permutation(len(table.keys))
-    moved = replace(
-        table,
-        x_TND=np.asarray(table.x_TND)[:, order],
-        keys=tuple(table.keys[i] for i in order),
-        label_N=table.label_N[order],
-        split_N=table.split_N[order],
-        distinct_TN=table.distinct_TN[:, order],
-    )
-    found = shortcut(table, QUICK)
-    assert (found["images"], found["bank"]) == (20, 20)
-    assert found == shortcut(moved, QUICK)
-
-
-def test_the_section_says_what_each_backbone_loses() -> None:
-    results = drop(real_results(), "shortcut")
-    name = next(iter(results["backbones"]))
-    row: dict[str, Any] = {"baseline": 0.9, "all_diff": 0.8, "pos_same": 0.95, "neg_same": 0.5, "uniform": 0.85}
-    row |= {"price": entry_of(0.45, (0.4, 0.5)), "loss": entry_of(0.2, (0.15, 0.25)), "trained": [0.9, 0.7]}
-    own = {"price": entry_of(0.45, (0.3, 0.6)), "by_transformation": {"jpeg": row}, "neighbours": 10}
-    own |= {"loss": entry_of(0.2, (0.1, 0.3)), "trained": [0.9, 0.7], "correlations": [0, 1]}
-    results["backbones"][name]["shortcut"] = {**own, "images": 100, "bank": 300}
-    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "shortcut"]
-    text, table, heat, *_ = section.blocks
-    said = f"{name}: if a transformation goes with the class, accuracy differs by +45.0 points (+30.0 to +60.0) on"
-    assert said in text.text  # type: ignore[union-attr]
-    assert table.table.rows == ((name, 0.9, 0.8, 0.95, 0.5, 0.85, (0.45, 0.3, 0.6), 0.9, 0.7, (0.2, 0.1, 0.3)),)  # type: ignore[union-attr]
-    said = "for jpeg; a probe trained so loses +20.0 points (+10.0 to +30.0) on average, and +20.0 with jpeg."
-    assert said in text.text  # type: ignore[union-attr]
-    assert [part[0] for part in heat.parts] == ["Price", "Loss in training"]  # type: ignore[union-attr]
-    assert all(part[2].groups[0][1][0][0] == "jpeg" for part in heat.parts)  # type: ignore[union-attr]
-
-
-def test_variants_that_equal_the_original_neither_ask_nor_answer() -> None:
-    table = some(3.0)
-    distinct = np.ones((len(NAMES), len(table.keys)), np.bool_)
-    distinct[1] = np.random.default_rng(5).random(len(table.keys)) < 0.6
-    x_TND = np.where(distinct[..., None], table.x_TND, np.asarray(table.x_TND)[:1])
-    found = shortcut(replace(table, x_TND=x_TND, distinct_TN=distinct), QUICK)["by_transformation"]
-    assert (found["jpeg"]["pos_same"], found["jpeg"]["neg_same"]) == (1.0, 0.0)
-    distinct[1] = False
-    none = shortcut(replace(table, distinct_TN=distinct), QUICK)
-    assert none["by_transformation"]["jpeg"]["price"] is None
-    price, blur = none["price"], none["by_transformation"]["blur"]["price"]
-    assert (price["value"], price["one_way"]) == (blur["value"], [blur["low"], blur["high"]])
-    assert price.keys().isdisjoint(("low", "high"))  # over one transformation
-
-
-def test_blocks_of_queries_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = shortcut(some(0.8), QUICK)
-    monkeypatch.setattr("substyle.engine.stages.shortcut.QUERIES", 7)
-    assert shortcut(some(0.8), QUICK) == whole

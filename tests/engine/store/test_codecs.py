@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
 from tests.engine.store.test_store import FOUND, SETTINGS, by_zarr, facts, make, note
 
-from substyle.engine.store import arrays, shards
-from substyle.engine.store.layout import Codec, Dtype, StoreError
+from substyle.engine.store import arrays
+from substyle.engine.store.layout import Codec, Dtype
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, open_table
 from substyle.engine.store.verify import verify
 from substyle.pipelines.storage import Place
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
-COMPRESSED = CODECS[1:]
 
 
 def filled(
@@ -89,47 +88,6 @@ def test_rounding_keeps_the_precision_of_bfloat16(x: np.ndarray, dtype: str) -> 
     np.testing.assert_array_equal(arrays.rounded(kept, "bitround+zstd"), kept)
     for lossless in ("none", "zstd", "blosc"):
         assert arrays.rounded(cast, lossless) is cast
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_rounding_keeps_what_is_not_finite(dtype: str) -> None:
-    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, np.finfo(dtype).max, -np.finfo(dtype).max], dtype)  # type: ignore[arg-type]
-    kept = arrays.rounded(x, "bitround+zstd")
-    np.testing.assert_array_equal(kept[:5], x[:5])
-    np.testing.assert_array_equal(np.signbit(kept[1:]), np.signbit(x[1:]))
-
-
-@pytest.mark.parametrize("codec", COMPRESSED)
-def test_compression_saves_space(codec: Codec) -> None:
-    rng = np.random.default_rng(0)
-    x = np.maximum(rng.normal(size=(1024, 64)), 0).astype(np.float16)  # half of it zeros, as after a ReLU
-    data = arrays.encode(arrays.rounded(x, codec), codec)
-    assert len(data) < 0.9 * x.nbytes
-    np.testing.assert_array_equal(arrays.decode(bytes(data), codec, x.dtype, x.shape), arrays.rounded(x, codec))
-
-
-@pytest.mark.parametrize("how", ["cut", "flipped", "empty", "gone"])
-@pytest.mark.parametrize(("home", "codec"), homes(COMPRESSED), indirect=["home"])
-def test_damage_is_found(home: Place, codec: Codec, how: str) -> None:
-    store, _ = filled(home / "s.zarr", codec)
-    entry = store.backbone("timm:z")
-    chunk = store.shard_path(entry.slug, "jpeg", 0)
-    data = chunk.read_bytes()
-    with shards.opening(chunk, store.shape(store.catalog.array(entry.slug, "jpeg"))) as found:
-        at = int(found.place_T2[1, 0])
-    flipped = data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
-    if how == "gone":
-        chunk.remove()
-    else:
-        damaged = {"cut": data[:-3], "flipped": flipped, "empty": b""}[how]
-        chunk.write(damaged)
-    assert not verify(home / "s.zarr", note=False, quiet=True).ok
-    assert bool(store.truncated(store.finished())) == (how in ("empty", "gone"))
-    if how != "gone":
-        with pytest.raises(StoreError):
-            store.read(entry, "jpeg")
-    if how == "flipped":  # other chunks of the shard are read
-        assert np.isfinite(store.read(entry, "identity", 0, 4)).all()
 
 
 @pytest.mark.parametrize("codec", ["zstd", "blosc"])

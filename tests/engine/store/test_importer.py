@@ -30,23 +30,6 @@ def drawn(scale: float = 1.0) -> np.ndarray:
     return (scale * np.random.default_rng(0).standard_normal((20, 8))).astype(np.float32)
 
 
-def test_columns_that_are_not_asked_for_are_not_decoded(tmp_path: Path) -> None:
-    other = b"spoilt" * 20
-    path = write(tmp_path / "x.parquet", drawn(), other=pa.array([other] * 20).dictionary_encode())
-    data = path.read_bytes()
-    path.write_bytes(data.replace(other, b"\xff" * len(other)).replace(b"\x78\x00\x00\x00\xff", b"\xff" * 5))
-    import_store(path, tmp_path / "s.zarr", "mine")
-    np.testing.assert_allclose(held(tmp_path / "s.zarr")["k0"], drawn()[0], 1e-3)
-
-
-def test_kinds_of_earlier_exports_are_compared(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.parquet", drawn(), coarse=pa.array(["blur"] * 20))
-    with pytest.raises(ConfigError, match="kind of identity"):
-        import_store(path, tmp_path / "s.zarr", "mine")
-    path = write(tmp_path / "x.parquet", drawn(), coarse=pa.array(["identity"] * 20))
-    import_store(path, tmp_path / "s.zarr", "mine")
-
-
 @pytest.mark.parametrize(("scale", "dtype"), [(1.0, "float16"), (1e-6, "float32"), (1e-8, "float32"), (1e5, "float32")])
 def test_a_store_holds_numbers_of_any_size(tmp_path: Path, scale: float, dtype: str) -> None:
     path = write(tmp_path / "x.parquet", drawn(scale))
@@ -58,11 +41,6 @@ def test_a_store_holds_numbers_of_any_size(tmp_path: Path, scale: float, dtype: 
     if dtype == "float32":
         with pytest.raises(ConfigError, match="standard deviation"):
             import_store(path, tmp_path / "half.zarr", "mine", dtype="float16")
-
-
-def test_a_large_offset_is_part_of_a_number(tmp_path: Path) -> None:
-    import_store(write(tmp_path / "x.parquet", drawn() + 1000), tmp_path / "s.zarr", "mine")
-    assert EmbeddingStore.open(tmp_path / "s.zarr").settings.dtype == "float32"
 
 
 def test_names_of_backbones_that_are_loaded_are_not_taken(tmp_path: Path) -> None:

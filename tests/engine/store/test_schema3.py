@@ -171,25 +171,6 @@ def test_an_interrupted_conversion_goes_on(disk: Place, monkeypatch: pytest.Monk
     assert verify(new.path, quiet=True).ok
 
 
-def test_records_of_parts_of_a_shard_are_joined(disk: Place) -> None:
-    """Later runs added transformations, or asked for fewer of them; notes are those of both."""
-    old, like = pair(disk)
-    (entry, _) = like.backbones()
-    given = [rows(0, 4), rows(1, 2)]
-    phone = FileNote(1, "jpeg", "no file")
-    old.write(entry.slug, 0, given[0], [note(i) for i in range(4)], files=[phone])
-    old.write(entry.slug, 1, {"jpeg": given[1]["jpeg"]}, [note(4, "broken"), note(5, indistinct=("jpeg",))])
-    old.write(entry.slug, 1, {"identity": given[1]["identity"]}, [note(4), note(5)], table="tables")
-    new = EmbeddingStore.open(convert(old.path, disk / "new.zarr", quiet=True)["store"])
-    assert equal(old, new) == 4
-    assert len(new.catalog.arrays[entry.slug]) == 1
-    assert verify(new.path, quiet=True).ok
-    table = load_table(new, "timm:x")
-    assert table.keys == ("0.jpg", "1.jpg", "2.jpg", "3.jpg", "5.jpg")
-    assert table.distinct_TN[1].tolist() == [True, False, True, True, False]
-    assert store_facts(new).quarantined == {"4.jpg": "broken"}
-
-
 def test_what_is_damaged_is_left_out(disk: Place, capsys: pytest.CaptureFixture[str]) -> None:
     old, like = pair(disk)
     (entry, _) = like.backbones()
@@ -202,19 +183,6 @@ def test_what_is_damaged_is_left_out(disk: Place, capsys: pytest.CaptureFixture[
     assert convert(old.path, disk / "new.zarr", quiet=True)["left_out"] == 1
     new = EmbeddingStore.open(disk / "new.zarr")
     assert [names for _, _, names in new.finished().records()] == [("identity",)]
-
-
-def test_what_an_old_store_got_later_is_added(disk: Place) -> None:
-    old, like = pair(disk)
-    (entry, _) = like.backbones()
-    given, notes = rows(0, 4), [note(i) for i in range(4)]
-    for name in ("identity", "jpeg"):
-        old.write(entry.slug, 0, {name: given[name]}, notes)
-        convert(old.path, disk / "new.zarr", quiet=True)
-    new = EmbeddingStore.open(disk / "new.zarr")
-    assert len(new.catalog.arrays[entry.slug]) == 2
-    assert equal(old, new) == 2
-    assert load_table(new, "timm:x").x_TND.shape == (2, 4, 3)
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.engine.store.test_store import by_zarr
 
 from substyle.engine.store import arrays, shards
 from substyle.engine.store.layout import ArrayEntry, Codec, StoreError, StoreSettings
 from substyle.engine.store.shards import Shape
-from substyle.pipelines.storage import LocalPlace, Place, place
+from substyle.pipelines.storage import Place, place
 
 NAMES, ROWS, WIDTH, SHARD = ("identity", "jpeg", "swirl"), 21, 5, 4
 ARRAY = ArrayEntry("x", WIDTH, NAMES)
@@ -51,50 +45,12 @@ def filled(node: Place, shape: Shape = SHAPE) -> np.ndarray[Any, np.dtype[np.flo
     return x_TND
 
 
-@pytest.mark.parametrize("codec", get_args(Codec))
-def test_files_are_those_that_zarr_writes(tmp_path: Path, codec: Codec) -> None:
-    ours, theirs = empty(tmp_path / "ours", codec), empty(tmp_path / "theirs", codec)
-    x_TND = filled(ours, replace(SHAPE, codec=codec))
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        array = zarr.open_array(str(theirs), mode="r+")
-        for first in (0, 12, 16, 20):
-            array[:, first : first + 4] = x_TND[:, first : first + 4]
-    with zarr.config.set({"array.write_empty_chunks": False}):
-        zarr.open_array(str(theirs), mode="r+")[:, 4:8] = x_TND[:, 4:8]
-    for number in (0, 1, 3, 4, 5):
-        assert shard(ours, number).read_bytes() == shard(theirs, number).read_bytes()
-    np.testing.assert_array_equal(np.asarray(zarr.open_array(str(ours), mode="r")[:]), x_TND)
-
-
 def test_zarrs_reads_them(tmp_path: Path) -> None:
     pytest.importorskip("zarrs")
     node = empty(tmp_path)
     x_TND = filled(node)
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
         np.testing.assert_array_equal(np.asarray(zarr.open_array(str(node), mode="r")[:]), x_TND)
-
-
-@pytest.mark.parametrize("codec", get_args(Codec))
-@given(
-    cells=st.lists(st.tuples(st.integers(0, 2), st.integers(0, SHARD - 1)), max_size=20),
-    near=st.sampled_from([0, 10, 1 << 14]),
-)
-@settings(deadline=None, max_examples=40)
-def test_any_rows_of_a_shard(
-    tmp_path_factory: pytest.TempPathFactory, codec: Codec, cells: list[tuple[int, int]], near: int
-) -> None:
-    """Also repeated ones, in any order of the output, and transformations without embeddings."""
-    path, shape = place(tmp_path_factory.getbasetemp() / f"{codec}.shard"), replace(SHAPE, codec=codec)
-    x_TRD = values(SHARD)
-    path.write(shards.encode([x_TRD[0], None, x_TRD[2]], shape))
-    x_TRD[1] = np.nan
-    t_M, row_M = np.array(sorted(cells), np.int64).reshape(-1, 2).T
-    to_M = np.random.default_rng(len(cells)).permutation(len(cells))
-    out_RD = np.zeros((len(cells), WIDTH), np.float16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalPlace, "near", near)
-        shards.gather(path, shape, t_M, row_M, out_RD, to_M)
-    np.testing.assert_array_equal(out_RD[to_M], x_TRD[t_M, row_M])
 
 
 def spoilt(data: bytes, index: list[list[int]]) -> bytes:
@@ -108,30 +64,6 @@ GOOD = [[0, CHUNK], [CHUNK, CHUNK], [2 * CHUNK, CHUNK]]
 
 
 @pytest.mark.parametrize(
-    ("index", "why"),
-    [
-        ([[0, CHUNK], [0, CHUNK], [2 * CHUNK, CHUNK]], "overlap"),
-        ([[0, CHUNK], [CHUNK - 1, CHUNK], [2 * CHUNK, CHUNK]], "overlap"),
-        ([[0, CHUNK], [CHUNK, CHUNK], [2 * CHUNK + 1, CHUNK]], "overlap"),
-        ([[0, CHUNK], [CHUNK, CHUNK], [4 * CHUNK, CHUNK]], "leaves the file"),
-        ([[0, CHUNK], [CHUNK, CHUNK], [-9, CHUNK]], "leaves the file"),
-        ([[0, CHUNK], [CHUNK, CHUNK], [-1, CHUNK]], "leaves the file"),
-        ([[0, CHUNK], [CHUNK, 2**62], [2 * CHUNK, CHUNK]], "leaves the file"),
-        ([[0, CHUNK], [CHUNK, CHUNK - 1], [2 * CHUNK, CHUNK]], "another size"),
-        ([[0, CHUNK], [CHUNK, 0], [2 * CHUNK, CHUNK]], "another size"),
-    ],
-)
-def test_a_crafted_index_is_refused(tmp_path: Path, index: list[list[int]], why: str) -> None:
-    path = place(tmp_path / "x")
-    data = b"".join(shards.encode([*values(SHARD)], SHAPE))
-    assert spoilt(data, GOOD) == data
-    path.write(spoilt(data, index))
-    with pytest.raises(StoreError, match=f"{path}: .*{why}.*run substyle verify"), shards.opening(path, SHAPE):
-        pass
-    assert why in shards.check(path, SHAPE, NAMES, {})[1]
-
-
-@pytest.mark.parametrize(
     "change", [lambda d: d[:-1], lambda d: d[1:], lambda d: d[:40], lambda d: b"", lambda d: 9 * d]
 )
 def test_a_file_of_another_length_is_named(tmp_path: Path, change: Any) -> None:  # noqa: ANN401
@@ -140,15 +72,6 @@ def test_a_file_of_another_length_is_named(tmp_path: Path, change: Any) -> None:
     with pytest.raises(StoreError, match=f"{path}: .*run substyle verify"), shards.opening(path, SHAPE):
         pass
     assert shards.check(path, SHAPE, NAMES, {})[1]
-
-
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
-    path = place(tmp_path / "x")
-    with pytest.raises(FileNotFoundError), shards.opening(path, SHAPE):
-        pass
-    path.mkdir()
-    with pytest.raises(StoreError, match=rf"x: .*{os.strerror(errno.EISDIR)}"), shards.opening(path, SHAPE):
-        pass
 
 
 def test_damaged_chunks_are_named(tmp_path: Path) -> None:
@@ -165,31 +88,3 @@ def test_damaged_chunks_are_named(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.chunk(1), values(SHARD)[1])
         with pytest.raises(StoreError, match="checksum mismatch"):
             found.chunk(0)
-
-
-def test_a_bucket_is_asked_for_what_is_read(bucket: Place) -> None:
-    """Of one transformation: its rows and the index."""
-    path = bucket / "x"
-    x_TRD = np.random.default_rng(0).normal(size=(3, 512, 64)).astype(np.float16)
-    shape = Shape(3, 512, 64, np.dtype("float16"), "none")
-    path.write(shards.encode([*x_TRD], shape))
-    sizes: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        original = type(path).read_range
-
-        def counted(self: Any, start: int, size: int, *more: Any) -> memoryview:  # noqa: ANN401
-            sizes.append(size)
-            return original(self, start, size, *more)  # type: ignore[attr-defined]
-
-        patch.setattr(type(path), "read_range", counted)
-        out_RD = np.empty((512, 64), np.float16)
-        shards.gather(path, shape, np.ones(512, np.int64), np.arange(512), out_RD, np.arange(512))
-    np.testing.assert_array_equal(out_RD, x_TRD[1])
-    assert sum(sizes) <= 1.01 * out_RD.nbytes
-
-
-def test_an_array_in_a_bucket_is_read_by_zarr(bucket: Place) -> None:
-    node = bucket / "a"
-    arrays.write(node, arrays.array_metadata(ARRAY, ROWS, StoreSettings(0, 64, SHARD, "float16"), {}))
-    x_TND = filled(node)
-    np.testing.assert_array_equal(np.asarray(by_zarr(node)[:]), x_TND)

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from tests.conftest import put
 from zarr.storage import ObjectStore
 
 from substyle.engine.store import catalog
@@ -17,15 +15,12 @@ from substyle.engine.store.files import digest
 from substyle.engine.store.layout import (
     SCHEMA,
     BackboneEntry,
-    DifferentError,
-    OverflowError16,
     StoreError,
     StoreSettings,
-    slug,
 )
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import load_table, open_tables, store_facts
+from substyle.engine.store.table import load_table, store_facts
 from substyle.engine.store.verify import verify
 from substyle.errors import ConfigError
 from substyle.pipelines.storage import LocalPlace, Place
@@ -66,21 +61,6 @@ def rows(shard: int, count: int, dim: int = 3) -> dict[str, np.ndarray[Any, np.d
     return {str(d["name"]): rng.normal(size=(count, dim)).astype(np.float32) for d in DEFINITIONS}
 
 
-def test_what_is_written_is_read(home: Place) -> None:
-    store, entry = make(home / "s.zarr")
-    first, second = rows(0, 4), rows(1, 2)
-    store.write_shard(entry, 0, first, [note(i) for i in range(4)], seconds=1.0, run="r")
-    store.write_shard(entry, 1, second, [note(4), note(5)], seconds=1.0, run="r")
-    opened = EmbeddingStore.open(home / "s.zarr")
-    table = load_table(opened, "timm:x")
-    assert table.x_TND.dtype == np.float16
-    expected = np.concatenate([first["jpeg"], second["jpeg"]]).astype(np.float16)
-    np.testing.assert_array_equal(table.x_TND[1], expected)
-    assert table.transformations == ("identity", "jpeg")
-    assert table.class_names == ("cat", "dog")
-    assert table.keys == tuple(f"{i}.jpg" for i in range(6))
-
-
 def by_zarr(array: Place) -> zarr.Array[Any]:
     """An array as the zarr library reads it."""
     if isinstance(array, LocalPlace):
@@ -113,24 +93,6 @@ def test_former_words_of_stores_are_read(tmp_path: Path) -> None:
     assert EmbeddingStore.open(store.path).backbone(entry.name).facts["spec"]["finetuned"] == {"objective": "class"}
 
 
-def test_a_shard_is_completed_and_keeps_what_it_has(home: Place) -> None:
-    """A run may ask for some transformations of an array, and a later one for the others."""
-    store, entry = make(home / "s.zarr")
-    notes, given = [note(i) for i in range(4)], rows(0, 4)
-    for name in ("jpeg", "identity"):
-        store.write_shard(entry, 0, {name: given[name]}, notes, seconds=1.0, run="r")
-        read = store.read(entry, name, 0, 4)
-        np.testing.assert_array_equal(read, given[name].astype(np.float16))
-        assert verify(store.path, note=False, quiet=True).ok
-    np.testing.assert_array_equal(load_table(store, "timm:x").x_TND[1], given["jpeg"].astype(np.float16))
-    whole, _ = make(home / "t.zarr")
-    whole.write_shard(entry, 0, given, notes, seconds=1.0, run="r")
-    paths = [each.shard_path(entry.slug, "jpeg", 0) for each in (store, whole)]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert sorted(names for _, _, names in store.finished().records()) == [("identity",), ("jpeg",)]
-    assert store.stored_bytes(entry, ["identity", "jpeg"]) == whole.stored_bytes(entry, ["identity", "jpeg"])
-
-
 def test_what_is_damaged_is_not_kept_as_if_it_were_intact(disk: Place) -> None:
     store, entry = make(disk / "s.zarr")
     notes, given = [note(i) for i in range(4)], rows(0, 4)
@@ -152,62 +114,8 @@ def test_what_is_damaged_is_not_kept_as_if_it_were_intact(disk: Place) -> None:
     ]
 
 
-def test_a_kill_before_the_record_leaves_no_damage(disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in a shard that has finished embeddings of other transformations."""
-    store, entry = make(disk / "s.zarr")
-    notes, given = [note(i) for i in range(4)], rows(0, 4)
-    store.write_shard(entry, 0, {"jpeg": given["jpeg"]}, notes, seconds=1.0, run="r")
-    monkeypatch.setattr("substyle.engine.store.journal.write", raising)
-    with pytest.raises(KeyboardInterrupt):
-        store.write_shard(entry, 0, {"identity": given["identity"]}, notes, seconds=1.0, run="r")
-    assert verify(store.path, note=False, quiet=True).ok
-    assert store.finished().finished(entry.slug, ["identity", "jpeg"], 1).tolist() == [[False, True]]
-    np.testing.assert_array_equal(load_table(store, "timm:x", ["jpeg"]).x_TND[0], given["jpeg"].astype(np.float16))
-
-
 def raising(*_: object) -> int:
     raise KeyboardInterrupt
-
-
-def test_a_catalog_that_is_gone_brings_no_other_network(disk: Place) -> None:
-    store, entry = make(disk / "s.zarr")
-    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    for path in (store.path / "catalog").files(".json"):
-        path.remove()
-    with pytest.raises(StoreError, match=r"catalog of timm:x is missing; run substyle verify"):
-        EmbeddingStore.open(store.path).ensure_backbone(facts(weights="other"), FOUND)
-
-
-def test_transformations_added_later_are_an_array_of_their_own(disk: Place) -> None:
-    store, entry = make(disk / "s.zarr")
-    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    before = store.shard_path(entry.slug, "jpeg", 0).read_bytes()
-    swirl = Definition({"name": "swirl", "kind": "warp", "role": "held_out"}, ("0" * 16,))
-    store.ensure_backbone(facts(), [*FOUND, swirl])
-    assert [array.transformations for array in store.catalog.arrays[entry.slug]] == [("identity", "jpeg"), ("swirl",)]
-    with pytest.raises(StoreError, match="no finished shard"):
-        load_table(store, "timm:x", ["identity", "swirl"])
-    x_RD = rows(5, 4)["jpeg"]
-    store.write_shard(entry, 0, {"swirl": x_RD}, [note(i) for i in range(4)], seconds=1.0, run="r")
-    table = load_table(store, "timm:x", ["swirl", "identity", "jpeg"])
-    np.testing.assert_array_equal(table.x_TND[0], x_RD.astype(np.float16))
-    np.testing.assert_array_equal(table.x_TND[1:], load_table(store, "timm:x", ["identity", "jpeg"]).x_TND)
-    t_B, n_B = np.array([0, 2, 1, 0]), np.array([3, 0, 1, 0])
-    np.testing.assert_array_equal(
-        open_tables(store, ["timm:x"], table.transformations)[0].take(t_B, n_B), table.x_TND[t_B, n_B]
-    )
-    assert store.shard_path(entry.slug, "jpeg", 0).read_bytes() == before
-
-
-def test_unfinished_and_quarantined_rows_are_left_out(disk: Place) -> None:
-    store, entry = make(disk / "s.zarr")
-    written = rows(1, 2)
-    written["identity"][0] = written["jpeg"][0] = np.nan
-    store.write_shard(entry, 1, written, [note(4, reason="truncated"), note(5)], seconds=1.0, run="r")
-    table = load_table(store, "timm:x")
-    assert table.keys == ("5.jpg",)
-    assert np.isfinite(table.x_TND).all()
-    assert store_facts(store).quarantined == {"4.jpg": "truncated"}
 
 
 def test_nothing_finished_is_said(disk: Place) -> None:
@@ -231,34 +139,6 @@ def test_near_duplicates_move_to_the_split_of_the_first(disk: Place) -> None:
     assert (store_facts(store).moved, store_facts(store).copies) == (("c",), 1)
 
 
-def test_variants_with_motifs_of_another_split_do_not_count(disk: Place) -> None:
-    store = EmbeddingStore.create(disk / "s.zarr", SETTINGS)
-    store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
-    marked = [FOUND[0], Definition(DEFINITIONS[1] | {"split_assets": True})]
-    entry = store.ensure_backbone(facts(), marked)
-    same = note(0).thumbnail
-    notes = [note(0), note(1), note(2, thumbnail=same), note(3)]
-    store.write_shard(entry, 0, rows(0, 4), notes, seconds=1.0, run="r")
-    table = load_table(store, "timm:x")
-    other = [t for t, name in enumerate(table.transformations) if name == "jpeg"]
-    assert not table.distinct_TN[other, 2].any()  # "c" was a test image when they were made
-    counted = np.ones_like(table.distinct_TN)
-    counted[other, 2] = False
-    assert np.array_equal(table.distinct_TN, counted)
-
-
-def test_overflow_commits_nothing_and_names_the_way_out(disk: Place) -> None:
-    store, entry = make(disk / "s.zarr")
-    big = rows(0, 4)
-    big["jpeg"][2, 1] = 1e6
-    with pytest.raises(OverflowError16, match=r'jpeg: .*dtype = "float32"'):
-        store.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
-    assert len(store.finished()) == 0
-    wide, entry = make(disk / "w.zarr", settings=StoreSettings(0, 224, 4, "float32"))
-    wide.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
-    assert wide.read(entry, "jpeg")[2, 1] == 1e6
-
-
 def test_growth_starts_at_a_shard_and_touches_nothing(home: Place) -> None:
     store, entry = make(home / "s.zarr", images=3)
     store.write_shard(entry, 0, rows(0, 3), [note(i) for i in range(3)], seconds=1.0, run="r")
@@ -272,122 +152,6 @@ def test_growth_starts_at_a_shard_and_touches_nothing(home: Place) -> None:
     assert table.keys == ("0.jpg", "1.jpg", "2.jpg", "new.jpg")
     assert table.class_names == ("cat", "dog", "owl")
     np.testing.assert_array_equal(table.x_TND[1][3:], rows(1, 1)["jpeg"].astype(np.float16))
-
-
-def test_moving_a_store_works(tmp_path: Path) -> None:
-    store, entry = make(tmp_path / "s.zarr")
-    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    shutil.move(tmp_path / "s.zarr", tmp_path / "elsewhere.zarr")
-    assert len(load_table(EmbeddingStore.open(tmp_path / "elsewhere.zarr"), "timm:x").keys) == 4
-
-
-def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: Path) -> None:
-    store, _ = make(tmp_path / "s.zarr")
-    store.ensure_backbone(facts() | {"runtime": {**facts()["runtime"], "device": "cpu"}})
-
-
-@pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        (facts(weights="other"), "weights w .*other now .*another network: use another store"),
-        (
-            facts(weights="other") | {"runtime": {**facts()["runtime"], "device": "cuda"}},
-            r"weights w .*other now.*cuda now .*another network",
-        ),
-        (facts(dim=4), "dim 3 .*4 now"),
-        (facts(precision="bf16"), "precision fp32 .*bf16 now"),
-        (facts() | {"runtime": {**facts()["runtime"], "name": "tensorrt"}}, "runtime openvino .*tensorrt now"),
-        (
-            facts() | {"runtime": {**facts()["runtime"], "device": "cuda"}},
-            r"device cpu .*cuda now .*device = \"cpu\" and runtime = \"openvino\"",
-        ),
-        (facts() | {"runtime": {**facts()["runtime"], "float32_layers": 3}}, "float32_layers 0 .*3 now"),
-        (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 .*2 now"),
-        (
-            facts() | {"runtime": {**facts()["runtime"], "decoded_jpeg": "f0"}},
-            r"decoded_jpeg  in the store, f0 now .*hardware JPEG engine",
-        ),
-    ],
-)
-def test_another_backbone_under_the_same_name_is_refused(disk: Place, changed: dict[str, Any], named: str) -> None:
-    store, _ = make(disk / "s.zarr")
-    with pytest.raises(DifferentError, match=f"timm:x .*{named}"):
-        store.ensure_backbone(changed)
-
-
-def test_executed_precisions_are_recorded(disk: Place) -> None:
-    store, _ = make(disk / "s.zarr")
-    for executed in ("bf16", "fp32", "bf16"):
-        known = facts()
-        known["runtime"] = {**known["runtime"], "executed": executed}
-        store.ensure_backbone(known, FOUND)
-    again = EmbeddingStore.open(store.path)
-    assert again.backbone("timm:x").facts["runtime"]["executed"] == "bf16, fp32"
-    assert len(list((disk / "s.zarr" / "catalog").files(".json"))) == 3  # the first is of a store that did not know
-
-
-def test_another_definition_is_refused(disk: Place) -> None:
-    store, _ = make(disk / "s.zarr")
-    other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, ("0" * 16,))
-    other_values = Definition({**DEFINITIONS[1], "parameters": [1]})
-    for changed in (Definition(DEFINITIONS[1], ("1" * 16,)), other_role, other_values):
-        for name in ("timm:x", "timm:y"):  # of another backbone too: a report sets them side by side
-            with pytest.raises(DifferentError, match=r"s\.zarr: .* jpeg "):
-                store.ensure_backbone(facts(name), [FOUND[0], changed])
-    assert [entry.name for entry in store.backbones()] == ["timm:x"]
-
-
-def test_attributes_belong_to_the_user(disk: Place) -> None:
-    store, entry = make(disk / "s.zarr")
-    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    array = store.catalog.array(entry.slug, "jpeg")
-    for name in ("", "embeddings", f"embeddings/{entry.slug}", f"embeddings/{entry.slug}/{array.name}"):
-        path = store.path / name / "zarr.json" if name else store.path / "zarr.json"
-        document = json.loads(path.read_bytes())
-        put(path, json.dumps({**document, "attributes": {"mine": [1, 2]}}).encode())
-    again = EmbeddingStore.open(store.path)
-    assert again.ensure_backbone(facts(), FOUND) == again.backbone("timm:x")
-    assert len(load_table(again, "timm:x").keys) == 4
-    again.add_images(["new.jpg"], np.array([0]), ["cat", "dog"], np.zeros(1, np.int8))
-    metadata = json.loads((array.node(store.path) / "zarr.json").read_bytes())
-    assert metadata["attributes"] == {"mine": [1, 2]}
-    assert metadata["shape"] == [2, 9, 3]
-
-
-def test_a_store_keeps_its_uuid_wherever_it_is(tmp_path: Path) -> None:
-    store, _ = make(tmp_path / "s.zarr")
-    other, _ = make(tmp_path / "t.zarr")
-    assert store.uuid != other.uuid
-    shutil.move(tmp_path / "s.zarr", tmp_path / "elsewhere.zarr")
-    assert EmbeddingStore.open(tmp_path / "elsewhere.zarr").uuid == store.uuid
-
-
-def test_tables_of_several_backbones_are_of_the_same_photographs(disk: Place) -> None:
-    store, entry = make(disk / "s.zarr")
-    other = store.ensure_backbone(facts("timm:y"), FOUND)
-    for shard, count in ((0, 4), (1, 2)):
-        notes = [note(4 * shard + i) for i in range(count)]
-        store.write_shard(entry, shard, rows(shard, count), notes, seconds=1.0, run="r")
-        if shard == 0:
-            store.write_shard(other, shard, rows(shard, count), notes, seconds=1.0, run="r")
-    assert len(load_table(store, "timm:x").keys) == 6
-    both = open_tables(store, ["timm:x", "timm:y"])
-    assert [table.keys for table in both] == [tuple(f"{i}.jpg" for i in range(4))] * 2
-    some = load_table(store, "timm:x", ["jpeg"])
-    assert some.transformations == ("jpeg",)
-    np.testing.assert_array_equal(some.x_TND[0], load_table(store, "timm:x").x_TND[1])
-    with pytest.raises(StoreError, match=r"timm:x .* swirl; run substyle embed"):
-        load_table(store, "timm:x", ["jpeg", "swirl"])
-
-
-def test_a_row_that_one_pass_could_not_read_is_left_out_whatever_the_backbones_are_called(disk: Place) -> None:
-    store, entry = make(disk / "s.zarr")
-    other = store.ensure_backbone(facts("timm:z"), FOUND)
-    store.write_shard(entry, 0, rows(0, 4), [note(0), note(1, "gone"), note(2), note(3)], seconds=1.0, run="r")
-    store.write_shard(other, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    for name in ("timm:x", "timm:z"):
-        assert load_table(store, name).keys == ("0.jpg", "2.jpg", "3.jpg")
-    assert store_facts(store).quarantined == {"1.jpg": "gone"}
 
 
 def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
@@ -407,38 +171,8 @@ def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
         EmbeddingStore.open(tmp_path / "older.zarr")
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"canvas": 228}, {"dtype": "float32"}])
-def test_a_header_that_was_changed_is_refused(disk: Place, change: dict[str, Any]) -> None:
-    store, _ = make(disk / "s.zarr")
-    head = json.loads((store.path / "substyle.json").read_bytes())
-    head["settings"] |= change
-    put(store.path / "substyle.json", json.dumps(head).encode())
-    with pytest.raises(StoreError, match=r"substyle\.json: checksum"):
-        EmbeddingStore.open(store.path)
-
-
-def test_bad_settings_are_refused(disk: Place) -> None:
-    with pytest.raises(ConfigError) as caught:
-        EmbeddingStore.create(disk / "a.zarr", StoreSettings(0, 224, 3, "float16"))
-    assert (caught.value.field, caught.value.given) == ("shard_rows", 3)
-    with pytest.raises(ConfigError, match=r"float16.*float32") as caught:
-        EmbeddingStore.create(disk / "b.zarr", StoreSettings(0, 224, 4, "int8"))
-    assert (caught.value.field, caught.value.given) == ("dtype", "int8")
-    make(disk / "s.zarr")
-    with pytest.raises(StoreError, match=r"s\.zarr: "):
-        EmbeddingStore.create(disk / "s.zarr", SETTINGS)
-
-
 @pytest.mark.parametrize("path", ["", ".", "/"])
 def test_a_store_needs_a_name(path: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EmbeddingStore.create(Path(path), SETTINGS)
     assert (caught.value.field, caught.value.given) == ("store", str(Path(path)))
-
-
-def test_slugs_are_safe_and_distinct() -> None:
-    names = ["timm:a/b", "timm:a_b", "timm:a b", "onnx:/secret/place/model.onnx", "onnx:/other/model.onnx", "../x"]
-    slugs = [slug(name) for name in names]
-    assert len(set(slugs)) == len(names)
-    assert all("/" not in s and ":" not in s and not s.startswith(".") for s in slugs)
-    assert "secret" not in slugs[3]

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.conftest import put
 from tests.engine.store.test_store import make, note, rows
 
-from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
-from substyle.errors import MissingError
-from substyle.pipelines.storage import LocalPlace, Place
+from substyle.pipelines.storage import Place
 
 
 def filled(path: Place) -> Place:
@@ -36,34 +30,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddingTable, Embe
     return load_table(store, "timm:x"), open_table(store, "timm:x")
 
 
-def test_they_are_described_alike(both: tuple[EmbeddingTable, EmbeddingTable]) -> None:
-    loaded, opened = both
-    assert isinstance(loaded.x_TND, np.ndarray)
-    assert not isinstance(opened.x_TND, np.ndarray)
-    assert opened.x_TND.shape == loaded.x_TND.shape == (2, 8, 3)
-    assert opened.x_TND.dtype == loaded.x_TND.dtype == np.float16
-    assert (opened.keys, opened.width) == (loaded.keys, 3)
-    np.testing.assert_array_equal(opened.x_TND.whole(), loaded.x_TND)
-
-
-@given(cells=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 7)), max_size=30))
-@settings(deadline=None, max_examples=60)
-def test_any_rows_in_any_order(both: tuple[EmbeddingTable, EmbeddingTable], cells: list[tuple[int, int]]) -> None:
-    """Also the same row twice, and none at all; with rows read through and with a call for each."""
-    loaded, opened = both
-    t_B, n_B = np.array(cells, np.int64).reshape(-1, 2).T
-    expected = loaded.take(t_B, n_B)
-    with pytest.MonkeyPatch.context() as patch:
-        for near in (1 << 14, -1):
-            patch.setattr(LocalPlace, "near", near)
-            np.testing.assert_array_equal(opened.take(t_B, n_B), expected)
-    for table in both:
-        into = np.zeros((len(cells) + 1, 3), np.float16)
-        assert table.take(t_B, n_B, into[:-1]).base is into
-        np.testing.assert_array_equal(into[:-1], expected)
-        assert not into[-1].any()
-
-
 @pytest.mark.parametrize(("first", "last"), [(0, 8), (0, 2), (1, 5), (4, 8), (3, 4)])
 def test_any_part_of_a_transformation(both: tuple[EmbeddingTable, EmbeddingTable], first: int, last: int) -> None:
     loaded, opened = both
@@ -73,49 +39,6 @@ def test_any_part_of_a_transformation(both: tuple[EmbeddingTable, EmbeddingTable
     np.testing.assert_array_equal(parts[0], loaded.take(1, np.arange(first, last)))
     np.testing.assert_array_equal(parts[1], parts[0])
     np.testing.assert_array_equal(opened.take(1, np.arange(first, last)), parts[0])
-
-
-def test_rows_of_a_table_that_is_not_contiguous(both: tuple[EmbeddingTable, EmbeddingTable]) -> None:
-    loaded, _ = both
-    assert isinstance(loaded.x_TND, np.ndarray)
-    other = replace(loaded, x_TND=np.asfortranarray(loaded.x_TND))
-    np.testing.assert_array_equal(other.take(0, np.array([3, 1])), loaded.take(0, np.array([3, 1])))
-
-
-@pytest.mark.parametrize("spoilt", ["cut", "gone", "a folder"])
-def test_a_chunk_that_is_spoilt_is_named(tmp_path: Path, spoilt: str) -> None:
-    store = EmbeddingStore.open(filled(tmp_path / "s.zarr"))
-    table = open_table(store, "timm:x")
-    chunk = store.shard_path(store.backbone("timm:x").slug, "jpeg", 1)
-    if spoilt == "cut":
-        chunk.write_bytes(chunk.read_bytes()[:-7])
-    else:
-        chunk.unlink()
-        if spoilt == "a folder":
-            chunk.mkdir()
-    n_B = np.arange(8)
-    with pytest.raises(StoreError, match=f"{chunk}: .*run substyle verify"):
-        table.take(1, n_B)
-    assert len(table.take(1, np.array([0, 6]))) == 2  # of other shards
-
-
-@pytest.mark.parametrize("near", [1 << 20, 0])
-def test_rows_are_the_same_on_a_disk_and_in_a_bucket(
-    both: tuple[EmbeddingTable, EmbeddingTable], home: Place, near: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(type(home), "near", near)
-    loaded, _ = both
-    store = EmbeddingStore.open(filled(home / "s.zarr"))
-    table = open_table(store, "timm:x")
-    t_B, n_B = np.array([1, 0, 0, 1, 1, 0]), np.array([7, 0, 6, 2, 7, 1])
-    np.testing.assert_array_equal(table.take(t_B, n_B), loaded.take(t_B, n_B))
-    np.testing.assert_array_equal(load_table(store, "timm:x").x_TND, loaded.x_TND)
-    chunk = store.shard_path(store.backbone("timm:x").slug, "jpeg", 0)
-    put(chunk, chunk.read_bytes()[:7])
-    for _ in range(2):
-        with pytest.raises(StoreError, match=r"c\.0\.0\.0: .*run substyle verify"):
-            table.take(np.array([1]), np.array([1]))
-        chunk.remove()
 
 
 def test_a_labelled_array(both: tuple[EmbeddingTable, EmbeddingTable]) -> None:
@@ -149,12 +72,3 @@ def test_xarray_opens_the_arrays_of_a_store(tmp_path: Path) -> None:
     assert found.dims == (f"transformation_{array.name}", "image", "feature")
     assert [each["name"] for each in found.attrs["substyle"]["transformations"]] == ["identity", "jpeg"]
     np.testing.assert_array_equal(found[1], store.read(entry, "jpeg"))
-
-
-def test_a_missing_xarray_is_named(
-    both: tuple[EmbeddingTable, EmbeddingTable], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(MissingError) as caught:
-        both[0].to_xarray()
-    assert caught.value.field == "xarray"

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import put, slow_after
 from tests.engine.store.test_store import DEFINITIONS, FOUND, facts, make, note, rows
 
-from substyle.engine.store import catalog, compaction, journal, lock, manifest, shards
+from substyle.engine.store import compaction, journal, manifest, shards
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -81,16 +81,6 @@ def both(*cases: object, marks: Sequence[pytest.MarkDecorator] = (pytest.mark.sl
     """Every case on a disk, and the first in a bucket: of the same bytes the same is found."""
     each = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [*(("disk", *case) for case in each), pytest.param("bucket", *each[0], marks=marks)]
-
-
-def test_a_sound_store(home: Place) -> None:
-    filled(home / "s.zarr")
-    verdict = verify(home / "s.zarr", quiet=True)
-    assert verdict.ok
-    assert not verdict.noted
-    assert verdict.pending == 0
-    size = 2 * (4 * 3 * 2 + 4) + 2 * 16 + 4
-    assert (verdict.images, verdict.records, verdict.shards, verdict.shard_bytes) == (6, 4, 4, 4 * size)
 
 
 def _flip(path: Place) -> None:
@@ -179,57 +169,6 @@ def test_chunks_of_another_store_are_found(disk: Place) -> None:
     ]
 
 
-def test_files_of_an_interrupted_run_are_no_damage(tmp_path: Path) -> None:
-    store, entry = make(LocalPlace(tmp_path, "s.zarr"))
-    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    chunk = store.shard_path(entry.slug, "jpeg", 1)
-    chunk.write_bytes(b"half")
-    chunk.with_name(".c.0.1.0.host-1-01234567.tmp").write_bytes(b"half")
-    verdict = look(store.path)
-    assert verdict.ok
-    assert verdict.unfinished == 2
-
-
-@pytest.mark.parametrize("kind", ["*.json", "tables/*.parquet"])
-@pytest.mark.parametrize(("home", "damage"), both(_flip, _cut), indirect=["home"])
-def test_what_a_damaged_file_of_the_journal_tells_of_is_redone(
-    home: Place, kind: str, damage: Callable[[Place], None]
-) -> None:
-    store = finished(home / "s.zarr")
-    path = sorted((store.path / journal.FOLDER).glob(kind))[0]
-    damage(path)
-    with pytest.raises(StoreError, match="run substyle verify"):
-        load_table(store, "timm:x")
-    verdict = verify(store.path, quiet=True)
-    assert [f.kind for f in verdict.findings] == ["journal"]
-    made = redo(store, 0) + redo(store, 1)
-    assert {shard for shard, _, _ in made} == {1 if kind == "*.json" else 0}
-    assert len(made) == (2 if kind == "*.json" else 4)
-    assert look(store.path).ok
-
-
-@pytest.mark.parametrize(
-    ("home", "place", "text"),
-    both(
-        *(("2-fdccf664/zarr.json", text) for text in ("", "{", "{}", "[]", '{"zarr_format": 3, "node_type": "group"}')),
-        *(("zarr.json", text) for text in ("", "{", "[]")),
-    ),
-    indirect=["home"],
-)
-def test_damaged_metadata_are_found_and_written_again(home: Place, text: str, place: str) -> None:
-    store = finished(home / "s.zarr")
-    slug = store.backbone("timm:x").slug
-    put(store.path / "embeddings" / slug / place, text.encode())
-    verdict = verify(store.path, quiet=True)
-    assert {finding.kind for finding in verdict.findings} == {"metadata"}
-    assert verdict.noted
-    assert verify(store.path, quiet=True) == verdict
-    again = EmbeddingStore.open(store.path)
-    assert redo(again, 0) + redo(again, 1) == []  # embeddings are kept
-    assert look(store.path).ok
-    np.testing.assert_array_equal(load_table(again, "timm:x").x_TND, load_table(again, OTHER).x_TND)
-
-
 @pytest.mark.parametrize(("home", "damage"), both(_flip, _cut, _unlink), indirect=["home"])
 def test_a_damaged_manifest_is_named(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
@@ -250,16 +189,6 @@ def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
     assert [(f.kind, f.path) for f in verdict.findings] == [("journal", f"shard 0, {entry.slug}")]
 
 
-def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
-    store = finished(home / "s.zarr")
-    store.shard_path(store.backbone("timm:x").slug, "jpeg", 0).remove()
-    with lock.hold(store.path, "busy"):
-        verdict = verify(store.path, quiet=True)
-    assert not verdict.noted
-    assert "run busy" in verdict.not_noted_because
-    assert len(finished_of(store)[0, store.backbone("timm:x").slug]) == 2
-
-
 @pytest.mark.parametrize(("home", "damage"), both(_unlink, _cut), indirect=["home"])
 def test_readers_refuse_chunks_that_are_cut_short(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
@@ -267,55 +196,6 @@ def test_readers_refuse_chunks_that_are_cut_short(home: Place, damage: Callable[
     with pytest.raises(StoreError, match=r"c\.0\.1\.0: .*run substyle verify"):
         load_table(store, "timm:x")
     assert len(load_table(store, OTHER).keys) == 6
-
-
-def test_not_a_store(disk: Place) -> None:
-    with pytest.raises(StoreError, match=r"nothing\.zarr: "):
-        verify(disk / "nothing.zarr", quiet=True)
-    store = finished(disk / "s.zarr")
-    put(store.path / "substyle.json", b"{")
-    with pytest.raises(StoreError, match=r"substyle\.json: .*JSONDecodeError"):
-        verify(store.path, quiet=True)
-
-
-@pytest.mark.parametrize("name", ["zarr.json", "embeddings/zarr.json"])
-def test_metadata_of_the_store_itself_are_written_again(home: Place, name: str) -> None:
-    store = finished(home / "s.zarr")
-    put(store.path / name, b"{")
-    assert [(f.kind, f.path) for f in verify(store.path, quiet=True).findings] == [("metadata", name)]
-    again = EmbeddingStore.open(store.path)
-    assert redo(again, 0) + redo(again, 1) == []
-    assert verify(store.path, quiet=True).ok
-    assert len(load_table(again, "timm:x").keys) == 6
-
-
-@pytest.mark.parametrize(("home", "damage"), both(_flip, _cut, _unlink), indirect=["home"])
-def test_a_damaged_catalog_costs_what_it_names(home: Place, damage: Callable[[Place], None]) -> None:
-    store = finished(home / "s.zarr")
-    damage(sorted((store.path / catalog.FOLDER).glob(f"{store.backbone('timm:x').slug}-*"))[0])
-    verdict = verify(store.path, quiet=True)
-    assert "catalog" in {finding.kind for finding in verdict.damage}
-    assert verify(store.path, quiet=True) == verdict
-    again = EmbeddingStore.open(store.path)
-    again.repair()
-    again.ensure_backbone(facts(), FOUND)
-    made = redo(again, 0) + redo(again, 1)
-    assert {backbone for _, backbone, _ in made} == {"timm:x"}
-    assert len(made) == 4
-    assert look(store.path).ok
-
-
-def test_what_others_add_is_no_damage(home: Place) -> None:
-    store = finished(home / "s.zarr")
-    put(store.path / "umap" / "zarr.json", b"{}")
-    put(store.path / "embeddings" / "theirs" / "zarr.json", b"{}")
-    put(store.path / "README.md", b"about these embeddings")
-    verdict = verify(store.path, quiet=True)
-    assert verdict.ok
-    assert {finding.kind for finding in verdict.findings} == {"addition"}
-    assert len(verdict.findings) == 3
-    assert not verdict.noted
-    assert [entry.name for entry in store.backbones()] == ["timm:x", OTHER]
 
 
 def test_a_note_of_damage_goes_once_a_copy_was_restored(disk: Place) -> None:

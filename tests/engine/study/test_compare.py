@@ -3,13 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engine.report.real import BACKBONE, NAMES, all_converged, estimate, real_results, shortened, with_backbones
+from tests.engine.report.real import BACKBONE, NAMES, estimate, real_results, shortened, with_backbones
 
 from substyle.engine.probes.outcomes import ProbeOutcome
-from substyle.engine.report.data import show
 from substyle.engine.report.page import soft
 from substyle.engine.study.compare import compare_results
-from substyle.errors import ConfigError, SubstyleError
 
 
 def outcome(score: float, *names: str) -> dict[str, ProbeOutcome]:
@@ -19,14 +17,6 @@ def outcome(score: float, *names: str) -> dict[str, ProbeOutcome]:
     keys = tuple(map(str, range(200)))
     none = tuple("" for _ in names)
     return {BACKBONE: ProbeOutcome({}, scores, keys, names, none, none)}
-
-
-def test_equal_runs_agree_in_setup_and_do_not_differ(tmp_path: Path) -> None:
-    results = real_results()
-    comparison = compare_results([("a", results), ("b", results)], tmp_path)
-    assert comparison.setup == ()
-    assert {row[-1] for row in comparison.table.rows} == {(0.0, None, None)}
-    assert "The runs agree" in (tmp_path / "compare.html").read_text()
 
 
 @pytest.mark.parametrize("change", ["", "suite", "classes", "photographs", "unknown", "convergence", "outcomes"])
@@ -74,38 +64,6 @@ def test_clear_is_a_paired_interval_without_zero_of_the_same_task(tmp_path: Path
     ]
 
 
-def test_paired_differences_are_over_common_transformations(tmp_path: Path) -> None:
-    runs = [(name, real_results()) for name in ("a", "b")]
-    first, second = outcome(0.8, "identity", "jpeg"), outcome(0.8, "identity")
-    first[BACKBONE].scores["transformation/linear"][1] = 0.0  # jpeg, which the other run does not have
-    table = compare_results(runs, tmp_path, [first, second]).table
-    assert next(row[-1] for row in table.rows if row[:2] == (BACKBONE, "transformation_linear"))[0] == 0.0
-
-
-def test_precision_versions_and_what_is_left_out_are_part_of_the_setup(tmp_path: Path) -> None:
-    runs = [real_results() for _ in range(2)]
-    for results, value in zip(runs, ("bf16", "fp32"), strict=True):
-        results |= {"dtype": value, "version": value, "left_out": {value: 1}, "indistinct": {value: 1}}
-        results["environment"] = {"torch": value, "threads": value}
-        results["backbones"][BACKBONE]["runtime"] = {"precision": value}
-    found = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path).setup
-    wanted = ["dtype", "left_out", "indistinct", "version", f"runtime of {BACKBONE}", "environment"]
-    assert [difference.what for difference in found] == wanted
-    assert found[-1].values == ("torch bf16", "torch fp32")
-
-
-def test_unconverged_probes_have_a_dagger(tmp_path: Path) -> None:
-    runs = [(name, all_converged(real_results())) for name in ("a", "b")]
-    scores = runs[1][1]["backbones"][BACKBONE]["transformation"]["linear"]
-    scores["converged"] = False
-    comparison = compare_results(runs, tmp_path)
-    (marked,) = [line for line in comparison.text().splitlines() if "†" in line and "transformation_linear" in line]
-    assert marked.split()[2:] == [*[show(scores["accuracy"]["value"])] * 2, "†", "+0.0"]
-    assert "† the probe has not converged" in comparison.text()
-    assert (tmp_path / "tables" / "compare.tex").read_text().count(r"$\dagger$") == 1
-    assert "†" not in compare_results([runs[0], ("c", runs[0][1])], tmp_path).text()
-
-
 def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
     first = real_results()
     other = shortened(real_results(), 8) | {"suite": "custom", "images": 200, "seed": 1, "canvas": 128, "crop_pct": 1.0}
@@ -129,25 +87,6 @@ def test_every_difference_of_setup_is_flagged(tmp_path: Path) -> None:
     page = (tmp_path / "compare.html").read_text()
     assert all(soft(difference.what) in page for difference in setup)
     assert "The runs agree" not in page
-
-
-def test_roles_settings_and_units_are_part_of_the_setup(tmp_path: Path) -> None:
-    runs = [real_results() for _ in range(2)]
-    for results, by, strengths in zip(runs, ("photograph", "folder"), ([0.1, 1.0], [1e-6]), strict=True):
-        results["resampled"] = {"by": by, "groups": 20}
-        results["settings"] = {"probes": {"Cs": strengths, "seed": 0, "device": by, "grid": {"save": by == "folder"}}}
-    name = runs[0]["transformations"][3]["name"]
-    runs[1]["transformations"][3] = {**runs[1]["transformations"][3], "role": "elsewhere"}
-    role = runs[0]["transformations"][3]["role"]
-    found = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path).setup
-    assert [(difference.what, difference.values) for difference in found] == [
-        ("resampled", ("by photograph, groups 20", "by folder, groups 20")),
-        ("settings of probes", ('Cs [0.1, 1.0]; grid {"save": false}', 'Cs [1e-06]; grid {"save": true}')),
-        (name, (f"role {role}", "role elsewhere")),
-    ]
-    del runs[1]["settings"]  # older results
-    older = compare_results([("a", runs[0]), ("b", runs[1])], tmp_path).setup
-    assert [difference.what for difference in older] == ["resampled", name]
 
 
 def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
@@ -182,45 +121,6 @@ def test_a_backbone_of_one_run_has_no_difference(tmp_path: Path) -> None:
     assert table.rows[0][0] == "y"  # what is common comes first
 
 
-def test_names_are_escaped(tmp_path: Path) -> None:
-    results = real_results("<script>x")
-    compare_results([("<script>1", results), ("<script>2", results)], tmp_path)
-    assert "<script" not in (tmp_path / "compare.html").read_text()
-
-
 def test_runs_without_scores(tmp_path: Path) -> None:
     results = with_backbones(real_results())
     assert compare_results([("a", results), ("b", results)], tmp_path).table.rows == ()
-
-
-def test_two_runs_of_different_names_are_needed(tmp_path: Path) -> None:
-    results = real_results()
-    for runs in ([], [("a", results)], [("a", results), ("a", results)], [("a", results), ("a_low", results)]):
-        with pytest.raises(ConfigError, match=r"compare\.runs"):
-            compare_results(runs, tmp_path)
-    with pytest.raises(SubstyleError, match="schema"):
-        compare_results([("a", results), ("b", {})], tmp_path)
-
-
-def test_the_table_for_a_terminal(tmp_path: Path) -> None:
-    runs = [(name, all_converged(real_results())) for name in ("a", "b")]
-    for (_, results), accuracy in zip(runs, (0.80, 0.85), strict=True):
-        results["backbones"][BACKBONE]["transformation"]["linear"]["accuracy"] = estimate(accuracy)
-    comparison = compare_results(runs, tmp_path, [outcome(0.80, "identity"), outcome(0.85, "identity")])
-    lines = comparison.text().splitlines()
-    assert lines[0].split() == ["Backbone", "Score", "a", "b", "b", "−", "a"]
-    assert len(lines) == len(comparison.table.rows) + 4
-    changed = [line.split() for line in lines if line.startswith(BACKBONE) and " transformation_linear " in line]
-    assert changed == [[BACKBONE, "transformation_linear", "80.0", "85.0", "+5.0", "*"]]
-    assert sum("*" in line for line in lines[:-2]) == 1
-
-
-def test_held_out_scores_have_the_two_way_interval(tmp_path: Path) -> None:
-    runs = [(name, real_results()) for name in ("a", "b")]
-    for (_, results), value in zip(runs, (0.50, 0.53), strict=True):
-        own = results["backbones"][BACKBONE]
-        one_way = {"one_way": [value - 0.01, value + 0.01]}
-        own["kind"]["linear"]["held_out"] = estimate(value, 0.2, 0.8) | one_way
-    values = {row[:2]: row[2:4] for row in compare_results(runs, tmp_path).table.rows}
-    assert values[BACKBONE, "held_out_linear"] == ((0.50, 0.2, 0.8), (0.53, 0.2, 0.8))
-    assert "<td>53.0<small>20.0–80.0</small></td>" in (tmp_path / "compare.html").read_text().replace(" †", "")

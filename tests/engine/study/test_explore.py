@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from http.client import HTTPConnection
 from pathlib import Path
@@ -71,19 +69,6 @@ def test_rows_of_the_map(store: substyle.EmbeddingStore, atlas: list[tuple[list[
         assert row["variant"]["bytes"][:2] == b"\xff\xd8"
 
 
-@pytest.mark.slow
-def test_a_new_process_knows_the_transformations_of_a_store(store: substyle.EmbeddingStore) -> None:
-    script = f"""
-import numpy as np, substyle
-from substyle.engine.study.explore import current_variants
-store = substyle.open_store({str(store.path)!r})
-table = substyle.load_table(store, "control:pixels")
-print(*(name for name, key, pixels in current_variants(store, table, np.arange(1), table.transformations)))
-"""
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert (ran.stdout.split(), ran.stderr) == (NAMES, "")
-
-
 def test_predictions_of_saved_probes(
     two_classes: Path, atlas: list[tuple[list[str], object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,36 +95,6 @@ def test_predictions_of_saved_probes(
                 assert row[f"{task}_linear_correct"] is expected
                 seen += 1
     assert seen == 2 * len(NAMES) * len(outcome.keys)
-
-
-def test_a_changed_photograph_has_no_thumbnails(
-    two_classes: Path, atlas: list[tuple[list[str], object]], tmp_path: Path
-) -> None:
-    images = shutil.copytree(two_classes, tmp_path / "images")
-    store = substyle.embed(images, tmp_path / "s.zarr", ["control:pixels"], transformations=["identity"], canvas=64)
-    first, second = sorted(images.rglob("*.jpg"))[:2]
-    first.write_bytes(second.read_bytes())
-    explore(store, "control:pixels")
-    ((_, rows),) = atlas
-    shown = {row["key"]: row["variant"]["bytes"] for row in rows.to_pylist()}  # type: ignore[attr-defined]
-    assert [key for key, data in shown.items() if data is None] == [first.relative_to(images).as_posix()]
-
-
-@pytest.mark.parametrize("error", [ConfigError("IMAGES", "/gone", "a path"), PermissionError("/secret")])
-def test_without_photographs_there_are_no_thumbnails(
-    store: substyle.EmbeddingStore,
-    atlas: list[tuple[list[str], object]],
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-) -> None:
-    def gone(entry: object) -> None:
-        raise error
-
-    monkeypatch.setattr("substyle.engine.store.identity.open_entry", gone)
-    assert not explore(store, "control:pixels", photographs=4)["thumbnails"]
-    ((command, rows),) = atlas
-    assert "--text" in command
-    assert "variant" not in rows.column_names  # type: ignore[attr-defined]
 
 
 def test_the_map_is_served_to_those_who_know_its_address(tmp_path: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
-import sys
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +13,13 @@ from tests.engine.store.test_store import FOUND, make, note, rows
 
 from substyle import files
 from substyle.engine.store.importer import import_store
-from substyle.engine.store.layout import EXPORT_NOTE, StoreError
+from substyle.engine.store.layout import StoreError
 from substyle.engine.store.lock import hold
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study import export as export_module
 from substyle.engine.study.export import FORMATS, export
-from substyle.errors import ConfigError, MissingError
-from substyle.files import UnsafeFileError
+from substyle.errors import ConfigError
 
 
 def write(store: EmbeddingStore, shards: range, *, seed: int = 0) -> None:
@@ -75,16 +70,6 @@ def test_parquet_is_imported_again(store: EmbeddingStore, tmp_path: Path) -> Non
     pq.write_table(table.set_column(table.column_names.index("role"), "role", other), file)
     with pytest.raises(ConfigError, match=r"role of .*--plugin"):
         import_store(file, tmp_path / "other.zarr", "import:x")
-
-
-def test_a_folder_of_several_backbones_is_not_imported_as_one(store: EmbeddingStore, tmp_path: Path) -> None:
-    export(store, tmp_path / "out", to="parquet")
-    names = [store.backbones()[0].slug, "other"]
-    shutil.copytree(tmp_path / "out" / names[0], tmp_path / "out" / "other")
-    with pytest.raises(ConfigError, match="the folder of one backbone in it") as caught:
-        import_store(tmp_path / "out", tmp_path / "again.zarr", "import:x")
-    assert all(name in str(caught.value) for name in names)
-    assert not (tmp_path / "again.zarr").exists()
 
 
 def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Path) -> None:
@@ -190,28 +175,6 @@ def test_an_interrupted_export_is_resumed(
     assert counts(export(store, out, to="parquet", quiet=True)) == (2, 0, 0)
 
 
-def test_files_of_others_stay(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "out"
-    export(store, out, to="parquet", quiet=True)
-    first, second = sorted(out.rglob("*.parquet"))
-    before = first.read_bytes()
-    write(store, range(2), seed=50)
-    monkeypatch.setattr(export_module, "_write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
-        export(store, out, to="parquet", quiet=True)
-    assert (first.read_bytes(), second.exists()) == (before, True)
-    monkeypatch.undo()
-    (out / EXPORT_NOTE).write_text((out / EXPORT_NOTE).read_text().replace(first.name, "another.parquet"))
-    with pytest.raises(UnsafeFileError, match=rf"{first.name}: would be replaced"):
-        export(store, out, to="parquet", quiet=True)
-    assert first.read_bytes() == before
-    for inside in (Path(str(store.path)) / "x", tmp_path / "link" / "x"):
-        (tmp_path / "link").unlink(missing_ok=True)
-        (tmp_path / "link").symlink_to(str(store.path))
-        with pytest.raises(ConfigError, match="apart from"):
-            export(store, inside, to="parquet", quiet=True)
-
-
 def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(store, out, to="parquet", quiet=True)
@@ -229,17 +192,6 @@ def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) ->
         export(store, tmp_path / "new", to="csv", quiet=True)
     with pytest.raises(StoreError, match="no backbone"):
         export(store, tmp_path / "new", to="parquet", backbones=["nobody"], quiet=True)
-
-
-@pytest.mark.parametrize(("to", "library"), [("huggingface", "datasets"), ("lance", "lance")])
-def test_without_its_library(
-    to: str, library: str, store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [each for each in sys.modules if each.partition(".")[0] == library] + [library]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingError, match=rf"{library}.*pip install 'substyle\[{to}\]'"):
-        export(store, tmp_path / "out", to=to, quiet=True)
-    assert not (tmp_path / "out").exists()
 
 
 def test_pandas(store: EmbeddingStore) -> None:

@@ -9,13 +9,9 @@ from unittest.mock import Mock
 import pytest
 from tests.engine.report.real import real_results
 
-from substyle import files
-from substyle.engine.store.identity import RUN
-from substyle.engine.study import outputs, runner
+from substyle.engine.study import runner
 from substyle.engine.study.hub import write_card
-from substyle.errors import ConfigError
-from substyle.files import UnsafeFileError, temporary_name
-from substyle.pipelines.storage import place
+from substyle.files import UnsafeFileError
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -78,17 +74,6 @@ def test_reports_of_versions_without_a_list_are_replaced(out: Path) -> None:
     assert (out / "README.md").read_text() == "mine"
 
 
-def test_what_a_stopped_run_left_is_no_file_of_others(tmp_path: Path) -> None:
-    temporary_name(tmp_path / "substyle.json").touch()
-    (tmp_path / ".DS_Store").touch()
-    (tmp_path / "tensorboard").mkdir()
-    (tmp_path / "embeddings.zarr").mkdir()
-    outputs.require_ours(tmp_path)
-    (tmp_path / "link").symlink_to(tmp_path / "embeddings.zarr")
-    with pytest.raises(ConfigError, match="a folder outside"):
-        outputs.require_own(tmp_path / "link" / "out", place(tmp_path / "embeddings.zarr"), RUN)
-
-
 def test_an_edited_card_is_not_replaced(out: Path) -> None:
     (out / "README.md").unlink()
     write_card(out)
@@ -97,34 +82,3 @@ def test_an_edited_card_is_not_replaced(out: Path) -> None:
     with pytest.raises(UnsafeFileError, match=r"README\.md: would be replaced, but has been edited"):
         write_card(out)
     assert (out / "README.md").read_text() == "my own words about this model"
-
-
-def test_files_that_a_killed_run_moved_are_known(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it was killed before or after the last of them."""
-    overview = out / "tables" / "overview.csv"
-    replace, left = files.os.replace, iter(range(3))
-
-    def killed(*paths: Path) -> None:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        replace(*paths)
-
-    monkeypatch.setattr(files.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        runner.save_report(real_results("a"), out, None)
-    monkeypatch.undo()
-    assert overview.exists()
-    results = real_results("a")
-    for backbone in results["backbones"].values():
-        backbone.clear()
-    runner.save_report(results, out, None)
-    assert sorted(path.name for path in (out / "tables").iterdir() if "per_" in path.name) == []
-
-
-def test_fresh_leaves_logs_and_stores_that_lie_in_a_folder(tmp_path: Path) -> None:
-    for name in ("wandb/run.txt", "tensorboard/events", "store.zarr/mine"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text("mine")
-    before = contents(tmp_path)
-    outputs.start_fresh(tmp_path)
-    assert contents(tmp_path) == before

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import numpy as np
 
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.study.file import load_study, study_of
-from substyle.engine.study.quick import costly, quick
+from substyle.engine.study.file import load_study
+from substyle.engine.study.quick import costly
 
 COUNTS = SplitCounts(("a", "b", "c"), np.array([[60, 20, 20]] * 3 + [[0, 0, 0]]), given=False)
 
@@ -25,13 +24,3 @@ def test_settings_that_take_most_of_the_time_are_named() -> None:
     assert named(widths=(4096,)) == ["probes.widths"]
     assert named(mlp_steps=20_000) == ["probes.mlp_steps"]
     assert named(heads=("linear",), tasks=("kind",), redraws=1000) == ["probes.redraws", "probes.rotate"]
-
-
-def test_a_line_has_share_and_the_value_of_quick() -> None:
-    study = study_of({"name": "s", "backbones": ["control:pixels"], "probes": {"redraws": 1000, "heads": ["linear"]}})
-    first, second = costly(study, COUNTS)
-    assert re.fullmatch(r"probes\.redraws = 1000 takes about 9\d% of the time of probes; --quick has 5", first)
-    assert second.endswith("--quick has 'networks'"), second
-    # the demo does not leave out rotations of networks either
-    again = dataclasses.replace(quick(study), backbones=load_study("demo").backbones)
-    assert costly(again, COUNTS) == []

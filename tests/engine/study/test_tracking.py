@@ -114,24 +114,3 @@ def test_metrics_have_names_that_mlflow_allows(tmp_path: Path, monkeypatch: pyte
     tracker = tracking._mlflow(TrackConfig(to="mlflow"), "run 1", {}, tmp_path)
     tracker.log({"mae:base@layer=3+11,pool=avg/linear/transformation": 0.5}, 1)
     assert logged == {"mae:base layer 3 11 pool avg/linear/transformation": 0.5}
-
-
-@pytest.mark.parametrize("library", ["trackio", "wandb", "mlflow", "tensorboard"])
-def test_libraries_keep_what_they_are_told(
-    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, value in {
-        "TRACKIO_DIR": str(tmp_path / "trackio"),
-        "WANDB_MODE": "offline",
-        "WANDB_SILENT": "true",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    pytest.importorskip(library)
-    study(library, tmp_path / "out", real_results())
-    assert "warning" not in capsys.readouterr().err
-    files = [
-        path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".db", ".db-wal", ".wandb", ".0")
-    ]
-    assert any(b"embed/per_second" in path.read_bytes() for path in files)

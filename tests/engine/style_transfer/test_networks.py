@@ -17,20 +17,13 @@ from tests.conftest import slow_after
 
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.style_transfer import networks
-from substyle.engine.style_transfer.graphs import edge_kernel, phased_kernel, put_together, style_graph, turned
 from substyle.engine.style_transfer.networks import (
-    ARBITRARY,
     MULTISTYLE,
     StyleNetwork,
     model_bytes,
-    multistyle_generator,
-    networks_for,
-    picture_of,
     style_picture,
     style_vector,
 )
-from substyle.errors import ConfigError, SubstyleError
-from substyle.pipelines.transforms.registry import load_all
 
 openvino = pytest.importorskip("openvino")
 
@@ -94,37 +87,6 @@ def test_same_pictures_as_the_published_model(precision: str, tolerance: float) 
                 assert difference.max() < 1.0
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 5])
-def test_any_batch_and_no_neighbours(batch: int) -> None:
-    x, net = photographs(5), network(precision="bf16")
-    whole, part = net(x), net(x[:batch])
-    for name in MULTISTYLE:
-        assert part[name].shape == (batch, SIDE, SIDE, 3)
-        assert part[name].dtype == torch.uint8
-        assert torch.equal(part[name], whole[name][:batch])
-    turned = net(x.flip(0))
-    assert all(torch.equal(turned[name].flip(0), whole[name]) for name in MULTISTYLE)
-
-
-@pytest.mark.slow
-def test_results_outlive_the_next_call() -> None:
-    x, net = photographs(4), network()
-    first = net(x[:2])["style_wave"]
-    copy = first.clone()
-    net(x[2:])
-    assert torch.equal(first, copy)
-
-
-@pytest.mark.slow
-def test_styles_are_strong_and_differ() -> None:
-    x = photographs(2)
-    made = {"identity": x, **network()(x), **network(("style_arbitrary", "style_tissue"))(x)}
-    pictures = torch.stack(list(made.values())).float()
-    for i in range(len(pictures)):
-        for j in range(i):
-            assert (pictures[i] - pictures[j]).abs().mean() > 12, (i, j)
-
-
 @pytest.mark.slow
 def test_arbitrary_style_is_its_published_model() -> None:
     """At the published side of 384, with dequantised 8-bit weights and float activations."""
@@ -145,101 +107,11 @@ def test_style_picture_is_fixed() -> None:
     assert picture.reshape(-1, 3).std(axis=0).min() > 40
 
 
-def test_another_picture_of_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert picture_of("style_bricks").shape == (256, 256, 3)
-    monkeypatch.setitem(ARBITRARY, "style_bricks", ("gravel.png", ARBITRARY["style_bricks"][1]))
-    with pytest.raises(SubstyleError, match=r"style_bricks.*another gravel\.png"):
-        picture_of("style_bricks")
-
-
-@pytest.mark.slow
-def test_only_what_a_suite_needs_is_compiled() -> None:
-    assert networks_for(["identity", "swirl"], side=SIDE) == {}
-    networks = networks_for(["swirl", "style_wave", "style_glass"], side=SIDE, threads=1)
-    assert list(networks) == ["multistyle"]
-    assert list(networks["multistyle"](photographs(1))) == ["style_wave", "style_glass"]
-    assert list(networks_for(["style_gravel"], side=SIDE, threads=1)) == ["arbitrary"]
-
-
-def test_the_order_of_styles_does_not_change_a_style() -> None:
-    x = photographs(2)
-    few = network(("style_fauvist", "style_starry"))(x)
-    assert all(torch.equal(few[name], network()(x)[name]) for name in few)
-
-
-@pytest.mark.parametrize("side", [30, 28, 222])
-def test_bad_sides_are_refused(side: int) -> None:
-    with pytest.raises(ConfigError) as caught:
-        StyleNetwork(["style_wave"], side=side)
-    assert (caught.value.field, caught.value.given) == ("canvas", side)
-
-
-def test_bad_canvas_and_names_are_refused() -> None:
-    load_all()
-    with pytest.raises(ConfigError) as caught:
-        network()(photographs(1, 32))
-    assert (caught.value.field, caught.value.given) == ("canvas", (1, 32, 32, 3))
-    for styles in (["style_wave", "style_arbitrary"], ["swirl"]):
-        with pytest.raises(ConfigError) as caught:
-            StyleNetwork(styles, side=SIDE)
-        assert (caught.value.field, caught.value.given) == ("styles", styles)
-
-
-def test_everything_before_the_first_style_is_shared() -> None:
-    graph = onnx.load_from_string(style_graph(multistyle_generator([0, 1, 2]), ["a", "b", "c"], side=SIDE))
-    convolutions = [node for node in graph.graph.node if node.op_type == "Conv" and "Slice" not in node.input[0]]
-    assert len(convolutions) == 1 + 3 * (2 + 12 + 3)
-    assert sum("canvas" in node.input for node in graph.graph.node) == 1
-
-
-@pytest.mark.slow
-def test_a_style_alone_is_the_same_to_the_bit() -> None:
-    x = photographs(2)
-    x[1] = 128  # normalisation magnifies rounding errors on a uniform image
-    together = network(precision="bf16")(x)
-    for name in MULTISTYLE:
-        assert torch.equal(network((name,), precision="bf16")(x)[name], together[name])
-
-
 def phases(x: torch.Tensor, q: int) -> torch.Tensor:
     """(B, C, q H, q W) to (B, q q C, H, W), channel (q a + b) C + c."""
     batch, channels, height, width = x.shape
     parts = x.view(batch, channels, height // q, q, width // q, q).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(batch, q * q * channels, height // q, width // q)
-
-
-def with_border(x: torch.Tensor, channels: int, q: int, repeat: bool) -> torch.Tensor:
-    """Pad by one cell on every side, rows first."""
-    for axis in (2, 3):
-        edges = []
-        for last in (False, True):
-            kernel = edge_kernel(channels, q, repeat=repeat, last=last)
-            cells = kernel.shape[2]
-            line = x.narrow(axis, x.shape[axis] - cells if last else 0, cells)
-            edges.append(torch.conv2d(line, torch.from_numpy(turned(kernel, channels, q) if axis == 3 else kernel)))
-        x = torch.cat([edges[0], x, edges[1]], dim=axis)
-    return x
-
-
-@pytest.mark.parametrize(("q_in", "q_out", "size"), [(1, 2, 3), (2, 4, 3), (4, 4, 9), (2, 2, 3), (1, 1, 3), (2, 2, 5)])
-def test_convolution_of_phases_is_that_of_pixels(q_in: int, q_out: int, size: int) -> None:
-    """With nearest-neighbour upsampling if q_out > q_in, and reflection about edge pixels of the upsampled image."""
-    weight, x = torch.randn(5, 4, size, size), torch.randn(2, 4, 6 * q_in, 7 * q_in)
-    enlarged = torch.nn.functional.interpolate(x, scale_factor=q_out // q_in, mode="nearest")
-    expected = torch.conv2d(torch.nn.functional.pad(enlarged, (size // 2,) * 4, "reflect"), weight)
-    padded = with_border(phases(x, q_in), 4, q_in, repeat=q_out > q_in)
-    made = torch.conv2d(padded, torch.from_numpy(phased_kernel(weight.numpy(), q_in, q_out)))
-    assert torch.allclose(made, phases(expected, q_out), atol=1e-3)
-
-
-@pytest.mark.parametrize("q", [1, 2, 4])
-def test_phases_are_put_together(q: int) -> None:
-    picture = torch.randint(0, 256, (2, 3, 5 * q, 6 * q), dtype=torch.uint8)
-    cells = phases(picture, q).permute(0, 2, 3, 1).contiguous().numpy()
-    out = np.zeros((3, 5 * q, 6 * q, 3), np.uint8)
-    put_together(cells, q, out[:2])
-    assert np.array_equal(out[:2], picture.permute(0, 2, 3, 1).numpy())
-    assert not out[2].any()
 
 
 @pytest.mark.parametrize("name", networks.MODELS)

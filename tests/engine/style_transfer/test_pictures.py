@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from substyle.engine.style_transfer.networks import ARBITRARY, DeviceStyles, StyleNetwork, generator_for, networks_for
+from substyle.engine.style_transfer.networks import ARBITRARY, DeviceStyles, StyleNetwork, generator_for
 from substyle.errors import ConfigError
 from substyle.pipelines.packaged_photographs import canvases, paths
 from substyle.pipelines.transforms import base, registry
@@ -71,20 +71,6 @@ def test_a_style_is_that_of_its_picture(made_by: Callable[..., dict[str, torch.T
     assert torch.equal(made["wall"], made["again"])
     for one, other in ((made["wall"], photographs()), (made["style_chelsea"], made["wall"])):
         assert ((one.float() - other.float()).abs().mean((1, 2, 3)) > 8).all()
-
-
-@pytest.mark.slow
-def test_a_style_alone_is_the_style_in_any_company() -> None:
-    alone = {name: in_openvino(name)[name] for name in ("wall", "style_coffee")}
-    assert torch.equal(in_openvino("style_coffee", "style_retina", "wall")["wall"], alone["wall"])
-    whole = in_openvino(*NAMES)
-    assert all(torch.equal(whole[name], alone[name]) for name in alone)
-    made = StyleNetwork(NAMES, side=CANVAS, threads=2)(photographs().flip(0))
-    assert all(torch.equal(made[name].flip(0), whole[name]) for name in NAMES)
-
-
-def test_one_network_makes_them_all() -> None:
-    assert list(networks_for([*NAMES, "style_gravel", "jpeg"], side=CANVAS, threads=1)) == ["arbitrary"]
 
 
 def test_styles_without_a_picture_are_refused() -> None:

@@ -41,16 +41,6 @@ def test_style_directions_are_those_of_lda(make_table: Make, quick: Quick) -> No
     assert layer.facts["transformations"] == [table.transformations[t] for t in chosen]
 
 
-def test_both_parts_have_unit_mean_square_norm_and_zero_mean(make_table: Make, quick: Quick) -> None:
-    table = make_table(images=200)
-    layer = fit_pisco(table, quick())
-    images, styles = np.flatnonzero(table.split_N == TRAIN), layer.facts["style_dimensions"]
-    z = adapted(layer, np.concatenate([table.take(t, images) for t in seen(table)]))
-    np.testing.assert_allclose(z.mean(0), 0.0, atol=1e-3)
-    for part in (z[:, :styles], z[:, styles:]):
-        assert (part**2).sum(1).mean() == pytest.approx(1.0, rel=1e-3)
-
-
 def test_content_leaves_out_directions_of_style_and_keeps_the_photograph(quick: Quick, make_table: Make) -> None:
     # variants move only along the last two axes, photographs differ only along the others
     table = make_table(images=200, width=10)
@@ -81,25 +71,6 @@ def test_held_out_transformations_and_test_photographs_are_not_used(
     np.testing.assert_array_equal(first.bias_E, second.bias_E)
     changed = fit(replace(table, x_TND=table.x_TND * np.float16(0.5) + np.float16(1)), config)
     assert not np.array_equal(first.bias_E, changed.bias_E)
-
-
-def test_the_multitask_adapter_shows_style_and_class(make_table: Make, quick: Quick) -> None:
-    table = make_table(images=300, style=4.0)
-    layer = fit_multitask(table, quick(multitask_steps=100))
-    assert layer.relu
-    assert layer.weight_ED.shape == (32, 20)
-    train, test = (np.flatnonzero(table.split_N == split) for split in (TRAIN, TEST))
-    chosen = seen(table)
-    z = {n: np.stack([adapted(layer, table.take(t, images)) for t in chosen]) for n, images in ((0, train), (1, test))}
-    style = _nearest(z[0].mean(1), z[1].reshape(-1, 32)) == np.repeat(np.arange(len(chosen)), len(test))
-    of_class = np.stack([z[0][0][table.label_N[train] == c].mean(0) for c in range(3)])
-    class_ = _nearest(of_class, z[1][0]) == table.label_N[test]
-    assert style.mean() > 0.9
-    assert class_.mean() > 0.9
-
-
-def _nearest(centroid_CE: NDArray[Any], z_BE: NDArray[Any]) -> NDArray[np.int64]:
-    return np.asarray(((z_BE[:, None] - centroid_CE) ** 2).sum(2).argmin(1))
 
 
 def test_refusals(make_table: Make, quick: Quick) -> None:

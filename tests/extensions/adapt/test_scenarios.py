@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from tests.scenarios.scene import Scene, numbers, read
+from tests.scenarios.scene import Scene
 
 from substyle.engine.extensions.adapt.family import Adapter, path_of
 from substyle.engine.store.store import EmbeddingStore
@@ -61,49 +61,6 @@ def adapted(results: dict[str, Any]) -> dict[str, str]:
     }
     assert len(found) == len(results["backbones"]) - 2
     return found
-
-
-@pytest.mark.slow
-def test_a_study_compares_each_network_with_its_adapted_embeddings(scene: Scene) -> None:
-    scene.study["shift"] = {"other": str(scene.add_all(scene.root / "other", seed=50))}
-    results = scene.run()
-    names = adapted(results)
-    assert set(names) == {"multitask", "pisco"}
-    store = EmbeddingStore.open(scene.root / "out" / "store.zarr")
-    base = load_table(store, NAME)
-    for name in names.values():
-        own, adapter = load_table(store, name), Adapter.load(path_of(name))
-        expected = np.stack([adapter(base.x_TND[t]) for t in range(3)])  # type: ignore[index]
-        np.testing.assert_allclose(_floats(own), expected, rtol=1e-3, atol=1e-5)
-        assert (own.keys, own.split_N.tolist()) == (base.keys, base.split_N.tolist())
-        found = results["backbones"][name]
-        assert {"transformation", "kind", "class", "knn", "shift"} <= set(found)
-        assert not {"multitask", "kind_rotation"} & set(found)  # the adapter was trained on what it would hold out
-        assert found["shift"]["other"]["images"] == 18
-        pairs = [{row["a"], row["b"]} for row in results["comparisons"]]
-        assert {name, NAME} in pairs
-    files = sorted(path_of(name).stat().st_mtime_ns for name in names.values())
-    again = scene.run()
-    assert sorted(path_of(name).stat().st_mtime_ns for name in adapted(again).values()) == files
-    assert numbers(again) == numbers(results)
-
-
-@pytest.mark.slow
-def test_other_photographs_have_other_adapters(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
-    (scene.root / "mine.py").write_text(FAMILY)
-    scene.study |= {"backbones": ["mine:one", "control:pixels"], "plugins": ["mine.py"]}
-    scene.study["probes"]["tasks"] = ["class"]
-    first = adapted(scene.run())
-    for number in (30, 31):
-        scene.add(number)
-    second = scene.run()
-    scene.ok("report", "out/store.zarr", "--study", scene.study_file())  # shows no results of the first
-    assert read(scene.root / "out" / "results.json")["backbones"].keys() == second["backbones"].keys()
-    names = adapted(second)
-    assert set(names) == set(first)
-    assert not set(names.values()) & set(first.values())
-    assert len(adapted(scene.fresh())) == 2
 
 
 def test_one_command_adapts_a_store_and_its_file_embeds_photographs(scene: Scene) -> None:
@@ -165,12 +122,3 @@ def test_what_cannot_be_adapted_is_refused(scene: Scene) -> None:
     assert scene.ok(*controls) == scene.ok(*controls)
     scene.study["adapt"] = {"methods": ["multitask", "none"]}
     scene.run_refused(field="adapt.methods[1]", kind="ConfigError", out="b")
-
-
-def test_networks_of_adapted_backbones_fill_a_store_to_the_end(scene: Scene) -> None:
-    scene.embed(scene.photos, store="s.zarr")
-    name = _adapted(scene)
-    both = scene.embedding(scene.photos, "--backbone", name, store="n.zarr")
-    scene.ok(*both)
-    scene.add(41)
-    assert scene.ok(*both)["images"] == len(load_table(EmbeddingStore.open("n.zarr"), name).keys)

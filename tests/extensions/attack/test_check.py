@@ -10,7 +10,6 @@ from tests.engine.embedding.test_preflight import count
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.extensions.attack.config import AttackConfig
 from substyle.engine.extensions.attack.stage import check_attack
-from substyle.engine.study.runner import checks
 from substyle.errors import ConfigError
 
 
@@ -39,10 +38,3 @@ def test_attacks_that_nothing_can_make(names: str, attack: dict[str, Any], field
     with pytest.raises(ConfigError, match=named) as caught:
         check_attack(study, config, counts)
     assert caught.value.field == f"attack.{field}"
-
-
-def test_settings_without_attacks_are_pointed_out() -> None:
-    counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
-    study = Study("s", (BackboneChoice("timm:a"),), stages={"attack": AttackConfig(epsilons=(8,))})
-    (warning,) = [text for check in checks() for text in check(study, counts)]
-    assert warning.startswith("[attack]")

@@ -40,32 +40,6 @@ def test_auroc_and_tpr_are_those_of_scikit_learn(levels: int | None) -> None:
     assert detection(attacked_N, original_N, np.arange(90) < 4, np.arange(90), seed=0) is None
 
 
-def test_a_resample_draws_whole_groups_with_both_pictures() -> None:
-    rng = np.random.default_rng(1)
-    original_N, attacked_N, group_N = rng.normal(size=12), rng.normal(1, 1, 12), np.repeat(np.arange(4), 3)
-    counted_N = np.ones(12, bool)
-    found = detection(attacked_N, original_N, counted_N, group_N, seed=3, resamples=50)
-    assert found is not None
-    draws = np.random.Generator(np.random.PCG64([3, 4, 0x61747461])).multinomial(4, np.full(4, 0.25), size=50)
-    for r in (0, 17, 49):
-        times_N = draws[r][group_N]
-        truth = np.repeat([1, 0], 12)
-        expected = roc_auc_score(truth, np.r_[attacked_N, original_N], sample_weight=np.r_[times_N, times_N])
-        assert found["auroc"].replicates_R[r] == pytest.approx(expected)
-    one = detection(attacked_N, original_N, counted_N, np.zeros(12, np.int64), seed=3)
-    assert one is not None
-    for name, estimate in found.items():
-        assert one[name].entry() == {"value": estimate.value}
-
-
-def test_few_attacks_that_count_are_few_however_many_photographs() -> None:
-    """All of 5 successful attacks on 200 photographs are detected: the interval of 5."""
-    found = detection(np.full(200, 9.0), np.zeros(200), np.arange(200) < 5, np.arange(200), seed=0)
-    assert found is not None
-    assert found["tpr"].value == 1
-    assert found["tpr"].ci95 == pytest.approx([0.05 ** (1 / 5), 1.0], abs=5e-3)
-
-
 def test_scores_that_are_nan_are_refused() -> None:
     """They would rank below every photograph, as not attacked."""
     original_N, attacked_N, counted_N = np.zeros(9), np.ones(9), np.arange(9) > 0
@@ -76,20 +50,6 @@ def test_scores_that_are_nan_are_refused() -> None:
     attacked_N[7] = original_N[2] = np.nan
     with pytest.raises(SubstyleError, match="2 of 9 photographs are NaN: rows 2, 7"):
         detection(attacked_N, original_N, counted_N, np.arange(9), seed=0)
-
-
-def test_a_separable_attack_is_detected() -> None:
-    rng = np.random.default_rng(2)
-    original_ND = rng.normal(size=(40, 6)) * [1, 10, 1, 1, 1, 1]
-    moved = np.array([0.0, 0, 8, 0, 0, 0])
-    detector = fit_detector(original_ND[:20], [original_ND[:20] + moved, original_ND[:20] + 2 * moved], 0)
-    assert detector.converged
-    found = detection(
-        detector(original_ND[20:] + moved), detector(original_ND[20:]), np.ones(20, bool), np.arange(20), seed=0
-    )
-    assert found is not None
-    assert (found["auroc"].value, found["tpr"].value) == (1.0, 1.0)
-    assert detector(original_ND[20:] + 2 * moved).min() > 0 > detector(original_ND[20:]).max()
 
 
 def test_the_detector_of_separable_pictures_is_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:

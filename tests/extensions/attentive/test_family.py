@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from tests.conftest import slow_after
@@ -10,10 +9,9 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from substyle.engine.backbones import packages, registry
-from substyle.engine.backbones.export import export
 from substyle.engine.backbones.families import open_clip, timm
 from substyle.engine.backbones.spec import Readout
-from substyle.engine.extensions.attentive.family import Tokens, count_of, tokens_of
+from substyle.engine.extensions.attentive.family import Tokens, count_of
 from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,33 +42,6 @@ def test_tokens_of_a_vit(model: str) -> None:
     map_BDHW = patches.transpose(1, 2).unflatten(2, (10, 10))
     grid = adaptive_avg_pool2d(map_BDHW, 7).flatten(2).transpose(1, 2)
     torch.testing.assert_close(read(made, 7, x), grid)
-
-
-@pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "test_mambaout", "test_convnext"])
-def test_tokens_of_a_map(model: str) -> None:
-    """Every position of the map; their mean is what average pooling gives."""
-    made, x = network(model)
-    with torch.inference_mode():
-        map_BDHW = made.forward_features(x)  # type: ignore[operator]
-    map_BDHW = map_BDHW.permute(0, 3, 1, 2) if model == "test_mambaout" else map_BDHW
-    whole = read(made, 0, x, map_BDHW[0, 0].numel())
-    torch.testing.assert_close(whole, map_BDHW.flatten(2).transpose(1, 2))
-    torch.testing.assert_close(whole.mean(1), map_BDHW.mean((2, 3)))
-    one = read(made, 1, x)
-    torch.testing.assert_close(one[:, 0], map_BDHW.mean((2, 3)))
-
-
-def test_tokens_of_a_layer() -> None:
-    """Of a layer as in timm's `forward_intermediates`."""
-    made, x = network("test_vit")
-    ((map_BDHW, prefix_BPD),) = made.forward_intermediates(  # type: ignore[operator]
-        x, indices=[2], intermediates_only=True, return_prefix_tokens=True
-    )
-    layer, _ = timm.read_at("x", made, Readout(2), x.shape[-1])
-    whole = torch.cat([prefix_BPD[:, :1], map_BDHW.flatten(2).transpose(1, 2)], 1)
-    torch.testing.assert_close(read(layer, 0, x, 101), whole)
-    grid = adaptive_avg_pool2d(map_BDHW, 4).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(read(layer, 4, x), grid)
 
 
 @pytest.mark.slow
@@ -107,25 +78,3 @@ def test_a_grid_needs_a_map_of_its_size() -> None:
     for name in ("tokens:x:control:pixels", "tokens:2", "tokens:2:tokens:2:control:pixels"):
         with pytest.raises(ConfigError, match="tokens:<side of the grid"):
             registry.check_name(name)
-
-
-@pytest.mark.parametrize(("side", "grid"), [(5, 1), (5, 2), (5, 5), (16, 7), (14, 7)])
-def test_cells_are_those_of_adaptive_pooling(side: int, grid: int) -> None:
-    map_BDHW = torch.randn(2, 3, side, side)
-    expected = adaptive_avg_pool2d(map_BDHW, grid).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(tokens_of(map_BDHW, None, grid), expected)
-
-
-@pytest.mark.slow
-def test_the_specification_and_the_exported_graph() -> None:
-    """D is P · D' inside; the graph has the same numbers, also of a grid that does not divide the map."""
-    import onnxruntime
-
-    backbone = registry.load("tokens:7:control:random:test_vit", registry.LoadContext(160, 2, 0))
-    assert (backbone.spec.dim, backbone.spec.pooling) == (49 * 64, "49 tokens of 7 × 7")
-    assert backbone.module is not None
-    canvas = torch.randint(256, (2, 160, 160, 3), dtype=torch.uint8)
-    graph = export(backbone.module, canvas=160, batch=2).SerializeToString()
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (made,) = session.run(None, {"canvas": canvas.numpy()})
-    np.testing.assert_allclose(made, backbone.module(canvas).numpy(), atol=1e-3)

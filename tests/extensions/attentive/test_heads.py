@@ -7,11 +7,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from substyle.engine.extensions.attentive.config import AttentiveConfig
-from substyle.engine.extensions.attentive.heads import AttentionHeads, TokenSetting, initial_of_tokens, token_grid
-from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.extensions.attentive.heads import AttentionHeads
 from substyle.kernels.probe_heads import Term
-from substyle.kernels.probe_step import forward, judge, step
+from substyle.kernels.probe_step import forward, step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -79,46 +77,3 @@ def test_logits_and_gradients_are_those_of_torch(kind: str, case: tuple[int, ...
     for k, module in enumerate(modules):
         for ours, theirs in zip(made.parameters, module.of, strict=True):
             torch.testing.assert_close(ours[k], theirs.detach(), rtol=1e-2, atol=2e-3)
-
-
-@pytest.mark.parametrize("kind", ["attentive", "efficient"])
-def test_attention_of_one_token_is_one(kind: str) -> None:
-    made = heads(kind, 2, 3, 1, 6, 4)
-    attention = made.attention(torch.randn(5, 1, 6))
-    torch.testing.assert_close(attention, torch.ones(5, 1, 2, 3))
-    many = heads(kind, 2, 3, 7, 6, 4).attention(torch.randn(5, 7, 6))
-    torch.testing.assert_close(many.sum(1), torch.ones(5, 2, 3))
-
-
-def test_bfloat16_products_are_close() -> None:
-    made = heads("efficient", 2, 4, 9, 16, 3)
-    x_BD = torch.randn(20, 9 * 16)
-    low, high = forward(made, x_BD.bfloat16()), forward(made, x_BD)
-    assert low.dtype == torch.float32
-    assert (low - high).abs().max() < 0.05 * high.abs().max()
-    accuracy_K, loss_K = judge(made, x_BD, high[0].argmax(0), torch.full((20,), 0.05), slice(0, 3))
-    assert accuracy_K[0] == pytest.approx(1.0)
-    assert (loss_K > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("width", "most", "groups"), [(384, 32, 32), (768, 12, 12), (10, 12, 10), (7, 4, 1), (9, 4, 3)]
-)
-def test_groups_divide_the_width(width: int, most: int, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("attention_heads", "queries"):
-        monkeypatch.setattr(AttentiveConfig, name, most)
-    config = AttentiveConfig()
-    for head in ("attentive", "efficient"):
-        settings = token_grid(config, ProbeConfig(), head, 4, width)
-        assert {s.describe()["queries" if head == "efficient" else "attention_heads"] for s in settings} == {groups}
-        assert [s.lr for s in settings] == list(config.learning_rates)
-
-
-def test_initial_weights_depend_on_the_seed_only() -> None:
-    (setting, *_) = token_grid(AttentiveConfig(), ProbeConfig(), "efficient", 6, 12)
-    assert isinstance(setting, TokenSetting)
-    one = initial_of_tokens(setting, 72, 3, 2, [5], torch.device("cpu"))
-    two = initial_of_tokens(setting, 72, 3, 1, [4, 5], torch.device("cpu"))
-    for a, b in zip(one.parameters, two.parameters, strict=True):
-        assert torch.equal(a[0], b[1])
-        assert torch.equal(a[0], a[1])

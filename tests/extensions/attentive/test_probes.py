@@ -13,7 +13,6 @@ from tests.engine.store.test_store import FOUND, facts, make, note
 from substyle.engine.extensions.attentive.config import AttentiveConfig
 from substyle.engine.extensions.attentive.means import averaged
 from substyle.engine.extensions.attentive.stage import attentive
-from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import over
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
@@ -60,23 +59,6 @@ def test_only_attention_finds_one_token(make_table: Make, quick: Quick) -> None:
         own = outcome.results["class"][head]["original"]
         assert own["low"] <= original[head] <= own["high"]
         assert {"converged", "certificate", "setting", "confusion"} <= outcome.results["class"][head].keys()
-
-
-@pytest.mark.slow
-def test_streamed_probes_are_bit_identical(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ProbeConfig, "stream_buffer", 1 << 18)
-    table = tokens(make_table)
-    outcomes = {
-        how: attentive(table, P, quick(table=how, tasks=("transformation", "kind")), QUICK)
-        for how in ("float16", "streamed", "int8")
-    }
-    assert {"transformation/attentive", "kind/efficient"} <= outcomes["float16"].scores.keys()
-    for name, expected in outcomes["float16"].scores.items():
-        np.testing.assert_array_equal(outcomes["streamed"].scores[name], expected, err_msg=name)
-    transformation = [
-        outcomes[how].results["transformation"]["attentive"]["accuracy"]["value"] for how in ("float16", "int8")
-    ]
-    assert transformation[0] == pytest.approx(transformation[1], abs=0.03)
 
 
 def test_all_tokens_share_a_standardisation(make_table: Make) -> None:

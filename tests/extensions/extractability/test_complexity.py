@@ -9,7 +9,7 @@ import pytest
 from tests.engine.probes.conftest import Make, Quick
 from torch import nn
 
-from substyle.engine.extensions.extractability.complexity import LINEAR, pareto_front, selected, settings_of
+from substyle.engine.extensions.extractability.complexity import LINEAR, selected
 from substyle.engine.extensions.extractability.config import ComplexityConfig
 from substyle.engine.extensions.extractability.stage import complexity
 from substyle.engine.probes.run import run_probes
@@ -51,30 +51,6 @@ def test_depth_0_is_the_linear_probe_and_depth_1_the_mlp(make_table: Make, quick
         assert sum(task in row["selected"] for row in rows.values()) <= 1
 
 
-def test_without_depth_0_or_a_task(make_table: Make, quick: Quick) -> None:
-    probes, config = quick(tasks=TWO, heads=("linear",)), ComplexityConfig(depths=(2,), widths=(8,))
-    rows = complexity(make_table(), probes, config)
-    assert list(rows) == ["2x8"]
-    assert "transformation_difference" not in rows["2x8"]
-    assert complexity(make_table(classes=0), probes, config) == {}
-
-
-def test_the_grid_has_every_rate_of_every_architecture(quick: Quick) -> None:
-    settings = settings_of(ComplexityConfig(depths=(0, 1, 2), widths=(4, 8)), quick(mlp_weight_decays=(0.0, 0.1)))
-    assert len(settings) == len(set(settings)) == 2 * 2 * 2 * 2
-    shapes = {(1, 4, "1x4"), (1, 8, "1x8"), (2, 4, "2x4"), (2, 8, "2x8")}
-    assert {(s.depth, s.width, s.group) for s in settings} == shapes
-
-
-def test_pareto_front_at_its_edges() -> None:
-    assert pareto_front({}) == []
-    assert pareto_front({"a": (0.5, 0.5)}) == ["a"]
-    assert pareto_front({"a": (0.5, 0.5), "b": (0.5, 0.5)}) == ["a", "b"]
-    assert pareto_front({"a": (0.5, 0.5), "b": (0.5, 0.6)}) == ["b"]
-    assert pareto_front({"a": (0.9, 0.1), "b": (0.5, 0.5), "c": (0.1, 0.9), "d": (0.4, 0.4)}) == ["a", "b", "c"]
-    assert pareto_front({"a": (None, 1.0), "b": (0.1, 0.1)}) == ["b"]
-
-
 def test_validation_selects_the_smallest_of_the_best() -> None:
     rows = {
         name: {"transformation_validation": transformation, "class_validation": class_,
@@ -85,14 +61,3 @@ def test_validation_selects_the_smallest_of_the_best() -> None:
     assert selected(rows, list(rows), ["class"]) == "c"
     assert selected(rows, list(rows), ["transformation", "class"]) == "a"
     assert selected(rows, ["b"], ["class"]) == "b"
-
-
-def test_what_has_not_converged_is_neither_selected_nor_on_the_front(make_table: Make, quick: Quick) -> None:
-    """A single step is too few for MLPs, so only the linear probe remains."""
-    probes = quick(tasks=TWO, mlp_steps=1, mlp_learning_rates=(1e-2,))
-    rows = complexity(make_table(style=0.7), probes, ComplexityConfig(depths=(0, 1), widths=(8,)))
-    assert not rows["1x8"]["transformation_converged"]
-    assert not {"transformation", "both"} & set(rows["1x8"]["selected"])
-    assert not rows["1x8"]["front"]
-    assert "transformation" in rows[LINEAR]["selected"]
-    assert rows[LINEAR]["front"]

@@ -10,12 +10,11 @@ import pytest
 from scipy.stats import ttest_1samp
 from tests.engine.report.real import of_probes, real_results
 
-from substyle.engine.extensions.finetune.section import finetuned, finetuned_summary
+from substyle.engine.extensions.finetune.section import finetuned
 from substyle.engine.report.data import labels_of
 from substyle.engine.results.model import entry_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
-from substyle.errors import SubstyleError
 
 STYLE = {"class": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}
 
@@ -78,50 +77,8 @@ def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
         assert difference[1:] == pytest.approx((differences.mean() - half, differences.mean() + half))
 
 
-def test_the_sentence_names_what_is_clear(results: Any) -> None:  # noqa: ANN401
-    sentences = finetuned_summary(validate_results(results)).split("Compared with the class alone, ")
-    (joint,) = [each for each in sentences if "on class and transformation" in each]
-    (alone,) = [each for each in sentences if "on the transformation alone" in each]
-    assert "raises transformation (" in joint
-    assert "raises transformation" not in alone  # better with one seed of three
-
-
-def test_nothing_is_said_of_probes_that_have_not_converged(results: Any) -> None:  # noqa: ANN401
-    results["backbones"]["finetuned:class-1"]["transformation"]["linear"]["converged"] = False
-    (row,) = [row for row in finetuned(validate_results(results)).rows if row[1:3] == ("joint", "Transformation")]
-    assert row[-1] == "no"
-    assert "raises transformation (" not in finetuned_summary(validate_results(results))
-
-
-def test_trainings_with_other_settings_are_not_compared(results: Any) -> None:  # noqa: ANN401
-    for name, backbone in results["backbones"].items():
-        if facts := backbone["spec"].get("finetuned"):
-            facts["settings"] = {"steps": 9 if "class" in name else 2}
-    rows = finetuned(validate_results(results)).rows
-    assert {row[:2] for row in rows} == {
-        ("alpha (steps 9)", "class"),
-        ("alpha (steps 2)", "joint"),
-        ("alpha (steps 2)", "transformation"),
-    }
-    assert not any(row[-2] for row in rows)
-    assert finetuned_summary(validate_results(results)) == ""
-
-
-@pytest.mark.parametrize("key", ["backbone", "objective", "seed", "settings"])
-def test_incomplete_facts_are_refused(results: Any, key: str) -> None:  # noqa: ANN401
-    results["backbones"]["finetuned:joint-0"]["spec"]["finetuned"][key] = []
-    with pytest.raises(SubstyleError, match=r"finetuned:joint-0.*finetuned"):
-        validate_results(results)
-
-
 def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: ANN401
     page = write_report(validate_results(results), tmp_path).html.read_text()
     assert 'id="finetuned"' in page
     assert "alpha + joint, seed 1" in page
     assert labels_of(validate_results(results))["finetuned:class-0"] == "alpha + class, seed 0"
-
-
-def test_without_fine_tuned_backbones_there_is_nothing() -> None:
-    results = real_results("alpha")
-    assert not finetuned(validate_results(results)).rows
-    assert finetuned_summary(validate_results(results)) == ""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from tests.conftest import slow_after
 from tests.engine.report.real import drop, real_results
@@ -18,9 +13,8 @@ from tests.engine.report.real import drop, real_results
 from substyle.engine.extensions.generators import stage
 from substyle.engine.extensions.generators.stage import GeneratorsConfig, contrast, unseen_styles
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.crossed import Crossed, jackknife, mean_over_pairs
-from substyle.engine.probes.resampling import ACCURACY, BootstrapResult, resample
-from substyle.engine.report.deciding import generators_needed
+from substyle.engine.probes.crossed import Crossed, mean_over_pairs
+from substyle.engine.probes.resampling import ACCURACY, BootstrapResult
 from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Unit
@@ -89,48 +83,6 @@ def test_each_generator_trains_in_turn_as_scikit_learn_does() -> None:
     assert 0.5 < found["seen"] <= 1
 
 
-def test_draws_and_resamples() -> None:
-    table = some(alike=0.3)
-    found, crossed = unseen_styles(table, GeneratorsConfig(styles=2, draws=9), ProbeConfig(device="cpu"))
-    assert crossed.training_S.shape == (5,)
-    assert crossed.photographs.replicates_R.shape == (2000,)
-    accuracy = found["accuracy"]
-    assert crossed.photographs.replicates_R.mean() == pytest.approx(accuracy["value"], abs=0.01)
-    assert crossed.photographs.value == pytest.approx(accuracy["value"])
-    for error in ("se", "se_generators", "se_photographs", "se_training"):
-        assert accuracy[error] > 0
-    assert accuracy["low"] < accuracy["value"] < accuracy["high"]
-    assert (accuracy["n"], accuracy["unit"]) == (len(GENERATORS), "generator")
-    order = np.random.default_rng(3).permutation(len(table.keys))
-    assert isinstance(table.x_TND, np.ndarray)
-    moved = replace(
-        table,
-        x_TND=table.x_TND[:, order],
-        keys=tuple(table.keys[i] for i in order),
-        split_N=table.split_N[order],
-    )
-    other, _ = unseen_styles(moved, GeneratorsConfig(styles=2, draws=9), ProbeConfig(device="cpu"))
-    np.testing.assert_allclose(np.array(other["matrix"], float), np.array(found["matrix"], float), atol=0.02)
-
-
-def test_a_backbone_does_not_differ_from_itself() -> None:
-    _, crossed = unseen_styles(some(alike=0.3), GeneratorsConfig(), ProbeConfig(device="cpu"))
-    row = contrast("a", "b", crossed, crossed)
-    own = row["difference"]
-    assert (own["value"], own["se_generators"], own["se_training"], row["p"]) == (0.0, 0.0, 0.0, 1.0)
-    assert -0.1 < own["low"] < 0 < own["high"] < 0.1  # one more photograph might differ
-
-
-def test_the_jackknife_of_generators_that_differ_is_that_of_their_mean() -> None:
-    rng = np.random.default_rng(1)
-    a_G, b_G = rng.normal(size=(2, 9))
-    score_GG = a_G[:, None] + b_G[None]
-    score_GG[np.diag_indices(9)] = 1e9  # not used
-    assert mean_over_pairs(score_GG) == pytest.approx((a_G + b_G).mean())
-    assert jackknife(score_GG) == pytest.approx((a_G + b_G).std(ddof=1) / 3)
-    assert math.isnan(jackknife(np.ones((2, 2))))
-
-
 @pytest.mark.parametrize(
     ("row", "column", "pair", "training", "most"),
     slow_after(
@@ -155,19 +107,6 @@ def test_intervals_cover_with_generators_as_a_sample(
     assert 0.93 * count <= covered <= most * count
 
 
-def test_a_perfect_score_on_few_photographs_has_an_interval() -> None:
-    photographs = resample(np.ones((2, 10)), 200, 0).mean(np.ones(2))
-    crossed = Crossed(np.ones((5, 5)), photographs, np.ones(5))
-    low, high = crossed.ci95(0, 1) or (1, 1)
-    assert (low < 0.9, high) == (True, 1.0)
-    nothing = Crossed(np.ones((5, 5)), photographs, np.ones(0))  # one group of training photographs
-    assert nothing.ci95(0, 1) is None
-    entry = nothing.entry(0.0)
-    assert entry is not None
-    assert entry["value"] == 1.0
-    assert entry.keys().isdisjoint(("low", "high", "se_training"))
-
-
 def test_the_report_shows_scores_and_contrasts() -> None:
     results = drop(real_results(), "generators")
     assert not [each for each in sections_of(validate_results(results)) if each.key == "generators"]
@@ -189,76 +128,6 @@ def test_the_report_shows_scores_and_contrasts() -> None:
     ends = tuple(row["difference"][end] for end in ("value", "low", "high"))
     assert shown == (*names, ends, row["p"], f"{names[1]} is better")
     assert [row[0] for row in tables["generators"].rows] == names
-
-
-@pytest.mark.parametrize(
-    ("difference", "own", "others", "expected"),
-    [
-        (0.10, 0.02, 0.01, "undecided; to decide: about 1 more generator"),  # only Holm's correction is in the way
-        (0.10, 0.05, 0.01, "undecided; to decide: about"),
-        (0.02, 0.05, 0.02, "undecided; to decide: more photographs, to train on"),
-        (0.0, 0.05, 0.02, "undecided; to decide: nothing within reach: the difference is too small"),
-    ],
-)
-def test_what_is_undecided_says_what_would_decide(difference: float, own: float, others: float, expected: str) -> None:
-    results = drop(real_results(), "generators")
-    a, b = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
-    for name in (a, b):
-        results["backbones"][name]["generators"] = {
-            "accuracy": {"value": 0.5},
-            "generators": [str(i) for i in range(12)],
-        }
-    errors = {"se_generators": own, "se_photographs": others, "se_training": 0.0}
-    row = {"a": a, "b": b, "difference": {"value": difference, **errors}, "p_holm": 0.4}
-    results["generators"] = {"contrasts": [row]}
-    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "generators"]
-    assert "Of 1 pair of networks, none clearly differs." in section.blocks[0].text
-    tables = {each.table.name: each.table for each in section.blocks if hasattr(each, "table")}
-    assert tables["generator_contrasts"].rows[0][-1].startswith(expected)
-    needed = generators_needed(difference, own, others, 12, 0.05)
-    if "about" in expected and needed:
-        se = math.hypot(own * math.sqrt(12 / needed), others)
-        assert stats.t.ppf(0.975, needed - 1) * se < difference
-        fewer = math.hypot(own * math.sqrt(12 / (needed - 1)), others)
-        assert needed == 12 or stats.t.ppf(0.975, needed - 2) * fewer >= difference
-
-
-def stage_of(table: EmbeddingTable, config: GeneratorsConfig, **facts: Any) -> list[Any]:  # noqa: ANN401
-    class Store:
-        def backbone(self, name: str) -> Any:  # noqa: ANN401
-            return type("Entry", (), {"facts": {"spec": {}, **facts}, "slug": name})()
-
-    run = stage.Run(Store(), None, {"b": table})  # type: ignore[arg-type]
-    return [unit.name for unit in stage.STAGE.units(run, config)]
-
-
-def test_which_backbones_are_scored() -> None:
-    table = some()
-    assert stage_of(table, GeneratorsConfig()) == ["b"]
-    assert stage_of(table, GeneratorsConfig(), spec={"finetuned": {}}) == []
-    assert stage_of(table, GeneratorsConfig(), adapter={}) == []
-    plain = replace(table, transformations=tuple(f"t{i}" for i in range(len(NAMES))))
-    assert stage_of(plain, GeneratorsConfig()) == []
-    assert stage_of(table, GeneratorsConfig(styles=4)) == []  # no generator has four
-
-
-def test_probes_see_few_styles_of_one_generator() -> None:
-    table = some()
-    task = stage.kind_task(table, 0, seen=[0, 1, *range(3, 15)])
-    assert task is not None
-    config = GeneratorsConfig(styles=2, draws=2)
-    planned = stage._planned(table, task, list(GENERATORS.values()), np.array([0, 1]), config)
-    assert planned.weight_KT.shape == (4 * (2 + 5), len(NAMES))
-    for generator, own, weight_T in zip(planned.generator_K, planned.own_K, planned.weight_KT, strict=True):
-        trained = np.flatnonzero(weight_T).tolist()
-        assert own == list(GENERATORS.values())[generator]
-        assert trained[:2] == [0, 1]
-        assert len(trained) == 4
-        assert set(trained[2:]) < set(own)
-    for g, number in itertools.product(range(4), range(5)):
-        (k,) = np.flatnonzero((planned.generator_K == g) & (planned.resample_K == number))
-        assert planned.times_KN[k].sum() == len(table.rows(TRAIN))
-        assert (planned.times_KN[k] != 1).any()
 
 
 def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ from tests.engine.report.real import BACKBONE, NAMES, drop, real_results
 from substyle import files
 from substyle.engine.cli import main
 from substyle.engine.extensions.site import directory
-from substyle.engine.extensions.site.directory import add_rows, read_directory, rows_of_run
+from substyle.engine.extensions.site.directory import add_rows, read_directory
 from substyle.engine.extensions.site.row import Row, row_schema, rows_of
 from substyle.engine.stages import stamp
-from substyle.engine.stages.stamp import StaleError
-from substyle.engine.store.layout import StoreError
 from substyle.errors import ConfigError, MissingError
 from substyle.files import UnsafeFileError
 
@@ -67,36 +64,6 @@ def test_a_row_has_what_a_number_needs_to_be_cited() -> None:
     assert {cells[0]: cells[3] for cells in table.rows} == own["transformation"]["linear"]["by_transformation"]
 
 
-def test_definitions_photographs_and_weights_are_told_apart() -> None:
-    def digests(made: dict[str, Any]) -> tuple[str | None, ...]:
-        row = next(row for row in rows_of(made) if row.backbone.name == BACKBONE)
-        return row.backbone.digest, row.suite.digest, row.data.digest
-
-    before, other = digests(results()), results()
-    other["transformations"][3]["parameters"] = [{"name": "sigma", "one_of": [9]}]
-    other["backbones"][BACKBONE]["spec"]["weights_hash"] = "ffff"
-    other["identity"]["photographs"] = "f" * 16
-    after = digests(other)
-    assert all(a is not None and b is not None and a != b for a, b in zip(before, after, strict=True))
-
-
-def test_what_is_not_recorded_is_null() -> None:
-    made = results(identity=None, classes=None)
-    for row in made["transformations"]:
-        row["parameters"] = None
-    row = rows_of(made)[0]
-    assert (row.data.digest, row.data.name, row.data.classes, row.suite.digest) == (None,) * 4
-    assert not row.recorded
-    assert "-unrecorded/" in row.path
-
-
-def test_unconverged_probes_stay_marked() -> None:
-    made = results()
-    made["backbones"][BACKBONE]["kind"]["linear"]["converged"] = False
-    row = next(row for row in rows_of(made) if row.backbone.name == BACKBONE)
-    assert not next(score for score in row.scores if score.key == "held_out_linear").converged
-
-
 def test_the_schema_accepts_rows_and_nothing_else(there: Path) -> None:
     schema = row_schema()
     content = json.loads(first(there).read_text())
@@ -132,44 +99,6 @@ def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> 
     assert (done.added, done.refused, len(done.unchanged)) == ([], {}, len(NAMES))
     changed["backbones"][BACKBONE]["transformation"]["linear"]["by_transformation"]["jpeg"] = 0.123
     assert len(add_rows(rows_of(changed), tmp_path / "to").refused) == 1
-
-
-def test_numbers_belong_to_the_transformations_beside_them(tmp_path: Path) -> None:
-    (row, *_) = rows_of(recorded())
-    add_rows([row], tmp_path / "to")
-    (table,) = (table for table in row.tables if table.name == "per_transformation")
-    first, second, *_ = table.rows
-    first[0], second[0] = second[0], first[0]
-    assert len(add_rows([row], tmp_path / "to").refused) == 1
-
-
-def test_of_two_writers_of_one_row_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both, real, found = threading.Barrier(2), files.write_new, []
-
-    def together(path: Path, data: bytes) -> bool:
-        both.wait(30)
-        return real(path, data)
-
-    def add(rows: list[Row]) -> None:
-        found.append(add_rows(rows, tmp_path / "to"))
-
-    monkeypatch.setattr(directory.files, "write_new", together)
-    changed = recorded()
-    changed["backbones"][BACKBONE]["transformation"]["linear"]["accuracy"] = {"value": 0.123}
-    rows = [[row for row in rows_of(made) if "lite1" in row.backbone.name] for made in (recorded(), changed)]
-    threads = [threading.Thread(target=add, args=(own,)) for own in rows]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted((len(done.added), len(done.refused)) for done in found) == [(0, 1), (1, 0)]
-    assert read_directory(tmp_path / "to").bad == {}  # no temporary files are left
-
-
-def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "results").write_text("a file")
-    with pytest.raises(StoreError, match="cannot write"):
-        add_rows(rows_of(results()), tmp_path)
 
 
 def test_leftovers_and_files_of_file_managers_are_passed_over(there: Path) -> None:
@@ -317,19 +246,6 @@ def test_check_names_each_bad_file_and_pull_leaves_it(
     assert main(["share", "rows", "pull", str(there), "--to", str(tmp_path / "copy"), "--json"]) == 1
     assert len(the_json(capsys)["added"]) == answer["rows"]
     assert read_directory(tmp_path / "copy").bad == {}
-
-
-def test_only_a_run_with_its_checksum_is_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, out = write_run(tmp_path / "run", results()), str(tmp_path / "to")
-    assert main(["share", "rows", "add", str(run), "--to", out, "--json"]) == 0
-    assert len(the_json(capsys)["added"]) == len(NAMES)
-    assert main(["share", "rows", "add", str(run), "--to", out, "--json"]) == 0
-    assert the_json(capsys)["added"] == []
-    assert main(["share", "rows", "check", out]) == 0
-    text = (run / "results.json").read_text()
-    (run / "results.json").write_text(text.replace('"images": 85', '"images": 86', 1))
-    with pytest.raises(StaleError, match="modified"):
-        rows_of_run(run)
 
 
 def test_nothing_is_written_through_links(there: Path, tmp_path: Path) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from skimage import data
 from tests.conftest import photograph
 from tests.pipelines.libraries.suites import forgotten, row, write
 
@@ -37,7 +33,7 @@ from substyle.pipelines.plugins import ALLOW
 from substyle.pipelines.processes import Block, memory
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_file, load_suite, suite
-from substyle.pipelines.variants import VariantMaker, distinct
+from substyle.pipelines.variants import VariantMaker
 
 SIDE = 64
 
@@ -122,40 +118,6 @@ def test_a_library_alone_makes_the_same_pixels(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_canvas_is_not_changed(fresh: Path) -> None:
-    load_suite(write(fresh))
-    canvas_BSSC = canvases(2)
-    found = made(("identity", "p_cut", "a_noise"), "ab", canvas_BSSC)
-    assert torch.equal(found["identity"], canvases(2))
-    assert torch.equal(canvas_BSSC, canvases(2))
-
-
-@pytest.mark.slow
-def test_a_variant_is_not_changed_by_the_next_batch(here: Path) -> None:
-    load_suite(write(here))
-    maker = VariantMaker(("a_noise",), side=SIDE, seed=0, batch=2, threads=1)
-    (first,) = maker(canvases(2), ["a", "b"])
-    kept = first.pixels_BSSC.clone()
-    for _ in range(3):
-        list(maker(canvases(2).flip(0), ["c", "d"]))
-    assert torch.equal(first.pixels_BSSC, kept)
-
-
-@pytest.mark.slow
-def test_a_batch_that_is_left_early(here: Path) -> None:
-    load_suite(write(here))
-    names = ("a_noise", "t_jitter", "k_noise", "a_rain", "t_erasing", "k_plasma", "k_solarize")
-    maker = VariantMaker(names, side=SIDE, seed=3, batch=4, threads=2)
-    for _ in range(3):
-        variants = maker(canvases(4), list("abcd"))
-        next(variants)
-        variants.close()
-    found = {variant.name: variant.pixels_BSSC for variant in maker(canvases(4), list("abcd"))}
-    expected = made(names, "abcd", canvases(4), threads=1)
-    assert all(torch.equal(found[name], expected[name]) for name in names)
-
-
-@pytest.mark.slow
 def test_drawn_values_are_recorded_and_exact(here: Path) -> None:
     load_suite(write(here))
     keys_B = philox.image_keys(3, list("abcdefgh"))
@@ -167,16 +129,6 @@ def test_drawn_values_are_recorded_and_exact(here: Path) -> None:
     assert {each["strength"] for each in strengths} <= {0.2, 0.5, 0.8}  # and not as float32 rounds them
     angles = base.get("g_cubism").values(keys_B)["angle"]
     assert 0 <= angles.min() < angles.max() < 90
-
-
-@pytest.mark.slow
-def test_severities(here: Path) -> None:
-    load_suite(write(here))
-    assert base.get("t_erasing").severities == 2
-    found = made(("identity", "t_erasing@1", "t_erasing@2"), "abcdefgh", canvases(8))
-    erased = {name: float((found[name] != found["identity"]).any(-1).float().mean()) for name in found}
-    assert 0.1 <= erased["t_erasing@1"] <= 0.2
-    assert 0.3 <= erased["t_erasing@2"] <= 0.4
 
 
 def test_a_definition_holds_library_version_and_parameters(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,24 +234,6 @@ def test_what_is_refused(here: Path, text: str, said: str) -> None:
     assert "x" not in base.REGISTRY
 
 
-def test_a_pipeline_of_foreign_classes(here: Path) -> None:
-    write(here)
-    for name in ("TextImage", "Lambda", "os.system", "OverlayElements"):
-        content = {"transform": {"__class_fullname__": "Compose", "transforms": [{"__class_fullname__": name}]}}
-        file = write(here / name, row('name = "x", of = "albumentations:pipeline", file = "augment.json"'))
-        file.with_name("augment.json").write_text(json.dumps(content))
-        with pytest.raises(ConfigError, match=name.rpartition(".")[2]):
-            load_suite(file)
-
-
-def test_a_link_is_not_followed(here: Path) -> None:
-    write(here / "elsewhere")
-    file = write(here / "own", row('name = "x", of = "albumentations:pipeline", file = "link.json"'))
-    os.symlink(here / "elsewhere" / "augment.json", file.with_name("link.json"))
-    with pytest.raises(ConfigError, match="below the folder"):
-        load_suite(file)
-
-
 @pytest.mark.slow
 def test_other_pixels_and_failures_are_named(fresh: Path) -> None:
     write(fresh, row('name = "x", of = "python:my_effects:small"'))
@@ -392,41 +326,6 @@ def test_processes_that_are_killed_while_they_wait(fresh: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in names)
 
 
-@pytest.mark.slow
-def test_an_interruption_ends_what_hangs(ends: Path) -> None:
-    """And nothing writes to memory that is given up."""
-    load_suite(write(ends, row('name = "x", of = "python:ends:sleeps"')))
-    pool = pool_of(1)
-    (pid,) = pids(pool)
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1))
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    timer.start()
-    began = time.monotonic()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            made(("x",), "a", canvases(1), threads=1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert time.monotonic() - began < 50
-    assert not Path(f"/proc/{pid}").exists()
-
-
-@pytest.mark.slow
-def test_a_fork_that_ends_leaves_the_processes_alone(here: Path) -> None:
-    pool = pool_of(1)
-    before = pids(pool)
-    child = os.fork()
-    if not child:
-        pool.end()  # as it does when its interpreter ends
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert pids(pool_of(1)) == before
-
-
 def test_another_file_of_the_same_descriptor_is_not_touched(tmp_path: Path) -> None:
     block = Block(1000)
     with (tmp_path / "other").open("w+b") as file:
@@ -436,55 +335,6 @@ def test_another_file_of_the_same_descriptor_is_not_touched(tmp_path: Path) -> N
             memory(wrong)
     memory(block.address)[0] = 7
     assert block.array((1000,))[0] == 7
-
-
-@pytest.mark.slow
-def test_two_makers_at_once(here: Path) -> None:
-    load_suite(write(here))
-    names = ("a_noise", "t_jitter", "k_noise")
-    first, second, third = (VariantMaker(names, side=SIDE, seed=3, batch=4, threads=2) for _ in range(3))
-    a, b, c = (
-        first(canvases(4), list("abcd")),
-        second(canvases(4).flip(0), list("dcba")),
-        third(canvases(4), list("wxyz")),
-    )
-    next(c)
-    pairs = list(zip(a, b, strict=True))
-    c.close()
-    expected = made(names, "abcd", canvases(4))
-    for one, other in pairs:
-        assert torch.equal(one.pixels_BSSC, expected[one.name])
-        assert torch.equal(other.pixels_BSSC.flip(0), expected[one.name])
-
-
-@pytest.mark.slow
-def test_what_they_print_is_no_answer(ends: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    load_suite(write(ends, row('name = "x", of = "python:ends:says"')))
-    made(("x",), "a", canvases(1))
-    processes.pool(2).end()
-    out, err = capfd.readouterr()
-    assert "not an answer" in err
-    assert "not an answer" not in out
-
-
-def test_a_pipeline_of_another_version(here: Path) -> None:
-    """The library would leave out arguments that it does not know, and take its defaults."""
-    file = write(here, row('name = "x", of = "albumentations:pipeline", file = "augment.json"'))
-    old = {"__class_fullname__": "GaussNoise", "p": 1.0, "var_limit": [10, 50], "mean": 0}
-    content = {"__version__": "1.3.0", "transform": {"__class_fullname__": "Compose", "p": 1.0, "transforms": [old]}}
-    file.with_name("augment.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="var_limit"):
-        load_suite(file)
-
-
-def test_a_pipeline_that_is_nested_too_deeply(here: Path) -> None:
-    file = write(here, row('name = "x", of = "albumentations:pipeline", file = "augment.json"'))
-    node: dict[str, object] = {"__class_fullname__": "GaussNoise"}
-    for _ in range(100):
-        node = {"__class_fullname__": "Compose", "transforms": [node]}
-    file.with_name("augment.json").write_text(json.dumps({"transform": node}))
-    with pytest.raises(ConfigError, match="nested more than 32 times"):
-        load_suite(file)
 
 
 @pytest.mark.parametrize("name", ["albumentations", "kornia", "torchvision"])
@@ -534,15 +384,6 @@ def test_listed_filters_of_gmic() -> None:
         assert all(low <= default <= high for _, default, low, high in rows)
 
 
-def of_opencv(folder: Path) -> Path:
-    """The suite of OpenCV's styles; without oil paintings where OpenCV lacks them."""
-    cv2 = pytest.importorskip("cv2")
-    text = files("substyle.pipelines.transforms").joinpath("suites", "styles_opencv.toml").read_text()
-    kept = [line for line in text.splitlines() if hasattr(cv2, "xphoto") or "oil_painting" not in line]
-    (folder / "opencv.toml").write_text("\n".join(kept))
-    return folder / "opencv.toml"
-
-
 def test_oil_paintings_need_opencv_contrib(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(pytest.importorskip("cv2"), "xphoto", raising=False)
     said = refusal(here, 'name = "x", of = "opencv:oil_painting"')
@@ -555,23 +396,3 @@ def test_opencv_is_given_its_order_of_channels() -> None:
     red_SSC[..., 0] = 250
     drawn_SSC = libraries.library("opencv").make("cartoon", {"levels": 4})(red_SSC, 0)
     assert (drawn_SSC == [224, 32, 32]).all()  # the middle of each of four ranges
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("made", "generators"), [("gmic", 12), ("opencv", 2)])
-def test_styles(made: str, generators: int, tmp_path: Path) -> None:
-    names = suite("styles_gmic" if made == "gmic" else str(of_opencv(tmp_path)))
-    found = {base.get(name).generator for name in names[1:]}
-    assert len(found) in (generators, generators + ("opencv_oil" in found))
-    assert len(names) == 1 + 4 * len(found)
-    maker = VariantMaker(names, side=224, seed=3, batch=1, threads=2)
-    canvas_BSSC = torch.from_numpy(data.coffee()[100:324, 200:424].copy())[None]
-    for variant in maker(canvas_BSSC, ["a"]):
-        assert variant.name == "identity" or distinct(canvas_BSSC, variant.pixels_BSSC)
-
-
-def test_every_listed_transformation_says_its_parameters() -> None:
-    for library in libraries.installed().values():
-        assert len(library.names()) > (2 if library.prefix == "opencv" else 30)
-        for name in library.names():
-            assert isinstance(library.parameters(name), dict)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.object_server import BUCKET, KEY, Fault, Server
+from tests.object_server import Server
 
 from substyle.errors import ConfigError
-from substyle.pipelines.sources import SourceConfig, TarSource, open_source, tar_files
-from substyle.pipelines.storage import ObjectError, ObjectPlace
+from substyle.pipelines.sources import open_source
+from substyle.pipelines.storage import ObjectPlace
 
 
 def shard(path: Path, first: int, count: int, size: int = 3000) -> None:
@@ -65,35 +63,6 @@ def test_a_bucket_gives_what_a_disk_gives(pair: tuple[str, str], pattern: str) -
     assert there.options == disk.options == {"kind": "tar"}
 
 
-def test_members_larger_than_what_is_read_ahead(
-    tmp_path: Path, bucket: ObjectPlace, monkeypatch: pytest.MonkeyPatch, server: Server
-) -> None:
-    monkeypatch.setattr(tar_files, "WINDOW", 2048)
-    shard(tmp_path / "shards" / "a.tar", 0, 30, size=20_000)
-    there = TarSource(upload(tmp_path / "shards", bucket) + "/a.tar")
-    listed = sum(method == "GET" for method, _ in server.requests)
-    assert listed < 75  # one or two per image
-    assert [r.read() for r in there.records] == [r.read() for r in TarSource(tmp_path / "shards" / "a.tar").records]
-
-
-@pytest.mark.parametrize("cut", [700, 5000])
-def test_a_shard_that_was_cut_gives_what_it_has(
-    tmp_path: Path, bucket: ObjectPlace, cut: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "a.tar"
-    shard(path, 0, 5)
-    os.truncate(path, path.stat().st_size - cut - 10240 // 2)
-    (bucket / "a.tar").write(path.read_bytes())
-    texts = []
-    for root in (str(path), f"{bucket}/a.tar"):
-        caplog.clear()
-        source = TarSource(root)
-        texts.append([record.getMessage().replace(root, "") for record in caplog.records])
-        assert len(source.records) > 0
-    assert texts[0] == texts[1]
-    assert texts[0]
-
-
 @pytest.mark.parametrize(
     ("pattern", "named"),
     [
@@ -109,31 +78,6 @@ def test_what_is_not_there_or_no_shard_is_refused(pair: tuple[str, str], pattern
     with pytest.raises(ConfigError, match=named) as caught:
         open_source(pair[1] + pattern)
     assert (caught.value.field, caught.value.given) == ("images", pair[1] + pattern)
-
-
-def test_other_kinds_are_refused(pair: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match="folder") as caught:
-        open_source(pair[1], SourceConfig(kind="folder"))
-    assert (caught.value.field, caught.value.given) == ("images", pair[1])
-
-
-def test_an_object_that_changed_is_not_the_one_that_was_listed(pair: tuple[str, str], bucket: ObjectPlace) -> None:
-    records = open_source(pair[1]).records
-    changed = bucket / "shards" / "train-0001.tar"
-    changed.write(bytes(reversed(changed.read_bytes())))
-    gone = bucket / "shards" / "train-0002.tar"
-    gone.remove()
-    for record in records:
-        name = record.key.split("/")[0]
-        if name == changed.name:
-            with pytest.raises(OSError, match=changed.name) as caught:
-                record.read()
-            assert caught.value.errno == errno.ESTALE
-        elif name == gone.name:
-            with pytest.raises(FileNotFoundError, match=gone.name):
-                record.read()
-        else:
-            record.read()
 
 
 def test_marks_of_objects_tell_a_change_without_asking(
@@ -152,13 +96,3 @@ def test_marks_of_objects_tell_a_change_without_asking(
     after = {record.key: record.mark() for record in open_source(pair[1]).records}
     assert after.keys() == before.keys()
     assert {key.split("/")[0] for key in after if after[key] != before[key]} == {changed.name}
-
-
-def test_a_bucket_that_does_not_answer_is_no_broken_image(pair: tuple[str, str], server: Server) -> None:
-    records = open_source(pair[1]).records
-    with server.failing(Fault("GET", r"train-0001\.tar")):
-        with pytest.raises(ObjectError, match=rf"s3://{BUCKET}/.*train-0001\.tar: .*500") as caught:
-            [record.read() for record in records]
-        with pytest.raises(ObjectError, match="500"):
-            open_source(pair[1])
-    assert KEY not in str(caught.value)

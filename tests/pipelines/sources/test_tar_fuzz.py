@@ -8,8 +8,6 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from substyle.errors import SubstyleError
 from substyle.pipelines.sources import TarSource
 
@@ -163,9 +161,3 @@ def test_changed_archives(tmp_path: Path) -> None:
     found = run(tmp_path / "a.tar", range(400))
     assert set(found) == {"refused", "partly", "whole"}
     assert min(found.values()) > 20
-
-
-@pytest.mark.slow
-def test_many_changed_archives(tmp_path: Path) -> None:
-    found = run(tmp_path / "a.tar", range(400, 10_400))
-    assert set(found) == {"refused", "partly", "whole"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -78,51 +77,3 @@ def test_what_is_no_variant_is_skipped(tmp_path: Path, caplog: pytest.LogCapture
     assert source.refused == ("my phone/", "notes/", "phone/dog/z.jpg")
     assert "phone/dog/z.jpg shows no photograph of identity/; skipped" in caplog.text
     assert describe(source).endswith("skipped 1 file: .txt 1; 1 substyle folder skipped")
-
-
-def test_links_that_leave_the_folder_are_not_followed(tmp_path: Path) -> None:
-    outside = fill(tmp_path / "outside", "cat/a.jpg", "dog/c.jpg")
-    root = fill(tmp_path / "real", *OWN, "phone/cat/a.jpg")
-    (root / "scan").symlink_to(outside)
-    (root / "phone" / "dog").symlink_to(outside / "dog")
-    (root / "phone" / "cat" / "b.png").symlink_to(outside / "cat" / "a.jpg")
-    (root / "loop").symlink_to("loop")
-    source = VariantsSource(root)
-    assert source.understood.transformations == ("phone",)
-    assert shown(source, "phone") == [b"phone/cat/a.jpg", None, None]
-    assert source.refused == ("phone/cat/b.png", "phone/dog", "scan/")
-    (root / "identity").rename(tmp_path / "moved")
-    (root / "identity").symlink_to(tmp_path / "moved")
-    with pytest.raises(ConfigError, match="identity/"):
-        VariantsSource(root)
-
-
-def test_a_file_that_becomes_a_link_or_a_pipe_is_not_opened(tmp_path: Path) -> None:
-    secret = tmp_path / "secret.jpg"
-    secret.write_bytes(b"secret")
-    source = opened(fill(tmp_path / "real", *OWN, "phone/cat/a.jpg", "phone/dog/c.jpg"))
-    for name, make in (("cat/a.jpg", lambda path: path.symlink_to(secret)), ("dog/c.jpg", os.mkfifo)):
-        path = tmp_path / "real" / "phone" / name
-        path.unlink()
-        make(path)
-    for record in (source.records[0], source.records[2]):
-        variant = record.variant("phone")
-        assert variant is not None
-        with pytest.raises(OSError, match=r"outside the source|not a regular file"):
-            variant.read()
-
-
-@pytest.mark.usefixtures("settled")
-def test_a_variant_has_a_mark_of_its_own(tmp_path: Path) -> None:
-    source = opened(fill(tmp_path, *OWN, "phone/cat/a.jpg"))
-    variant = source.records[0].variant("phone")
-    assert variant is not None
-    before = variant.mark(), source.records[0].mark()
-    (tmp_path / "phone" / "cat" / "a.jpg").write_bytes(b"another")
-    assert variant.mark() not in (0, before[0])
-    assert source.records[0].mark() == before[1]
-
-
-def test_the_kind_is_only_taken_if_it_is_named(tmp_path: Path) -> None:
-    root = fill(tmp_path, *OWN, "phone/cat/a.jpg")
-    assert open_source(root).class_names == ("identity", "phone")

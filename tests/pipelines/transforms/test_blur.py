@@ -11,10 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import philox
-from substyle.kernels.dispatch import CPU
-from substyle.pipelines.transforms import base, blur
-from substyle.pipelines.transforms.registry import load_all
+from substyle.pipelines.transforms import blur
 
 Make = Callable[..., tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]
 
@@ -40,13 +37,6 @@ def test_gaussian_blur(canvas: NDArray[np.uint8], make: Make) -> None:
     assert np.abs(made - expected).max() <= 0.51
 
 
-def test_motion_blur(canvas: NDArray[np.uint8], make: Make) -> None:
-    made, drawn = make("motion_blur", canvas)
-    kernels = blur.motion_kernels(drawn, canvas.shape[1])["kernel"].kernel_BKL
-    expected = np.stack([correlate(x, k) for x, k in zip(canvas, kernels, strict=True)])
-    assert np.abs(made - expected).max() <= 1.0
-
-
 @pytest.mark.parametrize("side", [64, 224, 300])
 def test_motion_kernels_are_gaussian_lines(side: int) -> None:
     angle = np.array([-45, -20, 0, 33, 45], np.float32)
@@ -66,54 +56,7 @@ def test_motion_kernels_are_gaussian_lines(side: int) -> None:
         assert (kernel * along**2).sum() == pytest.approx(spread, rel=0.15, abs=0.5)
 
 
-def test_defocus_blur(canvas: NDArray[np.uint8], make: Make) -> None:
-    made, drawn = make("defocus_blur", canvas)
-    kernels = blur.disk_kernels(drawn, canvas.shape[1])["kernel"].kernel_BKL
-    expected = np.stack([correlate(x, k) for x, k in zip(canvas, kernels, strict=True)])
-    assert np.abs(made - expected).max() <= 1.0
-
-
 GPU = torch.device("cuda", 0)
-
-
-@pytest.mark.parametrize("side", [32, 224, 448])
-@pytest.mark.parametrize("name", ["gaussian_blur", "motion_blur", "defocus_blur"])
-def test_a_gpu_gets_windows_without_zeros_around(name: str, side: int) -> None:
-    load_all()
-    drawn = base.get(name).draw(philox.image_keys(0, list("abcdefgh")), side)
-    windows = [each for each in drawn.values() if isinstance(each, blur.Windows)]
-    assert len(windows) == (2 if name == "gaussian_blur" else 1)
-    for each in windows:
-        assert each.fits
-        for whole_KL, window_KL in zip(each.on(CPU), each.on(GPU), strict=True):
-            around = [(a - b) // 2 for a, b in zip(whole_KL.shape, window_KL.shape, strict=True)]
-            # with the same centre
-            assert np.allclose(np.pad(window_KL, [(n, n) for n in around]), whole_KL, rtol=0, atol=1e-7)
-            for axis in (0, 1):
-                ends = window_KL.take([0, -1], axis)
-                assert ends.max() > 1e-7 or window_KL.shape[axis] == 1
-        assert len({window.shape for window in each.on(GPU)}) > 1 or side == 32
-
-
-def test_windows_that_do_not_fit_are_those_of_all_images() -> None:
-    """DALI computes a batch with one of them in another way: then no image's pixels depend on its neighbours."""
-    kernel_BKL = np.zeros((2, 99, 99), np.float32)
-    kernel_BKL[0, 49, 49] = kernel_BKL[1, 0, 0] = 1
-    assert blur.Windows(kernel_BKL, 1).on(GPU)[0].shape == (1, 1)
-    assert blur.Windows(kernel_BKL, 4).on(GPU) is kernel_BKL  # 113 rows of 422 values in float32: 191 kB
-    # the largest that fits: 64 rows of 188 values, 4 bytes each, and 64 row numbers
-    assert blur.Windows(np.zeros((1, 49, 21), np.float32), 4).fits
-    assert not blur.Windows(np.zeros((1, 51, 21), np.float32), 4).fits
-
-
-def test_disk_kernel_is_a_disk() -> None:
-    kernel = blur.disk_kernel(8.0, 29)
-    distance = np.hypot(*(np.mgrid[0:29, 0:29] - 14))
-    inside, outside = kernel[distance < 6.5], kernel[distance > 9.5]
-    assert kernel.sum() == pytest.approx(1, abs=1e-6)
-    assert inside.max() - inside.min() < 0.002 * inside.max()
-    assert outside.max() < 0.002 * inside.max()
-    assert inside.mean() == pytest.approx(1 / (math.pi * 8**2), rel=0.01)
 
 
 def enlarge(image: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:
@@ -147,9 +90,3 @@ def test_strengths_scale_with_the_side() -> None:
     args = {"radius": np.array([10 * 448 / 224], np.float32)}
     assert blur.disk_kernels(args, 448)["kernel"].kernel_BKL.shape == (1, 45, 45)
     assert blur.gaussian_lines({"sigma": np.array([12], np.float32)}, 448)["across"].kernel_BKL.shape == (1, 1, 73)
-
-
-@pytest.mark.parametrize(("side", "shape"), [(64, (13, 15)), (224, (33, 51)), (448, (101, 101))])
-def test_motion_kernels_are_large_enough_to_filter_a_canvas_in_one_block(side: int, shape: tuple[int, int]) -> None:
-    kernels = blur.motion_kernels({"line": np.zeros((0, 2)), "angle": np.zeros(0)}, side)["kernel"].kernel_BKL
-    assert kernels.shape == (0, *shape)

@@ -50,9 +50,3 @@ def test_low_resolution(canvas: NDArray[np.uint8], make: Make) -> None:
         assert difference[border:-border, border:-border].max(initial=0) <= 8  # Pillow rounds after each pass
         assert difference.max() <= 20
         assert difference.mean() <= 1
-
-
-def test_tiny_sides_keep_a_pixel(make: Make) -> None:
-    tiny = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), dtype=np.uint8)
-    made, _ = make("low_resolution", tiny)
-    assert made.shape == tiny.shape

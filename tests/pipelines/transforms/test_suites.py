@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import photograph, slow_after
+from tests.conftest import slow_after
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from substyle.engine.store.catalog import Definition
@@ -22,7 +22,7 @@ from substyle.kernels import philox
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.base import Choice, Uniform
 from substyle.pipelines.transforms.registry import load_file, suite, suites
-from substyle.pipelines.variants import VariantMaker, load_all
+from substyle.pipelines.variants import load_all
 
 
 def test_substance31() -> None:
@@ -46,33 +46,6 @@ def test_a_union_has_each_transformation_once() -> None:
     assert set(names) == {*suite("substance31"), *suite("styles48")}
     assert len(set(names)) == len(names) == 31 + 48 - 4  # four of the multi-style network are in both
     assert len(suite(",".join(suites()))) > 150
-
-
-@pytest.mark.parametrize("name", sorted(suites()))
-def test_every_suite_exists_in_full(name: str) -> None:
-    load_all()
-    names = suite(name)
-    assert names[0] == "identity"
-    assert all(base.get(n).name == n for n in names)
-
-
-def test_an_operation_is_one_in_all_suites(tmp_path: Path) -> None:
-    known = load_all()
-    for operation, names in {
-        "gaussian_blur": "gaussian_blur imagenet_c_gaussian_blur",
-        "low_contrast": "low_contrast imagenet_c_contrast",
-        "swirl": "swirl obfuscation_swirl_warp",
-        "jpeg": "jpeg imagenet_c_jpeg_compression traces_jpeg75_420",
-        "fog": "fog imagenet_c_fog",
-        "style_starry": "style_starry",
-    }.items():
-        assert {known[name].operation for name in names.split()} == {operation}
-    assert base.get("imagenet_c_fog@3").operation == "fog"
-    assert all(made.operation for made in known.values())
-    file = tmp_path / "more.toml"
-    file.write_text('[[transformations]]\nname = "mild_blur"\nof = "gaussian_blur"\nparameters = { sigma = [1.0] }\n')
-    load_file(file)
-    assert base.get("mild_blur").operation == "gaussian_blur"
 
 
 class Uploads(TorchDispatchMode):
@@ -105,10 +78,6 @@ def test_kernels_keep_to_the_device_of_the_canvas(name: str) -> None:
 @pytest.mark.parametrize("text", ["jpeg,elastic", " jpeg , identity, elastic ", "identity,jpeg,elastic,"])
 def test_names_separated_by_commas(text: str) -> None:
     assert suite(text) == ("identity", "jpeg", "elastic")
-
-
-def test_one_name() -> None:
-    assert suite("jpeg") == ("identity", "jpeg")
 
 
 @pytest.mark.parametrize(
@@ -205,33 +174,6 @@ def test_an_unknown_role_is_refused(own: None) -> None:
     with pytest.raises(ConfigError) as caught:
         base.register(replace(known, name="mine", role="heldout"))  # type: ignore[arg-type]
     assert (caught.value.field, caught.value.given) == ("mine.role", "heldout")
-
-
-@pytest.mark.parametrize(
-    ("of", "parameter"),
-    [("bayer", "cell = [2, 8]"), ("traces_sharpen2", "factor = [2, 8]"), ("traces_jpeg75_420", "quality = [90, 10]")],
-)
-def test_values_differ_between_photographs_and_not_with_their_batch(
-    own: None, tmp_path: Path, of: str, parameter: str
-) -> None:
-    suite(str(_file(tmp_path, f'transformations = [{{ name = "v", of = "{of}", parameters = {{ {parameter} }} }}]')))
-    canvas = torch.from_numpy(np.asarray(photograph(0, 64, 64))[None].repeat(8, axis=0))
-    maker = VariantMaker(["identity", "v"], side=64, seed=0, batch=8, threads=1)
-    keys = [str(i) for i in range(8)]
-    together = {v.name: v.pixels_BSSC.clone() for v in maker(canvas, keys)}["v"]
-    assert len(torch.unique(together.flatten(1), dim=0)) > 1
-    for i, key in enumerate(keys):
-        alone = {v.name: v.pixels_BSSC for v in maker(canvas[:1], [key])}["v"]
-        assert torch.equal(alone[0], together[i])
-
-
-def test_a_severity_has_the_pixels_of_its_parameters(own: None, tmp_path: Path) -> None:
-    suite(str(_file(tmp_path, 'transformations = [{ name = "s", of = "jpeg", severities = { quality = [50, 10] } }]')))
-    canvas = torch.from_numpy(np.asarray(photograph(0, 64, 64))[None].copy())
-    maker = VariantMaker(["identity", "s@1", "s@2"], side=64, seed=0, batch=1, threads=1)
-    made = {v.name: v.pixels_BSSC for v in maker(canvas, ["k"])}
-    error = {name: float((pixels.float() - canvas.float()).abs().mean()) for name, pixels in made.items()}
-    assert 0 == error["identity"] < error["s@1"] < error["s@2"]
 
 
 @pytest.mark.parametrize(

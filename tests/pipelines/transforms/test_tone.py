@@ -20,13 +20,6 @@ def test_brightness(canvas: NDArray[np.uint8], make: Make) -> None:
     assert np.abs(made - expected).max() <= 0.51
 
 
-def test_low_contrast(canvas: NDArray[np.uint8], make: Make) -> None:
-    made, drawn = make("low_contrast", canvas)
-    mean = canvas.mean(axis=(1, 2, 3), keepdims=True)
-    expected = mean + (canvas - mean) * drawn["factor"].reshape(-1, 1, 1, 1)
-    assert np.abs(made - expected).max() <= 0.51
-
-
 def test_saturate(canvas: NDArray[np.uint8], make: Make) -> None:
     made, drawn = make("saturate", canvas)
     for image, result, factor in zip(canvas, made, drawn["factor"], strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -70,16 +69,6 @@ EXPECTED: dict[str, Callable[[Image.Image, int], torch.Tensor]] = {
 }
 
 
-def test_the_suite() -> None:
-    assert set(NAMES[1:]) == set(EXPECTED)
-    assert len(NAMES) == 17
-    roles = Counter((base.get(name).kind, base.get(name).role) for name in NAMES[1:])
-    assert roles == {
-        **{("quality", "train"): 4, ("quality", "held_out"): 2, ("sharpening", "train"): 2},
-        **{("sharpening", "held_out"): 1, ("resampling", "train"): 5, ("resampling", "held_out"): 2},
-    }
-
-
 def test_a_trace_is_distinct_unless_it_changes_nothing() -> None:
     """Also below one grey level on average, where other transformations count as identity."""
     smooth = canvas(64)[:1].float().lerp(torch.tensor(128.0), 0.7).to(torch.uint8)
@@ -97,13 +86,6 @@ def test_pixels_are_those_of_pillow(side: int) -> None:
     for name, change in EXPECTED.items():
         for i, picture in enumerate(x.numpy()):
             assert torch.equal(variants[name][i], change(Image.fromarray(picture), i)), (name, i)
-
-
-@pytest.mark.parametrize("name", NAMES[1:])
-def test_pixels_do_not_depend_on_the_batch(name: str) -> None:
-    x = canvas(64)
-    whole = made((name,), x)[name]
-    assert torch.equal(made((name,), x[:1])[name], whole[:1])
 
 
 @pytest.mark.parametrize("inputs", [1, 64, 224])

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
-from tests.conftest import setting
 
-from substyle.engine.cli import main
-from substyle.engine.commands.arguments import parser
-from substyle.engine.commands.options import changes
-from substyle.engine.config import HERE, RAY, EmbedConfig, ExecutorConfig
+from substyle.engine.config import RAY, EmbedConfig, ExecutorConfig
 from substyle.engine.devices import Target
 from substyle.engine.embedding import ray_cluster, ray_executor
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError
-from substyle.engine.study.file import load_study
 from substyle.errors import ConfigError
 
 CPU = EmbedConfig(device="cpu")
@@ -44,49 +37,6 @@ def test_bad_fields_are_named(fields: dict[str, Any], name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ExecutorConfig(**fields)
     assert (caught.value.field, caught.value.given) == (f"executor.{name}", fields[name])
-
-
-def test_a_study_has_a_table_and_the_command_line_overrides_it(tmp_path: Path) -> None:
-    (tmp_path / "s.toml").write_text(
-        'name = "s"\nbackbones = ["control:pixels"]\n[executor]\nkind = "ray"\nworkers = 8\naddress = "head:6379"\n'
-    )
-    executor = load_study(tmp_path / "s.toml").executor
-    assert executor == ExecutorConfig("ray", "head:6379", 8)
-    options = parser().parse_args(["run", "s.toml", *setting("executor.workers=3", "executor.retries=0")])
-    overridden = load_study(tmp_path / "s.toml", changes=changes(options)).executor
-    assert overridden == ExecutorConfig("ray", "head:6379", 3, 0)
-    assert not changes(parser().parse_args(["run", "s.toml"]))
-    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\n[executor]\nworker = 8\n')
-    with pytest.raises(ConfigError, match="workers") as caught:
-        load_study(tmp_path / "s.toml")
-    assert caught.value.field == "executor.worker"
-
-
-def test_without_ray_the_extra_is_named(
-    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    command = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels"]
-    assert main([*command, "--set", "executor.kind=ray"]) == 2
-    said = capsys.readouterr().err
-    assert "executor.kind" in said
-    assert "extra ray" in said
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_threads_are_those_of_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
-    assert HERE.here(CPU).threads == 0
-    assert ExecutorConfig(RAY, workers=4).here(CPU).threads == 3
-    assert ExecutorConfig(RAY, workers=24).here(CPU).threads == 1
-    assert ExecutorConfig(RAY).here(CPU).threads == 12
-    assert ExecutorConfig(RAY, workers=4).here(EmbedConfig(device="cpu", threads=2)).threads == 2
-    # workers of a cluster are on machines of which nothing is known: one takes a whole machine like this
-    assert ExecutorConfig(RAY, "head:6379", workers=4).here(CPU).threads == 12
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert ExecutorConfig(RAY, workers=4).here(CPU).threads == 12
-    assert ExecutorConfig(RAY, "local", workers=4).here(CPU).threads == 3
 
 
 def test_a_gpu_worker_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

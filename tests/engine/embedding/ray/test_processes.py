@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.conftest import setting, shards_of
-from tests.engine.embedding.ray.shards import embed, left
+from tests.conftest import setting
+from tests.engine.embedding.ray.shards import embed
 
 from substyle.engine.store import journal
 from substyle.engine.store.store import EmbeddingStore
@@ -106,30 +105,6 @@ def descends(pid: int, ancestor: int) -> bool:
     return pid == ancestor
 
 
-def test_a_driver_that_is_killed_and_started_again_finishes(
-    ray_address: str, images: Path, slow: Path, tmp_path: Path
-) -> None:
-    alone, store = tmp_path / "alone.zarr", tmp_path / "s.zarr"
-    more = ("--plugin", str(slow), "--quiet")
-    assert start(embed(images, alone, *more, suite=SLOW), tmp_path / "log").wait() == 0
-    run = embed(
-        images,
-        store,
-        *more,
-        *setting("executor.kind=ray", f"executor.address={ray_address}", "executor.workers=2"),
-        suite=SLOW,
-    )
-    driver = start(run, tmp_path / "log")
-    until(partial(reached, store, 1), driver)
-    driver.kill()
-    driver.wait()
-    kept = {name: digest for name, digest in shards_of(store).items() if recorded(store, name)}
-    assert start(run, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
-    assert kept.items() <= shards_of(store).items()
-    assert shards_of(store) == shards_of(alone) != {}
-    assert left(store) == []
-
-
 def recorded(store: Path, shard: str) -> bool:
     """Whether the journal has a shard."""
     opened = EmbeddingStore.open(store)
@@ -138,27 +113,6 @@ def recorded(store: Path, shard: str) -> bool:
         for record in journal.read(place(store))
     }
     return shard in paths
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_its_shards_and_shuts_its_ray_down(
-    images: Path, slow: Path, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    store = tmp_path / "s.zarr"
-    run = embed(images, store, "--plugin", str(slow), *setting("executor.kind=ray", "executor.workers=2"), suite=SLOW)
-    driver = start(run, tmp_path / "log")
-    until(partial(reached, store, 2), driver)
-    mine = folder_of(driver)
-    assert below(str(mine))
-    os.killpg(driver.pid, number)  # as a terminal does
-    assert driver.wait(_PATIENCE_S) == code, (tmp_path / "log").read_text()
-    said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said
-    assert ("Interrupted" if number == signal.SIGINT else "Terminated") in said
-    assert 2 <= written(store) < 6
-    assert [name for name in left(store) if "journal" not in name] == []
-    assert not mine.exists()
-    until(lambda: not below(str(mine)))
 
 
 def test_a_killed_run_takes_its_ray_with_it(images: Path, slow: Path, tmp_path: Path) -> None:
@@ -205,13 +159,3 @@ def listening(pid: int) -> set[str]:
                 word = bytes.fromhex(fields[1].partition(":")[0])[-4:]  # of IPv6 what an IPv4 address is mapped to
                 found.add(".".join(str(byte) for byte in reversed(word)))
     return found
-
-
-def test_an_address_at_which_nobody_answers_is_named(images: Path, tmp_path: Path) -> None:
-    run = embed(images, tmp_path / "s.zarr", *setting("executor.kind=ray", "executor.address=127.0.0.1:1"))
-    driver = start(run, tmp_path / "log")
-    assert driver.wait(_PATIENCE_S) == 1
-    said = (tmp_path / "log").read_text()
-    assert "Ray at 127.0.0.1:1 cannot be used" in said
-    assert "Traceback" not in said
-    assert not (tmp_path / "s.zarr").exists()

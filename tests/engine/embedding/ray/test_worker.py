@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +17,11 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.embedding.run import embed
 from substyle.engine.store import lock
-from substyle.engine.store.compaction import withdraw
 from substyle.engine.store.layout import DifferentError, LockedError, StoreError
 from substyle.engine.store.manifest import SourceEntry
-from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.sources import FolderSource
-from substyle.pipelines.sources.variants import VariantsSource
 from substyle.pipelines.storage import place
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import load_suite
 
 PIXELS = BackboneChoice("control:pixels")
 SETTINGS = Settings(0, 32, ("identity", "grayscale"))
@@ -64,62 +58,6 @@ def order(whole: tuple[Path, Path]) -> Iterator[WorkerSpec]:
         )
 
 
-def test_it_reads_real_variants(order: WorkerSpec, tmp_path: Path) -> None:
-    """It opens the same kind of source, and says what it left out."""
-    identity = shutil.copytree(order.sources[0].root, tmp_path / "real" / "identity")
-    phone = shutil.copytree(identity, tmp_path / "real" / "phone")
-    (phone / "003.jpg").unlink()
-    suite = tmp_path / "suite.toml"
-    suite.write_text('transformations = [{ name = "workerphone", of = "photographs" }]')
-    (tmp_path / "real" / "phone").rename(tmp_path / "real" / "workerphone")
-    settings = replace(SETTINGS, transformations=load_suite(suite))
-    settings = replace(settings, transformations=("identity", *settings.transformations))
-    source, path = VariantsSource(tmp_path / "real"), tmp_path / "real.zarr"
-    plan = EmbedPlan(source, place(path), PixelPipeline(settings, CONFIG))
-    try:
-        summary = embed(plan, [PIXELS], quiet=True)
-        before, slug = shards_of(path), EmbeddingStore.open(path).backbone(PIXELS.name).slug
-        withdraw(place(path), {(shard, slug): set(settings.transformations) for shard in range(4)})
-        for file in path.rglob("c.*"):
-            file.unlink()
-        entry = SourceEntry("", "variants", str(tmp_path / "real"))
-        with lock.hold(path, "run"):
-            spec = replace(order, sources=(entry,), store=path, settings=settings, plugins=(suite,))
-            worker = Worker(pickle.loads(pickle.dumps(spec)))
-            worker.prepare()
-            left_out: dict[str, str] = {}
-            for shard in range(4):
-                done = worker.fill(shard, [list(settings.transformations)])
-                assert done is not None
-                left_out |= done.left_out.get("workerphone", {})
-        assert shards_of(path) == before != {}
-        assert left_out == summary.left_out["workerphone"] == {"003.jpg": "no file"}
-    finally:
-        base.REGISTRY.pop("workerphone", None)
-
-
-def test_it_fills_the_shards_it_is_given(order: WorkerSpec) -> None:
-    opened = EmbeddingStore.open(order.store)
-    slug = opened.backbone(PIXELS.name).slug
-    before = shards_of(order.store)
-    withdraw(place(order.store), {(shard, slug): set(SETTINGS.transformations) for shard in range(3)})
-    for shard in range(3):
-        opened.shard_path(slug, "identity", shard).unlink()
-    worker = Worker(pickle.loads(pickle.dumps(order)))
-    assert worker.where().startswith(f"pid {os.getpid()} on ")
-    worker.prepare()
-    quarantined: dict[str, str] = {}
-    for shard in (2, 0, 1):
-        summary = worker.fill(shard, ALL)
-        assert summary is not None
-        assert summary.new_shards == 1
-        assert summary.seconds["decode"] > 0
-        assert worker.progress() == 2 * ROWS
-        quarantined |= summary.quarantined
-    assert set(quarantined) == {"006.jpg"}
-    assert shards_of(order.store) == before
-
-
 def test_it_refuses_a_transformation_that_is_defined_otherwise(
     order: WorkerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,12 +92,6 @@ def test_it_writes_no_more_once_another_run_has_the_store(order: WorkerSpec) -> 
     finally:
         path.write_bytes(mine)
     assert shards_of(order.store) == before
-
-
-def test_a_machine_that_has_not_got_the_store_says_so(order: WorkerSpec, tmp_path: Path) -> None:
-    elsewhere = WorkerSpec(**{**vars(order), "store": tmp_path / "elsewhere.zarr"})
-    with pytest.raises(StoreError, match=r"elsewhere\.zarr"):
-        Worker(elsewhere).prepare()
 
 
 def test_a_machine_that_would_make_other_embeddings_is_refused(
