@@ -31,7 +31,7 @@ DEV_LOCK := $(LOCK:.txt=-dev.txt)
 INSTALL := $(BIN)/python requirements/install.py
 HASHED := --no-deps --require-hashes
 
-.PHONY: setup lock package-weights demo study families photographs pairs test test-slow test-part lint docs format bench gpu-check gpu-paper clean
+.PHONY: setup lock package-weights demo study families photographs pairs test test-slow lint docs format bench gpu-check gpu-paper clean
 
 # what tests, linters and the documentation need is installed apart: a first `make demo` does not wait for it
 setup: $(INSTALLED)-dev
@@ -72,7 +72,7 @@ package-weights: $(INSTALLED)
 
 # uv compiles nothing: where bytecode is not kept, each process would compile what it imports, and many tests start
 # processes
-demo study families test test-slow test-part: export PYTHONDONTWRITEBYTECODE :=
+demo study families test test-slow: export PYTHONDONTWRITEBYTECODE :=
 
 # tests of one file share what they are made from, and stay in one process; files start in the order of
 # tests/conftest.py, long ones first, and not those of most tests first
@@ -120,13 +120,6 @@ test-slow: setup $(TRITONS)
 # a folder with a Triton that some torch pins; without it the test that compiles kernels under it is skipped
 build/triton-%: | $(INSTALLED)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$*
-
-# the part of the slow tests that SLOW seconds allow: first those beside what has changed SINCE a revision, then others
-# with each commit
-SLOW ?= 45
-SINCE ?= HEAD~1
-test-part: setup
-	$(BIN)/pytest --slow-part $(SLOW) --since $(SINCE) -n auto --maxprocesses 8 --dist load --maxschedchunk 1
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,12 +9,7 @@ import json
 import os
 import re
 import secrets
-import signal
-import subprocess
-import time
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +19,6 @@ from PIL import Image
 from tests.object_server import BUCKET, Server, served
 
 from substyle.pipelines.storage import Place, place
-
-ROOT = Path(__file__).parents[1]
 
 # no test may wait for a hub that is out of reach
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,52 +33,9 @@ if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
 
-# A part of the slow tests: those that the change is likeliest to break, then others with each commit, for some seconds.
-
-SLOW_PART = "--slow-part"
-NO_TIME = "no time left for a slow test"
-_ROUND = 3  # tests of a file before those of other files
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        SLOW_PART, type=float, metavar="SECONDS", help="run slow tests alone, as many as fit into the time"
-    )
-    parser.addoption("--since", default="HEAD~1", metavar="REVISION", help=f"what {SLOW_PART} takes for the change")
-
-
-_END = pytest.StashKey[float]()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files, so that workers of pytest-xdist end at about the same time."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/scenarios/"))
-    if (seconds := config.getoption(SLOW_PART)) is not None:
-        slow = {item.nodeid: item for item in items if item.get_closest_marker("slow")}
-        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in slow])
-        changed = _git("diff", "--name-only", config.getoption("--since")).split()
-        items[:] = [slow[name] for name in in_turn(list(slow), _git("rev-parse", "HEAD"), changed)]
-        config.stash[_END] = time.monotonic() + seconds
-
-
-def in_turn(names: Sequence[str], commit: str, changed: Sequence[str]) -> list[str]:
-    """The order of slow tests for a commit, a few of each file at a time.
-
-    Tests in changed files, and those that mirror folders with changed files, come first.
-    """
-
-    def drawn(name: str) -> str:
-        return hashlib.sha256(f"{commit} {name}".encode()).hexdigest()
-
-    folders = {f"tests/{Path(file).parent}" for file in changed}
-    key: dict[str, tuple[bool, int, str]] = {}
-    count: Counter[str] = Counter()
-    for name in sorted(names, key=drawn):
-        file = name.partition("::")[0]
-        touched = file in changed or str(Path(file).parent) in folders
-        key[name] = not touched, count[file] // _ROUND, drawn(file)
-        count[file] += 1
-    return sorted(key, key=key.__getitem__)
 
 
 def slow_after(count: int, cases: Iterable[Any]) -> list[Any]:
@@ -97,67 +47,6 @@ def slow_after(count: int, cases: Iterable[Any]) -> list[Any]:
             param = pytest.param(*(case if isinstance(case, tuple) else (case,)))
         made.append(param if len(made) < count else param._replace(marks=(*param.marks, pytest.mark.slow)))
     return made
-
-
-def _git(*arguments: str) -> str:
-    """What git says; nothing where there is none, or no such revision."""
-    try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-@contextmanager
-def _in_time(item: pytest.Item) -> Iterator[None]:
-    """Skip a slow test, or stop it, when the time for a part of them is over."""
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-        pytest.skip(NO_TIME)
-
-    if _END not in item.config.stash:
-        yield
-        return
-    left = item.config.stash[_END] - time.monotonic()
-    if left <= 0:
-        stop()
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, left)
-    try:
-        yield
-    except (Exception, pytest.fail.Exception):
-        if not stopped:
-            raise
-        pytest.skip(NO_TIME)  # the signal may arrive in a finalizer, or in code that raises another exception for it
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    with _in_time(item):
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    with _in_time(item):
-        return (yield)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say how many slow tests ran."""
-    if (seconds := config.getoption(SLOW_PART)) is not None:
-        stats = terminalreporter.stats.values()
-        reports = [report for found in stats for report in found if isinstance(report, pytest.TestReport)]
-        late = {report.nodeid for report in reports if report.skipped and NO_TIME in str(report.longrepr)}
-        every = {report.nodeid for report in reports}
-        terminalreporter.write_line(
-            f"slow tests: {len(every - late)} of {len(every)} ran in {seconds:g} s; all: make test-slow"
-        )
 
 
 @pytest.fixture(scope="session", autouse=True)

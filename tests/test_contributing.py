@@ -25,8 +25,6 @@ from substyle.engine.embedding.run import embed
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.engine.study.file import load_study
-from substyle.errors import ConfigError
 from substyle.pipelines.sources import Source, open_source
 from substyle.pipelines.sources.base import KINDS
 from substyle.pipelines.storage import place
@@ -121,17 +119,6 @@ def test_a_family_of_backbones(example: Callable[[str], Path]) -> None:
     assert backbone.module is not None
     canvas_BSSC = torch.zeros((2, 224, 224, 3), dtype=torch.uint8)
     assert backbone.module(canvas_BSSC).shape == (2, backbone.spec.dim)
-
-
-def test_a_study_names_the_kind_of_a_plug_in(
-    example: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SUBSTYLE_ALLOW_PLUGINS", raising=False)
-    lines = ('name = "s"', 'backbones = ["control:pixels"]', f'plugins = ["{example("zip_file.py").name}"]')
-    (tmp_path / "s.toml").write_text("\n".join((*lines, "[source]", 'kind = "zip"')))
-    with pytest.raises(ConfigError, match="--allow-plugins"):
-        load_study(tmp_path / "s.toml")
-    assert load_study(tmp_path / "s.toml", allow_plugins=True).source.kind == "zip"
 
 
 @pytest.mark.slow

@@ -47,10 +47,6 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_the_readme_is_short() -> None:
-    assert len(TEXT[README].splitlines()) <= 200
-
-
 def test_result_table_is_generated() -> None:
     made = module_at(ROOT / "benchmarks" / "study_table.py")
     for page, text in made.pages().items():

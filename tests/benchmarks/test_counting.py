@@ -11,10 +11,6 @@ from benchmarks.counting import META, Counter
 from torch.nn import functional
 
 from substyle.kernels import dispatch, warp
-from substyle.pipelines.transforms.registry import suite
-
-SUITE = suite("substance31")
-CANVAS = 224 * 224 * 3
 
 
 def moved(work: Callable[[torch.Tensor], torch.Tensor], *, fused: bool, device: torch.device = META) -> list[float]:

@@ -42,9 +42,6 @@ from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 
-CPU = torch.device("cpu")
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 Everything = tuple[int, dict[str, Any], str]
 

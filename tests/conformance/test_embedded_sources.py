@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conformance.kinds import CLASSES, KINDS, Kind, hub, photographs, tar
+from tests.conformance.kinds import CLASSES, KINDS, Kind, photographs
 from tests.conftest import setting
 
 from substyle.engine.cli import main
@@ -91,66 +91,6 @@ def test_a_store_remembers_which_folders_are_splits(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert main([*arguments, "--backbone", "control:statistics"]) == 0
     assert "12 images, 3 classes, splits train 9, val 3 (from folders); left out 1: more/" in capsys.readouterr().err
-
-
-STUDY = """
-name = "shards"
-suite = "identity,gaussian_blur,defocus_blur,grayscale,channel_permute,jpeg,low_resolution"
-canvas = 64
-images = "shards/{train,val}-*.tar"
-backbones = ["control:pixels"]
-gallery = 1
-bootstrap = 100
-[source]
-kind = "tar"
-names = "names.txt"
-[shift]
-others = "shifted/data/*.parquet"
-[embed]
-batch = 8
-shard_rows = 16
-[probes]
-mlp_steps = 10
-multitask_steps = 10
-expert.doublings = 1
-widths = [16]
-resamples = 2
-redraws = 2
-[analysis]
-ks = [1]
-"""
-
-
-@pytest.mark.slow
-def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "a [study] {of} shards"
-    (folder / "shards").mkdir(parents=True)
-    (folder / "shifted").mkdir()
-    tar(folder / "shards", photographs(range(1, 49)))
-    hub(folder / "shifted", photographs(range(60, 70)))
-    (folder / "names.txt").write_text(f"{CLASSES[0]} tench, Tinca tinca\n{CLASSES[1]} spaniel\n{CLASSES[2]} saw\n")
-    (folder / "study.toml").write_text(STUDY)
-    out = tmp_path / "out"
-    assert main(["run", str(folder / "study.toml"), "--out", str(out), "--quiet", "--json"]) == 0
-    results = json.loads((out / "results.json").read_text())
-    assert results["images"] == 48
-    assert results["classes"] == ["saw", "spaniel", "tench"]
-    assert results["splits"]["test"] == 12  # the validation shards
-    # classes of the other photographs are matched by the numbers of their features and by the same file of names
-    assert results["backbones"]["control:pixels"]["shift"]["others"]["images"] == 10
-    (probe,) = (out / "probes").glob("control_pixels-*/class-linear.safetensors")
-    printed = capsys.readouterr().err
-    assert "/{train,val}-*.tar: 48 images, 3 classes, splits train 36, val 12 (from the names of" in printed
-    assert "shift others: parquet " in printed
-    assert main(["plan", str(folder / "study.toml"), "--gpu", "h100"]) == 0
-    assert "48 images, 3 classes" in capsys.readouterr().err
-    for images, count in ((f"{folder}/shards/val-*.tar", 12), (str(folder / "shifted"), 10)):
-        assert main(["predict", str(probe), images, "--quiet", "--json", "--top", "1"]) == 0
-        printed = capsys.readouterr()
-        assert f": {count} images, 3 classes, " in printed.err
-        rows = json.loads(printed.out.splitlines()[-1])["predictions"]
-        assert len(rows) == count
-        assert {row["outputs"]["class"][0]["label"] for row in rows} <= {"saw", "spaniel", "tench"}
 
 
 @pytest.mark.parametrize(

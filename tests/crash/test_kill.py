@@ -71,27 +71,10 @@ def test_killed_with_real_variants(warm: Warm, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_killed_at_many_random_moments(warm: Warm, finished: Whole, tmp_path: Path, seed: int) -> None:
-    assert many_kills(warm, tmp_path, finished, kills=15, seed=100 + seed) == 15
-
-
-@pytest.mark.slow
 def test_fresh_processes_killed_at_random_moments(finished: Whole, tmp_path: Path) -> None:
     _, seconds = uninterrupted(cold, embed(finished.images, tmp_path / "first" / "s.zarr"))
     reference = Whole(finished.images, finished.store, seconds, finished.shards)
     assert many_kills(cold, tmp_path, reference, kills=10, seed=2) == 10
-
-
-@pytest.mark.slow
-def test_killed_right_after_the_store_appears(warm: Warm, finished: Whole, tmp_path: Path) -> None:
-    rng = random.Random(3)
-    for i in range(12):
-        store = tmp_path / f"{i}" / "s.zarr"
-        witness = Witness(finished.store)
-        moment = upon(lambda parent=store.parent: parent.is_dir() and any(parent.iterdir()), rng, 0.1)  # type: ignore[misc]
-        assert fill(warm, embed(finished.images, store), store, moment, kills=1, witness=witness) == 1
-        assert differences(store, finished.store) == []
 
 
 @pytest.mark.slow

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
 from tests.crash.conftest import photographs
-from tests.crash.harness import PIXELS, Witness, differences, embed, uninterrupted
-from tests.crash.moments import fill, records, until, upon
+from tests.crash.harness import embed
+from tests.crash.moments import until
 from tests.crash.processes import cold
 from tests.pipelines.libraries.suites import row, write
 
@@ -23,23 +22,6 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A suite file with five transformations of each library."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "suite"), os.environ.get("PYTHONPATH", "")]))
     return str(write(tmp_path / "suite"))
-
-
-def test_killed_runs_end_like_one_that_was_not(tmp_path: Path, suite: str) -> None:
-    images = photographs(tmp_path / "images", 24)
-    words = ("--allow-plugins", "--set", "threads=2")
-    whole, store = tmp_path / "whole" / "s.zarr", tmp_path / "killed" / "s.zarr"
-
-    def arguments(path: Path) -> list[str]:
-        found = embed(images, path, *words)
-        found[found.index("--suite") + 1] = suite
-        return found
-
-    uninterrupted(cold, arguments(whole))
-    rng, witness = random.Random(0), Witness(whole, (PIXELS,))
-    moment = upon(lambda: records(store) >= 1, rng, 1.0)
-    assert fill(cold, arguments(store), store, moment, kills=2, witness=witness) >= 1
-    assert differences(store, whole) == []
 
 
 def children(pid: int) -> list[int]:
@@ -80,12 +62,3 @@ def test_no_process_outlives_the_run(tmp_path: Path, suite: str, kind: signal.Si
     run.wait()
     while any(map(running, started)):
         time.sleep(0.01)
-
-
-def test_nobody_needs_them_without_such_transformations() -> None:
-    from substyle.pipelines.libraries.processes import _pool
-    from substyle.pipelines.variants import VariantMaker
-
-    before = _pool.cache_info().misses
-    VariantMaker(["identity", "jpeg"], side=64, seed=0, batch=1, threads=1)
-    assert _pool.cache_info().misses == before

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
 from tests.crash.harness import MORE, PIXELS, STATISTICS, SUITE, Witness, copy, differences, embed, uninterrupted
-from tests.crash.moments import after, fill, paused, records, until
-from tests.crash.processes import Ended, Fault, Limits, Run, Warm
+from tests.crash.moments import after, paused, records, until
+from tests.crash.processes import Ended, Run, Warm
 
 
 def part(reference: Whole, store: Path, index: int, count: int, *more: str, suite: str = SUITE) -> list[str]:
@@ -44,30 +43,6 @@ def test_parts_that_start_together_make_the_store_of_one_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
-def test_parts_that_start_at_nearly_the_same_time(warm: Warm, tiny: Whole, tmp_path: Path, seed: int) -> None:
-    # more parts than shards: some have nothing to do
-    rng, store, runs = random.Random(seed), tmp_path / "s.zarr", []
-    for i in range(4):
-        runs.append(warm(part(tiny, store, i + 1, 4)))
-        after(rng, 0.05)(runs[-1])
-    assert [end.answer["new_shards"] for end in all_end(runs)] == [1, 1, 0, 0]
-    closes(warm, tiny, store)
-
-
-@pytest.mark.slow
-def test_parts_one_after_the_other(warm: Warm, finished: Whole, tmp_path: Path) -> None:
-    store, witness = tmp_path / "s.zarr", Witness(finished.store)
-    for i, share in ((2, 4), (3, 4), (1, 4)):
-        assert warm(part(finished, store, i, 3)).wait().require(0).answer["new_shards"] == share
-        assert not list(store.glob("lock*"))
-        witness.look(store)
-        again = warm(part(finished, store, i, 3)).wait().require(0)
-        assert again.answer["new_shards"] == 0
-    closes(warm, finished, store)
-
-
-@pytest.mark.slow
 def test_who_may_run_beside_a_part(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
     run = warm(part(finished, store, 1, 2))
@@ -91,19 +66,6 @@ def test_a_part_is_refused_beside_a_plain_run(warm: Warm, finished: Whole, tmp_p
         warm(part(finished, store, 2, 2)).wait().require(1, f"pid {run.pid}")
     run.wait().require(0)
     assert differences(store, finished.store) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1/0", "2", "a/b", "1/2/3", "-1/2", ""])
-def test_bad_parts(warm: Warm, tiny: Whole, tmp_path: Path, text: str) -> None:
-    warm(embed(tiny.images, tmp_path / "s.zarr", f"--part={text}")).wait().require(2, "part")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_one_of_one_is_a_plain_run(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
-    warm(part(tiny, tmp_path / "s.zarr", 1, 1)).wait().require(0)
-    assert differences(tmp_path / "s.zarr", tiny.store) == []
 
 
 def kill_parts(
@@ -135,14 +97,6 @@ def test_a_killed_part_goes_on(warm: Warm, finished: Whole, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_killed_parts_go_on(warm: Warm, finished: Whole, tmp_path: Path, seed: int) -> None:
-    store = tmp_path / "s.zarr"
-    assert kill_parts(warm, finished, store, kills=6, seed=10 + seed, parts=3) >= 3
-    closes(warm, finished, store)
-
-
-@pytest.mark.slow
 def test_all_parts_are_killed_together(warm: Warm, finished: Whole, tmp_path: Path) -> None:
     rng, store, witness = random.Random(9), tmp_path / "s.zarr", Witness(finished.store)
     for _ in range(6):
@@ -153,55 +107,6 @@ def test_all_parts_are_killed_together(warm: Warm, finished: Whole, tmp_path: Pa
         witness.look(store)
     all_end([warm(part(finished, store, i, 3)) for i in (1, 2, 3)])
     closes(warm, finished, store)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("action", ["SIGKILL", "SIGTERM"])
-def test_a_part_is_stopped_at_every_other_change_of_files_beside_another(
-    warm: Warm, tiny: Whole, tmp_path: Path, action: str
-) -> None:
-    (tmp_path / "counted").mkdir()
-    counted = Limits(fault=Fault(str(tmp_path / "counted"), 0, ""))
-    made = warm(part(tiny, tmp_path / "counted" / "s.zarr", 1, 2), counted).wait().require(0).changes
-    failures = []
-    turns = range(1 if action == "SIGKILL" else 2, len(made) + 1, 2)
-    for at in turns:
-        folder = tmp_path / f"{at}"
-        folder.mkdir()
-        store = folder / "s.zarr"
-        first = warm(part(tiny, store, 1, 2), Limits(fault=Fault(str(folder), at, action)))
-        second = warm(part(tiny, store, 2, 2))
-        ended, other = first.wait(), second.wait()
-        try:
-            assert ended.code in ((-9, 0) if action == "SIGKILL" else (143, 0)), ended.err
-            other.require(0)
-            Witness(tiny.store).look(store)
-            warm(part(tiny, store, 1, 2)).wait().require(0)
-            closes(warm, tiny, store)
-        except AssertionError as error:
-            failures.append(f"{made[at - 1]}: {error}")
-    assert not failures, f"{len(failures)} of {len(turns)} points failed:\n" + "\n\n".join(failures)
-
-
-@pytest.mark.slow
-def test_others_wait_while_a_part_stands_still_at_any_change(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
-    (tmp_path / "counted").mkdir()
-    counted = Limits(fault=Fault(str(tmp_path / "counted"), 0, ""))
-    made = warm(part(tiny, tmp_path / "counted" / "s.zarr", 1, 2), counted).wait().require(0).changes
-    for at in range(1, len(made) + 1, 2):
-        folder = tmp_path / f"{at}"
-        folder.mkdir()
-        store = folder / "s.zarr"
-        first = warm(part(tiny, store, 1, 2), Limits(fault=Fault(str(folder), at, "SIGSTOP")))
-        second = warm(part(tiny, store, 2, 2))
-        after(random.Random(at), 0.5)(second)
-        second_waits = second.running()
-        # signalled before it stopped itself it would stop for good: it is woken until it ends
-        while first.running():
-            first.signal(signal.SIGCONT)
-            after(random.Random(at), 0.01)(first)
-        assert first.wait().require(0).code == second.wait().require(0).code == 0, (made[at - 1], second_waits)
-        closes(warm, tiny, store)
 
 
 @pytest.mark.slow
@@ -225,12 +130,3 @@ def test_parts_with_two_backbones(warm: Warm, finished: Whole, tmp_path: Path) -
     arguments = [embed(finished.images, store, "--part", f"{i}/2", backbones=both) for i in (1, 2)]
     all_end([warm(words) for words in arguments])
     assert differences(store, reference, loose=True) == []
-
-
-@pytest.mark.slow
-def test_a_part_is_killed_alone_again_and_again(warm: Warm, finished: Whole, tmp_path: Path) -> None:
-    rng, store, witness = random.Random(11), tmp_path / "s.zarr", Witness(finished.store)
-    moment = after(rng, finished.seconds / 2)
-    for index in (1, 2):
-        fill(warm, part(finished, store, index, 2), store, moment, kills=4, witness=witness)
-    closes(warm, finished, store)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
 from tests.crash.harness import (
-    MORE,
     PIXELS,
-    STATISTICS,
     SUITE,
-    copy,
     differences,
     embed,
     same_rows,
@@ -26,10 +22,8 @@ from tests.crash.harness import (
 from tests.crash.moments import paused, records, until
 from tests.crash.processes import Run, Warm
 
-from substyle.engine.store import compaction, journal
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, load_table, store_facts
-from substyle.pipelines.storage import place
+from substyle.engine.store.table import EmbeddingTable, store_facts
 
 
 @dataclass
@@ -130,90 +124,6 @@ def test_reading_while_a_run_stands_still(warm: Warm, finished: Whole, tmp_path:
     check(reader, finished.store, counts=3)
     assert reader.early  # it began before anything was there
     assert differences(store, finished.store) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("keep_open", [False, True], ids=["opened", "kept open"])
-def test_reading_while_a_store_is_made(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
-    store = tmp_path / "s.zarr"
-    reader = Reader(store, keep_open=keep_open)
-    run_and_read([warm(embed(finished.images, store))], reader)
-    check(reader, finished.store, counts=3)
-    assert reader.early  # it began before anything was there
-    assert differences(store, finished.store) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("keep_open", [False, True], ids=["opened each time", "kept open"])
-def test_reading_while_parts_make_a_store(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
-    store = tmp_path / "s.zarr"
-    runs = [warm(embed(finished.images, store, "--part", f"{i}/3")) for i in (1, 2, 3)]
-    reader = Reader(store, keep_open=keep_open)
-    run_and_read(runs, reader)
-    check(reader, finished.store, counts=3)
-    assert differences(store, finished.store, loose=True) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("keep_open", [False, True], ids=["opened", "kept open"])
-def test_reading_while_images_are_appended(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
-    part = tmp_path / "part" / "s.zarr"
-    warm(embed(finished.images, part, "--set", "limit=36")).wait().require(0)
-    store = copy(part, tmp_path / "grown")
-    reader = Reader(store, keep_open=keep_open)
-    reader.read()
-    assert reader.counts == [36]
-    run_and_read([warm(embed(finished.images, store))], reader)
-    check(reader, store, counts=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("keep_open", [False, True], ids=["opened each time", "kept open"])
-def test_reading_one_backbone_while_another_is_added(
-    warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool
-) -> None:
-    store = copy(finished.store, tmp_path / "more")
-    reader = Reader(store, keep_open=keep_open)
-    other = Reader(store, STATISTICS, keep_open=keep_open)
-    run_and_read([warm(embed(finished.images, store, backbones=(PIXELS, STATISTICS)))], reader, other)
-    check(reader, finished.store, counts=1)
-    assert set(reader.counts) == {8 * finished.shards}
-    check(other, store, counts=2)
-
-
-@pytest.mark.slow
-def test_reading_while_a_transformation_is_added(warm: Warm, finished: Whole, tmp_path: Path) -> None:
-    # until the new transformation is finished everywhere a table has the photographs that it is finished for
-    store = copy(finished.store, tmp_path / "more")
-    whole, seen = whole_table(finished.store, PIXELS), set()
-    run = warm(embed(finished.images, store, suite=MORE))
-    while run.running():
-        table = table_or_none(store, PIXELS)
-        if table is None:
-            continue
-        seen.add((len(table.transformations), len(table.keys)))
-        if len(table.transformations) == 3:
-            same_rows(table, whole)
-    run.wait().require(0)
-    assert {transformations for transformations, _ in seen} == {3, 4}
-    assert len(load_table(EmbeddingStore.open(store), PIXELS).keys) == 8 * finished.shards
-
-
-@pytest.mark.slow
-def test_reading_while_records_are_compacted(finished: Whole, tmp_path: Path) -> None:
-    records = journal.read(place(finished.store))
-    with ThreadPoolExecutor(1) as pool:
-        for i in range(100):
-            (tmp_path / f"{i}").mkdir()
-            store = place(tmp_path / f"{i}")
-            for record in records:
-                journal.write(store, record)
-            compacting = pool.submit(compaction.compact, store, at=1)
-            while not compacting.done():
-                assert journal.read(store) == records
-            compacting.result()
-            assert journal.read(store) == records
-            assert not (store / journal.FOLDER).files(".json")
 
 
 @pytest.mark.slow

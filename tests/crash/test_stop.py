@@ -90,26 +90,6 @@ def test_stopped_at_random_moments(
     raise AssertionError(f"only {hit} runs could be stopped")
 
 
-@pytest.mark.slow
-@KINDS
-@pytest.mark.parametrize("delay", [0.2, 0.4, 0.8, 1.2, 1.6, 2.4])
-def test_stopped_while_it_starts(
-    finished: Whole, tmp_path: Path, kind: signal.Signals, code: int, delay: float
-) -> None:
-    # A signal that arrives before the command runs ends the interpreter with a traceback. A shell sees the same code.
-    store = tmp_path / "s.zarr"
-    run = cold(embed(finished.images, store))
-    time.sleep(delay)
-    run.signal(kind)
-    ended = run.wait()
-    assert ended.code in (code, -kind, 0)
-    if ended.code != -kind:
-        ended.require(ended.code)
-    if ended.code == 0:  # it was over before, as it may be after the longest delay
-        assert ended.answer["new_shards"] == finished.shards
-    assert not list(store.glob("lock*"))
-
-
 NATIVE = """
 import ctypes, pathlib
 from substyle.pipelines.transforms.base import kernel

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
-from pathlib import Path
 
-import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,7 +13,6 @@ from tests.determinism.canvases import Picture
 from substyle.pipelines.decode import Decoded, Decoder
 
 SIDE = 64
-HARD = Path(__file__).parents[2].parent / "shared" / "data" / "hard"
 
 
 def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -90,32 +86,7 @@ def lists(blobs: tuple[bytes, ...]) -> st.SearchStrategy[list[bytes]]:
     return st.lists(st.integers(0, len(blobs) - 1), min_size=1, max_size=12).map(lambda some: [blobs[i] for i in some])
 
 
-def test_the_pool_has_both_kinds() -> None:
-    ok = [alone(blob)[1] for blob in pool()]
-    assert ok[:19] == [True] * 19
-    assert 3 <= ok.count(False) < 12
-
-
 @settings(max_examples=30, derandomize=True, deadline=None, database=None)
 @given(blobs=lists(pool()), batch=st.sampled_from((1, 5, 12)), threads=st.sampled_from((1, 2)))
 def test_canvases_in_any_company(blobs: list[bytes], batch: int, threads: int) -> None:
     check(blobs, batch, threads)
-
-
-@pytest.mark.slow
-@settings(max_examples=500, deadline=None, database=None)
-@given(blobs=lists(pool()), batch=st.sampled_from((1, 5, 12)), threads=st.sampled_from((1, 2, 4)))
-def test_canvases_at_length(blobs: list[bytes], batch: int, threads: int) -> None:
-    check(blobs, batch, threads)
-
-
-@pytest.mark.slow
-def test_awkward_files_among_others() -> None:
-    if not HARD.is_dir():
-        pytest.skip("no photographs in shared/data")
-    files = [path.read_bytes() for path in sorted(HARD.rglob("*")) if path.is_file()]
-    rng = np.random.default_rng(0)
-    for threads in (1, 2, 4):
-        for batch in (5, 12):
-            order = rng.permutation(len(files) + len(pool()))
-            check([(*files, *pool())[i] for i in order], batch, threads)

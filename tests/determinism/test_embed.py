@@ -128,32 +128,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     return store
 
 
-@pytest.mark.slow
-def test_the_comparison_sees_every_variant(whole: Path) -> None:
-    for backbone in BACKBONES:
-        found = rows(whole, backbone)
-        assert len(found) == len(IMAGES) * len(NAMES)
-        assert len(set(found.values())) == len(found)
-
-
 def test_batch_threads_and_the_order_of_files_change_no_byte(tmp_path: Path, whole: Path) -> None:
     turned = write(tmp_path / "images", sorted(IMAGES, key=lambda key: key[::-1], reverse=True))
     Run(1, 2).fill(turned, tmp_path / "s.zarr")
     assert shards_of(tmp_path / "s.zarr") == shards_of(whole) != {}
-
-
-@pytest.mark.parametrize(
-    ("shards", "batch", "threads"),
-    [(2, 8, 2), pytest.param(1, 1, 1, marks=pytest.mark.slow), pytest.param(3, 8, 1, marks=pytest.mark.slow)],
-)
-def test_a_run_interrupted_between_shards_goes_on_to_the_same_bytes(
-    tmp_path: Path, images: Path, whole: Path, shards: int, batch: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = tmp_path / "s.zarr"
-    Run(5, 1).fill_until(images, store, shards, monkeypatch)
-    assert len(shards_of(store)) == len(BACKBONES) * shards
-    Run(batch, threads).fill(images, store)
-    assert shards_of(store) == shards_of(whole)
 
 
 @pytest.mark.slow

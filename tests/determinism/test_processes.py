@@ -30,14 +30,6 @@ def digests(names: tuple[str, ...], threads: int, networks: dict[str, base.Netwo
     return {v.name: hashlib.sha256(v.pixels_BSSC.numpy().tobytes()).hexdigest() for v in variants}
 
 
-def with_styles(threads: int) -> dict[str, str]:
-    """Hashes for the whole suite."""
-    from substyle.engine.style_transfer.networks import networks_for
-
-    names = suite("substance31")
-    return digests(names, threads, networks_for(names, side=SIDE, threads=threads))
-
-
 def without_networks(threads: int) -> dict[str, str]:
     load_all()
     names = [*suite("substance31"), *(name for name in suite("styles48") if base.get(name).made_by == "kernel")]
@@ -67,11 +59,3 @@ def test_another_process_makes_the_same_variants() -> None:
     here = without_networks(2)
     assert len(set(here.values())) == len(here) == 26 + 40
     assert elsewhere("without_networks", 1, PYTHONHASHSEED="4242", OMP_NUM_THREADS="1") == here
-
-
-@pytest.mark.slow
-def test_processes_with_style_networks() -> None:
-    first = elsewhere("with_styles", 1, PYTHONHASHSEED="0", OMP_NUM_THREADS="1")
-    assert len(first) == 31
-    for seed, threads in (("1", 2), ("random", 4)):
-        assert elsewhere("with_styles", threads, PYTHONHASHSEED=seed, OMP_NUM_THREADS=str(threads)) == first

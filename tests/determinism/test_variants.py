@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,25 +95,4 @@ def test_all_variants_in_any_company(case: Case) -> None:
 @settings(max_examples=20, derandomize=True, deadline=None, database=None)
 @given(case=cases((64,), SUITES))
 def test_a_part_of_the_suite_in_any_company(case: Case) -> None:
-    check(case)
-
-
-@pytest.mark.slow
-@settings(max_examples=1000, deadline=None, database=None)
-@given(case=cases((63, 64, 97), SUITES[1:]))
-def test_a_part_of_the_suite_at_length(case: Case) -> None:
-    check(case)
-
-
-@pytest.mark.slow
-@settings(max_examples=500, deadline=None, database=None)
-@given(case=cases((64, 97), (OWN,)))
-def test_all_variants_at_length(case: Case) -> None:
-    check(case)
-
-
-@pytest.mark.slow
-@settings(max_examples=40, deadline=None, database=None)
-@given(case=cases((224,), (OWN,), 32))
-def test_all_variants_of_whole_canvases(case: Case) -> None:
     check(case)

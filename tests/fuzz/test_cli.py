@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -19,7 +18,6 @@ from tests.fuzz.test_import import ROWS, SCHEMA
 from tests.fuzz.test_results import results
 
 from substyle.engine import cli
-from substyle.engine.commands import arguments
 from substyle.engine.commands.json_output import requested
 from substyle.engine.store.importer import import_store
 from substyle.errors import SubstyleError
@@ -81,14 +79,6 @@ WORDS = [
     ),
     *("é", "🖼", "\udcff", "a\nb", "x" * 300, "x" * 5_000, ".", "/dev/null", "/dev/null/x", "{a", "*", "%s", "'"),
 ]
-
-
-def test_the_options_here_are_those_of_the_commands() -> None:
-    parser = arguments.parser()
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    for name, options in COMMANDS.items():
-        there = {option for action in commands.choices[name]._actions for option in action.option_strings}
-        assert set(options) <= there
 
 
 @pytest.fixture
@@ -175,16 +165,3 @@ def test_numbers_out_of_range_are_refused(arguments: list[str], named: str, caps
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
     assert named in capsys.readouterr().err
-
-
-def test_names_that_are_no_text_are_printed(place: Path) -> None:
-    for store, more in (("\udcff.zarr", []), ("\udcfe.zarr", ["--json"])):
-        out = io.TextIOWrapper(io.BytesIO(), "utf-8")
-        with contextlib.redirect_stdout(out):
-            assert cli.main(["import", "made.parquet", "--store", store, "--backbone", "x", *more]) == 0
-        out.flush()
-        text = out.buffer.getvalue().decode()  # type: ignore[attr-defined]
-        if more:
-            assert json.loads(text)["store"] == store
-        else:
-            assert text.startswith("\\udcff.zarr: 3 images")

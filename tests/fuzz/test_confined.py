@@ -128,7 +128,6 @@ def _state(folder: Path) -> dict[str, tuple[bytes, int, int]]:
     return found
 
 
-Make = Callable[[Path, Path, random.Random], None]
 MEMORY = ("more memory", "of memory", "MemoryError", "nable to allocate", "t allocate", "alloc of size", "bad_alloc")
 
 

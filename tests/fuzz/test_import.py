@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 from tests.fuzz.harness import attempt, examine, put
-from tests.fuzz.mutations import garbage, junk, spoilt
 from tests.fuzz.parquet import parquet, spoilt_parquet
 
 from substyle.engine.store.importer import import_store
@@ -54,24 +53,6 @@ def npy(array: Any) -> bytes:  # noqa: ANN401
 def csv(rows: list[dict[str, Any]]) -> bytes:
     names = list(SCHEMA.names[:-1])
     return "\n".join([",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)]).encode()
-
-
-def arrays() -> st.SearchStrategy[bytes]:
-    """Arrays of every kind of number and shape, right ones among them."""
-    shapes = st.sampled_from([(6, 2), (6, 2), (6, 1), (6, 0), (5, 2), (0, 2), (6,), (), (6, 2, 1), (1, 6, 2)])
-    kinds = st.sampled_from(
-        ["f2", "f4", "f8", ">f4", "i1", "i8", "u8", "?", "c8", "S3", "U2", "M8[s]", "m8[s]", "V4", "f4,i4"]
-    )
-    values = st.sampled_from([0, 1, 60_000, 65_519, 65_520, 1e30, 1e39, 1e300, np.nan, np.inf, -(2**62)])
-
-    def make(shape: tuple[int, ...], kind: str, value: float) -> bytes:
-        array = np.zeros(shape, kind)
-        if array.size and array.dtype.kind in "fiuc":
-            with np.errstate(all="ignore"):
-                array.flat[-1] = np.array(value).astype(array.dtype)
-        return npy(array)
-
-    return st.builds(make, shapes, kinds, values)
 
 
 def assert_holds(store: Path, backbone: str, x_RD: Any, rows: list[dict[str, Any]]) -> None:  # noqa: ANN401
@@ -119,60 +100,6 @@ def test_any_parquet(tmp_path: Path, cases: int, place: Any) -> None:  # noqa: A
         st.one_of(spoilt_parquet(parquet(pa.Table.from_pylist(ROWS, SCHEMA)), SCHEMA), st.none()),
         cases=cases // 2,
     )
-
-
-def test_any_array(tmp_path: Path, cases: int, place: Any) -> None:  # noqa: ANN401
-    path, rows = tmp_path / "made.npy", tmp_path / "rows.csv"
-    rows.write_bytes(csv(ROWS))
-    good = npy(np.arange(12, dtype=np.float32).reshape(6, 2))
-
-    def check(content: bytes | None) -> None:
-        put(path, content)
-        store = next(place)
-        if attempt(import_store, path, store, "import:x", rows=rows, names=(path.name, "embedding")) is None:
-            assert not store.exists()
-            return
-        assert_holds(store, "import:x", np.load(path), ROWS)
-
-    examine(check, st.one_of(arrays(), spoilt(good), garbage(), st.none()), cases=cases // 4)
-
-
-def test_any_list_of_rows(tmp_path: Path, cases: int, place: Any) -> None:  # noqa: ANN401
-    path, rows = tmp_path / "made.npy", tmp_path / "rows.csv"
-    x_RD = np.arange(12, dtype=np.float32).reshape(6, 2)
-    path.write_bytes(npy(x_RD))
-    names = (path.name, rows.name, "embedding", "column", "split", "transformation", "label", "--rows")
-    cells = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(SCHEMA.names[:-1]), junk()), max_size=3)
-
-    def with_cells(changes: list[tuple[int, str, Any]]) -> bytes:
-        made = [dict(row) for row in ROWS]
-        for at, name, value in changes:
-            made[at][name] = str(value)[:300]
-        return "\n".join(
-            [",".join(SCHEMA.names[:-1]), *(",".join(str(row[name]) for name in SCHEMA.names[:-1]) for row in made)]
-        ).encode("utf-8", "surrogatepass")
-
-    def check(content: bytes | None) -> None:
-        put(rows, content)
-        store = next(place)
-        if attempt(import_store, path, store, "import:x", rows=rows, names=names) is None:
-            assert not store.exists()
-            return
-        table = load_table(EmbeddingStore.open(store), "import:x")
-        assert {tuple(x_D) for x_D in table.x_TND.reshape(-1, 2).tolist()} == {tuple(x_D) for x_D in x_RD.tolist()}
-
-    examine(check, st.one_of(cells.map(with_cells), spoilt(csv(ROWS)), garbage(), st.none()), cases=cases // 4)
-
-
-@pytest.mark.parametrize("name", ["", " ", "/", "..", "é", "\udcff", "a\x00b", "a\nb", "x" * 5_000, "onnx:/é ü.onnx"])
-def test_any_name_of_a_backbone(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "made.parquet"
-    pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), path)
-    store = tmp_path / "s.zarr"
-    if attempt(import_store, path, store, name, names=("backbone",)) is None:
-        assert not store.exists()
-    else:
-        assert_holds(store, name, [row["embedding"] for row in ROWS], ROWS)
 
 
 def changed_rows(at: int = 1, **changes: object) -> pa.Table:
@@ -230,13 +157,3 @@ def test_arrays_that_are_not_embeddings_are_refused(tmp_path: Path, content: byt
     with pytest.raises(SubstyleError, match=f"made.npy.*{named}"):
         import_store(tmp_path / "made.npy", tmp_path / "s.zarr", "import:x", rows=tmp_path / "rows.csv")
     assert not (tmp_path / "s.zarr").exists()
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\x8eey,transformation\na,identity", b"key,key,transformation\na,a,identity"]
-)
-def test_lists_that_are_not_rows_are_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "made.npy").write_bytes(npy(np.zeros((1, 2))))
-    (tmp_path / "rows.csv").write_bytes(content)
-    with pytest.raises(SubstyleError, match=r"rows\.csv"):
-        import_store(tmp_path / "made.npy", tmp_path / "s.zarr", "import:x", rows=tmp_path / "rows.csv")

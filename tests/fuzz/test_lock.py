@@ -14,7 +14,6 @@ from tests.fuzz.mutations import spoilt_json
 
 from substyle.engine.store import lock
 from substyle.engine.store.files import started
-from substyle.errors import ConfigError
 
 HOLDER = {"run": "r", "host": socket.gethostname(), "pid": os.getpid(), "since": "now", "start": started(os.getpid())}
 
@@ -37,18 +36,3 @@ def test_any_lock_file(tmp_path: Path, holder: dict[str, object], part: lock.Par
             assert path.is_dir() == (content is None)
 
     examine(check, st.one_of(spoilt_json(json.dumps(holder).encode()), st.none()), cases=cases // 6)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"pid": 10**30}, {"pid": "1"}, {"pid": True}, {"part": []}, {"part": ["1", "2"]}, {"host": None}, {"extra": 1}],
-)
-def test_a_lock_that_no_run_writes_is_taken_over(tmp_path: Path, changes: dict[str, object]) -> None:
-    (tmp_path / lock.NAME).write_text(json.dumps(HOLDER | changes))
-    with lock.hold(tmp_path, "mine"):
-        assert json.loads((tmp_path / lock.NAME).read_text())["run"] == "mine"
-
-
-def test_a_part_of_very_many_digits_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^part: got .* 2/4$"):
-        lock.Part.parse("9" * 5_000 + "/1")

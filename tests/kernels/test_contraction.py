@@ -90,28 +90,6 @@ def test_triton_in_16_bits(place: Place, dtype: torch.dtype) -> None:
     torch.testing.assert_close(variance.double(), true_variance, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_flat_maps_have_no_variance(place: Place) -> None:
-    """A difference of large sums would leave some, which normalisation divides by."""
-    given = case(own=False, sides=(24, 24), device=place.device)
-    # sums over taps and channels are whole numbers below 2**24: exact in any order, unlike those over pixels
-    flat = Case(torch.full_like(given.x_XBHWC, 3e3), *(each.round() for each in given[1:]))
-    made, mean, variance = place.load("contraction_triton").contract(*flat)
-    assert mean.abs().max() > 1e3
-    assert (made == made[:, :, :1, :1]).all()
-    # a mean of 128 equal pixels is off by at most 128 roundings, and the variance by their square
-    assert (variance <= (128 * torch.finfo(torch.float32).eps * mean).square()).all()
-
-
-@pytest.mark.slow
-def test_results_do_not_depend_on_neighbours(place: Place) -> None:
-    given = case(batch=3, sides=(24, 24), device=place.device)
-    load = place.load("contraction_triton").contract
-    alone = load(*(each[:, 1:2].contiguous() for each in given[:3]), *given[3:])
-    for whole, one in zip(load(*given), alone, strict=True):
-        assert torch.equal(whole[:, 1:2], one)
-
-
 def test_bad_input_is_named(place: Place) -> None:
     load, given = place.load("contraction_triton").contract, case(device=place.device)
     for position, value, field in (

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -66,14 +65,6 @@ def test_both_sides_of_a_fork(monkeypatch: pytest.MonkeyPatch, fork: Fork) -> No
         monkeypatch.setattr(warp, "remap", lambda canvas, field: field)
     getattr(stand_in, name).reset_mock()
     assert call(elsewhere, *arguments) is plain.return_value
-    assert not getattr(stand_in, name).called
-
-
-@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: fork[0])
-def test_a_cpu_never_asks_for_triton(monkeypatch: pytest.MonkeyPatch, fork: Fork) -> None:
-    module, _, name = fork[0].partition(".")
-    stand_in = fake(monkeypatch, f"{module}_triton")
-    getattr(module_of(fork[0]), name)(torch.zeros(2, 9, 9, 3, dtype=torch.uint8), *fork[2])
     assert not getattr(stand_in, name).called
 
 
@@ -190,24 +181,6 @@ def test_triton_wants_a_gpu_and_to_be_installed(monkeypatch: pytest.MonkeyPatch,
         dispatch.installed.cache_clear()
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_threads_are_limited_and_given_back(count: int) -> None:
-    before = torch.get_num_threads()
-    with dispatch.threads(count):
-        assert torch.get_num_threads() == (count or before)
-    assert torch.get_num_threads() == before
-    with pytest.raises(ZeroDivisionError), dispatch.threads(count):
-        1 / 0  # noqa: B018
-    assert torch.get_num_threads() == before
-
-
-def test_small_passes_have_one_thread() -> None:
-    small, large = 74 * (175 * 256 + 256 * 31), 74 * (1280 * 2048 + 2048 * 31)
-    assert dispatch.threads_for(small, dispatch.CPU) == 1
-    assert dispatch.threads_for(large, dispatch.CPU) == 0
-    assert dispatch.threads_for(small, torch.device("cuda")) == 0
-
-
 def test_grid() -> None:
     assert dispatch.grid("x", 3, 1000, 256) == (4, 3)
     assert dispatch.grid("x", 3, 1024, 256) == (4, 3)
@@ -217,46 +190,6 @@ def test_grid() -> None:
         dispatch.grid("x", 65536, 10, 256)
     with pytest.raises(ConfigError, match="x image"):
         dispatch.grid("x", 1, 2**31 - 256, 256)
-
-
-def test_expect() -> None:
-    x = torch.zeros(2, 3, dtype=torch.uint8)
-    dispatch.expect("x", x, torch.uint8, (2, None), x.device)
-    bad: list[tuple[str, tuple[Any, ...]]] = [
-        ("dtype", (x, torch.int32, (2, 3))),
-        ("shape", (x, torch.uint8, (2,))),
-        ("shape", (x, torch.uint8, (None, 4))),
-        ("device", (x, torch.uint8, (2, 3), torch.device("meta"))),
-        ("stride", (x.T, torch.uint8, (3, 2))),
-    ]
-    for field, arguments in bad:
-        with pytest.raises(ConfigError, match=rf"x\.{field}"):
-            dispatch.expect("x", *arguments)
-
-
-def test_upload_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.arange(6, dtype=np.int64).reshape(2, 3).T
-    assert torch.equal(dispatch.upload(values, torch.device("cpu")), torch.tensor([[0, 3], [1, 4], [2, 5]]))
-    tensor, device = Mock(), torch.device("cuda", 1)
-    monkeypatch.setattr(torch, "from_numpy", lambda array: tensor)
-    assert dispatch.upload(values, device) is tensor.pin_memory.return_value.to.return_value
-    tensor.pin_memory.return_value.to.assert_called_once_with(device, non_blocking=True)
-
-
-def test_launch_is_on_the_device_of_the_tensor_and_fuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[torch.Tensor] = []
-
-    def device_of(tensor: torch.Tensor) -> AbstractContextManager[None]:
-        asked.append(tensor)
-        return nullcontext()
-
-    monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    kernel, x = Mock(__getitem__=Mock()), torch.zeros(1)
-    dispatch.launch(kernel, (4, 2), x, 7, BLOCK=8)
-    kernel.__getitem__.assert_called_once_with((4, 2))
-    kernel.__getitem__.return_value.assert_called_once_with(x, 7, enable_fp_fusion=True, BLOCK=8)
-    assert len(asked) == 1
-    assert asked[0] is x
 
 
 @pytest.mark.slow

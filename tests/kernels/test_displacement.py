@@ -28,36 +28,12 @@ def test_elastic_is_blurred_uniform_noise(side: int, sigma: float) -> None:
             assert np.abs(got[i, axis].numpy() - blurred).max() < 1e-4
 
 
-def test_elastic_moves_pixels_by_a_pixel_or_two() -> None:
-    """The blur multiplies a standard deviation of 1 / sqrt(3) by 1 / (2 sigma sqrt(pi))."""
-    field = displacement.elastic(KEYS, "e", 224, np.full(3, 21, np.float32), 2.24)
-    assert field.std().item() == pytest.approx(21 / math.sqrt(3) / (2 * 2.24 * math.sqrt(math.pi)), rel=0.05)
-    assert abs(field.mean().item()) < 0.05
-
-
-def test_elastic_depends_on_key_and_name_alone() -> None:
-    amplitude = np.full(3, 20, np.float32)
-    whole = displacement.elastic(KEYS, "e", 32, amplitude, 1.0)
-    assert torch.equal(displacement.elastic(KEYS[1:2], "e", 32, amplitude[:1], 1.0)[0], whole[1])
-    assert not torch.equal(whole[0], whole[1])
-    assert not torch.equal(displacement.elastic(KEYS, "f", 32, amplitude, 1.0), whole)
-
-
 def test_blur_weights() -> None:
     weights = displacement.blur_weights(2.24)
     assert len(weights) == 15
     assert weights.sum() == pytest.approx(1.0, abs=1e-6)
     assert np.array_equal(weights, weights[::-1])
     assert len(displacement.blur_weights(0.05)) == 3
-
-
-def test_grid_is_linear_between_nodes() -> None:
-    nodes = torch.randn(2, 2, 6, 6)
-    side = 51  # nodes at every tenth pixel
-    field = displacement.grid(nodes, side)
-    assert torch.allclose(field[..., ::10, ::10], nodes, atol=1e-5)
-    middle = (field[..., 0::10, 0:-1:10] + field[..., 0::10, 10::10]) / 2
-    assert torch.allclose(field[..., 0::10, 5::10], middle, atol=1e-5)
 
 
 def test_swirl_follows_its_formula() -> None:
@@ -72,9 +48,3 @@ def test_swirl_follows_its_formula() -> None:
             angle += float(strength[i]) * math.exp(-r / (float(radius[i]) * math.log(2) / 5))
             expected = (r * math.cos(angle) - dx, r * math.sin(angle) - dy)
             assert got[i, :, y, x].tolist() == pytest.approx(expected, abs=1e-4)
-
-
-def test_empty_batches() -> None:
-    none = np.empty(0, np.float32)
-    assert displacement.elastic(KEYS[:0], "e", 8, none, 1.0).shape == (0, 2, 8, 8)
-    assert displacement.swirl(8, np.empty((0, 2), np.float32), none, none).shape == (0, 2, 8, 8)

@@ -61,34 +61,9 @@ def test_held_until_the_readers_have_ended(events: list[Event]) -> None:
     assert len(held) == 2
 
 
-def test_in_the_order_of_the_stream(events: list[Event]) -> None:
-    held = BorrowedMemory()
-    for _ in range(3):
-        held.until(STREAM, Memory())
-    events[1].there = True  # of another stream: earlier memory is still being read
-    held.until(STREAM)
-    assert len(held) == 4
-
-
 def test_the_oldest_readers_are_waited_for(events: list[Event]) -> None:
     held = BorrowedMemory(most=2)
     for _ in range(4):
         held.until(STREAM, Memory())
     assert len(held) == 2
     assert [event.waited for event in events] == [1, 1, 0, 0]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    held, memory = BorrowedMemory(), Memory()
-    seen = weakref.ref(memory)
-    stream = torch.cuda.current_stream()
-    torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call]
-    held.until(stream, memory)
-    del memory
-    assert seen() is not None
-    stream.synchronize()
-    held.until(stream)
-    gc.collect()
-    assert seen() is None

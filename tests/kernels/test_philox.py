@@ -74,32 +74,6 @@ def test_bits_without_a_compiler_are_halves_of_the_words(monkeypatch: pytest.Mon
     check_bits(count)
 
 
-@pytest.mark.parametrize("stream", [philox.PARAMETERS, philox.NOISE])
-def test_streams_and_names_and_keys_differ(stream: int) -> None:
-    keys = philox.image_keys(0, ["x", "y"])
-    base = np.empty(4096, np.uint16)
-    philox.bits16(keys[0], "noise", base, stream=stream)
-    for key, name, other in ((keys[1], "noise", stream), (keys[0], "nois", stream), (keys[0], "noise", 1 - stream)):
-        bits = np.empty_like(base)
-        philox.bits16(key, name, bits, stream=other)
-        assert (bits != base).mean() > 0.99
-
-
-def test_keys_depend_on_seed_and_name_alone() -> None:
-    keys = philox.image_keys(0, ["a", "b", "c"])
-    assert keys.dtype == np.uint64
-    assert keys[1] == philox.image_keys(0, ["b"])[0]
-    assert len({*keys.tolist(), *philox.image_keys(1, ["a", "b", "c"]).tolist()}) == 6
-
-
-def test_empty_batch() -> None:
-    keys = philox.image_keys(0, [])
-    assert keys.shape == (0,)
-    assert philox.words(keys, "x", 5).shape == (0, 5)
-    assert philox.uniforms(keys, "x", 0).shape == (0, 0)
-    assert philox.bits16_torch(keys, "x", 5, torch.device("cpu")).shape == (0, 5)
-
-
 def test_uniforms_are_uniform_and_below_one() -> None:
     u = philox.uniforms(philox.image_keys(0, [str(i) for i in range(500)]), "x", 40)
     counts = np.histogram(u, bins=64, range=(0, 1))[0]

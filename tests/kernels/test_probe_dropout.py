@@ -33,16 +33,6 @@ def test_bytes_have_the_documented_counter(step: int) -> None:
             assert row[j] == word >> 8 * (j % 4) & 0xFF
 
 
-@pytest.mark.parametrize("threshold", [0, 51, 128, 256])
-def test_share_of_kept_units(threshold: int) -> None:
-    (drawn,) = masks([0, 1], 5, threshold, 1, 300, 200)
-    share, count = 1 - threshold / 256, 60000
-    for mask in drawn:
-        assert abs(mask.double().mean().item() - share) <= 4 * (share * (1 - share) / count) ** 0.5
-    if 0 < threshold < 256:
-        assert 0 < (drawn[0] == drawn[1]).double().mean() < 1
-
-
 def test_seed_step_and_unit_alone_decide() -> None:
     whole = masks([1, 2, 3], 9, 128, 2, 10, 10)
     assert torch.equal(masks([2], 9, 128, 1, 6, 10)[0, 0], whole[0, 1, :6])
@@ -67,8 +57,3 @@ def test_a_gpu_draws_the_same(
     monkeypatch.setattr(torch, "ge", lambda a, b, *, out: ge(a, b, out=flat))
     probe_data.draw_masks(SimpleNamespace(flatten=lambda start: elsewhere), SEEDS, first, threshold)  # type: ignore[arg-type]
     assert torch.equal(found, expected)
-
-
-def test_edges() -> None:
-    assert masks([], 0, 1, 2, 3, 4).shape == (2, 0, 3, 4)
-    assert masks([1, 2], 0, 1, 1, 0, 4).shape == (1, 2, 0, 4)

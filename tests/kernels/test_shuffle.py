@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.conftest import slow_after
 
 from substyle.kernels import philox
 from substyle.kernels.shuffle import Shuffle
@@ -63,30 +62,3 @@ def test_all_orders_of_few_items_are_equally_likely(count: int) -> None:
     found, times = np.unique(epochs @ count ** np.arange(count), return_counts=True)
     assert len(found) == math.factorial(count)
     assert excess(times) < 4
-
-
-@pytest.mark.parametrize("count", slow_after(1, [255, 37, 257, 1000]))
-def test_places_neighbours_and_epochs_are_independent(count: int) -> None:
-    repeats = 4_000_000 // count // (count // 64 + 1)
-    epochs = Shuffle(count, 0, "x")(torch.arange(repeats * count)).view(-1, count).numpy()
-    if count < 1000:
-        places = np.stack([np.bincount(column, minlength=count) for column in epochs.T])
-        assert excess(places, (count - 1) ** 2) < 4
-    steps = np.bincount(((epochs[:, 1:] - epochs[:, :-1]) % count).ravel(), minlength=count)
-    assert steps[0] == 0
-    assert excess(steps[1:]) < 4
-    assert excess(np.bincount(((epochs[1:] - epochs[:-1]) % count).ravel(), minlength=count)) < 4
-
-
-def test_batches_of_a_large_set_are_samples_of_it() -> None:
-    """Counts of the lower half and of even items in batches have the variance of random samples."""
-    items = Shuffle(1_281_167, 0, "x")(torch.arange(600 * 2048)).view(600, 2048)
-    for part in (items < 1_281_167 // 2, items % 2 == 0):
-        assert float(part.sum(1).double().var()) == pytest.approx(512 * (1 - 2048 / 1_281_167), rel=0.2)
-
-
-def test_seeds_and_names_have_other_orders() -> None:
-    position = torch.arange(1000)
-    base = Shuffle(1000, 0, "x")(position)
-    for seed, name in ((1, "x"), (0, "y")):
-        assert int((Shuffle(1000, seed, name)(position) == base).sum()) < 10

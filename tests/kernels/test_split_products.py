@@ -41,11 +41,6 @@ def test_products_are_those_of_float32(terms: int) -> None:
     assert terms == 1 or ((rounded - expected).abs() > 1e-6 * scale).any()
 
 
-def test_zeros_stay_zero() -> None:
-    split = Split.of(torch.zeros(2, 4), torch.zeros(2, 1))
-    assert (split.product(torch.ones(4, 3, dtype=torch.float16), torch.ones(2, 1)) == 1).all()
-
-
 @pytest.mark.parametrize(
     ("heads", "classes", "width", "batch"), [(1, 2, 1, 1), (3, 5, 40, 200), (2, 33, 17, 70), (1, 3, 5, 9000)]
 )
@@ -63,14 +58,6 @@ def test_gradients_are_those_of_the_plain_step(heads: int, classes: int, width: 
     for value, wanted in zip(found, expected, strict=True):
         assert value.dtype == torch.float32
         torch.testing.assert_close(value.double(), wanted, atol=2e-6, rtol=2e-6)
-
-
-def test_rows_without_weight_have_no_gradient() -> None:
-    own = Heads(draw(2, 3, 4), draw(2, 3, seed=1))
-    x_BD, target_B = draw(5, 4, seed=2).half(), torch.zeros(5, dtype=torch.int64)
-    weights = split_products.split_weights(own)
-    for value in split_products.linear_gradients(own, weights, x_BD, target_B, torch.zeros(2, 5)):
-        assert (value == 0).all()
 
 
 def test_where_there_are_such_products(monkeypatch: pytest.MonkeyPatch) -> None:

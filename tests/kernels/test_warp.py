@@ -10,7 +10,6 @@ from substyle.kernels.warp import remap
 
 X = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8))
 KEYS = philox.image_keys(0, ["a", "b"])
-ONE = np.ones(2, np.float32)
 
 
 def test_a_warp_is_a_field_and_a_sampling() -> None:
@@ -25,9 +24,3 @@ def test_a_warp_is_a_field_and_a_sampling() -> None:
     assert torch.equal(warp.grid(X, nodes), remap(X, displacement.grid(nodes, 20)))
     made = warp.swirl(X, centre, radius, strength)
     assert torch.equal(made, remap(X, displacement.swirl(20, centre, radius, strength)))
-
-
-def test_nothing_moves_by_nothing() -> None:
-    assert torch.equal(warp.elastic(X, KEYS, "e", 0 * ONE, 0.8), X)
-    assert torch.equal(warp.grid(X, torch.zeros(2, 2, 6, 6)), X)
-    assert torch.equal(warp.swirl(X, np.full((2, 2), 9, np.float32), ONE, 0 * ONE), X)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from tests.kernels.conftest import Place
 
-from substyle.errors import ConfigError
 from substyle.kernels import philox, warp
 
 
@@ -44,13 +43,3 @@ def test_swirl(place: Place, side: int) -> None:
     centre, radius, strength = np.float32([[3, 10], [12.5, 4]]), np.float32([16, 20]), np.float32([3, 6])
     got = place.load("warp_triton").swirl(x.to(place.device), centre, radius, strength)
     alike(got, warp.swirl(x, centre, radius, strength))
-
-
-def test_no_images_and_bad_input(place: Place) -> None:
-    made = place.load("warp_triton")
-    x, none = pictures(0, 8).to(place.device), np.empty(0, np.float32)
-    assert made.elastic(x, philox.image_keys(0, []), "e", none, 1.0).shape == x.shape
-    assert made.grid(x, torch.empty(0, 2, 6, 6, device=place.device)).shape == x.shape
-    assert made.swirl(x, np.empty((0, 2), np.float32), none, none).shape == x.shape
-    with pytest.raises(ConfigError, match=r"canvas\.shape"):
-        made.grid(pictures(2, 8)[:, :5].contiguous(), torch.zeros(2, 2, 6, 6))

@@ -7,14 +7,13 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tests.pipelines import crafted
 from tests.pipelines.conftest import encode, scene
 from tests.pipelines.test_decode import assert_close, reference
 
-from substyle.pipelines.decode import Decoded, Decoder
+from substyle.pipelines.decode import Decoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the product's warning filters
 
@@ -186,11 +185,3 @@ def test_bad_images_are_quarantined_with_a_reason(alone: Decoder, name: str) -> 
     assert len(reason) <= 150
     assert reason.isprintable()
     assert not decoded.canvas_BSSC.any()
-
-
-def assert_same(decoded: Decoded, i: int, expected: Decoded) -> None:
-    """Image i of a batch equals the image decoded alone."""
-    assert decoded.reasons[i] == expected.reasons[0]
-    assert decoded.ok_B[i] == expected.ok_B[0]
-    assert decoded.size_B2[i].tolist() == expected.size_B2[0].tolist()
-    assert torch.equal(decoded.canvas_BSSC[i], expected.canvas_BSSC[0])

@@ -20,12 +20,10 @@ from substyle.kernels.dispatch import BorrowedMemory
 from substyle.pipelines import dali
 from substyle.pipelines.dali import Graph
 from substyle.pipelines.transforms import base, color
-from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker, load_all
 
 load_all()
 GPU = torch.device("cuda", 0)
-SUITE = [base.get(name) for name in suite("substance31")]
 
 
 def test_the_table_of_operators_is_that_of_the_page() -> None:
@@ -118,25 +116,3 @@ def test_nothing_is_dropped_before_it_is_read(stand_in: tuple[Graph, Pipeline, l
         made(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), {"jpeg": {"quality": np.array([7], np.int32)}})
     gc.collect()
     assert len(made._held) == 3
-
-
-def pictures(seed: int, device: torch.device) -> torch.Tensor:
-    values = np.random.default_rng(seed).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    return torch.from_numpy(values).to(device)
-
-
-def poisoned(names: tuple[str, ...], device: str, delay: int) -> None:
-    """Variants do not change when later white batches recycle buffers."""
-    maker = VariantMaker(names, side=64, seed=0, batch=4, threads=2, device=device)
-    first = {v.name: v.pixels_BSSC.cpu() for v in maker(pictures(0, maker.device), list("abcd"))}
-    if delay:
-        torch.cuda._sleep(delay)  # type: ignore[no-untyped-call]
-    again = {v.name: v.pixels_BSSC for v in maker(pictures(0, maker.device), list("abcd"))}
-    for _ in range(6):
-        for _ in maker(torch.full((4, 64, 64, 3), 255, dtype=torch.uint8, device=maker.device), list("efgh")):
-            pass
-    for name, pixels in again.items():
-        assert torch.equal(pixels.cpu(), first[name]), name
-
-
-OWN = tuple(t.name for t in SUITE if t.made_by != "network")

@@ -7,8 +7,6 @@ maximum 16 (Pillow rounds and clips to bytes between its two passes, DALI does n
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +83,6 @@ def test_impossible_parts_are_refused(crop_pct: float) -> None:
     with pytest.raises(ConfigError) as caught:
         Decoder(96, 1, 1, crop_pct=crop_pct)
     assert caught.value.field == "crop_pct"
-
-
-def _cut(image: NDArray[np.uint8], side: int) -> Image.Image:
-    """The same part of the image by Pillow's ``box``: a full resize of an image 1 px high would not fit memory."""
-    (top, bottom), (left, right) = decode._centre(*image.shape[:2], side, round(side * 8 / 7))
-    return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
 
 @pytest.mark.parametrize("folder", ["imagenette", "imagenet_samples", "chest_xray"])
@@ -173,12 +165,6 @@ def test_truncated_files_are_quarantined(kind: str, share: float, monkeypatch: p
     assert decoded.ok_B.tolist() == [False]
     assert decoded.reasons[0]
     assert not decoded.canvas_BSSC.any()
-
-
-def bomb(width: int, height: int) -> bytes:
-    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", len(body)) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
-    return encode(scene(4, 4), "PNG")[:8] + chunk + encode(scene(4, 4), "PNG")[33:]
 
 
 def test_groups_bound_the_pixels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

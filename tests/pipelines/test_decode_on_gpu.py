@@ -12,17 +12,10 @@ import torch
 from tests.pipelines.test_dali_on_gpu import Event
 
 from substyle.kernels.dispatch import BorrowedMemory
-from substyle.pipelines import dali, decode
+from substyle.pipelines import decode
 from substyle.pipelines.dali import DaliDecoder
 
 GPU = torch.device("cuda", 0)
-
-
-def defined(device: torch.device) -> tuple[Any, ...]:
-    pipeline = dali.new_pipeline(4, 1, device)
-    dali.define_decode(pipeline, 64, device)
-    outputs: tuple[Any, ...] = pipeline._graph_out
-    return outputs
 
 
 class Pipeline:

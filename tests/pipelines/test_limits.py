@@ -13,12 +13,6 @@ from substyle.engine import cli
 from substyle.pipelines import limits
 
 
-def parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
-
-
 def test_rows_are_bounded_by_the_size_of_their_file() -> None:
     limits.require_rows("x", limits.FEW + 100, 1600, 16)
     with pytest.raises(ValueError, match=r"x: claims 65,637 rows; allowed for a file of this size: 65,636"):

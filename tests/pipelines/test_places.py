@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from substyle.pipelines.storage import LocalPlace, Place
+from substyle.pipelines.storage import Place
 
 FILES = ("a/zarr.json", "b/c/0/0", "b/zarr.json", "notes-7.txt")
 
@@ -49,16 +47,3 @@ def test_lists(store: Place) -> None:
 
 
 # --- links on a disk --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def linked(tmp_path: Path) -> LocalPlace:
-    """A store with a link to a file and one to a folder, both outside."""
-    outside = tmp_path / "outside"
-    (outside / "0").mkdir(parents=True)
-    (outside / "0" / "0").write_bytes(b"secret")
-    store = LocalPlace(tmp_path, "s")
-    store.mkdir()
-    (store / "file").symlink_to(outside / "0" / "0")
-    (store / "folder").symlink_to(outside)
-    return store

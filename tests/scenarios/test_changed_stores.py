@@ -11,25 +11,6 @@ import zarr
 from tests.conftest import slow_after
 from tests.scenarios.scene import Scene, numbers, rows
 
-SLOW = """
-import time
-from pathlib import Path
-
-from substyle.pipelines.transforms.base import kernel
-
-CALLS = []
-
-
-@kernel('mine_slow', kind='tone', role='train', parameters=[])
-def slow(canvas_BSSC, args, keys_B):
-    if len(canvas_BSSC) != 4:  # photographs: eight, eight, two; the pictures of its identity are four
-        CALLS.append(1)
-    while len(CALLS) > 2 and Path({flag!r}).exists():
-        time.sleep(0.02)
-    return 255 - canvas_BSSC
-"""
-
-
 # --- what others do to a store ----------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ from tests.scenarios.scene import Scene
 
 PIXELS = "control:pixels"
 STYLES = "style_ink_pen,style_ink_brush,style_kuwahara_noir,style_kuwahara_poster,style_glyphs_terminal"
-MORE = "style_glyphs_typewriter"
 
 
 def test_too_few_generators_are_refused_only_if_asked_for(scene: Scene) -> None:

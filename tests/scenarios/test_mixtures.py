@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -18,12 +16,6 @@ from substyle.engine.stages import probes
 from substyle.engine.stages.tables import tables
 from substyle.engine.store import lock
 from substyle.engine.store.store import EmbeddingStore
-
-
-def beside(scene: Scene, words: list[object]) -> None:
-    """Run a command in another process, during one of this process."""
-    command = [sys.executable, "-m", "substyle.engine.cli", *map(str, words)]
-    subprocess.run(command, cwd=scene.root, check=True, capture_output=True)
 
 
 def test_results_never_go_among_other_files(scene: Scene) -> None:

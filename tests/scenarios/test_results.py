@@ -208,5 +208,3 @@ def test_a_transformation_of_the_package_changes(scene: Scene, monkeypatch: pyte
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------------
-
-STAGES = {"probes": "stage probes", "analysis": "stage analysis", "tables": "stage gallery and report"}

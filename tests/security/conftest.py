@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import jpeg, photograph
-from tests.fuzz.stores import make
+from tests.engine.store.test_verify import finished
 
 import substyle
 from substyle.pipelines.storage import LocalPlace
@@ -79,7 +79,9 @@ def outside(tmp_path: Path) -> Iterator[Outside]:
 
 @pytest.fixture(scope="session")
 def _sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("foreign") / "s.zarr").path
+    path = tmp_path_factory.mktemp("foreign") / "s.zarr"
+    finished(path)
+    return path
 
 
 @pytest.fixture

@@ -43,10 +43,6 @@ def test_sensitivity_is_nought_for_the_same_and_one_for_another_photograph() -> 
     assert np.isnan(geometry.sensitivity(identity[:1], identity[1:2], identity[0])).all()
 
 
-def equivariance(identity: np.ndarray, variant: np.ndarray) -> float | None:
-    return geometry.equivariance(identity, variant, np.arange(len(identity)), 0)[0]
-
-
 def test_equivariance_is_the_root_of_the_mean_cosine_of_pairs() -> None:
     identity, variant = normal(2, 15, 6), normal(3, 15, 6) + 2
     moved = (variant - identity).astype(np.float64)

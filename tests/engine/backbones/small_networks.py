@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto
 from tests.conftest import photograph, slow_after
 from torch import nn
 
@@ -24,7 +23,6 @@ from substyle.errors import ConfigError
 BATCH, CANVAS, SIDE, DIM = 4, 48, 32, 24
 HALF = (0.5, 0.5, 0.5)
 ON_GPU = Target("cuda:0", "tensorrt")
-KINDS = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 BUILDS = pytest.mark.skipif(tensorrt.installed() is None, reason="no TensorRT")
 EACH = pytest.mark.parametrize("precision", slow_after(1, EIGHT_BITS))
 NETWORKS = pytest.mark.parametrize("name", slow_after(1, ["convolutions", "transformer"]))

@@ -91,16 +91,6 @@ def test_unknown_precision() -> None:
         options("int4")
 
 
-class Two(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Conv2d(3, 8, 3, 4), nn.Conv2d(8, 8, 3, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.second(torch.relu(self.first(x)))).flatten(1)
-
-
 def onnx_file(folder: Path, side: int = 32) -> tuple[Path, nn.Module]:
     torch.manual_seed(1)
     convolution, pooled = nn.Conv2d(3, 5, 3, 2), (side // 2 - 1) // 2

@@ -301,21 +301,6 @@ def test_the_photographs_of_a_result_are_those_that_were_compared() -> None:
     assert found.images == len({i for own in positions for i in own})
 
 
-@dataclass
-class EightBits(Artefact):
-    """In bf16 it fails on grayscale, in 8 bits on jpeg with less than three unquantised layers."""
-
-    def runtime(self, policy: PrecisionPolicy) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
-        def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-            names = [EVERY[picture[0, 0, 0]] for picture in block]
-            narrow = "bf16" in (policy.precision, policy.between if policy.precision == "int8" else "")
-            few = policy.precision == "int8" and policy.unquantised_layers < 3
-            wrong_B = [(narrow and name == "grayscale") or (few and name == "jpeg") for name in names]
-            return true(block) + 5.0 * np.array(wrong_B)[:, None] * np.eye(9)[:1]
-
-        return embed
-
-
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("precision", ["auto", "int8", "bf16", "fp32"])
 def test_a_wrong_float32_is_not_taken_for_a_failure_of_others(

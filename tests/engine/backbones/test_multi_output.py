@@ -7,10 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph, slow_after
-from tests.engine.backbones.small_networks import GivenSamples
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GateError, check_members
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
@@ -27,17 +25,9 @@ def batch(number: int, count: int = BATCH) -> NDArray[np.uint8]:
     return np.stack([np.array(photograph(number * BATCH + i, CANVAS, CANVAS)) for i in range(count)])
 
 
-SAMPLES = GivenSamples([batch(0), 255 - batch(0), batch(1)], BATCH)
-
-
 def source(name: str) -> LazyBackbone:
     backbone = registry.load_all(name, CONTEXT)
     return LazyBackbone.of(backbone, canvas=CANVAS, batch=BATCH)
-
-
-def compiled(name: str) -> CompiledBackbone:
-    options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=1, precision="fp32")
-    return compile_source(source(name), SAMPLES, options)
 
 
 @pytest.mark.parametrize("layers", ["2..1", "1..1", "3:3", "-1..1", "1,module=ffn:ffn"])

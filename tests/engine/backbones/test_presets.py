@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,6 @@ from substyle.engine.estimate import networks as estimated
 from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "counted_once")
-
-STUDIES = Path(__file__).parents[3] / "studies"
 
 
 def load(name: str, checkpoint: Path | None = None) -> Backbone:
@@ -90,13 +87,6 @@ def test_what_no_hub_has_asks_for_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(name, tmp_path / "nothing")
     assert (caught.value.field, caught.value.given) == (f"{name}: checkpoint", str(tmp_path / "nothing"))
-
-
-def small(monkeypatch: pytest.MonkeyPatch, like: str, model: str, **changes: object) -> str:
-    """The preset with a small network in place of its own."""
-    preset = dataclasses.replace(PRESETS[like], name=f"{PRESETS[like].family}:small-one", model=model, **changes)
-    monkeypatch.setitem(PRESETS, preset.name, preset)
-    return preset.name
 
 
 def test_every_kind_of_misfit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

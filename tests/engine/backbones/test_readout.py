@@ -79,19 +79,6 @@ def test_a_branch_of_a_block_is_what_a_hook_sees(
     assert backbone.spec.pooling == f"{pool}, {module} of block 2 of 0 to {len(network.blocks) - 1}"
 
 
-def branches(network: torch.nn.Module, side: int) -> None:
-    """A block is its input plus both branches, after layer scale."""
-    x = torch.randn(2, 3, side, side)
-
-    def at(layer: int, module: str | None = None) -> torch.Tensor:
-        out, _ = blocks.block("x", network, Readout(layer, "avg", module=module), side=side, own=None)
-        return torch.as_tensor(out(x))
-
-    with torch.inference_mode():
-        assert at(1, "ffn").abs().max() > 0
-        torch.testing.assert_close(at(0) + at(1, "attention") + at(1, "ffn"), at(1))
-
-
 def test_stages_of_a_resnet(weights: dict[str, Path]) -> None:
     network = reference("test_resnet", weights)
     x = torch.randn(2, 3, 160, 160)

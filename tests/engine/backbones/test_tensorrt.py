@@ -71,22 +71,6 @@ def test_the_typed_module_computes_the_same(module: Preprocessed, precision: Pre
     assert module.get_buffer("scale").dtype == torch.float32
 
 
-@pytest.fixture(scope="module")
-def normalised() -> Preprocessed:
-    """Convolutions with batch normalisations, which the exporter folds into them."""
-    torch.manual_seed(0)
-    layers = [
-        nn.Conv2d(3, 8, 3, 2, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, DIM, 3),
-        nn.BatchNorm2d(DIM),
-    ]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval().requires_grad_(False)
-    half = (0.5, 0.5, 0.5)
-    return Preprocessed(network, canvas=CANVAS, side=32, mean=half, std=half).eval()
-
-
 def test_other_modules_are_refused() -> None:
     with pytest.raises(SubstyleError, match="Linear"):
         typed_graph(nn.Linear(2, 2), "bf16", canvas=CANVAS, batch=BATCH)

@@ -95,21 +95,6 @@ def test_code_needs_permission(
         assert ran.exists()
 
 
-@pytest.fixture
-def embedded(tmp_path: Path, two_classes: Path) -> Path:
-    store = tmp_path / "s.zarr"
-    words = [
-        "--backbone",
-        "control:pixels",
-        "--suite",
-        "identity,jpeg",
-        *setting("canvas=64", "limit=4"),
-        "--quiet",
-    ]
-    assert main(["embed", str(two_classes), "--store", str(store), *words]) == 0
-    return store
-
-
 def test_what_a_command_does_not_read_is_refused(two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = str(two_classes)
     for words in (

@@ -7,9 +7,7 @@ at once. The embeddings and the journal must be those of the CPU.
 from __future__ import annotations
 
 import ctypes
-import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.conftest import jpeg, photograph, shards_of
+from tests.conftest import jpeg, photograph
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.families import controls
@@ -27,41 +25,11 @@ from substyle.engine.backbones.spec import Backbone
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.devices import Target
 from substyle.engine.embedding import prepare
-from substyle.engine.embedding.loop import EmbedSummary
-from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
-from substyle.engine.embedding.run import embed_compiled
-from substyle.engine.store import journal
-from substyle.pipelines.sources import FolderSource
-from substyle.pipelines.storage import place
 from substyle.pipelines.transforms.registry import suite
-from substyle.pipelines.variants import Variant, VariantMaker
 
 SIDE, POISON = 32, 0xA5
 pytestmark = pytest.mark.usefixtures("one_thread", "settled")
-
-
-class Lender:
-    """A variant maker that lends memory, as DALI does: what it lent is poisoned when its tensor is let go."""
-
-    def __init__(self, make: VariantMaker) -> None:
-        self.make = make
-        self.buffers: list[NDArray[np.uint8]] = []  # never freed: only overwritten
-        self.out = self.most = 0
-
-    def __call__(self, *arguments: Any) -> Iterator[Variant]:  # noqa: ANN401
-        for variant in self.make(*arguments):
-            buffer = variant.pixels_BSSC.numpy().copy()
-            self.buffers.append(buffer)
-            lent = torch.from_numpy(buffer)
-            weakref.finalize(lent, self._taken_back, buffer)
-            self.out += 1
-            self.most = max(self.most, self.out)
-            yield replace(variant, pixels_BSSC=lent)
-
-    def _taken_back(self, buffer: NDArray[np.uint8]) -> None:
-        buffer.fill(POISON)
-        self.out -= 1
 
 
 @dataclass
@@ -108,29 +76,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{i:02d}.jpg").write_bytes(jpeg(picture))
     (folder / "05.jpg").write_bytes(b"no image")
     return folder
-
-
-def run(images: Path, store: Path, embeds: Sequence[tuple[Backbone, Any]], *, lent: bool = False) -> EmbedSummary:
-    """Fill a store, of pixels in memory that is lent or that is the loop's own."""
-    settings = Settings(0, SIDE, suite("mini5"))
-    pipeline = PixelPipeline(settings, EmbedConfig(batch=4, threads=1, shard_rows=8, device="cpu"))
-    lender = Lender(pipeline.maker(settings.transformations))
-    if lent:
-        pipeline.maker = lambda names: lender  # type: ignore[assignment, method-assign, return-value]
-    runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": "", "device": "cpu"}
-    compiled = [CompiledBackbone(b.spec, embed, runtime, None, 1e4) for b, embed in embeds]
-    summary = embed_compiled(EmbedPlan(FolderSource(images), place(store), pipeline), compiled, quiet=True)
-    if lent:
-        assert lender.out == 0, "all of it has been given back"
-        assert lender.most > 2, "more than one variant is under way"
-    return summary
-
-
-def content(path: Path) -> tuple[dict[str, str], list[Any]]:
-    """Digests of shards by name, and what the journal says of each image."""
-    records = sorted(journal.read(place(path)), key=lambda record: (record.shard, record.backbone))
-    said = [(r.shard, r.backbone, r.checksums, r.images) for r in records]
-    return shards_of(path), said
 
 
 def both() -> list[Backbone]:

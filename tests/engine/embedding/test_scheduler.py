@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
@@ -80,12 +80,3 @@ def test_an_embedding_that_is_not_finite_is_not_stored() -> None:
             backlog.add(0, batch(one, "x", 1))
             backlog.done(one)
     assert len(book.shards) == 1
-
-
-def give(backlog: Scheduler, shards: Iterable[ShardInProgress], batches: int) -> None:
-    """Give batches of the values 0, 1, … to each shard."""
-    with backlog.working():
-        for each in shards:
-            for value in range(batches):
-                backlog.add(0, batch(each, "identity", value))
-            backlog.done(each)

@@ -11,15 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from substyle.engine.probes.checkpoint import FORMAT, Probe
-from substyle.engine.probes.dataset import Standardizer
 from substyle.errors import SubstyleError
-
-
-def standard(width: int) -> Standardizer:
-    rng = np.random.default_rng(0)
-    scale = rng.random(width).astype(np.float32) + 0.5
-    scale[0] = 0.0
-    return Standardizer(rng.normal(size=width).astype(np.float32), scale)
 
 
 def good() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

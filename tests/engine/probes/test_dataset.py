@@ -13,38 +13,18 @@ from tests.engine.probes.conftest import CPU, SUITE, Make, Quick
 
 from substyle.engine.probes import dataset
 from substyle.engine.probes import dataset as held_module
-from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
-from substyle.engine.probes.dataset import Dataset, MemoryBudget, Streamed, hold, standard_of
+from substyle.engine.probes.dataset import MemoryBudget, Streamed, hold
 from substyle.engine.probes.loader import Draw, Drawn
 from substyle.engine.probes.run import run_probes
-from substyle.engine.probes.tasks import transformation_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
-
-BYTES = 20 * 2  # of a row of the made-up tables
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def cells(table: EmbeddingTable) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """All rows in a random order."""
-    t, n = np.divmod(np.random.default_rng(5).permutation(table.x_TND.shape[0] * table.x_TND.shape[1]), len(table.keys))
-    return t, n
-
-
 def held_as(how: str) -> ProbeConfig:
     return ProbeConfig(expert=ExpertConfig(table=how))  # type: ignore[arg-type]
-
-
-def of(how: str, table: EmbeddingTable) -> Dataset:
-    return hold(table, held_as(how), CPU)
-
-
-def standardised(held: Dataset, t: Any, n: Any) -> torch.Tensor:  # noqa: ANN401
-    task = transformation_task(held.table, 0)
-    assert task is not None
-    return Features(held, standard_of(held.table, task, 0), CPU, torch.float32)(t, n)
 
 
 def plain(table: EmbeddingTable, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -91,9 +91,6 @@ def test_one_group_has_no_interval(images: int, group_N: np.ndarray[Any, np.dtyp
     assert (estimate.ci95, estimate.ci90, estimate.se, made.two_way(np.ones(3)).ci95) == (None, None, None, None)
 
 
-SEVERITIES = ("fog", "fog", "snow", "jpeg", "jpeg", "jpeg")
-
-
 @pytest.mark.slow
 def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
     """A crossed random-effects model: effects of 20 transformations, of 80 images and of their pairs; true mean 0."""
@@ -121,9 +118,6 @@ def test_probes_that_differ_by_the_margin_are_seldom_equivalent(photographs: int
         low, high = own.mean(np.ones(transformations)).ci90 or (-1.0, 1.0)
         called += -MARGIN < low <= high < MARGIN
     assert called / studies <= 0.05
-
-
-CLASSES = ("a", "a", "b", "b", "b", "c")
 
 
 @pytest.mark.slow

@@ -17,9 +17,7 @@ from substyle.engine.probes.mlp import (
     by_accuracy,
     until_settled,
 )
-from substyle.engine.probes.tasks import Task, class_task, transformation_task
 from substyle.engine.probes.trainer import Trained
-from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,10 +140,3 @@ def test_a_longer_training_that_overfits_is_not_used(settled: Settled, accuracy:
 
 
 # --- the multi-task probe ---------------------------------------------------------------------------------------------
-
-
-def both(table: EmbeddingTable) -> tuple[Task, Task]:
-    transformation, class_ = transformation_task(table, 0), class_task(table, 0)
-    assert transformation is not None
-    assert class_ is not None
-    return transformation, class_

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tests.engine.probes.conftest import CPU, Make, Quick
 from tests.fake_graphs import FakeGraphs, track
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from substyle.engine import cuda
 from substyle.engine.probes import heads
@@ -34,17 +31,6 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> FakeGraphs:
     monkeypatch.setattr(heads, "replays", lambda device: True)
     monkeypatch.setattr(heads, "takes_turns", lambda width, device: False)
     return made
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Disables captures."""
-
-    def call() -> None:
-        monkeypatch.setattr(cuda, "WARM", 1 << 40)
-        monkeypatch.setattr(cuda, "Captured", lambda launch, device: SimpleNamespace(replay=lambda: launch(None)))
-
-    return call
 
 
 def the_task(table: EmbeddingTable) -> Task:
@@ -104,19 +90,3 @@ def test_captured_steps_end_with_the_training(
         assert [step() for step in made] == [None]
     finally:
         gc.enable()
-
-
-class Calls(TorchDispatchMode):
-    """Counts the operations of torch."""
-
-    count = 0
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        self.count += 1
-        return func(*args, **(kwargs or {}))

@@ -16,7 +16,6 @@ from substyle.engine.probes.tasks import Task, kind_task, transformation_task
 from substyle.engine.probes.trainer import Validation
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import SubstyleError
-from substyle.kernels.probe_heads import Heads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,12 +24,6 @@ def made(table: EmbeddingTable, task: Task | None, config: ProbeConfig) -> Valid
     assert task is not None
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
     return Validation(features, task, config)
-
-
-def logits(heads: Heads, validation: Validation) -> np.ndarray:
-    """Logits in numpy. Shape: (K, B, C)."""
-    x_BD, w_KCD = validation.x_BD.numpy().astype(np.float64), heads.w1.numpy()
-    return np.einsum("kcd,bd->kbc", w_KCD, x_BD) + heads.b1.numpy()[:, None]
 
 
 def test_kind_labels_count_alike(make_table: Make, quick: Quick) -> None:

@@ -107,25 +107,6 @@ def of_probes(results: dict[str, Any]) -> dict[str, Any]:
     return drop(results, "similarity", "robustness", "generators", *set().union(*results["backbones"].values()) - own)
 
 
-def without_classes(results: dict[str, Any]) -> dict[str, Any]:
-    """As of photographs without labels."""
-    drop(results, "class", "multitask", "shift", "robustness", "few_shot", "shortcut", "attack", "complexity")
-    results["classes"], results["chance"]["class"] = [], None
-    for backbone in results["backbones"].values():
-        backbone["knn"]["class"] = None
-        backbone["clusters"]["ami_class"] = None
-    return results
-
-
-def with_heads(results: dict[str, Any], *heads: str) -> dict[str, Any]:
-    """Leave out probes of other heads, and what depends on them."""
-    for backbone in results["backbones"].values():
-        for task in {"transformation", "kind", "class", "kind_rotation", "kind_redrawn"} & backbone.keys():
-            backbone[task] = {head: backbone[task][head] for head in heads if head in (backbone[task] or {})}
-    results["comparisons"] = [row for row in results["comparisons"] if row["head"] in heads]
-    return results if "linear" in heads else drop(results, "equal_width", "extractability", "complexity", "multitask")
-
-
 def _short(part: dict[str, Any]) -> dict[str, Any]:
     """A part of the results with a few points of each plot."""
     return {key: value[:8] if key == "points" and isinstance(value, list) else value for key, value in part.items()}

@@ -1,23 +1,16 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from tests.engine.report.real import (
-    drop,
-    of_probes,
     real_results,
     renamed,
     shortened,
-    with_backbones,
-    with_heads,
-    without_classes,
 )
 
 from substyle.engine.report.data import show, show_interval
@@ -28,7 +21,6 @@ from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
 
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
-WORDS = ("original photographs", "transformed", "held out", "seen")
 FIGURES = "complexity map map_by_class movement overview parameters robustness shift similarity"
 EVIL = '<script>alert("x")</script>'
 
@@ -153,24 +145,6 @@ def test_names_and_keys_are_escaped_everywhere(tmp_path: Path) -> None:
     assert "alert" not in text.partition("</style>")[0].partition("<style>")[2]
 
 
-SHAPES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "one backbone": lambda results: with_backbones(results, "alpha"),
-    "controls only": lambda results: with_backbones(results, "control:pixels"),
-    "no backbone": with_backbones,
-    "no classes": without_classes,
-    "linear only": lambda results: with_heads(results, "linear"),
-    "mlp only": lambda results: with_heads(results, "mlp"),
-    "no probes": with_heads,
-    "no multitask": lambda results: drop(results, "multitask"),
-    "no analysis": of_probes,
-    "four transformations": lambda results: shortened(results, 4),
-    "identity alone": lambda results: shortened(results, 1),
-    "no held-out transformation": lambda results: shortened(results, 3),
-    "twelve long names": lambda results: with_backbones(results, *(f"{'long_name_' * 8}{i}" for i in range(12))),
-    "an unbroken name": lambda results: with_backbones(results, "x" * 200),
-}
-
-
 def test_bad_results_write_nothing(tmp_path: Path) -> None:
     results = real_results()
     results["schema"] = 99
@@ -200,9 +174,6 @@ def test_figures_for_papers(full: ReportFiles) -> None:
                 assert np.asarray(picture.convert("L")).std() > 5
         else:
             assert path.read_bytes().startswith(b"%PDF")
-
-
-HOSTILE = '</text></svg><script>alert("x")</script> $\\frac{$ &amp; #1b1f24 1.23456 \x01 \udce9'
 
 
 def pictures(folder: Path, names: list[str]) -> None:

@@ -28,15 +28,6 @@ TABLE = Table(
 )
 
 
-TABLES = """
-    claims overview per_transformation confusion_transformation confusion_kind generalisation rotation redrawn
-    equal_width
-    class multitask comparisons training few_shot parameters shortcuts shortcuts_by_transformation knn neighbours
-    geometry similarity shift attacks attack_detection attack_tpr extractability learning_curves complexity generators
-    by_generator generator_contrasts movement movement_by_transformation
-"""
-
-
 def test_csv_holds_all_numbers(tmp_path: Path) -> None:
     write_tables([TABLE], tmp_path)
     columns, rows = flat(TABLE)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jsonschema
 import pytest
 from tests.engine.report.real import real_results
 
 from substyle.engine.stages.results import results_schema
-
-BARE: dict[str, Any] = {"schema": 4, "name": "bare", "images": 0, "transformations": [], "backbones": {"a": {}}}
 
 
 def test_the_schema_is_valid_and_describes_results() -> None:

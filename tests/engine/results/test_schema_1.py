@@ -34,13 +34,3 @@ def test_every_number_is_kept_and_every_interval_finds_its_number() -> None:
     assert made["schema"] == SCHEMA
     validate_results(made)
     assert converted(made) == made
-
-
-def words(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
-    """Keys, and texts, of a document."""
-    if isinstance(value, dict):
-        yield from value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from words(inner)
-    if isinstance(value, str):
-        yield value

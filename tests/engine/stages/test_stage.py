@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import jpeg, photograph
-from tests.staged import probe, run_of
+from tests.staged import probe
 
 from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages import stamp
-from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import StaleError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_tables
@@ -59,13 +57,6 @@ def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
-@dataclass(frozen=True)
-class ToyConfig:
-    """Settings of the toy stage."""
-
-    value: int = 1
-
-
 BOTH = ["control:pixels", "control:statistics"]
 
 
@@ -79,7 +70,3 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
         path.write_bytes(jpeg(photograph(i)))
     options: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}
     return embed(root / "photographs", root / "s.zarr", BOTH, **options)
-
-
-def toy(store: EmbeddingStore, out: Path, value: int | None = 1) -> Run:
-    return run_of(store, out, **({} if value is None else {"toy": ToyConfig(value)}))

@@ -53,14 +53,7 @@ def test_zarrs_reads_them(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(zarr.open_array(str(node), mode="r")[:]), x_TND)
 
 
-def spoilt(data: bytes, index: list[list[int]]) -> bytes:
-    """A shard with another index, whose checksum is right."""
-    text = np.array(index, np.int64).astype("<u8").tobytes()
-    return data[: -SHAPE.index_bytes] + text + shards._checksum(text)
-
-
 CHUNK = SHAPE.chunk_bytes + 4
-GOOD = [[0, CHUNK], [CHUNK, CHUNK], [2 * CHUNK, CHUNK]]
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,6 @@ def test_what_is_damaged_is_not_kept_as_if_it_were_intact(disk: Place) -> None:
     ]
 
 
-def raising(*_: object) -> int:
-    raise KeyboardInterrupt
-
-
 def test_nothing_finished_is_said(disk: Place) -> None:
     store, _ = make(disk / "s.zarr")
     with pytest.raises(StoreError, match=r"s\.zarr: timm:x: "):

@@ -107,13 +107,6 @@ def test_style_picture_is_fixed() -> None:
     assert picture.reshape(-1, 3).std(axis=0).min() > 40
 
 
-def phases(x: torch.Tensor, q: int) -> torch.Tensor:
-    """(B, C, q H, q W) to (B, q q C, H, W), channel (q a + b) C + c."""
-    batch, channels, height, width = x.shape
-    parts = x.view(batch, channels, height // q, q, width // q, q).permute(0, 3, 5, 1, 2, 4)
-    return parts.reshape(batch, q * q * channels, height // q, width // q)
-
-
 @pytest.mark.parametrize("name", networks.MODELS)
 def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = tmp_path / "models"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tests.engine.probes.conftest import Make, Quick
 
@@ -16,11 +14,6 @@ from substyle.engine.extensions.adapt.fitting import AdapterLayer, fit_multitask
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError, SubstyleError
-
-
-def adapted(layer: AdapterLayer, x_BD: NDArray[Any]) -> NDArray[np.float64]:
-    z_BE = x_BD.astype(np.float64) @ layer.weight_ED.T.astype(np.float64) + layer.bias_E
-    return np.maximum(z_BE, 0.0) if layer.relu else z_BE
 
 
 def seen(table: EmbeddingTable) -> list[int]:

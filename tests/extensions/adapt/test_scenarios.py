@@ -17,28 +17,6 @@ from substyle.pipelines.transforms import base
 
 NAME = "timm:test_vit"
 
-# not compiled, which takes longer than everything else
-FAMILY = """
-import torch
-from torch import nn
-from substyle.engine.backbones.registry import Family, register_family
-from substyle.engine.backbones.spec import Backbone, BackboneSpec
-
-
-class Network(nn.Module):
-    def forward(self, canvas_BSSC):
-        return nn.functional.adaptive_avg_pool2d(canvas_BSSC.permute(0, 3, 1, 2) / 255, 4).flatten(1)
-
-
-def load(name, rest, context):
-    rgb = (0.5, 0.5, 0.5)
-    spec = BackboneSpec(name, "mean", 48, context.canvas, rgb, rgb, "mean", "none", "of none")
-    return Backbone(spec, module=Network(), compiled=False)
-
-
-register_family(Family("mine", "<name>", "my backbones", load))
-"""
-
 
 @pytest.fixture
 def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:

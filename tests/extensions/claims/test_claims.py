@@ -49,11 +49,6 @@ def moved(values: Mapping[str, float], half: float) -> dict[str, Any]:
     return {t: entry_of(value, (value - half, value + half)) for t, value in values.items()}
 
 
-def changed(sensitivity: Mapping[str, Any], by: Mapping[str, float]) -> dict[str, Any]:
-    """Sensitivities with other values, and the same intervals."""
-    return {t: each | {"value": each["value"] + by[t]} for t, each in sensitivity.items()}
-
-
 def interval(claim: dict[str, Any]) -> list[float]:
     return [claim["estimate"]["low"], claim["estimate"]["high"]]
 

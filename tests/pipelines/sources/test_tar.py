@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,10 @@ from tests.conformance.kinds import write_tar
 
 from substyle.pipelines.sources import SourceConfig, TarSource
 
-FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
-
 
 def described(source: TarSource) -> dict[str, tuple[bytes, str | None, str | None]]:
     names = source.class_names
     return {r.key: (r.read(), None if r.label is None else names[r.label], r.split) for r in source.records}
-
-
-def keys(source: TarSource) -> list[str]:
-    return [record.key for record in source.records]
 
 
 def one(root: Path, *members: tuple[str, bytes]) -> Path:

@@ -41,11 +41,6 @@ def record(text: bytes) -> bytes:
     return b"%d %s\n" % (length, text)
 
 
-def pax(*texts: bytes, kind: bytes = b"x") -> bytes:
-    content = b"".join(map(record, texts))
-    return header(b"pax", b"%011o\0" % len(content), kind) + padded(content)
-
-
 def read(path: Path, *parts: bytes) -> dict[str, bytes]:
     """Images of an archive of these parts and one valid member, by key."""
     path.write_bytes(b"".join(parts) + header(b"last.jpg") + padded(DATA) + bytes(1024))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from substyle.pipelines.transforms import blur
@@ -54,9 +53,6 @@ def test_motion_kernels_are_gaussian_lines(side: int) -> None:
         weights = np.exp(-0.5 * (t / sigma) ** 2)
         spread = (weights * t**2).sum() / weights.sum()
         assert (kernel * along**2).sum() == pytest.approx(spread, rel=0.15, abs=0.5)
-
-
-GPU = torch.device("cuda", 0)
 
 
 def enlarge(image: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:

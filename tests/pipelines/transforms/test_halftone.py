@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from substyle.kernels import philox
 from substyle.pipelines.transforms.base import get
-
-NAMES = ("dot_halftone", "line_halftone")
-KEYS = philox.image_keys(3, [f"{i}.jpg" for i in range(5)])
-
-
-def ramp(batch: int, side: int) -> torch.Tensor:
-    level = np.linspace(30, 225, side).astype(np.uint8)
-    plane = np.broadcast_to(level, (side, side))
-    return torch.from_numpy(np.repeat(np.stack([plane, plane.T, plane[:, ::-1]], -1)[None], batch, 0))
 
 
 @pytest.mark.parametrize(("name", "size", "turn"), [("dot_halftone", "cell", 90), ("line_halftone", "pitch", 180)])

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from substyle.kernels import philox
 from substyle.pipelines.transforms.base import get
 
 NAMES = ("gaussian_noise", "impulse_noise", "shot_noise")
-KEYS = philox.image_keys(7, [f"{i}.jpg" for i in range(6)])
-
-
-def picture(batch: int, side: int = 96) -> torch.Tensor:
-    ramp = torch.linspace(0, 255, side).to(torch.uint8)
-    return torch.stack(
-        [ramp.expand(side, side), ramp[:, None].expand(side, side), ramp.flip(0).expand(side, side)], -1
-    )[None].repeat(batch, 1, 1, 1)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,8 +18,6 @@ from substyle.engine.embedding import ray_cluster, ray_executor
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError
 from substyle.errors import ConfigError
 
-CPU = EmbedConfig(device="cpu")
-
 
 @pytest.mark.parametrize(
     ("fields", "name"),

@@ -16,7 +16,6 @@ from tests.conftest import setting
 from tests.engine.embedding.ray.shards import embed
 
 from substyle.engine.store import journal
-from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.storage import place
 
 CORES = os.cpu_count() or 1
@@ -103,16 +102,6 @@ def descends(pid: int, ancestor: int) -> bool:
         except OSError:
             return False
     return pid == ancestor
-
-
-def recorded(store: Path, shard: str) -> bool:
-    """Whether the journal has a shard."""
-    opened = EmbeddingStore.open(store)
-    paths = {
-        opened.shard_path(record.backbone, next(iter(record.checksums)), record.shard).relative_to(store).as_posix()
-        for record in journal.read(place(store))
-    }
-    return shard in paths
 
 
 def test_a_killed_run_takes_its_ray_with_it(images: Path, slow: Path, tmp_path: Path) -> None:
