@@ -9,7 +9,6 @@ import pytest
 from PIL import Image, ImageOps
 from tests.pipelines import crafted
 from tests.pipelines.conftest import encode, scene
-from tests.pipelines.mutations import exif
 from tests.pipelines.test_decode import assert_close, reference
 
 from substyle.pipelines.decode import Decoder
@@ -29,6 +28,12 @@ def apply() -> Decoder:
 @pytest.fixture(scope="module")
 def ignore() -> Decoder:
     return Decoder(SIDE, 8, 2)
+
+
+def exif(orientation: int) -> Image.Exif:
+    made = Image.Exif()
+    made[0x0112] = orientation
+    return made
 
 
 def late(blob: bytes, tag: int) -> bytes:
