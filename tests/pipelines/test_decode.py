@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,3 +181,19 @@ def test_unknown_device() -> None:
     with pytest.raises(ConfigError) as caught:
         Decoder(64, 2, 1, device="abacus")
     assert (caught.value.field, caught.value.given) == ("device", "abacus")
+
+
+@pytest.mark.parametrize("tags", [[1, 6, 1, 3, 8], [1, 1, 1], [5, 7], []])
+def test_both_ways_of_copying(tags: list[int]) -> None:
+    """Some canvases are rejected and indices are permuted; rejected entries stay unchanged."""
+    count = len(tags) + 3
+    source = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (count, 6, 6, 3), dtype=np.uint8))
+    accepted: list[Any] = [
+        (i + 1, SimpleNamespace(index=count - 1 - i, head=SimpleNamespace(orientation=tag)))
+        for i, tag in enumerate(tags)
+    ]
+    made = [torch.zeros_like(source) for _ in range(2)]
+    decode._copy_one_by_one(accepted, source, made[0])
+    decode._copy_at_once(accepted, source, made[1])
+    assert torch.equal(*made)
+    assert made[0].flatten(1).any(1).tolist() == [False] * 3 + [True] * len(tags)

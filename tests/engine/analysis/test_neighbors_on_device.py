@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
-from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -14,8 +11,6 @@ import pytest
 import torch
 
 from substyle.engine.analysis import neighbors
-from substyle.engine.analysis.geometry import SampledRows
-from substyle.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -56,83 +51,6 @@ def test_arrays_are_searched_on_the_gpu_that_is_given(gpu: list[dict[str, Any]])
         ("gpu_resources", 7, faiss.METRIC_INNER_PRODUCT, 1)
     ]
     np.testing.assert_array_equal(found, np.argsort(-(query @ bank.T), axis=1)[:, :7])
-
-
-class Distances:
-    """A fake of FAISS's GPU search by address, on host memory."""
-
-    def __init__(self) -> None:
-        self.banks: list[int] = []
-        self.stream: list[tuple[int, int]] = []
-
-    def setDefaultStream(self, number: int, stream: int) -> None:
-        self.stream.append((number, stream))
-
-    def search(self, resources: object, wanted: Any) -> None:  # noqa: ANN401
-        assert resources is self
-        assert wanted.metric == faiss.METRIC_INNER_PRODUCT
-        assert (wanted.vectorType, wanted.queryType, wanted.outIndicesType) == ("float32", "float32", "int64")
-        assert wanted.vectorsRowMajor
-        assert wanted.queriesRowMajor
-        bank, query = (
-            np.ctypeslib.as_array((ctypes.c_float * (rows * wanted.dims)).from_address(at)).reshape(rows, -1)
-            for rows, at in ((wanted.numVectors, wanted.vectors), (wanted.numQueries, wanted.queries))
-        )
-        self.banks.append(len(bank))
-        near, found = faiss.knn(query, bank, wanted.k, metric=wanted.metric)
-        ctypes.memmove(wanted.outDistances, near.ctypes.data, near.nbytes)
-        ctypes.memmove(wanted.outIndices, found.ctypes.data, found.nbytes)
-
-
-@pytest.fixture
-def distances(monkeypatch: pytest.MonkeyPatch) -> Distances:
-    made = Distances()
-    stand_ins = {
-        "GpuDistanceParams": SimpleNamespace, "bfKnn": made.search, "DistanceDataType_F32": "float32",
-        "IndicesDataType_I64": "int64", "cast_integer_to_float_ptr": int, "cast_integer_to_idx_t_ptr": int,
-        "cast_integer_to_cudastream_t": int,
-    }  # fmt: skip
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setattr(faiss, name, stand_in, raising=False)
-    monkeypatch.setattr(neighbors, "gpu_resources", lambda: made)
-    monkeypatch.setattr(torch.cuda, "device", nullcontext)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda where: SimpleNamespace(cuda_stream=77))
-    return made
-
-
-def test_tensors_that_cannot_be_searched(distances: Distances, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = torch.from_numpy(rows(4))
-    assert neighbors.search_on_gpu(some[:0], some, 9).shape == (0, 4)
-    for query, bank, k, field in (
-        (some, some, 2049, "k"), (some.double(), some, 2, "query"), (some, some.int(), 2, "bank"),
-        (some[0], some, 1, "query"), (some.to("meta"), some, 1, "query"),
-    ):  # fmt: skip
-        with pytest.raises(ConfigError) as caught:
-            neighbors.search_on_gpu(query, bank, k)
-        assert caught.value.field == field
-    assert distances.banks == []
-    # the CPU takes what a GPU does not
-    many = torch.from_numpy(rows(2100))
-    monkeypatch.setattr(neighbors, "gpu_resources", lambda: None)
-    assert neighbors.search(some, many, 2049).shape == (4, 2049)
-    assert distances.banks == []
-
-
-def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors give the same results as arrays."""
-    label = np.array([0, 1, -1, 1, 0, -1, 1, 0])
-
-    def made(count: int) -> SampledRows:
-        order = np.arange(count)
-        return SampledRows(rows(count), order % 4, order % 2, label[order % 8], order % 4)
-
-    found = []
-    for place, gpu in ((lambda x, device: x, None), (lambda x, device: torch.from_numpy(x), distances)):
-        monkeypatch.setattr(neighbors, "place", place)
-        monkeypatch.setattr(neighbors, "gpu_resources", lambda gpu=gpu: gpu)
-        found.append(neighbors.knn(made(16), made(64), (1, 5), classes=True, seed=0))
-    assert found[0] == found[1]
-    assert distances.banks == [64, 48]
 
 
 @pytest.fixture

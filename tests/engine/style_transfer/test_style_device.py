@@ -8,7 +8,6 @@ import pytest
 import torch
 from tests.engine.style_transfer.test_networks import SIDE, photographs
 
-from substyle.engine.style_transfer import networks
 from substyle.engine.style_transfer.networks import DeviceStyles, generator_for, networks_for
 from substyle.errors import ConfigError
 
@@ -40,15 +39,3 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         networks_for(("style_wave",), side=SIDE, device="cuda:9")
     assert (caught.value.field, caught.value.given) == ("device", "cuda:9")
-
-
-def test_a_gpu_is_given_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(networks, "as_device", lambda name: torch.device("cuda", 1))
-    monkeypatch.setattr(networks, "DeviceStyles", lambda generator, names, **how: asked.append({**how, "names": names}))
-    made = networks_for(("swirl", "style_wave", "style_glass"), side=SIDE, precision="fp16", device="cuda:1")
-    assert list(made) == ["multistyle"]
-    names = ["style_wave", "style_glass"]
-    assert asked == [
-        {"side": SIDE, "precision": "fp16", "device": torch.device("cuda", 1), "mode": "default", "names": names}
-    ]

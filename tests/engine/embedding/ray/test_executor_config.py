@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
 
 from substyle.engine.config import RAY, EmbedConfig, ExecutorConfig
 from substyle.engine.devices import Target
-from substyle.engine.embedding import ray_cluster, ray_executor
+from substyle.engine.embedding import ray_cluster
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError
 from substyle.errors import ConfigError
 
@@ -46,34 +42,6 @@ def test_a_gpu_worker_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError) as caught:
         ExecutorConfig(RAY).here(EmbedConfig(device="cuda:1"))
     assert caught.value.field == "device"
-
-
-def test_every_gpu_worker_has_one_gpu_which_is_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray shows a worker its GPU alone, whatever GPU the driver prepares on."""
-    import ray
-
-    started: list[dict[str, Any]] = []
-    actor = Mock()
-    monkeypatch.setattr(
-        ray, "remote", lambda kind: Mock(options=lambda **how: started.append(how) or Mock(remote=lambda spec: actor))
-    )
-    monkeypatch.setattr(Cluster, "places", lambda self: 3)
-    needs: list[Any] = []
-
-    @contextmanager
-    def joined(config: ExecutorConfig, need: Any) -> Iterator[Cluster]:  # noqa: ANN401
-        needs.append(need)
-        yield Cluster(False, need)
-
-    monkeypatch.setattr(ray_executor, "joined", joined)
-    with ray_executor.ray_executor(ExecutorConfig(RAY), EmbedConfig(device="cuda:0", threads=5), ()) as made:
-        task = Mock(todo=Mock(lacking=[(shard, []) for shard in range(2)]))
-        assert isinstance(made, partial)
-        pool = ray_executor.WorkerPool(*made.args[:2], task, Mock(), Mock())
-        for slot in pool.slots.values():
-            pool._start(slot)
-    assert needs == [{"CPU": 5.0, "GPU": 1.0}]
-    assert [(how["num_gpus"], how["num_cpus"]) for how in started] == [(1.0, 5.0)] * 2
 
 
 def machine(alive: bool = True, **resources: float) -> dict[str, Any]:
