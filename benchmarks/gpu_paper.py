@@ -13,14 +13,11 @@ Values, kernels, and waits inside of an operation (such as those of ``torch.lina
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -123,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no case begins with {options.only!r}")
     print(", ".join(f"{sum(r.status == status for r in rows)} {status}" for status in (OK, WAITS, FAILED, NOT_RUN)))
     if options.out:
-        options.out.write_text(json.dumps(document(rows), indent=1, allow_nan=False) + "\n")
+        data = harness.document(NAME, QUESTION, cuda=torch.version.cuda, rows=[asdict(r) for r in rows])
+        harness.write(options.out, data)
     return int(any(r.status == FAILED for r in rows))
 
 
@@ -131,19 +129,6 @@ def shown(r: Row) -> str:
     """A row as text."""
     counted = "" if r.launches is None else f": {r.launches} launches, {r.bytes:.4g} bytes"
     return f"{r.name}: {r.status}{f' ({r.text})' if r.text else ''}{counted}"
-
-
-def document(rows: Sequence[Row]) -> dict[str, Any]:
-    """The JSON document."""
-    return {
-        "schema": harness.SCHEMA,
-        "benchmark": NAME,
-        "question": QUESTION,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "quick": False,
-        "environment": harness.environment() | {"cuda": torch.version.cuda},
-        "rows": [asdict(r) for r in rows],
-    }
 
 
 if __name__ == "__main__":

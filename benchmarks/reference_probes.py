@@ -11,14 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +27,10 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
+from benchmarks import harness
 from benchmarks.reference_linear import TOLERANCES, dig, probes, weighted
 from benchmarks.reference_store import TEST, TRAIN, VAL, Table, read_table
 
-SCHEMA = 1
 NAME = "reference_probes"
 QUESTION = "Do scikit-learn and torch find the numbers of a run?"
 RIDGE = tuple(10.0**e for e in range(-4, 5))
@@ -250,27 +246,6 @@ def line(row: Row) -> str:
     return f"{row.backbone:32} {row.quantity:42} {numbers}  ±{row.tolerance:.4f}{'' if row.holds else '  DIFFERS'}"
 
 
-def document(rows: list[Row], run: Path) -> dict[str, Any]:
-    """Build the JSON document, with name and date of the run."""
-    results = json.loads((run / "results.json").read_text())
-    packages = ("numpy", "scipy", "scikit-learn", "torch", "zarr", "pyarrow")
-    return {
-        "schema": SCHEMA,
-        "benchmark": NAME,
-        "question": QUESTION,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "environment": {
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "cores": len(os.sched_getaffinity(0)),
-            "packages": {name: version(name) for name in packages},
-        },
-        "run": {key: results.get(key) for key in ("name", "created", "images")},
-        "tolerances": TOLERANCES,
-        "rows": [{**asdict(row), "difference": row.difference, "holds": row.holds} for row in rows],
-    }
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return 1 if a difference exceeds its tolerance."""
     parser = argparse.ArgumentParser(description=QUESTION)
@@ -280,8 +255,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = compare(options.run, options.backbone)
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document(rows, options.run), indent=1, allow_nan=False) + "\n")
+        results = json.loads((options.run / "results.json").read_text())
+        run = {key: results.get(key) for key in ("name", "created", "images")}
+        kept = [{**asdict(row), "difference": row.difference, "holds": row.holds} for row in rows]
+        harness.write(options.out, harness.document(NAME, QUESTION, run=run, tolerances=TOLERANCES, rows=kept))
     wrong = sum(not row.holds for row in rows)
     print(f"{len(rows)} quantities, {wrong} beyond their tolerance")
     return 1 if wrong else 0

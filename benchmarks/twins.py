@@ -10,12 +10,8 @@ fused by Inductor; no kernel is compiled. A twin stays where either ratio is at 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -229,15 +225,8 @@ def rows() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Count, and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=harness.RESULTS / f"{NAME}.json", metavar="FILE")
-    options = parser.parse_args()
-    document = {
-        **{"schema": harness.SCHEMA, "benchmark": NAME, "question": QUESTION},
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **{"environment": harness.environment() | {"cuda": torch.version.cuda}, "rows": rows()},
-    }
-    options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    out = harness.parser(NAME, __doc__).parse_args().out
+    harness.write(out, harness.document(NAME, QUESTION, cuda=torch.version.cuda, rows=rows()))
 
 
 if __name__ == "__main__":
