@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.fake_gpu import CUDA
-from benchmarks.gpu_check import neighbours, probe_replay, probe_tables, probe_ways
+from benchmarks.gpu_check import neighbours, probe_fits, probe_replay, probe_ways
 from benchmarks.gpu_check.bench import Bench, Sizes
 from benchmarks.gpu_paper import Case
 from substyle.engine.analysis import neighbors
@@ -148,7 +148,7 @@ def _probes() -> Iterator[Case]:
 
 
 def _task(width: int, dtype: torch.dtype) -> tuple[Task, Features]:
-    table = probe_tables.made(IMAGES, width)
+    table = probe_fits.made(IMAGES, width)
     task = transformation_task(table, 0)
     assert task is not None
     x_RD = torch.zeros(table.x_TND.shape[0] * IMAGES, width, dtype=torch.float16, device=CUDA)

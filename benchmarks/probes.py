@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
-from benchmarks.peers import probes_cuml, probes_data, probes_moduledict, probes_separate, probes_sklearn
+from benchmarks.peers import probes as peers
+from benchmarks.peers import probes_data
 from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
 from substyle.engine.probes import objective, solver
 from substyle.engine.probes.batches import BatchPart, Features, pick_dtype
@@ -69,7 +70,7 @@ def run(quick: bool) -> list[Row]:
             repeats=repeats,
         ),
     ]
-    if not probes_cuml.missing():
+    if not peers.cuml_is_missing():
         rows.append(fitted_on_gpu(linear, CS, repeats=repeats))
     rows.append(_mlps(problem, separate=1 if quick else 2, repeats=repeats))
     return rows
@@ -113,7 +114,7 @@ def fitted(
             CEILING: products(gemms),
             SKLEARN: contender(
                 SKLEARN,
-                lambda: probes_sklearn.fit(x_RD, y_R, Cs, weight_KR, tolerance=TOLERANCE, iterations=MOST),
+                lambda: peers.by_sklearn(x_RD, y_R, Cs, weight_KR, tolerance=TOLERANCE, iterations=MOST),
             ),
         },
         repeats=repeats,
@@ -122,12 +123,12 @@ def fitted(
     mine, theirs = found[OURS], found[SKLEARN]
     facts = {
         "C": [float(f"{C:g}") for C in Cs], "rows": len(y_R), "tolerance": TOLERANCE,
-        "passes": mine.passes_K.tolist(), "iterations_sklearn": theirs.iterations,
+        "passes": mine.passes_K.tolist(), "iterations_sklearn": theirs[2],
         "cpu_s": statistics.median(cpu[OURS]), "cpu_s_sklearn": statistics.median(cpu[SKLEARN]),
         "gemms": {str(d).removeprefix("torch."): sum(c * k for (k, _, e), c in gemms.items() if e == d)
                   for d in {dtype for _, _, dtype in gemms}},
     }  # fmt: skip
-    heads = {"": mine.heads, "_sklearn": as_heads(theirs.weight_KCD, theirs.bias_KC)}
+    heads = {"": mine.heads, "_sklearn": as_heads(theirs)}
     for suffix, own_heads in heads.items():
         facts |= {f"{key}{suffix}": value for key, value in judged(problem, own_heads, Cs, times_SN).items()}
     return Row(f"{name}; ceiling: the products of as many passes", "probes", len(Cs), timings, facts=facts)
@@ -162,9 +163,9 @@ def judged(
     }
 
 
-def as_heads(weight_KCD: NDArray[np.float64], bias_KC: NDArray[np.float64]) -> Heads:
+def as_heads(fitted: peers.Fitted) -> Heads:
     """Convert a peer's weights and biases to `Heads`."""
-    return Heads(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight_KCD, bias_KC)))
+    return Heads(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in fitted[:2]))
 
 
 def recorded(work: Callable[[], object]) -> Gemms:
@@ -215,7 +216,7 @@ def fitted_on_gpu(problem: Problem, Cs: Sequence[float], *, repeats: int) -> Row
         found[""] = Heads(made.w1.cpu(), made.b1.cpu())
 
     def cuml() -> None:
-        found["_cuml"] = as_heads(*probes_cuml.fit(x_RD, y_R, Cs, tolerance=TOLERANCE, iterations=MOST))
+        found["_cuml"] = as_heads(peers.by_cuml(x_RD, y_R, Cs, tolerance=TOLERANCE, iterations=MOST))
 
     timings = interleave({OURS: ours, CUML: cuml}, repeats=repeats)
     facts: dict[str, Any] = {"gpu": torch.cuda.get_device_name(device)}
@@ -284,9 +285,9 @@ def _mlps(problem: Problem, *, separate: int, repeats: int) -> Row:
     contenders = {
         OURS: contender(OURS, lambda: ours(problem, HIDDEN, settings, dtype, 0)),
         CEILING: gemms_of_mlps(steps, HIDDEN, MLP_HEADS, dtype),
-        SEPARATE: contender(SEPARATE, lambda: probes_separate.train(problem, HIDDEN, few), MLP_HEADS / separate),
-        MODULEDICT: contender(MODULEDICT, lambda: probes_moduledict.train(problem, HIDDEN, settings)),
-        AUTOCAST: contender(AUTOCAST, lambda: probes_moduledict.train(problem, HIDDEN, settings, bf16=True)),
+        SEPARATE: contender(SEPARATE, lambda: peers.in_turn(problem, HIDDEN, few), MLP_HEADS / separate),
+        MODULEDICT: contender(MODULEDICT, lambda: peers.together(problem, HIDDEN, settings)),
+        AUTOCAST: contender(AUTOCAST, lambda: peers.together(problem, HIDDEN, settings, bf16=True)),
     }
     for warm in (OURS, CEILING):
         contenders[warm]()

@@ -136,9 +136,12 @@ def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
 
 
 def _noise(m: Made, name: str, strengths: tuple[float, ...], each: int) -> Case:
-    kernels = [lambda c, s, k, make=make: make(c, s, k, name)
-               for make in (getattr(noise, name), getattr(noise, f"{name}_reference"))]  # fmt: skip
-    return m.case(name, *kernels, (m.cycled(strengths), m.keys), EXACT, roofline.noise(*m.shape, each))
+    kernel, reference = (
+        lambda canvas, strength, keys, make=make: make(canvas, strength, keys, name)
+        for make in (getattr(noise, name), getattr(noise, f"{name}_reference"))
+    )
+    given, least = (m.cycled(strengths), m.keys), roofline.noise(*m.shape, each)
+    return m.case(name, kernel, reference, given, EXACT, least)
 
 
 def bits(m: Made) -> Case:
@@ -247,13 +250,14 @@ def rows(m: Made, stored: torch.dtype) -> Case:
     mean, scale = torch.randn(wide, generator=generator), torch.rand(wide, generator=generator)
     row = torch.randint(len(table), (count,), generator=generator)
     kept, factor = probe_data.quantise(table, mean, scale) if stored == torch.int8 else (table.to(stored), None)
-    given = [v.to(m.device) for v in (kept, row, mean, scale)]
-    given += [torch.empty(count, wide, dtype=torch.bfloat16, device=m.device)]
+    x, row_there, mean_there, scale_there = (v.to(m.device) for v in (kept, row, mean, scale))
+    out = torch.empty(count, wide, dtype=torch.bfloat16, device=m.device)
     factor_there = None if factor is None else factor.to(m.device)
     picked = sorted({0, count // 2, count - 1})
     # rounded to eight bits of mantissa: where a product and a difference are one operation, some go the other way
     return Case(
-        f"rows of {str(stored)[6:]}", lambda: probe_data.gather(*given, factor_there),
+        f"rows of {str(stored)[6:]}",
+        lambda: probe_data.gather(x, row_there, mean_there, scale_there, out, factor_there),
         lambda: probe_data.reference(kept, row[picked], mean, scale, factor).to(torch.bfloat16), picked,
         EXACT if factor is None else Tolerance(0.5, 0.0, 0.01),
         roofline.gather(count, wide, stored.itemsize, 2), count, unit="rows",

@@ -81,22 +81,6 @@ def document(environment: Mapping[str, Any], rows: Sequence[Row], parts: Mapping
     }
 
 
-def check(data: Mapping[str, Any]) -> None:
-    """Hold a document to its schema. Raises ValueError that names the field."""
-    for key, kind in {"environment": dict, "parts": dict, "counts": dict, "rows": list}.items():
-        if not isinstance(data.get(key), kind):
-            raise ValueError(f"{key}: {data.get(key)!r} is not a {kind.__name__}")
-    if data.get("schema") != SCHEMA:
-        raise ValueError(f"schema: {data.get('schema')!r}, not {SCHEMA}")
-    for i, row in enumerate(data["rows"]):
-        if row.get("status") not in STATUSES:
-            raise ValueError(f"rows[{i}].status: {row.get('status')!r}")
-        if row["status"] in (SKIPPED, FAILED) and not row["text"]:
-            raise ValueError(f"rows[{i}].text: a row that is {row['status']} needs a reason")
-        if row["status"] == MEASURED and not (row["unit"] and row["per_s"] and row["seconds"]):
-            raise ValueError(f"rows[{i}].per_s: {row['per_s']!r} {row['unit']!r}")
-
-
 def save(data: Mapping[str, Any], path: Path) -> None:
     """Write the document whole or not at all: a run may be cut at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)

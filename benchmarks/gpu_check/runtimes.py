@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,17 +12,20 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_check import eight_bits, networks
+from benchmarks.gpu_check import networks
 from benchmarks.gpu_check.bench import Bench, Mode
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.gate import THRESHOLDS
-from substyle.engine.devices import EIGHT_BITS, EightBits, Precision
+from substyle.engine.backbones.quantization import calibrate, in_batches, products, quantise
+from substyle.engine.devices import EIGHT_BITS, EightBits, Precision, Target
+from substyle.errors import ConfigError, SubstyleError
 
 PART = "runtimes"
 PRECISION: Precision = "bf16"
 TUNED = 150.0  # seconds that trying kernels for a network may take
 BUILT = 90.0  # seconds that building a TensorRT engine may take
+_CALIBRATED_ON, _BATCH, _THREADS = 32, 8, 8  # canvases, none of which a row is measured with; of 8-bit graphs
 _EAGER = "eager torch, bf16, channels_last"
 _COMPILED, _ENGINE = "torch.compile", "TensorRT"
 Rates = dict[str, dict[str, float]]  # images a second by network and way
@@ -112,13 +116,13 @@ def _eight_bits(bench: Bench, label: str, model: str, precision: EightBits, rate
     if tensorrt.installed() != "tensorrt":
         yield skipped(PART, name, "tensorrt is not installed")
         return
-    if why := eight_bits.lacking(bench.device, precision):
+    if why := _lacking(bench.device, precision):
         yield skipped(PART, name, why)
         return
     bench.require(BUILT)
     sizes = bench.sizes
     front = networks.backbone(model, sizes.canvas)
-    graph = eight_bits.graph(front, precision, canvas=sizes.canvas, batch=sizes.images)
+    graph = _quantised(front, precision, canvas=sizes.canvas, batch=sizes.images)
     engine = tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas)
     runtime = tensorrt.TensorRTGraph(engine, bench.device)
     found = _compared(bench, front, runtime)
@@ -126,6 +130,30 @@ def _eight_bits(bench: Bench, label: str, model: str, precision: EightBits, rate
     row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates))
     row.text = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f}, with random weights"
     yield row
+
+
+def _lacking(device: torch.device, precision: EightBits) -> str:
+    """Why there can be no engine in a precision here, "" where there can."""
+    if importlib.util.find_spec("openvino") is None:
+        return "openvino, which measures what is quantised, is not installed"
+    try:
+        Target(str(device), "tensorrt").require_precision("precision", precision)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _quantised(front: Preprocessed, precision: EightBits, *, canvas: int, batch: int) -> bytes:
+    """The serialised graph of a backbone with its products in 8 bits and the rest in bf16."""
+    from substyle.engine.backbones import export
+
+    model = export.typed_graph(front, "bf16", canvas=canvas, batch=batch)
+    small = export.typed_graph(front, "bf16", canvas=canvas, batch=_BATCH)
+    if products(small) != products(model):
+        raise SubstyleError("the exporter names the network's tensors otherwise in another batch")
+    seen = networks.canvases(2 * _CALIBRATED_ON, canvas)[_CALIBRATED_ON:].numpy()
+    ranges = calibrate(small, in_batches([seen], _BATCH), precision, threads=_THREADS)
+    return bytes(quantise(model, ranges, precision).SerializeToString())
 
 
 def _against_float32(

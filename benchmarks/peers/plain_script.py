@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.peers.plain_imaging import LIBRARY
 from benchmarks.peers.plain_transforms import ALL, SIDE, STYLES, U8
 
 MODELS = ("efficientnet_lite0", "vit_base_patch16_224", "resnet50")
@@ -127,7 +126,7 @@ def main() -> None:
     paths = options.photographs.read_text().splitlines()
     x_NTD, seconds = embed(paths, options.model, channels_last=options.channels_last, workers=options.workers)
     np.save(options.out, x_NTD)
-    print(json.dumps({"seconds": seconds, "photographs": len(paths), "imaging": LIBRARY}))
+    print(json.dumps({"seconds": seconds, "photographs": len(paths)}))
 
 
 if __name__ == "__main__":
