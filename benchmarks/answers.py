@@ -248,7 +248,6 @@ def load(name: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
     write, text = parser.parse_args().write, answers()

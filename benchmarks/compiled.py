@@ -75,7 +75,6 @@ def rows_of(folder: Path | None) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Compile with every Triton and write the results."""
     command = parser(NAME, __doc__)
     command.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="with a Triton each")
     options = command.parse_args()

@@ -29,14 +29,8 @@ _BATCHED = (_ATEN.bmm, _ATEN.baddbmm)  # those of attention; their largest matri
 _ALSO_POINTWISE = (_ATEN._to_copy, _ATEN.reflection_pad2d, _ATEN.upsample_nearest2d, _ATEN.cat, _ATEN.clone)
 _EMPTY = (_ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty)
 _OVERWRITES = (
-    _ATEN.copy_,
-    _ATEN.fill_,
-    _ATEN.zero_,
-    _ATEN.zeros_like,
-    _ATEN.ones_like,
-    _ATEN.full_like,
-    _ATEN.full,
-    _ATEN.new_zeros,
+    *(_ATEN.copy_, _ATEN.fill_, _ATEN.zero_, _ATEN.zeros_like, _ATEN.ones_like, _ATEN.full_like),
+    *(_ATEN.full, _ATEN.new_zeros),
 )
 _PICKS = (_ATEN.index, _ATEN.index_select, _ATEN.gather)
 _READS = 4  # torch.compile writes an intermediate result with several users if it is computed from more tensors
@@ -50,17 +44,15 @@ class Counter(TorchDispatchMode):
         fused: False: every operation reads its inputs and writes its outputs, as torch does without compilation. True:
             as torch.compile does, pointwise operations (also casts, padding, enlargement) run in the kernel of the next
             reduction, or else write what the next product or caller reads. A reduction over an image and what uses it
-            are two passes.
-        typed: False: products run in 16 bits, as in compiled networks. True: in the type of their tensors, and on
-            tensor cores if that has 16 bits; of tensors that are indexed only the result is read.
+            are two passes. Products run in 16 bits, as in compiled networks.
 
     Attributes:
         launches: what ran.
     """
 
-    def __init__(self, device: torch.device = META, *, fused: bool = False, typed: bool = False) -> None:
+    def __init__(self, device: torch.device = META, *, fused: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.device, self.fused, self.typed = device, fused, typed
+        self.device, self.fused = device, fused
         self.launches: list[Launch] = []
         self._compiling = False
         self._unwritten: dict[int, dict[int, float]] = {}  # results not in memory: bytes of what they are computed from
@@ -108,18 +100,16 @@ class Counter(TorchDispatchMode):
         if packet in flop_registry:
             given = [each for each in args if not isinstance(each, torch.dtype)]  # torch's count takes no dtype
             flop = float(flop_registry[packet](*given, **kwargs, out_val=out))
-            sizes = [t.numel() * (t.itemsize if self.typed else min(t.itemsize, 2)) for t in (*read, *made)]
-            on_chip = max(sizes) if packet in _BATCHED and not self.typed else 0
+            sizes = [t.numel() * min(t.itemsize, 2) for t in (*read, *made)]
+            on_chip = max(sizes) if packet in _BATCHED else 0
             self._write(read)
-            product = not self.typed or read[-1].itemsize == 2
-            self.launches.append(Launch(flop, float(sum(sizes) - on_chip), product))
+            self.launches.append(Launch(flop, float(sum(sizes) - on_chip), product=True))
         elif not self._compiling and (not self.fused or mutable or packet in _OVERWRITES):
             read = read[1:] if packet in _OVERWRITES else read
             self._write(read)
             for tensor in made:
                 self._unwritten.pop(_key(tensor), None)
-            most = sum(map(_size, made)) if self.typed and packet in _PICKS else math.inf
-            self.launches.append(Launch(0.0, sum(min(_size(t), most) for t in read) + sum(map(_size, made))))
+            self.launches.append(Launch(0.0, sum(map(_size, read)) + sum(map(_size, made))))
         elif torch.Tag.pointwise in func.tags or packet in (*_ALSO_POINTWISE, *_PICKS, *_OVERWRITES):
             read = read[1:] if packet in _OVERWRITES else read
             self._write([t for t in read if _key(t) in self._used and len(self._sources([t])) > _READS])

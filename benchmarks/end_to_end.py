@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import networks, photographs
-from benchmarks.harness import CEILING, OURS, ROOT, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, ROOT, Row, interleave
 from benchmarks.networks import BATCH, LITE0, RESNET50, SHOWN, VIT_B16
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.runtimes.openvino import FixedBatch
@@ -174,7 +174,3 @@ def _against_script(
         timings,
         facts={"gate": "bypassed, for speed only"},
     )
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

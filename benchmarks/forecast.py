@@ -109,7 +109,6 @@ def checked(studies: Mapping[str, Mapping[str, Any]], head: str) -> list[dict[st
 
 
 def main() -> None:
-    """Print and save what was forecast and what came."""
     out = parser(NAME, __doc__).parse_args().out
     studies, heads = kept(), {"style": "linear", "heads": "mlp-linear"}
     found = {name: asdict(deviations(widths(studies, head))) for name, head in heads.items()}

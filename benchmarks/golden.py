@@ -131,7 +131,6 @@ def shown(page: Path) -> list[str]:
 
 
 def main() -> int:
-    """Record or compare."""
     parser = argparse.ArgumentParser(prog="golden", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("record")

@@ -1,8 +1,7 @@
 """Time ``ours``, its peers and the ceiling side by side in one run, and save the results.
 
-A benchmark module defines ``NAME``, ``QUESTION`` and ``run(quick: bool) -> list[Row]``. It runs alone
-(``python -m benchmarks.store [--quick] [--out DIR]``) or with all others (``python -m benchmarks``), and writes one
-JSON file to benchmarks/results/.
+A benchmark module defines ``NAME``, ``QUESTION`` and ``run(quick: bool) -> list[Row]``. ``python -m benchmarks [NAME]``
+runs it and writes one JSON file to benchmarks/results/. Other scripts have a command line and a document of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from substyle.kernels import cpu
@@ -25,7 +23,6 @@ from substyle.kernels import cpu
 SCHEMA = 1
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-QUICK = Path("runs") / "bench-quick"
 OURS, CEILING = "ours", "ceiling"
 _REST = 0.05  # seconds before each contender: threads of the previous one may still spin
 BENCHMARKS = (
@@ -183,23 +180,3 @@ def shown(data: Mapping[str, Any]) -> str:
         parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row["facts"].items()]
         lines.append(f"  {row['name']}: {', '.join(parts)}")
     return "\n".join(lines)
-
-
-def save(module: ModuleType, *, quick: bool, out: Path | None) -> None:
-    """Run a benchmark of rows, write its document to ``out/<name>.json`` and print it.
-
-    By default rough numbers are written to `QUICK`, so that they do not replace kept ones.
-    """
-    rows = [row.described() for row in module.run(quick)]
-    data = document(module.NAME, module.QUESTION, quick=quick, rows=rows)
-    write((out or (QUICK if quick else RESULTS)) / f"{module.NAME}.json", data)
-    print(shown(data), flush=True)
-
-
-def main(module: ModuleType) -> None:
-    """Run the command line of a benchmark module."""
-    command = argparse.ArgumentParser(description=module.QUESTION)
-    command.add_argument("--quick", action="store_true", help="short run with rough numbers")
-    command.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (benchmarks/results or {QUICK})")
-    options = command.parse_args()
-    save(module, quick=options.quick, out=options.out)

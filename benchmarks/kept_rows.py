@@ -56,7 +56,6 @@ def _by_transformation(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, required=True, metavar="DIR")
     done = add_rows(rows(), parser.parse_args(arguments).to)

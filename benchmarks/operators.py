@@ -178,7 +178,6 @@ def page(text: str) -> str:
 
 
 def main() -> None:
-    """Print the table, or update the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="update docs/transformations.md")
     if parser.parse_args().write:

@@ -125,7 +125,6 @@ def means(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, 
 
 
 def main() -> None:
-    """Count, print and write."""
     command = harness.parser(NAME, __doc__)
     command.add_argument("store", help="a store of embeddings")
     options = command.parse_args()

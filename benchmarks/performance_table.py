@@ -65,7 +65,6 @@ def page() -> str:
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="update the table in docs/performance.md")
     print(table())

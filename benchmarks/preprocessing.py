@@ -123,7 +123,6 @@ def rows_of(blobs: list[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run the command line; print the numbers of docs/backbones.md."""
     command = parser(NAME, __doc__)
     command.add_argument("folder", type=Path, nargs="?", help="photographs (default: those shipped with packages)")
     command.add_argument("--limit", type=int, default=200, help="maximum number of photographs (200)")

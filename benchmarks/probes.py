@@ -14,10 +14,10 @@ Peers receive standardised float32 features in memory at no cost; ours are gathe
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, Row, interleave
 from benchmarks.peers import probes as peers
 from benchmarks.peers import probes_data
 from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
@@ -61,14 +61,11 @@ def run(quick: bool) -> list[Row]:
     linear = problem.fewer(100) if quick else problem
     repeats = 1 if quick else 2
     times_SN = resampled_images(linear.task, np.arange(IMAGES), RESAMPLES, 0)
+    resampled = f"{RESAMPLES} linear probes on resampled photographs, C = {ONE_C:g}"
     rows = [
         fitted(f"{len(CS)} linear probes, C from 1e-4 to 100", linear, CS, repeats=repeats),
         fitted(f"one linear probe, C = {ONE_C:g}", linear, [ONE_C], repeats=repeats),
-        fitted(
-            f"{RESAMPLES} linear probes on resampled photographs, C = {ONE_C:g}",
-            *(linear, [ONE_C] * RESAMPLES, times_SN),
-            repeats=repeats,
-        ),
+        fitted(resampled, linear, [ONE_C] * RESAMPLES, times_SN, repeats=repeats),
     ]
     if not peers.cuml_is_missing():
         rows.append(fitted_on_gpu(linear, CS, repeats=repeats))
@@ -108,27 +105,18 @@ def fitted(
         return fit(problem, features, Cs, times_SN)
 
     gemms = recorded(ours)
-    timings = interleave(
-        {
-            OURS: contender(OURS, ours),
-            CEILING: products(gemms),
-            SKLEARN: contender(
-                SKLEARN,
-                lambda: peers.by_sklearn(x_RD, y_R, Cs, weight_KR, tolerance=TOLERANCE, iterations=MOST),
-            ),
-        },
-        repeats=repeats,
-        warmup=0,
-    )
-    mine, theirs = found[OURS], found[SKLEARN]
+    theirs = partial(peers.by_sklearn, x_RD, y_R, Cs, weight_KR, tolerance=TOLERANCE, iterations=MOST)
+    contenders = {OURS: contender(OURS, ours), CEILING: products(gemms), SKLEARN: contender(SKLEARN, theirs)}
+    timings = interleave(contenders, repeats=repeats, warmup=0)
+    mine, other = found[OURS], found[SKLEARN]
     facts = {
         "C": [float(f"{C:g}") for C in Cs], "rows": len(y_R), "tolerance": TOLERANCE,
-        "passes": mine.passes_K.tolist(), "iterations_sklearn": theirs[2],
+        "passes": mine.passes_K.tolist(), "iterations_sklearn": other[2],
         "cpu_s": statistics.median(cpu[OURS]), "cpu_s_sklearn": statistics.median(cpu[SKLEARN]),
         "gemms": {str(d).removeprefix("torch."): sum(c * k for (k, _, e), c in gemms.items() if e == d)
                   for d in {dtype for _, _, dtype in gemms}},
     }  # fmt: skip
-    heads = {"": mine.heads, "_sklearn": as_heads(theirs)}
+    heads = {"": mine.heads, "_sklearn": as_heads(other)}
     for suffix, own_heads in heads.items():
         facts |= {f"{key}{suffix}": value for key, value in judged(problem, own_heads, Cs, times_SN).items()}
     return Row(f"{name}; ceiling: the products of as many passes", "probes", len(Cs), timings, facts=facts)
@@ -228,12 +216,10 @@ def fitted_on_gpu(problem: Problem, Cs: Sequence[float], *, repeats: int) -> Row
 # --- MLPs -------------------------------------------------------------------------------------------------------------
 
 
-def ours(
-    problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], dtype: torch.dtype, seed: int
-) -> Outcome:
+def ours(problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], dtype: torch.dtype) -> Outcome:
     """Train our heads, one per setting."""
     began = time.perf_counter()
-    config = ProbeConfig(seed=seed)
+    config = ProbeConfig()
     features = Features(problem.table, problem.standard, CPU, dtype)
     part = BatchPart(problem.task, stream_of(problem.task, 0), BATCH)
     grid = [Setting(lr, decay, hidden) for lr, decay in settings]
@@ -283,7 +269,7 @@ def _mlps(problem: Problem, *, separate: int, repeats: int) -> Row:
         return once
 
     contenders = {
-        OURS: contender(OURS, lambda: ours(problem, HIDDEN, settings, dtype, 0)),
+        OURS: contender(OURS, lambda: ours(problem, HIDDEN, settings, dtype)),
         CEILING: gemms_of_mlps(steps, HIDDEN, MLP_HEADS, dtype),
         SEPARATE: contender(SEPARATE, lambda: peers.in_turn(problem, HIDDEN, few), MLP_HEADS / separate),
         MODULEDICT: contender(MODULEDICT, lambda: peers.together(problem, HIDDEN, settings)),
@@ -293,38 +279,10 @@ def _mlps(problem: Problem, *, separate: int, repeats: int) -> Row:
         contenders[warm]()
     timings = interleave(contenders, repeats=repeats, warmup=0)
     facts = {"steps": steps, "gemms": str(dtype).removeprefix("torch."), "separate_heads_timed": separate}
-    facts |= _accuracies(problem, settings, outcomes, few, dtype)
+    mine = outcomes[OURS]
+    pairs = [(mine.score(settings.index(s)), outcomes[SEPARATE].score(j)) for j, s in enumerate(few)]
+    facts |= {"accuracy": mine.picked, "accuracy_moduledict": outcomes[MODULEDICT].picked}
+    facts |= dict(zip(("mean_over_heads", "mean_over_heads_separate"), np.mean(pairs, axis=0).tolist(), strict=True))
+    facts["largest_difference_of_a_head"] = max(abs(a - b) for a, b in pairs)
     name = f"{MLP_HEADS} MLP heads of width {HIDDEN} × {VARIANTS} classes at once; ceiling: the steps' products alone"
     return Row(name, "head-steps", MLP_HEADS * steps, timings, facts=facts)
-
-
-def _accuracies(
-    problem: Problem,
-    settings: Sequence[tuple[float, float]],
-    outcomes: dict[str, Outcome],
-    few: Sequence[tuple[float, float]],
-    dtype: torch.dtype,
-) -> dict[str, float]:
-    """Return test accuracies, and for the picked setting those of two seeds in our dtype and in float32."""
-    mine = outcomes[OURS]
-    same = [settings.index(s) for s in few]
-    pairs = [(mine.score(i), outcomes[SEPARATE].score(j)) for j, i in enumerate(same)]
-    picked = settings[max(range(len(settings)), key=lambda i: mine.validation[i])]
-    by_seed = {
-        kind: [ours(problem, HIDDEN, [picked], kind, seed).score(0) for seed in range(2)]
-        for kind in dict.fromkeys((dtype, torch.float32))
-    }
-    return {
-        "accuracy": mine.picked,
-        "accuracy_moduledict": outcomes[MODULEDICT].picked,
-        "mean_over_heads": statistics.fmean(a for a, _ in pairs),
-        "mean_over_heads_separate": statistics.fmean(b for _, b in pairs),
-        "largest_difference_of_a_head": max(abs(a - b) for a, b in pairs),
-        "picked_setting_mean_of_seeds": statistics.fmean(by_seed[dtype]),
-        "picked_setting_mean_of_seeds_float32": statistics.fmean(by_seed[torch.float32]),
-        "picked_setting_spread_of_seeds": statistics.stdev(by_seed[torch.float32]),
-    }
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -69,7 +69,6 @@ def clustered(table: EmbeddingTable) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compute and print the rows, and write them."""
     command = parser(NAME, __doc__)
     command.add_argument("folder", type=Path)
     command.add_argument("--limit", type=int, default=0, help="use only N pictures")

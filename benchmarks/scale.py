@@ -12,7 +12,6 @@ import heapq
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from collections import deque
@@ -24,7 +23,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.harness import OURS, RESULTS, Row, Timing, main
+from benchmarks.harness import OURS, RESULTS, Row, Timing
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding.plan import PendingShards, lacking
 from substyle.engine.estimate.plan import plan
@@ -280,7 +279,3 @@ def _notes(names: tuple[str, ...]) -> Row:
             seconds.append(time.perf_counter() - began)
     facts = {"loose_bytes": loose / count, "compacted_bytes": len(records.encode([(0, record)])) / count}
     return Row("note what decoding learned of an image", "images", count, {OURS: Timing.of(seconds)}, facts=facts)
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -83,7 +83,6 @@ def compared(found: Mapping[str, int], kept: Mapping[str, int]) -> tuple[list[st
 
 
 def main() -> int:
-    """Compare with the kept sizes, or write them."""
     parser = argparse.ArgumentParser(prog="size", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--write", action="store_true", help="keep the present numbers")
     options, found = parser.parse_args(), sizes()

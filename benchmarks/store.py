@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -16,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from benchmarks import networks
-from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, Row, interleave
 from substyle.engine.store import arrays, compaction
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import BackboneEntry, Codec, StoreSettings
@@ -197,7 +196,3 @@ def _codec(codec: Codec, repeats: int) -> list[Row]:
         Row(f"write {title} (cast, checksum, fsync)", "bytes", size, written, facts=facts, headline=False),
         Row(f"read {title}", "bytes", size, read, facts=facts, headline=False),
     ]
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -512,7 +512,6 @@ def written(page: str, text: str) -> str:
 
 
 def main() -> int:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", nargs=2, metavar=("NAME", "RESULTS.json"))
     parser.add_argument("--parts", default="", metavar="PARTS")

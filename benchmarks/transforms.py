@@ -9,7 +9,6 @@ compiled network alone for styles.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import photographs
-from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, Row, interleave
 from benchmarks.networks import CORES
 from benchmarks.peers import plain_transforms
 from benchmarks.peers.transforms import ALBUMENTATIONS, LIBRARIES, STYLES, published
@@ -159,7 +158,3 @@ class _Bench:
 def _mean_difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
     differences = np.abs(a.astype(np.int16) - b).mean(axis=(1, 2, 3))
     return np.asarray(differences >= 1)
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

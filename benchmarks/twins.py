@@ -224,7 +224,6 @@ def rows() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Count, and write the rows."""
     out = harness.parser(NAME, __doc__).parse_args().out
     harness.write(out, harness.document(NAME, QUESTION, cuda=torch.version.cuda, rows=rows()))
 

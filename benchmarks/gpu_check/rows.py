@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import markdown
+
 SCHEMA = 1
 PASSED, FAILED, SKIPPED, MEASURED = "passed", "failed", "skipped", "measured"
 STATUSES = (PASSED, FAILED, SKIPPED, MEASURED)
@@ -71,14 +73,8 @@ def document(environment: Mapping[str, Any], rows: Sequence[Row], parts: Mapping
     """What is kept: the device, seconds of each part that has ended, all rows."""
     made = [{**asdict(row), "of_ceiling": row.of_ceiling, "times_faster": row.times_faster} for row in rows]
     counts = {status: sum(row.status == status for row in rows) for status in STATUSES}
-    return {
-        "schema": SCHEMA,
-        "benchmark": "gpu_check",
-        "environment": dict(environment),
-        "parts": dict(parts),
-        "counts": counts,
-        "rows": _finite(made),
-    }
+    about = {"schema": SCHEMA, "benchmark": "gpu_check", "environment": dict(environment)}
+    return {**about, "parts": dict(parts), "counts": counts, "rows": _finite(made)}
 
 
 def save(data: Mapping[str, Any], path: Path) -> None:
@@ -91,15 +87,15 @@ def save(data: Mapping[str, Any], path: Path) -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """All rows in Markdown."""
-    lines = ["| part | what | | rate | of the ceiling | against | |", "|---|---|---|---|---|---|---|"]
+    lines = []
     for row in rows:
         rate = f"{row.per_s:,.4g} {row.unit}/s" if row.per_s else ""
         share = f"{row.of_ceiling:.2f} of {row.ceiling}" if row.of_ceiling else ""
         against = ", ".join(f"{times:.2f} × {name}" for name, times in row.times_faster.items())
         told = [row.text, *(f"{name} {_short(value)}" for name, value in row.facts.items())]
         cells = (row.part, row.name, row.status, rate, share, against, "; ".join(filter(None, told)))
-        lines.append("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(lines)
+        lines.append([cell.replace("|", "/").replace("\n", " ") for cell in cells])
+    return markdown(("part", "what", "", "rate", "of the ceiling", "against", ""), lines)
 
 
 def _short(value: object) -> str:

@@ -114,7 +114,6 @@ def embed(paths: list[str], name: str, *, channels_last: bool, workers: int) -> 
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("out", type=Path)
