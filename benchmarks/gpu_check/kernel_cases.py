@@ -75,6 +75,7 @@ class Case:
     images: int
     axis: int = 0
     unit: str = "images"
+    of: tuple[Any, ...] = ()  # kernel and reference as functions of the inputs, and these
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Made:
         there, p = [v.to(self.device) if isinstance(v, torch.Tensor) else v for v in (self.canvas, *given)], self.picked
         return Case(
             name, lambda: kernel(*there), lambda: reference(self.canvas[p], *(v[p] for v in given)),
-            p, tolerance, least, len(self.canvas),
+            p, tolerance, least, len(self.canvas), of=(kernel, reference, (self.canvas, *given)),
         )  # fmt: skip
 
 
