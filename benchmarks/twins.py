@@ -72,11 +72,7 @@ def cases() -> dict[str, tuple[tuple[torch.Tensor, ...], Work | None, Work]]:
             tensors = tuple(each for each in given if isinstance(each, torch.Tensor))
             twin = None if case.name in ("dots", "lines", "difference") else _of_tensors(kernel, given)
             found[case.name] = tensors, twin, _of_tensors(REFERENCES.get(case.name, reference), given)
-    rows, row, mean = (
-        torch.empty(4096, 768, dtype=torch.float16),
-        torch.zeros(1024, dtype=torch.int64),
-        torch.empty(768),
-    )
+    rows, row = torch.empty(4096, 768, dtype=torch.float16), torch.zeros(1024, dtype=torch.int64)
     gathered = (rows, row, torch.empty(768)), None, lambda x, r, m: probe_data.reference(x, r, m, m).bfloat16()
     return found | {"rows of a table": gathered}
 
