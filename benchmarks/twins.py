@@ -29,7 +29,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from benchmarks import harness
-from benchmarks.counting import META, Counter
+from benchmarks.fake_gpu import CUDA, META, Counter
 from benchmarks.gpu_check import kernel_cases
 from substyle.kernels import dispatch, displacement, probe_data, probe_step, warp
 from substyle.kernels.probe_heads import Term
@@ -40,7 +40,6 @@ STAYS = 1.3
 BATCH, SIDE = 32, 224
 HEADS, ROWS, WIDTH, HIDDEN, CLASSES = 36, 1024, 768, 256, 31  # of a training step
 KEEP = 0.8  # probability of keeping a hidden unit
-CUDA = torch.device("cuda", 0)
 H100 = SimpleNamespace(
     name="NVIDIA H100 80GB HBM3", major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, warp_size=32,
     regs_per_multiprocessor=65536, max_threads_per_multi_processor=2048, max_threads_per_block=1024,

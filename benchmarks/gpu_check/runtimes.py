@@ -36,12 +36,11 @@ def run(bench: Bench) -> Iterator[Job]:
     rates: Rates = {}
     # convolutions by the fastest of the library's algorithms, for us and for eager torch
     torch.backends.cudnn.benchmark = bench.device.type == "cuda"
-    named = [(f"{label}{' in plain torch' * networks.plain(model)}", model) for label, model in bench.sizes.networks]
-    for label, model in named:
+    for label, model in bench.sizes.networks:
         rates[label] = {}
         yield f"{label}, {_COMPILED}", partial(_compiled, bench, label, model, bench.sizes.modes[0], rates[label])
         yield f"{label}, {_ENGINE}", partial(_tensorrt, bench, label, model, rates[label])
-    label, model = named[0]
+    label, model = bench.sizes.networks[0]
     for precision in EIGHT_BITS:
         job = partial(_eight_bits, bench, label, model, precision, rates[label])
         yield f"{label}, {_ENGINE}, {precision}", job

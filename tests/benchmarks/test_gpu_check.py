@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.gpu_check import parts
-from benchmarks.gpu_check.__main__ import main
+from benchmarks.gpu_check.__main__ import PARTS, main
 from benchmarks.gpu_check.rows import FAILED
 
 from substyle.engine.backbones.runtimes import tensorrt
@@ -22,7 +21,7 @@ def test_everything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(tensorrt, "installed", lambda: None)
     assert main(["--fake-device", "--out", str(tmp_path / "gpu.json")]) == 0
     data = json.loads((tmp_path / "gpu.json").read_text())
-    assert {row["part"] for row in data["rows"]} == set(parts.PARTS)
+    assert {row["part"] for row in data["rows"]} == set(PARTS)
 
 
 def test_a_wrong_kernel_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -42,5 +41,5 @@ def test_without_a_gpu_nothing_is_checked_and_that_is_no_success(
     said = capsys.readouterr()
     assert "NOTHING WAS CHECKED" in said.err
     assert "no CUDA device" in said.err
-    assert said.out.count("| skipped |") == len(parts.PARTS)
+    assert said.out.count("| skipped |") == len(PARTS)
     assert not list(tmp_path.iterdir())
