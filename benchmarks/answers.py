@@ -49,7 +49,6 @@ class Question:
     study: str = "generators"
 
     def scores(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The scores of a backbone; empty if missing."""
         for key in self.entry:
             row = row.get(key) or {}
         return row
@@ -169,7 +168,6 @@ def how_much(leaks: dict[str, Any]) -> str:
 
 
 def answers() -> str:
-    """One sentence for each question, as a list."""
     return "\n".join([*(f"- {sentence(load(asked.study), asked)}" for asked in QUESTIONS), how_much(load("leaks"))])
 
 
@@ -178,7 +176,6 @@ Panel = tuple[str, float, dict[str, list[tuple[float, list[float] | None]]]]
 
 
 def answer_panels() -> list[Panel]:
-    """Backbones by questions."""
     panels = []
     for question in QUESTIONS:
         kept = load(question.study)
@@ -236,13 +233,11 @@ def draw(panels: list[Panel], kept: dict[str, Any], path: Path, width: float, no
 
 
 def written(page: str, text: str) -> str:
-    """Replace the answers of a page."""
     return replaced(page, START, END, text)
 
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """A kept study."""
     found = kept_study(name)
     return found | {"variants": found["variants"] // found["images"]}
 

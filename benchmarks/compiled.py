@@ -34,7 +34,6 @@ _PRODUCTS = re.compile(r"MMA")  # HMMA, HGMMA, UTCHMMA ...
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Compile with the Triton of this process."""
     import triton
 
     ahead = importlib.import_module("tests.kernels.test_ahead_of_time")

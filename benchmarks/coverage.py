@@ -136,7 +136,6 @@ def _covered(ends_K2: NDArray[np.float64], truth: float) -> dict[str, Any]:
 
 
 def judged(studies: list[Simulated]) -> dict[str, Any]:
-    """Judge a cell by the rule."""
     truth = studies[0].truth
     ends = [end for each in studies for end in each.ends]
     given = [end for end in ends if end is not None]
@@ -176,7 +175,6 @@ def simulate(kind: str, settings: dict[str, Any], units: int, replications: int,
 
 
 def shown(row: dict[str, Any]) -> str:
-    """Format a row as a line."""
     parts = [f"{row['replications']} replications"]
     if "coverage" in row:
         low, high = row["coverage_ci95"]

@@ -61,7 +61,6 @@ def _row(name: str, flops: float, *, quick: bool) -> Row:
 
 
 def _auto(name: str) -> CompiledBackbone:
-    """Compile with the gate."""
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=CORES)
     source = LazyBackbone.of(networks.load(name), canvas=CANVAS, batch=graph_batch(BATCH))
     return compile_source(source, networks.samples(), options)

@@ -65,7 +65,6 @@ def _filler(folder: Path, backbones: Sequence[CompiledBackbone], images: int) ->
 
 
 def _linked(folder: Path, images: int) -> Path:
-    """Create a folder of ``images`` photographs."""
     linked = folder / f"photographs-{images}"
     if not linked.exists():
         linked.mkdir()

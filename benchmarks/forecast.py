@@ -49,7 +49,6 @@ class Width:
 
 
 def kept() -> dict[str, dict[str, Any]]:
-    """Summaries of the kept studies by name."""
     names = (path.stem.removeprefix("study-") for path in RESULTS.glob("study-*.json"))
     return {name: kept_study(name) for name in names}
 

@@ -86,7 +86,6 @@ class Row:
 
 
 def row(case: Case) -> Row:
-    """Run a case."""
     if case.ready is None:
         return Row(case.name, NOT_RUN, case.missing)
     try:
@@ -107,7 +106,6 @@ def row(case: Case) -> Row:
 
 
 def verdict(error: Exception) -> tuple[str, str]:
-    """Status and text of an error."""
     words = (str(error).strip() or "no reason given").splitlines()[0]
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/substyle/" in f.filename]
     frames = [f for f in frames if not f.filename.endswith("/fake_gpu.py")]  # it calls what it counts
@@ -148,7 +146,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def shown(r: Row) -> str:
-    """A row as text."""
     counted = "" if r.launches is None else f": {r.launches} launches, {r.bytes:.4g} bytes"
     return f"{r.name}: {r.status}{f' ({r.text})' if r.text else ''}{counted}"
 
@@ -164,7 +161,6 @@ BACKBONES = (
 
 
 def cases() -> Iterator[Case]:
-    """All cases, prepared when they run."""
     yield from _variants()
     yield from _styles()
     for name in BACKBONES:

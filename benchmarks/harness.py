@@ -85,7 +85,6 @@ class Row:
         return self.rate() / self.ceiling_per_s if self.ceiling_per_s else None
 
     def times_faster(self) -> dict[str, float]:
-        """Speed-up of ``ours`` over each peer."""
         ours = self.timings[OURS].median
         return {name: t.median / ours for name, t in self.timings.items() if name not in (OURS, CEILING)}
 
@@ -119,7 +118,6 @@ def interleave(contenders: Mapping[str, Callable[[], object]], *, repeats: int, 
 
 
 def environment() -> dict[str, Any]:
-    """Describe the machine and the versions of the measured packages."""
     from substyle.engine import cache
 
     return {
@@ -145,20 +143,17 @@ def document(name: str, question: str, **parts: object) -> dict[str, Any]:
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON document."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a command line with the option ``--out``."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", metavar="FILE")
     return made
 
 
 def markdown(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Format a table in Markdown."""
     first = list(headings)
     return "\n".join([f"| {' | '.join(first)} |", "|---" * len(first) + "|", *(f"| {' | '.join(r)} |" for r in rows)])
 

@@ -68,7 +68,6 @@ def runs(folder: Path, more: Path, place: Path, name: str) -> Iterator[tuple[str
 
 
 def measure(names: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of the result."""
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as temporary:
         place = Path(temporary)
         folder, more = place / "some", place / "more"

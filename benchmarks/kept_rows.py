@@ -23,7 +23,6 @@ _UNKNOWN = "not recorded"
 
 
 def rows() -> Iterator[Row]:
-    """Rows of all kept studies."""
     for path in sorted(RESULTS.glob("study-*.json")):
         yield from rows_of(document(kept_study(path.stem.removeprefix("study-"))))
 

@@ -104,7 +104,6 @@ def _row(
 
 
 def _alone(made: base.Transformation, canvases_BSSC: NDArray[np.uint8]) -> Callable[[], None]:
-    """The library on each canvas, without seeding it."""
     assert made.library is not None
     prefix, _, name = made.library.of.partition(":")
     library, arguments = libraries.library(prefix), json.loads(made.library.arguments)

@@ -82,7 +82,6 @@ def _file(height: int, width: int, kind: str) -> bytes:
 
 
 def resident() -> float:
-    """Resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MB
 

@@ -156,7 +156,6 @@ def _work(transformation: base.Transformation) -> tuple[float, float]:
 
 
 def table() -> str:
-    """The table in Markdown."""
     lines = ["| variant | on a CPU | on a GPU | passes | ms | levels |", "|---|---|---|---|---|---|"]
     found = list(counts())
     for count in found:
@@ -172,7 +171,6 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """A page with the table replaced."""
     before, _, rest = text.partition(START)
     return f"{before}{START}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
 

@@ -33,7 +33,6 @@ FLAGS = (
 
 
 def encode(paths: Sequence[Path], identity: Path, folder: Path, suffix: str) -> None:
-    """Write photographs in another format."""
     for path in paths:
         target = (folder / path.relative_to(identity)).with_suffix(f".{suffix}")
         target.parent.mkdir(parents=True, exist_ok=True)

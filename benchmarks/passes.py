@@ -67,7 +67,6 @@ def both(table: EmbeddingTable, config: ProbeConfig) -> Totals:
 
 @contextmanager
 def _watched(found: Totals) -> Iterator[None]:
-    """Count all fits and their passes."""
     fit, search, now = linear.fit_heads, objective.Objective.__call__, [("", "", 1)]
 
     def watched_fit(rows: Any, config: Any, Cs: Any, start: Any = None, *tolerance: Any, **kw: Any) -> Any:  # noqa: ANN401
@@ -96,7 +95,6 @@ def _watched(found: Totals) -> Iterator[None]:
 
 
 def rows_of(store: EmbeddingStore) -> list[dict[str, Any]]:
-    """Counts of all backbones of a store."""
     config = ProbeConfig(tasks=("transformation", "kind", "class"), heads=("linear",), device="cpu", threads=1)
     rows = []
     for entry in store.backbones():

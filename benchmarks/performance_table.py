@@ -60,7 +60,6 @@ def _rate(row: dict[str, Any]) -> str:
 
 
 def page() -> str:
-    """The page with its table updated from the saved results."""
     return replaced(PAGE.read_text(), START, END, table())
 
 

@@ -13,7 +13,6 @@ from substyle.pipelines.sources import FolderSource, ImageRecord
 
 @cache
 def folder() -> Path:
-    """Return a folder of photographs."""
     named = os.environ.get("SUBSTYLE_PHOTOGRAPHS")
     if named:
         return Path(named)

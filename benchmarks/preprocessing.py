@@ -51,7 +51,6 @@ def photographs(folder: Path | None, limit: int) -> list[bytes]:
 
 
 def pictures(blob: bytes) -> Image.Image:
-    """Decode a photograph as the libraries do."""
     with Image.open(io.BytesIO(blob)) as opened:
         return opened.convert("RGB")
 
@@ -114,7 +113,6 @@ def _cosines(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> NDArray[np
 
 
 def rows_of(blobs: list[bytes]) -> Iterator[dict[str, Any]]:
-    """Compare each backbone's embeddings."""
     for name in BACKBONES:
         backbone = registry.load(name, LoadContext(CANVAS, BATCH, 0, None))
         found = embeddings(backbone, blobs)

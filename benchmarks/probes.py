@@ -131,7 +131,6 @@ def fit(
     *,
     most: int = MOST,
 ) -> solver.Fit:
-    """Fit our probes, one per C."""
     task = problem.task
     weight_KT = np.tile(variant_weights(task, task.train_T), (len(Cs), 1))
     config = ProbeConfig(expert=ExpertConfig(tolerance=TOLERANCE, passes=most))
@@ -217,7 +216,6 @@ def fitted_on_gpu(problem: Problem, Cs: Sequence[float], *, repeats: int) -> Row
 
 
 def ours(problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], dtype: torch.dtype) -> Outcome:
-    """Train our heads, one per setting."""
     began = time.perf_counter()
     config = ProbeConfig()
     features = Features(problem.table, problem.standard, CPU, dtype)

@@ -42,7 +42,6 @@ REPEATS, BATCH = 50, 500
 
 
 def embedded(folder: Path, crop_pct: float, limit: int, work: Path) -> EmbeddingTable:
-    """Embed the original pictures."""
     where = place(work / f"{crop_pct}.zarr")
     pipeline = PixelPipeline(Settings(0, CANVAS, ("identity",), crop_pct=crop_pct), EmbedConfig().here())
     plan = EmbedPlan(open_source(folder, SourceConfig()), where, pipeline, limit)

@@ -79,12 +79,10 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """``ours`` minus ``theirs``, or None."""
         return None if self.ours is None or self.theirs is None else self.ours - self.theirs
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is within the tolerance or None."""
         return self.difference is None or abs(self.difference) <= self.tolerance
 
 
@@ -114,7 +112,6 @@ class Table:
     key_N: NDArray[np.str_]
 
     def images(self, split: str) -> NDArray[np.int64]:
-        """Return the indices of the images of a split."""
         return np.flatnonzero(self.split_N == split)
 
     def photographs(self, split: str) -> NDArray[np.int64]:
@@ -587,7 +584,6 @@ def compare(run: Path, backbones: list[str] | None = None) -> list[Row]:
 
 
 def line(row: Row) -> str:
-    """Format a row as text."""
     numbers = " ".join("       –" if v is None else f"{v:8.4f}" for v in (row.ours, row.theirs, row.difference))
     return f"{row.backbone:32} {row.quantity:42} {numbers}  ±{row.tolerance:.4f}{'' if row.holds else '  DIFFERS'}"
 

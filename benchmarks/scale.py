@@ -106,7 +106,6 @@ class Fleet:
 
     @property
     def shards(self) -> int:
-        """Number of shards."""
         return -(-self.images // self.rows)
 
     def plan(self) -> PendingShards:

@@ -43,13 +43,11 @@ def lines_of_code(source: str) -> int:
 
 
 def tokens(path: Path) -> int:
-    """Number of tokens without comments and line ends."""
     with path.open("rb") as file:
         return sum(token.type not in SILENT for token in tokenize.tokenize(file.readline))
 
 
 def sizes() -> dict[str, int]:
-    """All counts by name."""
     found: Counter[str] = Counter()
     for top in ("src/substyle", "kernels", "pipelines", "engine"):
         for path in (ROOT / top).rglob("*.py"):

@@ -97,7 +97,6 @@ def _backbone(found: Json) -> Json:
 
 
 def parts(kept: Json, names: Iterable[str]) -> Json:
-    """Only some results of backbones, and no comparisons or claims."""
     own = {name: {key: row[key] for key in ("control", *names)} for name, row in kept["backbones"].items()}
     return {key: kept[key] for key in _KEPT} | {"backbones": own, "comparisons": []}
 
@@ -415,7 +414,6 @@ def _number(estimate: Json | None, scale: float, form: str, *, late: bool = Fals
 
 
 def _ends(estimate: Json) -> list[float]:
-    """The interval; empty without."""
     return [estimate["low"], estimate["high"]] if estimate.get("low") is not None else []
 
 
@@ -446,12 +444,10 @@ def _cell(estimate: Json | None, *, late: bool = False) -> str:
 
 
 def _score(scores: Json, name: str) -> str:
-    """`_cell` of a score of a probe."""
     return _cell(scores.get(name), late=_late(scores))
 
 
 def _late(scores: Json) -> bool:
-    """Whether probes have not converged."""
     return scores.get("converged") is False
 
 
@@ -460,7 +456,6 @@ def _per_cent(share: float | None) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Format the tables of all pages."""
     made = {
         "results": [
             *(generators_table(kept_study("generators")), kind_table(kept_study("kinds"))),
@@ -507,7 +502,6 @@ def kept_study(name: str) -> Json:
 
 
 def written(page: str, text: str) -> str:
-    """Replace the tables of a page."""
     return replaced(page, START, END, text)
 
 

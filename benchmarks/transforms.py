@@ -81,7 +81,6 @@ class _Bench:
         self.pool = ThreadPoolExecutor(CORES)
 
     def row(self, title: str, names: Sequence[str]) -> Row:
-        """Measure one or several transformations of one maker."""
         styles = [name for name in names if base.get(name).made_by == "network"]
         networks = networks_for(names, side=SIDE, threads=CORES)
         maker = VariantMaker(names, side=SIDE, seed=0, batch=BATCH, threads=CORES, networks=networks)

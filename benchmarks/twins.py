@@ -165,7 +165,6 @@ def fused(work: Work, tensors: Sequence[torch.Tensor]) -> tuple[int, float]:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Count all cases."""
     stand_ins: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
         "get_device_properties": lambda *_: H100,

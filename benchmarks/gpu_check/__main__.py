@@ -110,7 +110,6 @@ def guarded(part: str, title: str, work: Callable[[], Iterable[Row]]) -> Iterato
 
 
 def environment(bench: Bench) -> dict[str, Any]:
-    """Card and versions."""
     packages = {name: found for name, found in cache.versions(*PACKAGES).items() if found}
     facts: dict[str, Any] = {
         "device": bench.name, "card": bench.card, "fake": bench.device.type != "cuda", "cuda": torch.version.cuda,
@@ -156,7 +155,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _names(text: str) -> list[str]:
-    """Names of parts, separated by commas."""
     names = text.split(",")
     if unknown := [name for name in names if name not in PARTS]:
         raise argparse.ArgumentTypeError(f"got {', '.join(map(repr, unknown))}; allowed: {', '.join(PARTS)}")

@@ -134,7 +134,6 @@ class Clock:
         return float(begin.elapsed_time(end)) / 1000.0
 
     def synchronize(self) -> None:
-        """Wait for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -161,22 +160,18 @@ class Bench:
         self.deadline = float("inf")  # of the part that runs, by time.monotonic
 
     def left(self) -> float:
-        """Seconds that the part may still take."""
         return self.deadline - time.monotonic()
 
     def require(self, seconds: float) -> None:
-        """Raise OutOfTime where less is left."""
         if self.left() < seconds:
             raise OutOfTime(f"{max(self.left(), 0.0):.0f} s of this part's time were left, {seconds:.0f} s are needed")
 
     @cached_property
     def name(self) -> str:
-        """The card's name."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self._stands_for
 
     @cached_property
     def card(self) -> str | None:
-        """Its short name among those whose data sheets are known."""
         return card_of(self.name)
 
     @property
@@ -206,5 +201,4 @@ class Bench:
 
     @property
     def gemm_flops(self) -> float:
-        """Operations a second of that product."""
         return 2.0 * self.sizes.gemm**3 / self.multiplying["median"]

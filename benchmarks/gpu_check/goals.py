@@ -69,7 +69,6 @@ GOALS = (
 
 
 def table(rows: Sequence[Row], *, fake: bool, card: str = CARD) -> str:
-    """All goals and their verdicts in Markdown."""
     return markdown(
         ("goal on an H100", "", "verdict"),
         (

@@ -173,25 +173,21 @@ def remapped(m: Made) -> Case:
 
 
 def dots(m: Made) -> Case:
-    """Halftone dots."""
     given, least = (m.drawn(4.0, 8.0, 3), m.drawn(0.0, 3.0, 3)), roofline.dots(*m.shape)
     return m.case("dots", halftone.dots, halftone.dots_reference, given, PRINTED, least)
 
 
 def lines(m: Made) -> Case:
-    """Halftone lines."""
     given, least = (m.drawn(4.0, 8.0), m.drawn(0.0, 3.0)), roofline.lines(*m.shape)
     return m.case("lines", halftone.lines, halftone.lines_reference, given, PRINTED, least)
 
 
 def jpeg(m: Made) -> Case:
-    """JPEG compression: two kernels."""
     given, least = (m.cycled((18, 15, 10, 7, 1, 50, 90, 100)).astype(np.int32),), roofline.jpeg(*m.shape[:3])
     return m.case("jpeg", jpeg_codec.compressed, jpeg_codec.compressed_reference, given, EXACT, least)
 
 
 def swirl(m: Made) -> Case:
-    """Swirl."""
     side = m.canvas.shape[1]
     given = m.drawn(0.3 * side, 0.7 * side, 2), m.drawn(0.5 * side, 0.9 * side), m.drawn(2.0, 6.0)
     return m.case("swirl", warp.swirl, warp.swirl, given, WARPED, roofline.swirl(*m.shape))
@@ -204,7 +200,6 @@ def grid(m: Made) -> Case:
 
 
 def elastic(m: Made) -> Case:
-    """Elastic displacement: three kernels."""
 
     def moved(canvas: torch.Tensor, keys: philox.U64, amplitude: Array) -> torch.Tensor:
         return warp.elastic(canvas, keys, "elastic", amplitude, ELASTIC_SIGMA)
@@ -231,7 +226,6 @@ def contracted(m: Made) -> Case:
 
 
 def dropout(m: Made) -> Case:
-    """Dropout masks of a few training steps."""
     steps, (height, width) = 4, m.shape[1:3]
 
     def drawn(kept_nSHB: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,6 @@ def backbone(model: str, canvas: int) -> Preprocessed:
 
 
 def work(model: str, batch: int) -> Work:
-    """Its operations and bytes for a batch, counted on tensors without memory."""
     with torch.device("meta"):
         network, seen = _made(model)
         x = torch.empty(batch, 3, seen["side"], seen["side"])

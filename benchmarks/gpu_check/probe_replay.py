@@ -45,7 +45,6 @@ class Plain:
 
     @property
     def width(self) -> int:
-        """D."""
         return len(self.mean)
 
 

@@ -47,12 +47,10 @@ class Row:
 
     @property
     def of_ceiling(self) -> float | None:
-        """The share of the ceiling that was reached."""
         return self.per_s / self.ceiling_per_s if self.per_s and self.ceiling_per_s else None
 
     @property
     def times_faster(self) -> dict[str, float]:
-        """How many times as fast as each peer it is."""
         return {name: self.per_s / rate for name, rate in self.peers.items()} if self.per_s else {}
 
 
@@ -60,12 +58,10 @@ Job = tuple[str, Callable[[], Iterable[Row]]]  # a piece of a part by name; if i
 
 
 def skipped(part: str, name: str, reason: str) -> Row:
-    """A row that says why there is nothing to say."""
     return Row(part, name, SKIPPED, reason)
 
 
 def correctness(part: str, name: str, good: bool, text: str = "", **facts: Any) -> Row:  # noqa: ANN401
-    """A row that passed or failed."""
     return Row(part, name, PASSED if good else FAILED, text, facts=facts)
 
 
@@ -86,7 +82,6 @@ def save(data: Mapping[str, Any], path: Path) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All rows in Markdown."""
     lines = []
     for row in rows:
         rate = f"{row.per_s:,.4g} {row.unit}/s" if row.per_s else ""

@@ -50,7 +50,6 @@ def cuml_is_missing() -> str:
 
 
 def by_cuml(x_RD: torch.Tensor, y_R: torch.Tensor, Cs: Sequence[float], *, tolerance: float, iterations: int) -> Fitted:
-    """Fit one probe per C to rows on the GPU."""
     cuml = import_module("cuml")
     with cuml.using_output_type("numpy"):
         made = (cuml.LogisticRegression(C=C, tol=tolerance, max_iter=iterations, linesearch_max_iter=100) for C in Cs)
