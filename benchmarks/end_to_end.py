@@ -66,11 +66,7 @@ def _filler(folder: Path, backbones: Sequence[CompiledBackbone], images: int) ->
 
 def _linked(folder: Path, images: int) -> Path:
     linked = folder / f"photographs-{images}"
-    if not linked.exists():
-        linked.mkdir()
-        for i, record in enumerate(photographs.records(images)):
-            (linked / f"{i:05d}.jpg").write_bytes(record.read())
-    return linked
+    return linked if linked.exists() else photographs.write(linked, images)
 
 
 def _stream(backbones: Sequence[CompiledBackbone], variants: int) -> Callable[[], float]:

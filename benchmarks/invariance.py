@@ -73,7 +73,7 @@ def measure(names: list[str]) -> Iterator[dict[str, Any]]:
         folder, more = place / "some", place / "more"
         for path, count in ((folder, COUNT), (more, COUNT + OTHERS)):
             path.mkdir()
-            for i, record in enumerate(photographs.records(count)):
+            for i, record in enumerate(photographs.records(count)):  # others lie between them
                 (path / f"{i % COUNT:02d}-{i // COUNT}{Path(record.key).suffix}").write_bytes(record.read())
         for name in names:
             (place / name.replace(":", "-")).mkdir()

@@ -14,8 +14,6 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +61,15 @@ def write_photographs(folder: Path, count: int) -> float:
 def _file(height: int, width: int, kind: str) -> bytes:
     """Encode smooth colours with grain, which compress like a photograph."""
     rng = np.random.default_rng(height * width)
-    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
+    cells = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    smooth = np.asarray(cells.resize((width, height), Image.Resampling.BICUBIC))
     grain = np.tile(rng.normal(0, 5, (256, 256, 1)), (-(-height // 256), -(-width // 256), 1))[:height, :width]
-    image = Image.fromarray((np.asarray(smooth) + grain).clip(0, 255).astype(np.uint8))
-    out = io.BytesIO()
+    image, out = Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)), io.BytesIO()
     if kind == "RGBA":
         image.convert("RGBA").save(out, "PNG", compress_level=1)
     else:
-        image.convert("CMYK" if kind == "CMYK" else "RGB").save(
-            out, "JPEG", quality=90, progressive=kind == "progressive"
-        )
+        mode = "CMYK" if kind == "CMYK" else "RGB"
+        image.convert(mode).save(out, "JPEG", quality=90, progressive=kind == "progressive")
     blob = out.getvalue()
     if kind == "damaged":
         return blob[: len(blob) // 2]
@@ -86,56 +81,38 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MB
 
 
-@contextmanager
-def sampled(journal: Path) -> Iterator[list[tuple[float, bool]]]:
-    """Sample every 20 ms while the block runs: memory in MB, and whether a shard is finished."""
-    samples: list[tuple[float, bool]] = []
+def measure(count: int, shard_rows: int) -> dict[str, Any]:
+    """Embed ``count`` photographs and report the memory used, in MB."""
+    first: list[float] = []  # until a shard is finished
+    later: list[float] = []
     stop = threading.Event()
 
-    def sample() -> None:
-        done = False
+    def sample(finished: Path) -> None:
         while not stop.wait(SAMPLE_SECONDS):
-            done = done or (journal.is_dir() and any(journal.iterdir()))
-            samples.append((resident(), done))
+            done = bool(later) or (finished.is_dir() and any(finished.iterdir()))
+            (later if done else first).append(resident())
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        stop.set()
-        thread.join()
-
-
-def measure(count: int, shard_rows: int) -> dict[str, Any]:
-    """Embed ``count`` photographs and report the memory used."""
     with tempfile.TemporaryDirectory(prefix="substyle-memory-") as place:
         folder, store = Path(place) / "photographs", Path(place) / "s.zarr"
         megapixels = write_photographs(folder, count)
         pipeline = PixelPipeline(Settings(0, 224, ("identity", "grayscale")), EmbedConfig(BATCH, shard_rows=shard_rows))
         plan = EmbedPlan(FolderSource(folder), LocalPlace(store), pipeline)
         before = resident()
-        with sampled(store / journal.FOLDER) as samples:
+        thread = threading.Thread(target=sample, args=(store / journal.FOLDER,), daemon=True)
+        thread.start()
+        try:
             summary = embed(plan, [BackboneChoice("control:pixels")], quiet=True)
-    first = [mb for mb, done in samples if not done]
-    later = [mb for mb, done in samples if done]
+        finally:
+            stop.set()
+            thread.join()
     if not first or len(later) < 2:
         raise SystemExit(f"too few samples from {count} photographs in shards of {shard_rows}: increase --count")
     return {
-        "photographs": count,
-        "mean_megapixels": megapixels,
+        **{"photographs": count, "mean_megapixels": megapixels},
         "largest_megapixels": max(height * width for height, width, *_ in SIZES) / 1e6,
-        "quarantined": len(summary.quarantined),
-        "batch": BATCH,
-        "shard_rows": shard_rows,
-        "shards": summary.shards,
-        "before_mb": before,
-        "first_shard_peak_mb": max(first),
-        "level_mb": later[0],
-        "peak_mb": max(later),
-        "end_mb": later[-1],
-        "ratio": max(later) / later[0],
-        "target": TARGET,
+        **{"quarantined": len(summary.quarantined), "batch": BATCH, "shard_rows": shard_rows, "shards": summary.shards},
+        **{"before_mb": before, "first_shard_peak_mb": max(first), "level_mb": later[0], "peak_mb": max(later)},
+        **{"end_mb": later[-1], "ratio": max(later) / later[0], "target": TARGET},
     }
 
 

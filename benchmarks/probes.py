@@ -68,7 +68,8 @@ def run(quick: bool) -> list[Row]:
         fitted(resampled, linear, [ONE_C] * RESAMPLES, times_SN, repeats=repeats),
     ]
     if not peers.cuml_is_missing():
-        rows.append(fitted_on_gpu(linear, CS, repeats=repeats))
+        gpu = torch.device("cuda", 0)
+        rows.append(fitted(f"{len(CS)} linear probes", linear, CS, device=gpu, repeats=repeats))
     rows.append(_mlps(problem, separate=1 if quick else 2, repeats=repeats))
     return rows
 
@@ -82,16 +83,26 @@ def fitted(
     Cs: Sequence[float],
     times_SN: NDArray[np.float64] | None = None,
     *,
+    device: torch.device = CPU,
     repeats: int,
 ) -> Row:
-    """Fit one probe per C, ours jointly and scikit-learn's in turn, each with its own weights of the images."""
+    """Fit one probe per C, ours jointly and scikit-learn's in turn, each with its own weights of the images.
+
+    On a GPU the peer is cuML, and there is no ceiling.
+    """
     t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
     own = torch.from_numpy(t * IMAGES + n)
-    x_RD, y_R = problem.x_RD[own].numpy(), problem.y_R[own].numpy()
+    x_RD, y_R = problem.x_RD[own], problem.y_R[own]
     weight_KR = None if times_SN is None else [times_N[n] for times_N in times_SN]
-    features = Features(problem.table, problem.standard, CPU, pick_dtype("auto", CPU))
+    features = Features(problem.table, problem.standard, device, pick_dtype("auto", device))
+    ours = partial(fit, problem, features, Cs, times_SN)
+    how: Any = {"tolerance": TOLERANCE, "iterations": MOST}
+    theirs = partial(peers.by_sklearn, x_RD.numpy(), y_R.numpy(), Cs, weight_KR, **how)
+    if device != CPU:
+        theirs = partial(peers.by_cuml, x_RD.to(device), y_R.float().to(device), Cs, **how)
+    peer, suffix = (SKLEARN, "_sklearn") if device == CPU else (CUML, "_cuml")
     found: dict[str, Any] = {}
-    cpu: dict[str, list[float]] = {OURS: [], SKLEARN: []}
+    cpu: dict[str, list[float]] = {OURS: [], peer: []}
 
     def contender(who: str, work: Callable[[], object]) -> Callable[[], None]:
         def once() -> None:
@@ -101,25 +112,22 @@ def fitted(
 
         return once
 
-    def ours() -> solver.Fit:
-        return fit(problem, features, Cs, times_SN)
-
     gemms = recorded(ours)
-    theirs = partial(peers.by_sklearn, x_RD, y_R, Cs, weight_KR, tolerance=TOLERANCE, iterations=MOST)
-    contenders = {OURS: contender(OURS, ours), CEILING: products(gemms), SKLEARN: contender(SKLEARN, theirs)}
-    timings = interleave(contenders, repeats=repeats, warmup=0)
-    mine, other = found[OURS], found[SKLEARN]
+    ceiling = {CEILING: products(gemms)} if device == CPU else {}
+    contenders = {OURS: contender(OURS, ours), **ceiling, peer: contender(peer, theirs)}
+    timings = interleave(contenders, repeats=repeats, warmup=int(device != CPU))
     facts = {
-        "C": [float(f"{C:g}") for C in Cs], "rows": len(y_R), "tolerance": TOLERANCE,
-        "passes": mine.passes_K.tolist(), "iterations_sklearn": other[2],
-        "cpu_s": statistics.median(cpu[OURS]), "cpu_s_sklearn": statistics.median(cpu[SKLEARN]),
+        "C": [float(f"{C:g}") for C in Cs], "rows": len(y_R), "tolerance": TOLERANCE, "device": str(device),
+        "passes": found[OURS].passes_K.tolist(), f"iterations{suffix}": found[peer][2],
+        "cpu_s": statistics.median(cpu[OURS]), f"cpu_s{suffix}": statistics.median(cpu[peer]),
         "gemms": {str(d).removeprefix("torch."): sum(c * k for (k, _, e), c in gemms.items() if e == d)
                   for d in {dtype for _, _, dtype in gemms}},
     }  # fmt: skip
-    heads = {"": mine.heads, "_sklearn": as_heads(other)}
-    for suffix, own_heads in heads.items():
-        facts |= {f"{key}{suffix}": value for key, value in judged(problem, own_heads, Cs, times_SN).items()}
-    return Row(f"{name}; ceiling: the products of as many passes", "probes", len(Cs), timings, facts=facts)
+    for end, parameters in (("", found[OURS].heads.parameters), (suffix, found[peer][:2])):
+        heads = Heads(*(torch.as_tensor(each, dtype=torch.float32, device="cpu").contiguous() for each in parameters))
+        facts |= {f"{key}{end}": value for key, value in judged(problem, heads, Cs, times_SN).items()}
+    limit = "; ceiling: the products of as many passes" if device == CPU else " on a GPU"
+    return Row(f"{name}{limit}", "probes", len(Cs), timings, facts=facts)
 
 
 def fit(
@@ -148,11 +156,6 @@ def judged(
         "accuracy": accuracy_KT.astype(np.float64).mean(axis=1).round(4).tolist(),
         "gradient": [float(f"{g:.2g}") for g in gradient_K],
     }
-
-
-def as_heads(fitted: peers.Fitted) -> Heads:
-    """Convert a peer's weights and biases to `Heads`."""
-    return Heads(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in fitted[:2]))
 
 
 def recorded(work: Callable[[], object]) -> Gemms:
@@ -187,29 +190,6 @@ def products(blocks: Gemms) -> Callable[[], float]:
         return spent
 
     return repeat
-
-
-def fitted_on_gpu(problem: Problem, Cs: Sequence[float], *, repeats: int) -> Row:
-    """Fit the grid on the first GPU, ours jointly and cuML's in turn."""
-    device = torch.device("cuda", 0)
-    features = Features(problem.table, problem.standard, device, torch.bfloat16)
-    t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
-    own = torch.from_numpy(t * IMAGES + n)
-    x_RD, y_R = problem.x_RD[own].to(device), problem.y_R[own].float().to(device)
-    found: dict[str, Heads] = {}
-
-    def ours() -> None:
-        made = fit(problem, features, Cs).heads
-        found[""] = Heads(made.w1.cpu(), made.b1.cpu())
-
-    def cuml() -> None:
-        found["_cuml"] = as_heads(peers.by_cuml(x_RD, y_R, Cs, tolerance=TOLERANCE, iterations=MOST))
-
-    timings = interleave({OURS: ours, CUML: cuml}, repeats=repeats)
-    facts: dict[str, Any] = {"gpu": torch.cuda.get_device_name(device)}
-    for suffix, heads in found.items():
-        facts |= {f"{key}{suffix}": value for key, value in judged(problem, heads, Cs, None).items()}
-    return Row(f"{len(Cs)} linear probes on a GPU", "probes", len(Cs), timings, facts=facts)
 
 
 # --- MLPs -------------------------------------------------------------------------------------------------------------

@@ -41,11 +41,7 @@ def run(quick: bool) -> list[Row]:
     rows = [_row(f"substyle {what}", [what], repeats) for what in ("--help", "info")]
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
         folder = Path(place)
-        images = folder / "photographs"
-        images.mkdir()
-        for i, record in enumerate(photographs.records(PHOTOGRAPHS)):
-            (images / f"{i:02d}{Path(record.key).suffix}").write_bytes(record.read())
-        store = folder / "s.zarr"
+        images, store = photographs.write(folder / "photographs", PHOTOGRAPHS), folder / "s.zarr"
         second = ["embed", str(images), "--store", str(store), "--backbone", BACKBONE, "--quiet", "--json"]
         _call(second)  # compiles, gates and fills the cache, unless an earlier run has
         rows.append(_row("substyle embed, everything there already", second, repeats))
