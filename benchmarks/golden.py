@@ -15,6 +15,7 @@ It prints what differs and fails if anything does. Times, versions and digests a
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import os
 import re
@@ -23,7 +24,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -94,30 +94,11 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: AN
         yield from leaves(inner, f"{path}/{key}")
 
 
-class _Text(HTMLParser):
-    """The lines of text of a page, without scripts and styles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self.hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:  # noqa: ANN401
-        self.hidden += tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.hidden -= tag in ("script", "style")
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden and data.strip():
-            self.lines.append(" ".join(data.split()))
-
-
 def shown(page: Path) -> list[str]:
     """Lines of a report without those that state times, versions or folders, and bare numbers, which are fields."""
-    parser = _Text()
-    parser.feed(TRAINED.sub("", page.read_text()))
-    return [line for line in parser.lines if not SHOWN.search(line) and not re.fullmatch(r"[-+\d., e×%]*", line)]
+    text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", "\0", TRAINED.sub("", page.read_text()), flags=re.DOTALL)
+    lines = [" ".join(line.split()) for line in html.unescape(text).split("\0") if line.strip()]
+    return [line for line in lines if not SHOWN.search(line) and not re.fullmatch(r"[-+\d., e×%]*", line)]
 
 
 def main() -> int:

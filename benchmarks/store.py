@@ -186,10 +186,7 @@ def _codec(codec: Codec, repeats: int) -> list[Row]:
         contenders = {OURS: lambda: load_table(store, "bench:x"), "zarr alone": lambda: peer[:]}
         read = interleave(contenders, repeats=repeats)
         plain = VARIANTS * store.settings.chunk_bytes(x_ND.shape[1])
-        facts = {
-            "size": store.stored_bytes(entry, _names()) / plain,
-            "cosine_min": float(cosine_N.min()),
-        }
+        facts = {"size": store.stored_bytes(entry, _names()) / plain, "cosine_min": float(cosine_N.min())}
     size = VARIANTS * kept_ND.nbytes
     title = f"EfficientNet-Lite0's embeddings, codec {codec}"
     return [

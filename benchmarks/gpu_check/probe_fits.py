@@ -129,10 +129,7 @@ def solved(bench: Bench) -> Iterator[Row]:
     few = made(2 * bench.sizes.rows, bench.sizes.dim)
     most = replace(few, split_N=(np.arange(len(few.keys)) % 10 - 7).clip(0, 2).astype(np.int8))
     expected = {id(table): fitted(table, CPU, torch.float32) for table in (few, most)}
-    ways = (
-        ("in float32", few, torch.float32),
-        ("rows as stored first", most, torch.bfloat16),
-    )
+    ways = (("in float32", few, torch.float32), ("rows as stored first", most, torch.bfloat16))
     for first, table, dtype in ways:
         bench.require(1.0)
         found, known = fitted(table, bench.device, dtype), expected[id(table)]

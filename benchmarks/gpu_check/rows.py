@@ -61,6 +61,18 @@ def skipped(part: str, name: str, reason: str) -> Row:
     return Row(part, name, SKIPPED, reason)
 
 
+def measured(
+    part: str,
+    name: str,
+    unit: str,
+    count: float,
+    seconds: dict[str, float],
+    **more: Any,  # noqa: ANN401
+) -> Row:
+    """A row with the rate of ``count`` units in the median of some seconds."""
+    return Row(part, name, MEASURED, unit=unit, per_s=count / seconds["median"], seconds=seconds, **more)
+
+
 def correctness(part: str, name: str, good: bool, text: str = "", **facts: Any) -> Row:  # noqa: ANN401
     return Row(part, name, PASSED if good else FAILED, text, facts=facts)
 
