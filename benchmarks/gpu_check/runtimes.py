@@ -39,10 +39,10 @@ def run(bench: Bench) -> Iterator[Job]:
     for label, model in bench.sizes.networks:
         rates[label] = {}
         yield f"{label}, {_COMPILED}", partial(_compiled, bench, label, model, bench.sizes.modes[0], rates[label])
-        yield f"{label}, {_ENGINE}", partial(_tensorrt, bench, label, model, rates[label])
+        yield f"{label}, {_ENGINE}", partial(_tensorrt, bench, label, model, None, rates[label])
     label, model = bench.sizes.networks[0]
     for precision in EIGHT_BITS:
-        job = partial(_eight_bits, bench, label, model, precision, rates[label])
+        job = partial(_tensorrt, bench, label, model, precision, rates[label])
         yield f"{label}, {_ENGINE}, {precision}", job
     yield f"{label}, {_COMPILED}, tuned", partial(_tuned, bench, label, model, rates[label])
 
@@ -83,51 +83,37 @@ def _eager(bench: Bench, front: Preprocessed, canvas: torch.Tensor) -> float:
         return len(canvas) / bench.clock.seconds(lambda: typed(canvas), limit=bench.left() / 8, flush=False)["median"]
 
 
-def _tensorrt(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Iterator[Row]:
+def _tensorrt(bench: Bench, label: str, model: str, eight: EightBits | None, rates: dict[str, float]) -> Iterator[Row]:
+    """In bf16, or in 8 bits, which are told and not judged: weights are random, and a gate sees trained ones."""
     from substyle.engine.backbones import export
     from substyle.engine.backbones.runtimes import tensorrt
 
-    name = f"{label}, {_ENGINE}, {PRECISION}"
+    name = f"{label}, {_ENGINE}, {eight or PRECISION}"
     there = tensorrt.installed()
     if there != "tensorrt":
         other = f"; {there}, which is, makes no engines for data-centre cards" if there else ""
         yield skipped(PART, name, f"tensorrt is not installed{other}: nothing is set beside {_COMPILED}")
         return
-    bench.require(BUILT)
-    sizes = bench.sizes
-    front = networks.backbone(model, sizes.canvas)
-    graph = export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
-    engine = tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas)
-    runtime = tensorrt.TensorRTGraph(engine, bench.device)
-    yield _against_float32(bench, name, front, runtime, "")
-    canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
-    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates))
-    if row.per_s:
-        rates[_ENGINE] = row.per_s
-    yield row
-
-
-def _eight_bits(bench: Bench, label: str, model: str, precision: EightBits, rates: dict[str, float]) -> Iterator[Row]:
-    """What 8 bits gain. How near they come is told and not judged: weights are random, and a gate sees trained ones."""
-    from substyle.engine.backbones.runtimes import tensorrt
-
-    name = f"{label}, {_ENGINE}, {precision}"
-    if tensorrt.installed() != "tensorrt":
-        yield skipped(PART, name, "tensorrt is not installed")
-        return
-    if why := _lacking(bench.device, precision):
+    if eight and (why := _lacking(bench.device, eight)):
         yield skipped(PART, name, why)
         return
     bench.require(BUILT)
     sizes = bench.sizes
     front = networks.backbone(model, sizes.canvas)
-    graph = _quantised(front, precision, canvas=sizes.canvas, batch=sizes.images)
-    engine = tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas)
-    runtime = tensorrt.TensorRTGraph(engine, bench.device)
-    found = _compared(bench, front, runtime)
+    if eight:
+        graph = _quantised(front, eight, canvas=sizes.canvas, batch=sizes.images)
+    else:
+        graph = export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
+    runtime = tensorrt.TensorRTGraph(tensorrt.build(graph, canvas=sizes.canvas, batch=sizes.images), bench.device)
+    if not eight:
+        yield _against_float32(bench, name, front, runtime, "")
     canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
     row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates))
-    row.text = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f}, with random weights"
+    if eight:
+        found = _compared(bench, front, runtime)
+        row.text = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f}, with random weights"
+    elif row.per_s:
+        rates[_ENGINE] = row.per_s
     yield row
 
 
