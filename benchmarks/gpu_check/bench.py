@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
 
+from benchmarks.harness import Timing
 from substyle.engine.estimate.roofline import DEVICES, Device, card_of
 
 FLUSH = 1 << 28  # bytes written between repeats: more than any L2 cache there is
@@ -105,14 +105,7 @@ class Clock:
             on_gpu = self.device.type == "cuda"
             spent = self._on_gpu(work, flush, ahead, calls, stream) if on_gpu else _on_cpu(work, calls)
             times.append(spent / calls)
-        ordered = sorted(times)
-        last = len(ordered) - 1
-        return {
-            "median": statistics.median(ordered),
-            "p20": ordered[round(0.2 * last)],
-            "p80": ordered[round(0.8 * last)],
-            "repeats": len(ordered),
-        }
+        return asdict(Timing.of(times))
 
     def _on_gpu(
         self, work: Callable[[], object], flush: bool, ahead: bool, calls: int, stream: torch.cuda.Stream | None
